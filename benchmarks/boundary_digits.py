@@ -14,15 +14,12 @@ and the share near the boundary.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from common import verdict
-from distil_digits import trained
-from reduce_digits import METRICS
+from on_digits import images, judged, trained
 
 import latentc_runtime
 from latentc import api
@@ -38,20 +35,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/boundary_digits"), help="projects, weights, bundles")
     out: Path = parser.parse_args().out
-    sys.path.insert(0, str(METRICS.parent))
-    weights = trained("digits_dit", out / "digits-dit", None)
+    weights = trained("digits_dit", out / "digits-dit").weights
     api.compile("digits_dit", weights, out / "guided")
     pipe, labels = latentc_runtime.load(out / "guided", "cpu"), np.arange(COUNT) % 10
     seeds = np.arange(FRESH, FRESH + COUNT)
     drawn = {scale: pipe.sample(labels, seeds, guidance=scale) for scale in SCALES}
     distance = {scale: report(f"guidance {scale:g}", samples, labels) for scale, samples in drawn.items()}
-    project = out / "digits-postprocessed"
-    corrected = project / "runs/train/weights.safetensors"
-    if not corrected.exists():
-        api.emit("digits_postprocessed", project)
-        write_pairs(pipe, project / "pairs.npz")
-        corrected = trained_in(project, weights)
-    api.compile("digits_postprocessed", corrected, out / "corrected")
+    pairs = (out / "pairs.npz").resolve()
+    if not pairs.exists():
+        write_pairs(pipe, pairs)
+    project, overrides = out / "digits-postprocessed", [f"data.path={pairs}"]
+    corrected = trained("digits_postprocessed", project, {"generator": weights}, overrides).weights
+    api.compile("digits_postprocessed", corrected, out / "corrected", overrides=overrides)
     # The same noise of the generator gives the samples that are drawn without guidance, up to rounding.
     noise = {"generated_x": pipe.noise(seeds, COUNT)["x"]}
     flow = latentc_runtime.load(out / "corrected", "cpu")
@@ -80,37 +75,24 @@ def odds(samples: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def report(name: str, samples: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
     """Prints and returns (mean log odds, share near the boundary, Fréchet distance)."""
-    from metrics import judged
-
     found, away = judged(samples, labels), odds(samples, labels)
-    figures = float(away.mean()), float(np.mean(np.abs(away) < NEAR)), float(found["frechet"])
-    accuracy = float(found["accuracy"][0])
-    print(f"{name}: margin {figures[0]:.2f}, near {figures[1]:.4f}, Fréchet {figures[2]:.3f}, accuracy {accuracy:.4f}")
-    return figures
+    margin, near = float(away.mean()), float(np.mean(np.abs(away) < NEAR))
+    print(f"{name}: margin {margin:.2f}, near {near:.4f}, {found}")
+    return margin, near, found.frechet
 
 
 def write_pairs(pipe: latentc_runtime.Pipeline, file: Path) -> None:
     """Unguided samples, and the nearest training digit of the class of each."""
-    from metrics import split
-
     labels = np.arange(PAIRS) % 10
     samples = pipe.sample(labels, np.arange(PAIRED, PAIRED + PAIRS), guidance=1.0)
-    training, real = split()[0], np.empty_like(samples)
+    (training, classes), real = images(0), np.empty_like(samples)
     for label in range(10):
-        digits = training.images[training.labels == label, None] / 8.0 - 1.0
+        digits = training[classes == label]
         own = np.nonzero(labels == label)[0]
         flat, others = samples[own].reshape(len(own), -1), digits.reshape(len(digits), -1)
         nearest = ((flat[:, None] - others[None]) ** 2).sum(axis=2).argmin(axis=1)
         real[own] = digits[nearest]
     np.savez(file, x=real, generated=samples, y=labels)
-
-
-def trained_in(project: Path, generator: Path) -> Path:
-    """The weights of an emitted project, which is trained."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "train.py", "--roles.generator.pretrained", str(generator)]
-    subprocess.run(command, cwd=project, env=environment, check=True)
-    return project / "runs/train/weights.safetensors"
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 from common import verdict
-from distil_digits import trained
-from reduce_digits import METRICS
+from on_digits import images, judged, trained
 
 import latentc_runtime
 from latentc import api
@@ -40,10 +39,9 @@ def main() -> int:
     parser.add_argument("--transfer", action="store_true", help="compare with an adapter trained by diffusion")
     arguments = parser.parse_args()
     out: Path = arguments.out
-    sys.path.insert(0, str(METRICS.parent))
-    teacher = trained("digits_dit", out / "digits-dit", None)
-    consistency = trained("digits_consistency", out / "digits-consistency", teacher)
-    adapter = trained("digits_controlled", out / "digits-controlled", consistency, role="main")
+    teacher = trained("digits_dit", out / "digits-dit").weights
+    consistency = trained("digits_consistency", out / "digits-consistency", {"teacher": teacher}).weights
+    adapter = trained("digits_controlled", out / "digits-controlled", {"main": consistency}).weights
     labels, low = asked()
     found = {
         "digits_dit, 100 evaluations": figures("digits_dit", teacher, out, labels, low, controlled=False),
@@ -53,7 +51,8 @@ def main() -> int:
         "controlled, 1": figures("digits_controlled", adapter, out, labels, low, 1),
     }
     if arguments.transfer:
-        other = trained("digits_controlled", out / "digits-controlled-diffusion", teacher, DIFFUSION, "main")
+        project = out / "digits-controlled-diffusion"
+        other = trained("digits_controlled", project, {"main": teacher}, DIFFUSION).weights
         both = {"main": consistency, "adapter": other}
         found["controlled by diffusion's adapter, 2"] = figures("digits_controlled", both, out, labels, low)
     for name, (accuracy, frechet, error) in found.items():
@@ -73,12 +72,9 @@ def main() -> int:
 
 def asked() -> tuple[np.ndarray, np.ndarray]:
     """Classes, and the mean brightness of the quarters of held-out digits of them: [1, 2, 2] each."""
-    from metrics import split
-
-    heldout = split()[1]
-    chosen = np.arange(COUNT) % len(heldout.labels)
-    images = heldout.images[chosen, None] / 8.0 - 1.0
-    return heldout.labels[chosen], quarters(images).astype(np.float32)
+    heldout, labels = images(1)
+    chosen = np.arange(COUNT) % len(labels)
+    return labels[chosen], quarters(heldout[chosen])
 
 
 def quarters(images: np.ndarray) -> np.ndarray:
@@ -89,14 +85,11 @@ def figures(
     spec: str, weights: Any, out: Path, labels: np.ndarray, low: np.ndarray, steps: int = 0, controlled: bool = True
 ) -> tuple[float, float, float]:
     """(class accuracy, Fréchet distance, control error) of samples from the engine."""
-    from metrics import judged
-
     folder = out / "bundles" / f"{spec}-{steps}{'-transferred' * isinstance(weights, dict)}"
     api.compile(spec, weights, folder, overrides=[f"sampler.steps={steps}"] if steps else [])
     given = {"conditions": {"low": low}} if controlled else {}
     samples = latentc_runtime.load(folder, "cpu").sample(labels, np.arange(FRESH, FRESH + COUNT), **given)
-    found = judged(samples, labels)
-    return float(found["accuracy"][0]), float(found["frechet"]), float(np.abs(quarters(samples) - low).mean())
+    return *judged(samples, labels), float(np.abs(quarters(samples) - low).mean())
 
 
 if __name__ == "__main__":

@@ -10,16 +10,11 @@ judge 2000 samples of each. Goal: 90 % of the samples as shipped are of the requ
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 from common import verdict
-
-import latentc_runtime
-from latentc import api
+from on_digits import figures, trained
 
 SPEC = "digits_wgan_gp"
 SAMPLES = 2000
@@ -34,33 +29,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/digits_gans"), help="folder for projects and bundles")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of the generator")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
-    from metrics import judged
-
-    labels, accuracy = np.arange(SAMPLES) % 10, 0.0
+    accuracy = 0.0
     for factor in FACTORS:
         folder = arguments.out / f"factor_{factor}"
         overrides = [f"objective.terms={TERMS.format(factor)}"]
-        weights = trained(folder / "project", overrides, arguments.steps)
-        api.compile(SPEC, weights, folder / "bundle", overrides=overrides)
-        samples = latentc_runtime.load(folder / "bundle", "cpu").sample(labels, np.arange(FIRST, FIRST + SAMPLES))
-        found = judged(samples, labels)
-        accuracy = found["accuracy"][0]
-        print(f"factor {factor}: accuracy {accuracy:.4f}, Fréchet distance {found['frechet']:.4f}")
+        weights = trained(SPEC, folder / "project", overrides=overrides, steps=arguments.steps).weights
+        found = figures(SPEC, weights, folder / "bundle", overrides, SAMPLES, FIRST)
+        accuracy = found.accuracy
+        print(f"factor {factor}: {found}")
     line = verdict("class accuracy of the digit WGAN-GP", accuracy, 0.9, unit="of the samples")
     print(line)
     return int("MISSED" in line)
-
-
-def trained(project: Path, overrides: list[str], steps: int) -> Path:
-    """The weights, trained if they are not there yet."""
-    weights = (project / "runs/train/weights.safetensors").resolve()
-    if not weights.exists():
-        api.emit(SPEC, project, overrides=overrides)
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        command = [sys.executable, "train.py", "--steps", str(steps)]
-        subprocess.run(command, cwd=project, env=environment, check=True)
-    return weights
 
 
 if __name__ == "__main__":

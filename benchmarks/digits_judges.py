@@ -5,20 +5,16 @@ A judge takes a bundle and the folder of the benchmark, draws samples, and retur
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reduce_digits import METRICS
+from on_digits import halves, images, judged
 
 from latentc_runtime import Pipeline, load
 from latentc_runtime.retrieval import with_labels, write_index
-
-sys.path.insert(0, str(METRICS.parent))
-from metrics import judged, split
 
 Array = NDArray[Any]
 COUNT, FRESH = 1000, 9_000_000
@@ -32,18 +28,10 @@ def opened(bundle: Path, index: Path | None = None) -> Pipeline:
     return load(bundle, "cpu", threads=1, index=index)
 
 
-def images(which: int) -> tuple[Array, Array]:
-    """Images f32[N, 1, 8, 8] in -1…1 of the training half (0) or the held-out half (1), and their labels."""
-    half = split()[which]
-    return (half.images[:, None] / 8.0 - 1.0).astype(np.float32), half.labels
-
-
 def scores(samples: Array, labels: Array | None) -> dict[str, float]:
     """Class accuracy, unless there are no labels, and Fréchet distance from the held-out half."""
-    shown = samples / 8.0 - 1.0 if samples.dtype.kind == "i" else samples
-    found = judged(shown.reshape(-1, 1, 8, 8), LABELS if labels is None else labels)
-    accuracy = {} if labels is None else {"accuracy": float(found["accuracy"][0])}  # type: ignore[index]
-    return {**accuracy, "frechet": float(found["frechet"])}  # type: ignore[arg-type]
+    found = judged(samples, LABELS if labels is None else labels)
+    return {"frechet": found.frechet} if labels is None else found._asdict()
 
 
 def classes(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
@@ -101,7 +89,7 @@ def filled(bundle: Path, out: Path) -> dict[str, float]:
 
 def dequantised(which: int, copies: int) -> Array:
     """Copies of the digits with uniform noise of one grey level, in -1…1."""
-    levels = split()[which].images[:, None].repeat(copies, 0)
+    levels = halves()[which].images[:, None].repeat(copies, 0)
     noise = np.random.default_rng(which).uniform(size=levels.shape)
     return ((levels + noise) / LEVELS * 2 - 1).astype(np.float32)
 
@@ -115,7 +103,7 @@ def likelihood(bundle: Path, out: Path) -> dict[str, float]:
         log_p = pipe.sample(conditions={"x": x}, seeds=SEEDS[:300], program="log_likelihood")
         return float(np.mean(-log_p / (64 * np.log(2)) + np.log2(LEVELS / 2)))
 
-    known, heldout = (half.images.reshape(-1, 64) for half in split())
+    known, heldout = (half.images.reshape(-1, 64) for half in halves())
     counts = np.stack([(known == level).sum(axis=0) for level in range(LEVELS)]) + 1.0
     shares = counts / counts.sum(axis=0)
     each = shares[heldout[:300], np.arange(64)]
@@ -159,11 +147,12 @@ JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
 
 
 def write_data(folder: Path) -> None:
-    """Files that some systems learn: `captions.npz`, of which half are wrong, and `dequantised.npz`.
+    """Files that some systems learn: `captions.npz`, of which half are wrong, `dequantised.npz`, and `levels.npz`.
 
-    The coherence of a right caption is between 0.5 and 1, of a wrong one between 0 and 0.5.
+    The coherence of a right caption is between 0.5 and 1, of a wrong one between 0 and 0.5. Levels are tokens 0 to 15,
+    of which 15 also stands for 16.
     """
-    if (folder / "dequantised.npz").exists():
+    if all((folder / name).exists() for name in ("captions.npz", "dequantised.npz", "levels.npz")):
         return
     x, labels = images(0)
     rng = np.random.default_rng(0)
@@ -173,3 +162,5 @@ def write_data(folder: Path) -> None:
     text, mask = np.eye(10, dtype=np.float32)[told][:, None], np.ones((len(x), 1), bool)
     np.savez(folder / "captions.npz", x=x, text=text, text_mask=mask, coherence=coherence)
     np.savez(folder / "dequantised.npz", x=dequantised(0, 10))
+    tokens = np.minimum(halves()[0].images.reshape(-1, 64), 15).astype(np.int64)
+    np.savez(folder / "levels.npz", tokens=tokens, y=labels)

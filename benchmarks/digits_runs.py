@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from on_digits import METRICS, Figures, Training, figures, trained
+from on_digits import Figures, Training, figures, images, trained
 
 STEPS = 600
 SAMPLES = 500  # that are judged
@@ -107,7 +106,7 @@ RUNS: dict[str, Run] = {
         "pixart",
         (
             "data={kind: npz, path: CAPTIONS, shape: [1, 8, 8], "
-            "fields: {caption: {shape: [4, 10]}, caption_mask: {shape: [4]}}}",
+            "fields: {caption: {shape: [4, 10]}, caption_mask: {shape: [4], dtype: bool}}}",
             *(*PLAIN[1:], *TRANSFORMER),
         ),
         captions=True,
@@ -206,16 +205,6 @@ def requested(labels: NDArray[np.integer]) -> dict[str, Any]:
 
 def write_captions(file: Path) -> None:
     """The digits that are trained on, with captions."""
-    digits = halves()[0]
-    told = {name: array.astype(np.float32) for name, array in captions(digits.labels).items()}
+    x, labels = images(0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(file, x=(digits.images[:, None] / 8.0 - 1.0).astype(np.float32), **told)
-
-
-def halves() -> Any:
-    """The digits to train on, and those that nothing has seen."""
-    if str(METRICS.parent) not in sys.path:
-        sys.path.insert(0, str(METRICS.parent))
-    from metrics import split
-
-    return split()
+    np.savez(file, x=x, **captions(labels))

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import on_digits
 from common import verdict
+from on_digits import judged, trained
 from tqdm import tqdm
 
 import latentc_runtime
@@ -32,30 +31,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/distil_digits"), help="folder for projects and bundles")
     out: Path = parser.parse_args().out
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
-    from metrics import judged
-
-    labels, accuracy, teacher = np.arange(SAMPLES) % 10, {}, None
+    labels, accuracy, teacher = np.arange(SAMPLES) % 10, {}, {}
     for spec in STAGES:
-        teacher = trained(spec, out / spec / "project", teacher)
-        api.compile(spec, teacher, out / spec / "bundle")
+        weights = trained(spec, out / spec / "project", teacher).weights
+        teacher = {"teacher": weights}
+        api.compile(spec, weights, out / spec / "bundle")
         pipe = latentc_runtime.load(out / spec / "bundle", "cpu")
         with tqdm(desc=f"sampling from {spec}") as bar:
             samples = pipe.sample(labels, np.arange(FIRST, FIRST + SAMPLES), progress=lambda *at: shown(bar, *at))
         found = judged(samples, labels)
-        accuracy[spec] = found["accuracy"][0]
-        print(f"{spec}: accuracy {accuracy[spec]:.4f}, Fréchet distance {found['frechet']:.4f}")
+        accuracy[spec] = found.accuracy
+        print(f"{spec}: {found}")
     teachers, _, students = accuracy.values()
     line = verdict("class accuracy of 4 evaluations, of the guided teacher's", students / teachers, 0.98)
     print(line)
     return int("MISSED" in line)
-
-
-def trained(
-    spec: str, project: Path, teacher: Path | None, overrides: Sequence[str] = (), role: str = "teacher"
-) -> Path:
-    """The weights of a spec, trained if they are not there yet; network `role` starts from the file `teacher`."""
-    return on_digits.trained(spec, project, teacher, overrides, role=role).weights
 
 
 def shown(bar: tqdm, done: int, total: int, what: str = "") -> None:

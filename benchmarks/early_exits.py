@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from common import cpu_seconds, random_bundle, verdict
-from distil_digits import trained
-from reduce_digits import METRICS
+from on_digits import Figures, judged, trained
 
 import latentc_runtime
 from latentc import api
@@ -45,11 +44,8 @@ def main() -> int:
 
 def digits(out: Path) -> list[str]:
     """Trains the digits where they are not there yet; thresholds, and the plan."""
-    sys.path.insert(0, str(METRICS.parent))
-    from metrics import judged
-
-    before = trained("digits_dit", out / "digits-dit", None)
-    weights = trained("digits_deediff", out / "digits-deediff", before, role="main")
+    before = trained("digits_dit", out / "digits-dit").weights
+    weights = trained("digits_deediff", out / "digits-deediff", {"main": before}).weights
     api.compile("digits_deediff", weights, out / "dynamic", overrides=["target.form=loop"])
     pipe, labels = latentc_runtime.load(out / "dynamic", "cpu", threads=1), np.arange(COUNT) % 10
     others = labels[:100], np.arange(PLANNED, PLANNED + 100)
@@ -73,13 +69,10 @@ def digits(out: Path) -> list[str]:
     ]
 
 
-def report(name: str, found: dict[str, object], share: float) -> float:
-    """Prints a line; the class accuracy."""
-    accuracy = float(found["accuracy"][0])  # type: ignore[index]
-    print(
-        f"{name}: accuracy {accuracy:.4f}, Fréchet distance {found['frechet']:.3f}, blocks run {share:.3f}", flush=True
-    )
-    return accuracy
+def report(name: str, found: Figures, share: float) -> float:
+    """Prints a line; returns the class accuracy."""
+    print(f"{name}: {found}, blocks run {share:.3f}", flush=True)
+    return found.accuracy
 
 
 def speed(out: Path) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from common import verdict
-from on_digits import METRICS, drawn, judged, of_seed, spread, trained
+from on_digits import drawn, halves, images, judged, of_seed, spread, trained
 
 import latentc_runtime
 from latentc import api
@@ -43,7 +43,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/guidance_digits"), help="weights and bundles")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     given = parser.parse_args()
-    sys.path.insert(0, str(METRICS.parent))
     found: dict[str, dict[str, list[float]]] = {}
     for seed in given.seeds:
         for name, figures in measured(given.out, seed).items():
@@ -100,12 +99,9 @@ def measured(out: Path, seed: int) -> dict[str, dict[str, float]]:
 
 def figures(weights: Path, folder: Path, *overrides: str, classes: bool = True) -> dict[str, float]:
     """Accuracy, Fréchet distance and variety of samples; without `classes`, variety is over all samples."""
-    from metrics import split
-
     api.compile(SPEC, weights, folder, overrides=["sampler.steps=25", *overrides])
     samples, labels = drawn(folder, COUNT, FRESH), np.arange(COUNT) % 10
-    found, heldout = judged(samples, labels), split()[1]
-    real = (heldout.images[:, None] / 8 - 1, heldout.labels)
+    found, real = judged(samples, labels), images(1)
     return {
         **found._asdict(),
         "variety": variety(samples, labels if classes else labels * 0)
@@ -115,9 +111,7 @@ def figures(weights: Path, folder: Path, *overrides: str, classes: bool = True) 
 
 def event(weights: Path, folder: Path) -> tuple[float, float, float]:
     """How many samples have an event (a mean that 5 % of digits exceed), their mean excess, and the digits'."""
-    from metrics import split
-
-    digits = np.concatenate([half.images for half in split()]).reshape(-1, 64) / 8.0 - 1.0
+    digits = np.concatenate([half.images for half in halves()]).reshape(-1, 64) / 8.0 - 1.0
     means = digits.mean(axis=1)
     bound = round(float(np.quantile(means, 0.95)), 3)
     term = f"{{kind: score, score: {{kind: event, number: mean, above: {bound}}}}}"
@@ -156,15 +150,12 @@ def variety(samples: np.ndarray, labels: np.ndarray) -> float:
 
 def classified(weights: Path, folder: Path) -> tuple[float, float]:
     """Accuracy on held-out digits, and evaluations of the network per sample."""
-    from metrics import split
-
     from latentc_runtime.classify import Round, classify
 
     api.compile(SPEC, weights, folder, overrides=["sampler.steps=2", "sampler.classify={trials: 16}"])
-    heldout: Any = split()[1]
-    images, labels = heldout.images[:CLASSIFIED, None] / 8.0 - 1.0, heldout.labels[:CLASSIFIED]
+    heldout, labels = (part[:CLASSIFIED] for part in images(1))
     pipe = latentc_runtime.load(folder, "cpu")
-    found = classify(pipe, images, [Round(1, 3), Round(4, 1)])
+    found = classify(pipe, heldout, [Round(1, 3), Round(4, 1)])
     return float((found.labels == labels).mean()), found.evaluations / CLASSIFIED
 
 

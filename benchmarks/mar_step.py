@@ -30,7 +30,8 @@ def main() -> None:
     flags = parser.parse_args()
     torch.set_num_threads(1)
     spec = load_spec("mar", "B")
-    model, objective = project_modules(lower(spec), spec, ("model", "objective"))
+    modules = project_modules(lower(spec), spec, ("model", "objective"))
+    model, objective = modules["model"], modules["objective"]
     trunk, head = (build() for build in model.NETWORKS.values())
     (update,) = objective.UPDATES
     weights = [*trunk.parameters(), *head.parameters()]

@@ -28,9 +28,9 @@ from pathlib import Path
 
 import numpy as np
 from common import verdict
-from digits_runs import NETWORKS, RUNS, SAMPLES, STEPS, Folder, halves, requested, train, under
+from digits_runs import NETWORKS, RUNS, SAMPLES, STEPS, Folder, requested, train, under
 from numpy.typing import NDArray
-from on_digits import drawn, judged, spread, trained
+from on_digits import drawn, halves, judged, spread, trained
 
 import latentc_runtime
 from latentc import api
@@ -69,7 +69,7 @@ def row(folders: Sequence[Folder], name: str) -> Row:
     """Trains and judges one run with every seed, and prints it."""
     runs = [folder.trained(name) for folder in folders]
     judged = [folder.judged(name) for folder in folders]
-    last = [float(np.mean(list(run.losses.values())[-40:])) for run in runs]
+    last = [float(np.mean(run.losses["loss"][-40:])) for run in runs]
     falls = [run.fall(last=40) for run in runs]
     print(
         f"{name}: loss fell {spread(falls, 2)} × to {spread(last, 4)}, accuracy {spread(f.accuracy for f in judged)}, "

@@ -1,4 +1,4 @@
-"""What the benchmarks on scikit-learn's digits share: a training, and how good its samples are."""
+"""What the benchmarks on scikit-learn's digits share: trainings, the samples of their engines, and judging these."""
 
 from __future__ import annotations
 
@@ -6,61 +6,73 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from reduce_digits import METRICS
 
 import latentc_runtime
 from latentc import api
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
+import metrics
+
 
 class Training(NamedTuple):
-    """A finished training: its weights, the processor seconds it took, and the losses it printed, by step."""
+    """A finished training: its weights, the processor seconds it took, and every loss and error that it printed."""
 
     weights: Path
     seconds: float
-    losses: dict[int, float]
+    losses: dict[str, list[float]]
 
     def fall(self, at: int = 2, last: int = 20) -> float:
         """How many times as large the first `at` printed losses are as the `last` ones, by their means."""
-        values = list(self.losses.values())
+        values = self.losses["loss"]
         return float(np.mean(values[:at]) / np.mean(values[-last:]))
 
 
 def trained(
     spec: str,
     project: Path,
-    teacher: Path | None = None,
+    pretrained: Mapping[str, Path] | None = None,
     overrides: Sequence[str] = (),
-    seed: int = 0,
-    role: str = "teacher",
+    seed: int | None = None,
+    variant: str | None = None,
+    steps: int | None = None,
 ) -> Training:
-    """Trains a spec if its weights are not in the folder yet; network `role` starts from the file `teacher`."""
+    """Trains a spec if its weights are not in the folder yet. Networks of `pretrained` start from its files.
+
+    `seed` and `steps` are the spec's own by default.
+    """
     weights = (project / "runs/train/weights.safetensors").resolve()
     log = project / "log.txt"
     if not weights.exists():
-        api.emit(spec, project, overrides=list(overrides))
-        flags = [] if teacher is None else [f"--roles.{role}.pretrained", str(teacher)]
+        api.emit(spec, project, variant, list(overrides))
+        flags = [f"--{name}={value}" for name, value in (("seed", seed), ("steps", steps)) if value is not None]
+        for network, file in (pretrained or {}).items():
+            flags += [f"--roles.{network}.pretrained", str(file)]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         before = _processor_seconds()
         with log.open("w", encoding="utf-8") as file:
-            command = [sys.executable, "train.py", "--seed", str(seed), *flags]
+            command = [sys.executable, "train.py", *flags]
             code = subprocess.run(command, cwd=project, env=environment, stdout=file, check=False).returncode
             file.write(f"processor seconds {_processor_seconds() - before:.1f}\n")
         if code:
             raise SystemExit(f"{project}: training failed with {code}; see {log}")
     text = log.read_text(encoding="utf-8") if log.exists() else ""
-    losses = {int(step): float(loss) for step, loss in re.findall(r"^step (\d+): loss ([-+.\de]+)", text, re.M)}
+    losses: dict[str, list[float]] = {}
+    for row in re.findall(r"^step \d+: (.*)", text, re.M):
+        for name, value in re.findall(r"([\w/]+) ([-+.\deinfa]+)", row):
+            if name.rpartition("/")[2] in ("loss", "error"):
+                losses.setdefault(name, []).append(float(value))
     seconds = re.search(r"processor seconds ([.\d]+)", text)
     return Training(weights, float(seconds[1]) if seconds else float("nan"), losses)
 
 
 def of_seed(out: Path, spec: str, seed: int) -> Path:
-    """The project of a spec and a seed; those of one seed lie side by side, as some start from another's weights."""
+    """The project of a spec and a seed."""
     return out / f"seed{seed}" / spec.replace("_", "-")
 
 
@@ -80,13 +92,13 @@ class Figures(NamedTuple):
         return f"accuracy {self.accuracy:.4f}, Fréchet distance {self.frechet:.4f}"
 
 
-def judged(samples: NDArray[np.floating], labels: NDArray[np.integer]) -> Figures:
-    """Class accuracy and Fréchet distance of samples f32[N, 1, 8, 8], by the classifier of examples/digits."""
-    if str(METRICS.parent) not in sys.path:
-        sys.path.insert(0, str(METRICS.parent))
-    import metrics
+def judged(samples: NDArray[Any], labels: NDArray[np.integer]) -> Figures:
+    """Class accuracy and Fréchet distance by the classifier of examples/digits.
 
-    found = metrics.judged(samples, labels)
+    Samples are f32[N, 1, 8, 8] in -1…1, or i64[N, 64] of grey levels 0 to 16.
+    """
+    shown = samples / 8.0 - 1.0 if samples.dtype.kind == "i" else samples
+    found = metrics.judged(shown.reshape(-1, 1, 8, 8), labels)
     return Figures(float(found["accuracy"][0]), float(found["frechet"]))
 
 
@@ -119,6 +131,17 @@ def drawn(
     return pipe.sample(labels, seeds) if told is None else pipe.sample(conditions=told(labels), seeds=seeds)
 
 
+def halves() -> tuple[metrics.Digits, metrics.Digits]:
+    """The digits to train on, and those that nothing has seen."""
+    return metrics.split()
+
+
+def images(half: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images f32[N, 1, 8, 8] in -1…1 of the training half (0) or the held-out half (1), and their labels."""
+    digits = halves()[half]
+    return (digits.images[:, None] / 8.0 - 1.0).astype(np.float32), digits.labels
+
+
 def spread(values: Iterable[float], digits: int = 3) -> str:
     """The mean of several runs and their range: `0.993 (0.991 to 0.995)`; a single one as it is."""
     found = list(values)
@@ -126,4 +149,4 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
     return mean if len(found) == 1 else f"{mean} ({min(found):.{digits}f} to {max(found):.{digits}f})"
 
 
-__all__ = ["METRICS", "Figures", "Training", "drawn", "figures", "judged", "of_seed", "spread", "trained"]
+__all__ = ["Figures", "Training", "drawn", "figures", "halves", "images", "judged", "of_seed", "spread", "trained"]

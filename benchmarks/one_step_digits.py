@@ -40,11 +40,11 @@ def compared(name: str, out: Path, seeds: list[int]) -> list[str]:
     many, one, teaches = PAIRS[name]
     found: dict[str, list[Figures]] = {many: [], one: []}
     for seed in seeds:
-        teacher = None
+        teacher: dict[str, Path] = {}
         for spec in (many, one):
             project = of_seed(out, spec, seed)
             weights = trained(spec, project, teacher, seed=seed).weights
-            teacher = weights if teaches else None
+            teacher = {"teacher": weights} if teaches else {}
             found[spec].append(figures(spec, weights, project / "bundle", samples=SAMPLES, first=FIRST))
     for spec, each in found.items():
         accuracy, distance = (spread(f[i] for f in each) for i in (0, 1))

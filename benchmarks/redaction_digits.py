@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from common import verdict
-from distil_digits import FIRST, trained
-from reduce_digits import METRICS
+from on_digits import judged, trained
 
 import latentc_runtime
 from latentc import api
 
 REDACTED, INSTEAD, SAMPLES = 3, 8, 400
+FIRST = 7_000_000  # seed of the first sample
 
 
 def main() -> int:
@@ -29,18 +29,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/redaction_digits"), help="folder of projects and bundles")
     out: Path = parser.parse_args().out
-    sys.path.insert(0, str(METRICS.parent))
-    from metrics import judged
-
-    weights, others = None, []
+    teacher, others = {}, []
     for spec in ("digits_dit", "digits_redacted"):
-        weights = trained(spec, out / spec / "project", weights)
+        weights = trained(spec, out / spec / "project", teacher).weights
+        teacher = {"teacher": weights}
         api.compile(spec, weights, out / spec / "bundle")
         pipe = latentc_runtime.load(out / spec / "bundle", "cpu")
 
         def accuracy(asked: np.ndarray, taken_for: np.ndarray, pipe: latentc_runtime.Pipeline = pipe) -> float:
             samples = pipe.sample(asked, np.arange(FIRST, FIRST + len(asked)))
-            return float(judged(samples, taken_for)["accuracy"][0])
+            return judged(samples, taken_for).accuracy
 
         wanted = np.full(SAMPLES, REDACTED)
         drawn, replaced = (accuracy(wanted, np.full(SAMPLES, label)) for label in (REDACTED, INSTEAD))

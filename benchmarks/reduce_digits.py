@@ -10,20 +10,18 @@ weights are trained once and kept in the folder; all of it takes about a quarter
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from common import verdict
+from on_digits import judged, trained
 from tqdm import tqdm
 
 import latentc_runtime
 from latentc import api
 
-METRICS = Path(__file__).parents[1] / "examples" / "digits" / "metrics.py"
 SPEC = "digits_dit"
 REFERENCE = ("sampler={kind: ddpm, steps: 250, guidance: {scale: 1.25}}",)
 BUDGET = ("accuracy=0.98x", "fid=1.1x")
@@ -36,10 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/reduce_digits"), help="weights, bundles, tuning results")
     out: Path = parser.parse_args().out
-    sys.path.insert(0, str(METRICS.parent))
-    from metrics import judged
-
-    weights = trained(out / "project")
+    weights = trained(SPEC, out / "project").weights
     with tqdm(desc="tuning") as bar:
         tuned = api.tune(
             SPEC,
@@ -60,9 +55,8 @@ def main() -> int:
         with tqdm(desc=f"sampling from {name}") as bar:
             pipe = latentc_runtime.load(out / name, "cpu")
             samples = pipe.sample(labels, np.arange(FRESH, FRESH + JUDGED_ON), progress=shown_in(bar))
-        found = judged(samples, labels)
-        figures[name] = found["accuracy"][0], found["frechet"]
-        print(f"{name}: accuracy {figures[name][0]:.4f}, Fréchet distance {figures[name][1]:.4f}")
+        figures[name] = judged(samples, labels)
+        print(f"{name}: {figures[name]}")
     assert tuned.chosen is not None  # tune raises where nothing fits
     evaluations = tuned.chosen.evaluations
     (accuracy, distance), (own_accuracy, own_distance) = figures["few"], figures["ddpm250"]
@@ -73,17 +67,6 @@ def main() -> int:
     ]
     print("\n".join(lines), f"\n{250 / evaluations:.3g} × fewer evaluations than DDPM with 250 steps")
     return int(any("MISSED" in line for line in lines))
-
-
-def trained(project: Path) -> Path:
-    """The weights of the digit DiT, trained where they are not there yet."""
-    weights = project / "runs/train/weights.safetensors"
-    if not weights.exists():
-        api.emit(SPEC, project)
-        subprocess.run(
-            [sys.executable, "train.py"], cwd=project, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}, check=True
-        )
-    return weights
 
 
 def shown_in(bar: tqdm) -> Callable[..., None]:

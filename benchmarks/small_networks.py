@@ -58,9 +58,10 @@ def quality(out: Path, seeds: Sequence[int]) -> list[str]:
     found: dict[str, list[Figures]] = {name: [] for name in SAMPLERS}
     for seed in seeds:
         weights: dict[str, Path] = {}
+        main: dict[str, Path] = {}
         for spec in SPECS:  # the second has the first's network as its `main`
-            main = next(iter(weights.values()), None)
-            weights[spec] = trained(spec, of_seed(out, spec, seed), main, seed=seed, role="main").weights
+            weights[spec] = trained(spec, of_seed(out, spec, seed), main, seed=seed).weights
+            main = {"main": weights[spec]}
         for name, (spec, overrides) in SAMPLERS.items():
             bundle = out / f"seed{seed}" / name.split(" (")[0].replace(" ", "_").replace(",", "")
             found[name].append(figures(spec, weights[spec], bundle, overrides, COUNT, FRESH))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -127,6 +128,8 @@ def _pytorch(path: str, spec: Any, weights: dict[str, np.ndarray], request: Any)
     """The emitted networks and sampler; torch.compile replaces every method that the sampler calls."""
     lowered = lower(spec)
     emitted = Emitted(lowered, spec, weights)
+    sys.modules.update(emitted.modules)  # torch.compile looks up there where the code it traces is defined
+    torch._dynamo.config.capture_scalar_outputs = True  # positions are scalars, and would end a graph
     how, _, precision = path.partition("-")
     for name, network in emitted.networks.items():
         if how == "compiled":

@@ -15,17 +15,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
-import runpy
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import numpy as np
 from common import verdict
 from digits_judges import JUDGES, write_data
+from on_digits import Training, trained
 from training_systems import COMMON, FILES, SYSTEMS, Figures, System, Trained
 
 from latentc import api
@@ -47,15 +45,17 @@ def main() -> int:
     given = parser.parse_args()
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     write_data(out)
     lines = []
     for name in given.only:
         system = SYSTEMS[name]
         for entry in system.trained:
-            facts = train(system, entry, out)
-            fell = ", ".join(f"{what} {begin:.3g} to {end:.3g}" for what, (begin, end) in facts["fell"].items())
-            print(f"{name}: {entry}: {facts['steps']} steps, {facts['seconds']:.0f} s: {fell}", flush=True)
+            made = train(system, entry, out)
+            fell = ", ".join(
+                f"{what} {np.mean(each[:20]):.3g} to {np.mean(each[-20:]):.3g} in {len(each)} steps"
+                for what, each in made.losses.items()
+            )
+            print(f"{name}: {entry}: {made.seconds:.0f} s: {fell}", flush=True)
         if given.train:
             continue
         found: dict[str, Figures] = {}
@@ -77,9 +77,9 @@ def shown(what: str, found: Figures) -> None:
     print(f"{what}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
 
 
-def overrides_of(trained: Trained, out: Path) -> list[str]:
+def overrides_of(one: Trained, out: Path) -> list[str]:
     """The overrides, with files where they are."""
-    texts = [*COMMON, *trained.overrides]
+    texts = [*one.overrides, *COMMON]
     for file in FILES:
         texts = [text.replace(file, str(out / file)) for text in texts]
     return texts
@@ -87,75 +87,29 @@ def overrides_of(trained: Trained, out: Path) -> list[str]:
 
 def folder_of(system: System, entry: str, out: Path) -> Path:
     """Where an entry is trained: the same for equal entries of different systems."""
-    trained = system.trained[entry]
-    first = [str(folder_of(system, other, out)) for other in trained.pretrained.values()]
-    key = json.dumps([trained.spec, trained.variant, trained.steps, trained.overrides, first])
-    return (
-        out / "trained" / f"{re.sub('[^a-z0-9]+', '_', entry.lower())}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    )
+    one = system.trained[entry]
+    first = [str(folder_of(system, other, out)) for other in one.pretrained.values()]
+    key = json.dumps([one.spec, one.variant, one.steps, one.overrides, first])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return out / "trained" / f"{re.sub('[^a-z0-9]+', '_', entry.lower())}-{digest}"
 
 
-def weights_of(system: System, entry: str, out: Path) -> Path:
-    """The file of an entry's weights."""
-    return folder_of(system, entry, out) / "runs/train/weights.safetensors"
-
-
-def train(system: System, entry: str, out: Path) -> dict:
-    """Trains an entry if it is not there yet; its seconds, and every loss at first and at last, means of 20 steps."""
-    project, trained = folder_of(system, entry, out), system.trained[entry]
-    facts = project / "facts.json"
-    if not facts.exists():
-        api.emit(trained.spec, project, trained.variant, overrides_of(trained, out))
-        flags = [] if trained.steps is None else ["--steps", str(trained.steps)]
-        for network, other in trained.pretrained.items():
-            train(system, other, out)
-            flags += [f"--roles.{network}.pretrained", str(weights_of(system, other, out))]
-        begin = time.perf_counter()
-        log = forked(project, *flags)
-        rows = [
-            dict(re.findall(r"([\w/]+) ([-+.\deinfa]+)", line)) for line in log.splitlines() if line.startswith("step ")
-        ]
-        losses = {
-            name: [float(row[name]) for row in rows] for name in rows[0] if name.split("/")[-1] in ("loss", "error")
-        }
-        fell = {name: (float(np.mean(of[:20])), float(np.mean(of[-20:]))) for name, of in losses.items()}
-        facts.write_text(json.dumps({"steps": len(rows), "seconds": time.perf_counter() - begin, "fell": fell}))
-    return json.loads(facts.read_text())
-
-
-def forked(project: Path, *flags: str) -> str:
-    """What `train.py FLAGS` prints, run in a fork of this process: it has imported PyTorch, which takes seconds."""
-    import torch  # noqa: F401
-
-    log = project / "log.txt"
-    if not (child := os.fork()):
-        with log.open("w") as file:
-            os.dup2(file.fileno(), sys.stdout.fileno())
-        os.chdir(project)
-        sys.path.insert(0, str(project))
-        sys.argv = ["train.py", *flags]
-        try:
-            runpy.run_path("train.py", run_name="__main__")
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        sys.stdout.flush()
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        raise SystemExit(f"training failed: {log}")
-    return log.read_text()
+def train(system: System, entry: str, out: Path) -> Training:
+    """Trains an entry, and before it those that it starts from, if they are not there yet."""
+    one = system.trained[entry]
+    pretrained = {network: train(system, other, out).weights for network, other in one.pretrained.items()}
+    project, overrides = folder_of(system, entry, out), overrides_of(one, out)
+    return trained(one.spec, project, pretrained, overrides, variant=one.variant, steps=one.steps)
 
 
 def compiled(name: str, system: System, entry: str, out: Path, *more: str) -> Path:
     """The bundle of something drawn."""
     drawn = system.drawn[entry]
     of = drawn.spec or system.trained[drawn.trained]
-    weights: list[Path | str] = [weights_of(system, drawn.trained, out)]
+    weights: list[Path | str] = [train(system, drawn.trained, out).weights]
     if drawn.networks:
-        weights = [
-            f"main={weights[0]}",
-            *(f"{n}={main_of(weights_of(system, e, out))}" for n, e in drawn.networks.items()),
-        ]
+        others = {network: main_of(train(system, other, out).weights) for network, other in drawn.networks.items()}
+        weights = [f"main={weights[0]}", *(f"{network}={file}" for network, file in others.items())]
     suffix = "_".join(("", *more))
     folder = out / "bundles" / re.sub("[^a-z0-9]+", "_", f"{name} {entry} {suffix}".lower())
     api.compile(of.spec, weights, folder, of.variant, [*overrides_of(of, out), *drawn.overrides, *more], force=True)

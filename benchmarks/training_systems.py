@@ -77,14 +77,20 @@ def ratio(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]]
     return lambda found: found[one][figure] / found[other][figure]
 
 
+def accurate(spec: str, overrides: tuple[str, ...] = ()) -> System:
+    """One system of digits, whose samples are to be of the classes that are asked for."""
+    goal = Goal("class accuracy", lambda found: found["samples"]["accuracy"], 0.95)
+    return System({"trained": Trained(spec, overrides)}, {"samples": Drawn("trained")}, (goal,))
+
+
 def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
     """The figure of one less that of the other."""
     return lambda found: found[one][figure] - found[other][figure]
 
 
 DIGITS = "data={kind: digits}"
-CAPTIONS, LEVELS = "captions.npz", "dequantised.npz"  # files that the benchmark writes
-FILES = (CAPTIONS, LEVELS)
+CAPTIONS, LEVELS, BITS = "captions.npz", "dequantised.npz", "levels.npz"  # files that the benchmark writes
+FILES = (CAPTIONS, LEVELS, BITS)
 COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
 # Of published specs; those of digits have their own.
 SETTINGS = ("train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0}", "train.schedule={kind: constant, warmup: 50}")
@@ -154,6 +160,13 @@ TWO += (
     "sampler: {kind: ddim, steps: 50, eta: 1.0}}}",
     "sampler={kind: ddim, steps: 50, spacing: trailing}",
 )
+# Tokens of grey levels, at the size of digits_maskgit.
+LEVEL_TOKENS = "data={kind: digits, as: tokens}"
+GPT = ("width=64", "depth=4", "block.mixer.heads=4", "block.mixer.dropout=0", "block.feed_forward.dropout=0")
+TOKENS = ("train.steps=1500", "train.batch_size=64", "train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0.03}")
+TOKENS += ("train.schedule={kind: cosine, warmup: 50}", "train.ema=0.99", "train.clip=1.0", *under("backbone", *GPT))
+BERT = (*TOKENS, "backbone.dropout=0", "sampler.steps=16", "sampler.randomness=8")
+
 UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")
 
 
@@ -426,6 +439,34 @@ SYSTEMS: dict[str, System] = {
         {"alone": Trained("digits_dit", UNTOLD, 1000), "represented": Trained("digits_dit", TWO, 1000)},
         {name: Drawn(name, judge="alone") for name in ("alone", "represented")},
         (Goal("Fréchet distance with a drawn representation", ratio("frechet", "represented", "alone"), 1.0, False),),
+    ),
+    "maskgit_jax": accurate("maskgit_jax", (LEVEL_TOKENS, *BERT, "backbone.embedding.labels=10")),
+    "mage": accurate(
+        "mage",
+        (
+            *(LEVEL_TOKENS, *BERT, "conditioning={class: {kind: label, dropout: 0}}"),
+            *("backbone.decoder={width: 64, depth: 2, heads: 4}", "backbone.embedding={labels: 10, shared: false}"),
+        ),
+    ),
+    "maskbit": accurate(  # two groups of two bits
+        "maskbit",
+        (
+            f"data={{kind: npz, path: {BITS}, classes: 10, tokens: {{vocabulary: 16, grid: [8, 8]}}}}",
+            *(*BERT, "sampler.guidance={scale: 2, schedule: cosine, power: 3}"),
+        ),
+    ),
+    "taming": accurate("taming", (LEVEL_TOKENS, *TOKENS, "sampler.top_k=0", "sampler.top_p=1.0")),
+    "lpd": accurate("digits_lpd"),
+    "starflow_class": System(  # eight blocks each, in flows of equal depth or in a deep one behind shallow ones
+        {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
+        {
+            f"{name}, {rule} guidance at {scale}": Drawn(
+                name, (f"backbone.guidance={rule}", "sampler.annealed=false"), given={"guidance": scale}
+            )
+            for name in ("tarflow", "starflow")
+            for rule in ("linear", "density")
+            for scale in (1.5, 3.0, 6.0)
+        },
     ),
 }
 """By the names of docs/systems.yaml."""

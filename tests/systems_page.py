@@ -80,7 +80,10 @@ def _agreement(note: Mapping[str, Any]) -> str:
 
 def page() -> str:
     """The text of docs/systems.md."""
-    lines, told = [HEAD], notes()
+    told = notes()
+    names = ", ".join(f"`{name}`" for name in told["verified"])
+    verified = f"`latentc verify` passes at tiny sizes in every form of the loop, on both CPU engines, for {names}."
+    lines = [HEAD, verified, ""]
     families: dict[str, list[str]] = {}
     for name, path in published().items():
         families.setdefault(path.parent.name, []).append(name)

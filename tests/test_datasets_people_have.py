@@ -159,7 +159,7 @@ def test_projects_read_them_without_latentc(tmp_path: Path) -> None:
             (tmp_path / kind / name).write_text(text)
         (tmp_path / f"{kind}.json").write_text(json.dumps(data.settings()))
         command = [sys.executable, "-I", "-c", script, str(tmp_path / kind), str(tmp_path / f"{kind}.json")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.stdout.split("\n")[0] == "9 [0, 1] False", done.stderr
 
 

@@ -135,6 +135,7 @@ def test_the_page_of_systems_is_made_from_the_specs_and_tests(golden):
 def test_every_published_system_is_on_its_page():
     told = systems_page.notes()["systems"]
     assert sorted(told) == sorted(systems_page.published())
+    assert set(systems_page.notes()["verified"]) <= set(told)
 
 
 def test_every_recorded_number_belongs_to_a_system():

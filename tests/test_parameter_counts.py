@@ -378,6 +378,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
+    "pixelcnn": (
+        "the paper's sizes of its layers, added up: of masked filters what their masks leave",
+        {("imagenet32", "main"): 113_636_607, ("imagenet32-class", "main"): 125_522_175},
+    ),
     "pixelcnn_pp": (
         "openai/pixel-cnn: the sizes of its layers, added up, without the norms that it learns beside each weight",
         {("cifar10", "main"): 53_618_660},

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ConfigDict
 from spec_mutations import depth, mutate
 
 import latentc.resources as resources
 from latentc import components
 from latentc.components import OneOf
-from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.parts import Mixer
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names
@@ -97,7 +97,26 @@ def test_a_component_without_one_of_its_methods(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", ["digits_llamagen", "digits_tarflow"])
 def test_a_causal_mixer_without_a_decoding_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(Attention, "decode")
+    class Causal(Mixer):
+        model_config = ConfigDict(extra="ignore")
+        kind: Literal["attention"]
+
+        @property
+        def head_count(self) -> int:
+            return 1
+
+        @property
+        def ordered(self) -> bool:
+            return True
+
+        def static(self, dim: int) -> dict[str, int]:
+            return {}
+
+        def apply(self, *operands: Any, **sizes: Any) -> Any:
+            raise AssertionError
+
+    find = components.find
+    monkeypatch.setattr(components, "find", lambda folder, kind: Causal if "mixers" in folder else find(folder, kind))
     with pytest.raises(DiagnosticError) as caught:
         load_spec(name)
     (fault,) = caught.value.diagnostics

@@ -14,6 +14,7 @@ from random_weights import random_weights
 from torch import nn
 
 from latentc.checkpoint import network_params
+from latentc.components.contract import Draw
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -91,3 +92,10 @@ def test_the_loss_is_that_of_pytorch(tmp_path: Path) -> None:
         (of_logistic,) = Interpreter(logistic.module, oracle.params).run("loss.discriminator", x)
         wanted_logistic = 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
         assert float(of_logistic) == pytest.approx(float(wanted_logistic.detach()), rel=1e-5)
+
+
+def test_codes_are_drawn_as_their_bottleneck_says(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    drawn = "networks.main.bottleneck={kind: codebook, size: 16, channels: 4, normalize: true, temperature: 0.1}"
+    for update in lower(load_spec(str(tmp_path / "spec.yaml"), overrides=[drawn])).updates:
+        assert update.draws == (Draw("u", "uniform"),)

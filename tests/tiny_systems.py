@@ -228,6 +228,13 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.discriminator", (*BLOCKS[:2], "depth=1", "context=16")),
         ),
     ),
+    "pixelcnn": Tiny(
+        "pixelcnn",
+        (
+            *("data={kind: npz, path: train.npz, classes: 10, shape: [3, 8, 8]}", "backbone.conditions=null"),
+            *under("backbone", ("width=6", "depth=2", "kernel=3", "first_kernel=3", "head_width=6", "values=17")),
+        ),
+    ),
     "class_prefix_gpt2": Tiny(
         "class_prefix_gpt2", (*TEXTS, *under("networks.main", (*BLOCKS[:2], "depth=1", "context=16", NAMED)))
     ),

@@ -298,7 +298,7 @@ def test_stopped_compile(tiny: Any, tmp_path: Path, number: signal.Signals, olde
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert "Traceback" not in err
     assert (tmp_path / "out").exists() == older
@@ -318,7 +318,7 @@ def test_a_compile_leaves_another_that_still_runs_alone(tiny: Any, tmp_path: Pat
     assert command(*line, cwd=tmp_path).returncode == 0
     assert {path.name for path in tmp_path.iterdir()} == {"out", theirs.name}
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert theirs.exists()
     assert command(*line, "--rebuild", cwd=tmp_path).returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

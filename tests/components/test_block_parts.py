@@ -10,7 +10,7 @@ from latentc.components import OneOf
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.lower import build_networks
-from latentc.spec import spec_from_text
+from latentc.spec import load_spec, spec_from_text
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
 
@@ -19,6 +19,7 @@ OTHERS = {
     "bert",
     "language_model",
     "masked_transformer",
+    "text_to_text",
     "token_transformer",
     "scale_transformer",
     "query_transformer",
@@ -43,9 +44,9 @@ def _named(name: str) -> list[str]:
     return [part for part in FOLDERS if isinstance(_parts(NETWORKS[name].EXAMPLE).get(part), dict)]
 
 
-def _spec(name: str, parts: dict[str, Any]) -> Spec:
-    """A spec whose network is the example of its kind, with some other parts."""
-    network = _plain(NETWORKS[name].EXAMPLE)
+def _spec(name: str, parts: dict[str, Any], **options: Any) -> Spec:
+    """A spec whose network is the example of its kind, with some other parts and options."""
+    network = {**_plain(NETWORKS[name].EXAMPLE), **options}
     _parts(network).update(_plain(parts))
     data = {"kind": "npz", "path": "train.npz", "classes": 10, "shape": [3, 8, 8]}
     conditioning = {"class": {"kind": "label"}, "time": {"kind": "timestep", "frequencies": 16}}
@@ -79,3 +80,40 @@ def test_a_network_is_built_of_a_part_or_refuses_it(name: str, part: str, kind: 
 def test_a_network_that_tells_a_vector_refuses_blocks_that_take_the_time(name: str) -> None:
     with pytest.raises(DiagnosticError, match=r"told a vector.*, and `time_norm` takes the time"):
         _spec(name, {"condition": {"kind": "time_norm"}})
+
+
+@pytest.mark.parametrize("name", ["masked_autoencoder", "hierarchical_autoencoder"])
+def test_a_network_that_hides_tokens_refuses_a_mixer_that_sees_them(name: str) -> None:
+    with pytest.raises(DiagnosticError, match=rf"a {name} hides tokens, and `selective_scan` mixes them all"):
+        _spec(name, {"mixer": {"kind": "selective_scan", "state": 4}})
+
+
+def test_blocks_in_chunks_refuse_weights_that_depend_on_the_condition() -> None:
+    with pytest.raises(DiagnosticError, match="do not tell the mixer the condition that its weights depend on"):
+        load_spec("digits_var", overrides=["networks.main.block.mixer.generated_projection=true"])
+
+
+WEIGHED = sorted(n for n in NETWORKS if {"weights", "block"} <= {*NETWORKS[n].model_fields} and "mixer" in _named(n))
+
+
+# Of convolutions here; beside a vision model that is not trained.
+@pytest.mark.parametrize("name", [n for n in WEIGHED if n not in ("staged_unet", "region_autoencoder")])
+def test_blocks_start_as_the_network_says(name: str) -> None:
+    mb = ModuleBuilder()
+    build_networks(mb, _spec(name, {}, weights="normal"))
+    params = [param for fn in mb.functions.values() for param in fn.params if param.name == "qkv.weight"]
+    assert params and {param.init.kind for param in params} == {"normal"}
+
+
+@pytest.mark.parametrize("positions", ["kind: rope_1d", "kind: rope_2d", "kind: rope_prefix, pairs: 2"])
+def test_a_masked_transformer_refuses_rotary_positions(positions: str) -> None:
+    with pytest.raises(DiagnosticError, match=r"rope_.* has no place for the registers"):
+        load_spec("digits_maskgit", overrides=[f"backbone.positions={{{positions}}}"])
+
+
+@pytest.mark.parametrize(
+    "part", ["mixer={kind: attention, heads: 2, generated_projection: true}", "feed_forward={kind: attribute_experts}"]
+)
+def test_a_head_of_tokens_refuses_weights_of_one_condition_per_sample(part: str) -> None:
+    with pytest.raises(DiagnosticError, match=r"blocks of a token_dit have one per token"):
+        load_spec("digits_himar", overrides=[f"networks.head.block.{part}"])

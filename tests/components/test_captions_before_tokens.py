@@ -87,13 +87,13 @@ def test_logits_of_all_tokens_and_of_one_after_the_other(system, end):
     wanted = logits(w, *map(torch.from_numpy, (tokens[:, :-1], features)), COUNTS, torch.from_numpy(given > 0)).numpy()
     run, methods = Interpreter(lowered.module, w).run, lowered.networks["main"].methods
     (found,) = run(methods["forward"].function, tokens[:, :-1], told, mask, given)
-    np.testing.assert_allclose(found, wanted, atol=1e-7)  # its tables of rotations are f32
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7)  # its tables of rotations are f32
     first, *caches = run(methods["prefill"].function, told, mask, given)
     one_by_one = [first]
     for i in range(GRID * GRID - 1):
         step, *caches = run(methods["decode"].function, tokens[:, i], np.array(i + 1), mask, *caches)
         one_by_one.append(step)
-    np.testing.assert_allclose(np.stack(one_by_one, axis=1), wanted, atol=1e-7)
+    np.testing.assert_allclose(np.stack(one_by_one, axis=1), wanted, rtol=0, atol=1e-7)
 
 
 def test_guided_tokens_are_those_of_both_branches(system, tmp_path):

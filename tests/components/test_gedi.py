@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 from latentc.checkpoint import network_params
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -28,11 +30,11 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 def test_tokens_are_those_of_the_paper(penalty: float) -> None:
     spec = load_spec("gedi", None, [*SIZES, f"sampler.repetition_penalty={penalty}", "sampler.weight=3"])
     lowered, rng = lower(spec), np.random.default_rng(1)
-    weights = {
-        f"{name}.{key}": 0.5 * rng.standard_normal([int(d) for d in p.type.shape]) + key.endswith("norm.weight")  # type: ignore[arg-type]
-        for name, network in lowered.networks.items()
-        for key, p in network_params(lowered, network).items()
+    own_weights = {
+        name: {path: array + path.endswith("norm.weight") for path, array in random_weights(params, rng, 0.5).items()}
+        for name, params in ((n, network_params(lowered, network)) for n, network in lowered.networks.items())
     }
+    weights = {f"{name}.{path}": array for name, arrays in own_weights.items() for path, array in arrays.items()}
     oracle = Interpreter(lowered.module, weights)
     scale = weights["discriminator.logit_scale"][0, 0]
     prompts = np.array([[3, 4, 5, 6], [7, 8, 0, 0]])
@@ -41,10 +43,7 @@ def test_tokens_are_those_of_the_paper(penalty: float) -> None:
     names = [value.name for value in lowered.module.entry("sample.6").inputs]
     (found,) = oracle.run("sample.6", *(given[name] for name in names))
 
-    methods = {
-        name: Interpreter(lowered.module, {k[len(name) + 1 :]: w for k, w in weights.items() if k.startswith(name)})
-        for name in lowered.networks
-    }
+    methods = {name: Interpreter(lowered.module, arrays) for name, arrays in own_weights.items()}
 
     def logits(network: str, so_far: list[int], own: dict[str, np.ndarray]) -> np.ndarray:
         """Of the next token; what stands behind the tokens so far is not seen."""
@@ -59,14 +58,9 @@ def test_tokens_are_those_of_the_paper(penalty: float) -> None:
         codes = [np.array([given["y"][i]]), np.array([1 - given["y"][i]])]
         score = np.zeros(2)
         for k, code in enumerate(codes):  # the prompt's own log-probability behind the code, word after word
-            for j in range(len(words)):
-                mask = np.arange(4)[None] < j
-                if j:
-                    told = {"y": code, "prompt": prompts[i : i + 1], "prompt_mask": mask}
-                    score[k] += log_softmax(logits("discriminator", [], told))[words[j]]
-                else:
-                    told = {"y": code, "prompt": prompts[i : i + 1], "prompt_mask": np.zeros((1, 4), bool)}
-                    score[k] += log_softmax(logits("discriminator", [], told))[words[0]]
+            for j, word in enumerate(words):
+                told = {"y": code, "prompt": prompts[i : i + 1], "prompt_mask": np.arange(4)[None] < j}
+                score[k] += log_softmax(logits("discriminator", [], told))[word]
         count, said, so_far = len(words), set(words.tolist()), []
         for step in range(6):
             opinions = [log_softmax(logits("discriminator", so_far, {"y": code, **own})) for code in codes]
@@ -87,3 +81,15 @@ def test_tokens_are_those_of_the_paper(penalty: float) -> None:
             score = np.array([both[0][token], both[1][token]])
             said.add(token)
             so_far.append(token)
+
+
+def test_the_class_is_never_left_out_of_a_loss_that_compares_both() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("gedi", None, [*SIZES, "conditioning.class.dropout=0.1"])
+    assert [d.code for d in caught.value.diagnostics] == ["E0305"]
+
+
+def test_a_missing_discriminator_is_named_with_its_kinds() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("gedi", None, [FIELDS, "networks.discriminator=null"])
+    assert all("of kind language_model" in str(d.help) for d in caught.value.diagnostics if d.code == "E0306")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from parity_data import error, load
+from random_weights import random_weights
 
 from latentc.checkpoint import network_params
 from latentc.components.kit.pixels import LogisticMixture
@@ -43,12 +44,11 @@ def drawn(params: np.ndarray, u: np.ndarray, components: int) -> np.ndarray:
     ("shape", "levels", "told"), [([3, 8, 4], 3, False), ([1, 4, 8], 2, True), ([3, 3, 5], 1, True)]
 )
 def test_drawing_from_caches_is_drawing_by_the_whole_network(shape: list[int], levels: int, told: bool) -> None:
-    sizes = [f"data.shape={shape}", f"backbone.levels={levels}", *SIZES, "backbone.conditions=null"]
-    lowered = lower(load_spec("pixelcnn_pp", None, sizes if told else [*sizes[:-1]]))
-    rng = np.random.default_rng(0)
+    sizes = [f"data.shape={shape}", f"backbone.levels={levels}", *SIZES]
+    sizes += ["backbone.conditions=null"] if told else []
+    lowered, rng = lower(load_spec("pixelcnn_pp", None, sizes)), np.random.default_rng(0)
     params = network_params(lowered, lowered.networks["main"])
-    weights = {n: 0.3 * rng.standard_normal([int(d) for d in p.type.shape]) for n, p in params.items()}  # type: ignore[arg-type]
-    oracle = Interpreter(lowered.module, weights)
+    oracle = Interpreter(lowered.module, random_weights(params, rng, 0.3))
     channels, height, width = shape
     u, y = rng.uniform(0, 1, (2, height, width, 2 + channels)), [np.array([1, 7])] if told else []
     (x,) = oracle.run("main.draw", u, *y)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from random_weights import random_weights
 from torch.nn import functional as F
 
 from latentc.checkpoint import network_params
+from latentc.components import OneOf
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -79,3 +83,28 @@ def test_the_loss_is_the_papers() -> None:
             seen = torch.cat([z[:, :1], torch.where(which, drawn[:, :-1], z[:, 1:-1])], dim=1)
     assert np.isclose(cross_entropy, float(sum(terms)) / 2)
     assert np.isclose(total, error + 0.1 * penalty + 0.06 * cross_entropy)
+
+
+@pytest.mark.parametrize("kind", ["codebook", "gaussian", "late_codebook", "lookup_free"])
+def test_the_codes_it_declares_are_those_it_encodes(kind: str) -> None:
+    spec = load_spec("larp_tokenizer", None, SIZES)
+    bottleneck = OneOf("blocks/bottlenecks").choices()[kind].example()
+    main: Any = spec.networks["main"]
+    main = main.model_copy(update={"bottleneck": bottleneck})
+    encode = main.build(ModuleBuilder(), "tokenizer", spec, 1).methods["encode"]
+    assert main.encoding(spec)[1] == encode.output().type
+    assert main.codes(spec).values == {"codebook": 16, "lookup_free": 16}.get(kind)
+
+
+@pytest.mark.parametrize(
+    "bottleneck",
+    [
+        "{kind: gaussian, channels: 4}",
+        "{kind: lookup_free, channels: 4}",
+        "{kind: late_codebook, size: 7, channels: 4}",
+    ],
+)
+def test_a_prior_over_codes_needs_the_rows_of_a_codebook(bottleneck: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("larp_tokenizer", None, [*SIZES, f"networks.main.bottleneck={bottleneck}"])
+    assert "E0306" in [d.code for d in caught.value.diagnostics]

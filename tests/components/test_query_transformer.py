@@ -61,7 +61,7 @@ def test_an_order_follows_the_schedule() -> None:
 
 
 def test_groups_one_by_one_are_as_all_at_once() -> None:
-    """Greedy tokens are the likeliest of `forward` under the mask of training, and its loss is theirs."""
+    """Greedy tokens are the likeliest of `forward` under the mask of training."""
     sizes = ["data={kind: npz, classes: 3, tokens: {vocabulary: 11, grid: [4, 4]}}", "backbone.width=16"]
     sizes += ["backbone.depth=2", "backbone.block.mixer.heads=2", "objective.groups=[[1, 3, 5, 7]]"]
     sizes += ["sampler={kind: parallel_decoding, groups: [1, 3, 5, 7], order: random, temperature: 0}"]

@@ -30,11 +30,14 @@ def weights(lowered):
     return {path: rng.normal(size=param.type.shape).astype(np.float32) * 0.3 for path, param in params.items()}
 
 
-@pytest.mark.parametrize("places", [(), ("backbone.positions=null",)], ids=["learned", "none"])
-def test_text_of_any_length(places):
+KERNEL = ("backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}")
+OPTIONS = {"learned positions": (), "biases by distance": KERNEL, "gated": ("backbone.block.condition.gated=true",)}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_text_of_any_length(options):
     """Its tokens decoded one by one have the logits of the whole sequence."""
-    kernel = ("backbone.block.mixer.score_kernel={kind: kerple_log}",) if places else ()
-    lowered = lower(load_spec("digits_llamagen", overrides=[*TEXT, *places, *kernel]))
+    lowered = lower(load_spec("digits_llamagen", overrides=[*TEXT, *OPTIONS[options]]))
     network, run = lowered.networks["main"], Interpreter(lowered.module, weights(lowered)).run
     tokens = np.random.default_rng(1).integers(0, 5, (2, LENGTH - 1))
     y = np.array([2, 0])
@@ -50,8 +53,7 @@ def test_text_of_any_length(places):
 @pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
 def test_causal_attention_with_biases(backend, tmp_path):
     """PyTorch's attention takes a mask or is causal, not both."""
-    kernel = ["backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}"]
-    overrides, file = [*TEXT, "backbone.depth=1", *kernel], tmp_path / "w.safetensors"
+    overrides, file = [*TEXT, "backbone.depth=1", *KERNEL], tmp_path / "w.safetensors"
     lowered = lower(load_spec("digits_llamagen", overrides=overrides))
     write_safetensors(file, {n: Array(w) for n, w in weights(lowered).items()})
     given = {"idx": np.arange(2 * (LENGTH - 1)).reshape(2, -1) % 5, "y": np.array([2, 0])}
@@ -69,6 +71,11 @@ def test_text_is_sampled_as_lines(tmp_path):
     assert len(lines) == 3 and all(len(line) == LENGTH and set(line) <= set("abcde") for line in lines)
 
 
-def test_positions_on_a_grid_need_one():
-    with pytest.raises(DiagnosticError, match=r"E0305.*`rope_2d` needs a square grid of tokens, not 7"):
-        load_spec("digits_llamagen", overrides=[*TEXT, "backbone.positions={kind: rope_2d}"])
+@pytest.mark.parametrize("kind", ["rope_1d", "rope_2d"])
+def test_rotary_positions_on_a_grid_need_one(kind):
+    positions = f"backbone.positions={{kind: {kind}}}"
+    with pytest.raises(DiagnosticError, match=rf"E0305.*`{kind}` needs a square grid of tokens, not 7"):
+        load_spec("digits_llamagen", overrides=[*TEXT, positions])
+    lowered = lower(load_spec("digits_llamagen", overrides=[positions]))
+    for method in lowered.networks["main"].methods.values():
+        assert {"freqs_cos", "freqs_sin"} <= {param.name for param in lowered.module.functions[method.function].params}

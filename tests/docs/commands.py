@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -11,6 +10,8 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from forked import python
 
 from latentc.cli import run
 
@@ -103,7 +104,7 @@ def _served(args: Sequence[str], ask: Callable[[str], str | None] = lambda addre
         address = re.search(r"http://[\d.:]+", started)
         fault = ask(address[0]) if address else "it says no address"
         child.terminate()
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=300)
     return fault if address and child.returncode == 0 else f"{fault}\n{err[-2000:]}"
 
 
@@ -114,7 +115,7 @@ def _asked(args: Sequence[str], folder: Path) -> str | None:
     def ask(address: str) -> str | None:
         line = ["curl", "--silent", "--show-error", "--fail-with-body", "--retry", "5", "--retry-all-errors", *args]
         line = [word.replace("http://127.0.0.1:8000", address) for word in line]
-        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300)
         return done.stdout + done.stderr if done.returncode else None
 
     return _served(["serve", *bundles], ask)
@@ -138,9 +139,6 @@ def _python(program: str, args: Sequence[str], folder: Path) -> str | None:
     project = next((p.parent for p in sorted(folder.rglob(file))), None)
     if project is None:
         return None if (ROOT / file).is_file() else f"there is no {file}"
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if program == "torchrun" else []
     flags = [*args[script + 1 :], *(QUICK["train"] if file == "train.py" else [])]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    line = [sys.executable, *start, file, *flags]
-    done = subprocess.run(line, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+    done = python(project, file, *flags, ranks=2 if program == "torchrun" else 1)
     return done.stderr[-2000:] if done.returncode else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,23 @@ def of(kind: type[Case]) -> Any:
     return pytest.mark.parametrize("case", [c for c in CASES if type(c) is kind], ids=lambda case: case.numbers)
 
 
+@lru_cache(maxsize=8)
+def lowered_of(name: str, variant: str | None, sizes: tuple[str, ...]) -> tuple[Any, Lowered]:
+    """A spec and what it is lowered to, once for all backends."""
+    spec = load_spec(name, variant, list(sizes))
+    return spec, lower(spec)
+
+
 def official(case: Case, folder: Path) -> tuple[Numbers, Any, Lowered, list[str]]:
     """(the numbers, the spec, what it is lowered to, a weights file per network)."""
     numbers = load(case.numbers)
-    spec = load_spec(case.spec, case.variant, list(case.sizes))
+    spec, lowered = lowered_of(case.spec, case.variant, tuple(case.sizes))
     files = []
     for network, prefix in case.prefixes.items():
         own = {n.removeprefix(prefix): Array(a) for n, a in numbers.weights.items() if n.startswith(prefix)}
         write_safetensors(folder / f"{network}.safetensors", own)
         files.append(f"{network}={folder / network}.safetensors")
-    return numbers, spec, lower(spec), files
+    return numbers, spec, lowered, files
 
 
 def by_name(case: Case, numbers: Numbers, spec: Any, names: list[str]) -> list[np.ndarray]:

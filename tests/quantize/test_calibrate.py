@@ -26,7 +26,7 @@ from latentc.quantize.calibration import (
     write_calibration,
 )
 from latentc.quantize.observe import BINS, Observed, _histogram
-from latentc.quantize.scales import reach, rounded, saturated
+from latentc.quantize.scales import PERCENTILE, reach, rounded, saturated
 from latentc.weights import Array
 
 
@@ -217,18 +217,24 @@ finite = st.floats(-1e4, 1e4, width=32)
 @given(values=hnp.arrays(np.float32, (64, 3), elements=finite).filter(lambda a: np.abs(a).max() > 1e-3))
 def test_a_range_covers_what_is_not_saturated(scheme: str, values: np.ndarray) -> None:
     made = observation(values)
+
+    def error(end: float) -> float:
+        return float(np.sqrt(np.mean((rounded(values, end, scheme) - values) ** 2)))
+
     for how in ("max", "percentile", "mse"):
         end = reach(made, scheme, how)
         assert 0 < end <= made.limit * (1 + 1e-6)
-        # The least squared error of values of almost one size may be that of a range just below all of them.
-        assert 0 <= saturated(made, end) <= (1 if how == "mse" else 0.9999)
+        if how == "mse":  # may be just below all values; errors are of the middles of bins, half a bin off at most
+            assert error(end) <= error(made.limit) + made.limit / BINS * 1.001
+        else:
+            assert saturated(made, end) <= (0 if how == "max" else 1 - PERCENTILE)
         back = rounded(values, end, scheme)
         inside = np.abs(values) <= end
         # An e4m3 number has 3 bits behind its point, and below the smallest normal one steps of 2^-9 of its scale.
         step = end / 127 / 2 if scheme == "int8" else np.maximum(np.abs(values) / 16, end / 448 * 2**-10)
         assert (np.abs(back - values)[inside] <= np.broadcast_to(step, values.shape)[inside] * (1 + 1e-5) + 1e-9).all()
         assert (np.abs(back) <= end * (1 + 1e-6)).all()
-    assert reach(made, scheme, "max") == made.limit and saturated(made, made.limit) == 0
+    assert reach(made, scheme, "max") == made.limit
 
 
 def test_the_least_error_gives_an_outlier_up() -> None:

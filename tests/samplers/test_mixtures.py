@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -22,7 +23,7 @@ def system(*overrides: str, spec: str = "givt") -> tuple[Any, dict[str, Any], li
     lowered = lower(load_spec(spec, None, [*TINY, *overrides]))
     program = lowered.programs[0]
     params = parameters(lowered.module, program.entry)
-    weights = {path: 0.5 * RNG.standard_normal([int(d) for d in p.type.shape]) for path, p in params.items()}
+    weights = random_weights(params, RNG, 0.5)
     given: list[Any] = []
     for one in program.inputs(lowered.module):
         shape = [2 if d == "B" else d for d in one.shape]

@@ -57,7 +57,7 @@ def served(*bundles: object, **options: object) -> Iterator[tuple[httpx.Client, 
         yield web, app
 
 
-def eventually(holds, seconds: float = 10.0) -> None:
+def eventually(holds, seconds: float = 60.0) -> None:
     """Wait until `holds()` is true."""
     until = time.monotonic() + seconds
     while not holds():
@@ -79,7 +79,7 @@ class Gate:
             self.runs += 1
             first = next(iter(inputs.values()))
             self.sizes.append((first.shape() if callable(first.shape) else first.shape)[0])
-            assert self.open.wait(20)
+            assert self.open.wait(120)
             return run(inputs, *rest)
 
         return held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 import threading
 
@@ -18,6 +19,8 @@ from latentc.cli import run
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+SECONDS = 60  # how long anything may take to appear: a busy machine takes its time, and no test is about it
+sync_api.expect.set_options(timeout=SECONDS * 1000)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def server(tmp_path_factory):
 def page(browser):
     """A tab that fails the test if anything is loaded from elsewhere, or a script fails."""
     context = browser.new_context(viewport={"width": 1200, "height": 800})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(SECONDS * 1000)
     tab = context.new_page()
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
@@ -52,6 +55,13 @@ def page(browser):
     yield tab
     context.close()
     assert faults == []
+
+
+def shows(tab, selector: str, text: str | re.Pattern[str] | None = None) -> None:
+    """Waits until the element can be seen and has the text, as the page draws when its answers come."""
+    sync_api.expect(tab.locator(selector)).to_be_visible()
+    if text is not None:
+        sync_api.expect(tab.locator(selector)).to_have_text(text)
 
 
 def pictures(tab, count: int) -> list[bytes]:
@@ -74,14 +84,14 @@ def address(web, query: str = "") -> str:
 def test_samples_and_a_change_of_class(server, page) -> None:
     web, app = server
     page.goto(address(web))
-    assert page.is_visible("#empty")
+    shows(page, "#empty")
     page.fill("#f-per", "2")
     page.fill("#f-seed", "11")
     page.fill("#f-guidance", "2.5")
     page.click("#go")
     eight = expected(app, classes=[0, 0, 1, 1, 2, 2, 3, 3], seeds=11, guidance=2.5)
     assert pictures(page, 8) == eight
-    assert page.inner_text("#status").startswith("8 samples in")
+    shows(page, "#status", re.compile("^8 samples in"))
     captions = [tile.inner_text() for tile in page.query_selector_all(".caption")]
     assert captions == ["zero", "zero", "one", "one", "two", "two", "three", "three"]
 
@@ -90,7 +100,7 @@ def test_samples_and_a_change_of_class(server, page) -> None:
     page.select_option("#f-steps", "2")
     page.keyboard.press("Control+Enter")
     four = expected(app, classes=[3, 3, 7, 7], seeds=11, guidance=2.5, steps=2)
-    eventually(lambda: len(page.query_selector_all(".tile.done")) == 4)
+    sync_api.expect(page.locator(".tile.done")).to_have_count(4)
     assert pictures(page, 4) == four
 
 
@@ -106,7 +116,7 @@ def test_many_classes_are_searched_by_name(server, page) -> None:
     assert page.query_selector(".tile") is None  # the browser says that there is no such class
     page.fill("#f-classes", "")
     page.click(".chip >> nth=0")
-    assert page.inner_text(".chips").split("\n") == ["thing 30", "thing 7", "thing 12"]
+    sync_api.expect(page.locator(".chip")).to_have_text(["thing 30", "thing 7", "thing 12"])
     page.click("#go")
     assert pictures(page, 3) == expected(app, "many", classes=[30, 7, 12], seeds=0)
     assert "classes=30,7,12" in page.url
@@ -118,7 +128,7 @@ def test_a_sample_is_made_again(server, page, tmp_path, monkeypatch) -> None:
     page.goto(address(web, "model=host&classes=5,9&per=2&seed=40&guidance=3&steps=2"))
     wanted = pictures(page, 4)[2]
     page.click(".tile >> nth=2")
-    assert page.inner_text("#detail-title") == "nine"
+    shows(page, "#detail-title", "nine")
     command, link, file = (row.inner_text() for row in page.query_selector_all("#detail-again code"))
     assert web.get(file).content == wanted
 
@@ -146,14 +156,13 @@ def test_a_full_queue_is_an_error_that_can_be_retried(server, page) -> None:
     threads[1].start()
     eventually(lambda: model.scheduler.waiting == 4)
     page.goto(address(web, "model=host&classes=2&per=1&seed=3"))
-    page.wait_for_selector("#error")
-    assert "queue of `host` is full" in page.inner_text("#error") and "E0614" in page.inner_text("#error")
+    shows(page, "#error", re.compile("E0614.*queue of `host` is full|queue of `host` is full.*E0614", re.DOTALL))
     gate.open.set()
     for thread in threads:
         thread.join()
     page.click("#retry")
     assert pictures(page, 1) == expected(app, classes=[2], seeds=3)
-    assert page.is_hidden("#error")
+    sync_api.expect(page.locator("#error")).to_be_hidden()
 
 
 def test_stopping_leaves_the_queue(server, page) -> None:
@@ -164,8 +173,8 @@ def test_stopping_leaves_the_queue(server, page) -> None:
     page.goto(address(web, "model=host&classes=2&per=2&seed=3"))
     eventually(lambda: model.scheduler.running == 2)
     page.click("#stop")
-    page.wait_for_selector("#empty")
-    assert page.inner_text("#status") == "Stopped after 0 samples"
+    shows(page, "#empty")
+    shows(page, "#status", "Stopped after 0 samples")
     gate.open.set()
     eventually(lambda: model.scheduler.running == 0)
     assert gate.runs == 1
@@ -182,13 +191,13 @@ def test_keys_alone_are_enough(server, page) -> None:
     page.focus(".tile >> nth=0")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    assert page.is_visible("#detail") and page.inner_text("dd >> nth=0") == str(int(seed) + 1)
+    shows(page, "#detail")
+    shows(page, "dd >> nth=0", str(int(seed) + 1))
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("dd >> nth=0") == str(int(seed) + 2)
+    shows(page, "dd >> nth=0", str(int(seed) + 2))
     page.keyboard.press("Escape")
-    assert page.is_hidden("#detail")
-    focused = page.query_selector(".tile:focus")
-    assert focused is not None and focused.query_selector("img").get_attribute("alt") == f"zero, seed {int(seed) + 2}"
+    sync_api.expect(page.locator("#detail")).to_be_hidden()
+    sync_api.expect(page.locator(".tile:focus img")).to_have_attribute("alt", f"zero, seed {int(seed) + 2}")
 
 
 def test_conditions_are_uploaded_or_typed(server, page, tmp_path) -> None:
@@ -200,8 +209,7 @@ def test_conditions_are_uploaded_or_typed(server, page, tmp_path) -> None:
     page.fill("#f-per", "1")
     page.fill("#f-seed", "6")
     page.click("#go")
-    page.wait_for_selector("#error")
-    assert "`mel` is missing" in page.inner_text("#error")
+    shows(page, "#error", re.compile("`mel` is missing"))
     page.set_input_files("#f-mel-file", tmp_path / "some.npy")
     page.click("#go")
     assert pictures(page, 1) == wanted
@@ -231,7 +239,7 @@ def test_the_key_is_asked_for(browser, page, tmp_path) -> None:
         page.wait_for_selector("#ask")
         page.fill("#key", "sesam")
         page.keyboard.press("Enter")
-        eventually(lambda: page.inner_text("#ask-why") == "That key is wrong.")
+        shows(page, "#ask-why", "That key is wrong.")
         page.fill("#key", "sesame")
         page.keyboard.press("Enter")
         page.wait_for_selector("#f-seed")

@@ -181,7 +181,7 @@ def test_cached_blocks_and_small_networks_are_tried(tmp_path: Path) -> None:
 def test_no_candidate_fits(tmp_path: Path) -> None:
     spec, weights = made(tmp_path)
     with pytest.raises(DiagnosticError) as caught:
-        tuned(spec, weights, tmp_path / "tuned", budget=["error=1e-9", "evaluations=3"])
+        tuned(spec, weights, tmp_path / "tuned", budget=["error=1e-9", "evaluations=3"], evaluations=(2,))
     (diagnostic,) = caught.value.diagnostics
     assert diagnostic.code == "E0716" and "error=1e-09, evaluations=3" in diagnostic.message
     assert any("the best error is" in note for note in diagnostic.notes)
@@ -198,7 +198,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(tune_run, where, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        tuned(spec, weights, tmp_path / "tuned")
+        tuned(spec, weights, tmp_path / "tuned", evaluations=(2,))
     assert set(tmp_path.iterdir()) == before
 
 
@@ -313,7 +313,7 @@ def test_a_metric_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("")
     spec, weights = made(tmp_path)
     file = tmp_path / "metric.py"
-    found = tuned(spec, weights, tmp_path / "tuned", budget=["spread=0.1x"], metric=f"{file}:judge")
+    found = tuned(spec, weights, tmp_path / "tuned", budget=["spread=0.1x"], metric=f"{file}:judge", evaluations=(2,))
     assert found.goal.primary == "spread" and {"spread", "psnr"} == found.goal.higher
     assert found.chosen.quality["spread"] >= 0.1 * found.own.quality["spread"]
     for name, said in {"bare": "returned float", "taken": "returned error", "broken": "ZeroDivisionError"}.items():
@@ -341,7 +341,8 @@ def test_metrics_that_cannot_be_found(tmp_path: Path) -> None:
 def test_figures_of_evaluate_are_a_budget(tmp_path: Path) -> None:
     """By default the Fréchet distance to the held-out digits; those that are named, or that a budget names, as well."""
     spec, weights = made(tmp_path)
-    found = tuned(spec, weights, tmp_path / "tuned", metric="accuracy", budget=["fid=50x", "accuracy=0"])
+    judged = {"metric": "accuracy", "budget": ["fid=50x", "accuracy=0"]}
+    found = tuned(spec, weights, tmp_path / "tuned", **judged, evaluations=(2,))
     assert {"fid", "accuracy"} <= set(found.own.quality) and "recall" not in found.own.quality
     assert found.goal.primary == "fid" and found.goal.higher >= {"accuracy", "psnr"}
     assert found.own.quality["fid"] > 1 and 0 <= found.own.quality["accuracy"] <= 1

@@ -104,6 +104,18 @@ def test_shards(tmp_path: Path) -> None:
     assert code_of(lambda: open_weights(tmp_path)) == "E0406"
 
 
+def test_names_from_jax_have_dots_in_shards_too(tmp_path: Path) -> None:
+    where = {"a/kernel": "model-1.safetensors", "b/kernel": "model-2.safetensors"}
+    for name, file in where.items():
+        write_safetensors(tmp_path / file, tensors(**{name: 1}))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    assert set(open_weights(index)) == {"a.kernel", "b.kernel"}
+    assert set(open_weights(tmp_path / "model-1.safetensors")) == {"a.kernel"}
+    index.unlink()
+    assert set(open_weights(tmp_path)) == {"a.kernel", "b.kernel"}
+
+
 @pytest.mark.parametrize(
     "where",
     [

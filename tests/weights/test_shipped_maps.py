@@ -8,14 +8,13 @@ from typing import Any
 
 from latentc import api
 from latentc.checkpoint import name_map, network_types, symbols
-from latentc.lower import lower
+from latentc.lower import lower_networks
 from latentc.spec import load_spec
 from latentc.weights import check_inverse
 from latentc.weights.rules import parse_map
 
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
 MAPPED = [name for name in VARIANTS if load_spec(name).weights]
-
 
 # Options that a map is for beside those of the variants.
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -64,7 +63,7 @@ def maps_of(system: str) -> Iterator[tuple[Any, Any, Any]]:
     of_variants: list[tuple[str | None, tuple[str, ...]]] = [(variant, ()) for variant in (None, *VARIANTS[system])]
     for variant, options in of_variants + [(None, options) for options in OPTIONS.get(system, ())]:
         spec = load_spec(system, variant, list(options))
-        lowered = lower(spec)
+        lowered = lower_networks(spec)
         for names, networks in spec.weights.items():
             for network in networks:
                 sizes = symbols(lowered, lowered.networks[network])
@@ -85,5 +84,6 @@ def test_maps_can_be_inverted_and_have_no_rule_for_nothing() -> None:
                 if rule.theirs and rule.ours:
                     written = str(rules[rule.number - 1])
                     seen[written] = system
-                    used |= {written} if any(t.match(n) is not None for t in rule.ours for n in types) else set()
+                    if written not in used and any(t.match(name) is not None for t in rule.ours for name in types):
+                        used.add(written)
     assert {rule: system for rule, system in seen.items() if rule not in used} == {}

@@ -62,9 +62,7 @@ def sample(
     from latentc_runtime.media import encoded
     from latentc_runtime.request import check_request
 
-    if output is not None and raw is not None and Path(output).absolute() == Path(raw).absolute():
-        message = f"pictures and arrays would both be written to {output}"
-        raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
+    check_files(output, raw)
     noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
     values, asked = _conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
@@ -184,6 +182,13 @@ def _conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
     from latentc.files import read_condition
 
     return {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
+
+
+def check_files(output: Path | str | None, raw: Path | str | None) -> None:
+    """DiagnosticError E0412 if pictures and raw samples are to be the same file."""
+    if output is not None and raw is not None and Path(output).absolute() == Path(raw).absolute():
+        message = f"pictures and arrays would both be written to {output}"
+        raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
 
 
 def given_settings(settings: Mapping[str, Any] | None, **short: float | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentc.diagnostics import DiagnosticError
 from latentc.faults import runtime_errors
 
 if TYPE_CHECKING:
@@ -44,16 +43,14 @@ def search(
     """
     import numpy as np
 
-    from latentc.api.sampling import given_classes, given_settings
+    from latentc.api.sampling import check_files, given_classes, given_settings
     from latentc.files import write_arrays, write_files
     from latentc.functions import UserFunction
     from latentc_runtime import load
     from latentc_runtime.media import encoded
     from latentc_runtime.tree import search as run
 
-    if output is not None and raw is not None and Path(output).absolute() == Path(raw).absolute():
-        message = f"pictures and arrays would both be written to {output}"
-        raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
+    check_files(output, raw)
     judge: Any = UserFunction(reward, "reward", "--reward") if isinstance(reward, str) else reward
 
     def rewarded(samples: np.ndarray, labels: np.ndarray | None) -> ArrayLike:

@@ -30,6 +30,18 @@ Weights = Annotated[
 Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map the file follows.")]
 Key = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Which state dict of a checkpoint: ema.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Sample i has seed N + i.")]
+Classes = Annotated[
+    str | None, typer.Option("--class", metavar="CLASSES", help='0-9,"a name",17; or all, the default.')
+]
+PerClass = Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples per class.")]
+Count = Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")]
+Guidance = Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Default: the spec's.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
+]
+Program = Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, tensorrt or auto.")]
 Workers = Annotated[
     str | None,

@@ -11,14 +11,22 @@ import typer
 
 from latentc import api
 from latentc.cli._shared import (
+    Batch,
     Bundle,
+    Classes,
+    Count,
     Device,
+    Guidance,
     Json,
     Key,
     Names,
+    PerClass,
+    Program,
     Seed,
     Sets,
+    Settings,
     Spec,
+    Steps,
     Variant,
     Weights,
     Workers,
@@ -141,11 +149,9 @@ def sample(
         Path | None,
         typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .gif, .txt, .npz; or a folder."),
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--class", metavar="CLASSES", help='0-9,"a name",17; or all, the default.')
-    ] = None,
-    per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples per class.")] = 1,
-    count: Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")] = None,
+    classes: Classes = None,
+    per_class: PerClass = 1,
+    count: Count = None,
     given: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,12 +161,10 @@ def sample(
         ),
     ] = None,
     seed: Seed = 0,
-    guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Default: the spec's.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
-    ] = None,
-    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    guidance: Guidance = None,
+    setting: Settings = None,
+    program: Program = None,
+    steps: Steps = None,
     noise: Annotated[Path | None, typer.Option("--noise", metavar="FILE", help="An .npz of the noise itself.")] = None,
     as_: Annotated[
         Literal["folder", "npz", "webdataset", "parquet"] | None,
@@ -170,7 +174,7 @@ def sample(
     raw: Annotated[
         Path | None, typer.Option("--raw", metavar="FILE", help="Also write the raw samples to this .npz.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
+    batch: Batch = None,
     truncation: Annotated[
         float | None, typer.Option("--truncation", metavar="BOUND", help="Bound of a generator's noise; inf: none.")
     ] = None,
@@ -261,8 +265,8 @@ def triton(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="The model's name; else the spec's.")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
-    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")] = None,
+    steps: Steps = None,
+    program: Program = None,
     instances: Annotated[int, typer.Option("--instances", min=1, metavar="N", help="Engines side by side.")] = 1,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where they run.")] = "auto",
     delay: Annotated[

@@ -8,7 +8,26 @@ from typing import Annotated
 import typer
 
 from latentc import api
-from latentc.cli._shared import Bundle, Device, Json, Seed, Workers, a_number, advancing, bar_for, echo, pairs
+from latentc.cli._shared import (
+    Batch,
+    Bundle,
+    Classes,
+    Count,
+    Device,
+    Guidance,
+    Json,
+    PerClass,
+    Program,
+    Seed,
+    Settings,
+    Steps,
+    Workers,
+    a_number,
+    advancing,
+    bar_for,
+    echo,
+    pairs,
+)
 
 
 def evaluate(
@@ -38,13 +57,11 @@ def evaluate(
     guidance: Annotated[
         str | None, typer.Option("--guidance", metavar="S,S", help="Scales to compare, such as 1,1.5,2.")
     ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
-    ] = None,
+    setting: Settings = None,
     seed: Seed = 0,
-    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
+    program: Program = None,
+    steps: Steps = None,
+    batch: Batch = None,
     most: Annotated[
         int | None, typer.Option("--reference-count", min=2, metavar="N", help="Real samples to read; else 50 000.")
     ] = None,
@@ -102,7 +119,7 @@ def classify(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .npz for labels, errors and runs.")
     ] = None,
     seed: Seed = 0,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
+    batch: Batch = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -140,11 +157,9 @@ def search(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .txt, .npz; or a folder.")
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--class", metavar="CLASSES", help='0-9,"a name",17; or all, the default.')
-    ] = None,
-    per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples per class.")] = 1,
-    count: Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")] = None,
+    classes: Classes = None,
+    per_class: PerClass = 1,
+    count: Count = None,
     rollouts: Annotated[
         int, typer.Option("--rollouts", metavar="N", help="Samples that are drawn for each one that is kept.")
     ] = 32,
@@ -156,15 +171,13 @@ def search(
         typer.Option("--sharpness", metavar="S", help="Draw by exp(S x reward), in place of seeking the best."),
     ] = None,
     seed: Seed = 0,
-    guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Default: the spec's.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    guidance: Guidance = None,
+    setting: Settings = None,
+    steps: Steps = None,
     raw: Annotated[
         Path | None, typer.Option("--raw", metavar="FILE", help="An .npz for samples, rewards and their history.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
+    batch: Batch = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

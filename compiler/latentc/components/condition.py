@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -292,6 +292,22 @@ def with_operands(entries: tuple[Entry, ...], operands: Sequence[Var]) -> Iterat
         count = len(entry.ports)
         yield entry, tuple(rest[:count])
         rest = rest[count:]
+
+
+def embedded_sum(
+    b: Builder,
+    entries: tuple[Entry, ...],
+    operands: Sequence[Var],
+    width: Any,
+    sizes: Mapping[str, Any],
+    out: str = "c",
+) -> Var:
+    """f32[B, width]: the sum of the embeddings of all conditions, of which there is at least one."""
+    vectors = [
+        entry.vector(b, f"{entry.ports[0].name}_embedder", own, width, sizes)
+        for entry, own in with_operands(entries, operands)
+    ]
+    return reduce(lambda total, vector: b.op("add", total, vector, out=out), vectors)
 
 
 def operand_name(condition: str) -> str:

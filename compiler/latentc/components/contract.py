@@ -182,8 +182,9 @@ uncertainty   `forward` (time) -> output f32[B]
 encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
-              `regularized` (state, noise if it draws latents) -> output, penalty f32[B]; if the objective asks for
-              it, `regularized_features`, the same with features, which its last convolution maps to the output
+              `regularized` (state, noise if it draws codes, of the port's `distribution`) -> output, penalty f32[B]; if
+              the objective asks for it, `regularized_features`, the same with features, which its last convolution maps
+              to the output
 code_sequence as autoencode, and `regularized_codes` (state, noise) -> the same, features [B, N, Z], token [B, N];
               `likeness` (features [B, N - 1, Z]) -> logits over codes; `vectors` (token) -> output [B, N - 1, Z]
 next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the prediction of each vector's successor
@@ -198,7 +199,7 @@ pixels        `forward` (state, conditions) -> output, parameters of the distrib
 
 
 TRAINING = "train_forward"
-"""The method of a network that samples to be trained on take: no sampler calls it."""
+"""The method that losses call in place of `forward`, of networks that have it; samplers never do."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,8 @@ class Need:
 class Port:
     """An input or output of a method. `state` is the sample itself; `logits` are scores of a discrete output.
 
-    Integers are 0 to `values` - 1; `null` is the one that stands for none.
+    Integers are 0 to `values` - 1; `null` is the one that stands for none. `distribution`: that of noise, if a
+    capability leaves it to the network; a row of `latentc_runtime.distributions.DISTRIBUTIONS`.
     """
 
     name: str
@@ -228,6 +230,7 @@ class Port:
     role: Role
     values: int | None = None
     null: int | None = None
+    distribution: str | None = None
 
 
 @dataclass(frozen=True)

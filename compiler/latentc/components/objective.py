@@ -37,11 +37,17 @@ class Objective(Part):
         """The networks it trains or reads, and what they must be able to do."""
         return ()
 
+    @property
+    def further_networks(self) -> tuple[str, ...]:
+        """Networks that it trains besides `main`, its adapters and the encoders of conditions."""
+        return ()
+
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        """The networks it trains: `main`, its adapters and the encoders of conditions, unless they are frozen."""
+        """The networks it trains: `main`, its adapters, the encoders of conditions and `further_networks`, unless they
+        are frozen."""
         encoders = (name for condition in spec.conditions.values() for name in condition.networks)
         adapters = (name for name, network in spec.networks.items() if getattr(network, "adapts", None) == "main")
-        named = ("main", *adapters, *dict.fromkeys(encoders))
+        named = ("main", *adapters, *dict.fromkeys(encoders), *self.further_networks)
         return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
 
     @property

@@ -101,6 +101,11 @@ class Mixer(Part):
         return False
 
     @property
+    def ordered(self) -> bool:
+        """Whether a token sees only itself and those before it."""
+        return False
+
+    @property
     def normalised(self) -> bool:
         """Whether blocks normalise what it mixes."""
         return True
@@ -122,7 +127,7 @@ class Mixer(Part):
 
     @property
     def recalls(self) -> bool:
-        """Whether `extend` takes any tokens, not those behind the cached ones alone."""
+        """Whether tokens that `extend` takes may stand anywhere among the cached ones, not only behind them."""
         return False
 
     @property
@@ -153,9 +158,8 @@ class Mixer(Part):
         c: Var | None = None,
         **static: Any,
     ) -> Var:
-        """`mask` bool[B, 1, 1, T] is true for the tokens that may be seen; None: all. `c` [B, E] is the condition.
-
-        If weights depend on the condition, `told` is that, too.
+        """`mask` bool[B or 1, 1, T or 1, T] is true for the tokens that may be seen; None: all. Only a `CachedMixer` is
+        given one. `c` [B, E] is the condition. If weights depend on the condition, `told` is that, too.
         """
 
     def apply_branches(
@@ -164,17 +168,21 @@ class Mixer(Part):
         """The summands of `apply`, for blocks that gate each by itself."""
         return (self.apply(b, name, x, rotary, init, **static),)
 
+
+class CachedMixer(Mixer):
+    """A mixer that heeds `mask` and takes tokens against a cache of the keys and values of others."""
+
+    @abstractmethod
     def decode(
         self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
-        """One token x [B, 1, D] against a cache: (output, new key cache, new value cache). Of causal mixers alone."""
-        raise NotImplementedError(f"{type(self).__name__} is not causal")
+        """One token x [B, 1, D] against a cache: (output, new key cache, new value cache). For causal mixers."""
 
+    @abstractmethod
     def extend(
         self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
         """Tokens x [B, N, D] against a cache: (output, keys and values [B, H_kv, S + N, d] with those of x behind)."""
-        raise NotImplementedError(f"{type(self).__name__} does not take tokens in chunks")
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ class Positions(Part):
 
     GRIDDED: ClassVar[bool] = True
     ROTARY: ClassVar[bool] = False
-    """Whether it is tables for attention."""
+    """Whether it is tables for attention, and adds nothing to the input."""
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x
@@ -270,9 +278,6 @@ class BlockCondition(Part):
     TELLS_FEED_FORWARD: ClassVar[bool] = False
     """Whether a feed-forward that takes c is given it."""
 
-    IN_CHUNKS: ClassVar[bool] = False
-    """Whether there are a `masked_block`, a `begin_block` and an `extend_block`."""
-
     @property
     def spatial(self) -> bool:
         """Whether tokens must be a square, whose side `grid` blocks are then built with."""
@@ -280,25 +285,6 @@ class BlockCondition(Part):
 
     @abstractmethod
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody: ...
-
-    def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        """The same block, behind what it is told a mask of the tokens that may be seen, bool[B or 1, 1, T or 1, T]."""
-        raise NotImplementedError(f"{type(self).__name__} has no masked block")
-
-    def extend_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
-    ) -> BlockBody:
-        """The same block for a chunk of tokens: takes keys, values and, if `masked`, a mask behind what it is told.
-
-        Returns x, then the cache grown by the keys and values of x; see `Chunk`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not take tokens in chunks")
-
-    def begin_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
-    ) -> BlockBody:
-        """The same for the first chunk, which has no cache yet."""
-        raise NotImplementedError(f"{type(self).__name__} does not take tokens in chunks")
 
     def shared(self, b: Builder, c: Var, width: Any) -> Var:
         """What all blocks are given of the condition c [B, D]."""
@@ -310,3 +296,26 @@ class BlockCondition(Part):
         modulation = b.reshape(modulation, shape=(c.shape[0], 1, 2 * width), out="modulation")
         shift, scale = b.split(modulation, axis=2, sizes=(width, width), out="shift scale")
         return shift, scale
+
+
+class CachedCondition(BlockCondition):
+    """A condition whose blocks may also hide tokens from each other, or take them in chunks against a cache."""
+
+    @abstractmethod
+    def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        """The same block, behind what it is told a mask of the tokens that may be seen, bool[B or 1, 1, T or 1, T]."""
+
+    @abstractmethod
+    def extend_block(
+        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+    ) -> BlockBody:
+        """The same block for a chunk of tokens: takes keys, values and, if `masked`, a mask behind what it is told.
+
+        Returns x, then the cache grown by the keys and values of x; see `Chunk`.
+        """
+
+    @abstractmethod
+    def begin_block(
+        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+    ) -> BlockBody:
+        """The same for the first chunk, which has no cache yet."""

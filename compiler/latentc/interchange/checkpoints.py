@@ -17,7 +17,7 @@ from latentc.components.contract import Lowered
 from latentc.components.diffusers import Data
 from latentc.diagnostics import DiagnosticError, nearest
 from latentc.interchange.folders import Found
-from latentc.lower import lower
+from latentc.lower import lower, lower_networks
 from latentc.spec import Spec, load_spec, variant_names
 from latentc.spec.resolve import resolve_file
 from latentc.spec.yaml import Document
@@ -128,16 +128,19 @@ def fit_variant(system: str, variant: str | None, readings: Sequence[Reading]) -
             fits = list(_fitting(spec, lowered, network, names, readings))
             if fits:
                 found.networks[network] = (names, fits)
-    found.complete = bool(found.networks) and set(lowered.sampled) <= set(found.networks)
-    return found if found.networks else None
+    if not found.networks:
+        return None
+    every = lowered.networks.keys() <= found.networks.keys()
+    found.complete = every or set(lower(spec).sampled) <= found.networks.keys()
+    return found
 
 
 @lru_cache(maxsize=512)
 def opened_variant(system: str, variant: str | None) -> tuple[Spec, Lowered] | None:
-    """A shipped spec and what it lowers to; None if the variant does not fit what the spec changes."""
+    """A shipped spec and its lowered networks; None if the variant does not fit what the spec changes."""
     try:
         spec = load_spec(resources.shipped_specs()[system], variant)
-        return spec, lower(spec)
+        return spec, lower_networks(spec)
     except DiagnosticError:
         return None
 

@@ -35,7 +35,8 @@ class Emitted:
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
         staged = FIRST_STAGE in lowered.networks
         wanted = ("model", "sampler", *(("autoencoder",) if staged else ()))
-        model, sampler, *others = project_modules(lowered, spec, wanted)
+        self.modules = project_modules(lowered, spec, wanted)
+        model, sampler, *others = (self.modules[name] for name in wanted)
         builders = model.NETWORKS | {n: build for other in others for n, build in other.NETWORKS.items()}
         self.networks: dict[str, Any] = {}
         for name in lowered.sampled:  # no program calls a discriminator, and no bundle has its weights
@@ -166,8 +167,8 @@ def module_from_source(source: str, name: str, constants: Mapping[str, Any] | No
     return module
 
 
-def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> list[ModuleType]:
-    """Modules of a spec's project as it imports them, no longer in `sys.modules` afterwards."""
+def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> dict[str, ModuleType]:
+    """Modules of a spec's project by name, with those that they import; `sys.modules` is left as it was."""
     texts = project_files(lowered, spec)
     before = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
@@ -177,13 +178,15 @@ def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> list
         sys.path.insert(0, folder)
         try:
             importlib.invalidate_caches()
-            modules = [importlib.import_module(name) for name in wanted]
+            for name in wanted:
+                importlib.import_module(name)
+            modules = {name: sys.modules[name] for name in _MODULES if name in sys.modules}
         finally:
             sys.path.remove(folder)
             for name in _MODULES:
                 sys.modules.pop(name, None)
             sys.modules.update(before)
-    for module in modules:
+    for module in modules.values():
         if hasattr(module, "tqdm"):
             module.__dict__["tqdm"] = lambda rows, **options: rows  # the caller reports progress
     return modules

@@ -64,7 +64,8 @@ def run_loss(
         results: Sequence[Array] = oracle.run(update.loss, *operands)
         return {**dict(zip(names, results, strict=True)), **_auxiliary(oracle.auxiliary)}
     torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
-    model, objective = project_modules(lowered, spec, ("model", "objective"))
+    modules = project_modules(lowered, spec, ("model", "objective"))
+    model, objective = modules["model"], modules["objective"]
     emitted = next(u for u in objective.UPDATES if u.metrics == (update.metrics or ("loss",)))
     models = []
     for name in emitted.networks:

@@ -26,7 +26,7 @@ def load_first_stage(spec: Spec) -> Spec | None:
     Its images have the size that the latents or tokens of `spec` ask for, if these are a map. Raises DiagnosticError:
     E0210 if it is not found, E0302 if it is not an autoencoder, and its own mistakes.
     """
-    from latentc.spec.load import load_spec
+    from latentc.spec.load import load_spec, spec_from_resolved
 
     stage = spec.data.first_stage
     if stage is None:
@@ -44,22 +44,14 @@ def load_first_stage(spec: Spec) -> Spec | None:
         return found
     shape = [found.data.shape[0], *(size * factor for size in grid)]
     if len(shape) == 3 and shape != list(found.data.shape):
+        key = "data.fields.x.shape" if "x" in found.data.fields_ else "data.shape"  # where its spec says it
+        overrides = (f"{key}={shape}",)
         try:
-            found = _sized(path, stage.variant, shape)
+            found = spec_from_resolved(resolve_file(str(path), stage.variant, overrides, "size of the first stage"))
+            found._origin = (str(path), stage.variant, overrides)
         except DiagnosticError as error:
             message = f"`{stage.spec}` cannot take images of shape {shape}, which codes of this size are made from"
             why = error.diagnostics[0].message
             place = ("data", "shape") if spec.data.shape is not None else ("data", "tokens")
             raise DiagnosticError.of("E0302", message, spec.span(*place), notes=(why,)) from None
-    return found
-
-
-def _sized(path: Path, variant: str | None, shape: list[int]) -> Spec:
-    """The first stage for images of this shape, wherever its spec says theirs."""
-    from latentc.spec.load import load_spec, spec_from_resolved
-
-    key = "data.fields.x.shape" if "x" in load_spec(path, variant).data.fields_ else "data.shape"
-    overrides = (f"{key}={shape}",)
-    found = spec_from_resolved(resolve_file(str(path), variant, overrides, "size of the first stage"))
-    found._origin = (str(path), variant, overrides)
     return found

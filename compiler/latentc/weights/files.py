@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from latentc.diagnostics import DiagnosticError, nearest
 from latentc.weights.distributed import parts_of, read_parts
@@ -33,6 +33,7 @@ _KNOWN = (
     "networks.safetensors",
 )
 _LARGEST_INDEX = 1 << 28  # bytes
+_T = TypeVar("_T")
 
 
 def open_weights(path: Path | str, key: str | None = None) -> dict[str, Expr]:
@@ -93,10 +94,10 @@ def _tree(path: Path) -> Mapping[Any, Any]:
     )
 
 
-def _dotted(arrays: Mapping[str, Expr]) -> Mapping[str, Expr]:
-    """Tensors by their names with dots: names from JAX are nested with slashes."""
-    dotted = {name.replace("/", "."): expr for name, expr in arrays.items()}
-    return dotted if len(dotted) == len(arrays) else arrays
+def _dotted(named: Mapping[str, _T]) -> Mapping[str, _T]:
+    """What has the names of tensors, by those with dots: names from JAX are nested with slashes."""
+    dotted = {name.replace("/", "."): one for name, one in named.items()}
+    return dotted if len(dotted) == len(named) else named
 
 
 def _mapping(path: Path, tree: Any) -> Mapping[Any, Any]:
@@ -132,7 +133,7 @@ def _folder(path: Path) -> Mapping[Any, Any]:
             if name in tensors:
                 raise _shards(path, f"{name!r} is in {file.name} and in another file of the folder")
             tensors[name] = expr
-    return tensors
+    return _dotted(tensors)
 
 
 Files = Path | str | Sequence[Path | str]
@@ -187,7 +188,7 @@ def files_of(path: Path | str) -> list[Path]:
 
 def _sharded(index: Path) -> dict[str, Expr]:
     """The tensors that a `….index.json` lists, each from the file it names."""
-    where = _weight_map(index)
+    where = _dotted(_weight_map(index))
     shards: dict[str, Mapping[Any, Any]] = {}
     for file in sorted(set(where.values())):
         groups = state_dicts({} if (index.parent / file) == index else _tree(index.parent / file))

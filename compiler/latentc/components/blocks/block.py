@@ -8,7 +8,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Problem, Told, under
+from latentc.components.parts import (
+    BlockCondition,
+    CachedCondition,
+    CachedMixer,
+    FeedForward,
+    Mixer,
+    Norm,
+    Problem,
+    Told,
+    under,
+)
 
 _WORDS: dict[Told, str] = {"vector": "a vector", "time": "the time", None: "nothing"}
 _USUAL: dict[Told, str] = {"vector": "adaln_zero", "time": "time_norm", None: "in_context"}
@@ -27,6 +37,12 @@ class Block(Closed):
         mixer, feed_forward, norm, condition = self.mixer, self.feed_forward, self.norm, self.condition
         assert isinstance(mixer, Mixer) and isinstance(feed_forward, FeedForward)
         assert isinstance(norm, Norm) and isinstance(condition, BlockCondition)
+        return mixer, feed_forward, norm, condition
+
+    def cached_parts(self) -> tuple[CachedMixer, FeedForward, Norm, CachedCondition]:
+        """The parts of a block that masks tokens or has a cache; see `problems_of_masks`, `problems_of_chunks`."""
+        mixer, feed_forward, norm, condition = self.parts()
+        assert isinstance(mixer, CachedMixer) and isinstance(condition, CachedCondition)
         return mixer, feed_forward, norm, condition
 
     def static(self, width: int) -> dict[str, int]:
@@ -92,21 +108,33 @@ class Block(Closed):
     def problems_of_decoding(self, why: str) -> Iterator[Problem]:
         """What keeps the mixer from taking tokens one by one; `why` says what of the network needs that."""
         mixer = self.parts()[0]
-        if not getattr(mixer, "causal", False):
+        if not mixer.ordered:
             yield Problem(("block", "mixer"), f"{why}, so its mixer must be causal", "set `causal: true`")
-        elif type(mixer).decode is Mixer.decode:
+        elif not isinstance(mixer, CachedMixer):
             message = f"{why}, and `{mixer.kind}` has no decoding step"
-            yield Problem(("block", "mixer"), message, "use `{kind: attention, causal: true}`, or define its `decode`")
+            yield Problem(
+                ("block", "mixer"), message, "use `{kind: attention, causal: true}`, or derive it from `CachedMixer`"
+            )
+
+    def problems_of_masks(self, network: str) -> Iterator[Problem]:
+        """What keeps the mixer from leaving out the tokens that a network of that kind hides."""
+        mixer = self.parts()[0]
+        if not isinstance(mixer, CachedMixer):
+            message = f"a {network} hides tokens, and `{mixer.kind}` mixes them all"
+            yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or derive it from `CachedMixer`")
 
     def problems_of_chunks(self, network: str) -> Iterator[Problem]:
         """What keeps blocks from masking tokens and from taking them in chunks, as a network of that kind does."""
         mixer, _, _, condition = self.parts()
         why = f"a {network} takes tokens in chunks"
-        if type(mixer).extend is Mixer.extend:
+        if not isinstance(mixer, CachedMixer):
             message = f"{why}, and `{mixer.kind}` has no such form"
-            yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or define its `extend`")
-        elif getattr(mixer, "causal", False):
+            yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or derive it from `CachedMixer`")
+        elif mixer.ordered:
             yield Problem(("block", "mixer"), f"{why}, whose order its mask knows", "set `causal: false`")
-        if not condition.IN_CHUNKS:
+        elif mixer.generates and condition.TELLS_MIXER:
+            message = f"{why}, whose blocks do not tell the mixer the condition that its weights depend on"
+            yield Problem(("block", "mixer"), message, "leave out what generates them")
+        if not isinstance(condition, CachedCondition):
             message = f"{why}, and `{condition.kind}` has no such block"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")

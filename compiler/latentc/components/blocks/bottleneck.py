@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from latentc.components.contract import Port
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B, TensorType, f32
@@ -23,14 +24,9 @@ class Bottleneck(Part):
     discrete: ClassVar[bool] = False
     """Whether codes are tokens."""
 
-    @property
-    def noise(self) -> tuple[str, str] | None:
-        """Name and distribution of what codes are drawn with in training; None: they are not."""
-        return None
-
-    def noise_type(self, rows: int, columns: int) -> TensorType:
-        """Its type."""
-        return f32(B, self.channels, rows, columns)
+    def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
+        """What codes are drawn with in training, of latents [Z, rows, columns]: one input of noise, or none."""
+        return ()
 
     @property
     def square(self) -> int | None:
@@ -46,9 +42,16 @@ class Bottleneck(Part):
         """Sizes that its emitted class is constructed with, beside `latent`."""
         return {}
 
-    def rows(self, b: Builder, static: dict[str, Any]) -> Var:
-        """The vectors f32[K, Z] that tokens stand for."""
-        raise NotImplementedError(f"{type(self).__name__} has no table")
+    @property
+    def vocabulary(self) -> int | None:
+        """How many different tokens there are; None: codes are latents."""
+        return self.static()["codes"] if self.discrete else None
+
+    def code_type(self, rows: int, columns: int) -> TensorType:
+        """The type of what `codes` returns."""
+        if self.discrete:
+            return self.decoded_type(rows, columns)
+        return f32(B, self.encoded * self.channels, rows, columns)
 
     @abstractmethod
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
@@ -69,3 +72,11 @@ class Bottleneck(Part):
     @abstractmethod
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         """The type of what `decode` is given."""
+
+
+class TableBottleneck(Bottleneck):
+    """A bottleneck whose latents are rows of a table."""
+
+    @abstractmethod
+    def table(self, b: Builder, static: dict[str, Any]) -> Var:
+        """The rows f32[K, Z]; a token, if codes are tokens, is the number of one."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from latentc.components.blocks.scales import Scales, codebook_nearest, codebook_rows, smoothed
+from latentc.components.kit.tokens import rows
 from latentc.ir.builder import Builder, Var, module_class
 
 TAKEN = 1e30
@@ -45,7 +46,7 @@ class Granules(Scales):
         assert self.labels is not None
         positions, count = self.sides[-1] ** 2, 2**k
         x = b.transpose(b.reshape(rest, shape=(rest.shape[0], self.channels, positions)), perm=(0, 2, 1), out="x")
-        x = gathered(b, x, b.argsort(self.labels, out="place"))
+        x = rows(b, x, b.argsort(self.labels, out="place"), "x")
         x = b.reshape(x, shape=(x.shape[0], count, positions // count, self.channels))
         x = b.transpose(b.mean(x, axes=(2,), keepdims=False), perm=(0, 2, 1), out="x")
         x = b.reshape(x, shape=(x.shape[0], self.channels, count, 1), out="x")
@@ -67,13 +68,6 @@ class Granules(Scales):
         return h
 
 
-def gathered(b: Builder, x: Var, index: Var, out: str = "x") -> Var:
-    """Rows of x [B, L, C] at index i64[B, N]: [B, N, C]."""
-    wide = b.reshape(index, shape=(*index.shape, 1))
-    wide = b.broadcast_to(wide, x, shape=(*index.shape, x.shape[2]))
-    return b.take_along(x, wide, axis=1, out=out)
-
-
 @module_class("Clustering", x="B L C")
 def clustered(b: Builder, x: Var) -> Var:
     """Labels [B, L] of the last stage of vectors x, by merging the nearest (NVG, algorithm 1).
@@ -85,7 +79,7 @@ def clustered(b: Builder, x: Var) -> Var:
     while count > 1:
         first, second = b.sub("pairing", _paired, x, out="first second")
         pairs.append((first, second))
-        x = b.mul(b.add(gathered(b, x, first), gathered(b, x, second)), 0.5, out="x")
+        x = b.mul(b.add(rows(b, x, first, "x"), rows(b, x, second, "x")), 0.5, out="x")
         count //= 2
     labels = b.full(x, shape=(1,), value=0, dtype="i64", out="labels")
     for first, second in reversed(pairs):
@@ -107,7 +101,7 @@ def _paired(b: Builder, x: Var) -> tuple[Var, Var]:
     again = b.less_equal(index, b.reshape(index, shape=(count, 1)), out="again")  # each pair counts once
     distance = b.where(again, b.scalar(TAKEN, distance), distance, out="distance")
 
-    def body(b: Builder, i: Var, fixed: Any, state: tuple[Var, ...], rows: Any) -> Any:
+    def body(b: Builder, i: Var, fixed: Any, state: tuple[Var, ...], tables: Any) -> Any:
         (distance,) = state
         batch = distance.shape[0]
         flat = b.reshape(distance, shape=(batch, count * count), out="flat")
@@ -152,4 +146,4 @@ def halves(b: Builder, parents: Var, score: Var, clusters: int) -> Var:
     return b.add(b.op("mul", parents, 2), b.cast(second, to="i64"), out="labels")
 
 
-__all__ = ["Granules", "clustered", "gathered", "halves", "structure"]
+__all__ = ["Granules", "clustered", "halves", "structure"]

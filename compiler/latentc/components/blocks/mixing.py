@@ -1,4 +1,4 @@
-"""How blocks call their mixer: on all tokens, on those that a mask shows, or on a chunk of tokens behind a cache.
+"""How blocks call their mixer on the tokens that a mask shows or on a chunk behind a cache, and networks such blocks.
 
 Symbols: B batch, N tokens, D width.
 """
@@ -8,26 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from latentc.components.parts import Chunk, Mixer
-from latentc.ir.builder import Builder, Var
+from latentc.components.parts import CachedMixer, Chunk
+from latentc.ir.builder import BlockBody, Builder, Var
 
 Mix = Callable[[Var], tuple[Var, ...]]
 """h f32[B, N, D] -> what the mixer makes of it, one summand per branch that is gated by itself."""
 
 
-def masked_mix(b: Builder, mixer: Mixer, mask: Var, rotary: Sequence[Var], init: str, sizes: Mapping[str, Any]) -> Mix:
-    """The mixer on tokens that see those where `mask` is true."""
-    return lambda h: (mixer.apply(b, "attn", h, tuple(rotary), init, mask, **sizes),)
+def masked_mix(
+    b: Builder, mixer: CachedMixer, mask: Var, rotary: Sequence[Var], init: str, dim: int, static: Mapping[str, Any]
+) -> Mix:
+    """The mixer on tokens that see those where `mask` is true; `static` are the sizes of the block."""
+    return lambda h: (mixer.apply(b, "attn", h, tuple(rotary), init, mask, dim=dim, **mixer.own(dim, static)),)
 
 
 def chunk_mix(
     b: Builder,
-    mixer: Mixer,
+    mixer: CachedMixer,
     cache: tuple[Var, ...],
     others: Sequence[Var],
     masked: bool,
     init: str,
-    sizes: Mapping[str, Any],
+    dim: int,
+    static: Mapping[str, Any],
     plain: bool = False,
 ) -> tuple[Mix, list[Var]]:
     """The mixer on a chunk, and the list that gets its grown cache; `others` are the mask and the rotary tables."""
@@ -35,11 +38,35 @@ def chunk_mix(
     grown: list[Var] = []
 
     def mix(h: Var) -> tuple[Var, ...]:
-        h, keys, values = mixer.extend(b, "attn", h, chunk, rotary, init, **sizes)
+        h, keys, values = mixer.extend(b, "attn", h, chunk, rotary, init, dim=dim, **mixer.own(dim, static))
         grown.extend((keys, values))
         return (h,)
 
     return mix, grown
 
 
-__all__ = ["Mix", "chunk_mix", "masked_mix"]
+def cached_blocks(
+    b: Builder,
+    base: str,
+    block: BlockBody,
+    count: int,
+    x: Var,
+    caches: Sequence[Var],
+    told: Sequence[Var] = (),
+    others: Sequence[Var] = (),
+    out: str = "x",
+    **sizes: Any,
+) -> tuple[Var, list[Var]]:
+    """x f32[B, N, D] through blocks `BASE.0`, `BASE.1`, …, and the grown caches: keys and values of each block in turn.
+
+    A block takes x, what it is `told`, its keys and values, if there are any yet, and `others`.
+    """
+    grown: list[Var] = []
+    for i in range(count):
+        operands = (x, *told, *caches[2 * i : 2 * i + 2], *others)
+        x, keys, values = b.sub(f"{base}.{i}", block, *operands, out=f"{out} keys values", **sizes)
+        grown += [keys, values]
+    return x, grown
+
+
+__all__ = ["Mix", "cached_blocks", "chunk_mix", "masked_mix"]

@@ -127,7 +127,8 @@ def _table(b: Builder, codes: Any, latent: Any) -> Var:
     return b.param("weight", f32(codes, latent), "uniform", bound=1 / int(codes))
 
 
-def _unit(b: Builder, x: Var) -> Var:
+def unit(b: Builder, x: Var) -> Var:
+    """Rows of x f32[K, Z] divided by their length."""
     length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
     return b.div(x, b.maximum(length, EPS), out="unit")  # type: ignore[no-any-return]
 
@@ -140,7 +141,7 @@ def codebook_nearest(normalize: bool) -> BlockBody:
         table, (batch, _, rows, columns) = _table(b, codes, latent), x.shape
         x = b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch * rows * columns, latent), out="x")
         if normalize:
-            closeness = b.linear(_unit(b, x), _unit(b, table), out="closeness")
+            closeness = b.linear(unit(b, x), unit(b, table), out="closeness")
         else:
             closeness = b.linear(x, table) * 2.0 - b.sum(table * table, axes=(1,), keepdims=False)
         return b.reshape(b.argmax(closeness, axis=1), shape=(batch, rows * columns), out="tokens")  # type: ignore[no-any-return]
@@ -164,4 +165,4 @@ def smoothed(share: float) -> BlockBody:
     return mixture
 
 
-__all__ = ["EPS", "Scales", "codebook_nearest", "codebook_rows", "smoothed"]
+__all__ = ["EPS", "Scales", "codebook_nearest", "codebook_rows", "smoothed", "unit"]

@@ -230,6 +230,15 @@ def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     yield from settings_problems(guidance, spec)
 
 
+def token_guidance_problems(guidance: Guidance | None, spec: Spec) -> Iterator[Problem]:
+    """As `guidance_problems`, of guidance of tokens, which has no channels to choose; nothing if there is none."""
+    if guidance is None:
+        return
+    yield from guidance_problems(guidance, spec)
+    if guidance.channels is not None:
+        yield Problem(("channels",), "tokens are guided as a whole", "leave it out")
+
+
 def settings_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     """An empty interval, or more channels than the data has; paths relative to the guidance."""
     yield from interval_problems(guidance.interval)

@@ -323,3 +323,10 @@ def _in_order(b: Builder, ports: tuple[Port, ...], conditions: Operands, by_role
 def per_sample_mean(b: Builder, x: Var, out: str = "") -> Var:
     """f32[B]: the mean over everything but the batch."""
     return b.mean(x, axes=tuple(range(1, x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
+
+
+def first_channels(b: Builder, out: Var, like: Var) -> Var:
+    """The first channels of out [B, C, ...], as many as `like` has: a prediction without the variance behind it."""
+    if out.shape[1] == like.shape[1]:
+        return out
+    return b.slice(out, axis=1, start=0, stop=like.shape[1], out=out.value.name)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from latentc.ir.blocks import Item
 from latentc.ir.builder import Builder, ModuleBuilder, Var, module_class
 from latentc.ir.core import Function, Node, Value, live
 from latentc.ir.types import Named
+from latentc.ir.var import as_tuple
 
 CONTROL = "control"
 """The method of an adapter that computes what it adds."""
@@ -60,8 +61,7 @@ def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[
             base, _, i = node.attrs["name"].rpartition(".")
             out = " ".join(map(_hint, node.outputs))
             name = Item(base, int(i), counts[base])
-            outs = b.call(node.attrs["fn"], name, *operands, args=node.attrs["args"], out=out)
-            outs = outs if isinstance(outs, tuple) else (outs,)
+            outs = as_tuple(b.call(node.attrs["fn"], name, *operands, args=node.attrs["args"], out=out))
             results.append(outs[0])
         else:
             outs = b.keep(node, operands)

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from latentc.components.backbone import public
-from latentc.components.contract import Method, Network, Port, Role
+from latentc.components.contract import TRAINING, Method, Network, Port, Role
 from latentc.components.kit.controls import leading_blocks
+from latentc.components.kit.methods import derived_method
 from latentc.ir.blocks import Item
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Node, Origin, Value, live
-
-TRAINED = "train_forward"
-"""The method that also returns what stands behind each of the blocks with an exit."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def cuts(mb: ModuleBuilder, network: Network, after: Sequence[int] | None) -> Cu
     """
     if network.adapters:
         raise ValueError("adapters add to its blocks")
-    if TRAINED in network.methods:
+    if TRAINING in network.methods:
         raise ValueError("it does something else in training")
     found = with_exits(mb, network, after)
     count, numbers = len(found.blocks), found.after
@@ -99,22 +97,19 @@ def with_exits(mb: ModuleBuilder, network: Network, after: Sequence[int] | None)
 
 
 def _method(
-    mb: ModuleBuilder, cut: Cuts, name: str, doc: str, nodes: Sequence[Node], inputs: Sequence[Value],
+    mb: ModuleBuilder,
+    cut: Cuts,
+    name: str,
+    doc: str,
+    nodes: Sequence[Node],
+    inputs: Sequence[Value],
     outputs: Sequence[Value],
-) -> str:  # fmt: skip
+) -> str:
     """A method of the network's class: the nodes that `outputs` depend on, from `inputs` and weights."""
-    fn = cut.fn
-    assert fn.origin is not None  # networks are classes
-    fixed = [node for node in fn.nodes if node.op != "call" and node.outputs[0] in cut._fixed()]
-    own = [node for node in nodes if node not in fixed]
-    kept = live([*(n for n in fn.nodes if n in fixed), *own], outputs)
-    unique = mb.unique(f"{fn.origin.cls}.{name}")
-    made = fn.with_(
-        name=unique, inputs=tuple(inputs), nodes=kept, outputs=tuple(outputs), doc=doc,
-        origin=replace(fn.origin, method=name),
-    )  # fmt: skip
-    mb.functions[unique] = made.without_unused_params()
-    return unique
+    fixed = cut._fixed()
+    constant = [node for node in cut.fn.nodes if node.op != "call" and node.outputs[0] in fixed]
+    own = [node for node in nodes if node not in constant]
+    return derived_method(mb, cut.fn, name, doc, [*constant, *own], inputs, outputs)
 
 
 def until(mb: ModuleBuilder, network: Network, cut: Cuts, number: int) -> Network:
@@ -148,10 +143,10 @@ def trained(mb: ModuleBuilder, network: Network, cut: Cuts) -> Network:
     more = (*(cut.tokens(n) for n in cut.after), *cut.context)
     outputs = (*cut.fn.outputs, *more)
     doc = "As forward; and what stands behind the blocks with an exit."
-    made = _method(mb, cut, TRAINED, doc, cut.fn.nodes, cut.fn.inputs, outputs)
-    mb.entries[f"{network.name}.{TRAINED}"] = made
+    made = _method(mb, cut, TRAINING, doc, cut.fn.nodes, cut.fn.inputs, outputs)
+    mb.entries[f"{network.name}.{TRAINING}"] = made
     method = Method(made, forward.inputs, (*forward.outputs, *_ports(more, "features")))
-    return replace(network, methods={**network.methods, TRAINED: method})
+    return replace(network, methods={**network.methods, TRAINING: method})
 
 
 def head(mb: ModuleBuilder, cut: Cuts, cls: str) -> str:
@@ -218,4 +213,4 @@ def _ports(values: Sequence[Value], role: Role) -> tuple[Port, ...]:
     return tuple(Port(v.name, public(v.type), role) for v in values)
 
 
-__all__ = ["TRAINED", "Cuts", "cuts", "exit_methods", "head", "left", "stage", "trained", "until", "with_exits"]
+__all__ = ["Cuts", "cuts", "exit_methods", "head", "left", "stage", "trained", "until", "with_exits"]

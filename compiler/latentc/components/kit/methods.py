@@ -6,7 +6,7 @@ Symbols: B batch, T tokens, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from latentc.components.contract import Method, Network, Port
@@ -198,16 +198,29 @@ def _copied(
     given: Mapping[Value, Value] | None = None,
 ) -> str:
     """A method with the nodes of `fn` that its outputs depend on, but those that compute `without`."""
-    assert fn.origin is not None
     swap = given or {}
     nodes = [node for node in fn.nodes if not without.intersection(node.outputs)]
     kept = [replace(node, inputs=tuple(swap.get(v, v) for v in node.inputs)) for node in nodes]
+    return derived_method(mb, fn, method, doc, kept, inputs, outputs)
+
+
+def derived_method(
+    mb: ModuleBuilder,
+    fn: Function,
+    method: str,
+    doc: str,
+    nodes: Sequence[Node],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+) -> str:
+    """Adds a method of the class that `fn` is one of: those of `nodes` that its outputs depend on. Returns its name."""
+    assert fn.origin is not None  # networks and their blocks are classes
     name = mb.unique(f"{fn.origin.cls}.{method}")
     made = fn.with_(
         name=name,
-        inputs=inputs,
-        nodes=live(kept, outputs),
-        outputs=outputs,
+        inputs=tuple(inputs),
+        nodes=live(nodes, outputs),
+        outputs=tuple(outputs),
         origin=replace(fn.origin, method=method),
         doc=doc,
     )
@@ -219,6 +232,7 @@ __all__ = [
     "ATTENTION",
     "OtherMethod",
     "added_method",
+    "derived_method",
     "embed",
     "embedded",
     "embedding",

@@ -1,10 +1,10 @@
-"""Distributions of a pixel: a mixture of discretised logistics.
+"""Distributions of a pixel: a mixture of discretised logistics, or a category for each of its channels.
 
 Parameters of a mixture of K for C channels (1 or 3) are, in this order: K logits, and for each channel K means, K log
 scales and, for three channels, K coefficients, by which the mean of green follows red, and that of blue both
 (Salimans et al. 2017, arXiv:1701.05517). Pixels are between -1 and 1.
 
-Symbols: B batch, C channels, N pixels, K components.
+Symbols: B batch, C channels, N pixels, K components, V values.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
+from latentc.components.kit.tokens import draw
 from latentc.ir.builder import Builder, Var
 
 _LEAST_LOG_SCALE = -7.0
@@ -28,12 +29,12 @@ _EDGE = 1e-5
 class LogisticMixture:
     """A mixture of `components` logistics, each discretised to `levels` values from -1 to 1."""
 
-    components: int
+    components: Any
     levels: int = 256
 
-    def features(self, channels: int) -> int:
+    def features(self, channels: Any) -> Any:
         """How many numbers describe a pixel."""
-        return self.components * (1 + channels * (3 if channels == 3 else 2))
+        return self.components * (1 + channels * (3 if int(channels) == 3 else 2))
 
     def draws(self, channels: int) -> int:
         """How many uniform numbers a pixel is drawn with."""
@@ -115,6 +116,33 @@ _FIRST = (0, 0, 1)
 """The first coefficient of each channel: green follows red by coefficient 0, blue both by 1 and 2."""
 
 
-Distribution = LogisticMixture | Any
+@dataclass(frozen=True)
+class Categories:
+    """A softmax over `levels` values from -1 to 1 for each channel (van den Oord et al. 2016, arXiv:1601.06759)."""
 
-__all__ = ["Distribution", "LogisticMixture"]
+    levels: int = 256
+
+    def features(self, channels: int) -> int:
+        """How many numbers describe a pixel: V logits for each channel, channel after channel."""
+        return self.levels * channels
+
+    def draws(self, channels: int) -> int:
+        """How many uniform numbers a pixel is drawn with."""
+        return channels
+
+    def log_prob(self, b: Builder, params: Var, x: Var) -> Var:
+        """f32[B, N]: log-probability in nats of pixels x f32[B, N, C] under params f32[B, N, C V]."""
+        batch, count, channels = x.shape
+        logits = b.reshape(params, shape=(batch, count, channels, self.levels), out="logits")
+        steps = b.clamp((x + 1.0) * ((self.levels - 1) / 2) + 0.5, low=0.0, high=self.levels - 1.0)
+        index = b.reshape(b.cast(b.floor(steps), to="i64"), shape=(batch, count, channels, 1), out="index")
+        own = b.take_along(b.log_softmax(logits, axis=3), index, axis=3)
+        return b.sum(own, axes=(2, 3), keepdims=False, out="log_p")  # type: ignore[no-any-return]
+
+    def draw_channel(self, b: Builder, logits: Var, u: Var) -> Var:
+        """f32[B]: a channel drawn from logits f32[B, V] with uniform numbers u f32[B]."""
+        value = b.cast(draw(b, logits, u, out="index"), to="f32")
+        return b.op("sub", value * (2 / (self.levels - 1)), 1.0, out="value")  # type: ignore[no-any-return]
+
+
+__all__ = ["Categories", "LogisticMixture"]

@@ -132,12 +132,7 @@ def digit_base(vocabulary: int, digits: int) -> int | None:
 def bits_of(b: Builder, tokens: Var, bits: int) -> Var:
     """f32[..., bits]: the bits of tokens i64[...] as -1 and 1, the lowest first; zeros for tokens above them."""
     column = b.reshape(tokens, shape=(*tokens.shape, 1))
-    powers = b.constant(2 ** np.arange(bits + 1), out="powers")
-    above = b.div(column, powers, out="above")  # the token without its lowest 0, 1, … bits
-    last = tokens.type.rank
-    here = b.slice(above, axis=last, start=0, stop=bits, out="here")
-    rest = b.slice(above, axis=last, start=1, stop=bits + 1, out="rest")
-    signs = b.cast(b.op("sub", here, rest * 2), to="f32") * 2.0 - 1.0
+    signs = b.cast(_digits(b, column, 2, bits), to="f32") * 2.0 - 1.0
     return b.where(b.less(column, 2**bits), signs, 0.0, out="bits")  # type: ignore[no-any-return]
 
 
@@ -146,12 +141,18 @@ def split_digits(b: Builder, tokens: Var, base: int, digits: int) -> Var:
     if digits == 1:
         return tokens
     batch, count = tokens.shape
-    powers = b.constant(base ** np.arange(digits + 1), out="powers")
-    above = b.div(b.reshape(tokens, shape=(batch, count, 1)), powers, out="above")
-    here = b.slice(above, axis=2, start=0, stop=digits, out="here")
-    rest = b.slice(above, axis=2, start=1, stop=digits + 1, out="rest")
-    made = b.op("sub", here, rest * base, out="digits")
+    made = _digits(b, b.reshape(tokens, shape=(batch, count, 1)), base, digits, "digits")
     return b.reshape(made, shape=(batch, Named(int(count) * digits, "T")), out="digits")  # type: ignore[no-any-return]
+
+
+def _digits(b: Builder, column: Var, base: int, digits: int, out: str = "") -> Var:
+    """i64[..., digits]: the lowest digits of tokens i64[..., 1] in base `base`, the lowest first."""
+    last = column.type.rank - 1
+    powers = b.constant(base ** np.arange(digits + 1), out="powers")
+    above = b.div(column, powers, out="above")  # the token without its lowest 0, 1, … digits
+    here = b.slice(above, axis=last, start=0, stop=digits, out="here")
+    rest = b.slice(above, axis=last, start=1, stop=digits + 1, out="rest")
+    return b.op("sub", here, rest * base, out=out)  # type: ignore[no-any-return]
 
 
 def joined_digits(b: Builder, digits: Var, base: int, count: int) -> Var:

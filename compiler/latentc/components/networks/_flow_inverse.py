@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import ports_of
+from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow, raw_name
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
@@ -46,7 +48,7 @@ def _step(
 
     Returns raw scale and shift of the token that the last one predicts, and the grown caches.
     """
-    mixer, feed_forward, norm, condition = parts.block.parts()
+    mixer, feed_forward, norm, condition = parts.block.cached_parts()
     assert isinstance(condition, InContext)
     block = condition.decode_block(mixer, feed_forward, norm, parts.init, tempered=True)
     length, count = caches[0].shape[2], h.shape[1]
@@ -57,12 +59,9 @@ def _step(
         seen = b.less_equal(b.arange(length), position)
         rows = [b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out="row") for table in rotary]
     mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
-    grown: list[Var] = []
-    for i in range(len(caches) // 2):
-        operands = (h, position, mask, *caches[2 * i : 2 * i + 2], temperature, *rows)
-        sizes = parts.block.own(dim, static)
-        h, keys, values = b.sub(f"attn_blocks.{i}", block, *operands, out="h keys values", dim=dim, **sizes)
-        grown += [keys, values]
+    sizes, told, others = parts.block.own(dim, static), (position, mask), (temperature, *rows)
+    depth = len(caches) // 2
+    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, told, others, out="h", dim=dim, **sizes)
     if int(count) > 1:
         h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
     raw, shift = b.split(
@@ -159,11 +158,11 @@ def flow_inverse(parts: Flow, guidance: Guidance) -> BlockBody:
         z = b.transpose(b.take(z, order, axis=1), perm=(1, 0, 2), out="z")
         z = b.reshape(z, shape=(tokens, z.shape[1], 1, features), out="z")
         first = parts.first
-        known = [] if parts.start else [_row(b, z, 0, "first")]
-        weight = [_row(b, scale, 0, "weight") for scale in scales]
-        token = known[0] if known else parts.start_token(b, _row(b, z, 0, "like"), features)
-        shared = [token, _row(b, order, 0, "place"), *rotary]
-        token, *caches = solve(b, prefill, shared, branches, [], _row(b, z, first, "target"), weight)
+        known = [] if parts.start else [entry(b, z, 0, "first")]
+        weight = [entry(b, scale, 0, "weight") for scale in scales]
+        token = known[0] if known else parts.start_token(b, entry(b, z, 0, "like"), features)
+        shared = [token, entry(b, order, 0, "place"), *rotary]
+        token, *caches = solve(b, prefill, shared, branches, [], entry(b, z, first, "target"), weight)
         found = [_stacked(b, x) for x in (*known, token)]
         if int(tokens) > first + 1:
             # In step i the token before it is at `place` of the grid, or is predicted there: both have its position.
@@ -200,11 +199,6 @@ def flow_inverse(parts: Flow, guidance: Guidance) -> BlockBody:
         return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")  # type: ignore[no-any-return]
 
     return inverse
-
-
-def _row(b: Builder, table: Var, i: int, out: str) -> Var:
-    one = b.slice(table, axis=0, start=i, stop=i + 1)
-    return b.reshape(one, shape=table.shape[1:], out=out)  # type: ignore[no-any-return]
 
 
 def _stacked(b: Builder, x: Var) -> Var:

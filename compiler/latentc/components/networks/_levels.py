@@ -5,6 +5,7 @@ Level 0 has the resolution of the input, each further level half of it. Symbols:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -80,9 +81,9 @@ class Levels(Backbone):
                 message += ", where the middle block attends"
             yield Problem(("attention",), message, "set `block.heads` or `block.head_channels`")
 
+    @abstractmethod
     def heads_of_level(self, channels: int) -> int:
         """Heads of an attention over so many channels."""
-        raise NotImplementedError
 
     def groups_that_do_not_fit(self, channels: int) -> int | None:
         """Groups of a norm of so many channels, if they do not divide them."""
@@ -134,9 +135,9 @@ class LevelsDenoiser(Levels):
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
 
+    @abstractmethod
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
         """The method `forward` for samples with so many spatial axes."""
-        raise NotImplementedError
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert isinstance(spec.time, TimeFeatures)
@@ -164,7 +165,7 @@ def scaled(width: Any, multiplier: float) -> Any:
     return ratio.numerator * width if ratio.denominator == 1 else ratio.numerator * width // ratio.denominator
 
 
-class Path:
+class Path(ABC):
     """The ways through the levels while a method of a U-Net is built; subclasses say what blocks and joints are."""
 
     def __init__(
@@ -183,13 +184,13 @@ class Path:
         """The conditions that enter in this form, each with its operands."""
         return [(entry, operands) for entry, operands in self._told if entry.form == form]
 
+    @abstractmethod
     def enter(self) -> Var:
         """The feature map of level 0, from the input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def block(self, name: str, x: Var, features: Any, attends: bool = False, way: Way = "same") -> Var:
         """A residual block; `way` says whether it changes the resolution."""
-        raise NotImplementedError
 
     def halved(self, level: int, x: Var) -> Var:
         """The step down to a level."""

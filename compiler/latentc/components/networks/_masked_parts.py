@@ -24,7 +24,7 @@ class MaskedParts:
     """Builds the parts of a network; names of params are the same whichever method asks for them."""
 
     def __init__(self, config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> None:
-        mixer, feed_forward, self.norm, condition = config.block.parts()
+        mixer, feed_forward, self.norm, condition = config.block.cached_parts()
         assert isinstance(condition, InContext)
         self.config, self.entries = config, entries
         self.parts = mixer, feed_forward, self.norm, config.weights

@@ -5,6 +5,7 @@ Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,17 +52,17 @@ class OneSequence(Backbone):
             mend = f"set `conditioning.time.frequencies: {self.width}`, or `time_mlp: true`"
             yield Problem(("width",), message, mend)
 
+    @abstractmethod
     def problems_of_blocks(self) -> Iterator[Problem]:
         """Parts of the blocks that do not fit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sizes_of_blocks(self) -> dict[str, Any]:
         """The sizes that emitted blocks are constructed with, beside the width."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
         """The method `forward`."""
-        raise NotImplementedError
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from latentc.components.kit.pixels import LogisticMixture
+from latentc.components.kit.stacks import entry, stacked
 from latentc.components.networks._pixel_levels import all_of, cell_level, last, length, row_level, skips_of
 from latentc.components.networks._pixel_streams import (
     KERNELS,
     cell_conv,
     column,
-    entry,
     patch,
     pointwise,
     row_conv,
-    stacked,
     weights,
+    zeros,
 )
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
@@ -58,12 +57,12 @@ class Drawing:
         u = b.transpose(noise, perm=(1, 2, 0, 3))
         u = b.reshape(u, shape=(count, period, self.columns, noise.shape[0], draws), out="u")
         inside = b.constant(np.array([[0.0], *[[1.0]] * (count - 1)], np.float32), out="inside")
-        state = [_zeros(b, noise, (B, self.channels + 1, 2, self.columns), "seen")]
+        state = [zeros(b, noise, (B, self.channels + 1, 2, self.columns), "seen")]
         for level in range(self.levels):
             wide = self.columns >> level
             up, down = 2 * self.blocks + 1, 2 * length(self.blocks, self.top(level))
-            state += [_zeros(b, noise, (n, B, self.width, 1, wide), "kept") for n in (up, down + 1)]
-            state += [_zeros(b, noise, (wide, n, B, self.width), "above") for n in (up, down)]
+            state += [zeros(b, noise, (n, B, self.width, 1, wide), "kept") for n in (up, down + 1)]
+            state += [zeros(b, noise, (wide, n, B, self.width), "above") for n in (up, down)]
 
         def rows(b: Builder, i: Var, kept: Any, state: Any, tables: Any) -> tuple[Sequence[Var], Sequence[Var]]:
             own = replace(self, c=tuple(kept))
@@ -163,11 +162,11 @@ class Drawing:
         high = active[-1]
         if not self.top(high):
             tables.append(self._per_iteration(b, held[high + 1], high + 1))
-        left = [_zeros(b, seen, (1, B, inputs, 2), "left")]
+        left = [zeros(b, seen, (1, B, inputs, 2), "left")]
         for level in active:
             left += [
-                _zeros(b, seen, (2 * self.blocks + 1, B, self.width, 2), "left"),
-                _zeros(b, seen, (2 * length(self.blocks, self.top(level)), B, self.width, 2), "left"),
+                zeros(b, seen, (2 * self.blocks + 1, B, self.width, 2), "left"),
+                zeros(b, seen, (2 * length(self.blocks, self.top(level)), B, self.width, 2), "left"),
             ]
 
         def cells(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
@@ -310,13 +309,6 @@ def _beside(b: Builder, columns: Var) -> Var:
     """[R, B, C] of columns [R, B, C, 2]: the cells themselves, which are above those of the next row."""
     own = b.slice(columns, axis=3, start=1, stop=2)
     return b.reshape(own, shape=columns.shape[:3], out="above")  # type: ignore[no-any-return]
-
-
-def _zeros(b: Builder, like: Var, shape: tuple[Any, ...], out: str) -> Var:
-    """Zeros of this shape, in which B stands for the batch of `like`."""
-    sizes = [size for size in shape if size is not B]
-    zero = b.full(like, shape=(prod(int(size) for size in sizes),), value=0.0, dtype="f32", out=out)
-    return b.reshape(zero, shape=tuple(like.shape[0] if size is B else size for size in shape), out=out)  # type: ignore[no-any-return]
 
 
 def _joined(b: Builder, x: Var) -> Var:

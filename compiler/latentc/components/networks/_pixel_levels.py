@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from latentc.components.networks._pixel_streams import cell_block, column, entry, map_block, row_block, stacked
+from latentc.components.kit.stacks import entry, stacked
+from latentc.components.networks._pixel_streams import cell_block, column, map_block, row_block
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 

@@ -9,13 +9,17 @@ Symbols: B batch, C channels, R inputs of convolutions, W columns, E size of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, reduce
+from math import prod
 from typing import Any
 
+from latentc.components.condition import Entry
+from latentc.components.kit.pixels import Categories, LogisticMixture
 from latentc.components.layers import INITS
 from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.ir.types import B
 
 KERNELS = {"u": (2, 3), "ul": (2, 2)}
 _CLASSES = {"u": "RowResnet", "ul": "CellResnet"}
@@ -33,12 +37,14 @@ def weights(b: Builder, name: str, channels: Any, inputs: Any, kernel: tuple[int
     return weight, b.param(f"{name}.bias", f32(channels), "zeros")
 
 
-def pointwise(b: Builder, name: str, x: Var, channels: Any) -> Var:
+def pointwise(b: Builder, name: str, x: Var, channels: Any, bias: bool = True) -> Var:
     """A linear map of the channels of a map, a row or a cell."""
     if x.type.rank == 2:
-        return dense(b, name, x, channels, True, "xavier")
-    weight, bias = weights(b, name, channels, x.shape[1], ())
-    return b.conv(x, b.reshape(weight, shape=(channels, x.shape[1], 1, 1)), bias)  # type: ignore[no-any-return]
+        return dense(b, name, x, channels, bias, "xavier")
+    kind, args = INITS["xavier"]
+    weight = b.param(f"{name}.weight", f32(channels, x.shape[1]), kind, **args)
+    biases = (b.param(f"{name}.bias", f32(channels), "zeros"),) if bias else ()
+    return b.conv(x, b.reshape(weight, shape=(channels, x.shape[1], 1, 1)), *biases)  # type: ignore[no-any-return]
 
 
 def shifted_conv(b: Builder, name: str, x: Var, channels: Any, stream: str, stride: int = 1) -> Var:
@@ -77,18 +83,31 @@ def patch(b: Builder, left: Var, right: Var) -> Var:
     return b.concat(b.reshape(left, shape=shape), b.reshape(right, shape=shape), axis=3, out="patch")  # type: ignore[no-any-return]
 
 
-def entry(b: Builder, stack: Var, i: int, out: str) -> Var:
-    """Element i of a stack."""
-    one = b.slice(stack, axis=0, start=i, stop=i + 1)
-    return b.reshape(one, shape=stack.shape[1:], out=out)  # type: ignore[no-any-return]
+def zeros(b: Builder, like: Var, shape: tuple[Any, ...], out: str) -> Var:
+    """Zeros of this shape, in which B stands for the batch of `like`."""
+    sizes = [size for size in shape if size is not B]
+    zero = b.full(like, shape=(prod(int(size) for size in sizes),), value=0.0, dtype="f32", out=out)
+    return b.reshape(zero, shape=tuple(like.shape[0] if size is B else size for size in shape), out=out)  # type: ignore[no-any-return]
 
 
-def stacked(b: Builder, values: Sequence[Var], out: str) -> Var:
-    """[N, ...] of N tensors of one shape."""
-    if not values:
-        raise ValueError("nothing to stack")
-    one = [b.reshape(x, shape=(1, *x.shape)) for x in values]
-    return one[0] if len(one) == 1 else b.concat(*one, axis=0, out=out)  # type: ignore[no-any-return]
+def embedded(
+    b: Builder, conditions: Iterable[tuple[Entry, tuple[Var, ...]]], width: Any, sizes: dict[str, Any]
+) -> tuple[Var, ...]:
+    """The sum of the embedded conditions, each with its operands, f32[B, D], or nothing."""
+    vectors = [entry.vector(b, f"{entry.name}_embed", own, width, sizes) for entry, own in conditions]
+    return (reduce(lambda a, v: b.add(a, v, out="c"), vectors),) if vectors else ()
+
+
+def log_prob_of(b: Builder, distribution: Categories | LogisticMixture, params: Var, x: Var) -> Var:
+    """The log-probability f32[B] of x f32[B, C, H, W], of which every pixel has params f32[B, F, H, W]."""
+
+    def pixels(x: Var, out: str) -> Var:
+        batch, size, height, wide = x.shape
+        x = b.reshape(x, shape=(batch, size, height * wide))
+        return b.transpose(x, perm=(0, 2, 1), out=out)  # type: ignore[no-any-return]
+
+    log_p = distribution.log_prob(b, pixels(params, "params"), pixels(x, "pixels"))
+    return b.sum(log_p, axes=(1,), keepdims=False, out="log_p")  # type: ignore[no-any-return]
 
 
 def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
@@ -167,13 +186,14 @@ __all__ = [
     "cell_conv",
     "column",
     "doubled_elu",
-    "entry",
+    "embedded",
+    "log_prob_of",
     "map_block",
     "patch",
     "pointwise",
     "row_block",
     "row_conv",
     "shifted_conv",
-    "stacked",
     "weights",
+    "zeros",
 ]

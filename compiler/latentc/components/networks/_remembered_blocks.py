@@ -10,10 +10,10 @@ from typing import Any
 
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.networks._stages import skip_block
-from latentc.components.parts import FeedForward, Mixer, Norm
+from latentc.components.parts import CachedMixer, FeedForward, Norm
 from latentc.ir.builder import BlockBody, Builder, Var
 
-Parts = tuple[Mixer, FeedForward, Norm, str]
+Parts = tuple[CachedMixer, FeedForward, Norm, str]
 """What a block is made of, and how its linear layers start."""
 
 

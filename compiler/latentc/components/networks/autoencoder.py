@@ -147,25 +147,20 @@ class Autoencoder(Backbone):
         return None if field is None else field.shape
 
     def _image(self, spec: Spec) -> tuple[int, int, int]:
-        channels, rows, columns = self._shape(spec) or (0, 0, 0)
-        return channels, rows, columns
+        """Channels, rows and columns; zeros of what is no image, which `problems` refuses."""
+        shape = self._shape(spec)
+        return (0, 0, 0) if shape is None or len(shape) != 3 else (shape[0], shape[1], shape[2])
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         channels, rows, columns = self._image(spec)
         h, w = rows // self.factor, columns // self.factor
-        of = self.bottleneck.decoded_type(h, w)
-        codes = of if self.bottleneck.discrete else f32(B, self.bottleneck.encoded * self.bottleneck.channels, h, w)
-        return (Port(self.reads or "x", f32(B, channels, rows, columns), "state"),), codes
+        x = Port(self.reads or "x", f32(B, channels, rows, columns), "state")
+        return (x,), self.bottleneck.code_type(h, w)
 
     def codes(self, spec: Spec) -> Codes:
         _, rows, columns = self._image(spec)
         of = self.bottleneck.decoded_type(rows // self.factor, columns // self.factor)
-        return Codes(of, self._vocabulary, self.factor)
-
-    @property
-    def _vocabulary(self) -> int | None:
-        """How many different tokens there are; None: codes are latents."""
-        return self.bottleneck.static().get("codes") if self.bottleneck.discrete else None
+        return Codes(of, self.bottleneck.vocabulary, self.factor)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         channels, rows, columns = self._image(spec)
@@ -179,13 +174,14 @@ class Autoencoder(Backbone):
             **of_grid,
         }
         x = Port("x", f32(B, channels, rows, columns), "state")
-        z = Port("z", self.bottleneck.decoded_type(h, w), "state", self._vocabulary)
-        drawn = self.bottleneck.noise
-        noise = [Port(drawn[0], self.bottleneck.noise_type(h, w), "noise")] if drawn else []
+        z = Port("z", self.bottleneck.decoded_type(h, w), "state", self.bottleneck.vocabulary)
+        noise = self.bottleneck.noise_ports(h, w)
         bodies = _methods(self)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
         if self.bottleneck.discrete:
-            encode = replace(encode, outputs=tuple(replace(port, values=self._vocabulary) for port in encode.outputs))
+            encode = replace(
+                encode, outputs=tuple(replace(port, values=self.bottleneck.vocabulary) for port in encode.outputs)
+            )
         methods = {
             "forward": add_method(mb, name, "forward", bodies["forward"], [x], static),
             "encode": encode,

@@ -120,7 +120,7 @@ class Bert(Backbone):
             yield Problem(("depth",), message, f"use {self.depth + 1} blocks")
         if self.decoder is not None:
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))
-        if getattr(self.block.mixer, "causal", False):
+        if self.block.parts()[0].ordered:
             yield Problem(
                 ("block", "mixer"), "a bert sees all tokens, so its mixer is not causal", "set `causal: false`"
             )
@@ -239,7 +239,7 @@ class _Local:
 @cache
 def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple[BlockBody, ...]:
     """`forward`, `forward_kept`, `remember` and `recall`."""
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     assert isinstance(condition, InContext)
     block = (condition.block if end is None else condition.masked_block)(mixer, feed_forward, norm, config.weights)
 

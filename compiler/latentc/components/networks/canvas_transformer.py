@@ -9,17 +9,18 @@ Symbols: B batch, L positions, K stages, Z channels of the latents, V vocabulary
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.backbone import add_method
+from latentc.components.condition import Entry, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear, parallel_block
+from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear
+from latentc.components.networks._granule_network import GranuleNetwork, run, told
 from latentc.components.parts import Problem, dense
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -27,59 +28,6 @@ if TYPE_CHECKING:
 
 
 Positive = Annotated[float, Field(gt=0)]
-
-
-class GranuleNetwork(Backbone):
-    """What NVG's two networks have in common."""
-
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
-    heads: int = Field(gt=0, le=1_024, description="heads of the attention; divide the width")
-    ratio: int = Field(4, gt=0, le=64, description="hidden width of the MLPs in units of the width")
-    side: int = Field(gt=1, le=256, description="side of the square of latents, a power of 2")
-    latent: int = Field(gt=0, le=65_536, description="channels of the latents (Z)")
-    kind_channels: int = Field(
-        8, gt=0, le=1_024, description="channels of a head that tell kinds of tokens apart, even"
-    )
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
-
-    @property
-    def stages(self) -> int:
-        """K."""
-        return (self.side**2).bit_length() - 1
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """Channels of a head for the kind of a token, and for its row or column."""
-        return self.kind_channels, (self.width // self.heads - self.kind_channels - 2 * self.stages) // 2
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.tokens is None:
-            yield Problem((), f"a {self.kind} takes tokens, but the data has {spec.data.words}")
-        if self.side & (self.side - 1):
-            yield Problem(("side",), f"a square of side {self.side} is not halved down to one position", "use 4, 8, 16")
-        of_kind, of_space = self.channels
-        if self.width % self.heads:
-            yield Problem(("width",), f"{self.heads} heads do not divide the width of {self.width}")
-        elif (
-            of_kind % 2
-            or of_space < 2
-            or of_space % 2
-            or of_kind + 2 * (self.stages + of_space) != (self.width // self.heads)
-        ):
-            message = (
-                f"a head of {self.width // self.heads} channels has {of_kind} for the kind, {2 * self.stages} for the "
-                f"structure, and an even number each for row and column"
-            )
-            yield Problem(("kind_channels",), message, "change the width, the heads or this")
-        if not self.told(spec):
-            yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
-        yield from self.problems_of_conditions(spec)
-
-    def sizes(self, spec: Spec) -> dict[str, Any]:
-        """Static arguments that both have."""
-        sizes = {"latent": self.latent, "width": self.width, "depth": self.depth, "heads": self.heads}
-        return {**sizes, "hidden": self.ratio * self.width, **self.condition_sizes(spec)}
 
 
 class CanvasTransformer(GranuleNetwork):
@@ -127,25 +75,6 @@ class CanvasTransformer(GranuleNetwork):
         return Network(name, {"forward": forward}, self.PROVIDES)
 
 
-def told(
-    b: Builder, entries: tuple[Entry, ...], conditions: Any, stage: Var, count: Any, width: Any, static: Any
-) -> tuple[Var, Var]:
-    """The embedded conditions f32[B, D], and with the embedding of the stage, one of `count`, added."""
-    vectors = [
-        entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-        for entry, operands in with_operands(entries, conditions)
-    ]
-    text = reduce(lambda total, vector: b.op("add", total, vector, out="text"), vectors)
-    table = b.param("stage_embedder.weight", f32(count, width), "normal", std=0.02)
-    return text, b.add(text, b.embedding(table, stage), out="c")
-
-
-def run(b: Builder, x: Var, c: Var, turn: Var, width: Any, depth: Any, heads: Any, hidden: Any) -> Var:
-    for name in items("blocks", depth):
-        x = b.sub(name, parallel_block, x, c, turn, dim=width, heads=heads, hidden=hidden)
-    return x
-
-
 @cache
 def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     positions, factors = config.side**2, config.factors or (1.0,) * (config.stages + 2)
@@ -190,4 +119,4 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody
     return forward
 
 
-__all__ = ["CanvasTransformer", "GranuleNetwork", "run", "told"]
+__all__ = ["CanvasTransformer"]

@@ -75,7 +75,7 @@ class CascadeTransformer(Backbone):
             yield Problem(("patch",), message, mend)
         yield from self.block.problems_of_width(self.width)
         yield from self.problems_of_conditions(spec)
-        if getattr(type(self.positions), "add", None) is not Positions.add:
+        if not (isinstance(self.positions, Positions) and self.positions.ROTARY):
             message = f"`{self.positions.kind}` positions are of one resolution"
             yield Problem(("positions",), message, "use `{kind: rope_2d}`")
         yield from self.block.problems_of_condition(self.kind, "vector")

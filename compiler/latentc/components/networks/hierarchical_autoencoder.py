@@ -7,18 +7,19 @@ Symbols: B batch, N pivots, T dense tokens, C channels of a token, D width, R bu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Entry, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.parts import Problem, Weights, dense, table
+from latentc.components.networks._masked_trunk import MaskedTrunk
+from latentc.components.parts import Problem, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class HierarchicalAutoencoder(Backbone):
+class HierarchicalAutoencoder(MaskedTrunk):
     """Features of pivots, then of dense tokens given those of the pivots (Hi-MAR, Zheng et al. 2025, ICML).
 
     `pivots`: x f32[B, N, C], mask f32[B, N] (1 where one is hidden), the conditions -> features f32[B, N + T, D];
@@ -35,13 +36,7 @@ class HierarchicalAutoencoder(Backbone):
     """
 
     kind: Literal["hierarchical_autoencoder"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token inside (D)")
-    depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
-    patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
     side: int = Field(gt=0, le=1_024, description="side of the square of pivots")
-    buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
-    block: Block = Field(description="the block of encoder and decoder")
-    weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "hierarchical_autoencoder",
         "width": 16,
@@ -57,7 +52,6 @@ class HierarchicalAutoencoder(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"hierarchical_features"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -69,24 +63,10 @@ class HierarchicalAutoencoder(Backbone):
             elif height // self.patch % self.side:
                 message = f"{self.side} pivots a side do not divide {height // self.patch} tokens"
                 yield Problem(("side",), message, "choose a divisor")
-        yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_condition(self.kind, None)
-        if not self.told(spec):
-            yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
-        yield from self.problems_of_conditions(spec)
-
-    def token_features(self, spec: Spec) -> tuple[int, int] | None:
-        _, channels = self._tokens(spec)
-        return channels, self.width
-
-    def _tokens(self, spec: Spec) -> tuple[int, int]:
-        """(T, C)."""
-        assert spec.data.shape is not None
-        channels, height, width = spec.data.shape
-        return (height // self.patch) * (width // self.patch), channels * self.patch**2
+        yield from super().problems(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        length, channels = self._tokens(spec)
+        length, channels = self.tokens(spec)
         static: dict[str, Any] = {
             "tokens": length,
             "side": self.side,
@@ -124,7 +104,7 @@ _OFFSETS = (
 
 
 @cache
-def _block(block: Block, masked: bool) -> BlockBody:
+def _block(block: Block, init: str, masked: bool) -> BlockBody:
     mixer, feed_forward, norm, _ = block.parts()
 
     @module_class("ScaledMaskedBlock" if masked else "ScaledBlock")
@@ -132,7 +112,7 @@ def _block(block: Block, masked: bool) -> BlockBody:
         """A transformer block whose branches are scaled and gated by what the phase has learned, c [1, 1, 4 D]."""
         sizes = {k: static[k] for k in feed_forward.static(dim)}
         factor = b.param("adaLN_scale", f32(2, 4 * dim), "zeros")
-        own = [b.param(name, f32(2, dim), init) for name, init in _OFFSETS]
+        own = [b.param(name, f32(2, dim), start) for name, start in _OFFSETS]
         c = c * b.reshape(b.take(factor, phase, axis=0), shape=(1, 1, 4 * dim))
         parts = b.split(c, axis=2, sizes=(dim,) * 4, out="scale_msa gate_msa scale_mlp gate_mlp")
         scale_msa, gate_msa, scale_mlp, gate_mlp = (
@@ -140,9 +120,9 @@ def _block(block: Block, masked: bool) -> BlockBody:
             for part, offset in zip(parts, own, strict=True)
         )
         h = norm.apply(b, "norm1", x) * (scale_msa + 1.0)
-        x = x + gate_msa * mixer.apply(b, "attn", h, (), "xavier", *mask, dim=dim, **mixer.own(dim, static))
+        x = x + gate_msa * mixer.apply(b, "attn", h, (), init, *mask, dim=dim, **mixer.own(dim, static))
         h = norm.apply(b, "norm2", x) * (scale_mlp + 1.0)
-        return x + gate_mlp * feed_forward.apply(b, "mlp", h, "xavier", dim=dim, **sizes)
+        return x + gate_mlp * feed_forward.apply(b, "mlp", h, init, dim=dim, **sizes)
 
     return scaled
 
@@ -174,11 +154,7 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
             row = b.silu(b.reshape(row, shape=(1, 1, width)), out="row")
             return linear(b, f"{part}_blocks_ada", row, 4 * width)
 
-        embedded = [
-            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-            for entry, operands in with_operands(entries, conditions)
-        ]
-        c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), embedded)
+        c = embedded_sum(b, entries, conditions, width, static)
         c = b.broadcast_to(b.reshape(c, shape=(batch, 1, width)), x, shape=(batch, buffer, width), out="c")
         x = b.concat(c, x, axis=1, out="x") + own("encoder_pos", total)
         x = input_norm.apply(b, "z_proj_ln", x)
@@ -187,14 +163,14 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
         visible = b.reshape(seen, shape=(batch, 1, 1, total), out="visible")
         told = scales("encoder")
         for name in items("encoder_blocks", static["depth"]):
-            x = b.sub(name, _block(config.block, True), x, told, which, visible, dim=width, **sizes)
+            x = b.sub(name, _block(config.block, config.weights, True), x, told, which, visible, dim=width, **sizes)
         x = linear(b, "decoder_embed", norm.apply(b, "encoder_norm", x), width)
         blank = b.full(own("mask_token", count), shape=(buffer, width), value=0.0, dtype="f32")
         blank = b.concat(blank, own("mask_token", count), axis=1, out="blank")
         x = b.where(b.reshape(seen, shape=(batch, total, 1)), x, blank, out="x") + own("decoder_pos", total)
         told = scales("decoder")
         for name in items("decoder_blocks", static["depth"]):
-            x = b.sub(name, _block(config.block, False), x, told, which, dim=width, **sizes)
+            x = b.sub(name, _block(config.block, config.weights, False), x, told, which, dim=width, **sizes)
         x = b.slice(norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
         return x + b.param("diffusion_pos", f32(1, count, width), "normal", std=0.02)
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
@@ -68,12 +69,12 @@ class LanguageModel(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
         prompted = any(entry.form == "array" for entry in self.entries(spec))
-        return self.PROVIDES | ({"weigh_classes"} if prompted and self.logit_scale else set())
+        return self.PROVIDES if prompted and self.logit_scale else self.PROVIDES - {"weigh_classes"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens
@@ -82,9 +83,7 @@ class LanguageModel(Backbone):
             return
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a language_model predicts the next token")
-        if self.block.condition.kind != "in_context":
-            message = "a language_model has its conditions in the sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         begins = () if self.start is None else (self.start,)
         if any(not 0 <= token < tokens.vocabulary for token in begins):
             yield Problem(("start",), f"tokens are 0 to {tokens.vocabulary - 1}")
@@ -219,16 +218,11 @@ def _blocks(
     static: Mapping[str, Any],
 ) -> tuple[Var, list[Var]]:
     """Tokens x f32[B, N, D] at cache position `position` through all blocks: features, and the grown caches."""
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     assert isinstance(condition, InContext)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
     sizes = config.block.own(width, static)
-    grown: list[Var] = []
-    for i in range(len(caches) // 2):
-        operands = (x, position, mask, *caches[2 * i : 2 * i + 2])
-        x, keys, values = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
-        grown += [keys, values]
-    return x, grown
+    return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), dim=width, **sizes)
 
 
 def _places(b: Builder, counts: Var) -> Var:
@@ -266,8 +260,7 @@ def _last(b: Builder, x: Var, counts: Var) -> Var:
 
 def _features(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
     """Features of a whole sequence x f32[B, N, D]."""
-    mixer, feed_forward, norm, condition = config.block.parts()
-    assert isinstance(condition, InContext)
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
     x, mask = _placed(b, x, _places(b, counts), config.context, width), _visible(b, counts)
     for i in range(config.depth):

@@ -94,6 +94,7 @@ class MaskedAutoencoder(Backbone):
             if height % self.patch or width % self.patch:
                 yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
         yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_masks(self.kind)
         if not isinstance(self.block.condition, InContext):
             message = "a masked_autoencoder has its condition in the buffer tokens"
             yield Problem(("block", "condition"), message, "use `{kind: in_context}`")

@@ -16,6 +16,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
@@ -60,7 +61,7 @@ class MixtureTransformer(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_mixture"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_mixture", "masked_mixtures"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
     CLASS: ClassVar[bool] = True
 
@@ -70,7 +71,7 @@ class MixtureTransformer(Backbone):
         return 0 if self.style == "causal" else 3 if self.joined_mask else 1
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        return self.PROVIDES if self.style == "causal" else frozenset({"masked_mixtures"})
+        return self.PROVIDES - {"masked_mixtures" if self.style == "causal" else "next_mixture"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -79,7 +80,7 @@ class MixtureTransformer(Backbone):
         yield from self.block.problems_of_condition(self.kind, None)
         if self.style == "causal":
             yield from self.block.problems_of_decoding("a causal mixture_transformer predicts the next token")
-        elif getattr(self.block.mixer, "causal", False):
+        elif self.block.parts()[0].ordered:
             yield Problem(("block", "mixer"), "the masked style sees all tokens", "set `causal: false`")
         yield from self.problems_of_conditions(spec)
         told = [(name, c.ports(name, spec)) for name, c in self.told(spec).items()]
@@ -222,17 +223,15 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         b: Builder, x: Var, position: Var, caches: list[Var], tokens: Any, width: Any, static: Any
     ) -> tuple[Var, ...]:
         """One token x [B, 1, D] at `position` through all blocks: its mixture and the grown caches."""
-        block = shared.condition.decode_block(*shared.parts)
+        mixer, feed_forward, norm, _ = config.block.cached_parts()
+        block = shared.condition.decode_block(mixer, feed_forward, norm, config.weights)
         here = b.take(shared.positions(b, tokens, width), position, axis=1)
         x = x + b.reshape(here, shape=(1, 1, width))
         seen = b.less_equal(b.arange(tokens), position)
         mask = b.reshape(seen, shape=(1, 1, 1, tokens), out="mask")
-        grown: list[Var] = []
-        for i in range(len(caches) // 2):
-            operands = (x, position, mask, *caches[2 * i : 2 * i + 2])
-            sizes = config.block.own(width, static)
-            x, *pair = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
-            grown += pair
+        sizes = config.block.own(width, static)
+        told = (position, mask)
+        x, grown = cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, told, dim=width, **sizes)
         x = shared.head(b, x, static["numbers"])
         return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown
 

@@ -112,7 +112,7 @@ class PatchTransformer(Backbone):
     def _problems_of_training(self) -> Iterator[Problem]:
         """Routes and an alignment that do not fit the blocks."""
         positions = self.positions
-        if self.routes and isinstance(positions, Positions) and type(positions).rotary is not Positions.rotary:
+        if self.routes and isinstance(positions, Positions) and positions.ROTARY:
             message = f"tokens that skip blocks lose their place, which `{positions.kind}` gives inside of blocks"
             yield Problem(("positions",), message, "use `{kind: sincos_2d}`")
         yield from problems_of_training(self.routes, self.alignment, self.depth)

@@ -6,7 +6,7 @@ Symbols: B batch, C channels, H and W sides, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,7 +17,7 @@ from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.pixels import LogisticMixture
 from latentc.components.networks._pixel_draw import Drawing, upsizing
 from latentc.components.networks._pixel_levels import length, map_level, skips_of
-from latentc.components.networks._pixel_streams import pointwise, shifted_conv, weights
+from latentc.components.networks._pixel_streams import embedded, log_prob_of, pointwise, shifted_conv, weights
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -92,14 +92,6 @@ class PixelCnnPp(Backbone):
         return Network(name, methods, self.PROVIDES)
 
 
-def _conditions(
-    b: Builder, entries: tuple[Entry, ...], operands: tuple[Var, ...], width: Any, sizes: dict[str, Any]
-) -> tuple[Var, ...]:
-    """The sum of the embedded conditions f32[B, D], or nothing."""
-    vectors = [e.vector(b, f"{e.name}_embed", own, width, sizes) for e, own in with_operands(entries, operands)]
-    return (reduce(lambda a, v: b.add(a, v, out="c"), vectors),) if vectors else ()
-
-
 def _params(config: PixelCnnPp, b: Builder, x: Var, c: tuple[Var, ...], channels: Any, width: Any, mixture: Any) -> Var:
     """f32[B, F, H, W]: the parameters of the distribution of every pixel."""
     blocks, levels, dropout, told = config.blocks, config.levels, config.dropout, bool(c)
@@ -133,8 +125,7 @@ def _params(config: PixelCnnPp, b: Builder, x: Var, c: tuple[Var, ...], channels
             u = b.conv_transpose(u, weight, bias, stride=2, padding=(0, 1), output_padding=(0, 1), out="u")
             weight, bias = upsizing(b, f"upsize_ul_stream.{index}.deconv", width, "ul")
             ul = b.conv_transpose(ul, weight, bias, stride=2, out="ul")
-    features = mixture * (1 + channels * (3 if int(channels) == 3 else 2))
-    return pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), features)
+    return pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), LogisticMixture(mixture).features(channels))
 
 
 def _shifted(b: Builder, x: Var, axis: int) -> Var:
@@ -148,7 +139,7 @@ def _forward(config: PixelCnnPp, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("PixelCnnPp", x="B channels H W")
     def forward(b: Builder, x: Var, *conditions: Var, channels: int, width: int, mixture: int, **static: Any) -> Var:
         """Parameters of the distribution of each pixel of x given those before it."""
-        c = _conditions(b, entries, conditions, width, static)
+        c = embedded(b, with_operands(entries, conditions), width, static)
         return _params(config, b, x, c, channels, width, mixture)
 
     return forward
@@ -159,16 +150,9 @@ def _log_prob(config: PixelCnnPp, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("PixelCnnPp", "log_prob", x="B channels H W")
     def log_prob(b: Builder, x: Var, *conditions: Var, channels: int, width: int, mixture: int, **static: Any) -> Var:
         """The log-probability of x in nats."""
-        c = _conditions(b, entries, conditions, width, static)
+        c = embedded(b, with_operands(entries, conditions), width, static)
         params = _params(config, b, x, c, channels, width, mixture)
-
-        def pixels(x: Var, out: str) -> Var:
-            batch, size, height, wide = x.shape
-            x = b.reshape(x, shape=(batch, size, height * wide))
-            return b.transpose(x, perm=(0, 2, 1), out=out)  # type: ignore[no-any-return]
-
-        log_p = config.distribution.log_prob(b, pixels(params, "params"), pixels(x, "pixels"))
-        return b.sum(log_p, axes=(1,), keepdims=False, out="log_p")  # type: ignore[no-any-return]
+        return log_prob_of(b, config.distribution, params, x)
 
     return log_prob
 
@@ -178,7 +162,7 @@ def _draw(config: PixelCnnPp, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("PixelCnnPp", "draw")
     def draw(b: Builder, u: Var, *conditions: Var, channels: int, width: int, mixture: int, **static: Any) -> Var:
         """Draws pixel after pixel."""
-        c = _conditions(b, entries, conditions, width, static)
+        c = embedded(b, with_operands(entries, conditions), width, static)
         height, wide = int(u.shape[1]), int(u.shape[2])
         sizes = (width, config.blocks, config.levels, int(channels), height, wide)
         return Drawing(*sizes, config.distribution, c).run(b, u)

@@ -18,7 +18,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.components.blocks.bottleneck import Bottleneck, TableBottleneck
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
@@ -78,6 +78,10 @@ class QueryAutoencoder(Backbone):
         "bottleneck": {"kind": "codebook", "size": 16, "channels": 4, "normalize": True, "temperature": 0.03},
     }
 
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        rows = self.bottleneck.discrete and isinstance(self.bottleneck, TableBottleneck)
+        return self.PROVIDES if rows else self.PROVIDES - {"code_sequence"}
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 4 or shape[2] != shape[3]:
@@ -112,12 +116,10 @@ class QueryAutoencoder(Backbone):
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         assert spec.data.shape is not None
-        codes = self.bottleneck.decoded_type(self.tokens, 1)
-        of = codes if self.bottleneck.discrete else f32(B, 2 * self.bottleneck.channels, self.tokens, 1)
-        return (Port("x", f32(B, *spec.data.shape), "state"),), of
+        return (Port("x", f32(B, *spec.data.shape), "state"),), self.bottleneck.code_type(self.tokens, 1)
 
     def codes(self, spec: Spec) -> Codes:
-        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.static().get("codes"), None)
+        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.vocabulary, None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
@@ -136,9 +138,8 @@ class QueryAutoencoder(Backbone):
             **({"rows": self.tokens, "columns": 1} if self.bottleneck.discrete else {}),
         }
         x = Port("x", f32(B, *spec.data.shape), "state")
-        z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", static.get("codes"))
-        drawn = self.bottleneck.noise
-        noise = [Port(drawn[0], self.bottleneck.noise_type(self.tokens, 1), "noise")] if drawn else []
+        z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", self.bottleneck.vocabulary)
+        noise = self.bottleneck.noise_ports(self.tokens, 1)
         bodies = _methods(self, spec.data.shape[1], spec.data.shape[2])
         plain: tuple[Role, ...] = ("output",)
         wanted: dict[str, tuple[Sequence[Port], tuple[Role, ...]]] = {
@@ -149,7 +150,7 @@ class QueryAutoencoder(Backbone):
         }
         if asks(spec, name, "code_sequence"):
             sequence = Port("z", f32(B, self.tokens - 1, self.bottleneck.channels), "features")
-            index = Port("index", i64(B, self.tokens - 1), "token", static.get("codes"))
+            index = Port("index", i64(B, self.tokens - 1), "token", self.bottleneck.vocabulary)
             wanted |= {
                 "regularized_codes": ([x, *noise], ("output", "penalty", "features", "token")),
                 "likeness": ([sequence], ("logits",)),
@@ -159,7 +160,7 @@ class QueryAutoencoder(Backbone):
             method: add_method(mb, name, method, bodies[method], ports, static, outputs)
             for method, (ports, outputs) in wanted.items()
         }
-        return Network(name, methods, self.PROVIDES)
+        return Network(name, methods, self.provides(spec))
 
 
 def _positions(b: Builder, place: Place, sizes: tuple[int, ...], width: Any, config: QueryAutoencoder) -> Var:
@@ -252,6 +253,10 @@ def _methods(config: QueryAutoencoder, frames: int, side: int) -> dict[str, Bloc
         x = b.reshape(z, shape=(z.shape[0], static["latent"], static["tokens"]))
         return b.transpose(x, perm=(0, 2, 1), out="z")
 
+    def rows(b: Builder, static: dict[str, Any]) -> Var:
+        assert isinstance(bottleneck, TableBottleneck)  # or it does not provide `code_sequence`
+        return b.stop_gradient(bottleneck.table(b, static))  # type: ignore[no-any-return]
+
     video = "B in_channels F H W"
 
     @module_class("QueryAutoencoder", "forward", x=video)
@@ -283,12 +288,12 @@ def _methods(config: QueryAutoencoder, frames: int, side: int) -> dict[str, Bloc
     @module_class("QueryAutoencoder", "likeness", z="B N latent")
     def likeness(b: Builder, z: Var, **static: Any) -> Var:
         """Products of vectors z with the rows of the codebook, which stay."""
-        return b.linear(z, b.stop_gradient(bottleneck.rows(b, static)), out="likeness")
+        return b.linear(z, rows(b, static), out="likeness")
 
     @module_class("QueryAutoencoder", "vectors", index="B N")
     def vectors(b: Builder, index: Var, **static: Any) -> Var:
         """The rows of the codebook that tokens name, which stay."""
-        return b.embedding(b.stop_gradient(bottleneck.rows(b, static)), index, out="vectors")
+        return b.embedding(rows(b, static), index, out="vectors")
 
     bodies = (forward, encode, decode, regularized, with_codes, likeness, vectors)
     return {body.method: body for body in bodies}

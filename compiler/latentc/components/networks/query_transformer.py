@@ -10,7 +10,7 @@ H_kv key heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Capability, Method, Network, Port, Role
 from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
@@ -150,17 +150,9 @@ class _Embedding:
         return self._normalised(self.b.add(self._places(at), token, out="x"), "queries")
 
 
-def _condition(b: Builder, entries: tuple[Entry, ...], conditions: Sequence[Var], width: int, static: Any) -> Var:
-    vectors = [
-        entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-        for entry, operands in with_operands(entries, conditions)
-    ]
-    return reduce(lambda total, vector: b.op("add", total, vector, out="c"), vectors)
-
-
 @cache
 def _forward(config: QueryTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
 
     @module_class("QueryTransformer", idx="B T=length", order="B T=length", mask="B N N")
@@ -179,7 +171,7 @@ def _forward(config: QueryTransformer, entries: tuple[Entry, ...]) -> BlockBody:
         """Logits of the tokens in an order of generation, each given those that its query sees."""
         batch, tokens = idx.shape[0], Named(length, "T")
         embed = _Embedding(b, length, width, vocabulary)
-        start = embed.condition(_condition(b, entries, conditions, width, static))
+        start = embed.condition(embedded_sum(b, entries, conditions, width, static))
         known = embed.tokens(b.take_along(idx, order, axis=1, out="ordered"), order)
         x = b.concat(start, known, embed.queries(order), axis=1, out="x")
         size = 2 * tokens + 1
@@ -196,7 +188,7 @@ def _forward(config: QueryTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _group(config: QueryTransformer, entries: tuple[Entry, ...], k: int, groups: int) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     make = condition.extend_block if k else condition.begin_block
     block = make(mixer, feed_forward, norm, config.weights, masked=True)
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
@@ -245,7 +237,7 @@ def _group(config: QueryTransformer, entries: tuple[Entry, ...], k: int, groups:
         ) -> Any:
             """Logits of the first group's tokens, and the caches with the condition in them."""
             embed = _Embedding(b, length, width, vocabulary)
-            known = embed.condition(_condition(b, entries, conditions, width, static))
+            known = embed.condition(embedded_sum(b, entries, conditions, width, static))
             return predicted(b, known, embed.queries(asked), (), width, depth, vocabulary, static)
 
         return first

@@ -164,7 +164,7 @@ class RegionAutoencoder(Backbone):
         return (Port("x", f32(B, *spec.data.shape), "state"),), of
 
     def codes(self, spec: Spec) -> Codes:
-        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.static().get("codes"), None)
+        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.vocabulary, None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
@@ -191,8 +191,7 @@ class RegionAutoencoder(Backbone):
         x = Port("x", f32(B, *spec.data.shape), "state")
         values = self.bottleneck.static().get("codes") if self.bottleneck.discrete else None
         z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", values)
-        drawn = self.bottleneck.noise
-        noise = [Port(drawn[0], self.bottleneck.noise_type(self.tokens, 1), "noise")] if drawn else []
+        noise = self.bottleneck.noise_ports(self.tokens, 1)
         bodies = _methods(self)
         plain: tuple[Role, ...] = ("output",)
         wanted: dict[str, tuple[list[Port], tuple[Role, ...]]] = {

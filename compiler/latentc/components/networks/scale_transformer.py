@@ -10,7 +10,7 @@ vocabulary, D width, H_kv key heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ from pydantic import Field
 from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.blocks.mixing import cached_blocks
+from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import Norm, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -121,11 +122,7 @@ class _Parts:
         self.config, self.entries, self.b, self.width, self.static = config, entries, b, width, static
 
     def condition(self, conditions: Sequence[Var]) -> Var:
-        vectors = [
-            entry.vector(self.b, f"{entry.ports[0].name}_embedder", operands, self.width, self.static)
-            for entry, operands in with_operands(self.entries, conditions)
-        ]
-        return reduce(lambda total, vector: self.b.op("add", total, vector, out="c"), vectors)
+        return embedded_sum(self.b, self.entries, conditions, self.width, self.static)
 
     def start(self, c: Var) -> Var:
         """Tokens of the first scale [B, n n, D]: the condition."""
@@ -172,7 +169,7 @@ def _modulated(norm: Norm) -> BlockBody:
 
 @cache
 def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
     scale = np.repeat(np.arange(len(config.scales)), config.lengths)
 
@@ -199,7 +196,7 @@ def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     make = condition.extend_block if k else condition.begin_block
     block = make(mixer, feed_forward, norm, config.weights)
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
@@ -213,11 +210,7 @@ def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> Bloc
         c = parts.condition(conditions)
         x = parts.placed(parts.start(c) if x is None else parts.embedded(x), k, k)
         shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
-        grown: list[Var] = []
-        for i in range(int(depth)):
-            cache_ = caches[2 * i : 2 * i + 2]
-            x, keys, values = b.sub(f"blocks.{i}", block, x, shared, *cache_, out="x keys values", dim=width, **sizes)
-            grown += [keys, values]
+        x, grown = cached_blocks(b, "blocks", block, int(depth), x, caches, (shared,), dim=width, **sizes)
         return parts.logits(x, c, vocabulary), *(grown if k < len(config.scales) - 1 else ())
 
     if k == 0:

@@ -68,7 +68,7 @@ class StagedClassifier(Staged):
         if not _classes(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
         yield from self.block.problems_of_condition(self.kind, None)
-        if isinstance(self.positions, Positions) and type(self.positions).rotary is not Positions.rotary:
+        if isinstance(self.positions, Positions) and self.positions.ROTARY:
             message = f"`{self.positions.kind}` is for one resolution"
             yield Problem(("positions",), message, "use `{kind: learned}`, `{kind: sincos_2d}` or null")
 

@@ -21,7 +21,7 @@ from latentc.components.blocks.encoder_attention import encoder_attention, look_
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.parts import DecodeState, FeedForward, Mixer, Norm, Problem, Weights
+from latentc.components.parts import CachedMixer, DecodeState, FeedForward, Norm, Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
 
@@ -188,7 +188,7 @@ def _encoded(
     x, known = _source(b, config, entries, operands, static)
     places = b.maximum(b.op("sub", b.cumsum(known, axis=1), 1.0), 0.0, out="places")
     x = _entered(b, config, x, places, "encoder", static)
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     assert isinstance(condition, InContext)
     both_ways = mixer.model_copy(update={"causal": False})
     block = condition.masked_block(both_ways, feed_forward, norm, config.weights)
@@ -215,8 +215,8 @@ def _logits(b: Builder, config: TextToText, x: Var, static: Mapping[str, Any]) -
 # ---- the decoder's block
 
 
-def _parts(config: TextToText) -> tuple[Mixer, FeedForward, Norm, InContext]:
-    mixer, feed_forward, norm, condition = config.block.parts()
+def _parts(config: TextToText) -> tuple[CachedMixer, FeedForward, Norm, InContext]:
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     assert isinstance(condition, InContext)
     return mixer, feed_forward, norm, condition
 

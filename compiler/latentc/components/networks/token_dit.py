@@ -56,6 +56,13 @@ class TokenDit(Backbone):
         yield from problems_of_head(self, spec)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, "vector")
+        mixer, feed_forward, _, _ = self.block.parts()
+        for name, depends in (("mixer", mixer.generates), ("feed_forward", feed_forward.TAKES_VECTOR)):
+            if depends:
+                message = (
+                    f"its weights depend on one condition per sample, and blocks of a {self.kind} have one per token"
+                )
+                yield Problem(("block", name), message, "use another, or leave out what depends on it")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

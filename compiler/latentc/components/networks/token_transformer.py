@@ -18,10 +18,12 @@ from latentc.components import Component, OneOf, Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.positions.learned import Learned
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Problem, Weights, dense
+from latentc.components.networks._token_prefix import all_counts, prefix_length, problems_of_prefix, visible
+from latentc.components.parts import CachedMixer, FeedForward, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
@@ -84,51 +86,25 @@ class TokenTransformer(Backbone):
             yield Problem(("positions",), message, "use `{kind: learned}`, which takes any sequence")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a token_transformer predicts the next token")
-        if self.block.condition.kind != "in_context":
-            message = "a token_transformer has its class in the sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         if _kind(self) == "sincos_2d":
             message = "sincos_2d has no place for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
         yield from self.problems_of_conditions(spec)
-        yield from self._problems_of_prefix(spec)
+        told = {name: c.ports(name, spec) for name, c in self.told(spec).items() if self.form_of(c) is not None}
+        vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
+        yield from problems_of_prefix(told, self.shared, vocabulary)
         grid = spec.data.tokens.grid if spec.data.tokens is not None else ()
         if self.window is not None and (len(grid) != 2 or grid[0] < self.window[0] or grid[1] < self.window[1]):
             message = f"a window of {self.window[0]} by {self.window[1]} tokens of {' by '.join(map(str, grid))}"
             yield Problem(("window",), message, "use one that is no larger than `data.tokens.grid`")
-
-    def _problems_of_prefix(self, spec: Spec) -> Iterator[Problem]:
-        told = [(name, c) for name, c in self.told(spec).items() if self.form_of(c) is not None]
-        if not told:
-            message = "a token_transformer begins with a condition, and is told none"
-            yield Problem((), message, "add `conditioning.class: {kind: label}`")
-        if not self.shared:
-            for name, condition in told:
-                ports = condition.ports(name, spec)
-                if len(ports) == 1 and ports[0].type.dtype == "i64" and ports[0].type.rank == 2:
-                    message = f"a token_transformer is told numbers of tokens by `{name}`, which are rows of no table"
-                    yield Problem(("shared",), message, "set `shared: true`")
-            if len(told) > 1:
-                words = ", ".join(f"`{name}`" for name, _ in told)
-                message = f"a token_transformer begins with one condition, and is told {words}"
-                yield Problem((), message, "name the one in `conditions`, or set `shared: true` for tokens")
-            return
-        vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
-        for name, condition in told:
-            ports = condition.ports(name, spec)
-            if len(ports) != 1 or ports[0].type.dtype != "i64":
-                message = f"condition `{name}` is no class or token, and `shared` makes it a row of the table"
-                yield Problem(("shared",), message, "leave `shared` out")
-            elif (ports[0].values or 0) > vocabulary:
-                message = f"condition `{name}` has {ports[0].values} values, and the table {vocabulary} rows"
-                yield Problem(("shared",), message, "leave `shared` out")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens = spec.data.tokens
         assert tokens is not None
         seen = tokens.length if self.window is None else self.window[0] * self.window[1]
         entries = tuple(self._seen(entry, tokens.length, seen) for entry in self.entries(spec))
-        prefix = _prefix_length(self, entries)
+        prefix = prefix_length(entries)
         side = tokens.grid[0] if self.window is None else self.window[0]
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
@@ -173,15 +149,8 @@ class TokenTransformer(Backbone):
         return replace(entry, ports=(replace(port, type=i64(B, seen)), *others))
 
 
-def _prefix_length(config: TokenTransformer, entries: tuple[Entry, ...]) -> int:
-    """Tokens before those of the sample (n)."""
-    types = [entry.ports[0].type for entry in entries]
-    sequences = [of.rank == 3 or (of.rank == 2 and of.dtype == "i64") for of in types]
-    return sum(int(of.shape[1]) if several else 1 for of, several in zip(types, sequences, strict=True)) or 1  # type: ignore[arg-type, misc]
-
-
-def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions | None]:
-    mixer, feed_forward, norm, condition = config.block.parts()
+def _parts(config: TokenTransformer) -> tuple[CachedMixer, FeedForward, Norm, InContext, Positions | None]:
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     assert isinstance(condition, InContext)
     return mixer, feed_forward, norm, condition, _positions(config)
 
@@ -192,8 +161,9 @@ def _positions(config: TokenTransformer) -> Positions | None:
 
 
 def _gridded(config: TokenTransformer) -> bool:
+    """Whether its tokens must be a square, as rotary tables are made for."""
     positions = _positions(config)
-    return positions is not None and positions.GRIDDED
+    return positions is not None and (positions.GRIDDED or positions.ROTARY)
 
 
 def _kind(config: TokenTransformer) -> str | None:
@@ -242,19 +212,6 @@ def _condition_tokens(
     return (rows[0] if len(rows) == 1 else b.concat(*rows, axis=1, out="told")), None
 
 
-def _visible(b: Builder, counts: Var, tokens: Any) -> Var:
-    """bool[B, 1, N, N]: tokens that count, and each itself, of which the first are those of the conditions."""
-    batch, count = counts.shape
-    rest = int(tokens) - int(count)
-    if rest:
-        counts = b.pad(b.cast(counts, to="f32"), axis=1, before=0, after=rest, value=1.0)
-        counts = b.greater(counts, 0.5, out="counts")
-    counts = b.reshape(counts, shape=(batch, 1, 1, tokens))
-    place = b.arange(tokens)
-    itself = b.equal(b.reshape(place, shape=(tokens, 1)), b.reshape(place, shape=(1, tokens)), out="itself")
-    return b.logical_or(counts, itself, out="visible")  # type: ignore[no-any-return]
-
-
 def _embed(b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
     table = b.param("tok_embeddings.weight", f32(vocabulary, width), "normal", std=0.02)
     return b.embedding(table, idx, out="x")  # type: ignore[no-any-return]
@@ -286,7 +243,7 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool)
             b.slice(table, axis=0, start=0, stop=taken, out=part)
             for table, part in zip(_rotary(positions, b, width, static), ("cos", "sin"), strict=False)
         )
-        seen = (_visible(b, counts, taken),) if counts is not None else ()
+        seen = (visible(b, counts, taken),) if counts is not None else ()
         for name in items("blocks", depth):
             x = b.sub(name, block, x, *seen, *rotary, dim=width, **config.block.own(width, static))
         if "prefix" in static:
@@ -323,19 +280,10 @@ def _step(
     seen = b.less_equal(b.arange(length), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
     if counts is not None:
-        batch, count = counts.shape
-        kept = b.pad(b.cast(counts, to="f32"), axis=1, before=0, after=int(length) - int(count), value=1.0)
-        kept = b.reshape(b.greater(kept, 0.5), shape=(batch, 1, 1, length), out="kept")
+        kept = b.reshape(all_counts(b, counts, length), shape=(counts.shape[0], 1, 1, length), out="kept")
         mask = b.logical_and(mask, kept, out="mask")
-    grown: list[Var] = []
     sizes = config.block.own(width, static)
-    for i in range(len(caches) // 2):
-        keys, values = caches[2 * i : 2 * i + 2]
-        x, keys, values = b.sub(
-            f"blocks.{i}", block, x, position, mask, keys, values, *row, out="x keys values", dim=width, **sizes
-        )
-        grown += [keys, values]
-    return x, grown
+    return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), row, dim=width, **sizes)
 
 
 def _begin(
@@ -345,7 +293,7 @@ def _begin(
     mixer, feed_forward, norm, condition, positions = _parts(config)
     masked = counts is not None
     block = condition.begin_block(mixer, feed_forward, norm, config.weights, masked=masked, plain=not masked)
-    seen = () if counts is None else (_visible(b, counts, static["prefix"]),)
+    seen = () if counts is None else (visible(b, counts, static["prefix"]),)
     count, length = static["prefix"], _taken(static)
     if isinstance(positions, Learned):
         x = positions.vectors(b, 0, count, length, width) + x
@@ -391,7 +339,7 @@ def _decode(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) 
     mixer, _, norm, _, _ = _parts(config)
     kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
-    size = _size(config, _prefix_length(config, entries))
+    size = _size(config, prefix_length(entries))
 
     @module_class("Transformer", "decode", caches=f"B {kv} T={size} width//heads")
     def decode(

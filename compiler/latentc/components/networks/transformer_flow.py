@@ -119,9 +119,7 @@ class TransformerFlow(Backbone):
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
         yield from self._problems_of_flows()
         yield from self._problems_of_prefix(spec)
-        if self.block.condition.kind != "in_context":
-            message = "a transformer_flow adds its conditions to the tokens before the blocks"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
 
     def _problems_of_flows(self) -> Iterator[Problem]:

@@ -61,7 +61,7 @@ class VectorTransformer(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
-        if not getattr(self.block.mixer, "causal", False):
+        if not self.block.parts()[0].ordered:
             message = "a vector_transformer predicts the next vector, so its mixer must be causal"
             yield Problem(("block", "mixer"), message, "set `causal: true`")
         yield from self.problems_of_conditions(spec)

@@ -1,8 +1,11 @@
-"""Adds a loss to the module as entries."""
+"""What losses share: their entries in the module, noise as inputs, the cross-entropy of tokens.
+
+Symbols: B batch, T tokens of a sample, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from latentc.components.contract import Draw, Update
+from latentc.components.contract import Draw, Method, Update
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 
@@ -23,6 +26,22 @@ def publish(
     b.finish("The loss to minimise, then what it is made of.")
     mb.entries |= {"loss.terms": terms.name, "loss": b.name}
     return (Update("loss", trained, tuple(dict.fromkeys(batch)), draws, names),)
+
+
+def noise_inputs(b: Builder, method: Method) -> tuple[list[Var], tuple[Draw, ...]]:
+    """Adds the noise of a method as inputs; also returns how they are drawn, as its ports say."""
+    ports = method.inputs_of("noise")
+    draws = tuple(Draw(port.name, port.distribution) for port in ports if port.distribution is not None)
+    return [b.input(port.name, port.type) for port in ports], draws
+
+
+def token_losses(b: Builder, logits: Var, tokens: Var, out: str = "losses") -> Var:
+    """f32[B, T]: the cross-entropy of each of tokens i64[B, T] under logits f32[B, T, V], in nats."""
+    batch, length = tokens.shape
+    rows = batch * length
+    flat = b.reshape(logits, shape=(rows, logits.shape[2]))
+    losses = b.cross_entropy(flat, b.reshape(tokens, shape=(rows,)))
+    return b.reshape(losses, shape=(batch, length), out=out)  # type: ignore[no-any-return]
 
 
 def smoothed(b: Builder, losses: Var, logits: Var, weight: float) -> Var:

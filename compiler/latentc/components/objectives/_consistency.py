@@ -17,10 +17,10 @@ from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf, OneOfThese, find
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, Operands, call, per_sample_mean
+from latentc.components.kit import Conditions, Operands, call, first_channels, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.objectives._distillation import first_channels
+from latentc.components.objectives._distillation import unread_problems
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
@@ -121,10 +121,7 @@ class ConsistencyObjective(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
-        for name in ("further", "self_conditioning", "uncertainty"):
-            if getattr(self.base, name, None):
-                message = f"of the base objective this loss takes the process and the prediction, not `{name}`"
-                yield Problem(("base", name), message, "leave it out")
+        yield from unread_problems(self.base, "the process and the prediction of the base objective are taken")
         if self.stride >= self.steps:
             message = f"the grid has {self.steps} steps, and pairs are {self.stride} apart"
             yield Problem(("stride",), message, "use a smaller stride")

@@ -17,7 +17,6 @@ from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
 from latentc.components.parts import Problem
 from latentc.components.processes.process import Parameterization
-from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -61,11 +60,11 @@ def scale_condition(spec: Spec) -> str | None:
     return next((name for name, c in spec.conditions.items() if isinstance(c, GuidanceScale)), None)
 
 
-def first_channels(b: Builder, out: Var, like: Var) -> Var:
-    """As many channels of an output as `like` has."""
-    if out.shape[1] == like.shape[1]:
-        return out
-    return b.slice(out, axis=1, start=0, stop=like.shape[1], out=out.value.name)  # type: ignore[no-any-return]
+def unread_problems(base: DenoisingObjective, why: str) -> Iterator[Problem]:
+    """Terms of a base objective of which only the process and the prediction count; paths relative to its owner."""
+    for name in ("further", "self_conditioning", "uncertainty"):
+        if getattr(base, name, None):
+            yield Problem(("base", name), f"{why} without its `{name}`", "leave it out")
 
 
 def teacher_problems(spec: Spec) -> Iterator[Problem]:
@@ -79,4 +78,4 @@ def teacher_problems(spec: Spec) -> Iterator[Problem]:
         yield Problem((), message, mend)
 
 
-__all__ = ["TEACHER", "Distillation", "first_channels", "scale_condition", "teacher_problems"]
+__all__ = ["TEACHER", "Distillation", "scale_condition", "teacher_problems", "unread_problems"]

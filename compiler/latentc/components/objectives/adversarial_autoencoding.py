@@ -13,6 +13,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import Objective
+from latentc.components.objectives._common import noise_inputs
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
@@ -65,8 +66,7 @@ class AdversarialAutoencoding(Objective):
     def _inputs(self, b: Builder, main: Network) -> tuple[Var, list[Var], tuple[Draw, ...]]:
         method = main.methods["regularized"]
         x = b.input("x", method.input("state").type)
-        noise = [b.input("noise", port.type) for port in method.inputs_of("noise")]
-        return x, noise, tuple(Draw("noise", "normal") for _ in noise)
+        return x, *noise_inputs(b, method)
 
     def _of_autoencoder(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Update:
         main, discriminator = networks["main"], networks[DISCRIMINATOR]

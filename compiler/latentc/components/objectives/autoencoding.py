@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import Objective
+from latentc.components.objectives._common import noise_inputs
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-
-_DISTRIBUTIONS = {"noise": "normal", "u": "uniform"}
-"""How the noise of a bottleneck is drawn, by its name."""
 
 
 class Autoencoding(Objective):
@@ -42,7 +39,7 @@ class Autoencoding(Objective):
         method = network.methods["regularized"]
         b = mb.function("loss")
         x = b.input("x", method.input("state").type)
-        noise = [b.input(port.name, port.type) for port in method.inputs_of("noise")]
+        noise, draws = noise_inputs(b, method)
         made, penalty = call(b, network, "regularized", {}, state=x, noise=noise, out="reconstruction penalty")
         if self.reconstruction == "binary_cross_entropy":
             error = b.softplus(made, out="softplus") - made * x
@@ -54,5 +51,4 @@ class Autoencoding(Objective):
         means = [b.mean(term, axes=(0,), keepdims=False, out=f"mean_{n}") for n, term in (("e", error), ("p", penalty))]
         b.output(b.add(means[0], means[1] * self.weight, out="loss"), *means)
         mb.entries["loss"] = b.finish("The loss, the reconstruction error and the penalty on the codes.")
-        draws = tuple(Draw(port.name, _DISTRIBUTIONS[port.name]) for port in method.inputs_of("noise"))
         return (Update("loss", ("main",), ("x",), draws, ("loss", "reconstruction", "penalty")),)

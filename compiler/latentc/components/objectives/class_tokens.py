@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, Update
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder, Var, i64
 from latentc.ir.types import B, Named
@@ -41,6 +42,11 @@ class ClassTokens(Objective):
         field = spec.data.fields.get("y")
         if field is None or field.classes != 2:
             yield Problem((), "class_tokens tells two classes apart", "set `data.classes: 2`")
+        network = spec.networks.get(self.network)
+        for name, condition in network.told(spec).items() if isinstance(network, Backbone) else ():
+            if condition.dropped:
+                message = f"class_tokens leaves no condition out, and `{name}` has a dropout of {condition.dropout:g}"
+                yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network = networks[self.network]
@@ -56,10 +62,7 @@ class ClassTokens(Objective):
         def log_p(told: Mapping[str, Var], out: str) -> Var:
             """Mean log-probability of the tokens, f32[B]."""
             logits = call(b, network, "forward", told, state=given, out="logits")
-            rows = B * length
-            flat = b.reshape(logits, shape=(rows, logits.shape[2]))
-            losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length))
-            return b.neg(b.mean(losses, axes=(1,), keepdims=False), out=out)  # type: ignore[no-any-return]
+            return b.neg(per_sample_mean(b, token_losses(b, logits, tokens)), out=out)  # type: ignore[no-any-return]
 
         own = log_p(told, "own")
         other = log_p({**told, "y": b.op("sub", 1, told["y"], out="other_y")}, "other")
@@ -72,4 +75,4 @@ class ClassTokens(Objective):
         b.output(loss, generative, discriminative)
         b.finish("The loss, and what it is made of: nats per token, and nats of the class; one value per sample.")
         names = ("loss", "generative", "discriminative")
-        return publish(mb, names, ("tokens", *conditions.fields), conditions.draws(), self.trained(spec))
+        return publish(mb, names, ("tokens", *conditions.fields), conditions.drawn(), self.trained(spec))

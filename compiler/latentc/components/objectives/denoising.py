@@ -124,9 +124,9 @@ class DenoisingObjective(Objective):
         except ValueError as error:
             yield Problem(("predicts",), str(error), "predict `noise`, `x0` or `velocity`, or choose another process")
 
-    def trained(self, spec: Spec) -> tuple[str, ...]:
-        own = (name for term in self.further_terms for name in term.trains)
-        return (*super().trained(spec), *(n for n in own if getattr(spec.networks.get(n), "trainable", True)))
+    @property
+    def further_networks(self) -> tuple[str, ...]:
+        return tuple(name for term in self.further_terms for name in term.trains)
 
     @property
     def further_terms(self) -> tuple[DenoisingTerm, ...]:

@@ -56,9 +56,9 @@ class DiffusionLoss(DenoisingObjective):
         named = () if self.uncertainty is None else (Need(self.uncertainty, "uncertainty", place=("uncertainty",)),)
         return (*super().needs(spec), *named)
 
-    def trained(self, spec: Spec) -> tuple[str, ...]:
-        own = () if self.uncertainty is None else (self.uncertainty,)
-        return (*super().trained(spec), *(n for n in own if getattr(spec.networks.get(n), "trainable", True)))
+    @property
+    def further_networks(self) -> tuple[str, ...]:
+        return (*super().further_networks, *(() if self.uncertainty is None else (self.uncertainty,)))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)

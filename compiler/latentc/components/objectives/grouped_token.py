@@ -13,7 +13,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.orders import group_mask, group_numbers, group_sizes
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B, Named
@@ -71,11 +71,8 @@ class GroupedToken(Objective):
         group = b.embedding(b.constant(numbers, out="groups"), division, out="group")
         mask = group_mask(b, group, count)
         logits = call(b, network, "forward", told, state=tokens, position=order, mask=mask, out="logits")
-        rows = B * length
         target = b.take_along(tokens, order, axis=1, out="target")
-        flat = b.reshape(logits, shape=(rows, logits.shape[2]))
-        losses = b.cross_entropy(flat, b.reshape(target, shape=(rows,)))
-        b.output(per_sample_mean(b, b.reshape(losses, shape=(B, length)), out="loss"))
+        b.output(per_sample_mean(b, token_losses(b, logits, target), out="loss"))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         draws = (
             *conditions.draws(),

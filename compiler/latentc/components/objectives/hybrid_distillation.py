@@ -13,7 +13,7 @@ from pydantic import Field
 from latentc.components.contract import Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objectives._common import publish
-from latentc.components.objectives._distillation import TEACHER, Distillation
+from latentc.components.objectives._distillation import TEACHER, Distillation, unread_problems
 from latentc.components.objectives.denoising import noised
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder, Var
@@ -41,10 +41,7 @@ class HybridDistillation(Distillation):
         if self.variance and self.base.out_channels(channels) == channels:
             message = "there is no variance to learn from the teacher: the base objective learns none"
             yield Problem(("variance",), message, "set it to 0, or `base.variance: learned_range`")
-        for name in ("further", "self_conditioning", "uncertainty"):
-            if getattr(self.base, name, None):
-                message = f"the loss of the base objective is taken without its `{name}`"
-                yield Problem(("base", name), message, "leave it out")
+        yield from unread_problems(self.base, "the loss of the base objective is taken")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         student, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)

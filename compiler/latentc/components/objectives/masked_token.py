@@ -15,7 +15,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.tokens import split_digits
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, smoothed
+from latentc.components.objectives._common import publish, smoothed, token_losses
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
@@ -108,9 +108,7 @@ class MaskedToken(Objective):
         values = network.methods["forward"].output("logits").values
         if values is not None and values < int(logits.shape[2]):
             logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
-        rows, vocabulary = B * length, logits.shape[2]
-        losses = b.cross_entropy(b.reshape(logits, shape=(rows, vocabulary)), b.reshape(tokens, shape=(rows,)))
-        losses = b.reshape(losses, shape=(B, length), out="losses")
+        losses = token_losses(b, logits, tokens)
         if self.smoothing:
             losses = smoothed(b, losses, logits, self.smoothing)
         if self.visible:

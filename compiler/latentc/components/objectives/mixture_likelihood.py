@@ -6,7 +6,7 @@ Symbols: B batch, T tokens of a sample, C channels of a token.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,7 +17,6 @@ from latentc.components.kit.mixtures import Mixture
 from latentc.components.kit.patches import patchify
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
 
@@ -39,9 +38,6 @@ class MixtureLikelihood(Objective):
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "masked_mixtures" if self.masked else "next_mixture"),)
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from super().problems(spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)

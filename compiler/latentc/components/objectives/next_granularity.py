@@ -35,8 +35,11 @@ class NextGranularity(Objective):
         return ("main", "structure")
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        of = (("main", "next_granules"), ("structure", "denoise_structure"), ("quantizer", "quantize_granules"))
-        return tuple(Need(network, capability) for network, capability in of)  # type: ignore[arg-type]
+        return (
+            Need("main", "next_granules"),
+            Need("structure", "denoise_structure"),
+            Need("quantizer", "quantize_granules"),
+        )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         sides = {name: getattr(spec.networks.get(name), "side", None) for name in ("main", "structure")}
@@ -91,7 +94,7 @@ class NextGranularity(Objective):
             Draw("noise", "normal"),
         )
         metrics = ("loss", "canvas", "codes", "structure")
-        return (Update("loss", ("main", "structure"), ("tokens", *conditions.fields), draws, metrics),)
+        return (Update("loss", self.trained(spec), ("tokens", *conditions.fields), draws, metrics),)
 
     def _target(self, b: Builder, tokens: Var, labels: Var, stage: Var, stages: int, positions: int) -> Var:
         """i64[B, L]: the code of each position's cluster at `stage`."""

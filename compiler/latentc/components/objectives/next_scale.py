@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import publish, token_losses
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B
 
@@ -36,9 +36,6 @@ class NextScale(Objective):
         told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         inputs = call(b, quantizer, "scale_inputs", {}, token=tokens, out="inputs")
         logits = call(b, network, "forward", told, state=inputs, out="logits")
-        rows = B * length
-        flat = b.reshape(logits, shape=(rows, logits.shape[2]))
-        losses = b.cross_entropy(flat, b.reshape(tokens, shape=(rows,)))
-        b.output(per_sample_mean(b, b.reshape(losses, shape=(B, length)), out="loss"))
+        b.output(per_sample_mean(b, token_losses(b, logits, tokens), out="loss"))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens", *conditions.fields), conditions.draws(), self.trained(spec))

@@ -12,7 +12,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.kit.texts import mean_of_text
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, smoothed
+from latentc.components.objectives._common import publish, smoothed, token_losses
 from latentc.components.parts import Fraction
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
@@ -64,9 +64,7 @@ class NextToken(Objective):
             draws += [Draw("v", "uniform"), Draw("other", "integers", {"high": vocabulary})]
         prefix = b.slice(seen, axis=1, start=0, stop=count - 1, out="given")
         logits = call(b, network, "forward", told, state=prefix, out="logits")
-        rows = B * length
-        flat = b.reshape(logits, shape=(rows, logits.shape[2]))
-        losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length))
+        losses = token_losses(b, logits, tokens)
         if self.smoothing:
             losses = smoothed(b, losses, logits, self.smoothing)
         b.output(mean_of_text(b, losses, tokens, spec.data.modelled.end))

@@ -66,9 +66,9 @@ class PivotedDiffusion(DiffusionLoss):
             message = f"pivots are {list(wanted)}, and field `{self.pivots}` is {list(field.shape)}"
             yield Problem(("pivots",), message)
 
-    def trained(self, spec: Spec) -> tuple[str, ...]:
-        heads = (n for n in ("pivot_head", "head") if getattr(spec.networks.get(n), "trainable", True))
-        return (*super().trained(spec), *heads)
+    @property
+    def further_networks(self) -> tuple[str, ...]:
+        return (*super().further_networks, "pivot_head", "head")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         main, conditions = networks["main"], Conditions(spec, networks)

@@ -11,6 +11,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.kit.tokens import draw
 from latentc.components.objective import Objective
+from latentc.components.objectives._common import noise_inputs
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -54,15 +55,13 @@ class PriorAutoencoding(Objective):
         if latent is not None and channels is not None and latent != channels:
             message = f"the prior is of vectors of {channels} channels, and latents have {latent}"
             yield Problem((), message, f"set `networks.prior.channels: {latent}`")
-        if getattr(getattr(main, "bottleneck", None), "discrete", True) is False:
-            yield Problem((), "a prior over codes needs tokens", "use `bottleneck: {kind: codebook}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         main, prior = networks["main"], networks["prior"]
         method = main.methods["regularized_codes"]
         b = mb.function("loss")
         x = b.input("x", method.input("state").type)
-        noise = [b.input(port.name, port.type) for port in method.inputs_of("noise")]
+        noise, drawn = noise_inputs(b, method)
         names = "reconstruction penalty z tokens"
         made, penalty, z, tokens = call(b, main, "regularized_codes", {}, state=x, noise=noise, out=names)
         error = made - x
@@ -73,11 +72,10 @@ class PriorAutoencoding(Objective):
         total = b.add(b.add(error, penalty * self.penalty), predicted * self.weight, out="loss")
         b.output(total, error, penalty, predicted)
         mb.entries["loss"] = b.finish("The loss, the error, the penalty on the codes, the prior's cross-entropy.")
-        draws = [Draw(port.name, "uniform") for port in method.inputs_of("noise")]
-        draws += [Draw("replaced", "uniform")] if self.rounds > 1 else []
+        draws = [*drawn, *([Draw("replaced", "uniform")] if self.rounds > 1 else [])]
         draws += [Draw(f"drawn_{i}", "uniform") for i in range(self.rounds - 1)]
         metrics = ("loss", "reconstruction", "penalty", "prior")
-        return (Update("loss", ("main", "prior"), ("x",), tuple(draws), metrics),)
+        return (Update("loss", self.trained(spec), ("x",), tuple(draws), metrics),)
 
     def _predicted(self, b: Builder, main: Network, prior: Network, z: Var, tokens: Var) -> Var:
         """The mean cross-entropy f32[] of the tokens i64[B, N] given the vectors z f32[B, N, Z] before each."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components import Steps
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Network, Rounds, Update
-from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit import Conditions, call, first_channels, per_sample_mean
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, Distillation
 from latentc.components.parts import Problem
@@ -103,9 +103,7 @@ class ProgressiveDistillation(Distillation):
             scaled = weighted_sum(b, "scaled", (k(f"c_in{which}"), x))
             time = b.take(b.constant(columns[f"t{which}"].reshape(-1), out=f"t{which}_table"), row, axis=0, out="time")
             made = call(b, network, "forward", told, state=scaled, time=time, out=out)
-            if made.shape[1] == x.shape[1]:
-                return made  # type: ignore[no-any-return]
-            return b.slice(made, axis=1, start=0, stop=x.shape[1], out=out)  # type: ignore[no-any-return]
+            return first_channels(b, made, x)
 
         x_t = weighted_sum(b, "x_t", (k("alpha"), x0), (k("sigma"), noise))
         first = predicted(teacher, x_t, "", "first")

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, Operands, call, per_sample_mean
-from latentc.components.objectives._distillation import TEACHER, Distillation, first_channels
+from latentc.components.kit import Conditions, Operands, call, first_channels, per_sample_mean
+from latentc.components.objectives._distillation import TEACHER, Distillation
 from latentc.components.objectives.denoising import Noised, noised
 from latentc.components.parts import Problem
 from latentc.components.processes.prediction import conversion, functional

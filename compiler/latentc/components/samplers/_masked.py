@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction, joined_digits, split_digits
 from latentc.components.parts import Problem, under
@@ -131,10 +131,7 @@ class MaskedSampler(Sampler):
         if spec.data.tokens is not None and self.steps > (most := spec.data.tokens.length * splits):
             message = f"{self.steps} steps for {most} tokens: some would reveal none"
             yield Problem(("steps",), message, f"use {most} steps or fewer")
-        if self.guidance is not None:
-            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-            if self.guidance.channels is not None:
-                yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
+        yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def with_steps(self, steps: int) -> MaskedSampler:
         return self.model_copy(update={"steps": steps})

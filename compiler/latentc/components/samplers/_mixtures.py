@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems
+from latentc.components.guidance.guidance import ScheduledGuidance, token_guidance_problems
 from latentc.components.kit.mixtures import Mixture, log_normal, of_component
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
@@ -36,12 +36,8 @@ class MixtureSampler(Sampler):
     proposals: int = Field(100, gt=0, le=10_000, description="draws of the rejection sampler per token (Q)")
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.guidance is None:
-            return
-        yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-        if self.guidance.channels is not None:
-            yield Problem(("guidance", "channels"), "all channels of a token are guided", "leave it out")
-        mixture = getattr(spec.networks.get("main"), "mixture", None)
+        yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
+        mixture = None if self.guidance is None else getattr(spec.networks.get("main"), "mixture", None)
         if isinstance(mixture, Mixture) and mixture.per_channel and mixture.components > 1:
             message = "guidance chooses one component of a token, and each channel has a mixture of its own"
             yield Problem(("guidance",), message, "leave it out, or set `per_channel: false`")

@@ -6,7 +6,7 @@ S noisy steps of the diffusion, G tokens of a set whose steps reuse what its fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ import numpy as np
 from latentc.components.contract import Network
 from latentc.components.guidance.guidance import Contrast, Guide, scale_at
 from latentc.components.kit import Conditions, both_branches, call
+from latentc.components.kit.tokens import Schedule, hidden_fraction
+from latentc.components.parts import Problem
+from latentc.components.samplers.base import ArraySampler, inner_problems
 from latentc.components.samplers.guided import Request
 from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.components.samplers.table import Table
@@ -22,6 +25,22 @@ from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B
 
 Row = tuple[Var, ...]
+
+
+def diffusion_problems(diffusion: ArraySampler) -> Iterator[Problem]:
+    """What the diffusion of tokens cannot have of a sampler of whole arrays; paths relative to it."""
+    if diffusion.guidance is not None:
+        message = "the sampler guides the diffusion, with one scale for all of its steps"
+        yield Problem(("guidance",), message, "leave it out, and set `sampler.guidance`")
+    yield from inner_problems(diffusion, "this one denoises tokens")
+
+
+def hidden_counts(schedule: Schedule, steps: int, length: int) -> list[int]:
+    """Hidden tokens of `length` before the first step, and after each: at least one fewer, and none after the last."""
+    left = [length]
+    for fraction in hidden_fraction(schedule, np.arange(1, steps) / steps):
+        left.append(max(1, min(left[-1] - 1, int(np.floor(length * fraction)))))
+    return [*left, 0]
 
 
 @dataclass(frozen=True)
@@ -193,4 +212,4 @@ def _along(b: Builder, v: Var, index: Var, out: str = "along") -> Var:
     return b.take_along(v, wide, axis=1, out=out)  # type: ignore[no-any-return]
 
 
-__all__ = ["TokenSets"]
+__all__ = ["TokenSets", "diffusion_problems", "hidden_counts"]

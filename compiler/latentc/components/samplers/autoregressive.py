@@ -13,11 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
-from latentc.components.guidance.guidance import Guidance, guidance_problems
+from latentc.components.guidance.guidance import Guidance, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
-from latentc.components.kit.tokens import draw, filtered
 from latentc.components.parts import Problem, under
-from latentc.components.sampler import Sampler
+from latentc.components.samplers._tokens import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
@@ -26,15 +25,10 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Autoregressive(Sampler):
+class Autoregressive(TokenSampler):
     """Draws each token from the network's distribution by inverse CDF, one uniform number per token."""
 
     kind: Literal["autoregressive"]
-    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
-    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
-    )
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     SCORES_TOKENS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
@@ -46,14 +40,10 @@ class Autoregressive(Sampler):
         if getattr(spec.networks.get("main"), "window", None) is not None:
             message = "the network sees a window of the tokens, so there is no cache to continue from"
             yield Problem((), message, "use the sampler `sliding`")
-        if self.guidance is None:
-            return
-        yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-        if self.guidance.interval[0] > 0:
+        yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
+        if self.guidance is not None and self.guidance.interval[0] > 0:
             message = "guidance of tokens starts with the first: without it there is no cache to continue from"
             yield Problem(("guidance", "interval"), message, "start the interval at 0")
-        if self.guidance.channels is not None:
-            yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
 
     def problems_of_scores(self) -> Iterator[Problem]:
         if not self.temperature:
@@ -166,14 +156,6 @@ class Autoregressive(Sampler):
             logits, *caches = call(b, network, "decode", told, out=names, **operands)
         token = self.pick(b, logits, rows[0] if rows else None)
         return (token, *caches), (token,)
-
-    def pick(self, b: Builder, logits: Var, u: Var | None) -> Var:
-        """i64[B]: the token that u f32[B] falls on in the distribution of logits f32[B, V], filtered."""
-        if u is None:
-            return b.argmax(logits, axis=1, out="token")  # type: ignore[no-any-return]
-        if self.temperature != 1.0:
-            logits = b.op("mul", logits, 1 / self.temperature, out="logits")
-        return draw(b, filtered(b, logits, self.top_k, self.top_p), u)
 
 
 def _shown(network: Network, told: Operands, null: Operands) -> dict[str, Var]:

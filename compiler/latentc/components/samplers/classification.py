@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.contract import Network, OutputField, Program
-from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit import Conditions, call, first_channels, per_sample_mean
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import NUMPY, Array
 from latentc.components.processes.prediction import conversion, functional
@@ -96,8 +96,7 @@ class Classification(Closed):
             time = inner.constant(time, "f32") if isinstance(time, float) else time
             time = inner.broadcast_to(time, x0, shape=(x0.shape[0],), out="time")
             out = call(inner, network, "forward", operands, state=scaled, time=time, out="output")
-            if out.shape[1] != x0.shape[1]:
-                out = inner.slice(out, axis=1, start=0, stop=x0.shape[1], out="output")
+            out = first_channels(inner, out, x0)
             wanted = weighted_sum(inner, "target", (k["of_data"], x0), (k["of_noise"], z))
             difference = inner.op("sub", out, wanted, out="difference")
             error = per_sample_mean(inner, inner.mul(difference, difference), out="squared")

@@ -16,7 +16,7 @@ from pydantic import Field
 from latentc.components import Closed, Index
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, call, first_channels
 from latentc.components.kit.exits import Cuts, exit_methods, left, stage, with_exits
 from latentc.components.parts import Problem
 from latentc.components.samplers.table import LINEAR, Table
@@ -157,11 +157,9 @@ def _step(mb: ModuleBuilder, main: Network, table: Table) -> Program:
     state, made = forward.input("state"), forward.output()
     x, output = b.input(state.name, state.type), b.input("prediction", made.type)
     row = b.cast(b.input("step", f32(B)), to="i64", out="row")
-    if output.shape[1] != x.shape[1]:
-        output = b.slice(output, axis=1, start=0, stop=x.shape[1], out="output")
     k = table.columns
     of_x = _scaled(b, x, (k["x"] + k["d"] * k["d_x"]) * _prior(table), row, "of_x")
-    b.output(b.add(of_x, _scaled(b, output, k["d"] * k["d_output"], row, "of_output"), out="x"))
+    b.output(b.add(of_x, _scaled(b, first_channels(b, output, x), k["d"] * k["d_output"], row, "of_output"), out="x"))
     mb.entries[b.name] = b.finish(doc=f"A step of {table.solver}, from a prediction.")
     types = {state.name: state.type, "prediction": made.type}
     asked = tuple(_array(key, type) for key, type in types.items())

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.blocks.granules import gathered, halves, structure
+from latentc.components.blocks.granules import halves, structure
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
-from latentc.components.kit.tokens import draw, filtered
+from latentc.components.kit.tokens import draw, filtered, rows
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -56,16 +56,15 @@ class NextGranularitySampler(Sampler):
     }
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        of = (("main", "next_granules"), ("structure", "denoise_structure"), ("quantizer", "quantize_granules"))
-        return tuple(Need(network, capability) for network, capability in of)  # type: ignore[arg-type]
+        return (
+            Need("main", "next_granules"),
+            Need("structure", "denoise_structure"),
+            Need("quantizer", "quantize_granules"),
+        )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         for name in ("guidance", "structure_guidance"):
-            guidance = getattr(self, name)
-            if guidance is not None:
-                yield from under(name, problems=guidance_problems(guidance, spec))
-                if guidance.channels is not None:
-                    yield Problem((name, "channels"), "codes and structures are guided as a whole", "leave it out")
+            yield from under(name, problems=token_guidance_problems(getattr(self, name), spec))
 
     def with_steps(self, steps: int) -> NextGranularitySampler:
         return self
@@ -150,7 +149,7 @@ class NextGranularitySampler(Sampler):
             _, logits = guided_call(b, main, "forward", told, null, strength, out="made logits", **operands)
         first = b.reshape(b.argsort(labels, out="place"), shape=(B, count, positions // count))
         first = b.reshape(b.slice(first, axis=2, start=0, stop=1), shape=(B, count), out="first")
-        logits = filtered(b, gathered(b, logits, first, "logits"), 0, self.nucleus(stages)[k])
+        logits = filtered(b, rows(b, logits, first, "logits"), 0, self.nucleus(stages)[k])
         return draw(b, logits, u, out="code")
 
     def _split(
@@ -182,8 +181,8 @@ class NextGranularitySampler(Sampler):
             strength = scale_at(b, scale, weight)
         invariants = [known, canvas, at, *told.values(), *null.values(), *([] if strength is None else [strength])]
 
-        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]) -> Any:
-            (z,), (time, step) = state, rows
+        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], tables: tuple[Var, ...]) -> Any:
+            (z,), (time, step) = state, tables
             known, canvas, at, *rest = fixed
             kept = b.constant(np.arange(stages) < k - 1, out="kept")
             z = b.where(kept, known, z, out="z")

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems
+from latentc.components.guidance.guidance import ScheduledGuidance, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
-from latentc.components.kit.tokens import draw, filtered
 from latentc.components.parts import Problem, under
-from latentc.components.sampler import Sampler
+from latentc.components.samplers._tokens import TokenSampler
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class NextScaleSampler(Sampler):
+class NextScaleSampler(TokenSampler):
     """Draws the tokens of one scale after the other (VAR, Tian et al. 2024, arXiv:2404.02905).
 
     The progress of the guidance is k / (K - 1) at scale k, so that `linear` does not guide the first; caches of both
@@ -35,11 +34,6 @@ class NextScaleSampler(Sampler):
     """
 
     kind: Literal["next_scale"]
-    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
-    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
-    )
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "next_scale",
@@ -57,10 +51,7 @@ class NextScaleSampler(Sampler):
         if main is not None and quantizer is not None and main != quantizer:
             message = "networks `main` and `quantizer` have other scales"
             yield Problem((), message, "give both the same `scales`")
-        if self.guidance is not None:
-            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-            if self.guidance.channels is not None:
-                yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
+        yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def with_steps(self, steps: int) -> NextScaleSampler:
         return self
@@ -93,12 +84,7 @@ class NextScaleSampler(Sampler):
                 null = conditions.null(b, told)
                 made = guided_call(b, network, f"scale_{k}", told, null, strength, out=names, **operands)
             logits, *caches = made if isinstance(made, tuple) else (made,)
-            if u is None:
-                tokens.append(b.argmax(logits, axis=2, out="token"))
-            else:
-                if self.temperature != 1.0:
-                    logits = b.op("mul", logits, 1 / self.temperature, out="logits")
-                tokens.append(draw(b, filtered(b, logits, self.top_k, self.top_p), drawn[k]))
+            tokens.append(self.pick(b, logits, None if u is None else drawn[k]))
             if k < count - 1:
                 before: dict[str, Any] = {} if latents is None else {"state": latents}
                 latents, inputs = call(b, quantizer, f"add_{k}", {}, token=tokens[-1], out="latents inputs", **before)

@@ -16,12 +16,11 @@ from pydantic import Field
 
 from latentc.components import Steps
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.orders import group_sizes, local_orders
-from latentc.components.kit.tokens import draw, filtered
 from latentc.components.parts import Problem, under
-from latentc.components.sampler import Sampler
+from latentc.components.samplers._tokens import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ParallelDecoding(Sampler):
+class ParallelDecoding(TokenSampler):
     """Draws groups of tokens in an order of positions (LPD, Zhang et al. 2025, arXiv:2507.01957).
 
     The progress of the guidance is the place in the order over T.
@@ -52,11 +51,6 @@ class ParallelDecoding(Sampler):
     )
     repulsion: float = Field(
         1.0, ge=0, le=1_024, description="rows and columns within which such positions exclude each other in a group"
-    )
-    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
-    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
     )
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -82,10 +76,7 @@ class ParallelDecoding(Sampler):
                 sides = " by ".join(map(str, tokens.grid))
                 message = f"locality-aware orders are of a square of tokens, not of {sides}"
                 yield Problem(("order",), message, "use `order: random`")
-        if self.guidance is not None:
-            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-            if self.guidance.channels is not None:
-                yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
+        yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def with_steps(self, steps: int) -> ParallelDecoding:
         return self
@@ -125,7 +116,8 @@ class ParallelDecoding(Sampler):
             operands |= {"token": tokens[-1]} if k else {}
             logits, caches = self._logits(b, network, conditions, told, k, start, size, length, scale, operands)
             drawn = None if u is None else b.slice(u, axis=1, start=start, stop=start + size, out="drawn")
-            tokens.append(self._pick(b, logits, drawn, size))
+            drawn = None if drawn is None else b.reshape(drawn, shape=(B * size,), out="u")
+            tokens.append(b.reshape(self.pick(b, logits, drawn), shape=(B, size), out="token"))
             start += size
         ordered = b.concat(*tokens, axis=1, out="ordered") if len(tokens) > 1 else tokens[0]
         b.output(b.take_along(ordered, b.argsort(order, out="rank"), axis=1, out="tokens"))
@@ -178,14 +170,3 @@ class ParallelDecoding(Sampler):
             made = guided_call(b, network, method, given, null, strength, out=names, **operands)
         logits, *caches = made if isinstance(made, tuple) else (made,)
         return logits, caches
-
-    def _pick(self, b: Builder, logits: Var, u: Var | None, size: int) -> Var:
-        """i64[B, m]: the tokens of a group."""
-        if u is None:
-            token = b.argmax(logits, axis=1)
-        else:
-            if self.temperature != 1.0:
-                logits = b.op("mul", logits, 1 / self.temperature, out="logits")
-            logits = filtered(b, logits, self.top_k, self.top_p)
-            token = draw(b, logits, b.reshape(u, shape=(B * size,), out="u"))
-        return b.reshape(token, shape=(B, size), out="token")

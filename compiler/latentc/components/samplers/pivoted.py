@@ -14,14 +14,14 @@ from pydantic import Field
 
 from latentc.components import OneOf, OneOfThese
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import Contrast, Guide, ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.guidance.guidance import Contrast, Guide, ScheduledGuidance, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, both_branches, call
 from latentc.components.kit.patches import unpatchify
-from latentc.components.kit.tokens import Schedule, hidden_fraction
+from latentc.components.kit.tokens import Schedule
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
-from latentc.components.samplers._token_sets import TokenSets
-from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
+from latentc.components.samplers._token_sets import TokenSets, diffusion_problems, hidden_counts
+from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.guided import Request
@@ -76,21 +76,14 @@ class Pivoted(Sampler):
         )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        for name, diffusion in (("diffusion", self.diffusion),):
-            yield from under(name, problems=inner_problems(diffusion, "this one denoises tokens"))
-            if diffusion.guidance is not None:
-                message = "the sampler guides the diffusion, with one scale for all of its steps"
-                yield Problem((name, "guidance"), message, "leave it out, and set `sampler.guidance`")
+        yield from under("diffusion", problems=diffusion_problems(self.diffusion))
         learned = getattr(spec.objective, "variance", None) == "learned_range"
         if learned and getattr(self.diffusion, "variance", "fixed") in (None, "learned_range"):
             message = "network `head` learns no variance"
             yield Problem(("diffusion", "variance"), message, "use fixed_large or fixed_small")
         if self.pivots.reuse is not None:  # type: ignore[attr-defined]
             yield Problem(("pivots", "reuse"), "pivots are drawn without reuse", "leave it out")
-        if self.guidance is not None:
-            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-            if self.guidance.channels is not None:
-                yield Problem(("guidance", "channels"), "all channels of a token are guided", "leave it out")
+        yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def with_steps(self, steps: int) -> Pivoted:
         return self.model_copy(update={"steps": steps})
@@ -173,10 +166,8 @@ class Pivoted(Sampler):
         """f32[B, T, C]: the loop over the steps of the dense tokens, each with its own noise."""
         main, head = networks["main"], networks["head"]
         count, length = int(features.shape[1]), int(order.shape[1])
-        left = [length]
-        for fraction in hidden_fraction(self.schedule, np.arange(1, self.steps + 1) / self.steps):
-            left.append(max(1, min(left[-1] - 1, int(np.floor(length * fraction)))))
-        known = [(length - after) / length for after in left[1:]]
+        left = hidden_counts(self.schedule, self.steps, length)
+        known = [(length - max(after, 1)) / length for after in left[1:]]
         columns = {"before": np.array(left[:-1])}
         if self.guidance is not None:
             columns["weight"] = np.asarray(self.guidance.weights(known), np.float64)

@@ -13,10 +13,9 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.tokens import draw, filtered
 from latentc.components.kit.windows import cut, sliding
 from latentc.components.parts import Problem
-from latentc.components.sampler import Sampler
+from latentc.components.samplers._tokens import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Source
@@ -25,15 +24,11 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Sliding(Sampler):
+class Sliding(TokenSampler):
     """Draws each token, row by row, from a window with it in the middle (Esser et al. 2021, arXiv:2012.09841)."""
 
     kind: Literal["sliding"]
     temperature: float = Field(1.0, gt=0, description="divides the logits")
-    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
-    )
     guidance: None = Field(None, description="always null: nothing is guided")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sliding", "top_k": 8}
 
@@ -69,9 +64,7 @@ class Sliding(Sampler):
             before = b.slice(b.take(tokens, here, axis=1, out="near"), axis=1, start=0, stop=seen - 1, out="before")
             logits = call(b, network, "forward", given, state=before, out="logits")
             logits = b.take(logits, place, axis=1, out="logits")
-            if self.temperature != 1.0:
-                logits = b.op("mul", logits, 1 / self.temperature, out="logits")
-            drawn = draw(b, filtered(b, logits, self.top_k, self.top_p), u, out="drawn")
+            drawn = self.pick(b, logits, u)
             now = b.equal(b.arange(length), i, out="now")
             return (b.where(now, b.reshape(drawn, shape=(B, 1)), tokens, out="tokens"),), ()
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.components.blocks.bottleneck import TableBottleneck
+from latentc.components.blocks.scales import unit
+from latentc.components.contract import Port
 from latentc.components.kit.tokens import draw
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
@@ -16,11 +18,8 @@ from latentc.ir.types import B, TensorType
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-EPS = 1e-12
-"""Least length that a vector is divided by."""
 
-
-class Codebook(Bottleneck):
+class Codebook(TableBottleneck):
     """Each position of the latents becomes the nearest row of a codebook (van den Oord et al. 2017, arXiv:1711.00937).
 
     The penalty pulls the row to the encoder's output, and the output to the row, `commitment` times as hard.
@@ -42,12 +41,10 @@ class Codebook(Bottleneck):
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "codebook", "size": 16, "channels": 4}
 
-    @property
-    def noise(self) -> tuple[str, str] | None:
-        return None if self.temperature is None else ("u", "uniform")
-
-    def noise_type(self, rows: int, columns: int) -> TensorType:
-        return f32(B, rows * columns)
+    def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
+        if self.temperature is None:
+            return ()
+        return (Port("u", f32(B, rows * columns), "noise", distribution="uniform"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.temperature is not None and not self.normalize:
@@ -56,20 +53,13 @@ class Codebook(Bottleneck):
     def static(self) -> dict[str, Any]:
         return {"codes": self.size}
 
-    def rows(self, b: Builder, static: dict[str, Any]) -> Var:
-        return self._table(b, static)
-
-    def _table(self, b: Builder, static: dict[str, Any]) -> Var:
-        """The rows f32[codes, Z]."""
+    def table(self, b: Builder, static: dict[str, Any]) -> Var:
         of = f32(static["codes"], static["latent"])
         return self._unit(b, b.param("codebook.weight", of, "uniform", bound=1 / self.size))
 
     def _unit(self, b: Builder, x: Var) -> Var:
         """Rows of x divided by their length, if directions are compared."""
-        if not self.normalize:
-            return x
-        length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
-        return b.div(x, b.maximum(length, EPS), out="unit")
+        return unit(b, x) if self.normalize else x
 
     def _rows(self, b: Builder, h: Var, latent: int) -> Var:
         """Latents [B, Z, h, w] as rows [B h w, Z]."""
@@ -84,16 +74,16 @@ class Codebook(Bottleneck):
         return b.argmax(closeness, axis=1, out="index")  # type: ignore[no-any-return]
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
-        index = self._nearest(b, self._rows(b, h, static["latent"]), self._table(b, static))
+        index = self._nearest(b, self._rows(b, h, static["latent"]), self.table(b, static))
         return b.reshape(index, shape=(h.shape[0], h.shape[2] * h.shape[3]), out="tokens")
 
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
         batch, rows, columns = codes.shape[0], static["rows"], static["columns"]
-        z = b.embedding(self._table(b, static), codes, out="z")
+        z = b.embedding(self.table(b, static), codes, out="z")
         return b.transpose(b.reshape(z, shape=(batch, rows, columns, static["latent"])), perm=(0, 3, 1, 2), out="z")
 
     def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
-        table = self._table(b, static)
+        table = self.table(b, static)
         chosen = b.embedding(table, self._nearest(b, self._rows(b, h, static["latent"]), table), out="chosen")
         return self._grid(b, chosen, h)
 
@@ -103,7 +93,7 @@ class Codebook(Bottleneck):
         return b.transpose(b.reshape(rows, shape=(batch, height, width, latent)), perm=(0, 3, 1, 2), out="z")
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
-        table, rows = self._table(b, static), self._rows(b, h, static["latent"])
+        table, rows = self.table(b, static), self._rows(b, h, static["latent"])
         if noise is None or self.temperature is None:
             index = self._nearest(b, rows, table)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.components.contract import Port
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B, TensorType
 
@@ -21,9 +22,8 @@ class Gaussian(Bottleneck):
     kind: Literal["gaussian"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gaussian", "channels": 4}
 
-    @property
-    def noise(self) -> tuple[str, str] | None:
-        return "noise", "normal"
+    def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
+        return (Port("noise", f32(B, self.channels, rows, columns), "noise", distribution="normal"),)
 
     @property
     def encoded(self) -> int:

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from latentc.components.blocks.cross_attention import cross_attention
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, dense
+from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
-class AdalnSingle(BlockCondition):
+class AdalnSingle(CachedCondition):
     """One linear map of the condition scales, shifts and gates the branches of all blocks, to which each block adds a
     learned table; tokens of conditions enter by cross-attention between them (PixArt-alpha, Chen et al. 2023,
     arXiv:2310.00426)."""
@@ -24,22 +24,21 @@ class AdalnSingle(BlockCondition):
         None, gt=0, le=1_024, description="heads of the cross-attention; null: as many as the mixer has"
     )
     TAKES_TOKENS: ClassVar[bool] = True
-    IN_CHUNKS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_single"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(self, mixer, feed_forward, norm, init)
 
-    def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _masked_block(mixer, feed_forward, norm, init)
 
     def extend_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
     ) -> BlockBody:
         return _extend_block(mixer, feed_forward, norm, init, masked)
 
     def begin_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
     ) -> BlockBody:
         return _begin_block(mixer, feed_forward, norm, init, masked)
 
@@ -98,36 +97,35 @@ def _block(config: AdalnSingle, mixer: Mixer, feed_forward: FeedForward, norm: N
 
 
 @cache
-def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+def _masked_block(mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
     @module_class("MaskedSharedModulationBlock")
     def block(b: Builder, x: Var, modulation: Var, mask: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A transformer block whose tokens see those where `mask` is true; `modulation` [B, 6 D] is of all blocks."""
-        mix = masked_mix(b, mixer, mask, rotary, init, {"dim": dim, **mixer.own(dim, static)})
+        mix = masked_mix(b, mixer, mask, rotary, init, dim, static)
         return _body(b, x, modulation, mix, None, feed_forward, norm, init, dim, static)
 
     return block
 
 
 @cache
-def _extend_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool) -> BlockBody:
+def _extend_block(mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool) -> BlockBody:
     @module_class("MaskedSharedModulationBlock", "extend")
     def extend(
         b: Builder, x: Var, modulation: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any
     ) -> tuple[Var, ...]:
         """The block for the next tokens, against the keys and values of those before; returns them grown, too."""
-        sizes = {"dim": dim, **mixer.own(dim, static)}
-        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, sizes)
+        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, dim, static)
         return _body(b, x, modulation, mix, None, feed_forward, norm, init, dim, static), *grown
 
     return extend
 
 
 @cache
-def _begin_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool) -> BlockBody:
+def _begin_block(mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool) -> BlockBody:
     @module_class("MaskedSharedModulationBlock", "begin")
     def begin(b: Builder, x: Var, modulation: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the first tokens; returns their keys and values, too."""
-        mix, grown = chunk_mix(b, mixer, (), others, masked, init, {"dim": dim, **mixer.own(dim, static)})
+        mix, grown = chunk_mix(b, mixer, (), others, masked, init, dim, static)
         return _body(b, x, modulation, mix, None, feed_forward, norm, init, dim, static), *grown
 
     return begin

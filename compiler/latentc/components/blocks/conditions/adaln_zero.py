@@ -10,11 +10,11 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, dense
+from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
-class AdalnZero(BlockCondition):
+class AdalnZero(CachedCondition):
     """Norms scaled and shifted, branches gated, by a linear map of the condition that starts at zero (DiT)."""
 
     kind: Literal["adaln_zero"]
@@ -31,22 +31,21 @@ class AdalnZero(BlockCondition):
     gate_branches: bool = Field(False, description="a gate for each branch of a mixer that has several")
     TELLS_MIXER: ClassVar[bool] = True
     TELLS_FEED_FORWARD: ClassVar[bool] = True
-    IN_CHUNKS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(self, mixer, feed_forward, norm, self._second(norm), init)
 
-    def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _masked_block(self, mixer, feed_forward, norm, self._second(norm), init)
 
     def extend_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
     ) -> BlockBody:
         return _extend_block(self, mixer, feed_forward, norm, self._second(norm), init, masked)
 
     def begin_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
     ) -> BlockBody:
         return _begin_block(self, mixer, feed_forward, norm, self._second(norm), init, masked)
 
@@ -118,12 +117,12 @@ def _block(config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Nor
 
 @cache
 def _masked_block(
-    config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str
+    config: AdalnZero, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str
 ) -> BlockBody:
     @module_class("MaskedDiTBlock")
     def block(b: Builder, x: Var, c: Var, mask: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A transformer block whose tokens see those where `mask` is true; c [B, D] scales, shifts and gates."""
-        mix = masked_mix(b, mixer, mask, rotary, init, {"dim": dim, **mixer.own(dim, static)})
+        mix = masked_mix(b, mixer, mask, rotary, init, dim, static)
         return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static)
 
     return block
@@ -131,15 +130,14 @@ def _masked_block(
 
 @cache
 def _extend_block(
-    config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str, masked: bool
+    config: AdalnZero, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str, masked: bool
 ) -> BlockBody:
     @module_class("MaskedDiTBlock", "extend")
     def extend(
         b: Builder, x: Var, c: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any
     ) -> tuple[Var, ...]:
         """The block for the next tokens, against the keys and values of those before; returns them grown, too."""
-        sizes = {"dim": dim, **mixer.own(dim, static)}
-        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, sizes)
+        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, dim, static)
         return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static), *grown
 
     return extend
@@ -147,12 +145,12 @@ def _extend_block(
 
 @cache
 def _begin_block(
-    config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str, masked: bool
+    config: AdalnZero, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str, masked: bool
 ) -> BlockBody:
     @module_class("MaskedDiTBlock", "begin")
     def begin(b: Builder, x: Var, c: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the first tokens; returns their keys and values, too."""
-        mix, grown = chunk_mix(b, mixer, (), others, masked, init, {"dim": dim, **mixer.own(dim, static)})
+        mix, grown = chunk_mix(b, mixer, (), others, masked, init, dim, static)
         return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static), *grown
 
     return begin

@@ -9,55 +9,61 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
-from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm, Problem, Told
+from latentc.components.parts import CachedCondition, CachedMixer, DecodeState, FeedForward, Mixer, Norm, Problem, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class InContext(BlockCondition):
+class InContext(CachedCondition):
     """Residual blocks, pre-norm by default; the condition is a token of the sequence (GPT, LLaMA, LlamaGen)."""
 
     kind: Literal["in_context"]
     norm_after: bool = Field(
         False, description="post-norm, as in BERT: norms follow the residual sums instead of preceding the branches"
     )
-    gated: bool = Field(
-        False,
-        description="branches are scaled by learned vectors, which start at zero; not in masked and decoding blocks",
-    )
+    gated: bool = Field(False, description="branches are scaled by learned vectors, which start at zero")
     TAKES: ClassVar[Told] = None
-    IN_CHUNKS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        if self.gated:
-            return _gated_block(mixer, feed_forward, norm, init)
-        return _block(mixer, feed_forward, norm, init, self.norm_after)
+        return _block(self, mixer, feed_forward, norm, init)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.norm_after and self.gated:
             message = "`gated` scales the branches of pre-norm blocks, and `norm_after` makes them post-norm"
             yield Problem(("gated",), message, "leave out one of them")
 
-    def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _masked_block(mixer, feed_forward, norm, init, self.norm_after)
+    def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        return _masked_block(self, mixer, feed_forward, norm, init)
 
     def extend_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False, plain: bool = False
+        self,
+        mixer: CachedMixer,
+        feed_forward: FeedForward,
+        norm: Norm,
+        init: str,
+        masked: bool = False,
+        plain: bool = False,
     ) -> BlockBody:
         """`plain`: of the block without a mask in its other methods."""
-        return _extend_block(mixer, feed_forward, norm, init, masked, self.norm_after, plain)
+        return _extend_block(self, mixer, feed_forward, norm, init, masked, plain)
 
     def begin_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False, plain: bool = False
+        self,
+        mixer: CachedMixer,
+        feed_forward: FeedForward,
+        norm: Norm,
+        init: str,
+        masked: bool = False,
+        plain: bool = False,
     ) -> BlockBody:
-        return _begin_block(mixer, feed_forward, norm, init, masked, self.norm_after, plain)
+        return _begin_block(self, mixer, feed_forward, norm, init, masked, plain)
 
     def decode_block(
         self,
-        mixer: Mixer,
+        mixer: CachedMixer,
         feed_forward: FeedForward,
         norm: Norm,
         init: str,
@@ -69,10 +75,11 @@ class InContext(BlockCondition):
         A `tempered` one takes the temperature of its attention behind the caches. `plain`: of the block without a mask
         in its other methods.
         """
-        return _decode_block(mixer, feed_forward, norm, init, tempered, self.norm_after, plain)
+        return _decode_block(self, mixer, feed_forward, norm, init, tempered, plain)
 
 
 def _body(
+    config: InContext,
     b: Builder,
     x: Var,
     mix: Mix,
@@ -81,20 +88,24 @@ def _body(
     init: str,
     dim: int,
     static: Mapping[str, Any],
-    after: bool,
     normalised: bool = True,
 ) -> Var:
-    """Both branches of x; norms before them, or `after` the sums. The mixer may not be `normalised`."""
-    feeding = {k: static[k] for k in feed_forward.static(dim)}
+    """Both branches of x; norms before them, or after the sums. `normalised`: what is mixed is."""
+    feeding, after = {k: static[k] for k in feed_forward.static(dim)}, config.norm_after
+
+    def gated(name: str, h: Var) -> Var:
+        return h * b.param(name, f32(dim), "zeros") if config.gated else h
+
     (h,) = mix(x if after or not normalised else norm.apply(b, "norm1", x))
-    x = norm.apply(b, "norm1", x + h) if after and normalised else x + h
-    if after:
-        return norm.apply(b, "norm2", x + feed_forward.apply(b, "mlp", x, init, dim=dim, **feeding))
-    return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+    x = x + gated("attn_scale", h)
+    x = norm.apply(b, "norm1", x) if after and normalised else x
+    h = feed_forward.apply(b, "mlp", x if after else norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+    x = x + gated("mlp_scale", h)
+    return norm.apply(b, "norm2", x) if after else x
 
 
 @cache
-def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, after: bool) -> BlockBody:
+def _block(config: InContext, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
     @module_class("TransformerBlock")
     def block(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A transformer block."""
@@ -103,69 +114,53 @@ def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, after
         def mix(h: Var) -> tuple[Var, ...]:
             return (mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing),)
 
-        return _body(b, x, mix, feed_forward, norm, init, dim, static, after, mixer.normalised)
+        return _body(config, b, x, mix, feed_forward, norm, init, dim, static, mixer.normalised)
 
-    block.body.__doc__ = f"A {'post' if after else 'pre'}-norm transformer block."
+    scaled = " whose branches are scaled by channel" if config.gated else ""
+    block.body.__doc__ = f"A {'post' if config.norm_after else 'pre'}-norm transformer block{scaled}."
     return block
 
 
 @cache
-def _gated_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-    @module_class("TransformerBlock")
-    def block(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> Var:
-        """A pre-norm transformer block whose branches are scaled by channel."""
-        mixing = mixer.own(dim, static)
-        feeding = {k: static[k] for k in feed_forward.static(dim)}
-        h = mixer.apply(b, "attn", norm.apply(b, "norm1", x), rotary, init, dim=dim, **mixing)
-        x = x + h * b.param("attn_scale", f32(dim), "zeros")
-        h = feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
-        return x + h * b.param("mlp_scale", f32(dim), "zeros")
-
-    return block
-
-
-@cache
-def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, after: bool) -> BlockBody:
+def _masked_block(config: InContext, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
     @module_class("MaskedBlock")
     def block(b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A pre-norm transformer block that sees the tokens where `mask` is true."""
-        mix = masked_mix(b, mixer, mask, rotary, init, {"dim": dim, **mixer.own(dim, static)})
-        return _body(b, x, mix, feed_forward, norm, init, dim, static, after)
+        mix = masked_mix(b, mixer, mask, rotary, init, dim, static)
+        return _body(config, b, x, mix, feed_forward, norm, init, dim, static)
 
     return block
 
 
 @cache
 def _extend_block(
-    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool, plain: bool
+    config: InContext, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, plain: bool
 ) -> BlockBody:
     @module_class("TransformerBlock" if plain else "MaskedBlock", "extend")
     def extend(b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the next tokens, against the keys and values of those before; returns them grown, too."""
-        sizes = {"dim": dim, **mixer.own(dim, static)}
-        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, sizes, plain)
-        return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
+        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, dim, static, plain)
+        return _body(config, b, x, mix, feed_forward, norm, init, dim, static), *grown
 
     return extend
 
 
 @cache
 def _begin_block(
-    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool, plain: bool
+    config: InContext, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, plain: bool
 ) -> BlockBody:
     @module_class("TransformerBlock" if plain else "MaskedBlock", "begin")
     def begin(b: Builder, x: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the first tokens; returns their keys and values, too."""
-        sizes = {"dim": dim, **mixer.own(dim, static)}
-        mix, grown = chunk_mix(b, mixer, (), others, masked, init, sizes, plain)
-        return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
+        mix, grown = chunk_mix(b, mixer, (), others, masked, init, dim, static, plain)
+        return _body(config, b, x, mix, feed_forward, norm, init, dim, static), *grown
 
     return begin
 
 
 @cache
 def _decode_block(
-    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool, after: bool, plain: bool
+    config: InContext, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool, plain: bool
 ) -> BlockBody:
     @module_class("TransformerBlock" if plain else "MaskedBlock", "decode")
     def decode(
@@ -181,7 +176,7 @@ def _decode_block(
             h, *grown[:] = mixer.decode(b, "attn", h, state, rotary, init, dim=dim, **mixing)
             return (h,)
 
-        x = _body(b, x, mix, feed_forward, norm, init, dim, static, after)
+        x = _body(config, b, x, mix, feed_forward, norm, init, dim, static)
         keys, values = grown
         return x, keys, values
 

@@ -17,14 +17,14 @@ from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
-from latentc.components.parts import Chunk, DecodeState, Mixer, Norm, Problem, ScoreKernel, dense
+from latentc.components.parts import CachedMixer, Chunk, DecodeState, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Attention(Mixer):
+class Attention(CachedMixer):
     """softmax(q k^T / sqrt(d)) v over H heads (Vaswani et al. 2017); fewer key heads: Ainslie et al. 2023."""
 
     kind: Literal["attention"]
@@ -79,6 +79,10 @@ class Attention(Mixer):
     @property
     def spatial(self) -> bool:
         return self.relative_bias or self.axial_rotary
+
+    @property
+    def ordered(self) -> bool:
+        return self.causal
 
     @property
     def places_tokens(self) -> bool:

@@ -67,7 +67,7 @@ class Windows(Mixer):
         if self.convolution is not None and self.convolution % 2 == 0:
             message = f"a kernel of side {self.convolution} has no centre"
             yield Problem(("convolution",), message, f"use {self.convolution + 1}")
-        if getattr(self.mixer, "causal", False):
+        if self.mixer.ordered:
             yield Problem(("mixer",), "tokens of a window have no order to be causal in", "set `causal: false`")
 
     def problems_of_grid(self, grid: int) -> Iterator[Problem]:

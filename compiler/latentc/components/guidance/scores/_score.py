@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from latentc.components.contract import Need, Network
-from latentc.components.kit import Operands, call
+from latentc.components.kit import Operands, call, first_channels
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B, TensorType
@@ -66,8 +66,7 @@ def data_estimate(mb: ModuleBuilder, network: Network) -> Estimate:
     told = {port.name: b.input(port.name, port.type) for port in forward.inputs_of("condition")}
     k = {name: b.input(name, f32()) for name in COEFFICIENTS}
     out = call(b, network, "forward", told, state=x, time=time, out="output")
-    if out.shape[1] != x.shape[1]:
-        out = b.slice(out, axis=1, start=0, stop=x.shape[1], out="output")
+    out = first_channels(b, out, x)
     part = b.add(b.mul(k["z_x"], x), b.mul(k["z_output"], out), out="part")
     b.output(b.div(part, k["z_scale"], out="data"))
     return Estimate(b.finish("The data that the network predicts."), tuple(told))

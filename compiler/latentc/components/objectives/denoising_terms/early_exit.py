@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Need
-from latentc.components.kit import per_sample_mean
+from latentc.components.kit import first_channels, per_sample_mean
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Var
@@ -45,10 +45,7 @@ class EarlyExit(DenoisingTerm):
         made = b.call(forward.function, exits.name, denoised.time, *denoised.features, out=names)
         total: list[Var] = []
         for prediction, u in zip(made[:count], made[count:], strict=True):
-            channels = denoised.target.shape[1]
-            if prediction.shape[1] != channels:
-                prediction = b.slice(prediction, axis=1, start=0, stop=channels, out="exit")
-            error = b.op("sub", prediction, denoised.target, out="error")
+            error = b.op("sub", first_channels(b, prediction, denoised.target), denoised.target, out="error")
             squared = per_sample_mean(b, error * error, out="squared")
             layer = b.op("mul", 1.0 - b.stop_gradient(u), squared, out="layer")
             wanted = b.stop_gradient(per_sample_mean(b, b.tanh(b.abs(error)), out="wanted"))

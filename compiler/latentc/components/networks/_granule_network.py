@@ -1,0 +1,92 @@
+"""The base class of NVG's two transformers, and what their methods share.
+
+Symbols: B batch, T tokens, L positions, K stages, Z channels of the latents, D width, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone
+from latentc.components.condition import Entry, Form, embedded_sum
+from latentc.components.networks._granule_blocks import parallel_block
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32, items
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class GranuleNetwork(Backbone):
+    """Options of NVG's two networks, and what they ask of the rest of the spec."""
+
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    heads: int = Field(gt=0, le=1_024, description="heads of the attention; divide the width")
+    ratio: int = Field(4, gt=0, le=64, description="hidden width of the MLPs in units of the width")
+    side: int = Field(gt=1, le=256, description="side of the square of latents, a power of 2")
+    latent: int = Field(gt=0, le=65_536, description="channels of the latents (Z)")
+    kind_channels: int = Field(
+        8, gt=0, le=1_024, description="channels of a head that tell kinds of tokens apart, even"
+    )
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+
+    @property
+    def stages(self) -> int:
+        """K."""
+        return (self.side**2).bit_length() - 1
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of a head for the kind of a token, and for its row or column."""
+        return self.kind_channels, (self.width // self.heads - self.kind_channels - 2 * self.stages) // 2
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.tokens is None:
+            yield Problem((), f"a {self.kind} takes tokens, but the data has {spec.data.words}")
+        if self.side & (self.side - 1):
+            yield Problem(("side",), f"a square of side {self.side} is not halved down to one position", "use 4, 8, 16")
+        of_kind, of_space = self.channels
+        if self.width % self.heads:
+            yield Problem(("width",), f"{self.heads} heads do not divide the width of {self.width}")
+        elif (
+            of_kind % 2
+            or of_space < 2
+            or of_space % 2
+            or of_kind + 2 * (self.stages + of_space) != (self.width // self.heads)
+        ):
+            message = (
+                f"a head of {self.width // self.heads} channels has {of_kind} for the kind, {2 * self.stages} for the "
+                f"structure, and an even number each for row and column"
+            )
+            yield Problem(("kind_channels",), message, "change the width, the heads or this")
+        if not self.told(spec):
+            yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
+        yield from self.problems_of_conditions(spec)
+
+    def sizes(self, spec: Spec) -> dict[str, Any]:
+        """Static arguments that both have."""
+        sizes = {"latent": self.latent, "width": self.width, "depth": self.depth, "heads": self.heads}
+        return {**sizes, "hidden": self.ratio * self.width, **self.condition_sizes(spec)}
+
+
+def told(
+    b: Builder, entries: tuple[Entry, ...], conditions: Any, stage: Var, count: Any, width: Any, static: Any
+) -> tuple[Var, Var]:
+    """The embedded conditions f32[B, D], and with the embedding of the stage, one of `count`, added."""
+    text = embedded_sum(b, entries, conditions, width, static, "text")
+    table = b.param("stage_embedder.weight", f32(count, width), "normal", std=0.02)
+    return text, b.add(text, b.embedding(table, stage), out="c")
+
+
+def run(b: Builder, x: Var, c: Var, turn: Var, width: Any, depth: Any, heads: Any, hidden: Any) -> Var:
+    """The blocks: x f32[B, T, D] under c f32[B, D], positions turned by `turn` f32[B, T, d / 2]."""
+    for name in items("blocks", depth):
+        x = b.sub(name, parallel_block, x, c, turn, dim=width, heads=heads, hidden=hidden)
+    return x
+
+
+__all__ = ["GranuleNetwork", "run", "told"]

@@ -1,0 +1,51 @@
+"""Shared by networks that encode the known tokens of an array and decode features of all of them.
+
+Symbols: T tokens of a sample, C channels of a token, D width, R buffer tokens that hold the condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone
+from latentc.components.blocks.block import Block
+from latentc.components.condition import Form
+from latentc.components.parts import Problem, Weights
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MaskedTrunk(Backbone):
+    """An encoder and a decoder over the patches of an array, behind tokens that hold the condition."""
+
+    width: int = Field(gt=0, le=65_536, description="channels of a token inside (D)")
+    depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
+    patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
+    buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
+    block: Block = Field(description="the block of encoder and decoder")
+    weights: Weights = Field("xavier", description="how linear layers start")
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_masks(self.kind)
+        yield from self.block.problems_of_condition(self.kind, None)
+        if not self.told(spec):
+            yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
+        yield from self.problems_of_conditions(spec)
+
+    def token_features(self, spec: Spec) -> tuple[int, int] | None:
+        return self.tokens(spec)[1], self.width
+
+    def tokens(self, spec: Spec) -> tuple[int, int]:
+        """(T, C)."""
+        assert spec.data.shape is not None
+        channels, height, width = spec.data.shape
+        return (height // self.patch) * (width // self.patch), channels * self.patch**2
+
+
+__all__ = ["MaskedTrunk"]

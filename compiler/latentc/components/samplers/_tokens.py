@@ -1,0 +1,36 @@
+"""How samplers of tokens draw them from logits.
+
+Symbols: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from latentc.components.kit.tokens import draw, filtered
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import Builder, Var
+
+
+class TokenSampler(Sampler):
+    """Draws tokens by inverse CDF, one uniform number per token."""
+
+    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
+    )
+
+    def pick(self, b: Builder, logits: Var, u: Var | None) -> Var:
+        """i64[...]: the tokens that u f32[...] falls on in the distributions of logits f32[..., V], filtered.
+
+        Without u the likeliest.
+        """
+        if u is None:
+            return b.argmax(logits, axis=logits.type.rank - 1, out="token")  # type: ignore[no-any-return]
+        if self.temperature != 1.0:
+            logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+        return draw(b, filtered(b, logits, self.top_k, self.top_p), u)
+
+
+__all__ = ["TokenSampler"]
