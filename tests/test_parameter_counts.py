@@ -386,6 +386,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "openai/pixel-cnn: the sizes of its layers, added up, without the norms that it learns beside each weight",
         {("cifar10", "main"): 53_618_660},
     ),
+    "neural_csa": (
+        "DennisFrauen/NeuralCSA, without weights that its masks leave out: the sizes of its layers, added up",
+        {
+            ("marginal", "main"): 1131,
+            ("marginal", "lower"): 795,
+            ("marginal", "upper"): 795,
+            ("marginal", "propensity"): 901,
+        },
+    ),
     "starflow": (
         "apple/ml-starflow: the sizes of its layers, added up; paper: 3.8 B",
         {("t2i-256", "main"): 3_858_281_544},

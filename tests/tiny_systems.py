@@ -253,6 +253,16 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.main", ("start=11", "source_start=0")),
         ),
     ),
+    "neural_csa": Tiny(
+        "neural_csa",
+        (
+            "data={kind: npz, path: train.npz, "
+            "fields: {x: {shape: [1]}, covariates: {shape: [1]}, treatment: {shape: [1]}}}",
+            *(f"networks.{name}.width=6" for name in ("main", "lower", "upper", "multipliers", "propensity")),
+            *(f"networks.{name}.bins=4" for name in ("main", "lower", "upper")),
+            *("networks.lower.bound=3", "networks.upper.bound=3", "objective.latents=4", "sampler.latents=4"),
+        ),
+    ),
     "pixelcnn_pp": Tiny(
         "pixelcnn_pp",
         (

@@ -31,6 +31,7 @@ CHOSEN = (
     ("givt-beams", "onnxruntime"),
     ("givt_masked", "onnxruntime"),
     ("gedi", "onnxruntime"),
+    ("neural_csa", "onnxruntime"),
     ("class_prefix_bert", "openvino"),
     ("class_prefix_bart", "onnxruntime"),
     ("starflow", "openvino"),
@@ -67,5 +68,5 @@ def test_system(name: str, engine: str, tmp_path: Path) -> None:
     found = {c.what.partition(":")[0] for c in report.comparisons}  # of several outputs each: "sampler: pivots"
     assert "sampler" in found and report.controls
     assert "forward" in found or any(
-        word.startswith(("scale_", "group_", "decode")) for word in found
+        word.startswith(("scale_", "group_", "decode", "inverse")) for word in found
     )  # which decodes with caches

@@ -69,6 +69,7 @@ Capability = Literal[
     "code_sequence",
     "next_vector",
     "flow",
+    "shift",
     "pixels",
     "weigh_classes",
 ]
@@ -107,6 +108,7 @@ CAPABILITIES: dict[Capability, str] = {
     "code_sequence": "shows losses its latents as a sequence",
     "next_vector": "predicts each vector of a sequence from those before it",
     "flow": "maps data to noise with a known log-determinant, and back",
+    "shift": "maps noise to samples with a known log-determinant",
     "weigh_classes": "scores a prompt, and classes by the scores of their sequences",
     "pixels": "gives the distribution of each pixel from those before it",
 }
@@ -191,6 +193,7 @@ next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the predi
 flow          `forward` (state, conditions) -> output (the latent), log_det per dimension; `inverse` (noise, conditions)
               -> output; `guided_inverse` (noise, conditions, the same as `null_NAME`, attention temperature of the
               branch without conditions, scale f32[N, B] per token that is predicted) -> output
+shift         `shift` (noise, conditions) -> output, log_det f32[B], of all dimensions
 weigh_classes next_token, and `score` (conditions) -> output, output: log-probability of the prompt f32[B] and the
               number of its tokens f32[B]; `weigh` (state f32[B, 2]) -> output: scores of two classes
 pixels        `forward` (state, conditions) -> output, parameters of the distributions; `log_prob` (state, conditions)

@@ -1,0 +1,61 @@
+"""Parts of causal sensitivity analysis: contexts of several latents, and how much a shift of these changes densities.
+
+A treatment is an array condition [1]: 0 or 1 where there is a propensity score, else any number.
+
+Symbols: B batch, n latents per sample, D numbers of an outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from latentc.components.contract import Network
+from latentc.components.kit.calls import Operands, call
+from latentc.ir.builder import Builder, Var
+from latentc.ir.types import B
+
+
+def repeated(b: Builder, told: Operands, count: int) -> dict[str, Var]:
+    """Conditions [B, ...] of every latent: [B n, ...]."""
+    found = {}
+    for name, x in told.items():
+        wide = b.reshape(x, shape=(B, 1, *x.shape[1:]))
+        wide = b.broadcast_to(wide, wide, shape=(B, count, *x.shape[1:]))
+        found[name] = b.reshape(wide, shape=(B * count, *x.shape[1:]), out=name)
+    return found
+
+
+def propensity(b: Builder, networks: Mapping[str, Network], told: Operands, treatment: str) -> Var | None:
+    """f32[B]: probability of the treatment that a sample has; None: treatments are not binary."""
+    if "propensity" not in networks:
+        return None
+    given = told[treatment]
+    score = b.sigmoid(call(b, networks["propensity"], "embed", told, out="score"), out="score")
+    p = b.add(given * score, (1.0 - given) * (1.0 - score))
+    return b.reshape(p, shape=(given.shape[0],), out="propensity")  # type: ignore[no-any-return]
+
+
+def shifted(
+    b: Builder, networks: Mapping[str, Network], shift: str, told: Operands, latents: Var, count: int
+) -> tuple[Var, Var]:
+    """Outcomes f32[B, n, D] of shifted latents, and the log-ratio f32[B, n] of their density to the standard normal.
+
+    `told` and latents f32[B n, D] are of every latent.
+    """
+    size = latents.shape[1]
+    moved, log_det = call(b, networks[shift], "shift", told, noise=latents, out="moved log_det")
+    squares = [b.sum(u * u, axes=(1,), keepdims=False) for u in (moved, latents)]
+    log_ratio = b.op("sub", b.op("sub", *squares) * 0.5, log_det, out="log_ratio")
+    outcomes = call(b, networks["main"], "inverse", told, noise=moved, out="outcomes")
+    rows = (B, count)
+    return b.reshape(outcomes, shape=(*rows, size), out="outcomes"), b.reshape(log_ratio, shape=rows, out="log_ratio")
+
+
+def expected(b: Builder, outcomes: Var, observed: Var | None, p: Var | None) -> Var:
+    """f32[B, D]: mean outcome under the treatment, of shifted latents and, where it was given, of those observed."""
+    mean = b.mean(outcomes, axes=(1,), keepdims=False, out="mean")
+    if p is None or observed is None:
+        return mean
+    share = b.reshape(p, shape=(p.shape[0], 1))
+    own = b.mean(observed, axes=(1,), keepdims=False, out="own")
+    return b.add(share * own, (1.0 - share) * mean, out="mean")  # type: ignore[no-any-return]

@@ -1,0 +1,156 @@
+"""Training of flows for bounds of causal effects under unobserved confounding: NeuralCSA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.causal import repeated, shifted
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+Model = Literal["marginal", "rosenbaum", "kl", "total_variation", "hellinger", "chi_squared"]
+SIDES = {"lower": 1.0, "upper": -1.0}
+
+
+class SensitivityBounds(Objective):
+    """Fits outcomes by `main`, and the shifts `lower` and `upper` of its latents that move the mean outcome the most.
+
+    Shifts keep to a sensitivity model (Frauen et al. 2024, arXiv:2311.16026). With r(u) the density of the shifted
+    latents over the standard normal: marginal: |log r| <= log gamma; rosenbaum: max r / min r <= gamma; others: both
+    E f(r) and E f(1 / r) <= gamma over the standard normal, f(r) = r log r (kl), |r - 1| / 2, (sqrt(r) - 1)^2 or
+    (r - 1)^2. The network `multipliers` has Lagrange's for each sample, of an augmented Lagrangian. `propensity` is
+    fitted to treatments of 0 and 1; without it they are any numbers.
+    """
+
+    kind: Literal["sensitivity_bounds"]
+    model: Model = Field("marginal", description="what of the shift is bounded")
+    gamma: float = Field(gt=0, description="its bound; above 1 for `marginal` and `rosenbaum`")
+    treatment: str = Field("treatment", description="condition that is the treatment")
+    latents: int = Field(256, gt=1, le=65_536, description="latents drawn per sample and step (n)")
+    penalty: float = Field(5.0, gt=0, description="weight of squared violations (mu)")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sensitivity_bounds", "gamma": 2.0, "latents": 4}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        flows = Need("main", "flow"), Need("lower", "shift"), Need("upper", "shift")
+        scores = ("multipliers", *(("propensity",) if "propensity" in spec.networks else ()))
+        return (*flows, *(Need(name, "embed_conditions") for name in scores))
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        own = ("main", "lower", "upper", "multipliers")
+        return (*own, "propensity") if "propensity" in spec.networks else own
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.model in ("marginal", "rosenbaum") and self.gamma <= 1:
+            yield Problem(("gamma",), f"`{self.model}` bounds a ratio, so gamma is above 1", "use 2, say")
+        treatment = spec.conditions.get(self.treatment)
+        field = spec.data.fields.get(self.treatment if treatment is None else treatment.field or self.treatment)
+        if treatment is None or field is None or field.shape != (1,):
+            message = f"condition `{self.treatment}` is no array of one number"
+            yield Problem(("treatment",), message, f"add `conditioning.{self.treatment}: {{kind: array}}`")
+        for name, count in (("multipliers", 2), ("propensity", 1)):
+            held = getattr(spec.networks.get(name), "numbers", count)
+            if held != count:
+                message = f"network `{name}` returns {held} numbers, not {count}"
+                yield Problem((), message, f"set `networks.{name}.numbers: {count}`")
+        score = spec.networks.get("propensity")
+        if score is not None and self.treatment in score.told(spec):  # type: ignore[attr-defined]
+            message = "a propensity score is of the covariates alone"
+            yield Problem((), message, "list them in `networks.propensity.conditions`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        updates = self._outcomes(mb, networks, spec), self._bounds(mb, networks, spec)
+        mb.entries |= {update.loss: update.loss for update in updates}
+        return updates
+
+    def _outcomes(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
+        """Maximum likelihood of outcomes and of treatments."""
+        b, conditions = mb.function("loss.outcomes"), Conditions(spec, networks)
+        x = b.input("x", networks["main"].methods["forward"].input("state").type)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        z, log_det = call(b, networks["main"], "forward", told, state=x, out="z log_det")
+        size = int(x.shape[1])
+        half = b.mean(z * z, axes=(1,), keepdims=False) * 0.5
+        nats = b.op("sub", b.add(half, 0.5 * math.log(2 * math.pi)), log_det)
+        parts = {"outcomes": b.mean(nats * float(size), axes=(0,), keepdims=False, out="outcomes")}
+        trained: tuple[str, ...] = ("main",)
+        if "propensity" in networks:
+            score = call(b, networks["propensity"], "embed", told, out="score")
+            entropy = b.op("sub", b.softplus(score), told[self.treatment] * score)
+            parts["treatments"] = b.mean(entropy, axes=(0, 1), keepdims=False, out="treatments")
+            trained = ("main", "propensity")
+        loss = b.add(*parts.values(), out="loss") if len(parts) > 1 else parts["outcomes"]
+        b.output(loss, *parts.values()) if len(parts) > 1 else b.output(loss)
+        b.finish("Negative log-likelihood in nats, of outcomes and of treatments.")
+        names = ("loss", *parts) if len(parts) > 1 else ("loss",)
+        metrics = tuple(f"outcomes/{name}" for name in names)
+        return Update("loss.outcomes", trained, ("x", *conditions.fields), (), metrics, "outcomes")
+
+    def _bounds(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
+        """The augmented Lagrangians of both shifts, and the regression of their multipliers."""
+        b, conditions = mb.function("loss.bounds"), Conditions(spec, networks)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        size = networks["main"].methods["inverse"].input("noise").type.shape[1]
+        latents = b.input("latents", f32(B, self.latents, size))
+        every = repeated(b, told, self.latents)
+        flat = b.reshape(latents, shape=(B * self.latents, size), out="flat")
+        raw = b.softplus(call(b, networks["multipliers"], "embed", told, out="raw"))
+        columns = b.split(raw, axis=1, sizes=(1, 1), out="of_lower of_upper")
+        losses, logged = [], dict[str, Var]()
+        for (side, sign), column in zip(SIDES.items(), columns, strict=True):
+            outcomes, log_ratio = shifted(b, networks, side, every, flat, self.latents)
+            mean = b.mean(outcomes, axes=(1, 2), keepdims=False, out=f"mean_{side}")
+            slack = self._slack(b, log_ratio)
+            multiplier = b.reshape(column, shape=(column.shape[0],), out="multiplier")
+            held = b.stop_gradient(multiplier, out="held")
+            grown = b.relu(b.op("sub", held, slack * self.penalty), out="grown")
+            penalty = b.op("sub", grown * grown, held * held) * (0.5 / self.penalty)
+            off = b.op("sub", multiplier, b.stop_gradient(grown), out="off")
+            losses.append(b.add(b.add(mean * sign, penalty), off * off * 0.5, out=f"loss_{side}"))
+            logged |= {side: mean, f"{side}_slack": slack}
+        loss = b.add(*losses, out="loss")
+        b.output(*(b.mean(x, axes=(0,), keepdims=False) for x in (loss, *logged.values())))
+        b.finish("Lagrangians of both shifts; the mean outcomes that these reach, and how far they are from the bound.")
+        metrics = tuple(f"bounds/{name}" for name in ("loss", *logged))
+        draws = (Draw("latents", "normal"),)
+        return Update("loss.bounds", ("lower", "upper", "multipliers"), conditions.fields, draws, metrics, "bounds")
+
+    def _slack(self, b: Builder, log_ratio: Var) -> Var:
+        """f32[B]: how far the shift is from what the sensitivity model allows, below 0 beyond it."""
+
+        def most(x: Var) -> Var:
+            return b.max(x, axes=(1,), keepdims=False)  # type: ignore[no-any-return]
+
+        if self.model == "marginal":
+            return b.op("sub", math.log(self.gamma), most(b.abs(log_ratio)), out="slack")  # type: ignore[no-any-return]
+        if self.model == "rosenbaum":
+            span = b.add(most(log_ratio), most(b.neg(log_ratio)), out="span")
+            return b.op("sub", math.log(self.gamma), span, out="slack")  # type: ignore[no-any-return]
+        # Latents are those of the shifted distribution, so that means over the normal one weigh them by 1 / r.
+        weight = b.exp(b.neg(log_ratio), out="weight")
+        means = []
+        for log_r in (log_ratio, b.neg(log_ratio)):
+            means.append(b.mean(self._divergence(b, log_r) * weight, axes=(1,), keepdims=False, out="divergence"))
+        return b.op("sub", self.gamma, b.maximum(*means), out="slack")  # type: ignore[no-any-return]
+
+    def _divergence(self, b: Builder, log_r: Var) -> Var:
+        """f(r) of the logarithm of r."""
+        if self.model == "kl":
+            return b.exp(log_r) * log_r
+        if self.model == "total_variation":
+            return b.abs(b.exp(log_r) - 1.0) * 0.5
+        root = b.exp(log_r * 0.5 if self.model == "hellinger" else log_r) - 1.0
+        return root * root
+
+
+__all__ = ["SensitivityBounds"]
