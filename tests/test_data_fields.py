@@ -77,7 +77,11 @@ def test_faults(field: dict[str, object], said: str) -> None:
     [
         ("{kind: npz, classes: 10}", "E0301", "neither `shape` nor `tokens`"),
         ("{kind: npz, classes: 10, shape: [1, 8, 8], tokens: {vocabulary: 3, grid: [4, 4]}}", "E0301", "both"),
-        ("{kind: npz, classes: 10, shape: [8, 8]}", "E0305", "takes arrays [C, H, W], but the data has arrays [8, 8]"),
+        (
+            "{kind: npz, classes: 10, shape: [8]}",
+            "E0305",
+            "takes arrays [C, H, W] or [C, T], but the data has arrays [8]",
+        ),
         ("{kind: npz, shape: [1, 8, 8]}", "E0305", "is a label, but the data has none"),
         ("{kind: npz, classes: 9, shape: [1, 8, 8], fields: {y: {classes: 10}}}", "E0305", "`fields.y` has 10 classes"),
         ("{kind: npz, classes: 9, shape: [1, 8, 8], fields: {x: {shape: [1, 4, 4]}}}", "E0305", "`fields.x` says"),

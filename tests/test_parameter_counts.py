@@ -368,6 +368,28 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L-long", "prior"): 21_700_240,  # the authors' comment: 21.7 M
         },
     ),
+    "vitok": (
+        "philippe-eecs/vitok",
+        {
+            ("B/256", "main"): 130_592_336,
+            ("L/256", "main"): 458_410_176,
+            ("XL/256", "main"): 675_499_976,
+            ("L/256-video", "main"): 457_489_600,
+        },
+    ),
+    "vitok_tokenizer": (
+        "philippe-eecs/vitok; S-L, whose halves have one width there, of both halves that the paper counts",
+        {
+            ("S-S/1x16", "main"): 86_315_603,
+            ("S-B/1x16", "main"): 128_862_827,  # paper: 129.0 M
+            ("B-B/1x16", "main"): 171_410_051,
+            ("S-L/1x16", "main"): 426_838_859,  # paper: 43.3 M and 383.7 M
+            ("L-L/1x16", "main"): 767_368_259,
+            ("S-B/4x8", "main"): 128_862_827,
+            ("S-B/4x16", "main"): 132_401_771,
+            ("S-B/8x8", "main"): 130_042_475,
+        },
+    ),
     "lpd": (
         "mit-han-lab/lpd: the sizes of its layers, added up",
         {
@@ -599,6 +621,8 @@ COMPUTE: dict[str, dict[str | None, float]] = {
     "dimr": {"XL/2R-256": 160, "G/2R-256": 331, "XL/3R-512": 206},
     "iwin_classifier": {"T": 4.7, "S": 9.0, "B": 15.9, "L": 35.4, "S-384": 27.7, "B-384": 48.3},
     "mean_flow": {"B/4": 5.6, "B/2": 23.1, "M/2": 54.0, "XL/2": 119.0},
+    # Both halves: the paper has 11.6 for S, 23.1 for B and 101.8 for L.
+    "vitok_tokenizer": {"S-S/1x16": 23.2, "S-B/1x16": 34.7, "S-L/1x16": 113.4, "L-L/1x16": 203.6},
 }
 
 

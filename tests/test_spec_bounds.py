@@ -43,7 +43,7 @@ def test_every_integer_has_bounds() -> None:
         ("dit_moe", ["backbone.block.mixer.heads=2147483648"], "at most 1024"),
         ("dit_moe", ["backbone.block.feed_forward.experts=2147483648"], "at most 1024"),
         ("digits_llamagen", ["backbone.depth=10000"], "at most 512"),
-        ("sit", ["data.shape=[]"], "takes arrays [C, H, W]"),
+        ("sit", ["data.shape=[]"], "takes arrays [C, H, W] or [C, T]"),
         ("edm", ["backbone.frequencies=2"], "greater than 2"),
         ("digits_biggan", ["networks.main.channel_multipliers=[2, 0]"], "greater than 0"),
         ("digits_biggan", ["networks.main.channel_multipliers=[2, -1]"], "greater than 0"),

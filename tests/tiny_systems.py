@@ -324,6 +324,22 @@ SYSTEMS: dict[str, Tiny] = {
             *under("backbone.bottleneck", ("size=8", "channels=4")),
         ),
     ),
+    "vitok": Tiny(
+        "vitok",
+        (
+            "data={kind: npz, path: train.npz, classes: 10, shape: [4, 6]}",
+            *under("backbone", (*BLOCKS, "depth=1")),
+            *("backbone.block.feed_forward.ratio=1", "sampler.steps=3"),
+        ),
+    ),
+    "vitok_tokenizer": Tiny(
+        "vitok_tokenizer",
+        (
+            *DIGITS,
+            *under("backbone", ("width=16", "depth=1", "decoder_depth=1", "patch=2", "block.mixer.heads=2")),
+            "backbone.bottleneck.channels=4",
+        ),
+    ),
     "lpd": Tiny(
         "lpd",
         (

@@ -37,7 +37,7 @@ def _loaded(file: Path, device: torch.device) -> nn.Module:
 
 
 def codes_from_images(model: nn.Module, x: Tensor) -> Tensor:
-    """Images in [-1, 1] as tokens i32[B, T], or as mean and deviation of latents, f16[B, 2, C, h, w]."""
+    """Images in [-1, 1] as tokens i32[B, T], or as mean and deviation of latents, f16[B, 2, C, ...]."""
     codes = model.encode(x)
     if not codes.is_floating_point():
         return codes.int()

@@ -1,7 +1,8 @@
-"""LARP's tokenizer beside its prior: the prior as PyTorch's own layers, the loss written out from the paper."""
+"""LARP's tokenizer beside its prior, by PyTorch's own layers and the paper's loss; video of ViTok's latents."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 from random_weights import random_weights
 from torch.nn import functional as F
 
+from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components import OneOf
 from latentc.diagnostics import DiagnosticError
+from latentc.emit.project import project_files
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
+from latentc.ir.types import Sym, TensorType
 from latentc.lower import lower
 from latentc.spec import load_spec
 
@@ -108,3 +112,46 @@ def test_a_prior_over_codes_needs_the_rows_of_a_codebook(bottleneck: str) -> Non
     with pytest.raises(DiagnosticError) as caught:
         load_spec("larp_tokenizer", None, [*SIZES, f"networks.main.bottleneck={bottleneck}"])
     assert "E0306" in [d.code for d in caught.value.diagnostics]
+
+
+STAGE = [
+    "data.fields.x.shape=[1, 4, 8, 8]",
+    *(f"backbone.{size}" for size in ("width=8", "depth=1", "decoder_depth=1", "patch=4", "frames=2")),
+    *("backbone.block.mixer.heads=2", "backbone.bottleneck.channels=3"),
+]
+OVER_LATENTS = [
+    *("data.classes=3", "data.shape=[3, 8]", "backbone.width=8", "backbone.depth=1", "backbone.block.mixer.heads=2"),
+    "sampler.steps=2",
+]
+
+
+def test_latents_of_video_end_in_frames(tmp_path: Path) -> None:
+    """ViTok: with a tokenizer, a program draws the frames of the latents of one without, and so does the project."""
+    (tmp_path / "stage.yaml").write_text(api.resolved("vitok_tokenizer", "S-B/4x8", STAGE))
+    stage = f"data.first_stage={{spec: {tmp_path}/stage.yaml, scale: 0.5, weights: "
+    outs, rng = [], np.random.default_rng(0)
+    weights: dict[str, np.ndarray] = {}
+    for given in ("null", "stage.safetensors"):
+        spec = load_spec("vitok", "L/256-video", [*OVER_LATENTS, f"{stage}{given}}}"])
+        lowered = lower(spec)
+        for name in lowered.networks.keys() - {n.split(".")[0] for n in weights}:
+            own = random_weights(network_params(lowered, lowered.networks[name]), rng, 0.4)
+            weights |= {f"{name}.{n}": a for n, a in own.items()}
+        program = lowered.programs[0]
+        inputs = lowered.module.entry(program.entry).inputs
+        told = [_drawn(value.type) for value in inputs]
+        outs.append(Interpreter(lowered.module, weights).run(program.entry, *told)[0])
+    (output,) = program.outputs
+    assert output.field.medium == "video" and output.field.shape == (1, 4, 8, 8)
+    frames = Interpreter(lowered.module, {n.partition(".")[2]: a for n, a in weights.items() if n[0] == "f"}).run(
+        "first_stage.decode", outs[0] / 0.5
+    )[0]
+    assert np.allclose(outs[1], frames)
+    files = project_files(lowered, spec)
+    assert '".gif"' in str(files["media.py"])
+
+
+def _drawn(of: TensorType) -> np.ndarray:
+    shape = [2 if isinstance(size, Sym) else int(size) for size in of.shape]
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 3, shape) if of.dtype == "i64" else rng.standard_normal(shape)

@@ -35,6 +35,7 @@ CHOSEN = (
     ("class_prefix_bert", "openvino"),
     ("class_prefix_bart", "onnxruntime"),
     ("starflow", "openvino"),
+    ("vitok", "onnxruntime"),
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),
     ("dis", "openvino"),  # whose scan is a graph in the graph

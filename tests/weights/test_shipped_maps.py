@@ -52,6 +52,9 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
     ),
     "rdm": (("backbone.resampling=block",),),
+    "vitok_tokenizer": (
+        ("backbone.tokens=256", "backbone.unplaced=[latents]", "backbone.stored=[patches, queries, outputs]"),
+    ),
     "maskbit": (("backbone.block.condition.norm_after=false",),),
     "score_sde": (("backbone.decoder=residual",),),
     "score_sde_guided": (("backbone.decoder=residual",),),

@@ -255,8 +255,8 @@ class Positions(Part):
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x
 
-    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
-        """(cos, sin), each f32[prefix + grid * grid, head_dim / 2], or nothing."""
+    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
+        """(cos, sin), each f32[prefix + grid * grid, head_dim / 2] and called after `name`, or nothing."""
         return ()
 
 

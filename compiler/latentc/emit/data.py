@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from latentc.components.dataset import Data
+from latentc.components.fields import Medium
 from latentc.templates import template
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
@@ -34,16 +35,17 @@ def _imported(module: str) -> set[str]:
     return found.union(*(_imported(f"latentc.datasets.{name}") for name in found))
 
 
-def data_files(data: Data, staged: bool = True, searches: bool = False) -> dict[str, str]:
+def data_files(data: Data, staged: bool = True, searches: bool = False, decoded: Medium = "image") -> dict[str, str]:
     """{file name: text}: dataset.py to read the data, media.py to write samples, and what these two import.
 
-    `staged`: the project includes the data's first stage. `searches`: training searches neighbours of samples.
+    `staged`: the project includes the data's first stage, which decodes a medium, `decoded`. `searches`: training
+    searches neighbours of samples.
     """
     medium, stage = data.modelled.medium, data.first_stage if staged else None
     shared = {"files": "latentc_runtime.media.files"}
     files: dict[str, str] = {}
     if stage is not None:
-        medium = "image"
+        medium = decoded
         files["first_stage.py"] = template("project/first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from latentc import __version__
 from latentc.components.contract import Lowered, Program, Rollout, Update
+from latentc.components.fields import Medium
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.diagnostics import DiagnosticError, mend_of_writing
@@ -108,7 +109,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["constants.py"] = template("project/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
-    files |= data_files(spec.data, stage is not None, bool(searched(spec)))
+    decoded: Medium = "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
+    files |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
     files |= training_files(spec.train, lowered.module, any(update.rollout for update in lowered.updates))

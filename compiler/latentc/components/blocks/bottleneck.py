@@ -23,6 +23,8 @@ class Bottleneck(Part):
 
     discrete: ClassVar[bool] = False
     """Whether codes are tokens."""
+    ANY_RANK: ClassVar[bool] = False
+    """Whether latents may have any axes behind the channels, f32[B, Z, ...], not rows and columns alone."""
 
     def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
         """What codes are drawn with in training, of latents [Z, rows, columns]: one input of noise, or none."""
@@ -38,6 +40,11 @@ class Bottleneck(Part):
         """Channels it takes from the encoder, over `channels`."""
         return 1
 
+    @property
+    def coded(self) -> int:
+        """Channels of codes that are no tokens, over `channels`."""
+        return self.encoded
+
     def static(self) -> dict[str, Any]:
         """Sizes that its emitted class is constructed with, beside `latent`."""
         return {}
@@ -51,7 +58,7 @@ class Bottleneck(Part):
         """The type of what `codes` returns."""
         if self.discrete:
             return self.decoded_type(rows, columns)
-        return f32(B, self.encoded * self.channels, rows, columns)
+        return f32(B, self.coded * self.channels, rows, columns)
 
     @abstractmethod
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:

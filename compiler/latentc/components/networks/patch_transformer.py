@@ -32,7 +32,8 @@ class PatchTransformer(Backbone):
     """Transformer over patches of an image or latent (DiT, Peebles and Xie 2022, arXiv:2212.09748).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the
-    embedded time; maps are concatenated to x; tokens are attended to, if the block's condition knows how.
+    embedded time; maps are concatenated to x; tokens are attended to, if the block's condition knows how. Of a sequence
+    x f32[B, C, T], each vector is a token.
     """
 
     kind: Literal["patch_transformer"]
@@ -41,6 +42,9 @@ class PatchTransformer(Backbone):
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         description="how tokens know their place; null: they are not told, as convolutions and biases are enough"
+    )
+    rotary: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        None, description="rotary positions beside those; null: none"
     )
     block: Block = Field(description="the block that is repeated")
     interleaved: Annotated[Component | None, OneOf("blocks/feed_forwards")] = Field(
@@ -55,6 +59,7 @@ class PatchTransformer(Backbone):
         description="before the last layer the tokens are normalised, then scaled and shifted by the condition (DiT) "
         "or passed through SiLU (DiffiT)",
     )
+    final_norm: bool = Field(False, description="a norm, as in blocks, behind the last of them (ViTok)")
     unused_channels: int = Field(
         0,
         ge=0,
@@ -84,13 +89,13 @@ class PatchTransformer(Backbone):
     TIME: ClassVar[bool] = True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        grid = 1
-        if spec.data.shape is None or len(spec.data.shape) != 3:
-            yield Problem(
-                (),
-                f"a patch_transformer takes arrays [C, H, W], but the data has {spec.data.words}",
-                "use a token_transformer",
-            )
+        grid: int | None = 1
+        if spec.data.shape is not None and len(spec.data.shape) == 2:
+            grid = None
+            yield from self._problems_of_sequence(spec)
+        elif spec.data.shape is None or len(spec.data.shape) != 3:
+            message = f"a patch_transformer takes arrays [C, H, W] or [C, T], but the data has {spec.data.words}"
+            yield Problem((), message, "use a token_transformer")
         else:
             _, height, width = spec.data.shape
             if height != width:
@@ -109,12 +114,32 @@ class PatchTransformer(Backbone):
             message = f"tokens that skip blocks leave no square, which `{self.block.mixer.kind}` mixes"
             yield Problem(("routes",), message, "use a mixer of sequences, such as `{kind: attention}`")
 
+    def _problems_of_sequence(self, spec: Spec) -> Iterator[Problem]:
+        if self.patch != 1:
+            yield Problem(("patch",), "vectors of a sequence are tokens", "set `patch: 1`")
+        for name, positions in (("positions", self.positions), ("rotary", self.rotary)):
+            if isinstance(positions, Positions) and positions.GRIDDED:
+                message = f"`{positions.kind}` needs rows and columns, and the data are sequences"
+                yield Problem((name,), message, f"use `{{kind: {'learned' if name == 'positions' else 'rope_1d'}}}`")
+        if self.generated_patches:
+            yield Problem(("generated_patches",), "sequences have no patches", "leave it out")
+        for name, condition in self.told(spec).items():
+            if self.form_of(condition) == "map":
+                yield Problem(
+                    (), f"condition `{name}` is a map, and the data are sequences", "list the others in `conditions`"
+                )
+
     def _problems_of_training(self) -> Iterator[Problem]:
         """Routes and an alignment that do not fit the blocks."""
-        positions = self.positions
-        if self.routes and isinstance(positions, Positions) and positions.ROTARY:
-            message = f"tokens that skip blocks lose their place, which `{positions.kind}` gives inside of blocks"
-            yield Problem(("positions",), message, "use `{kind: sincos_2d}`")
+        for name, positions in (("positions", self.positions), ("rotary", self.rotary)):
+            if self.routes and isinstance(positions, Positions) and positions.ROTARY:
+                message = f"tokens that skip blocks lose their place, which `{positions.kind}` gives inside of blocks"
+                yield Problem((name,), message, "use `{kind: sincos_2d}`")
+        if isinstance(self.rotary, Positions):
+            if not self.rotary.ROTARY:
+                yield Problem(("rotary",), f"`{self.rotary.kind}` is not rotary", "make it `positions`")
+            elif isinstance(self.positions, Positions) and self.positions.ROTARY:
+                yield Problem(("rotary",), "`positions` are rotary, too", "leave out either")
         yield from problems_of_training(self.routes, self.alignment, self.depth)
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
@@ -127,8 +152,10 @@ class PatchTransformer(Backbone):
     def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
         if self.alignment is None or spec.data.shape is None:
             return ()
-        tokens = (spec.data.shape[-1] // self.patch) ** 2
-        return tuple((tokens, channels) for channels in self.alignment.features)
+        return tuple((self._tokens(spec.data.shape), channels) for channels in self.alignment.features)
+
+    def _tokens(self, shape: tuple[int, ...]) -> int:
+        return shape[1] if len(shape) == 2 else (shape[1] // self.patch) ** 2
 
     def _interleaved_sizes(self) -> dict[str, Any]:
         """The sizes of the interleaved feed-forward, by the names that it gives them."""
@@ -143,10 +170,10 @@ class PatchTransformer(Backbone):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
-        channels, size, _ = spec.data.shape
+        channels, *space = spec.data.shape
+        sequence = len(space) == 1
         static: dict[str, Any] = {
-            "size": size,
-            "patch": self.patch,
+            **({"length": space[0]} if sequence else {"size": space[0], "patch": self.patch}),
             "channels": channels,
             "width": self.width,
             "depth": self.depth,
@@ -159,17 +186,19 @@ class PatchTransformer(Backbone):
         if maps := sum(entry.form == "map" for entry in entries):
             static["maps"] = maps  # a network of the same sizes without them has other weights
         ports = (
-            Port("x", f32(B, channels, size, size), "state"),
+            Port("x", f32(B, channels, *space), "state"),
             Port("t", f32(B), "time"),
             *ports_of(entries),
         )
-        methods = {"forward": add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)}
+        methods = {
+            "forward": add_method(mb, name, "forward", _network(self, spec.time, entries, sequence), ports, static)
+        }
         if asks(spec, name, "embed_conditions"):
             vectors = tuple(entry for entry in entries if entry.form == "vector")
             sizes = {"width": self.width, **self.condition_sizes(spec)}
             methods["embed"] = add_method(mb, name, "embed", _embedding(vectors), ports_of(vectors), sizes)
         if self.routes or self.alignment is not None:
-            tokens = Named((size // self.patch) ** 2, "T")
+            tokens = Named(self._tokens(spec.data.shape), "T")
             static |= {
                 n: tokens - int(tokens * r.ratio) for n, r in zip(kept_names(self.routes), self.routes, strict=True)
             }
@@ -178,7 +207,7 @@ class PatchTransformer(Backbone):
             if self.alignment is not None:
                 static["projection"] = self.alignment.hidden
                 outputs += ["features"] * len(self.alignment.features)
-            body = _network(self, spec.time, entries, training=True)
+            body = _network(self, spec.time, entries, sequence, training=True)
             methods["train_forward"] = add_method(mb, name, "train_forward", body, ports, static, outputs)
         return Network(name, methods, self.PROVIDES)
 
@@ -199,12 +228,13 @@ def _embedding(entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _network(
-    config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry, ...], training: bool = False
+    config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry, ...], sequence: bool, training: bool = False
 ) -> BlockBody:
     """`forward`, or `train_forward`, which also takes scores of the tokens for each route, and returns projections."""
     mixer, feed_forward, norm, condition = config.block.parts()
-    positions = config.positions
+    positions, beside = config.positions, config.rotary
     assert positions is None or isinstance(positions, Positions)
+    assert beside is None or isinstance(beside, Positions)
     first = condition.block(mixer, feed_forward, norm, config.weights)
     second = first
     if isinstance(config.interleaved, FeedForward):
@@ -217,16 +247,17 @@ def _network(
         x: Var,
         t: Var,
         *others: Var,
-        size: int,
-        patch: int,
         channels: int,
         width: int,
         depth: int,
         out_channels: int,
+        size: int = 0,
+        patch: int = 1,
+        length: int = 0,
         **static: Any,
     ) -> tuple[Var, ...]:
-        grid = size // patch
-        tokens = Named(grid**2, "T")
+        grid = 0 if sequence else size // patch
+        tokens = length if sequence else Named(grid**2, "T")
         embedded, told = [time.vector(b, "t_embedder", t, width)], []
         for entry, operands in with_operands(entries, others):
             prefix = f"{entry.ports[0].name}_embedder"
@@ -240,12 +271,17 @@ def _network(
             c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
             x = b.sub("x_embedder", generated_patches, x, c, size=size, patch=patch, channels=x.shape[1], width=width)
             embedded = [c]
+        elif sequence:
+            x = dense(b, "x_embedder", b.transpose(x, perm=(0, 2, 1), out="x"), width, True, config.weights, out="x")
         else:
             x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", tokens)
         rotary: tuple[Var, ...] = ()
         if positions is not None:
             x = positions.add(b, x, width, grid)
-            rotary = positions.rotary(b, width // static.get("heads", 1), grid, 0)  # not every mixer has heads
+        for tables in (positions, beside):
+            if tables is not None:
+                heads = static.get("heads", 1)  # not every mixer has some
+                rotary += tables.rotary(b, width // heads, grid, length)
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, {**static, "grid": grid})
         context = joined(b, told)
@@ -265,21 +301,25 @@ def _network(
                     b.sub(f"projectors.{k}", projector, x, dim=width, hidden=static["projection"], out_dim=out)
                     for k, out in enumerate(config.alignment.features)
                 )
-        ends: dict[str, Any] = {"dim": width, "grid": grid, "patch": patch, "out_channels": out_channels}
+        if config.final_norm:
+            x = norm.apply(b, "norm", x)
+        ends: dict[str, Any] = {"dim": width, "out_channels": out_channels}
+        ends |= {} if sequence else {"grid": grid, "patch": patch}
         operands = (x, c) if config.output == "modulated" else (x,)
-        x = b.sub("final_layer", _final_layer(config, norm), *operands, **ends)
+        x = b.sub("final_layer", _final_layer(config, norm, sequence), *operands, **ends)
         return x, *features
 
+    shape = "B channels length" if sequence else "B channels size size"
     if training:
 
-        @module_class("DiT", "train_forward", x="B channels size size")
+        @module_class("DiT", "train_forward", x=shape)
         def train_forward(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> tuple[Var, ...]:
             """The forward pass in training: tokens of high scores skip blocks; projected features come last."""
             return network(b, x, t, *others, **static)
 
         return train_forward
 
-    @module_class("DiT", x="B channels size size")
+    @module_class("DiT", x=shape)
     def forward(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> Var:
         """Predicts from noisy x at time t under the conditions."""
         return network(b, x, t, *others, **static)[0]
@@ -294,22 +334,25 @@ def modulated(b: Builder, condition: BlockCondition, norm: Norm, x: Var, c: Var,
 
 
 @cache
-def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
-    def projected(b: Builder, x: Var, grid: int, patch: int, out_channels: int) -> Var:
+def _final_layer(config: PatchTransformer, norm: Norm, sequence: bool) -> BlockBody:
+    def projected(b: Builder, x: Var, out_channels: int, grid: int = 0, patch: int = 1) -> Var:
         x = dense(b, "linear", x, patch * patch * out_channels, True, "zeros", out="x")
-        x = image(b, x, out_channels, grid, patch)
+        x = b.transpose(x, perm=(0, 2, 1)) if sequence else image(b, x, out_channels, grid, patch)
         if config.unused_channels:
             x = b.slice(x, axis=1, start=0, stop=out_channels - config.unused_channels)
         return x
 
     @module_class("FinalLayer")
-    def modulates(b: Builder, x: Var, c: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
+    def modulates(b: Builder, x: Var, c: Var, *, dim: int, **sizes: int) -> Var:
         """Normalises, modulates and projects the tokens, then lays the patches out as an image."""
-        return projected(b, modulated(b, config.block.parts()[3], norm, x, c, dim), grid, patch, out_channels)
+        return projected(b, modulated(b, config.block.parts()[3], norm, x, c, dim), **sizes)
 
     @module_class("FinalLayer")
-    def activates(b: Builder, x: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
+    def activates(b: Builder, x: Var, *, dim: int, **sizes: int) -> Var:
         """Normalises, activates and projects the tokens, then lays the patches out as an image."""
-        return projected(b, b.silu(norm.apply(b, "norm_final", x), out="x"), grid, patch, out_channels)
+        return projected(b, b.silu(norm.apply(b, "norm_final", x), out="x"), **sizes)
 
-    return modulates if config.output == "modulated" else activates
+    chosen = modulates if config.output == "modulated" else activates
+    if sequence:
+        chosen.body.__doc__ = (chosen.body.__doc__ or "").replace(", then lays the patches out as an image", "")
+    return chosen

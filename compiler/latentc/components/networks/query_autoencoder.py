@@ -1,47 +1,50 @@
-"""An autoencoder of video whose codes are those of learned queries, not of patches: LARP's tokenizer.
+"""An autoencoder made of two transformers, whose codes are a sequence: LARP's tokenizer of video, and ViTok's.
 
 A file of its own because its encoder and decoder are transformers over patches and queries in one sequence; the
 `autoencoder` is convolutional, and its codes are a map.
 
-Symbols: B batch, C channels, F frames, H and W sides of a frame, T patches, N tokens (queries), D width, Z channels of
-the latents, K codes.
+Symbols: B batch, C channels, F frames, H and W sides of a frame, T patches, N tokens (queries or patches), D width,
+Z channels of the latents, K codes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import OneOf
+from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.bottleneck import Bottleneck, TableBottleneck
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.networks._query_parts import Place, from_patches, patches_of, positions_of
+from latentc.components.parts import Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-Place = Literal["patches", "queries", "latents", "outputs"]
-"""What has positions: patches and queries of the encoder, latents and output queries of the decoder."""
-
 
 class QueryAutoencoder(Backbone):
-    """Holistic tokenizer of video (LARP, Wang et al. 2024, arXiv:2410.21264).
+    """Holistic tokenizer (LARP, Wang et al. 2024, arXiv:2410.21264), or one of patches (ViTok, arXiv:2501.09755).
 
-    Takes x f32[B, C, F, H, W]. The encoder reads N learned queries behind the patches, whose outputs are quantised; the
-    decoder reads queries of the patches behind these. With `code_sequence`, losses may read the latents as a sequence.
+    Takes x f32[B, C, F, H, W] or f32[B, C, H, W]. The encoder reads N queries beside the patches, whose outputs become
+    codes; the decoder reads queries of the patches behind these. Without `tokens` both read patches alone, each of
+    which is a token. Latents are f32[B, Z, N]. With `code_sequence`, losses may read them as a sequence.
     """
 
     kind: Literal["query_autoencoder"]
-    tokens: int = Field(1024, gt=0, le=1_048_576, description="tokens of a sample (N), whatever its size")
+    tokens: int | None = Field(
+        1024, gt=0, le=1_048_576, description="tokens of a sample (N), whatever its size; null: one for each patch"
+    )
     width: int = Field(gt=0, le=65_536, description="channels of a token of the encoder (D)")
     depth: int = Field(gt=0, le=512, description="blocks of the encoder")
     decoder_width: int | None = Field(None, gt=0, le=65_536, description="those of the decoder; null: `width`")
@@ -57,6 +60,23 @@ class QueryAutoencoder(Backbone):
         ("queries",), max_length=4, description="whose positions are learned; those of the others are sines and cosines"
     )
     typed: tuple[Place, ...] = Field((), max_length=4, description="what has a learned vector that tells it apart")
+    stored: tuple[Place, ...] = Field(
+        (),
+        max_length=4,
+        description="whose positions are one table f32[1, T, D] that checkpoints hold; at first sines and cosines, if "
+        "not `learned`",
+    )
+    unplaced: tuple[Place, ...] = Field((), max_length=4, description="what gets no positions added")
+    rotary: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        None, description="rotary positions of every attention, along the whole sequence; null: none"
+    )
+    queries_first: bool = Field(False, description="the encoder reads queries before the patches, not behind them")
+    encoder_norm: bool = Field(False, description="a norm behind the blocks of the encoder, as behind the decoder's")
+    final_eps: float = Field(1e-6, gt=0, description="eps of the LayerNorm behind the blocks")
+    output: Literal["linear", "transposed_conv"] = Field(
+        "linear",
+        description="how tokens become patches: with a bias for each number of a patch, or for each channel (ViTok)",
+    )
     base: float = Field(
         10000.0, gt=1, le=1e12, description="longest period of the sines of latents and queries, over 2 pi"
     )
@@ -84,17 +104,16 @@ class QueryAutoencoder(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
-        if shape is None or len(shape) != 4 or shape[2] != shape[3]:
-            message = (
-                f"a query_autoencoder takes video [C, F, H, W] of square frames, but the data has {spec.data.words}"
-            )
-            yield Problem((), message)
+        if shape is None or len(shape) not in (3, 4) or shape[-1] != shape[-2]:
+            message = "a query_autoencoder takes square images [C, H, W], or video [C, F, H, W] of square frames, "
+            yield Problem((), f"{message}but the data has {spec.data.words}")
             return
+        frame_count = shape[1] if len(shape) == 4 else 1
         for prefix, patch, frames in (("", self.patch, self.frames), ("decoder_", *self._decoded)):
-            if shape[2] % patch:
-                yield Problem((f"{prefix}patch",), f"patches of {patch} do not tile a side of {shape[2]}")
-            if shape[1] % frames:
-                yield Problem((f"{prefix}frames",), f"patches of {frames} frames do not tile {shape[1]}")
+            if shape[-1] % patch:
+                yield Problem((f"{prefix}patch",), f"patches of {patch} do not tile a side of {shape[-1]}")
+            if frame_count % frames:
+                yield Problem((f"{prefix}frames",), f"patches of {frames} frames do not tile {frame_count}")
         yield from self.block.problems_of_width(self.width)
         yield from self._decoder_block.problems_of_width(self.decoder_width or self.width)
         yield from self.block.problems_of_condition(self.kind, None)
@@ -104,7 +123,20 @@ class QueryAutoencoder(Backbone):
                 yield Problem((name,), f"sines and cosines of rows and columns need a width that divides by 4: {width}")
         if self.bottleneck.square is not None:
             yield Problem(("bottleneck",), "tokens are a sequence, without a side", "use `{kind: codebook}`")
+        if self._decoded != (self.patch, self.frames) and self.tokens is None:
+            name = "decoder_patch" if self._decoded[0] != self.patch else "decoder_frames"
+            yield Problem((name,), "tokens are patches, so the decoder has those of the encoder", "leave it out")
+        yield from self._problems_of_rotary(frame_count)
         yield from self.problems_of_conditions(spec)
+
+    def _problems_of_rotary(self, frames: int) -> Iterator[Problem]:
+        if not isinstance(self.rotary, Positions):
+            return
+        if not self.rotary.ROTARY:
+            yield Problem(("rotary",), f"`{self.rotary.kind}` is not rotary", "use `{kind: rope_1d}`")
+        elif self.rotary.GRIDDED and (self.tokens is not None or frames != self.frames):
+            message = f"`{self.rotary.kind}` is of a square of patches alone"
+            yield Problem(("rotary",), message, "use `{kind: rope_1d}`, or images and `tokens: null`")
 
     @property
     def _decoded(self) -> tuple[int, int]:
@@ -114,19 +146,33 @@ class QueryAutoencoder(Backbone):
     def _decoder_block(self) -> Block:
         return self.decoder_block or self.block
 
+    def _count(self, spec: Spec) -> int:
+        """Tokens of a sample (N)."""
+        frames, rows, columns = patches_of(spec.data.shape or (), self.frames, self.patch)
+        return self.tokens or frames * rows * columns
+
+    def _sequence(self, of: TensorType) -> TensorType:
+        """A type [B, Z, N, 1] of the bottleneck, as [B, Z, N] if it can work on that."""
+        return of.with_shape(of.shape[:3]) if self.bottleneck.ANY_RANK else of
+
+    def _latents(self, spec: Spec) -> TensorType:
+        """The type of what `decode` is given."""
+        return self._sequence(self.bottleneck.decoded_type(self._count(spec), 1))
+
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         assert spec.data.shape is not None
-        return (Port("x", f32(B, *spec.data.shape), "state"),), self.bottleneck.code_type(self.tokens, 1)
+        of = self.bottleneck.code_type(self._count(spec), 1)
+        return (Port("x", f32(B, *spec.data.shape), "state"),), self._sequence(of)
 
     def codes(self, spec: Spec) -> Codes:
-        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.vocabulary, None)
+        return Codes(self._latents(spec), self.bottleneck.vocabulary, None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
-        width = self.decoder_width or self.width
+        width, tokens = self.decoder_width or self.width, self._count(spec)
         static = {
             "in_channels": spec.data.shape[0],
-            "tokens": self.tokens,
+            "tokens": tokens,
             "width": self.width,
             "depth": self.depth,
             "decoder_width": width,
@@ -135,12 +181,12 @@ class QueryAutoencoder(Backbone):
             **{f"decoder_{key}": size for key, size in self._decoder_block.static(width).items()},
             "latent": self.bottleneck.channels,
             **self.bottleneck.static(),
-            **({"rows": self.tokens, "columns": 1} if self.bottleneck.discrete else {}),
+            **({"rows": tokens, "columns": 1} if self.bottleneck.discrete else {}),
         }
         x = Port("x", f32(B, *spec.data.shape), "state")
-        z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", self.bottleneck.vocabulary)
-        noise = self.bottleneck.noise_ports(self.tokens, 1)
-        bodies = _methods(self, spec.data.shape[1], spec.data.shape[2])
+        z = Port("z", self._latents(spec), "state", self.bottleneck.vocabulary)
+        noise = [replace(port, type=self._sequence(port.type)) for port in self.bottleneck.noise_ports(tokens, 1)]
+        bodies = _methods(self, spec.data.shape[1:])
         plain: tuple[Role, ...] = ("output",)
         wanted: dict[str, tuple[Sequence[Port], tuple[Role, ...]]] = {
             "forward": ([x], plain),
@@ -149,8 +195,8 @@ class QueryAutoencoder(Backbone):
             "regularized": ([x, *noise], ("output", "penalty")),
         }
         if asks(spec, name, "code_sequence"):
-            sequence = Port("z", f32(B, self.tokens - 1, self.bottleneck.channels), "features")
-            index = Port("index", i64(B, self.tokens - 1), "token", self.bottleneck.vocabulary)
+            sequence = Port("z", f32(B, tokens - 1, self.bottleneck.channels), "features")
+            index = Port("index", i64(B, tokens - 1), "token", self.bottleneck.vocabulary)
             wanted |= {
                 "regularized_codes": ([x, *noise], ("output", "penalty", "features", "token")),
                 "likeness": ([sequence], ("logits",)),
@@ -163,87 +209,83 @@ class QueryAutoencoder(Backbone):
         return Network(name, methods, self.provides(spec))
 
 
-def _positions(b: Builder, place: Place, sizes: tuple[int, ...], width: Any, config: QueryAutoencoder) -> Var:
-    """f32[1, T, D]: embeddings of places of a sequence (`sizes` N) or of video (`sizes` frames, side)."""
-    learned, name = place in config.learned, place
-    if len(sizes) == 1:
-        if learned:
-            at = b.param(f"{name}_positions", f32(1, sizes[0], width), "normal", std=0.02)
-        else:
-            of = {"width": width, "length": sizes[0], "base": config.base}
-            at = b.param(f"{name}_positions", f32(1, sizes[0], width), "sincos_1d", "buffer", **of)
-    else:
-        frames, side = sizes
-        if learned:
-            time = b.param(f"{name}_time", f32(1, frames, 1, 1, width), "normal", std=0.02)
-            rows = b.param(f"{name}_rows", f32(1, 1, side, 1, width), "normal", std=0.02)
-            columns = b.param(f"{name}_columns", f32(1, 1, 1, side, width), "normal", std=0.02)
-            at = b.add(b.add(rows, columns), time, out="at")
-        else:
-            of = {"width": width, "length": frames, "base": 10000.0}
-            time = b.param(f"{name}_time", f32(1, frames, 1, width), "sincos_1d", "buffer", **of)
-            cells = b.param(f"{name}_cells", f32(1, side**2, width), "sincos_2d", "buffer", width=width, grid=side)
-            at = b.add(b.reshape(cells, shape=(1, 1, side**2, width)), time, out="at")
-        at = b.reshape(at, shape=(1, frames * side**2, width), out="at")
-    if place in config.typed:
-        at = b.add(at, b.param(f"{name}_type", f32(1, 1, width), "normal", std=0.02), out="at")
-    return at
-
-
 @cache
-def _methods(config: QueryAutoencoder, frames: int, side: int) -> dict[str, BlockBody]:
+def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, BlockBody]:
+    """`space`: frames and sides of a sample, or the sides of an image."""
     bottleneck, weights = config.bottleneck, config.weights
-    final_norm = LayerNorm(kind="layer_norm", eps=1e-6, affine=True)
+    final_norm = LayerNorm(kind="layer_norm", eps=config.final_eps, affine=True)
     patch, depth_of_patch = config._decoded
-    count = frames // depth_of_patch, side // patch
+    count = patches_of((1, *space), depth_of_patch, patch)
+    image = len(space) == 2
 
     def run(b: Builder, name: str, block_: Block, x: Var, count: Any, width: Any, sizes: dict[str, Any]) -> Var:
         mixer, feed_forward, norm, condition = block_.parts()
         block = condition.block(mixer, feed_forward, norm, weights)
-        for item in items(name, count):
-            x = b.sub(item, block, x, dim=width, **sizes)
+        rotary: tuple[Var, ...] = ()
+        if isinstance(config.rotary, Positions):
+            grid, length = (space[-1] // config.patch, 0) if config.rotary.GRIDDED else (0, x.shape[1])
+            rotary = config.rotary.rotary(
+                b, width // sizes.get("heads", 1), grid, length, "freqs" if name == "encoder" else f"{name}_freqs"
+            )
+        for item in items(f"{name}_blocks", count):
+            x = b.sub(item, block, x, *rotary, dim=width, **sizes)
         return x
 
+    def placed(b: Builder, x: Var | None, place: Place, sizes: tuple[int, ...], width: Any) -> Var:
+        """Tokens x with their positions added; None: the positions alone."""
+        if place in config.unplaced and x is not None:
+            return x
+        at = positions_of(b, place, sizes, width, config)
+        return at if x is None else b.add(at, x, out="x") if place == "patches" else b.add(x, at, out="x")
+
     def encoded(b: Builder, x: Var, static: dict[str, Any]) -> Var:
-        """What the bottleneck takes, f32[B, Z, N, 1]."""
-        batch, width = x.shape[0], static["width"]
+        """What the bottleneck takes: f32[B, Z, N, 1], or f32[B, Z, N]."""
+        batch, width, tokens = x.shape[0], static["width"], static["tokens"]
         kernel = (config.frames, config.patch, config.patch)
+        if image:
+            x = b.reshape(x, shape=(batch, x.shape[1], 1, *space), out="x")
         weight = b.param("x_embedder.weight", f32(width, x.shape[1], *kernel), "xavier_uniform", of="matrix")
         x = b.conv(x, weight, b.param("x_embedder.bias", f32(width), "zeros"), stride=kernel, out="x")
-        grid = frames // config.frames, side // config.patch
-        patches = grid[0] * grid[1] ** 2
+        grid = patches_of((1, *space), config.frames, config.patch)
+        patches = math.prod(grid) if config.tokens else tokens
         x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
-        x = b.add(_positions(b, "patches", grid, width, config), x, out="x")
-        tokens = static["tokens"]
-        queries = _positions(b, "queries", (tokens,), width, config)
-        queries = b.broadcast_to(queries, x, shape=(batch, tokens, width), out="queries")
-        x = b.concat(x, queries, axis=1, out="x")
-        x = run(b, "encoder_blocks", config.block, x, static["depth"], width, config.block.own(width, static))
-        x = b.slice(x, axis=1, start=patches, stop=patches + int(tokens), out="x")
+        x = placed(b, x, "patches", grid, width)
+        if config.tokens:
+            queries = placed(b, None, "queries", (tokens,), width)
+            queries = b.broadcast_to(queries, x, shape=(batch, tokens, width), out="queries")
+            x = b.concat(*((queries, x) if config.queries_first else (x, queries)), axis=1, out="x")
+        x = run(b, "encoder", config.block, x, static["depth"], width, config.block.own(width, static))
+        if config.encoder_norm:
+            x = final_norm.apply(b, "encoder_norm", x)
+        if config.tokens:
+            start = 0 if config.queries_first else patches
+            x = b.slice(x, axis=1, start=start, stop=start + int(tokens), out="x")
+            x = b.reshape(x, shape=(batch, tokens, width))
         wanted = bottleneck.encoded * static["latent"]
-        h = dense(b, "to_latents", b.reshape(x, shape=(batch, tokens, width)), wanted, True, weights, out="h")
+        h = dense(b, "to_latents", x, wanted, True, weights, out="h")
         h = b.transpose(h, perm=(0, 2, 1), out="h")
-        return b.reshape(h, shape=(batch, wanted, tokens, 1), out="h")
+        return b.reshape(h, shape=(batch, wanted, tokens, 1), out="h") if not bottleneck.ANY_RANK else h
 
     def decoded(b: Builder, z: Var, static: dict[str, Any]) -> Var:
         batch, width, tokens = z.shape[0], static["decoder_width"], static["tokens"]
         z = b.transpose(b.reshape(z, shape=(batch, static["latent"], tokens)), perm=(0, 2, 1), out="z")
         x = dense(b, "from_latents", z, width, True, weights, out="x")
-        x = b.add(_positions(b, "latents", (tokens,), width, config), x, out="x")
-        outputs = _positions(b, "outputs", count, width, config)
-        patches = count[0] * count[1] ** 2
-        outputs = b.broadcast_to(outputs, x, shape=(batch, patches, width), out="outputs")
-        x = b.concat(x, outputs, axis=1, out="x")
+        patches = math.prod(count)
+        if config.tokens:
+            x = placed(b, x, "latents", (tokens,), width)
+            outputs = placed(b, None, "outputs", count, width)
+            outputs = b.broadcast_to(outputs, x, shape=(batch, patches, width), out="outputs")
+            x = b.concat(x, outputs, axis=1, out="x")
+        else:
+            x = placed(b, x, "outputs", count, width)
         block = config._decoder_block
         own = {key: static[f"decoder_{key}"] for key in block.static(int(width))}
-        x = run(b, "decoder_blocks", block, x, static["decoder_depth"], width, own)
-        x = b.slice(x, axis=1, start=int(tokens), stop=int(tokens) + patches, out="x")
-        channels = static["in_channels"]
-        size = depth_of_patch * patch**2 * channels
-        x = dense(b, "output", final_norm.apply(b, "output_norm", x), size, True, "zeros", out="x")
-        cells = (batch, count[0], count[1], count[1], depth_of_patch, patch, patch, channels)
-        x = b.transpose(b.reshape(x, shape=cells), perm=(0, 7, 1, 4, 2, 5, 3, 6), out="x")
-        return b.reshape(x, shape=(batch, channels, frames, side, side), out="x")
+        x = run(b, "decoder", block, x, static["decoder_depth"], width, own)
+        if config.tokens:
+            x = b.slice(x, axis=1, start=int(tokens), stop=int(tokens) + patches, out="x")
+        x = final_norm.apply(b, "output_norm", x)
+        kernel = (depth_of_patch, patch, patch)
+        return from_patches(b, x, static["in_channels"], count, kernel, space, config.output)
 
     def regularized_codes(b: Builder, x: Var, noise: Sequence[Var], static: dict[str, Any]) -> tuple[Var, Var, Var]:
         z, penalty = bottleneck.regularized(b, encoded(b, x, static), noise[0] if noise else None, static)
@@ -257,29 +299,29 @@ def _methods(config: QueryAutoencoder, frames: int, side: int) -> dict[str, Bloc
         assert isinstance(bottleneck, TableBottleneck)  # or it does not provide `code_sequence`
         return b.stop_gradient(bottleneck.table(b, static))  # type: ignore[no-any-return]
 
-    video = "B in_channels F H W"
+    sample = "B in_channels H W" if image else "B in_channels F H W"
 
-    @module_class("QueryAutoencoder", "forward", x=video)
+    @module_class("QueryAutoencoder", "forward", x=sample)
     def forward(b: Builder, x: Var, **static: Any) -> Var:
-        """Video x [B, C, F, H, W] encoded and decoded, without randomness."""
+        """Samples x encoded and decoded, without randomness."""
         return decoded(b, bottleneck.mode(b, encoded(b, x, static), static), static)
 
-    @module_class("QueryAutoencoder", "encode", x=video)
+    @module_class("QueryAutoencoder", "encode", x=sample)
     def encode(b: Builder, x: Var, **static: Any) -> Var:
-        """The codes of video x [B, C, F, H, W]."""
+        """The codes of samples x."""
         return bottleneck.codes(b, encoded(b, x, static), static)
 
     @module_class("QueryAutoencoder", "decode")
     def decode(b: Builder, z: Var, **static: Any) -> Var:
-        """Video [B, C, F, H, W] of latents or tokens z."""
+        """Samples of latents or tokens z."""
         return decoded(b, bottleneck.latents(b, z, static), static)
 
-    @module_class("QueryAutoencoder", "regularized", x=video)
+    @module_class("QueryAutoencoder", "regularized", x=sample)
     def regularized(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, Var]:
-        """Video x encoded and decoded as in training, and the penalty [B] on its codes."""
+        """Samples x encoded and decoded as in training, and the penalty [B] on its codes."""
         return regularized_codes(b, x, noise, static)[:2]
 
-    @module_class("QueryAutoencoder", "regularized_codes", x=video)
+    @module_class("QueryAutoencoder", "regularized_codes", x=sample)
     def with_codes(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, ...]:
         """As regularized, with the latents as a sequence [B, N, Z] and the tokens [B, N] that they are."""
         made, penalty, z = regularized_codes(b, x, noise, static)

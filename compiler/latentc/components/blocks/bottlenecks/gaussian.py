@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.blocks.bottleneck import Bottleneck
 from latentc.components.contract import Port
 from latentc.ir.builder import Builder, Var, f32
@@ -20,33 +22,45 @@ class Gaussian(Bottleneck):
     """
 
     kind: Literal["gaussian"]
+    variational: bool = Field(
+        True, description="false: the encoder gives the latents themselves, which are not drawn and cost nothing"
+    )
+    ANY_RANK: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gaussian", "channels": 4}
 
     def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
-        return (Port("noise", f32(B, self.channels, rows, columns), "noise", distribution="normal"),)
+        noise = Port("noise", f32(B, self.channels, rows, columns), "noise", distribution="normal")
+        return (noise,) if self.variational else ()
 
     @property
     def encoded(self) -> int:
+        return 2 if self.variational else 1
+
+    @property
+    def coded(self) -> int:
         return 2
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
-        return h
+        if self.variational:
+            return h
+        return b.concat(h, b.broadcast_to(b.scalar(LOW, h), h, shape=h.shape), axis=1, out="codes")
 
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
         return codes
 
     def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         latent = static["latent"]
-        return b.slice(h, axis=1, start=0, stop=latent, out="mean")
+        return b.slice(h, axis=1, start=0, stop=latent, out="mean") if self.variational else h
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
-        assert noise is not None
+        if noise is None:
+            return h, b.broadcast_to(b.scalar(0.0, h), h, shape=(h.shape[0],), out="penalty")
         latent = static["latent"]
         mean, log_variance = b.split(h, axis=1, sizes=(latent, latent), out="mean log_variance")
         log_variance = b.clamp(log_variance, low=LOW, high=HIGH, out="log_variance")
         z = mean + b.exp(log_variance * 0.5, out="std") * noise
         terms = b.op("mul", mean * mean + b.exp(log_variance) - log_variance - 1.0, 0.5, out="kl")
-        return z, b.sum(terms, axes=(1, 2, 3), keepdims=False, out="penalty")
+        return z, b.sum(terms, axes=tuple(range(1, h.type.rank)), keepdims=False, out="penalty")
 
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         return f32(B, self.channels, rows, columns)

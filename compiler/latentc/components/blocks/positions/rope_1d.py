@@ -26,14 +26,16 @@ class Rope1d(Positions):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         for network in spec.networks.values():
-            if getattr(network, "positions", None) is not self:
+            if self not in (getattr(network, "positions", None), getattr(network, "rotary", None)):
                 continue
             head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
             if head_dim % 2:
                 message = f"rope_1d turns pairs of channels, so a head of {head_dim} must be even"
                 yield Problem((), message, "change the width or the number of heads")
 
-    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
+    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         length = prefix + grid * grid
         table, args = f32(length, head_dim // 2), {"head_dim": head_dim, "length": length, "base": self.base}
-        return tuple(b.param(f"freqs_{part}", table, "rope_1d", "buffer", **args, part=part) for part in ("cos", "sin"))
+        return tuple(
+            b.param(f"{name}_{part}", table, "rope_1d", "buffer", **args, part=part) for part in ("cos", "sin")
+        )

@@ -25,15 +25,17 @@ class Rope2d(Positions):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         for network in spec.networks.values():
-            if getattr(network, "positions", None) is not self:
+            if self not in (getattr(network, "positions", None), getattr(network, "rotary", None)):
                 continue
             head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
             if head_dim % 4:
                 message = f"rope_2d turns pairs of channels along two axes, so a head of {head_dim} must divide by 4"
                 yield Problem((), message, "change the width or the number of heads")
 
-    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
+    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         table = f32(prefix + grid * grid, head_dim // 2)
         args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix, "base": self.base}
         args |= {"first": "column"} if self.first == "column" else {}
-        return tuple(b.param(f"freqs_{part}", table, "rope_2d", "buffer", **args, part=part) for part in ("cos", "sin"))
+        return tuple(
+            b.param(f"{name}_{part}", table, "rope_2d", "buffer", **args, part=part) for part in ("cos", "sin")
+        )

@@ -43,10 +43,10 @@ class RopePrefix(Positions):
                 message = f"a head of {head_dim} has no pairs for rows and columns beside {self.pairs} for the prefix"
                 yield Problem(("pairs",), message, "the head's channels less 2 `pairs` must be a multiple of 4")
 
-    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
+    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         table = f32(prefix + grid * grid, head_dim // 2)
         args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix, "base": self.base}
         args |= {"pairs": self.pairs, "side": self.side or grid}
         return tuple(
-            b.param(f"freqs_{part}", table, "rope_prefix", "buffer", **args, part=part) for part in ("cos", "sin")
+            b.param(f"{name}_{part}", table, "rope_prefix", "buffer", **args, part=part) for part in ("cos", "sin")
         )

@@ -1,0 +1,75 @@
+"""Parts of autoencoders whose transformers read patches of images or video: their positions, and patches as pixels.
+
+Symbols: B batch, C channels, T patches or tokens, D width; a grid is patches along frames, rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentc.components.parts import dense
+from latentc.ir.builder import Builder, Var, f32
+
+if TYPE_CHECKING:
+    from latentc.components.networks.query_autoencoder import QueryAutoencoder
+
+Place = Literal["patches", "queries", "latents", "outputs"]
+"""What has positions: patches and queries of the encoder, latents and output queries of the decoder."""
+Grid = tuple[int, int, int]
+
+
+def patches_of(shape: Sequence[int], frames: int, patch: int) -> Grid:
+    """The grid of patches of a sample [C, F, H, W] or [C, H, W]."""
+    return (shape[1] if len(shape) == 4 else 1) // frames, shape[-2] // patch, shape[-1] // patch
+
+
+def positions_of(b: Builder, place: Place, sizes: tuple[int, ...], width: Any, config: QueryAutoencoder) -> Var:
+    """f32[1, T, D]: embeddings of places of a sequence (`sizes`: T) or of a grid."""
+    learned, name = place in config.learned, place
+    if place in config.stored or len(sizes) == 1:
+        length = sizes[0] if len(sizes) == 1 else math.prod(sizes)
+        if learned:
+            at = b.param(f"{name}_positions", f32(1, length, width), "normal", std=0.02)
+        else:
+            of = {"width": width, "length": length, "base": config.base}
+            kind = "state" if place in config.stored else "buffer"
+            at = b.param(f"{name}_positions", f32(1, length, width), "sincos_1d", kind, **of)
+    else:
+        frames, side, _ = sizes
+        if learned:
+            time = b.param(f"{name}_time", f32(1, frames, 1, 1, width), "normal", std=0.02)
+            rows = b.param(f"{name}_rows", f32(1, 1, side, 1, width), "normal", std=0.02)
+            columns = b.param(f"{name}_columns", f32(1, 1, 1, side, width), "normal", std=0.02)
+            at = b.add(b.add(rows, columns), time, out="at")
+        else:
+            of = {"width": width, "length": frames, "base": 10000.0}
+            time = b.param(f"{name}_time", f32(1, frames, 1, width), "sincos_1d", "buffer", **of)
+            cells = b.param(f"{name}_cells", f32(1, side**2, width), "sincos_2d", "buffer", width=width, grid=side)
+            at = b.add(b.reshape(cells, shape=(1, 1, side**2, width)), time, out="at")
+        at = b.reshape(at, shape=(1, frames * side**2, width), out="at")
+    if place in config.typed:
+        at = b.add(at, b.param(f"{name}_type", f32(1, 1, width), "normal", std=0.02), out="at")
+    return at
+
+
+def from_patches(
+    b: Builder, x: Var, channels: Any, grid: Grid, kernel: Grid, space: tuple[int, ...], output: str
+) -> Var:
+    """Tokens x f32[B, T, D], each a patch of size `kernel`, as f32[B, C, *space]; `output` as in QueryAutoencoder."""
+    batch, _, width = x.shape
+    if output == "transposed_conv":
+        fan_in = {"fan_in": channels * math.prod(kernel)}
+        weight = b.param("output.weight", f32(width, channels, *kernel), "linear_default", **fan_in)
+        bias = b.param("output.bias", f32(channels), "linear_default", **fan_in)
+        x = b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, width, *grid), out="x")
+        x = b.conv_transpose(x, weight, bias, stride=kernel, out="x")
+        return x if len(space) == 3 else b.reshape(x, shape=(batch, channels, *space), out="x")
+    x = dense(b, "output", x, math.prod(kernel) * channels, True, "zeros", out="x")
+    x = b.reshape(x, shape=(batch, *grid, *kernel, channels))
+    x = b.transpose(x, perm=(0, 7, 1, 4, 2, 5, 3, 6), out="x")
+    return b.reshape(x, shape=(batch, channels, *space), out="x")  # type: ignore[no-any-return]
+
+
+__all__ = ["Place", "from_patches", "patches_of", "positions_of"]
