@@ -368,6 +368,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L-long", "prior"): 21_700_240,  # the authors' comment: 21.7 M
         },
     ),
+    "four_plane": (
+        "DiT's block, 18 D^2 + 15 D, over 640 vectors of 8 channels: the sizes of its layers, added up",
+        {("B", "main"): 130_092_296, ("L", "main"): 457_542_664, ("XL", "main"): 674_499_464},
+    ),
+    "four_plane_tokenizer": (
+        "plain blocks, 12 D^2 + 13 D: the sizes of its layers, added up; the paper counts none",
+        {("four", "main"): 128_803_600, ("three", "main"): 128_797_456, ("volume", "main"): 128_785_168},
+    ),
     "vitok": (
         "philippe-eecs/vitok",
         {

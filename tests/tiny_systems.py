@@ -324,6 +324,23 @@ SYSTEMS: dict[str, Tiny] = {
             *under("backbone.bottleneck", ("size=8", "channels=4")),
         ),
     ),
+    "four_plane": Tiny(
+        "four_plane",
+        (
+            "data={kind: npz, path: train.npz, classes: 10, shape: [4, 6]}",
+            *(*under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=3"),
+        ),
+    ),
+    "four_plane_tokenizer": Tiny(
+        "four_plane_tokenizer",
+        (
+            *(*FILE, "data.fields.x.shape=[1, 4, 8, 8]"),
+            *under(
+                "backbone", ("width=16", "depth=1", "decoder_depth=1", "patch=4", "frames=1", "block.mixer.heads=2")
+            ),
+            "backbone.bottleneck.channels=4",
+        ),
+    ),
     "vitok": Tiny(
         "vitok",
         (

@@ -22,6 +22,7 @@ from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.bottleneck import Bottleneck, TableBottleneck
 from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.blocks.planes import as_planes, from_planes, plane_tokens
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
 from latentc.components.networks._query_parts import Place, from_patches, patches_of, positions_of
@@ -69,6 +70,14 @@ class QueryAutoencoder(Backbone):
     unplaced: tuple[Place, ...] = Field((), max_length=4, description="what gets no positions added")
     rotary: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         None, description="rotary positions of every attention, along the whole sequence; null: none"
+    )
+    planes: Literal[3, 4] | None = Field(
+        None,
+        description="tokens are those of planes, means of the patches over frames, rows and columns (3), or over each "
+        "half of the frames, rows and columns (4; Suhail et al. 2024); null: they are not",
+    )
+    planes_as: Literal["joined", "summed"] = Field(
+        "joined", description="what the decoder is told of a patch: its vectors of all planes, or their sum"
     )
     queries_first: bool = Field(False, description="the encoder reads queries before the patches, not behind them")
     encoder_norm: bool = Field(False, description="a norm behind the blocks of the encoder, as behind the decoder's")
@@ -126,6 +135,11 @@ class QueryAutoencoder(Backbone):
         if self._decoded != (self.patch, self.frames) and self.tokens is None:
             name = "decoder_patch" if self._decoded[0] != self.patch else "decoder_frames"
             yield Problem((name,), "tokens are patches, so the decoder has those of the encoder", "leave it out")
+        if self.planes is not None and self.tokens is not None:
+            yield Problem(("tokens",), "tokens are those of planes, not of queries", "set `tokens: null`")
+        elif self.planes == 4 and (frame_count // self.frames) % 2:
+            message = f"{frame_count // self.frames} patches along the frames have no two halves"
+            yield Problem(("planes",), message, "use `planes: 3`, or an even number")
         yield from self._problems_of_rotary(frame_count)
         yield from self.problems_of_conditions(spec)
 
@@ -148,8 +162,10 @@ class QueryAutoencoder(Backbone):
 
     def _count(self, spec: Spec) -> int:
         """Tokens of a sample (N)."""
-        frames, rows, columns = patches_of(spec.data.shape or (), self.frames, self.patch)
-        return self.tokens or frames * rows * columns
+        grid = patches_of(spec.data.shape or (), self.frames, self.patch)
+        if self.planes is not None:
+            return plane_tokens(grid, self.planes)
+        return self.tokens or math.prod(grid)
 
     def _sequence(self, of: TensorType) -> TensorType:
         """A type [B, Z, N, 1] of the bottleneck, as [B, Z, N] if it can work on that."""
@@ -247,7 +263,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         weight = b.param("x_embedder.weight", f32(width, x.shape[1], *kernel), "xavier_uniform", of="matrix")
         x = b.conv(x, weight, b.param("x_embedder.bias", f32(width), "zeros"), stride=kernel, out="x")
         grid = patches_of((1, *space), config.frames, config.patch)
-        patches = math.prod(grid) if config.tokens else tokens
+        patches = math.prod(grid) if config.tokens or config.planes else tokens
         x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
         x = placed(b, x, "patches", grid, width)
         if config.tokens:
@@ -261,6 +277,8 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             start = 0 if config.queries_first else patches
             x = b.slice(x, axis=1, start=start, stop=start + int(tokens), out="x")
             x = b.reshape(x, shape=(batch, tokens, width))
+        if config.planes is not None:
+            x = b.reshape(as_planes(b, x, grid, config.planes), shape=(batch, tokens, width), out="x")
         wanted = bottleneck.encoded * static["latent"]
         h = dense(b, "to_latents", x, wanted, True, weights, out="h")
         h = b.transpose(h, perm=(0, 2, 1), out="h")
@@ -269,6 +287,8 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
     def decoded(b: Builder, z: Var, static: dict[str, Any]) -> Var:
         batch, width, tokens = z.shape[0], static["decoder_width"], static["tokens"]
         z = b.transpose(b.reshape(z, shape=(batch, static["latent"], tokens)), perm=(0, 2, 1), out="z")
+        if config.planes is not None:
+            z = from_planes(b, z, count, config.planes, config.planes_as == "joined")
         x = dense(b, "from_latents", z, width, True, weights, out="x")
         patches = math.prod(count)
         if config.tokens:

@@ -1,0 +1,71 @@
+"""A volume of latents as planes, and back: means along its axes (Suhail et al. 2024, arXiv:2412.04452).
+
+Symbols: B batch, F, H, W frames, rows and columns of the volume, C channels, P planes over rows and columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latentc.ir.builder import Builder, Var
+
+Grid = tuple[int, int, int]
+
+
+def plane_shapes(grid: Grid, planes: int) -> list[tuple[int, int, int]]:
+    """Each plane's shape as a volume [F, H, W], whose side along the axis it has lost is 1."""
+    frames, rows, columns = grid
+    return [*[(1, rows, columns)] * (planes - 2), (frames, 1, columns), (frames, rows, 1)]
+
+
+def plane_tokens(grid: Grid, planes: int) -> int:
+    """Vectors of all planes."""
+    return sum(frames * rows * columns for frames, rows, columns in plane_shapes(grid, planes))
+
+
+def as_planes(b: Builder, x: Var, grid: Grid, planes: int) -> Var:
+    """f32[B, F H W, C] -> f32[B, N, C]: the vectors of all `planes`, one after the other, each row by row.
+
+    The first are means over equal parts of the frames, one for each plane over rows and columns; then come the means
+    over rows and over columns.
+    """
+    (frames, rows, columns), (batch, _, channels) = grid, x.shape
+    count = planes - 2
+    parts = b.reshape(x, shape=(batch, count, frames // count, rows * columns, channels))
+    parts = b.mean(parts, axes=(2,), keepdims=False)
+    of_frames = b.reshape(parts, shape=(batch, count * rows * columns, channels), out="of_frames")
+    volume = b.reshape(x, shape=(batch, frames, rows, columns, channels))
+    of_rows = b.mean(volume, axes=(2,), keepdims=False)
+    of_rows = b.reshape(of_rows, shape=(batch, frames * columns, channels), out="of_rows")
+    of_columns = b.mean(volume, axes=(3,), keepdims=False)
+    of_columns = b.reshape(of_columns, shape=(batch, frames * rows, channels), out="of_columns")
+    return b.concat(of_frames, of_rows, of_columns, axis=1, out="planes")  # type: ignore[no-any-return]
+
+
+def from_planes(b: Builder, z: Var, grid: Grid, planes: int, joined: bool) -> Var:
+    """f32[B, N, C] -> f32[B, F H W, C']: the vectors of all planes at each place, `joined` or summed."""
+    batch, channels = z.shape[0], z.shape[2]
+    names = (*(("of_frames",) if planes == 3 else ("of_first_half", "of_second_half")), "of_rows", "of_columns")
+    spread: list[tuple[str, Var]] = []
+    start = 0
+    for name, (frames, rows, columns) in zip(names, plane_shapes(grid, planes), strict=True):
+        stop = start + frames * rows * columns
+        plane = b.slice(z, axis=1, start=start, stop=stop)
+        spread.append((name, b.reshape(plane, shape=(batch, frames, rows, columns, channels), out=name)))
+        start = stop
+    if not joined:
+        total = spread[0][1]
+        for _, plane in spread[1:]:
+            total = b.add(total, plane, out="volume")
+        return _flat(b, total, grid, channels)
+    shape = (batch, *grid, channels)
+    whole = [b.broadcast_to(plane, plane, shape=shape, out=name) for name, plane in spread]
+    return _flat(b, b.concat(*whole, axis=4, out="volume"), grid, planes * channels)
+
+
+def _flat(b: Builder, volume: Var, grid: Grid, channels: Any) -> Var:
+    frames, rows, columns = grid
+    return b.reshape(volume, shape=(volume.shape[0], frames * rows * columns, channels), out="volume")  # type: ignore[no-any-return]
+
+
+__all__ = ["as_planes", "from_planes", "plane_tokens"]
