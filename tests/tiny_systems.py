@@ -184,6 +184,17 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.reuse={after: 1, diffusion: {kind: ddpm, respacing: '2'}}",
         ),
     ),
+    "recap_maskgit": Tiny(
+        "recap_maskgit",
+        (
+            *(
+                "data={kind: npz, path: train.npz, classes: 10, tokens: {vocabulary: 16, grid: [4, 4]}}",
+                "backbone.depth=3",
+            ),
+            *under("backbone", ("width=16", "block.mixer.heads=2", "dropout=0")),
+            *("sampler.steps=5", "sampler.reuse.after=1", "sampler.guidance={scale: 2}"),
+        ),
+    ),
     "d_jepa_t2i": Tiny(
         "d_jepa_t2i",
         (

@@ -19,6 +19,7 @@ CHOSEN = (
     ("edm-vp", "onnxruntime"),
     ("mar", "onnxruntime"),
     ("d_jepa_t2i", "openvino"),
+    ("recap_maskgit", "onnxruntime"),
     ("maskbit", "onnxruntime"),
     ("taming_depth", "onnxruntime"),
     ("taming-windows", "onnxruntime"),

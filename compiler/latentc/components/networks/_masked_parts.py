@@ -52,7 +52,10 @@ class MaskedParts:
             c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), vectors)
             summands.append(b.reshape(c, shape=(batch, 1, width)))
         if self.config.learned_positions != "all":
-            summands.append(b.param("buffer_tokens", f32(1, buffer, width), "zeros"))
+            # The norm of the encoder's input magnifies gradients of tokens that are zero.
+            start: dict[str, Any] = {} if vectors else {"std": 0.02}
+            own = b.param("buffer_tokens", f32(1, buffer, width), "normal" if start else "zeros", **start)
+            summands.append(own)
         c = reduce(lambda sum_, part: b.op("add", sum_, part, out="c"), summands)
         c = b.broadcast_to(c, like, shape=(batch, buffer, width), out="c")
         if parts:

@@ -32,8 +32,8 @@ def drawn_set(
 ) -> Var:
     """tokens i64[B, T] with a set of tokens drawn in m steps, the most confident first.
 
-    first f32[B, T, V]: logits of the step that chose the set. place: see `chosen_set`. made: m numbers of tokens of the
-    set, i64[] or i64[B, 1], known after each step. row: tables [m, …] by name.
+    first f32[B, T, V or more]: all logits of the step that chose the set. place: see `chosen_set`. made: m numbers of
+    tokens of the set, i64[] or i64[B, 1], known after each step. row: tables [m, …] by name.
     """
     position, rank = place
     most = int(position.shape[1])
@@ -42,15 +42,15 @@ def drawn_set(
     others = b.op("sub", 1.0, b.cast(mine, to="f32"), out="others")
     counted = b.cast(b.less(nth, made[-1]), to="f32", out="counted")
     x = b.add(b.mul(position, 0), request.mask, out="x")
-    logits = rows(b, first, position, "local")
+    # In this order: OpenVINO drops a slice of other axes before it gathers.
+    logits = request.drawable(b, rows(b, first, position, "local"))
     before: Any = 0
     for k, after in enumerate(made):
         at = {key: nth_row(b, table, k) for key, table in row.items()}
         if k:
             masks = [counted, others]
-            (logits,) = request.evaluated(
-                b, "recall", at.get("weight"), state=x, mask=masks, position=position, cache=list(caches)
-            )
+            given = {"state": x, "mask": masks, "position": position, "cache": list(caches)}
+            logits = request.logits(b, "recall", at.get("weight"), **given)
         sharp = logits
         for key in ("sharpness", "cooling"):
             if key in at:

@@ -68,10 +68,17 @@ class Request:
 
     def logits(self, b: Builder, method: str, weight: Var | None = None, **by_role: Any) -> Var:
         """f32[B, T, V] of a method, of the values that are drawn; `weight` f32[]: how far the guidance is."""
-        return self.evaluated(b, method, weight, **by_role)[0]
+        return self.drawable(b, self.evaluated(b, method, weight, **by_role)[0])
+
+    def drawable(self, b: Builder, logits: Var) -> Var:
+        """Logits of the values that are drawn, which are the first."""
+        values = self.network.methods["forward"].output("logits").values
+        if values is None or values == int(logits.shape[2]):
+            return logits
+        return b.slice(logits, axis=2, start=0, stop=values, out="logits")  # type: ignore[no-any-return]
 
     def evaluated(self, b: Builder, method: str, weight: Var | None = None, **by_role: Any) -> tuple[Var, ...]:
-        """The same, then the method's caches, which hold both branches under guidance."""
+        """All logits of a method, then its caches, which hold both branches under guidance."""
         of = self.network.methods[method]
         scale = self.scale if self.scale is None or weight is None else scale_at(b, self.scale, weight)
         out = " ".join(["logits", *("cache" for port in of.outputs if port.role == "cache")])
@@ -80,11 +87,7 @@ class Request:
         else:
             null = self.conditions.null(b, self.told)
             made = guided_call(b, self.network, method, self.told, null, scale, out=out, **by_role)
-        logits, *caches = made if isinstance(made, tuple) else (made,)
-        values = of.output("logits").values
-        if values is not None and values < int(logits.shape[2]):
-            logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
-        return logits, *caches
+        return made if isinstance(made, tuple) else (made,)
 
 
 class MaskedSampler(Sampler):

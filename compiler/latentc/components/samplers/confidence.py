@@ -148,7 +148,8 @@ class Confidence(MaskedSampler):
     def draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
         first = {key: nth_row(b, table, 0) for key, table in row.items()}
         all_, *caches = request.evaluated(b, "remember", first.get("weight"), state=tokens)
-        sharp = b.mul(all_, first["sharpness"], out="logits") if "sharpness" in first else all_
+        sharp = request.drawable(b, all_)
+        sharp = b.mul(sharp, first["sharpness"], out="logits") if "sharpness" in first else sharp
         drawn = draw(b, filtered(b, sharp, self.top_k, 1.0), first["u"], out="guess")
         confidence = self._confidence(b, sharp, drawn, first)
         hidden = b.equal(tokens, request.mask, out="hidden")
