@@ -403,10 +403,11 @@ class Update:
     """One optimiser step that minimises `loss` over the weights of the networks in `trained`.
 
     Arguments of the loss: the networks in `networks`, the data's arrays in `batch`, the random inputs from
-    `draws(size, generator)`, and with `takes_round` the number of the round. It returns the value to
-    minimise, then further metrics; `metrics` names them all. `differentiates`: the loss contains gradients
-    with respect to network inputs. `partial`: it leaves some network outputs unused, so that some weights
-    get no gradient.
+    `draws(size, generator)`, with `takes_round` the number of the round, and with `takes_step` that of the
+    step of training. It returns the value to minimise, then further metrics; `metrics` names them all.
+    `differentiates`: the loss contains gradients with respect to network inputs. `partial`: it leaves some
+    network outputs unused, so that some weights get no gradient. It is made in steps from `start` on, of
+    which every `every`-th.
     """
 
     loss: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -416,8 +417,11 @@ class Update:
     draws: Callable[[int, torch.Generator], dict[str, Tensor]]
     metrics: tuple[str, ...]
     takes_round: bool = False
+    takes_step: bool = False
     differentiates: bool = False
     partial: bool = False
+    start: int = 0
+    every: int = 1
 
 
 @dataclass(frozen=True)

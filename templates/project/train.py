@@ -166,6 +166,8 @@ def gradients(
         inputs = {**piece, **update.draws(size, generator(*key))}
         if update.takes_round:
             inputs["round"] = torch.tensor(of_round.number)
+        if update.takes_step:
+            inputs["training_step"] = torch.tensor(step)
         inputs = {k: v.to(run.device, non_blocking=True) for k, v in inputs.items()}
         last = part == parts - 1
         if run.parallel == "fsdp":
@@ -313,13 +315,13 @@ def main() -> None:
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
     judge = None
     since, logged, saved = time.perf_counter(), step, step if found else -1
+    metrics = {}  # of each update, when it was made last
     while step < train["steps"]:
         of_round = round_of(step, train["steps"], rounds)
         if step == of_round.first > 0:
             start_round(rounds, networks, averages, optimizers)
             if run.main:
                 tqdm.write(f"round {of_round.number + 1} of {rounds['count']}")
-        metrics = {}
         # region rollouts
         batch = next(feed)
         batch = {name: batch[name] for name in UPDATES[0].batch}
@@ -330,6 +332,8 @@ def main() -> None:
             batch = next(feed) if update.batch else {}
             batch = {name: batch[name] for name in update.batch}
             # endregion
+            if step < update.start or step % update.every:
+                continue
             metrics[update] = train_step(
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
             )
@@ -364,7 +368,7 @@ def main() -> None:
                     writer.add_scalar(label, optimizer.param_groups[0]["lr"], step)
                 for name, value in {**values, "samples_a_second": rate}.items():
                     writer.add_scalar(name, value, step)
-            for name in dict.fromkeys(update.metrics[0] for update in UPDATES):
+            for name in dict.fromkeys(update.metrics[0] for update in metrics):
                 value = values[name]
                 if not math.isfinite(value):
                     raise SystemExit(f"the {name} is {value} at step {step}; {out} holds what was before")

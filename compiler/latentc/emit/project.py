@@ -219,6 +219,10 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         words += [f"{prefix}draws", literal(_metrics(update)).code]
         if any(v.name == "round" for v in lowered.module.functions[entry].inputs):
             words.append("takes_round=True")
+        if any(v.name == "training_step" for v in lowered.module.functions[entry].inputs):
+            words.append("takes_step=True")
+        words += [f"start={update.start}"] if update.start else []
+        words += [f"every={update.every}"] if update.every > 1 else []
         words += ["differentiates=True"] if _differentiates(lowered.module, entry) else []
         words += ["partial=True"] if update.partial or _leaves_out(lowered.module, entry) else []
         made = call("Update", words).code

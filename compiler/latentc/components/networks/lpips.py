@@ -15,6 +15,7 @@ from pydantic import Field
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.frames import as_images
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -34,7 +35,7 @@ class Lpips(Backbone):
 
     Takes x and y f32[B, 3, H, W] in [-1, 1]; returns their distance f32[B]: at five depths the squared difference of
     the features of each pixel, scaled to length 1, weighted by channel, and averaged over pixels. Images of one channel
-    are taken as grey.
+    are taken as grey. The distance of video f32[B, 3, F, H, W] is the mean over frames.
     """
 
     kind: Literal["lpips"]
@@ -46,10 +47,10 @@ class Lpips(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
-        if shape is None or len(shape) != 3 or shape[0] not in (1, 3):
+        if shape is None or len(shape) not in (3, 4) or shape[0] not in (1, 3):
             yield Problem((), f"lpips compares images of 1 or 3 channels, but the data has {spec.data.words}")
-        elif min(shape[1:]) % 16:
-            yield Problem((), f"four poolings do not tile {shape[1]} by {shape[2]} pixels", "use multiples of 16")
+        elif shape[-2] % 16 or shape[-1] % 16:
+            yield Problem((), f"four poolings do not tile {shape[-2]} by {shape[-1]} pixels", "use multiples of 16")
         if not self.frozen:
             yield Problem(("frozen",), "the distance is not trained", "leave `frozen` out")
         yield from self.problems_of_conditions(spec)
@@ -58,16 +59,19 @@ class Lpips(Backbone):
         assert spec.data.shape is not None
         of = f32(B, *spec.data.shape)
         ports = [Port("x", of, "state"), Port("y", of, "state")]
-        forward = add_method(mb, name, "forward", _forward(), ports, {"width": self.width})
+        forward = add_method(mb, name, "forward", _forward(len(spec.data.shape) == 4), ports, {"width": self.width})
         return Network(name, {"forward": forward}, self.PROVIDES)
 
 
 @cache
-def _forward() -> BlockBody:
-    @module_class("Lpips", x="B C H W", y="B C H W")
+def _forward(video: bool) -> BlockBody:
+    of = "B C F H W" if video else "B C H W"
+
+    @module_class("Lpips", x=of, y=of)
     def forward(b: Builder, x: Var, y: Var, *, width: int) -> Var:
-        """The distance [B] of images x and y [B, 3, H, W]."""
-        both = b.concat(x, y, axis=0, out="both")
+        """The distance [B] of images x and y [B, 3, H, W], or of video."""
+        images = x.shape[0] if x.type.rank == 4 else x.shape[0] * int(x.shape[2])
+        both = as_images(b, b.concat(x, y, axis=0, out="both"), "both")
         shift, scale = (
             b.constant([[[v]] for v in values], "f32", out=n) for n, values in (("shift", SHIFT), ("scale", SCALE))
         )
@@ -79,13 +83,16 @@ def _forward() -> BlockBody:
             for j in range(count):
                 h = b.relu(layers.conv(b, f"stages.{i}.{j}", h, features, 3, "linear_default", out="h"), out="h")
             length = b.sqrt(b.sum(h * h, axes=(1,), keepdims=True), out="length")
-            of_x, of_y = b.split(b.div(h, length + EPS), axis=0, sizes=(x.shape[0], x.shape[0]), out="of_x of_y")
+            of_x, of_y = b.split(b.div(h, length + EPS), axis=0, sizes=(images, images), out="of_x of_y")
             difference = b.op("sub", of_x, of_y, out="difference")
             weight = b.param(f"weights.{i}", f32(1, features, 1, 1), "ones")
             term = b.sum(difference * difference * weight, axes=(1,), keepdims=False)
             term = b.mean(term, axes=(1, 2), keepdims=False, out="term")
             total = term if total is None else b.add(total, term, out="total")
         assert total is not None
+        if video:
+            frames = b.reshape(total, shape=(x.shape[0], x.shape[2]), out="frames")
+            total = b.mean(frames, axes=(1,), keepdims=False, out="total")
         return total
 
     return forward

@@ -14,6 +14,7 @@ from pydantic import Field
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.frames import as_images
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -28,8 +29,8 @@ SIDE = 4
 class PatchDiscriminator(Backbone):
     """Scores each patch of an image (Isola et al. 2016, arXiv:1611.07004), as VQGAN has it.
 
-    Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w]. Convolutions of stride 2, then two of stride 1, with leaky
-    ReLU and batch norm between them.
+    Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w], or of video x f32[B, C, F, H, W] f32[B F, 1, h, w], each
+    frame by itself. Convolutions of stride 2, then two of stride 1, with leaky ReLU and batch norm between them.
     """
 
     kind: Literal["patch_discriminator"]
@@ -44,28 +45,29 @@ class PatchDiscriminator(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
-        if shape is None or len(shape) != 3:
-            yield Problem((), f"a patch_discriminator takes arrays [C, H, W], but the data has {spec.data.words}")
-        elif min(shape[1:]) // 2**self.depth < 3:
-            message = f"{self.depth} convolutions of stride 2 leave fewer than 3 of {min(shape[1:])} pixels"
+        if shape is None or len(shape) not in (3, 4):
+            message = f"a patch_discriminator takes images [C, H, W] or video, but the data has {spec.data.words}"
+            yield Problem((), message)
+        elif min(shape[-2:]) // 2**self.depth < 3:
+            message = f"{self.depth} convolutions of stride 2 leave fewer than 3 of {min(shape[-2:])} pixels"
             yield Problem(("depth",), message, "use fewer")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
-        channels, rows, columns = spec.data.shape
-        x = Port("x", f32(B, channels, rows, columns), "state")
-        static = {"channels": channels, "width": self.width}
-        forward = add_method(mb, name, "forward", _forward(self.depth), [x], static)
+        x = Port("x", f32(B, *spec.data.shape), "state")
+        static = {"channels": spec.data.shape[0], "width": self.width}
+        body = _forward(self.depth, len(spec.data.shape) == 4)
+        forward = add_method(mb, name, "forward", body, [x], static)
         return Network(name, {"forward": forward}, self.PROVIDES, sizes={"depth": self.depth})
 
 
 @cache
-def _forward(depth: int) -> BlockBody:
-    @module_class("PatchDiscriminator", x="B channels H W")
+def _forward(depth: int, video: bool) -> BlockBody:
+    @module_class("PatchDiscriminator", x="B channels F H W" if video else "B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, width: int) -> Var:
-        """A score for each patch of images x [B, C, H, W]."""
-        h = b.leaky_relu(_conv(b, "convs.0", x, width, 2, True), slope=0.2, out="h")
+        """A score for each patch of images x [B, C, H, W], or of every frame."""
+        h = b.leaky_relu(_conv(b, "convs.0", as_images(b, x), width, 2, True), slope=0.2, out="h")
         for i in range(1, depth + 1):
             h = _conv(b, f"convs.{i}", h, min(2**i, 8) * width, 2 if i < depth else 1, False)
             h = layers.batch_norm(b, f"norms.{i - 1}", h, True, 1e-5, out="h")

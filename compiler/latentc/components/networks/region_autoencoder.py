@@ -155,13 +155,7 @@ class RegionAutoencoder(Backbone):
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         assert spec.data.shape is not None
-        codes = self.bottleneck.decoded_type(self.tokens, 1)
-        of = (
-            codes
-            if self.bottleneck.discrete
-            else f32(B, self.bottleneck.encoded * self.bottleneck.channels, self.tokens, 1)
-        )
-        return (Port("x", f32(B, *spec.data.shape), "state"),), of
+        return (Port("x", f32(B, *spec.data.shape), "state"),), self.bottleneck.code_type(self.tokens, 1)
 
     def codes(self, spec: Spec) -> Codes:
         return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.vocabulary, None)
@@ -189,7 +183,7 @@ class RegionAutoencoder(Backbone):
             "channels": self.pixels.width,
         }
         x = Port("x", f32(B, *spec.data.shape), "state")
-        values = self.bottleneck.static().get("codes") if self.bottleneck.discrete else None
+        values = self.bottleneck.vocabulary
         z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", values)
         noise = self.bottleneck.noise_ports(self.tokens, 1)
         bodies = _methods(self)

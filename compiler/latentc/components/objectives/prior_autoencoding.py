@@ -10,8 +10,11 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.kit.tokens import draw
-from latentc.components.objective import Objective
-from latentc.components.objectives._common import noise_inputs
+from latentc.components.objectives._against_discriminator import (
+    DISCRIMINATOR,
+    AgainstDiscriminator,
+    given_samples,
+)
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -20,17 +23,17 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class PriorAutoencoding(Objective):
+class PriorAutoencoding(AgainstDiscriminator):
     """Reconstruction, a penalty on the codes, and the cross-entropy of each code given those before it, by `prior`.
 
     The gradient of the last reaches the codes as well, so that they become easy to predict (LARP, Wang et al. 2024,
     arXiv:2410.21264, section 3.3). In every round but the first the prior sees, in places of a random share, codes that
     it predicted in the round before (scheduled sampling); the authors raise the share over the first 30 % of training.
-    The perceptual and adversarial terms of the paper are not part of it.
+    Networks `discriminator` and `perceptual`, if there are any, add an adversarial term and a perceptual distance.
     """
 
     kind: Literal["prior_autoencoding"]
-    reconstruction: Literal["l1", "l2"] = Field("l1", description="absolute or squared error")
+    adversarial: float = Field(0.3, ge=0, description="weight of the adversarial term")
     penalty: float = Field(0.1, ge=0, description="weight of the penalty of the bottleneck")
     weight: float = Field(0.06, ge=0, description="weight of the prior's cross-entropy, a mean over the rounds")
     rounds: int = Field(2, gt=0, le=16, description="evaluations of the prior")
@@ -39,10 +42,11 @@ class PriorAutoencoding(Objective):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prior_autoencoding"}
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        return ("main", "prior")
+        return ("main", "prior", *((DISCRIMINATOR,) if DISCRIMINATOR in spec.networks else ()))
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "code_sequence"), Need("prior", "next_vector"))
+        opposed = (Need(DISCRIMINATOR, "discriminate"),) if DISCRIMINATOR in spec.networks else ()
+        return (Need("main", "code_sequence"), Need("prior", "next_vector"), *opposed, *self.compares(spec))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         main, prior = spec.networks.get("main"), spec.networks.get("prior")
@@ -58,24 +62,30 @@ class PriorAutoencoding(Objective):
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         main, prior = networks["main"], networks["prior"]
-        method = main.methods["regularized_codes"]
-        b = mb.function("loss")
-        x = b.input("x", method.input("state").type)
-        noise, drawn = noise_inputs(b, method)
+        opposed = DISCRIMINATOR in networks
+        reconstruction = self.error(mb, networks)
+        score = self.score(mb, networks[DISCRIMINATOR]) if opposed else ""
+        name = "autoencoder" if opposed else ""
+        b = mb.function("loss.autoencoder" if opposed else "loss")
+        x, noise, draws = given_samples(b, main, "regularized_codes")
         names = "reconstruction penalty z tokens"
         made, penalty, z, tokens = call(b, main, "regularized_codes", {}, state=x, noise=noise, out=names)
-        error = made - x
-        error = b.abs(error) if self.reconstruction == "l1" else error * error
-        error = b.mean(error, axes=tuple(range(x.type.rank)), keepdims=False, out="error")
+        error = b.call(reconstruction, "", made, x, out="error")
         penalty = b.mean(penalty, axes=(0,), keepdims=False, out="penalty")
         predicted = self._predicted(b, main, prior, z, tokens)
         total = b.add(b.add(error, penalty * self.penalty), predicted * self.weight, out="loss")
-        b.output(total, error, penalty, predicted)
-        mb.entries["loss"] = b.finish("The loss, the error, the penalty on the codes, the prior's cross-entropy.")
-        draws = [*drawn, *([Draw("replaced", "uniform")] if self.rounds > 1 else [])]
-        draws += [Draw(f"drawn_{i}", "uniform") for i in range(self.rounds - 1)]
-        metrics = ("loss", "reconstruction", "penalty", "prior")
-        return (Update("loss", self.trained(spec), ("x",), tuple(draws), metrics),)
+        shown = {"loss": total, "reconstruction": error, "penalty": penalty, "prior": predicted}
+        if opposed:
+            shown["adversarial"] = fooled = b.call(score, "", made, out="fooled")
+            shown["loss"] = b.add(total, fooled * self.started(b, self.adversarial), out="loss")
+        b.output(*shown.values())
+        loss = b.finish("The loss, the error, the penalty on the codes, the prior's cross-entropy.")
+        mb.entries[loss] = loss
+        more = [Draw("replaced", "uniform")] if self.rounds > 1 else []
+        more += [Draw(f"drawn_{i}", "uniform") for i in range(self.rounds - 1)]
+        metrics = tuple(f"{name}/{key}" if name else key for key in shown)
+        update = Update(loss, ("main", "prior"), ("x",), (*draws, *more), metrics, name)
+        return (update, self.discriminator_update(mb, networks)) if opposed else (update,)
 
     def _predicted(self, b: Builder, main: Network, prior: Network, z: Var, tokens: Var) -> Var:
         """The mean cross-entropy f32[] of the tokens i64[B, N] given the vectors z f32[B, N, Z] before each."""

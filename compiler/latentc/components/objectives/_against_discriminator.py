@@ -1,0 +1,132 @@
+"""What objectives of autoencoders share that train against a discriminator, and compare images by a frozen network.
+
+Symbols: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import call
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import noise_inputs
+from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+DISCRIMINATOR, PERCEPTUAL = "discriminator", "perceptual"
+STEP = "training_step"
+"""The input of a loss that is the step of training, counted from 0."""
+
+
+class AgainstDiscriminator(Objective):
+    """An objective of `main`, an autoencoder, whose samples a network `discriminator` tells from data."""
+
+    reconstruction: Literal["l1", "l2"] = Field("l1", description="absolute or squared error, averaged over pixels")
+    reconstruction_weight: float = Field(1.0, ge=0, description="weight of that error")
+    perceptual: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the distance that the network `perceptual` tells: its own (LPIPS), or the squared "
+        "difference of its logits, if it is a classifier",
+    )
+    adversarial: float = Field(0.8, ge=0, description="weight of the adversarial term")
+    loss: Literal["hinge", "logistic"] = Field("hinge", description="loss of the discriminator")
+    generator: Literal["linear", "logistic"] = Field(
+        "linear", description="adversarial term: the negative score, or softplus of it (non-saturating)"
+    )
+    start: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="step of training from which on the discriminator is trained and the adversarial term counts",
+    )
+    every: int = Field(1, gt=0, le=1_000_000, description="the discriminator is trained in every so many steps only")
+
+    def compares(self, spec: Spec) -> tuple[Need, ...]:
+        """What the network `perceptual` must be able to do, if there is one."""
+        network = spec.networks.get(PERCEPTUAL)
+        if network is None:
+            return ()
+        provided = getattr(network, "provides", lambda _: ())(spec)
+        return (Need(PERCEPTUAL, "classify" if "classify" in provided else "compare"),)
+
+    def discriminator_update(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Update:
+        """Adds the loss of the discriminator."""
+        main, discriminator = networks["main"], networks[DISCRIMINATOR]
+        b = mb.function("loss.discriminator")
+        x, noise, draws = given_samples(b, main, "regularized")
+        made, _ = call(b, main, "regularized", {}, state=x, noise=noise, out="made penalty")
+        real = call(b, discriminator, "forward", {}, state=x, out="real")
+        fake = call(b, discriminator, "forward", {}, state=b.stop_gradient(made, out="made"), out="fake")
+        if self.loss == "hinge":
+            terms = b.relu(1.0 - real), b.relu(fake + 1.0)
+        else:
+            terms = b.softplus(b.neg(real)), b.softplus(fake)
+        both = [mean(b, term, name) for term, name in zip(terms, ("of_real", "of_fake"), strict=True)]
+        b.output(b.mul(both[0] + both[1], 0.5, out="loss"))
+        b.finish(f"The {self.loss} loss of the discriminator.")
+        mb.entries["loss.discriminator"] = "loss.discriminator"
+        metrics = ("discriminator/loss",)
+        of = (DISCRIMINATOR,)
+        return Update(
+            "loss.discriminator", of, ("x",), draws, metrics, DISCRIMINATOR, start=self.start, every=self.every
+        )
+
+    def error(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> str:
+        """A function (made, x) -> the mean error of reconstruction, with the distance of `perceptual`, f32[]."""
+        b = mb.function("reconstruction_error")
+        of = networks["main"].methods["regularized"].input("state").type
+        made, x = b.input("made", of), b.input("x", of)
+        difference = b.op("sub", made, x, out="difference")
+        error = b.abs(difference) if self.reconstruction == "l1" else difference * difference
+        total = mean(b, error, "error")
+        if self.reconstruction_weight != 1.0:
+            total = b.mul(total, self.reconstruction_weight, out="error")
+        if PERCEPTUAL in networks and self.perceptual:
+            total = b.add(total, _distance(b, networks[PERCEPTUAL], made, x) * self.perceptual, out="error")
+        b.output(total)
+        return b.finish("The error of reconstruction, and the perceptual distance.")
+
+    def score(self, mb: ModuleBuilder, discriminator: Network) -> str:
+        """A function made -> how far the discriminator is from taking it for data, f32[]."""
+        b = mb.function("adversarial_error")
+        made = b.input("made", discriminator.methods["forward"].input("state").type)
+        score = call(b, discriminator, "forward", {}, state=made, out="score")
+        far = b.neg(score, out="far")
+        b.output(mean(b, far if self.generator == "linear" else b.softplus(far), "fooled"))
+        return b.finish("The adversarial error of what the autoencoder made.")
+
+    def started(self, b: Builder, weight: Any) -> Any:
+        """The weight of the adversarial term, 0 before `start`; adds the step as an input of the loss if it matters."""
+        if not self.start:
+            return weight
+        begun = b.cast(b.less_equal(self.start, b.input(STEP, i64())), to="f32", out="begun")
+        return b.mul(begun, weight, out="weight")
+
+
+def given_samples(b: Builder, main: Network, method: str) -> tuple[Var, list[Var], tuple[Draw, ...]]:
+    """Adds the inputs of a loss that are those of a method of an autoencoder: x, noise and how that is drawn."""
+    of = main.methods[method]
+    return b.input("x", of.input("state").type), *noise_inputs(b, of)
+
+
+def mean(b: Builder, x: Var, out: str) -> Var:
+    """f32[]: the mean of all values."""
+    return b.mean(x, axes=tuple(range(x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
+
+
+def _distance(b: Builder, network: Network, made: Var, x: Var) -> Var:
+    if "compare" in network.provides:
+        return mean(b, call(b, network, "forward", {}, state=[made, x], out="distance"), "distance")
+    logits = [call(b, network, "forward", {}, state=of, out=f"of_{name}") for of, name in ((made, "made"), (x, "x"))]
+    difference = b.op("sub", *logits, out="difference")
+    return mean(b, difference * difference, "distance")
+
+
+__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "STEP", "AgainstDiscriminator", "given_samples", "mean"]
