@@ -28,7 +28,7 @@ def knots(numbers: Array) -> tuple[Array, Array, Array, Array]:
         sizes = 1e-3 + (1 - 1e-3 * BINS) * np.exp(x) / np.exp(x).sum()
         return np.concatenate([[-BOUND], -BOUND + 2 * BOUND * np.cumsum(sizes)])
 
-    slopes = np.concatenate([[1.0], np.log1p(np.exp(slopes)) + 1e-3, [1.0]])
+    slopes = np.concatenate([[0.999], np.log1p(np.exp(slopes)) + 1e-3, [0.999]])
     return ends(logits), ends(heights), slopes, 0.025 + 0.95 / (1 + np.exp(-shares))
 
 

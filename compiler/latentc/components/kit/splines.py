@@ -79,7 +79,8 @@ def _bin(b: Builder, at: Var, parts: tuple[Var, ...], bins: Any, bound: float, i
     widths, right = _sizes(b, widths, bins, bound)
     heights, top = _sizes(b, heights, bins, bound)
     slopes = b.add(b.softplus(slopes), LEAST_SLOPE, out="slopes")
-    slopes = b.pad(slopes, axis=1, before=1, after=1, value=1.0, out="slopes")  # of the identity outside
+    # At both ends nearly that of the identity outside, as Pyro has it.
+    slopes = b.pad(slopes, axis=1, before=1, after=1, value=1 - LEAST_SLOPE, out="slopes")
     shares = b.add(b.sigmoid(shares) * (1 - 2 * LEAST_SHARE), LEAST_SHARE, out="shares")
     inner = b.slice(top if inverse else right, axis=1, start=0, stop=bins - 1, out="inner")
     index = b.sum(b.cast(b.less_equal(inner, at), to="i64"), axes=(1,), keepdims=True, out="index")
