@@ -341,6 +341,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("3B", "main"): 3_096_659_200,
         },
     ),
+    "rarm": (
+        "CompVis/retrieval-augmented-diffusion-models: the sizes of its layers, added up",
+        {("dogs", "main"): 230_874_112},
+    ),
     "ar_grpo": (
         "FoundationVision/LlamaGen, whose networks these are; README: 111, 343 and 775 M",
         {("B-256", "main"): 110_888_448, ("L-256", "main"): 342_910_976, ("XL-384", "main"): 774_699_520},

@@ -285,6 +285,14 @@ SYSTEMS: dict[str, Tiny] = {
         "digits_starflow",
         under("backbone", (*BLOCKS[:2], "flows=2", "depths=[1, 2]", "positions.pairs=2")),
     ),
+    "rarm": Tiny(
+        "rarm",
+        (
+            "data={kind: npz, path: train.npz, tokens: {vocabulary: 17, grid: [8, 8]}, fields: {clip: {shape: [8]}}}",
+            *under("backbone", ("width=16", "depth=2", "block.mixer.heads=2", "block.feed_forward.hidden=64")),
+            *("conditioning.neighbours.database=null", "sampler.top_k=5", "sampler.guidance.scale=1.5"),
+        ),
+    ),
     "ar_grpo": Tiny(
         "ar_grpo",
         (

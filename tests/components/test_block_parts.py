@@ -23,6 +23,7 @@ OTHERS = {
     "token_transformer",
     "scale_transformer",
     "query_transformer",
+    "retrieval_transformer",
     "query_autoencoder",
     "token_dit",  # a head
 }

@@ -78,3 +78,28 @@ def test_values_that_travel_together_in_a_loop_of_a_class() -> None:
     mb = ModuleBuilder()
     mb.entries["main"] = mb.define(steps, [f32(B, 3)], {"width": 3})
     run(mb.finish(), [np.random.default_rng(0).standard_normal((2, 3))])
+
+
+@module_class("Pair", "grow", keys="B width")
+def pair(b: Any, x: Any, keys: Any, scale: Any, *, width: int) -> Any:
+    grown = keys + b.dense("fc", x, width)
+    return x + b.tanh(grown * scale), grown
+
+
+@module_class("Pairs", x="B width")
+def pairs(b: Any, x: Any, *, width: int, depth: int) -> Any:
+    """Blocks take and return what they call the same, and the network returns it beside what it was given."""
+    given = [x * float(i + 2) for i in range(int(depth))]
+    scales = [b.mean(x, axes=(1,), keepdims=True) + float(i) for i in range(int(depth))]
+    outs = []
+    for i, name in enumerate(items("blocks", depth)):
+        x, keys = b.sub(name, pair, x, given[i], scales[i], out="x keys", width=width)
+        outs += [keys, scales[i]]
+    return b.concat(x, *outs, axis=1)
+
+
+def test_a_list_is_called_otherwise_than_what_the_loop_runs_over() -> None:
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(pairs, [f32(B, 3)], {"width": 3, "depth": 3})
+    text = run(mb.finish(), [np.random.default_rng(0).standard_normal((2, 3))])
+    assert "keys_.append(keys)" in text

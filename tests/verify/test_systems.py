@@ -43,6 +43,8 @@ CHOSEN = (
     ("lit", "onnxruntime"),
     ("can", "onnxruntime"),
     ("rdm", "onnxruntime"),
+    ("rarm", "onnxruntime"),
+    ("pixelcnn", "openvino"),
     ("rcg_ldm", "onnxruntime"),
     ("rcg_mage", "openvino"),
     ("dod", "onnxruntime"),
@@ -70,5 +72,5 @@ def test_system(name: str, engine: str, tmp_path: Path) -> None:
     found = {c.what.partition(":")[0] for c in report.comparisons}  # of several outputs each: "sampler: pivots"
     assert "sampler" in found and report.controls
     assert "forward" in found or any(
-        word.startswith(("scale_", "group_", "decode", "inverse")) for word in found
-    )  # which decodes with caches
+        word.startswith(("scale_", "group_", "decode", "draw", "inverse")) for word in found
+    )  # which decodes or draws with caches

@@ -18,12 +18,11 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     order = np.random.RandomState(0).permutation(len(labels))
     rows = {"train": order[:898], "test": order[898:], "all": order}[settings["part"]]
     fields = settings["fields"]
-    if "tokens" in fields:
-        return Arrays({"tokens": levels[rows].astype(np.int64), "y": labels[rows]}, fields)
     images = (levels.reshape(-1, 8, 8) / 8 - 1).astype(np.float32)
+    seen = {"tokens": levels[rows].astype(np.int64)} if "tokens" in fields else {"x": images[rows, None]}
     others = [name for name in fields if name not in ("x", "y", "tokens")]
     latents = {name: components(images, fields[name]["shape"])[rows] for name in others}
-    return Arrays({"x": images[rows, None], "y": labels[rows], **latents}, fields)
+    return Arrays({**seen, "y": labels[rows], **latents}, fields)
 
 
 def components(images: np.ndarray, shape: list[int]) -> np.ndarray:

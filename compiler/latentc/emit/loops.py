@@ -137,7 +137,7 @@ class Loops(Statements):
             lines += self._push([])
         if run.popped is not None:
             env[run.popped] = Text(f"{self.stack}.pop()")
-        lists = self._lists(run, hold, targets, i)
+        lists = self._lists(run, hold, {*targets.values(), *heads}, i)
         modules = self.context.modules(run.base, run.first, run.first + run.count)
         modules = f"reversed({modules})" if run.backwards else modules
         if heads:
@@ -193,8 +193,11 @@ class Loops(Statements):
                 return name if values == held else f"reversed({name})"
         return f"({commas(self.arg(v).code for v in values)})"
 
-    def _lists(self, run: Repeat, hold: dict[str, int], targets: Mapping[Value, str], i: int) -> dict[str, list[Value]]:
-        """Lists that collect an output of every segment; outputs that are returned interleaved share one list."""
+    def _lists(self, run: Repeat, hold: dict[str, int], taken: set[str], i: int) -> dict[str, list[Value]]:
+        """Lists that collect an output of every segment; outputs that are returned interleaved share one list.
+
+        `taken` are names that the loop gives to other values.
+        """
         scope, found = self._scope, {}
         columns = dict(run.escapes)
         order = list(columns)
@@ -204,7 +207,7 @@ class Loops(Statements):
             if len(members) > 1 and not self.star_name:
                 base = "caches"
             name = plural(base)
-            while scope.hold.get(name, -1) > i or name in hold or name in targets.values():
+            while scope.hold.get(name, -1) > i or name in hold or name in taken:
                 name += "_"
             scope.hold[name] = hold[name] = FOREVER
             for j, v in enumerate(members):

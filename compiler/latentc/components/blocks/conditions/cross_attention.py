@@ -1,0 +1,100 @@
+"""The condition as tokens that blocks attend to, behind what tokens say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from latentc.components.blocks.cross_attention import context_attention
+from latentc.components.parts import BlockCondition, CachedMixer, DecodeState, FeedForward, Mixer, Norm, Told
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+
+class CrossAttention(BlockCondition):
+    """Pre-norm blocks of three branches: the mixer, attention to the tokens of the condition, the feed-forward.
+
+    As in latent diffusion and RARM (Blattmann et al. 2022, arXiv:2204.11824); queries, keys and values of the second
+    branch have no biases.
+    """
+
+    kind: Literal["cross_attention"]
+    TAKES: ClassVar[Told] = None
+    TAKES_TOKENS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cross_attention"}
+
+    def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        return _block(mixer, feed_forward, norm, init)
+
+    def decode_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        """The block for one token: x, position, mask, context, key and value caches -> x, the grown caches."""
+        return _decode_block(mixer, feed_forward, norm, init)
+
+
+def _body(
+    b: Builder,
+    x: Var,
+    mix: Callable[[Var], Var],
+    cross: Callable[[Var], Var],
+    feed_forward: FeedForward,
+    norm: Norm,
+    init: str,
+    dim: int,
+    static: Mapping[str, Any],
+) -> Var:
+    x = x + mix(norm.apply(b, "norm1", x))
+    x = x + cross(norm.apply(b, "norm2", x))
+    feeding = {key: static[key] for key in feed_forward.static(dim)}
+    return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm3", x), init, dim=dim, **feeding)
+
+
+def _cross(b: Builder, context: Var, init: str, dim: int, context_dim: int, heads: int) -> Callable[[Var], Var]:
+    sizes = {"dim": dim, "context_dim": context_dim, "heads": heads}
+    return lambda h: b.sub("cross_attn", context_attention(init), h, context, out="h", **sizes)
+
+
+@cache
+def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    @module_class("ContextBlock", context="B L context_dim")
+    def block(b: Builder, x: Var, context: Var, *, dim: int, context_dim: int, **static: Any) -> Var:
+        """A pre-norm transformer block whose tokens attend to those of the context, too."""
+
+        def mix(h: Var) -> Var:
+            return mixer.apply(b, "attn", h, (), init, dim=dim, **mixer.own(dim, static))
+
+        cross = _cross(b, context, init, dim, context_dim, static["heads"])
+        return _body(b, x, mix, cross, feed_forward, norm, init, dim, static)
+
+    return block
+
+
+@cache
+def _decode_block(mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    @module_class("ContextBlock", "decode", context="B L context_dim")
+    def decode(
+        b: Builder,
+        x: Var,
+        position: Var,
+        mask: Var,
+        context: Var,
+        keys: Var,
+        values: Var,
+        *,
+        dim: int,
+        context_dim: int,
+        **static: Any,
+    ) -> tuple[Var, Var, Var]:
+        """The block for one token against the cached keys and values."""
+        state = DecodeState(position, mask, keys, values)
+        grown: list[Var] = []
+
+        def mix(h: Var) -> Var:
+            h, *grown[:] = mixer.decode(b, "attn", h, state, (), init, dim=dim, **mixer.own(dim, static))
+            return h
+
+        cross = _cross(b, context, init, dim, context_dim, static["heads"])
+        x = _body(b, x, mix, cross, feed_forward, norm, init, dim, static)
+        keys, values = grown
+        return x, keys, values
+
+    return decode
