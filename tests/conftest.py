@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,21 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="rewrite the golden files with what came out")
+    parser.addoption("--exhaustive", action="store_true", help="test every variant where the first and last are enough")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither read nor write the caches of whoever runs them."""
     os.environ["LATENTC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def some(request: pytest.FixtureRequest) -> Callable[[Sequence[str]], Sequence[str]]:
+    """`some(variants)`: the first and the last, most often the smallest and the largest; all with `--exhaustive`."""
+    if request.config.getoption("--exhaustive"):
+        return lambda variants: variants
+    return lambda variants: [*variants[:1], *variants[1:][-1:]]
 
 
 @pytest.fixture
