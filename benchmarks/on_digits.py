@@ -42,20 +42,22 @@ def trained(
     variant: str | None = None,
     steps: int | None = None,
 ) -> Training:
-    """Trains a spec if its weights are not in the folder yet. Networks of `pretrained` start from its files.
+    """Trains a spec if its weights are not in the folder yet; goes on with a training that was broken off.
 
-    `seed` and `steps` are the spec's own by default.
+    Networks of `pretrained` start from its files. `seed` and `steps` are the spec's own by default.
     """
     weights = (project / "runs/train/weights.safetensors").resolve()
     log = project / "log.txt"
     if not weights.exists():
-        api.emit(spec, project, variant, list(overrides))
+        if not project.exists():
+            api.emit(spec, project, variant, list(overrides))
         flags = [f"--{name}={value}" for name, value in (("seed", seed), ("steps", steps)) if value is not None]
+        flags += ["--resume=true"]
         for network, file in (pretrained or {}).items():
             flags += [f"--roles.{network}.pretrained", str(file)]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         before = _processor_seconds()
-        with log.open("w", encoding="utf-8") as file:
+        with log.open("a", encoding="utf-8") as file:
             command = [sys.executable, "train.py", *flags]
             code = subprocess.run(command, cwd=project, env=environment, stdout=file, check=False).returncode
             file.write(f"processor seconds {_processor_seconds() - before:.1f}\n")
@@ -67,8 +69,8 @@ def trained(
         for name, value in re.findall(r"([\w/]+) ([-+.\deinfa]+)", row):
             if name.rpartition("/")[2] in ("loss", "error"):
                 losses.setdefault(name, []).append(float(value))
-    seconds = re.search(r"processor seconds ([.\d]+)", text)
-    return Training(weights, float(seconds[1]) if seconds else float("nan"), losses)
+    seconds = re.findall(r"processor seconds ([.\d]+)", text)  # of one who was broken off, not all are known
+    return Training(weights, sum(map(float, seconds)) if seconds else float("nan"), losses)
 
 
 def of_seed(out: Path, spec: str, seed: int) -> Path:

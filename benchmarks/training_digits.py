@@ -91,7 +91,7 @@ def folder_of(system: System, entry: str, out: Path) -> Path:
     first = [str(folder_of(system, other, out)) for other in one.pretrained.values()]
     key = json.dumps([one.spec, one.variant, one.steps, one.overrides, first])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return out / "trained" / f"{re.sub('[^a-z0-9]+', '_', entry.lower())}-{digest}"
+    return out / "trained" / f"{one.spec}-{digest}"
 
 
 def train(system: System, entry: str, out: Path) -> Training:
