@@ -15,16 +15,16 @@ from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems
+from latentc.components.guidance.guidance import ScheduledGuidance, token_guidance_problems
 from latentc.components.kit import Conditions
 from latentc.components.kit.patches import patch_side, patchify, unpatchify
-from latentc.components.kit.tokens import Schedule, hidden_fraction
+from latentc.components.kit.tokens import Schedule
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Recall, Sampler
 from latentc.components.samplers._masked import inpainting_conditions
 from latentc.components.samplers._reuse import Reuse
-from latentc.components.samplers._token_sets import TokenSets
-from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
+from latentc.components.samplers._token_sets import TokenSets, diffusion_problems, hidden_counts
+from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.euler import Euler
@@ -79,32 +79,17 @@ class MaskedAutoregressive(Sampler):
         return (Need("main", "masked_features"), Need("head", "denoise"))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.diffusion.guidance is not None:
-            message = "the sampler guides the diffusion, with one scale for all of its steps"
-            yield Problem(("diffusion", "guidance"), message, "leave it out, and set `sampler.guidance`")
-        yield from under("diffusion", problems=inner_problems(self.diffusion, "this one denoises tokens"))
-        if self.guidance is not None:
-            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-            if self.guidance.channels is not None:
-                message = "all channels of a token are guided"
-                yield Problem(("guidance", "channels"), message, "leave it out")
+        yield from under("diffusion", problems=diffusion_problems(self.diffusion))
+        yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
         if self.reuse is not None and self.reuse.diffusion is not None:
-            where = ("reuse", "diffusion")
-            yield from under(*where, problems=inner_problems(self.reuse.diffusion, "this one denoises tokens"))
-            if self.reuse.diffusion.guidance is not None:
-                message = "the sampler guides the diffusion, with one scale for all of its steps"
-                yield Problem((*where, "guidance"), message, "leave it out, and set `sampler.guidance`")
+            yield from under("reuse", "diffusion", problems=diffusion_problems(self.reuse.diffusion))
 
     def with_steps(self, steps: int) -> MaskedAutoregressive:
         return self.model_copy(update={"steps": steps})
 
     def hidden_counts(self, length: int) -> list[int]:
         """Hidden tokens before the first step, and after each: at least one fewer, and none after the last."""
-        fractions = hidden_fraction(self.schedule, np.arange(1, self.steps + 1) / self.steps)
-        left = [length]
-        for fraction in fractions[:-1]:
-            left.append(max(1, min(left[-1] - 1, int(np.floor(length * fraction)))))
-        return [*left, 0]
+        return hidden_counts(self.schedule, self.steps, length)
 
     def recalls(self, tokens: int) -> Recall | None:
         if self.reuse is None:
