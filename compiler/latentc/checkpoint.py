@@ -102,7 +102,7 @@ def first_stage_weights(spec: Spec) -> dict[str, Expr]:
     """{state-dict path: tensor} of the data's first stage, from the file that the spec names. Same errors."""
     stage, given = spec.first_stage, spec.data.first_stage
     assert stage is not None and given is not None and given.weights is not None
-    return network_weights(stage, lower(stage), first_stage_file(spec), given.names, given.key)["main"]
+    return network_weights(stage, lower(stage), first_stage_file(spec), given.names, given.key, ["main"])["main"]
 
 
 def _read(
