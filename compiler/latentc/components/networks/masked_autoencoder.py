@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.block import Block
-from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.backbone import add_method
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import rows
 from latentc.components.networks._feature_targets import FeaturePredictor, predict, targets
 from latentc.components.networks._masked_parts import MaskedParts, keys_of
+from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.networks._recalled_features import recalling
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem, Weights
+from latentc.components.parts import Problem
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class MaskedAutoencoder(Backbone):
+class MaskedAutoencoder(MaskedTrunk):
     """Encodes the known tokens and decodes features of all of them (MAR, Li et al. 2024, arXiv:2406.11838).
 
     `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is hidden), the conditions -> f32[B, T, D]. The
@@ -47,10 +46,6 @@ class MaskedAutoencoder(Backbone):
     """
 
     kind: Literal["masked_autoencoder"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token inside (D)")
-    depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
-    patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
-    buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
     learned_positions: Literal["all", "tokens", "none"] = Field(
         "all",
         description="all: of buffer and tokens in encoder and decoder, and of the features (MAR); tokens: of tokens "
@@ -62,8 +57,6 @@ class MaskedAutoencoder(Backbone):
     predictor: FeaturePredictor | None = Field(
         None, description="predicts an averaged encoder's features of hidden tokens, for the loss (D-JEPA); null: none"
     )
-    block: Block = Field(description="the block of encoder and decoder")
-    weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_autoencoder",
         "width": 16,
@@ -93,21 +86,15 @@ class MaskedAutoencoder(Backbone):
             _, height, width = spec.data.shape
             if height % self.patch or width % self.patch:
                 yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
-        yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_masks(self.kind)
-        if not isinstance(self.block.condition, InContext):
-            message = "a masked_autoencoder has its condition in the buffer tokens"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
-        if not self.told(spec):
-            yield Problem((), "a masked_autoencoder needs a condition", "add `conditioning.class: {kind: label}`")
-        elif self.learned_positions == "all" and all(entry.form != "vector" for entry in self.entries(spec)):
+        yield from super().problems(spec)
+        alone = self.told(spec) and all(entry.form != "vector" for entry in self.entries(spec))
+        if self.learned_positions == "all" and alone:
             message = "the buffer holds the sum of conditions that are vectors, and there is none"
             yield Problem(("learned_positions",), message, "use `tokens` or `none`, which give it tokens of its own")
         if self.positions is not None:
             yield from self._problems_of_rotary(spec)
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None:
             yield from self._problems_of_recall(spec)
-        yield from self.problems_of_conditions(spec)
 
     def _problems_of_rotary(self, spec: Spec) -> Iterator[Problem]:
         if not getattr(self.positions, "ROTARY", False):
@@ -132,15 +119,6 @@ class MaskedAutoencoder(Backbone):
         """Tokens of a sample, as many as there would be if the data were right."""
         shape = spec.data.shape
         return 1 if shape is None or len(shape) != 3 else max(self.tokens(spec)[0], 1)
-
-    def token_features(self, spec: Spec) -> tuple[int, int] | None:
-        return self.tokens(spec)[1], self.width
-
-    def tokens(self, spec: Spec) -> tuple[int, int]:
-        """(T, C)."""
-        assert spec.data.shape is not None
-        channels, height, width = spec.data.shape
-        return (height // self.patch) * (width // self.patch), channels * self.patch**2
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
