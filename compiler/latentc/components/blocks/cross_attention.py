@@ -1,6 +1,6 @@
-"""Attention of tokens to those of a condition.
+"""Attention of tokens to those of a condition, of a context of another width, or of an encoder.
 
-Symbols: B batch, T tokens, D width, L tokens of the condition, E their width.
+Symbols: B batch, T tokens, D width, L tokens that are looked at, E their width, H heads, d channels of a head.
 """
 
 from __future__ import annotations
@@ -12,16 +12,31 @@ from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
+def _asked(b: Builder, x: Var, dim: int, heads: int, bias: bool, init: str) -> Var:
+    """Queries f32[B, H, T, d] of tokens f32[B, T, D]."""
+    return split_heads(b, dense(b, "q", x, dim, bias, init, out="q"), heads, dim // heads, "q")
+
+
+def _kept(b: Builder, context: Var, dim: int, heads: int, bias: bool, init: str) -> tuple[Var, Var]:
+    """Keys and values f32[B, H, L, d] of a context f32[B, L, E]."""
+    kv = dense(b, "kv", context, 2 * dim, bias, init, out="kv")
+    k, v = b.split(kv, axis=2, sizes=(dim, dim), out="k v")
+    return split_heads(b, k, heads, dim // heads, "k"), split_heads(b, v, heads, dim // heads, "v")
+
+
+def _found(b: Builder, q: Var, k: Var, v: Var, seen: tuple[Var, ...], dim: int, init: str) -> Var:
+    """What queries find at keys and values, where `seen` is true if it is given: f32[B, T, D]."""
+    x = joined_heads(b, b.attention(q, k, v, *seen, causal=False, scale=None, out="x"), dim, out="x")
+    return dense(b, "proj", x, dim, True, init, out="x")
+
+
 @module_class("CrossAttention", x="B T dim", context="B L dim")
 def cross_attention(b: Builder, x: Var, context: Var, *mask: Var, dim: int, heads: int) -> Var:
     """Multi-head attention of x [B, T, D] to the tokens of a context [B, L, D] where the mask [B, L] is true."""
-    q = dense(b, "q", x, dim, True, "xavier", out="q")
-    k, v = b.split(dense(b, "kv", context, 2 * dim, True, "xavier", out="kv"), axis=2, sizes=(dim, dim), out="k v")
-    q, k, v = (split_heads(b, part, heads, dim // heads, name) for part, name in ((q, "q"), (k, "k"), (v, "v")))
-    seen = [b.reshape(m, shape=(m.shape[0], 1, 1, m.shape[1]), out="seen") for m in mask]
-    x = b.attention(q, k, v, *seen, causal=False, scale=None, out="x")
-    x = joined_heads(b, x, dim, out="x")
-    return dense(b, "proj", x, dim, True, "zeros", out="x")
+    q = _asked(b, x, dim, heads, True, "xavier")
+    k, v = _kept(b, context, dim, heads, True, "xavier")
+    seen = tuple(b.reshape(m, shape=(m.shape[0], 1, 1, m.shape[1]), out="seen") for m in mask)
+    return _found(b, q, k, v, seen, dim, "zeros")
 
 
 @cache
@@ -29,13 +44,31 @@ def context_attention(init: str) -> BlockBody:
     @module_class("ContextAttention", x="B T dim", context="B L context_dim")
     def attention(b: Builder, x: Var, context: Var, *, dim: int, context_dim: int, heads: int) -> Var:
         """Multi-head attention of x [B, T, D] to a context [B, L, E] of a width of its own, without biases."""
-        q = dense(b, "q", x, dim, False, init, out="q")
-        k, v = b.split(dense(b, "kv", context, 2 * dim, False, init, out="kv"), axis=2, sizes=(dim, dim), out="k v")
-        q, k, v = (split_heads(b, part, heads, dim // heads, name) for part, name in ((q, "q"), (k, "k"), (v, "v")))
-        x = joined_heads(b, b.attention(q, k, v, causal=False, scale=None, out="x"), dim, out="x")
-        return dense(b, "proj", x, dim, True, init, out="x")
+        q = _asked(b, x, dim, heads, False, init)
+        k, v = _kept(b, context, dim, heads, False, init)
+        return _found(b, q, k, v, (), dim, init)
 
     return attention
 
 
-__all__ = ["context_attention", "cross_attention"]
+@module_class("EncoderAttention")
+def encoder_attention(b: Builder, x: Var, context: Var, mask: Var, *, dim: int, heads: int) -> Var:
+    """Attention of x [B, T, D] to the encoder's tokens [B, L, D] where the mask bool[B, 1, 1, L] is true."""
+    q = _asked(b, x, dim, heads, True, "normal")
+    k, v = _kept(b, context, dim, heads, True, "normal")
+    return _found(b, q, k, v, (mask,), dim, "normal")
+
+
+@module_class("EncoderAttention", "remember")
+def remember(b: Builder, context: Var, *, dim: int, heads: int) -> tuple[Var, Var]:
+    """Keys and values [B, H, L, d] of the encoder's tokens [B, L, D], which decoding steps look at again."""
+    return _kept(b, context, dim, heads, True, "normal")
+
+
+@module_class("EncoderAttention", "look_up")
+def look_up(b: Builder, x: Var, k: Var, v: Var, mask: Var, *, dim: int, heads: int) -> Var:
+    """Attention of x [B, T, D] to keys and values [B, H, L, d] where the mask is true."""
+    return _found(b, _asked(b, x, dim, heads, True, "normal"), k, v, (mask,), dim, "normal")
+
+
+__all__ = ["context_attention", "cross_attention", "encoder_attention", "look_up", "remember"]

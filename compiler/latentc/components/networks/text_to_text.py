@@ -17,7 +17,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.encoder_attention import encoder_attention, look_up, remember
+from latentc.components.blocks.cross_attention import encoder_attention, look_up, remember
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
