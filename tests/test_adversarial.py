@@ -159,10 +159,10 @@ def test_each_player_learns_from_its_own_loss(tmp_path: Path) -> None:
         torch.manual_seed(0)
         nets = {name: build() for name, build in project.model.NETWORKS.items()}
         batch = {"x": torch.randn(8, 1, 8, 8), "y": torch.arange(8)}
+        every = {name: train.make_optimizer(net, train.settings_of(name, config)) for name, net in nets.items()}
         for turn in (1, 2):
             update = updates[turn]
-            settings = {name: train.settings_of(name, config) for name in update.trained}
-            optimizers = {name: train.make_optimizer(nets[name], own) for name, own in settings.items()}
+            optimizers = {name: every[name] for name in update.trained}
             before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in nets.items()}
             data = batch if update.batch else {}
             whole = train.round_of(0, config["steps"], None)

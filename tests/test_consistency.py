@@ -177,7 +177,7 @@ def test_several_adapters_add_up_and_start_at_zero() -> None:
         ("digits_dit", ["sampler={kind: consistency}"], "teaches no network them"),
         ("digits_consistency", ["objective.stride=50"], "pairs are 50 apart"),
         ("digits_consistency", ["objective.target=teacher"], "no average of `main`"),
-        ("digits_consistency", ["objective.base.self_conditioning=0.5"], "not `self_conditioning`"),
+        ("digits_consistency", ["objective.base.self_conditioning=0.5"], "without its `self_conditioning`"),
         ("digits_consistency", ["objective.solver=heun", "objective.base={kind: flow}"], "does not start where"),
         ("digits_consistency", ["networks.teacher.pretrained=null"], "no weights to teach"),
         ("digits_consistency", ["objective.spacing=karras", "objective.steps=2000"], "a time twice"),

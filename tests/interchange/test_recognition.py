@@ -18,6 +18,7 @@ from latentc.weights.state_dicts import Reading
 
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
 MAPPED = [name for name in VARIANTS if load_spec(name).weights]
+PARTS = {("vfmtok_tokenizer", "dinov2")}  # maps of the file of a part, which is no checkpoint of the system
 ZERO = np.zeros((), np.float32)
 
 
@@ -35,7 +36,7 @@ def test_variants_are_recognised_by_every_map(system: str, some: Callable[[Seque
     inherited = [variant for variant in VARIANTS[system] if variant not in own]  # DiT's sizes, tested with DiT
     for variant in (*some(own), *inherited[:1]) or (None,):
         for names, networks in load_spec(system, variant).weights.items():
-            for network in networks:
+            for network in () if (system, names) in PARTS else networks:
                 found = fit_variant(system, variant, [official(system, variant, network, names)])
                 assert found is not None and names in found.networks[network][0], (variant, names, network)
 

@@ -61,11 +61,11 @@ def test_nothing_outside_of_components_imports_a_kind() -> None:
     root = Path(latentc.__file__).parent
     folders = [path.parent for path in (root / "components").rglob("__init__.py")]
     names = {str(folder.relative_to(root / "components")) for folder in folders} - {"."}
-    kinds = {cls.__name__ for name in names for cls in load(name).values() if kind_of(cls)}
+    kinds = {(cls.__module__, cls.__name__) for name in names for cls in load(name).values() if kind_of(cls)}
     assert len(kinds) > 80
     for path in root.rglob("*.py"):
         if path.is_relative_to(root / "components"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("latentc.components"):
-                assert not kinds & {alias.name for alias in node.names}, path
+                assert not kinds & {(node.module, alias.name) for alias in node.names}, path
