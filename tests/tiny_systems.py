@@ -242,7 +242,7 @@ SYSTEMS: dict[str, Tiny] = {
     "pixelcnn": Tiny(
         "pixelcnn",
         (
-            *("data={kind: npz, path: train.npz, classes: 10, shape: [3, 8, 8]}", "backbone.conditions=null"),
+            *("data={kind: npz, path: train.npz, classes: 10, shape: [3, 4, 4]}", "backbone.conditions=null"),
             *under("backbone", ("width=6", "depth=2", "kernel=3", "first_kernel=3", "head_width=6", "values=17")),
         ),
     ),
