@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,10 @@ def killing(results: Any, victims: Any) -> Iterator[Any]:
     """The results; after the second one, one of the processes that draw them is killed."""
     for number, result in enumerate(results):
         if number == 1:
-            found = victims()
-            assert len(found) == 2
+            until = time.monotonic() + 60
+            while len(found := victims()) < 2:  # the first may have drawn both before the second has started
+                assert time.monotonic() < until
+                time.sleep(0.05)
             os.kill(found[0], signal.SIGKILL)
         yield result
 
