@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Operands
@@ -30,9 +30,6 @@ class Recall:
 class Sampler(Part):
     """Base class of samplers: adds a sampling program to the module."""
 
-    SCORES_TOKENS: ClassVar[bool] = False
-    """Whether it says how likely the tokens are that it draws: `token_log_prob`."""
-
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""
         return ()
@@ -52,18 +49,6 @@ class Sampler(Part):
         """
         return networks
 
-    def problems_of_scores(self) -> Iterator[Problem]:
-        """Settings under which `token_log_prob` is not what tokens are drawn with."""
-        yield from ()
-
-    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands, tokens: Var) -> Var:
-        """f32[B, T]: log-probabilities, in nats, with which it draws tokens i64[B, T] one after the other.
-
-        Guidance has its default scale; `null` are the conditions of its other branch. For samplers that
-        `SCORES_TOKENS`.
-        """
-        raise NotImplementedError
-
     @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample` (named `sample.STEPS`), which calls the networks under their names (`main`)."""
@@ -75,3 +60,18 @@ class Sampler(Part):
     @abstractmethod
     def with_steps(self, steps: int) -> Sampler:
         """The same sampler with another number of steps."""
+
+
+class ScoringSampler(Sampler):
+    """A sampler that says how likely the tokens are that it draws."""
+
+    @abstractmethod
+    def problems_of_scores(self) -> Iterator[Problem]:
+        """Settings under which `token_log_prob` is not what tokens are drawn with."""
+
+    @abstractmethod
+    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands, tokens: Var) -> Var:
+        """f32[B, T]: log-probabilities, in nats, with which it draws tokens i64[B, T] one after the other.
+
+        Guidance has its default scale; `null` are the conditions of its other branch.
+        """

@@ -20,7 +20,7 @@ from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.rewards._reward import Reward
 from latentc.components.parts import Problem, under
-from latentc.components.sampler import Sampler
+from latentc.components.sampler import Sampler, ScoringSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 
@@ -66,7 +66,7 @@ class GroupRelativePolicy(Objective):
         for i, reward in enumerate(self.rewards):
             yield from under("rewards", i, problems=reward.problems(spec))
         sampler = spec.sampler
-        if not isinstance(sampler, Sampler) or not sampler.SCORES_TOKENS:
+        if not isinstance(sampler, ScoringSampler):
             what = "there is none" if not isinstance(sampler, Sampler) else f"`{sampler.kind}` does not say it"
             message = f"rollouts need a sampler that says how likely its tokens were, and {what}"
             yield Problem((), message, "use `sampler: {kind: autoregressive}`")
@@ -88,7 +88,7 @@ class GroupRelativePolicy(Objective):
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         main, sampler, conditions = networks["main"], spec.sampler, Conditions(spec, networks)
-        assert isinstance(sampler, Sampler)
+        assert isinstance(sampler, ScoringSampler)
         group, count = self.group, int(main.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
         b = mb.function("loss.terms")
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
@@ -134,7 +134,7 @@ class GroupRelativePolicy(Objective):
     def rollout(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, drawn: Program) -> Program:
         """Adds entry `rollout`: the sampler's, which also returns the tokens as they are, and how likely they were."""
         sampler, conditions = spec.sampler, Conditions(spec, networks)
-        assert isinstance(sampler, Sampler)
+        assert isinstance(sampler, ScoringSampler)
         fn = mb.functions[mb.entries[drawn.entry]]
         b = mb.function(ROLLOUT)
         made = {v: b.input(v.name, v.type) for v in fn.inputs}

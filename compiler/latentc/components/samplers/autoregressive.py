@@ -16,6 +16,7 @@ from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.guidance import Guidance, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.parts import Problem, under
+from latentc.components.sampler import ScoringSampler
 from latentc.components.samplers._tokens import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Autoregressive(TokenSampler):
+class Autoregressive(TokenSampler, ScoringSampler):
     """Draws each token from the network's distribution by inverse CDF, one uniform number per token."""
 
     kind: Literal["autoregressive"]
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
-    SCORES_TOKENS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
