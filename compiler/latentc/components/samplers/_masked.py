@@ -6,7 +6,7 @@ Symbols: B batch, T tokens of a sample (digits of tokens if these are split), V 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -88,6 +88,20 @@ class Request:
             null = self.conditions.null(b, self.told)
             made = guided_call(b, self.network, method, self.told, null, scale, out=out, **by_role)
         return made if isinstance(made, tuple) else (made,)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Steps `first` to `stop` of a loop, one by one, or in sets of several `steps`, of which `draw` draws the tokens.
+
+    `draw` takes the request, the number of steps, tokens i64[B, T] and rows of tables [steps, …] by name, and returns
+    tokens i64[B, T].
+    """
+
+    first: int
+    stop: int
+    steps: int = 1
+    draw: Callable[[Builder, Request, int, Var, Mapping[str, Var]], Var] | None = None
 
 
 class MaskedSampler(Sampler):
@@ -224,17 +238,19 @@ class MaskedSampler(Sampler):
             chosen = self.choose(b, Step(tokens, drawn, logits, mask, at, asked.kept, asked.prepared))
             return (b.where(chosen, drawn, tokens, out="tokens"),), ()
 
-        def body_of_set(b: Builder, i: Var, fixed: Any, state: Any, row: Any, steps: int = 1) -> Any:
+        def body_of_set(b: Builder, i: Var, fixed: Any, state: Any, row: Any, run: Run) -> Any:
+            assert run.draw is not None
             at = dict(zip(tables, row, strict=True))
-            return (self.draw_set(b, request(fixed), steps, state[0], at),), ()
+            return (run.draw(b, request(fixed), run.steps, state[0], at),), ()
 
         names, tokens = ["tokens", *tables], start
-        for first, stop, steps in self.runs(length):
-            columns_ = [in_rows(b, table, first, stop, steps) for table in tables.values()]
+        for run in self.runs(length):
+            columns_ = [in_rows(b, table, run.first, run.stop, run.steps) for table in tables.values()]
+            single = run.steps == 1 or run.draw is None
             (tokens,) = b.loop(
-                f"{entry}.step" if steps == 1 else f"{entry}.set",
-                (stop - first) // steps,
-                body if steps == 1 else partial(body_of_set, steps=steps),
+                f"{entry}.step" if single else f"{entry}.set",
+                (run.stop - run.first) // run.steps,
+                body if single else partial(body_of_set, run=run),
                 invariants=invariants,
                 carried=[tokens],
                 tables=columns_,
@@ -253,13 +269,9 @@ class MaskedSampler(Sampler):
         """Further tables of numbers, one per step."""
         return {}
 
-    def runs(self, length: int) -> list[tuple[int, int, int]]:
-        """Loops over the steps: (first step, the step behind the last, steps of a set) of each."""
-        return [(0, self.steps, 1)]
-
-    def draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
-        """tokens i64[B, T] after a set of several steps; rows of tables [steps, …] by name."""
-        raise NotImplementedError(f"{self.kind} takes single steps")
+    def runs(self, length: int) -> list[Run]:
+        """The loops over the steps, one after the other."""
+        return [Run(0, self.steps)]
 
 
 def in_rows(b: Builder, table: Var, first: int, stop: int, steps: int) -> Var:

@@ -14,7 +14,7 @@ from latentc.components.kit.tokens import draw, filtered, rank
 from latentc.components.parts import Problem
 from latentc.components.sampler import Recall
 from latentc.components.samplers._confident_sets import chosen_set, drawn_set, nth_row
-from latentc.components.samplers._masked import MaskedSampler, Request, Step, known_counts
+from latentc.components.samplers._masked import MaskedSampler, Request, Run, Step, known_counts
 from latentc.components.samplers._reuse import Reuse
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
@@ -83,12 +83,12 @@ class Confidence(MaskedSampler):
         most = 0 if self.reuse is None else self.reuse.most(self._left(tokens), tokens)
         return Recall(most, False) if most else None
 
-    def runs(self, length: int) -> list[tuple[int, int, int]]:
+    def runs(self, length: int) -> list[Run]:
         if self.reuse is None:
             return super().runs(length)
         sets = self.reuse.sets(self._left(length), length)
         found = (list(run) for _, run in groupby(sets, lambda ends: ends[1] - ends[0]))
-        return [(run[0][0], run[-1][1], run[0][1] - run[0][0]) for run in found]
+        return [Run(run[0][0], run[-1][1], run[0][1] - run[0][0], self._draw_set) for run in found]
 
     def _left(self, length: int) -> list[int]:
         """Hidden tokens before the first step, and after each."""
@@ -145,7 +145,8 @@ class Confidence(MaskedSampler):
         free = hidden if not self.redraw else step.free(b)
         return first if free is None else b.logical_and(free, first, out="chosen")  # type: ignore[no-any-return]
 
-    def draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
+    def _draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
+        """tokens i64[B, T] after a set of several steps; rows of tables [steps, …] by name."""
         first = {key: nth_row(b, table, 0) for key, table in row.items()}
         all_, *caches = request.evaluated(b, "remember", first.get("weight"), state=tokens)
         sharp = request.drawable(b, all_)
