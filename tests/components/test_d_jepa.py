@@ -176,10 +176,10 @@ def test_features_and_targets_of_d_jepa() -> None:
     given = (x.numpy(), mask.double().numpy(), np.array(labels))
     wanted = torch.stack([main.features(x[i], main.of_label(labels[i]), mask[i], counts, None) for i in range(B)])
     for method in ("forward", "forward_known"):
-        np.testing.assert_allclose(of_network(lowered, w, f"main.{method}", *given), wanted, atol=1e-9)
+        np.testing.assert_allclose(of_network(lowered, w, f"main.{method}", *given), wanted, rtol=0, atol=1e-9)
     found = of_network(lowered, w, "target.targets", given[0], given[2])
     whole = torch.stack([target.targets(x[i], target.of_label(labels[i]), counts, None) for i in range(B)])
-    np.testing.assert_allclose(found, whole, atol=1e-9)
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-9)
     np.testing.assert_allclose(
         of_network(lowered, w, "main.predict", wanted.numpy()), main.predicted(wanted), atol=1e-9
     )
@@ -255,7 +255,7 @@ def test_the_sampler_of_d_jepa_t2i() -> None:
                 with_caption, without = head.velocity(x, t, told), head.velocity(x, t, null)
                 x = x + (without + weight * (with_caption - without)) / 3
             made[places], left = x, after
-        np.testing.assert_allclose(found[i].reshape(C, T).T, made, atol=1e-8)
+        np.testing.assert_allclose(found[i].reshape(C, T).T, made, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(

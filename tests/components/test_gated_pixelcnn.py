@@ -122,15 +122,15 @@ def test_network_of_masked_filters(name: str) -> None:
     (x,) = oracle.run("main.draw", u, *given)
     logits = reference(w, torch.tensor(x), told, 3)
     (found,) = oracle.run("main.forward", x, *given)
-    np.testing.assert_allclose(found.reshape(logits.shape), logits.numpy(), atol=1e-10)
+    np.testing.assert_allclose(found.reshape(logits.shape), logits.numpy(), rtol=0, atol=1e-10)
     # Each value is the one on which its uniform number falls.
     p = torch.softmax(logits, 2).cumsum(2).numpy()
     drawn = (p < u.transpose(0, 3, 1, 2)[:, :, None]).sum(2)
-    np.testing.assert_allclose(x, drawn * 2 / (VALUES - 1) - 1, atol=1e-12)
+    np.testing.assert_allclose(x, drawn * 2 / (VALUES - 1) - 1, rtol=0, atol=1e-12)
     assert len(np.unique(x)) > 2
     (log_p,) = oracle.run("main.log_prob", x, *given)
     own = torch.log_softmax(logits, 2).gather(2, torch.tensor(drawn)[:, :, None])
-    np.testing.assert_allclose(log_p, own.sum((1, 2, 3, 4)).numpy(), atol=1e-9)
+    np.testing.assert_allclose(log_p, own.sum((1, 2, 3, 4)).numpy(), rtol=0, atol=1e-9)
 
 
 def test_drawing_takes_no_more_than_one_evaluation() -> None:

@@ -1,4 +1,4 @@
-"""The two streams of PixelCNN++, of whole maps, of one row, and of one pixel.
+"""The two streams of PixelCNN++, of whole maps, of one row, and of one pixel; the methods of networks of pixels.
 
 The stream `u` sees the rows above a pixel, `ul` those and the pixels to its left. A map is f32[B, C, H, W], a row
 f32[B, C, 1, W], a cell f32[B, C]. What a row or a cell needs of those before it is kept as few tensors: of the rows
@@ -9,17 +9,22 @@ Symbols: B batch, C channels, R inputs of convolutions, W columns, E size of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, reduce
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from latentc.components.condition import Entry
+from latentc.components.backbone import add_method
+from latentc.components.condition import Entry, ports_of
+from latentc.components.contract import Method, Port
 from latentc.components.kit.pixels import Categories, LogisticMixture
 from latentc.components.layers import INITS
 from latentc.components.parts import dense
-from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 KERNELS = {"u": (2, 3), "ul": (2, 2)}
 _CLASSES = {"u": "RowResnet", "ul": "CellResnet"}
@@ -96,6 +101,24 @@ def embedded(
     """The sum of the embedded conditions, each with its operands, f32[B, D], or nothing."""
     vectors = [entry.vector(b, f"{entry.name}_embed", own, width, sizes) for entry, own in conditions]
     return (reduce(lambda a, v: b.add(a, v, out="c"), vectors),) if vectors else ()
+
+
+def pixel_methods(
+    mb: ModuleBuilder,
+    name: str,
+    spec: Spec,
+    entries: tuple[Entry, ...],
+    static: Mapping[str, Any],
+    distribution: Categories | LogisticMixture,
+    bodies: tuple[BlockBody, BlockBody, BlockBody],
+) -> dict[str, Method]:
+    """`forward` and `log_prob` of x f32[B, C, H, W], and `draw` of uniform numbers f32[B, H, W, N]; see `pixels`."""
+    assert spec.data.shape is not None
+    channels, height, wide = spec.data.shape
+    x = Port("x", f32(B, channels, height, wide), "state")
+    noise = Port("u", f32(B, height, wide, distribution.draws(channels)), "noise")
+    of = zip(("forward", "log_prob", "draw"), bodies, (x, x, noise), strict=True)
+    return {key: add_method(mb, name, key, body, (port, *ports_of(entries)), static) for key, body, port in of}
 
 
 def log_prob_of(b: Builder, distribution: Categories | LogisticMixture, params: Var, x: Var) -> Var:
@@ -190,6 +213,7 @@ __all__ = [
     "log_prob_of",
     "map_block",
     "patch",
+    "pixel_methods",
     "pointwise",
     "row_block",
     "row_conv",

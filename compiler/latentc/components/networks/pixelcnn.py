@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.condition import Entry, Form, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.backbone import Backbone
+from latentc.components.condition import Entry, Form, with_operands
+from latentc.components.contract import Capability, Network
 from latentc.components.kit.pixels import Categories
 from latentc.components.kit.stacks import entry, stacked
 from latentc.components.networks._gated_stacks import (
@@ -29,9 +29,9 @@ from latentc.components.networks._gated_stacks import (
     row_layer,
     side_by_side,
 )
-from latentc.components.networks._pixel_streams import embedded, log_prob_of, zeros
+from latentc.components.networks._pixel_streams import embedded, log_prob_of, pixel_methods, zeros
 from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -88,19 +88,12 @@ class PixelCnn(Backbone):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
-        channels, height, wide = spec.data.shape
+        channels = spec.data.shape[0]
         static = {"channels": channels, "width": self.width, "head_width": self.head_width, "values": self.values}
         static |= self.condition_sizes(spec)
         entries = self.entries(spec)
-        told = ports_of(entries)
-        x = Port("x", f32(B, channels, height, wide), "state")
-        noise = Port("u", f32(B, height, wide, self.distribution.draws(channels)), "noise")
-        methods = {
-            "forward": add_method(mb, name, "forward", _forward(self, entries), (x, *told), static),
-            "log_prob": add_method(mb, name, "log_prob", _log_prob(self, entries), (x, *told), static),
-            "draw": add_method(mb, name, "draw", _draw(self, entries), (noise, *told), static),
-        }
-        return Network(name, methods, self.PROVIDES)
+        bodies = _forward(self, entries), _log_prob(self, entries), _draw(self, entries)
+        return Network(name, pixel_methods(mb, name, spec, entries, static, self.distribution, bodies), self.PROVIDES)
 
 
 def _told(
