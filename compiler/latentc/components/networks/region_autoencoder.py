@@ -146,7 +146,7 @@ class RegionAutoencoder(Backbone):
                 yield Problem(("pixels", "multipliers", i), message, "change `width` or `groups`")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
-        if not getattr(self.block.mixer, "causal", False):
+        if not self.block.parts()[0].ordered:
             message = "queries of the decoder stand in one sequence with the regions, each behind those that it sees"
             yield Problem(("block", "mixer"), message, "set `causal: true`")
         if self.bottleneck.square is not None:

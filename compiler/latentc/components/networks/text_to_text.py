@@ -77,9 +77,7 @@ class TextToText(Backbone):
             return
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a text_to_text predicts the next token")
-        if self.block.condition.kind != "in_context":
-            message = "a text_to_text has its conditions in the encoder's sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         for name, token in (("start", self.start), ("source_start", self.source_start)):
             if token is not None and token >= tokens.vocabulary:
                 yield Problem((name,), f"tokens are 0 to {tokens.vocabulary - 1}")
