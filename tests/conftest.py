@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 GOLDEN = Path(__file__).parent / "golden"
-
+STATES: dict[int, Any] = {}  # of the generators of test files, by identity: as they are before the first test
 
 # Half a million small objects live for long: looking through them for cycles took a twentieth of the time.
 gc.set_threshold(100_000, 20, 50)
@@ -21,6 +23,16 @@ gc.set_threshold(100_000, 20, 50)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="rewrite the golden files with what came out")
     parser.addoption("--exhaustive", action="store_true", help="test every variant where the first and last are enough")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each test draws the same numbers, from its file's generators and torch's, whichever tests ran before it."""
+    torch.manual_seed(0)
+    for generator in vars(getattr(item, "module", item)).values():
+        if isinstance(generator, np.random.Generator):
+            first = STATES.setdefault(id(generator), generator.bit_generator.state)
+            generator.bit_generator.state = first
 
 
 @pytest.fixture(scope="session", autouse=True)
