@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from on_digits import halves, images, judged
+from training_systems import FILES
 
+from latentc import api
 from latentc_runtime import Pipeline, load
 from latentc_runtime.retrieval import with_labels, write_index
 
@@ -48,9 +50,9 @@ def alone(bundle: Path, out: Path, dequantised: bool = False) -> dict[str, float
     return scores(samples, None)
 
 
-def captioned(bundle: Path, out: Path, **given: float) -> dict[str, float]:
+def captioned(bundle: Path, out: Path, condition: str = "text", **given: float) -> dict[str, float]:
     """Samples of captions of one word."""
-    told: dict[str, Any] = {"text": np.eye(10, dtype=np.float32)[LABELS][:, None], **given}
+    told: dict[str, Any] = {condition: np.eye(10, dtype=np.float32)[LABELS][:, None], **given}
     return scores(opened(bundle).sample(conditions=told, seeds=SEEDS), LABELS)
 
 
@@ -130,6 +132,15 @@ def retrieved(bundle: Path, out: Path, queries: bool = True, kept: int = 10, noi
     return {**scores(samples, None), "below 5": float(below)}
 
 
+def referred(bundle: Path, out: Path, spec: str) -> dict[str, float]:
+    """Samples of each class in turn, told neighbours of its query among the data that the spec is trained on."""
+    folder = out / f"index-{spec}"
+    if not folder.exists():
+        api.index(spec, folder)
+    pipe = opened(bundle, folder)
+    return scores(pipe.sample(conditions={"neighbours": {"class": LABELS}}, seeds=SEEDS), LABELS)
+
+
 def likened(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
     """Samples guided by held-out digits: how many are of the reference's class, and the PSNR to it.
 
@@ -142,17 +153,18 @@ def likened(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
 
 
 JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
-    judge.__name__: judge for judge in (classes, alone, captioned, enlarged, filled, likelihood, retrieved, likened)
+    judge.__name__: judge
+    for judge in (classes, alone, captioned, enlarged, filled, likelihood, retrieved, referred, likened)
 }
 
 
 def write_data(folder: Path) -> None:
-    """Files that some systems learn: `captions.npz`, of which half are wrong, `dequantised.npz`, and `levels.npz`.
+    """Files that some systems learn: captions of which half are wrong, digits with noise, levels, captions of these.
 
     The coherence of a right caption is between 0.5 and 1, of a wrong one between 0 and 0.5. Levels are tokens 0 to 15,
-    of which 15 also stands for 16.
+    of which 15 also stands for 16; their captions are right.
     """
-    if all((folder / name).exists() for name in ("captions.npz", "dequantised.npz", "levels.npz")):
+    if all((folder / name).exists() for name in FILES):
         return
     x, labels = images(0)
     rng = np.random.default_rng(0)
@@ -164,3 +176,5 @@ def write_data(folder: Path) -> None:
     np.savez(folder / "dequantised.npz", x=dequantised(0, 10))
     tokens = np.minimum(halves()[0].images.reshape(-1, 64), 15).astype(np.int64)
     np.savez(folder / "levels.npz", tokens=tokens, y=labels)
+    right = np.eye(10, dtype=np.float32)[labels][:, None]
+    np.savez(folder / "captioned_levels.npz", tokens=tokens, caption=right, caption_mask=mask)

@@ -77,10 +77,10 @@ def ratio(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]]
     return lambda found: found[one][figure] / found[other][figure]
 
 
-def accurate(spec: str, overrides: tuple[str, ...] = ()) -> System:
+def accurate(spec: str, overrides: tuple[str, ...] = (), variant: str | None = None) -> System:
     """One system of digits, whose samples are to be of the classes that are asked for."""
     goal = Goal("class accuracy", lambda found: found["samples"]["accuracy"], 0.95)
-    return System({"trained": Trained(spec, overrides)}, {"samples": Drawn("trained")}, (goal,))
+    return System({"trained": Trained(spec, overrides, variant=variant)}, {"samples": Drawn("trained")}, (goal,))
 
 
 def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
@@ -90,7 +90,8 @@ def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figu
 
 DIGITS = "data={kind: digits}"
 CAPTIONS, LEVELS, BITS = "captions.npz", "dequantised.npz", "levels.npz"  # files that the benchmark writes
-FILES = (CAPTIONS, LEVELS, BITS)
+SPOKEN_LEVELS = "captioned_levels.npz"
+FILES = (CAPTIONS, LEVELS, BITS, SPOKEN_LEVELS)
 COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
 # Of published specs; those of digits have their own.
 SETTINGS = ("train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0}", "train.schedule={kind: constant, warmup: 50}")
@@ -166,6 +167,14 @@ GPT = ("width=64", "depth=4", "block.mixer.heads=4", "block.mixer.dropout=0", "b
 TOKENS = ("train.steps=1500", "train.batch_size=64", "train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0.03}")
 TOKENS += ("train.schedule={kind: cosine, warmup: 50}", "train.ema=0.99", "train.clip=1.0", *under("backbone", *GPT))
 BERT = (*TOKENS, "backbone.dropout=0", "sampler.steps=16", "sampler.randomness=8")
+TOLD_TOKENS = "{kind: npz, path: %s, tokens: {vocabulary: 16, grid: [8, 8]}, classes: 0, fields: "
+TOLD_TOKENS += "{caption: {shape: [1, 10]}, caption_mask: {shape: [1], dtype: bool}}}"
+SPOKEN = (f"data={TOLD_TOKENS % SPOKEN_LEVELS}", *TOKENS, "backbone.dropout=0")
+SPOKEN += ("sampler.top_k=0", "sampler.top_p=0.95", "sampler.guidance.scale=1.5")
+# The pixels of digits have 17 values.
+PIXELS = (*SETTINGS, DIGITS, "train.steps=1500", "train.optimizer.lr=1e-3")
+GATED = ("width=32", "depth=5", "kernel=3", "first_kernel=5", "head_width=64", "values=17")
+LOGISTIC = ("width=24", "blocks=2", "levels=2", "mixture=5", "values=17", "dropout=0")
 
 UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")
 
@@ -456,6 +465,20 @@ SYSTEMS: dict[str, System] = {
         ),
     ),
     "taming": accurate("taming", (LEVEL_TOKENS, *TOKENS, "sampler.top_k=0", "sampler.top_p=1.0")),
+    "givt": accurate("digits_givt"),
+    "himar": accurate("digits_himar"),
+    "llamagen_t2i": System(
+        {"captions": Trained("llamagen_t2i", SPOKEN)},
+        {"captions": Drawn("captions", judge="captioned", given={"condition": "caption"})},
+        (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
+    ),
+    "pixelcnn": accurate("pixelcnn", (*PIXELS, *under("backbone", *GATED)), "imagenet32-class"),
+    "pixelcnn_pp": accurate("pixelcnn_pp", (*PIXELS, *under("backbone", *LOGISTIC)), "cifar10-class"),
+    "rarm": System(
+        {"retrieval": Trained("digits_rarm")},
+        {"queries of a class": Drawn("retrieval", judge="referred", given={"spec": "digits_rarm"})},
+        (Goal("class accuracy by the query of a class", lambda f: f["queries of a class"]["accuracy"], 0.9),),
+    ),
     "lpd": accurate("digits_lpd"),
     "starflow_class": System(  # eight blocks each, in flows of equal depth or in a deep one behind shallow ones
         {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
