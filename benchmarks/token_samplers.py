@@ -6,8 +6,9 @@ Random weights of the real sizes (how fast it is does not depend on them), guida
 noise and weights, without the decoder that makes pixels of the result. The paths take turns in one run, so the ratios
 hold where the seconds do not. Figures are medians. `eager` is the emitted loop in PyTorch, which evaluates the networks
 as their authors' code does; `compiled` has every method of its networks under torch.compile; both in fp32, or in bf16
-with `-bf16`. MAR takes 8 steps of 25 diffusion steps each instead of 256 of 100, MaskGIT 8 instead of 32, so that eager
-is done in a minute.
+with `-bf16`. An engine is in the form that the compiler chooses, or in that of its ending: `bf16-host`, `bf16-loop`.
+MAR takes 8 steps of 5 diffusion steps each instead of 256 of 100, MaskGIT 8 instead of 32, and TarFlow has two of its
+eight equal flows, so that eager is done in a minute.
 
 `--roofline` compares the time per token with what reading the weights takes at the machine's rate of a large sum,
 measured in the same run: the limit of a network that evaluates one token at a time, at batch 1.
@@ -49,9 +50,9 @@ BARE = "data.first_stage=null"
 SYSTEMS = {
     "var": System("d16", (BARE,)),
     "llamagen": System("B", (BARE,), 256),
-    "mar": System("B", (BARE, "sampler.steps=8", "sampler.diffusion.respacing=25")),
+    "mar": System("B", (BARE, "sampler.steps=8", "sampler.diffusion.respacing=5")),
     "maskgit": System("B-256", (BARE, "sampler.steps=8")),
-    "tarflow": System("imagenet64-patch4"),
+    "tarflow": System("imagenet64-patch4", ("backbone.flows=2",)),
 }
 ENGINES = {
     "fp32": ["target.engine=openvino"],
@@ -63,6 +64,7 @@ ENGINES = {
     "onnxruntime-int8": ["target.engine=onnxruntime", "optimize.quantize.scheme=int8_weights"],
     "onnxruntime-dynamic": ["target.engine=onnxruntime", "optimize.quantize.scheme=int8_dynamic"],
 }
+FORMS = ("-host", "-loop", "-unroll")
 PYTORCH = {"eager", "compiled", "eager-bf16", "compiled-bf16"}
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5, "dynamic": 1}
 GOALS = {"eager": 2.0, "compiled": 1.3}
@@ -98,7 +100,8 @@ def _measure(name: str, system: System, batch: int, rate: float | None, folder: 
     for path in sorted(paths, key=lambda path: path in PYTORCH):  # an engine's bundle says what the inputs are
         begin = time.perf_counter()
         if path not in PYTORCH:
-            overrides = [*system.overrides, *ENGINES[path], *args.set]
+            engine, _, form = path.rpartition("-") if path.endswith(FORMS) else (path, "", "auto")
+            overrides = [*system.overrides, *ENGINES[engine], f"target.form={form}", *args.set]
             manifest = random_bundle(folder / path, name, system.variant, overrides)
             pipe = load(folder / path, threads=args.threads, verify=False)
             request = pipe.usual_request(batch)
