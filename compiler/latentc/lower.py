@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from latentc.components.backbone import Backbone
 from latentc.components.condition import DrawnInput
@@ -12,10 +13,10 @@ from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Module, Value
+from latentc.ir.core import Module, Value, parameters
 from latentc.ir.verify import verify
 from latentc.passes.feature_cache import cache
 from latentc.passes.feature_cache_methods import CACHED, CACHING
@@ -58,6 +59,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         programs = [with_decoder(mb, program, stage, spec) for program in programs]
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
+    _check_patterns(module, networks, spec)
     made = spec.sampler.makes() if isinstance(spec.sampler, Sampler) else ()
     asked = {name: part for name, part in spec.conditions.items() if part.prior is None and name not in made}
     conditions = {r.name: r for name, part in asked.items() for r in part.requests(name, spec)}
@@ -138,6 +140,21 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
         assert isinstance(backbone, Backbone)
         networks = dict(backbone.attached(mb, name, networks, spec))
     return networks
+
+
+def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) -> None:
+    """DiagnosticError E0305 if a pattern of weights is of none of its network's."""
+    for name, backbone in spec.networks.items():
+        assert isinstance(backbone, Backbone)
+        for key in ("fresh_weights", "frozen_weights"):
+            patterns: tuple[str, ...] = getattr(backbone, key)
+            paths = {path for fn in networks[name].functions for path in parameters(module, fn)} if patterns else ()
+            for pattern in patterns:
+                if not any(fnmatchcase(path, pattern) for path in paths):
+                    mend = f"weights have names such as `{nearest(pattern, paths) or min(paths)}`"
+                    message = f"no weight of network `{name}` is called `{pattern}`"
+                    span = spec.span("networks", name, key)
+                    raise DiagnosticError(Diagnostic("E0305", message, span, help=mend))
 
 
 def _check_sizes(mb: ModuleBuilder, network: str, spec: Spec) -> None:
