@@ -242,7 +242,7 @@ def test_samples_are_codes_of_halved_clusters() -> None:
                     z = z + (then - now) * v
                 share = np.clip(z[..., k - 1], -1, 1) + 1
                 of_cluster = [np.bincount(one, p)[one] for one, p in zip(labels, share, strict=True)]
-                score = score + np.log(share / np.stack(of_cluster) + 1e-8)
+                score = score + np.log(share / np.maximum(np.stack(of_cluster), 1e-8) + 1e-8)
             for own_labels, own_score in zip(labels, score, strict=True):
                 before = own_labels.copy()
                 for cluster in range(2 ** (k - 1)):

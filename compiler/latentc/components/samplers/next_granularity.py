@@ -210,6 +210,7 @@ class NextGranularitySampler(Sampler):
         share = b.clamp(b.slice(z, axis=2, start=k - 1, stop=k), low=-1.0, high=1.0, out="share") + 1.0
         parents = b.reshape(labels, shape=(B, positions, 1), out="parents")
         same = b.cast(b.equal(parents, b.transpose(parents, perm=(0, 2, 1))), to="f32", out="same")
-        share = b.reshape(share / b.matmul(same, share), shape=(B, positions), out="share")
+        # A cluster of which the flow splits off nothing is split by the noise alone.
+        share = b.reshape(share / b.maximum(b.matmul(same, share), EPS), shape=(B, positions), out="share")
         score = b.add(b.log(share + EPS), noise, out="score")
         return halves(b, labels, score, 2 ** (k - 1))
