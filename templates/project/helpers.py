@@ -155,6 +155,14 @@ def noted(
     return x
 
 
+def running_mean(x: Tensor, mean: Tensor, training: bool, momentum: float) -> Tensor:
+    """The mean [1] of earlier x; training then moves it towards that of x, by the fraction 1 - momentum."""
+    before = mean.clone()
+    if training:
+        mean.lerp_(x.detach().mean().to(mean.dtype), 1 - momentum)
+    return before
+
+
 def pool_choice(
     scores: Tensor,
     chances: Tensor,

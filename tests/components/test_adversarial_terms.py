@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from emitted import emitted
 
+from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
-from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -31,6 +31,9 @@ TERMS = {
     "interpolated": "gradient_penalty",
     "r1": "{kind: gradient_penalty, at: real, target: 0, weight: 5}",
     "r2": "{kind: gradient_penalty, at: fake, target: 0, weight: 5}",
+    "lecam": "{kind: lecam, weight: 0.5}",
+    "lecam_of_means": "{kind: lecam, of: means}",
+    "label_noise": "{kind: non_saturating, label_noise: 0.2, label_noise_limit: 0.25}",
 }
 PROJECTED = ["networks.discriminator.projection=true"]
 
@@ -42,7 +45,7 @@ def lowered(terms: str, *more: str) -> tuple[Any, Lowered, dict[str, np.ndarray]
     low, rng = lower(spec), np.random.default_rng(0)
     weights = {}
     for name, net in low.networks.items():
-        for path, p in parameters(low.module, net.methods["forward"].function).items():
+        for path, p in network_params(low, net).items():
             shape = tuple(int(d) for d in p.type.shape)
             value = INITS[p.init.kind](rng, shape, **p.init.args)
             weights[f"{name}.{path}"] = value if value.any() else 0.1 * rng.standard_normal(shape)
@@ -52,6 +55,8 @@ def lowered(terms: str, *more: str) -> tuple[Any, Lowered, dict[str, np.ndarray]
         "z": rng.standard_normal((6, 32)),
         "labels": rng.integers(0, 10, 6),
         "mix": rng.random(6),
+        "label_noise_of_data": rng.standard_normal((6, 1)),
+        "label_noise_of_samples": rng.standard_normal((6, 1)),
     }
     return spec, low, weights, given
 
@@ -65,10 +70,19 @@ def networks(project: Any, weights: dict[str, np.ndarray]) -> dict[str, torch.nn
     return nets
 
 
-def plain(term: str, judge: Any, x: Any, y: Any, fake: Any, labels: Any, mix: Any) -> tuple[Any, Any]:
+def plain(term: str, judge: Any, data: dict[str, Any], fake: Any) -> tuple[Any, Any]:
     """What the term adds to the losses of discriminator and generator, by PyTorch's own functions."""
-    (_, adc, ac, _, am), (_, adc_fake, ac_fake, mi_fake, am_fake) = judge(x), judge(fake)
+    x, y, labels, mix = (data[name] for name in ("x", "y", "labels", "mix"))
+    (real_score, adc, ac, _, am), (fake_score, adc_fake, ac_fake, mi_fake, am_fake) = judge(x), judge(fake)
     ce, zero = F.cross_entropy, torch.zeros((), dtype=torch.float64)
+    if term.startswith("lecam"):
+        scores = (real_score.mean(), fake_score.mean()) if term == "lecam_of_means" else (real_score, fake_score)
+        above, below = scores[0] - judge.average_of_fake, judge.average_of_real - scores[1]
+        return (0.001 if term == "lecam_of_means" else 0.5) * sum(F.relu(e).pow(2).mean() for e in (above, below)), zero
+    if term == "label_noise":
+        real, fake = ((data[f"label_noise_of_{s}"].abs() * 0.2).clamp(max=0.25) for s in ("data", "samples"))
+        bce = F.binary_cross_entropy_with_logits
+        return bce(real_score, 1 - real) + bce(fake_score, fake), bce(fake_score, torch.ones_like(fake_score))
     if term == "auxiliary_classifier":
         return ce(ac, y), ce(ac_fake, labels)
     if term == "on_samples":
@@ -97,9 +111,9 @@ def test_terms_are_pytorchs(term: str, tmp_path: Path) -> None:
         data = {k: torch.tensor(v) for k, v in given.items()}
         fake = nets["main"](data["z"], data["labels"])
         judge = nets["discriminator"]
-        of_d, of_g = plain(term, judge, data["x"], data["y"], fake.detach(), data["labels"], data["mix"])
+        of_d = plain(term, judge, data, fake.detach())[0]
         of_d = of_d + F.relu(1 - judge(data["x"])[0]).mean() + F.relu(1 + judge(fake.detach())[0]).mean()
-        of_g = plain(term, judge, data["x"], data["y"], fake, data["labels"], data["mix"])[1] - judge(fake)[0].mean()
+        of_g = plain(term, judge, data, fake)[1] - judge(fake)[0].mean()
         for name, wanted, trained in (("discriminator", of_d, judge), ("generator", of_g, nets["main"])):
             update = updates[name]
             names = [*update.batch, *(draw.name for draw in update.draws)]
@@ -130,9 +144,35 @@ def test_penalties_tell_the_discriminator_the_class(tmp_path: Path) -> None:
         place = (data["x"] + data["mix"].view(-1, 1, 1, 1) * (fake - data["x"])).requires_grad_()
         (gradient,) = torch.autograd.grad(nets["discriminator"](place, data["y"])[0].sum(), place)
         wanted = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-        found = Interpreter(low.module, weights).run(low.updates[0].loss, *given.values())
+        update = low.updates[0]
+        names = [*update.batch, *(draw.name for draw in update.draws)]
+        found = Interpreter(low.module, weights).run(update.loss, *(given[name] for name in names))
         assert low.updates[0].metrics[2] == "discriminator/gradient_penalty"
         assert np.allclose(found[2], float(wanted.detach()), rtol=1e-9)
+
+
+def test_averages_of_scores_follow_them_in_training(tmp_path: Path) -> None:
+    """The term sees them as they were before; in inference they stay."""
+    spec, low, weights, given = lowered("[hinge, {kind: lecam, decay: 0.9}]")
+    update = low.updates[0]
+    names = [*update.batch, *(draw.name for draw in update.draws)]
+    paths = [f"discriminator.average_of_{side}" for side in ("real", "fake")]
+    with emitted(low, spec, tmp_path / "project") as project:
+        nets = networks(project, weights)
+        data = {k: torch.tensor(v) for k, v in given.items()}
+        judge = nets["discriminator"]
+        fake = nets["main"](data["z"], data["labels"])
+        with torch.no_grad():
+            scores = [float(judge(images)[0].mean()) for images in (data["x"], fake)]
+        wanted = [0.9 * float(weights[path][0]) + 0.1 * score for path, score in zip(paths, scores, strict=True)]
+        calm = project.objective.UPDATES[0].loss(nets["main"], judge, **{n: data[n] for n in names})
+        judge.train()
+        moved = project.objective.UPDATES[0].loss(nets["main"], judge, **{n: data[n] for n in names})
+        assert float(calm[2].detach()) == pytest.approx(float(moved[2].detach()), rel=1e-4)
+        assert [float(judge.get_buffer(path.partition(".")[2])) for path in paths] == pytest.approx(wanted)
+    oracle = Interpreter(low.module, weights, training=True)
+    oracle.run(update.loss, *(given[name] for name in names))
+    assert set(paths) <= set(oracle.written)
 
 
 def test_nobody_asks_for_classes_of_an_unconditional_gan() -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from random_weights import random_weights
 
 from latentc.checkpoint import network_params
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -35,7 +38,11 @@ LARP = [
     "networks.main.bottleneck={kind: codebook, size: 8, channels: 4, normalize: true, temperature: 0.5}",
     f"networks.prior={{kind: vector_transformer, width: 16, depth: 1, length: 6, channels: 4, {PRIOR}}}",
     *TINY[-2:],
+    "objective.terms=[]",
 ]
+BLOCK = PRIOR.replace("causal: true", "qkv_bias: false").replace("gelu_mlp", "gelu_mlp, approximate: none")
+BLOCK = BLOCK.replace("layer_norm", "layer_norm, eps: 1e-5, affine: true")
+WHOLE = f"{{kind: transformer_discriminator, width: 16, depth: 2, patch: 8, frames: 2, {BLOCK}}}"
 
 
 def loaded(name: str, sizes: list[str], variant: str | None = None) -> tuple[Any, Interpreter]:
@@ -84,8 +91,84 @@ def test_terms_have_their_weights_and_the_adversarial_one_its_start(classifier: 
     assert found == pytest.approx((softplus(-real).mean() + softplus(fake).mean()) / 2)
 
 
+def of_vqgan_plus(weights: dict[str, torch.Tensor], x: torch.Tensor, blur: int, side: int) -> torch.Tensor:
+    """The scores by PyTorch's layers: pixels that a kernel reaches behind the edge count as 0, as in TensorFlow."""
+    line = {3: [1, 2, 1], 4: [1, 3, 3, 1], 5: [1, 4, 6, 4, 1]}[blur]
+    kernel = torch.outer(torch.tensor(line), torch.tensor(line)).double() / sum(line) ** 2
+
+    def conv(name: str, h: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(h, weights[f"{name}.weight"], weights[f"{name}.bias"], padding="same")
+
+    h = F.leaky_relu(conv("conv_in", x), 0.1)
+    for i in range(2):
+        h = conv(f"blocks.{i}.conv", h)
+        missing = (h.shape[-1] // 2 - 1) * 2 + blur - h.shape[-1]
+        edges = (missing // 2, missing - missing // 2)
+        h = F.conv2d(F.pad(h, (*edges, *edges)), kernel.expand(h.shape[1], 1, -1, -1), stride=2, groups=h.shape[1])
+        h = F.group_norm(h, 4, weights[f"blocks.{i}.norm.weight"], weights[f"blocks.{i}.norm.bias"], eps=1e-5)
+        h = F.leaky_relu(h, 0.1)
+    h = F.adaptive_max_pool2d(h, side)
+    return conv("score", F.leaky_relu(conv("conv_out", h), 0.1))
+
+
+@pytest.mark.parametrize(("blur", "side"), [(4, 4), (3, 2), (5, 1)])
+def test_the_discriminator_of_vqgan_plus(blur: int, side: int) -> None:
+    sizes = f"{{kind: blurred_discriminator, width: 8, depth: 2, groups: 4, blur: {blur}, side: {side}}}"
+    lecam = "objective.terms=[{kind: lecam, of: means, weight: 0.5}]"
+    lowered, oracle = loaded("vqgan_taming", [*TINY, f"networks.discriminator={sizes}", "objective.start=0", lecam])
+    weights = {n.partition(".")[2]: torch.tensor(a) for n, a in oracle.params.items() if n.startswith("discriminator.")}
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16))
+    made = run(lowered, oracle, "main.regularized", x)[0]
+    real, fake = (of_vqgan_plus(weights, torch.tensor(of), blur, side).numpy() for of in (x, made))
+    np.testing.assert_allclose(run(lowered, oracle, "discriminator.forward", x)[0], real, rtol=1e-9)
+    hinge = (np.maximum(1 - real, 0).mean() + np.maximum(1 + fake, 0).mean()) / 2
+    averages = [float(weights[f"average_of_{name}"]) for name in ("real", "fake")]
+    excess = real.mean() - averages[1], averages[0] - fake.mean()
+    of_averages = sum(max(e, 0.0) ** 2 for e in excess)
+    assert list(oracle.run("loss.discriminator", x)) == pytest.approx([hinge + 0.5 * of_averages, hinge, of_averages])
+
+
+@pytest.mark.parametrize("term", ["hinge", "auxiliary_classifier"])
+def test_terms_of_the_discriminator_alone(term: str) -> None:
+    with pytest.raises(DiagnosticError, match=f"`{term}` is no term of the discriminator's scores alone"):
+        load_spec("vqgan_taming", None, [f"objective.terms=[{term}]"])
+
+
+def waves(length: int, width: int) -> torch.Tensor:
+    angles = torch.outer(torch.arange(length).double(), 10000.0 ** (-torch.arange(width // 2).double() / (width // 2)))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def test_a_discriminator_that_sees_the_whole_video() -> None:
+    lowered, oracle = loaded("larp_tokenizer", [*LARP, f"networks.discriminator={WHOLE}"], "adversarial")
+    weights = {n.partition(".")[2]: torch.tensor(a) for n, a in oracle.params.items() if n.startswith("discriminator.")}
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 4, 16, 16))
+    h = F.conv3d(torch.tensor(x), weights["x_embedder.weight"], weights["x_embedder.bias"], stride=(2, 8, 8))
+    rows, columns = waves(2, 8)[:, None].expand(2, 2, 8), waves(2, 8)[None].expand(2, 2, 8)
+    at = waves(2, 16)[:, None, None] + torch.cat([columns, rows], dim=-1)
+    h = torch.cat([weights["cls_token"].expand(2, 1, 16), h.flatten(2).mT + at.reshape(8, 16)], dim=1)
+    for i in range(2):
+        layer = (
+            torch.nn.TransformerEncoderLayer(16, 2, 64, 0, F.gelu, batch_first=True, norm_first=True).double().eval()
+        )
+        own = {n.removeprefix(f"blocks.{i}."): w for n, w in weights.items() if n.startswith(f"blocks.{i}.")}
+        names = {"attn.qkv.weight": "self_attn.in_proj_weight", "attn.proj": "self_attn.out_proj"}
+        names |= {"mlp.fc": "linear"}
+        renamed = {"self_attn.in_proj_bias": torch.zeros(48)}
+        for name, weight in own.items():
+            for ours, theirs in names.items():
+                name = name.replace(ours, theirs)
+            renamed[name] = weight
+        layer.load_state_dict(renamed)
+        h = layer(h)
+    h = F.layer_norm(h[:, 0], (16,), weights["norm.weight"], weights["norm.bias"], eps=1e-6)
+    score = F.linear(h, weights["score.weight"], weights["score.bias"])
+    found = run(lowered, oracle, "discriminator.forward", x)[0]
+    np.testing.assert_allclose(found, score.detach().numpy(), rtol=1e-9)
+
+
 def test_larp_against_a_discriminator_that_sees_frames() -> None:
-    lowered, oracle = loaded("larp_tokenizer", LARP, "adversarial")
+    lowered, oracle = loaded("larp_tokenizer", LARP, "adversarial")  # PatchGAN in place of theirs
     assert [(u.name, u.every) for u in lowered.updates] == [("autoencoder", 1), ("discriminator", 5)]
     rng = np.random.default_rng(1)
     x, u = rng.uniform(-1, 1, (2, 3, 4, 16, 16)), rng.random((2, 6))
@@ -99,6 +182,13 @@ def test_larp_against_a_discriminator_that_sees_frames() -> None:
     assert error == pytest.approx(np.abs(made - x).mean() + distance.mean())
     assert fooled == pytest.approx(softplus(-scores).mean())
     assert total == pytest.approx(error + 0.1 * of_codes + 0.06 * prior + 0.3 * fooled)
+    noise = rng.standard_normal((2, *scores.shape))
+    (real,) = run(lowered, oracle, "discriminator.forward", x)
+    moved = [np.minimum(np.abs(n) * 0.15, 0.3) for n in noise]
+    (found,) = oracle.run("loss.discriminator", x, u, *noise)
+    of_data = (1 - moved[0]) * softplus(-real) + moved[0] * softplus(real)
+    of_samples = (1 - moved[1]) * softplus(scores) + moved[1] * softplus(-scores)
+    assert found == pytest.approx((of_data.mean() + of_samples.mean()) / 2)
     # Both networks as they are of images, on one frame after another.
     of_images, others = loaded("vqgan_taming", TINY)
     images = Interpreter(of_images.module, {**others.params, **oracle.params})

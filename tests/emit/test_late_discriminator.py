@@ -31,7 +31,7 @@ networks:
     groups: 4
     bottleneck: {kind: codebook, size: 8, channels: 4}
   discriminator: {kind: patch_discriminator, width: 8, depth: 1}
-objective: {kind: adversarial_autoencoding, adaptive: false, start: 3, every: 2}
+objective: {kind: adversarial_autoencoding, adaptive: false, start: 3, every: 2, terms: [lecam]}
 sampler: {kind: autoencode}
 train: {steps: 6, batch_size: 4, optimizer: {kind: adam, lr: 0.01}, checkpoint_every: 1, log_every: 1, workers: 0}
 """

@@ -20,7 +20,7 @@ BARE = ["networks.main.width=8", "networks.discriminator.width=8", "networks.dis
 SYSTEMS = {
     # Heads that no term reads get no gradient.
     "adc_gan": [
-        "objective.terms=[hinge, discriminative_classifier]",
+        "objective.terms=[hinge, discriminative_classifier, lecam]",
         "networks.discriminator.heads=[discriminative, classes]",
         "networks.main.attention=[8]",  # weighted by a scalar, which FSDP does not shard
     ],

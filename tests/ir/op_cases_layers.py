@@ -304,6 +304,11 @@ def noted(d: Draw) -> Case:
     return Case(operands, lambda x, history, counts, index: x, {"momentum": 0.9})
 
 
+@case("running_mean")
+def running_mean(d: Draw) -> Case:
+    return Case([d.floats(*d.shape()), d.floats(1)], lambda x, mean: mean, {"momentum": 0.9})
+
+
 @case("training_passes")
 def training_passes(d: Draw) -> Case:
     return Case([d.floats(1)], lambda count: torch.full_like(count, 7.0), {"otherwise": 7.0})

@@ -176,7 +176,8 @@ generate_by_style
               `map` (noise, conditions) -> output, output: the style f32[B, W] and the average style f32[W];
               `synthesize` (state: styles f32[B, L, W], noise, one or more) -> output;
               `synthesize_const` (state) -> output
-discriminate  `forward` (state, conditions) -> output
+discriminate  `forward` (state, conditions) -> output; if the objective asks for it `averages` (states: scores of data
+              and samples) -> output, output: averages f32[1] of earlier scores of each
 compare       `forward` (state, state) -> output: the distance f32[B]
 classify      `forward` (state, time unless it classifies data as it is, conditions) -> logits over classes
 see           `see` (state) -> output: features f32[B, F, ...], perhaps at positions

@@ -55,6 +55,11 @@ class Objective(Part):
         """Whether it reads what the last layer of an autoencoder maps to data."""
         return False
 
+    @property
+    def score_decay(self) -> float | None:
+        """Decay of the averages of its scores that its discriminator must keep; None: it needs none."""
+        return None
+
     def parameterization(self) -> Parameterization | None:
         """The forward process and what the network predicts of it; None if it trains no denoiser."""
         return None

@@ -306,6 +306,9 @@ TORCH: dict[str, Row] = {
         training=Text(p.training),
         momentum=literal(n.attrs["momentum"]),
     ),
+    "running_mean": lambda p, n: call(
+        p.helper("running_mean"), [p.arg(v) for v in n.inputs], training=Text(p.training), momentum=n.attrs["momentum"]
+    ),
     "training_passes": lambda p, n: call(
         p.helper("training_passes"), [p.arg(n.inputs[0]), Text(p.training)], otherwise=literal(n.attrs["otherwise"])
     ),

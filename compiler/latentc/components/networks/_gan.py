@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.contract import Method, Port
+from latentc.components.objective import Objective
 from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -21,3 +25,30 @@ def problems_of_class(network: Backbone, spec: Spec) -> Iterator[Problem]:
         elif condition.ports(name, spec)[0].type.is_float:
             message = f"a {network.kind} takes the class as an index, but `conditioning.class` gives a vector"
             yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
+
+
+def with_averages(
+    mb: ModuleBuilder, name: str, spec: Spec, of_class: str, forward: Method, static: Mapping[str, Any]
+) -> dict[str, Method]:
+    """The methods of a discriminator: `forward`, and `averages` of its scores, if the objective asks for them."""
+    decay = spec.objective.score_decay if isinstance(spec.objective, Objective) else None
+    if decay is None:
+        return {"forward": forward}
+    ports = [Port(side, forward.outputs[0].type, "state") for side in ("real", "fake")]
+    body = _averages(of_class, decay)
+    averages = add_method(mb, name, "averages", body, ports, static, ("output", "output"))
+    return {"forward": forward, "averages": averages}
+
+
+@cache
+def _averages(of_class: str, decay: float) -> BlockBody:
+    @module_class(of_class, "averages")
+    def averages(b: Builder, real: Var, fake: Var, **static: Any) -> tuple[Var, ...]:
+        """Averages [1] of earlier scores of data and of samples, which training then moves towards these."""
+        kept = {name: b.param(f"average_of_{name}", f32(1), "zeros", "state") for name in ("real", "fake")}
+        return tuple(
+            b.running_mean(score, kept[name], momentum=decay, out=f"{name}_average")
+            for name, score in (("real", real), ("fake", fake))
+        )
+
+    return averages

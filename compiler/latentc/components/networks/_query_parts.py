@@ -43,15 +43,32 @@ def positions_of(b: Builder, place: Place, sizes: tuple[int, ...], width: Any, c
             rows = b.param(f"{name}_rows", f32(1, 1, side, 1, width), "normal", std=0.02)
             columns = b.param(f"{name}_columns", f32(1, 1, 1, side, width), "normal", std=0.02)
             at = b.add(b.add(rows, columns), time, out="at")
+            at = b.reshape(at, shape=(1, frames * side**2, width), out="at")
         else:
-            of = {"width": width, "length": frames, "base": 10000.0}
-            time = b.param(f"{name}_time", f32(1, frames, 1, width), "sincos_1d", "buffer", **of)
-            cells = b.param(f"{name}_cells", f32(1, side**2, width), "sincos_2d", "buffer", width=width, grid=side)
-            at = b.add(b.reshape(cells, shape=(1, 1, side**2, width)), time, out="at")
-        at = b.reshape(at, shape=(1, frames * side**2, width), out="at")
+            at = waves(b, name, frames, side, width)
     if place in config.typed:
         at = b.add(at, b.param(f"{name}_type", f32(1, 1, width), "normal", std=0.02), out="at")
     return at
+
+
+def waves(b: Builder, name: str, frames: int, side: int, width: Any) -> Var:
+    """f32[1, T, D]: sines and cosines of the frame, the row and the column of each patch."""
+    of = {"width": width, "length": frames, "base": 10000.0}
+    time = b.param(f"{name}_time", f32(1, frames, 1, width), "sincos_1d", "buffer", **of)
+    cells = b.param(f"{name}_cells", f32(1, side**2, width), "sincos_2d", "buffer", width=width, grid=side)
+    at = b.add(b.reshape(cells, shape=(1, 1, side**2, width)), time, out="at")
+    return b.reshape(at, shape=(1, frames * side**2, width), out="at")  # type: ignore[no-any-return]
+
+
+def embedded(b: Builder, x: Var, kernel: Grid, width: Any, count: Any) -> Var:
+    """Patches of x f32[B, C, F, H, W] or f32[B, C, H, W] as `count` tokens f32[B, T, D]."""
+    batch, space = x.shape[0], tuple(x.shape[2:])
+    if len(space) == 2:
+        space = (1, *space)
+        x = b.reshape(x, shape=(batch, x.shape[1], *space), out="x")
+    weight = b.param("x_embedder.weight", f32(width, x.shape[1], *kernel), "xavier_uniform", of="matrix")
+    x = b.conv(x, weight, b.param("x_embedder.bias", f32(width), "zeros"), stride=kernel, out="x")
+    return b.transpose(b.reshape(x, shape=(batch, width, count)), perm=(0, 2, 1), out="x")
 
 
 def from_patches(
@@ -72,4 +89,4 @@ def from_patches(
     return b.reshape(x, shape=(batch, channels, *space), out="x")  # type: ignore[no-any-return]
 
 
-__all__ = ["Place", "from_patches", "patches_of", "positions_of"]
+__all__ = ["Place", "embedded", "from_patches", "patches_of", "positions_of", "waves"]

@@ -15,6 +15,7 @@ from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.frames import as_images
+from latentc.components.networks._gan import with_averages
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -59,7 +60,8 @@ class PatchDiscriminator(Backbone):
         static = {"channels": spec.data.shape[0], "width": self.width}
         body = _forward(self.depth, len(spec.data.shape) == 4)
         forward = add_method(mb, name, "forward", body, [x], static)
-        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"depth": self.depth})
+        methods = with_averages(mb, name, spec, "PatchDiscriminator", forward, static)
+        return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
 
 
 @cache

@@ -25,7 +25,7 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.blocks.planes import as_planes, from_planes, plane_tokens
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
-from latentc.components.networks._query_parts import Place, from_patches, patches_of, positions_of
+from latentc.components.networks._query_parts import Place, embedded, from_patches, patches_of, positions_of
 from latentc.components.parts import Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, TensorType
@@ -257,14 +257,9 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
     def encoded(b: Builder, x: Var, static: dict[str, Any]) -> Var:
         """What the bottleneck takes: f32[B, Z, N, 1], or f32[B, Z, N]."""
         batch, width, tokens = x.shape[0], static["width"], static["tokens"]
-        kernel = (config.frames, config.patch, config.patch)
-        if image:
-            x = b.reshape(x, shape=(batch, x.shape[1], 1, *space), out="x")
-        weight = b.param("x_embedder.weight", f32(width, x.shape[1], *kernel), "xavier_uniform", of="matrix")
-        x = b.conv(x, weight, b.param("x_embedder.bias", f32(width), "zeros"), stride=kernel, out="x")
         grid = patches_of((1, *space), config.frames, config.patch)
         patches = math.prod(grid) if config.tokens or config.planes else tokens
-        x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
+        x = embedded(b, x, (config.frames, config.patch, config.patch), width, patches)
         x = placed(b, x, "patches", grid, width)
         if config.tokens:
             queries = placed(b, None, "queries", (tokens,), width)

@@ -17,7 +17,7 @@ from latentc.components.blocks.gan_blocks import RATIO, BlockKind, discriminator
 from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.networks._gan import problems_of_class
+from latentc.components.networks._gan import problems_of_class, with_averages
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -142,7 +142,8 @@ class ResnetDiscriminator(Backbone):
         ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(self.entries(spec)))
         roles = ("output",) * (1 + len(self.heads))
         forward = add_method(mb, name, "forward", _network(self, side), ports, static, roles)  # type: ignore[arg-type]
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        methods = with_averages(mb, name, spec, "Discriminator", forward, static)
+        return Network(name, methods, self.PROVIDES)
 
 
 def _classes(spec: Spec) -> int:

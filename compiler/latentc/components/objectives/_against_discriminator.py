@@ -5,15 +5,21 @@ Symbols: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from latentc.components import OneOf
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import noise_inputs
+from latentc.components.objectives.terms._score import ScoreTerm
+from latentc.components.objectives.terms._term import Round, Side, Term, mean, score_decay, weighted
+from latentc.components.objectives.terms.hinge import Hinge
+from latentc.components.objectives.terms.non_saturating import NonSaturating
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 
 if TYPE_CHECKING:
@@ -37,6 +43,17 @@ class AgainstDiscriminator(Objective):
     )
     adversarial: float = Field(0.8, ge=0, description="weight of the adversarial term")
     loss: Literal["hinge", "logistic"] = Field("hinge", description="loss of the discriminator")
+    label_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="scale of the noise of the labels in the logistic loss of the discriminator, as `non_saturating` "
+        "of the adversarial objective has it",
+    )
+    label_noise_limit: float = Field(0.3, gt=0, le=1, description="largest noise of a label")
+    terms: tuple[Annotated[Term, OneOf("objectives/terms", named=True)], ...] = Field(
+        (), max_length=64, description="further terms of the loss of the discriminator alone: penalties"
+    )
     generator: Literal["linear", "logistic"] = Field(
         "linear", description="adversarial term: the negative score, or softplus of it (non-saturating)"
     )
@@ -47,6 +64,27 @@ class AgainstDiscriminator(Objective):
         description="step of training from which on the discriminator is trained and the adversarial term counts",
     )
     every: int = Field(1, gt=0, le=1_000_000, description="the discriminator is trained in every so many steps only")
+
+    @property
+    def _game(self) -> ScoreTerm:
+        """What the scores cost the discriminator."""
+        if self.loss == "hinge":
+            return Hinge(kind="hinge")
+        return NonSaturating(
+            kind="non_saturating", label_noise=self.label_noise, label_noise_limit=self.label_noise_limit
+        )
+
+    @property
+    def score_decay(self) -> float | None:
+        return score_decay(self.terms)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.label_noise and self.loss == "hinge":
+            yield Problem(("label_noise",), "the hinge loss has no labels", "set `loss: logistic`")
+        for i, term in enumerate(self.terms):
+            if term.REACHES_GENERATOR or term.READS != ("score",):
+                message = f"`{term.kind}` is no term of the discriminator's scores alone"
+                yield Problem(("terms", i), message, "use `lecam` or `gradient_penalty`")
 
     def compares(self, spec: Spec) -> tuple[Need, ...]:
         """What the network `perceptual` must be able to do, if there is one."""
@@ -62,20 +100,28 @@ class AgainstDiscriminator(Objective):
         b = mb.function("loss.discriminator")
         x, noise, draws = given_samples(b, main, "regularized")
         made, _ = call(b, main, "regularized", {}, state=x, noise=noise, out="made penalty")
-        real = call(b, discriminator, "forward", {}, state=x, out="real")
-        fake = call(b, discriminator, "forward", {}, state=b.stop_gradient(made, out="made"), out="fake")
-        if self.loss == "hinge":
-            terms = b.relu(1.0 - real), b.relu(fake + 1.0)
-        else:
-            terms = b.softplus(b.neg(real)), b.softplus(fake)
-        both = [mean(b, term, name) for term, name in zip(terms, ("of_real", "of_fake"), strict=True)]
-        b.output(b.mul(both[0] + both[1], 0.5, out="loss"))
+        real, fake = Side(x, {}), Side(b.stop_gradient(made, out="made"), {})
+        for side, out in ((real, "real"), (fake, "fake")):
+            side.outputs["score"] = call(b, discriminator, "forward", {}, state=side.images, out=out)
+        round = Round(b, discriminator, fake, real)
+        both = [mean(b, cost, name) for cost, name in zip(self._game.costs(round), ("of_real", "of_fake"), strict=True)]
+        game = b.mul(both[0] + both[1], 0.5, out=self._game.kind if self.terms else "loss")
+        of_terms = [(term, term.of_discriminator(round), term.weight) for term in self.terms]
+        shown = weighted(b, [(self._game, game, 1.0), *of_terms])
+        b.output(*shown.values())
         b.finish(f"The {self.loss} loss of the discriminator.")
         mb.entries["loss.discriminator"] = "loss.discriminator"
-        metrics = ("discriminator/loss",)
-        of = (DISCRIMINATOR,)
+        metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in shown)
+        drawn = {draw.name: draw for term in (self._game, *self.terms) for draw in term.draws()}
         return Update(
-            "loss.discriminator", of, ("x",), draws, metrics, DISCRIMINATOR, start=self.start, every=self.every
+            "loss.discriminator",
+            (DISCRIMINATOR,),
+            ("x",),
+            (*draws, *drawn.values()),
+            metrics,
+            DISCRIMINATOR,
+            start=self.start,
+            every=self.every,
         )
 
     def error(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> str:
@@ -114,11 +160,6 @@ def given_samples(b: Builder, main: Network, method: str) -> tuple[Var, list[Var
     """Adds the inputs of a loss that are those of a method of an autoencoder: x, noise and how that is drawn."""
     of = main.methods[method]
     return b.input("x", of.input("state").type), *noise_inputs(b, of)
-
-
-def mean(b: Builder, x: Var, out: str) -> Var:
-    """f32[]: the mean of all values."""
-    return b.mean(x, axes=tuple(range(x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
 
 
 def _distance(b: Builder, network: Network, made: Var, x: Var) -> Var:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,7 +16,7 @@ from latentc.components.condition import operand_name
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
-from latentc.components.objectives.terms._term import Round, Side, Term
+from latentc.components.objectives.terms._term import Round, Side, Term, score_decay, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
@@ -61,6 +60,10 @@ class Adversarial(Objective):
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
             message = "no term of `objective.terms` reaches the generator"
             yield Problem(("terms",), message, "add one of the score, such as `hinge`")
+
+    @property
+    def score_decay(self) -> float | None:
+        return score_decay(self.terms)
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
@@ -108,7 +111,7 @@ class _Game:
                 value, axis=0, sizes=(B, B), out=f"{name}_of_data {name}_of_samples"
             )
         round = Round(b, discriminator, fake, real, self.spec.data.classes or 0)
-        parts = _weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.terms])
+        parts = weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.terms])
         parts |= {name: x for term in self.terms for name, x in term.metrics(round).items()}
         b.output(*parts.values())
         b.finish("What the discriminator minimises, then more to log.")
@@ -123,7 +126,7 @@ class _Game:
         fake = self._samples(b)
         fake.outputs |= self._judged(b, fake.images, fake.told)
         round = Round(b, self.networks[DISCRIMINATOR], fake, classes=self.spec.data.classes or 0)
-        parts = _weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
+        parts = weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
         b.output(*parts.values())
         b.finish("What the generator minimises, then its terms." if len(parts) > 1 else "What the generator minimises.")
         metrics = tuple(f"generator/{name}" for name in parts)
@@ -149,15 +152,3 @@ class _Game:
 
 def _takes_class(network: Network) -> bool:
     return bool(network.methods["forward"].inputs_of("condition"))
-
-
-def _weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[str, Var]:
-    """`loss`, the weighted sum of the terms that are there, then each term by itself if there are several."""
-    there = [(term, value, weight) for term, value, weight in terms if value is not None and weight]
-    scaled = [value if weight == 1 else value * weight for _, value, weight in there]
-    loss = reduce(lambda total, value: b.add(total, value, out="loss"), scaled)
-    found = {"loss": loss}
-    for term, value, factor in there if len(there) > 1 else ():
-        same = sum(other.kind == term.kind for other, *_ in there[: there.index((term, value, factor))])
-        found[f"{term.kind}_{same + 1}" if same else term.kind] = value
-    return found

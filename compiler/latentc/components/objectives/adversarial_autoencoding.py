@@ -50,6 +50,7 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         return (Need("main", "autoencode"), Need(DISCRIMINATOR, "discriminate"), *self.compares(spec))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
         network = spec.networks.get("main")
         if self.adaptive and network is not None and getattr(network, "output_kernel", None) is None:
             message = f"a `{network.kind}` does not say what its last convolution maps to images"

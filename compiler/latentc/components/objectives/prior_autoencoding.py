@@ -49,6 +49,7 @@ class PriorAutoencoding(AgainstDiscriminator):
         return (Need("main", "code_sequence"), Need("prior", "next_vector"), *opposed, *self.compares(spec))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
         main, prior = spec.networks.get("main"), spec.networks.get("prior")
         tokens, length = getattr(main, "tokens", None), getattr(prior, "length", None)
         if tokens is not None and length is not None and tokens != length:

@@ -38,6 +38,19 @@ def _noted_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
     return [grads[0], None, None, None]
 
 
+def _mean_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, mean = ins
+    need(x.is_float, f"takes floats, got {x}")
+    need(mean.shape == (1,) and mean.dtype == x.dtype, f"the mean is {mean}; wants {x.dtype}[1]")
+    need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
+    return [mean]
+
+
+def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
+    x, mean = xs
+    return [mean], {1: attrs["momentum"] * mean + (1 - attrs["momentum"]) * x.mean()}
+
+
 _ROWS = [
     Op(
         "training_passes(count; otherwise)",
@@ -61,6 +74,17 @@ _ROWS = [
         decompose=lambda b, ins, attrs: [ins[0]],
         source="Nichol & Dhariwal 2021, section 3.3; Gu et al. 2022, arXiv:2111.14822",
         train=_noted_train,
+    ),
+    Op(
+        "running_mean(x, mean; momentum)",
+        "the mean [1] of earlier x; in training it then moves towards that of x by the fraction 1 - momentum",
+        _mean_infer,
+        lambda xs, attrs: [xs[1]],
+        lambda b, ins, outs, grads, attrs: [None, grads[0]],
+        flops=0,
+        decompose=lambda b, ins, attrs: [ins[1]],
+        source="Tseng et al. 2021, arXiv:2104.03310",
+        train=_mean_train,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -27,10 +27,16 @@ class ScoreTerm(Term):
     def of_made(self, b: Builder, score: Var) -> Var:
         """Generator loss of the score of a sample."""
 
-    def of_discriminator(self, round: Round) -> Var | None:
+    def costs(self, round: Round) -> tuple[Var, Var]:
+        """Discriminator losses of the scores of data and samples, one value per score."""
         assert round.real is not None
         b, real, fake = round.b, round.real.outputs["score"], round.fake.outputs["score"]
-        return b.add(mean(b, self.of_real(b, real)), mean(b, self.of_fake(b, fake)), out=self.kind)  # type: ignore[no-any-return]
+        return self.of_real(b, real), self.of_fake(b, fake)
+
+    def of_discriminator(self, round: Round) -> Var | None:
+        b = round.b
+        of_real, of_fake = self.costs(round)
+        return b.add(mean(b, of_real), mean(b, of_fake), out=self.kind)  # type: ignore[no-any-return]
 
     def of_generator(self, round: Round) -> Var | None:
         return mean(round.b, self.of_made(round.b, round.fake.outputs["score"]), self.kind)

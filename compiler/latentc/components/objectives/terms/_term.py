@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -70,6 +71,11 @@ class Term(Part):
             message = f"`{self.kind}` needs the class of each image"
             yield Problem((), message, "add `data.classes` and `conditioning.class: {kind: label, dropout: 0}`")
 
+    @property
+    def score_decay(self) -> float | None:
+        """Decay of the averages of its scores that the discriminator must keep; None: it needs none."""
+        return None
+
     def draws(self) -> tuple[Draw, ...]:
         """Its random inputs, which the loss of the discriminator takes."""
         return ()
@@ -92,4 +98,21 @@ def mean(b: Builder, x: Var, out: str = "") -> Var:
     return b.mean(x, axes=tuple(range(x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
 
 
-__all__ = ["Round", "Side", "Term", "mean"]
+def score_decay(terms: tuple[Term, ...]) -> float | None:
+    """The decay of the averages of scores that one of these terms needs; None if none does."""
+    return next((term.score_decay for term in terms if term.score_decay is not None), None)
+
+
+def weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[str, Var]:
+    """`loss`, the weighted sum of the terms that are there, then each term by itself if there are several."""
+    there = [(term, value, weight) for term, value, weight in terms if value is not None and weight]
+    scaled = [value if weight == 1 else value * weight for _, value, weight in there]
+    loss = reduce(lambda total, value: b.add(total, value, out="loss"), scaled)
+    found = {"loss": loss}
+    for term, value, factor in there if len(there) > 1 else ():
+        same = sum(other.kind == term.kind for other, *_ in there[: there.index((term, value, factor))])
+        found[f"{term.kind}_{same + 1}" if same else term.kind] = value
+    return found
+
+
+__all__ = ["Round", "Side", "Term", "mean", "score_decay", "weighted"]

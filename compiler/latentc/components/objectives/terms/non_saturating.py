@@ -4,15 +4,44 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from latentc.components.contract import Draw
 from latentc.components.objectives.terms._score import ScoreTerm
+from latentc.components.objectives.terms._term import Round
 from latentc.ir.builder import Builder, Var
+
+LABEL_NOISE = ("label_noise_of_data", "label_noise_of_samples")
+"""Random inputs of the loss that move the labels."""
 
 
 class NonSaturating(ScoreTerm):
-    """Logistic loss; the generator maximises the log-probability of data (Goodfellow et al. 2014, arXiv:1406.2661)."""
+    """Logistic loss; the generator maximises the log-probability of data (Goodfellow et al. 2014, arXiv:1406.2661).
+
+    With `label_noise` the discriminator's labels of data lie below 1, and those of samples above 0, by normal numbers
+    of that scale without their sign, at most `label_noise_limit` (Wang et al. 2024, arXiv:2410.21264).
+    """
 
     kind: Literal["non_saturating"]
+    label_noise: float = Field(0.0, ge=0, le=1, description="scale of the noise of labels; 0: they are 1 and 0")
+    label_noise_limit: float = Field(0.3, gt=0, le=1, description="largest noise of a label")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "non_saturating"}
+
+    def draws(self) -> tuple[Draw, ...]:
+        return tuple(Draw(name, "normal") for name in LABEL_NOISE) if self.label_noise else ()
+
+    def costs(self, round: Round) -> tuple[Var, Var]:
+        of_real, of_fake = super().costs(round)
+        if not self.label_noise:
+            return of_real, of_fake
+        assert round.real is not None
+        b, real, fake = round.b, round.real.outputs["score"], round.fake.outputs["score"]
+        moved = []
+        for name, score in zip(LABEL_NOISE, (real, fake), strict=True):
+            noise = b.abs(round.draw(name, score.type)) * self.label_noise
+            moved.append(b.minimum(noise, self.label_noise_limit, out="noise") * score)
+        # The cross-entropy of a score with label y is softplus(-score) + (1 - y) score.
+        return b.add(of_real, moved[0], out="of_data"), b.op("sub", of_fake, moved[1], out="of_samples")
 
     def of_real(self, b: Builder, score: Var) -> Var:
         return b.softplus(-score)  # type: ignore[no-any-return]
