@@ -229,6 +229,14 @@ def depthwise_each(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(joined, kernels, padding=weight.shape[-1] // 2, groups=len(kernels)).view_as(x)
 
 
+def drop_path(x: Tensor, rate: Tensor | float, training: bool) -> Tensor:
+    """In training, zeroes samples of x [B, ...] with probability `rate` and divides others by 1 - rate."""
+    if not training:
+        return x
+    kept = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= rate
+    return x * (kept / (1 - rate)).type_as(x)
+
+
 class AuxiliaryLoss(torch.autograd.Function):
     """The identity on x that also minimises a scalar loss: the gradient of the loss is always 1."""
 

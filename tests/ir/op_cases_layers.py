@@ -331,6 +331,11 @@ def selective_scan(d: Draw) -> Case:
     return Case([*operands, *(d.floats(lead, length, states) for _ in range(2))], reference)
 
 
+@case("drop_path")
+def drop_path(d: Draw) -> Case:
+    return Case([d.floats(d.lead(), d.int(1, 3)), d.floats(low=0, high=0.9)], lambda x, rate: x)
+
+
 @case("auxiliary_loss")
 def auxiliary_loss(d: Draw) -> Case:
     return Case([d.floats(*d.shape()), d.floats()], lambda x, loss: x)

@@ -84,6 +84,7 @@ class Expressions:
         self.pushed: set[Value] = set()  # values that are pushed on the stack of skips
         self.stack = ""
         self.collected: dict[str, tuple[Value, ...]] = {}  # lists that loops collect, and what they hold
+        self.vectors: dict[str, int] = {}  # vectors whose numbers are read one by one, and how many they are
         self._scope = Scope({}, {})
         self._reserve = context.indent
         self._element = ""  # "PATH VARIABLE" of the module list that the loop being printed iterates over

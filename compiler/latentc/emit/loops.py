@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from latentc.emit.expressions import Scope
@@ -191,7 +192,18 @@ class Loops(Statements):
         for name, held in self.collected.items():
             if values in (held, held[::-1]):
                 return name if values == held else f"reversed({name})"
-        return f"({commas(self.arg(v).code for v in values)})"
+        texts = [self.arg(v).code for v in values]
+        return self._slice(texts) or f"({commas(texts)})"
+
+    def _slice(self, texts: Sequence[str]) -> str | None:
+        """`rates[2:5]` of `rates[2]`, `rates[3]`, `rates[4]`; None if the texts are no such rows."""
+        found = [re.fullmatch(r"([\w.]+)\[(\d+)\]", text) for text in texts]
+        rows = [(row[1], int(row[2])) for row in found if row]
+        if len(rows) < len(texts) or rows != [(rows[0][0], rows[0][1] + k) for k in range(len(rows))]:
+            return None
+        (name, first), stop = rows[0], rows[-1][1] + 1
+        part = f"[{first or ''}:{'' if stop == self.vectors.get(name) else stop}]"
+        return name if part == "[:]" else f"{name}{part}"
 
     def _lists(self, run: Repeat, hold: dict[str, int], taken: set[str], i: int) -> dict[str, list[Value]]:
         """Lists that collect an output of every segment; outputs that are returned interleaved share one list.

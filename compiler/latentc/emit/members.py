@@ -203,12 +203,22 @@ class Members:
     def constant_lines(self) -> list[str]:
         lines: list[str] = []
         for name, array in self.constants.items():
-            value = f"torch.tensor({literal(array.tolist()).code})"
+            value = _even(array) or f"torch.tensor({literal(array.tolist()).code})"
             if array.size > LARGE:
                 value = f"CONSTANTS[{literal(self.owner.constants.add(name, array)).code}]"
                 value += ".float()" if array.dtype.kind == "f" else ""
             lines += layout("", call("self.register_buffer", [literal(name), value], persistent=False).code, reserve=8)
         return lines
+
+
+def _even(array: np.ndarray[Any, Any]) -> str | None:
+    """`torch.linspace(0, 0.1, 12)` of numbers from 0 on at equal distances, if they are four or more."""
+    if array.ndim != 1 or array.dtype.kind != "f" or array.size < 4:
+        return None
+    even = np.linspace(0, array[-1], array.size)
+    if not array[-1] or not np.allclose(array, even, rtol=1e-12, atol=0):
+        return None
+    return call("torch.linspace", [literal(0), literal(float(array[-1])), literal(array.size)]).code
 
 
 def _period(parts: list[str]) -> int | None:

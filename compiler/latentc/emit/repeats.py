@@ -15,7 +15,7 @@ from typing import Any
 
 from latentc.ir.core import Node, Value
 
-PURE_EXCEPT = ("dropout", "call", "guided", "loop")
+PURE_EXCEPT = ("dropout", "drop_path", "call", "guided", "loop")
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,8 @@ def with_stack(items: Sequence[Node | Repeat]) -> tuple[list[Node | Repeat], set
     Also returns the values that plain nodes push. In any other order, and if other nodes read the skips of a run too,
     the items are returned unchanged.
     """
-    wanted = {v: r for r in items if isinstance(r, Repeat) for _, column in r.indexed for v in column}
+    rows = {v for item in items if isinstance(item, Node) and item.op == "unbind" for v in item.outputs}
+    wanted = {v for r in items if isinstance(r, Repeat) for _, column in r.indexed for v in column} - rows
     elsewhere = {v for item in items if isinstance(item, Node) for v in item.inputs}
     taken: list[Node | Repeat] = []
     stack: list[Value] = []

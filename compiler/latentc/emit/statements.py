@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from latentc.emit.expressions import Expressions
@@ -86,7 +87,24 @@ class Statements(Expressions):
         scope.env[value] = Text(name)
         return name
 
+    def _rows(self, node: Node, i: int) -> list[str]:
+        """Numbers of a vector that are used one by one: the vector gets a name, and they are read at their indices."""
+        scope = self._scope
+        vector = node.inputs[0]
+        text = self.tensor(vector).code
+        lines = []
+        if not re.fullmatch(r"[\w.]+", text):
+            lines = self._layout(f"{self._name(vector, i)} = {text}")
+        name = self.arg(vector).code
+        if name.isidentifier():
+            scope.hold[name] = max([scope.hold[name], *(scope.last.get(o, i) for o in node.outputs)])
+        self.vectors[name] = len(node.outputs)
+        scope.env |= {o: Text(f"{name}[{k}]") for k, o in enumerate(node.outputs)}
+        return lines
+
     def _statement(self, node: Node, i: int, targets: Mapping[Value, str]) -> list[str]:
+        if node.op == "unbind" and node.inputs[0].type.rank == 1:
+            return self._rows(node, i)
         scope = self._scope
         text = self.expression(node).code
         shapes = {tuple(v.type.shape) for v in self._leaves(node) if v not in self.params}

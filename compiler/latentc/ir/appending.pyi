@@ -397,6 +397,9 @@ class Appending:
         """mean of each window of `size` elements along every spatial axis; windows tile x."""
     def max_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
         """maximum of each window of `size` elements along every spatial axis; windows tile x."""
+    def drop_path(self, x: Operand, rate: Operand, /, *, out: str = ...) -> Var:
+        """in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 -
+        rate)."""
     def training_passes(self, count: Operand, /, *, otherwise: float, out: str = ...) -> Var:
         """how often the network has run in training: `count` [1], which each of these runs then raises by 1; in
         inference the number `otherwise`."""

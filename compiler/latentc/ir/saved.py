@@ -220,6 +220,8 @@ class _Run:
         if drops:
             self.copies += node.outputs[0].type.count()  # the mask, a byte per element
             return
+        if op == "drop_path":  # a factor per sample
+            return
         if self.of.matrix_only and op not in MATRIX:
             return
         if op in EXPERTS:

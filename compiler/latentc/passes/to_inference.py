@@ -1,11 +1,14 @@
-"""Removes training-only ops: dropout and the like become their operand. Names for several ops are written out."""
+"""Removes training-only ops: dropout and the like become their operand. Names for several ops are written out.
+
+Blocks no longer take what only these ops used, such as the probability of skipping a branch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Module, Node
+from latentc.ir.core import Module, Node, callees
 from latentc.ir.ops import OPS
 from latentc.passes.rewrite import rewrite
 
@@ -24,4 +27,38 @@ def to_inference(module: Module) -> Module:
             return list(row.decompose(b, operands, node.attrs))
         return None
 
-    return rewrite(module, replace)
+    return _without_unused(module, rewrite(module, replace))
+
+
+def _without_unused(before: Module, after: Module) -> Module:
+    """The module `after` without the inputs that functions used in `before` and no longer use, if only calls do."""
+    elsewhere = {*after.entries.values()}
+    for fn in after.functions.values():
+        elsewhere |= {name for node in fn.nodes if node.op != "call" for name in callees(node)}
+    kept: dict[str, list[int]] = {}
+    for name, fn in after.functions.items():
+        if fn is before.functions[name] or name in elsewhere:
+            continue
+        used = {v for node in fn.nodes for v in node.inputs} | {*fn.outputs}
+        was = {v for node in before.functions[name].nodes for v in node.inputs}
+        gone = [
+            old in was and new not in used for old, new in zip(before.functions[name].inputs, fn.inputs, strict=True)
+        ]
+        if any(gone):
+            kept[name] = [i for i, drop in enumerate(gone) if not drop]
+    if not kept:
+        return after
+
+    def called(node: Node) -> Node:
+        if node.op != "call" or node.attrs["fn"] not in kept:
+            return node
+        ins = tuple(node.inputs[i] for i in kept[node.attrs["fn"]])
+        return Node(node.op, ins, node.outputs, node.attrs, node.loc)
+
+    functions = {}
+    for name, fn in after.functions.items():
+        inputs = tuple(fn.inputs[i] for i in kept.get(name, range(len(fn.inputs))))
+        nodes = tuple(called(node) for node in fn.nodes)
+        same = len(inputs) == len(fn.inputs) and all(a is b for a, b in zip(nodes, fn.nodes, strict=True))
+        functions[name] = fn if same else fn.with_(inputs=inputs, nodes=nodes)
+    return after.with_functions(functions)

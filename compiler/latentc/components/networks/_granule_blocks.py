@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from latentc.components.blocks.heads import joined_heads, split_heads
+from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import dense
 from latentc.ir.builder import Builder, Var, f32, module_class
 
@@ -58,7 +59,7 @@ def turned(b: Builder, x: Var, turn: Var, out: str) -> Var:
 
 
 @module_class("ParallelBlock")
-def parallel_block(b: Builder, x: Var, c: Var, turn: Var, *, dim: int, heads: int, hidden: int) -> Var:
+def parallel_block(b: Builder, x: Var, c: Var, turn: Var, *, dim: int, heads: int, hidden: int, **training: Var) -> Var:
     """Attention and MLP side by side (FLUX; Dehghani et al. 2023), scaled, shifted and gated by c [B, D]."""
     modulation = dense(b, "modulation", b.silu(c), 3 * dim, True, "zeros", out="modulation")
     modulation = b.reshape(modulation, shape=(c.shape[0], 1, 3 * dim), out="modulation")
@@ -72,7 +73,7 @@ def parallel_block(b: Builder, x: Var, c: Var, turn: Var, *, dim: int, heads: in
     k = turned(b, b.rms_norm(k, b.param("k_norm.weight", f32(size), "ones"), eps=EPS), turn, "k")
     h = joined_heads(b, b.attention(q, k, v, causal=False, scale=None), dim, out="h")
     h = b.concat(h, b.gelu(mlp, approximate="tanh"), axis=2, out="h")
-    return x + gate * dense(b, "linear2", h, dim, True, "xavier")
+    return x + dropped(b, gate * dense(b, "linear2", h, dim, True, "xavier"), training)
 
 
 @module_class("ModulatedLinear")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
+from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.condition import Entry, Form, embedded_sum
 from latentc.components.networks._granule_blocks import parallel_block
 from latentc.components.parts import Problem
@@ -31,6 +32,9 @@ class GranuleNetwork(Backbone):
     latent: int = Field(gt=0, le=65_536, description="channels of the latents (Z)")
     kind_channels: int = Field(
         8, gt=0, le=1_024, description="channels of a head that tell kinds of tokens apart, even"
+    )
+    drop_path: DropPath = Field(
+        0.0, description="in training, probability that a sample skips a branch of the last block; it grows from 0"
     )
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 
@@ -82,10 +86,13 @@ def told(
     return text, b.add(text, b.embedding(table, stage), out="c")
 
 
-def run(b: Builder, x: Var, c: Var, turn: Var, width: Any, depth: Any, heads: Any, hidden: Any) -> Var:
+def run(
+    b: Builder, x: Var, c: Var, turn: Var, drop_path: float, width: Any, depth: Any, heads: Any, hidden: Any
+) -> Var:
     """The blocks: x f32[B, T, D] under c f32[B, D], positions turned by `turn` f32[B, T, d / 2]."""
-    for name in items("blocks", depth):
-        x = b.sub(name, parallel_block, x, c, turn, dim=width, heads=heads, hidden=hidden)
+    block = dropping(parallel_block) if drop_path else parallel_block
+    for name, rate in zip(items("blocks", depth), growing_rates(b, drop_path, depth), strict=True):
+        x = b.sub(name, block, x, *rate, c, turn, dim=width, heads=heads, hidden=hidden)
     return x
 
 

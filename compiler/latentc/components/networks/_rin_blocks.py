@@ -5,6 +5,7 @@ Symbols: B batch, T tokens, S tokens that are read, D width (`dim`), H heads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -19,9 +20,24 @@ def layer_norm(b: Builder, name: str, x: Var, out: str = "", init: str = "ones")
     return b.layer_norm(x, weight, b.param(f"{name}.bias", f32(x.shape[-1]), "zeros"), eps=1e-6, out=out)  # type: ignore[no-any-return]
 
 
-def feed_forward(b: Builder, x: Var, hidden: int, bias: bool = True) -> Var:
+@dataclass(frozen=True)
+class Drops:
+    """Probabilities in training: of an element behind the GELU, and of a sample that skips a residual branch."""
+
+    hidden: float = 0.0
+    path: float = 0.0
+
+    def branch(self, b: Builder, h: Var) -> Var:
+        return b.drop_path(h, self.path, out="h") if self.path else h  # type: ignore[no-any-return]
+
+
+NONE = Drops()
+
+
+def feed_forward(b: Builder, x: Var, hidden: int, bias: bool = True, drops: Drops = NONE) -> Var:
     """Two linear layers `fc1` and `fc2` with GELU between them."""
     h = b.gelu(dense(b, "fc1", x, hidden, bias, "xavier"), approximate="none", out="h")
+    h = b.dropout(h, p=drops.hidden, out="h") if drops.hidden else h
     return dense(b, "fc2", h, x.shape[-1], bias, "xavier", out="h")
 
 
@@ -54,7 +70,7 @@ def cross_block(bias: bool, masked: bool) -> BlockBody:
 
 
 @cache
-def self_block(bias: bool, scaled: bool, masked: bool) -> BlockBody:
+def self_block(bias: bool, scaled: bool, masked: bool, drops: Drops = NONE) -> BlockBody:
     """A block of x [B, T, D], of whose tokens a mask bool[B, 1, 1, T] may hide some; `scaled`: with layer scales."""
 
     @module_class("SelfAttention")
@@ -65,22 +81,22 @@ def self_block(bias: bool, scaled: bool, masked: bool) -> BlockBody:
         return dense(b, "proj", _attended(b, q, k, v, mask, heads), dim, bias, "xavier", out="x")
 
     def branch(b: Builder, name: str, x: Var) -> Var:
-        return x * b.param(name, f32(x.shape[-1]), "constant", value=0.1) if scaled else x
+        return drops.branch(b, x * b.param(name, f32(x.shape[-1]), "constant", value=0.1) if scaled else x)
 
     @module_class("SelfBlock")
     def block(b: Builder, x: Var, *mask: Var, dim: int, heads: int, hidden: int) -> Var:
         """A pre-norm transformer block."""
         h = b.sub("attn", attention, layer_norm(b, "norm1", x, "h"), *mask, dim=dim, heads=heads)
         x = x + branch(b, "scale1", h)
-        return x + branch(b, "scale2", feed_forward(b, layer_norm(b, "norm2", x, "h"), hidden, bias))
+        return x + branch(b, "scale2", feed_forward(b, layer_norm(b, "norm2", x, "h"), hidden, bias, drops))
 
     return block
 
 
 @cache
-def rin_block(bias: bool, attends: bool, masked: bool) -> BlockBody:
+def rin_block(bias: bool, attends: bool, masked: bool, drops: Drops = NONE) -> BlockBody:
     """Latents [B, L, D] read tokens [B, T, C], work on what they have read, and write into the tokens."""
-    cross, within = cross_block(bias, False), self_block(bias, False, False)
+    cross, within = cross_block(bias, False), self_block(bias, False, False, drops)
 
     @module_class("RinBlock")
     def block(b: Builder, x: Var, z: Var, *condition: Var, **static: Any) -> tuple[Var, Var]:
@@ -100,4 +116,4 @@ def rin_block(bias: bool, attends: bool, masked: bool) -> BlockBody:
     return block
 
 
-__all__ = ["cross_block", "feed_forward", "layer_norm", "rin_block", "self_block"]
+__all__ = ["Drops", "cross_block", "feed_forward", "layer_norm", "rin_block", "self_block"]

@@ -5,7 +5,7 @@ Symbols: B batch, D width, T tokens of a square.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,16 +90,25 @@ class Staged(Backbone):
         return {f"{self.stage(i)}_depth": depth for i, depth in enumerate(self.depths)}
 
     def run(
-        self, b: Builder, block: BlockBody, x: Var, operands: tuple[Var, ...], stage: int, grid: Any, sizes: Any
+        self,
+        b: Builder,
+        block: BlockBody,
+        x: Var,
+        operands: tuple[Var, ...],
+        stage: int,
+        grid: Any,
+        sizes: Any,
+        rates: Sequence[tuple[Var, ...]] | None = None,
     ) -> Var:
-        """The blocks of a stage, on tokens x of a square of side `grid`."""
+        """The blocks of a stage, on tokens x of a square of side `grid`; `rates` is what each takes behind x."""
         name, dim = self.stage(stage), x.shape[2]
         own: Mapping[str, Any] = {**self.block.static(dim), "grid": grid}
         if self.heads is not None and "heads" in own:
             own = {**own, "heads": self.heads[stage]}
         own = self.block.own(dim, own)
-        for item in items(name, sizes[f"{name}_depth"]):
-            x = b.sub(item, block, x, *operands, dim=dim, out="x", **own)
+        named = items(name, sizes[f"{name}_depth"])
+        for item, rate in zip(named, rates or [()] * len(named), strict=True):
+            x = b.sub(item, block, x, *rate, *operands, dim=dim, out="x", **own)
         return x
 
 

@@ -52,6 +52,7 @@ class CanvasTransformer(GranuleNetwork):
         "side": 4,
         "latent": 4,
         "kind_channels": 4,
+        "drop_path": 0.1,
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -106,7 +107,7 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody
         x = b.concat(b.reshape(text, shape=(batch, 1, width)), x, axis=1, out="x")
         of_class = angles_of_class(b, canvas, *config.channels, config.stages)
         turn = b.concat(of_class, angles(b, structure, *config.channels, 0), axis=1, out="turn")
-        x = run(b, x, c, turn, width, depth, heads, hidden)
+        x = run(b, x, c, turn, config.drop_path, width, depth, heads, hidden)
         x = b.slice(x, axis=1, start=1, stop=positions + 1, out="x")
         last = b.sub("output", modulated_linear, x, c, dim=width, features=latent) * (1 / factors[-1])
         # Means of what would change, over the positions of each cluster: those whose embeddings are equal.

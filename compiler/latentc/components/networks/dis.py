@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
+from latentc.components.blocks.stochastic_depth import DropPath, dropped, dropping, growing_rates
 from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.networks._one_sequence import OneSequence
@@ -34,12 +35,16 @@ class Dis(OneSequence):
     mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens see each other")
     norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before each mixer, and after the last")
     time_mlp: bool = Field(True, description="the features of the time pass through two linear layers")
+    drop_path: DropPath = Field(
+        0.0, description="in training, probability that a sample skips what the last block computed; it grows from 0"
+    )
     INIT: ClassVar[str] = "linear_default"
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "dis",
         "width": 16,
         "half": 1,
         "patch": 2,
+        "drop_path": 0.1,
         "mixer": {"kind": "selective_scan", "state": 4},
         "norm": {"kind": "rms_norm"},
     }
@@ -74,6 +79,8 @@ class Dis(OneSequence):
 def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, norm = config.parts()
     plain, skipping = _block(mixer, norm, False), _block(mixer, norm, True)
+    if config.drop_path:
+        plain, skipping = dropping(plain), dropping(skipping)
 
     @module_class("DiS", x="B channels size size")
     def forward(
@@ -99,13 +106,15 @@ def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
         x = x + b.param("positions", f32(1, grid**2 + extras, width), "zeros")
         sizes = {k: static[k] for k in mixer.static(int(width))}
         total, skips = b.fill_like(x, 0.0), []
-        for name in items("in_blocks", half):
-            x, total = b.sub(name, plain, x, total, dim=width, out="x total", **sizes)
+        # A block adds what the one before it computed: rates are those of the blocks before.
+        rates = growing_rates(b, config.drop_path, 2 * half + 1, lag=1)
+        for name, rate in zip(items("in_blocks", half), rates[:half], strict=True):
+            x, total = b.sub(name, plain, x, *rate, total, dim=width, out="x total", **sizes)
             skips.append(x)
-        x, total = b.sub("mid_block", plain, x, total, dim=width, out="x total", **sizes)
-        for name in items("out_blocks", half):
-            x, total = b.sub(name, skipping, x, total, skips.pop(), dim=width, out="x total", **sizes)
-        x = norm.apply(b, "norm", x + total)
+        x, total = b.sub("mid_block", plain, x, *rates[half], total, dim=width, out="x total", **sizes)
+        for name, rate in zip(items("out_blocks", half), rates[half + 1 :], strict=True):
+            x, total = b.sub(name, skipping, x, *rate, total, skips.pop(), dim=width, out="x total", **sizes)
+        x = norm.apply(b, "norm", (b.drop_path(x, config.drop_path, out="x") if config.drop_path else x) + total)
         told = tokens if entries else []
         x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")
         ends = {"dim": width, "grid": grid, "patch": patch, "out_channels": out_channels}
@@ -128,9 +137,9 @@ def _sum(b: Builder, tokens: list[Var], width: Any) -> list[Var]:
 @cache
 def _block(mixer: Mixer, norm: Norm, skips: bool) -> BlockBody:
     def mixed(b: Builder, x: Var, total: Var, dim: int, static: dict[str, Any]) -> tuple[Var, Var]:
-        total = b.op("add", total, x, out="total")
+        total = b.op("add", total, dropped(b, x, static), out="total")
         h = norm.apply(b, "norm", total)
-        return mixer.apply(b, "mixer", h, (), "linear_default", dim=dim, **static), total
+        return mixer.apply(b, "mixer", h, (), "linear_default", dim=dim, **mixer.own(dim, static)), total
 
     @module_class("Block")
     def block(b: Builder, x: Var, total: Var, *, dim: int, **static: Any) -> tuple[Var, Var]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.stochastic_depth import DropPath
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.conditions._standardized import standardized_embedder
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.patches import embedded_patches, image
-from latentc.components.networks._rin_blocks import feed_forward, layer_norm, rin_block, self_block
+from latentc.components.networks._rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -47,6 +48,12 @@ class Rin(Backbone):
     latent_ratio: int = Field(4, gt=0, le=64, description="hidden width on latents over D")
     data_ratio: int = Field(4, gt=0, le=64, description="hidden width on tokens over E")
     bias: bool = Field(True, description="biases of the linear layers of blocks")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="before the second linear layer of the layers on the latents, in training"
+    )
+    drop_path: DropPath = Field(
+        0.0, description="probability that a sample skips a branch of the layers on the latents, in training"
+    )
     concatenate: bool = Field(
         True, description="time and conditions are tokens beside the latents; false: the time is added to the latents"
     )
@@ -66,6 +73,7 @@ class Rin(Backbone):
         "patch": 2,
         "heads": 2,
         "compute_heads": 2,
+        "drop_path": 0.1,
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
@@ -161,7 +169,7 @@ def _network(config: Rin, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
         z = b.concat(z, told, axis=1, out="z") if config.concatenate else b.add(z, moment, out="z")
         z = z + b.sub("previous", _previous, previous, dim=width, hidden=static["latent_hidden"])
         attended = (told, *mask) if config.attend else ()
-        block = rin_block(config.bias, config.attend, bool(mask))
+        block = rin_block(config.bias, config.attend, bool(mask), Drops(config.dropout, config.drop_path))
         names = ("data_width", "width", "inner", "layers", "heads", "compute_heads", "latent_hidden", "data_hidden")
         sizes = {name: static[name] for name in names}
         for name in items("blocks", static["blocks"]):

@@ -20,6 +20,7 @@ from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.mixing import cached_blocks
+from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import Norm, Problem, Weights, dense
@@ -47,12 +48,16 @@ class ScaleTransformer(Backbone):
     latent: int = Field(gt=0, le=65_536, description="channels of the tokenizer's latents (Z)")
     block: Block = Field(description="the block that is repeated")
     weights: Weights = Field("normal", description="how linear layers start")
+    drop_path: DropPath = Field(
+        0.0, description="in training, probability that a sample skips a branch of the last block; it grows from 0"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "scale_transformer",
         "width": 16,
         "depth": 2,
         "scales": [1, 2, 4],
         "latent": 4,
+        "drop_path": 0.1,
         "block": {
             "mixer": {"kind": "attention", "heads": 2, "cosine": 100},
             "feed_forward": {"kind": "gelu_mlp"},
@@ -171,6 +176,7 @@ def _modulated(norm: Norm) -> BlockBody:
 def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
+    block = dropping(block) if config.drop_path else block
     scale = np.repeat(np.arange(len(config.scales)), config.lengths)
 
     @module_class("ScaleTransformer", inputs="B M latent")
@@ -187,8 +193,8 @@ def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
         seen = b.less_equal(b.reshape(of, shape=(1, length)), b.reshape(of, shape=(length, 1)))
         mask = b.reshape(seen, shape=(1, 1, length, length), out="mask")
         shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
-        for name in items("blocks", depth):
-            x = b.sub(name, block, x, shared, mask, dim=width, **sizes)
+        for name, rate in zip(items("blocks", depth), growing_rates(b, config.drop_path, depth), strict=True):
+            x = b.sub(name, block, x, *rate, shared, mask, dim=width, **sizes)
         return parts.logits(x, c, vocabulary)
 
     return forward

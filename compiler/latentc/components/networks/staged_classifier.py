@@ -14,6 +14,7 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
 from latentc.components.blocks.feature_map import as_map, as_tokens
+from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.layers import halving_conv, patch_conv
 from latentc.components.networks._stages import Staged
@@ -42,6 +43,9 @@ class StagedClassifier(Staged):
         None, description="how tokens know their place; null: they are not told"
     )
     weights: Weights = Field("normal", description="how linear layers and convolutions start")
+    drop_path: DropPath = Field(
+        0.0, description="in training, probability that a sample skips a branch of the last block; it grows from 0"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "staged_classifier",
@@ -49,6 +53,7 @@ class StagedClassifier(Staged):
         "multipliers": [1, 2],
         "depths": [1, 1],
         "patch": 2,
+        "drop_path": 0.1,
         "block": {
             "mixer": {"kind": "attention", "heads": 2},
             "feed_forward": {"kind": "gelu_mlp", "ratio": 2.0},
@@ -91,6 +96,7 @@ def _classes(spec: Spec) -> int:
 def _network(config: StagedClassifier) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
     block = condition.block(mixer, feed_forward, norm, config.weights)
+    block = dropping(block) if config.drop_path else block
     positions = config.positions
     assert positions is None or isinstance(positions, Positions)
 
@@ -106,12 +112,14 @@ def _network(config: StagedClassifier) -> BlockBody:
         x = as_tokens(b, x, Named(int(grid * grid), "T", "grid ** 2"))
         x = norm.apply(b, "patch_norm", x) if config.patch_norm else x
         x = x if positions is None else positions.add(b, x, first, grid)
-        for stage in range(config.stages):
+        rates = growing_rates(b, config.drop_path, sum(config.depths))
+        for stage, depth in enumerate(config.depths):
             if stage:
                 sizes = {"dim": x.shape[2], "features": config.features(width, stage), "grid": grid}
                 x = b.sub(f"down_{stage - 1}", _downsample(norm, config.weights), x, **sizes)
                 grid = grid // 2
-            x = config.run(b, block, x, (), stage, grid, static)
+            x = config.run(b, block, x, (), stage, grid, static, rates[:depth])
+            rates = rates[depth:]
         x = b.mean(norm.apply(b, "norm", x), axes=(1,), keepdims=False, out="x")
         return dense(b, "head", x, classes, True, config.weights, out="logits")
 

@@ -51,7 +51,23 @@ def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Map
     return [mean], {1: attrs["momentum"] * mean + (1 - attrs["momentum"]) * x.mean()}
 
 
+def _drop_path_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, rate = ins
+    need(x.is_float and x.rank > 0, f"takes floats [B, ...], got {x}")
+    need(rate.is_float and rate.rank == 0, f"the rate is {rate}; wants a scalar")
+    return [x]
+
+
 _ROWS = [
+    Op(
+        "drop_path(x, rate)",
+        "in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 - rate)",
+        _drop_path_infer,
+        flops=0,
+        source="stochastic depth: Huang et al. 2016, arXiv:1603.09382",
+        train_only=True,
+        differentiable=False,
+    ),
     Op(
         "training_passes(count; otherwise)",
         "how often the network has run in training: `count` [1], which each of these runs then raises by 1; in "

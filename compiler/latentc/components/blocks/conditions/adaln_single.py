@@ -10,6 +10,7 @@ from pydantic import Field
 
 from latentc.components.blocks.cross_attention import cross_attention
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
+from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
@@ -70,11 +71,11 @@ def _body(
     names = "shift_msa scale_msa gate_msa shift_mlp scale_mlp gate_mlp"
     shift, scale, gate, shift2, scale2, gate2 = b.split(modulation, axis=1, sizes=(1,) * 6, out=names)
     (h,) = mix(norm.apply(b, "norm1", x) * (scale + 1.0) + shift)
-    x = x + gate * h
+    x = x + dropped(b, gate * h, static)
     if cross is not None:
-        x = x + cross(x)
+        x = x + dropped(b, cross(x), static)
     h = norm.apply(b, "norm2", x) * (scale2 + 1.0) + shift2
-    return x + gate2 * feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding)
+    return x + dropped(b, gate2 * feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding), static)
 
 
 @cache

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
+from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
@@ -89,7 +90,7 @@ def _body(
 
     def gated(name: str, branch: Var) -> Var:
         gate = values[name]
-        return (gate + 1.0 if config.gates == "one" else gate) * branch
+        return dropped(b, (gate + 1.0 if config.gates == "one" else gate) * branch, static)
 
     h = modulated(norms[0].apply(b, "norm1", x) if mixer.normalised else x, "msa")
     for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h), strict=True):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
+from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import CachedCondition, CachedMixer, DecodeState, FeedForward, Mixer, Norm, Problem, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
@@ -94,7 +95,7 @@ def _body(
     feeding, after = {k: static[k] for k in feed_forward.static(dim)}, config.norm_after
 
     def gated(name: str, h: Var) -> Var:
-        return h * b.param(name, f32(dim), "zeros") if config.gated else h
+        return dropped(b, h * b.param(name, f32(dim), "zeros") if config.gated else h, static)
 
     (h,) = mix(x if after or not normalised else norm.apply(b, "norm1", x))
     x = x + gated("attn_scale", h)
