@@ -11,6 +11,7 @@ DIGITS = ("data={kind: digits}",)
 IMAGES = ("data={kind: npz, path: train.npz, classes: 10, shape: [3, 8, 8], augment: 0.12}",)
 UNET = ("width=16", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.groups=4", "block.dropout=0")
 BLOCKS = ("width=16", "block.mixer.heads=2", "block.mixer.dropout=0", "block.feed_forward.dropout=0")
+WITHIN = ("block.mixer.weight_dropout=0", "block.feed_forward.hidden_dropout=0")
 
 
 FILE = ("data.path=train.npz",)
@@ -153,7 +154,7 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *(
                 "data={kind: digits, as: tokens}",
-                *under("backbone", (*BLOCKS, "depth=1", "dropout=0", "embedding.labels=10")),
+                *under("backbone", (*BLOCKS, *WITHIN, "depth=1", "dropout=0", "embedding.labels=10")),
             ),
             "sampler.steps=4",
         ),
@@ -162,7 +163,10 @@ SYSTEMS: dict[str, Tiny] = {
         "mage",
         (
             *("data={kind: digits, as: tokens}", "sampler.steps=4", "train.batch_size=8"),
-            *under("backbone", (*BLOCKS, "depth=1", "dropout=0", "embedding={labels: 10, blank: 7, shared: false}")),
+            *under(
+                "backbone",
+                (*BLOCKS, *WITHIN, "depth=1", "dropout=0", "embedding={labels: 10, blank: 7, shared: false}"),
+            ),
             *under("backbone.decoder", ("width=8", "depth=1", "heads=2")),
         ),
     ),
@@ -170,7 +174,7 @@ SYSTEMS: dict[str, Tiny] = {
         "maskbit",
         (
             *("data={kind: npz, path: train.npz, classes: 10, tokens: {vocabulary: 16, grid: [4, 4]}}",),
-            *(*under("backbone", (*BLOCKS, "depth=1", "dropout=0")), "sampler.steps=4"),
+            *(*under("backbone", (*BLOCKS, *WITHIN, "depth=1", "dropout=0")), "sampler.steps=4"),
         ),
     ),
     "maskbit_tokenizer": Tiny(
@@ -179,7 +183,7 @@ SYSTEMS: dict[str, Tiny] = {
     "mar": Tiny(
         "mar",
         (
-            *(*DIGITS, *under("networks.main", (*BLOCKS, "depth=1", "patch=2", "buffer=4"))),
+            *(*DIGITS, *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "patch=2", "buffer=4"))),
             *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=4", "sampler.diffusion.respacing='4'"),
             "sampler.reuse={after: 1, diffusion: {kind: ddpm, respacing: '2'}}",
         ),
@@ -335,9 +339,17 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: npz, path: train.npz, shape: [3, 8, 8]}", "backbone.pretrained=null"),
             "backbone.fresh_weights=[]",
             "backbone.vision={width: 16, depth: 2, heads: 2, patch: 2, registers: 1, side: 3, levels: [0, 1]}",
-            "backbone.regions={depth: 1, heads: 2, points: 2, hidden: 16}",
+            "backbone.regions={depth: 1, heads: 2, points: 2, hidden: 16, dropout: 0}",
             *under(
-                "backbone", ("tokens=4", "width=16", "depth=1", "block.mixer.heads=2", "block.feed_forward.hidden=16")
+                "backbone",
+                (
+                    "tokens=4",
+                    "width=16",
+                    "depth=1",
+                    "block.mixer.heads=2",
+                    "block.mixer.weight_dropout=0",
+                    "block.feed_forward.hidden=16",
+                ),
             ),
             "backbone.pixels={width: 8, multipliers: [1, 1, 1], blocks: 1, groups: 4}",
             *under("backbone.bottleneck", ("size=8", "channels=4")),
@@ -473,7 +485,7 @@ SYSTEMS: dict[str, Tiny] = {
         "rcg_mage",
         (
             *(*FILE, "data.tokens={vocabulary: 16, grid: [2, 3]}", "data.fields={representation: {shape: [6]}}"),
-            *under("networks.main", (*BLOCKS, "depth=1", "decoder={width: 16, depth: 1, heads: 2}")),
+            *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "decoder={width: 16, depth: 1, heads: 2}")),
             *("networks.main.embedding={labels: 4, blank: 2}", "data.first_stage=null", "sampler.steps=3"),
             *under("networks.rdm", ("width=16", "depth=1", "time_width=8")),
             "conditioning.representation.prior.sampler.steps=3",

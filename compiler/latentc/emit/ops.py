@@ -189,10 +189,16 @@ def _attention(p: Printer, n: Node) -> Text:
         "F.scaled_dot_product_attention",
         [p.arg(v) for v in n.inputs[:3]],
         attn_mask=mask,
+        dropout_p=_dropped(p, n.attrs.get("dropout", 0.0)),
         is_causal=True if causal and not mask else None,
         scale=n.attrs.get("scale"),
         enable_gqa=True if q.type.shape[1] != k.type.shape[1] else None,
     )
+
+
+def _dropped(p: Printer, share: float) -> Text | None:
+    """The share of attention weights that is dropped: PyTorch drops it in inference, too."""
+    return Text(f"{literal(share).code} if {p.training} else 0.0") if share and p.training != "False" else None
 
 
 def _rotary(p: Printer, n: Node) -> Text:

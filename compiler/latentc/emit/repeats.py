@@ -66,7 +66,7 @@ def without_duplicates(nodes: Sequence[Node]) -> tuple[list[Node], dict[Value, V
         if node.op == "reshape" and tuple(node.attrs["shape"]) == tuple(inputs[0].type.shape):
             same[node.outputs[0]] = inputs[0]
             continue
-        if node.op not in PURE_EXCEPT:
+        if node.op not in PURE_EXCEPT and not node.attrs.get("dropout"):
             attrs = tuple((k, _hashable(v)) for k, v in sorted(node.attrs.items()))
             key = (node.op, inputs, attrs)
             if key in seen:

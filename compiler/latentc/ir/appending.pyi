@@ -247,9 +247,11 @@ class Appending:
         *,
         causal: bool,
         scale: float | None = ...,
+        dropout: float = ...,
         out: str = ...,
     ) -> Var:
-        """softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep."""
+        """softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep; in
+        training, a share `dropout` of the weights is dropped."""
     def rotary(self, x: Operand, cos: Operand, sin: Operand, /, *, interleaved: bool, out: str = ...) -> Var:
         """pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves."""
     def timestep_embedding(

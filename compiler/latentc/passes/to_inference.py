@@ -23,6 +23,9 @@ def to_inference(module: Module) -> Module:
         row = OPS.get(node.op)
         if node.op in _IDENTITIES or (row is not None and row.train_only):
             return operands[:1]
+        if node.attrs.get("dropout"):
+            attrs = {name: value for name, value in node.attrs.items() if name != "dropout"}
+            return b.keep(Node(node.op, node.inputs, node.outputs, attrs, node.loc), operands)
         if row is not None and row.sugar and row.decompose is not None:
             return list(row.decompose(b, operands, node.attrs))
         return None

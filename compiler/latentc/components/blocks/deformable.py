@@ -85,9 +85,15 @@ def deformable_attention(
 
 
 @cache
-def region_block(mixer: Mixer) -> BlockBody:
-    """A post-norm block of queries that read feature maps, then each other by the mixer, then work alone (VFMTok)."""
+def region_block(mixer: Mixer, dropout: float = 0.0) -> BlockBody:
+    """A post-norm block of queries that read feature maps, then each other by the mixer, then work alone (VFMTok).
+
+    `dropout`: of what they read, and behind both layers of the feed-forward.
+    """
     norm = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
+
+    def dropped(b: Builder, h: Var) -> Var:
+        return b.dropout(h, p=dropout, out="h") if dropout else h  # type: ignore[no-any-return]
 
     @module_class("RegionBlock", x="B T dim", places="1 T dim", values="B S dim")
     def block(
@@ -108,10 +114,10 @@ def region_block(mixer: Mixer) -> BlockBody:
         sizes: dict[str, Any] = {"dim": dim, "heads": heads}
         of_maps = {"maps": maps, "points": points, "grid": grid, "side": side}
         read = b.sub("reading", deformable_attention, x + places, values, **sizes, **of_maps, out="read")
-        x = norm.apply(b, "norm1", x + read)
+        x = norm.apply(b, "norm1", x + dropped(b, read))
         x = norm.apply(b, "norm2", x + mixer.apply(b, "attn", x + places, (), "xavier", **sizes))
-        h = b.relu(dense(b, "fc1", x, hidden, True, "xavier"), out="h")
-        return norm.apply(b, "norm3", x + dense(b, "fc2", h, dim, True, "xavier"))
+        h = dropped(b, b.relu(dense(b, "fc1", x, hidden, True, "xavier"), out="h"))
+        return norm.apply(b, "norm3", x + dropped(b, dense(b, "fc2", h, dim, True, "xavier")))
 
     return block
 

@@ -50,6 +50,12 @@ class Regions(Closed):
     points: int = Field(4, gt=0, le=256, description="points that a head of a query reads in each map")
     hidden: int = Field(1024, gt=0, le=1_048_576, description="hidden width of the feed-forwards")
     causal: bool = Field(True, description="a query sees itself and those before it alone")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of both attentions, their weights, and both layers of the feed-forwards, in training",
+    )
 
 
 class Pixels(Closed):
@@ -232,7 +238,14 @@ def _methods(config: RegionAutoencoder) -> dict[str, BlockBody]:
     bottleneck, weights, vision = config.bottleneck, config.weights, config.vision
     maps = len(vision.levels)
     norm = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
-    mixer = Attention(kind="attention", heads=config.regions.heads, causal=config.regions.causal)
+    dropout = config.regions.dropout
+    mixer = Attention(
+        kind="attention",
+        heads=config.regions.heads,
+        causal=config.regions.causal,
+        dropout=dropout,
+        weight_dropout=dropout,
+    )
 
     def encoded(b: Builder, x: Var, static: dict[str, Any]) -> tuple[Var, Var]:
         """What the bottleneck takes, f32[B, Z, N, 1], and the features of the vision model's last block."""
@@ -259,7 +272,7 @@ def _methods(config: RegionAutoencoder) -> dict[str, BlockBody]:
             "side": static["side"],
         }
         for name in items("regions", static["region_depth"]):
-            x = b.sub(name, region_block(mixer), x, places, values, **of_blocks)
+            x = b.sub(name, region_block(mixer, dropout), x, places, values, **of_blocks)
         wanted = bottleneck.encoded * static["latent"]
         h = b.transpose(dense(b, "to_latents", x, wanted, True, weights), perm=(0, 2, 1), out="h")
         return b.reshape(h, shape=(batch, wanted, tokens, 1), out="h"), levels[-1]

@@ -25,6 +25,7 @@ def _attention_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
     need(q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2], f"{q} does not attend to {k} and {v}")
     need(not attrs["causal"] or q.shape[2] == k.shape[2], "causal attention wants as many queries as keys")
     same_dtype(ins[:3])
+    need(0 <= attrs.get("dropout", 0.0) < 1, f"probability {attrs.get('dropout')} is outside [0, 1)")
     if len(ins) > 3:
         need(ins[3].dtype in ("bool", q.dtype), f"mask has dtype {ins[3].dtype}")
         scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
@@ -146,8 +147,9 @@ def _timestep_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 _ROWS = [
     Op(
-        "attention(q, k, v, mask?; causal, scale?)",
-        "softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep",
+        "attention(q, k, v, mask?; causal, scale?, dropout?)",
+        "softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep; in "
+        "training, a share `dropout` of the weights is dropped",
         _attention_infer,
         _attention,
         None,

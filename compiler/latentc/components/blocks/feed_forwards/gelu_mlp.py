@@ -19,6 +19,7 @@ class GeluMlp(FeedForward):
     approximate: Literal["tanh", "none"] = Field("tanh", description="GELU by tanh, or exactly")
     bias: bool = Field(True, description="biases of both layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
+    hidden_dropout: float = Field(0.0, ge=0, lt=1, description="behind the GELU, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gelu_mlp"}
 
     def static(self, dim: int) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def _forward(config: GeluMlp, init: str) -> BlockBody:
     def mlp(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
         """Two linear layers with GELU between them."""
         x = b.gelu(dense(b, "fc1", x, hidden, config.bias, init), approximate=config.approximate, out="x")
+        x = b.dropout(x, p=config.hidden_dropout, out="x") if config.hidden_dropout else x
         x = dense(b, "fc2", x, dim, config.bias, init)
         return b.dropout(x, p=config.dropout, out="x") if config.dropout else x
 

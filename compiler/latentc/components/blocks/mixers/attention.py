@@ -66,6 +66,7 @@ class Attention(CachedMixer):
         None, description="a kernel of the distance between tokens along the sequence, which changes the scores"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
+    weight_dropout: float = Field(0.0, ge=0, lt=1, description="of the attention weights, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attention", "heads": 2}
 
     @property
@@ -184,17 +185,18 @@ class Attention(CachedMixer):
         query; None: all tokens are queries.
         """
         causal = self.causal and position is None
+        drop = {"dropout": self.weight_dropout} if self.weight_dropout else {}
         kernel = self.score_kernel
         if not isinstance(kernel, ScoreKernel):
             extra = () if mask is None else (mask,)
-            return b.attention(q, k, v, *extra, causal=causal, scale=self._scale(q), out="x")
+            return b.attention(q, k, v, *extra, causal=causal, scale=self._scale(q), **drop, out="x")
         heads, keys = q.shape[1], k.shape[2]
         distance = distances(b, keys, self.causal) if position is None else distances_from(b, position, keys)
         if not kernel.multiplies:
             _, bias = kernel.terms(b, distance, heads)
             assert bias is not None
             bias = b.reshape(bias, shape=(1, heads, *distance.shape[1:]), out="bias")
-            return b.attention(q, k, v, _masked_bias(b, bias, mask), causal=causal, scale=None, out="x")
+            return b.attention(q, k, v, _masked_bias(b, bias, mask), causal=causal, scale=None, **drop, out="x")
         scores = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))) * (1 / math.sqrt(int(q.shape[3])))
         scores = kernel.on(b, scores, distance)
         if causal:
@@ -203,7 +205,8 @@ class Attention(CachedMixer):
             scores = b.where(seen, scores, _UNSEEN, out="scores")
         if mask is not None:
             scores = _masked_bias(b, scores, mask)
-        return b.matmul(b.softmax(scores, axis=-1), v, out="x")
+        weights = b.softmax(scores, axis=-1)
+        return b.matmul(b.dropout(weights, p=self.weight_dropout) if drop else weights, v, out="x")
 
     def _scale(self, q: Var) -> float | None:
         """The factor of the scores; None: 1 / sqrt(d)."""
