@@ -111,6 +111,31 @@ def of_vqgan_plus(weights: dict[str, torch.Tensor], x: torch.Tensor, blur: int, 
     return conv("score", F.leaky_relu(conv("conv_out", h), 0.1))
 
 
+def test_the_adversarial_term_may_come_later_and_slowly() -> None:
+    objective = "objective={kind: adversarial_autoencoding, adaptive: false, reconstruction: huber, delta: 0.4, "
+    objective += "adversarial: 0.3, start: 7, head_start: 3, warmup: 4}"
+    lowered, oracle = loaded("vqgan_taming", [*TINY, objective])
+    assert [(u.name, u.start) for u in lowered.updates] == [("autoencoder", 0), ("discriminator", 7)]
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16))
+    made = run(lowered, oracle, "main.regularized", x)[0]
+    error = F.smooth_l1_loss(torch.tensor(made), torch.tensor(x), beta=0.4).item()
+    error += run(lowered, oracle, "perceptual.forward", made, x)[0].mean()
+    for step, weight in ((7, 0.0), (10, 0.0), (11, 0.075), (13, 0.225), (14, 0.3), (99, 0.3)):
+        found = oracle.run("loss.autoencoder", x, np.array(step))
+        np.testing.assert_allclose([found[1], found[4]], [error, weight], rtol=1e-9)
+
+
+def test_a_perceptual_distance_without_a_discriminator() -> None:
+    objective = "objective={kind: autoencoding, reconstruction: huber, delta: 0.4, perceptual: 0.7, weight: 0.9}"
+    lowered, oracle = loaded("vqgan_segmentation", [*TINY[:-2], TINY[-1], objective])
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16))
+    made, penalty = run(lowered, oracle, "main.regularized", x)
+    error = F.smooth_l1_loss(torch.tensor(made), torch.tensor(x), beta=0.4).item()
+    error += 0.7 * run(lowered, oracle, "perceptual.forward", made, x)[0].mean()
+    found = oracle.run("loss", x)
+    np.testing.assert_allclose(found, [error + 0.9 * penalty.mean(), error, penalty.mean()], rtol=1e-9)
+
+
 @pytest.mark.parametrize(("blur", "side"), [(4, 4), (3, 2), (5, 1)])
 def test_the_discriminator_of_vqgan_plus(blur: int, side: int) -> None:
     sizes = f"{{kind: blurred_discriminator, width: 8, depth: 2, groups: 4, blur: {blur}, side: {side}}}"
@@ -126,6 +151,41 @@ def test_the_discriminator_of_vqgan_plus(blur: int, side: int) -> None:
     excess = real.mean() - averages[1], averages[0] - fake.mean()
     of_averages = sum(max(e, 0.0) ** 2 for e in excess)
     assert list(oracle.run("loss.discriminator", x)) == pytest.approx([hinge + 0.5 * of_averages, hinge, of_averages])
+
+
+def of_maskgit(weights: dict[str, torch.Tensor], x: torch.Tensor, blur: bool) -> torch.Tensor:
+    """The scores by PyTorch's layers."""
+    line = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
+
+    def conv(name: str, h: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(h, weights[f"{name}.weight"], weights.get(f"{name}.bias"), padding="same")
+
+    def half(h: torch.Tensor) -> torch.Tensor:
+        if not blur:
+            return F.avg_pool2d(h, 2)
+        kernel = torch.outer(line, line).expand(h.shape[1], 1, 4, 4)
+        return F.conv2d(h, kernel, stride=2, padding=1, groups=h.shape[1])
+
+    h = F.leaky_relu(conv("conv_in", x), 0.2)
+    for i in range(2):
+        inner = F.leaky_relu(conv(f"blocks.{i}.conv1", h), 0.2)
+        inner = F.leaky_relu(conv(f"blocks.{i}.conv2", half(inner)), 0.2)
+        h = (conv(f"blocks.{i}.shortcut", half(h)) + inner) / 2**0.5
+    h = F.leaky_relu(conv("conv_out", h), 0.2).flatten(1)
+    h = F.leaky_relu(F.linear(h, weights["hidden.weight"], weights["hidden.bias"]), 0.2)
+    return F.linear(h, weights["score.weight"], weights["score.bias"])
+
+
+@pytest.mark.parametrize(("blur", "wide", "features"), [(4, "second", 4), (None, "first", 8)])
+def test_the_discriminator_of_maskgit(blur: int | None, wide: str, features: int) -> None:
+    small = f"{{kind: style_discriminator, channel_base: 64, channel_max: 12, blur: {blur or 'null'}, wide: {wide}}}"
+    lowered, oracle = loaded("vqgan_taming", [*TINY, f"networks.discriminator={small}", "objective.start=0"])
+    weights = {n.partition(".")[2]: torch.tensor(a) for n, a in oracle.params.items() if n.startswith("discriminator.")}
+    assert weights["blocks.0.conv1.weight"].shape == (features, 4, 3, 3)
+    assert weights["blocks.1.conv2.weight"].shape[0] == 12
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16))
+    scores = of_maskgit(weights, torch.tensor(x), blur is not None)
+    np.testing.assert_allclose(run(lowered, oracle, "discriminator.forward", x)[0], scores.numpy(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("term", ["hinge", "auxiliary_classifier"])

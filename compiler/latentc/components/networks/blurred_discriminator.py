@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.frames import as_images
-from latentc.components.networks._gan import with_averages
+from latentc.components.networks._gan import Blur, blurred, with_averages
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 INIT, SLOPE, EPS = "linear_default", 0.1, 1e-5
-BLURS = {3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0), 5: (1.0, 4.0, 6.0, 4.0, 1.0)}
-"""Binomial coefficients."""
 
 
 class BlurredDiscriminator(Backbone):
@@ -41,7 +38,7 @@ class BlurredDiscriminator(Backbone):
     kind: Literal["blurred_discriminator"]
     width: int = Field(64, gt=0, le=65_536, description="channels of the first convolution")
     depth: int = Field(3, gt=0, le=12, description="halvings of the resolution")
-    blur: Literal[3, 4, 5] | None = Field(
+    blur: Blur | None = Field(
         4, description="side of the kernel that each halving blurs by; null: means of 2 x 2 pixels instead"
     )
     groups: int = Field(32, gt=0, le=1_024, description="groups of each GroupNorm")
@@ -103,25 +100,14 @@ def _forward(config: BlurredDiscriminator, video: bool) -> BlockBody:
 
 
 @cache
-def _block(blur: Literal[3, 4, 5] | None, groups: int) -> BlockBody:
+def _block(blur: Blur | None, groups: int) -> BlockBody:
     """Images f32[B, channels, H, W] -> f32[B, features, H / 2, W / 2]."""
 
     @module_class("BlurredBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
         """A convolution, half the resolution behind a blur, and a norm."""
         h = layers.conv(b, "conv", x, features, 3, INIT, out="h")
-        h = b.avg_pool(h, size=2, out="h") if blur is None else _blurred(b, h, blur)
+        h = b.avg_pool(h, size=2, out="h") if blur is None else blurred(b, h, blur)
         return b.leaky_relu(layers.group_norm(b, "norm", h, groups, EPS, out="h"), slope=SLOPE, out="h")  # type: ignore[no-any-return]
 
     return forward
-
-
-def _blurred(b: Builder, x: Var, side: Literal[3, 4, 5]) -> Var:
-    """Every second pixel f32[B, C, H / 2, W / 2] of x f32[B, C, H, W], blurred by a binomial kernel."""
-    line, channels, padding = np.array(BLURS[side]), x.shape[1], (side - 2) // 2
-    kernel = b.constant((np.outer(line, line) / line.sum() ** 2).tolist(), "f32", out="blur")
-    weight = b.broadcast_to(kernel, shape=(channels, 1, side, side), out="weight")
-    if side % 2:  # one more below and on the right
-        for axis in (2, 3):
-            x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
-    return b.conv(x, weight, stride=2, padding=padding, groups=channels, out="h")  # type: ignore[no-any-return]

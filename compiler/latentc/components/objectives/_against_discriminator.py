@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import call
-from latentc.components.objective import Objective
 from latentc.components.objectives._common import noise_inputs
+from latentc.components.objectives._reconstruction import PERCEPTUAL, PIXELS, Reconstruction
 from latentc.components.objectives.terms._score import ScoreTerm
 from latentc.components.objectives.terms._term import Round, Side, Term, mean, score_decay, weighted
 from latentc.components.objectives.terms.hinge import Hinge
@@ -25,22 +25,15 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-DISCRIMINATOR, PERCEPTUAL = "discriminator", "perceptual"
+DISCRIMINATOR = "discriminator"
 STEP = "training_step"
 """The input of a loss that is the step of training, counted from 0."""
 
 
-class AgainstDiscriminator(Objective):
+class AgainstDiscriminator(Reconstruction):
     """An objective of `main`, an autoencoder, whose samples a network `discriminator` tells from data."""
 
-    reconstruction: Literal["l1", "l2"] = Field("l1", description="absolute or squared error, averaged over pixels")
-    reconstruction_weight: float = Field(1.0, ge=0, description="weight of that error")
-    perceptual: float = Field(
-        1.0,
-        ge=0,
-        description="weight of the distance that the network `perceptual` tells: its own (LPIPS), or the squared "
-        "difference of its logits, if it is a classifier",
-    )
+    reconstruction: Literal["l1", "l2", "huber"] = Field("l1", description=PIXELS)
     adversarial: float = Field(0.8, ge=0, description="weight of the adversarial term")
     loss: Literal["hinge", "logistic"] = Field("hinge", description="loss of the discriminator")
     label_noise: float = Field(
@@ -62,6 +55,15 @@ class AgainstDiscriminator(Objective):
         ge=0,
         le=1_000_000_000,
         description="step of training from which on the discriminator is trained and the adversarial term counts",
+    )
+    head_start: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="steps by which the adversarial term counts later than the discriminator is trained",
+    )
+    warmup: int = Field(
+        0, ge=0, le=1_000_000_000, description="steps over which the weight of the adversarial term then rises from 0"
     )
     every: int = Field(1, gt=0, le=1_000_000, description="the discriminator is trained in every so many steps only")
 
@@ -85,14 +87,6 @@ class AgainstDiscriminator(Objective):
             if term.REACHES_GENERATOR or term.READS != ("score",):
                 message = f"`{term.kind}` is no term of the discriminator's scores alone"
                 yield Problem(("terms", i), message, "use `lecam` or `gradient_penalty`")
-
-    def compares(self, spec: Spec) -> tuple[Need, ...]:
-        """What the network `perceptual` must be able to do, if there is one."""
-        network = spec.networks.get(PERCEPTUAL)
-        if network is None:
-            return ()
-        provided = getattr(network, "provides", lambda _: ())(spec)
-        return (Need(PERCEPTUAL, "classify" if "classify" in provided else "compare"),)
 
     def discriminator_update(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Update:
         """Adds the loss of the discriminator."""
@@ -130,13 +124,7 @@ class AgainstDiscriminator(Objective):
         of = networks["main"].methods["regularized"].input("state").type
         made, x = b.input("made", of), b.input("x", of)
         difference = b.op("sub", made, x, out="difference")
-        error = b.abs(difference) if self.reconstruction == "l1" else difference * difference
-        total = mean(b, error, "error")
-        if self.reconstruction_weight != 1.0:
-            total = b.mul(total, self.reconstruction_weight, out="error")
-        if PERCEPTUAL in networks and self.perceptual:
-            total = b.add(total, _distance(b, networks[PERCEPTUAL], made, x) * self.perceptual, out="error")
-        b.output(total)
+        b.output(self.whole(b, networks, mean(b, self.of_pixels(b, difference), "error"), made, x))
         return b.finish("The error of reconstruction, and the perceptual distance.")
 
     def score(self, mb: ModuleBuilder, discriminator: Network) -> str:
@@ -149,10 +137,16 @@ class AgainstDiscriminator(Objective):
         return b.finish("The adversarial error of what the autoencoder made.")
 
     def started(self, b: Builder, weight: Any) -> Any:
-        """The weight of the adversarial term, 0 before `start`; adds the step as an input of the loss if it matters."""
-        if not self.start:
+        """The weight of the adversarial term, 0 before it counts; adds the step as an input of a loss that needs it."""
+        first = self.start + self.head_start
+        if not first and not self.warmup:
             return weight
-        begun = b.cast(b.less_equal(self.start, b.input(STEP, i64())), to="f32", out="begun")
+        step = b.input(STEP, i64())
+        if not self.warmup:
+            begun = b.cast(b.less_equal(first, step), to="f32", out="begun")
+        else:
+            since = b.op("sub", b.cast(step, to="f32"), float(first), out="since")
+            begun = b.clamp(since * (1 / self.warmup), low=0.0, high=1.0, out="begun")
         return b.mul(begun, weight, out="weight")
 
 
@@ -160,14 +154,6 @@ def given_samples(b: Builder, main: Network, method: str) -> tuple[Var, list[Var
     """Adds the inputs of a loss that are those of a method of an autoencoder: x, noise and how that is drawn."""
     of = main.methods[method]
     return b.input("x", of.input("state").type), *noise_inputs(b, of)
-
-
-def _distance(b: Builder, network: Network, made: Var, x: Var) -> Var:
-    if "compare" in network.provides:
-        return mean(b, call(b, network, "forward", {}, state=[made, x], out="distance"), "distance")
-    logits = [call(b, network, "forward", {}, state=of, out=f"of_{name}") for of, name in ((made, "made"), (x, "x"))]
-    difference = b.op("sub", *logits, out="difference")
-    return mean(b, difference * difference, "distance")
 
 
 __all__ = ["DISCRIMINATOR", "PERCEPTUAL", "STEP", "AgainstDiscriminator", "given_samples", "mean"]

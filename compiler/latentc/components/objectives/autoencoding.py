@@ -9,30 +9,33 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
-from latentc.components.objective import Objective
 from latentc.components.objectives._common import noise_inputs
+from latentc.components.objectives._reconstruction import Reconstruction
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Autoencoding(Objective):
+class Autoencoding(Reconstruction):
     """Reconstruction error plus a penalty on the codes: KL divergence, or codebook and commitment losses.
 
-    Perceptual and adversarial terms: `adversarial_autoencoding`.
+    A network `perceptual`, if there is one, compares reconstruction and image. Adversarial terms:
+    `adversarial_autoencoding`.
     """
 
     kind: Literal["autoencoding"]
-    reconstruction: Literal["l1", "l2", "binary_cross_entropy"] = Field(
-        "l1", description="absolute or squared error, or that of logits against values from 0 to 1"
+    reconstruction: Literal["l1", "l2", "huber", "binary_cross_entropy"] = Field(
+        "l1",
+        description="absolute, squared or Huber's error (absolute, but squared near 0), or that of logits against "
+        "values from 0 to 1",
     )
     reduction: Literal["mean", "sum"] = Field("mean", description="of the error over the values of a sample")
     weight: float = Field(1.0, ge=0, description="factor on the penalty of the bottleneck")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoencoding"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "autoencode"),)
+        return (Need("main", "autoencode"), *self.compares(spec))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network = networks["main"]
@@ -44,11 +47,11 @@ class Autoencoding(Objective):
         if self.reconstruction == "binary_cross_entropy":
             error = b.softplus(made, out="softplus") - made * x
         else:
-            error = made - x
-            error = b.abs(error) if self.reconstruction == "l1" else error * error
+            error = self.of_pixels(b, made - x)
         reduce = b.mean if self.reduction == "mean" else b.sum
         error = reduce(error, axes=tuple(range(1, x.type.rank)), keepdims=False, out="error")
         means = [b.mean(term, axes=(0,), keepdims=False, out=f"mean_{n}") for n, term in (("e", error), ("p", penalty))]
+        means[0] = self.whole(b, networks, means[0], made, x)
         b.output(b.add(means[0], means[1] * self.weight, out="loss"), *means)
         mb.entries["loss"] = b.finish("The loss, the reconstruction error and the penalty on the codes.")
         return (Update("loss", ("main",), ("x",), draws, ("loss", "reconstruction", "penalty")),)

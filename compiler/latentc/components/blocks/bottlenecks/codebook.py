@@ -18,6 +18,9 @@ from latentc.ir.types import B, TensorType
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+LEAST = 1e-5
+"""Added to a probability whose logarithm is taken."""
+
 
 class Codebook(TableBottleneck):
     """Each position of the latents becomes the nearest row of a codebook (van den Oord et al. 2017, arXiv:1711.00937).
@@ -37,6 +40,15 @@ class Codebook(TableBottleneck):
         le=1_024,
         description="training draws rows from the softmax of cosines over this, instead of the nearest (Wang et al. "
         "2024, arXiv:2410.21264); for `normalize`. null: the nearest",
+    )
+    entropy: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean entropy of each position's distribution over rows, less that of their mean "
+        "(Chang et al. 2022, arXiv:2202.04200)",
+    )
+    entropy_temperature: float = Field(
+        0.01, gt=0, description="divides the negative squared distances whose softmax that distribution is"
     )
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "codebook", "size": 16, "channels": 4}
@@ -103,8 +115,22 @@ class Codebook(TableBottleneck):
         pull = chosen - b.stop_gradient(rows)
         commit = rows - b.stop_gradient(chosen)
         penalty = self._grid(b, pull * pull + commit * commit * self.commitment, h)
+        penalty = b.mean(penalty, axes=(1, 2, 3), keepdims=False, out="penalty")
+        if self.entropy:
+            penalty = b.add(penalty, self._entropies(b, rows, table, h) * self.entropy, out="penalty")
         straight = rows + b.stop_gradient(chosen - rows)  # the gradient passes the choice as if it were none
-        return self._grid(b, straight, h), b.mean(penalty, axes=(1, 2, 3), keepdims=False, out="penalty")
+        return self._grid(b, straight, h), penalty
+
+    def _entropies(self, b: Builder, rows: Var, table: Var, h: Var) -> Var:
+        """f32[B]: the mean entropy of a sample's positions less that of the mean over the batch, in nats."""
+        closeness = b.linear(rows, table) * 2.0 - b.sum(table * table, axes=(1,), keepdims=False)
+        logits = b.mul(closeness, 1 / self.entropy_temperature, out="logits")
+        p = b.softmax(logits, axis=1, out="p")
+        each = b.sum(p * b.log_softmax(logits, axis=1), axes=(1,), keepdims=False)
+        each = b.reshape(each, shape=(h.shape[0], h.shape[2] * h.shape[3]))
+        each = b.neg(b.mean(each, axes=(1,), keepdims=False), out="each")
+        usage = b.mean(p, axes=(0,), keepdims=False, out="usage")
+        return each + b.sum(usage * b.log(usage + LEAST), axes=(0,), keepdims=False, out="of_usage")
 
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         return i64(B, rows * columns)
