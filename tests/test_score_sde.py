@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentc.checkpoint import name_map, network_types, symbols
+from latentc.checkpoint import name_map, network_params, network_types, symbols
 from latentc.components import load
+from latentc.components.processes.formulas import NUMPY
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.table import run
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -242,3 +244,55 @@ def test_every_network_has_official_names(encoder: str, decoder: str, resampling
     numbers = {int(name.split(".")[1]) for name in export_weights(own, rules, sizes=sizes)}
     silent = {"skip": 1, "skip_concat": 1}.get(encoder, 0) * 2 + {"skip": 2}.get(decoder, 0)
     assert len(set(range(max(numbers) + 1)) - numbers) == silent
+
+
+# ---- likelihood weighting (Song et al. 2021, arXiv:2101.09258)
+
+
+@pytest.mark.parametrize(
+    ("kind", "predicts"),
+    [("vp", "noise"), ("vp", "velocity"), ("sub_vp", "score"), ("sub_vp", "x0"), ("ve", "scaled_score")],
+)
+def test_likelihood_weighting_is_the_error_of_the_score_times_the_squared_diffusion(kind: str, predicts: str) -> None:
+    process = "{kind: ve, sigma_min: 0.01, sigma_max: 50, tells: log_sigma}" if kind == "ve" else f"{{kind: {kind}}}"
+    objective = f"objective={{kind: diffusion, process: {process}, predicts: {predicts}, weighting: likelihood}}"
+    lowered = lower(load_spec("score_sde", None, [*TINY, objective]))
+    rng = np.random.default_rng(0)
+    params = network_params(lowered, lowered.networks["main"])
+    held = {name: rng.normal(size=param.type.shape) * 0.1 for name, param in params.items()}
+    network = Interpreter(lowered.module, held)
+    oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in held.items()})
+    x, z, u = rng.normal(size=(3, 1, 8, 8)), rng.normal(size=(3, 1, 8, 8)), np.array([0.2, 0.5, 0.9])
+    given = {"x": x, "u": u, "noise": z}
+    (found,) = oracle.run("loss.terms", *(given[v.name] for v in lowered.module.entry("loss.terms").inputs))
+    eps = 0.0 if kind == "ve" else 1e-5
+    for i, t in enumerate(u * (1 - eps) + eps):
+        alpha, sigma = marginal(kind, t)
+        x_t, told = alpha * x[i : i + 1] + sigma * z[i : i + 1], math.log(sigma) if kind == "ve" else 999 * t
+        (out,) = network.run("main.forward", x_t, np.array([told]))
+        if predicts == "velocity":
+            out = alpha * x_t - sigma * out  # of the data
+        s = {"noise": -out / sigma, "scaled_score": out / sigma, "score": out}.get(predicts)
+        s = (alpha * out - x_t) / sigma**2 if s is None else s
+        wanted = np.mean((s + z[i] / sigma) ** 2) * sde(kind, t)[1] ** 2
+        assert abs(found[i] - wanted) < 1e-6 * wanted
+
+
+@pytest.mark.parametrize("kind", ["vp", "sub_vp"])
+def test_times_of_even_log_snr_are_importance_sampling_for_it(kind: str) -> None:
+    """Whatever the error at a time, its weighted mean over uniform times is that over importance-sampled ones."""
+    process = load("processes")[kind].model_validate({"kind": kind, "times": "log_snr"})
+    u = (np.arange(200_000) + 0.5) / 200_000
+    t = process.training_time(NUMPY, u, "noise")
+    log_snr = 2 * np.log(process.level(t))
+    assert np.allclose(np.diff(log_snr), np.diff(log_snr).mean(), rtol=1e-3)
+    grid = np.geomspace(1e-5, 1.0, 200_000)
+    weight = np.array([sde(kind, s)[1] ** 2 / marginal(kind, s)[1] ** 2 for s in grid])
+    for error in (lambda s: np.exp(-3 * s), lambda s: s * (2 - s)):
+        wanted = np.trapezoid(error(grid) * weight, grid) / (1 - 1e-5)
+        assert abs(process.importance * error(t).mean() / wanted - 1) < 1e-3
+
+
+def test_likelihood_weighting_refuses_steps() -> None:
+    with pytest.raises(DiagnosticError, match="weight is of times without steps, and `discrete` has steps"):
+        load_spec("digits_dit", None, ["objective.weighting=likelihood"])

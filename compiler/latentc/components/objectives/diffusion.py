@@ -21,7 +21,7 @@ from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.posterior import posterior
-from latentc.components.processes.prediction import Point, conversion
+from latentc.components.processes.prediction import Point, conversion, functional
 from latentc.components.processes.process import Parameterization, Process, Variance
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
@@ -158,6 +158,11 @@ class Diffusion(DiffusionLoss):
     """
 
     kind: Literal["diffusion"]
+    weighting: Literal["none", "likelihood"] = Field(
+        "none",
+        description="of the squared error: as the prediction has it, or that of the score times g^2, with g the SDE's "
+        "diffusion, which bounds the likelihood (Song et al. 2021, arXiv:2101.09258)",
+    )
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
         (), max_length=16, description="terms that are added to the loss"
     )
@@ -166,6 +171,50 @@ class Diffusion(DiffusionLoss):
     @property
     def further_terms(self) -> tuple[DenoisingTerm, ...]:
         return self.further
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.weighting == "none":
+            return
+        if self.process.point(self.process.first).d_sigma is None:
+            message = f"the weight is of times without steps, and `{self.process.kind}` has steps"
+            yield Problem(("weighting",), message, "use the process `vp`, `sub_vp` or `ve`")
+        if self.error_norm != "l2" or self.learns_variance or self.uncertainty is not None:
+            message = "the likelihood is bounded by a squared error alone"
+            yield Problem(("weighting",), message, "leave out `error_norm`, `variance` and `uncertainty`")
+
+    def is_weighted(self, target: Parameterization) -> bool:
+        return self.weighting == "likelihood"
+
+    def says(self) -> str:
+        if self.weighting == "likelihood":
+            return "The mean squared error of the score under likelihood weighting, one value per sample."
+        return super().says()
+
+    def terms(
+        self,
+        b: Builder,
+        target: Parameterization,
+        point: Point,
+        x0: Var,
+        x_t: Var,
+        noise: Var,
+        out: Var,
+        t: Var,
+    ) -> tuple[Var, ...]:
+        if self.weighting == "none":
+            return super().terms(b, target, point, x0, x_t, noise, out, t)
+        error = self.error(b, target, point, x0, noise, out)
+        u, w = functional(target.predicts, point)
+        if not isinstance(u, float) or u:  # as an error of the noise, of which the others' are multiples
+            still = isinstance(point.alpha, float) and point.alpha == 1.0
+            error = b.div(error, w - u * (point.sigma if still else point.sigma / point.alpha), out="error")
+        weight = self.process.importance
+        if weight is None:  # g^2 / sigma^2 is the growth of log(sigma^2 / alpha^2)
+            growth, fading = point.d_sigma / point.sigma, point.d_alpha / point.alpha
+            growth = b.op("sub", growth, fading, out="growth") if isinstance(fading, Var) else growth
+            weight = b.op("mul", 2.0, growth, out="weight")
+        return (per_sample_mean(b, error * error * weight, out="loss"),)
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

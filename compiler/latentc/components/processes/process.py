@@ -138,6 +138,11 @@ class Process(Part):
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         """Training times from `draw`."""
 
+    @property
+    def importance(self) -> float | None:
+        """Mean of g^2 / sigma^2 over its times, if training draws them in proportion to that; None: it does not."""
+        return None
+
     def at(self, m: Symbolic, t: Any) -> Any:
         """Training times [B] in the shape in which the formulas take them."""
         return m.column(t, "time")

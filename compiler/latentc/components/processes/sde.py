@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -56,12 +57,52 @@ class Sde(Process):
         return m.affine(draw, 1.0 - self.train_eps, self.train_eps, out="t")
 
 
-class Vp(Sde):
+class Preserving(Sde):
+    """An SDE on which the data fades at rates beta_min to beta_max."""
+
+    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
+    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
+    times: Literal["uniform", "log_snr"] = Field(
+        "uniform",
+        description="how training times are drawn: uniformly, or so that log(alpha^2 / sigma^2) is uniform, which is "
+        "importance sampling for `objective.weighting: likelihood` (Song et al. 2021, arXiv:2101.09258)",
+    )
+
+    def alpha(self, m: Maths, t: Any) -> Any:
+        return m.exp(log_alpha(t, self.beta_min, self.beta_max), out="alpha")
+
+    def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
+        if self.times == "uniform":
+            return super().training_time(m, draw, predicts)
+        low, high = self._log_levels
+        faded = self.faded(m, m.exp(m.affine(draw, high - low, low), out="level"))  # -2 log(alpha)
+        spread, least = self.beta_max - self.beta_min, self.beta_min
+        if not spread:
+            return m.affine(faded, 1 / least, 0.0, out="t")
+        return m.affine(m.sqrt(m.affine(faded, 2 * spread, least**2)), 1 / spread, -least / spread, out="t")
+
+    @abstractmethod
+    def faded(self, m: Maths, level: Any) -> Any:
+        """-2 log(alpha) where sigma / alpha is `level`."""
+
+    @property
+    def _log_levels(self) -> tuple[float, float]:
+        """log(sigma / alpha) at the least and the greatest time drawn in training."""
+        low, high = np.log(self.level([self.train_eps, 1.0]))
+        return float(low), float(high)
+
+    @property
+    def importance(self) -> float | None:
+        if self.times == "uniform":
+            return None
+        low, high = self._log_levels
+        return 2 * (high - low) / (1 - self.train_eps)
+
+
+class Vp(Preserving):
     """The variance-preserving SDE; predicting the noise on it is EDM's VP preconditioning."""
 
     kind: Literal["vp"]
-    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
-    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
     time_scale: float = Field(999.0, gt=0, description="the network is told the time times this")
     tells: Literal["time", "log_snr"] = Field(
         "time", description="what the network is told: the time times `time_scale`, or log(alpha^2 / sigma^2)"
@@ -70,8 +111,8 @@ class Vp(Sde):
     TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp"}
 
-    def alpha(self, m: Maths, t: Any) -> Any:
-        return m.exp(log_alpha(t, self.beta_min, self.beta_max), out="alpha")
+    def faded(self, m: Maths, level: Any) -> Any:
+        return m.log(level * level + 1.0, out="faded")
 
     def sigma(self, m: Maths, t: Any) -> Any:
         return m.sqrt(1.0 - m.exp(2.0 * log_alpha(t, self.beta_min, self.beta_max)), out="sigma")
@@ -96,18 +137,17 @@ class Vp(Sde):
         return Levels(np.sqrt(1.0 - added), added, np.sqrt(added))
 
 
-class SubVp(Sde):
+class SubVp(Preserving):
     """The sub-VP SDE: VP's alpha with less noise, sigma = 1 - alpha^2."""
 
     kind: Literal["sub_vp"]
-    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
-    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
     time_scale: float = Field(999.0, gt=0, description="the network is told the time times this")
     TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sub_vp"}
 
-    def alpha(self, m: Maths, t: Any) -> Any:
-        return m.exp(log_alpha(t, self.beta_min, self.beta_max), out="alpha")
+    def faded(self, m: Maths, level: Any) -> Any:
+        # alpha is the positive root of alpha^2 + level alpha = 1
+        return 2.0 * m.log((level + m.sqrt(level * level + 4.0)) * 0.5, out="faded")
 
     def sigma(self, m: Maths, t: Any) -> Any:
         return 1.0 - m.exp(2.0 * log_alpha(t, self.beta_min, self.beta_max))
@@ -170,4 +210,4 @@ class Ve(Sde):
         return Levels(np.ones(count), variance - below, np.sqrt(below * (variance - below) / variance))
 
 
-__all__ = ["Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha", "vp_rates"]
+__all__ = ["Preserving", "Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha", "vp_rates"]
