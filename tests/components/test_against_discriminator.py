@@ -125,6 +125,23 @@ def test_the_adversarial_term_may_come_later_and_slowly() -> None:
         np.testing.assert_allclose([found[1], found[4]], [error, weight], rtol=1e-9)
 
 
+@pytest.mark.parametrize("bottleneck", ["lookup_free", "codebook, size: 8, entropy_temperature: 0.3"])
+def test_entropies_weigh_more_at_first(bottleneck: str) -> None:
+    sizes = [*TINY, *CLASSIFIER, "networks.main.decoder_blocks=1", "objective.adversarial=0"]
+    bottleneck = f"networks.main.bottleneck={{kind: {bottleneck}, channels: 4, entropy"
+    lowered, oracle = loaded("maskbit_tokenizer", [*sizes, f"{bottleneck}: 0.3}}"], "adversarial")
+    plain, _ = loaded("maskbit_tokenizer", [*sizes, f"{bottleneck}: 0.0}}", "objective.entropy_boost=0"], "adversarial")
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16))
+    without = run(plain, oracle, "main.regularized", x)[1].mean()
+    entropies = (run(lowered, oracle, "main.regularized", x, np.array(1.0))[1].mean() - without) / 0.3
+    assert abs(entropies) > 1e-4
+    for step, weight in ((0, 0.9), (500, 0.75), (2000, 0.3), (5000, 0.3)):
+        found = oracle.run("loss.autoencoder", x, np.array(step))
+        np.testing.assert_allclose(found[2], without + weight * entropies, rtol=1e-9)
+    with pytest.raises(DiagnosticError, match="no entropies"):
+        load_spec("maskbit_tokenizer", "adversarial", [*sizes, f"{bottleneck}: 0.0}}"])
+
+
 def test_a_perceptual_distance_without_a_discriminator() -> None:
     objective = "objective={kind: autoencoding, reconstruction: huber, delta: 0.4, perceptual: 0.7, weight: 0.9}"
     lowered, oracle = loaded("vqgan_segmentation", [*TINY[:-2], TINY[-1], objective])

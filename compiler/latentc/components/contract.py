@@ -187,7 +187,7 @@ autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-var
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
               `regularized` (state, noise if it draws codes, of the port's `distribution`) -> output, penalty f32[B]; if
               the objective asks for it, `regularized_features`, the same with features, which its last convolution maps
-              to the output
+              to the output, and a scale f32[], the factor of entropies in the penalty
 code_sequence as autoencode, and `regularized_codes` (state, noise) -> the same, features [B, N, Z], token [B, N];
               `likeness` (features [B, N - 1, Z]) -> logits over codes; `vectors` (token) -> output [B, N - 1, Z]
 next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the prediction of each vector's successor

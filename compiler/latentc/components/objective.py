@@ -60,6 +60,11 @@ class Objective(Part):
         """Decay of the averages of its scores that its discriminator must keep; None: it needs none."""
         return None
 
+    @property
+    def anneals(self) -> bool:
+        """Whether entropies in an autoencoder's penalty weigh a factor that it gives, f32[]."""
+        return False
+
     def parameterization(self) -> Parameterization | None:
         """The forward process and what the network predicts of it; None if it trains no denoiser."""
         return None

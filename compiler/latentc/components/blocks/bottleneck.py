@@ -76,6 +76,10 @@ class Bottleneck(Part):
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
         """Latents in training, through which gradients flow, and the penalty f32[B] on them."""
 
+    def annealed(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], factor: Var) -> tuple[Var, Var]:
+        """As `regularized`, with entropies in the penalty that weigh `factor` f32[] times as much."""
+        return self.regularized(b, h, noise, static)
+
     @abstractmethod
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         """The type of what `decode` is given."""

@@ -89,6 +89,8 @@ class Autoencoder(Backbone):
         None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
+    ANNEALS: ClassVar[bool] = True
+    """Whether an objective may weigh the entropies of its bottleneck by a factor that changes in training."""
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "autoencoder",
         "width": 8,
@@ -176,7 +178,11 @@ class Autoencoder(Backbone):
         x = Port("x", f32(B, channels, rows, columns), "state")
         z = Port("z", self.bottleneck.decoded_type(h, w), "state", self.bottleneck.vocabulary)
         noise = self.bottleneck.noise_ports(h, w)
-        bodies = _methods(self)
+        objective = spec.objective if isinstance(spec.objective, Objective) else None
+        anneals = objective is not None and objective.anneals
+        if anneals:
+            noise = (*noise, Port("entropy_factor", f32(), "scale"))
+        bodies = _methods(self, anneals)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
         if self.bottleneck.discrete:
             encode = replace(
@@ -190,7 +196,7 @@ class Autoencoder(Backbone):
                 mb, name, "regularized", bodies["regularized"], [x, *noise], static, ("output", "penalty")
             ),
         }
-        if isinstance(spec.objective, Objective) and spec.objective.reads_features:
+        if objective is not None and objective.reads_features:
             outputs: tuple[Role, ...] = ("output", "features", "penalty")
             body = bodies["regularized_features"]
             methods["regularized_features"] = add_method(
@@ -206,7 +212,7 @@ class Autoencoder(Backbone):
 
 
 @cache
-def _methods(config: Autoencoder) -> dict[str, BlockBody]:
+def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
     bottleneck = config.bottleneck
     pools = config.downsampling == "average"
     shared = Blocks(config.groups, config.eps, config.dropout, config.biases, config.shortcut_of, pools)
@@ -247,6 +253,13 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
     def bounded(b: Builder, x: Var) -> Var:
         return b.clamp(x, low=-1.0, high=1.0, out="x") if config.clamp else x
 
+    def drawn(b: Builder, h: Var, more: tuple[Var, ...], static: dict[str, Any]) -> tuple[Var, Var]:
+        """Latents in training and their penalty; `more`: noise, if codes are drawn, and the factor of entropies."""
+        if not anneals:
+            return bottleneck.regularized(b, h, more[0] if more else None, static)
+        *noise, factor = more
+        return bottleneck.annealed(b, h, noise[0] if noise else None, static, factor)
+
     image = "B in_channels H W"
 
     @module_class("Autoencoder", "forward", x=image)
@@ -265,17 +278,17 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
         return bounded(b, decoded(b, bottleneck.latents(b, z, static), static))
 
     @module_class("Autoencoder", "regularized", x=image)
-    def regularized(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, Var]:
+    def regularized(b: Builder, x: Var, *more: Var, **static: Any) -> tuple[Var, Var]:
         """Images x [B, C, H, W] encoded and decoded as in training, and the penalty [B] on their codes."""
         h = encoded(b, x, static)
-        z, penalty = bottleneck.regularized(b, h, noise[0] if noise else None, static)
+        z, penalty = drawn(b, h, more, static)
         return decoded(b, z, static), penalty
 
     @module_class("Autoencoder", "regularized_features", x=image)
-    def regularized_features(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, Var, Var]:
+    def regularized_features(b: Builder, x: Var, *more: Var, **static: Any) -> tuple[Var, Var, Var]:
         """The same, and the features [B, width, H, W] that the last convolution maps to the images."""
         h = encoded(b, x, static)
-        z, penalty = bottleneck.regularized(b, h, noise[0] if noise else None, static)
+        z, penalty = drawn(b, h, more, static)
         return *decoded(b, z, static, True), penalty
 
     bodies = (forward, encode, decode, regularized, regularized_features)

@@ -93,7 +93,9 @@ class AgainstDiscriminator(Reconstruction):
         main, discriminator = networks["main"], networks[DISCRIMINATOR]
         b = mb.function("loss.discriminator")
         x, noise, draws = given_samples(b, main, "regularized")
-        made, _ = call(b, main, "regularized", {}, state=x, noise=noise, out="made penalty")
+        # The penalty is not read here.
+        factor = {"scale": b.constant(1.0, "f32", out="factor")} if self.anneals else {}
+        made, _ = call(b, main, "regularized", {}, state=x, noise=noise, **factor, out="made penalty")
         real, fake = Side(x, {}), Side(b.stop_gradient(made, out="made"), {})
         for side, out in ((real, "real"), (fake, "fake")):
             side.outputs["score"] = call(b, discriminator, "forward", {}, state=side.images, out=out)
@@ -141,7 +143,7 @@ class AgainstDiscriminator(Reconstruction):
         first = self.start + self.head_start
         if not first and not self.warmup:
             return weight
-        step = b.input(STEP, i64())
+        step = step_of(b)
         if not self.warmup:
             begun = b.cast(b.less_equal(first, step), to="f32", out="begun")
         else:
@@ -150,10 +152,15 @@ class AgainstDiscriminator(Reconstruction):
         return b.mul(begun, weight, out="weight")
 
 
+def step_of(b: Builder) -> Var:
+    """The step of training i64[], an input of the loss."""
+    return b.given(STEP) or b.input(STEP, i64())
+
+
 def given_samples(b: Builder, main: Network, method: str) -> tuple[Var, list[Var], tuple[Draw, ...]]:
     """Adds the inputs of a loss that are those of a method of an autoencoder: x, noise and how that is drawn."""
     of = main.methods[method]
     return b.input("x", of.input("state").type), *noise_inputs(b, of)
 
 
-__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "STEP", "AgainstDiscriminator", "given_samples", "mean"]
+__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "STEP", "AgainstDiscriminator", "given_samples", "mean", "step_of"]

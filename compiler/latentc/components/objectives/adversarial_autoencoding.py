@@ -16,6 +16,7 @@ from latentc.components.objectives._against_discriminator import (
     DISCRIMINATOR,
     AgainstDiscriminator,
     given_samples,
+    step_of,
 )
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -40,11 +41,21 @@ class AdversarialAutoencoding(AgainstDiscriminator):
     adaptive: bool = Field(
         True, description="the adversarial term is also weighted by the ratio of gradients; else by `adversarial` alone"
     )
+    entropy_boost: float = Field(
+        0.0, ge=0, description="at first the entropies of the bottleneck weigh 1 + this times as much, and ever less"
+    )
+    entropy_steps: int = Field(
+        2_000, gt=0, le=1_000_000_000, description="steps after which they weigh as the bottleneck says"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial_autoencoding"}
 
     @property
     def reads_features(self) -> bool:
         return self.adaptive
+
+    @property
+    def anneals(self) -> bool:
+        return self.entropy_boost > 0
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "autoencode"), Need(DISCRIMINATOR, "discriminate"), *self.compares(spec))
@@ -55,6 +66,11 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         if self.adaptive and network is not None and getattr(network, "output_kernel", None) is None:
             message = f"a `{network.kind}` does not say what its last convolution maps to images"
             yield Problem((), message, "set `adaptive: false`, or use the network `autoencoder`")
+
+        bottleneck = getattr(network, "bottleneck", None)
+        if self.anneals and not (getattr(network, "ANNEALS", False) and getattr(bottleneck, "entropy", 0)):
+            message = "the bottleneck of `main` has no entropies that it could weigh"
+            yield Problem(("entropy_boost",), message, "use the network `autoencoder`, and give `bottleneck.entropy`")
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
@@ -69,16 +85,20 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         error, score = self.error(mb, networks), self.score(mb, discriminator)
         b = mb.function("loss.autoencoder")
         x, noise, draws = given_samples(b, main, "regularized")
+        factor: dict[str, Var] = {}
+        if self.anneals:
+            left = 1.0 - b.cast(step_of(b), to="f32") * (1 / self.entropy_steps)
+            factor = {"scale": b.add(1.0, b.relu(left) * self.entropy_boost, out="factor")}
         if self.adaptive:
-            names = "made features penalty"
-            made, features, penalty = call(b, main, "regularized_features", {}, state=x, noise=noise, out=names)
+            names, method = "made features penalty", "regularized_features"
+            made, features, penalty = call(b, main, method, {}, state=x, noise=noise, **factor, out=names)
             nll, to_nll = b.gradient(error, "", [made, x], out="error to_error")
             fooled, to_score = b.gradient(score, "", [made], out="fooled to_score")
             ratio = b.div(_gradient_norm(b, to_nll, features), _gradient_norm(b, to_score, features) + EPS)
             weight = b.clamp(ratio, low=0.0, high=MOST) * self.adversarial
             weight = b.stop_gradient(self.started(b, weight), out="weight")
         else:
-            made, penalty = call(b, main, "regularized", {}, state=x, noise=noise, out="made penalty")
+            made, penalty = call(b, main, "regularized", {}, state=x, noise=noise, **factor, out="made penalty")
             nll, fooled = b.call(error, "", made, x, out="error"), b.call(score, "", made, out="fooled")
             weight = self.started(b, self.adversarial)
         of_codes = b.mean(penalty, axes=(0,), keepdims=False, out="of_codes")

@@ -105,6 +105,14 @@ class Codebook(TableBottleneck):
         return b.transpose(b.reshape(rows, shape=(batch, height, width, latent)), perm=(0, 3, 1, 2), out="z")
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        return self._weighted(b, h, noise, static, self.entropy)
+
+    def annealed(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], factor: Var) -> tuple[Var, Var]:
+        return self._weighted(b, h, noise, static, b.mul(factor, self.entropy, out="entropy"))
+
+    def _weighted(
+        self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], entropy: float | Var
+    ) -> tuple[Var, Var]:
         table, rows = self.table(b, static), self._rows(b, h, static["latent"])
         if noise is None or self.temperature is None:
             index = self._nearest(b, rows, table)
@@ -117,7 +125,7 @@ class Codebook(TableBottleneck):
         penalty = self._grid(b, pull * pull + commit * commit * self.commitment, h)
         penalty = b.mean(penalty, axes=(1, 2, 3), keepdims=False, out="penalty")
         if self.entropy:
-            penalty = b.add(penalty, self._entropies(b, rows, table, h) * self.entropy, out="penalty")
+            penalty = b.add(penalty, self._entropies(b, rows, table, h) * entropy, out="penalty")
         straight = rows + b.stop_gradient(chosen - rows)  # the gradient passes the choice as if it were none
         return self._grid(b, straight, h), penalty
 

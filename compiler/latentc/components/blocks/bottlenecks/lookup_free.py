@@ -52,11 +52,17 @@ class LookupFree(Bottleneck):
         return self._signs(b, h)
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        return self._weighted(b, h, static, self.entropy)
+
+    def annealed(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], factor: Var) -> tuple[Var, Var]:
+        return self._weighted(b, h, static, b.mul(factor, self.entropy, out="entropy"))
+
+    def _weighted(self, b: Builder, h: Var, static: dict[str, Any], entropy: float | Var) -> tuple[Var, Var]:
         signs = self._signs(b, h)
         pull = h - signs
         penalty = b.mean(pull * pull * self.commitment, axes=(1, 2, 3), keepdims=False, out="penalty")
         if self.entropy:
-            penalty = b.add(penalty, self._entropies(b, h, static) * self.entropy, out="penalty")
+            penalty = b.add(penalty, self._entropies(b, h, static) * entropy, out="penalty")
         return h + b.stop_gradient(signs - h), penalty
 
     def _entropies(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
