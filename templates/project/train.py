@@ -134,6 +134,15 @@ def train_step(
             for name, parameters in climbers.items():
                 torch._foreach_sub_(parameters, moves[name])
     # endregion
+    # region orthogonal
+    strengths = {n: strength for n in update.trained if (strength := settings_of(n, train).get("orthogonal"))}
+    if strengths:
+        from orthogonal import straighten
+
+        for name, strength in strengths.items():
+            matrices = [g["params"] for g in optimizers[name].param_groups if g["matrices"]]
+            straighten([p for parameters in matrices for p in parameters], strength)
+    # endregion
     norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
     for group in groups:
         group["lr"] = group["base_lr"] * rate(train["schedule"], of_round, step)

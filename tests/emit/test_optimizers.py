@@ -113,6 +113,20 @@ def test_sam_climbs_by_its_radius() -> None:
         torch.testing.assert_close(w.data, old, rtol=1e-6, atol=1e-7)
 
 
+def test_orthogonal_regularisation_is_the_gradient_of_its_penalty() -> None:
+    made: dict[str, Any] = {}
+    exec(template("project/orthogonal.py"), made)
+    weights = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5, 2, 3, 3)), nn.Parameter(torch.randn(2, 2))]
+    penalty = sum((w.flatten(1) @ w.flatten(1).T * (1 - torch.eye(len(w)))).square().sum() / 2 for w in weights[:2])
+    wanted = torch.autograd.grad(0.1 * penalty, weights[:2])
+    for w in weights[:2]:
+        w.grad = torch.ones_like(w)
+    made["straighten"](weights, 0.1)
+    assert weights[2].grad is None  # an output that no loss reads
+    for w, slope in zip(weights[:2], wanted, strict=True):
+        torch.testing.assert_close(w.grad, 1 + slope)
+
+
 def test_lion_moves_weights_as_its_paper_says(optimizers: ModuleType) -> None:
     module = nn.Module()
     module.weight = nn.Parameter(torch.ones(2, 3))
@@ -180,6 +194,9 @@ def test_a_project_has_the_kinds_of_its_spec_alone() -> None:
     assert "AdamW" in one["optimizers.py"] and "match" not in one["optimizers.py"]
     two = training_files(Train.model_validate({"optimizers": {"main": {"kind": "muon", "sam": 0.05}}}))
     assert two["sam.py"] and "climb" in two["train.py"] and "region" not in two["train.py"]
+    assert "straighten" not in two["train.py"] and '"orthogonal"' not in two["config.py"]
+    three = training_files(Train.model_validate({"optimizer": {"kind": "adam", "orthogonal": 1e-4}}))
+    assert three["orthogonal.py"] and "straighten" in three["train.py"] and '"sam"' not in three["config.py"]
     assert 'case "muon"' in two["optimizers.py"] and "Lion" not in two["optimizers.py"]
     assert "newton_schulz" not in one["optimizers.py"] and "newton_schulz" in two["optimizers.py"]
 
@@ -193,7 +210,7 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
     rest = {**config_of(load_spec("digits_dit"))["train"], "optimizers": {}}
     for kind in kinds:
         own = components.load("optimizers")[kind].model_validate({"kind": kind})
-        chosen = own.model_dump(mode="json", exclude={"sam"})
+        chosen = own.model_dump(mode="json", exclude={"sam", "orthogonal"})
         config["check"]({**rest, "optimizer": chosen})
         for wrong in ({"lr": "fast"}, {"weight_decay": -1}, {"decay_embeddings": 1}, {"betaz": 1}, {"kind": "rprop"}):
             with pytest.raises(SystemExit, match=rf"optimizer\.{next(iter(wrong))}"):
@@ -203,7 +220,7 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit, match=r"'adagrad' is not one of .*emit the project again"):
         config["check"]({**rest, "optimizer": {"kind": "adagrad"}})
     settled = components.load("optimizers")["adamw"].model_validate({"kind": "adamw"})
-    betas = settled.model_dump(mode="json", exclude={"sam"})
+    betas = settled.model_dump(mode="json", exclude={"sam", "orthogonal"})
     if "adamw" in kinds:
         for pair in ([0.9], [0.9, 2], 0.9):
             with pytest.raises(SystemExit, match=r"optimizer\.betas"):

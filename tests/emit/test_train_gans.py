@@ -37,7 +37,7 @@ SYSTEMS = {
 JUDGE = Path(__file__).parents[2] / "examples" / "digits" / "metrics.py"
 
 # Adam makes full steps of gradients that are rounding errors, as those of biases before batch norms.
-SGD = ["train.optimizer={kind: sgd, lr: 0.1}", "train.optimizers.discriminator={kind: sgd, lr: 0.1}"]
+SGD = ["train.optimizer={kind: sgd, lr: 0.1, orthogonal: 0.01}", "train.optimizers.discriminator={kind: sgd, lr: 0.1}"]
 
 
 def trained(

@@ -34,8 +34,21 @@ class Optimizer(Component):
         gt=0,
         description="radius of sharpness-aware minimisation (arXiv:2010.01412), two backward passes; null: none",
     )
+    orthogonal: float | None = Field(
+        None,
+        gt=0,
+        description="strength of orthogonal regularisation (arXiv:1809.11096): of half the squared products of "
+        "different rows of a matrix, embeddings excepted; null: none",
+    )
     TORCH: ClassVar[str] = ""
     SOURCE: ClassVar[str] = ""
+    EXTRAS: ClassVar[tuple[str, ...]] = ("sam", "orthogonal")
+    """Settings that take a file of a training project, which it has only if one of its optimisers uses them."""
+
+    @property
+    def extras(self) -> frozenset[str]:
+        """Those of `EXTRAS` that it uses."""
+        return frozenset(name for name in self.EXTRAS if getattr(self, name))
 
     def state_bytes(self, matrices: int, others: int) -> int:
         """Bytes of its state for this many weights in matrices and in vectors: by default two float32 averages."""

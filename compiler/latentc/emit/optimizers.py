@@ -20,15 +20,15 @@ _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the 
 
 
 def training_files(train: Train, module: Module | None = None, rolls_out: bool = False) -> dict[str, str]:
-    """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, ema.py, reconstruct.py,
-    rollouts.py.
+    """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, orthogonal.py, ema.py,
+    reconstruct.py, rollouts.py.
 
     `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw.
     """
     chosen = _chosen(train)
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
-    sharp = any(optimizer.sam for optimizer in chosen)
-    regions = _regions(train, module, sharp) | {"rollouts" if rolls_out else "batches"}
+    extras = _extras(train)
+    regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches"}
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
     body = rendered(
         "project/optimizers.py", {"construction": _construction(kinds), "definitions": definitions}, trim=False
@@ -38,31 +38,30 @@ def training_files(train: Train, module: Module | None = None, rolls_out: bool =
     )
     files = {
         "optimizers.py": assembled(head, ["from typing import Any"], body),
-        "config.py": with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, sharp)),
+        "config.py": with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, extras)),
         "train.py": with_regions(template("project/train.py"), regions),
     }
     more = [
         *(["rollouts.py"] if rolls_out else []),
-        *(["sam.py"] if sharp else []),
+        *(f"{extra}.py" for extra in sorted(extras)),
         *(["ema.py", "reconstruct.py"] if "power" in regions else []),
     ]
     return files | {name: template(f"project/{name}") for name in more}
 
 
-def _regions(train: Train, module: Module | None, sharp: bool) -> set[str]:
+def _regions(train: Train, module: Module | None) -> set[str]:
     """The regions of config.py and train.py that this project has."""
     forced = module is not None and any(node.op == "forced_norm" for _, node in walk(module))
     return {
         "power" if isinstance(train.ema, PowerEma) else "fixed",
         *(["decay"] if train.schedule.decay_from is not None else []),
-        *(["sam"] if sharp else []),
         *(["forced"] if forced else []),
     }
 
 
 def optimizer_settings(train: Train) -> dict[str, Any]:
-    """The settings of the optimisers, as config.yaml holds them: without `sam` if none has a radius."""
-    left_out = None if any(optimizer.sam for optimizer in _chosen(train)) else {"sam"}
+    """The settings of the optimisers, as config.yaml holds them: without those of `EXTRAS` that none uses."""
+    left_out = {*Optimizer.EXTRAS} - _extras(train)
     return {
         "optimizer": train.optimizer.model_dump(mode="json", exclude=left_out),
         "optimizers": {name: o.model_dump(mode="json", exclude=left_out) for name, o in train.optimizers.items()},
@@ -71,6 +70,10 @@ def optimizer_settings(train: Train) -> dict[str, Any]:
 
 def _chosen(train: Train) -> list[Optimizer]:
     return [o for o in (train.optimizer, *train.optimizers.values()) if isinstance(o, Optimizer)]
+
+
+def _extras(train: Train) -> set[str]:
+    return {extra for optimizer in _chosen(train) for extra in optimizer.extras}
 
 
 def _construction(kinds: Mapping[str, type[Optimizer]]) -> str:
@@ -84,9 +87,9 @@ def _construction(kinds: Mapping[str, type[Optimizer]]) -> str:
     return "\n".join(lines)
 
 
-def _checks(kinds: Mapping[str, type[Optimizer]], sharp: bool) -> str:
+def _checks(kinds: Mapping[str, type[Optimizer]], extras: set[str]) -> str:
     """The table of config.py: of each kind its settings, what they take, and what they mean."""
-    rows, left_out = [], ("kind",) if sharp else ("kind", "sam")
+    rows, left_out = [], {"kind", *Optimizer.EXTRAS} - extras
     for name, kind in kinds.items():
         schema = kind.model_json_schema()["properties"]
         settings = {
