@@ -30,6 +30,14 @@ SIZES = [
     *(f"networks.prior.{size}" for size in ("width=16", "depth=2", "length=5", "channels=4", "block.mixer.heads=2")),
 ]
 
+LENGTHS = [
+    "data.shape=[3, 8, 8]",
+    *(f"backbone.{size}" for size in ("width=16", "depth=1", "decoder_depth=1", "patch=4", "block.mixer.heads=2")),
+    "backbone.bottleneck.channels=3",
+    "backbone.lengths=[1, 2, 4]",
+]
+"""ViTok, whose training keeps 1, 2 or 4 of 4 latents."""
+
 
 def prior(weights: dict[str, np.ndarray], z: torch.Tensor) -> torch.Tensor:
     """A pre-norm GPT over vectors, of torch's own layers, whose outputs have length 1."""
@@ -155,3 +163,34 @@ def _drawn(of: TensorType) -> np.ndarray:
     shape = [2 if isinstance(size, Sym) else int(size) for size in of.shape]
     rng = np.random.default_rng(1)
     return rng.integers(0, 3, shape) if of.dtype == "i64" else rng.standard_normal(shape)
+
+
+def test_training_keeps_some_latents_of_each_sample() -> None:
+    """A learned vector takes the places of the others; encoding and decoding keep all."""
+    spec = load_spec("vitok_tokenizer", None, LENGTHS)
+    lowered = lower(spec)
+    main, (update,) = lowered.networks["main"], lowered.updates
+    assert [(draw.name, draw.distribution) for draw in update.draws] == [("noise", "normal"), ("kept", "uniform")]
+    own = random_weights(network_params(lowered, main), np.random.default_rng(0), 0.4)
+    run, rng = Interpreter(lowered.module, own).run, np.random.default_rng(1)
+    x, noise = rng.standard_normal((4, 3, 8, 8)), rng.standard_normal((4, 3, 4))
+    made, _ = run("main.regularized", x, noise, np.array([0.1, 0.4, 0.99, 0.67]))
+    (codes,) = run("main.encode", x)
+    mean, log_variance = np.split(codes, 2, axis=1)
+    z = mean + np.exp(log_variance / 2) * noise
+    for i, length in enumerate((1, 2, 4, 4)):
+        z[i, :, length:] = own["mask_token"].reshape(3, 1)
+    assert np.allclose(made, run("main.decode", z)[0])
+    assert "mask_token" in {p.name for p in lowered.module.functions[main.methods["regularized"].function].params}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("backbone.lengths=[1, 9]", "there are 4 latents, fewer than 9"),
+        ("backbone.bottleneck={kind: codebook, size: 5, channels: 3}", "not kept in part"),
+    ],
+)
+def test_lengths_that_do_not_fit(change: str, message: str) -> None:
+    with pytest.raises(DiagnosticError, match=message):
+        load_spec("vitok_tokenizer", None, [*LENGTHS, change])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Component, OneOf
+from latentc.components import Component, OneOf, Size
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.bottleneck import Bottleneck, TableBottleneck
@@ -80,6 +80,13 @@ class QueryAutoencoder(Backbone):
         "joined", description="what the decoder is told of a patch: its vectors of all planes, or their sum"
     )
     queries_first: bool = Field(False, description="the encoder reads queries before the patches, not behind them")
+    lengths: tuple[Size, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="how many latents training keeps of a sample, each as often; a learned vector takes the places of "
+        "those behind them. null: all",
+    )
     encoder_norm: bool = Field(False, description="a norm behind the blocks of the encoder, as behind the decoder's")
     final_eps: float = Field(1e-6, gt=0, description="eps of the LayerNorm behind the blocks")
     output: Literal["linear", "transposed_conv"] = Field(
@@ -140,6 +147,13 @@ class QueryAutoencoder(Backbone):
         elif self.planes == 4 and (frame_count // self.frames) % 2:
             message = f"{frame_count // self.frames} patches along the frames have no two halves"
             yield Problem(("planes",), message, "use `planes: 3`, or an even number")
+        count = self._count(spec)
+        for i, length in enumerate(self.lengths or ()):
+            if length > count:
+                yield Problem(("lengths", i), f"there are {count} latents, fewer than {length}")
+        if self.lengths and self.provides(spec) - {"autoencode", "encode"}:
+            message = "tokens of a codebook are not kept in part"
+            yield Problem(("lengths",), message, "leave it out, or use the bottleneck `gaussian`")
         yield from self._problems_of_rotary(frame_count)
         yield from self.problems_of_conditions(spec)
 
@@ -202,6 +216,8 @@ class QueryAutoencoder(Backbone):
         x = Port("x", f32(B, *spec.data.shape), "state")
         z = Port("z", self._latents(spec), "state", self.bottleneck.vocabulary)
         noise = [replace(port, type=self._sequence(port.type)) for port in self.bottleneck.noise_ports(tokens, 1)]
+        if self.lengths:
+            noise.append(Port("kept", f32(B), "noise", distribution="uniform"))
         bodies = _methods(self, spec.data.shape[1:])
         plain: tuple[Role, ...] = ("output",)
         wanted: dict[str, tuple[Sequence[Port], tuple[Role, ...]]] = {
@@ -302,8 +318,24 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         kernel = (depth_of_patch, patch, patch)
         return from_patches(b, x, static["in_channels"], count, kernel, space, config.output)
 
+    def shortened(b: Builder, z: Var, u: Var, static: dict[str, Any]) -> Var:
+        """Latents [B, Z, N, ...], of which one of `lengths` is kept, drawn by numbers u [B] between 0 and 1."""
+        assert config.lengths is not None
+        tokens, most = static["tokens"], len(config.lengths)
+        which = b.minimum(b.cast(u * float(most), to="i64"), most - 1, out="which")
+        kept = b.take(b.constant(list(config.lengths), "i64", out="lengths"), which, axis=0, out="kept")
+        kept = b.reshape(kept, shape=(kept.shape[0], 1, 1), out="kept")
+        seen = b.less(b.reshape(b.arange(tokens), shape=(1, 1, tokens)), kept, out="seen")
+        others = b.param("mask_token", f32(1, 1, static["latent"]), "zeros")
+        others = b.reshape(others, shape=(1, static["latent"], 1), out="others")
+        flat = b.reshape(z, shape=(z.shape[0], static["latent"], tokens), out="z")
+        return b.reshape(b.where(seen, flat, others), shape=z.shape, out="z")  # type: ignore[no-any-return]
+
     def regularized_codes(b: Builder, x: Var, noise: Sequence[Var], static: dict[str, Any]) -> tuple[Var, Var, Var]:
-        z, penalty = bottleneck.regularized(b, encoded(b, x, static), noise[0] if noise else None, static)
+        given, kept = (noise[:-1], noise[-1]) if config.lengths else (noise, None)
+        z, penalty = bottleneck.regularized(b, encoded(b, x, static), given[0] if given else None, static)
+        if kept is not None:
+            z = shortened(b, z, kept, static)
         return decoded(b, z, static), penalty, z
 
     def sequence(b: Builder, z: Var, static: dict[str, Any]) -> Var:
