@@ -141,6 +141,27 @@ def test_lion_moves_weights_as_its_paper_says(optimizers: ModuleType) -> None:
         torch.testing.assert_close(module.weight.detach(), weight)
 
 
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_lamb_takes_steps_as_long_as_the_weights(decay: float, always: bool, optimizers: ModuleType) -> None:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+    made = optimizers.make_optimizer(module, settings("lamb", lr=0.1, weight_decay=decay, always_adapt=always))
+    weight, mean, square = module.weight.detach().clone(), torch.zeros(2, 2), torch.zeros(2, 2)
+    for step in range(1, 4):
+        gradient = torch.tensor([[1.0, -0.5], [0.25, 0.0]]) * step
+        module.weight.grad = gradient.clone()
+        made.step()
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        change = mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8) + decay * weight
+        adapts = always or decay > 0
+        weight = weight - 0.1 * change * (weight.norm() / change.norm() if adapts else 1.0)
+        torch.testing.assert_close(module.weight.detach(), weight)
+    module.weight.data.zero_()  # there is no length to take
+    made.step()
+    assert module.weight.abs().max() > 0.01
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_state_is_all_that_a_resumed_run_needs(kind: str, optimizers: ModuleType) -> None:
     def step(net: nn.Module, made: torch.optim.Optimizer, number: int) -> None:
