@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from random_weights import random_weights
+from tiny_systems import SYSTEMS
 
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
@@ -79,3 +80,27 @@ def test_contrast_of_labelled_samples_and_two_encoders(path: str) -> None:
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
         load_spec("delta_fm", overrides=[*SIZES, *overrides])
+
+
+def test_flash_dit_learns_directions_at_logit_normal_times_and_samples_at_shifted_ones() -> None:
+    """As LightningDiT's `transport`: the mean of 1 - cosine over the places of a map is added to the squared error."""
+    spec = load_spec("iwin", overrides=[*SYSTEMS["iwin"].sizes, "sampler.steps=4", "sampler.guidance=null"])
+    low, rng = lower(spec), np.random.default_rng(0)
+    method = low.networks["main"].methods["forward"]
+    weights = random_weights(parameters(low.module, method.function), rng, 0.3)
+    oracle = Interpreter(low.module, {f"main.{name}": w for name, w in weights.items()})
+    shape = (COUNT, *spec.data.shape)
+    given = {"x": rng.standard_normal(shape), "noise": rng.standard_normal(shape), "y": np.array([0, 1, 2, 3])}
+    given |= {"u": rng.standard_normal(COUNT), "drop": np.full(COUNT, 0.5)}
+    inputs = [value.name for value in low.module.entry("loss.terms").inputs]
+    total, mse, direction = oracle.run("loss.terms", *(given[name] for name in inputs))
+    t = 1 / (1 + np.exp(-given["u"]))
+    z, target = column(t) * given["x"] + column(1 - t) * given["noise"], given["x"] - given["noise"]
+    (out,) = oracle.run(method.function, z, t, given["y"], prefix="main")
+    lengths = np.linalg.norm(out, axis=1) * np.linalg.norm(target, axis=1)
+    assert np.allclose(mse, ((out - target) ** 2).mean(axis=(1, 2, 3)), rtol=1e-6)
+    assert np.allclose(direction, (1 - (out * target).sum(axis=1) / lengths).mean(axis=(1, 2)), rtol=1e-6)
+    assert np.allclose(total, mse + direction)
+    table = spec.sampler.table(spec.objective.parameterization())
+    s = np.linspace(0, 1, 5)
+    assert np.allclose(np.cumsum(np.asarray(table.columns["d"])), (0.3 * s / (1 - 0.7 * s))[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.process import Process
@@ -54,4 +55,21 @@ class Quadratic(Spacing):
         return Grid(process, interval.closed(interval.stop + (interval.start - interval.stop) * left))
 
 
-__all__ = ["Even", "Quadratic", "Uniform"]
+class Shifted(Spacing):
+    """Evenly in time, then shifted: of the way from noise (0) to data (1), s becomes shift s / (1 + (shift - 1) s).
+
+    Steps are shorter near the noise if `shift` is below 1 (LightningDiT's `timestep_shift`, Yao et al. 2025,
+    arXiv:2501.01423; the shift of Stable Diffusion 3 is 1 / `shift`: Esser et al. 2024, arXiv:2403.03206, 5.3.2).
+    """
+
+    kind: Literal["shifted"]
+    shift: float = Field(gt=0, le=1_000, description="below 1: shorter steps near the noise; above: near the data")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "shifted", "shift": 0.3}
+
+    def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
+        way = np.linspace(0.0, 1.0, interval.count(steps))
+        way = self.shift * way / (1.0 + (self.shift - 1.0) * way)
+        return Grid(process, interval.closed(interval.start + (interval.stop - interval.start) * way))
+
+
+__all__ = ["Even", "Quadratic", "Shifted", "Uniform"]
