@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.components.kit.tokens import bits_of, digit_base, joined_digits, split_digits
+from latentc.components.kit.tokens import bits_of, digit_base, hidden_fraction, joined_digits, split_digits
+from latentc.components.objectives.masked_token import MaskedToken
 from latentc.components.samplers._masked import known_counts
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
-from latentc.ir.types import B, i64
+from latentc.ir.types import B, f32, i64
 from latentc.lower import lower
 from latentc.spec import load_spec
 
@@ -53,6 +55,17 @@ def test_hidden_tokens_are_rounded_down_and_the_last_step_knows_all() -> None:
             wanted.append(length - masked)
         counts = known_counts("cosine", np.arange(1, steps + 1) / steps, length, hidden=True, double=True)
         assert counts.tolist() == [*wanted[:-1], length]
+
+
+@pytest.mark.parametrize("schedule", ["arccos", "cosine", "linear", "root", "square"])
+def test_the_loss_masks_the_fraction_that_samplers_hide(schedule: Any) -> None:
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    b.output(MaskedToken(kind="masked_token", schedule=schedule)._masked(b, b.input("u", f32(B))))
+    mb.entries["f"] = b.finish()
+    u = np.linspace(0, 1, 9)
+    (found,) = Interpreter(mb.finish()).run("f", u)
+    assert np.abs(found - hidden_fraction(schedule, u)).max() < 1e-7
 
 
 def test_schedules_that_depend_on_the_number_of_tokens() -> None:

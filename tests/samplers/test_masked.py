@@ -95,3 +95,19 @@ def test_leaving_inpainting_out() -> None:
     lowered = lower(load_spec("digits_maskgit", overrides=["sampler.inpaint=false"]))
     assert [program.name for program in lowered.programs] == ["sample"]
     assert [condition.name for condition in lowered.conditions] == ["class"]
+
+
+def test_tokens_of_halton_that_are_not_redrawn_stay() -> None:
+    sampler = "sampler={kind: halton, steps: 4, redraw: false}"
+    lowered = lower(load_spec("digits_maskgit", overrides=[*SMALL[:2], sampler]))
+    rng = np.random.default_rng(3)
+    params = network_params(lowered, lowered.networks["main"])
+    weights = {f"main.{n}": rng.normal(0, 0.2, [int(d) for d in p.type.shape]) for n, p in params.items()}
+    inputs = sampler_inputs(lowered, lowered.programs[0], [4, 5], 0)
+    oracle = Interpreter(lowered.module, weights)
+    (made,) = oracle.run("sample.4", *inputs.values())
+    inputs["u"] = np.concatenate([inputs["u"][:2], 1 - inputs["u"][2:]])
+    (other,) = oracle.run("sample.4", *inputs.values())
+    known = Halton(kind="halton", steps=4).counts(64)[1]
+    assert (made == other).sum(axis=1).min() >= known and not np.array_equal(made, other)
+    assert made.max() < 17  # no token is the mask

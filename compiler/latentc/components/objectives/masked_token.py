@@ -34,7 +34,7 @@ _ARCCOS: tuple[float, ...] = (
     0.0066700901,
 )
 _ARCCOS += (-0.0012624911,)
-MaskSchedule = Literal["arccos", "cosine", "linear", "square", "truncated_normal"]
+MaskSchedule = Literal["arccos", "cosine", "linear", "root", "square", "truncated_normal"]
 
 
 class TruncatedNormal(Closed):
@@ -50,15 +50,17 @@ class MaskedToken(Objective):
     """Cross-entropy of masked tokens given the others (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
 
     A fraction `schedule`(u) of each sample's tokens is masked, u uniform in (0, 1): arccos: 2/pi arccos(u)
-    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, square: 1 - u^2; or a truncated normal one (MAGE, Li et al.
-    2022, arXiv:2211.09117). At least one token is.
+    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, root: 1 - sqrt(u), square: 1 - u^2; or a truncated normal
+    one (MAGE, Li et al. 2022, arXiv:2211.09117). At least one token is.
     """
 
     kind: Literal["masked_token"]
     schedule: MaskSchedule = Field("cosine", description="distribution of the masked fraction")
     fraction: TruncatedNormal = Field(TruncatedNormal(), description="that distribution for `truncated_normal`")
     independent: bool = Field(
-        False, description="each token is masked with that probability by itself (MaskBit), not a fraction of them"
+        False,
+        description="each token is masked with that probability by itself (Halton-MaskGIT, MaskBit), not a fraction of "
+        "them",
     )
     smoothing: Fraction = Field(
         0.0, description="label smoothing: weight of the uniform distribution in the target (MaskGIT's paper: 0.1)"
@@ -139,6 +141,8 @@ class MaskedToken(Objective):
             return b.cos(u * (pi / 2), out="fraction")  # type: ignore[no-any-return]
         if self.schedule == "square":
             return b.op("sub", 1.0, u * u, out="fraction")  # type: ignore[no-any-return]
+        if self.schedule == "root":
+            return b.op("sub", 1.0, b.sqrt(u), out="fraction")  # type: ignore[no-any-return]
         if self.schedule == "linear":
             return b.op("sub", 1.0, u, out="fraction")  # type: ignore[no-any-return]
         series = b.constant(_ARCCOS[-1], "f32")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Halton(MaskedSampler):
-    """Reveals tokens spread evenly over the grid, and draws all revealed ones anew in every step.
+    """Reveals tokens spread evenly over the grid.
 
     After Besnier et al. 2025 (arXiv:2503.17076).
     """
@@ -33,6 +33,11 @@ class Halton(MaskedSampler):
     )
     warmup: int = Field(0, ge=0, le=100_000, description="steps at the start whose sharpness is halved")
     rotate: bool = Field(True, description="each sample starts at a random place of the sequence")
+    redraw: bool = Field(
+        True,
+        description="revealed tokens are drawn anew in every step; false: once, as the authors' code does since its "
+        "models of 2025",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "halton", "steps": 4, "guidance": {"scale": 3.0}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -56,6 +61,9 @@ class Halton(MaskedSampler):
         factors = np.linspace(*self.sharpness, self.steps)
         return np.where(np.arange(self.steps) < self.warmup, factors / 2, factors)
 
+    def columns(self, length: int) -> dict[str, np.ndarray]:
+        return {} if self.redraw else {"known": np.concatenate([[0], self.counts(length)[:-1]])}
+
     def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
         length = int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
         rotation = RandomSource("integers", "rotation", parameters={"high": length})
@@ -73,5 +81,8 @@ class Halton(MaskedSampler):
     def choose(self, b: Builder, step: Step) -> Var:
         (ranks,) = step.prepared
         revealed = b.less(ranks, step.row["count"], out="revealed")
+        if not self.redraw:
+            new = b.less_equal(step.row["known"], ranks, out="new")
+            revealed = b.logical_and(new, revealed, out="revealed")
         free = step.free(b)
         return revealed if free is None else b.logical_and(revealed, free, out="chosen")  # type: ignore[no-any-return]
