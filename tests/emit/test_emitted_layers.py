@@ -142,3 +142,23 @@ def test_a_bias_that_the_convolution_does_not_take_is_added_once() -> None:
     model = loaded(networks_file(mb.finish(), {"main": [mb.entries["main"]]}).text)["build"]()
     model.load_state_dict({"conv.weight": torch.full((1, 1, 1, 1), 3.0), "conv.bias": torch.tensor([5.0])})
     assert model(torch.ones(1, 1, 1, 1)).item() == 11.0
+
+
+@module_class("NormedTokens", x="B H W channels")
+def normed_tokens(b: Any, x: Any, *, channels: int) -> Any:
+    h = layers.conv(b, "conv", b.transpose(x, perm=(0, 3, 1, 2)), channels, 1, "normal")
+    return layers.group_norm(b, "norm", h, channels, 1e-6)
+
+
+def test_a_map_of_tokens_is_laid_out_by_channels_before_it_is_normalised() -> None:
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(normed_tokens, [f32(B, 8, 8, 4)], {"channels": 4})
+    module = mb.finish()
+    rng = np.random.default_rng(0)
+    fn = mb.entries["main"]
+    weights = {path: rng.standard_normal(tuple(map(int, p.type.shape))) for path, p in parameters(module, fn).items()}
+    model = loaded(networks_file(module, {"main": [fn]}).text)["build"]()
+    model.load_state_dict({path: torch.as_tensor(value) for path, value in weights.items()})
+    x = 1 + 1e-2 * rng.standard_normal((2, 8, 8, 4))  # a mean of many deviations
+    (expected,) = Interpreter(module, weights).run("main", x)
+    assert error(model(torch.as_tensor(x, dtype=torch.float32)), expected) < 1e-4

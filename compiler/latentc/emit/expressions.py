@@ -96,6 +96,9 @@ class Expressions:
 
     # ---- rows.Printer
 
+    def convolved(self, value: Value) -> bool:
+        return any(node.op in ("conv", "call") and value in node.inputs for node in self.fn.nodes)
+
     def arg(self, value: Value) -> Text:
         scope = self._scope
         if value in scope.env:

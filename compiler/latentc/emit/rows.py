@@ -40,6 +40,9 @@ class Printer(Protocol):
     def helper(self, name: str) -> str:
         """The name of a helper, which the file then defines."""
 
+    def convolved(self, value: Value) -> bool:
+        """True if a convolution, or a call, takes the value."""
+
     def folded(self, value: Value) -> Node | None:
         """The node of a value that is printed inside its user."""
 

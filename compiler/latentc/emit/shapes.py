@@ -10,6 +10,10 @@ from latentc.emit.text import SUM, Text, call, commas, literal
 from latentc.ir.core import Node
 from latentc.ir.types import Dim, Named, Sym
 
+_CHANNELS_FIRST = (0, 3, 1, 2)
+"""From channels last. A convolution keeps the layout in memory, and in that one PyTorch's GroupNorm on a CPU loses
+digits: of E[x^2] - E[x]^2."""
+
 
 def _same(a: Dim, b: Dim) -> bool:
     """True if two dimensions are equal at all sizes of the class, not only at the sizes it was built with."""
@@ -84,7 +88,10 @@ def _transpose(p: Printer, n: Node) -> Text:
         return p.tensor(n.inputs[0])
     if len(changed) == 2:
         return call(f"{x}.transpose", [str(axis) for axis in changed])
-    return call(f"{x}.permute", [str(i) for i in perm])
+    permuted = call(f"{x}.permute", [str(i) for i in perm])
+    if perm == _CHANNELS_FIRST and p.convolved(n.outputs[0]):
+        return call(f"{permuted.atom}.contiguous", [])
+    return permuted
 
 
 def _broadcast(p: Printer, n: Node) -> Text:
