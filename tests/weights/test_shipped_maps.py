@@ -58,7 +58,14 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "vitok_tokenizer": (
         ("backbone.tokens=256", "backbone.unplaced=[latents]", "backbone.stored=[patches, queries, outputs]"),
     ),
-    "maskbit": (("backbone.block.condition.norm_after=false",),),
+    "maskbit": (
+        ("backbone.block.condition.norm_after=false",),
+        (
+            "backbone.embedding={kind: table, condition: last}",
+            "backbone.readout={kind: tied_by_place, approximate: none}",
+            "backbone.splits=1",
+        ),
+    ),
     "score_sde": (("backbone.decoder=residual",),),
     "score_sde_guided": (("backbone.decoder=residual",),),
 }

@@ -208,7 +208,7 @@ class Bert(Backbone):
         for key, method in methods.items():
             # Only the tokens themselves are drawn, not the mask and what else the table holds.
             methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base), *method.outputs[1:]))
-        return Network(name, methods, self.PROVIDES)
+        return Network(name, methods, self.PROVIDES, sizes={"whole": int(self.splits == 1)})
 
 
 @dataclass(frozen=True)
