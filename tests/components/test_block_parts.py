@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from latentc.components import OneOf
+from latentc.components.blocks.feed_forwards.gelu_mlp import GeluMlp
+from latentc.components.blocks.feed_forwards.swiglu import Swiglu
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.lower import build_networks
@@ -118,3 +120,15 @@ def test_a_masked_transformer_refuses_rotary_positions(positions: str) -> None:
 def test_a_head_of_tokens_refuses_weights_of_one_condition_per_sample(part: str) -> None:
     with pytest.raises(DiagnosticError, match=r"blocks of a token_dit have one per token"):
         load_spec("digits_himar", overrides=[f"networks.head.block.{part}"])
+
+
+@pytest.mark.parametrize(("kind", "width", "hidden"), [(GeluMlp, 88, 109), (Swiglu, 104, 426)])
+def test_a_ratio_with_all_its_digits_gives_the_hidden_width(kind: Any, width: int, hidden: int) -> None:
+    part = kind(**{**kind.EXAMPLE, "ratio": hidden / width})
+    assert part.static(width)["hidden"] == hidden
+
+
+@pytest.mark.parametrize("system", ["uvit", "dis"])
+def test_one_sequence_of_patches_is_of_a_square(system: str) -> None:
+    with pytest.raises(DiagnosticError, match="takes square inputs, not 32 by 16"):
+        load_spec(system, overrides=["data.shape=[4, 32, 16]"])

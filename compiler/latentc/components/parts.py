@@ -37,6 +37,11 @@ def dense(b: Builder, name: str, x: Var, features: int, bias: bool, init: str, o
     return linear(b, name, x, features, init, bias, out=out)
 
 
+def portion(dim: int, ratio: float) -> int:
+    """`ratio` times dim, rounded down; 109 of 88 if the ratio is 109 / 88, whatever its last digit."""
+    return int(dim * ratio + 1e-6)
+
+
 def table(b: Builder, name: str, rows: Any, width: Any, init: str) -> Var:
     """A weight f32[rows, width] that starts as `init` (an `Init`) says."""
     kind, args = INITS.get(init, (init, {}))

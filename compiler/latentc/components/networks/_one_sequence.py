@@ -41,7 +41,9 @@ class OneSequence(Backbone):
             yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
             return
         _, height, width = shape
-        if height != width or height % self.patch:
+        if height != width:
+            yield Problem((), f"a {self.kind} takes square inputs, not {height} by {width}")
+        elif height % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
         yield from self.problems_of_blocks()
         yield from self.problems_of_conditions(spec)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import FeedForward, dense
+from latentc.components.parts import FeedForward, dense, portion
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
@@ -23,8 +23,9 @@ class GeluMlp(FeedForward):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gelu_mlp"}
 
     def static(self, dim: int) -> dict[str, Any]:
-        whole = int(self.ratio) if self.ratio == int(self.ratio) else None
-        return {"hidden": int(dim * self.ratio) if whole is None else whole * dim}  # an expression of a named width
+        if self.ratio == int(self.ratio):
+            return {"hidden": int(self.ratio) * dim}  # an expression of a named width
+        return {"hidden": portion(dim, self.ratio)}
 
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
         return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import FeedForward, dense
+from latentc.components.parts import FeedForward, dense, portion
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
@@ -29,7 +29,7 @@ class Swiglu(FeedForward):
 
     def static(self, dim: int) -> dict[str, Any]:
         if self.hidden is None and self.ratio is not None:
-            return {"hidden": int(dim * self.ratio)}
+            return {"hidden": portion(dim, self.ratio)}
         wanted = int(2 * (4 * dim) / 3)
         return {"hidden": self.hidden or -(-wanted // self.multiple_of) * self.multiple_of}
 
