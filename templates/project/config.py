@@ -51,7 +51,7 @@ TRAIN: dict[str, Rule] = {
     "steps": whole(1),
     "batch_size": whole(1),
     "accumulate": whole(1),
-    "schedule.kind": one_of("constant", "cosine", "linear"),
+    "schedule.kind": one_of("constant", "cosine", "linear", "exponential"),
     "schedule.warmup": whole(0),
     "schedule.final": number(0, 1),
     # region fixed
@@ -87,7 +87,7 @@ TRAIN: dict[str, Rule] = {
 }
 
 # region decay
-TRAIN["schedule.kind"] = one_of("constant", "cosine", "linear", "inverse_sqrt")
+TRAIN["schedule.kind"] = one_of("constant", "cosine", "linear", "exponential", "inverse_sqrt")
 TRAIN["schedule.decay_from"] = whole(1)
 
 # endregion

@@ -38,6 +38,8 @@ def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
             return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
         case "linear":
             return 1 - (1 - final) * progress
+        case "exponential":
+            return final**progress
         case "inverse_sqrt":
             return max(at / course["decay_from"], 1) ** -0.5
     return 1.0

@@ -16,8 +16,10 @@ from forked_training import trained
 from safetensors.torch import load_file
 from test_train import SHORT, TINY, run, same
 from torch import nn
+from torch_module import loaded
 
 from latentc import components
+from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_from_lowered
 from latentc.emit.optimizers import training_files
 from latentc.emit.project import config_of
@@ -204,6 +206,17 @@ def restored(value: dict[str, Any]) -> Any:
     if "tensor" in value:
         return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
     return {int(key) if key.isdigit() else key: inner for key, inner in value.items()}
+
+
+def test_a_rate_falls_by_the_same_factor_each_step() -> None:
+    """PixelCNN++ multiplies it by 0.999995 in each of 3000000 steps."""
+    rounds = loaded(template("project/rounds.py"))
+    course = load_spec("pixelcnn_pp").train.schedule.model_dump(mode="json")
+    whole = rounds["round_of"](0, 3_000_000, None)
+    for step in (0, 1, 1000, 1_500_000, 2_999_999):
+        assert rounds["rate"](course, whole, step) == pytest.approx(0.999995**step, rel=2e-3)
+    with pytest.raises(DiagnosticError, match="`kind: exponential` needs a `final` above 0"):
+        load_spec("digits_dit", None, ["train.schedule={kind: exponential}"])
 
 
 # ---- what a project holds

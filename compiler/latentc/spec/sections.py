@@ -34,19 +34,25 @@ class Checkpoint(Closed):
 class Schedule(Closed):
     """How the learning rate changes: a linear warm-up, then its course to the last step."""
 
-    kind: Literal["constant", "cosine", "linear", "inverse_sqrt"] = Field(
-        "constant", description="course after the warm-up; inverse_sqrt: 1 / sqrt(step / decay_from) from that step on"
+    kind: Literal["constant", "cosine", "linear", "exponential", "inverse_sqrt"] = Field(
+        "constant",
+        description="course after the warm-up; exponential: by the same factor each step, down to `final`; "
+        "inverse_sqrt: 1 / sqrt(step / decay_from) from that step on",
     )
     warmup: int = Field(0, ge=0, le=1_000_000_000, description="optimiser steps from 0 up to the learning rate")
-    final: float = Field(0.0, ge=0, le=1, description="fraction of the rate at the end, for cosine and linear")
+    final: float = Field(
+        0.0, ge=0, le=1, description="fraction of the rate at the end, unless constant or inverse_sqrt"
+    )
     decay_from: int | None = Field(
         None, gt=0, le=1_000_000_000, description="optimiser steps at the full rate, for inverse_sqrt (EDM2: t_ref)"
     )
 
     @model_validator(mode="after")
-    def _decays_from_a_step(self) -> Self:
+    def _can_be_run(self) -> Self:
         if (self.kind == "inverse_sqrt") != (self.decay_from is not None):
             raise ValueError("`decay_from` is of `kind: inverse_sqrt`, which needs it")
+        if self.kind == "exponential" and not self.final:
+            raise ValueError("a factor per step never leads to 0: `kind: exponential` needs a `final` above 0")
         return self
 
 
