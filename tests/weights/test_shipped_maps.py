@@ -56,7 +56,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "rdm": (("backbone.resampling=block",),),
     "vitok_tokenizer": (
-        ("backbone.tokens=256", "backbone.unplaced=[latents]", "backbone.stored=[patches, queries, outputs]"),
+        (
+            *("backbone.tokens=256", "backbone.lengths=[128, 256]"),
+            *("backbone.unplaced=[latents]", "backbone.stored=[patches, queries, outputs]"),
+        ),
     ),
     "maskbit": (
         ("backbone.block.condition.norm_after=false",),
