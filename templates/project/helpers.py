@@ -263,6 +263,18 @@ def spectral_norm(weight: Tensor, u: Tensor, training: bool, eps: float = 1e-12)
     return weight / (left @ matrix @ v)
 
 
+class SNConv1d(nn.Conv1d):
+    """A convolution whose weight is spectrally normalised (Miyato et al. 2018)."""
+
+    def __init__(self, in_channels: int, out_channels: int, eps: float = 1e-12, **options):
+        super().__init__(in_channels, out_channels, **options)
+        self.eps = eps
+        self.register_buffer("u", torch.randn(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, spectral_norm(self.weight, self.u, self.training, self.eps), self.bias)
+
+
 class SNConv2d(nn.Conv2d):
     """A convolution whose weight is spectrally normalised (Miyato et al. 2018)."""
 

@@ -205,6 +205,61 @@ def test_the_discriminator_of_maskgit(blur: int | None, wide: str, features: int
     np.testing.assert_allclose(run(lowered, oracle, "discriminator.forward", x)[0], scores.numpy(), rtol=1e-9)
 
 
+def normed(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """A weight over its largest singular value, by one step from the vector that is kept."""
+    weight, u = weights[f"{name}.weight"], weights[f"{name}.u"]
+    matrix = weight.flatten(1)
+    right = F.normalize(u @ matrix, dim=0)
+    return weight / (F.normalize(matrix @ right, dim=0) @ matrix @ right)
+
+
+def of_dino(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The scores by PyTorch's layers: a transformer of 3 blocks on 4 patches, heads at its start and two depths."""
+    x = F.interpolate(x, size=8, mode="area")
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    x = F.conv2d((x / 2 + 0.5 - mean) / std, weights["vision.x_embedder.weight"], weights["vision.x_embedder.bias"], 4)
+    h = torch.cat([weights["vision.cls_token"].expand(2, 1, 8), x.flatten(2).mT], 1) + weights["vision.positions"]
+    seen = [h]
+    for i in range(2):
+        layer = torch.nn.TransformerEncoderLayer(
+            8, 2, 32, 0, lambda v: F.gelu(v, approximate="tanh"), 1e-6, batch_first=True, norm_first=True
+        )
+        own = {n.removeprefix(f"vision.blocks.{i}."): w for n, w in weights.items() if f"vision.blocks.{i}." in n}
+        names = {"attn.qkv.": "self_attn.in_proj_", "attn.proj.": "self_attn.out_proj.", "mlp.fc": "linear"}
+        for ours, theirs in names.items():
+            own = {n.replace(ours, theirs): w for n, w in own.items()}
+        layer.double().load_state_dict(own)
+        h = layer(h)
+        seen.append(h)
+    scores = []
+    for i, h in enumerate((seen[0], seen[1], seen[2])):
+        h = (h[:, 1:] + h[:, :1]).mT
+        for j, kernel in enumerate((1, 3)):
+            name = f"heads.{i}.convs.{j}"
+            made = F.pad(h, (kernel // 2, kernel // 2), mode="circular") if j else h
+            made = F.conv1d(made, normed(weights, name), weights[f"{name}.bias"])
+            affine = [weights[f"heads.{i}.norms.{j}.{p}"] for p in ("weight", "bias")]
+            made = F.leaky_relu(F.batch_norm(made, None, None, *affine, training=True, eps=1e-6), 0.2)
+            h = (made + h) / 2**0.5 if j else made
+        scores.append(F.conv1d(h, normed(weights, f"heads.{i}.score"), weights[f"heads.{i}.score.bias"]).flatten(1))
+    return torch.cat(scores, 1)
+
+
+def test_a_discriminator_on_features_of_dino() -> None:
+    sizes = "width: 8, depth: 3, heads: 2, patch: 4, side: 2, levels: [0, 1], kernel: 3"
+    small = f"networks.discriminator={{kind: feature_discriminator, {sizes}, frozen_weights: ['vision.*']}}"
+    lowered, oracle = loaded("vqgan_taming", [*TINY, small, "objective.start=0"])
+    weights = {n.partition(".")[2]: torch.tensor(a) for n, a in oracle.params.items() if n.startswith("discriminator.")}
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16))
+    with torch.no_grad():
+        scores = of_dino(weights, torch.tensor(x))
+    np.testing.assert_allclose(
+        run(lowered, oracle, "discriminator.forward", x)[0], scores.numpy(), rtol=1e-6, atol=1e-7
+    )
+
+
 @pytest.mark.parametrize("term", ["hinge", "auxiliary_classifier"])
 def test_terms_of_the_discriminator_alone(term: str) -> None:
     with pytest.raises(DiagnosticError, match=f"`{term}` is no term of the discriminator's scores alone"):

@@ -1,0 +1,173 @@
+"""A discriminator that reads the features of a frozen vision transformer: DINO's.
+
+Not `transformer_discriminator`, which trains its blocks and scores one token: here small convolutions along the patches
+score each of them at several depths. Symbols: B batch, T patches, D width, L depths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Index, layers
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.feed_forwards.gelu_mlp import GeluMlp
+from latentc.components.blocks.mixers.attention import Attention
+from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.blocks.vision import MEAN, STD
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.patches import embedded_patches
+from latentc.components.networks._gan import with_averages
+from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+RATIO, EPS, SLOPE, INIT = 4, 1e-6, 0.2, "linear_default"
+
+
+class FeatureDiscriminator(Backbone):
+    """Scores each patch at several depths of DINO (Caron et al. 2021, arXiv:2104.14294), as tokenizers use it.
+
+    Takes x f32[B, 3, H, W] in [-1, 1], resized to the transformer's side; returns `score` f32[B, (L + 1) T], of the
+    embedded patches and of `levels`. Weights `vision.*` are those of a file and stay: `frozen_weights: ["vision.*"]`.
+    Statistics of the heads' norms are those of the batch, always (Sauer et al. 2023, arXiv:2301.09515).
+    """
+
+    kind: Literal["feature_discriminator"]
+    width: int = Field(384, gt=0, le=65_536, description="channels of a token (D); ViT-S: 384")
+    depth: int = Field(12, gt=0, le=512, description="blocks; ViT-S: 12")
+    heads: int = Field(6, gt=0, le=1_024, description="heads of each attention; ViT-S: 6")
+    patch: int = Field(16, gt=0, le=1_024, description="side of a patch, in pixels")
+    side: int = Field(14, gt=0, le=4_096, description="patches along each side of the image that it is resized to")
+    levels: tuple[Index, ...] = Field(
+        (2, 5, 8, 11), min_length=1, max_length=64, description="blocks whose outputs heads read, from 0, ascending"
+    )
+    kernel: int = Field(9, gt=0, le=255, description="patches that a head's second convolution reaches, odd")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
+    TRAINING_ONLY: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "feature_discriminator",
+        "width": 8,
+        "depth": 1,
+        "heads": 2,
+        "patch": 4,
+        "side": 2,
+        "levels": [0],
+        "kernel": 3,
+    }
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        return ("score",)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3 or shape[0] != 3:
+            yield Problem((), f"a {self.kind} takes images of 3 channels, but the data has {spec.data.words}")
+        if self.width % self.heads:
+            yield Problem(("heads",), f"{self.heads} heads do not divide a width of {self.width}")
+        if list(self.levels) != sorted(set(self.levels)):
+            yield Problem(("levels",), f"{list(self.levels)} do not ascend")
+        elif self.levels[-1] >= self.depth:
+            yield Problem(("levels",), f"no block {self.levels[-1]}: there are {self.depth} (0 to {self.depth - 1})")
+        if self.kernel % 2 == 0 or self.kernel // 2 > self.side**2:
+            message = f"a kernel is odd and reaches at most {self.side**2} patches to a side, not {self.kernel}"
+            yield Problem(("kernel",), message)
+        yield from self.problems_of_conditions(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        x = Port("x", f32(B, *spec.data.shape), "state")
+        static = {"width": self.width}
+        forward = add_method(mb, name, "forward", _forward(self), [x], static)
+        methods = with_averages(mb, name, spec, "FeatureDiscriminator", forward, static)
+        return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
+
+
+@cache
+def _forward(config: FeatureDiscriminator) -> BlockBody:
+    vision, head = _vision(config), _head(config.kernel)
+
+    @module_class("FeatureDiscriminator", x="B 3 H W")
+    def forward(b: Builder, x: Var, *, width: int) -> Var:
+        """A score for each patch at each depth of images x [B, 3, H, W] in [-1, 1]."""
+        size = config.side * config.patch
+        if tuple(map(int, x.shape[2:])) != (size, size):
+            mode = "area" if int(x.shape[2]) > size else "bicubic"
+            x = b.resize(x, size=(size, size), mode=mode, out="x")
+        names = " ".join(f"level_{i}" for i in range(len(config.levels) + 1))
+        seen = b.sub("vision", vision, x, out=names, width=width, heads=config.heads, hidden=RATIO * config.width)
+        scores = [b.sub(f"heads.{i}", head, h, out="scores", width=width) for i, h in enumerate(seen)]
+        return b.concat(*scores, axis=1, out="score")  # type: ignore[no-any-return]
+
+    return forward
+
+
+@cache
+def _vision(config: FeatureDiscriminator) -> BlockBody:
+    norm = LayerNorm(kind="layer_norm", eps=EPS, affine=True)
+    mixer = Attention(kind="attention", heads=config.heads)
+    feed_forward = GeluMlp(kind="gelu_mlp", ratio=RATIO)
+    block = InContext(kind="in_context").block(mixer, feed_forward, norm, "normal")
+    tokens = config.side**2
+
+    @module_class("VisionTransformer", x="B 3 H W")
+    def forward(b: Builder, x: Var, *, width: int, heads: int, hidden: int) -> tuple[Var, ...]:
+        """The patches of images x in [-1, 1] plus the class token, [B, width, T] at each depth."""
+        scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
+        shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
+        x = b.add(b.mul(x, scale, out="x"), shift, out="x")
+        x = embedded_patches(b, "x_embedder", x, width, config.patch, "normal", tokens)
+        first = b.param("cls_token", f32(1, 1, width), "normal", std=0.02)
+        first = b.broadcast_to(first, x, shape=(x.shape[0], 1, width), out="first")
+        x = b.concat(first, x, axis=1, out="x")
+        x = b.add(x, b.param("positions", f32(1, tokens + 1, width), "normal", std=0.02), out="x")
+        found = [_read(b, x, tokens)]
+        for i, name in enumerate(items("blocks", config.levels[-1] + 1)):
+            x = b.sub(name, block, x, dim=width, heads=heads, hidden=hidden)
+            if i in config.levels:
+                found.append(_read(b, x, tokens))
+        return tuple(found)
+
+    return forward
+
+
+def _read(b: Builder, x: Var, tokens: int) -> Var:
+    """The patches of tokens x f32[B, 1 + T, D], each plus the class token: f32[B, D, T]."""
+    first, patches = b.split(x, axis=1, sizes=(1, tokens), out="first patches")
+    return b.transpose(patches + first, perm=(0, 2, 1), out="level")  # type: ignore[no-any-return]
+
+
+@cache
+def _head(kernel: int) -> BlockBody:
+    def part(b: Builder, i: int, x: Var, kernel: int, width: Any) -> Var:
+        """A convolution along the patches, which are a ring, and a norm by the batch."""
+        reach, tokens = kernel // 2, int(x.shape[2])
+        if reach:
+            last = b.slice(x, axis=2, start=tokens - reach, stop=tokens, out="last")
+            x = b.concat(last, x, b.slice(x, axis=2, start=0, stop=reach, out="first"), axis=2, out="ring")
+        h = layers.conv(b, f"convs.{i}", x, width, kernel, INIT, spectral=True, padded=False, out="h")
+        centred = b.op("sub", h, b.mean(h, axes=(0, 2), keepdims=True), out="centred")
+        variance = b.mean(centred * centred, axes=(0, 2), keepdims=True, out="variance")
+        h = b.div(centred, b.sqrt(variance + EPS), out="h")
+        size = (width, 1)
+        weight = b.reshape(b.param(f"norms.{i}.weight", f32(width), "ones"), shape=size, out="weight")
+        bias = b.reshape(b.param(f"norms.{i}.bias", f32(width), "zeros"), shape=size, out="bias")
+        return b.leaky_relu(h * weight + bias, slope=SLOPE, out="h")  # type: ignore[no-any-return]
+
+    @module_class("FeatureHead", x="B width T")
+    def forward(b: Builder, x: Var, *, width: int) -> Var:
+        """A score for each patch of features x [B, width, T]."""
+        h = part(b, 0, x, 1, width)
+        h = b.mul(part(b, 1, h, kernel, width) + h, 1 / math.sqrt(2), out="h")
+        scores = layers.conv(b, "score", h, 1, 1, INIT, spectral=True, padded=False, out="scores")
+        return b.reshape(scores, shape=(x.shape[0], x.shape[2]), out="scores")  # type: ignore[no-any-return]
+
+    return forward
