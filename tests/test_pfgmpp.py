@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latentc.checkpoint import network_params
 from latentc.components import load
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder, f32
@@ -125,3 +126,41 @@ def test_the_loss_draws_the_kernel() -> None:
         names = [value.name for value in made.module.entry("loss").inputs]
         values.append(Interpreter(made.module, weights).run("loss", *(given[n] for n in names))[0])
     assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["pfgmpp", "edm"])
+def test_stable_targets_are_posterior_means_of_the_batch(kind: str) -> None:
+    """The network's error against E[x0 | x_t], the mean of the class's samples under the densities of the noise."""
+    process = "{kind: pfgmpp, extra_dimensions: 128}" if kind == "pfgmpp" else "{kind: edm}"
+    objective = f"objective={{kind: diffusion, process: {process}, predicts: preconditioned, stable_target: true}}"
+    lowered = lower(load_spec("pfgmpp", None, [*TINY, objective]))
+    params, rng, count = network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 6
+    held = {name: rng.normal(size=param.type.shape) * 0.2 for name, param in params.items()}
+    oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in held.items()})
+    x, z, y = rng.normal(size=(count, 1, 8, 8)) * 0.1, rng.normal(size=(count, 1, 8, 8)), np.arange(count) % 2
+    given = {"x": x, "noise": z, "y": y, "u": np.linspace(-1, 2, count), "share": np.full(count, 0.4)}
+    found = oracle.run("loss.terms", *(given[v.name] for v in lowered.module.entry("loss.terms").inputs))[0]
+    sigma, n = np.exp(1.2 * given["u"] - 1.2), 64
+    if kind == "pfgmpp":  # N < D: the share is of R^2
+        radius = np.sqrt(128 * 0.4 / 0.6)
+        z = z / np.linalg.norm(z.reshape(count, -1), axis=1)[:, None, None, None] * radius
+    x_t = x + sigma[:, None, None, None] * z
+    for i in range(count):
+        distance = ((x_t[i] - x) ** 2).sum(axis=(1, 2, 3))
+        r2 = 128 * sigma[i] ** 2
+        log = -(n + 128) / 2 * np.log(distance + r2) if kind == "pfgmpp" else -distance / (2 * sigma[i] ** 2)
+        likely = np.exp(log - log.max()) * (y == y[i])
+        mean = (likely[:, None] * x.reshape(count, -1)).sum(0).reshape(1, 8, 8) / likely.sum()
+        deviation = np.sqrt(sigma[i] ** 2 + 0.25)
+        told = np.array([np.log(sigma[i]) / 4])
+        network = Interpreter(lowered.module, held)
+        (out,) = network.run("main.forward", x_t[i : i + 1] / deviation, told, np.eye(10)[y[i : i + 1]])
+        denoised = 0.25 / deviation**2 * x_t[i] + sigma[i] * 0.5 / deviation * out[0]
+        weight = (sigma[i] ** 2 + 0.25) / (sigma[i] * 0.5) ** 2
+        assert abs(found[i] / (weight * np.mean((denoised - mean) ** 2)) - 1) < 1e-5
+    assert np.abs(mean - x[-1]).max() > 0.05  # not the sample itself
+
+
+def test_stable_targets_refuse_other_conditions() -> None:
+    with pytest.raises(DiagnosticError, match="mean is over samples of the same class, and there is `augment` as well"):
+        load_spec("pfgmpp", None, ["objective.stable_target=true"])

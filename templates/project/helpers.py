@@ -237,6 +237,26 @@ def drop_path(x: Tensor, rate: Tensor | float, training: bool) -> Tensor:
     return x * (kept / (1 - rate)).type_as(x)
 
 
+def posterior_mean(
+    x: Tensor, data: Tensor, level: Tensor, group: Tensor | None = None, extra: float | None = None
+) -> Tensor:
+    """Mean of data [B, ...] for each of x [B, ...], weighted by how likely noise of `level` [B] leads to x.
+
+    The noise is normal, or that of a Poisson flow in `extra` further dimensions. Data of another `group` [B]
+    does not count. Differences between samples are small against these: all is in float32 or better.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        near, far = x.flatten(1), data.flatten(1)
+        scaled = (torch.cdist(near, far) / level[:, None]) ** 2
+        if extra is None:
+            logits = scaled / -2
+        else:
+            logits = torch.log1p(scaled / extra) * (-(near.shape[1] + extra) / 2)
+        if group is not None:
+            logits = logits.masked_fill(group[:, None] != group, -math.inf)
+        return (logits.softmax(dim=1) @ far).view_as(x)
+
+
 class AuxiliaryLoss(torch.autograd.Function):
     """The identity on x that also minimises a scalar loss: the gradient of the loss is always 1."""
 

@@ -195,6 +195,10 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "depthwise_each": [((f32(B, 2, 4, 5), f32(B, 2, 3, 3)), op("depthwise_each"), -2, 2)],
     "pool_choice": [((f32(B, 4, 3), f32(B, 4, 3), f32(3), f32(1)), op("pool_choice", momentum=0.9), 0.1, 1)],
+    "posterior_mean": [
+        ((f32(B, 3), f32(B, 3), f32(B), i64(B)), op("posterior_mean"), 0.1, 2),
+        ((f32(B, 2, 2), f32(B, 2, 2), f32(B)), op("posterior_mean", extra=3.0), 0.1, 1),
+    ],
     "noted": [((f32(B), f32(5), f32(5), i64(B)), op("noted", momentum=0.9), 0, 4)],
     "running_mean": [((f32(B, 3), f32(1)), op("running_mean", momentum=0.9), -2, 2)],
     "training_passes": [((f32(1),), op("training_passes", otherwise=7.0), 0.1, 1)],
@@ -301,11 +305,11 @@ def test_older_opsets_get_the_decomposition(name: str, opset: int) -> None:
 
 
 def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
-    assert set(CASES) == set(OPS) - {"dropout", "auxiliary_loss"}
+    assert set(CASES) == set(OPS) - {"dropout", "drop_path", "auxiliary_loss"}
     # Ops without a lowering at the default opset; each has a decomposition.
     assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
         *("cross_entropy", "depthwise_each", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
-        *("noted", "running_mean", "training_passes"),
+        *("noted", "posterior_mean", "running_mean", "training_passes"),
     }
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert"}
     assert missing_lowerings(18) == missing_lowerings() | older

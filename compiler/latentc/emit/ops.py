@@ -295,6 +295,9 @@ TORCH: dict[str, Row] = {
     "timestep_embedding": _timestep,
     "dropout": _dropout,
     "drop_path": lambda p, n: call(p.helper("drop_path"), [*(p.arg(v) for v in n.inputs), Text(p.training)]),
+    "posterior_mean": lambda p, n: call(
+        p.helper("posterior_mean"), [p.arg(v) for v in n.inputs], extra=n.attrs.get("extra")
+    ),
     "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),
     "experts": lambda p, n: call(p.helper("routed_experts"), [p.arg(v) for v in n.inputs]),
     "selective_scan": lambda p, n: call(p.helper("selective_scan"), [p.arg(v) for v in n.inputs]),

@@ -399,6 +399,19 @@ class Appending:
         """mean of each window of `size` elements along every spatial axis; windows tile x."""
     def max_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
         """maximum of each window of `size` elements along every spatial axis; windows tile x."""
+    def posterior_mean(
+        self,
+        x: Operand,
+        data: Operand,
+        level: Operand,
+        group: Operand = ...,
+        /,
+        *,
+        extra: float = ...,
+        out: str = ...,
+    ) -> Var:
+        """mean of data [B, ...] for each of x [B, ...], weighted by how likely noise of that level [B] leads to x:
+        normal, or that of a Poisson flow in `extra` further dimensions; data of another group [B] does not count."""
     def drop_path(self, x: Operand, rate: Operand, /, *, out: str = ...) -> Var:
         """in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 -
         rate)."""

@@ -154,12 +154,13 @@ class DenoisingObjective(Objective):
         made = made if isinstance(made, tuple) else (made,)
         out, features = made[0], [v for v, port in zip(made, results, strict=True) if port.role == "features"]
         out = out if target.coupling is None else target.coupling.confined(b, out, full)
-        terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
+        true, noise = self.truth(b, target, at, x0, given)
+        terms = self.terms(b, target, at.point, true, at.x_t, noise, out, at.t)
         terms = self.weighed(b, networks, at.told, terms)
         names = ("loss", "mse", "vb")[: len(terms)]
         more = {draw.name: draw for term in self.further_terms for draw in term.draws()}
         if self.further_terms:
-            wanted = self.target(b, target, at.point, x0, at.noise)
+            wanted = self.target(b, target, at.point, true, noise)
             denoised = Denoised(b, spec, out, wanted, tuple(features), tuple(dropped), inputs, networks, at.told)
             added = {term.kind: term.value(denoised) for term in self.further_terms}
             weights = [term.weight for term in self.further_terms]
@@ -183,6 +184,12 @@ class DenoisingObjective(Objective):
         columns = [b.reshape(kept, shape=(B, *[1] * (m.type.rank - 1))) for m in made]
         found = [b.mul(b.stop_gradient(m), column, out="memory") for m, column in zip(made, columns, strict=True)]
         return found, (Draw("remember", "uniform"),)
+
+    def truth(
+        self, b: Builder, target: Parameterization, at: Noised, x0: Var, fields: Mapping[str, Var]
+    ) -> tuple[Var, Var]:
+        """The data and the noise that predictions are compared with; `fields` are those that conditions read."""
+        return x0, at.noise
 
     def says(self) -> str:
         """The docstring of the emitted loss."""

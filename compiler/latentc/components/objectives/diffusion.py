@@ -13,9 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import OneOf
+from latentc.components.condition import Condition
 from latentc.components.contract import Need, Network
 from latentc.components.kit import call, per_sample_mean
-from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.objectives.denoising import DenoisingObjective, Noised
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
@@ -163,6 +164,12 @@ class Diffusion(DiffusionLoss):
         description="of the squared error: as the prediction has it, or that of the score times g^2, with g the SDE's "
         "diffusion, which bounds the likelihood (Song et al. 2021, arXiv:2101.09258)",
     )
+    stable_target: bool = Field(
+        False,
+        description="predictions are compared with the mean of all data of the batch that may have led to x_t, "
+        "weighted by how likely they did, in place of the sample that did (stable target fields, Xu et al. 2023, "
+        "arXiv:2302.00670); the larger the batch, the less the target varies",
+    )
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
         (), max_length=16, description="terms that are added to the loss"
     )
@@ -174,6 +181,15 @@ class Diffusion(DiffusionLoss):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
+        if self.stable_target:
+            if self.learns_variance:
+                message = "the bound of a learned variance is of single samples, not of means over a batch"
+                yield Problem(("stable_target",), message, "leave it out, or choose another `variance`")
+            labels = [name for name, condition in spec.conditions.items() if _is_class(condition, name, spec)]
+            others = [*(name for name in spec.conditions if name not in labels), *labels[1:]]
+            if others:
+                message = f"the mean is over samples of the same class, and there is `{others[0]}` as well"
+                yield Problem(("stable_target",), message, "keep one condition, a class, or none")
         if self.weighting == "none":
             return
         if self.process.point(self.process.first).d_sigma is None:
@@ -182,6 +198,22 @@ class Diffusion(DiffusionLoss):
         if self.error_norm != "l2" or self.learns_variance or self.uncertainty is not None:
             message = "the likelihood is bounded by a squared error alone"
             yield Problem(("weighting",), message, "leave out `error_norm`, `variance` and `uncertainty`")
+
+    def truth(
+        self, b: Builder, target: Parameterization, at: Noised, x0: Var, fields: Mapping[str, Var]
+    ) -> tuple[Var, Var]:
+        if not self.stable_target:
+            return super().truth(b, target, at, x0, fields)
+        alpha, sigma = at.point.alpha, at.point.sigma
+        still = isinstance(alpha, float) and alpha == 1.0
+        kernel = target.process.kernel([int(size) for size in x0.shape[1:]])
+        level = b.reshape(sigma if still else sigma / alpha, shape=(x0.shape[0],), out="level")
+        labels = [
+            b.argmax(y, axis=1, out="label") if y.type.is_float else y for y in fields.values()
+        ]  # of one-hot ones
+        operands = (at.x_t if still else at.x_t / alpha, x0, level, *labels)
+        mean = b.posterior_mean(*operands, **({} if kernel is None else {"extra": kernel.extra}), out="mean")
+        return mean, b.div(at.x_t - (mean if still else alpha * mean), sigma, out="noise")
 
     def is_weighted(self, target: Parameterization) -> bool:
         return self.weighting == "likelihood"
@@ -215,6 +247,12 @@ class Diffusion(DiffusionLoss):
             growth = b.op("sub", growth, fading, out="growth") if isinstance(fading, Var) else growth
             weight = b.op("mul", 2.0, growth, out="weight")
         return (per_sample_mean(b, error * error * weight, out="loss"),)
+
+
+def _is_class(condition: Condition, name: str, spec: Spec) -> bool:
+    """Whether a condition is one of the data's labels."""
+    fields = [spec.data.fields.get(getattr(given, "field", "")) for given in condition.inputs(name, spec)]
+    return all(field is not None and bool(field.classes) and not field.shape for field in fields)
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

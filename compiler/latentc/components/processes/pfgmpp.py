@@ -47,7 +47,7 @@ class Pfgmpp(Edm):
             factor = b.div(b.reshape(radius, shape=length.shape), length, out="factor")
             return b.mul(z, factor, out="noise")  # type: ignore[no-any-return]
 
-        return Kernel(share, apply)
+        return Kernel(extra, share, apply)
 
 
 __all__ = ["Pfgmpp"]

@@ -45,9 +45,11 @@ class Levels:
 class Kernel:
     """What a process makes of standard normals z [B, ...]: its noise, by a further random number per sample.
 
-    `apply(b, z, drawn)` takes the number f32[B] that `draw` declares.
+    `apply(b, z, drawn)` takes the number f32[B] that `draw` declares. `extra`: the dimensions beside those of the data
+    in which a Poisson flow makes this noise.
     """
 
+    extra: float
     draw: Draw
     apply: Callable[[Builder, Var, Var], Var]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.row import Array, Attrs, Op, need
-from latentc.ir.types import TensorType
+from latentc.ir.types import TensorType, product
 
 
 def _passes_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -58,7 +58,53 @@ def _drop_path_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
     return [x]
 
 
+def _posterior_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, data, level = ins[:3]
+    need(x.is_float and x.rank > 1 and data == x, f"takes floats [B, ...] and as many data, got {x} and {data}")
+    need(level.is_float and level.shape == x.shape[:1], f"the levels are {level}; wants floats [{x.shape[0]}]")
+    need(len(ins) < 4 or (ins[3].dtype == "i64" and ins[3].shape == x.shape[:1]), f"the groups are {ins[-1]}")
+    need(attrs.get("extra", 1.0) > 0, "the number of further dimensions is positive")
+    return [x]
+
+
+def _posterior_mean(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, data = (v.reshape(len(v), -1) for v in xs[:2])
+    scaled = ((x[:, None] - data[None]) ** 2).sum(-1) / xs[2][:, None] ** 2
+    extra = attrs.get("extra")
+    logits = -scaled / 2 if extra is None else -(x.shape[1] + extra) / 2 * np.log1p(scaled / extra)
+    if len(xs) > 3:
+        logits = np.where(xs[3][:, None] == xs[3][None], logits, -np.inf)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    mean = (weights / weights.sum(axis=1, keepdims=True)) @ data
+    return [mean.reshape(xs[0].shape).astype(xs[0].dtype)]
+
+
+def _posterior_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    shape, batch, extra = ins[0].shape, ins[0].shape[0], attrs.get("extra")
+    size: Any = product(shape[1:])
+    x, data = (b.reshape(v, shape=(batch, size)) for v in ins[:2])
+    own = b.sum(x * x, axes=(1,), keepdims=True) - 2.0 * b.matmul(x, b.transpose(data, perm=(1, 0)))
+    theirs = b.reshape(b.sum(data * data, axes=(1,), keepdims=False), shape=(1, batch))
+    level = b.reshape(ins[2], shape=(batch, 1))
+    scaled = b.maximum(own + theirs, 0.0) / (level * level)
+    logits = scaled * -0.5 if extra is None else b.log(scaled / extra + 1.0) * (-(int(size) + extra) / 2)
+    if len(ins) > 3:
+        same = b.equal(b.reshape(ins[3], shape=(batch, 1)), b.reshape(ins[3], shape=(1, batch)))
+        logits = b.where(same, logits, b.scalar(-1e30, logits))
+    return [b.reshape(b.matmul(b.softmax(logits, axis=1), data), shape=shape)]
+
+
 _ROWS = [
+    Op(
+        "posterior_mean(x, data, level, group?; extra?)",
+        "mean of data [B, ...] for each of x [B, ...], weighted by how likely noise of that level [B] leads to x: "
+        "normal, or that of a Poisson flow in `extra` further dimensions; data of another group [B] does not count",
+        _posterior_infer,
+        _posterior_mean,
+        flops=lambda ins, outs, attrs: 4 * ins[0].count(),
+        decompose=_posterior_decompose,
+        source="stable target fields: Xu et al. 2023, arXiv:2302.00670; Xu et al. 2023, arXiv:2302.04265",
+    ),
     Op(
         "drop_path(x, rate)",
         "in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 - rate)",
