@@ -11,6 +11,7 @@ import torch
 from emitted import emitted
 
 from latentc.components.objectives.token_diffusion import TokenDiffusion
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import reachable
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -89,3 +90,28 @@ def test_only_training_bounds_the_known_tokens() -> None:
         called = reachable(module, (module.entries[entry],))
         used = {name for name, method in methods.items() if method.function in called}
         assert used == {"forward_known" if entry == "loss" else "forward"}, entry
+
+
+def test_a_decoder_has_sizes_of_its_own(tmp_path: Path) -> None:
+    fractions = [FEWEST_HIDDEN, 0.5]
+    values, gradients = trained((), tmp_path / "none", fractions)
+    same, others = trained(("networks.main.decoder={width: 16, depth: 2, heads: 4}",), tmp_path / "same", fractions)
+    assert same == values and others.keys() == gradients.keys()
+    _, other = trained(("networks.main.decoder={width: 24, depth: 1, heads: 3}",), tmp_path / "other", fractions)
+    assert other["main", "decoder_embed.weight"].shape == (24, 16)
+    assert other["main", "decoder_blocks.0.mlp.fc1.weight"].shape == (96, 24)
+    assert other["main", "encoder_blocks.1.attn.qkv.weight"].shape == (48, 16)
+    assert ("main", "decoder_blocks.1.attn.qkv.weight") not in other
+    assert other["head", "cond_embed.weight"].shape == (16, 24)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("networks.main.decoder={width: 16, depth: 1, heads: 3}",), "3 heads do not divide the width of 16"),
+        (("networks.main.decoder={width: 16, depth: 1, heads: 2}", "sampler.reuse={after: 1}"), "as wide as the"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_is_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DiagnosticError, match=message):
+        load_spec("digits_mar", overrides=[*SMALL, *overrides])

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from latentc.components import Closed
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, with_operands
@@ -18,6 +21,14 @@ from latentc.ir.builder import Builder, Var, f32, items
 
 if TYPE_CHECKING:
     from latentc.components.networks.masked_autoencoder import MaskedAutoencoder
+
+
+class Decoder(Closed):
+    """Blocks behind the encoder that see every token, at a width of their own (MAGE, MAR)."""
+
+    width: int = Field(gt=0, le=65_536, description="channels of a token")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    heads: int = Field(gt=0, le=1_024, description="heads of their attention")
 
 
 class MaskedParts:
@@ -85,8 +96,9 @@ class MaskedParts:
             x = x + position(b, "encoder_pos", x.shape[1], width)
         return x
 
-    def decoder_input(self, b: Builder, x: Var) -> Var:
-        width = x.shape[2]
+    def decoder_input(self, b: Builder, x: Var, width: Any = None) -> Var:
+        """The encoder's features of `width` channels; None: as many as they have."""
+        width = x.shape[2] if width is None else width
         return self.linear(b, "decoder_embed", self.norm.apply(b, "encoder_norm", x), width, out="x")
 
     def shown(self, b: Builder, x: Var, seen: Var) -> Var:
@@ -121,8 +133,11 @@ class MaskedParts:
     def blocks(
         self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any, rotary: tuple[Var, ...] = ()
     ) -> Var:
-        condition = self.condition
-        block = condition.masked_block(*self.parts) if mask else condition.block(*self.parts)
+        condition, (mixer, feed_forward, norm, init) = self.condition, self.parts
+        if part == "decoder" and self.config.decoder is not None:
+            mixer = mixer.model_copy(update={"heads": self.config.decoder.heads})
+        parts = (mixer, feed_forward, norm, init)
+        block = condition.masked_block(*parts) if mask else condition.block(*parts)
         for name in items(f"{part}_blocks", depth):
             x = b.sub(name, block, x, *mask, *rotary, dim=x.shape[2], **sizes)
         return x
@@ -160,4 +175,4 @@ def keys_of(b: Builder, seen: Var) -> Var:
     return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")  # type: ignore[no-any-return]
 
 
-__all__ = ["MaskedParts", "keys_of", "position"]
+__all__ = ["Decoder", "MaskedParts", "keys_of", "position"]

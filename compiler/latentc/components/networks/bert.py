@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
@@ -22,7 +21,7 @@ from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import digit_base, rows
-from latentc.components.networks._masked_parts import keys_of
+from latentc.components.networks._masked_parts import Decoder, keys_of
 from latentc.components.networks._remembered_blocks import Recalling, Remembering, remembered_blocks
 from latentc.components.networks._stages import long_skips
 from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits, placed
@@ -34,14 +33,6 @@ from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-
-class Decoder(Closed):
-    """Blocks behind the encoder that see every token, at a width of their own (MAGE)."""
-
-    width: int = Field(gt=0, le=65_536, description="channels of a token")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
-    heads: int = Field(gt=0, le=1_024, description="heads of their attention")
 
 
 class Bert(Backbone):

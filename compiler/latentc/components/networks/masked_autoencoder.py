@@ -7,7 +7,7 @@ tokens that are evaluated anew against what is remembered of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -19,11 +19,11 @@ from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import rows
 from latentc.components.networks._feature_targets import FeaturePredictor, predict, targets
-from latentc.components.networks._masked_parts import MaskedParts, keys_of
+from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.networks._recalled_features import recalling
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 class MaskedAutoencoder(MaskedTrunk):
     """Encodes the known tokens and decodes features of all of them (MAR, Li et al. 2024, arXiv:2406.11838).
 
-    `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is hidden), the conditions -> f32[B, T, D]. The
-    encoder's attention leaves hidden tokens out, so that any number of them may be known. `forward_known` returns the
-    same if at most K tokens of each sample are known, and encodes only P + K tokens. Training calls it. `remember` and
-    `recall` are for samplers that reuse keys and values of the tokens that they leave as they are (ReCAP).
+    `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is hidden), the conditions -> f32[B, T, D]. D is the
+    decoder's width here. The encoder's attention leaves hidden tokens out, so that any number of them may be known.
+    `forward_known` returns the same if at most K tokens of each sample are known, and encodes only P + K tokens.
+    Training calls it. `remember` and `recall` are for samplers that reuse keys and values of the tokens that they leave
+    as they are (ReCAP).
 
     With a `predictor`, `targets` encodes a sample of which nothing is hidden, as f32[B, T, D], and `predict` tells what
     features f32[B, T, D] make of that (D-JEPA, Chen et al. 2024, arXiv:2410.03755). Conditions that are sequences, such
@@ -53,6 +54,9 @@ class MaskedAutoencoder(MaskedTrunk):
     )
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         None, description="rotary positions in every attention, of a square of tokens; null: none"
+    )
+    decoder: Decoder | None = Field(
+        None, description="width, depth and heads of the decoder, if they are not the encoder's; null: the same"
     )
     predictor: FeaturePredictor | None = Field(
         None, description="predicts an averaged encoder's features of hidden tokens, for the loss (D-JEPA); null: none"
@@ -95,6 +99,24 @@ class MaskedAutoencoder(MaskedTrunk):
             yield from self._problems_of_rotary(spec)
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None:
             yield from self._problems_of_recall(spec)
+        if self.decoder is not None:
+            yield from under("decoder", problems=self._problems_of_decoder(self.decoder, spec))
+
+    def _problems_of_decoder(self, decoder: Decoder, spec: Spec) -> Iterator[Problem]:
+        if decoder.width % decoder.heads:
+            message = f"{decoder.heads} heads do not divide the width of {decoder.width}"
+            yield Problem(("heads",), message, "change either of them")
+        mixer = self.block.parts()[0]
+        if set(mixer.static(decoder.width)) != {"heads"}:
+            message = f"the decoder has heads of its own, which `{mixer.kind}` does not take with these options"
+            yield Problem((), message, "use `{kind: attention}`, or leave it out")
+        reuses = isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None
+        for there, what in ((self.positions, "positions"), (self.predictor, "predictor"), (reuses, "sampler.reuse")):
+            if there:
+                yield Problem((), f"with `{what}` the decoder is as wide as the encoder", "leave out either")
+
+    def token_features(self, spec: Spec) -> tuple[int, int] | None:
+        return self.tokens(spec)[1], self.width if self.decoder is None else self.decoder.width
 
     def _problems_of_rotary(self, spec: Spec) -> Iterator[Problem]:
         if not getattr(self.positions, "ROTARY", False):
@@ -115,6 +137,12 @@ class MaskedAutoencoder(MaskedTrunk):
             message = "the sampler reuses keys and values, which this mixer cannot give"
             yield Problem(("block", "mixer"), message, "use `{kind: attention}` as it is, or leave out `sampler.reuse`")
 
+    def decoder_sizes(self, static: Mapping[str, Any]) -> dict[str, Any]:
+        """Static arguments of the decoder's blocks, of those of the network."""
+        assert self.decoder is not None
+        feed_forward = self.block.parts()[1]
+        return {"heads": static["decoder_heads"], **feed_forward.static(static["decoder_width"])}
+
     def _count(self, spec: Spec) -> int:
         """Tokens of a sample, as many as there would be if the data were right."""
         shape = spec.data.shape
@@ -133,6 +161,7 @@ class MaskedAutoencoder(MaskedTrunk):
             "width": self.width,
             "depth": self.depth,
             "buffer": self.buffer,
+            **({} if self.decoder is None else {f"decoder_{k}": v for k, v in self.decoder.model_dump().items()}),
             **({} if self.positions is None else {"grid": round(length**0.5)}),
             **self.block.static(self.width),
             **self.condition_sizes(spec),
@@ -214,11 +243,13 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         rotary = parts.rotary(b, x, static)
         visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
         x = parts.blocks(b, "encoder", x, (visible,), depth, sizes, rotary)
-        x = parts.decoder_input(b, x)
+        x = parts.decoder_input(b, x, static.get("decoder_width"))
         if known is not None:
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
             x = rows(b, x, place, "x")
         x = parts.decoder_placed(b, parts.shown(b, x, seen), tokens)
+        if config.decoder is not None:
+            depth, sizes = static["decoder_depth"], config.decoder_sizes(static)
         x = parts.blocks(b, "decoder", x, () if counted is None else (keys_of(b, counted),), depth, sizes, rotary)
         return parts.features(b, x, tokens)
 
