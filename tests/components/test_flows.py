@@ -15,6 +15,7 @@ import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -116,6 +117,32 @@ def test_guided_densities_are_a_product_of_powers() -> None:
     mean = ((1 + w) * mu / sigma**2 - w * ratio**2 / sigma**2 * other_mu) / precision
     (x,) = oracle.run("main.guided_inverse", z, y, none, np.ones(8), np.full((4, 8), 1 + w))
     np.testing.assert_allclose(x[:, 0, :2, :2].reshape(8, 4), mean + z[:, 0] / np.sqrt(precision), rtol=1e-6)
+
+
+@pytest.mark.parametrize("guides", ["both", "scale", "shift"])
+def test_guidance_is_of_scale_and_shift_or_of_one(guides: str) -> None:
+    """One flow: the first token stays as it is, the second one's scale and shift follow from it."""
+    options = [f"backbone.guides={guides}", "backbone.flows=1", PLAIN]
+    lowered = lowered_flow("data={kind: npz, path: a.npz, shape: [1, 4, 4], classes: 10}", *options)
+    oracle = interpreter(lowered, random_weights(lowered, std=0.2), prefix="")
+    z, y, none = np.random.default_rng(3).standard_normal((8, 4, 4)), np.arange(8), np.full(8, 10)
+
+    def second(value: float, y: np.ndarray) -> np.ndarray:
+        (x,) = oracle.run("main.inverse", np.concatenate([z[:, :1], np.full((8, 3, 4), value)], axis=1), y)
+        return np.asarray(x[:, 0, :2, 2:].reshape(8, 4))
+
+    shift, other_shift = second(0.0, y), second(0.0, none)
+    log, other_log = np.log(second(1.0, y) - shift), np.log(second(1.0, none) - other_shift)
+    w = 1.5
+    log = log + w * (log - other_log) * (guides != "shift")
+    shift = shift + w * (shift - other_shift) * (guides != "scale")
+    (x,) = oracle.run("main.guided_inverse", z, y, none, np.ones(8), np.full((3, 8), 1 + w))
+    np.testing.assert_allclose(x[:, 0, :2, 2:].reshape(8, 4), shift + z[:, 1] * np.exp(log), rtol=1e-6, equal_nan=False)
+
+
+def test_densities_are_guided_as_a_whole() -> None:
+    with pytest.raises(DiagnosticError, match="densities are guided as a whole"):
+        load_spec("digits_tarflow", None, [*TINY, "backbone.guidance=density", "backbone.guides=scale"])
 
 
 def test_log_determinant_is_that_of_the_jacobian() -> None:

@@ -36,6 +36,7 @@ class Flow:
     softplus: bool = False
     soft_clip: float | None = None
     final_norm: Norm | None = None
+    guides: str = "both"
 
     @property
     def cls(self) -> str:

@@ -239,8 +239,13 @@ class _Solver:
             tables = ("carried",) * (2 * self.parts.rotary)
             shared_kinds = ("shared",) * (len(shared) - len(tables)) + tables
             kinds = (*shared_kinds, *("conditional",) * len(own), *("carried",) * len(rest))
-            guides = ("guided", "guided", *("carried",) * caches)
+            of = {"scale": ("guided", "carried"), "shift": ("carried", "guided")}
+            guides = (*of.get(self.parts.guides, ("guided", "guided")), *("carried",) * caches)
             raw, shift, *grown = b.guided(fn, "", operands, kinds, tuple(null[0]), scale[0], guides, out=names)
+            if self.parts.guides == "scale":
+                shift = self._own(b, shift, z)
+            elif self.parts.guides == "shift":
+                raw = self._own(b, raw, z)
         elif self.guidance == "density":
             token, *others = shared
             both = [b.concat(x, other, axis=0) for x, other in zip(own, null[0], strict=True)]
@@ -250,6 +255,11 @@ class _Solver:
         else:
             raw, shift, *grown = b.call(fn, "", *operands, args=self.static, out=names)
         return [b.add(b.mul(z, self.parts.scale(b, raw)), shift, out="token"), *grown]
+
+    def _own(self, b: Builder, x: Var, z: Var) -> Var:
+        """The half of x [2 * B, 1, C] of the branch that the conditions tell."""
+        own, _ = b.split(x, axis=0, sizes=(z.shape[0], z.shape[0]), out=f"{x.value.name} other")
+        return own  # type: ignore[no-any-return]
 
     def _guided(self, b: Builder, raw: Var, shift: Var, z: Var, scale: Var) -> Var:
         """The token that z means under p_c (p_c / p_u)^(scale - 1), of the normal densities of both branches.

@@ -81,6 +81,9 @@ class TransformerFlow(Backbone):
         description="of scale and shift each: u + scale (c - u), or of the normal densities they stand for: "
         "c (c / u)^(scale - 1), where c is not the wider one (STARFlow)",
     )
+    guides: Literal["both", "scale", "shift"] = Field(
+        "both", description="what `linear` guidance is of: scale and shift, or one of them (TarFlow's `guide_what`)"
+    )
     block: Block = Field(description="the block that is repeated; its mixer is causal")
     weights: Weights = Field("xavier", description="how linear layers start; the last one of a flow starts at zero")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -128,6 +131,9 @@ class TransformerFlow(Backbone):
             yield Problem(("depths",), message, f"set `flows: {len(self.depths)}`")
         elif self.depths is not None and not any(self.depths):
             yield Problem(("depths",), "every flow is left out", "give one of them a depth of 1 or more")
+        if self.guides != "both" and self.guidance != "linear":
+            message = f"densities are guided as a whole, not their {self.guides} alone"
+            yield Problem(("guides",), message, "leave it out, or set `guidance: linear`")
         head_dim = self.head_dim
         if self.last_width is not None and head_dim and self.last_width % head_dim:
             yield Problem(("last_width",), f"heads of {head_dim} do not divide {self.last_width}")
@@ -204,6 +210,7 @@ class TransformerFlow(Backbone):
             self.scale == "softplus",
             self.soft_clip,
             final_norm,
+            self.guides,
         )
 
     def told_flow(self, i: int) -> bool:
