@@ -67,11 +67,12 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
 
 
-def lower_networks(spec: Spec) -> Lowered:
+def lower_networks(spec: Spec, verified: bool = True) -> Lowered:
     """The module of a checked spec's networks alone, without losses and programs: all that weights depend on."""
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
-    return Lowered(verify(mb.finish(), "train"), networks, (), ())
+    module = mb.finish()
+    return Lowered(verify(module, "train") if verified else module, networks, (), ())
 
 
 def _prepared(mb: ModuleBuilder, networks: dict[str, Network], sampler: Sampler, spec: Spec) -> dict[str, Network]:

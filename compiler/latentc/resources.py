@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def _is_repository(path: Path) -> bool:
     return (path / "compiler" / "latentc").is_dir()
 
 
-def shipped_specs() -> dict[str, Path]:
+@cache
+def shipped_specs() -> Mapping[str, Path]:
     """{name: path} of every spec that ships with latentc (specs/FAMILY/NAME.yaml), sorted by family and name."""
     return {path.stem: path for path in sorted(folder("specs").rglob("*.yaml"))}
 

@@ -11,9 +11,10 @@ import pytest
 
 from latentc import api, resources
 from latentc.diagnostics import DiagnosticError
-from latentc.interchange.checkpoints import candidates, fit_variant, official_types, opened_variant
+from latentc.interchange.checkpoints import candidates, fit_variant, name_maps, official_types, opened_variant
 from latentc.spec import load_spec, own_variant_names
 from latentc.weights import Array, write_safetensors
+from latentc.weights.kinds import may_follow, name_kinds
 from latentc.weights.state_dicts import Reading
 
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
@@ -37,7 +38,10 @@ def test_variants_are_recognised_by_every_map(system: str, some: Callable[[Seque
     for variant in (*some(own), *inherited[:1]) or (None,):
         for names, networks in load_spec(system, variant).weights.items():
             for network in () if (system, names) in PARTS else networks:
-                found = fit_variant(system, variant, [official(system, variant, network, names)])
+                reading = official(system, variant, network, names)
+                kinds = name_kinds(reading.tensors)
+                assert any(may_follow(rules, kinds) for rules in name_maps(system)), (variant, names, network)
+                found = fit_variant(system, variant, [reading])
                 assert found is not None and names in found.networks[network][0], (variant, names, network)
 
 

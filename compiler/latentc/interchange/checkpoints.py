@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,20 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from latentc import resources
-from latentc.checkpoint import buffer, computed, fitted, name_map, network_params, network_types, symbols
+from latentc.checkpoint import computed, name_map, network_params, network_types, symbols
 from latentc.components.contract import Lowered
 from latentc.components.diffusers import Data
 from latentc.diagnostics import DiagnosticError, nearest
 from latentc.interchange.folders import Found
 from latentc.lower import lower, lower_networks
-from latentc.spec import Spec, load_spec, variant_names
+from latentc.spec import Spec, variant_names
+from latentc.spec.load import spec_from_resolved
 from latentc.spec.resolve import resolve_file
 from latentc.spec.yaml import Document
-from latentc.weights import Array, export_weights, ignored_names
+from latentc.weights import Array, can_import, export_weights, ignored_names
 from latentc.weights.files import file_readings
+from latentc.weights.kinds import may_follow, name_kinds
+from latentc.weights.rules import RawRule
 from latentc.weights.state_dicts import Reading, several_fit
 
-_ALIKE = 0.5  # least fraction of a network's kinds of names that a file must have, for its variants to be tried
 _SPREAD = 0.1  # by which the number of elements of a file may differ: name maps may cut or add a few
 _MOST_SHOWN = 12
 
@@ -94,13 +95,14 @@ def candidates(
     Networks that are trained from a copy of another have no published checkpoints, and are tried only if `system`
     names their spec. A spec without a variant is left out if it equals one of its variants.
     """
-    kinds = [_kinds(reading.tensors) for reading in readings]
+    kinds = [name_kinds(reading.tensors) for reading in readings]
     found: list[Candidate] = []
     for name in [system] if system is not None else resources.shipped_specs():
+        if system is None and not any(may_follow(rules, names) for rules in name_maps(name) for names in kinds):
+            continue  # without a look at the networks, which takes longer
         opened = opened_variant(name, None)
         assert opened is not None
-        student = any(getattr(network, "copy_of", None) is not None for network in opened[0].networks.values())
-        if not opened[0].weights or (system is None and (student or not _alike(*opened, kinds))):
+        if system is None and any(getattr(net, "copy_of", None) is not None for net in opened[0].networks.values()):
             continue
         fits = [
             fit
@@ -112,6 +114,15 @@ def candidates(
         ]
     whole = [candidate for candidate in found if candidate.complete]
     yield from whole or found
+
+
+def name_maps(system: str) -> Iterator[Sequence[RawRule]]:
+    """The name maps of a shipped spec, for any network and of any of its variants."""
+    resolved = resolve_file(system)
+    for changed in (resolved.document.root, *resolved.variants.values()):
+        maps = changed.fields.get("weights")
+        for networks in maps.fields.values() if maps is not None else ():
+            yield from (rules.data() for rules in networks.fields.values() if isinstance(rules.value, list))
 
 
 def fit_variant(system: str, variant: str | None, readings: Sequence[Reading]) -> Candidate | None:
@@ -137,69 +148,59 @@ def fit_variant(system: str, variant: str | None, readings: Sequence[Reading]) -
 
 @lru_cache(maxsize=512)
 def opened_variant(system: str, variant: str | None) -> tuple[Spec, Lowered] | None:
-    """A shipped spec and its lowered networks; None if the variant does not fit what the spec changes."""
+    """A shipped spec and its lowered networks; None if the variant does not fit what the spec changes.
+
+    Both are sound, as all that ships; neither is checked again, as a file is compared with many.
+    """
     try:
-        spec = load_spec(resources.shipped_specs()[system], variant)
-        return spec, lower_networks(spec)
+        spec = spec_from_resolved(resolve_file(system, variant), rules=False)
+        return spec, lower_networks(spec, verified=False)
     except DiagnosticError:
         return None
 
 
 def _fitting(spec: Spec, lowered: Lowered, network: str, names: str, readings: Sequence[Reading]) -> Iterator[Reading]:
     """The readings that fit a network; the one that must be meant alone, if it does."""
-    sizes = {name: param.shape for name, param in _constants(spec, lowered, network, names).items()}
+    types = network_types(lowered, network)
+    elements = sum(math.prod(map(int, shape)) for shape, _ in types.values())
+    large = [r for r in readings if sum(math.prod(t.shape) for t in r.tensors.values()) >= elements * (1 - _SPREAD)]
+    if not large:
+        return
     rules, symbolic = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
-    elements = sum(math.prod(map(int, shape)) for shape, _ in network_types(lowered, network).values())
-    for reading in readings:
-        if elements * (1 - _SPREAD) > sum(math.prod(tensor.shape) for tensor in reading.tensors.values()):
-            continue
+    sizes = _constants(spec, lowered, network, names)
+    for reading in large:
         ignored = ignored_names(rules, reading.tensors, symbolic)
         theirs = sum(math.prod(tensor.shape) for name, tensor in reading.tensors.items() if name not in ignored)
         if not elements * (1 - _SPREAD) <= theirs <= elements * (1 + _SPREAD):
             continue
         if any(reading.tensors[name].shape != shape for name, shape in sizes.items() if name in reading.tensors):
             continue
-        try:
-            fitted(spec, lowered, network, reading.tensors, names)
-        except DiagnosticError:
+        if not can_import(reading.tensors, rules, types, symbolic):
             continue
         yield reading
         if reading.sure:
             return
 
 
-def _constants(spec: Spec, lowered: Lowered, network: str, names: str) -> Mapping[str, Array]:
-    """Buffers that official files hold and latentc computes, such as position embeddings."""
+def _constants(spec: Spec, lowered: Lowered, network: str, names: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the buffers that official files hold and latentc computes, such as position embeddings."""
     net = lowered.networks[network]
     buffers = {name: param for name, param in network_params(lowered, net).items() if computed(param)}
-    rules, symbolic = name_map(spec, network, names), symbols(lowered, net)
-    return {name: buffer(buffers[name]) for name in ignored_names(rules, buffers, symbolic)}
-
-
-def _alike(spec: Spec, lowered: Lowered, kinds: Sequence[set[str]]) -> bool:
-    """Whether some reading has most kinds of names of a network of the spec."""
-    for names, networks in spec.weights.items():
-        for network in networks:
-            wanted = _kinds(official_types(spec, lowered, network, names))
-            if any(len(wanted & kind) >= _ALIKE * len(wanted) for kind in kinds):
-                return True
-    return False
+    kept = ignored_names(name_map(spec, network, names), buffers, symbols(lowered, net))
+    return {name: tuple(map(int, buffers[name].type.shape)) for name in kept}  # type: ignore[arg-type]
 
 
 def official_types(spec: Spec, lowered: Lowered, network: str, names: str) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the tensors of a file that follows a name map."""
-    probes = {
-        name: Array(np.broadcast_to(np.zeros((), np.float32), tuple(int(n) for n in shape)))
-        for name, (shape, _) in network_types(lowered, network).items()
-    }
+    own = {name: _of_shape(tuple(map(int, shape))) for name, (shape, _) in network_types(lowered, network).items()}
+    constants = {name: _of_shape(shape) for name, shape in _constants(spec, lowered, network, names).items()}
     rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
-    constants = _constants(spec, lowered, network, names)
-    return {name: tensor.shape for name, tensor in export_weights(probes, rules, None, sizes, constants).items()}
+    return {name: tensor.shape for name, tensor in export_weights(own, rules, None, sizes, constants).items()}
 
 
-def _kinds(names: Iterable[str]) -> set[str]:
-    """The names without their numbers."""
-    return {re.sub(r"\d+", "#", name) for name in names}
+def _of_shape(shape: tuple[int, ...]) -> Array:
+    """A tensor that takes no memory."""
+    return Array(np.broadcast_to(np.zeros((), np.float32), shape))
 
 
 def _none(path: Path, readings: Sequence[Reading], system: str | None, variant: str | None) -> DiagnosticError:
@@ -215,4 +216,4 @@ def _none(path: Path, readings: Sequence[Reading], system: str | None, variant: 
     )
 
 
-__all__ = ["Candidate", "candidates", "fit_variant", "official_types", "opened_variant", "recognised"]
+__all__ = ["Candidate", "candidates", "fit_variant", "name_maps", "official_types", "opened_variant", "recognised"]

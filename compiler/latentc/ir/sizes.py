@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from latentc.ir.core import Function, Value
@@ -46,9 +47,15 @@ def evaluate(expr: str, names: Mapping[str, Any]) -> Any:
         raise KeyError(expr)
 
     try:
-        return value(ast.parse(expr, mode="eval").body)
+        return value(_parsed(expr))
     except (SyntaxError, ZeroDivisionError, ValueError, RecursionError):
         raise KeyError(expr) from None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(expr: str) -> ast.expr:
+    """The tree of an expression: the sizes of a network are written in few ways, and read at every call."""
+    return ast.parse(expr, mode="eval").body
 
 
 def is_label(name: str) -> bool:

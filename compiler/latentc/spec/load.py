@@ -42,8 +42,8 @@ def spec_from_text(text: str, file: str = "<text>", variant: str | None = None, 
     return spec_from_resolved(resolve_text(text, file, None, variant, overrides))
 
 
-def spec_from_resolved(resolved: Resolved) -> Spec:
-    """Check a resolved text against the schema, then against the rules across sections."""
+def spec_from_resolved(resolved: Resolved, rules: bool = True) -> Spec:
+    """Check a resolved text against the schema, then, with `rules`, against the rules across sections."""
     document = resolved.document
     try:
         spec = Spec.model_validate(document.data)
@@ -51,7 +51,7 @@ def spec_from_resolved(resolved: Resolved) -> Spec:
         raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
     spec._document = document
     spec = with_class_names(spec)
-    if problems := check_rules(spec, document):
+    if rules and (problems := check_rules(spec, document)):
         raise DiagnosticError(*problems)
     return spec
 

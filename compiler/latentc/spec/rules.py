@@ -5,7 +5,7 @@ A rule takes the whole spec and yields problems; it never raises. `RULES` at the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from pydantic import BaseModel
@@ -365,13 +365,19 @@ def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
     """Every component of a spec, with its path."""
     if isinstance(value, Part):
         yield path, value
+    items: Iterable[tuple[str | int, object]] = ()
     if isinstance(value, BaseModel):
-        for name, info in type(value).model_fields.items():
-            yield from _parts(getattr(value, name), (*path, info.alias or name))
-    elif isinstance(value, Mapping | tuple):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        items = ((info.alias or name, getattr(value, name)) for name, info in type(value).model_fields.items())
+    elif isinstance(value, tuple):
+        items = enumerate(value)
+    elif isinstance(value, Mapping):
+        items = value.items()
+    for key, item in items:
+        if not isinstance(item, _PLAIN):  # names of a thousand classes, most often
             yield from _parts(item, (*path, key))
 
+
+_PLAIN = (str, int, float, type(None))
 
 RULES: tuple[Rule, ...] = (
     shape_or_tokens,

@@ -109,9 +109,16 @@ def load_yaml(text: str, file: str) -> Document:
 @lru_cache(maxsize=64)
 def _composed(text: str, file: str) -> Node:
     """The nodes of a text, which nobody changes: specs share bases, and a check of all variants reads them often."""
-    return _Composer(file).root(text)
+    if _FAST is not None and not _READ_LOOSELY.search(text):
+        try:
+            return _Composer(file).root(text, _FAST)
+        except (DiagnosticError, yaml.YAMLError):
+            pass  # PyYAML's own parser says better what is wrong, and where
+    return _Composer(file).root(text, yaml.BaseLoader)
 
 
+_FAST: Any = getattr(yaml, "CBaseLoader", None)  # libyaml's parser, where PyYAML was built with it
+_READ_LOOSELY = re.compile("[\t\r?%\x85\u2028\u2029\ufeff]")  # it accepts some texts with these that are no YAML 1.2
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: dict[str, Scalar] = {
@@ -169,10 +176,10 @@ class _Composer:
         self.documents = 0
         self.text = ""
 
-    def root(self, text: str) -> Node:
+    def root(self, text: str, parser: Any) -> Node:
         self.text = text
         self.refuse_unprintable(text)
-        loader: Any = yaml.BaseLoader(text)
+        loader = parser(text)
         try:
             while loader.check_event():
                 self.event(loader.get_event())

@@ -17,7 +17,7 @@ from latentc.weights.expr import (
 )
 from latentc.weights.files import open_weights
 from latentc.weights.int4 import packed, unpacked
-from latentc.weights.names import check_inverse, export_weights, ignored_names, import_weights
+from latentc.weights.names import can_import, check_inverse, export_weights, ignored_names, import_weights
 from latentc.weights.read import blocks, materialise
 from latentc.weights.rules import parse_map
 from latentc.weights.safetensors import read_safetensors, write_safetensors
@@ -29,6 +29,7 @@ __all__ = [
     "Stored",
     "blocks",
     "by_path",
+    "can_import",
     "cast",
     "check_inverse",
     "concatenate",

@@ -43,6 +43,13 @@ def import_weights(
     raise closest.error("the checkpoint's tensors do not fit this model")
 
 
+def can_import(
+    theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None = None
+) -> bool:
+    """Whether `import_weights` can read these tensors. DiagnosticError E0411 for faulty rules."""
+    return any(not _import(theirs, parsed, expected)[1].count() for parsed in parse_map(rules, sizes))
+
+
 def export_weights(
     ours: Mapping[str, Expr],
     rules: Sequence[RawRule],
@@ -224,18 +231,15 @@ class _Problems:
 
     def __init__(self) -> None:
         self.kinds: dict[str, list[str]] = {}
-        self.nearest: dict[str, str] = {}
+        self.choices: dict[str, list[str]] = {}
 
-    def add(self, kind: str, found: Iterable[str], choices: Iterable[str] = ()) -> None:
-        """Add names of a kind; for those that will be shown, look for the nearest of `choices`."""
+    def add(self, kind: str, found: Sequence[str], choices: Iterable[str] = ()) -> None:
+        """Add names of a kind; those that are shown are shown with the nearest of `choices`."""
         entries = self.kinds.setdefault(kind, [])
-        pool = list(choices)
-        for name in found:
-            if len(entries) < _SHOWN and pool:
-                near = nearest(name, pool)
-                if near is not None and near != name:
-                    self.nearest[name] = near
-            entries.append(name)
+        if found:
+            near = list(choices)
+            self.choices |= dict.fromkeys(found[: max(0, _SHOWN - len(entries))], near)
+        entries += found
 
     def count(self) -> int:
         return sum(map(len, self.kinds.values()))
@@ -244,14 +248,15 @@ class _Problems:
         notes = []
         for kind, entries in self.kinds.items():
             if entries:
-                shown = [
-                    f"  {name} (nearest: {self.nearest[name]})" if name in self.nearest else f"  {name}"
-                    for name in entries[:_SHOWN]
-                ]
+                shown = [f"  {name}{self._nearest(name)}" for name in entries[:_SHOWN]]
                 more = [f"  … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
                 notes.append("\n".join([f"{kind} ({len(entries)}):", *shown, *more]))
         mend = "check that the variant is the checkpoint's, then the spec's `weights` rules"
         return DiagnosticError.of("E0410", message, notes=tuple(notes), help=mend)
+
+    def _nearest(self, name: str) -> str:
+        near = nearest(name, self.choices.get(name, ()))
+        return f" (nearest: {near})" if near not in (None, name) else ""
 
 
 def _probe(number: int, shape: Sequence[int], dtype: Any, distinct: bool) -> Array:

@@ -18,7 +18,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from latentc.diagnostics import nearest
@@ -26,7 +26,10 @@ from latentc.diagnostics import nearest
 Sizes = Mapping[str, int | tuple[int, ...]]
 """Sizes of a network that expressions may use: numbers, and lists of them that are read by index (`attention[0]`)."""
 
-_FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
+FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
+"""A placeholder of a template: the text between its braces, or `*`."""
+LETTER = re.compile(r"(?<!\w)[A-Za-z_](?!\w)")
+"""The letter of a placeholder that is a number."""
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _LONGEST_NAME = 1000  # characters; longer names match nothing, which bounds the time of `*`
 _LONGEST_EXPRESSION = 100  # characters
@@ -67,7 +70,12 @@ class Template:
     text: str
     literals: tuple[str, ...]
     fields: tuple[Placeholder, ...]
-    pattern: re.Pattern[str]
+    regex: str
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The compiled regex, at first use: rules are also checked where no name is matched."""
+        return _compiled(self.regex)
 
     def match(self, name: str) -> dict[str, str] | None:
         """{placeholder: value} if the name has this form, else None."""
@@ -90,8 +98,25 @@ def template(text: Any, sizes: Sizes) -> Template:
     """Parse a name. `sizes` are the numbers its expressions may use. ValueError says what is wrong."""
     if not isinstance(text, str) or not text:
         raise ValueError(f"a name must be text, not {text!r}")
-    found = list(_FIELD.finditer(text))
-    literals = _FIELD.split(text)[::3]
+    return _sized(text, sizes) if _depends_on_sizes(text) else _unsized(text)
+
+
+@lru_cache(maxsize=1 << 16)
+def _depends_on_sizes(text: str) -> bool:
+    """Whether an expression in a name has words other than the letter of the number."""
+    inner = [text for text, _ in FIELD.findall(text) if ":" not in text and not _WORD.fullmatch(text)]
+    return any(len(word) > 1 for text in inner for word in _WORD.findall(text))
+
+
+@lru_cache(maxsize=1 << 16)
+def _unsized(text: str) -> Template:
+    """A name that is the same for all networks: most are, and a map is read for each variant and by each check."""
+    return _sized(text, {})
+
+
+def _sized(text: str, sizes: Sizes) -> Template:
+    found = list(FIELD.finditer(text))
+    literals = FIELD.split(text)[::3]
     if any("{" in literal or "}" in literal for literal in literals):
         raise ValueError(f"{text!r}: a brace that belongs to no placeholder")
     if not all(literals[1:-1]):
@@ -104,7 +129,7 @@ def template(text: Any, sizes: Sizes) -> Template:
     pattern = re.escape(literals[0])
     for place, (field, after) in enumerate(zip(fields, literals[1:], strict=True)):
         pattern += _pattern(text, field, literals[place], after, "*" in names[:place]) + re.escape(after)
-    return Template(text, tuple(literals), fields, _compiled(pattern))
+    return Template(text, tuple(literals), fields, pattern)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -138,7 +163,7 @@ def _placeholder(text: str, sizes: Sizes) -> Placeholder:
         if colon and (not all(choices) or len(set(choices)) < len(choices)):
             raise ValueError(f"{{{text}}} must list different words: {{{name}:first|second}}")
         return Placeholder(name, choices)
-    letters = {word for word in _WORD.findall(text) if len(word) == 1}
+    letters = set(LETTER.findall(text))
     if len(letters) != 1:
         raise ValueError(f"{{{text}}} is neither a word nor a function of one letter, such as {{i+1}}")
     (letter,) = letters
@@ -153,7 +178,7 @@ def filled(text: str, values: Mapping[str, int], sizes: Sizes) -> str:
     """`text` with a number for every placeholder that is an expression of `values` (single letters) and sizes."""
 
     def number_of(found: re.Match[str]) -> str:
-        letters = {word for word in _WORD.findall(found[1] or "") if len(word) == 1}
+        letters = set(LETTER.findall(found[1] or ""))
         if not letters or not letters <= set(values) or ":" in found[1]:
             return found[0]
         known: Sizes = sizes
@@ -164,7 +189,7 @@ def filled(text: str, values: Mapping[str, int], sizes: Sizes) -> str:
             raise ValueError(f"{{{found[1]}}} is {value} for {dict(values)}")
         return str(value)
 
-    return _FIELD.sub(number_of, text)
+    return FIELD.sub(number_of, text)
 
 
 class AnySizes(Sizes):

@@ -17,19 +17,21 @@ from latentc.ir.types import TensorType
 def _attention_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     q, k, v = ins[:3]
     need(q.rank == k.rank == v.rank == 4, "takes q [B, H, T, d], k and v [B, H_kv, S, d]")
-    need(q.shape[0] == k.shape[0] == v.shape[0], f"batches differ: {q}, {k}, {v}")
+    need(q.shape[0] == k.shape[0] == v.shape[0], "batches differ: {}, {}, {}", q, k, v)
     need(
         k.shape[1] == v.shape[1] and q.shape[1] % k.shape[1] == 0,  # type: ignore[operator]
-        f"{k.shape[1]} key heads do not divide {q.shape[1]}",
+        "{} key heads do not divide {}",
+        k.shape[1],
+        q.shape[1],
     )
-    need(q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2], f"{q} does not attend to {k} and {v}")
+    need(q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2], "{} does not attend to {} and {}", q, k, v)
     need(not attrs["causal"] or q.shape[2] == k.shape[2], "causal attention wants as many queries as keys")
     same_dtype(ins[:3])
     need(0 <= attrs.get("dropout", 0.0) < 1, f"probability {attrs.get('dropout')} is outside [0, 1)")
     if len(ins) > 3:
-        need(ins[3].dtype in ("bool", q.dtype), f"mask has dtype {ins[3].dtype}")
+        need(ins[3].dtype in ("bool", q.dtype), "mask has dtype {}", ins[3].dtype)
         scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-        need(broadcast(ins[3].shape, scores) == scores, f"mask {ins[3]} does not broadcast to {list(scores)}")
+        need(broadcast(ins[3].shape, scores) == scores, "mask {} does not broadcast to {}", ins[3], list(scores))
     return [q.with_shape([*q.shape[:3], v.shape[3]])]
 
 
@@ -90,9 +92,9 @@ def _attention_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attr
 
 def _rotary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, cos, sin = ins
-    need(x.rank == 4 and x.shape[-1] % 2 == 0, f"takes [B, H, T, d] with d even, got {x}")  # type: ignore[operator]
+    need(x.rank == 4 and x.shape[-1] % 2 == 0, "takes [B, H, T, d] with d even, got {}", x)  # type: ignore[operator]
     want = (x.shape[-2], x.shape[-1] // 2)
-    need(cos.shape == want and sin.shape == want, f"tables are {cos} and {sin}; want {list(want)}")
+    need(cos.shape == want and sin.shape == want, "tables are {} and {}; want {}", cos, sin, list(want))
     same_dtype(ins)
     return [x]
 
@@ -126,9 +128,9 @@ def timestep_frequencies(attrs: Attrs) -> Array:
 
 
 def _timestep_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].rank == 1 and ins[0].is_float, f"takes float [B], got {ins[0]}")
+    need(ins[0].rank == 1 and ins[0].is_float, "takes float [B], got {}", ins[0])
     least = 4 if attrs.get("endpoint", False) else 2
-    need(attrs["dim"] >= least and attrs["dim"] % 2 == 0, f"dim {attrs['dim']} is not even and at least {least}")
+    need(attrs["dim"] >= least and attrs["dim"] % 2 == 0, "dim {} is not even and at least {}", attrs["dim"], least)
     return [ins[0].with_shape([ins[0].shape[0], attrs["dim"]])]
 
 

@@ -32,7 +32,7 @@ NO_ATTRS: Attrs = {}
 
 def call_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs = NO_ATTRS) -> list[TensorType]:
     """Output types of a function applied to operands of the types `actuals`, its run-time sizes solved for."""
-    need(len(fn.inputs) == len(actuals), f"{fn.name} takes {len(fn.inputs)} operands, got {len(actuals)}")
+    need(len(fn.inputs) == len(actuals), "{} takes {} operands, got {}", fn.name, len(fn.inputs), len(actuals))
     sizes: dict[str, Dim] = {}
     for formal, actual in zip(fn.inputs, actuals, strict=True):
         if not unify(formal.type, actual, sizes):
@@ -51,16 +51,16 @@ def _even(size: Dim) -> bool:
 def guided_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Output types of a guided call."""
     kinds, guides, channels = attrs["kinds"], attrs["guides"], attrs["channels"]
-    need(set(kinds) <= {"shared", "conditional", "carried"}, f"operand kinds are {kinds}")
-    need(set(guides) <= {"guided", "carried"}, f"output kinds are {guides}")
+    need(set(kinds) <= {"shared", "conditional", "carried"}, "operand kinds are {}", kinds)
+    need(set(guides) <= {"guided", "carried"}, "output kinds are {}", guides)
     conditional = [i for i, k in enumerate(kinds) if k == "conditional"]
-    need(len(kinds) == len(fn.inputs), f"{len(kinds)} operand kinds for {len(fn.inputs)} operands of {fn.name}")
-    need(len(guides) == len(fn.outputs), f"{len(guides)} output kinds for {len(fn.outputs)} outputs of {fn.name}")
+    need(len(kinds) == len(fn.inputs), "{} operand kinds for {} operands of {}", len(kinds), len(fn.inputs), fn.name)
+    need(len(guides) == len(fn.outputs), "{} output kinds for {} outputs of {}", len(guides), len(fn.outputs), fn.name)
     need(len(actuals) == len(kinds) + len(conditional) + 1, "takes the operands, their null alternatives, the scale")
     operands, nulls, scale = actuals[: len(kinds)], actuals[len(kinds) : -1], actuals[-1]
-    need(scale.rank == 1 and scale.is_float, f"scale is {scale}; wants float [B]")
+    need(scale.rank == 1 and scale.is_float, "scale is {}; wants float [B]", scale)
     for i, null in zip(conditional, nulls, strict=True):
-        need(null == operands[i], f"null alternative of operand {i} is {null}; wants {operands[i]}")
+        need(null == operands[i], "null alternative of operand {} is {}; wants {}", i, null, operands[i])
     both = [t if k == "carried" else doubled(t) if t.rank else t for t, k in zip(operands, kinds, strict=True)]
     types = call_types(fn, both)
     halves = []
@@ -68,11 +68,11 @@ def guided_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -> l
         if g == "carried":
             halves.append(t)
             continue
-        need(t.rank > 0 and t.is_float and _even(t.shape[0]), f"cannot guide {t}")
-        need(t.shape[0] // 2 == scale.shape[0], f"the scale is {scale}, but {t} has another batch size")
+        need(t.rank > 0 and t.is_float and _even(t.shape[0]), "cannot guide {}", t)
+        need(t.shape[0] // 2 == scale.shape[0], "the scale is {}, but {} has another batch size", scale, t)
         if channels is not None:
             size = t.shape[1] if t.rank > 1 else 0
-            need(not isinstance(size, Sym) and 0 < channels <= size, f"cannot guide {channels} channels of {t}")
+            need(not isinstance(size, Sym) and 0 < channels <= size, "cannot guide {} channels of {}", channels, t)
         halves.append(t.with_shape([t.shape[0] // 2, *t.shape[1:]]))
     return halves
 
@@ -81,12 +81,12 @@ def _differentiated(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -
     """Type of the output that a `gradient` or `jvp` node differentiates."""
     of, wrt = attrs["of"], attrs["wrt"]
     types = call_types(fn, actuals)
-    need(0 <= of < len(types), f"{fn.name} has no output {of}; it has {len(types)}")
-    need(types[of].is_float, f"output {of} of {fn.name} is {types[of]}; a derivative needs floats")
-    need(len(wrt) > 0 and len(set(wrt)) == len(wrt), f"wrt is {wrt}; wants at least one input, and no input twice")
+    need(0 <= of < len(types), "{} has no output {}; it has {}", fn.name, of, len(types))
+    need(types[of].is_float, "output {} of {} is {}; a derivative needs floats", of, fn.name, types[of])
+    need(len(wrt) > 0 and len(set(wrt)) == len(wrt), "wrt is {}; wants at least one input, and no input twice", wrt)
     for i in wrt:
-        need(0 <= i < len(actuals), f"{fn.name} has no input {i}; it has {len(actuals)}")
-        need(actuals[i].is_float, f"input {i} of {fn.name} is {actuals[i]}; a derivative needs floats")
+        need(0 <= i < len(actuals), "{} has no input {}; it has {}", fn.name, i, len(actuals))
+        need(actuals[i].is_float, "input {} of {} is {}; a derivative needs floats", i, fn.name, actuals[i])
     return types[of]
 
 
@@ -98,31 +98,34 @@ def gradient_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) ->
 def jvp_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Output types of a jvp: the differentiated output, and its tangent."""
     count = len(fn.inputs)
-    need(len(actuals) == count + len(attrs["wrt"]), f"takes {count} operands and a tangent for each input in wrt")
+    need(len(actuals) == count + len(attrs["wrt"]), "takes {} operands and a tangent for each input in wrt", count)
     out = _differentiated(fn, actuals[:count], attrs)
     for i, tangent in zip(attrs["wrt"], actuals[count:], strict=True):
-        need(tangent == actuals[i], f"tangent of input {i} is {tangent}; wants {actuals[i]}")
+        need(tangent == actuals[i], "tangent of input {} is {}; wants {}", i, tangent, actuals[i])
     return [out, out]
 
 
 def loop_types(body: Function, actuals: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Output types of a loop over `body`."""
     trip, invariants, carried = attrs["trip"], attrs["invariants"], attrs["carried"]
-    need(trip > 0, f"trip count {trip} is not positive")
+    need(trip > 0, "trip count {} is not positive", trip)
     need(
         invariants >= 0 and carried >= 0 and invariants + carried <= len(actuals),
-        f"{len(actuals)} operands for {invariants} invariants and {carried} carried values",
+        "{} operands for {} invariants and {} carried values",
+        len(actuals),
+        invariants,
+        carried,
     )
     head = list(actuals[: invariants + carried])
     rows = []
     for table in actuals[invariants + carried :]:
-        need(table.rank > 0 and table.shape[0] == trip, f"table is {table}; wants {trip} rows")
+        need(table.rank > 0 and table.shape[0] == trip, "table is {}; wants {} rows", table, trip)
         rows.append(table.with_shape(table.shape[1:]))
     types = call_types(body, [i64(), *head, *rows])
     for new, old in zip(types, head[invariants:], strict=False):
-        need(new == old, f"{body.name} carries {old} in but {new} out")
-    need(len(types) >= carried, f"{body.name} returns {len(types)} values; wants at least the {carried} carried")
-    need(len(types) > 0, f"{body.name} returns nothing")
+        need(new == old, "{} carries {} in but {} out", body.name, old, new)
+    need(len(types) >= carried, "{} returns {} values; wants at least the {} carried", body.name, len(types), carried)
+    need(len(types) > 0, "{} returns nothing", body.name)
     return types[:carried] + [t.with_shape([trip, *t.shape]) for t in types[carried:]]
 
 

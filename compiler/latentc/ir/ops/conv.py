@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from latentc.ir.ops.linear import same_dtype
-from latentc.ir.ops.row import Array, Attrs, Op, need, per_axis
+from latentc.ir.ops.row import Array, Attrs, Op, OpError, need, per_axis
 from latentc.ir.types import Dim, Sym, TensorType, source_of
 
 _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
@@ -36,7 +36,7 @@ def geometry(attrs: Attrs, axes: int) -> Geometry:
         return per_axis(name, attrs.get(name, _DEFAULTS[name]), axes)
 
     groups = attrs.get("groups", 1)
-    need(isinstance(groups, int), f"groups is {groups!r}; wants an integer")
+    need(isinstance(groups, int), "groups is {!r}; wants an integer", groups)
     g = Geometry(values("stride"), values("padding"), values("dilation"), values("output_padding"), groups)
     need(
         min(*g.stride, *g.dilation, groups) > 0 and min(*g.padding, *g.output_padding) >= 0,
@@ -48,13 +48,16 @@ def geometry(attrs: Attrs, axes: int) -> Geometry:
 def _axes_of(x: TensorType, w: TensorType, weight: str) -> int:
     need(
         x.rank == w.rank and 3 <= x.rank <= 5,
-        f"takes x [B, C, *space] and a weight [{weight}, *kernel] with 1 to 3 spatial axes, got {x} and {w}",
+        "takes x [B, C, *space] and a weight [{}, *kernel] with 1 to 3 spatial axes, got {} and {}",
+        weight,
+        x,
+        w,
     )
     return x.rank - 2
 
 
 def _bias(ins: Sequence[TensorType], channels: Dim) -> None:
-    need(len(ins) < 3 or ins[2].shape == (channels,), f"bias is {ins[-1]}; wants [{channels}]")
+    need(len(ins) < 3 or ins[2].shape == (channels,), "bias is {}; wants [{}]", ins[-1], channels)
 
 
 def _plus(size: Any, offset: int) -> Any:
@@ -66,12 +69,16 @@ def _conv_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
     g = geometry(attrs, _axes_of(x, w, "out, in / groups"))
     need(
         x.shape[1] == w.shape[1] * g.groups and w.shape[0] % g.groups == 0,  # type: ignore[operator]
-        f"weight {w} does not take {x.shape[1]} channels in {g.groups} groups",
+        "weight {} does not take {} channels in {} groups",
+        w,
+        x.shape[1],
+        g.groups,
     )
     _bias(ins, w.shape[0])
     same_dtype(ins)
     space = [_conv_size(*sizes) for sizes in zip(x.shape[2:], w.shape[2:], *g[:3], strict=True)]
-    need(min(space) > 0, f"kernel {'x'.join(map(str, map(int, w.shape[2:])))} does not fit {x}")  # type: ignore[arg-type]
+    if min(space) <= 0:
+        raise OpError(f"kernel {'x'.join(map(str, map(int, w.shape[2:])))} does not fit {x}")  # type: ignore[arg-type]
     return [x.with_shape([x.shape[0], w.shape[0], *space])]
 
 
@@ -164,19 +171,22 @@ def _conv_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
 def _conv_transpose_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, w = ins[:2]
     g = geometry(attrs, _axes_of(x, w, "in, out / groups"))
-    need(x.shape[1] == w.shape[0], f"weight {w} does not take {x}")
-    need(not isinstance(w.shape[0], Sym) and w.shape[0] % g.groups == 0, f"{w} does not split into {g.groups} groups")
+    need(x.shape[1] == w.shape[0], "weight {} does not take {}", w, x)
+    need(
+        not isinstance(w.shape[0], Sym) and w.shape[0] % g.groups == 0, "{} does not split into {} groups", w, g.groups
+    )
     same_dtype(ins)
     _bias(ins, w.shape[1] * g.groups)
     need(
         all(e < max(s, d) for e, s, d in zip(g.output_padding, g.stride, g.dilation, strict=True)),
-        f"output_padding is {g.output_padding}; wants less than the stride or the dilation",
+        "output_padding is {}; wants less than the stride or the dilation",
+        g.output_padding,
     )
     space = [
         _plus(size if s == 1 else size * s, int(d * (k - 1) + 1 + e - 2 * p - s))
         for size, k, s, p, d, e in zip(x.shape[2:], w.shape[2:], *g[:4], strict=True)
     ]
-    need(min(space) > 0, f"nothing is left of {x} after the padding")
+    need(min(space) > 0, "nothing is left of {} after the padding", x)
     return [x.with_shape([x.shape[0], w.shape[1] * g.groups, *space])]
 
 
@@ -217,11 +227,11 @@ def _flops(x: TensorType, weight: TensorType) -> int:
 
 def _each_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, weight = ins
-    need(x.is_float and x.rank == 4, f"takes floats [B, C, H, W], got {x}")
+    need(x.is_float and x.rank == 4, "takes floats [B, C, H, W], got {}", x)
     need(
         weight.rank == 4 and weight.shape[:2] == x.shape[:2], f"weight is {weight}; wants {list(x.shape[:2])} and k, k"
     )
-    need(weight.shape[2] == weight.shape[3] and int(weight.shape[2]) % 2 == 1, f"{weight} has no odd square kernel")  # type: ignore[arg-type]
+    need(weight.shape[2] == weight.shape[3] and int(weight.shape[2]) % 2 == 1, "{} has no odd square kernel", weight)  # type: ignore[arg-type]
     same_dtype(ins)
     return [x]
 

@@ -15,7 +15,7 @@ from latentc.ir.types import NUMPY, TensorType
 
 def _broadcast_pair(ins: Sequence[TensorType]) -> TensorType:
     a, b = ins
-    need(a.dtype == b.dtype, f"operands have dtypes {a.dtype} and {b.dtype}; cast one")
+    need(a.dtype == b.dtype, "operands have dtypes {} and {}; cast one", a.dtype, b.dtype)
     return TensorType(a.dtype, broadcast(a.shape, b.shape))
 
 
@@ -116,7 +116,7 @@ def _mish_vjp(b: Any, x: Any, g: Any) -> Any:
 
 
 def _cast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(attrs["to"] in NUMPY, f"unknown dtype {attrs['to']!r}")
+    need(attrs["to"] in NUMPY, "unknown dtype {!r}", attrs["to"])
     return [ins[0].with_dtype(attrs["to"])]
 
 
@@ -125,8 +125,8 @@ def _cast_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
 
 
 def _where_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].dtype == "bool", f"condition is {ins[0]}; wants bool")
-    need(ins[1].dtype == ins[2].dtype, f"branches have dtypes {ins[1].dtype} and {ins[2].dtype}")
+    need(ins[0].dtype == "bool", "condition is {}; wants bool", ins[0])
+    need(ins[1].dtype == ins[2].dtype, "branches have dtypes {} and {}", ins[1].dtype, ins[2].dtype)
     return [TensorType(ins[1].dtype, broadcast(ins[0].shape, broadcast(ins[1].shape, ins[2].shape)))]
 
 
@@ -137,7 +137,7 @@ def _where_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 
 
 def _clamp_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(attrs["low"] <= attrs["high"], f"low is {attrs['low']}; wants at most high = {attrs['high']}")
+    need(attrs["low"] <= attrs["high"], "low is {}; wants at most high = {}", attrs["low"], attrs["high"])
     return numbers(ins, attrs)
 
 
@@ -148,12 +148,12 @@ def _clamp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 
 
 def _dropout_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(0 <= attrs["p"] < 1, f"probability {attrs['p']} is outside [0, 1)")
+    need(0 <= attrs["p"] < 1, "probability {} is outside [0, 1)", attrs["p"])
     return floats(ins, attrs)
 
 
 def _auxiliary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[1].rank == 0 and ins[1].is_float, f"the loss is {ins[1]}; wants a scalar")
+    need(ins[1].rank == 0 and ins[1].is_float, "the loss is {}; wants a scalar", ins[1])
     return floats(ins[:1], attrs)
 
 

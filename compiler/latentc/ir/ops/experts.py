@@ -78,9 +78,9 @@ EXPERTS = {form.all: form for form in (SWIGLU, GELU)}
 def _infer(form: Expert) -> Any:
     def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
         x, gates, *weights = ins
-        need(x.rank >= 2 and gates.shape[:-1] == x.shape[:-1], f"gates {gates} do not line up with tokens {x}")
+        need(x.rank >= 2 and gates.shape[:-1] == x.shape[:-1], "gates {} do not line up with tokens {}", gates, x)
         form.check(x, weights, gates.shape[-1:])
-        need(0 < attrs["per_token"] <= int(gates.shape[-1]), f"{attrs['per_token']} of {gates.shape[-1]} experts")  # type: ignore
+        need(0 < attrs["per_token"] <= int(gates.shape[-1]), "{} of {} experts", attrs["per_token"], gates.shape[-1])  # type: ignore
         same_dtype(ins)
         return [x]
 
@@ -90,8 +90,8 @@ def _infer(form: Expert) -> Any:
 def _infer_one(form: Expert) -> Any:
     def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
         onto, x, gate, *weights = ins
-        need(x.rank >= 2 and onto.shape == x.shape, f"{onto} and {x} differ")
-        need(gate.shape == (*x.shape[:-1], 1), f"gate is {gate}; wants one for each token of {x}")
+        need(x.rank >= 2 and onto.shape == x.shape, "{} and {} differ", onto, x)
+        need(gate.shape == (*x.shape[:-1], 1), "gate is {}; wants one for each token of {}", gate, x)
         form.check(x, weights, ())
         same_dtype(ins)
         return [x]
@@ -190,10 +190,10 @@ def _rows(form: Expert, formula: str, formula_one: str, source: str) -> list[Op]
 
 def _choice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     scores, chances, threshold, capacity = ins
-    need(scores.is_float and scores.rank >= 2, f"takes floats [..., E], got {scores}")
-    need(chances.shape == scores.shape, f"chances are {chances}; wants {scores}")
-    need(threshold.shape == scores.shape[-1:], f"the threshold is {threshold}; wants [{scores.shape[-1]}]")
-    need(capacity.shape in ((), (1,)), f"the capacity is {capacity}; wants one number")
+    need(scores.is_float and scores.rank >= 2, "takes floats [..., E], got {}", scores)
+    need(chances.shape == scores.shape, "chances are {}; wants {}", chances, scores)
+    need(threshold.shape == scores.shape[-1:], "the threshold is {}; wants [{}]", threshold, scores.shape[-1])
+    need(capacity.shape in ((), (1,)), "the capacity is {}; wants one number", capacity)
     need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
     same_dtype(ins)
     return [scores]

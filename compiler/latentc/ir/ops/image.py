@@ -14,12 +14,12 @@ from latentc.ir.types import TensorType
 def factors_of(name: str, attrs: Attrs, axes: int) -> tuple[int, ...]:
     """Attribute `name` (`factor` or `size`) per spatial axis. Raises OpError unless all are positive."""
     values = per_axis(name, attrs[name], axes)
-    need(min(values) > 0, f"{name} is {attrs[name]}; wants positive numbers")
+    need(min(values) > 0, "{} is {}; wants positive numbers", name, attrs[name])
     return values
 
 
 def _space(x: TensorType) -> int:
-    need(3 <= x.rank <= 5, f"takes [B, C, *space] with 1 to 3 spatial axes, got {x}")
+    need(3 <= x.rank <= 5, "takes [B, C, *space] with 1 to 3 spatial axes, got {}", x)
     return x.rank - 2
 
 
@@ -49,7 +49,7 @@ def _pool_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
     (x,) = floats(ins, attrs)
     sizes = factors_of("size", attrs, _space(x))
     for n, size in zip(x.shape[2:], sizes, strict=True):
-        need(n % size == 0, f"windows of {size} do not tile {x}")  # type: ignore[operator]
+        need(n % size == 0, "windows of {} do not tile {}", size, x)  # type: ignore[operator]
     return [x.with_shape([*x.shape[:2], *(n // size for n, size in zip(x.shape[2:], sizes, strict=True))])]
 
 
@@ -112,8 +112,8 @@ def _cubic(d: float) -> float:
 
 def _resize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,) = floats(ins, attrs)
-    need(x.rank == 4, f"takes [B, C, H, W], got {x}")
-    need(attrs["mode"] in ("area", "bicubic"), f"mode is {attrs['mode']!r}; wants area or bicubic")
+    need(x.rank == 4, "takes [B, C, H, W], got {}", x)
+    need(attrs["mode"] in ("area", "bicubic"), "mode is {!r}; wants area or bicubic", attrs["mode"])
     return [x.with_shape([*x.shape[:2], *factors_of("size", attrs, 2)])]
 
 

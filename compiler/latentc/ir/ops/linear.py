@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentc.ir.ops.gradients import sum_to
-from latentc.ir.ops.row import Array, Attrs, Op, broadcast, need
+from latentc.ir.ops.row import Array, Attrs, Op, OpError, broadcast, need
 from latentc.ir.types import Sym, TensorType, product
 
 
 def same_dtype(ins: Sequence[TensorType]) -> None:
-    need(len({t.dtype for t in ins}) == 1, f"operands have dtypes {', '.join(t.dtype for t in ins)}; cast them to one")
+    if any(t.dtype != ins[0].dtype for t in ins):
+        raise OpError(f"operands have dtypes {', '.join(t.dtype for t in ins)}; cast them to one")
 
 
 def _matmul_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, y = ins
     need(x.rank >= 2 and y.rank >= 2, "takes matrices (rank 2 or more)")
-    need(x.shape[-1] == y.shape[-2], f"inner sizes differ: {x} times {y}")
+    need(x.shape[-1] == y.shape[-2], "inner sizes differ: {} times {}", x, y)
     same_dtype(ins)
     return [x.with_shape([*broadcast(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]])]
 
@@ -42,8 +43,8 @@ def _matmul_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: 
 def _linear_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, w = ins[:2]
     need(x.rank > 0, "takes at least one axis")
-    need(w.rank == 2 and x.shape[-1] == w.shape[1], f"weight {w} does not take {x}: wants [out, {x.shape[-1]}]")
-    need(len(ins) < 3 or ins[2].shape == (w.shape[0],), f"bias is {ins[-1]}; wants [{w.shape[0]}]")
+    need(w.rank == 2 and x.shape[-1] == w.shape[1], "weight {} does not take {}: wants [out, {}]", w, x, x.shape[-1])
+    need(len(ins) < 3 or ins[2].shape == (w.shape[0],), "bias is {}; wants [{}]", ins[-1], w.shape[0])
     same_dtype(ins)
     return [x.with_shape([*x.shape[:-1], w.shape[0]])]
 
@@ -83,7 +84,9 @@ def _embedding_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
     w, index = ins
     need(
         w.rank == 2 and index.dtype in ("i64", "i32"),
-        f"takes [rows, width] and integers, got {w} and {index}",
+        "takes [rows, width] and integers, got {} and {}",
+        w,
+        index,
     )
     return [w.with_shape([*index.shape, w.shape[1]])]
 

@@ -32,7 +32,7 @@ def _shares(balance: float) -> tuple[float, float]:
 
 
 def _sum_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float and 0 <= attrs["balance"] <= 1, f"takes floats and a balance from 0 to 1, got {ins[0]}")
+    need(ins[0].is_float and 0 <= attrs["balance"] <= 1, "takes floats and a balance from 0 to 1, got {}", ins[0])
     same_dtype(ins)
     return [ins[0].with_shape(broadcast(ins[0].shape, ins[1].shape))]
 
@@ -49,10 +49,10 @@ def _sum_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, y = ins
-    need(x.is_float and 0 <= attrs["balance"] <= 1, f"takes floats and a balance from 0 to 1, got {x}")
+    need(x.is_float and 0 <= attrs["balance"] <= 1, "takes floats and a balance from 0 to 1, got {}", x)
     same_dtype(ins)
     axis = axis_of(attrs["axis"], x.rank)
-    need(x.with_axis(axis) == y.with_axis(axis), f"cannot concatenate {x} and {y} along axis {axis}")
+    need(x.with_axis(axis) == y.with_axis(axis), "cannot concatenate {} and {} along axis {}", x, y, axis)
     return [x.with_axis(axis, x.shape[axis] + y.shape[axis])]  # type: ignore[operator]
 
 

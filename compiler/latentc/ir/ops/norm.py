@@ -15,10 +15,10 @@ from latentc.ir.types import TensorType, product
 
 def _norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x = ins[0]
-    need(x.is_float and x.rank > 0, f"takes floats with at least one axis, got {x}")
+    need(x.is_float and x.rank > 0, "takes floats with at least one axis, got {}", x)
     same_dtype(ins)
     for t in ins[1:]:
-        need(t.shape == (x.shape[-1],), f"scale or shift is {t}; wants [{x.shape[-1]}]")
+        need(t.shape == (x.shape[-1],), "scale or shift is {}; wants [{}]", t, x.shape[-1])
     return [x]
 
 
@@ -57,11 +57,11 @@ def _rms_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 def _group_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, groups = ins[0], attrs["groups"]
-    need(x.is_float, f"takes floats, got {x}")
-    need(x.rank >= 3 and x.shape[1] % groups == 0, f"{groups} groups do not divide the channels of {x}")
+    need(x.is_float, "takes floats, got {}", x)
+    need(x.rank >= 3 and x.shape[1] % groups == 0, "{} groups do not divide the channels of {}", groups, x)
     same_dtype(ins)
     for t in ins[1:]:
-        need(t.shape == (x.shape[1],), f"scale or shift is {t}; wants [{x.shape[1]}]")
+        need(t.shape == (x.shape[1],), "scale or shift is {}; wants [{}]", t, x.shape[1])
     return [x]
 
 
@@ -87,11 +87,11 @@ def _group_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 def _batch_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x = ins[0]
-    need(x.is_float and x.rank >= 2, f"takes floats [B, C, ...], got {x}")
+    need(x.is_float and x.rank >= 2, "takes floats [B, C, ...], got {}", x)
     need(attrs["eps"] > 0 and 0 <= attrs["momentum"] <= 1, "eps is positive, momentum lies between 0 and 1")
     same_dtype(ins)
     for t in ins[1:]:
-        need(t.shape == (x.shape[1],), f"mean, variance, scale or shift is {t}; wants [{x.shape[1]}]")
+        need(t.shape == (x.shape[1],), "mean, variance, scale or shift is {}; wants [{}]", t, x.shape[1])
     return [x]
 
 
@@ -129,9 +129,9 @@ def _batch_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 def _spectral_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     weight, u = ins
-    need(weight.is_float and weight.rank >= 2, f"takes a weight [out, ...], got {weight}")
+    need(weight.is_float and weight.rank >= 2, "takes a weight [out, ...], got {}", weight)
     need(attrs["eps"] > 0, "eps is positive")
-    need(u.shape == (weight.shape[0],), f"u is {u}; wants [{weight.shape[0]}]")
+    need(u.shape == (weight.shape[0],), "u is {}; wants [{}]", u, weight.shape[0])
     same_dtype(ins)
     return [weight]
 
@@ -180,7 +180,7 @@ def _spectral_norm_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) ->
 
 
 def _pixel_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    need(ins[0].is_float, "takes floats, got {}", ins[0])
     axis_of(attrs["axis"], ins[0].rank)
     need(attrs["eps"] > 0, "eps is positive")
     return [ins[0]]
@@ -197,7 +197,7 @@ def _pixel_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 
 def _forced_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float and ins[0].rank >= 2, f"takes a weight [out, ...], got {ins[0]}")
+    need(ins[0].is_float and ins[0].rank >= 2, "takes a weight [out, ...], got {}", ins[0])
     need(attrs["eps"] > 0, "eps is positive")
     return [ins[0]]
 

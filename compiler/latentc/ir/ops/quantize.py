@@ -62,7 +62,7 @@ def scale_shape(x: TensorType, attrs: Attrs) -> tuple[Any, ...]:
     axis = axis_of(axis, x.rank)
     if block is None:
         return (x.shape[axis],)
-    need(isinstance(x.shape[axis], int) and x.shape[axis] % block == 0, f"blocks of {block} do not divide {x}")
+    need(isinstance(x.shape[axis], int) and x.shape[axis] % block == 0, "blocks of {} do not divide {}", block, x)
     return x.with_axis(axis, x.shape[axis] // block).shape
 
 
@@ -73,7 +73,7 @@ def _scaled(x: TensorType, scale: TensorType, attrs: Attrs) -> None:
 
 def _quantize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, scale = ins
-    need(x.is_float, f"takes floats, got {x}")
+    need(x.is_float, "takes floats, got {}", x)
     need(attrs["to"] in RANGES, f"quantises to {', '.join(RANGES)}, not {attrs['to']}")
     _scaled(x, scale, attrs)
     return [x.with_dtype(attrs["to"])]
@@ -87,17 +87,17 @@ def _dequantize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tenso
 
 
 def _product_infer(x: TensorType, w: TensorType, scale: TensorType, bias: Sequence[TensorType]) -> TensorType:
-    need(x.rank > 0 and w.rank == 2 and x.shape[-1] == w.shape[0], f"weight {w} does not take {x}: wants [in, out]")
-    need(w.dtype == "i8", f"weight is {w}; wants i8")
+    need(x.rank > 0 and w.rank == 2 and x.shape[-1] == w.shape[0], "weight {} does not take {}: wants [in, out]", w, x)
+    need(w.dtype == "i8", "weight is {}; wants i8", w)
     for t in (scale, *bias):
-        need(t.is_float and t.shape == (w.shape[1],), f"scale or bias is {t}; wants floats [{w.shape[1]}]")
+        need(t.is_float and t.shape == (w.shape[1],), "scale or bias is {}; wants floats [{}]", t, w.shape[1])
     return TensorType(scale.dtype, (*x.shape[:-1], w.shape[1]))
 
 
 def _int8_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, w, x_scale, w_scale, *bias = ins
-    need(x.dtype in ("u8", "i8"), f"takes u8 or i8, got {x}")
-    need(x_scale.is_float and x_scale.rank == 0, f"the input's scale is {x_scale}; wants one number")
+    need(x.dtype in ("u8", "i8"), "takes u8 or i8, got {}", x)
+    need(x_scale.is_float and x_scale.rank == 0, "the input's scale is {}; wants one number", x_scale)
     return [_product_infer(x, w, w_scale, bias)]
 
 
@@ -116,7 +116,7 @@ def _int8_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 def _dynamic_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, w, w_scale, *bias = ins
-    need(x.is_float, f"takes floats, got {x}")
+    need(x.is_float, "takes floats, got {}", x)
     return [_product_infer(x, w, w_scale, bias)]
 
 
@@ -148,20 +148,20 @@ def weight_of_blocks(q: Array, scale: Array, attrs: Attrs) -> Array:
 def blocks_type(weight: TensorType, attrs: Attrs) -> TensorType:
     """Type of a weight [N, K] as packed blocks."""
     bits, block = attrs["bits"], attrs["block"]
-    need(bits in (4, 8), f"packs 4 or 8 bits, not {bits}")
-    need(block >= 16 and block & (block - 1) == 0, f"block is {block}; wants a power of two, at least 16")
-    need(weight.rank == 2 and int(weight.shape[1]) % block == 0, f"blocks of {block} do not divide {weight}")  # type: ignore[arg-type]
+    need(bits in (4, 8), "packs 4 or 8 bits, not {}", bits)
+    need(block >= 16 and block & (block - 1) == 0, "block is {}; wants a power of two, at least 16", block)
+    need(weight.rank == 2 and int(weight.shape[1]) % block == 0, "blocks of {} do not divide {}", block, weight)  # type: ignore[arg-type]
     return TensorType("u8", (weight.shape[0], int(weight.shape[1]) // block, block * bits // 8))  # type: ignore[arg-type]
 
 
 def _blocks_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, q, scale, *bias = ins
-    need(x.is_float and x.rank > 0, f"takes floats with at least one axis, got {x}")
+    need(x.is_float and x.rank > 0, "takes floats with at least one axis, got {}", x)
     wanted = blocks_type(TensorType(x.dtype, (q.shape[0], x.shape[-1])), attrs)
-    need(q == wanted, f"weight is {q}; wants {wanted}")
+    need(q == wanted, "weight is {}; wants {}", q, wanted)
     need(scale.is_float and scale.shape == q.shape[:2], f"scale is {scale}; wants floats {list(q.shape[:2])}")
     for t in bias:
-        need(t.shape == (q.shape[0],), f"bias is {t}; wants [{q.shape[0]}]")
+        need(t.shape == (q.shape[0],), "bias is {}; wants [{}]", t, q.shape[0])
     return [x.with_shape([*x.shape[:-1], q.shape[0]])]
 
 

@@ -135,14 +135,14 @@ def _logsumexp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Seq
 def _argsort_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,) = ins
     static = x.rank > 0 and not isinstance(x.shape[-1], Sym)
-    need(static and x.dtype != "bool", f"takes numbers with a static last size, got {x}")
+    need(static and x.dtype != "bool", "takes numbers with a static last size, got {}", x)
     return [x.with_dtype("i64")]
 
 
 def _cross_entropy_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     logits, target = ins
-    need(logits.rank == 2 and target.dtype == "i64", f"takes logits [N, V] and i64 [N], got {logits} and {target}")
-    need(target.shape == logits.shape[:1], f"target {target} does not line up with {logits}")
+    need(logits.rank == 2 and target.dtype == "i64", "takes logits [N, V] and i64 [N], got {} and {}", logits, target)
+    need(target.shape == logits.shape[:1], "target {} does not line up with {}", target, logits)
     return [logits.with_shape(logits.shape[:1])]
 
 
@@ -165,7 +165,7 @@ def _cross_entropy_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) ->
 def _top_k_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), k = ins, attrs["k"]
     (indices,) = _argsort_infer(ins, attrs)
-    need(0 < k <= x.shape[-1], f"k = {k} is outside 1..{x.shape[-1]}")
+    need(0 < k <= x.shape[-1], "k = {} is outside 1..{}", k, x.shape[-1])
     shape = (*x.shape[:-1], k)
     return [x.with_shape(shape), indices.with_shape(shape)]
 

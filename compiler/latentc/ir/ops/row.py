@@ -94,7 +94,7 @@ class Op:
         if len(ins) < least or (most is not None and len(ins) > most):
             raise OpError(f"takes {_counted(least, most)}, got {len(ins)}")
         for name, optional in self.attrs.items():
-            need(optional or name in attrs, f"attribute {name} is missing")
+            need(optional or name in attrs, "attribute {} is missing", name)
         for name in attrs:
             need(name in self.attrs, f"has no attribute {name}; knows {', '.join(self.attrs) or 'none'}")
         try:
@@ -111,21 +111,22 @@ def _counted(least: int, most: int | None) -> str:
     return f"{words} operand{'' if words == '1' else 's'}"
 
 
-def need(condition: bool, message: str) -> None:
+def need(condition: bool, message: str, *values: object) -> None:
+    """Raises OpError unless the condition holds; `values` are formatted into the message only then."""
     if not condition:
-        raise OpError(message)
+        raise OpError(message.format(*values) if values else message)
 
 
 def axis_of(axis: int, rank: int) -> int:
-    need(-rank <= axis < rank, f"axis {axis} is outside rank {rank}")
+    need(-rank <= axis < rank, "axis {} is outside rank {}", axis, rank)
     return axis % rank
 
 
 def per_axis(name: str, value: Any, axes: int) -> tuple[int, ...]:
     """An attribute as one integer for each of `axes` spatial axes; a single integer stands for all of them."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
-    need(all(isinstance(v, int) for v in values), f"{name} is {value!r}; wants whole numbers")
-    need(len(values) == axes, f"{name} is {value}; wants one number, or one for each of {axes} spatial axes")
+    need(all(isinstance(v, int) for v in values), "{} is {!r}; wants whole numbers", name, value)
+    need(len(values) == axes, "{} is {}; wants one number, or one for each of {} spatial axes", name, value, axes)
     return values
 
 
@@ -146,11 +147,11 @@ def broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
 
 def numbers(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     """The type rule of an op whose first operand, of numbers, has the type of the result."""
-    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
+    need(ins[0].dtype != "bool", "takes numbers, got {}", ins[0])
     return [ins[0]]
 
 
 def floats(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     """The type rule of an op whose first operand, of floats, has the type of the result."""
-    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    need(ins[0].is_float, "takes floats, got {}", ins[0])
     return [ins[0]]

@@ -21,11 +21,11 @@ from latentc.ir.types import TensorType
 
 def _infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, delta, a, b, c = ins
-    need(x.is_float and x.rank == 3, f"takes floats [B, L, E], got {x}")
-    need(delta.shape == x.shape, f"delta is {delta}; wants {x}")
-    need(a.rank == 2 and a.shape[0] == x.shape[2], f"a is {a}; wants [{x.shape[2]}, N]")
+    need(x.is_float and x.rank == 3, "takes floats [B, L, E], got {}", x)
+    need(delta.shape == x.shape, "delta is {}; wants {}", delta, x)
+    need(a.rank == 2 and a.shape[0] == x.shape[2], "a is {}; wants [{}, N]", a, x.shape[2])
     need(b.shape == (*x.shape[:2], a.shape[1]), f"b is {b}; wants {[*x.shape[:2], a.shape[1]]}")
-    need(c.shape == b.shape, f"c is {c}; wants {b}")
+    need(c.shape == b.shape, "c is {}; wants {}", c, b)
     same_dtype(ins)
     return [x]
 

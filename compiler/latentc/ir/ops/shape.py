@@ -14,8 +14,8 @@ from latentc.ir.types import NUMPY, Dim, Sym, TensorType, product
 
 def _reshape_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     shape = tuple(attrs["shape"])
-    need(all(isinstance(d, Sym) or d >= 0 for d in shape), f"shape {list(shape)} has a negative size")
-    need(product(ins[0].shape) == product(shape), f"{ins[0]} and {list(shape)} differ in the number of elements")
+    need(all(isinstance(d, Sym) or d >= 0 for d in shape), "shape {} has a negative size", list(shape))
+    need(product(ins[0].shape) == product(shape), "{} and {} differ in the number of elements", ins[0], list(shape))
     return [ins[0].with_shape(shape)]
 
 
@@ -26,7 +26,7 @@ def _target(x: Array, shape: Sequence[Dim]) -> tuple[int, ...]:
 
 def _transpose_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     perm = attrs["perm"]
-    need(sorted(perm) == list(range(ins[0].rank)), f"perm {perm} does not permute rank {ins[0].rank}")
+    need(sorted(perm) == list(range(ins[0].rank)), "perm {} does not permute rank {}", perm, ins[0].rank)
     return [ins[0].with_shape(ins[0].shape[p] for p in perm)]
 
 
@@ -37,10 +37,10 @@ def _transpose_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Seq
 def _broadcast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     shape = tuple(attrs["shape"])
     own: tuple[Dim, ...] = (*[1] * (len(shape) - ins[0].rank), *ins[0].shape)
-    need(len(own) == len(shape) and broadcast(own, shape) == shape, f"{ins[0]} does not broadcast to {list(shape)}")
+    need(len(own) == len(shape) and broadcast(own, shape) == shape, "{} does not broadcast to {}", ins[0], list(shape))
     known = (*(ins[1].shape[:1] or own[:1]), *own[1:]) if len(ins) > 1 else own
     for dim, size in zip(shape, known, strict=True):
-        need(not isinstance(dim, Sym) or size == dim, f"no operand has the run-time size {dim}")
+        need(not isinstance(dim, Sym) or size == dim, "no operand has the run-time size {}", dim)
     return [ins[0].with_shape(shape)]
 
 
@@ -60,15 +60,15 @@ def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
     axis = axis_of(attrs["axis"], ins[0].rank)
     for t in ins[1:]:
         fits = t.dtype == ins[0].dtype and _same_but(axis, t, ins[0])
-        need(fits, f"{t} does not concatenate with {ins[0]} along axis {axis}")
+        need(fits, "{} does not concatenate with {} along axis {}", t, ins[0], axis)
     dims = [t.shape[axis] for t in ins]
     total: Dim = dims[0]
     for d in dims[1:]:
         if isinstance(total, Sym):
-            need(isinstance(d, Sym) and d.name == total.name, f"cannot add sizes {total} and {d}")
+            need(isinstance(d, Sym) and d.name == total.name, "cannot add sizes {} and {}", total, d)
             total = Sym(total.name, total.factor + d.factor)  # type: ignore[union-attr]
         else:
-            need(not isinstance(d, Sym), f"cannot add sizes {total} and {d}")
+            need(not isinstance(d, Sym), "cannot add sizes {} and {}", total, d)
             total = total + d  # type: ignore[operator]
     return [ins[0].with_axis(axis, total)]
 
@@ -83,8 +83,8 @@ def _split_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
     whole, sizes = x.shape[axis], attrs["sizes"]
     kinds = {s.name if isinstance(s, Sym) else "" for s in (whole, *sizes)}
-    need(len(kinds) == 1 and len(sizes) > 0, f"sizes {sizes} do not divide {whole}")
-    need(sum(map(_count, sizes)) == _count(whole), f"sizes {sizes} do not sum to {whole}")
+    need(len(kinds) == 1 and len(sizes) > 0, "sizes {} do not divide {}", sizes, whole)
+    need(sum(map(_count, sizes)) == _count(whole), "sizes {} do not sum to {}", sizes, whole)
     return [x.with_axis(axis, size) for size in sizes]
 
 
@@ -107,7 +107,7 @@ def _filled(b: Any, outs: Any, grads: Any) -> list[Any]:
 
 def _unbind_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
-    need(not isinstance(x.shape[axis], Sym), f"cannot unbind the run-time size {x.shape[axis]}")
+    need(not isinstance(x.shape[axis], Sym), "cannot unbind the run-time size {}", x.shape[axis])
     return [x.with_axis(axis)] * int(x.shape[axis])  # type: ignore[arg-type]
 
 
@@ -120,8 +120,8 @@ def _unbind_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequen
 def _slice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
     start, stop, size = attrs["start"], attrs["stop"], x.shape[axis]
-    need(not isinstance(size, Sym), f"cannot slice the run-time size {size}")
-    need(0 <= start < stop <= size, f"slice {start}:{stop} is outside size {size}")
+    need(not isinstance(size, Sym), "cannot slice the run-time size {}", size)
+    need(0 <= start < stop <= size, "slice {}:{} is outside size {}", start, stop, size)
     return [x.with_axis(axis, stop - start)]
 
 
@@ -156,7 +156,7 @@ def _pad_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[
 
 def _take_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, index = ins
-    need(index.dtype in ("i64", "i32"), f"index has dtype {index.dtype}; wants integers")
+    need(index.dtype in ("i64", "i32"), "index has dtype {}; wants integers", index.dtype)
     axis = axis_of(attrs["axis"], x.rank)
     return [x.with_axis(axis, *index.shape)]
 
@@ -169,7 +169,7 @@ def _take_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
 def _scatter_add_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, index, update = ins
     taken = _take_infer([x, index], attrs)[0]
-    need(taken == update, f"update is {update}; wants {taken}")
+    need(taken == update, "update is {}; wants {}", update, taken)
     return [x]
 
 
@@ -183,19 +183,25 @@ def _scatter_add(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 def _take_along_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, index = ins
     axis = axis_of(attrs["axis"], x.rank)
-    need(index.dtype in ("i64", "i32"), f"index has dtype {index.dtype}; wants integers")
-    need(_same_but(axis, x, index), f"index {index} does not line up with {x} along axis {axis}")
+    need(index.dtype in ("i64", "i32"), "index has dtype {}; wants integers", index.dtype)
+    need(_same_but(axis, x, index), "index {} does not line up with {} along axis {}", index, x, axis)
     return [x.with_shape(index.shape)]
 
 
 def _update_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, update, start = ins
     axis = axis_of(attrs["axis"], x.rank)
-    need(start.dtype == "i64" and start.rank == 0, f"start is {start}; wants i64[]")
+    need(start.dtype == "i64" and start.rank == 0, "start is {}; wants i64[]", start)
     have, room = update.shape[axis], x.shape[axis]
     fits = not isinstance(have, Sym) and not isinstance(room, Sym) and have <= room
-    need(fits, f"update {update} is longer than {x} along axis {axis}")
-    need(update.dtype == x.dtype and _same_but(axis, x, update), f"update {update} does not fit {x} along axis {axis}")
+    need(fits, "update {} is longer than {} along axis {}", update, x, axis)
+    need(
+        update.dtype == x.dtype and _same_but(axis, x, update),
+        "update {} does not fit {} along axis {}",
+        update,
+        x,
+        axis,
+    )
     return [x]
 
 
@@ -217,13 +223,13 @@ def _update_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequen
 
 def _constant_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     value = np.asarray(attrs["value"])
-    need(attrs["dtype"] in NUMPY, f"unknown dtype {attrs['dtype']!r}")
+    need(attrs["dtype"] in NUMPY, "unknown dtype {!r}", attrs["dtype"])
     return [TensorType(attrs["dtype"], tuple(value.shape))]
 
 
 def _full_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(ins[0].rank > 0, "takes its batch size from an operand's first dimension")
-    need(attrs["dtype"] in NUMPY, f"unknown dtype {attrs['dtype']!r}")
+    need(attrs["dtype"] in NUMPY, "unknown dtype {!r}", attrs["dtype"])
     need(not any(isinstance(d, Sym) for d in attrs["shape"]), "only its first dimension is a run-time size")
     return [TensorType(attrs["dtype"], (ins[0].shape[0] * attrs.get("factor", 1), *attrs["shape"]))]
 

@@ -12,16 +12,16 @@ from latentc.ir.types import TensorType, product
 
 
 def _passes_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float and ins[0].shape == (1,), f"takes a float [1], got {ins[0]}")
+    need(ins[0].is_float and ins[0].shape == (1,), "takes a float [1], got {}", ins[0])
     return [ins[0]]
 
 
 def _noted_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     value, history, counts, index = ins
-    need(value.is_float and value.rank == 1, f"takes floats [B], got {value}")
-    need(history.rank == 1 and history.is_float, f"the history is {history}; wants floats [S]")
-    need(counts == history, f"the counts are {counts}; wants {history}")
-    need(index.shape == value.shape and index.dtype == "i64", f"the index is {index}; wants i64 like {value}")
+    need(value.is_float and value.rank == 1, "takes floats [B], got {}", value)
+    need(history.rank == 1 and history.is_float, "the history is {}; wants floats [S]", history)
+    need(counts == history, "the counts are {}; wants {}", counts, history)
+    need(index.shape == value.shape and index.dtype == "i64", "the index is {}; wants i64 like {}", index, value)
     need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
     return [value]
 
