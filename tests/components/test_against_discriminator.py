@@ -237,10 +237,10 @@ def of_dino(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     for i, h in enumerate((seen[0], seen[1], seen[2])):
         h = (h[:, 1:] + h[:, :1]).mT
         for j, kernel in enumerate((1, 3)):
-            name = f"heads.{i}.convs.{j}"
+            part = f"heads.{i}.{'ring' if j else 'enter'}"
             made = F.pad(h, (kernel // 2, kernel // 2), mode="circular") if j else h
-            made = F.conv1d(made, normed(weights, name), weights[f"{name}.bias"])
-            affine = [weights[f"heads.{i}.norms.{j}.{p}"] for p in ("weight", "bias")]
+            made = F.conv1d(made, normed(weights, f"{part}.conv"), weights[f"{part}.conv.bias"])
+            affine = [weights[f"{part}.norm_{p}"].flatten() for p in ("weight", "bias")]
             made = F.leaky_relu(F.batch_norm(made, None, None, *affine, training=True, eps=1e-6), 0.2)
             h = (made + h) / 2**0.5 if j else made
         scores.append(F.conv1d(h, normed(weights, f"heads.{i}.score"), weights[f"heads.{i}.score.bias"]).flatten(1))

@@ -146,27 +146,30 @@ def _read(b: Builder, x: Var, tokens: int) -> Var:
 
 
 @cache
-def _head(kernel: int) -> BlockBody:
-    def part(b: Builder, i: int, x: Var, kernel: int, width: Any) -> Var:
-        """A convolution along the patches, which are a ring, and a norm by the batch."""
+def _part(kernel: int) -> BlockBody:
+    @module_class("FeatureRing" if kernel > 1 else "FeatureBlock", x="B width T")
+    def forward(b: Builder, x: Var, *, width: int) -> Var:
+        """A convolution along the patches of x [B, width, T], which are a ring, and a norm by the batch."""
         reach, tokens = kernel // 2, int(x.shape[2])
         if reach:
             last = b.slice(x, axis=2, start=tokens - reach, stop=tokens, out="last")
             x = b.concat(last, x, b.slice(x, axis=2, start=0, stop=reach, out="first"), axis=2, out="ring")
-        h = layers.conv(b, f"convs.{i}", x, width, kernel, INIT, spectral=True, padded=False, out="h")
+        h = layers.conv(b, "conv", x, width, kernel, INIT, spectral=True, padded=False, out="h")
         centred = b.op("sub", h, b.mean(h, axes=(0, 2), keepdims=True), out="centred")
         variance = b.mean(centred * centred, axes=(0, 2), keepdims=True, out="variance")
-        h = b.div(centred, b.sqrt(variance + EPS), out="h")
-        size = (width, 1)
-        weight = b.reshape(b.param(f"norms.{i}.weight", f32(width), "ones"), shape=size, out="weight")
-        bias = b.reshape(b.param(f"norms.{i}.bias", f32(width), "zeros"), shape=size, out="bias")
-        return b.leaky_relu(h * weight + bias, slope=SLOPE, out="h")  # type: ignore[no-any-return]
+        weight, bias = b.param("norm_weight", f32(width, 1), "ones"), b.param("norm_bias", f32(width, 1), "zeros")
+        return b.leaky_relu(centred / b.sqrt(variance + EPS) * weight + bias, slope=SLOPE, out="h")  # type: ignore[no-any-return]
 
+    return forward
+
+
+@cache
+def _head(kernel: int) -> BlockBody:
     @module_class("FeatureHead", x="B width T")
     def forward(b: Builder, x: Var, *, width: int) -> Var:
         """A score for each patch of features x [B, width, T]."""
-        h = part(b, 0, x, 1, width)
-        h = b.mul(part(b, 1, h, kernel, width) + h, 1 / math.sqrt(2), out="h")
+        h = b.sub("enter", _part(1), x, out="h", width=width)
+        h = b.mul(b.sub("ring", _part(kernel), h, out="around", width=width) + h, 1 / math.sqrt(2), out="h")
         scores = layers.conv(b, "score", h, 1, 1, INIT, spectral=True, padded=False, out="scores")
         return b.reshape(scores, shape=(x.shape[0], x.shape[2]), out="scores")  # type: ignore[no-any-return]
 
