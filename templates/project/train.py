@@ -149,6 +149,9 @@ def train_step(
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    if run.parallel == "fsdp":  # averages and checkpoints read the parts, also of what no gradient reached
+        for name in update.networks:
+            reshard(networks[name])
     return [*totals, norm.full_tensor() if hasattr(norm, "full_tensor") else norm]
 
 
