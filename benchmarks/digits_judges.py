@@ -177,4 +177,4 @@ def write_data(folder: Path) -> None:
     tokens = np.minimum(halves()[0].images.reshape(-1, 64), 15).astype(np.int64)
     np.savez(folder / "levels.npz", tokens=tokens, y=labels)
     right = np.eye(10, dtype=np.float32)[labels][:, None]
-    np.savez(folder / "captioned_levels.npz", tokens=tokens, caption=right, caption_mask=mask)
+    np.savez(folder / "spoken.npz", tokens=tokens, caption=right, caption_mask=mask)

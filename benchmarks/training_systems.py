@@ -90,7 +90,7 @@ def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figu
 
 DIGITS = "data={kind: digits}"
 CAPTIONS, LEVELS, BITS = "captions.npz", "dequantised.npz", "levels.npz"  # files that the benchmark writes
-SPOKEN_LEVELS = "captioned_levels.npz"
+SPOKEN_LEVELS = "spoken.npz"
 FILES = (CAPTIONS, LEVELS, BITS, SPOKEN_LEVELS)
 COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
 # Of published specs; those of digits have their own.
