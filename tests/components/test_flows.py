@@ -19,7 +19,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.weights import Array, write_safetensors
+from latentc.weights import Array, materialise, read_safetensors, write_safetensors
 
 TINY = ["backbone.width=8", "backbone.flows=3", "backbone.depth=1", "backbone.block.mixer.heads=2"]
 PLAIN = "sampler={kind: flow_inverse, guidance: null, annealed: false, denoise: 0}"
@@ -143,6 +143,20 @@ def test_guidance_is_of_scale_and_shift_or_of_one(guides: str) -> None:
 def test_densities_are_guided_as_a_whole() -> None:
     with pytest.raises(DiagnosticError, match="densities are guided as a whole"):
         load_spec("digits_tarflow", None, [*TINY, "backbone.guidance=density", "backbone.guides=scale"])
+
+
+@pytest.mark.parametrize(("norm", "offset"), [("rms_norm", 1.0), ("layer_norm", 0.0)])
+def test_starflows_rms_norms_are_stored_as_offsets_from_one(norm: str, offset: float, tmp_path: Path) -> None:
+    sizes = ["data.shape=[1, 2, 2]", "data.first_stage=null", "data.fields.text.shape=[1, 2]"]
+    sizes += ["data.fields.text_mask.shape=[1]", "backbone.width=64", "backbone.block.mixer.heads=1"]
+    sizes += ["backbone.flows=2", "backbone.depths=[1, 1]", f"backbone.block.norm={{kind: {norm}, affine: true}}"]
+    lowered = lower(load_spec("starflow", None, sizes))
+    own = {name: array.astype(np.float32) for name, array in random_weights(lowered).items()}
+    write_safetensors(tmp_path / "own.safetensors", {name: Array(array) for name, array in own.items()})
+    theirs = tmp_path / "theirs.safetensors"
+    api.convert_weights("starflow", tmp_path / "own.safetensors", theirs, None, "official", overrides=sizes)
+    found = materialise(read_safetensors(theirs)["blocks.1.attn_blocks.0.mlp.norm.weight"])
+    np.testing.assert_allclose(found, own["blocks.1.attn_blocks.0.norm2.weight"] - offset, rtol=1e-5)
 
 
 def test_log_determinant_is_that_of_the_jacobian() -> None:

@@ -69,6 +69,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
             "backbone.splits=1",
         ),
     ),
+    "starflow": (
+        ("backbone.block.mixer.qk_norm={kind: rms_norm}", "backbone.block.norm={kind: rms_norm}"),
+        ("backbone.block.feed_forward={kind: swiglu, ratio: 4, bias: true, activation: gelu_tanh}",),
+    ),
     "score_sde": (("backbone.decoder=residual",),),
     "score_sde_guided": (("backbone.decoder=residual",),),
 }

@@ -76,6 +76,8 @@ class Norm(Part):
 
     TIMED: ClassVar[bool] = False
     """Whether its parameters depend on the time."""
+    CENTRED: ClassVar[bool] = True
+    """Whether it subtracts the mean."""
 
     @property
     def spatial(self) -> bool:

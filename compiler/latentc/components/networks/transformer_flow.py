@@ -193,7 +193,7 @@ class TransformerFlow(Backbone):
             method: add_method(mb, name, method, _METHODS[method](self, entries, prefix), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
-        return Network(name, methods, self.PROVIDES)
+        return Network(name, methods, self.PROVIDES, sizes={"rms": int(not self.block.parts()[2].CENTRED)})
 
     def flow(self, i: int, entries: tuple[Entry, ...], prefix: int) -> Flow:
         """The parts of flow i."""

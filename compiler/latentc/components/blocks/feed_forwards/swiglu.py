@@ -19,7 +19,9 @@ class Swiglu(FeedForward):
     ratio: float | None = Field(
         None, gt=0, le=1_024, description="hidden width in units of the width; null: 8/3 of it, rounded up"
     )
-    activation: Literal["silu", "gelu"] = Field("silu", description="of the gate; with GELU it is GEGLU")
+    activation: Literal["silu", "gelu", "gelu_tanh"] = Field(
+        "silu", description="of the gate; with GELU, exact or by tanh, it is GEGLU"
+    )
     multiple_of: int = Field(
         256, gt=0, le=65_536, description="what the default hidden width is rounded up to a multiple of"
     )
@@ -41,7 +43,10 @@ class Swiglu(FeedForward):
 def _forward(config: Swiglu, init: str) -> BlockBody:
     def gated(b: Builder, x: Var, dim: int, hidden: int) -> Var:
         gate = dense(b, "w1", x, hidden, config.bias, init)
-        gate = b.silu(gate) if config.activation == "silu" else b.gelu(gate, approximate="none")
+        if config.activation == "silu":
+            gate = b.silu(gate)
+        else:
+            gate = b.gelu(gate, approximate="tanh" if config.activation == "gelu_tanh" else "none")
         x = dense(b, "w2", gate * dense(b, "w3", x, hidden, config.bias, init), dim, config.bias, init)
         return b.dropout(x, p=config.dropout, out="x") if config.dropout else x
 

@@ -24,6 +24,7 @@ class FirstTokenRmsNorm(Norm):
     kind: Literal["first_token_rms_norm"]
     eps: float = Field(1e-6, gt=0, description="added to the mean square")
     rows: bool = Field(False, description="tokens are a square, whose first row gives the scales of each column")
+    CENTRED: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "first_token_rms_norm"}
 
     @property

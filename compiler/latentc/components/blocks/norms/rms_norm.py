@@ -17,6 +17,7 @@ class RmsNorm(Norm):
     kind: Literal["rms_norm"]
     eps: float = Field(1e-5, gt=0, description="added to the mean square")
     affine: bool = Field(True, description="learned scale")
+    CENTRED: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rms_norm"}
 
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:

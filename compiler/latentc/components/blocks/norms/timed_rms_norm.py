@@ -20,6 +20,7 @@ class TimedRmsNorm(Norm):
     kind: Literal["timed_rms_norm"]
     eps: float = Field(1e-12, gt=0, description="added to the mean square")
     TIMED: ClassVar[bool] = True
+    CENTRED: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timed_rms_norm"}
 
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
