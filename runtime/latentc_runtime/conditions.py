@@ -85,6 +85,8 @@ def described(condition: Condition) -> str:
             what = f"{text}{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
         case "array" if condition.retrieved:
             what = f"the neighbours f32[{shape}], or with an index a query f32[{condition.shape[-1]}],"
+        case "array" if not condition.shape:
+            return f'`{name}` takes a number per sample: `conditions={{"{name}": 0.5}}`, `--given {name}=0.5`'
         case "array":
             longest = ", where the first axis may be shorter" if condition.mask else ""
             what = f"{condition.dtype}[{shape}]{axes}{longest}"
@@ -159,8 +161,9 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
     masks = np.zeros((len(values), *condition.shape[:1]), np.bool_)
     for row, part in enumerate([parts] if single else parts):
         checked = _checked(condition, part)
-        values[row, : len(checked)] = checked
-        masks[row, : len(checked)] = True
+        filled = (row, slice(len(checked))) if checked.ndim else (row,)  # a number has no length
+        values[filled] = checked
+        masks[filled] = True
     if mask is not None:
         masks = _given_mask(condition, mask, masks, single)
     return values, masks, single

@@ -248,7 +248,11 @@ def setting(text: str) -> tuple[str, float]:
 
 
 def condition_of(name: str, file: str) -> Any:
-    """The value of a condition: an .npy, an .npz (`value` and `mask`, or one array), or lines of a .txt."""
+    """A condition: an .npy, an .npz (`value` and `mask`, or one array), lines of a .txt, or a number."""
+    try:
+        return float(file)
+    except ValueError:
+        pass
     if file.endswith(".txt"):
         try:
             return Path(file).read_text(encoding="utf-8").splitlines()
@@ -339,7 +343,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a condition as .npy, .npz, or .txt with a text per line",
+        help="a condition as .npy, .npz, .txt with a text per line, or a number",
     )
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")

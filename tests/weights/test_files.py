@@ -201,6 +201,11 @@ def test_npz_with_a_header_that_is_no_python(tmp_path: Path) -> None:
         assert code_of(lambda: read_condition(tmp_path / "x.npy", "x")) == "E0403"
 
 
+def test_a_number_stands_for_itself(tmp_path: Path) -> None:
+    assert read_condition("0.75", "coherence") == 0.75
+    assert code_of(lambda: read_condition(tmp_path / "0.7x", "coherence")) == "E0401"
+
+
 def test_npz_that_would_fill_the_memory(tmp_path: Path) -> None:
     """512 MB of zeros in 0.5 MB: refused by what the archive's directory says, before anything is unpacked."""
     header = io.BytesIO()

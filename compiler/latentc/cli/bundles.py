@@ -157,7 +157,7 @@ def sample(
         typer.Option(
             "--given",
             metavar="NAME=FILE",
-            help="A condition as .npy or .npz; one sample or a batch. Text as .txt, one per line.",
+            help="A condition: a number, .npy or .npz; one or a batch. Text as .txt, a line each.",
         ),
     ] = None,
     seed: Seed = 0,
