@@ -88,3 +88,18 @@ def test_the_loss_remembers_for_some_samples() -> None:
 def test_other_networks_remember_nothing() -> None:
     with pytest.raises(DiagnosticError, match="carries no memory"):
         load_spec("dit", overrides=["objective.self_conditioning=0.5"])
+
+
+def test_registers_count_among_the_latents() -> None:
+    """Of 8 latents the time, 2 registers and 3 words leave 2 that are weights, and of 6 none."""
+    sizes = (*SYSTEMS["cad"].sizes, "data.fields.text.shape=[3, 10]", "data.fields.text_mask.shape=[3]")
+    sizes += (
+        "conditioning.coherence=null",
+        "sampler.guidance=null",
+        "backbone.concatenate=true",
+        "backbone.registers=2",
+    )
+    low = lower(load_spec("cad", None, [*sizes, "backbone.latents=8"]))
+    assert network_params(low, low.networks["main"])["latents"].type.shape[0] == 2
+    with pytest.raises(DiagnosticError, match="6 of 6 latents are the time and the conditions"):
+        load_spec("cad", None, [*sizes, "backbone.latents=6"])

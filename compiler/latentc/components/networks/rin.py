@@ -109,7 +109,8 @@ class Rin(Backbone):
         """Latents that are weights."""
         if not self.concatenate:
             return self.latents
-        return self.latents - 1 - sum(e.condition.length(e.name, spec) for e in self.entries(spec))
+        told = sum(e.condition.length(e.name, spec) for e in self.entries(spec))
+        return self.latents - 1 - told - (self.registers if told else 0)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
