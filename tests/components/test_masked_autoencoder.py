@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from emitted import emitted
+from tiny_systems import SYSTEMS
 
+from latentc.checkpoint import network_params
 from latentc.components.objectives.token_diffusion import TokenDiffusion
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import reachable
+from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
 
@@ -115,3 +118,24 @@ def test_a_decoder_has_sizes_of_its_own(tmp_path: Path) -> None:
 def test_a_decoder_that_does_not_fit_is_refused(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
         load_spec("digits_mar", overrides=[*SMALL, *overrides])
+
+
+def test_errors_of_hidden_dense_tokens_alone_count() -> None:
+    """With weights of zero Hi-MAR predicts no noise: the error is the noise of the tokens that are hidden."""
+    low = lower(load_spec("himar", SYSTEMS["himar"].variant, SYSTEMS["himar"].sizes))
+    weights = {
+        f"{network}.{path}": np.zeros(param.type.shape, np.float32)
+        for network in ("main", "pivot_head", "head")
+        for path, param in network_params(low, low.networks[network]).items()
+    }
+    rng = np.random.default_rng(0)
+    order, noise = rng.permuted([np.arange(16)] * 2, axis=1), rng.standard_normal((2, 16, 4))
+    told = {"order": order, "noise": noise, "pivot_order": rng.permuted([np.arange(4)] * 2, axis=1)}
+    told["dense_share"] = np.full(2, 0.8)  # cos(0.4 pi) = 0.31 of 16 tokens: 5
+    inputs = [
+        told.get(v.name, np.ones([2, *v.type.shape[1:]], np.float32 if v.type.is_float else np.int64))
+        for v in low.module.functions["loss.terms"].inputs
+    ]
+    *_, dense = Interpreter(low.module, weights).run("loss.terms", *inputs)
+    wanted = [(noise[i, order[i, :5]] ** 2).sum() / noise[i].size for i in range(2)]
+    np.testing.assert_allclose(dense, wanted, rtol=1e-6)

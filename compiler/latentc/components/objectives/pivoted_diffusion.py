@@ -1,4 +1,4 @@
-"""Diffusion of hidden pivots, token by token, and of all dense tokens together given them: Hi-MAR's loss.
+"""Diffusion of hidden pivots, token by token, and of the hidden dense tokens together given them: Hi-MAR's loss.
 
 Symbols: B batch, N pivots, T dense tokens, C channels of a token.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.patches import patch_side, patchify
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import noised
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 
 class PivotedDiffusion(DiffusionLoss):
-    """Losses of `pivot_head` on hidden pivots and of `head` on all dense tokens (Hi-MAR, Zheng et al. 2025, ICML).
+    """Losses of `pivot_head` on hidden pivots and of `head` on hidden dense tokens (Hi-MAR, Zheng et al. 2025, ICML).
 
     A fraction r of the pivots is hidden, r normal with mean 1, truncated to [`least_hidden`, 1]; of the dense tokens
     cos(pi u / 2), u uniform. Dense tokens are told the features of the pivots that were hidden, without a gradient.
+    Errors of pivots are averaged over those that are hidden; those of dense tokens are summed over the hidden ones
+    and divided by the number of all.
     """
 
     kind: Literal["pivoted_diffusion"]
@@ -124,8 +126,9 @@ class PivotedDiffusion(DiffusionLoss):
         masks = [hidden_dense, left_out]
         z = call(b, main, "forward", told, state=tokens, mask=masks, features=b.stop_gradient(z), out="z")
         z = b.slice(z, axis=1, start=count, stop=count + int(length), out="dense_features")
+        shown = b.reshape(hidden_dense, shape=(B, length, 1), out="shown")
         plain = self.model_copy(update={"variance": "fixed_large"})
-        of_dense = self._terms(b, networks["head"], tokens, z, drawn[1], plain)[0]
+        (of_dense,) = self._terms(b, networks["head"], tokens, z, drawn[1], plain, shown)
         weights = [b.mul(v, float(w)) for v, w in zip((of_pivots, of_dense), self.weights, strict=True)]
         b.output(b.add(*weights, out="loss"), of_pivots, of_dense)
         b.finish("The diffusion losses of the hidden pivots and of the dense tokens, one value per sample each.")
@@ -134,12 +137,22 @@ class PivotedDiffusion(DiffusionLoss):
         return publish(mb, ("loss", "pivots", "dense"), batch, tuple(draws), self.trained(spec))
 
     def _terms(
-        self, b: Builder, head: Network, x0: Var, z: Var, drawn: tuple[Var, Var], how: DiffusionLoss
+        self,
+        b: Builder,
+        head: Network,
+        x0: Var,
+        z: Var,
+        drawn: tuple[Var, Var],
+        how: DiffusionLoss,
+        counted: Var | None = None,
     ) -> tuple[Var, ...]:
-        """The loss of a head, one value per row of x0."""
+        """The loss of a head, one value per row of x0; errors count where `counted` is 1, in a mean over everything."""
         target = how.parameterization()
         at = noised(b, target, x0, how.needs_derivatives(target), drawn)
         out = call(b, head, "forward", {"z": z}, state=at.scaled, time=at.told, out="prediction")
+        if counted is not None:
+            error = b.mul(how.error(b, target, at.point, x0, at.noise, out), counted, out="error")
+            return (per_sample_mean(b, how.cost(b, error), out="of_dense"),)
         return how.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
 
 
