@@ -139,3 +139,13 @@ def test_errors_of_hidden_dense_tokens_alone_count() -> None:
     *_, dense = Interpreter(low.module, weights).run("loss.terms", *inputs)
     wanted = [(noise[i, order[i, :5]] ** 2).sum() / noise[i].size for i in range(2)]
     np.testing.assert_allclose(dense, wanted, rtol=1e-6)
+
+
+def test_a_decoder_of_another_depth_than_the_encoder_of_pivots() -> None:
+    sizes = (*SYSTEMS["himar"].sizes, "networks.main.decoder={depth: 3, heads: 8}")
+    low = lower(load_spec("himar", None, sizes))
+    names = network_params(low, low.networks["main"])
+    blocks = [sum(f"{part}_blocks.{i}.norm1.weight" in names for i in range(9)) for part in ("encoder", "decoder")]
+    assert blocks == [1, 3]
+    with pytest.raises(DiagnosticError, match=r"3 heads do not divide the width of 16"):
+        load_spec("himar", None, [*sizes, "networks.main.decoder.heads=3"])

@@ -13,18 +13,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components import Closed
 from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.networks._masked_trunk import MaskedTrunk
-from latentc.components.parts import Problem, dense, table
+from latentc.components.parts import Problem, dense, table, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+class DecoderBlocks(Closed):
+    """Blocks behind the encoder that see every token, as wide as its own."""
+
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    heads: int = Field(gt=0, le=1_024, description="heads of their attention")
 
 
 class HierarchicalAutoencoder(MaskedTrunk):
@@ -37,6 +45,9 @@ class HierarchicalAutoencoder(MaskedTrunk):
 
     kind: Literal["hierarchical_autoencoder"]
     side: int = Field(gt=0, le=1_024, description="side of the square of pivots")
+    decoder: DecoderBlocks | None = Field(
+        None, description="depth and heads of the decoder, if they are not the encoder's; null: the same"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "hierarchical_autoencoder",
         "width": 16,
@@ -64,6 +75,17 @@ class HierarchicalAutoencoder(MaskedTrunk):
                 message = f"{self.side} pivots a side do not divide {height // self.patch} tokens"
                 yield Problem(("side",), message, "choose a divisor")
         yield from super().problems(spec)
+        if self.decoder is not None:
+            yield from under("decoder", problems=self._problems_of_decoder(self.decoder))
+
+    def _problems_of_decoder(self, decoder: DecoderBlocks) -> Iterator[Problem]:
+        if self.width % decoder.heads:
+            message = f"{decoder.heads} heads do not divide the width of {self.width}"
+            yield Problem(("heads",), message, "change either of them")
+        mixer = self.block.parts()[0]
+        if set(mixer.static(self.width)) != {"heads"}:
+            message = f"the decoder has heads of its own, which `{mixer.kind}` does not take with these options"
+            yield Problem((), message, "use `{kind: attention}`, or leave it out")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
@@ -74,6 +96,7 @@ class HierarchicalAutoencoder(MaskedTrunk):
             "width": self.width,
             "depth": self.depth,
             "buffer": self.buffer,
+            **({} if self.decoder is None else {f"decoder_{k}": v for k, v in self.decoder.model_dump().items()}),
             **self.block.static(self.width),
             **self.condition_sizes(spec),
         }
@@ -168,8 +191,10 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
         blank = b.full(own("mask_token", count), shape=(buffer, width), value=0.0, dtype="f32")
         blank = b.concat(blank, own("mask_token", count), axis=1, out="blank")
         x = b.where(b.reshape(seen, shape=(batch, total, 1)), x, blank, out="x") + own("decoder_pos", total)
-        told = scales("decoder")
-        for name in items("decoder_blocks", static["depth"]):
+        told, depth = scales("decoder"), static["depth"]
+        if config.decoder is not None:
+            depth, sizes = static["decoder_depth"], {**sizes, "heads": static["decoder_heads"]}
+        for name in items("decoder_blocks", depth):
             x = b.sub(name, _block(config.block, config.weights, False), x, told, which, dim=width, **sizes)
         x = b.slice(norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
         return x + b.param("diffusion_pos", f32(1, count, width), "normal", std=0.02)
