@@ -12,6 +12,7 @@ from latentc.components import load
 from latentc.components.processes.formulas import NUMPY, Symbolic
 from latentc.components.processes.prediction import KINDS, conversion, functional
 from latentc.components.processes.process import Parameterization
+from latentc.components.processes.signal import Signal
 from latentc.components.samplers import ode
 from latentc.components.samplers.adams import deis
 from latentc.components.samplers.ddim import ddim
@@ -194,3 +195,9 @@ def test_conversions_hold_for_every_process(name, kind):
         return
     a, b = conversion(kind, "x0", point)
     np.testing.assert_allclose(a * (point.alpha * x0 + point.sigma * noise) + b * (u * x0 + w * noise), x0, rtol=1e-6)
+
+
+def test_the_last_level_of_the_plain_cosine_is_that_of_float32() -> None:
+    """RIN is told and sampled at 1 - gamma = 2^-23 at the data, where the exact value is a fifth less."""
+    process = Signal(kind="signal", schedule="plain_cosine")
+    assert 1 - process.gamma(NUMPY, np.zeros(1)) == 2.0**-23

@@ -34,6 +34,9 @@ class Maths(Protocol):
     def real(self, x: Any, out: str = "") -> Any:
         """A whole number as a float."""
 
+    def single(self, x: Any) -> Any:
+        """x as float32 has it."""
+
     def row(self, table: Array, t: Any, out: str = "") -> Any:
         """Entry t of a table over whole timesteps."""
 
@@ -68,6 +71,9 @@ class Numpy:
 
     def real(self, x: ArrayLike, out: str = "") -> Any:
         return np.asarray(x, np.float64)
+
+    def single(self, x: ArrayLike) -> Any:
+        return np.asarray(np.asarray(x, np.float32), np.float64)
 
     def row(self, table: Array, t: ArrayLike, out: str = "") -> Any:
         return table[np.asarray(t)]
@@ -111,6 +117,9 @@ class Symbolic:
 
     def real(self, x: Var, out: str = "") -> Any:
         return self.b.cast(x, to="f32", out=out)
+
+    def single(self, x: Any) -> Any:
+        return x
 
     def row(self, table: Array, t: Var, out: str = "") -> Any:
         return self.column(self.b.take(self.b.constant(table, out=f"{out}_table"), t, axis=0), out)
