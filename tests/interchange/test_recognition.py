@@ -19,7 +19,7 @@ from latentc.weights.state_dicts import Reading
 
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
 MAPPED = [name for name in VARIANTS if load_spec(name).weights]
-PARTS = {("vfmtok_tokenizer", "dinov2")}  # maps of the file of a part, which is no checkpoint of the system
+PARTS = {("vfmtok_tokenizer", names) for names in ("dino", "dinov2")}  # files of parts, no checkpoints of systems
 ZERO = np.zeros((), np.float32)
 
 
