@@ -193,18 +193,13 @@ def measured(name: str, out: Path) -> list[str]:
     stage = f"first_stage: {{spec: {spec}, weights: {tokenizer.weights}}}"
     tokens = f"path: {out / 'tokens.npz'}, classes: 10, tokens: {{{system.tokens}}}"
     second = [f"data={{kind: npz, {tokens}, {stage}}}", *system.modelling]
-    files: list[str | Path] = []
     if system.quantizer is not None:
         taken, other = system.quantizer
         kept = {n: a for n, a in load_file(tokenizer.weights).items() if n.startswith(taken)}
         save_file({n: a for n, a in kept.items() if not n.startswith(other)}, out / "quantizer.safetensors")
         second.append(f"networks.quantizer.pretrained={out / 'quantizer.safetensors'}")
-        files = [f"quantizer={out / 'quantizer.safetensors'}"]
     model = trained(system.model, out / "model", overrides=second)
-    if files:
-        own = sorted(set(model.weights.parent.glob("*.safetensors")) - {model.weights})
-        files += [f"{file.stem}={file}" for file in own if file.stem != "quantizer"]
-    api.compile(system.model, files or model.weights, out / "bundle", overrides=second)
+    api.compile(system.model, model.weights, out / "bundle", overrides=second)
     samples = drawn(out / "bundle", SAMPLES, FIRST)
     found = judged(system.digit(samples), np.arange(SAMPLES) % 10)
     print(f"{name}: tokenizer {tokenizer.seconds:.0f} s, model {model.seconds:.0f} s; {found}")
