@@ -57,8 +57,7 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
 def read_condition(path: Path | str, name: str) -> Any:
     """The value of a condition from a file: .npy, or .npz with `value` and `mask`, an array of that name, or only one.
 
-    An .npz of only `query` or `class` says what neighbours are searched for. A .txt file holds a text per line. A
-    number in place of a file stands for itself.
+    An .npz of only `query` or `class` says what neighbours are searched for. A .txt file holds a text per line.
 
     DiagnosticError E0401 to E0403, E0408.
     """
@@ -75,10 +74,7 @@ def read_condition(path: Path | str, name: str) -> Any:
         mend = f"write one with `numpy.savez(path, {name}=…)`"
         raise DiagnosticError(Diagnostic("E0403", f"{path} holds {held}: which is `{name}`?", help=mend))
     if not path.exists():
-        try:
-            return float(str(path))
-        except ValueError:
-            raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}")) from None
+        raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}"))
     if path.suffix == ".txt":
         try:
             return path.read_text(encoding="utf-8").splitlines()

@@ -249,10 +249,11 @@ def setting(text: str) -> tuple[str, float]:
 
 def condition_of(name: str, file: str) -> Any:
     """A condition: an .npy, an .npz (`value` and `mask`, or one array), lines of a .txt, or a number."""
-    try:
-        return float(file)
-    except ValueError:
-        pass
+    if not Path(file).exists():
+        try:
+            return float(file)
+        except ValueError:
+            raise SystemExit(f"--given {name}: no such file: {file}") from None
     if file.endswith(".txt"):
         try:
             return Path(file).read_text(encoding="utf-8").splitlines()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latentc.api.sampling import given_conditions
 from latentc.diagnostics import CODES, DiagnosticError
 from latentc.files import read_arrays, read_condition
 from latentc.weights import Array, Expr, Stored, materialise, open_weights, write_safetensors
@@ -201,9 +202,15 @@ def test_npz_with_a_header_that_is_no_python(tmp_path: Path) -> None:
         assert code_of(lambda: read_condition(tmp_path / "x.npy", "x")) == "E0403"
 
 
-def test_a_number_stands_for_itself(tmp_path: Path) -> None:
-    assert read_condition("0.75", "coherence") == 0.75
-    assert code_of(lambda: read_condition(tmp_path / "0.7x", "coherence")) == "E0401"
+def test_a_number_stands_for_itself_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"coherence": "0.75", "mel": np.ones(2)}
+    assert given_conditions(given) == {"coherence": 0.75, "mel": given["mel"]}
+    assert code_of(lambda: given_conditions({"coherence": "0.7x"})) == "E0401"
+    with Path("0.75").open("wb") as file:
+        np.save(file, np.float32(0.5))
+    assert given_conditions(given)["coherence"] == 0.5
+    assert code_of(lambda: read_condition("0.25", "queries")) == "E0401"
 
 
 def test_npz_that_would_fill_the_memory(tmp_path: Path) -> None:

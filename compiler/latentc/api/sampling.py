@@ -64,7 +64,7 @@ def sample(
 
     check_files(output, raw)
     noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
-    values, asked = _conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
+    values, asked = given_conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         pipe = load(bundle, device, index=index)
         entry = pipe.program(program, steps)
@@ -133,7 +133,7 @@ def sample_set(
     from latentc_runtime.pipeline import indexes_of
     from latentc_runtime.request import program_entry
 
-    values, asked = _conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
+    values, asked = given_conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         opened = open_bundle(bundle)
         manifest, indexes = opened.manifest, indexes_of(opened, index)
@@ -177,11 +177,26 @@ def sample_set(
         )
 
 
-def _conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Conditions by name, files of them read."""
+def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Conditions by name, files of them read; a text that is a number, and no file, stands for itself.
+
+    DiagnosticError E0401 to E0403, E0408.
+    """
     from latentc.files import read_condition
 
-    return {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
+    found = dict(given or {})
+    for name, value in found.items():
+        if isinstance(value, str | Path):
+            number = None if Path(value).exists() else _number(str(value))
+            found[name] = read_condition(value, name) if number is None else number
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def check_files(output: Path | str | None, raw: Path | str | None) -> None:

@@ -27,7 +27,7 @@ def _attention_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
     need(q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2], "{} does not attend to {} and {}", q, k, v)
     need(not attrs["causal"] or q.shape[2] == k.shape[2], "causal attention wants as many queries as keys")
     same_dtype(ins[:3])
-    need(0 <= attrs.get("dropout", 0.0) < 1, f"probability {attrs.get('dropout')} is outside [0, 1)")
+    need(0 <= attrs.get("dropout", 0.0) < 1, "probability {} is outside [0, 1)", attrs.get("dropout"))
     if len(ins) > 3:
         need(ins[3].dtype in ("bool", q.dtype), "mask has dtype {}", ins[3].dtype)
         scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])

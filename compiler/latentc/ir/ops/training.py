@@ -40,8 +40,8 @@ def _noted_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 
 def _mean_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, mean = ins
-    need(x.is_float, f"takes floats, got {x}")
-    need(mean.shape == (1,) and mean.dtype == x.dtype, f"the mean is {mean}; wants {x.dtype}[1]")
+    need(x.is_float, "takes floats, got {}", x)
+    need(mean.shape == (1,) and mean.dtype == x.dtype, "the mean is {}; wants {}[1]", mean, x.dtype)
     need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
     return [mean]
 
@@ -53,16 +53,16 @@ def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Map
 
 def _drop_path_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, rate = ins
-    need(x.is_float and x.rank > 0, f"takes floats [B, ...], got {x}")
-    need(rate.is_float and rate.rank == 0, f"the rate is {rate}; wants a scalar")
+    need(x.is_float and x.rank > 0, "takes floats [B, ...], got {}", x)
+    need(rate.is_float and rate.rank == 0, "the rate is {}; wants a scalar", rate)
     return [x]
 
 
 def _posterior_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, data, level = ins[:3]
-    need(x.is_float and x.rank > 1 and data == x, f"takes floats [B, ...] and as many data, got {x} and {data}")
-    need(level.is_float and level.shape == x.shape[:1], f"the levels are {level}; wants floats [{x.shape[0]}]")
-    need(len(ins) < 4 or (ins[3].dtype == "i64" and ins[3].shape == x.shape[:1]), f"the groups are {ins[-1]}")
+    need(x.is_float and x.rank > 1 and data == x, "takes floats [B, ...] and as many data, got {} and {}", x, data)
+    need(level.is_float and level.shape == x.shape[:1], "the levels are {}; wants floats [{}]", level, x.shape[0])
+    need(len(ins) < 4 or (ins[3].dtype == "i64" and ins[3].shape == x.shape[:1]), "the groups are {}", ins[-1])
     need(attrs.get("extra", 1.0) > 0, "the number of further dimensions is positive")
     return [x]
 
