@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.unet.layers import binomial
 from latentc.components.contract import Method, Port
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 
 Blur = Literal[3, 4, 5]
 """Sides of the kernels that discriminators blur by."""
-BINOMIAL: Mapping[int, tuple[float, ...]] = {
-    3: (1.0, 2.0, 1.0),
-    4: (1.0, 3.0, 3.0, 1.0),
-    5: (1.0, 4.0, 6.0, 4.0, 1.0),
-}
 
 
 def problems_of_class(network: Backbone, spec: Spec) -> Iterator[Problem]:
@@ -66,10 +60,8 @@ def _averages(of_class: str, decay: float) -> BlockBody:
 
 def blurred(b: Builder, x: Var, side: Blur, out: str = "h") -> Var:
     """Every second pixel f32[B, C, H / 2, W / 2] of x f32[B, C, H, W], blurred by a binomial kernel."""
-    line, channels, padding = np.array(BINOMIAL[side]), x.shape[1], (side - 2) // 2
-    kernel = b.constant((np.outer(line, line) / line.sum() ** 2).tolist(), "f32", out="blur")
-    weight = b.broadcast_to(kernel, shape=(channels, 1, side, side), out="weight")
+    weight = binomial(b, x, 1.0, side)
     if side % 2:  # one more below and on the right
         for axis in (2, 3):
             x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
-    return b.conv(x, weight, stride=2, padding=padding, groups=channels, out=out)  # type: ignore[no-any-return]
+    return b.conv(x, weight, stride=2, padding=(side - 2) // 2, groups=x.shape[1], out=out)  # type: ignore[no-any-return]

@@ -20,7 +20,6 @@ Filter = Literal["box", "binomial"]
 Way = Literal["same", "down", "up"]
 
 _GAINS: dict[Place, float] = {"inner": 1.0, "attention": math.sqrt(0.2), "last": 1e-5}
-_TAPS = (1.0, 3.0, 3.0, 1.0)
 SHAPES = {1: "B channels L", 2: "B channels H W", 3: "B channels D H W"}
 """How classes declare a feature map, by the number of spatial axes."""
 
@@ -119,15 +118,15 @@ def doubling_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights
     return conv(b, name, b.upsample_nearest(x, factor=2, out="x"), features, 3, weights, out=out)
 
 
-def binomial(b: Builder, x: Var, gain: float) -> Var:
-    """The filter of each channel of x: f32[C, 1, 4, ...], which sums to `gain`."""
+def binomial(b: Builder, x: Var, gain: float, side: int = 4) -> Var:
+    """The binomial filter of each channel of x: f32[C, 1, side, ...], which sums to `gain`."""
     axes = x.type.rank - 2
-    taps = np.asarray(_TAPS) / sum(_TAPS)
+    taps = np.array([math.comb(side - 1, k) for k in range(side)]) / 2 ** (side - 1)
     kernel = taps
     for _ in range(axes - 1):
         kernel = np.multiply.outer(kernel, taps)
     one = b.constant(gain * kernel[None, None], out="taps")
-    return b.broadcast_to(one, shape=(x.shape[1], 1, *(4,) * axes), out="taps")
+    return b.broadcast_to(one, shape=(x.shape[1], 1, *(side,) * axes), out="taps")
 
 
 __all__ = [
