@@ -29,6 +29,9 @@ INITS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Names of initialisers with arguments of their own: {name: (kind, arguments)}; other names are kinds."""
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's mean and standard deviation by channel, of values from 0 to 1."""
+
 
 def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: bool) -> Var:
     kind, args = INITS.get(init, (init, {}))
@@ -152,8 +155,16 @@ def group_norm(b: Builder, name: str, x: Var, groups: int, eps: float, out: str 
     return b.group_norm(x, weight, bias, groups=groups, eps=eps, out=out)
 
 
+def standardised(b: Builder, x: Var) -> Var:
+    """Images f32[B, 3, H, W] in [-1, 1] less ImageNet's mean, over its deviation, channel by channel."""
+    scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
+    shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
+    return b.add(b.mul(x, scale, out="x"), shift, out="x")  # type: ignore[no-any-return]
+
+
 __all__ = [
     "EPS",
+    "MEAN",
     "MP_EPS",
     "batch_norm",
     "conv",
@@ -164,4 +175,5 @@ __all__ = [
     "linear",
     "mp_linear",
     "patch_conv",
+    "standardised",
 ]

@@ -20,11 +20,9 @@ from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.kit.bicubic import resized_positions
 from latentc.components.kit.patches import embedded_patches
+from latentc.components.layers import standardised
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's mean and standard deviation by channel, of values from 0 to 1."""
 
 
 class Vision(Closed):
@@ -80,10 +78,7 @@ def vision_transformer(config: Vision) -> BlockBody:
     ) -> tuple[Var, ...]:
         """The patches of images x [B, 3, size, size] in [-1, 1] behind several of its blocks, [B, T, width] each."""
         grid, before = size // patch, 1 + config.registers
-        scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
-        shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
-        x = b.add(b.mul(x, scale, out="x"), shift, out="x")
-        x = embedded_patches(b, "x_embedder", x, width, patch, "normal", grid * grid)
+        x = embedded_patches(b, "x_embedder", standardised(b, x), width, patch, "normal", grid * grid)
         table = b.param("positions", f32(1, config.side**2, width), "normal", std=0.02)
         x = b.add(x, resized_positions(b, table, config.side, grid, config.offset, config.antialias), out="x")
         place = b.param("cls_position", f32(1, 1, width), "normal", std=0.02)

@@ -19,7 +19,6 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.feed_forwards.gelu_mlp import GeluMlp
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.blocks.vision import MEAN, STD
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.networks._gan import with_averages
@@ -121,10 +120,7 @@ def _vision(config: FeatureDiscriminator) -> BlockBody:
     @module_class("VisionTransformer", x="B 3 H W")
     def forward(b: Builder, x: Var, *, width: int, heads: int, hidden: int) -> tuple[Var, ...]:
         """The patches of images x in [-1, 1] plus the class token, [B, width, T] at each depth."""
-        scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
-        shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
-        x = b.add(b.mul(x, scale, out="x"), shift, out="x")
-        x = embedded_patches(b, "x_embedder", x, width, config.patch, "normal", tokens)
+        x = embedded_patches(b, "x_embedder", layers.standardised(b, x), width, config.patch, "normal", tokens)
         first = b.param("cls_token", f32(1, 1, width), "normal", std=0.02)
         first = b.broadcast_to(first, x, shape=(x.shape[0], 1, width), out="first")
         x = b.concat(first, x, axis=1, out="x")

@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components import Closed, Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.layers import batch_norm
+from latentc.components.layers import MEAN, batch_norm, standardised
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, TensorType
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 MOMENTUM, EPS = 0.1, 1e-5
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for values from 0 to 1
 
 
 class Adapter(Closed):
@@ -101,9 +100,7 @@ def _network(config: ResnetClassifier, sees: bool = False) -> BlockBody:
     def forward(b: Builder, x: Var, *, width: int, classes: int, **static: Any) -> Var:
         """Logits of the classes of x, or the features of its last level."""
         if config.normalise:
-            scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
-            shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
-            x = b.add(b.mul(x, scale, out="x"), shift, out="x")
+            x = standardised(b, x)
         adapted = {"rank": static["rank"]} if config.adapter is not None else {}
         x = _conv(b, config, "conv1", x, width, 7, 2, True, adapted)
         x = b.relu(batch_norm(b, "bn1", x, True, EPS, MOMENTUM), out="x")
