@@ -177,6 +177,3 @@ def timing(times: Sequence[float]) -> Timing:
     """Median and quartiles."""
     low, median, high = (float(q) for q in np.quantile(times, [0.25, 0.5, 0.75]))
     return Timing(median, low, high, len(times))
-
-
-__all__ = ["Bench", "Case", "Timing", "bench", "timing"]

@@ -158,6 +158,3 @@ def _backends() -> Iterator[Finding]:
                 yield Finding(name, "fault", f"a tiny network is off by {error:.1e}", "install the package again")
             else:
                 yield Finding(name, "ok", f"a tiny network agrees with the oracle to {error:.1e}")
-
-
-__all__ = ["Health", "diagnose", "engines"]

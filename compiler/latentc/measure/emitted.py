@@ -190,6 +190,3 @@ def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> dict
         if hasattr(module, "tqdm"):
             module.__dict__["tqdm"] = lambda rows, **options: rows  # the caller reports progress
     return modules
-
-
-__all__ = ["Emitted", "load_arrays", "module_from_source", "project_modules"]

@@ -87,6 +87,3 @@ def sampler_inputs(lowered: Lowered, program: Program, classes: Sequence[int], s
     """Inputs of a program by name, as in the runtime: sample i has seed `seed` + i, settings their defaults."""
     given = default_given(len(classes), seed, lowered.conditions, program.settings, classes)
     return {entry.name: input_array(entry, given) for entry in program.inputs(lowered.module)}
-
-
-__all__ = ["Array", "Call", "Feed", "Runner", "executable", "runner", "sampler_inputs", "written"]

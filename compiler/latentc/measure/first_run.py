@@ -170,6 +170,3 @@ def _once(graph: GraphProto, loop: NodeProto, trip: int) -> list[NodeProto]:
         repeats = constant(f"{name}/repeats", [trip, *(1 for _ in value.type.tensor_type.shape.dim)])
         repeated.append(helper.make_node("Tile", [loop.output[i], repeats], [name]))
     return repeated
-
-
-__all__ = ["check_runs", "one_step"]

@@ -105,6 +105,3 @@ def _noted(model: ModuleType, losses: list[Any] | None) -> Iterator[None]:
         yield
     finally:
         model.AuxiliaryLoss = helper  # type: ignore[attr-defined]
-
-
-__all__ = ["run_loss", "update_called"]

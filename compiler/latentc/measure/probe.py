@@ -88,6 +88,3 @@ def _through(node: Node, callee: Function, path: str, value: Value, name: str) -
     for formal, actual in zip(callee.inputs, node.inputs, strict=True):
         unify(formal.type, actual.type, sizes)
     return join(node.attrs["name"], path), Value(name, substitute(value.type, sizes))
-
-
-__all__ = ["calls_shown", "values_shown"]

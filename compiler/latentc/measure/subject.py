@@ -233,6 +233,3 @@ def _initialisers(pipeline: Pipeline) -> dict[str, Expr]:
 def _unpacked(file: Path, offset: int, nbytes: int, shape: tuple[int, ...]) -> Expr:
     stored = Stored(file, offset, nbytes, np.dtype(np.uint8), (nbytes,))
     return Computed((stored,), lambda xs: unpacked(xs[0], shape), dtype_from_name("i4"), shape)
-
-
-__all__ = ["Subject", "open_subject", "plan_of", "weights_of"]

@@ -53,6 +53,3 @@ def tolerance_of(precision: str, scheme: str | None = None, rounded: bool = True
         return own
     more = (ROUNDED if rounded else UNROUNDED)[scheme]
     return Tolerance(own.forward + more.forward, own.sampler + more.sampler)
-
-
-__all__ = ["ROUNDED", "TOLERANCES", "UNROUNDED", "Tolerance", "tolerance_of"]

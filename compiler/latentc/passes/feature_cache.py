@@ -220,6 +220,3 @@ def _call(
         ins = (*operands[:count], *held)
         outs = b.guided(fn, attrs["name"], ins, kinds, nulls, scale, guides, attrs["channels"], out)
     return as_tuple(outs)
-
-
-__all__ = ["WRITTEN_OUT", "Computes", "cache"]

@@ -153,6 +153,3 @@ def _trimmed(fn: Function) -> Function:
 
 def _names(fn: Function) -> Names:
     return Names(v.name for v in fn.values())
-
-
-__all__ = ["CACHED", "CACHING", "Methods", "block_lists", "feature_cache_methods"]

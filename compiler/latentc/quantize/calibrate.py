@@ -85,6 +85,3 @@ def _largest_weights(model: Model) -> dict[str, Array]:
             largest = np.max(np.abs(weight(path)), axis=0)
             found[layer.group] = np.maximum(found.get(layer.group, 0.0), largest)
     return found
-
-
-__all__ = ["Tell", "calibrate", "check_complete", "smoothed"]

@@ -118,6 +118,3 @@ def check_fits(calibration: Calibration, path: Path | str, model: Model) -> None
 def _invalid(path: Path | str, why: str) -> DiagnosticError:
     mend = "make it again with `latentc calibrate`"
     return DiagnosticError(Diagnostic("E0408", f"{path} is not a valid calibration: {why}", help=mend))
-
-
-__all__ = ["FORMAT", "Calibration", "check_fits", "identity", "read_calibration", "weights_hash", "write_calibration"]

@@ -146,6 +146,3 @@ def _section(model: Model, found: Choice, verdict: Verdict) -> Quantization:
         forced=not verdict.holds(model.settings),
         notes=verdict.notes,
     )
-
-
-__all__ = ["CALIBRATION", "FOLDER", "PLAN", "quantised_bundle"]

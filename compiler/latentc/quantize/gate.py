@@ -66,6 +66,3 @@ def gate_of(lowered: Lowered, spec: Spec, budget: Budget, seed: int) -> Gate | N
     wanted = Wanted(tuple(budget.metrics), budget.features, None, budget.reference)
     judge = open_judge(wanted, spec.data, output, lambda done, total, stage: None)
     return Gate(bounds, judge, budget.samples, seed)
-
-
-__all__ = ["Gate", "Judged", "gate_of"]

@@ -152,6 +152,3 @@ def refusal(verdict: Verdict, model: Model, choice: Choice, calibration: Calibra
             help=f"{'; '.join(mends)}; `--force` builds it anyway, with the report of its layers",
         )
     )
-
-
-__all__ = ["Verdict", "measured", "refusal", "speedup"]

@@ -125,6 +125,3 @@ def _matches(path: str, pattern: str) -> bool:
     """True if a pattern fits the path of a weight, with or without the network's name."""
     whole = path.removesuffix(".weight")
     return any(fnmatchcase(name, pattern) for name in (whole, whole.split(".", 1)[-1]))
-
-
-__all__ = ["Model", "params_of"]

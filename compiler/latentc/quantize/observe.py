@@ -167,6 +167,3 @@ def _histogram(x: Array, smooth: Array, limit: float) -> Array:
     magnitude = np.abs(x) / smooth.reshape(-1, *[1] * (x.ndim - 2))
     bins = np.minimum((magnitude * (BINS / limit)).astype(np.int64), BINS - 1)
     return np.bincount(bins.reshape(-1), minlength=BINS)
-
-
-__all__ = ["BINS", "Observed", "Smoothing", "observed"]

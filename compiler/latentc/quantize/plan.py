@@ -204,6 +204,3 @@ def span(spec: Spec) -> float | None:
     """Width of the data's value range, to which PSNR refers; None (that of the samples) if the data have no range."""
     field = spec.data.fields.get("x")
     return None if field is None or field.range is None else field.range[1] - field.range[0]
-
-
-__all__ = ["SECONDS", "Choice", "choice", "span"]

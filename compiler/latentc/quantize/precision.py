@@ -118,6 +118,3 @@ class _Watching(Interpreter):
                 largest = max((float(np.max(np.abs(x), initial=0.0)) for x in floats), default=0.0)
                 raise Overflow(join(prefix, value.name), node.op, value.type.dtype, largest)
         return outs
-
-
-__all__ = ["LARGEST", "Overflow", "check_range", "first_overflow"]

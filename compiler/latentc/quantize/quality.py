@@ -64,6 +64,3 @@ def quality_of_logits(results: Sequence[Array], exact: Sequence[Array]) -> Quali
 def _log_softmax(logits: Array) -> Array:
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
-
-
-__all__ = ["Quality", "quality_of_logits"]

@@ -144,6 +144,3 @@ def _heat_maps(calibration: Calibration) -> list[HeatMap]:
         if rows and len(columns) > 1:
             found.append(HeatMap(method, columns, tuple(rows)))
     return found
-
-
-__all__ = ["Row", "page_of", "rows_of"]

@@ -40,6 +40,3 @@ def saturates(engine: str) -> bool:
     except BundleError:
         return False
     return bool(np.abs(out - WIDTH).max() > 0.01 * WIDTH)
-
-
-__all__ = ["saturates"]

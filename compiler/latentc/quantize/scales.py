@@ -77,6 +77,3 @@ def measured_tensors(
         if quant.smooth:
             found[f"{group}.smooth"] = inputs[group].smooth
     return found
-
-
-__all__ = ["Range", "measured_tensors", "reach", "rounded", "rounded_rows", "saturated"]

@@ -152,6 +152,3 @@ def _error(rough: Sequence[Sequence[Array]], exact: Sequence[Sequence[Array]]) -
 def joined(arrays: Sequence[Array]) -> Array:
     """All values of several arrays as one vector."""
     return np.concatenate([array.ravel() for array in arrays])
-
-
-__all__ = ["Losses", "Outputs", "Sensitivity", "joined", "losses", "sensitivities", "units"]

@@ -105,6 +105,3 @@ class _Sequences:
             for given in self.prefills
             for i in range(0, len(next(iter(given.values()))), rows)
         ]
-
-
-__all__ = ["Trajectories", "recorded"]

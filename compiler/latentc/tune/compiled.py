@@ -78,6 +78,3 @@ class Compiling:
         pipe.run(request)
         (times,) = alternated([lambda: pipe.run(request)], SECONDS, FEWEST)
         return float(np.quantile(times, 0.25))
-
-
-__all__ = ["Compile", "Compiling"]

@@ -121,6 +121,3 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
     unguided = compiled("evaluate")
     guided = compiled("evaluate.guided") if guides else unguided
     return Denoiser(lowered, unguided, guided, tuple(guides), target, shape, max(1, spec.target.max_batch))
-
-
-__all__ = ["Denoiser", "open_denoiser"]

@@ -72,5 +72,3 @@ _RETURNS = (
     'return {"name": number} if lower is better, {"name": (number, "higher")} if higher is; '
     f"the names {', '.join(RESERVED)} are taken"
 )
-
-__all__ = ["Judge", "Named", "UserJudge"]

@@ -101,6 +101,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{key}={item}" for key, item in value.items())
     return str(value)
-
-
-__all__ = ["Tuned"]

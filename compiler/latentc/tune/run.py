@@ -289,6 +289,3 @@ def _base(spec: Spec, source: str | Path | None, folder: Path) -> str:
         return Path(os.path.relpath(source, folder)).as_posix()
     (folder / "base.yaml").write_text(resolved_yaml(spec), encoding="utf-8")
     return "base.yaml"
-
-
-__all__ = ["MARK", "Options", "tune"]

@@ -29,6 +29,3 @@ def changed_weight(array: Array, share: float) -> Array:
     """
     signs = 1 - 2 * (np.arange(array.size) % 2).reshape(array.shape)
     return array + (signs * share * (np.max(np.abs(array)) or 1)).astype(array.dtype)
-
-
-__all__ = ["changeable", "changed_weight"]

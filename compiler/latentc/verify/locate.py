@@ -180,6 +180,3 @@ class _Run:
 
 def _error(result: Array, reference: Array) -> float:
     return relative_error(np.asarray(result, np.float64), np.asarray(reference, np.float64))
-
-
-__all__ = ["diverging_call", "diverging_evaluation"]

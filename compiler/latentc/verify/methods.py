@@ -134,6 +134,3 @@ def largest_error(result: Sequence[Array], reference: Sequence[Array], called: C
         relative_error(a, b, size if role == "cache" else 0.0)
         for a, b, role in zip(result, reference, roles, strict=True)
     )
-
-
-__all__ = ["Called", "Operands", "Runner", "called_methods", "largest_error"]

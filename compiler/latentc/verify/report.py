@@ -144,6 +144,3 @@ def _errors(found: Comparison | Control) -> tuple[str, str]:
     if found.tolerance == 0:
         return (f"{found.error:.2%} of tokens", "identical")
     return (f"{found.error:.1e}", f"{found.tolerance:.0e}")
-
-
-__all__ = ["ENGINE", "ORACLE", "TORCH", "Comparison", "Control", "Divergence", "Report", "Skipped"]

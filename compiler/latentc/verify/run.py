@@ -20,13 +20,14 @@ from latentc.components.contract import Program
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import networks_called, parameters
 from latentc.ir.costs import flops
+from latentc.measure.execute import Runner
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import agreement
 from latentc.measure.subject import Subject, open_subject
 from latentc.measure.tolerances import Tolerance, tolerance_of
 from latentc.verify.control import changeable, changed_weight
 from latentc.verify.locate import diverging_call, diverging_evaluation
-from latentc.verify.methods import Called, Operands, Runner, called_methods, largest_error
+from latentc.verify.methods import Called, Operands, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
 from latentc.verify.tokens import with_ties
 from latentc_runtime.manifest import ProgramEntry

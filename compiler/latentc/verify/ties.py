@@ -70,6 +70,3 @@ def reconciled_by_trials(
             expected[b], differ[b] = other[b], False
             ties += 1
     return expected, ties, found
-
-
-__all__ = ["reconciled", "reconciled_by_trials"]

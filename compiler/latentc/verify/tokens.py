@@ -77,6 +77,3 @@ def with_ties(
         expected = reference(replace(request, noise={**request.noise, **decided}))[output]
     error = relative_error(got, expected)
     return replace(c, error=error, ok=error <= c.tolerance, ties=ties)
-
-
-__all__ = ["drawn", "draws_tokens", "with_ties"]

@@ -118,17 +118,3 @@ def layers_of(fn: Function) -> dict[Node, str]:
         if node.op in _LAYERS and node.inputs[1] in params and params[node.inputs[1]].kind == "weight":
             layers[node] = first.setdefault(node.inputs[0], stem(node.inputs[1].name))
     return layers
-
-
-__all__ = [
-    "LARGEST",
-    "Layer",
-    "LayerQuant",
-    "Quantization",
-    "Scheme",
-    "Site",
-    "layers_of",
-    "prefix_of",
-    "quantizable",
-    "stem",
-]
