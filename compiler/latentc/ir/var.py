@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,14 @@ from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from latentc.ir.builder import Builder
+
+
+def _operator(op: str, swapped: bool = False) -> Callable[[Var, Any], Var]:
+    def apply(own: Var, other: Any) -> Var:
+        out: Var = own.b.op(op, *((other, own) if swapped else (own, other)))
+        return out
+
+    return apply
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,45 +36,15 @@ class Var:
     def shape(self) -> tuple[Any, ...]:
         return self.value.type.shape
 
-    def _with(self, op: str, *operands: Any) -> Var:
-        out: Var = self.b.op(op, *operands)
-        return out
-
-    def __add__(self, other: Any) -> Var:
-        return self._with("add", self, other)
-
-    def __radd__(self, other: Any) -> Var:
-        return self._with("add", other, self)
-
-    def __sub__(self, other: Any) -> Var:
-        return self._with("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Var:
-        return self._with("sub", other, self)
-
-    def __mul__(self, other: Any) -> Var:
-        return self._with("mul", self, other)
-
-    def __rmul__(self, other: Any) -> Var:
-        return self._with("mul", other, self)
-
-    def __truediv__(self, other: Any) -> Var:
-        return self._with("div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Var:
-        return self._with("div", other, self)
+    __add__, __radd__ = _operator("add"), _operator("add", swapped=True)
+    __sub__, __rsub__ = _operator("sub"), _operator("sub", swapped=True)
+    __mul__, __rmul__ = _operator("mul"), _operator("mul", swapped=True)
+    __truediv__, __rtruediv__ = _operator("div"), _operator("div", swapped=True)
+    __lt__, __le__, __gt__ = _operator("less"), _operator("less_equal"), _operator("greater")
 
     def __neg__(self) -> Var:
-        return self._with("neg", self)
-
-    def __lt__(self, other: Any) -> Var:
-        return self._with("less", self, other)
-
-    def __le__(self, other: Any) -> Var:
-        return self._with("less_equal", self, other)
-
-    def __gt__(self, other: Any) -> Var:
-        return self._with("greater", self, other)
+        out: Var = self.b.op("neg", self)
+        return out
 
 
 def as_tuple(outputs: Var | tuple[Var, ...]) -> tuple[Var, ...]:
