@@ -89,27 +89,6 @@ def chunked(b: Any, ins: Sequence[Any]) -> Any:
     return b.slice(y, axis=1, start=0, stop=size) if chunks * steps > size else y
 
 
-def associative(b: Any, ins: Sequence[Any]) -> Any:
-    """Doubles the span of tokens that a state includes: ceil(log2 L) steps on all tokens (Hillis and Steele 1986)."""
-    x, delta, a, enter, leave = ins
-    batch, length, channels = x.shape
-    size, states = int(length), a.shape[1]
-    column = (batch, length, channels, 1)
-    decay = b.exp(b.reshape(delta, shape=column) * a)
-    state = b.reshape(delta * x, shape=column) * b.reshape(enter, shape=(batch, length, 1, states))
-    span = 1
-    while span < size:
-        earlier = b.slice(state, axis=1, start=0, stop=size - span)
-        earlier = b.pad(earlier, axis=1, before=span, after=0, value=0.0)
-        state = state + decay * earlier
-        if 2 * span < size:
-            reach = b.slice(decay, axis=1, start=0, stop=size - span)
-            decay = decay * b.pad(reach, axis=1, before=span, after=0, value=1.0)
-        span *= 2
-    y = b.matmul(state, b.reshape(leave, shape=(batch, length, states, 1)))
-    return b.reshape(y, shape=(batch, length, channels))
-
-
 def _flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
     return 9 * ins[0].count() * int(ins[2].shape[1])  # type: ignore[arg-type]
 
