@@ -11,7 +11,7 @@ from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, frozen
-from latentc.ir.text import HEADER, equal, literal, text_from_module
+from latentc.ir.text import HEADER, literal, text_from_module
 from latentc.ir.types import Named, Sym, TensorType, f32
 from latentc.ir.verify import VerifyError, verify
 
@@ -70,7 +70,7 @@ def test_anything_an_attribute_can_hold_comes_back(value, words, dims):
     module = Module({words: fn}, {"main": words})
     text = text_from_module(module)
     again = module_from_text(text)
-    assert text_from_module(again) == text and equal(module, again)
+    assert text_from_module(again) == text
     (back,) = again.functions.values()
     assert back.name == words and back.doc == words and back.nodes[0].loc == words
     assert back.inputs[0].type == type
@@ -173,4 +173,5 @@ def test_params_of_every_kind_come_back(kind):
     b.output(x + b.param("average", f32(3), "zeros", kind))
     mb.entries["shifted"] = b.finish()
     module = mb.finish()
-    assert equal(module, module_from_text(text_from_module(module)))
+    text = text_from_module(module)
+    assert text_from_module(module_from_text(text)) == text

@@ -115,7 +115,3 @@ def text_from_module(module: Module, full: bool = True) -> str:
     for fn in module.functions.values():
         lines += ["", *_function_lines(fn, full)]
     return "\n".join(lines) + "\n"
-
-
-def equal(a: Module, b: Module) -> bool:
-    return text_from_module(a) == text_from_module(b)
