@@ -252,16 +252,14 @@ class Builder(Appending):
         *,
         of: int = 0,
         wrt: Sequence[int] = (0,),
-        args: Mapping[str, Any] | None = None,
         out: str = "",
     ) -> tuple[Var, ...]:
         """Calls `fn` and returns its output number `of`, then the gradient of that output's sum by each input in `wrt`.
 
-        `name` is the state-dict prefix and `args` are static arguments, as for `call`. The gradients can be
-        differentiated again.
+        `name` is the state-dict prefix, as for `call`. The gradients can be differentiated again.
         """
         hint = out or " ".join(["y", *(f"d_{operands[i].value.name}" for i in wrt)])
-        return self._derivative("gradient", fn, name, operands, operands, of, wrt, args, hint)
+        return self._derivative("gradient", fn, name, operands, (), of, wrt, hint)
 
     def jvp(
         self,
@@ -272,15 +270,13 @@ class Builder(Appending):
         *,
         of: int = 0,
         wrt: Sequence[int] = (0,),
-        args: Mapping[str, Any] | None = None,
         out: str = "",
     ) -> tuple[Var, ...]:
         """Calls `fn` and returns its output number `of`, and that output's derivative along `tangents`.
 
         There is one tangent for each input in `wrt`, of that input's type; the other inputs are constant.
         """
-        ins = [*operands, *tangents]
-        return self._derivative("jvp", fn, name, operands, ins, of, wrt, args, out or "y tangent")
+        return self._derivative("jvp", fn, name, operands, tangents, of, wrt, out or "y tangent")
 
     def _derivative(
         self,
@@ -288,13 +284,12 @@ class Builder(Appending):
         fn: str,
         name: str,
         operands: Sequence[Var],
-        ins: Sequence[Var],
+        tangents: Sequence[Var],
         of: int,
         wrt: Sequence[int],
-        args: Mapping[str, Any] | None,
         out: str,
     ) -> tuple[Var, ...]:
-        attrs = {"fn": fn, "name": name, "args": dict(args or {}), "of": of, "wrt": tuple(wrt)}
+        attrs, ins = {"fn": fn, "name": name, "of": of, "wrt": tuple(wrt)}, [*operands, *tangents]
         return self._append(op, ins, attrs, out, self._call_types(op, operands, ins, attrs))
 
     def _call_types(

@@ -7,7 +7,7 @@
           all). Inputs: the operands, then the null alternative of each conditional operand, then the scale [B]. A
           guided output is u + scale (c - u) of the conditional branch c and the null branch u; a carried tensor holds
           both branches, [2*B, ...], the conditional one first.
-`gradient` reverse-mode derivative of a call: attrs fn, name, args, of (number of an output), wrt (numbers of inputs).
+`gradient` reverse-mode derivative of a call: attrs fn, name, of (number of an output), wrt (numbers of inputs).
           Inputs: the operands of the call. Outputs: output `of` of the call, then for each input in `wrt` the gradient
           of that output's sum. The output of a network is one value per sample, so the gradient is per sample as well.
 `jvp`     forward-mode derivative of a call: attrs as of gradient. Inputs: the operands, then a tangent for each input
