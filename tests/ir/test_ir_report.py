@@ -7,7 +7,7 @@ from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import Function, Module, parameters
-from latentc.ir.costs import activation_bytes, flops
+from latentc.ir.costs import Costs, flops
 from latentc.ir.draw import graph_svg
 from latentc.ir.groups import groups_of
 from latentc.ir.report import report, short
@@ -42,6 +42,12 @@ def test_rows_folded_into_a_batch_count():
     b.output(b.call("inner", "once", x), twice, fixed)
     b.finish()
     assert flops(verify(mb.finish()), "f") == 3 * (1 + 2 + 5)
+
+
+def activation_bytes(module, function):
+    """(peak, all) per sample."""
+    costs = Costs(module.functions)
+    return costs.peak(function), costs.kept(function)
 
 
 def test_memory_is_that_of_what_lives_at_once():

@@ -32,21 +32,14 @@ def flops(module: Module, function: str) -> int:
     return Costs(module.functions).flops(module.entries.get(function, function))
 
 
-def activation_bytes(module: Module, function: str) -> tuple[int, int]:
-    """(peak, all): memory of the values alive at once, and of all values together, in bytes per sample.
-
-    The first is what inference needs besides the weights, without fusion; the second what training keeps for the
-    backward pass, without recomputation. Views share memory with what they view; attention's scores are not counted.
-    """
-    costs, name = Costs(module.functions), module.entries.get(function, function)
-    return costs.peak(name), costs.kept(name)
-
-
 _ONE_NODE = "one node"
 
 
 class Costs:
-    """Costs of functions by name, each computed at first use."""
+    """Costs of functions by name, each computed at first use.
+
+    Views share memory with what they view; attention's scores are not counted.
+    """
 
     def __init__(self, functions: Mapping[str, Function]) -> None:
         self.functions = functions
@@ -88,7 +81,7 @@ class Costs:
         return total
 
     def kept(self, name: str) -> int:
-        """Bytes of all values that one run of a function computes."""
+        """Bytes of all values of a function: what training keeps for a backward pass without recomputation."""
         return self._once("kept", name, lambda fn: sum(map(self._node_kept, fn.nodes)))
 
     def _node_kept(self, node: Node) -> int:
@@ -99,7 +92,7 @@ class Costs:
         return 0 if node.op in VIEWS else sum(bytes_of(o.type) for o in node.outputs)
 
     def peak(self, name: str) -> int:
-        """Bytes of the values of a function that are alive at once, at most."""
+        """Bytes of the values alive at once, at most: what inference needs besides the weights, without fusion."""
         return self._once("peak", name, self._peak)
 
     def _peak(self, fn: Function) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Names, Node, Value, in_order, reachable
-from latentc.ir.costs import activation_bytes
+from latentc.ir.costs import Costs
 from latentc.ir.report import short
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym, i64
@@ -141,7 +141,7 @@ class _Hoist:
 
     def limit(self, body: Function) -> int:
         """Bytes that the values computed before a loop may take."""
-        return max(self.least, self.batch * activation_bytes(Module(self.owner.functions, {}), body.name)[0])
+        return max(self.least, self.batch * Costs(self.owner.functions).peak(body.name))
 
     def _too_large(self, size: int, body: Function) -> str:
         return f"{short(size, 'B')} at the largest batch is more than the limit of {short(self.limit(body), 'B')}"
