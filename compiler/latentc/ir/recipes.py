@@ -21,6 +21,7 @@ from latentc.ir.ops.quantize import (
     packed_blocks,
     quantised,
     scale_shape,
+    spread,
     weight_of_blocks,
 )
 from latentc.ir.ops.row import OpError
@@ -80,10 +81,6 @@ def _scale_axis_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     if vector.shape != (weight.shape[attrs["axis"]],):
         raise OpError(f"{vector} does not scale axis {attrs['axis']} of {weight}")
     return weight
-
-
-def _along(vector: Array, weight: Array, attrs: Attrs) -> Array:
-    return vector.reshape([-1 if i == attrs["axis"] else 1 for i in range(weight.ndim)])
 
 
 def _scale_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
@@ -175,8 +172,8 @@ RECIPES: dict[str, RecipeRow] = {
     # A weight times a vector without zeros along `axis`.
     "scale_axis": RecipeRow(
         _scale_axis_type,
-        lambda xs, a: xs[0] * _along(xs[1], xs[0], a),
-        {0: lambda y, xs, a: y / _along(xs[0], y, a)},
+        lambda xs, a: xs[0] * spread(xs[1], xs[0].ndim, a),
+        {0: lambda y, xs, a: y / spread(xs[0], y.ndim, a)},
         folds=True,
     ),
     "sub": RecipeRow(_same_type, lambda xs, a: xs[0] - xs[1], {0: lambda y, xs, a: y + xs[0]}, folds=True),
