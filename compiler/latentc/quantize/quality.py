@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latentc.ir.ops.reduce import log_softmax
 from latentc.measure.execute import Array
 from latentc.measure.metrics import agreement
 from latentc.spec.sections import Budget
@@ -55,12 +56,7 @@ def quality_of_logits(results: Sequence[Array], exact: Sequence[Array]) -> Quali
     A model q has exp(KL(p || q)) times the perplexity of the exact model p on tokens drawn from p, in expectation.
     """
     ours, theirs = (np.concatenate([x.reshape(-1, x.shape[-1]) for x in calls]) for calls in (results, exact))
-    log_q, log_p = _log_softmax(ours), _log_softmax(theirs)
+    log_q, log_p = (log_softmax(logits.astype(np.float64), -1) for logits in (ours, theirs))
     divergence = float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)))
     rise = math.expm1(min(divergence, 20.0)) if math.isfinite(divergence) else 1e9
     return Quality(perplexity=rise, agreement=agreement(ours, theirs))
-
-
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
