@@ -19,8 +19,9 @@ from latentc.components.contract import Lowered, Port
 from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, callees
 from latentc.ir.interpret import Interpreter
+from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym, TensorType, i64
-from latentc.passes.rewrite import Rewriter
+from latentc.ir.var import as_tuple
 
 Array = np.ndarray
 Path = tuple[int, ...]
@@ -170,15 +171,14 @@ def operands_shown(module: Module, entry: str, calls: Sequence[Call]) -> Module:
 
 class _Showing:
     def __init__(self, module: Module) -> None:
-        self.owner = ModuleBuilder()
-        self.owner.adopt(module)
+        self.owner = ModuleBuilder(module)
 
     def function(self, name: str, paths: Sequence[Path]) -> str:
         """A copy of a function that returns the operands of the calls at `paths` behind its own outputs."""
         fn = self.owner.functions[name]
         copy = self.owner.unique(f"{name}.shown")
         b = Rewriter(self.owner, fn.with_(name=copy, origin=None))
-        env = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+        env = b.own_values()
         extras: list[Var] = []
         for at, node in enumerate(fn.nodes):
             operands = [env[v] for v in node.inputs]
@@ -191,7 +191,7 @@ class _Showing:
                 extras += shown
             else:
                 inner = self.function(node.attrs["fn"], [path[2:] for path in below])
-                outs = _called(b, inner, node.attrs["name"], operands)
+                outs = as_tuple(b.call(inner, node.attrs["name"], *operands))
                 extras += outs[len(node.outputs) :]
             env.update(zip(node.outputs, outs, strict=False))
         b.output([env[v] for v in fn.outputs], extras)
@@ -222,7 +222,7 @@ class _Showing:
             row = [
                 b.reshape(b.slice(table, axis=0, start=trip, stop=trip + 1), shape=table.shape[1:]) for table in tables
             ]
-            outs = _called(b, inner, "", [b.constant(np.int64(trip)), *invariants, *state, *row])
+            outs = as_tuple(b.call(inner, "", b.constant(np.int64(trip)), *invariants, *state, *row))
             own = outs[: len(body.outputs)]
             shown += outs[len(own) :]
             kept(own, [b.reshape(x, shape=(1, *x.shape)) for x in own[len(state) :]])
@@ -247,10 +247,5 @@ class _Showing:
             return body.name
         b = self.owner.function(f"{body.name}.from")
         i, *rest = (b.input(v.name, v.type if n else i64()) for n, v in enumerate(body.inputs))
-        b.output(_called(b, body.name, "", [b.op("add", i, start), *rest]))
+        b.output(b.call(body.name, "", b.op("add", i, start), *rest))
         return b.finish()
-
-
-def _called(b: object, fn: str, name: str, operands: Sequence[Var]) -> tuple[Var, ...]:
-    outs = b.call(fn, name, *operands)  # type: ignore[attr-defined]
-    return outs if isinstance(outs, tuple) else (outs,)
