@@ -17,20 +17,23 @@ from latentc.ir.types import FLOATS
 
 Array = np.ndarray[Any, Any]
 
+LARGEST = 4096
+"""Elements of a folded constant, at most."""
 
-def cleanup(module: Module, limit: int = 4096) -> Module:
+
+def cleanup(module: Module) -> Module:
     """Cleans every function; returns the module unchanged if there is nothing to do.
 
-    Constants are folded, in float64, if the result has at most `limit` elements. Adding 0.0 counts as no effect,
+    Constants are folded, in float64, if the result has at most `LARGEST` elements. Adding 0.0 counts as no effect,
     although it turns -0.0 into 0.0.
     """
-    module = module.with_functions({name: cleaned(fn, limit) for name, fn in module.functions.items()})
+    module = module.with_functions({name: cleaned(fn) for name, fn in module.functions.items()})
     return prune(module) if module.entries else module
 
 
-def cleaned(fn: Function, limit: int = 4096) -> Function:
+def cleaned(fn: Function) -> Function:
     """Cleans one function; returns it unchanged if there is nothing to do."""
-    walk = _Walk(limit)
+    walk = _Walk()
     for node in fn.nodes:
         walk.visit(node)
     outputs = tuple(walk.now(v) for v in fn.outputs)
@@ -43,8 +46,7 @@ def cleaned(fn: Function, limit: int = 4096) -> Function:
 class _Walk:
     """One walk over a function's nodes."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
         self.nodes: list[Node] = []
         self._replaced: dict[Value, Value] = {}
         self._makers: dict[Value, Node] = {}
@@ -85,7 +87,7 @@ class _Walk:
         """The node, or its results as constants if all its operands are constants."""
         if node.op in CONTROL or node.op == "constant" or OPS[node.op].evaluate is None:
             return [node]
-        if any(v not in self._constants for v in node.inputs) or sum(o.type.count() for o in node.outputs) > self.limit:
+        if any(v not in self._constants for v in node.inputs) or sum(o.type.count() for o in node.outputs) > LARGEST:
             return [node]
         try:
             with np.errstate(all="ignore"):
