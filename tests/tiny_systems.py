@@ -307,7 +307,9 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "llamagen_t2i": Tiny("llamagen_t2i", T2I),
     "taming": Tiny("taming", TAMING),
-    "taming_depth": Tiny("taming_depth", TAMING_DEPTH),
+    "taming_depth": Tiny(
+        "taming_depth", (*TAMING_DEPTH, *under("networks.main", ("reading=spiral_out", "block.mixer.unmasked=16")))
+    ),
     "taming-windows": Tiny(
         "taming_depth",
         (

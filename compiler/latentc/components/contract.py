@@ -282,7 +282,8 @@ class Network:
     Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
     file. `sizes` are numbers, or one per level, that name maps may use beside the constructor arguments of its class.
     `drawn`: the program that draws a condition from it, by the condition's name. `adapters`: the networks that compute
-    its inputs of role `control`, in their order.
+    its inputs of role `control`, in their order. `reading`: the cells of a grid, numbered row by row, in the order in
+    which its tokens follow each other; None: row by row.
     """
 
     name: str
@@ -291,6 +292,7 @@ class Network:
     sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     drawn: Mapping[str, PriorProgram] = field(default_factory=dict)
     adapters: tuple[Network, ...] = ()
+    reading: tuple[int, ...] | None = None
 
     @property
     def main_method(self) -> str:

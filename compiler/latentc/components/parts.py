@@ -113,6 +113,11 @@ class Mixer(Part):
         return False
 
     @property
+    def first_seen(self) -> int:
+        """How many of the first tokens all see, if it is `ordered`, those before them too."""
+        return 0
+
+    @property
     def normalised(self) -> bool:
         """Whether blocks normalise what it mixes."""
         return True

@@ -105,8 +105,11 @@ class Block(Closed):
         use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in told)
         yield Problem(("block", "condition"), message, f"use {use}")
 
-    def problems_of_decoding(self, why: str) -> Iterator[Problem]:
-        """What keeps the mixer from taking tokens one by one; `why` says what of the network needs that."""
+    def problems_of_decoding(self, why: str, prefix: int = 0) -> Iterator[Problem]:
+        """What keeps the mixer from taking tokens one by one; `why` says what of the network needs that.
+
+        `prefix`: how many tokens it takes at once before them.
+        """
         mixer = self.parts()[0]
         if not mixer.ordered:
             yield Problem(("block", "mixer"), f"{why}, so its mixer must be causal", "set `causal: true`")
@@ -115,6 +118,9 @@ class Block(Closed):
             yield Problem(
                 ("block", "mixer"), message, "use `{kind: attention, causal: true}`, or derive it from `CachedMixer`"
             )
+        elif mixer.first_seen > prefix:
+            message = f"all tokens see the first {mixer.first_seen}, but only {prefix} are known from the start"
+            yield Problem(("block", "mixer", "unmasked"), message, f"use {prefix} at most")
 
     def problems_of_masks(self, network: str) -> Iterator[Problem]:
         """What keeps the mixer from leaving out the tokens that a network of that kind hides."""

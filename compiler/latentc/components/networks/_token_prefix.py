@@ -5,10 +5,9 @@ Symbols: B batch, n tokens of conditions, N tokens with those behind them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from latentc.components.condition import Entry
 from latentc.components.contract import Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
@@ -38,9 +37,9 @@ def problems_of_prefix(told: Mapping[str, tuple[Port, ...]], shared: bool, vocab
             yield Problem(("shared",), message, "leave `shared` out")
 
 
-def prefix_length(entries: tuple[Entry, ...]) -> int:
-    """Tokens before those of the sample (n)."""
-    types = [entry.ports[0].type for entry in entries]
+def prefix_length(ports: Sequence[Port]) -> int:
+    """Tokens before those of the sample (n), of the first port of each condition."""
+    types = [port.type for port in ports]
     sequences = [of.rank == 3 or (of.rank == 2 and of.dtype == "i64") for of in types]
     return sum(int(of.shape[1]) if several else 1 for of, several in zip(types, sequences, strict=True)) or 1  # type: ignore[arg-type, misc]
 

@@ -22,6 +22,7 @@ from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.positions.learned import Learned
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.orders import Reading, reading_order, unreadable
 from latentc.components.networks._token_prefix import all_counts, prefix_length, problems_of_prefix, visible
 from latentc.components.parts import CachedMixer, FeedForward, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
@@ -59,6 +60,10 @@ class TokenTransformer(Backbone):
         description="rows and columns of the tokens that it sees at once, of larger samples (sampler `sliding`), and "
         "that training cuts out; null: the whole sample",
     )
+    reading: Reading = Field(
+        "raster",
+        description="order in which the tokens of a grid follow each other, as taming transformers' permuters have it",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "token_transformer",
         "width": 16,
@@ -85,7 +90,6 @@ class TokenTransformer(Backbone):
             message = f"`{_kind(self)}` needs a square grid of tokens, not {sides}"
             yield Problem(("positions",), message, "use `{kind: learned}`, which takes any sequence")
         yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_decoding("a token_transformer predicts the next token")
         yield from self.block.problems_of_condition(self.kind, None)
         if _kind(self) == "sincos_2d":
             message = "sincos_2d has no place for the class token"
@@ -94,17 +98,24 @@ class TokenTransformer(Backbone):
         told = {name: c.ports(name, spec) for name, c in self.told(spec).items() if self.form_of(c) is not None}
         vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
         yield from problems_of_prefix(told, self.shared, vocabulary)
+        prefix = prefix_length([ports[0] for ports in told.values()])
+        yield from self.block.problems_of_decoding("a token_transformer predicts the next token", prefix)
         grid = spec.data.tokens.grid if spec.data.tokens is not None else ()
         if self.window is not None and (len(grid) != 2 or grid[0] < self.window[0] or grid[1] < self.window[1]):
             message = f"a window of {self.window[0]} by {self.window[1]} tokens of {' by '.join(map(str, grid))}"
             yield Problem(("window",), message, "use one that is no larger than `data.tokens.grid`")
+        if self.reading != "raster" and (_gridded(self) or self.window is not None):
+            message = "windows and positions of rows and columns are of tokens that follow each other row by row"
+            yield Problem(("reading",), message, "use `positions: {kind: learned}`, and no `window`")
+        elif (needed := unreadable(self.reading, grid)) is not None:
+            yield Problem(("reading",), f"`{self.reading}` needs {needed}, not {' by '.join(map(str, grid))}")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens = spec.data.tokens
         assert tokens is not None
         seen = tokens.length if self.window is None else self.window[0] * self.window[1]
         entries = tuple(self._seen(entry, tokens.length, seen) for entry in self.entries(spec))
-        prefix = prefix_length(entries)
+        prefix = prefix_length([entry.ports[0] for entry in entries])
         side = tokens.grid[0] if self.window is None else self.window[0]
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
@@ -139,7 +150,8 @@ class TokenTransformer(Backbone):
             method: add_method(mb, name, method, _METHODS[method](self, entries, masked), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
-        return Network(name, methods, self.PROVIDES)
+        reading = None if self.reading == "raster" else tuple(reading_order(self.reading, *tokens.grid).tolist())
+        return Network(name, methods, self.PROVIDES, reading=reading)
 
     def _seen(self, entry: Entry, length: int, seen: int) -> Entry:
         """The entry of a condition with a token per token of the sample, of which a window shows `seen`."""
@@ -339,7 +351,7 @@ def _decode(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) 
     mixer, _, norm, _, _ = _parts(config)
     kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
-    size = _size(config, prefix_length(entries))
+    size = _size(config, prefix_length([entry.ports[0] for entry in entries]))
 
     @module_class("Transformer", "decode", caches=f"B {kv} T={size} width//heads")
     def decode(

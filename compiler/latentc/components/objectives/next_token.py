@@ -9,6 +9,7 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
+from latentc.components.kit.orders import in_reading_order
 from latentc.components.kit.texts import mean_of_text
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
@@ -56,7 +57,7 @@ class NextToken(Objective):
             draws.append(Draw("corner", "integers", {"high": len(crops)}))
             tokens = b.take_along(tokens, where, axis=1, out="tokens")
             told = {k: cut(forward, k, x, lambda x: b.take_along(x, where, axis=1)) for k, x in told.items()}
-        seen = tokens
+        seen = tokens = in_reading_order(b, network, tokens)
         if self.keep < 1.0:
             v, other = b.input("v", f32(B, length)), b.input("other", i64(B, length))
             seen = b.where(b.less(v, self.keep), tokens, other, out="seen")

@@ -15,6 +15,7 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.guidance import Guidance, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
+from latentc.components.kit.orders import in_reading_order, row_by_row
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import ScoringSampler
 from latentc.components.samplers._tokens import TokenSampler
@@ -56,6 +57,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
                 yield Problem((name,), message, f"use `{name}: {all_of_them}`; a bundle may be compiled with another")
 
     def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands, tokens: Var) -> Var:
+        tokens = in_reading_order(b, network, tokens)
         batch, length = tokens.shape[0], int(tokens.shape[1])
         seen = b.slice(tokens, axis=1, start=0, stop=length - 1, out="seen")
         if self.guidance is None or self.guidance.scale == 1.0:
@@ -114,7 +116,8 @@ class Autoregressive(TokenSampler, ScoringSampler):
             )
             token, *caches = outs[:-1]
             tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
-        b.output(b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0])
+        drawn = b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0]
+        b.output(row_by_row(b, network, drawn))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
         sources: dict[str, Source] = conditions.sources()
         if self.guidance:

@@ -33,6 +33,13 @@ class Attention(CachedMixer):
         None, gt=0, le=1_024, description="key and value heads, a divisor of `heads`; null: as many"
     )
     causal: bool = Field(False, description="a token sees only itself and those before it")
+    unmasked: int = Field(
+        0,
+        ge=0,
+        le=1_048_576,
+        description="with `causal`: how many of the first tokens, which are those of conditions, all tokens see, those "
+        "before them too (taming transformers' `n_unmasked`)",
+    )
     bias: bool = Field(True, description="biases of the four projections")
     qkv_bias: bool | None = Field(None, description="of those to queries, keys and values; null: as `bias`")
     key_bias: bool = Field(True, description="keys have a bias, if queries and values have one")
@@ -86,6 +93,10 @@ class Attention(CachedMixer):
         return self.causal
 
     @property
+    def first_seen(self) -> int:
+        return self.unmasked
+
+    @property
     def places_tokens(self) -> bool:
         return self.axial_rotary
 
@@ -116,6 +127,9 @@ class Attention(CachedMixer):
         if self.cosine is not None and self.score_factor != 1.0:
             yield Problem(("score_factor",), "cosines have a learned factor", "leave it out")
 
+        if self.unmasked and (not self.causal or self.score_kernel is not None or self.relative_bias):
+            message = "attention that is not causal, or has a kernel or biases of the scores, shows all that it shows"
+            yield Problem(("unmasked",), message, "leave it out")
         if self.axial_rotary and (self.causal or self.kv_heads not in (None, self.heads)):
             message = "queries and keys rotate on a square of tokens, which has no order, with a key head each"
             yield Problem(("axial_rotary",), message, "leave out `causal` and `kv_heads`")
@@ -187,6 +201,8 @@ class Attention(CachedMixer):
         causal = self.causal and position is None
         drop = {"dropout": self.weight_dropout} if self.weight_dropout else {}
         kernel = self.score_kernel
+        if causal and self.unmasked:
+            causal, mask = False, _seen_with_first(b, k.shape[2], self.unmasked, mask)
         if not isinstance(kernel, ScoreKernel):
             extra = () if mask is None else (mask,)
             return b.attention(q, k, v, *extra, causal=causal, scale=self._scale(q), **drop, out="x")
@@ -318,6 +334,15 @@ _EPS = 1e-12
 
 _UNSEEN = -3e4
 """Score of a token that must not be seen: the softmax of it is 0, and it fits in half precision."""
+
+
+def _seen_with_first(b: Builder, tokens: Any, first: int, mask: Var | None) -> Var:
+    """bool[1 or B, 1, T, T]: those of the tokens of `mask` that each sees, which are those before it and the first."""
+    place = b.arange(tokens, out="place")
+    column = b.reshape(place, shape=(1, tokens), out="column")
+    seen = b.less_equal(column, b.reshape(place, shape=(tokens, 1)), out="before")
+    seen = b.reshape(b.logical_or(seen, b.less(column, first)), shape=(1, 1, tokens, tokens), out="seen")
+    return seen if mask is None else b.logical_and(mask, seen, out="seen")  # type: ignore[no-any-return]
 
 
 def _masked_bias(b: Builder, bias: Var, mask: Var | None) -> Var:
