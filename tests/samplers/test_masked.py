@@ -111,3 +111,25 @@ def test_tokens_of_halton_that_are_not_redrawn_stay() -> None:
     known = Halton(kind="halton", steps=4).counts(64)[1]
     assert (made == other).sum(axis=1).min() >= known and not np.array_equal(made, other)
     assert made.max() < 17  # no token is the mask
+
+
+def test_first_steps_keep_any_tokens_and_the_others_the_most_likely() -> None:
+    sampler = "sampler={kind: confidence, steps: 5, randomness: 0, random_steps: 2, redraw: true}"
+    lowered = lower(load_spec("digits_maskgit", overrides=[*SMALL[:2], sampler]))
+    rng = np.random.default_rng(3)
+    params = network_params(lowered, lowered.networks["main"])
+    own = {n: rng.normal(0, 0.2, [int(d) for d in p.type.shape]) for n, p in params.items()}
+    oracle = Interpreter(lowered.module, own | {f"main.{n}": array for n, array in own.items()})
+    inputs = sampler_inputs(lowered, lowered.programs[0], [4, 5], 0)
+    (made,) = oracle.run("sample.5", *inputs.values())
+    tokens, label = np.full((2, 64), 17), np.array([4, 5])
+    for i, count in enumerate(Confidence(kind="confidence", steps=5).counts(64)):
+        (logits,) = oracle.run("main.forward", tokens, label)
+        p = np.exp(logits - logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        drawn = (np.cumsum(p, -1) < inputs["u"][i][..., None]).sum(-1)
+        likely = np.take_along_axis(p, drawn[..., None], -1)[..., 0]
+        confidence = np.where(tokens != 17, np.inf, inputs["gumbel"][i] if i < 2 else likely)
+        chosen = np.argsort(np.argsort(-confidence, axis=1, kind="stable"), axis=1) < count
+        tokens = np.where(chosen, drawn, tokens)
+    assert np.array_equal(made, np.minimum(tokens, 16))  # no sample has the mask

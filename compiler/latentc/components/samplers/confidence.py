@@ -61,6 +61,13 @@ class Confidence(MaskedSampler):
         None, gt=0, description="temperature at progress 1, linear from `temperature` at 0; null: the same throughout"
     )
     randomness: float = Field(4.5, ge=0, description="factor of the Gumbel noise at progress 0; it falls linearly to 0")
+    random_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="first steps that keep any tokens, whatever their confidence (Halton-MaskGIT's `randomize`: 2 for "
+        "`warm_up`, all steps for `random`, both with `randomness: 0`)",
+    )
     redraw: bool = Field(False, description="known tokens are drawn anew in every step, as by Halton-MaskGIT's code")
     reuse: ConfidentReuse | None = Field(
         None, description="steps that reuse what the one before computed; null: none (ReCAP)"
@@ -90,6 +97,11 @@ class Confidence(MaskedSampler):
         found = (list(run) for _, run in groupby(sets, lambda ends: ends[1] - ends[0]))
         return [Run(run[0][0], run[-1][1], run[0][1] - run[0][0], self._draw_set) for run in found]
 
+    @property
+    def noisy(self) -> bool:
+        """Whether the choice of tokens is random in some steps."""
+        return self.randomness > 0 or self.random_steps > 0
+
     def _left(self, length: int) -> list[int]:
         """Hidden tokens before the first step, and after each."""
         return [length, *(length - int(known) for known in self.counts(length))]
@@ -115,7 +127,7 @@ class Confidence(MaskedSampler):
     def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
         length = int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
         found: dict[str, tuple[RandomSource, tuple[int, ...]]] = {}
-        if self.randomness:
+        if self.noisy:
             found["gumbel"] = (RandomSource("gumbel", "confidence", self.steps), (length,))
         if "recall" in network.methods:
             found["again"] = (RandomSource("uniform", "set", self.steps), (length,))
@@ -131,7 +143,13 @@ class Confidence(MaskedSampler):
             sets = self.reuse.sets(self._left(length), length)
             for i, (first, stop) in enumerate(sets, 1):
                 progress[first:stop] = i / len(sets)
-        return found | ({"noise": self.randomness * (1 - progress)} if self.randomness else {})
+        if self.noisy:
+            found["noise"] = self.randomness * (1 - progress)
+        if self.random_steps:
+            at_random = np.arange(self.steps) < self.random_steps
+            found["noise"] = np.where(at_random, 1.0, found["noise"])
+            found["certainty"] = np.where(at_random, 0.0, 1.0)
+        return found
 
     def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
         return []
@@ -167,7 +185,9 @@ class Confidence(MaskedSampler):
         index = b.reshape(drawn, shape=(*drawn.shape, 1))
         confidence = b.take_along(b.log_softmax(logits, axis=2), index, axis=2)
         confidence = b.reshape(confidence, shape=drawn.shape, out="confidence")
-        return b.add(confidence, row["gumbel"] * row["noise"], out="confidence") if self.randomness else confidence  # type: ignore[no-any-return]
+        if "certainty" in row:
+            confidence = b.mul(confidence, row["certainty"], out="confidence")
+        return b.add(confidence, row["gumbel"] * row["noise"], out="confidence") if self.noisy else confidence  # type: ignore[no-any-return]
 
 
 def _of_free(b: Builder, count: Var, kept: Var | None, length: int) -> Var:
