@@ -8,32 +8,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from latentc.ir.core import Param, Value
-from latentc.ir.types import Dim, Sym, TensorType
-from latentc.weights.expr import DTYPES
+from latentc.ir.types import NUMPY, Dim, Sym, TensorType
 
 Array = np.ndarray[Any, Any]
 
-ELEMENT = {
-    "f32": TensorProto.FLOAT,
-    "f64": TensorProto.DOUBLE,
-    "f16": TensorProto.FLOAT16,
-    "bf16": TensorProto.BFLOAT16,
-    "i64": TensorProto.INT64,
-    "i32": TensorProto.INT32,
-    "i8": TensorProto.INT8,
-    "u8": TensorProto.UINT8,
-    "f8e4m3": TensorProto.FLOAT8E4M3FN,
-    "i4": TensorProto.INT4,
-    "bool": TensorProto.BOOL,
-}
+ELEMENT = {name: helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for name, kind in NUMPY.items()}
+"""The IR's dtypes to those of ONNX."""
 
 
 def stored(array: Any, dtype: str) -> Array:
     """The array as a backend stores it: C order, little-endian, rounded to `dtype`."""
-    return np.ascontiguousarray(np.asarray(array).astype(DTYPES[dtype])).reshape(np.shape(array))
+    return np.ascontiguousarray(np.asarray(array).astype(NUMPY[dtype])).reshape(np.shape(array))
 
 
 class Tensors(Protocol):

@@ -40,26 +40,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "c64": np.complex64,
     }.items()
 }
-DTYPE_OF_TORCH = {
-    "float64": "f64",
-    "float32": "f32",
-    "float16": "f16",
-    "bfloat16": "bf16",
-    "float8_e4m3fn": "f8e4m3",
-    "float8_e5m2": "f8e5m2",
-    "float8_e8m0fnu": "f8e8m0",
-    "int64": "i64",
-    "int32": "i32",
-    "int16": "i16",
-    "int8": "i8",
-    "uint64": "u64",
-    "uint32": "u32",
-    "uint16": "u16",
-    "uint8": "u8",
-    "bool": "bool",
-    "complex64": "c64",
-}
-"""torch's names of dtypes to latentc's."""
+DTYPE_OF_TORCH = {dtype.name: name for name, dtype in DTYPES.items() if name != "i4"}
+"""torch's names of dtypes, which are numpy's, to latentc's."""
 
 _EXACT = {("f16", "f32"), ("bf16", "f32"), ("f16", "f64"), ("bf16", "f64"), ("f32", "f64")}  # lossless casts
 _FLOATS = frozenset(DTYPES[name] for name in ("f16", "bf16", "f32", "f64", "f8e4m3", "f8e5m2"))

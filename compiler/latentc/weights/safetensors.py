@@ -27,25 +27,7 @@ from latentc.weights.checksums import remember
 from latentc.weights.expr import DTYPES, Expr, Stored, dtype_name
 from latentc.weights.read import stream
 
-NAMES = {
-    "BOOL": "bool",
-    "U8": "u8",
-    "I8": "i8",
-    "U16": "u16",
-    "I16": "i16",
-    "U32": "u32",
-    "I32": "i32",
-    "U64": "u64",
-    "I64": "i64",
-    "F16": "f16",
-    "BF16": "bf16",
-    "F32": "f32",
-    "F64": "f64",
-    "F8_E4M3": "f8e4m3",
-    "F8_E5M2": "f8e5m2",
-    "F8_E8M0": "f8e8m0",
-    "C64": "c64",
-}
+NAMES = {name.upper().replace("F8E", "F8_E"): name for name in DTYPES if name != "i4"}
 """The format's dtype names to latentc's."""
 
 ALIGNMENT = 64  # bytes; the data begins at a multiple of it, so that mapped numbers are aligned
