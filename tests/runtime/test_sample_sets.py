@@ -14,7 +14,8 @@ from test_runtime_conditions import bundle as several_conditions
 
 from latentc import api
 from latentc.diagnostics import DiagnosticError
-from latentc.samples import FORMATS, Job, in_process, open_set, write
+from latentc.samples.job import Job, in_process
+from latentc.samples.sets import FORMATS, open_set, write
 from latentc_runtime import load
 from latentc_runtime.sources import Condition
 

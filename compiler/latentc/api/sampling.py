@@ -125,8 +125,8 @@ def sample_set(
     """
     import numpy as np
 
-    from latentc.samples import Job, write
-    from latentc.samples.sets import SHARD
+    from latentc.samples.job import Job
+    from latentc.samples.sets import SHARD, write
     from latentc.samples.workers import executor_of
     from latentc_runtime.bundle import open_bundle
     from latentc_runtime.conditions import per_sample

@@ -75,11 +75,6 @@ def write_quickly(path: Path, content: bytes) -> None:
         raise DiagnosticError.of("E0412", message, help=mend_of_writing(error)) from error
 
 
-def open_writer(path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> Writer:
-    """The writer of a new or interrupted set. DiagnosticError E0412, E0727."""
-    return Writer(path, about, job, conditions)
-
-
 class Reader:
     """The pictures of a folder: those that samples.csv lists, otherwise all in sorted order.
 
@@ -126,8 +121,3 @@ class Reader:
 def recognises(path: Path) -> bool:
     """True for a folder that holds images, at any depth."""
     return path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
-
-
-def open_reader(path: Path) -> Reader:
-    """The set in a folder. DiagnosticError E0726."""
-    return Reader(path)

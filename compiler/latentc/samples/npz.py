@@ -31,6 +31,8 @@ class Writer:
     """Appends samples to a file of bytes, and packs it at the end."""
 
     def __init__(self, path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> None:
+        if path.suffix != ".npz":
+            raise DiagnosticError.of("E0412", f"{path} is not the name of an .npz file", help=f"write {path}.npz")
         self.path, self.about, self.job, self.conditions = path, about, job, conditions
         self.part = path.with_name(f".{path.name}.part")
         self.shape, self.dtype = tuple(about["shape"]), np.dtype(about["dtype"])
@@ -84,13 +86,6 @@ class Writer:
 def _member(archive: zipfile.ZipFile, name: str) -> Any:
     info = zipfile.ZipInfo(f"{name}.npy")  # whose time is fixed: equal samples are equal files
     return archive.open(info, "w", force_zip64=True)
-
-
-def open_writer(path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> Writer:
-    """The writer of a new or interrupted set. DiagnosticError E0412, E0727."""
-    if path.suffix != ".npz":
-        raise DiagnosticError.of("E0412", f"{path} is not the name of an .npz file", help=f"write {path}.npz")
-    return Writer(path, about, job, conditions)
 
 
 class Reader:
@@ -151,8 +146,3 @@ def recognises(path: Path) -> bool:
             return "arr_0.npy" in archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile):
         return False
-
-
-def open_reader(path: Path) -> Reader:
-    """The set in an .npz. DiagnosticError E0726."""
-    return Reader(path)

@@ -65,11 +65,6 @@ class Writer(ShardWriter):
         self.file.close()
 
 
-def open_writer(path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> Writer:
-    """The writer of a new or interrupted set. DiagnosticError E0412, E0706, E0727."""
-    return Writer(path, about, job, conditions)
-
-
 class Reader:
     """The samples of one .parquet file or of all in a folder, in sorted order."""
 
@@ -134,8 +129,3 @@ def _class_names(schema: Any) -> tuple[str, ...]:
 def recognises(path: Path) -> bool:
     """True for a .parquet file and for a folder with some."""
     return path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet"))
-
-
-def open_reader(path: Path) -> Reader:
-    """The set in .parquet files. DiagnosticError E0706, E0726."""
-    return Reader(path)

@@ -43,7 +43,10 @@ class Samples:
 
 
 class SampleSet(Protocol):
-    """A set of samples in files. `about`: what was asked for; empty if latentc did not write it."""
+    """A set of samples in files; opening its path raises DiagnosticError E0706, E0726.
+
+    `about`: what was asked for; empty if latentc did not write it.
+    """
 
     path: Path
     format: Format
@@ -57,7 +60,11 @@ class SampleSet(Protocol):
 
 
 class Writer(Protocol):
-    """Writes a set in order. `written`: number of samples that were there already."""
+    """Writes a set in order, a new one or the rest of an interrupted one.
+
+    Its constructor takes (path, about, job, conditions), and raises DiagnosticError E0412, E0706, E0727. `written`:
+    number of samples that were there already.
+    """
 
     written: int
 
@@ -97,7 +104,7 @@ def write(
     job.request(manifest, entry, first, indexes)  # what is wrong is said before anything is written
     about = {"format": format, **about_job(job, manifest, entry), "shard": shard if module.SHARDED else None}
     conditions = given_arrays(job.given)
-    writer: Writer = module.open_writer(path, about, job, conditions)
+    writer: Writer = module.Writer(path, about, job, conditions)
     size = chunk or job.batch or min(entry.max_batch or 64, max(1, LARGEST // _bytes(about)))
     chunks = job.chunks(size, writer.written)
     done = writer.written
@@ -173,7 +180,7 @@ def open_set(path: Path | str) -> SampleSet:
     for name in FORMATS:
         module = importlib.import_module(f"latentc.samples.{name}")
         if format == name or (format is None and module.recognises(path)):
-            found: SampleSet = module.open_reader(path)
+            found: SampleSet = module.Reader(path)
             return found
     mend = "give a folder of images, an .npz with `arr_0`, or a folder of .tar or .parquet files"
     raise DiagnosticError.of("E0726", f"{path} holds no samples", help=mend)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.samples.job import Job
 from latentc.samples.pictures import picture_from_bytes, png_from_picture, stacked
 from latentc.samples.sets import Samples, names_of, read_about
 from latentc.samples.shards import ShardWriter
@@ -60,11 +59,6 @@ class Writer(ShardWriter):
 
     def finish(self) -> None:
         self.tar.close()
-
-
-def open_writer(path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> Writer:
-    """The writer of a new or interrupted set. DiagnosticError E0412, E0727."""
-    return Writer(path, about, job, conditions)
 
 
 class Reader:
@@ -156,8 +150,3 @@ def _array(parts: dict[str, bytes], name: str) -> Array:
 def recognises(path: Path) -> bool:
     """True for a .tar file and for a folder with some."""
     return path.suffix == ".tar" if path.is_file() else any(path.glob("*.tar"))
-
-
-def open_reader(path: Path) -> Reader:
-    """The set in .tar files. DiagnosticError E0726."""
-    return Reader(path)
