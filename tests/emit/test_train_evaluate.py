@@ -9,7 +9,8 @@ import pytest
 from forked import python
 
 from latentc.emit import project_from_lowered
-from latentc.evaluate.metrics import Compared, Reference, figures_of, moments
+from latentc.evaluate.metrics import figures_of
+from latentc.evaluate.metrics.contract import Compared, Reference, moments
 from latentc.lower import lower
 from latentc.spec import load_spec
 

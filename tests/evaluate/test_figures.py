@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentc.evaluate.metrics import (
-    FIGURES,
-    Compared,
-    Reference,
-    figures_by_class,
-    figures_from_text,
-    figures_of,
-    moments,
-)
-from latentc.evaluate.metrics.contract import row_subset
+from latentc.evaluate.metrics import FIGURES, figures_by_class, figures_from_text, figures_of
+from latentc.evaluate.metrics.contract import Compared, Reference, moments, row_subset
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.measure.metrics import frechet_of_moments
 

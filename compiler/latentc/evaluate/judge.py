@@ -13,9 +13,11 @@ import numpy as np
 
 from latentc.components.dataset import Data
 from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.extractors import Extractor, Principal, extractor_from_text
-from latentc.evaluate.metrics import FIGURES, Compared, Figure, Figures, Reference, figures_by_class, figures_of
-from latentc.evaluate.metrics.contract import row_subset
+from latentc.evaluate.extractors import extractor_from_text
+from latentc.evaluate.extractors.contract import Extractor
+from latentc.evaluate.extractors.principal import Principal
+from latentc.evaluate.metrics import FIGURES, figures_by_class, figures_of
+from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Reference, row_subset
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.reference import HELP, MOST, real_source, reference_of, source_of

@@ -16,8 +16,8 @@ from latentc import resources
 from latentc.components import OneOf, load
 from latentc.components.dataset import Data
 from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.extractors import Extractor
-from latentc.evaluate.metrics import Moments, Reference, moments
+from latentc.evaluate.extractors.contract import Extractor
+from latentc.evaluate.metrics.contract import Moments, Reference, moments
 from latentc.evaluate.sources import InFiles, Real, SampleSource, field_of
 from latentc.evaluate.store import Tell, features_of
 from latentc.files import new_file, read_arrays

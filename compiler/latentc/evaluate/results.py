@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentc.evaluate.judge import Judge, Result
-from latentc.evaluate.metrics import Figures
+from latentc.evaluate.metrics.contract import Figures
 from latentc.evaluate.sources import SampleSource
 from latentc.measure.tables import aligned, finite
 from latentc_runtime.class_names import title

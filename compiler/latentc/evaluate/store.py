@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentc.evaluate.extractors import Extractor, Features, joined
+from latentc.evaluate.extractors.contract import Extractor, Features, joined
 from latentc.evaluate.sources import SampleSource
 from latentc_runtime.hashes import cache_folder, write_whole
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latentc.diagnostics import DiagnosticError, nearest
-from latentc.evaluate.extractors.contract import Extractor, Features, joined
+from latentc.evaluate.extractors.contract import Extractor
 from latentc.evaluate.extractors.described import Described, Description, read_description
 from latentc.evaluate.extractors.digits import Digits
 from latentc.evaluate.extractors.inception import Inception
-from latentc.evaluate.extractors.principal import Principal
 from latentc.evaluate.extractors.resnet50 import ResNet50
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -68,6 +67,3 @@ def _unknown(name: str) -> DiagnosticError:
     close = nearest(name, known)
     mend = f"did you mean `{close}`?" if close else f"known are {', '.join(known)}, or a description: FILE.yaml"
     return DiagnosticError.of("E0721", f"there are no features called `{name}`", help=mend)
-
-
-__all__ = ["Extractor", "Features", "Principal", "extractor_from_text", "joined"]

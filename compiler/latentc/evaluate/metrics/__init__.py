@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 
 from latentc.diagnostics import DiagnosticError, nearest
-from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric, Moments, Neighbours, Reference, moments
+from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric
 
 _ORDER = ("frechet", "kernel", "manifold", "classifier", "memorisation")
 
@@ -82,20 +82,3 @@ def _enough(part: Compared, few: Callable[[int], int]) -> bool:
     fewest = few(part.features.shape[1])
     own = part.reference.features
     return len(part) >= fewest and (fewest <= 1 or (own is not None and len(own) >= fewest))
-
-
-__all__ = [
-    "FIGURES",
-    "METRICS",
-    "Compared",
-    "Figure",
-    "Figures",
-    "Metric",
-    "Moments",
-    "Neighbours",
-    "Reference",
-    "figures_by_class",
-    "figures_from_text",
-    "figures_of",
-    "moments",
-]
