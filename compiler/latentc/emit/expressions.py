@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.emit.ops import TORCH
-from latentc.emit.rows import TORCH_DTYPE
+from latentc.emit.ops import TORCH, TORCH_DTYPE
 from latentc.emit.text import Text, base_name, call, commas, identifier, layout, literal, singular, size_text
 from latentc.ir.core import Function, Module, Node, Value
 from latentc.ir.types import Dim, Named, Sym
@@ -67,7 +66,7 @@ class Scope:
 
 
 class Expressions:
-    """Texts of the values of one function in the current scope; implements `rows.Printer`."""
+    """Texts of the values of one function in the current scope, which the rows of `ops` and `shapes` ask for."""
 
     def __init__(self, fn: Function, context: Context) -> None:
         self.fn, self.context = fn, context
@@ -94,12 +93,14 @@ class Expressions:
         origin = self.context.module.functions[function].origin
         return function if origin is None else f".{origin.method}"
 
-    # ---- rows.Printer
+    # ---- what rows ask
 
     def convolved(self, value: Value) -> bool:
+        """True if a convolution, or a call, takes the value."""
         return any(node.op in ("conv", "call") and value in node.inputs for node in self.fn.nodes)
 
     def arg(self, value: Value) -> Text:
+        """An operand; a scalar constant is a Python number."""
         scope = self._scope
         if value in scope.env:
             return scope.env[value]
@@ -136,9 +137,11 @@ class Expressions:
         return Text(self.context.dtype if name == "f32" and self.context.dtype else TORCH_DTYPE[name])
 
     def number(self, value: Value) -> bool:
+        """True if `arg` gives a Python number."""
         return value in self.constants and value.type.rank == 0
 
     def size(self, dim: Dim) -> Text:
+        """A size, by its name if it has one."""
         if isinstance(dim, Sym):
             if dim.name not in self.unpackable:
                 return Text("-1")
@@ -155,6 +158,7 @@ class Expressions:
         return size_text(dim, known, spelled)
 
     def helper(self, name: str) -> str:
+        """The name of a helper, which the file then defines."""
         self.context.helpers[name] = None
         return name
 

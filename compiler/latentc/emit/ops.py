@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from latentc.emit.rows import TORCH_DTYPE, Printer, Row
 from latentc.emit.shapes import SHAPES
 from latentc.emit.text import AND, COMPARE, OR, POWER, PRODUCT, SUM, UNARY, Text, call, literal
 from latentc.ir.core import Node
+from latentc.weights.expr import DTYPE_OF_TORCH
+
+if TYPE_CHECKING:
+    from latentc.emit.expressions import Expressions as Printer
+    from latentc.emit.shapes import Row
+
+TORCH_DTYPE = {ours: f"torch.{theirs}" for theirs, ours in DTYPE_OF_TORCH.items()}
 
 
 def _function(name: str, **keywords: Any) -> Row:
@@ -220,6 +226,17 @@ def _dropout(p: Printer, n: Node) -> Text:
     return call("F.dropout", [p.arg(n.inputs[0]), literal(n.attrs["p"]), p.training])
 
 
+def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"] = "") -> Row:
+    """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how it is told."""
+
+    def row(p: Printer, n: Node) -> Text:
+        args = [p.arg(v) for v in n.inputs] + [Text(p.training)] * (training == "last")
+        words = {"training": Text(p.training)} if training == "keyword" else {}
+        return call(p.helper(name), args, **words, **{"dim" if a == "axis" else a: n.attrs.get(a) for a in attributes})
+
+    return row
+
+
 TORCH: dict[str, Row] = {
     **SHAPES,
     "neg": lambda p, n: Text(f"-{p.arg(n.inputs[0]).at(UNARY)}", UNARY),
@@ -272,20 +289,16 @@ TORCH: dict[str, Row] = {
     "spectral_norm": lambda p, n: call(
         p.helper("spectral_norm"), [p.arg(v) for v in n.inputs], training=False, eps=n.attrs["eps"]
     ),
-    "mp_silu": lambda p, n: call(p.helper("mp_silu"), [p.arg(n.inputs[0])]),
-    "mp_sum": lambda p, n: call(p.helper("mp_sum"), [p.arg(v) for v in n.inputs], balance=n.attrs["balance"]),
-    "mp_concat": lambda p, n: call(
-        p.helper("mp_concat"), [p.arg(v) for v in n.inputs], dim=n.attrs["axis"], balance=n.attrs["balance"]
-    ),
+    "mp_silu": _helper("mp_silu"),
+    "mp_sum": _helper("mp_sum", "balance"),
+    "mp_concat": _helper("mp_concat", "axis", "balance"),
     "pixel_norm": lambda p, n: call(
         p.helper("pixel_norm"),
         [p.arg(n.inputs[0])],
         dim=n.attrs["axis"],
         eps=None if n.attrs["eps"] == 1e-4 else n.attrs["eps"],
     ),
-    "forced_norm": lambda p, n: call(
-        p.helper("forced_norm"), [p.arg(n.inputs[0]), Text(p.training)], eps=n.attrs["eps"]
-    ),
+    "forced_norm": _helper("forced_norm", "eps", training="last"),
     "upsample_nearest": _upsample,
     "resize": _resize,
     "avg_pool": _pool("F.avg_pool"),
@@ -294,34 +307,23 @@ TORCH: dict[str, Row] = {
     "rotary": _rotary,
     "timestep_embedding": _timestep,
     "dropout": _dropout,
-    "drop_path": lambda p, n: call(p.helper("drop_path"), [*(p.arg(v) for v in n.inputs), Text(p.training)]),
-    "posterior_mean": lambda p, n: call(
-        p.helper("posterior_mean"), [p.arg(v) for v in n.inputs], extra=n.attrs.get("extra")
-    ),
+    "drop_path": _helper("drop_path", training="last"),
+    "posterior_mean": _helper("posterior_mean", "extra"),
     "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),
-    "experts": lambda p, n: call(p.helper("routed_experts"), [p.arg(v) for v in n.inputs]),
-    "selective_scan": lambda p, n: call(p.helper("selective_scan"), [p.arg(v) for v in n.inputs]),
-    "depthwise_each": lambda p, n: call(p.helper("depthwise_each"), [p.arg(v) for v in n.inputs]),
-    "gelu_experts": lambda p, n: call(p.helper("routed_mlps"), [p.arg(v) for v in n.inputs]),
+    "experts": _helper("routed_experts"),
+    "selective_scan": _helper("selective_scan"),
+    "depthwise_each": _helper("depthwise_each"),
+    "gelu_experts": _helper("routed_mlps"),
     "pool_choice": lambda p, n: call(
         p.helper("pool_choice"),
         [p.arg(v) for v in n.inputs[:3]],
         capacity=p.arg(n.inputs[3]),
         training=Text(p.training),
-        momentum=literal(n.attrs["momentum"]),
+        momentum=n.attrs["momentum"],
     ),
-    "noted": lambda p, n: call(
-        p.helper("noted"),
-        [p.arg(v) for v in n.inputs],
-        training=Text(p.training),
-        momentum=literal(n.attrs["momentum"]),
-    ),
-    "running_mean": lambda p, n: call(
-        p.helper("running_mean"), [p.arg(v) for v in n.inputs], training=Text(p.training), momentum=n.attrs["momentum"]
-    ),
-    "training_passes": lambda p, n: call(
-        p.helper("training_passes"), [p.arg(n.inputs[0]), Text(p.training)], otherwise=literal(n.attrs["otherwise"])
-    ),
+    "noted": _helper("noted", "momentum", training="keyword"),
+    "running_mean": _helper("running_mean", "momentum", training="keyword"),
+    "training_passes": _helper("training_passes", "otherwise", training="last"),
     "stop_gradient": lambda p, n: Text(f"{p.arg(n.inputs[0]).atom}.detach()"),
     "cross_entropy": lambda p, n: call("F.cross_entropy", [p.arg(v) for v in n.inputs], reduction="none"),
 }

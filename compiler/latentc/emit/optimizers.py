@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.optimizer import Optimizer
 from latentc.emit.model import assembled
-from latentc.emit.regions import with_regions
 from latentc.emit.text import commas, docstring, layout, literal
 from latentc.ir.core import Module, walk
 from latentc.spec.sections import PowerEma
@@ -47,6 +47,14 @@ def training_files(train: Train, module: Module | None = None, rolls_out: bool =
         *(["ema.py", "reconstruct.py"] if "power" in regions else []),
     ]
     return files | {name: template(f"project/{name}") for name in more}
+
+
+_REGION = re.compile(r"^ *# region (\w+)\n(.*?)^ *# endregion\n", re.MULTILINE | re.DOTALL)
+
+
+def with_regions(text: str, kept: Collection[str]) -> str:
+    """A template with the regions `kept` (`# region NAME` to `# endregion`), without their marks and all others."""
+    return _REGION.sub(lambda found: found[2] if found[1] in kept else "", text)
 
 
 def _regions(train: Train, module: Module | None) -> set[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from latentc.emit.rows import Printer, Row
 from latentc.emit.text import SUM, Text, call, commas, literal
 from latentc.ir.core import Node
 from latentc.ir.types import Dim, Named, Sym
+
+if TYPE_CHECKING:
+    from latentc.emit.expressions import Expressions as Printer
+
+    Row = Callable[[Printer, Node], Text]
 
 _CHANNELS_FIRST = (0, 3, 1, 2)
 """From channels last. A convolution keeps the layout in memory, and in that one PyTorch's GroupNorm on a CPU loses
