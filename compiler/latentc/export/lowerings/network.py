@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from latentc.export.lowerings.table import TABLE, Context, lower, same
+from latentc.export.lowerings.table import TABLE, Context, Lowering, lower, same
 from latentc.ir.ops.attention import timestep_frequencies
 from latentc.ir.ops.conv import geometry
 from latentc.ir.ops.image import factors_of
@@ -146,19 +146,15 @@ def upsample_nearest(c: Context) -> None:
     c.final("Resize", [c.ins[0], "", scales], **mode)
 
 
-def _pool(c: Context, op: str) -> None:
-    size = list(map(int, factors_of("size", c.attrs, c.type().rank - 2)))
-    c.final(op, c.ins, kernel_shape=size, strides=size)
+def _pool(op: str) -> Lowering:
+    def emit(c: Context) -> None:
+        size = list(map(int, factors_of("size", c.attrs, c.type().rank - 2)))
+        c.final(op, c.ins, kernel_shape=size, strides=size)
+
+    return Lowering(emit, 18)
 
 
-@lower("avg_pool")
-def avg_pool(c: Context) -> None:
-    _pool(c, "AveragePool")
-
-
-@lower("max_pool")
-def max_pool(c: Context) -> None:
-    _pool(c, "MaxPool")
+TABLE.update({"avg_pool": _pool("AveragePool"), "max_pool": _pool("MaxPool")})
 
 
 @lower("attention", opset=23)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentc.export.lowerings.table import TABLE, Context, Lowering, lower
+from latentc.export.lowerings.table import TABLE, Context, Lowering, along, lower
 from latentc.ir.ops.row import axis_of
 
 
@@ -19,19 +19,7 @@ def _reduction(op: str) -> Lowering:
 TABLE.update({name: _reduction(f"Reduce{name.title()}") for name in ("sum", "mean", "max")})
 
 
-@lower("softmax")
-def softmax(c: Context) -> None:
-    c.final("Softmax", c.ins, axis=c.axis)
-
-
-@lower("log_softmax")
-def log_softmax(c: Context) -> None:
-    c.final("LogSoftmax", c.ins, axis=c.axis)
-
-
-@lower("argmax")
-def argmax(c: Context) -> None:
-    c.final("ArgMax", c.ins, axis=c.axis, keepdims=0)
+TABLE.update({"softmax": along("Softmax"), "log_softmax": along("LogSoftmax"), "argmax": along("ArgMax", keepdims=0)})
 
 
 @lower("top_k")

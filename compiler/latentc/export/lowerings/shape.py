@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from latentc.export.graph import ELEMENT
-from latentc.export.lowerings.table import Context, lower
+from latentc.export.lowerings.table import TABLE, Context, along, lower
 from latentc.ir.types import Sym
+
+TABLE.update({"concat": along("Concat"), "take": along("Gather"), "take_along": along("GatherElements")})
 
 
 @lower("constant")
@@ -47,11 +49,6 @@ def broadcast_to(c: Context) -> None:
     c.final("Expand", [c.ins[0], c.g.dims(target)])
 
 
-@lower("concat")
-def concat(c: Context) -> None:
-    c.final("Concat", c.ins, axis=c.axis)
-
-
 @lower("split")
 def split(c: Context) -> None:
     sizes, axis = c.attrs["sizes"], c.axis
@@ -90,16 +87,6 @@ def pad(c: Context) -> None:
     axis = c.axis
     widths = c.g.ints([c.attrs["before"], c.attrs["after"]])
     c.final("Pad", [c.ins[0], widths, c.scalar(c.attrs["value"]), c.g.ints([axis])])
-
-
-@lower("take")
-def take(c: Context) -> None:
-    c.final("Gather", c.ins, axis=c.axis)
-
-
-@lower("take_along")
-def take_along(c: Context) -> None:
-    c.final("GatherElements", c.ins, axis=c.axis)
 
 
 @lower("scatter_add")

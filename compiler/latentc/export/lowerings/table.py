@@ -121,6 +121,11 @@ def same(op: str, unary: bool = False) -> Lowering:
     return Lowering(lambda c: c.final(op, c.ins), 18, unary)
 
 
+def along(op: str, **attrs: Any) -> Lowering:
+    """The lowering to the ONNX operator `op` on the same operands and the same axis."""
+    return Lowering(lambda c: c.final(op, c.ins, axis=c.axis, **attrs), 18)
+
+
 def lower(
     op: str, opset: int = 18, unary: bool = False
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
