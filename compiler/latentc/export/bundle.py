@@ -24,7 +24,7 @@ from latentc.export.forms import Form, choose_form, for_form
 from latentc.export.fusion import fusion_of, require_fused
 from latentc.export.host import carry_stacks, program_from_module
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
-from latentc.export.plans import PlanOptions, plan_options, write_plans
+from latentc.export.plans import with_profiles, write_plans
 from latentc.export.store import FileTensors
 from latentc.export.versions import versions
 from latentc.ir.core import Function, Module, Param, only_entry, parameters
@@ -40,7 +40,6 @@ from latentc_runtime.manifest import (
     Loop,
     Manifest,
     Output,
-    Plan,
     ProgramEntry,
     ProgramOutput,
     Reference,
@@ -158,8 +157,8 @@ def bundle_from_lowered(
     (plans), E0509 (an attention that is not one operator).
     """
     tell = progress or (lambda stage: None)
-    options = plan_options(spec.target, max_batch, by_reference)
-    max_batch = max_batch if options is None else max(most for _, _, most in options.profiles)
+    planned = with_profiles(spec.target, max_batch, by_reference)
+    max_batch = max_batch if planned is None else max(profile.max for profile in planned.profiles)
     everything = by_path(weights) | {path: Array(array) for path, array in (measured or {}).items()}
     tensors = FileTensors(everything)
     engines = _Engines(tensors, opset)
@@ -179,7 +178,8 @@ def bundle_from_lowered(
         tokenizers = _write_tokenizers(target, lowered, programs)
         tell("checking the graph")
         names = engines.write(target, by_reference)
-        plans = _plans(target, engines, names, options, tell)
+        written_out = {name: engines.written_out.get(name, 0) for name in names.values()}
+        plans = () if planned is None else write_plans(target, written_out, planned, tell)
         (target / "spec.yaml").write_text(spec_text, encoding="utf-8")
         tell("hashing")
         held = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
@@ -244,19 +244,6 @@ def _with_files(program: ProgramEntry, engines: Mapping[str, str], tokenizers: M
         for one in program.outputs
     )
     return replace(program, program=_renamed(program.program, engines), outputs=outputs)
-
-
-def _plans(
-    folder: Path,
-    engines: _Engines,
-    names: Mapping[str, str],
-    options: PlanOptions | None,
-    tell: Callable[[str], None],
-) -> tuple[Plan, ...]:
-    """Builds the plans of every engine file in the folder; none if `options` is None."""
-    if options is None:
-        return ()
-    return write_plans(folder, {name: engines.written_out.get(name, 0) for name in names.values()}, options, tell)
 
 
 def _program(

@@ -24,38 +24,14 @@ from latentc.engines import ENGINES
 from latentc.engines.contract import Plans, installed
 from latentc.export import plan_cache
 from latentc.export.fusion import graphs
+from latentc.spec.sections import Profile, Target
 from latentc_runtime.errors import BundleError
 from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import Plan
 
 
-@dataclass(frozen=True)
-class PlanOptions:
-    """Options of the plans of a bundle.
-
-    capabilities: "sm89", …; empty for this machine's GPU. profiles: (smallest, optimal, largest batch).
-    version_compatible: plans run on later library versions. hardware_compatible: plans run on all GPUs from Ampere on.
-    strip_weights: plans hold no weights; the runtime fills them in from the bundle. Some engines lack these three.
-    """
-
-    engine: str
-    precision: str
-    profiles: tuple[tuple[int, int, int], ...]
-    capabilities: tuple[str, ...] = ()
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    strip_weights: bool = False
-
-    @property
-    def builder(self) -> Plans:
-        """What the engine's builder can do."""
-        plans = ENGINES[self.engine].plans
-        assert plans is not None  # see `plan_options`
-        return plans
-
-
-def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> PlanOptions | None:
-    """Plan options from the spec's `target` section, or None if the engine has no plans or `target.plans` is false.
+def with_profiles(target: Target, max_batch: int | None, by_reference: bool) -> Target | None:
+    """The section `target` with the profiles of its plans, or None if the engine has none or `target.plans` is false.
 
     Without profiles, one up to `max_batch`. Raises DiagnosticError E0504 for weights by reference.
     """
@@ -66,20 +42,23 @@ def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> Plan
         mend = "compile without `--by-reference`, or without plans (`--set target.plans=false`)"
         raise DiagnosticError.of("E0504", message, help=mend)
     most = max_batch or target.max_batch
-    profiles = tuple((p.min, p.opt, p.max) for p in target.profiles) or ((1, min(8, most), most),)
-    return PlanOptions(
-        target.engine,
-        target.precision,
-        profiles,
-        target.capabilities,
-        target.version_compatible,
-        target.hardware_compatible,
-        target.strip_weights,
-    )
+    return target.model_copy(update={"profiles": target.profiles or (Profile(min=1, opt=min(8, most), max=most),)})
+
+
+def _sizes(target: Target) -> tuple[tuple[int, int, int], ...]:
+    """(smallest, optimal, largest batch) of each profile."""
+    return tuple((profile.min, profile.opt, profile.max) for profile in target.profiles)
+
+
+def _builder(target: Target) -> Plans:
+    """What the engine's builder can do."""
+    plans = ENGINES[target.engine].plans
+    assert plans is not None  # see `with_profiles`
+    return plans
 
 
 def write_plans(
-    folder: Path, models: Mapping[str, int], options: PlanOptions, tell: Callable[[str], None] = lambda stage: None
+    folder: Path, models: Mapping[str, int], target: Target, tell: Callable[[str], None] = lambda stage: None
 ) -> tuple[Plan, ...]:
     """Builds the plans of the ONNX files `models` {name in `folder`: written-out attentions that must be fused}.
 
@@ -88,29 +67,29 @@ def write_plans(
     library refuses the graph or crashes), E0505 (it is missing, or lacks the capability), E0506 (an attention was not
     fused), E0508 (a quantised layer runs unquantised).
     """
-    machine = _machine(options)
+    machine = _machine(target)
     plans = []
     for name, expected in models.items():
         model = onnx.load(str(folder / name), load_external_data=False)
-        _refuse_unsupported(name, model, options.builder.largest_top_k)
-        profiles = [profile_shapes(model, sizes) for sizes in options.profiles]
+        _refuse_unsupported(name, model, _builder(target).largest_top_k)
+        profiles = [profile_shapes(model, sizes) for sizes in _sizes(target)]
         operators = sum(node.op_type == "Attention" for graph in graphs(model.graph) for node in graph.node)
-        for capability in options.capabilities or (None,):
+        for capability in target.capabilities or (None,):
             tell(f"building the plan of {name}" + (f" for {capability}" if capability else ""))
             request = {
-                "package": options.builder.package,
-                "ahead_of_time": options.builder.ahead_of_time,
+                "package": _builder(target).package,
+                "ahead_of_time": _builder(target).ahead_of_time,
                 "model": str(folder / name),
                 "plan": str(folder / f"{name.removesuffix('.onnx')}.{capability or 'local'}.plan"),
                 "profiles": profiles,
                 "capability": capability,
-                "version_compatible": options.version_compatible,
-                "hardware_compatible": options.hardware_compatible,
-                "strip_weights": options.strip_weights,
-                "timing_cache": _timing_cache(options, machine),
+                "version_compatible": target.version_compatible,
+                "hardware_compatible": target.hardware_compatible,
+                "strip_weights": target.strip_weights,
+                "timing_cache": _timing_cache(target, machine),
             }
             key = _key(folder, model, request, machine)
-            plans.append(_plan(name, request, key, expected, operators, quantised_dtypes(model), options))
+            plans.append(_plan(name, request, key, expected, operators, quantised_dtypes(model), target))
     return tuple(plans)
 
 
@@ -138,10 +117,10 @@ class _Machine:
     driver: str | None = None
 
 
-def _machine(options: PlanOptions) -> _Machine | None:
+def _machine(target: Target) -> _Machine | None:
     """None if the library or a GPU is missing, which the worker then reports."""
-    library = installed(options.builder.package)
-    if library is None or (options.builder.ahead_of_time and options.capabilities):
+    library = installed(_builder(target).package)
+    if library is None or (_builder(target).ahead_of_time and target.capabilities):
         return _Machine(library) if library else None
     from latentc_runtime.backends.cuda import Cuda
 
@@ -152,12 +131,12 @@ def _machine(options: PlanOptions) -> _Machine | None:
     return _Machine(library, cuda.capability, cuda.driver)
 
 
-def _timing_cache(options: PlanOptions, machine: _Machine | None) -> str | None:
+def _timing_cache(target: Target, machine: _Machine | None) -> str | None:
     """The file with the builder's kernel timings on this machine, or None if it keeps none."""
     folder = plan_cache.folder_of("timing")
-    if not options.builder.timing_cache or machine is None or folder is None:
+    if not _builder(target).timing_cache or machine is None or folder is None:
         return None
-    return str(folder / f"{options.engine}-{machine.version}-{machine.capability}.cache")
+    return str(folder / f"{target.engine}-{machine.version}-{machine.capability}.cache")
 
 
 def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _Machine | None) -> str | None:
@@ -181,16 +160,16 @@ def _plan(
     expected: int,
     operators: int,
     quantised: Collection[str],
-    options: PlanOptions,
+    target: Target,
 ) -> Plan:
-    target = Path(request["plan"])
-    answer = plan_cache.take(key, target) if key else None
+    file = Path(request["plan"])
+    answer = plan_cache.take(key, file) if key else None
     if answer is None:
-        answer = _built(name, request, options)
+        answer = _built(name, request, target)
         if key:
-            plan_cache.keep(key, target, answer)
+            plan_cache.keep(key, file, answer)
     if request["capability"] is None:
-        target = target.rename(target.with_name(target.name.replace(".local.", f".{answer['capability']}.")))
+        file = file.rename(file.with_name(file.name.replace(".local.", f".{answer['capability']}.")))
     if answer["attentions"] < operators or answer["fused"] < expected:
         message = f"{name}: only {answer['fused']} of {expected or operators} attentions became one kernel each"
         mend = "use `form: host`, in which attention is one operator of the engine, or `precision: fp32`"
@@ -198,16 +177,16 @@ def _plan(
     _refuse_unquantised(name, quantised, answer.get("products"))
     return Plan(
         file=name,
-        plan=target.name,
-        engine=options.engine,  # type: ignore[arg-type]
+        plan=file.name,
+        engine=target.engine,  # type: ignore[arg-type]
         version=answer["version"],
         capability=answer["capability"],
-        precision=options.precision,  # type: ignore[arg-type]
-        profiles=options.profiles,
+        precision=target.precision,
+        profiles=_sizes(target),
         fused_attentions=answer["fused"],
-        hardware_compatible=options.hardware_compatible,
-        version_compatible=options.version_compatible,
-        stripped=options.strip_weights,
+        hardware_compatible=target.hardware_compatible,
+        version_compatible=target.version_compatible,
+        stripped=target.strip_weights,
         driver=answer["driver"],
     )
 
@@ -246,7 +225,7 @@ def _refuse_unquantised(name: str, wanted: Collection[str], products: Mapping[st
         raise DiagnosticError.of("E0508", message, help=mend)
 
 
-def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[str, Any]:
+def _built(name: str, request: Mapping[str, Any], target: Target) -> dict[str, Any]:
     """The report of the worker process, which is ended if an exception (also Ctrl-C) is raised here."""
     command = [sys.executable, "-m", "latentc.export.plan_worker"]
     with tempfile.TemporaryFile() as log:
@@ -264,11 +243,11 @@ def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[
     answer: dict[str, Any] = json.loads(text)
     match answer.get("error"):
         case "missing":
-            package = options.builder.package
+            package = _builder(target).package
             raise DiagnosticError.of(
                 "E0505",
                 f"building plans needs {package} and polygraphy: {answer['message']}",
-                help=f"run `{ENGINES[options.engine].install}`",
+                help=f"run `{ENGINES[target.engine].install}`",
             )
         case "capability":
             mend = "set `target.capabilities` to GPUs that the engine knows"
@@ -277,7 +256,7 @@ def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[
             notes = tuple(_errors(said)) or (answer["message"],)
             raise DiagnosticError.of(
                 "E0504",
-                f"{options.engine} cannot build a plan of {name}",
+                f"{target.engine} cannot build a plan of {name}",
                 notes=notes,
                 help="another `target.form` or `target.precision` may pass; `engine: onnxruntime` takes the graph",
             )
@@ -305,4 +284,4 @@ def _refuse_unsupported(name: str, model: ModelProto, largest_top_k: int) -> Non
                     )
 
 
-__all__ = ["PlanOptions", "plan_options", "profile_shapes", "quantised_dtypes", "write_plans"]
+__all__ = ["profile_shapes", "quantised_dtypes", "with_profiles", "write_plans"]
