@@ -48,11 +48,11 @@ def with_first_stage(
 
 
 def lowered_spec(
-    source: Source, variant: str | None, overrides: Sequence[str], steps: Sequence[int] = (), to_emit: bool = False
+    source: Source, variant: str | None, overrides: Sequence[str], to_emit: bool = False
 ) -> tuple[Spec, Lowered]:
-    """The spec, read and checked, and what it lowers to, for these step counts. DiagnosticError."""
+    """The spec, read and checked, and what it lowers to. DiagnosticError."""
     from latentc.lower import lower
     from latentc.spec import load_spec
 
     spec = load_spec(source, variant, overrides)
-    return spec, lower(spec, steps, to_emit)
+    return spec, lower(spec, to_emit=to_emit)

@@ -1,4 +1,4 @@
-"""Where samples come from: a bundle that is sampled, data that is read, arrays in memory.
+"""Where samples come from: a bundle that is sampled, data that is read, sets of samples in files.
 
 A source hands out samples by row number in chunks, and row i is the same whatever chunk it is in. Whoever spreads work
 over processes implements `stream`.
@@ -192,26 +192,6 @@ class Real(SampleSource):
         return Samples(found[self.modelled], self.field), found.get("y")
 
 
-class InMemory(SampleSource):
-    """Samples in memory, [N, ...]; pictures u8[N, H, W, C] if no field is given."""
-
-    def __init__(
-        self, array: Array, labels: Array | None = None, field: Mapping[str, Any] = PIXELS, name: str = "arrays"
-    ) -> None:
-        self.array, self.labels, self.field = array, labels, field
-        self.size, self.name = len(array), f"{name} ({len(array)} samples)"
-
-    @property
-    def identity(self) -> str:
-        labels = b"" if self.labels is None else self.labels.tobytes()
-        content = hashlib.sha256(self.array.tobytes() + labels).hexdigest()
-        return f"held {sorted(self.field.items(), key=str)} {content}"
-
-    def chunk(self, start: int, stop: int) -> Chunk:
-        labels = None if self.labels is None else self.labels[start:stop]
-        return Samples(self.array[start:stop], self.field), labels
-
-
 def field_of(output: Output) -> dict[str, Any]:
     """The properties of a bundle's output as those of a field."""
     return {name: value for name, value in vars(output).items() if value is not None}
@@ -289,4 +269,4 @@ class InFiles(SampleSource):
         return Samples(array, self.field), np.concatenate(labels) if len(labels) == len(parts) else None
 
 
-__all__ = ["Chunk", "Generated", "InFiles", "InMemory", "Real", "SampleSource", "field_of", "labels_of"]
+__all__ = ["Chunk", "Generated", "InFiles", "Real", "SampleSource", "field_of", "labels_of"]

@@ -42,7 +42,6 @@ def onnx_from_module(
     opset: int = OPSET,
     outputs: Sequence[str] = (),
     name: str = "",
-    metadata: Mapping[str, str] | None = None,
 ) -> ModelProto:
     """The ONNX model of a flat module's entry.
 
@@ -60,9 +59,6 @@ def onnx_from_module(
     names = [g.fresh(name) for name in outputs] or [g.fresh(v.name) if v not in g.names else "" for v in fn.outputs]
     _body(g, module, fn, names)
     model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(g.domains))
-    for key, text in (metadata or {}).items():
-        entry_proto = model.metadata_props.add()
-        entry_proto.key, entry_proto.value = key, text
     return model
 
 

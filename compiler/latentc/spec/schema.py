@@ -216,9 +216,9 @@ def place_at(path: Sequence[str | int], data: Any) -> Place | None:
     return place
 
 
-def shown_path(path: PathKey, short: bool = True) -> str:
+def shown_path(path: PathKey) -> str:
     """A path as a spec's author would say it: `backbone.block.mixer`; the root is "the spec"."""
-    if short and path[:2] == ("networks", "main"):
+    if path[:2] == ("networks", "main"):
         path = ("backbone", *path[2:])
     text = ".".join(str(key) for key in path)
     return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", text) if text else "the spec"

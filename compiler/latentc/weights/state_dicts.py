@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latentc.diagnostics import DiagnosticError, nearest
-from latentc.weights.expr import Array, Cast, Concatenate, Expr, Reshape, Slice, Stored, Transpose
+from latentc.weights.expr import Expr
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel and torch.compile add to every name; they are removed."""
@@ -80,17 +80,13 @@ def state_dicts(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
             for key, value in node.items()
             if isinstance(value, Mapping) and isinstance(key, str)
         ]
-        tensors = {key: value for key, value in node.items() if isinstance(key, str) and _is_expr(value)}
+        tensors = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, Expr)}
         if tensors and not any(inner):
             found[place] = tensors
         return bool(tensors) or any(inner)
 
     walk(tree, "", 0)
     return found
-
-
-def _is_expr(value: Any) -> bool:
-    return isinstance(value, Stored | Array | Transpose | Reshape | Slice | Concatenate | Cast)
 
 
 def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -> Reading:

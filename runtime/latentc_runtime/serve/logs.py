@@ -29,11 +29,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def log_to_stderr(level: str = "info") -> None:
+def log_to_stderr() -> None:
     """Let this package and uvicorn write JSON lines; uvicorn's own access log is replaced by ours."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in ((LOGGER, level.upper()), ("uvicorn", "WARNING")):
+    for name, least in ((LOGGER, "INFO"), ("uvicorn", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(least)

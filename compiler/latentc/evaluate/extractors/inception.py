@@ -18,7 +18,6 @@ from latentc.evaluate.extractors.described import BATCH, open_torchscript, torch
 from latentc.faults import needed
 
 SPATIAL = 7  # channels of sFID's features, 17 × 17 each
-STATE_DICT = "6726825d"  # how the sha256 of torch-fidelity's weights begins, as their file name says
 WHERE = (
     "torch-fidelity's weights-inception-2015-12-05-6726825d.pth, or NVIDIA's inception-2015-12-05.pt (TorchScript, of "
     "stylegan2-ada-pytorch)"
@@ -49,11 +48,6 @@ class Inception(Extractor):
     def identity(self) -> str:
         return f"inception {self.sha256}"
 
-    @property
-    def published(self) -> bool:
-        """False if the file is a state dict other than the one that torch-fidelity publishes."""
-        return self._scripted or self.sha256.startswith(STATE_DICT)
-
     def extract(self, samples: Array) -> Features:
         import torch
 
@@ -66,7 +60,6 @@ class Inception(Extractor):
         return Features(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     def _torchscript(self, file: Path) -> Any:
-        self._scripted = True
         module = open_torchscript(file, self.device)
 
         def network(x: Any) -> tuple[Any, ...]:
@@ -77,7 +70,6 @@ class Inception(Extractor):
     def _state_dict(self, file: Path) -> Any:
         import torch
 
-        self._scripted = False
         needed("torch_fidelity", "the Inception network", 'pip install "latentc[evaluate]"')
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
