@@ -11,12 +11,11 @@ from pathlib import Path
 from latentc_runtime.errors import BundleError
 from latentc_runtime.hashes import HashCache, write_whole
 from latentc_runtime.manifest import FileEntry, Manifest, Reference
-from latentc_runtime.manifest_json import bytes_from_manifest, manifest_from_bytes
+from latentc_runtime.manifest_json import AGAIN, bytes_from_manifest, manifest_from_bytes
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 28  # bytes; a larger file is no manifest
 
-_AGAIN = "copy the bundle again from where it was made, or compile it again with `latentc compile`"
 _NO_LINKS = "copy the bundle with its files in place of links (cp -rL)"
 
 
@@ -88,7 +87,7 @@ def _open(folder: Path, verify: bool) -> Bundle:
         where = f"the weight file {location} that the bundle refers to (as {name})"
         mend = "put the file back, or compile the bundle again without `--by-reference`"
         if not location.is_absolute():
-            raise BundleError("E0605", f"{where} is not an absolute path", _AGAIN)
+            raise BundleError("E0605", f"{where} is not an absolute path", AGAIN)
         _check_content(location, reference, where, cache if verify else None, "E0611", mend)
     cache.save()
     return bundle
@@ -121,7 +120,7 @@ def check_name(name: str) -> None:
     parts = name.split("/")
     plain = all(part not in ("", ".", "..") for part in parts) and name.isprintable()
     if not plain or "\\" in name or ":" in name or name == MANIFEST:
-        raise BundleError("E0605", f"manifest.json: {json.dumps(name)} is not the name of a file in the bundle", _AGAIN)
+        raise BundleError("E0605", f"manifest.json: {json.dumps(name)} is not the name of a file in the bundle", AGAIN)
 
 
 def _origin(folder: Path) -> tuple[int, int, int]:
@@ -134,7 +133,7 @@ def _manifest_text(folder: Path) -> bytes:
     if path.is_symlink():
         raise BundleError("E0605", f"{path} is a symbolic link", _NO_LINKS)
     if path.stat().st_size > LARGEST_MANIFEST:
-        raise BundleError("E0602", f"{path} is too large to be a manifest", _AGAIN)
+        raise BundleError("E0602", f"{path} is too large to be a manifest", AGAIN)
     return path.read_bytes()
 
 
@@ -145,7 +144,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry, cache: HashCache | No
         path = path / part
         if path.is_symlink():
             raise BundleError("E0605", f"{name}: {path} is a symbolic link", _NO_LINKS)
-    _check_content(path, entry, f"the bundle's file {name}", cache, "E0604", _AGAIN)
+    _check_content(path, entry, f"the bundle's file {name}", cache, "E0604", AGAIN)
 
 
 def _check_content(

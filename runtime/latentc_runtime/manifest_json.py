@@ -43,7 +43,7 @@ def manifest_from_bytes(text: bytes) -> Manifest:
     try:
         document = codec.parse(text)
     except codec.CodecError as error:
-        raise BundleError("E0602", f"manifest.json cannot be read: {error}", _AGAIN) from None
+        raise BundleError("E0602", f"manifest.json cannot be read: {error}", AGAIN) from None
     if not isinstance(document, dict) or "format" not in document:
         raise BundleError(
             "E0601", "manifest.json is not the manifest of a bundle: it has no `format`", "give a bundle's folder"
@@ -52,17 +52,17 @@ def manifest_from_bytes(text: bytes) -> Manifest:
     del document["format"]
     found = _CHECKSUM.search(text)
     if not found or hashlib.sha256(_with_checksum(text, b"0" * 64)).hexdigest().encode() != found[1]:
-        raise BundleError("E0602", "manifest.json does not match its checksum: it was changed or damaged", _AGAIN)
+        raise BundleError("E0602", "manifest.json does not match its checksum: it was changed or damaged", AGAIN)
     del document["checksum"]
     try:
         manifest = codec.decode(Manifest, {"format": FORMAT, **document})
     except codec.CodecError as error:
-        raise BundleError("E0602", f"manifest.json: {error}", _AGAIN) from None
+        raise BundleError("E0602", f"manifest.json: {error}", AGAIN) from None
     check(manifest)
     return manifest
 
 
-_AGAIN = "copy the bundle again from where it was made, or compile it again with `latentc compile`"
+AGAIN = "copy the bundle again from where it was made, or compile it again with `latentc compile`"
 
 
 def _with_checksum(text: bytes, checksum: bytes) -> bytes:
@@ -95,7 +95,7 @@ def _recompile(weights: object) -> str:
 def check(manifest: Manifest) -> None:
     """Raises BundleError if the manifest contradicts itself: unknown files, undefined variables, wrong sizes."""
     for place, message in _contradictions(manifest):
-        raise BundleError("E0602", f"manifest.json: {place}: {message}", _AGAIN)
+        raise BundleError("E0602", f"manifest.json: {place}: {message}", AGAIN)
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from latentc_runtime.backends import Array, Backend, Engine, open_backend
 from latentc_runtime.bundle import Bundle, located, open_bundle
 from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.errors import BundleError
-from latentc_runtime.manifest import EngineCall, Manifest, ProgramEntry, Statement
+from latentc_runtime.manifest import EngineCall, ProgramEntry, Statement
 from latentc_runtime.media import encoded, images
 from latentc_runtime.media.pixels import Pixels
 from latentc_runtime.program import Variables, first_steps, run_program, ticks
@@ -95,17 +95,12 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, backend: Backend, indexes: Mapping[str, Index] | None = None) -> None:
         self.bundle = bundle
-        self._manifest = located(bundle)
+        self.manifest = located(bundle)  # the bundle's, with tokenizers by their paths
         self.backend = backend
         self.indexes = dict(indexes or {})  # where neighbours are searched, by the condition they are for
         self._engines: dict[str, Engine] = {}
         # Reentrant, because `progress` may sample as well.
         self._turn = nullcontext() if backend.concurrent else threading.RLock()
-
-    @property
-    def manifest(self) -> Manifest:
-        """The bundle's manifest, with tokenizers by their paths."""
-        return self._manifest
 
     @property
     def device(self) -> str:

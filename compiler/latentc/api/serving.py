@@ -7,8 +7,6 @@ from typing import Any
 
 from latentc.faults import needed, runtime_errors
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
-
 
 def serve(
     bundles: Sequence[str],
@@ -24,10 +22,10 @@ def serve(
     `key`: API key that requests must carry. `announce` is called with the server's address. `options`: other fields of
     `latentc_runtime.serve.Options`. Call it in the main thread. Raises DiagnosticError: E0601 to E0613, E0619, E0706.
     """
-    from latentc_runtime.serve import Options
+    from latentc_runtime.serve import PACKAGES, Options
     from latentc_runtime.serve import serve as run
 
-    for package in _PACKAGES:
+    for package in PACKAGES:
         needed(package, "latentc serve", 'pip install "latentc[serve]"')
     with runtime_errors():
         run(bundles, Options(host=host, port=port, key=key, **options), announce)
