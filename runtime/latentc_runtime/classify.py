@@ -151,6 +151,3 @@ def _work(count: int, classes: int, rounds: Sequence[Round]) -> int:
         total += count * classes * one.runs
         classes = classes if one.keep is None else min(classes, one.keep)
     return total
-
-
-__all__ = ["Classified", "Round", "classify"]

@@ -101,6 +101,3 @@ def _programs(pipe: Pipeline) -> tuple[list[ProgramEntry], ProgramEntry]:
         raise BundleError("E0609", "this bundle has no programs that leave the network early", mend)
     names = [f"exit_{i}" for i in range(1, len(held) + 1) if f"exit_{i}" in held]
     return [pipe.program(name) for name in names], pipe.program(STEP)
-
-
-__all__ = ["Exited", "sample"]

@@ -224,6 +224,3 @@ def _rows(one: Input, seeds: NDArray[np.uint64], rows: range | None) -> Array:
         )
     index = 0 if rows is None else list(rows)
     return np.asarray(draw(source.distribution, seeds, source.stream, one.sample_shape, index, **source.parameters))
-
-
-__all__ = ["Found", "Reward", "search"]

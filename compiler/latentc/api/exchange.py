@@ -96,6 +96,3 @@ def _of_bundle(
     if file is not None and file.exists():
         tensors[FIRST_STAGE] = first_stage_weights(spec)
     return spec, tensors, notes
-
-
-__all__ = ["export_diffusers", "import_checkpoint"]

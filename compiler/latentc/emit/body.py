@@ -154,6 +154,3 @@ def _starred_inputs(fn: Function, items: Sequence[Node | Repeat]) -> tuple[int, 
         if start > 0 and list(fn.inputs[start:]) == flat and once and not set(flat) & set(fn.outputs):
             return start, len(columns)
     return None
-
-
-__all__ = ["Body", "Context"]

@@ -279,6 +279,3 @@ class _ClassPrinter:
                 for name in [*used, str(node.attrs.get("name", ""))]:
                     order.setdefault(name.split(".")[0], len(order))
         return order
-
-
-__all__ = ["Classes", "EmitError", "Printed"]

@@ -142,6 +142,3 @@ def _start(init: Init) -> tuple[Any, ...]:
     """An initialiser without the arguments that are sizes."""
     own = {key: value for key, value in init.args.items() if not isinstance(value, int) or isinstance(value, bool)}
     return init.kind, frozen(own)
-
-
-__all__ = ["Groups", "calls_of", "with_loops", "with_origins"]

@@ -245,6 +245,3 @@ def _insert(tree: dict[str, Any], path: list[str], text: str) -> bool:
         tree = inner
     tree[last] = text
     return True
-
-
-__all__ = ["EmitError", "Members"]

@@ -346,6 +346,3 @@ def _code(value: Any) -> str:
         elif own != (one.default if one.default_factory is MISSING else one.default_factory()):
             words.append(f"{one.name}={_code(own)}")
     return f"{type(value).__name__}({commas(words)})"
-
-
-__all__ = ["config_of", "objective_source", "project_files", "project_from_lowered", "sampler_source"]

@@ -177,6 +177,3 @@ def package(name: str, module: str, distributions: Sequence[str], use: str, comm
         # An installed package that cannot be imported is broken; an absent one was not wanted.
         return Finding(name, "fault" if found else "missing", f"for {use}: {error}", f"run `{command}`")
     return Finding(name, "ok", found[0] if found else "installed")
-
-
-__all__ = ["Engine", "Finding", "Plans", "Quantised", "Triton", "Unrolling", "installed", "package"]

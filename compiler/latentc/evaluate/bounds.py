@@ -47,6 +47,3 @@ def bound_from_text(text: str) -> Bound:
         mend = "write `--budget error=0.05`, `seconds=0.2`, `evaluations=10`, or `fid=1.1x`: times the spec's own"
         raise DiagnosticError(Diagnostic("E0715", f"`{text}` is no budget", help=mend))
     return Bound(name, number, relative)
-
-
-__all__ = ["Bound", "bound_from_text"]

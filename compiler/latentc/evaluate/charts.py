@@ -85,6 +85,3 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(span / s - about))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
-
-
-__all__ = ["Chart", "chart", "ticks"]

@@ -222,6 +222,3 @@ def _training(wanted: Wanted, data: Data | None, output: Output | None) -> Sampl
         return source_of(data, output, "training data", wanted.most, held_out=False)
     except DiagnosticError:
         return None
-
-
-__all__ = ["Judge", "Result", "Wanted", "open_judge"]

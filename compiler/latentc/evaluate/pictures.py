@@ -60,6 +60,3 @@ class Samples:
 
     def seen_as(self, view: View) -> Array:
         return {"pixels": self.pixels, "unit": self.unit, "vectors": self.vectors}[view]()
-
-
-__all__ = ["AXES", "PIXELS", "Samples", "View"]

@@ -122,6 +122,3 @@ def write_reference(path: Path, reference: Reference) -> None:
         arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
     with new_file(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-
-
-__all__ = ["HELP", "MOST", "real_source", "reference_of", "source_of", "write_reference"]

@@ -210,6 +210,3 @@ def pictures_of(samples: Samples, titles: Sequence[str]) -> list[Picture]:
     shown = width * max(1, -(-ENLARGED // width)) if width < ENLARGED else width
     encoded = (base64.b64encode(png(picture)).decode() for picture in pixels)
     return [Picture(f"data:image/png;base64,{data}", shown, title) for data, title in zip(encoded, titles, strict=True)]
-
-
-__all__ = ["MARK", "page_of", "report_folder"]

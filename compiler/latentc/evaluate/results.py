@@ -122,6 +122,3 @@ class Evaluation:
 def figure_text(value: float) -> str:
     """Four significant digits."""
     return f"{value:.4g}" if math.isfinite(value) else "–"
-
-
-__all__ = ["Evaluation", "Run", "figure_text"]

@@ -96,6 +96,3 @@ def _of_bundle(path: Path, options: Options, tell: Tell) -> tuple[Judge, SampleS
     known = judge.references[judge.main].count
     count = options.count or min(known or MOST, MOST)
     return judge, {scale: source(count, scale) for scale in scales}
-
-
-__all__ = ["Options", "evaluate"]

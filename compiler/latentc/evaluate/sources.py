@@ -267,6 +267,3 @@ class InFiles(SampleSource):
         labels = [own for _, own in parts if own is not None]
         array = np.concatenate([array for array, _ in parts])
         return Samples(array, self.field), np.concatenate(labels) if len(labels) == len(parts) else None
-
-
-__all__ = ["Chunk", "Generated", "InFiles", "Real", "SampleSource", "field_of", "labels_of"]

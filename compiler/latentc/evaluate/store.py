@@ -107,6 +107,3 @@ def _trim(used: set[Path]) -> None:
             total += sum(file.stat().st_size for file in folder.iterdir())
             if total > LIMIT and folder not in used:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["features_of"]

@@ -342,6 +342,3 @@ def _files(program: Sequence[Statement]) -> Iterator[str]:
             yield statement.file
         elif isinstance(statement, Loop):
             yield from _files(statement.body)
-
-
-__all__ = ["bundle_from_lowered", "onnx_from_network", "program_outputs", "result_names"]

@@ -50,6 +50,3 @@ def for_form(module: Module, form: str, engine: Engine) -> Module:
     if form == "loop" or (form == "host" and engine.inner_loops):
         module = decompose_in_loops(module, engine.missing_in_loops, 1 if form == "loop" else 2)
     return decompose_attention_without_kernel(module) if engine.attention == "kernel" else module
-
-
-__all__ = ["HOST_NOISE_BYTES", "Form", "choose_form", "for_form", "noise_bytes"]

@@ -67,6 +67,3 @@ def fusion_text(fusion: Fusion, plans: Mapping[str, int]) -> str:
         attention = f"{fusion.operators} attentions fused into one operator each"
     parts = [attention, f"{fusion.norms} norms and {fusion.activations} activations fused"]
     return ", ".join(parts) + f", {fusion.merged} linear layers merged"
-
-
-__all__ = ["fusion_of", "fusion_text", "graphs", "require_fused"]

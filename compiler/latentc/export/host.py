@@ -415,6 +415,3 @@ def _zeros(fn: Function, nodes: list[Node], like: Value) -> Value:
     perm = (*range(1, where + 1), 0, *range(where + 1, type.rank))
     nodes.append(Node("transpose", (flat,), (zero,), {"perm": perm}))
     return zero
-
-
-__all__ = ["TABLE_BYTES", "AddEngine", "carry_stacks", "program_from_module"]

@@ -132,6 +132,3 @@ def _trim(folder: Path, most: int) -> None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         total -= size
-
-
-__all__ = ["LIMIT", "cache_key", "folder_of", "keep", "limit", "take"]

@@ -282,6 +282,3 @@ def _refuse_unsupported(name: str, model: ModelProto, largest_top_k: int) -> Non
                         f"{name}: the sampler sorts {k} tokens; TensorRT can sort at most {largest_top_k}",
                         help=f"set `sampler.top_k` to {largest_top_k} or less",
                     )
-
-
-__all__ = ["profile_shapes", "quantised_dtypes", "with_profiles", "write_plans"]

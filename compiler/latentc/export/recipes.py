@@ -153,6 +153,3 @@ def _recipe(arg: Recipe | Param) -> Recipe:
 
 def _shape(type: TensorType) -> tuple[int, ...]:
     return tuple(int(d) for d in type.shape)  # type: ignore[arg-type]
-
-
-__all__ = ["expr_from_recipe", "folded_values", "recovered"]

@@ -173,6 +173,3 @@ def copy_file(source: Path, target: Path) -> None:
         src.seek(dst.seek(0, os.SEEK_END))
         while block := src.read(_COPY >> 4):
             dst.write(block)
-
-
-__all__ = ["DERIVED", "FOLDED", "INLINE_BYTES", "FileTensors", "copy_file", "expression", "initial_value"]

@@ -31,7 +31,6 @@ from latentc.export.folder import new_folder
 from latentc.export.store import copy_file
 from latentc.export.triton_models import (
     BY_SAMPLE,
-    Device,
     Model,
     Serving,
     config_text,
@@ -187,6 +186,3 @@ def _batch_first(graph: onnx.GraphProto, inputs: Sequence[Input], entry: Program
         dims[1].CopyFrom(first)
         perm = [1, 0, *range(2, len(dims))]
         graph.node.insert(0, helper.make_node("Transpose", [declared.name], [inner], perm=perm))
-
-
-__all__ = ["MARKER", "Deployment", "Device", "Kind", "Serving", "repository_from_bundle"]

@@ -214,6 +214,3 @@ def _none(path: Path, readings: Sequence[Reading], system: str | None, variant: 
         notes=(f"it holds {len(names)} tensors, such as{shown}",) if names else (),
         help="for other sizes, write a spec that extends the system's and give it the file with `--weights`",
     )
-
-
-__all__ = ["Candidate", "candidates", "fit_variant", "name_maps", "official_types", "opened_variant", "recognised"]

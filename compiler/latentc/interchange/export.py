@@ -311,6 +311,3 @@ def _named(part: Part) -> dict[str, Expr]:
 
 def _unequal(spec: Spec, reason: str) -> DiagnosticError:
     return DiagnosticError.of("E0418", f"`{spec.name}` has no equal in diffusers: {reason}")
-
-
-__all__ = ["Exported", "check_free", "export_diffusers"]

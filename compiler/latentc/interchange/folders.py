@@ -236,6 +236,3 @@ def _cannot(path: Path, reasons: list[str], help: str | None = None) -> Diagnost
     first, *rest = reasons
     notes = ("\n".join(rest),) if rest else ()
     return DiagnosticError.of("E0416", f"{path} cannot be imported: {first}", notes=notes, help=help)
-
-
-__all__ = ["FIRST_STAGE_FILE", "Found", "found_in_folder", "is_diffusers"]

@@ -147,6 +147,3 @@ def _commands(folder: Path, spec: Spec) -> Sequence[str]:
         f"latentc sample {bundle}{classes}{''.join(dict.fromkeys(given))} -o samples",
         f"latentc verify {bundle}",
     ]
-
-
-__all__ = ["MARKER", "Imported", "import_source"]

@@ -177,6 +177,3 @@ def given_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
             except ValueError:  # of unequal lengths
                 found |= {f"{name}{suffix}.{i}": np.asarray(one) for i, one in enumerate(part)}
     return found
-
-
-__all__ = ["Executor", "Job", "Worker", "about_job", "as_stored", "given_arrays", "in_process", "ordered"]

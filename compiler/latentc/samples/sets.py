@@ -184,6 +184,3 @@ def open_set(path: Path | str) -> SampleSet:
             return found
     mend = "give a folder of images, an .npz with `arr_0`, or a folder of .tar or .parquet files"
     raise DiagnosticError.of("E0726", f"{path} holds no samples", help=mend)
-
-
-__all__ = ["ABOUT", "CONDITIONS", "FORMATS", "Format", "SampleSet", "Samples", "Writer", "open_set", "write"]

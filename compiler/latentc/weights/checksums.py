@@ -101,6 +101,3 @@ def compare(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
                 piece = file.read(min(_PIECE, known.stop - offset))
                 watch.read(offset, piece)
                 offset += len(piece) or known.stop
-
-
-__all__ = ["Checksum", "Watch", "compare", "remember"]

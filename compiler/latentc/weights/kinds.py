@@ -67,6 +67,3 @@ def _words(placeholder: str | None) -> Sequence[str]:
     if placeholder is None or ":" not in placeholder:
         return ["0" if placeholder is not None and LETTER.search(placeholder) else _ANY]
     return placeholder.partition(":")[2].split("|")
-
-
-__all__ = ["may_follow", "name_kinds"]

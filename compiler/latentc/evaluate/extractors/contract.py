@@ -94,6 +94,3 @@ def file_identity(file: Path) -> str:
         raise DiagnosticError.of("E0402", f"cannot read {file}: {error.strerror or error}") from error
     cache.save()
     return found
-
-
-__all__ = ["Array", "Extractor", "Features", "Samples", "file_identity", "joined"]

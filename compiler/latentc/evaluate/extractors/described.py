@@ -191,6 +191,3 @@ def _diagnosed(network: Network, file: Path) -> Network:
             raise DiagnosticError.of("E0721", message, help=mend) from None
 
     return called
-
-
-__all__ = ["Described", "Description", "open_torchscript", "read_description", "torch_device", "with_channels"]

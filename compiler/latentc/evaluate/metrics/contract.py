@@ -140,18 +140,3 @@ def row_subset(count: int, most: int) -> Array:
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.RandomState(0).permutation(count)[:most])  # whose numbers never change (NEP 19)
-
-
-__all__ = [
-    "Array",
-    "Compared",
-    "Figure",
-    "Figures",
-    "Metric",
-    "Moments",
-    "Neighbours",
-    "Reference",
-    "lacks_features",
-    "moments",
-    "row_subset",
-]
