@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from latentc import api, resources
+from latentc.checkpoint import name_map, network_types, symbols
 from latentc.diagnostics import DiagnosticError
-from latentc.interchange.checkpoints import candidates, fit_variant, name_maps, official_types, opened_variant
+from latentc.interchange.checkpoints import _constants, candidates, fit_variant, name_maps, opened_variant
 from latentc.spec import load_spec, own_variant_names
-from latentc.weights import Array, write_safetensors
+from latentc.weights import Array, export_weights, write_safetensors
 from latentc.weights.kinds import may_follow, name_kinds
 from latentc.weights.state_dicts import Reading
 
@@ -27,8 +28,15 @@ def official(system: str, variant: str | None, network: str, names: str) -> Read
     """Tensors with the names and shapes of a published checkpoint, which take no memory."""
     opened = opened_variant(system, variant)
     assert opened is not None
-    types = official_types(*opened, network, names)
-    return Reading("", "", {name: Array(np.broadcast_to(ZERO, shape)) for name, shape in types.items()}, True)
+    spec, lowered = opened
+    own = {name: tuple(map(int, shape)) for name, (shape, _) in network_types(lowered, network).items()}
+    tensors, constants = (
+        {name: Array(np.broadcast_to(ZERO, shape)) for name, shape in shapes.items()}
+        for shapes in (own, _constants(spec, lowered, network, names))
+    )
+    rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
+    theirs = export_weights(tensors, rules, None, sizes, constants)
+    return Reading("", "", {name: Array(np.broadcast_to(ZERO, one.shape)) for name, one in theirs.items()}, True)
 
 
 @pytest.mark.parametrize("system", MAPPED)

@@ -70,7 +70,7 @@ class Expressions:
 
     def __init__(self, fn: Function, context: Context) -> None:
         self.fn, self.context = fn, context
-        self.training = context.training
+        self.training: str = context.training
         self.params = {p.value for p in fn.params}
         self.constants: dict[Value, Node] = {}
         self.bundles: set[Value] = set()

@@ -42,7 +42,6 @@ class Members:
         owned = {p.name: leaf.path for leaf in self.leaves.values() for p in leaf.params}
         self.plain = {name: p for name, p in params.items() if name not in owned}
         self.heads = {path.split(".")[0] for path in [*self.leaves, *self.children, *self.plain, *norms]}
-        self._owned = owned
 
     def _child_above(self, path: str) -> str | None:
         """The child that a dotted path leads into, if any."""

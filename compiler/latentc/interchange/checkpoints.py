@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from latentc import resources
 from latentc.checkpoint import computed, name_map, network_params, network_types, symbols
 from latentc.components.contract import Lowered
@@ -21,7 +19,7 @@ from latentc.spec import Spec, variant_names
 from latentc.spec.load import spec_from_resolved
 from latentc.spec.resolve import resolve_file
 from latentc.spec.yaml import Document
-from latentc.weights import Array, can_import, export_weights, ignored_names
+from latentc.weights import can_import, ignored_names
 from latentc.weights.files import file_readings
 from latentc.weights.kinds import may_follow, name_kinds
 from latentc.weights.rules import RawRule
@@ -188,19 +186,6 @@ def _constants(spec: Spec, lowered: Lowered, network: str, names: str) -> dict[s
     buffers = {name: param for name, param in network_params(lowered, net).items() if computed(param)}
     kept = ignored_names(name_map(spec, network, names), buffers, symbols(lowered, net))
     return {name: tuple(map(int, buffers[name].type.shape)) for name in kept}  # type: ignore[arg-type]
-
-
-def official_types(spec: Spec, lowered: Lowered, network: str, names: str) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the tensors of a file that follows a name map."""
-    own = {name: _of_shape(tuple(map(int, shape))) for name, (shape, _) in network_types(lowered, network).items()}
-    constants = {name: _of_shape(shape) for name, shape in _constants(spec, lowered, network, names).items()}
-    rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
-    return {name: tensor.shape for name, tensor in export_weights(own, rules, None, sizes, constants).items()}
-
-
-def _of_shape(shape: tuple[int, ...]) -> Array:
-    """A tensor that takes no memory."""
-    return Array(np.broadcast_to(np.zeros((), np.float32), shape))
 
 
 def _none(path: Path, readings: Sequence[Reading], system: str | None, variant: str | None) -> DiagnosticError:
