@@ -111,8 +111,9 @@ class _Bundler:
     @staticmethod
     def _tail(outputs: Sequence[Value]) -> int | None:
         """Index of the first of the equal outputs at the end, if there are enough of them."""
-        last, start = outputs[-1], len(outputs)
-        while start and outputs[start - 1].type == last.type and _alike(outputs[start - 1], last):
+        kinds = [(value.type, base_name(value.name)) for value in outputs]
+        start = len(outputs)
+        while start and kinds[start - 1] == kinds[-1]:
             start -= 1
         return start if len(outputs) - start >= _LEAST else None
 
@@ -166,10 +167,6 @@ class _Bundler:
             raise _UsedAlone
         out = self._join([n.outputs[0] for n in run])
         return len(run), Node("each", (self._one[members[0]],), (out,), {"node": first})
-
-
-def _alike(a: Value, b: Value) -> bool:
-    return base_name(a.name) == base_name(b.name)
 
 
 def _firsts(kinds: Sequence[str], runs: Sequence[tuple[Value, int]]) -> tuple[str, ...]:

@@ -159,9 +159,11 @@ class _ClassPrinter:
         """(definition with `_SELF` for its name, constructor arguments, {function: method})."""
         built = self.members.lines(self._first_uses())
         methods, bodies = self._methods()
+        inside = self.members.inside
         init = initialisation(
             [(self.access[path], leaf) for path, leaf in self.leaves.items()],
-            [(self.access[n], p) for n, p in self.members.plain.items() if p.kind == "weight" and self._owns(n)],
+            # Those inside a child are initialised there.
+            [(self.access[n], p) for n, p in self.members.plain.items() if p.kind == "weight" and not inside(n)],
             lambda size: size_text(size, self.values, self._attribute),
         )
         written = "\n".join([*init, *(line for body in bodies for line in body)])
@@ -181,10 +183,6 @@ class _ClassPrinter:
         for body in bodies:
             lines += ["", *body]
         return "\n".join(lines) + "\n", arguments, methods
-
-    def _owns(self, name: str) -> bool:
-        """True if a plain parameter belongs to this class and not to a child."""
-        return self.members.inside(name) is None
 
     def _methods(self) -> tuple[dict[str, str], list[list[str]]]:
         """({function: method}, text of each method); methods with different texts get different names."""

@@ -22,12 +22,9 @@ def with_origins(module: Module, roots: Iterable[str] = ()) -> Module:
             cls = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
             functions[name] = functions[name].with_(origin=Origin(cls if cls[:1].isalpha() else f"Module{cls}", {}))
         for part in with_loops(module, module.functions[name]):
-            found += [n.attrs["fn"] for n in part.nodes if n.op != "loop" and callees(n) and not _known(functions, n)]
+            called = [n.attrs["fn"] for n in part.nodes if n.op != "loop" and callees(n)]
+            found += [name for name in called if functions[name].origin is None]
     return module.with_(functions=functions)
-
-
-def _known(functions: Mapping[str, Function], node: Node) -> bool:
-    return functions[node.attrs["fn"]].origin is not None
 
 
 def with_loops(module: Module, fn: Function) -> list[Function]:

@@ -102,10 +102,6 @@ def _cast(p: Printer, n: Node) -> Text:
     return Text(f"{x}.{short}()" if short else f"{x}.to({TORCH_DTYPE[to]})")
 
 
-def _clamp(p: Printer, n: Node) -> Text:
-    return call(f"{p.tensor(n.inputs[0]).atom}.clamp", [literal(n.attrs["low"]), literal(n.attrs["high"])])
-
-
 def _where(p: Printer, n: Node) -> Text:
     condition, a, b = n.inputs
     branches = [p.arg(a), p.arg(b)]
@@ -138,14 +134,6 @@ def _norm(function: str) -> Row:
 def _group_norm(p: Printer, n: Node) -> Text:
     x, *params = (p.arg(v) for v in n.inputs)
     return call("F.group_norm", [x, p.size(n.attrs["groups"]), *params], eps=n.attrs["eps"])
-
-
-def _batch_norm(p: Printer, n: Node) -> Text:
-    return call("F.batch_norm", [p.arg(v) for v in n.inputs], eps=n.attrs["eps"])
-
-
-def _upsample(p: Printer, n: Node) -> Text:
-    return call("F.interpolate", [p.arg(n.inputs[0])], scale_factor=per_axis(p.size, n.attrs["factor"]))
 
 
 def _resize(p: Printer, n: Node) -> Text:
@@ -222,10 +210,6 @@ def _timestep(p: Printer, n: Node) -> Text:
     )
 
 
-def _dropout(p: Printer, n: Node) -> Text:
-    return call("F.dropout", [p.arg(n.inputs[0]), literal(n.attrs["p"]), p.training])
-
-
 def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"] = "") -> Row:
     """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how it is told."""
 
@@ -264,7 +248,9 @@ TORCH: dict[str, Row] = {
     "greater": _infix(">", COMPARE, COMPARE + 1),
     "logical_and": _infix("&", AND),
     "logical_or": _infix("|", OR),
-    "clamp": _clamp,
+    "clamp": lambda p, n: call(
+        f"{p.tensor(n.inputs[0]).atom}.clamp", [literal(n.attrs["low"]), literal(n.attrs["high"])]
+    ),
     "cast": _cast,
     "where": _where,
     "sum": _reduce("sum"),
@@ -285,7 +271,7 @@ TORCH: dict[str, Row] = {
     "layer_norm": _norm("F.layer_norm"),
     "rms_norm": _norm("F.rms_norm"),
     "group_norm": _group_norm,
-    "batch_norm": _batch_norm,
+    "batch_norm": lambda p, n: call("F.batch_norm", [p.arg(v) for v in n.inputs], eps=n.attrs["eps"]),
     "spectral_norm": lambda p, n: call(
         p.helper("spectral_norm"), [p.arg(v) for v in n.inputs], training=False, eps=n.attrs["eps"]
     ),
@@ -299,14 +285,16 @@ TORCH: dict[str, Row] = {
         eps=None if n.attrs["eps"] == 1e-4 else n.attrs["eps"],
     ),
     "forced_norm": _helper("forced_norm", "eps", training="last"),
-    "upsample_nearest": _upsample,
+    "upsample_nearest": lambda p, n: call(
+        "F.interpolate", [p.arg(n.inputs[0])], scale_factor=per_axis(p.size, n.attrs["factor"])
+    ),
     "resize": _resize,
     "avg_pool": _pool("F.avg_pool"),
     "max_pool": _pool("F.max_pool"),
     "attention": _attention,
     "rotary": _rotary,
     "timestep_embedding": _timestep,
-    "dropout": _dropout,
+    "dropout": lambda p, n: call("F.dropout", [p.arg(n.inputs[0]), literal(n.attrs["p"]), p.training]),
     "drop_path": _helper("drop_path", training="last"),
     "posterior_mean": _helper("posterior_mean", "extra"),
     "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),

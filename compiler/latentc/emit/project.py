@@ -26,7 +26,7 @@ from latentc.emit.model import assembled, model_file, networks_file
 from latentc.emit.optimizers import optimizer_settings, training_files
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, Module, callees, parameters
-from latentc.ir.types import Sym, TensorType
+from latentc.ir.types import Sym
 from latentc.templates import rendered, template
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
@@ -186,7 +186,11 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
         "first_stage": data.get("first_stage") if spec.first_stage_fits else None,
-        "requires": (*spec.data.requires, *(["usearch>=2.16"] if searched(spec) else []), *_tokenizers(spec)),
+        "requires": (
+            *spec.data.requires,
+            *(["usearch>=2.16"] if searched(spec) else []),
+            *(["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []),
+        ),
         "classes": data["classes"],
         "given": [c.name for c in lowered.conditions if c.required and c.form != "label" and not c.retrieved],
         "searches": bool(searched(spec)),
@@ -194,10 +198,6 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",
     }
-
-
-def _tokenizers(spec: Spec) -> list[str]:
-    return ["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []
 
 
 # ---- objective.py
@@ -216,7 +216,7 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         loss = functions.add(entry, f"{prefix}loss")
         parts.append(_draws(update, lowered.module.functions[entry], f"{prefix}draws"))
         words = [loss, *(literal(v).code for v in (tuple(functions.networks(entry)), update.networks, update.batch))]
-        words += [f"{prefix}draws", literal(_metrics(update)).code]
+        words += [f"{prefix}draws", literal(update.metrics or ("loss",)).code]
         if any(v.name == "round" for v in lowered.module.functions[entry].inputs):
             words.append("takes_round=True")
         if any(v.name == "training_step" for v in lowered.module.functions[entry].inputs):
@@ -273,10 +273,6 @@ def _helpers(functions: Functions, *records: str) -> list[str]:
     return [helper_source(records), *([helper_source(functions.helpers)] if functions.helpers else [])]
 
 
-def _metrics(update: Update) -> tuple[str, ...]:
-    return update.metrics or ("loss",)
-
-
 def _draws(update: Update, loss: Function, name: str) -> str:
     types = {v.name: v.type for v in loss.inputs}
     multiple = int(update.batch_multiple)
@@ -288,16 +284,12 @@ def _draws(update: Update, loss: Function, name: str) -> str:
         "    return {",
     ]
     for d in update.draws:
-        shape = _drawn_shape(types[d.name])
+        shape = commas("size" if isinstance(size, Sym) else str(int(size)) for size in types[d.name].shape)
         parameters = {name: literal(value).code for name, value in d.parameters.items()}
         text = DISTRIBUTIONS[d.distribution].torch.format(shape=shape, **parameters)
         lines += [*layout(" " * 8, f"{literal(d.name).code}: {text}", reserve=1)]
         lines[-1] += ","
     return "\n".join([*lines, "    }"]) + "\n"
-
-
-def _drawn_shape(type: TensorType) -> str:
-    return commas("size" if isinstance(d, Sym) else str(int(d)) for d in type.shape)
 
 
 # ---- sampler.py

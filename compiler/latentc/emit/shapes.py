@@ -115,19 +115,11 @@ def _broadcast(p: Printer, n: Node) -> Text:
     return call(f"{p.tensor(n.inputs[0]).atom}.expand", sizes)
 
 
-def _concat(p: Printer, n: Node) -> Text:
-    return call("torch.cat", [f"[{commas(p.gathered(n.inputs))}]"], dim=n.attrs["axis"])
-
-
 def _split(p: Printer, n: Node) -> Text:
     x, sizes, axis = p.tensor(n.inputs[0]).atom, n.attrs["sizes"], n.attrs["axis"]
     if all(_same(sizes[0], size) for size in sizes):
         return call(f"{x}.chunk", [str(len(sizes))], dim=axis)
     return call(f"{x}.split", [f"({commas(p.size(s).code for s in sizes)})"], dim=axis)
-
-
-def _unbind(p: Printer, n: Node) -> Text:
-    return call(f"{p.tensor(n.inputs[0]).atom}.unbind", [str(n.attrs["axis"])])
 
 
 def _at(rank: int, axis: int, index: str) -> str:
@@ -160,10 +152,6 @@ def _take(p: Printer, n: Node) -> Text:
     x, index = n.inputs
     axis = n.attrs["axis"] % x.type.rank
     return Text(f"{p.tensor(x).atom}[{':, ' * axis}{p.arg(index).code}]")
-
-
-def _take_along(p: Printer, n: Node) -> Text:
-    return call(f"{p.tensor(n.inputs[0]).atom}.gather", [str(n.attrs["axis"]), p.arg(n.inputs[1])])
 
 
 def _scatter_add(p: Printer, n: Node) -> Text:
@@ -203,13 +191,13 @@ SHAPES: dict[str, Row] = {
     "reshape": reshape,
     "transpose": _transpose,
     "broadcast_to": _broadcast,
-    "concat": _concat,
+    "concat": lambda p, n: call("torch.cat", [f"[{commas(p.gathered(n.inputs))}]"], dim=n.attrs["axis"]),
     "split": _split,
-    "unbind": _unbind,
+    "unbind": lambda p, n: call(f"{p.tensor(n.inputs[0]).atom}.unbind", [str(n.attrs["axis"])]),
     "slice": _slice,
     "pad": _pad,
     "take": _take,
-    "take_along": _take_along,
+    "take_along": lambda p, n: call(f"{p.tensor(n.inputs[0]).atom}.gather", [str(n.attrs["axis"]), p.arg(n.inputs[1])]),
     "scatter_add": _scatter_add,
     "update_slice": _update_slice,
 }

@@ -21,7 +21,9 @@ def with_class_names(spec: Spec) -> Spec:
     if isinstance(data.class_names, str):
         changes["class_names"] = _names_at(spec, data.class_names, ("data", "class_names"))
     fields = {
-        name: field.model_copy(update={"class_names": _names_at(spec, field.class_names, _place(name))})
+        name: field.model_copy(
+            update={"class_names": _names_at(spec, field.class_names, ("data", "fields", name, "class_names"))}
+        )
         for name, field in data.fields_.items()
         if isinstance(field.class_names, str)
     }
@@ -30,10 +32,6 @@ def with_class_names(spec: Spec) -> Spec:
     if "y" in fields and data.class_names == data.fields_["y"].class_names:  # filled in from there
         changes["class_names"] = fields["y"].class_names
     return spec.model_copy(update={"data": data.model_copy(update=changes)}) if changes else spec
-
-
-def _place(field: str) -> tuple[str, ...]:
-    return ("data", "fields", field, "class_names")
 
 
 def _names_at(spec: Spec, file: str, place: tuple[str, ...]) -> tuple[str, ...]:

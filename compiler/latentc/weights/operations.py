@@ -82,10 +82,6 @@ class Several:
 # ---- one tensor
 
 
-def _transposed(expr: Expr, o: Options, _: Shape | None) -> Expr:
-    return transpose(expr, o["perm"])
-
-
 def _reshaped(expr: Expr, o: Options, after: Shape | None) -> Expr:
     shape = o.get("to", after)
     if shape is None:
@@ -265,7 +261,7 @@ OPERATIONS: dict[str, Each | Several] = {
     "transpose": Each(
         {"perm": _permutation},
         frozenset({"perm"}),
-        _transposed,
+        lambda e, o, _: transpose(e, o["perm"]),
         lambda e, o: transpose(e, _inverse(o["perm"])),
     ),
     "reshape": Each({"from": whole_list, "to": whole_list}, frozenset(), _reshaped, _unreshaped),
