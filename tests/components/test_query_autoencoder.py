@@ -14,13 +14,16 @@ from torch.nn import functional as F
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components import OneOf
+from latentc.components.blocks.mixed_rotary import mixed_rotary
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
-from latentc.ir.builder import ModuleBuilder
+from latentc.ir.builder import ModuleBuilder, f32
+from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
-from latentc.ir.types import Sym, TensorType
+from latentc.ir.types import B, Sym, TensorType
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.weights import Array, materialise, read_safetensors, write_safetensors
 
 SIZES = [
     "data.fields.x.shape=[1, 4, 8, 8]",
@@ -194,3 +197,40 @@ def test_training_keeps_some_latents_of_each_sample() -> None:
 def test_lengths_that_do_not_fit(change: str, message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
         load_spec("vitok_tokenizer", None, [*LENGTHS, change])
+
+
+def test_frequencies_of_rotary_positions_may_be_learned(tmp_path: Path) -> None:
+    """Those of a block are one row of the authors' table; pairs turn as complex numbers do."""
+    sizes = [
+        "data.shape=[3, 12, 12]",
+        *(f"backbone.{size}" for size in ("width=16", "depth=2", "decoder_depth=1", "patch=4", "rotary=null")),
+        *("backbone.block.mixer.heads=2", "backbone.block.mixer.mixed_rotary=100", "backbone.bottleneck.channels=3"),
+    ]
+    lowered = lower(load_spec("vitok_tokenizer", None, sizes))
+    weights = random_weights(network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 0.4)
+    write_safetensors(tmp_path / "own.safetensors", {n: Array(a.astype(np.float32)) for n, a in weights.items()})
+    api.convert_weights(
+        "vitok_tokenizer", tmp_path / "own.safetensors", tmp_path / "theirs", None, "official", overrides=sizes
+    )
+    names = [f"encoder_blocks.{i}.attn.rotate.frequencies" for i in range(2)]
+    theirs = materialise(read_safetensors(tmp_path / "theirs")["enc_freqs"])
+    np.testing.assert_array_equal(theirs, np.stack([weights[n] for n in names], 1).astype(np.float32))
+
+    mb = ModuleBuilder()
+    b = mb.function("turn")
+    b.output(*mixed_rotary(b, b.input("q", f32(B, 2, 9, 8)), b.input("k", f32(B, 2, 9, 8)), 3, 100.0))
+    mb.entries["turn"] = b.finish()
+    module = mb.finish()
+    q, k = np.random.default_rng(0).standard_normal((2, 3, 2, 9, 8))
+    frequencies = INITS["rotations"](np.random.default_rng(1), (2, 8), heads=2, base=100.0)
+    found = Interpreter(module, {"rotate.frequencies": frequencies}).run("turn", q, k)
+    fx, fy = frequencies.reshape(2, 2, 1, 4)
+    rows, columns = np.divmod(np.arange(9)[:, None], 3)
+    turn = np.exp(1j * (columns * fx + rows * fy))  # [H, T, d / 2]
+    for given, made in zip((q, k), found, strict=True):
+        expected = (given[..., ::2] + 1j * given[..., 1::2]) * turn
+        np.testing.assert_allclose(made[..., ::2] + 1j * made[..., 1::2], expected, atol=1e-12)
+    # At first the vectors (f_x, f_y) of a head are 1 and 1 / 10 long, in two directions at right angles.
+    vectors = (fx + 1j * fy)[:, 0]
+    np.testing.assert_allclose(np.abs(vectors), [[1, 0.1, 1, 0.1]] * 2)
+    np.testing.assert_allclose(vectors[:, 2:] / vectors[:, :2], 1j, atol=1e-12)

@@ -226,6 +226,16 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
                 f"steps = unit[:, None, None] * torch.arange(1, {points.atom} + 1)[:, None]",
                 f"{target}.data.copy_(steps.expand(-1, {maps.code}, -1, -1).flatten())",
             ]
+        case "rotations":
+            head_count = size(args["heads"]).atom
+            return [
+                f"count = {target}.shape[1] // (2 * {head_count})",
+                f"lengths = {literal(float(args['base'])).atom} ** -(torch.arange(count) / count)",
+                f"angle = torch.rand({head_count}, 1) * (2 * torch.pi)",
+                "cos, sin = lengths * angle.cos(), lengths * angle.sin()",
+                "x, y = torch.cat([cos, -sin], dim=1), torch.cat([sin, cos], dim=1)",
+                f"{target}.data.copy_(torch.stack([x, y]).flatten(1))",
+            ]
         case "softplus_inverse":
             low, high = (literal(math.log(args[end])).code for end in ("low", "high"))
             return [

@@ -118,6 +118,19 @@ def directions(rng: np.random.Generator, shape: tuple[int, ...], heads: int, map
     return np.broadcast_to(each, (heads, maps, points, 2)).reshape(shape)
 
 
+def rotations(rng: np.random.Generator, shape: tuple[int, ...], heads: int, base: float) -> Array:
+    """Frequencies along x and y of pairs of channels (Heo et al. 2024): [2, heads * d / 2].
+
+    Those of a head are the vectors (m, 0), then (0, m), rotated by an angle of the head's, for m from 1 down.
+    """
+    half = math.prod(shape) // (2 * heads)
+    size = 1.0 / base ** (np.arange(half // 2, dtype=np.float64) * 4 / (2 * half))
+    angle = rng.uniform(0, 2 * math.pi, (heads, 1))
+    x = np.concatenate([size * np.cos(angle), -size * np.sin(angle)], axis=1)
+    y = np.concatenate([size * np.sin(angle), size * np.cos(angle)], axis=1)
+    return np.stack([x, y]).reshape(shape)
+
+
 def softplus_inverse(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
     """Numbers whose softplus is distributed log-uniformly between low and high (Gu and Dao 2023)."""
     value = np.exp(rng.uniform(math.log(low), math.log(high), shape))
@@ -211,7 +224,7 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_1d, sincos_2d, rope_1d, rope_2d),
-        *(rope_prefix, count, directions, linspace, log_arange, softplus_inverse, uniform_between),
+        *(rope_prefix, count, directions, linspace, log_arange, rotations, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }

@@ -130,8 +130,10 @@ class QueryAutoencoder(Backbone):
                 yield Problem((f"{prefix}patch",), f"patches of {patch} do not tile a side of {shape[-1]}")
             if frame_count % frames:
                 yield Problem((f"{prefix}frames",), f"patches of {frames} frames do not tile {frame_count}")
-        yield from self.block.problems_of_width(self.width)
-        yield from self._decoder_block.problems_of_width(self.decoder_width or self.width)
+        # Tokens are a square if they are the patches of an image.
+        grid = shape[-1] // self.patch if self.tokens is None and frame_count == self.frames else None
+        yield from self.block.problems_of_width(self.width, grid)
+        yield from self._decoder_block.problems_of_width(self.decoder_width or self.width, grid)
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self._decoder_block.problems_of_condition(self.kind, None)
         for name, width in (("width", self.width), ("decoder_width", self.decoder_width or self.width)):
@@ -281,7 +283,9 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             queries = placed(b, None, "queries", (tokens,), width)
             queries = b.broadcast_to(queries, x, shape=(batch, tokens, width), out="queries")
             x = b.concat(*((queries, x) if config.queries_first else (x, queries)), axis=1, out="x")
-        x = run(b, "encoder", config.block, x, static["depth"], width, config.block.own(width, static))
+        x = run(
+            b, "encoder", config.block, x, static["depth"], width, config.block.own(width, {**static, "grid": grid[-1]})
+        )
         if config.encoder_norm:
             x = final_norm.apply(b, "encoder_norm", x)
         if config.tokens:
@@ -311,6 +315,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             x = placed(b, x, "outputs", count, width)
         block = config._decoder_block
         own = {key: static[f"decoder_{key}"] for key in block.static(int(width))}
+        own |= {"grid": count[-1]} if block.spatial else {}
         x = run(b, "decoder", block, x, static["decoder_depth"], width, own)
         if config.tokens:
             x = b.slice(x, axis=1, start=int(tokens), stop=int(tokens) + patches, out="x")

@@ -16,6 +16,7 @@ from latentc.components import Component, OneOf
 from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
+from latentc.components.blocks.mixed_rotary import mixed_rotary
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.parts import CachedMixer, Chunk, DecodeState, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
@@ -69,6 +70,16 @@ class Attention(CachedMixer):
         description="each head of queries and keys is normalised to a learned length, and rotated by its row and "
         "column in a square of tokens, at learned frequencies (HDiT, Crowson et al. 2024)",
     )
+    mixed_rotary: float | None = Field(
+        None,
+        gt=1,
+        le=1e12,
+        description="queries and keys rotate by row and column in a square of tokens, at learned frequencies of each "
+        "head, which lie between 1 and 1 over this at first (RoPE-Mixed, Heo et al. 2024); null: they do not",
+    )
+    rotary_halves: bool = Field(
+        False, description="rotary positions turn channels i and i + d / 2 of a head together, not neighbours"
+    )
     score_kernel: Annotated[Component | None, OneOf("blocks/score_kernels")] = Field(
         None, description="a kernel of the distance between tokens along the sequence, which changes the scores"
     )
@@ -82,11 +93,16 @@ class Attention(CachedMixer):
 
     @property
     def head_multiple(self) -> int:
-        return 4 if self.axial_rotary else 1
+        return 4 if self.turns else 1
 
     @property
     def spatial(self) -> bool:
-        return self.relative_bias or self.axial_rotary
+        return self.relative_bias or self.turns
+
+    @property
+    def turns(self) -> bool:
+        """Whether queries and keys rotate by their place in a square of tokens."""
+        return self.axial_rotary or self.mixed_rotary is not None
 
     @property
     def ordered(self) -> bool:
@@ -98,7 +114,7 @@ class Attention(CachedMixer):
 
     @property
     def places_tokens(self) -> bool:
-        return self.axial_rotary
+        return self.turns
 
     @property
     def takes_vector(self) -> bool:
@@ -130,9 +146,12 @@ class Attention(CachedMixer):
         if self.unmasked and (not self.causal or self.score_kernel is not None or self.relative_bias):
             message = "attention that is not causal, or has a kernel or biases of the scores, shows all that it shows"
             yield Problem(("unmasked",), message, "leave it out")
-        if self.axial_rotary and (self.causal or self.kv_heads not in (None, self.heads)):
+        where = "axial_rotary" if self.axial_rotary else "mixed_rotary"
+        if self.turns and (self.causal or self.kv_heads not in (None, self.heads)):
             message = "queries and keys rotate on a square of tokens, which has no order, with a key head each"
-            yield Problem(("axial_rotary",), message, "leave out `causal` and `kv_heads`")
+            yield Problem((where,), message, "leave out `causal` and `kv_heads`")
+        if self.axial_rotary and self.mixed_rotary is not None:
+            yield Problem(("mixed_rotary",), "queries and keys rotate already: `axial_rotary`", "leave out either")
 
     def static(self, dim: int) -> dict[str, Any]:
         grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}
@@ -189,6 +208,8 @@ class Attention(CachedMixer):
         q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c)
         if self.axial_rotary:
             q, k = axial_rotary(b, q, k, grid)
+        if self.mixed_rotary is not None:
+            q, k = mixed_rotary(b, q, k, grid, self.mixed_rotary)
         bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
         return self._project(b, self._mixed(b, q, k, v, bias), dim, init, told)
 
@@ -268,8 +289,8 @@ class Attention(CachedMixer):
             factor = b.param("log_factor", f32(1, heads, 1, 1), "constant", value=math.log(4.0))
             q = b.mul(q, b.exp(b.minimum(factor, math.log(self.cosine)), out="factor"), out="q")
         if rotary:
-            q = b.rotary(q, *rotary, interleaved=True, out="q")
-            k = b.rotary(k, *rotary, interleaved=True, out="k")
+            q = b.rotary(q, *rotary, interleaved=not self.rotary_halves, out="q")
+            k = b.rotary(k, *rotary, interleaved=not self.rotary_halves, out="k")
         return q, k, v
 
     def _normalised(self, b: Builder, q: Var, k: Var) -> tuple[Var, Var]:
