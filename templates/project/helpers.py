@@ -156,10 +156,19 @@ def noted(
 
 
 def running_mean(x: Tensor, mean: Tensor, training: bool, momentum: float) -> Tensor:
-    """The mean [1] of earlier x; training then moves it towards that of x, by the fraction 1 - momentum."""
+    """The mean of earlier x [B, ...], over the batch or, if it is [1], over all axes.
+
+    Training then moves it towards that of x on all processes, by the fraction 1 - momentum.
+    """
     before = mean.clone()
     if training:
-        mean.lerp_(x.detach().mean().to(mean.dtype), 1 - momentum)
+        with torch.no_grad():
+            now = x.mean() if mean.shape == (1,) else x.mean(0)
+            now = now.to(mean.dtype)
+            if torch.distributed.is_initialized():
+                torch.distributed.all_reduce(now)
+                now /= torch.distributed.get_world_size()
+            mean.lerp_(now, 1 - momentum)
     return before
 
 

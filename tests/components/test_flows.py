@@ -43,6 +43,11 @@ def interpreter(lowered: Lowered, weights: dict[str, np.ndarray], prefix: str = 
     return Interpreter(lowered.module, {f"{prefix}{name}": array for name, array in weights.items()})
 
 
+def positive(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with a prior of positive variances."""
+    return {name: np.exp(array) if name == "variance" else array for name, array in weights.items()}
+
+
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 1 << 16),
@@ -78,6 +83,11 @@ OPTIONS = {
     "whole": [*STARFLOW, "backbone.told_flows=last", "backbone.depths=[1, 0, 2]", "backbone.last_width=24"],
     "every flow told": [*STARFLOW, "backbone.reverse_first=true", "backbone.channels_last=true"],
     "start token, learned positions": ["backbone.start_token=true", "backbone.told_flows=last"],
+    "branches normalised, halves turned": [
+        *STARFLOW,
+        "backbone.block.condition={kind: in_context, branch_norm: {kind: rms_norm}}",
+        "backbone.block.mixer.rotary_halves=true",
+    ],
     "rotary, no start token": [*STARFLOW[:4], "backbone.positions={kind: rope_2d}", "backbone.scale=softplus"],
 }
 
@@ -211,6 +221,75 @@ def test_denoising_follows_the_gradient_of_the_likelihood() -> None:
     np.testing.assert_allclose(denoised - x, 0.09 * ((up - down) / (2 * step)).reshape(x.shape), rtol=1e-5, atol=1e-7)
 
 
+def test_flows_that_only_shift_have_a_prior_of_learned_variances(tmp_path: Path) -> None:
+    """Samples are those of independent normals, shifted; volumes are preserved, and the authors' `var` is the prior."""
+    lowered = lowered_flow("backbone.scale=none", "objective.levels=256", PLAIN)
+    weights = positive(random_weights(lowered))
+    oracle, alone = interpreter(lowered, weights), interpreter(lowered, weights, prefix="")
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((2, 16, 4)), np.array([1, 7])
+    (x,) = oracle.run("sample.16", z, y)
+    latent, log_det = alone.run("main.forward", x, y)
+    np.testing.assert_allclose(latent, z * np.sqrt(weights["variance"]), atol=1e-8)
+    assert not log_det.any()
+    log_p, again = oracle.run("log_likelihood", x, y)
+    np.testing.assert_allclose(again, z, atol=1e-8)
+    base = -0.5 * (z**2).sum((1, 2)) - 32 * np.log(2 * np.pi) - 0.5 * np.log(weights["variance"]).sum()
+    np.testing.assert_allclose(log_p, base, rtol=1e-9)
+    drawn = {"noise": np.zeros_like(x), "drop": np.ones(2)}
+    loss, bits = (out.mean() for out in oracle.run("loss", *_ordered(lowered, "loss", {"x": x, "y": y, **drawn})))
+    np.testing.assert_allclose(loss, 0.5 * (latent**2).mean(), rtol=1e-9)
+    np.testing.assert_allclose(bits, -log_p.mean() / 64 / np.log(2) + 7, rtol=1e-9)
+
+    own = {name: Array(array.astype(np.float32)) for name, array in weights.items()}
+    write_safetensors(tmp_path / "own.safetensors", own)
+    sizes = ["data.shape=[1, 8, 8]", "data.classes=10", *TINY, "backbone.scale=none"]
+    theirs = tmp_path / "theirs.safetensors"
+    api.convert_weights("tarflow", tmp_path / "own.safetensors", theirs, None, "official", overrides=sizes)
+    found = materialise(read_safetensors(theirs)["var"])
+    np.testing.assert_array_equal(found, weights["variance"].astype(np.float32))
+
+
+def _ordered(lowered: Lowered, entry: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [given[value.name] for value in lowered.module.entry(entry).inputs]
+
+
+@pytest.mark.parametrize("override", ["backbone.guidance=density", "backbone.guides=scale"])
+def test_flows_that_only_shift_are_guided_by_shifts(override: str) -> None:
+    with pytest.raises(DiagnosticError, match="guided by their shifts"):
+        load_spec("digits_tarflow", None, [*TINY, "backbone.scale=none", override])
+
+
+def test_norms_of_what_flows_are_given_are_weighed() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 1, 8, 8)), np.array([1, 7])
+    lowered = lowered_flow("objective.latent_norm=0.25", PLAIN)
+    weights = random_weights(lowered)
+    inputs = {"x": x, "y": y, "noise": np.zeros_like(x), "drop": np.ones(2)}
+    losses, between = [], [x]
+    for weight in (0, 0.25):
+        one = lowered_flow(f"objective.latent_norm={weight}", PLAIN)
+        losses.append(interpreter(one, weights).run("loss", *_ordered(one, "loss", inputs))[0].mean())
+    for depths in ("[1, 0, 0]", "[1, 1, 0]"):
+        leading = interpreter(lowered_flow(f"backbone.depths={depths}", PLAIN), weights, prefix="")
+        between.append(leading.run("main.forward", x, y)[0])
+    np.testing.assert_allclose(losses[1] - losses[0], 0.25 * sum((z**2).mean() for z in between), rtol=1e-6)
+
+
+def test_normalised_branches_forget_the_scale_of_their_last_layer() -> None:
+    norm = "backbone.block.condition={kind: in_context, branch_norm: {kind: rms_norm, eps: 1e-12}}"
+    lowered = lowered_flow(norm, PLAIN)
+    weights = random_weights(lowered)
+    scaled = {name: a * (3 if ".attn.proj." in name or ".fc2." in name else 1) for name, a in weights.items()}
+    without = {name: a * (not name.endswith(("attn_norm.weight", "mlp_norm.weight"))) for name, a in weights.items()}
+    given = np.random.default_rng(0).standard_normal((2, 1, 8, 8)), np.array([1, 7])
+    first, second, third = (
+        interpreter(lowered, w, prefix="").run("main.forward", *given)[0] for w in (weights, scaled, without)
+    )
+    np.testing.assert_allclose(second, first, atol=1e-9)
+    assert np.abs(third - first).max() > 1e-4
+
+
 def test_guidance_of_a_flow_without_conditions() -> None:
     """Away from the same flow at another temperature; a scale of 1 is the flow as it is."""
     guided = (
@@ -227,10 +306,11 @@ def test_guidance_of_a_flow_without_conditions() -> None:
     assert np.abs(other - plain).max() > 1e-5
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_engines_in_every_form(engine: str, tmp_path: Path) -> None:
-    lowered = lowered_flow()
-    weights = {name: a.astype(np.float32) for name, a in random_weights(lowered, std=0.05).items()}
+@pytest.mark.parametrize(("engine", "scale"), [("onnxruntime", "exp"), ("openvino", "exp"), ("onnxruntime", "none")])
+def test_engines_in_every_form(engine: str, scale: str, tmp_path: Path) -> None:
+    lowered = lowered_flow(f"backbone.scale={scale}")
+    own = positive(random_weights(lowered, std=0.05))
+    weights = {name: a.astype(np.float32) for name, a in own.items()}
     write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in weights.items()})
     asked: dict[str, Any] = {"classes": [3, 9], "seeds": [0, 1]}
     found = []
@@ -240,7 +320,7 @@ def test_engines_in_every_form(engine: str, tmp_path: Path) -> None:
             "digits_tarflow",
             tmp_path / "w.safetensors",
             bundle,
-            overrides=[*TINY, f"target.engine={engine}"],
+            overrides=[*TINY, f"backbone.scale={scale}", f"target.engine={engine}"],
             form=form,  # type: ignore[arg-type]
         )
         pipe = latentc_runtime.load(bundle, device="cpu")

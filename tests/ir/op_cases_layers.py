@@ -321,7 +321,9 @@ def noted(d: Draw) -> Case:
 
 @case("running_mean")
 def running_mean(d: Draw) -> Case:
-    return Case([d.floats(*d.shape()), d.floats(1)], lambda x, mean: mean, {"momentum": 0.9})
+    shape = d.shape()
+    kept = d.floats(*(shape[1:] if len(shape) > 1 and d.int(0, 1) else (1,)))
+    return Case([d.floats(*shape), kept], lambda x, mean: mean, {"momentum": 0.9})
 
 
 @case("training_passes")

@@ -69,6 +69,7 @@ Capability = Literal[
     "code_sequence",
     "next_vector",
     "flow",
+    "flow_norms",
     "shift",
     "pixels",
     "weigh_classes",
@@ -108,6 +109,7 @@ CAPABILITIES: dict[Capability, str] = {
     "code_sequence": "shows losses its latents as a sequence",
     "next_vector": "predicts each vector of a sequence from those before it",
     "flow": "maps data to noise with a known log-determinant, and back",
+    "flow_norms": "tells losses the norms of what each of its flows is given",
     "shift": "maps noise to samples with a known log-determinant",
     "weigh_classes": "scores a prompt, and classes by the scores of their sequences",
     "pixels": "gives the distribution of each pixel from those before it",
@@ -193,7 +195,10 @@ code_sequence as autoencode, and `regularized_codes` (state, noise) -> the same,
 next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the prediction of each vector's successor
 flow          `forward` (state, conditions) -> output (the latent), log_det per dimension; `inverse` (noise, conditions)
               -> output; `guided_inverse` (noise, conditions, the same as `null_NAME`, attention temperature of the
-              branch without conditions, scale f32[N, B] per token that is predicted) -> output
+              branch without conditions, scale f32[N, B] per token that is predicted) -> output; perhaps `variances`
+              (latent as state) -> output: those of its prior f32[T, C], by which `inverse` scales standard normal noise
+flow_norms    if the objective asks for it `train_forward`, as a flow's `forward`, with penalty f32[B]: the sum of
+              the mean squares of what each of its flows is given
 shift         `shift` (noise, conditions) -> output, log_det f32[B], of all dimensions
 weigh_classes next_token, and `score` (conditions) -> output, output: log-probability of the prompt f32[B] and the
               number of its tokens f32[B]; `weigh` (state f32[B, 2]) -> output: scores of two classes

@@ -61,6 +61,11 @@ class Objective(Part):
         return None
 
     @property
+    def weighs_norms(self) -> bool:
+        """Whether it weighs the squares of what each of several flows in a row is given."""
+        return False
+
+    @property
     def anneals(self) -> bool:
         """Whether entropies in an autoencoder's penalty weigh a factor that it gives, f32[]."""
         return False

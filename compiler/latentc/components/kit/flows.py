@@ -23,11 +23,21 @@ def log_density(mb: ModuleBuilder, network: Network) -> str:
         given = {port.name: b.input(port.name, port.type) for port in ports}
         x = given[network.methods["forward"].input("state").name]
         z, log_det = call(b, network, "forward", given, state=x, out="z log_det")
-        count = dimensions(z)
         # log_det is a mean over the dimensions.
-        b.output(b.add(normal_log_density(b, z), log_det * float(count), out="log_p"), z)
+        log_det = b.mul(log_det, float(dimensions(z)), out="log_det")
+        for variances in prior_variances(b, network, z):
+            spread = b.sum(b.log(variances), axes=(0, 1), keepdims=False) * 0.5
+            z, log_det = b.div(z, b.sqrt(variances), out="z"), b.op("sub", log_det, spread, out="log_det")
+        b.output(b.add(normal_log_density(b, z), log_det, out="log_p"), z)
         b.finish("Log-density of x in nats under the flow, and its latent z.")
     return name
+
+
+def prior_variances(b: Builder, network: Network, z: Var) -> list[Var]:
+    """[f32[T, C]]: the variances of the prior of latents z f32[B, T, C], or nothing if they are 1."""
+    if "variances" not in network.methods:
+        return []
+    return [call(b, network, "variances", {}, state=z, out="variances")]
 
 
 def normal_log_density(b: Builder, z: Var) -> Var:
@@ -36,4 +46,4 @@ def normal_log_density(b: Builder, z: Var) -> Var:
     return b.add(squares * -0.5, -0.5 * log(2 * pi) * dimensions(z), out="log_p")  # type: ignore[no-any-return]
 
 
-__all__ = ["dimensions", "log_density", "normal_log_density"]
+__all__ = ["dimensions", "log_density", "normal_log_density", "prior_variances"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
-from typing import Any
+from typing import Any, Literal
 
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Entry, with_operands
@@ -33,7 +33,7 @@ class Flow:
     prefix: int = 0
     rotary: bool = False
     start: bool = False
-    softplus: bool = False
+    scale_by: Literal["exp", "softplus", "none"] = "exp"
     soft_clip: float | None = None
     final_norm: Norm | None = None
     guides: str = "both"
@@ -42,6 +42,16 @@ class Flow:
     def cls(self) -> str:
         """The name of its class."""
         return "PrefixedFlowBlock" if self.prefix else "FlowBlock"
+
+    @property
+    def scales(self) -> bool:
+        """Whether tokens are scaled, not only shifted."""
+        return self.scale_by != "none"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the network's outputs are called, of C channels each: what scales follow from, if any, then shifts."""
+        return ("raw_scale" if self.scale_by == "softplus" else "log_scale", "shift")[not self.scales :]
 
     @property
     def first(self) -> int:
@@ -85,17 +95,23 @@ class Flow:
         return b.broadcast_to(start, like, shape=(like.shape[0], 1, features), out="start")  # type: ignore[no-any-return]
 
     def predictions(self, b: Builder, h: Var, features: Any) -> Var:
-        """f32[B, N, 2 C] of what comes out of the blocks: what scales follow from, then shifts."""
+        """f32[B, N, 2 C or C] of what comes out of the blocks: `outputs` side by side."""
         if self.final_norm is not None:
             h = self.final_norm.apply(b, "final_norm", h)
-        h = dense(b, "proj_out", h, 2 * features, True, "zeros", out="h")
+        h = dense(b, "proj_out", h, 2 * features if self.scales else features, True, "zeros", out="h")
         if self.soft_clip is None:
             return h
         return b.mul(b.tanh(h * (1 / self.soft_clip)), self.soft_clip, out="h")  # type: ignore[no-any-return]
 
+    def separate(self, b: Builder, h: Var, features: Any) -> list[Var]:
+        """The `outputs` in `predictions` h, each f32[B, N, C]."""
+        if not self.scales:
+            return [h]
+        return list(b.split(h, axis=2, sizes=(features, features), out=" ".join(self.outputs)))
+
     def scale(self, b: Builder, raw: Var) -> Var:
         """The positive scale that the network means by `raw`."""
-        if not self.softplus:
+        if self.scale_by == "exp":
             return b.exp(raw, out="scale")  # type: ignore[no-any-return]
         return b.softplus(raw + _SOFTPLUS_OF_ONE, out="scale")  # type: ignore[no-any-return]
 
@@ -116,7 +132,7 @@ def flow(parts: Flow) -> BlockBody:
         dim: int,
         depth: int,
         **static: Any,
-    ) -> tuple[Var, Var]:
+    ) -> tuple[Var, ...]:
         """Normalises each token by a scale and shift that depend on the tokens before it in `order`."""
         rotary, conditions = others[: 2 * parts.rotary], others[2 * parts.rotary :]
         x = b.take(x, order, axis=1, out="x")
@@ -138,8 +154,11 @@ def flow(parts: Flow) -> BlockBody:
             # What a token's features say is of the next token; nothing is said of the first, which stays as it is.
             h = b.slice(h, axis=1, start=0, stop=tokens - 1, out="h")
             h = b.pad(h, axis=1, before=1, after=0, value=0.0, out="h")
-        raw, shift = b.split(h, axis=2, sizes=(features, features), out=f"{raw_name(parts)} shift")
-        if parts.softplus:
+        *raws, shift = parts.separate(b, h, features)
+        if not raws:
+            return (b.take(x - shift, order, axis=1, out="z"),)
+        (raw,) = raws
+        if parts.scale_by == "softplus":
             scale = parts.scale(b, raw)
             z, log_scale = b.div(x - shift, scale, out="z"), b.log(scale, out="log_scale")
         else:
@@ -147,12 +166,25 @@ def flow(parts: Flow) -> BlockBody:
         log_det = b.neg(b.mean(log_scale, axes=(1, 2), keepdims=False), out="log_det")
         return b.take(z, order, axis=1, out="z"), log_det  # `order` is its own inverse
 
+    if not parts.scales:
+        forward.body.__doc__ = "Shifts each token by a vector that depends on the tokens before it in `order`."
     return forward
 
 
-def raw_name(parts: Flow) -> str:
-    """What the network's output for scales is called."""
-    return "raw_scale" if parts.softplus else "log_scale"
+_MOMENTUM = 0.9
+"""Part of the prior's variances that a step of training keeps."""
 
 
-__all__ = ["Flow", "flow", "raw_name"]
+def prior_variance(b: Builder, tokens: Any, features: Any) -> Var:
+    """f32[T, C]: variances of the prior of flows that only shift."""
+    return b.param("variance", f32(tokens, features), "ones", "state")
+
+
+@module_class("TransformerFlow", "variances", z="B T=(size//patch)**2 C=channels*patch**2")
+def variances(b: Builder, z: Var, **static: Any) -> Var:
+    """The variances of the prior [T, C], which training then moves towards those of latents z."""
+    kept = prior_variance(b, (static["size"] // static["patch"]) ** 2, static["channels"] * static["patch"] ** 2)
+    return b.running_mean(z * z, kept, momentum=_MOMENTUM, out="variances")  # type: ignore[no-any-return]
+
+
+__all__ = ["Flow", "flow", "prior_variance", "variances"]

@@ -16,7 +16,7 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import ports_of
 from latentc.components.kit.stacks import entry
-from latentc.components.networks._flow_block import Flow, raw_name
+from latentc.components.networks._flow_block import Flow
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
 
@@ -46,7 +46,7 @@ def _step(
 ) -> tuple[Var, ...]:
     """Embedded inputs h f32[B, N, D], the first at cache position `position`.
 
-    Returns raw scale and shift of the token that the last one predicts, and the grown caches.
+    Returns raw scale, if flows scale, and shift of the token that the last one predicts, and the grown caches.
     """
     mixer, feed_forward, norm, condition = parts.block.cached_parts()
     assert isinstance(condition, InContext)
@@ -64,10 +64,7 @@ def _step(
     h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, told, others, out="h", dim=dim, **sizes)
     if int(count) > 1:
         h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
-    raw, shift = b.split(
-        parts.predictions(b, h, features), axis=2, sizes=(features, features), out=f"{raw_name(parts)} shift"
-    )
-    return raw, shift, *grown
+    return *parts.separate(b, parts.predictions(b, h, features), features), *grown
 
 
 @cache
@@ -86,7 +83,7 @@ def _prefill(parts: Flow) -> BlockBody:
         depth: int,
         **static: Any,
     ) -> tuple[Var, ...]:
-        """Starts with the conditions and the first input: raw scale and shift of what it predicts, and the caches."""
+        """Starts with the conditions and the first input: what tells the token that it predicts, and the caches."""
         rotary, temperature, told = others[: 2 * parts.rotary], others[2 * parts.rotary], others[2 * parts.rotary + 1 :]
         length = parts.prefix + tokens
         shape = (static.get("kv_heads", static["heads"]), length, dim // static["heads"])
@@ -118,7 +115,7 @@ def _decode(parts: Flow) -> BlockBody:
 
     @module_class(parts.cls, "decode", **shapes)
     def decode(b: Builder, token: Var, place: Var, *others: Var, **sizes: Any) -> tuple[Var, ...]:
-        """Raw scale and shift of the token that the one at hand predicts, and the grown caches."""
+        """What tells the token that the one at hand predicts, and the grown caches."""
         return decoded(b, token, place, others, bool(parts.entries) and not parts.prefix, sizes)
 
     return decode
@@ -233,19 +230,16 @@ class _Solver:
             method, [self._of_one_branch(x) for x in operands], self.static, [x.value.name for x in operands]
         )
         caches = 2 * int(self.static["depth"])
-        names = " ".join([raw_name(self.parts), "shift", *["cache"] * caches])
+        names = " ".join([*self.parts.outputs, *["cache"] * caches])
         if self.guidance == "linear":
             # The tables of positions are for both branches as they are: they have no batch.
             tables = ("carried",) * (2 * self.parts.rotary)
             shared_kinds = ("shared",) * (len(shared) - len(tables)) + tables
             kinds = (*shared_kinds, *("conditional",) * len(own), *("carried",) * len(rest))
-            of = {"scale": ("guided", "carried"), "shift": ("carried", "guided")}
-            guides = (*of.get(self.parts.guides, ("guided", "guided")), *("carried",) * caches)
-            raw, shift, *grown = b.guided(fn, "", operands, kinds, tuple(null[0]), scale[0], guides, out=names)
-            if self.parts.guides == "scale":
-                shift = self._own(b, shift, z)
-            elif self.parts.guides == "shift":
-                raw = self._own(b, raw, z)
+            guided = {name: self.parts.guides in ("both", name.rpartition("_")[2]) for name in self.parts.outputs}
+            guides = (*("guided" if each else "carried" for each in guided.values()), *("carried",) * caches)
+            found = b.guided(fn, "", operands, kinds, tuple(null[0]), scale[0], guides, out=names)
+            told = [x if each else self._own(b, x, z) for x, each in zip(found, guided.values(), strict=False)]
         elif self.guidance == "density":
             token, *others = shared
             both = [b.concat(x, other, axis=0) for x, other in zip(own, null[0], strict=True)]
@@ -253,8 +247,12 @@ class _Solver:
             raw, shift, *grown = b.call(fn, "", *doubled, args=self.static, out=names)
             return [self._guided(b, raw, shift, z, scale[0]), *grown]
         else:
-            raw, shift, *grown = b.call(fn, "", *operands, args=self.static, out=names)
-        return [b.add(b.mul(z, self.parts.scale(b, raw)), shift, out="token"), *grown]
+            found = b.call(fn, "", *operands, args=self.static, out=names)
+            told = list(found[: len(self.parts.outputs)])
+        *raws, shift = told
+        for raw in raws:
+            z = b.mul(z, self.parts.scale(b, raw))
+        return [b.add(z, shift, out="token"), *found[len(told) :]]
 
     def _own(self, b: Builder, x: Var, z: Var) -> Var:
         """The half of x [2 * B, 1, C] of the branch that the conditions tell."""

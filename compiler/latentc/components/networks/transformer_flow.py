@@ -7,7 +7,7 @@ conditions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -16,13 +16,15 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Condition, Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import TRAINING, Capability, Network, Port, Role
 from latentc.components.kit.patches import image, patchify, unpatchify
-from latentc.components.networks._flow_block import Flow, flow
+from latentc.components.networks._flow_block import Flow, flow, prior_variance, variances
 from latentc.components.networks._flow_inverse import Guidance, flow_inverse
+from latentc.components.objective import Objective
 from latentc.components.parts import Norm, Positions, Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
+from latentc.ir.var import as_tuple
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -34,7 +36,8 @@ class TransformerFlow(Backbone):
     """Autoregressive flows over patches, in raster order and its reverse by turns (Zhai et al. 2024, arXiv:2412.06329).
 
     `forward`: x f32[B, channels, H, W], conditions -> latent f32[B, T, C], log-determinant f32[B] per dimension.
-    `inverse`: latent, conditions -> x. `guided_inverse`: latent, conditions, conditions of the other branch
+    Of flows that only shift, `variances` of the latent says those of its prior f32[T, C]; `inverse` takes a standard
+    normal one. `inverse`: latent, conditions -> x. `guided_inverse`: latent, conditions, conditions of the other branch
     (`null_NAME`), the attention temperature of that branch f32[B] (with `guidance: density` of all attention), guidance
     scale f32[N, B] -> x. Each flow predicts log scale and shift of a token from the tokens before it; without
     `start_token` the first token stays as it is, and N is T - 1, with it T.
@@ -69,7 +72,11 @@ class TransformerFlow(Backbone):
     start_token: bool = Field(
         False, description="a learned token from which the first one is predicted; without it that one stays as it is"
     )
-    scale: Literal["exp", "softplus"] = Field("exp", description="what makes scales positive; both are 1 at 0")
+    scale: Literal["exp", "softplus", "none"] = Field(
+        "exp",
+        description="what makes scales positive, 1 at 0; none: flows only shift, which preserves volumes, and the "
+        "variances of the prior follow those of the latents in training (NICE)",
+    )
     soft_clip: float | None = Field(
         None, gt=0, description="largest magnitude of what scale and shift follow from, by tanh; null: any"
     )
@@ -100,7 +107,7 @@ class TransformerFlow(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"flow"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"flow", "flow_norms"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
     def form_of(self, condition: Condition) -> Form | None:
@@ -134,6 +141,10 @@ class TransformerFlow(Backbone):
         if self.guides != "both" and self.guidance != "linear":
             message = f"densities are guided as a whole, not their {self.guides} alone"
             yield Problem(("guides",), message, "leave it out, or set `guidance: linear`")
+        if self.scale == "none" and (self.guidance != "linear" or self.guides == "scale"):
+            where, use = ("guides", "both") if self.guidance == "linear" else ("guidance", "linear")
+            message = "flows that do not scale are guided by their shifts"
+            yield Problem((where,), message, f"set `{where}: {use}`")
         head_dim = self.head_dim
         if self.last_width is not None and head_dim and self.last_width % head_dim:
             yield Problem(("last_width",), f"heads of {head_dim} do not divide {self.last_width}")
@@ -189,11 +200,16 @@ class TransformerFlow(Backbone):
             "inverse": ((latent, *told), ("output",)),
             "guided_inverse": ((latent, *told, *null, temperature, scale), ("output",)),
         }
+        if isinstance(spec.objective, Objective) and spec.objective.weighs_norms:
+            signatures[TRAINING] = signatures["forward"][0], ("output", "log_det", "penalty")
+        if self.scale == "none":
+            signatures["variances"] = (Port("z", latent.type, "state"),), ("output",)
         methods = {
             method: add_method(mb, name, method, _METHODS[method](self, entries, prefix), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
-        return Network(name, methods, self.PROVIDES, sizes={"rms": int(not self.block.parts()[2].CENTRED)})
+        sizes = {"rms": int(not self.block.parts()[2].CENTRED), "shifts": int(self.scale == "none")}
+        return Network(name, methods, self.PROVIDES, sizes=sizes)
 
     def flow(self, i: int, entries: tuple[Entry, ...], prefix: int) -> Flow:
         """The parts of flow i."""
@@ -207,7 +223,7 @@ class TransformerFlow(Backbone):
             prefix if told else 0,
             self.positions is not None,
             self.start_token,
-            self.scale == "softplus",
+            self.scale,
             self.soft_clip,
             final_norm,
             self.guides,
@@ -229,6 +245,7 @@ class TransformerFlow(Backbone):
         return sizes
 
 
+_Method = Callable[[TransformerFlow, tuple[Entry, ...], int], BlockBody]
 _OF_NETWORK = ("size", "patch", "channels", "width", "flows")
 
 
@@ -247,48 +264,61 @@ def _rotary(
     return own, full
 
 
-@cache
-def _forward(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int) -> BlockBody:
-    @module_class("TransformerFlow", x="B channels size size")
-    def forward(b: Builder, x: Var, *conditions: Var, **static: Any) -> tuple[Var, Var]:
-        """The latent of x, and the log-determinant of the map per dimension."""
-        patch, flows = static["patch"], static["flows"]
-        grid, features = static["size"] // patch, static["channels"] * patch**2
-        tokens = Named(grid**2, "T")
-        x = patchify(b, x, patch, out="x", tokens=tokens, channels_last=config.channels_last)
-        order = b.arange(tokens, out="order")
-        if not config.reverse_first:
-            order = _reversed(b, order, grid**2)
-        rotary, prefixed = _rotary(config, b, static, prefix)
-        total = b.full(x, shape=(), value=0.0, dtype="f32", out="log_det")
-        for i, name in enumerate(items("blocks", flows)):
-            order = _reversed(b, order, grid**2)
-            if not config.depth_of(i):
-                continue
-            parts = config.flow(i, entries, prefix)
-            x, log_det = b.sub(
-                name,
-                flow(parts),
-                x,
-                order,
-                *(prefixed if parts.prefix else rotary),
-                *(conditions if parts.entries else ()),
-                out="x log_det",
-                features=features,
-                tokens=grid**2,
-                **config.sizes_of(i, static),
-            )
-            total = b.add(total, log_det, out="log_det")
-        return x, total
+def _forward_of(norms: bool) -> _Method:
+    @cache
+    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int) -> BlockBody:
+        @module_class("TransformerFlow", *((TRAINING,) if norms else ()), x="B channels size size")
+        def forward(b: Builder, x: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
+            """The latent of x, and the log-determinant of the map per dimension."""
+            patch, flows = static["patch"], static["flows"]
+            grid, features = static["size"] // patch, static["channels"] * patch**2
+            tokens = Named(grid**2, "T")
+            x = patchify(b, x, patch, out="x", tokens=tokens, channels_last=config.channels_last)
+            order = b.arange(tokens, out="order")
+            if not config.reverse_first:
+                order = _reversed(b, order, grid**2)
+            rotary, prefixed = _rotary(config, b, static, prefix)
+            total = b.full(x, shape=(), value=0.0, dtype="f32", out="log_det")
+            squares: list[Var] = []
+            for i, name in enumerate(items("blocks", flows)):
+                order = _reversed(b, order, grid**2)
+                if norms:
+                    squares.append(b.mean(x * x, axes=(1, 2), keepdims=False, out="squares"))
+                if not config.depth_of(i):
+                    continue
+                parts = config.flow(i, entries, prefix)
+                x, *log_det = as_tuple(
+                    b.sub(
+                        name,
+                        flow(parts),
+                        x,
+                        order,
+                        *(prefixed if parts.prefix else rotary),
+                        *(conditions if parts.entries else ()),
+                        out="x log_det" if parts.scales else "x",
+                        features=features,
+                        tokens=grid**2,
+                        **config.sizes_of(i, static),
+                    )
+                )
+                for own in log_det:
+                    total = b.add(total, own, out="log_det")
+            if not norms:
+                return x, total
+            return x, total, reduce(lambda a, s: b.add(a, s, out="penalty"), squares)
 
-    return forward
+        if norms:
+            forward.body.__doc__ = "The same, and the sum of the mean squares of what flows are given."
+        return forward
+
+    return made
 
 
 def _reversed(b: Builder, order: Var, tokens: int) -> Var:
     return b.op("sub", b.scalar(tokens - 1, order), order, out="order")  # type: ignore[no-any-return]
 
 
-def _inverse_of(guided: bool) -> Callable[[TransformerFlow, tuple[Entry, ...], int], BlockBody]:
+def _inverse_of(guided: bool) -> _Method:
     @cache
     def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int) -> BlockBody:
         count = len(ports_of(entries))
@@ -300,6 +330,8 @@ def _inverse_of(guided: bool) -> Callable[[TransformerFlow, tuple[Entry, ...], i
             grid, features = size // patch, channels * patch**2
             tokens = Named(grid**2, "T")
             x = z
+            if config.scale == "none":
+                x = b.mul(z, b.sqrt(prior_variance(b, tokens, features)), out="x")
             order = b.arange(tokens, out="order")
             if int(flows) % 2 != config.reverse_first:
                 order = _reversed(b, order, tokens)
@@ -337,8 +369,10 @@ def _inverse_of(guided: bool) -> Callable[[TransformerFlow, tuple[Entry, ...], i
     return made
 
 
-_METHODS: dict[str, Callable[[TransformerFlow, tuple[Entry, ...], int], BlockBody]] = {
-    "forward": _forward,
+_METHODS: dict[str, _Method] = {
+    "forward": _forward_of(norms=False),
+    TRAINING: _forward_of(norms=True),
     "inverse": _inverse_of(False),
     "guided_inverse": _inverse_of(True),
+    "variances": lambda config, entries, prefix: variances,
 }

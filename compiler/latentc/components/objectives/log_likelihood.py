@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit import Conditions, call, per_sample_mean, training_method
+from latentc.components.kit.flows import prior_variances
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.ir.builder import ModuleBuilder
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 class LogLikelihood(Objective):
     """Negative log-likelihood of noisy data, in nats per dimension without the constant log(2 pi) / 2.
 
+    A flow whose prior's variances follow the latents learns under a standard normal prior all the same.
     The metric `bits` is in bits per dimension of data with so many `levels` between -1 and 1.
     """
 
@@ -31,10 +33,18 @@ class LogLikelihood(Objective):
     )
     std: float = Field(0.05, ge=0, description="standard deviation of Gaussian noise, in units of the data")
     levels: int = Field(256, gt=1, le=65_536, description="number of values that data from -1 to 1 takes")
+    latent_norm: float = Field(
+        0.0, ge=0, description="weight of the mean squares of what each flow in a row is given (STARFlow: 1e-4)"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
 
+    @property
+    def weighs_norms(self) -> bool:
+        return self.latent_norm > 0
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "flow"),)
+        norms = (Need("main", "flow_norms", place=("latent_norm",)),) if self.weighs_norms else ()
+        return (Need("main", "flow"), *norms)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
@@ -48,9 +58,16 @@ class LogLikelihood(Objective):
             # Level k of n becomes a number in [k, k + 1) / n, from there in [-1, 1).
             level = (x + 1.0) * ((self.levels - 1) / 2)
             x = b.add((level + noise) * (2 / self.levels), -1.0, out="x")
-        z, log_det = call(b, network, "forward", told, state=x, out="z log_det")
+        method, names = training_method(network), "z log_det" + " penalty" * self.weighs_norms
+        z, log_det, *penalty = call(b, network, method, told, state=x, out=names)
         loss = b.op("sub", per_sample_mean(b, z * z) * 0.5, log_det, out="loss")
-        bits = b.add((loss + 0.5 * log(2 * pi)) * (1 / log(2)), log2(self.levels / 2), out="bits")
+        nats = loss
+        for variances in prior_variances(b, network, z):
+            over = b.add(z * z / variances, b.log(variances), out="over")
+            nats = b.op("sub", per_sample_mean(b, over) * 0.5, log_det, out="nats")
+        bits = b.add((nats + 0.5 * log(2 * pi)) * (1 / log(2)), log2(self.levels / 2), out="bits")
+        for norms in penalty:
+            loss = b.add(loss, norms * self.latent_norm, out="loss")
         b.output(loss, bits)
         b.finish(
             "The negative log-likelihood, one value per sample: nats without the constant, and bits per dimension."

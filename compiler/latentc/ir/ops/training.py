@@ -41,14 +41,16 @@ def _noted_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 def _mean_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, mean = ins
     need(x.is_float, "takes floats, got {}", x)
-    need(mean.shape == (1,) and mean.dtype == x.dtype, "the mean is {}; wants {}[1]", mean, x.dtype)
+    need(mean.dtype == x.dtype, "the mean is {}; wants {}", mean, x.dtype)
+    need(mean.shape in ((1,), x.shape[1:]), "the mean is {}; wants the shape of x without its batch, or [1]", mean)
     need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
     return [mean]
 
 
 def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
     x, mean = xs
-    return [mean], {1: attrs["momentum"] * mean + (1 - attrs["momentum"]) * x.mean()}
+    of_all = mean.shape == (1,)
+    return [mean], {1: attrs["momentum"] * mean + (1 - attrs["momentum"]) * (x.mean() if of_all else x.mean(0))}
 
 
 def _drop_path_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -139,7 +141,8 @@ _ROWS = [
     ),
     Op(
         "running_mean(x, mean; momentum)",
-        "the mean [1] of earlier x; in training it then moves towards that of x by the fraction 1 - momentum",
+        "the mean [1] of earlier x [B, ...], or [...], that over the batch; in training it then moves towards that of "
+        "x by the fraction 1 - momentum",
         _mean_infer,
         lambda xs, attrs: [xs[1]],
         lambda b, ins, outs, grads, attrs: [None, grads[0]],

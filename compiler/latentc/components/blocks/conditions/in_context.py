@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Component, OneOf
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import CachedCondition, CachedMixer, DecodeState, FeedForward, Mixer, Norm, Problem, Told
@@ -25,6 +26,9 @@ class InContext(CachedCondition):
         False, description="post-norm, as in BERT: norms follow the residual sums instead of preceding the branches"
     )
     gated: bool = Field(False, description="branches are scaled by learned vectors, which start at zero")
+    branch_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="normalises what each branch returns before it is added, too (STARFlow's `use_post_norm`)"
+    )
     TAKES: ClassVar[Told] = None
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
 
@@ -35,6 +39,9 @@ class InContext(CachedCondition):
         if self.norm_after and self.gated:
             message = "`gated` scales the branches of pre-norm blocks, and `norm_after` makes them post-norm"
             yield Problem(("gated",), message, "leave out one of them")
+        if isinstance(self.branch_norm, Norm) and (self.branch_norm.TIMED or self.branch_norm.spatial):
+            message = f"`{self.branch_norm.kind}` takes more than the tokens of a branch"
+            yield Problem(("branch_norm",), message, "use `{kind: rms_norm}`")
 
     def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _masked_block(self, mixer, feed_forward, norm, init)
@@ -95,13 +102,15 @@ def _body(
     feeding, after = {k: static[k] for k in feed_forward.static(dim)}, config.norm_after
 
     def gated(name: str, h: Var) -> Var:
-        return dropped(b, h * b.param(name, f32(dim), "zeros") if config.gated else h, static)
+        if isinstance(config.branch_norm, Norm):
+            h = config.branch_norm.apply(b, f"{name}_norm", h)
+        return dropped(b, h * b.param(f"{name}_scale", f32(dim), "zeros") if config.gated else h, static)
 
     (h,) = mix(x if after or not normalised else norm.apply(b, "norm1", x))
-    x = x + gated("attn_scale", h)
+    x = x + gated("attn", h)
     x = norm.apply(b, "norm1", x) if after and normalised else x
     h = feed_forward.apply(b, "mlp", x if after else norm.apply(b, "norm2", x), init, dim=dim, **feeding)
-    x = x + gated("mlp_scale", h)
+    x = x + gated("mlp", h)
     return norm.apply(b, "norm2", x) if after else x
 
 
