@@ -60,6 +60,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
             *("backbone.tokens=256", "backbone.lengths=[128, 256]"),
             *("backbone.unplaced=[latents]", "backbone.stored=[patches, queries, outputs]"),
         ),
+        ("backbone.rotary=null", "backbone.block.mixer.mixed_rotary=10000"),
     ),
     "maskbit": (
         ("backbone.block.condition.norm_after=false",),
@@ -72,7 +73,9 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "starflow": (
         ("backbone.block.mixer.qk_norm={kind: rms_norm}", "backbone.block.norm={kind: rms_norm}"),
         ("backbone.block.feed_forward={kind: swiglu, ratio: 4, bias: true, activation: gelu_tanh}",),
+        ("backbone.block.condition.branch_norm={kind: rms_norm}",),
     ),
+    "tarflow": (("backbone.scale=none",),),
     "score_sde": (("backbone.decoder=residual",),),
     "score_sde_guided": (("backbone.decoder=residual",),),
 }
