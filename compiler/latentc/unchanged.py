@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import latentc
 import latentc_runtime
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
-from latentc.export.versions import versions
+from latentc.engines.contract import versions
 from latentc.weights.files import files_of
 from latentc_runtime import BundleError
 from latentc_runtime.bundle import open_bundle
@@ -63,7 +63,7 @@ def weights_as_they_are(weights: Mapping[str, Path]) -> Callable[[], None]:
             if changed:
                 message = f"{path} was written or moved while it was compiled"
                 mend = "run it again once the file is complete; copy a checkpoint that training may still replace"
-                raise DiagnosticError(Diagnostic("E0413", message, help=mend))
+                raise DiagnosticError.of("E0413", message, help=mend)
 
     return check
 

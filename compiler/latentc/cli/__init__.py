@@ -47,13 +47,9 @@ deploy.command()(bundles.triton)
 
 
 @deploy.callback()
-def _deploy() -> None:
-    pass  # so that `triton` stays a verb of its own
-
-
 @export.callback()
-def _export() -> None:
-    pass  # as for `deploy`
+def _group() -> None:
+    pass  # so that `triton` and `diffusers` stay verbs of their own
 
 
 def _version(wanted: bool) -> None:

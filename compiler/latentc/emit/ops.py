@@ -226,11 +226,7 @@ TORCH: dict[str, Row] = {
     "neg": lambda p, n: Text(f"-{p.arg(n.inputs[0]).at(UNARY)}", UNARY),
     **{f: _function(f"torch.{f}") for f in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf")},
     **{f: _function(f"torch.{f}") for f in ("abs", "floor")},
-    "relu": _function("F.relu"),
-    "silu": _function("F.silu"),
-    "softplus": _function("F.softplus"),
-    "mish": _function("F.mish"),
-    "elu": _function("F.elu"),
+    **{f: _function(f"F.{f}") for f in ("relu", "silu", "softplus", "mish", "elu", "linear")},
     "leaky_relu": lambda p, n: call("F.leaky_relu", [p.tensor(n.inputs[0]), literal(n.attrs["slope"])]),
     "gelu": lambda p, n: call(
         "F.gelu", [p.tensor(n.inputs[0])], approximate="tanh" if n.attrs["approximate"] == "tanh" else None
@@ -264,7 +260,6 @@ TORCH: dict[str, Row] = {
     "top_k": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.topk", [p.size(n.attrs["k"])]),
     "cumsum": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.cumsum", [], dim=n.attrs["axis"]),
     "matmul": _infix("@", PRODUCT),
-    "linear": _function("F.linear"),
     "conv": _conv("F.conv"),
     "conv_transpose": _conv("F.conv_transpose"),
     "embedding": lambda p, n: call("F.embedding", [p.arg(n.inputs[1]), p.arg(n.inputs[0])]),

@@ -165,6 +165,11 @@ def installed(distribution: str) -> str | None:
         return None
 
 
+def versions(engine: str) -> dict[str, str]:
+    """{package: version} that the content of a bundle for `engine`, the name of its package, depends on."""
+    return {name: installed(name) or "not installed" for name in ("numpy", "onnx", engine)}
+
+
 def package(name: str, module: str, distributions: Sequence[str], use: str, command: str) -> Finding:
     """Whether a module of one of these distributions can be imported; `use` is what for, `command` installs it."""
     found = [f"{name} {installed(name)}" for name in distributions if installed(name)]

@@ -19,6 +19,7 @@ from latentc import __version__
 from latentc.components.contract import Lowered, OutputField, Program
 from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
+from latentc.engines.contract import versions
 from latentc.export.folder import new_folder
 from latentc.export.forms import Form, choose_form, for_form
 from latentc.export.fusion import fusion_of, require_fused
@@ -26,7 +27,6 @@ from latentc.export.host import carry_stacks, program_from_module
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.plans import with_profiles, write_plans
 from latentc.export.store import FileTensors
-from latentc.export.versions import versions
 from latentc.ir.core import Function, Module, Param, only_entry, parameters
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions

@@ -5,40 +5,18 @@ from __future__ import annotations
 from latentc.export.graph import ELEMENT
 from latentc.export.lowerings.table import TABLE, Context, lower, same
 
-# IR op -> the ONNX op of the same meaning
-_UNARY = {
-    "neg": "Neg",
-    "exp": "Exp",
-    "log": "Log",
-    "sqrt": "Sqrt",
-    "sin": "Sin",
-    "cos": "Cos",
-    "tanh": "Tanh",
-    "sigmoid": "Sigmoid",
-    "softplus": "Softplus",
-    "mish": "Mish",
-    "elu": "Elu",
-    "relu": "Relu",
-    "erf": "Erf",
-    "abs": "Abs",
-    "floor": "Floor",
-    "stop_gradient": "Identity",
-}
+# Those that ONNX calls as the IR does, and those that it calls otherwise.
+_UNARY = ("neg", "exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "softplus", "mish", "elu", "relu", "erf")
+TABLE.update({op: same(op.title(), unary=True) for op in (*_UNARY, "abs", "floor")})
+TABLE["stop_gradient"] = same("Identity", unary=True)
+TABLE.update({op: same(op.title()) for op in ("add", "sub", "mul", "pow", "equal", "less", "greater")})
 _BINARY = {
-    "add": "Add",
-    "sub": "Sub",
-    "mul": "Mul",
-    "pow": "Pow",
     "maximum": "Max",
     "minimum": "Min",
-    "equal": "Equal",
-    "less": "Less",
     "less_equal": "LessOrEqual",
-    "greater": "Greater",
     "logical_and": "And",
     "logical_or": "Or",
 }
-TABLE.update({op: same(onnx, unary=True) for op, onnx in _UNARY.items()})
 TABLE.update({op: same(onnx) for op, onnx in _BINARY.items()})
 
 
