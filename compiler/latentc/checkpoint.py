@@ -10,7 +10,7 @@ import numpy as np
 
 from latentc.components.contract import Lowered, Network
 from latentc.components.first_stage import FIRST_STAGE
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 from latentc.fitting import with_suggestion
 from latentc.ir.core import Param, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
@@ -223,15 +223,15 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
         mend = f"did you mean `{close}`?" if close else "omit `--names` if the file has latentc's own names"
         message = f"the spec has no name map `{names}`"
         note = f"name maps of this spec (section `weights`): {known}"
-        raise DiagnosticError(Diagnostic("E0703", message, spec.span("weights"), notes=(note,), help=mend))
+        raise DiagnosticError.of("E0703", message, spec.span("weights"), notes=(note,), help=mend)
     rules = spec.weights[names].get(network)
     original = getattr(spec.networks.get(network), "same_as", None)
     if rules is None and original is not None:
         rules = spec.weights[names].get(original)
     if rules is None:
         message = f"the name map `{names}` has no rules for the network `{network}`"
-        raise DiagnosticError(
-            Diagnostic("E0703", message, spec.span("weights", names), help=f"add `weights.{names}.{network}: [...]`")
+        raise DiagnosticError.of(
+            "E0703", message, spec.span("weights", names), help=f"add `weights.{names}.{network}: [...]`"
         )
     return rules
 

@@ -41,9 +41,9 @@ def runtime_errors() -> Iterator[None]:
     try:
         yield
     except BundleError as error:
-        raise DiagnosticError(Diagnostic(error.code, error.message, help=error.help)) from error
+        raise DiagnosticError.of(error.code, error.message, help=error.help) from error
     except RequestError as error:
-        raise DiagnosticError(Diagnostic("E0608", error.message, help=error.help)) from error
+        raise DiagnosticError.of("E0608", error.message, help=error.help) from error
 
 
 def needed(package: str, what: str, command: str) -> Any:
@@ -51,8 +51,8 @@ def needed(package: str, what: str, command: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise DiagnosticError(
-            Diagnostic("E0706", f"{what} needs {package}, which cannot be imported: {error}", help=f"run `{command}`")
+        raise DiagnosticError.of(
+            "E0706", f"{what} needs {package}, which cannot be imported: {error}", help=f"run `{command}`"
         ) from None
 
 

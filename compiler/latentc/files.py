@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.weights import materialise
 from latentc.weights.npz import DAMAGE, npy_header, read_npz
 from latentc.weights.safetensors import replacing
@@ -31,7 +31,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"cannot create the folder {path}: {error.strerror or error}"
-        raise DiagnosticError(Diagnostic("E0412", message, help="choose another place")) from error
+        raise DiagnosticError.of("E0412", message, help="choose another place") from error
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -44,13 +44,13 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file. DiagnosticError E0401 to E0403, E0408."""
     path = Path(path)
     if not path.exists():
-        raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}"))
+        raise DiagnosticError.of("E0401", f"no such file: {path}")
     if path.is_dir():
-        raise DiagnosticError(Diagnostic("E0402", f"{path} is a folder, not an .npz file"))
+        raise DiagnosticError.of("E0402", f"{path} is a folder, not an .npz file")
     with contextlib.suppress(OSError), path.open("rb") as file:
         if not file.read(4).startswith(b"PK"):
             message = f"{path} is not an .npz file"
-            raise DiagnosticError(Diagnostic("E0403", message, help="write one with `numpy.savez(path, x=…, y=…)`"))
+            raise DiagnosticError.of("E0403", message, help="write one with `numpy.savez(path, x=…, y=…)`")
     return {name: materialise(expr) for name, expr in read_npz(path).items()}
 
 
@@ -72,20 +72,20 @@ def read_condition(path: Path | str, name: str) -> Any:
             return arrays.get(name, next(iter(arrays.values())))
         held = ", ".join(arrays) or "nothing"
         mend = f"write one with `numpy.savez(path, {name}=…)`"
-        raise DiagnosticError(Diagnostic("E0403", f"{path} holds {held}: which is `{name}`?", help=mend))
+        raise DiagnosticError.of("E0403", f"{path} holds {held}: which is `{name}`?", help=mend)
     if not path.exists():
-        raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}"))
+        raise DiagnosticError.of("E0401", f"no such file: {path}")
     if path.suffix == ".txt":
         try:
             return path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            raise DiagnosticError(Diagnostic("E0403", f"{path} is not UTF-8 text: {error}")) from None
+            raise DiagnosticError.of("E0403", f"{path} is not UTF-8 text: {error}") from None
     try:
         with path.open("rb") as file:
             return _npy_array(file)
     except DAMAGE as error:
         mend = "write one with `numpy.save(path, array)`"
-        raise DiagnosticError(Diagnostic("E0403", f"{path} is not an .npy file: {error}", help=mend)) from None
+        raise DiagnosticError.of("E0403", f"{path} is not an .npy file: {error}", help=mend) from None
 
 
 def _npy_array(file: BinaryIO) -> np.ndarray:
@@ -110,7 +110,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     for folder in {path.parent for path in files}:
         if (folder / "manifest.json").exists():
             message = f"{folder} contains a bundle: samples cannot be written there"
-            raise DiagnosticError(Diagnostic("E0412", message, help="choose another folder or a file"))
+            raise DiagnosticError.of("E0412", message, help="choose another folder or a file")
         make_folder(folder)
     for path, content in files.items():
         with new_file(path) as file:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 
 
 class UserFunction:
@@ -32,12 +32,12 @@ class UserFunction:
 
     def unusable(self, what: str, mend: str | None = None) -> DiagnosticError:
         """Says what is wrong with it."""
-        return DiagnosticError(Diagnostic("E0714", f"the {self.what} {self.place} {what}", help=mend))
+        return DiagnosticError.of("E0714", f"the {self.what} {self.place} {what}", help=mend)
 
     def _imported(self, file: Path, name: str) -> Callable[..., Any]:
         if not file.is_file():
             mend = f"{self.option} takes FILE.py:FUNCTION"
-            raise DiagnosticError(Diagnostic("E0401", f"no such file: {file}", help=mend))
+            raise DiagnosticError.of("E0401", f"no such file: {file}", help=mend)
         spec = importlib.util.spec_from_file_location(f"latentc_{self.what}_{file.stem}", file)
         if spec is None or spec.loader is None:
             raise self.unusable("is not in a Python file")

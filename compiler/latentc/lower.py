@@ -13,7 +13,7 @@ from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module, Value, parameters
@@ -80,7 +80,7 @@ def _prepared(mb: ModuleBuilder, networks: dict[str, Network], sampler: Sampler,
     try:
         return dict(sampler.prepare(mb, networks, spec))
     except ValueError as error:
-        raise DiagnosticError(Diagnostic("E0305", str(error), spec.span("sampler"))) from None
+        raise DiagnosticError.of("E0305", str(error), spec.span("sampler")) from None
 
 
 def _with_settings(program: Program, spec: Spec, others: Sequence[Setting]) -> Program:
@@ -108,7 +108,7 @@ def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[M
         changed = cache(module, "main", settings.blocks, computes, settings.parts, settings.among)
     except ValueError as error:
         span = spec.span("optimize", "cache", "blocks") or spec.span("optimize", "cache")
-        raise DiagnosticError(Diagnostic("E0311", str(error), span)) from None
+        raise DiagnosticError.of("E0311", str(error), span) from None
     if changed is module:
         return module, networks
     methods, forward = dict(networks["main"].methods), networks["main"].methods["forward"]
@@ -155,7 +155,7 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
                     mend = f"weights have names such as `{nearest(pattern, paths) or min(paths)}`"
                     message = f"no weight of network `{name}` is called `{pattern}`"
                     span = spec.span("networks", name, key)
-                    raise DiagnosticError(Diagnostic("E0305", message, span, help=mend))
+                    raise DiagnosticError.of("E0305", message, span, help=mend)
 
 
 def _check_sizes(mb: ModuleBuilder, network: str, spec: Spec) -> None:
@@ -167,4 +167,4 @@ def _check_sizes(mb: ModuleBuilder, network: str, spec: Spec) -> None:
                 where = f"`{param.name}` of {fn.origin.cls if fn.origin else fn.name}"
                 message = f"network `{network}` has a weight of shape {shape}: {where}"
                 mend = f"reduce its sizes: a weight may have at most 2^{LARGEST.bit_length() - 1} elements"
-                raise DiagnosticError(Diagnostic("E0204", message, spec.span("networks", network), help=mend))
+                raise DiagnosticError.of("E0204", message, spec.span("networks", network), help=mend)

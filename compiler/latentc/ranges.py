@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 
 
 def numbers_from_text(text: str) -> list[int]:
     """Positive integers separated by commas, "50,250"; [] for an empty text. DiagnosticError E0701."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(_whole(part) and int(part) > 0 for part in parts):
-        raise DiagnosticError(
-            Diagnostic("E0701", f"`{text}` is not a list of positive integers", help="write `50` or `50,250`")
-        )
+        raise DiagnosticError.of("E0701", f"`{text}` is not a list of positive integers", help="write `50` or `50,250`")
     return [int(part) for part in parts]
 
 
@@ -28,7 +26,7 @@ def classes_from_text(text: str, known: int, names: Sequence[str] = ()) -> list[
     try:
         return listed(text, known, names)
     except RequestError as error:
-        raise DiagnosticError(Diagnostic("E0704", error.message, help=error.help)) from None
+        raise DiagnosticError.of("E0704", error.message, help=error.help) from None
 
 
 def _whole(text: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latentc.components.contract import Lowered
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_files, project_from_lowered
 from latentc.emit.project import as_bytes
 from latentc.spec import Spec
@@ -23,7 +23,7 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
     """
     if not lowered.updates:
         mend = "add an `objective:` section (docs/training.md)"
-        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no objective to train", help=mend))
+        raise DiagnosticError.of("E0708", f"the spec `{spec.name}` has no objective to train", help=mend)
     if not (folder / "train.py").is_file():
         project_from_lowered(lowered, spec, folder)
         return folder
@@ -32,7 +32,7 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
         if not file.is_file() or file.read_bytes() != as_bytes(content):
             message = f"{file} differs from what this spec emits: the folder contains another or a modified project"
             mend = f"train the existing project with `latentc train {folder}`, or choose another folder with -o"
-            raise DiagnosticError(Diagnostic("E0709", message, help=mend))
+            raise DiagnosticError.of("E0709", message, help=mend)
     return folder
 
 
@@ -55,7 +55,7 @@ def run_training(project: Path, arguments: Sequence[str], processes: int = 1) ->
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         mend = f"its last lines above say why; run it yourself with `cd {project} && python train.py`"
-        raise DiagnosticError(Diagnostic("E0705", f"{project / 'train.py'} {how}", help=mend))
+        raise DiagnosticError.of("E0705", f"{project / 'train.py'} {how}", help=mend)
 
 
 def check_pretrained(spec: Spec, project: Path, arguments: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ def check_pretrained(spec: Spec, project: Path, arguments: Sequence[str]) -> Non
             message = f"network `{name}` starts from the weights in {path}, but there is no such file"
             mend = f"train or convert them first, or choose another file: --set networks.{name}.pretrained=FILE"
             place = spec.span("networks", name, "pretrained")
-            raise DiagnosticError(Diagnostic("E0401", message, place, help=mend))
+            raise DiagnosticError.of("E0401", message, place, help=mend)
 
 
 def _pretrained(spec: Spec) -> list[tuple[str, str]]:

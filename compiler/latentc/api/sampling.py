@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.faults import runtime_errors
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def given_classes(
         return None
     searched = [] if labels or given else [len(i.queries) for i in indexes.values() if i.queries is not None]
     if classes is not None and not searched and not any(c.form == "label" for c in conditions):
-        raise DiagnosticError(Diagnostic("E0704", "samples of this program have no class", help="leave `classes` out"))
+        raise DiagnosticError.of("E0704", "samples of this program have no class", help="leave `classes` out")
     known, names = (labels[0].classes or 1, labels[0].names) if labels else (searched[0] if searched else 1, ())
     text = "all" if classes is None else classes
     if isinstance(text, str):
