@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,16 @@ class _View:
 
 @dataclass
 class _Scope:
-    """A function that is being cut.
+    """A function that is being cut, and its statements so far.
 
     `variables` {value: name}, `literals` {value: constant node}, `noise` {value: the rows that it stands for}.
     """
 
-    variables: dict[Value, str]
-    literals: dict[Value, Node]
-    noise: dict[Value, _View]
+    fn: Function
+    variables: dict[Value, str] = field(default_factory=dict)
+    literals: dict[Value, Node] = field(default_factory=dict)
+    noise: dict[Value, _View] = field(default_factory=dict)
+    program: list[Statement] = field(default_factory=list)
 
 
 class _Cutter:
@@ -69,20 +71,19 @@ class _Cutter:
     def entry(self, fn: Function) -> tuple[list[Statement], list[str]]:
         self._taken[RESULT] = 1
         views = {v: _View(v.name, 0, (), (1,)) for v in fn.inputs if v.name in self.per_step}
-        scope = _Scope({v: self.fresh(v.name) for v in fn.inputs}, {}, views)
+        scope = _Scope(fn, {v: self.fresh(v.name) for v in fn.inputs}, noise=views)
         result = fn.outputs[0]
-        program: list[Statement] = []
-        self.function(fn, scope, program, ("prologue", "epilogue"))
+        self.function(scope, ("prologue", "epilogue"))
         # If the result comes from a loop or is an input, an engine copies it to give it its name.
         if scope.variables[result] != RESULT:
             copied = Value(RESULT, result.type)
-            self.engine(fn, [_copy(result, copied)], scope, program, "epilogue", {copied}, {copied: RESULT})
-        return program, [RESULT, *(scope.variables[other] for other in fn.outputs[1:])]
+            self.engine(scope, [_copy(result, copied)], "epilogue", {copied}, {copied: RESULT})
+        return scope.program, [RESULT, *(scope.variables[other] for other in fn.outputs[1:])]
 
-    def function(self, fn: Function, scope: _Scope, program: list[Statement], roles: tuple[str, str]) -> None:
-        """Appends the statements of `fn`."""
+    def function(self, scope: _Scope, roles: tuple[str, str]) -> None:
+        """Makes the statements of the function."""
         pending: list[Node] = []
-        role = roles[0]
+        fn, role = scope.fn, roles[0]
         for position, node in enumerate(fn.nodes):
             if node.op == "constant":
                 scope.literals[node.outputs[0]] = node
@@ -94,14 +95,13 @@ class _Cutter:
                 else:
                     scope.noise[node.outputs[0]] = view
                 continue
-            after = fn.nodes[position + 1 :]
-            self.loop(fn, node, after, pending, scope, program, role)
+            self.loop(scope, node, fn.nodes[position + 1 :], pending, role)
             pending, role = [], roles[1]
         wanted = {v for v in fn.outputs if v not in scope.variables}
         literals = [scope.literals[v] for v in wanted if v in scope.literals]
         if pending or literals:
             named = {fn.outputs[0]: RESULT} if roles[1] == "epilogue" else {}
-            self.engine(fn, [*literals, *pending], scope, program, role, wanted, named)
+            self.engine(scope, [*literals, *pending], role, wanted, named)
 
     def stays(self, node: Node, scope: _Scope) -> bool:
         """Whether a loop inside a step is part of the step's engine: a call for each of its own steps costs more."""
@@ -111,16 +111,7 @@ class _Cutter:
         inside = reachable(self.module, (node.attrs["body"],))
         return all(n.op != "update_slice" for name in inside for n in self.module.functions[name].nodes)
 
-    def loop(
-        self,
-        fn: Function,
-        node: Node,
-        after: Sequence[Node],
-        pending: list[Node],
-        scope: _Scope,
-        program: list[Statement],
-        role: str,
-    ) -> None:
+    def loop(self, scope: _Scope, node: Node, after: Sequence[Node], pending: list[Node], role: str) -> None:
         keep, carry, trip = node.attrs["invariants"], node.attrs["carried"], node.attrs["trip"]
         body = self.module.functions[node.attrs["body"]]
         if len(node.outputs) > carry:
@@ -132,7 +123,7 @@ class _Cutter:
         whole: list[tuple[Value, Value]] = []
         small: dict[str, Any] = {}
         noise: dict[str, Rows] = {}
-        body_scope = _Scope({}, {}, {})
+        body_scope = _Scope(body)
         for table, row in zip(tables, rows, strict=True):
             literal = scope.literals.get(table)
             if literal is not None and np.asarray(literal.attrs["value"]).nbytes <= TABLE_BYTES:
@@ -154,11 +145,11 @@ class _Cutter:
                 whole.append((table, inside))
         # The engine before the loop returns the values that the loop and later nodes read.
         read = [*operands, *(table for table, _ in whole)]
-        copies = self.copies(fn, node, after, pending, scope, read)
-        later = {v for n in after for v in n.inputs} | set(fn.outputs) | set(read) | {c for c in copies if c}
+        copies = self.copies(scope, node, after, read)
+        later = {v for n in after for v in n.inputs} | set(scope.fn.outputs) | set(read) | {c for c in copies if c}
         made = [*pending, *(_copy(v, c) for v, c in zip(operands[keep:], copies, strict=True) if c is not None)]
         if made:
-            self.engine(fn, made, scope, program, role, later, {})
+            self.engine(scope, made, role, later, {})
         state = [scope.variables[c or v] for v, c in zip(operands[keep:], copies, strict=True)]
         body_scope.variables.update(zip(inner[1 + keep : 1 + keep + carry], state, strict=True))
         for actual, formal in (*zip(operands[:keep], inner[1 : 1 + keep], strict=True), *whole):
@@ -170,16 +161,15 @@ class _Cutter:
         counted = any(index in n.inputs for n in nodes) or index in body.outputs
         if counted:
             body_scope.variables[index] = self.fresh("step")
-        statements: list[Statement] = []
-        changed = body.with_(nodes=nodes) if extra else body
-        self.function(changed, body_scope, statements, ("step", "step"))
+        body_scope.fn = body.with_(nodes=nodes) if extra else body
+        self.function(body_scope, ("step", "step"))
         carried = tuple((name, body_scope.variables[v]) for name, v in zip(state, body.outputs, strict=True))
-        program.append(
+        scope.program.append(
             Loop(
                 "loop",
                 trip,
                 # An inner loop runs again from the same initial values, so it must not overwrite them.
-                _shared(statements, () if role == "step" else carried),
+                _shared(body_scope.program, () if role == "step" else carried),
                 small,
                 noise,
                 carried,
@@ -188,19 +178,11 @@ class _Cutter:
         )
         scope.variables.update(zip(node.outputs, state, strict=True))
 
-    def copies(
-        self,
-        fn: Function,
-        node: Node,
-        after: Sequence[Node],
-        pending: Sequence[Node],
-        scope: _Scope,
-        read: Sequence[Value],
-    ) -> list[Value | None]:
+    def copies(self, scope: _Scope, node: Node, after: Sequence[Node], read: Sequence[Value]) -> list[Value | None]:
         """For each carried operand a copy to carry if its own variable is still needed (the loop overwrites it)."""
         keep, carry = node.attrs["invariants"], node.attrs["carried"]
         uses = Counter(self.variable(v, scope) for n in after for v in n.inputs)
-        uses.update(self.variable(v, scope) for v in (*fn.outputs, *read))
+        uses.update(self.variable(v, scope) for v in (*scope.fn.outputs, *read))
         result: list[Value | None] = []
         for v in node.inputs[keep : keep + carry]:
             shared = uses[self.variable(v, scope)] > 1 or v in scope.literals
@@ -212,14 +194,7 @@ class _Cutter:
         return scope.variables.get(value, value)
 
     def engine(
-        self,
-        fn: Function,
-        nodes: Sequence[Node],
-        scope: _Scope,
-        program: list[Statement],
-        role: str,
-        wanted: set[Value],
-        named: Mapping[Value, str],
+        self, scope: _Scope, nodes: Sequence[Node], role: str, wanted: set[Value], named: Mapping[Value, str]
     ) -> None:
         """Appends the call of an engine that runs `nodes` and returns those of their values that are `wanted`."""
         made = {o for n in nodes for o in n.outputs}
@@ -228,7 +203,7 @@ class _Cutter:
         if not outputs:
             return
         used = {v for n in nodes for v in n.inputs}
-        params = tuple(p for p in fn.params if p.value in used)
+        params = tuple(p for p in scope.fn.params if p.value in used)
         given = made | literals.keys() | {p.value for p in params}
         if late := [v.name for v in used - given if v not in scope.variables]:
             raise ValueError(f"{role} reads {', '.join(late)}, which an inner loop makes row by row")
@@ -239,7 +214,7 @@ class _Cutter:
         file = self.add(role, Module(functions, {"main": "main"}))
         for o in outputs:
             scope.variables[o] = named[o] if o in named else self.fresh(o.name)
-        program.append(
+        scope.program.append(
             EngineCall(
                 "engine",
                 file,
