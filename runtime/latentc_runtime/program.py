@@ -96,19 +96,7 @@ def _run(
             if innermost:
                 tick()
             if watch is not None and watched and step < s.trip - 1:
-                watch(functools.partial(_ended, rest, variables, engine, row))
-
-
-def _ended(
-    rest: Sequence[Statement],
-    variables: Variables,
-    engine: Callable[[str], Engine],
-    row: Callable[[str, int], Array],
-) -> Variables:
-    """A copy of `variables` after the statements of `rest`, which hold no loop."""
-    variables = dict(variables)
-    _run(rest, variables, (), engine, row, lambda: None)
-    return variables
+                watch(functools.partial(run_program, rest, variables, engine, row, lambda: None))
 
 
 def _has_loop(program: Sequence[Statement]) -> bool:
