@@ -99,15 +99,21 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Transpose:
-    """Axis i of the result is axis `perm[i]` of `inner`."""
+class _Rearranged:
+    """The elements of `inner`, or some of them, in another order or shape."""
 
     inner: Expr
-    perm: tuple[int, ...]
 
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.inner.dtype
+
+
+@dataclass(frozen=True)
+class Transpose(_Rearranged):
+    """Axis i of the result is axis `perm[i]` of `inner`."""
+
+    perm: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,29 +121,19 @@ class Transpose:
 
 
 @dataclass(frozen=True)
-class Reshape:
+class Reshape(_Rearranged):
     """The same elements in the same C order under another shape."""
 
-    inner: Expr
     shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.inner.dtype
 
 
 @dataclass(frozen=True)
-class Slice:
+class Slice(_Rearranged):
     """Indices `start` to `stop - 1` of one axis."""
 
-    inner: Expr
     axis: int
     start: int
     stop: int
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.inner.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
