@@ -89,28 +89,47 @@ def test_guided_tokens() -> None:
     np.testing.assert_allclose(out, tokens.transpose(0, 2, 1).reshape(2, 2, 2, 2), rtol=1e-8)
 
 
-@pytest.mark.parametrize(("beams", "fans"), [(1, 1), (2, 3)])
-def test_beams(beams: int, fans: int) -> None:
-    sampler = f"sampler={{kind: mixture_autoregressive, beams: {beams}, fans: {fans}, temperature: 0.9}}"
-    lowered, weights, given = system(sampler)
+@pytest.mark.parametrize(
+    ("beams", "fans", "channels"), [(1, 1, "false"), (2, 3, "false"), (3, 1, "false"), (1, 4, "true")]
+)
+def test_beams(beams: int, fans: int, channels: str) -> None:
+    """Every beam draws its own first token; then beginnings are compared by their density under the mixtures."""
+    sampler = (
+        f"sampler={{kind: mixture_autoregressive, beams: {beams}, fans: {fans}, temperature: 0.9, sharpness: 1.7}}"
+    )
+    lowered, weights, given = system(sampler, f"backbone.mixture={{components: 3, per_channel: {channels}}}")
     out = Interpreter(lowered.module, weights).run(lowered.programs[0].entry, *given)[0]
     named = dict(zip([i.name for i in lowered.programs[0].inputs(lowered.module)], given, strict=True))
+
+    def drawn(raw: np.ndarray, u: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, float]:
+        """A token of the mixtures of raw numbers, and its log-density."""
+        if channels == "true":  # numbers [3, C, M]: logits, means, deviations
+            logits, mean, deviation = raw.reshape(3, 2, 3)
+        else:
+            mean, deviation = raw[3:].reshape(3, 2, 2).transpose(1, 2, 0)
+            logits = np.tile(raw[:3], (2, 1))
+        deviation = np.maximum((deviation + np.sqrt(deviation**2 + 4)) / 2, 1e-6) * 0.9
+        p = np.exp(1.7 * logits) / np.exp(1.7 * logits).sum(1, keepdims=True)
+        m = (np.cumsum(p, 1) < u.reshape(-1, 1)).sum(1)
+        x = mean[[0, 1], m] + deviation[[0, 1], m] * z
+        own = np.exp(log_normal(x[:, None], mean, deviation))
+        if channels == "true":
+            return x, float(np.log((p * own).sum(1)).sum())
+        return x, float(np.log((p[0] * own.prod(0)).sum()))
+
     made = np.zeros((2, 2, 2, 2))
     for b in range(2):
         kept = [(0.0, np.zeros((4, 2)))] * beams
         for i in range(4):
             grown = []
             for k, (score, tokens) in enumerate(kept):
-                raw = forward(lowered, weights, tokens[None], named["y"][b : b + 1])[:, i]
-                (p,), (mean,), (s,) = mixtures(raw, 0.9)
-                for f in range(fans):
-                    j = k * fans + f
-                    m = int((np.cumsum(p) < named["u"][i, b, j, 0]).sum())
-                    x = mean[m] + s[m] * named["z"][i, b, j]
+                raw = forward(lowered, weights, tokens[None], named["y"][b : b + 1])[0, i]
+                for f in range(1 if i == 0 else fans):
+                    j = k * (1 if i == 0 else fans) + f
                     longer = tokens.copy()
-                    longer[i] = x
-                    grown.append((score + log_normal(x, mean[m], s[m]).sum(), longer))
-            kept = sorted(grown, key=lambda one: -one[0])[:beams]
+                    longer[i], own = drawn(raw, named["u"][i, b, j], named["z"][i, b, j])
+                    grown.append((score + own, longer))
+            kept = grown if i == 0 else sorted(grown, key=lambda one: -one[0])[:beams]
         made[b] = kept[0][1].T.reshape(2, 2, 2)
     np.testing.assert_allclose(out, made, rtol=1e-8)
 
@@ -122,7 +141,7 @@ def test_masked_tokens() -> None:
     named = dict(zip([i.name for i in lowered.programs[0].inputs(lowered.module)], given, strict=True))
     own = {path.removeprefix("main."): w for path, w in weights.items()}
     tokens, hidden = np.zeros((2, 4, 2)), np.ones((2, 4), bool)
-    for i, left in enumerate((3, 2, 0)):
+    for i, left in enumerate((3, 1, 0)):  # in float32 the cosine at 2 / 3 is less than a half
         raw = np.asarray(
             Interpreter(lowered.module, own).run("main.forward", tokens, hidden.astype(float), named["y"])[0]
         )
@@ -139,3 +158,23 @@ def test_masked_tokens() -> None:
             hidden[b, order] = True
             tokens[b, order] = 0
     np.testing.assert_allclose(out, tokens.transpose(0, 2, 1).reshape(2, 2, 2, 2), rtol=1e-8)
+
+
+def test_the_loss_counts_every_hidden_token_of_the_batch_alike() -> None:
+    lowered, weights, _ = system("objective.schedule=square", spec="givt_masked")
+    x, y, u = RNG.standard_normal((2, 2, 2, 2)), np.array([1, 2]), np.array([0.0, 1.0])
+    order = np.array([RNG.permutation(4) for _ in range(2)])
+    (update,) = lowered.updates
+    given = {"x": x, "y": y, "u": u, "order": order, "drop": np.ones(2)}
+    names = [value.name for value in lowered.module.entry(update.loss).inputs]
+    (found,) = Interpreter(lowered.module, weights).run(update.loss, *(given[name] for name in names))
+    tokens, hidden = x.reshape(2, 2, 4).transpose(0, 2, 1), np.ones((2, 4), bool)
+    hidden[1, order[1, 3:]] = False  # 1 - 0.7^2 of four tokens: three of them
+    own = {path.removeprefix("main."): w for path, w in weights.items()}
+    raw = np.asarray(Interpreter(lowered.module, own).run("main.forward", tokens, hidden.astype(float), y)[0])
+    losses = []
+    for b, t in zip(*np.nonzero(hidden), strict=True):
+        (p,), (mean,), (s,) = mixtures(raw[b : b + 1, t], 1.0)
+        losses.append(-np.log(np.sum(p * np.exp(log_normal(tokens[b, t], mean, s).sum(-1)))))
+    assert len(losses) == 7
+    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-6)

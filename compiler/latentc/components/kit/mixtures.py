@@ -27,8 +27,12 @@ class Mixture(Closed):
         """Numbers that describe the mixture of a token."""
         return self.components * (3 * channels if self.per_channel else 1 + 2 * channels)
 
-    def parameters(self, b: Builder, raw: Var, channels: int, scale: float = 1.0) -> tuple[Var, Var, Var]:
-        """Logits f32[N, C or 1, M], means and deviations f32[N, C, M], these times `scale`, of raw numbers."""
+    def parameters(
+        self, b: Builder, raw: Var, channels: int, scale: float = 1.0, sharpness: float = 1.0
+    ) -> tuple[Var, Var, Var]:
+        """Logits f32[N, C or 1, M] times `sharpness`, means and deviations f32[N, C, M], these times `scale`, of raw
+        numbers.
+        """
         rows, m = raw.shape[0], self.components
         if self.per_channel:
             parts = b.reshape(raw, shape=(rows, 3 * channels, m))
@@ -45,12 +49,13 @@ class Mixture(Closed):
         else:
             deviation = b.add(deviation, b.mul(root, 0.5), out="deviation")
         deviation = b.maximum(deviation, self.least, out="deviation")
+        logits = logits if sharpness == 1.0 else b.mul(logits, sharpness, out="logits")
         return logits, mean, deviation if scale == 1.0 else b.mul(deviation, scale, out="deviation")
 
-    def log_density(self, b: Builder, raw: Var, x: Var) -> Var:
-        """f32[N]: the log-density of x f32[N, C]."""
+    def log_density(self, b: Builder, raw: Var, x: Var, scale: float = 1.0, sharpness: float = 1.0) -> Var:
+        """f32[N]: the log-density of x f32[N, C]; `scale` and `sharpness` as in `parameters`."""
         rows, channels = x.shape
-        logits, mean, deviation = self.parameters(b, raw, int(channels))
+        logits, mean, deviation = self.parameters(b, raw, int(channels), scale, sharpness)
         own = log_normal(b, b.reshape(x, shape=(rows, channels, 1)), mean, deviation)
         if not self.per_channel:
             own = b.sum(own, axes=(1,), keepdims=True, out="own")

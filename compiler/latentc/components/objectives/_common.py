@@ -5,8 +5,24 @@ Symbols: B batch, T tokens of a sample, V vocabulary.
 
 from __future__ import annotations
 
+from math import pi
+from typing import Literal
+
 from latentc.components.contract import Draw, Method, Update
 from latentc.ir.builder import Builder, ModuleBuilder, Var
+
+ShareSchedule = Literal["arccos", "cosine", "cubic", "linear", "root", "square"]
+# arccos(u) / sqrt(1 - u) for u in [0, 1], error 2e-8 (Abramowitz and Stegun 4.4.46).
+_ARCCOS: tuple[float, ...] = (
+    1.570796305,
+    -0.2145988016,
+    0.0889789874,
+    -0.0501743046,
+    0.030891881,
+    -0.0170881256,
+    0.0066700901,
+)
+_ARCCOS += (-0.0012624911,)
 
 
 def publish(
@@ -48,3 +64,30 @@ def smoothed(b: Builder, losses: Var, logits: Var, weight: float) -> Var:
     """f32[B, T]: cross-entropies of logits f32[B, T, V], with the uniform distribution of that weight in the target."""
     uniform = b.neg(b.mean(b.log_softmax(logits, axis=2), axes=(2,), keepdims=False), out="uniform")
     return b.add(losses * (1 - weight), uniform * weight, out="losses")  # type: ignore[no-any-return]
+
+
+def mean_of_hidden(b: Builder, losses: Var, hidden: Var) -> Var:
+    """f32[B]: sums of losses f32[B, T] where `hidden` f32[B, T] is 1, over the mean number of such tokens of a sample.
+
+    Its mean counts every hidden token of the batch alike, as published code does.
+    """
+    count = b.mean(b.sum(hidden, axes=(1,), keepdims=False), axes=(0,), keepdims=False, out="count")
+    return b.div(b.sum(losses * hidden, axes=(1,), keepdims=False), count, out="loss")  # type: ignore[no-any-return]
+
+
+def hidden_share(b: Builder, schedule: ShareSchedule, u: Var) -> Var:
+    """f32[B]: the fraction of the tokens that training hides at u f32[B] in [0, 1]."""
+    if schedule == "cosine":
+        return b.cos(u * (pi / 2), out="fraction")  # type: ignore[no-any-return]
+    if schedule in ("square", "cubic"):
+        power = u * u if schedule == "square" else u * u * u
+        return b.op("sub", 1.0, power, out="fraction")  # type: ignore[no-any-return]
+    if schedule == "root":
+        return b.op("sub", 1.0, b.sqrt(u), out="fraction")  # type: ignore[no-any-return]
+    if schedule == "linear":
+        return b.op("sub", 1.0, u, out="fraction")  # type: ignore[no-any-return]
+    series = b.constant(_ARCCOS[-1], "f32")
+    for coefficient in reversed(_ARCCOS[:-1]):
+        series = b.add(series * u, coefficient, out="series")
+    root = b.sqrt(b.maximum(1.0 - u, 0.0), out="root")
+    return b.mul(root * series, 2 / pi, out="fraction")  # type: ignore[no-any-return]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from math import pi
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,26 +14,22 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.tokens import split_digits
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, smoothed, token_losses
+from latentc.components.objectives._common import (
+    ShareSchedule,
+    hidden_share,
+    mean_of_hidden,
+    publish,
+    smoothed,
+    token_losses,
+)
 from latentc.components.parts import Fraction, Problem
-from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-# arccos(u) / sqrt(1 - u) for u in [0, 1], error 2e-8 (Abramowitz and Stegun 4.4.46).
-_ARCCOS: tuple[float, ...] = (
-    1.570796305,
-    -0.2145988016,
-    0.0889789874,
-    -0.0501743046,
-    0.030891881,
-    -0.0170881256,
-    0.0066700901,
-)
-_ARCCOS += (-0.0012624911,)
-MaskSchedule = Literal["arccos", "cosine", "linear", "root", "square", "truncated_normal"]
+MaskSchedule = Literal[ShareSchedule, "truncated_normal"]
 
 
 class TruncatedNormal(Closed):
@@ -50,8 +45,9 @@ class MaskedToken(Objective):
     """Cross-entropy of masked tokens given the others (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
 
     A fraction `schedule`(u) of each sample's tokens is masked, u uniform in (0, 1): arccos: 2/pi arccos(u)
-    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, root: 1 - sqrt(u), square: 1 - u^2; or a truncated normal
-    one (MAGE, Li et al. 2022, arXiv:2211.09117). At least one token is.
+    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, root: 1 - sqrt(u), square: 1 - u^2, cubic: 1 - u^3; or a
+    truncated normal one (MAGE, Li et al. 2022, arXiv:2211.09117). At least one token is. Every masked token of a batch
+    counts alike.
     """
 
     kind: Literal["masked_token"]
@@ -96,7 +92,7 @@ class MaskedToken(Objective):
         rank = b.input("v", f32(B, length)) if self.independent else b.input("rank", i64(B, length))
         told = conditions.dropped(b, conditions.operands(b, given))
         tokens = split_digits(b, tokens, port.null, length // count)
-        fraction = u if self.schedule == "truncated_normal" else self._masked(b, u)
+        fraction = u if self.schedule == "truncated_normal" else hidden_share(b, self.schedule, u)
         if self.independent:
             masked = b.less(rank, b.reshape(fraction, shape=(B, 1)), out="masked")
         else:
@@ -116,9 +112,7 @@ class MaskedToken(Objective):
         if self.visible:
             b.output(b.mean(losses, axes=(1,), keepdims=False, out="loss"))
         else:
-            weight = b.cast(masked, to="f32", out="weight")
-            total = b.sum(losses * weight, axes=(1,), keepdims=False, out="total")
-            b.output(b.div(total, b.sum(weight, axes=(1,), keepdims=False), out="loss"))
+            b.output(mean_of_hidden(b, losses, b.cast(masked, to="f32", out="weight")))
         tokens_of_loss = "all" if self.visible else "masked"
         b.finish(f"The cross-entropy of {tokens_of_loss} tokens in nats per token, one value per sample.")
         draws = (
@@ -134,19 +128,3 @@ class MaskedToken(Objective):
         given, curve = self.fraction, NormalDist(self.fraction.mean, self.fraction.deviation)
         bounds = {"low": curve.cdf(given.least), "high": curve.cdf(given.most)}
         return Draw("u", "normal_between", {"mean": given.mean, "std": given.deviation, **bounds})
-
-    def _masked(self, b: Builder, u: Var) -> Var:
-        """f32[B]: the masked fraction at u."""
-        if self.schedule == "cosine":
-            return b.cos(u * (pi / 2), out="fraction")  # type: ignore[no-any-return]
-        if self.schedule == "square":
-            return b.op("sub", 1.0, u * u, out="fraction")  # type: ignore[no-any-return]
-        if self.schedule == "root":
-            return b.op("sub", 1.0, b.sqrt(u), out="fraction")  # type: ignore[no-any-return]
-        if self.schedule == "linear":
-            return b.op("sub", 1.0, u, out="fraction")  # type: ignore[no-any-return]
-        series = b.constant(_ARCCOS[-1], "f32")
-        for coefficient in reversed(_ARCCOS[:-1]):
-            series = b.add(series * u, coefficient, out="series")
-        root = b.sqrt(b.maximum(1.0 - u, 0.0), out="root")
-        return b.mul(root * series, 2 / pi, out="fraction")  # type: ignore[no-any-return]

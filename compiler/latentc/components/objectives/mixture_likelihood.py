@@ -5,7 +5,6 @@ Symbols: B batch, T tokens of a sample, C channels of a token.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,7 +15,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.kit.mixtures import Mixture
 from latentc.components.kit.patches import patchify
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import ShareSchedule, hidden_share, mean_of_hidden, publish
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
 
@@ -27,12 +26,16 @@ if TYPE_CHECKING:
 class MixtureLikelihood(Objective):
     """The negative log-likelihood in nats per token (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
 
-    Of a masked network a fraction cos(pi u / 2) of the tokens is hidden, u uniform in [0, 1 - `least_masking`], and the
-    loss is of those.
+    Of a masked network a fraction `schedule`(v) of the tokens is hidden, v uniform in [0, 1 - `least_masking`], and the
+    loss is of those, of which every one of a batch counts alike.
     """
 
     kind: Literal["mixture_likelihood"]
     masked: bool = Field(False, description="the network predicts hidden tokens, rather than the next one")
+    schedule: ShareSchedule = Field(
+        "cosine",
+        description="the hidden fraction: 2/pi arccos(v), cos(pi v / 2), 1 - v^3, 1 - v, 1 - sqrt(v) or 1 - v^2",
+    )
     least_masking: float = Field(0.3, ge=0, lt=1, description="bounds the fraction that is hidden from below")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_likelihood"}
 
@@ -54,7 +57,7 @@ class MixtureLikelihood(Objective):
         if self.masked:
             u, order = b.input("u", f32(B)), b.input("order", i64(B, length))
             draws = (Draw("u", "uniform"), Draw("order", "permutation"))
-            share = b.cos(b.mul(u, (1 - self.least_masking) * math.pi / 2), out="share")
+            share = hidden_share(b, self.schedule, b.mul(u, 1 - self.least_masking, out="v"))
             most = b.reshape(b.mul(share, float(length)), shape=(B, 1), out="most")
             hidden = b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out="hidden")
         told = conditions.dropped(b, conditions.operands(b, given))
@@ -70,8 +73,7 @@ class MixtureLikelihood(Objective):
         if hidden is None:
             b.output(b.neg(b.mean(found, axes=(1,), keepdims=False), out="loss"))
         else:
-            total = b.sum(hidden, axes=(1,), keepdims=False, out="total")
-            b.output(b.neg(b.div(b.sum(found * hidden, axes=(1,), keepdims=False), total), out="loss"))
+            b.output(mean_of_hidden(b, b.neg(found), hidden))
         b.finish("The negative log-likelihood in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("x", *conditions.fields), (*draws, *conditions.draws()), self.trained(spec))
 

@@ -28,12 +28,37 @@ class MixtureSampler(Sampler):
     """Draws tokens from predicted mixtures."""
 
     temperature: float = Field(1.0, ge=0, le=100, description="factor of the deviations (variance scaling)")
+    sharpness: float = Field(1.0, gt=0, le=100, description="factor of the logits of the mixtures' components")
     guidance: ScheduledGuidance | None = Field(
         None,
         description="distribution-based guidance: a scale s samples p^s q^(1 - s), p of one component told the "
         "condition and q not; by rejection, channel by channel",
     )
     proposals: int = Field(100, gt=0, le=10_000, description="draws of the rejection sampler per token (Q)")
+
+    def drawn(
+        self,
+        b: Builder,
+        mixture: Mixture,
+        raw: Var,
+        channels: int,
+        u: Var,
+        z: Var,
+        guided: tuple[Var, Var, Var, Var] | None = None,
+        scored: bool = True,
+    ) -> tuple[Var, Var | None]:
+        """(x f32[N, C] of the mixtures, its log-density f32[N] if it is `scored`) from raw numbers f32[N, P].
+
+        u f32[N, C or 1] is uniform and chooses a component, z f32[N, C] is normal. `guided`: raw numbers without the
+        condition, the scale f32[N], proposals f32[N, Q, C] of normals and f32[N, Q, C] of uniform numbers; the density
+        is then that of the component, and not normalised.
+        """
+        how = (self.temperature, self.sharpness)
+        if guided is not None:
+            return _guided(b, mixture, raw, channels, how, u, z, guided, scored)
+        mean, deviation, _ = _component(b, mixture, raw, channels, how, u)
+        x = b.add(mean, b.mul(deviation, z), out="x")
+        return x, mixture.log_density(b, raw, x, self.temperature or 1.0, self.sharpness) if scored else None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
@@ -43,29 +68,31 @@ class MixtureSampler(Sampler):
             yield Problem(("guidance",), message, "leave it out, or set `per_channel: false`")
 
 
-def drawn(
+def _component(
+    b: Builder, mixture: Mixture, raw: Var, channels: int, how: tuple[float, float], u: Var
+) -> tuple[Var, Var, Var]:
+    """Mean and deviation f32[N, C] of the component that u falls on, and which that is."""
+    logits, mean, deviation = mixture.parameters(b, raw, channels, *how)
+    one = mixture.component(b, logits, u)
+    return of_component(b, mean, one, "mean"), of_component(b, deviation, one, "deviation"), one
+
+
+def _guided(
     b: Builder,
     mixture: Mixture,
     raw: Var,
     channels: int,
-    temperature: float,
+    how: tuple[float, float],
     u: Var,
     z: Var,
-    guided: tuple[Var, Var, Var, Var] | None = None,
-) -> tuple[Var, Var]:
-    """(x f32[N, C] of the mixtures, its log-density f32[N, C]) from raw numbers f32[N, P].
-
-    u f32[N, C or 1] is uniform and chooses a component, z f32[N, C] is normal. `guided`: raw numbers without the
-    condition, the scale f32[N], proposals f32[N, Q, C] of normals and f32[N, Q, C] of uniform numbers.
-    """
-    logits, mean, deviation = mixture.parameters(b, raw, channels, temperature)
-    one = mixture.component(b, logits, u)
-    mean, deviation = of_component(b, mean, one, "mean"), of_component(b, deviation, one, "deviation")
+    guided: tuple[Var, Var, Var, Var],
+    scored: bool,
+) -> tuple[Var, Var | None]:
+    """As `MixtureSampler.drawn` with `guided`."""
+    mean, deviation, one = _component(b, mixture, raw, channels, how, u)
     plain = b.add(mean, b.mul(deviation, z), out="plain")
-    if guided is None:
-        return plain, log_normal(b, plain, mean, deviation)
     other, scale, normals, uniforms = guided
-    _, mean_u, deviation_u = mixture.parameters(b, other, channels, temperature)
+    _, mean_u, deviation_u = mixture.parameters(b, other, channels, *how)
     mean_u, deviation_u = of_component(b, mean_u, one, "mean_u"), of_component(b, deviation_u, one, "deviation_u")
     rows = raw.shape[0]
 
@@ -92,8 +119,11 @@ def drawn(
     chosen = b.sum(b.where(first, x, b.scalar(0.0, x)), axes=(1,), keepdims=False, out="chosen")
     some = b.greater(b.sum(b.cast(accepted, to="f32"), axes=(1,), keepdims=False), 0.5, out="some")
     made = b.where(some, chosen, plain, out="made")
+    if not scored:
+        return made, None
     found = density(b.reshape(made, shape=(rows, 1, channels)))
-    return made, b.reshape(found, shape=(rows, channels), out="log_density")
+    found = b.sum(b.reshape(found, shape=(rows, channels)), axes=(1,), keepdims=False, out="log_density")
+    return made, found
 
 
 def rows_of(mixture: Mixture, channels: int) -> int:
@@ -101,4 +131,4 @@ def rows_of(mixture: Mixture, channels: int) -> int:
     return channels if mixture.per_channel else 1
 
 
-__all__ = ["MixtureSampler", "drawn", "rows_of"]
+__all__ = ["MixtureSampler", "rows_of"]

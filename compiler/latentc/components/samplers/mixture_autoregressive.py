@@ -17,7 +17,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.kit.mixtures import Mixture
 from latentc.components.kit.patches import unpatchify
 from latentc.components.parts import Problem
-from latentc.components.samplers._mixtures import MixtureSampler, drawn, rows_of
+from latentc.components.samplers._mixtures import MixtureSampler, rows_of
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class MixtureAutoregressive(MixtureSampler):
     """Draws each token from its mixture given those before it (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
 
-    With beams, each draws `fans` tokens, and those of the likeliest beginnings go on; the likeliest is the sample.
+    With beams, each draws one first token, then `fans` tokens in every step, of which those of the likeliest beginnings
+    go on; the likeliest is the sample. (The authors' code chooses once more, by a token behind the last.)
     """
 
     kind: Literal["mixture_autoregressive"]
@@ -64,6 +65,7 @@ class MixtureAutoregressive(MixtureSampler):
         assert spec.data.shape is not None
         channels, height, width = spec.data.shape
         length, wide = height * width, self.beams * self.fans
+        chooses = wide > 1
         entry = f"sample.{length}"
         b = mb.function(entry)
         told = conditions.operands(b, conditions.inputs(b))
@@ -92,7 +94,9 @@ class MixtureAutoregressive(MixtureSampler):
         progress = [i / max(length - 1, 1) for i in range(length)]
         weights = np.asarray(self.guidance.weights(progress)) if self.guidance else np.ones(length)
 
-        def pick(b: Builder, raw: Var, row: Mapping[str, Var], scale: Var | None, score: Var) -> tuple[Var, Var, Var]:
+        def pick(
+            b: Builder, raw: Var, row: Mapping[str, Var], scale: Var | None, score: Var | None
+        ) -> tuple[Var, Var | None, Var | None]:
             return self._pick(b, mixture, raw, channels, row, scale, score)
 
         def at(i: int) -> dict[str, Var]:
@@ -101,10 +105,7 @@ class MixtureAutoregressive(MixtureSampler):
             }
 
         first_scale = None if scale is None else scale_at(b, scale, b.constant(weights[0]))
-        score = b.full(next(iter(told.values())), shape=(), value=0.0, dtype="f32", out="score")
-        if scale is not None:
-            score, _ = b.split(score, axis=0, sizes=(B, B), out="score rest")
-        token, score, _ = pick(b, raw, at(0), first_scale, score)
+        token, score, _ = pick(b, raw, at(0), first_scale, None)
         if length == 1:
             b.output(unpatchify(b, b.reshape(self._best(b, token), shape=(B, 1, channels)), (channels, 1, 1)))
             made = None
@@ -117,7 +118,8 @@ class MixtureAutoregressive(MixtureSampler):
                 tables.append(b.constant(weights[1:], out="weight"))
 
             def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
-                token, score, sequence, *caches = state
+                token, sequence, *caches = state
+                score = caches.pop(0) if chooses else None
                 here = dict(zip([*rows, "weight"], row, strict=False))
                 position = b.op("add", i, 1, out="position")
                 fed = token if not fixed else b.concat(token, token, axis=0, out="fed")
@@ -126,12 +128,12 @@ class MixtureAutoregressive(MixtureSampler):
                 raw, *caches = call(b, network, "decode", {}, out=names, **operands)
                 strength = scale_at(b, fixed[0], here["weight"]) if fixed else None
                 token, score, beam = pick(b, raw, here, strength, score)
-                if self.beams > 1:
+                if beam is not None:
                     sequence = self._of_beams(b, sequence, beam)
                     caches = [self._of_beams(b, cache, beam) for cache in caches]
                 put = b.reshape(token, shape=(token.shape[0], 1, channels))
                 sequence = b.update_slice(sequence, put, position, axis=1, out="sequence")
-                return (token, score, sequence, *caches), ()
+                return (token, sequence, *([] if score is None else [score]), *caches), ()
 
             invariants = [] if scale is None else [scale]
             made = b.loop(
@@ -139,10 +141,10 @@ class MixtureAutoregressive(MixtureSampler):
                 length - 1,
                 body,
                 invariants=invariants,
-                carried=[token, score, sequence, *caches],
+                carried=[token, sequence, *([] if score is None else [score]), *caches],
                 tables=tables,
             )
-            b.output(unpatchify(b, self._best(b, made[2]), (channels, height, width)))
+            b.output(unpatchify(b, self._best(b, made[1]), (channels, height, width)))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)
@@ -178,30 +180,39 @@ class MixtureAutoregressive(MixtureSampler):
         channels: int,
         row: Mapping[str, Var],
         scale: Var | None,
-        score: Var,
-    ) -> tuple[Var, Var, Var]:
-        """Tokens f32[B K, C], log-likelihoods of their beginnings f32[B K], the beams i64[B, K] that they continue."""
-        size, wide = int(raw.shape[1]), self.beams * self.fans
-        flat = {key: b.reshape(row[key], shape=(B * wide, row[key].shape[2]), out=key) for key in ("u", "z")}
+        score: Var | None,
+    ) -> tuple[Var, Var | None, Var | None]:
+        """Tokens f32[B K, C], log-likelihoods of their beginnings f32[B K] if these are chosen among, and the beams
+        i64[B, K] that they continue if there are several.
+
+        `score` f32[B K] is that of the beginnings so far; None: there is none, as tokens are the first or not chosen.
+        """
+        size = int(raw.shape[1])
+        fans = 1 if score is None else self.fans
+        wide = self.beams * fans
+        flat = {}
+        for key in ("u", "z"):
+            rows = row[key] if fans == self.fans else b.slice(row[key], axis=1, start=0, stop=wide)
+            flat[key] = b.reshape(rows, shape=(B * wide, rows.shape[2]), out=key)
         if scale is not None:
             raw, other = b.split(raw, axis=0, sizes=(B, B), out="raw other")
             guided = (other, scale, row["q_z"], row["q_u"])
-            token, _ = drawn(b, mixture, raw, channels, self.temperature, flat["u"], flat["z"], guided)
-            return token, score, score
-        if self.fans > 1:
+            return *self.drawn(b, mixture, raw, channels, flat["u"], flat["z"], guided, scored=False), None
+        if fans > 1:
             raw = b.reshape(raw, shape=(B * self.beams, 1, size))
-            raw = b.broadcast_to(raw, raw, shape=(B * self.beams, self.fans, size))
+            raw = b.broadcast_to(raw, raw, shape=(B * self.beams, fans, size))
             raw = b.reshape(raw, shape=(B * wide, size), out="raw")
-        token, own = drawn(b, mixture, raw, channels, self.temperature, flat["u"], flat["z"])
-        if wide == 1:
-            return token, score, score
-        own = b.reshape(b.sum(own, axes=(1,), keepdims=False), shape=(B, self.beams, self.fans), out="own")
+        scored = self.beams * self.fans > 1
+        token, own = self.drawn(b, mixture, raw, channels, flat["u"], flat["z"], scored=scored)
+        if own is None or score is None:
+            return token, own, None
+        own = b.reshape(own, shape=(B, self.beams, fans), out="own")
         total = b.add(own, b.reshape(score, shape=(B, self.beams, 1)), out="total")
         best, index = b.top_k(b.reshape(total, shape=(B, wide)), k=self.beams, out="best index")
         tokens = b.reshape(token, shape=(B, wide, channels))
         wide_index = b.broadcast_to(b.reshape(index, shape=(B, self.beams, 1)), tokens, shape=(B, self.beams, channels))
         token = b.reshape(b.take_along(tokens, wide_index, axis=1), shape=(B * self.beams, channels), out="token")
-        beam = b.div(index, self.fans, out="beam")
+        beam = b.div(index, self.fans, out="beam") if self.beams > 1 else None
         return token, b.reshape(best, shape=(B * self.beams,), out="score"), beam
 
 

@@ -17,7 +17,7 @@ from latentc.components.kit import Conditions, both_branches, call
 from latentc.components.kit.mixtures import Mixture
 from latentc.components.kit.patches import unpatchify
 from latentc.components.kit.tokens import Schedule, hidden_fraction, rank
-from latentc.components.samplers._mixtures import MixtureSampler, drawn, rows_of
+from latentc.components.samplers._mixtures import MixtureSampler, rows_of
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
@@ -45,8 +45,8 @@ class MixtureConfidence(MixtureSampler):
         return self.model_copy(update={"steps": steps})
 
     def hidden_counts(self, length: int) -> np.ndarray:
-        """i64[N]: tokens that are hidden after each step, at least one fewer."""
-        fractions = hidden_fraction(self.schedule, np.arange(1, self.steps + 1) / self.steps)
+        """i64[N]: tokens that are hidden after each step, at least one fewer; rounded from float32, as published."""
+        fractions = hidden_fraction(self.schedule, (np.arange(1, self.steps + 1) / self.steps).astype(np.float32))
         left, found = length, []
         for fraction in np.clip(fractions, 1e-6, 1.0):
             left = max(0, min(left - 1, int(np.floor(length * fraction))))
@@ -102,8 +102,8 @@ class MixtureConfidence(MixtureSampler):
                 guided = (other, b.reshape(strength, shape=(rows,)), flat[0], flat[1])
             raw = b.reshape(raw, shape=(rows, raw.shape[2]))
             u, z = b.reshape(at["u"], shape=(rows, own)), b.reshape(at["z"], shape=(rows, channels))
-            made, _ = drawn(b, mixture, raw, channels, self.temperature, u, z, guided)
-            found = mixture.log_density(b, raw, made) if guided is None else b.sum(_, axes=(1,), keepdims=False)
+            made, found = self.drawn(b, mixture, raw, channels, u, z, guided)
+            assert found is not None
             found = b.reshape(found, shape=(B, length), out="found")
             made = b.reshape(made, shape=(B, length, channels), out="made")
             open_ = b.greater(hidden, 0.5, out="open")
