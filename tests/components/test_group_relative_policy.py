@@ -26,7 +26,7 @@ from latentc.lower import lower  # noqa: E402
 from latentc.spec import load_spec  # noqa: E402
 
 TINY = SYSTEMS["ar_grpo"]
-SCALE, CLIP, KL = 2.0, 0.2, 0.1
+SCALE, CLIP, ABOVE, MOST, KL = 2.0, 0.2, 0.3, 1.5, 0.1
 
 REWARDS = """
 def brightness(samples, conditions):
@@ -51,25 +51,35 @@ def guided(network: torch.nn.Module, tokens: torch.Tensor, y: torch.Tensor) -> t
     return (logits.log_softmax(-1) * chosen).sum(-1)
 
 
+def plain(network: torch.nn.Module, tokens: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [N, T] of tokens of the network told the class."""
+    chosen = torch.nn.functional.one_hot(tokens, 17)
+    return (network(tokens[:, :-1], y).log_softmax(-1) * chosen).sum(-1)
+
+
 def reference_loss(
-    policy: torch.nn.Module, frozen: torch.nn.Module, y: Any, rolled: Any, reward: Any, before: Any
+    policy: torch.nn.Module, frozen: torch.nn.Module, y: Any, rolled: Any, reward: Any, before: Any, scored: Any
 ) -> torch.Tensor:
-    """Equations 3 and 4 of GRPO (arXiv:2402.03300), sample by sample."""
+    """Equations 3 and 4 of GRPO (arXiv:2402.03300), sample by sample, with bounds of the ratio above and at most."""
     total = []
     for c, tokens, r, old in zip(y, rolled, reward, before, strict=True):
         classes = c.repeat(len(tokens))
-        new, far = guided(policy, tokens, classes), guided(frozen, tokens, classes).detach()
+        new, far = scored(policy, tokens, classes), scored(frozen, tokens, classes).detach()
         advantages = (r - r.mean()) / (r.std() + 1e-4)
         for advantage, log_p, log_old, log_ref in zip(advantages, new, old, far, strict=True):
             ratio = (log_p - log_old).exp()
-            gain = torch.min(ratio * advantage, ratio.clip(1 - CLIP, 1 + CLIP) * advantage)
+            gain = torch.min(ratio.clip(max=MOST) * advantage, ratio.clip(1 - CLIP, 1 + ABOVE) * advantage)
             divergence = (log_ref - log_p).exp() - (log_ref - log_p) - 1
             total.append((gain - KL * divergence).mean())
     return -torch.stack(total).mean()
 
 
-def test_the_loss_is_that_of_the_papers(tmp_path: Path) -> None:
-    spec = load_spec(TINY.spec, None, [*TINY.sizes, "objective.updates=2", "objective.group=3"])
+@pytest.mark.parametrize("scored", [plain, guided])
+def test_the_loss_is_that_of_the_papers(scored: Any, tmp_path: Path) -> None:
+    """Samples are drawn under guidance; the probabilities that the loss compares are not, unless the spec says so."""
+    changes = [f"objective.clip_above={ABOVE}", f"objective.most={MOST}", "objective.updates=2", "objective.group=3"]
+    changes += ["objective.guided=true"] if scored is guided else []
+    spec = load_spec(TINY.spec, None, [*TINY.sizes, *changes])
     lowered = lower(spec, to_emit=True)
     torch.manual_seed(0)
     with emitted(lowered, spec, tmp_path / "project") as project:
@@ -79,12 +89,12 @@ def test_the_loss_is_that_of_the_papers(tmp_path: Path) -> None:
         rolled, y = torch.randint(17, (2, 3, 64)), torch.tensor([3, 8])
         reward = torch.rand(2, 3, dtype=torch.float64)
         classes, flat = y.repeat_interleave(3), rolled.flatten(0, 1)
-        before = guided(policy, flat, classes).detach().unflatten(0, (2, 3)) + 0.3 * torch.randn(2, 3, 64)
+        before = scored(policy, flat, classes).detach().unflatten(0, (2, 3)) + 0.3 * torch.randn(2, 3, 64)
         (update, again) = project.objective.UPDATES
         assert update == again and update.trained == ("main",)
         given = {"rolled": rolled, "reward": reward, "before": before}
         outs = update.loss(policy, frozen, y, **given)
-        wanted = reference_loss(policy, frozen, y, rolled, reward, before)
+        wanted = reference_loss(policy, frozen, y, rolled, reward, before, scored)
         weights = list(policy.parameters())
         pairs = [torch.autograd.grad(loss, weights) for loss in (outs[0], wanted)]
         assert abs(outs[0] - wanted) < 1e-7 and abs(outs[1] - reward.mean()) < 1e-9
@@ -106,7 +116,7 @@ def test_the_loss_is_that_of_the_papers(tmp_path: Path) -> None:
         tokens, log_p, samples = rollout.sample(policy, y=classes, scale=scale, u=u)
         drawn = project.sampler.PROGRAMS["sample"][64].sample(policy, y=classes, scale=scale, u=u)
         assert torch.equal(tokens, drawn) and torch.equal(samples, drawn)
-        assert torch.allclose(log_p, guided(policy, tokens, classes), atol=1e-6)
+        assert torch.allclose(log_p, scored(policy, tokens, classes), atol=1e-6)
 
 
 def scorer() -> bytes:

@@ -70,8 +70,8 @@ class ScoringSampler(Sampler):
         """Settings under which `token_log_prob` is not what tokens are drawn with."""
 
     @abstractmethod
-    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands, tokens: Var) -> Var:
+    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands | None, tokens: Var) -> Var:
         """f32[B, T]: log-probabilities, in nats, with which it draws tokens i64[B, T] one after the other.
 
-        Guidance has its default scale; `null` are the conditions of its other branch.
+        Guidance has its default scale; `null` are the conditions of its other branch, None: there is no guidance.
         """

@@ -39,9 +39,9 @@ class GroupRelativePolicy(Objective):
 
     In every step `main` draws a `group` of samples of each condition of the batch by the spec's own sampler. The
     advantage of a sample is its reward less the mean of its group, divided by the group's deviation. Each token's
-    probability, under the sampler's guidance, is raised or lowered by the clipped ratio to what it was at the draw,
-    with a penalty of its divergence from the frozen network `reference`. `train.batch_size` counts conditions.
-    Dropout of the network is best 0: it would blur the ratios.
+    probability is raised or lowered by the clipped ratio to what it was at the draw, with a penalty of its divergence
+    from the frozen network `reference`. `train.batch_size` counts conditions. Dropout of the network is best 0: it
+    would blur the ratios.
     """
 
     kind: Literal["group_relative_policy"]
@@ -50,6 +50,17 @@ class GroupRelativePolicy(Objective):
     )
     group: int = Field(8, ge=2, le=1_024, description="samples that are drawn of each condition (G)")
     clip: float = Field(0.2, gt=0, lt=1, description="the ratio of probabilities counts from 1 - clip to 1 + clip")
+    clip_above: float | None = Field(
+        None, gt=0, le=1_024, description="the ratio counts up to 1 + this; null: as `clip`"
+    )
+    most: float | None = Field(
+        None, gt=1, le=65_536, description="largest ratio, also of samples whose advantage is negative; null: any"
+    )
+    guided: bool = Field(
+        False,
+        description="probabilities are those under the sampler's guidance, which draws the samples; false: of the "
+        "network told the conditions (AR-GRPO's code)",
+    )
     kl: float = Field(0.1, ge=0, description="factor of the divergence from the reference; 0: there is none")
     updates: int = Field(1, gt=0, le=64, description="optimiser steps on the same samples")
     normalise: bool = Field(True, description="advantages are divided by the deviation of their group's rewards")
@@ -96,17 +107,20 @@ class GroupRelativePolicy(Objective):
         reward = b.input("reward", f32(B, group))
         told = {name: _each(b, x, group) for name, x in told.items()}
         tokens = b.reshape(rolled, shape=(B * group, Named(count, "T")), out="tokens")
-        log_p = sampler.token_log_prob(b, main, told, conditions.null(b, told), tokens)
+        null = conditions.null(b, told) if self.guided else None
+        log_p = sampler.token_log_prob(b, main, told, null, tokens)
         log_p = b.reshape(log_p, shape=(B, group, count), out="log_p")
         before = b.input("before", f32(B, group, count)) if self.updates > 1 else b.stop_gradient(log_p, out="before")
         advantage = b.reshape(self._advantage(b, reward), shape=(B, group, 1), out="advantage")
         ratio = b.exp(b.op("sub", log_p, before), out="ratio")
-        near = b.clamp(ratio, low=1 - self.clip, high=1 + self.clip, out="near")
+        above = self.clip if self.clip_above is None else self.clip_above
+        near = b.clamp(ratio, low=1 - self.clip, high=1 + above, out="near")
+        ratio = ratio if self.most is None else b.minimum(ratio, self.most, out="ratio")
         gain = b.minimum(ratio * advantage, near * advantage, out="gain")
         clipped = b.cast(b.less(gain, ratio * advantage), to="f32", out="clipped")
         losses, values = b.neg(gain), [clipped]
         if self.kl:
-            reference = sampler.token_log_prob(b, networks[REFERENCE], told, conditions.null(b, told), tokens)
+            reference = sampler.token_log_prob(b, networks[REFERENCE], told, null, tokens)
             reference = b.stop_gradient(b.reshape(reference, shape=(B, group, count)), out="of_reference")
             more = b.op("sub", reference, log_p, out="more")
             divergence = b.op("sub", b.exp(more) - more, 1.0, out="divergence")
@@ -146,7 +160,8 @@ class GroupRelativePolicy(Objective):
         outputs = [OutputField("rolled")]
         b.output(tokens)
         if self.updates > 1:
-            log_p = sampler.token_log_prob(b, networks["main"], told, conditions.null(b, told), tokens)
+            null = conditions.null(b, told) if self.guided else None
+            log_p = sampler.token_log_prob(b, networks["main"], told, null, tokens)
             outputs.append(OutputField("before"))
             b.output(log_p)
         outputs.append(OutputField("samples", "tokens"))

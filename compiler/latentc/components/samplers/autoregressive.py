@@ -56,11 +56,11 @@ class Autoregressive(TokenSampler, ScoringSampler):
                 message = f"with `{name}: {getattr(self, name)}` rollouts are not drawn from what the loss compares"
                 yield Problem((name,), message, f"use `{name}: {all_of_them}`; a bundle may be compiled with another")
 
-    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands, tokens: Var) -> Var:
+    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands | None, tokens: Var) -> Var:
         tokens = in_reading_order(b, network, tokens)
         batch, length = tokens.shape[0], int(tokens.shape[1])
         seen = b.slice(tokens, axis=1, start=0, stop=length - 1, out="seen")
-        if self.guidance is None or self.guidance.scale == 1.0:
+        if null is None or self.guidance is None or self.guidance.scale == 1.0:
             logits = call(b, network, "forward", told, state=seen, out="logits")
         else:
             doubled = {name: b.concat(x, null[name], axis=0) for name, x in told.items()}
