@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
+from typing import Any
 
 from latentc_runtime.errors import BundleError
 
@@ -12,47 +13,37 @@ KEY_VARIABLE = "LATENTC_API_KEY"
 """Environment variable that holds the API key, so that no process list shows it."""
 
 
+def _option(default: Any, about: str, least: float | None = None, shown: bool = True) -> Any:
+    """A field of `Options`: what it is, and the least number it takes. `shown`: also where keys must not be."""
+    return field(default=default, repr=shown, metadata={"about": about, "least": least})
+
+
 @dataclass(frozen=True)
 class Options:
-    """Options of a server; sizes in bytes, times in seconds.
+    """Options of a server; sizes in bytes, times in seconds. `device` and `threads` are those of `load`.
 
-    key: API key that requests must carry; None for none. device, threads: as of `latentc_runtime.load`.
-    batch: largest number of samples in one engine call, at most the bundle's `max_batch`.
-    delay: time that a request waits for others to share its engine call, while the engine is idle.
-    queue: samples that may wait per model; further requests are refused with 429.
-    max_samples: samples per request. max_body: size of a request's body.
-    preview: least time between two intermediate pictures. drain: time for unfinished requests after a signal to stop.
+    `batch` is at most the bundle's `max_batch`; while the engine is idle, a request waits `delay`.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    key: str | None = field(default=None, repr=False)
-    device: str = "auto"
-    threads: int | None = None
-    batch: int = 16
-    delay: float = 0.003
-    queue: int = 256
-    max_samples: int = 64
-    max_body: int = 16 << 20
-    preview: float = 0.15
-    drain: float = 30.0
+    host: str = _option("127.0.0.1", "address to listen on; default: this machine only")
+    port: int = _option(8000, "0 for any free one", 0)
+    key: str | None = _option(None, f"API key that requests carry; better in {KEY_VARIABLE}", shown=False)
+    device: str = _option("auto", "cpu, cuda, tensorrt or auto")
+    threads: int | None = _option(None, "CPU threads of an engine")
+    batch: int = _option(16, "largest batch of one engine call", 1)
+    delay: float = _option(0.003, "seconds to wait for other requests", 0)
+    queue: int = _option(256, "samples that may wait per model; further requests are refused", 1)
+    max_samples: int = _option(64, "samples per request", 1)
+    max_body: int = _option(16 << 20, "bytes of a request", 1)
+    preview: float = _option(0.15, "least seconds between two intermediate pictures", 0)
+    drain: float = _option(30.0, "seconds to finish requests at the end", 0)
 
     def __post_init__(self) -> None:
-        least = {
-            "port": 0,
-            "batch": 1,
-            "delay": 0,
-            "queue": 1,
-            "max_samples": 1,
-            "max_body": 1,
-            "preview": 0,
-            "drain": 0,
-        }
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not low <= value < float("inf"):  # false for nan
-                message = f"`{name}` is a number from {low} on, not {value}"
-                raise BundleError("E0619", message, f"leave `--{name.replace('_', '-')}` out for the default")
+        for one in fields(self):
+            value, low = getattr(self, one.name), one.metadata["least"]
+            if low is not None and not low <= value < float("inf"):  # false for nan
+                message = f"`{one.name}` is a number from {low} on, not {value}"
+                raise BundleError("E0619", message, f"leave `--{one.name.replace('_', '-')}` out for the default")
         if self.key is not None and not (self.key and self.key.isascii() and self.key.isprintable()):
             raise BundleError("E0619", "the API key is empty or not ASCII text", "choose a long random word")
 
