@@ -10,7 +10,7 @@ import numpy as np
 
 from latentc.components.contract import Lowered, Network
 from latentc.components.first_stage import FIRST_STAGE
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.fitting import with_suggestion
 from latentc.ir.core import Param, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
@@ -219,8 +219,7 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
         return OWN_NAMES
     if names not in spec.weights:
         known = ", ".join(spec.weights) or "none"
-        close = nearest(names, spec.weights)
-        mend = f"did you mean `{close}`?" if close else "omit `--names` if the file has latentc's own names"
+        mend = did_you_mean(names, spec.weights, "omit `--names` if the file has latentc's own names")
         message = f"the spec has no name map `{names}`"
         note = f"name maps of this spec (section `weights`): {known}"
         raise DiagnosticError.of("E0703", message, spec.span("weights"), notes=(note,), help=mend)

@@ -198,6 +198,12 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
+def did_you_mean(word: str, choices: Iterable[str], otherwise: str) -> str:
+    """The remedy for an unknown word: the choice most like it, or `otherwise`."""
+    close = nearest(word, choices)
+    return f"did you mean `{close}`?" if close else otherwise
+
+
 # Texts that are no files: what was given by --set, on standard input or by a caller. A file that was parsed
 # is kept as well, so that the line shown is the line that was read even where the file has changed since.
 _SOURCES: dict[str, str] = {}

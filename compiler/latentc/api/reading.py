@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentc import resources
 from latentc.api._common import Source, lowered_spec
-from latentc.diagnostics import CODES, Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import CODES, Diagnostic, DiagnosticError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from latentc.ir.report import FunctionReport
@@ -121,8 +121,7 @@ def why(source: Source, rule: str, variant: str | None = None, overrides: Sequen
     report = fusion_report(lowered, spec)
     rules = list(report.applied)
     if rule not in (*rules, "all"):
-        close = nearest(rule, rules)
-        mend = f"did you mean `{close}`?" if close else f"the rules are {', '.join(rules)}; `all` is every one"
+        mend = did_you_mean(rule, rules, f"the rules are {', '.join(rules)}; `all` is every one")
         raise DiagnosticError.of("E0712", f"no fusion rule is called {rule!r}", help=mend)
     return "".join(report.why(name) for name in (rules if rule == "all" else [rule]))
 

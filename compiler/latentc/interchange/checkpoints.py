@@ -12,7 +12,7 @@ from latentc import resources
 from latentc.checkpoint import computed, name_map, network_params, network_types, symbols
 from latentc.components.contract import Lowered
 from latentc.components.diffusers import Data
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.interchange.folders import Found
 from latentc.lower import lower, lower_networks
 from latentc.spec import Spec, variant_names
@@ -47,8 +47,7 @@ class Candidate:
 def recognised(path: Path, system: str | None, variant: str | None, key: str | None) -> Found:
     """The shipped system of a checkpoint. DiagnosticError E0417 (none, or several), E0409 (several state dicts fit)."""
     if system is not None and system not in resources.shipped_specs():
-        close = nearest(system, resources.shipped_specs())
-        mend = f"did you mean `{close}`?" if close else "`latentc specs` lists them"
+        mend = did_you_mean(system, resources.shipped_specs(), "`latentc specs` lists them")
         raise DiagnosticError.of("E0417", f"no shipped spec `{system}`", help=mend)
     readings = file_readings(path, key)
     found = list(candidates(readings, system, variant))

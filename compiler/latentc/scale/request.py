@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.scale.accelerators import ACCELERATORS, Accelerator
 
 UTILISATION = 0.4  # of the peak FLOP/s, what well-tuned transformers reach
@@ -59,8 +59,7 @@ def parse_request(text: str) -> Request:
 def _known(word: str, what: str, known: dict[str, Accelerator] | dict[str, str]) -> str:
     if word in known:
         return word
-    close = nearest(word, known)
-    mend = f"did you mean `{close}`?" if close else f"known: {', '.join(known)}"
+    mend = did_you_mean(word, known, f"known: {', '.join(known)}")
     raise _wrong(f"no such {what}: {word!r}", mend)
 
 

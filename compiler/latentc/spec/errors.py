@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from latentc.diagnostics import Diagnostic, Label, nearest
+from latentc.diagnostics import Diagnostic, Label, did_you_mean, nearest
 from latentc.spec.schema import Place, place_at, shown_path
 from latentc.spec.yaml import Document, PathKey
 
@@ -188,11 +188,10 @@ def _unknown_key(fault: _Fault) -> Diagnostic:
     span = fault.document.key_spans.get(fault.path) or fault.document.span(fault.path)
     data = fault.document.value(parent)
     legal = _legal_keys(fault)
-    close = nearest(str(key), legal)
     where = f"`{shown_path(parent)}`" if parent else "a spec"
     kind = data.get("kind") if isinstance(data, dict) else None
     of_kind = f" of kind `{kind}`" if isinstance(kind, str) else ""
-    labels = (Label(span, f"did you mean `{close}`?"),) if close else (Label(span, "unknown here"),)
+    labels = (Label(span, did_you_mean(str(key), legal, "unknown here")),)
     note = f"keys of {where}{of_kind}: {', '.join(legal) or 'none'}"
     return Diagnostic("E0201", f"unknown key `{key}` in {where}", span, labels, (note,))
 
@@ -270,8 +269,7 @@ def _unknown_kind(fault: _Fault) -> Diagnostic:
     span = fault.document.span(path)
     known = fault.place.kinds() if fault.place else []
     kind = fault.data.get("kind") if isinstance(fault.data, dict) else fault.data
-    close = nearest(kind, known) if isinstance(kind, str) else None
-    label = Label(span, f"did you mean `{close}`?" if close else "unknown here")
+    label = Label(span, did_you_mean(kind if isinstance(kind, str) else "", known, "unknown here"))
     note = f"known kinds: {', '.join(known) or 'none'}"
     tag = kind if isinstance(kind, str) else described(kind)
     return Diagnostic("E0205", f"unknown kind `{tag}` for {fault.shown}", span, (label,), (note,))
@@ -293,10 +291,8 @@ def _not_a_choice(fault: _Fault) -> Diagnostic:
     span = fault.document.span(fault.path)
     expected = _choices(fault)
     data = fault.data
-    close = (
-        nearest(data, expected.replace(" or ", ", ").replace("`", "").split(", ")) if isinstance(data, str) else None
-    )
-    labels = (Label(span, f"did you mean `{close}`?" if close else f"expected {expected}"),)
+    choices = expected.replace(" or ", ", ").replace("`", "").split(", ") if isinstance(data, str) else ()
+    labels = (Label(span, did_you_mean(str(data), choices, f"expected {expected}")),)
     message = f"{fault.shown} is {described(data)}, not {expected}"
     return Diagnostic("E0207", message, span, labels, _about(fault.place))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from latentc import resources
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.spec.load import load_spec
 
 SMALL = "digits"  # the family of specs that train on handwritten digits in a minute or two
@@ -26,8 +26,7 @@ def first_spec(name: str, system: str) -> str:
     shipped, key = resources.shipped_specs(), system.replace("-", "_")
     path = shipped.get(f"{SMALL}_{key}") or shipped.get(key)
     if path is None:
-        close = nearest(key, shipped)
-        mend = f"did you mean `{close}`?" if close else "`latentc specs` lists them"
+        mend = did_you_mean(key, shipped, "`latentc specs` lists them")
         raise DiagnosticError.of("E0401", f"no spec `{system}` ships with latentc", help=mend)
     if path.parent.name != SMALL:
         return _extended(name, path.stem)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import latentc.resources as resources
-from latentc.diagnostics import DiagnosticError, Label, Span, add_source, nearest
+from latentc.diagnostics import DiagnosticError, Label, Span, add_source, did_you_mean, nearest
 from latentc.spec.files import read_text
 from latentc.spec.yaml import MAX_DEPTH, Document, Node, PathKey, load_yaml
 
@@ -57,8 +57,7 @@ def named_spec(source: str, folder: Path, span: Span | None) -> Path:
     """The file of a spec that another spec in `folder` names at `span`. Raises DiagnosticError E0210."""
     path = find_spec(source, folder)
     if path is None or not path.is_file():
-        close = nearest(source, resources.shipped_specs())
-        mend = f"did you mean `{close}`?" if close else "write a path relative to this file, or a shipped name"
+        mend = did_you_mean(source, resources.shipped_specs(), "write a path relative to this file, or a shipped name")
         raise DiagnosticError.of("E0210", f"no spec `{source}` was found", span, help=mend)
     return path
 
@@ -72,9 +71,8 @@ def resolve_file(
     """
     path = find_spec(source)
     if path is None:
-        close = nearest(source, resources.shipped_specs())
         known = ", ".join(resources.shipped_specs()) or "none"
-        help_text = f"did you mean `{close}`?" if close else "give a path, or the name of a shipped spec"
+        help_text = did_you_mean(source, resources.shipped_specs(), "give a path, or the name of a shipped spec")
         note = f"specs that ship with latentc: {known}"
         raise DiagnosticError.of("E0401", f"no spec `{source}` was found", notes=(note,), help=help_text)
     return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides, option)
@@ -202,8 +200,8 @@ def _variant(variants: Node | None, wanted: str) -> Node:
     names = variants.fields if variants else {}
     node = names.get(wanted)
     if node is None:
-        close = nearest(wanted, names)
         known = f"variants of this spec: {', '.join(names)}" if names else "this spec has no variants"
+        close = nearest(wanted, names)
         help_text = f"did you mean `{close}`?" if close else None
         span = variants.key if variants else None
         message = f"unknown variant `{wanted}`"

@@ -19,7 +19,7 @@ from latentc.components.objective import Objective
 from latentc.components.parts import Part
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
-from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
+from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
 from latentc.spec.engine_rules import ENGINE_RULES
 from latentc.spec.problem import Problem, Rule
 from latentc.spec.schema import Spec
@@ -316,8 +316,7 @@ def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
     trained = [name for name in (*named, *systems(spec)) if name in spec.networks]
     for name in spec.train.optimizers:
         if name not in trained:
-            close = nearest(name, trained)
-            mend = f"did you mean `{close}`?" if close else f"trained networks: {', '.join(trained) or 'none'}"
+            mend = did_you_mean(name, trained, f"trained networks: {', '.join(trained) or 'none'}")
             message = f"network `{name}` is not trained"
             yield Problem("E0306", ("train", "optimizers", name), message, help=mend)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.weights.distributed import parts_of, read_parts
 from latentc.weights.expr import Expr
 from latentc.weights.npz import DAMAGE, read_npz, unread
@@ -165,8 +165,7 @@ def _named(text: Path | str, networks: Sequence[str]) -> tuple[str, Path]:
     if not equals or not name.isidentifier() or Path(text).exists():
         return "", Path(text)
     if name not in networks:
-        close = nearest(name, networks)
-        mend = f"did you mean `{close}`?" if close else f"networks of this spec: {', '.join(networks)}"
+        mend = did_you_mean(name, networks, f"networks of this spec: {', '.join(networks)}")
         raise DiagnosticError.of("E0415", f"the spec has no network `{name}`", help=mend)
     return name, Path(file)
 

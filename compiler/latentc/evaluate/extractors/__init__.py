@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.evaluate.extractors.contract import Extractor
 from latentc.evaluate.extractors.described import Described, Description, read_description
 from latentc.evaluate.extractors.digits import Digits
@@ -64,6 +64,5 @@ def extractor_from_text(text: str, device: str = "cpu") -> Extractor | str:
 
 def _unknown(name: str) -> DiagnosticError:
     known = [*WITHOUT_FILE, *WITH_FILE]
-    close = nearest(name, known)
-    mend = f"did you mean `{close}`?" if close else f"known are {', '.join(known)}, or a description: FILE.yaml"
+    mend = did_you_mean(name, known, f"known are {', '.join(known)}, or a description: FILE.yaml")
     return DiagnosticError.of("E0721", f"there are no features called `{name}`", help=mend)

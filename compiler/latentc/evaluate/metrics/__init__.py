@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric
 
 _ORDER = ("frechet", "kernel", "manifold", "classifier", "memorisation")
@@ -37,8 +37,7 @@ def figures_from_text(texts: Iterable[str]) -> list[str]:
         elif name in FIGURES:
             found.append(name)
         elif name:
-            close = nearest(name, list(FIGURES))
-            mend = f"did you mean `{close}`?" if close else f"known are {', '.join(FIGURES)}"
+            mend = did_you_mean(name, list(FIGURES), f"known are {', '.join(FIGURES)}")
             raise DiagnosticError.of("E0714", f"there is no metric called `{name}`", help=mend)
     return list(dict.fromkeys(found))
 
