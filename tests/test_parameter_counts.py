@@ -272,6 +272,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {
             ("imagenet", "main"): 72_141_699,
             ("imagenet-16384", "main"): 76_073_859,
+            ("gumbel-f8", "main"): 68_995_971,
             ("imagenet", "discriminator"): 2_765_633,
             ("imagenet", "perceptual"): 14_716_160,
         },

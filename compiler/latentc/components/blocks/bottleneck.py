@@ -23,6 +23,8 @@ class Bottleneck(Part):
 
     discrete: ClassVar[bool] = False
     """Whether codes are tokens."""
+    OWN_LOGITS: ClassVar[bool] = False
+    """Whether a layer of its own gives the logits of tokens."""
     ANY_RANK: ClassVar[bool] = False
     """Whether latents may have any axes behind the channels, f32[B, Z, ...], not rows and columns alone."""
 
@@ -78,6 +80,15 @@ class Bottleneck(Part):
 
     def annealed(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], factor: Var) -> tuple[Var, Var]:
         """As `regularized`, with entropies in the penalty that weigh `factor` f32[] times as much."""
+        return self.regularized(b, h, noise, static)
+
+    @property
+    def told_step(self) -> bool:
+        """Whether latents in training depend on the step of training, as `at_step` has it."""
+        return False
+
+    def at_step(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], step: Var) -> tuple[Var, Var]:
+        """As `regularized`, in the given step of training, i64[], counted from 0."""
         return self.regularized(b, h, noise, static)
 
     @abstractmethod

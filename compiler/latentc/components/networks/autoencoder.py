@@ -20,7 +20,7 @@ from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, TensorType
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class Autoencoder(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
     ANNEALS: ClassVar[bool] = True
     """Whether an objective may weigh the entropies of its bottleneck by a factor that changes in training."""
+    TELLS_STEP: ClassVar[bool] = True
+    """Whether its bottleneck is told the step of training, if it asks for it."""
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "autoencoder",
         "width": 8,
@@ -182,6 +184,8 @@ class Autoencoder(Backbone):
         anneals = objective is not None and objective.anneals
         if anneals:
             noise = (*noise, Port("entropy_factor", f32(), "scale"))
+        if self.bottleneck.told_step:
+            noise = (*noise, Port("step", i64(), "position"))
         bodies = _methods(self, anneals)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
         if self.bottleneck.discrete:
@@ -207,6 +211,7 @@ class Autoencoder(Backbone):
             "blocks": self.blocks,
             "decoder_blocks": self.decoder_blocks or self.blocks + 1,
             "middle": self.middle_blocks,
+            "own_logits": int(self.bottleneck.OWN_LOGITS),
         }
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 
@@ -254,7 +259,13 @@ def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
         return b.clamp(x, low=-1.0, high=1.0, out="x") if config.clamp else x
 
     def drawn(b: Builder, h: Var, more: tuple[Var, ...], static: dict[str, Any]) -> tuple[Var, Var]:
-        """Latents in training and their penalty; `more`: noise, if codes are drawn, and the factor of entropies."""
+        """Latents in training and their penalty.
+
+        `more`: noise, if codes are drawn, then the factor of entropies or the step of training.
+        """
+        if bottleneck.told_step:
+            *noise, step = more
+            return bottleneck.at_step(b, h, noise[0] if noise else None, static, step)
         if not anneals:
             return bottleneck.regularized(b, h, more[0] if more else None, static)
         *noise, factor = more

@@ -13,21 +13,19 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import call
-from latentc.components.objectives._common import noise_inputs
+from latentc.components.objectives._common import noise_inputs, step_of, told_step
 from latentc.components.objectives._reconstruction import PERCEPTUAL, PIXELS, Reconstruction
 from latentc.components.objectives.terms._score import ScoreTerm
 from latentc.components.objectives.terms._term import Round, Side, Term, mean, score_decay, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.objectives.terms.non_saturating import NonSaturating
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 DISCRIMINATOR = "discriminator"
-STEP = "training_step"
-"""The input of a loss that is the step of training, counted from 0."""
 
 
 class AgainstDiscriminator(Reconstruction):
@@ -95,6 +93,7 @@ class AgainstDiscriminator(Reconstruction):
         x, noise, draws = given_samples(b, main, "regularized")
         # The penalty is not read here.
         factor = {"scale": b.constant(1.0, "f32", out="factor")} if self.anneals else {}
+        factor |= told_step(b, main.methods["regularized"])
         made, _ = call(b, main, "regularized", {}, state=x, noise=noise, **factor, out="made penalty")
         real, fake = Side(x, {}), Side(b.stop_gradient(made, out="made"), {})
         for side, out in ((real, "real"), (fake, "fake")):
@@ -152,15 +151,10 @@ class AgainstDiscriminator(Reconstruction):
         return b.mul(begun, weight, out="weight")
 
 
-def step_of(b: Builder) -> Var:
-    """The step of training i64[], an input of the loss."""
-    return b.given(STEP) or b.input(STEP, i64())
-
-
 def given_samples(b: Builder, main: Network, method: str) -> tuple[Var, list[Var], tuple[Draw, ...]]:
     """Adds the inputs of a loss that are those of a method of an autoencoder: x, noise and how that is drawn."""
     of = main.methods[method]
     return b.input("x", of.input("state").type), *noise_inputs(b, of)
 
 
-__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "STEP", "AgainstDiscriminator", "given_samples", "mean", "step_of"]
+__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "AgainstDiscriminator", "given_samples", "mean"]

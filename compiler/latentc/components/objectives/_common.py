@@ -1,4 +1,4 @@
-"""What losses share: their entries in the module, noise as inputs, the cross-entropy of tokens.
+"""What losses share: their entries in the module, noise and the training step as inputs, the cross-entropy of tokens.
 
 Symbols: B batch, T tokens of a sample, V vocabulary.
 """
@@ -9,7 +9,7 @@ from math import pi
 from typing import Literal
 
 from latentc.components.contract import Draw, Method, Update
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 
 ShareSchedule = Literal["arccos", "cosine", "cubic", "linear", "root", "square"]
 # arccos(u) / sqrt(1 - u) for u in [0, 1], error 2e-8 (Abramowitz and Stegun 4.4.46).
@@ -49,6 +49,20 @@ def noise_inputs(b: Builder, method: Method) -> tuple[list[Var], tuple[Draw, ...
     ports = method.inputs_of("noise")
     draws = tuple(Draw(port.name, port.distribution) for port in ports if port.distribution is not None)
     return [b.input(port.name, port.type) for port in ports], draws
+
+
+STEP = "training_step"
+"""The input of a loss that is the step of training, counted from 0."""
+
+
+def step_of(b: Builder) -> Var:
+    """The step of training i64[], an input of the loss."""
+    return b.given(STEP) or b.input(STEP, i64())
+
+
+def told_step(b: Builder, method: Method) -> dict[str, Var]:
+    """The step of training, by its role, for a method that takes it."""
+    return {"position": step_of(b)} if method.inputs_of("position") else {}
 
 
 def token_losses(b: Builder, logits: Var, tokens: Var, out: str = "losses") -> Var:

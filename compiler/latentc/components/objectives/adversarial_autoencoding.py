@@ -16,8 +16,8 @@ from latentc.components.objectives._against_discriminator import (
     DISCRIMINATOR,
     AgainstDiscriminator,
     given_samples,
-    step_of,
 )
+from latentc.components.objectives._common import step_of, told_step
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
@@ -85,10 +85,10 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         error, score = self.error(mb, networks), self.score(mb, discriminator)
         b = mb.function("loss.autoencoder")
         x, noise, draws = given_samples(b, main, "regularized")
-        factor: dict[str, Var] = {}
+        factor = told_step(b, main.methods["regularized"])
         if self.anneals:
             left = 1.0 - b.cast(step_of(b), to="f32") * (1 / self.entropy_steps)
-            factor = {"scale": b.add(1.0, b.relu(left) * self.entropy_boost, out="factor")}
+            factor |= {"scale": b.add(1.0, b.relu(left) * self.entropy_boost, out="factor")}
         if self.adaptive:
             names, method = "made features penalty", "regularized_features"
             made, features, penalty = call(b, main, method, {}, state=x, noise=noise, **factor, out=names)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
-from latentc.components.objectives._common import noise_inputs
+from latentc.components.objectives._common import noise_inputs, told_step
 from latentc.components.objectives._reconstruction import Reconstruction
 from latentc.ir.builder import ModuleBuilder
 
@@ -43,7 +43,8 @@ class Autoencoding(Reconstruction):
         b = mb.function("loss")
         x = b.input("x", method.input("state").type)
         noise, draws = noise_inputs(b, method)
-        made, penalty = call(b, network, "regularized", {}, state=x, noise=noise, out="reconstruction penalty")
+        step = told_step(b, method)
+        made, penalty = call(b, network, "regularized", {}, state=x, noise=noise, **step, out="reconstruction penalty")
         if self.reconstruction == "binary_cross_entropy":
             error = b.softplus(made, out="softplus") - made * x
         else:

@@ -1,0 +1,135 @@
+"""Rows of a table that are drawn from logits, with gradients through a softmax.
+
+A file of its own because a `codebook` compares latents with its rows: here a convolution gives logits, and no row needs
+to be near anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import layers
+from latentc.components.blocks.autoencoder import INIT
+from latentc.components.blocks.bottleneck import TableBottleneck
+from latentc.components.contract import Port
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.types import B, TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+LEAST = 1e-10
+"""Added to a ratio of probabilities whose logarithm is taken."""
+
+
+class GumbelCodebook(TableBottleneck):
+    """Each position of the latents becomes the likeliest row of a codebook, by logits that a 1 x 1 convolution gives.
+
+    Training adds Gumbel noise to the logits, which draws the row, and takes gradients through their softmax over a
+    temperature (Jang et al. 2016, arXiv:1611.01144), as `GumbelQuantize` of taming transformers. The penalty is `kl`
+    times the divergence of the distribution from the uniform one. Their encoder draws rows outside training, too; here
+    it takes the likeliest.
+    """
+
+    kind: Literal["gumbel_codebook"]
+    size: int = Field(gt=1, le=16_777_216, description="rows of the codebook: number of different tokens")
+    kl: float = Field(5e-4, ge=0, description="weight of the divergence from the uniform distribution")
+    straight_through: bool = Field(
+        True, description="training decodes the drawn row; false: the mean of the rows under the softmax"
+    )
+    temperature: float = Field(1.0, gt=0, le=1_024, description="of the softmax in training, at its first step")
+    final_temperature: float | None = Field(
+        None, gt=0, le=1_024, description="to which it falls by half a cosine; null: it stays"
+    )
+    temperature_steps: int = Field(
+        1_000_000, gt=0, le=1_000_000_000, description="steps of training until then, if it falls"
+    )
+    discrete: ClassVar[bool] = True
+    OWN_LOGITS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "gumbel_codebook",
+        "size": 16,
+        "channels": 4,
+        "final_temperature": 0.1,
+        "temperature_steps": 100,
+    }
+
+    def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
+        return (Port("gumbel", f32(B, rows * columns, self.size), "noise", distribution="gumbel"),)
+
+    @property
+    def told_step(self) -> bool:
+        return self.final_temperature is not None
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        networks = [n for n in spec.networks.values() if getattr(n, "bottleneck", None) == self]
+        if self.told_step and not all(getattr(network, "TELLS_STEP", False) for network in networks):
+            message = "of these networks only an `autoencoder` is told the step of training"
+            yield Problem(("final_temperature",), message, "leave it out")
+
+    def static(self) -> dict[str, Any]:
+        return {"codes": self.size}
+
+    def table(self, b: Builder, static: dict[str, Any]) -> Var:
+        return b.param("codebook.weight", f32(static["codes"], static["latent"]), "normal", std=1.0)  # type: ignore[no-any-return]
+
+    def _logits(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        """f32[B, h w, K]: the logits of the rows for each position of h [B, Z, h, w]."""
+        logits = layers.conv(b, "to_logits", h, static["codes"], 1, INIT, out="logits")
+        logits = b.reshape(logits, shape=(h.shape[0], static["codes"], h.shape[2] * h.shape[3]))
+        return b.transpose(logits, perm=(0, 2, 1), out="logits")  # type: ignore[no-any-return]
+
+    def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        return b.argmax(self._logits(b, h, static), axis=2, out="tokens")  # type: ignore[no-any-return]
+
+    def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
+        rows = b.embedding(self.table(b, static), codes, out="z")
+        return _grid(b, rows, static["rows"], static["columns"])
+
+    def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        chosen = b.embedding(self.table(b, static), self.codes(b, h, static), out="chosen")
+        return _grid(b, chosen, h.shape[2], h.shape[3])
+
+    def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        return self._drawn(b, h, noise, static, 1 / self.temperature)
+
+    def at_step(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], step: Var) -> tuple[Var, Var]:
+        assert self.final_temperature is not None
+        part = b.mul(b.cast(step, to="f32"), 1 / self.temperature_steps)
+        fallen = b.cos(b.mul(b.minimum(part, 1.0), math.pi), out="fallen")
+        half = (self.temperature - self.final_temperature) / 2
+        temperature = b.op("add", b.mul(fallen, half), self.final_temperature + half, out="temperature")
+        return self._drawn(b, h, noise, static, b.div(1.0, temperature, out="sharpness"))
+
+    def _drawn(
+        self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], sharpness: float | Var
+    ) -> tuple[Var, Var]:
+        assert noise is not None
+        table, logits = self.table(b, static), self._logits(b, h, static)
+        perturbed = b.add(logits, b.reshape(noise, shape=logits.shape), out="perturbed")
+        soft = b.softmax(b.mul(perturbed, sharpness), axis=2, out="soft")
+        if self.straight_through:
+            chosen = b.embedding(table, b.argmax(perturbed, axis=2), out="chosen")
+            # The gradient reaches the logits as if the softmax were decoded.
+            mean = b.matmul(soft, b.stop_gradient(table), out="mean")
+            chosen = b.add(chosen, mean - b.stop_gradient(mean), out="chosen")
+        else:
+            chosen = b.matmul(soft, table, out="chosen")
+        p = b.softmax(logits, axis=2, out="p")
+        divergence = b.sum(p * b.log(p * float(self.size) + LEAST), axes=(2,), keepdims=False, out="divergence")
+        penalty = b.mul(b.mean(divergence, axes=(1,), keepdims=False), self.kl, out="penalty")
+        return _grid(b, chosen, h.shape[2], h.shape[3]), penalty
+
+    def decoded_type(self, rows: int, columns: int) -> TensorType:
+        return i64(B, rows * columns)
+
+
+def _grid(b: Builder, rows: Var, height: Any, width: Any) -> Var:
+    """Rows [B, h w, Z] as latents [B, Z, h, w]."""
+    batch, _, latent = rows.shape
+    return b.transpose(b.reshape(rows, shape=(batch, height, width, latent)), perm=(0, 3, 1, 2), out="z")  # type: ignore[no-any-return]
