@@ -17,6 +17,8 @@ onnx = pytest.importorskip("onnx")
 
 from emitted import emitted  # noqa: E402
 from forked import python  # noqa: E402
+from forked_training import trained  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 from tiny_systems import SYSTEMS  # noqa: E402
 
 from latentc.diagnostics import DiagnosticError  # noqa: E402
@@ -151,6 +153,34 @@ def test_training_reads_its_rewards_and_resumes_bit_equal(tmp_path: Path) -> Non
     done = python(tmp_path, *flags, "--resume", "true")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole.read_bytes()
+
+
+def test_two_processes_draw_and_learn_as_one_does(tmp_path: Path) -> None:
+    changed = ["data={kind: npz, path: tokens.npz, classes: 10, tokens: {vocabulary: 17, grid: [3, 3]}}"]
+    changed += ["objective.rewards=[{kind: python, function: 'rewards:level'}]"]
+    changed += ["train.optimizers={}", "train.optimizer={kind: sgd, lr: 0.1}", "train.workers=0"]
+    spec = load_spec(TINY.spec, None, [*TINY.sizes, *changed])
+    project_from_lowered(lower(spec, to_emit=True), spec, tmp_path)
+    (tmp_path / "rewards.py").write_text("def level(samples, conditions):\n    return samples.float().mean(1)\n")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "tokens.npz", tokens=rng.integers(17, size=(32, 9)), y=rng.integers(10, size=32))
+    modes = {"none": 1, "ddp": 2, "fsdp": 2}
+    failed = trained(
+        {
+            "folder": str(tmp_path),
+            "name": mode,
+            "processes": processes,
+            "flags": ["--steps", "2", "--parallel", mode, "--accumulate", str(2 // processes), "--out", mode],
+        }
+        for mode, processes in modes.items()
+    )
+    assert not failed, failed
+    one, ddp, fsdp = (load_file(tmp_path / mode / "weights_raw.safetensors") for mode in modes)
+    assert one.keys() == ddp.keys() == fsdp.keys()
+    assert not np.array_equal(one["main.output.weight"], one["reference.output.weight"])  # it has learned
+    for path, value in one.items():
+        for other in (ddp[path], fsdp[path]):
+            assert np.allclose(other, value, rtol=1e-5, atol=1e-6), path
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,23 @@ from forked import by_rank
 
 # One process takes the rows and draws of two, part by part, so that it must come to the same weights as they do.
 AS_TWO = """
+import importlib.util
+from types import SimpleNamespace
+import torch
 import train
 generator = train.generator
 train.generator = lambda seed, kind, step, rank, part: generator(seed, kind, step, part, rank)
 train.sliced = lambda batch, part, parts: {name: rows[part::parts] for name, rows in batch.items()}
+if importlib.util.find_spec("rollouts"):
+    import rollouts
+    drawn_by = rollouts.roll_out
+    def roll_out(rewards, networks, batch, config, step, run):
+        made = []
+        for rank in range(2):
+            as_rank = SimpleNamespace(rank=rank, device=run.device, parallel="none")
+            made.append(drawn_by(rewards, networks, train.sliced(batch, rank, 2), config, step, as_rank))
+        return {name: torch.stack([part[name] for part in made], 1).flatten(0, 1) for name in made[0]}
+    rollouts.roll_out = roll_out
 train.main()
 """
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"  # what is seen of a full disk
