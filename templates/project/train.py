@@ -278,6 +278,13 @@ def main() -> None:
     # FSDP moves a block to its device as it shards it: the whole need not fit there.
     home = torch.device("cpu") if run.parallel == "fsdp" else run.device
     networks = {name: build(**config["model"][name]).to(home) for name, build in NETWORKS.items()}
+    # region batch_norm
+    if run.world > 1:
+        from batch_norm import synchronise
+
+        for network in networks.values():
+            synchronise(network)
+    # endregion
     roles, rounds = config.get("roles", {}), config.get("rounds")
     start(networks, roles, found)
     averages: dict[str, nn.Module] = {}

@@ -21,7 +21,7 @@ _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the 
 
 def training_files(train: Train, module: Module | None = None, rolls_out: bool = False) -> dict[str, str]:
     """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, orthogonal.py, ema.py,
-    reconstruct.py, rollouts.py.
+    reconstruct.py, batch_norm.py, rollouts.py.
 
     `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw.
     """
@@ -45,6 +45,7 @@ def training_files(train: Train, module: Module | None = None, rolls_out: bool =
         *(["rollouts.py"] if rolls_out else []),
         *(f"{extra}.py" for extra in sorted(extras)),
         *(["ema.py", "reconstruct.py"] if "power" in regions else []),
+        *(["batch_norm.py"] if "batch_norm" in regions else []),
     ]
     return files | {name: template(f"project/{name}") for name in more}
 
@@ -59,11 +60,12 @@ def with_regions(text: str, kept: Collection[str]) -> str:
 
 def _regions(train: Train, module: Module | None) -> set[str]:
     """The regions of config.py and train.py that this project has."""
-    forced = module is not None and any(node.op == "forced_norm" for _, node in walk(module))
+    ops = {node.op for _, node in walk(module)} if module is not None else set()
     return {
         "power" if isinstance(train.ema, PowerEma) else "fixed",
         *(["decay"] if train.schedule.decay_from is not None else []),
-        *(["forced"] if forced else []),
+        *(["forced"] if "forced_norm" in ops else []),
+        *(["batch_norm"] if "batch_norm" in ops else []),
     }
 
 
