@@ -59,5 +59,6 @@ def pictures(out: Any, numbers: Numbers, spec: Any) -> Array:
 
 CASES = [
     Forward("pixelflow", "pixelflow", NETWORK, network),
-    Sampler("pixelflow.sampler_3stage", "pixelflow", STAGES, sampler, output=pictures),
+    # Its noise between stages, of a nearly singular covariance, is rounded as by the authors.
+    Sampler("pixelflow.sampler_3stage", "pixelflow", STAGES, sampler, output=pictures, tolerance=1e-5),
 ]

@@ -34,7 +34,7 @@ class CascadeTransformer(Backbone):
     """
 
     kind: Literal["cascade_transformer"]
-    stages: int = Field(4, gt=1, le=16, description="resolutions, each twice the one before; the last is the data's")
+    stages: int = Field(4, gt=0, le=16, description="resolutions, each twice the one before; the last is the data's")
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels (P)")

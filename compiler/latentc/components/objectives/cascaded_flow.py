@@ -34,7 +34,7 @@ class CascadedFlow(Objective):
     """
 
     kind: Literal["cascaded_flow"]
-    stages: int = Field(4, gt=1, le=16, description="resolutions, each twice the one before (K)")
+    stages: int = Field(4, gt=0, le=16, description="resolutions, each twice the one before (K)")
     steps: int = Field(1000, gt=1, le=1_000_000, description="whole times of a stage, which training draws from")
     correlation: float = Field(
         -1 / 3, ge=-1 / 3, lt=0, description="of the noise of two pixels of a 2 x 2 block between stages (gamma)"
@@ -53,6 +53,11 @@ class CascadedFlow(Objective):
         if have != self.stages:
             message = f"the network has {have} stages, not {self.stages}"
             yield Problem(("stages",), message, f"set `networks.main.stages` to {self.stages}")
+        smallest = 2**self.stages
+        if spec.data.shape is not None and spec.data.shape[-1] % smallest:
+            size = spec.data.shape[-1]
+            message = f"{size} cannot be halved {self.stages} times; each stage starts from an image of half its side"
+            yield Problem(("stages",), message, f"use a side that is a multiple of {smallest}, or fewer stages")
         if self.steps < self.stages:
             yield Problem(("steps",), f"{self.steps} times of {self.stages} stages", "use more")
 

@@ -1,0 +1,52 @@
+"""PixelFlow beside its authors' numbers: other counts of stages and times, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from random_weights import random_weights
+
+from latentc.checkpoint import network_params
+from latentc.components.kit.cascade import Cascade
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+TINY = [
+    *("data={kind: npz, path: x.npz, classes: 5, shape: [3, 8, 8]}", "backbone.width=16", "backbone.depth=1"),
+    *("backbone.patch=2", "backbone.block.mixer.heads=2", "conditioning.time.frequencies=16", "sampler.steps=4"),
+]
+
+
+@pytest.mark.parametrize(("count", "steps", "stage"), [(10, 700, 7), (15, 600, 11), (4, 1000, 3)])
+def test_stages_end_at_whole_times(count: int, steps: int, stage: int) -> None:
+    """The authors divide the stage by their number first, so that rounding may leave it below a whole time."""
+    whole = int(steps * (stage / count))
+    assert Cascade(count, steps, -1 / 3).end(stage - 1) == pytest.approx(whole / steps, rel=1e-6)
+
+
+def test_one_stage_is_a_flow() -> None:
+    spec = load_spec("pixelflow", None, [*TINY, "backbone.stages=1", "objective.stages=1", "sampler.guidance=null"])
+    lowered = lower(spec)
+    network, rng = lowered.networks["main"], np.random.default_rng(0)
+    weights = random_weights(network_params(lowered, network), rng, 0.2)
+    oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in weights.items()})
+    x, y = rng.standard_normal((2, 3, 8, 8)), np.array([1, 4])
+    (made,) = oracle.run(lowered.programs[0].entry, x, y)
+
+    def velocity(x: np.ndarray, told: float) -> np.ndarray:
+        given = {"x": x, "t": np.full(2, told), "y": y, "side": np.full(2, 4.0)}
+        method = network.methods["forward"]
+        return np.asarray(oracle.run(method.function, *(given[port.name] for port in method.inputs), prefix="main")[0])
+
+    times = np.linspace(0, 0.999, 4)
+    for t, step in zip(times, np.diff(times, append=1.0), strict=True):
+        x = x + step * velocity(x, 1000 * t)
+    assert np.max(np.abs(made - x)) < 1e-9 * np.max(np.abs(x))
+
+
+def test_a_side_that_stages_cannot_halve_is_refused() -> None:
+    change = ["data.shape=[3, 24, 24]", "backbone.patch=3", "sampler.guidance=null"]
+    with pytest.raises(DiagnosticError, match="24 cannot be halved 4 times"):
+        load_spec("pixelflow", None, [*TINY, *change])
