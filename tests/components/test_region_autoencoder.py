@@ -16,7 +16,7 @@ from torch import Tensor
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.blocks.deformable import read_points
-from latentc.components.kit.bicubic import bicubic_matrix
+from latentc.components.kit.bicubic import bicubic_matrix, image_matrix
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
@@ -28,7 +28,7 @@ from latentc.weights import Array, write_safetensors
 SPEC = "vfmtok_tokenizer"
 TINY = [
     "data.shape=[3, 16, 16]",
-    "backbone.vision={width: 16, depth: 3, heads: 2, patch: 4, registers: 2, side: 3, levels: [0, 2]}",
+    "backbone.vision={width: 16, depth: 3, heads: 2, patch: 4, registers: 2, side: 3, levels: [0, 2], image: 20}",
     "backbone.tokens=9",
     "backbone.width=16",
     "backbone.regions={depth: 2, heads: 2, points: 3, hidden: 24}",
@@ -127,6 +127,21 @@ def test_positions_are_resized_as_pytorch_does(side: int, wanted: int, offset: f
     torch.testing.assert_close(matrix @ x @ matrix.T, theirs)
 
 
+@pytest.mark.parametrize(("side", "wanted"), [(8, 13), (16, 11), (20, 5)])
+def test_images_are_resized_as_for_the_authors(side: int, wanted: int) -> None:
+    x = torch.randn(1, 2, side, side, dtype=torch.float64)
+    matrix = torch.from_numpy(image_matrix(side, wanted))
+    torch.testing.assert_close(matrix @ x @ matrix.T, seen(x, wanted))
+
+
+def test_a_decoder_without_registers_reads_their_empty_tensor(tmp_path: Path) -> None:
+    theirs = official([*TINY, "backbone.registers=0"], tmp_path, 0.3)
+    theirs["decode_transformer.register_tokens"] = np.zeros((1, 0, 16), np.float32)
+    given: Any = {"overrides": [*TINY, "backbone.registers=0"], "names": "official", "method": "decode"}
+    out = api.run_method(SPEC, weights(theirs, tmp_path), {"z": np.zeros((1, 9), np.int64)}, "oracle", **given)
+    assert next(iter(out.values())).shape == (1, 3, 16, 16)
+
+
 def test_the_decoder_of_features_is_that_of_the_authors(tmp_path: Path) -> None:
     numbers = load("vfmtok.decoder")
     theirs = official(DECODER, tmp_path, 0.1)
@@ -159,7 +174,7 @@ def test_the_decoder_of_features_is_that_of_the_authors(tmp_path: Path) -> None:
 
 def test_the_whole_tokenizer_is_what_its_authors_wrote(tmp_path: Path) -> None:
     theirs = official(TINY, tmp_path, 0.3)
-    x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
+    x = np.random.default_rng(1).uniform(-1.3, 1.3, (2, 3, 16, 16)).astype(np.float32)
     file, of = weights(theirs, tmp_path), tensors_of(theirs)
     with torch.no_grad():
         made, tokens, penalty = reference(of, torch.from_numpy(x))
@@ -194,7 +209,7 @@ def test_dinov2_is_read_from_its_own_file(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("data.shape=[1, 16, 16]", "square images of 3 channels"),
-        ("backbone.vision.patch=5", "do not tile a side of 16"),
+        ("backbone.vision.patch=6", "do not tile a side of 20"),
         ("backbone.vision.levels=[2, 1]", "do not ascend"),
         ("backbone.vision.levels=[0, 1]", "the last level is 1"),
         ("backbone.tokens=8", "8 regions are no square"),
@@ -238,6 +253,19 @@ def causal_attention(of: Weights, name: str, x: Tensor, heads: int) -> Tensor:
 
 def depth(of: Weights, prefix: str) -> range:
     return range(1 + max(int(name[len(prefix) :].split(".")[0]) for name in of if name.startswith(prefix)))
+
+
+def seen(x: Tensor, side: int) -> Tensor:
+    """Images resized as kornia does it with antialiasing: a Gaussian blur, then aligned corners."""
+    factor = x.shape[-1] / side
+    if factor > 1:
+        deviation = (factor - 1) / 2
+        reach = int(max(4 * deviation, 3)) // 2
+        kernel = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * deviation**2)).to(x)
+        kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1)
+        padded = F.pad(x, (reach,) * 4, mode="reflect")
+        x = F.conv2d(F.conv2d(padded, kernel, groups=x.shape[1]), kernel.transpose(2, 3), groups=x.shape[1])
+    return F.interpolate(x, size=(side, side), mode="bicubic", align_corners=True)
 
 
 def of_vision(of: Weights, x: Tensor, levels: tuple[int, ...], heads: int, registers: int) -> list[Tensor]:
@@ -353,7 +381,7 @@ def of_pixels(of: Weights, h: Tensor, groups: int) -> Tensor:
 
 def reference(of: Weights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Images, tokens, and the penalty of a sample in training: VQ and 1 - cosine."""
-    levels = of_vision(of, x, (0, 2), 2, 2)
+    levels = of_vision(of, seen(x, 20).clamp(-1, 1), (0, 2), 2, 2)
     rows = F.normalize(linear(of, "pre_slots_quant", of_regions(of, levels, 2, 3)), dim=-1)
     table = F.normalize(of["slot_quantize.embedding.weight"], dim=-1)
     tokens = torch.cdist(rows, table.expand(len(x), -1, -1)).argmin(-1)

@@ -42,12 +42,28 @@ class Vision(Closed):
         0.0, ge=0, lt=1, description="added to the side that positions are resized to; without registers 0.1"
     )
     antialias: bool = Field(True, description="positions are resized with antialiasing; without registers not")
+    image: int | None = Field(
+        None,
+        gt=1,
+        le=65_536,
+        description="side that images are scaled to first, in pixels: bicubic, corner pixels on corner pixels, behind "
+        "a Gaussian blur if that is smaller (VFMTok); null: they are as they are",
+    )
     levels: tuple[Index, ...] = Field(
         min_length=1, max_length=64, description="blocks whose patches it gives, from 0, ascending; the last block ends"
     )
 
+    def seen(self, size: int) -> int:
+        """Side of the images that it sees, in pixels, of images of side `size`."""
+        return size if self.image is None else self.image
+
+    def cells(self, size: int) -> int:
+        """Side of the square of patches."""
+        return self.seen(size) // self.patch
+
     def problems(self, size: int) -> Iterator[Problem]:
         """What is wrong with images of this side, in pixels."""
+        size = self.seen(size)
         if size % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} pixels do not tile a side of {size}")
         if self.width % self.heads:

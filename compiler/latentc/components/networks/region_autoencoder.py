@@ -30,6 +30,7 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.blocks.vision import Vision, vision_transformer
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
+from latentc.components.kit.bicubic import resized_image
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Weights, dense, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -168,11 +169,12 @@ class RegionAutoencoder(Backbone):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
-        size, cells = spec.data.shape[1], spec.data.shape[1] // self.vision.patch
+        size = spec.data.shape[1]
         static = {
             "size": size,
             **{f"vision_{key}": number for key, number in self.vision.static().items()},
-            "side": cells,
+            **({} if self.vision.image is None else {"seen": self.vision.image}),
+            "side": self.vision.cells(size),
             "tokens": self.tokens,
             "queries": self.side,
             "width": self.width,
@@ -252,7 +254,9 @@ def _methods(config: RegionAutoencoder) -> dict[str, BlockBody]:
         batch, width, tokens = x.shape[0], static["width"], static["tokens"]
         sizes = {key: static[f"vision_{key}"] for key in vision.static()}
         names = " ".join("level" for _ in range(maps))
-        levels = b.sub("vision", vision_transformer(vision), x, out=names, size=static["size"], **sizes)
+        wanted = static.get("seen", static["size"])
+        seen = b.clamp(resized_image(b, x, wanted), low=-1.0, high=1.0, out="seen")
+        levels = b.sub("vision", vision_transformer(vision), seen, out=names, size=wanted, **sizes)
         levels = [b.stop_gradient(v, out="level") for v in (levels if isinstance(levels, tuple) else (levels,))]
         read = [
             b.sub(name, _level(config), level, features=level.shape[2], dim=width, out="map")
