@@ -22,7 +22,7 @@ RNG = np.random.default_rng(2)
 RESNET = ("layers=[1, 2, 1, 1]", "width=4")
 EXPERT = (
     *(f"networks.{name}.{size}" for name in ("main", "teacher") for size in RESNET),
-    *("networks.main.adapter={rank: 2, alpha: 3}", "data={kind: npz, path: x.npz, classes: 7, shape: [3, 16, 16]}"),
+    *("networks.main.adapter={rank: 2, alpha: 3}", "data={kind: npz, path: x.npz, classes: 7, shape: [3, 18, 18]}"),
 )
 GUIDED = (
     *("data={kind: npz, path: x.npz, classes: 10, shape: [3, 16, 16]}", "conditioning.time.frequencies=16"),
@@ -42,8 +42,17 @@ def test_each_expert_has_its_range_of_timesteps(count: int) -> None:
     t = np.arange(1000)
     bounds = [int(i * 1000 / count) for i in range(count + 1)]
     wanted = [next(i for i in range(count) if bounds[i] <= step <= bounds[i + 1]) for step in t]
-    weights = np.stack([term._weights_of(i, 1 - t / 999) for i in range(count)])
+    weights = np.stack([term._weights_of(i, 1000, 1 - t / 999) for i in range(count)])
     assert (weights.sum(0) == 1).all() and weights.argmax(0).tolist() == wanted
+
+
+@pytest.mark.parametrize(("change", "wanted"), [("null", [4, 6]), ("1000", [5, 5])])
+def test_the_ranges_are_of_the_timesteps_of_the_process(change: str, wanted: list[int]) -> None:
+    """Of 0, 10, … 90 the authors give 0 to 50, of 100 timesteps, to the first of two experts."""
+    sizes = ("objective.process.steps=100", "sampler.respacing=ddim10", f"sampler.guidance.timesteps={change}")
+    module = lower(load_spec("ppap", None, [*GUIDED, *sizes])).module
+    loops = [node.attrs["trip"] for node in module.entry("sample.10").nodes if node.op == "loop"]
+    assert loops == wanted
 
 
 def reference(weights: dict[str, Any], x: Any, spec: Any, adapter: tuple[int, float] | None, normalise: bool) -> Any:
@@ -93,7 +102,7 @@ def test_an_expert_learns_what_the_teacher_says_of_clean_images() -> None:
         for name, net in lowered.networks.items()
     }
     oracle = Interpreter(lowered.module, {f"{n}.{p}": a for n, own in weights.items() for p, a in own.items()})
-    x, noise, step = RNG.uniform(-1, 1, (3, 3, 16, 16)), RNG.standard_normal((3, 3, 16, 16)), np.array([0, 50, 199])
+    x, noise, step = RNG.uniform(-1, 1, (3, 3, 18, 18)), RNG.standard_normal((3, 3, 18, 18)), np.array([0, 50, 199])
     given = {"x": x, "noise": noise, "step": step}
     loss, agreement = oracle.run("loss", *(given[v.name] for v in lowered.module.entry("loss").inputs))
     point = spec.objective.process.point(200 + step)

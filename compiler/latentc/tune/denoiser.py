@@ -99,7 +99,7 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
     mb.adopt(lowered.module)
     network, conditions = lowered.networks["main"], own.conditions(plain, lowered.networks)
     sources = evaluation(mb, network, conditions, "evaluate")
-    if guides := own.guides(mb, lowered.networks):
+    if guides := own.guides(mb, lowered.networks, target.process):
         sources = evaluation(mb, network, conditions, "evaluate.guided", guides)
     module = lowered.module.with_(functions=dict(mb.functions), entries=dict(mb.entries))
     ready = optimised(replace(lowered, module=module, programs=()), plain).module

@@ -21,6 +21,7 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
+    from latentc.components.processes.process import Process
     from latentc.spec.schema import Spec
 
 
@@ -42,7 +43,12 @@ class ClassifierGuidance(ScoreTerm):
         max_length=100,
         description="networks that take its place, each in its own of equal ranges of noise, least noise first (PPAP)",
     )
-    timesteps: int = Field(1000, gt=0, le=100_000, description="the ranges of `experts` are of so many timesteps")
+    timesteps: int | None = Field(
+        None,
+        gt=1,
+        le=100_000,
+        description="the ranges of `experts` are of so many timesteps; null: of the process's, 1000 if it has none",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier", "scale": 2.0}
 
     def needs(self) -> tuple[Need, ...]:
@@ -62,20 +68,22 @@ class ClassifierGuidance(ScoreTerm):
         yield from super().problems(spec)
 
     def directions(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network]
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
     ) -> list[tuple[str, Callable[[Sequence[float]], Array], Contrast | Slope]]:
         if self.experts is None:
-            return super().directions(mb, networks)
+            return super().directions(mb, networks, process)
+        own = round(process.first - process.last) + 1 if process.WHOLE else 1000
+        timesteps = own if self.timesteps is None else self.timesteps
         count = range(len(self.experts))
         gradients = {name: class_gradient(mb, networks[name]) for name in dict.fromkeys(self.experts)}
-        return [(f"{i}", partial(self._weights_of, i), gradients[self.experts[i]]) for i in count]
+        return [(f"{i}", partial(self._weights_of, i, timesteps), gradients[self.experts[i]]) for i in count]
 
-    def _weights_of(self, expert: int, progress: Sequence[float]) -> Array:
+    def _weights_of(self, expert: int, timesteps: int, progress: Sequence[float]) -> Array:
         """The weights where an expert acts, 0 elsewhere."""
         assert self.experts is not None
-        bounds = np.array([self.timesteps * i // len(self.experts) for i in range(1, len(self.experts) + 1)])
+        bounds = np.array([timesteps * i // len(self.experts) for i in range(1, len(self.experts) + 1)])
         # In timesteps from the data on; a bound belongs to the range below it.
-        times = np.round((1.0 - np.asarray(progress, np.float64)) * (self.timesteps - 1), 6)
+        times = np.round((1.0 - np.asarray(progress, np.float64)) * (timesteps - 1), 6)
         return self.weights(progress) * (np.searchsorted(bounds, times) == expert)
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> ClassGradient:

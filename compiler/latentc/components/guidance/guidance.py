@@ -21,6 +21,7 @@ from latentc.components.parts import Fraction, Part, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
+    from latentc.components.processes.process import Process
     from latentc.spec.schema import Spec
 
 Array = NDArray[np.float64]
@@ -178,9 +179,11 @@ class GuidanceTerm(Part):
         """The fraction of the guidance that applies at each progress; 0 leaves it out."""
 
     def directions(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network]
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
     ) -> list[tuple[str, Callable[[Sequence[float]], Array], Contrast | Slope]]:
-        """What it adds where: (name of the part, weights, direction) each; by default one."""
+        """What it adds where on the way through the process: (name of the part, weights, direction) each; by default
+        one.
+        """
         return [("", self.weights, self.direction(mb, networks))]
 
     @abstractmethod

@@ -72,8 +72,6 @@ class ResnetClassifier(Backbone):
         elif self.normalise and spec.data.shape[0] != len(MEAN):
             message = f"ImageNet's mean is of 3 channels, and the data has {spec.data.shape[0]}"
             yield Problem(("normalise",), message, "leave `normalise` out")
-        elif min(spec.data.shape[1:]) % 4:
-            yield Problem((), f"its stem needs sides that divide by 4, not {list(spec.data.shape[1:])}")
         if not classes_of(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
 
@@ -182,13 +180,14 @@ def max_pool(b: Builder, x: Var) -> Var:
     """The maximum of windows of 3 by 3 with stride 2 and a border of one, of x [B, C, H, W] that is not negative."""
     for axis in (2, 3):
         size = int(x.shape[axis])
-        padded = b.pad(x, axis=axis, before=1, after=1, value=0.0, out="padded")
-        shape = [*padded.shape[:axis], size // 2 + 1, 2, *padded.shape[axis + 1 :]]
+        count = (size + 1) // 2
+        padded = b.pad(x, axis=axis, before=1, after=2 * count + 1 - size, value=0.0, out="padded")
+        shape = [*padded.shape[:axis], count + 1, 2, *padded.shape[axis + 1 :]]
         pairs = b.reshape(padded, shape=tuple(shape), out="pairs")
         # A window is a pair of neighbours and the first of the next pair.
-        two = b.slice(pairs, axis=axis, start=0, stop=size // 2, out="two")
+        two = b.slice(pairs, axis=axis, start=0, stop=count, out="two")
         two = b.max(two, axes=(axis + 1,), keepdims=False, out="two")
-        third = b.slice(pairs, axis=axis, start=1, stop=size // 2 + 1, out="third")
+        third = b.slice(pairs, axis=axis, start=1, stop=count + 1, out="third")
         third = b.slice(third, axis=axis + 1, start=0, stop=1, out="third")
         x = b.maximum(two, b.reshape(third, shape=two.shape, out="third"), out="x")
     return x

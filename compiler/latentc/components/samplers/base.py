@@ -127,7 +127,7 @@ class ArraySampler(Sampler):
             view = term.prepared(mb, view)
         return {**networks, "main": replace(view, methods={**view.methods, "forward": main.methods["forward"]})}
 
-    def guides(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> list[Guide]:
+    def guides(self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process) -> list[Guide]:
         """The terms of guidance as a program has them; may add functions to the module."""
         terms = [term for _, term in self.terms()]
         inputs = _numbered([term.INPUT for term in terms])
@@ -135,7 +135,7 @@ class ArraySampler(Sampler):
         return [
             Guide(key, name, term.scale, weights, how, part)
             for key, name, term in every
-            for part, weights, how in term.directions(mb, networks)
+            for part, weights, how in term.directions(mb, networks, process)
         ]
 
     def annealing_of(self, networks: Mapping[str, Network], spec: Spec) -> Annealing | None:
@@ -267,7 +267,7 @@ class ArraySampler(Sampler):
             early = self.exit.early(mb, networks, spec, self.table(target))
 
         conditions = self.conditions(spec, networks)
-        guides = self.guides(mb, networks)
+        guides = self.guides(mb, networks, target.process)
         annealing = self.annealing_of(networks, spec)
         more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing, "coupling": target.coupling}
         shape = networks["main"].methods["forward"].input("state").type.shape[1:]

@@ -132,7 +132,7 @@ class PredictorCorrector(ArraySampler):
         if edits:
             table, conditions = self.table(target), self.conditions(spec, networks)
             point = target.process.point(np.repeat(self._times(target), table.substeps))
-            more = self.guides(mb, networks), self.annealing_of(networks, spec)
+            more = self.guides(mb, networks, target.process), self.annealing_of(networks, spec)
             found += [edit_program(e, mb, networks["main"], conditions, table, point, spec, *more) for e in edits]
         if self.likelihood is not None:
             found.append(self.likelihood.program(mb, networks, spec, target))

@@ -88,7 +88,8 @@ class Staged(Sampler):
         network, entry, inner = networks["main"], f"sample.{self.steps}", self.sampler
         every = inner.conditions(spec, networks)
         others = Conditions(spec, networks, tuple(n for n, _ in every.items() if n != self.condition))
-        condition, table, guides = spec.conditions[self.condition], inner.table(target), inner.guides(mb, networks)
+        condition, table = spec.conditions[self.condition], inner.table(target)
+        guides = inner.guides(mb, networks, target.process)
         b = mb.function(entry)
         data = network.methods["forward"].input("state").type
         x, sources = b.input("x", data), dict[str, Source]()
