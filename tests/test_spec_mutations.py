@@ -12,7 +12,8 @@ from spec_fakes import TINY
 from spec_fakes import fakes as fakes
 from spec_mutations import ODD, depth, mutate
 
-from latentc.diagnostics import CODES, DiagnosticError
+from latentc.diagnostics import DiagnosticError
+from latentc.resources import codes
 from latentc.spec import resolved_yaml, spec_from_text
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import load_yaml
@@ -30,7 +31,7 @@ def check(text: str, variant: str | None = None, overrides: tuple[str, ...] = ()
         spec = spec_from_text(text, "t.yaml", variant, overrides)
     except DiagnosticError as error:
         assert error.diagnostics
-        assert {diagnostic.code for diagnostic in error.diagnostics} <= set(CODES)
+        assert {diagnostic.code for diagnostic in error.diagnostics} <= set(codes())
         assert str(error).startswith("error[E")
     else:
         assert spec_from_text(resolved_yaml(spec)) == spec

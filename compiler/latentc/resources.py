@@ -30,6 +30,12 @@ def shipped_specs() -> Mapping[str, Path]:
     return {path.stem: path for path in sorted(folder("specs").rglob("*.yaml"))}
 
 
+@cache
+def codes() -> tuple[str, ...]:
+    """The codes of all diagnostics, sorted: each has a page."""
+    return tuple(sorted(page.stem for page in (folder("templates") / "explain").glob("*.md")))
+
+
 def explain_page(code: str) -> str | None:
     """The Markdown page of a diagnostic's code, or None for an unknown code."""
     path = folder("templates") / "explain" / f"{code}.md"

@@ -19,7 +19,7 @@ from conftest import command
 from forked import python
 
 from latentc import api
-from latentc.diagnostics import CODES
+from latentc.resources import codes
 
 Run = Callable[..., Any]
 
@@ -27,7 +27,7 @@ Run = Callable[..., Any]
 def refused(result: Any, code: str) -> None:
     """The command ended as a user's mistake must."""
     assert result.status == 1, result
-    assert result.err.startswith(f"error[{code}]: ") and code in CODES, result.err
+    assert result.err.startswith(f"error[{code}]: ") and code in codes(), result.err
     assert "Traceback" not in result.err
     assert result.out == ""
 

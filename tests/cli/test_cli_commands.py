@@ -19,9 +19,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_model import write_random_weights
 
 from latentc import __version__, resources
-from latentc.diagnostics import CODES
 from latentc.ir.text import text_from_module
-from latentc.resources import shipped_specs
+from latentc.resources import codes, shipped_specs
 from latentc.spec import load_spec
 
 Run = Callable[..., Any]
@@ -83,7 +82,7 @@ def test_schema(latentc: Run) -> None:
     assert json.loads(latentc("schema").out)["title"] == "latentc spec"
 
 
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("code", codes())
 def test_explain(latentc: Run, code: str) -> None:
     page = latentc("explain", code.lower())
     assert page.status == 0

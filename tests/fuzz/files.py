@@ -22,7 +22,8 @@ import numpy as np
 from bundles import TINY_DIT, tiny_bundle
 from spec_mutations import mutate
 
-from latentc.diagnostics import CODES, DiagnosticError
+from latentc import resources
+from latentc.diagnostics import DiagnosticError
 from latentc.resources import folder as resource_folder
 from latentc.weights import Array, materialise, open_weights, write_safetensors
 from latentc_runtime import BundleError, load
@@ -81,7 +82,7 @@ def _weights(original: Path, chance: random.Random) -> str:
         arrays = {name: materialise(expr) for name, expr in open_weights(damaged).items()}
     except DiagnosticError as error:
         codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
-        assert codes and set(codes) <= set(CODES)
+        assert codes and set(codes) <= set(resources.codes())
         return f"weights {' '.join(codes)}"
     finally:
         damaged.unlink()
@@ -108,7 +109,7 @@ def _bundle(chance: random.Random) -> str:
     try:
         sample = load(copy, "cpu").sample(classes=[3], seeds=[5])
     except BundleError as error:
-        assert error.code in CODES and error.help
+        assert error.code in resources.codes() and error.help
         return f"bundle {error.code}"
     finally:
         shutil.rmtree(copy)

@@ -13,7 +13,7 @@ from typing import Any
 from spec_mutations import ODD, containers, depth, mutate
 
 from latentc import resources
-from latentc.diagnostics import CODES, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
 from latentc.lower import lower
 from latentc.spec import spec_from_text
@@ -71,7 +71,7 @@ def run(seed: int) -> str:
         files = project_files(lower(spec), spec)
     except DiagnosticError as error:
         codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
-        assert codes and set(codes) <= set(CODES) and str(error).startswith("error[E")
+        assert codes and set(codes) <= set(resources.codes()) and str(error).startswith("error[E")
         return " ".join(codes)
     for file, content in files.items():
         if file.endswith(".py"):

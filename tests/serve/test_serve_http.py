@@ -16,8 +16,8 @@ import pytest
 from served import NAMES, Gate, events, eventually, mel_bundle, served, tiny_bundles, two_step_counts
 
 import latentc_runtime
+from latentc.resources import codes
 from latentc_runtime import BundleError
-from latentc_runtime.errors import CODES
 from latentc_runtime.manifest import Output
 from latentc_runtime.serve import answers, guards, sampling
 from latentc_runtime.serve.options import HttpError, Options
@@ -155,7 +155,7 @@ def test_refusals_are_diagnostics(server, case: str) -> None:
     found = answer.json()
     assert (answer.status_code, found["code"]) == (status, code)
     assert found["message"] and found["request_id"] == answer.headers["x-request-id"]
-    assert code in CODES
+    assert code.startswith("E06") and code in codes()
 
 
 def test_a_body_of_unknown_length_is_cut_off(server) -> None:
@@ -188,7 +188,7 @@ def test_no_request_makes_the_server_fail(server) -> None:
         model = rng.choice(["host", "tokens", "mel"])
         answer = web.post(f"/v1/models/{model}/sample", json=body)
         assert answer.status_code < 500, body
-        assert answer.status_code == 200 or answer.json()["code"] in CODES
+        assert answer.status_code == 200 or answer.json()["code"].startswith("E06")
 
 
 def test_a_slow_body_is_given_up(server, monkeypatch) -> None:

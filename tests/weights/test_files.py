@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 from latentc.api.sampling import given_conditions
-from latentc.diagnostics import CODES, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.files import read_arrays, read_condition
+from latentc.resources import codes
 from latentc.weights import Array, Expr, Stored, materialise, open_weights, write_safetensors
 
 
 def code_of(call: Any) -> str:
     with pytest.raises(DiagnosticError) as caught:
         call()
-    assert caught.value.diagnostics[0].code in CODES
+    assert caught.value.diagnostics[0].code in codes()
     return caught.value.diagnostics[0].code
 
 

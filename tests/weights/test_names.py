@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentc.diagnostics import CODES, DiagnosticError
+from latentc.diagnostics import DiagnosticError
+from latentc.resources import codes
 from latentc.weights import Array, Expr, check_inverse, export_weights, import_weights, materialise, parse_map
 from latentc.weights.expr import dtype_from_name
 from latentc.weights.names import Types
@@ -124,7 +125,7 @@ def failure(call: Any, code: str = "E0410") -> str:
     with pytest.raises(DiagnosticError) as caught:
         call()
     assert {d.code for d in caught.value.diagnostics} == {code}
-    assert code in CODES
+    assert code in codes()
     return str(caught.value)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentc import resources
 from latentc.api._common import Source, lowered_spec
-from latentc.diagnostics import CODES, Diagnostic, DiagnosticError, did_you_mean, nearest
+from latentc.diagnostics import Diagnostic, DiagnosticError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from latentc.ir.report import FunctionReport
@@ -200,7 +200,7 @@ def explain(code: str) -> str:
     """The page of a diagnostic's code (`E0204`), in Markdown. DiagnosticError E0707."""
     page = resources.explain_page(code.upper())
     if page is None:
-        close = nearest(code.upper(), CODES)
+        close = nearest(code.upper(), resources.codes())
         mend = f"did you mean {close}?" if close else "codes stand in brackets: error[E0204]"
         raise DiagnosticError.of("E0707", f"there is no code `{code}`", help=mend)
     return page
