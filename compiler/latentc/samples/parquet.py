@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latentc.datasets.arrow import features_from_metadata, names_from_features
 from latentc.diagnostics import DiagnosticError
 from latentc.faults import needed
 from latentc.samples.job import Job
@@ -80,7 +81,8 @@ class Reader:
         for file in self.files:
             opened = self._opened(file)
             self.count += opened.metadata.num_rows
-            self.class_names = self.class_names or _class_names(opened.schema_arrow)
+            features = features_from_metadata(opened.schema_arrow.metadata)
+            self.class_names = self.class_names or tuple(names_from_features(features, {"y": "label"}))
 
     def _opened(self, file: Path) -> Any:
         try:
@@ -115,15 +117,6 @@ class Reader:
         seeds = batch.column("seed").to_numpy().astype(np.uint64) if "seed" in columns else None
         labels = batch.column("label").to_numpy().astype(np.int64) if "label" in columns else None
         return Samples(start, arrays, seeds, labels)
-
-
-def _class_names(schema: Any) -> tuple[str, ...]:
-    """Names of the column `label`, as Hugging Face stores them."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features["label"]["names"]))
-    except (KeyError, ValueError, TypeError):
-        return ()
 
 
 def recognises(path: Path) -> bool:
