@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric, moments
+from latentc.evaluate.metrics.contract import Array, Compared, Figure, Metric, Moments, moments
 from latentc.measure.metrics import frechet_of_moments
 
 
-def _fid(compared: Compared) -> Figures:
-    ours, theirs = moments(compared.features), compared.reference.moments
-    return {"fid": frechet_of_moments(ours.mean, ours.covariance, theirs.mean, theirs.covariance)}
+def _distance(features: Array | None, reference: Moments | None) -> float:
+    assert features is not None and reference is not None
+    own = moments(features)
+    return frechet_of_moments(own.mean, own.covariance, reference.mean, reference.covariance)
 
 
 def _lacks(compared: Compared) -> str | None:
@@ -20,16 +21,10 @@ def _lacks(compared: Compared) -> str | None:
 
 FID = Metric(
     (Figure("fid", "lower", "Fréchet distance between the features of samples and reference"),),
-    _fid,
+    lambda compared: {"fid": _distance(compared.features, compared.reference.moments)},
     _lacks,
     few=lambda features: features,  # with fewer, the covariance is singular and the bias of the distance dominates
 )
-
-
-def _sfid(compared: Compared) -> Figures:
-    assert compared.spatial is not None and compared.reference.spatial is not None
-    ours, theirs = moments(compared.spatial), compared.reference.spatial
-    return {"sfid": frechet_of_moments(ours.mean, ours.covariance, theirs.mean, theirs.covariance)}
 
 
 def _lacks_spatial(compared: Compared) -> str | None:
@@ -41,7 +36,9 @@ def _lacks_spatial(compared: Compared) -> str | None:
 
 
 SFID = Metric(
-    (Figure("sfid", "lower", "Fréchet distance between spatial features (Nash et al. 2021)"),), _sfid, _lacks_spatial
+    (Figure("sfid", "lower", "Fréchet distance between spatial features (Nash et al. 2021)"),),
+    lambda compared: {"sfid": _distance(compared.spatial, compared.reference.spatial)},
+    _lacks_spatial,
 )
 
 METRICS = (FID, SFID)
