@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,7 @@ class Exported:
 
     def data(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return {
-            "folder": str(self.folder),
-            "pipeline": self.pipeline,
-            "files": list(self.files),
-            "notes": list(self.notes),
-        }
+        return {**asdict(self), "folder": str(self.folder)}
 
 
 @dataclass(frozen=True)

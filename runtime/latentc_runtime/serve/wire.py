@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from latentc_runtime.codec import CodecError, decode, parse
@@ -114,7 +114,7 @@ def asked_from_form(text: bytes, files: Mapping[str, bytes], manifest: Manifest,
         if name in conditions:
             raise refused(400, "E0608", f"the condition `{name}` is given twice", "send the file or the value")
         conditions[name] = value_from_bytes(content, known[name], most)
-    return Asked(**{**{f.name: getattr(asked, f.name) for f in fields(Asked)}, "conditions": conditions})
+    return replace(asked, conditions=conditions)
 
 
 def _value_from_text(text: str) -> Any:
