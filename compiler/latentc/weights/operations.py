@@ -54,18 +54,8 @@ _OPPOSITE = {"half": "interleaved", "interleaved": "half"}
 
 
 @dataclass(frozen=True)
-class Each:
-    """An operation on one tensor. `options` {name: parser}; `apply` also gets the resulting shape, if known."""
-
-    options: Mapping[str, Callable[[Any, Sizes], Any]]
-    required: frozenset[str]
-    apply: Callable[[Expr, Options, Shape | None], Expr]
-    undo: Callable[[Expr, Options], Expr]
-
-
-@dataclass(frozen=True)
-class Several:
-    """An operation that turns each group of `size(options)` tensors into `gives(options)` tensors.
+class Operation:
+    """Turns each group of `size(options)` tensors into `gives(options)` tensors. `options` {name: parser}.
 
     A size of None means all tensors, a result of None as many as we have names. `apply` gets our shapes, if known, and
     the number of results; `undo` the number of tensors in the group.
@@ -77,6 +67,23 @@ class Several:
     gives: Callable[[Options], int | None]
     apply: Callable[[list[Expr], Options, list[Shape] | None, int], list[Expr]]
     undo: Callable[[list[Expr], Options, int], list[Expr]]
+
+
+def _each(
+    options: Mapping[str, Callable[[Any, Sizes], Any]],
+    required: frozenset[str],
+    apply: Callable[[Expr, Options, Shape | None], Expr],
+    undo: Callable[[Expr, Options], Expr],
+) -> Operation:
+    """An operation on each tensor, or those that `only` lists. `apply` also gets the resulting shape, if known."""
+    return Operation(
+        {**options, "only": whole_list},
+        required,
+        lambda o: 1,
+        lambda o: 1,
+        lambda parts, o, after, _: [apply(parts[0], o, after[0] if after else None)],
+        lambda parts, o, _: [undo(parts[0], o)],
+    )
 
 
 # ---- one tensor
@@ -257,54 +264,54 @@ def _dtype(value: Any, _: Sizes) -> Any:
 
 
 _AXES = {"axes": whole_list}
-OPERATIONS: dict[str, Each | Several] = {
-    "transpose": Each(
+OPERATIONS: dict[str, Operation] = {
+    "transpose": _each(
         {"perm": _permutation},
         frozenset({"perm"}),
         lambda e, o, _: transpose(e, o["perm"]),
         lambda e, o: transpose(e, _inverse(o["perm"])),
     ),
-    "reshape": Each({"from": whole_list, "to": whole_list}, frozenset(), _reshaped, _unreshaped),
-    "squeeze": Each(_AXES, frozenset(_AXES), lambda e, o, _: _squeezed(e, o), _unsqueezed),
-    "unsqueeze": Each(_AXES, frozenset(_AXES), lambda e, o, _: _unsqueezed(e, o), _squeezed),
-    "flip": Each(_AXES, frozenset(_AXES), lambda e, o, _: _flipped(e, o), _flipped),
-    "scale": Each(
+    "reshape": _each({"from": whole_list, "to": whole_list}, frozenset(), _reshaped, _unreshaped),
+    "squeeze": _each(_AXES, frozenset(_AXES), lambda e, o, _: _squeezed(e, o), _unsqueezed),
+    "unsqueeze": _each(_AXES, frozenset(_AXES), lambda e, o, _: _unsqueezed(e, o), _squeezed),
+    "flip": _each(_AXES, frozenset(_AXES), lambda e, o, _: _flipped(e, o), _flipped),
+    "scale": _each(
         {"by": _factor},
         frozenset({"by"}),
         lambda e, o, _: _in_double(e, lambda x: x * o["by"]),
         lambda e, o: _in_double(e, lambda x: x / o["by"]),
     ),
-    "add": Each(
+    "add": _each(
         {"number": number},
         frozenset({"number"}),
         lambda e, o, _: _in_double(e, lambda x: x + o["number"]),
         lambda e, o: _in_double(e, lambda x: x - o["number"]),
     ),
-    "dtype": Each(
+    "dtype": _each(
         {"from": _dtype, "to": _dtype},
         frozenset({"from", "to"}),
         lambda e, o, _: _cast(e, o["from"], o["to"]),
         lambda e, o: _cast(e, o["to"], o["from"]),
     ),
-    "slice": Each(
+    "slice": _each(
         {"axis": whole, "start": whole, "stop": whole, "of": whole, "fill": number},
         frozenset({"axis", "start", "stop", "of"}),
         lambda e, o, _: _sliced(e, o),
         lambda e, o: _padded(e, o["axis"], o["start"], o["of"] - o["stop"], o.get("fill", 0)),
     ),
-    "pad": Each(
+    "pad": _each(
         {"axis": whole, "before": whole, "after": whole, "fill": number},
         frozenset({"axis"}),
         lambda e, o, _: _padded(e, o["axis"], o.get("before", 0), o.get("after", 0), o.get("fill", 0)),
         _unpadded,
     ),
-    "permute_heads": Each(
+    "permute_heads": _each(
         {"to": _rotary, "head_size": whole, "heads": whole},
         frozenset({"to", "head_size"}),
         lambda e, o, _: permute_heads(e, o["head_size"], o.get("heads"), o["to"]),
         lambda e, o: permute_heads(e, o["head_size"], o.get("heads"), _OPPOSITE[o["to"]]),
     ),
-    "concatenate": Several(
+    "concatenate": Operation(
         {"axis": whole, "sizes": whole_list, "each": whole},
         frozenset(),
         lambda o: o.get("each"),
@@ -312,7 +319,7 @@ OPERATIONS: dict[str, Each | Several] = {
         lambda parts, o, *_: [_joined(parts, o)],
         lambda parts, o, count: _cut(parts[0], o.get("axis", 0), o.get("sizes"), count),
     ),
-    "stack": Several(
+    "stack": Operation(
         {"axis": whole, "each": whole},
         frozenset(),
         lambda o: o.get("each"),
@@ -320,7 +327,7 @@ OPERATIONS: dict[str, Each | Several] = {
         lambda parts, o, *_: [_stacked(parts, o.get("axis", 0))],
         lambda parts, o, count: _unstacked(parts[0], o.get("axis", 0), count),
     ),
-    "split": Several(
+    "split": Operation(
         {"axis": whole, "sizes": whole_list, "parts": whole},
         frozenset(),
         lambda o: 1,
@@ -328,7 +335,7 @@ OPERATIONS: dict[str, Each | Several] = {
         _split,
         lambda parts, o, _: [concatenate(parts, o.get("axis", 0))],
     ),
-    "unstack": Several(
+    "unstack": Operation(
         {"axis": whole, "parts": whole},
         frozenset(),
         lambda o: 1,
@@ -336,7 +343,7 @@ OPERATIONS: dict[str, Each | Several] = {
         lambda parts, o, _, count: _unstacked(parts[0], o.get("axis", 0), count),
         lambda parts, o, _: [_stacked(parts, o.get("axis", 0))],
     ),
-    "order": Several(
+    "order": Operation(
         {"places": _permutation},
         frozenset({"places"}),
         lambda o: len(o["places"]),
@@ -344,7 +351,7 @@ OPERATIONS: dict[str, Each | Several] = {
         lambda parts, o, *_: [parts[place] for place in o["places"]],
         lambda parts, o, _: [parts[place] for place in _inverse(o["places"])],
     ),
-    "weight_norm": Several(
+    "weight_norm": Operation(
         {"axis": _or_none},
         frozenset({"axis"}),
         lambda o: 2,

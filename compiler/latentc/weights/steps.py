@@ -8,8 +8,8 @@ from typing import Any
 
 from latentc.diagnostics import nearest
 from latentc.weights.expr import Expr
-from latentc.weights.operations import OPERATIONS, Each, Options, Several, Shape
-from latentc.weights.templates import Sizes, whole_list
+from latentc.weights.operations import OPERATIONS, Operation, Options, Shape
+from latentc.weights.templates import Sizes
 
 _MOST_PARTS = 1 << 16
 
@@ -24,37 +24,29 @@ class Step:
 
     def apply(self, parts: Sequence[Expr], shapes: Sequence[Shape] | None) -> list[Expr]:
         """Towards our tensors; `shapes` after this step, if known. Raises ValueError if they do not fit."""
-        row, options = OPERATIONS[self.name], self.options
-        if isinstance(row, Each):
-            known: Sequence[Shape | None] = shapes or [None] * len(parts)
-            return [
-                row.apply(part, options, shape) if self._acts_on(place) else part
-                for place, (part, shape) in enumerate(zip(parts, known, strict=True))
-            ]
-        size, gives = self._group()
+        row, (size, gives) = OPERATIONS[self.name], self._group()
         made: list[Expr] = []
         for place in range(len(parts) // size):
+            group = list(parts[place * size : (place + 1) * size])
             after = None if shapes is None else list(shapes[place * gives : (place + 1) * gives])
-            made += row.apply(list(parts[place * size : (place + 1) * size]), options, after, gives)
+            made += row.apply(group, self.options, after, gives) if self._acts_on(place) else group
         return made
 
     def undo(self, parts: Sequence[Expr]) -> list[Expr]:
         """Towards the official tensors. Raises ValueError if they do not fit."""
-        row, options = OPERATIONS[self.name], self.options
-        if isinstance(row, Each):
-            return [row.undo(p, options) if self._acts_on(place) else p for place, p in enumerate(parts)]
-        size, gives = self._group()
-        groups = [list(parts[low : low + gives]) for low in range(0, len(parts), gives)]
-        return [part for group in groups for part in row.undo(group, options, size)]
+        row, (size, gives) = OPERATIONS[self.name], self._group()
+        made: list[Expr] = []
+        for place in range(len(parts) // gives):
+            group = list(parts[place * gives : (place + 1) * gives])
+            made += row.undo(group, self.options, size) if self._acts_on(place) else group
+        return made
 
     def _acts_on(self, place: int) -> bool:
         return place in self.options.get("only", (place,))
 
     def _group(self) -> tuple[int, int]:
         """(tensors in a group, tensors that it becomes)."""
-        row = OPERATIONS[self.name]
-        assert isinstance(row, Several)
-        size = row.size(self.options) or self.counts[0]
+        size = OPERATIONS[self.name].size(self.options) or self.counts[0]
         return size, self.counts[1] * size // self.counts[0]
 
 
@@ -70,28 +62,25 @@ def parse_step(raw: Any, sizes: Sizes, count: int, wanted: int) -> Step:
     row, value = OPERATIONS[name], raw[name]
     given = dict(value) if isinstance(value, Mapping) else {next(iter(row.options)): value}
     given |= {key: item for key, item in raw.items() if key != name}
-    readers = {**row.options, **({"only": whole_list} if isinstance(row, Each) else {})}
     for key in given:
-        if key not in readers:
-            near = nearest(str(key), readers)
+        if key not in row.options:
+            near = nearest(str(key), row.options)
             raise ValueError(f"{name} takes no {key!r}" + (f"; did you mean {near!r}?" if near else ""))
     if missing := row.required - given.keys():
         raise ValueError(f"{name} needs {', '.join(sorted(missing))}")
     options = {}
     for key, item in given.items():
         try:
-            options[key] = readers[key](item, sizes)
+            options[key] = row.options[key](item, sizes)
         except ValueError as error:
             raise ValueError(f"{name}, {key}: {error}") from error
     return Step(name, options, (count, _after(name, row, options, count, wanted)))
 
 
-def _after(name: str, row: Each | Several, options: Options, count: int, wanted: int) -> int:
+def _after(name: str, row: Operation, options: Options, count: int, wanted: int) -> int:
     """Number of tensors after an operation on `count`. Raises ValueError."""
-    if isinstance(row, Each):
-        if any(not 0 <= place < count for place in options.get("only", ())):
-            raise ValueError(f"{name}: `only` must list places in 0..{count - 1}")
-        return count
+    if any(not 0 <= place < count for place in options.get("only", ())):
+        raise ValueError(f"{name}: `only` must list places in 0..{count - 1}")
     size = row.size(options)
     size = count if size is None else size
     if size < 1 or count % size:
