@@ -16,6 +16,7 @@ import ast
 import math
 import operator
 import re
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -167,7 +168,7 @@ def _placeholder(text: str, sizes: Sizes) -> Placeholder:
     if len(letters) != 1:
         raise ValueError(f"{{{text}}} is neither a word nor a function of one letter, such as {{i+1}}")
     (letter,) = letters
-    at = [number(text, _With(letter, i, sizes)) for i in (0, 1, 7)]
+    at = [number(text, _with({letter: i}, sizes)) for i in (0, 1, 7)]
     step, start = at[1] - at[0], at[0]
     if at[2] != start + 7 * step or not step or int(step) != step or int(start) != start:
         raise ValueError(f"{{{text}}} is not a linear function of {letter} with whole coefficients")
@@ -181,10 +182,7 @@ def filled(text: str, values: Mapping[str, int], sizes: Sizes) -> str:
         letters = set(LETTER.findall(found[1] or ""))
         if not letters or not letters <= set(values) or ":" in found[1]:
             return found[0]
-        known: Sizes = sizes
-        for letter, value in values.items():
-            known = _With(letter, value, known)
-        value = whole(found[1], known)
+        value = whole(found[1], _with(values, sizes))
         if value < 0:
             raise ValueError(f"{{{found[1]}}} is {value} for {dict(values)}")
         return str(value)
@@ -208,24 +206,9 @@ class AnySizes(Sizes):
         return True
 
 
-class _With(Sizes):
-    """`sizes` and one more letter; `AnySizes` cannot be copied into a dict."""
-
-    def __init__(self, letter: str, value: int, sizes: Sizes) -> None:
-        self.letter, self.value, self.sizes = letter, value, sizes
-        self.known: bool = _known(sizes)
-
-    def __getitem__(self, name: str) -> int | tuple[int, ...]:
-        return self.value if name == self.letter else self.sizes[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name == self.letter or name in self.sizes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sizes)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
+def _with(letters: Mapping[str, int], sizes: Sizes) -> Sizes:
+    """`sizes` and letters that stand for numbers; `AnySizes` cannot be copied into a dict."""
+    return ChainMap(dict(letters), sizes)  # type: ignore[arg-type]
 
 
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -269,10 +252,6 @@ def whole_list(text: Any, sizes: Sizes) -> list[int]:
     return [whole(text, sizes)]
 
 
-def _known(sizes: Sizes) -> bool:
-    return sizes.known if isinstance(sizes, _With) else not isinstance(sizes, AnySizes)
-
-
 def _value(node: ast.AST, sizes: Sizes) -> int | float:
     match node:
         case ast.Constant(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
@@ -288,7 +267,7 @@ def _value(node: ast.AST, sizes: Sizes) -> int | float:
         case ast.Subscript(value=ast.Name(id=name), slice=index):
             numbers, place = sizes.get(name), _value(index, sizes)
             if not isinstance(numbers, tuple):
-                if numbers is not None and not _known(sizes):
+                if numbers is not None and any(isinstance(own, AnySizes) for own in getattr(sizes, "maps", [sizes])):
                     return numbers
                 raise ValueError(f"no list of numbers is named {name!r}")
             if place not in range(len(numbers)):
