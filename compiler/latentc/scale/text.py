@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from latentc.ir.report import short
+from latentc.measure.tables import aligned
 from latentc.scale.plan import REACHED, READING, USABLE, Layout, Plan
 
 _PARTS = {
@@ -61,12 +62,7 @@ def text_of(plan: Plan) -> str:
         ("accelerator hours", [f"{layout.gpu_hours:,.0f}" for layout in layouts]),
         ("limit", [_LIMITS[layout.limit] for layout in layouts]),
     ]
-    wide = max(len(name) for name, _ in rows)
-    columns = [max(len(cells[i]) for _, cells in rows) for i in range(len(layouts))]
-    table = [
-        f"  {name:{wide}}  " + "  ".join(f"{cell:>{columns[i]}}" for i, cell in enumerate(cells))
-        for name, cells in rows
-    ]
+    table = [f"  {line}" for line in aligned([[name, *cells] for name, cells in rows], left=1)]
     notes = [
         "",
         f"assumed: {request.utilisation:.0%} of the peak FLOP/s, {REACHED:.0%} of the bandwidth of links and network, "
