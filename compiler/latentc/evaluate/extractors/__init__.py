@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from latentc.components.layers import MEAN, STD
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.evaluate.extractors.contract import Extractor
 from latentc.evaluate.extractors.described import Described, Description, read_description
@@ -15,10 +16,8 @@ from latentc.evaluate.extractors.digits import Digits
 from latentc.evaluate.extractors.inception import Inception
 from latentc.evaluate.extractors.resnet50 import ResNet50
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
 DESCRIBED: dict[str, Description] = {
-    "dinov2": Description(title="DINOv2", resize=224, frechet="fd_dinov2", **IMAGENET),  # type: ignore[arg-type]
+    "dinov2": Description(title="DINOv2", resize=224, frechet="fd_dinov2", mean=MEAN, std=STD),
     "clip": Description(
         title="CLIP's image encoder",
         resize=224,

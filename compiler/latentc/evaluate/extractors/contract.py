@@ -94,3 +94,9 @@ def file_identity(file: Path) -> str:
         raise DiagnosticError.of("E0402", f"cannot read {file}: {error.strerror or error}") from error
     cache.save()
     return found
+
+
+def unusable(file: Path, what: str, error: Exception, mend: str | None = None) -> DiagnosticError:
+    """The diagnostic for a file of a network that a library cannot open or run; its errors are of many kinds."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return DiagnosticError.of("E0721", f"{file} {what}: {reason}", help=mend)

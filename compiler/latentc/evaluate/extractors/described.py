@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from latentc.components import Closed
 from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.extractors.contract import Array, Extractor, Features, file_identity
+from latentc.evaluate.extractors.contract import Array, Extractor, Features, file_identity, unusable
 from latentc.faults import needed
 
 Side = Annotated[int, Field(gt=0, le=4096)]
@@ -139,10 +139,9 @@ def open_torchscript(file: Path, device: str) -> Any:
     torch = needed("torch", "this extractor of features", 'pip install "latentc[evaluate]"')
     try:
         return torch.jit.load(str(file), map_location=torch_device(device)).eval()
-    except Exception as error:  # torch raises several kinds for a damaged archive
+    except Exception as error:
         mend = "write it with `torch.jit.trace(model, example).save(FILE)`, or as .onnx"
-        reason = str(error).strip().splitlines()[0]
-        raise DiagnosticError.of("E0721", f"{file} is not a TorchScript file: {reason}", help=mend) from None
+        raise unusable(file, "is not a TorchScript file", error, mend) from None
 
 
 def _torchscript(file: Path, device: str) -> Network:
@@ -166,9 +165,8 @@ def _onnx(file: Path, device: str) -> Network:
         wanted.insert(0, "CUDAExecutionProvider")
     try:
         session = ort.InferenceSession(str(file), providers=wanted)
-    except Exception as error:  # ONNX Runtime's own classes
-        reason = str(error).strip().splitlines()[0]
-        raise DiagnosticError.of("E0721", f"{file} is not an ONNX network: {reason}") from None
+    except Exception as error:
+        raise unusable(file, "is not an ONNX network", error) from None
     input, names = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
 
     def network(x: Array) -> dict[Output, Array]:
@@ -184,10 +182,8 @@ def _diagnosed(network: Network, file: Path) -> Network:
     def called(x: Array) -> dict[Output, Array]:
         try:
             return network(x)
-        except Exception as error:  # whatever the engine raises
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            message = f"{file} failed on images {list(x.shape)}: {reason}"
+        except Exception as error:
             mend = "state the size that it takes in its description: `resize: 224`"
-            raise DiagnosticError.of("E0721", message, help=mend) from None
+            raise unusable(file, f"failed on images {list(x.shape)}", error, mend) from None
 
     return called

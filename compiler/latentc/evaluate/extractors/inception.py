@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.extractors.contract import Array, Extractor, Features, file_identity
+from latentc.evaluate.extractors.contract import Array, Extractor, Features, file_identity, unusable
 from latentc.evaluate.extractors.described import BATCH, open_torchscript, torch_device, with_channels
 from latentc.faults import needed
 
@@ -80,10 +80,8 @@ class Inception(Extractor):
                 checked = Path(folder, "weights.pth")  # torch-fidelity opens pickles of any content
                 torch.save(state, checked)
                 network = FeatureExtractorInceptionV3(self.name, names, feature_extractor_weights_path=str(checked))
-        except Exception as error:  # torch raises many kinds for a file of something else
-            reason = str(error).strip().splitlines()[0]
-            message = f"{file} does not hold the weights of the Inception network: {reason}"
-            raise DiagnosticError.of("E0721", message, help=f"take {WHERE}") from None
+        except Exception as error:
+            raise unusable(file, "does not hold the weights of the Inception network", error, f"take {WHERE}") from None
         network.to(self.device)
         seen: list[Any] = []
         # TensorFlow's node `mixed_6/conv`, of which ADM's sFID takes the first channels, height and width first.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.extractors.contract import Array
+from latentc.components.layers import MEAN, STD
+from latentc.evaluate.extractors.contract import Array, unusable
 from latentc.evaluate.extractors.described import Described, Description, torch_device
 from latentc.faults import needed
 
@@ -15,8 +15,8 @@ PREPARED = Description(
     resize=256,
     crop=224,
     filter="bilinear",
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
+    mean=MEAN,
+    std=STD,
     logits=1,
     classifies=True,
     frechet="fd_resnet50",
@@ -43,10 +43,9 @@ def _network(file: Path, device: str) -> Any:
     network = models.resnet50(weights=None)
     try:
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a file of something else
-        reason = str(error).strip().splitlines()[0]
-        message = f"{file} does not hold the weights of ResNet-50: {reason}"
-        raise DiagnosticError.of("E0721", message, help="take torchvision's resnet50-11ad3fa6.pth") from None
+    except Exception as error:
+        mend = "take torchvision's resnet50-11ad3fa6.pth"
+        raise unusable(file, "does not hold the weights of ResNet-50", error, mend) from None
     network = network.eval().to(device)
     seen: list[Any] = []
     network.avgpool.register_forward_hook(lambda module, inputs, out: seen.append(out.flatten(1)))
