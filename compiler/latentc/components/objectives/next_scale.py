@@ -1,19 +1,63 @@
-"""Next-scale prediction."""
+"""Next-scale prediction.
+
+Symbols: B batch, K scales, L tokens of all scales.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+from pydantic import Field
+
+from latentc.components import Closed
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, token_losses
-from latentc.ir.builder import ModuleBuilder, i64
+from latentc.components.objectives._common import publish, step_of, token_losses
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+class Progression(Closed):
+    """Training of the small scales first (VAR's code: `pg` of the steps of training, `pg0`, `pgwp`)."""
+
+    first: int = Field(ge=0, le=63, description="last scale that is trained from the start, counted from 0")
+    start: int = Field(0, ge=0, le=1_000_000_000, description="step from which further scales join, evenly")
+    stop: int = Field(gt=0, le=1_000_000_000, description="step from which all are trained")
+    warmup: int = Field(
+        1, gt=0, le=1_000_000_000, description="steps over which the weight of a scale but the last rises to 1"
+    )
+
+    def joins(self, scales: int) -> list[int]:
+        """The step from which each scale is trained, counted from 0."""
+        rest, span = scales - 1 - self.first, self.stop - self.start
+        # Scale `first + n` joins where n is the rounded progress, halves to the even number.
+        found = [0] * (self.first + 1)
+        for n in range(1, rest + 1):
+            step = self.start + max(int((n - 0.5) / rest * span) - 1, 0)
+            while step < self.stop and round((step - self.start) / span * rest) < n:
+                step += 1
+            found.append(max(step, self.start + 1))
+        return found
+
+    def weights(self, b: Builder, step: Var, scales: int) -> Var:
+        """f32[K]: how much the tokens of each scale count in a step of training, i64[]."""
+        joins = self.joins(scales)
+        # A scale that the next one has joined, or that was there from the start, counts whole, and so does the last.
+        whole = [0] * (self.first + 1) + [*joins[self.first + 2 :], joins[-1]]
+        at = b.cast(step, to="f32", out="at")
+        first = b.constant(np.array(joins, np.float32), out="joins")
+        risen = b.mul(b.op("sub", at, first) + 1.0, 1 / self.warmup, out="risen")
+        risen = b.clamp(risen, low=0.01, high=1.0, out="risen")
+        settled = b.cast(b.less_equal(b.constant(np.array(whole, np.float32), out="whole"), at), to="f32")
+        begun = b.cast(b.less_equal(first, at), to="f32", out="begun")
+        return b.mul(begun, b.maximum(risen, settled), out="weights")  # type: ignore[no-any-return]
 
 
 class NextScale(Objective):
@@ -23,10 +67,23 @@ class NextScale(Objective):
     """
 
     kind: Literal["next_scale"]
+    progressive: Progression | None = Field(
+        None, description="scales that join in training; null: all are trained from the start"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_scale"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "next_scale"), Need("quantizer", "quantize_scales"))
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        progressive, main = self.progressive, spec.networks.get("main")
+        scales = len(getattr(main, "lengths", ()))
+        if progressive is not None and scales and progressive.first > scales - 2:
+            message = f"no scale joins later than scale {progressive.first} of {scales}"
+            yield Problem(("progressive", "first"), message, f"use {scales - 2} at most, or leave `progressive` out")
+        if progressive is not None and progressive.start >= progressive.stop:
+            message = f"no step is from {progressive.start} on and before {progressive.stop}"
+            yield Problem(("progressive", "start"), message, "make it less than `stop`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, quantizer, conditions = networks["main"], networks["quantizer"], Conditions(spec, networks)
@@ -36,6 +93,13 @@ class NextScale(Objective):
         told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         inputs = call(b, quantizer, "scale_inputs", {}, token=tokens, out="inputs")
         logits = call(b, network, "forward", told, state=inputs, out="logits")
-        b.output(per_sample_mean(b, token_losses(b, logits, tokens), out="loss"))
+        losses = token_losses(b, logits, tokens)
+        if self.progressive is not None:
+            of_scales = [m.output("logits").type for name, m in network.methods.items() if name.startswith("scale_")]
+            weights = self.progressive.weights(b, step_of(b), len(of_scales))
+            scale = np.repeat(np.arange(len(of_scales)), [int(of.shape[1]) for of in of_scales])  # type: ignore[arg-type]
+            scale = b.constant(scale, out="scale")
+            losses = b.mul(losses, b.take(weights, scale, axis=0), out="losses")
+        b.output(per_sample_mean(b, losses, out="loss"))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens", *conditions.fields), conditions.draws(), self.trained(spec))
