@@ -224,7 +224,7 @@ SYSTEMS: dict[str, Tiny] = {
     "himar": Tiny(
         "himar",
         (
-            *(*DIGITS, *under("networks.main", (*BLOCKS, "depth=1", "patch=2", "side=2", "buffer=4"))),
+            *(*DIGITS, *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "patch=2", "side=2", "buffer=4"))),
             *under("networks.head", ("width=16", "depth=1", "block.mixer.heads=2")),
             *under("networks.pivot_head", ("width=16", "depth=1")),
             *("sampler.steps=2", "sampler.diffusion.respacing='4'", "sampler.pivots.steps=3"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from emitted import emitted
+from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import network_params
@@ -132,6 +133,7 @@ def test_errors_of_hidden_dense_tokens_alone_count() -> None:
     order, noise = rng.permuted([np.arange(16)] * 2, axis=1), rng.standard_normal((2, 16, 4))
     told = {"order": order, "noise": noise, "pivot_order": rng.permuted([np.arange(4)] * 2, axis=1)}
     told["dense_share"] = np.full(2, 0.8)  # cos(0.4 pi) = 0.31 of 16 tokens: 5
+    told["training_step"] = np.int64(0)
     inputs = [
         told.get(v.name, np.ones([2, *v.type.shape[1:]], np.float32 if v.type.is_float else np.int64))
         for v in low.module.functions["loss.terms"].inputs
@@ -139,6 +141,30 @@ def test_errors_of_hidden_dense_tokens_alone_count() -> None:
     *_, dense = Interpreter(low.module, weights).run("loss.terms", *inputs)
     wanted = [(noise[i, order[i, :5]] ** 2).sum() / noise[i].size for i in range(2)]
     np.testing.assert_allclose(dense, wanted, rtol=1e-6)
+
+
+def test_dense_tokens_are_told_of_pivots_ever_more_often() -> None:
+    """They are left out of all samples at first, then of `pivot_dropout` of them."""
+    sizes = [*SYSTEMS["himar"].sizes, "objective.pivot_dropout=0.75", "objective.pivot_warmup=100"]
+    low, rng, weights = lower(load_spec("himar", None, sizes)), np.random.default_rng(0), {}
+    for name in ("main", "pivot_head", "head"):
+        own = random_weights(network_params(low, low.networks[name]), rng, 0.5)
+        weights |= {f"{name}.{path}": array for path, array in own.items()}
+    oracle = Interpreter(low.module, weights)
+    fixed = {
+        v.name: rng.random([2, *v.type.shape[1:]]) if v.type.is_float else np.ones([2, *v.type.shape[1:]], np.int64)
+        for v in low.module.functions["loss.terms"].inputs
+    }
+    fixed |= {"order": np.tile(np.arange(16), (2, 1)), "pivot_order": np.tile(np.arange(4), (2, 1))}
+
+    def dense(step: int, without: float) -> Any:
+        given = fixed | {"training_step": np.int64(step), "without": np.full(2, without)}
+        return oracle.run("loss.terms", *(given[v.name] for v in low.module.functions["loss.terms"].inputs))[-1]
+
+    alone = dense(0, 0.0)
+    for step, share in ((0, 1.0), (50, 0.875), (100, 0.75), (500, 0.75)):
+        assert np.array_equal(dense(step, share - 0.01), alone)
+        assert share == 1.0 or not np.allclose(dense(step, share + 0.01), alone)
 
 
 def test_a_decoder_of_another_depth_than_the_encoder_of_pivots() -> None:

@@ -97,8 +97,8 @@ class NextScale(Objective):
         if self.progressive is not None:
             of_scales = [m.output("logits").type for name, m in network.methods.items() if name.startswith("scale_")]
             weights = self.progressive.weights(b, step_of(b), len(of_scales))
-            scale = np.repeat(np.arange(len(of_scales)), [int(of.shape[1]) for of in of_scales])  # type: ignore[arg-type]
-            scale = b.constant(scale, out="scale")
+            of_tokens = np.repeat(np.arange(len(of_scales)), [int(of.shape[1]) for of in of_scales])  # type: ignore[arg-type]
+            scale = b.constant(of_tokens, out="scale")
             losses = b.mul(losses, b.take(weights, scale, axis=0), out="losses")
         b.output(per_sample_mean(b, losses, out="loss"))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")

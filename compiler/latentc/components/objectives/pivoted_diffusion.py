@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.patches import patch_side, patchify
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import publish, step_of
 from latentc.components.objectives.denoising import noised
 from latentc.components.objectives.diffusion import DiffusionLoss
 from latentc.components.parts import Problem
@@ -41,6 +41,12 @@ class PivotedDiffusion(DiffusionLoss):
     least_hidden: float = Field(0.7, gt=0, lt=1, description="least fraction of the pivots that is hidden")
     deviation: float = Field(0.25, gt=0, description="standard deviation of the hidden fraction")
     pivot_dropout: float = Field(0.5, ge=0, le=1, description="share of samples without pivots in the dense phase")
+    pivot_warmup: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="steps of training over which that share falls from 1, linearly; the authors' does per epoch",
+    )
     weights: tuple[float, float] = Field((0.4, 0.6), description="of the loss of the pivots, of the dense tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "pivoted_diffusion",
@@ -121,7 +127,8 @@ class PivotedDiffusion(DiffusionLoss):
         hidden_dense = _hidden(
             b, dense_order, b.cos(b.mul(dense_share, math.pi / 2), out="dense_fraction"), int(length), "hidden"
         )
-        gone = b.reshape(b.cast(b.less(without, self.pivot_dropout), to="f32"), shape=(B, 1), out="gone")
+        gone = b.cast(b.less(without, self._dropout(b)), to="f32")
+        gone = b.reshape(gone, shape=(B, 1), out="gone")
         left_out = b.maximum(b.op("sub", 1.0, hidden), gone, out="left_out")
         masks = [hidden_dense, left_out]
         z = call(b, main, "forward", told, state=tokens, mask=masks, features=b.stop_gradient(z), out="z")
@@ -135,6 +142,13 @@ class PivotedDiffusion(DiffusionLoss):
         draws = [*draws, *conditions.draws()]
         batch = ("x", *([] if self.pivots is None else [self.pivots]), *conditions.fields)
         return publish(mb, ("loss", "pivots", "dense"), batch, tuple(draws), self.trained(spec))
+
+    def _dropout(self, b: Builder) -> float | Var:
+        """The share of samples without pivots, now."""
+        if not self.pivot_warmup:
+            return self.pivot_dropout
+        risen = b.minimum(b.cast(step_of(b), to="f32") * (1 / self.pivot_warmup), 1.0, out="risen")
+        return b.op("sub", 1.0, b.mul(risen, 1 - self.pivot_dropout), out="dropout")  # type: ignore[no-any-return]
 
     def _terms(
         self,
