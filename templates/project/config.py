@@ -72,6 +72,9 @@ TRAIN: dict[str, Rule] = {
     # endregion
     "clip": or_null(number(0)),
     "precision": one_of("fp32", "bf16"),
+    # region fp16
+    "loss_scaling": number(0),
+    # endregion
     "compile": FLAG,
     "recompute": FLAG,
     "parallel": one_of("none", "ddp", "fsdp"),
@@ -119,6 +122,9 @@ MEANINGS = {
     # endregion
     "train.clip": "largest norm of the gradient; null for no limit",
     "train.precision": "precision of the forward pass",
+    # region fp16
+    "train.loss_scaling": "factor of the loss in fp16, by which gradients are divided",
+    # endregion
     "train.compile": "run networks through torch.compile",
     "train.recompute": "keep only the inputs of blocks for the backward pass: less memory, more work",
     "train.parallel": "how several processes share the work",

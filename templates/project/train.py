@@ -191,10 +191,19 @@ def gradients(
             if run.parallel == "ddp" and not last:
                 for model in trained:
                     quiet.enter_context(model.no_sync())
+            # region brain
             with torch.autocast(run.device.type, torch.bfloat16, enabled=train["precision"] == "bf16"):
                 outputs = update.loss(*models, **inputs)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = outputs[0] / parts
+            # endregion
+            # region fp16
+            low = torch.float16 if train["precision"] == "fp16" else torch.bfloat16
+            with torch.autocast(run.device.type, low, enabled=train["precision"] != "fp32"):
+                outputs = update.loss(*models, **inputs)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            loss = outputs[0] * (scaling(train) / parts)
+            # endregion
             if run.parallel == "ddp" and update.partial:  # DDP waits for a gradient of every weight
                 loss = loss + 0 * sum(p.sum() for model in trained for p in model.parameters())
             loss.backward()
@@ -204,7 +213,29 @@ def gradients(
                 reshard(model)
         values = [o.detach() / parts for o in outputs]
         totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
+    # region fp16
+    if train["precision"] == "fp16":
+        finite(
+            [p.grad for model in trained for p in model.parameters() if p.grad is not None], scaling(train)
+        )
+    # endregion
     return totals
+
+
+# region fp16
+def scaling(train: dict[str, Any]) -> float:
+    """Factor of the loss, so that few gradients are too small for float16."""
+    return train["loss_scaling"] if train["precision"] == "fp16" else 1.0
+
+
+def finite(gradients: list[Tensor], scaling: float) -> None:
+    """Divides gradients by the factor of the loss; those that are too large for float16 become 0."""
+    for gradient in gradients:
+        own = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+        torch.nan_to_num(own.div_(scaling), nan=0.0, posinf=0.0, neginf=0.0, out=own)
+
+
+# endregion
 
 
 def tensorboard(folder: Path, step: int) -> Any:

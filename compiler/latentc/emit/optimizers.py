@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from latentc.spec.sections import Train
 
 _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the template of config.py
+_PRECISIONS = 'one_of("fp32", "bf16")'
 
 
 def training_files(train: Train, module: Module | None = None, rolls_out: bool = False) -> dict[str, str]:
@@ -36,9 +37,12 @@ def training_files(train: Train, module: Module | None = None, rolls_out: bool =
     head = docstring(
         "The optimisers of config.yaml. Biases and norms never decay, embeddings only with `decay_embeddings`.", ""
     )
+    config = with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, extras))
+    if "fp16" in regions:
+        config = config.replace(_PRECISIONS, _PRECISIONS.replace(")", ', "fp16")'))
     files = {
         "optimizers.py": assembled(head, ["from typing import Any"], body),
-        "config.py": with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, extras)),
+        "config.py": config,
         "train.py": with_regions(template("project/train.py"), regions),
     }
     more = [
@@ -63,6 +67,7 @@ def _regions(train: Train, module: Module | None) -> set[str]:
     ops = {node.op for _, node in walk(module)} if module is not None else set()
     return {
         "power" if isinstance(train.ema, PowerEma) else "fixed",
+        "fp16" if train.precision == "fp16" else "brain",
         *(["decay"] if train.schedule.decay_from is not None else []),
         *(["forced"] if "forced_norm" in ops else []),
         *(["batch_norm"] if "batch_norm" in ops else []),

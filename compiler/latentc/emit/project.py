@@ -138,6 +138,8 @@ def config_of(spec: Spec) -> dict[str, Any]:
     train |= optimizer_settings(spec.train)
     if not train["optimizers"]:
         del train["optimizers"]
+    if train["precision"] != "fp16":
+        del train["loss_scaling"]
     if train["schedule"]["decay_from"] is None:
         del train["schedule"]["decay_from"]
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}

@@ -71,7 +71,7 @@ def count(spec: Spec, lowered: Lowered) -> Counts:
     if not lowered.updates:
         mend = "add an `objective:` section (docs/training.md)"
         raise DiagnosticError.of("E0708", f"the spec `{spec.name}` has no objective to train", help=mend)
-    autocast = spec.train.precision == "bf16"
+    autocast = spec.train.half
     flops = again = 0
     savings = []
     for update in lowered.updates:

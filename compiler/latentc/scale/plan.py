@@ -126,7 +126,7 @@ def _layout(spec: Spec, counts: Counts, request: Request, parallel: str) -> Layo
     memory["copies"] = copies[how]
     fits = largest[how] >= whole
 
-    peak = device.bf16 if train.precision == "bf16" else device.tf32
+    peak = device.bf16 if train.half else device.tf32
     flops = counts.flops + (counts.again_flops if again else 0)
     compute = flops * train.batch_size / gpus / (peak * request.utilisation)
     traffic = _traffic(weights.trained, weights.frozen, train.accumulate, gpus, parallel)
@@ -174,7 +174,7 @@ def _memory(counts: Counts, precision: str, accumulate: int, gpus: int, parallel
         "averages": 4 * w.averaged / parts,
         "gradients": 4 * w.trained / parts,
         "optimizer": w.state_bytes / parts,
-        "copies": 2.0 * w.matrices if precision == "bf16" else 0.0,
+        "copies": 2.0 * w.matrices if precision != "fp32" else 0.0,
     }
     if parallel == "ddp":
         memory["buckets"] = 4.0 * w.trained
@@ -186,9 +186,9 @@ def _memory(counts: Counts, precision: str, accumulate: int, gpus: int, parallel
 
 
 def _copies_again(counts: Counts, precision: str) -> float:
-    """Bytes of bfloat16 copies of weights with `recompute`: of one block at a time."""
+    """Bytes of 16-bit copies of weights with `recompute`: of one block at a time."""
     w = counts.weights
-    return 2.0 * (w.outer_matrices + w.block_matrices) if precision == "bf16" else 0.0
+    return 2.0 * (w.outer_matrices + w.block_matrices) if precision != "fp32" else 0.0
 
 
 def _traffic(trained: int, frozen: int, accumulate: int, gpus: int, parallel: str) -> float:

@@ -103,7 +103,14 @@ class Train(Closed):
         0.9999, description="decay per step of the averaged weights, or averages to reconstruct from; null for none"
     )
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null for no limit")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass (autocast)")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    loss_scaling: float = Field(
+        1.0,
+        gt=0,
+        le=1 << 24,
+        description="factor of the loss in `fp16`, by which gradients are divided, so that few vanish; those that are "
+        "not finite become 0 (EDM)",
+    )
     compile: bool = Field(False, description="run the network through torch.compile")
     recompute: bool = Field(
         False, description="keep only the inputs of blocks for the backward pass, and run their forward pass again"
@@ -128,6 +135,17 @@ class Train(Closed):
         description="TorchScript of features, from pictures u8[N, 3, H, W]; null: principal components of the data",
     )
     workers: int = Field(2, ge=0, le=1_024, description="processes that load data; 0 loads in the training process")
+
+    @model_validator(mode="after")
+    def _scales_half_precision(self) -> Self:
+        if self.loss_scaling != 1 and self.precision != "fp16":
+            raise ValueError("`loss_scaling` is for `precision: fp16`")
+        return self
+
+    @property
+    def half(self) -> bool:
+        """Whether the forward pass computes in 16 bits."""
+        return self.precision != "fp32"
 
     @property
     def averages(self) -> int:
