@@ -8,31 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.linear import same_dtype, swap
+from latentc.ir.ops.linear import swap
 from latentc.ir.ops.reduce import softmax
-from latentc.ir.ops.row import Array, Attrs, Op, broadcast, need
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, need, shaped
 from latentc.ir.types import TensorType
+
+_attended = shaped("q [B, H, T, d]", "k [B, H_kv, S, d]", "v [B, H_kv, S, e]", gives="[B, H, T, e]")
 
 
 def _attention_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    q, k, v = ins[:3]
-    need(q.rank == k.rank == v.rank == 4, "takes q [B, H, T, d], k and v [B, H_kv, S, d]")
-    need(q.shape[0] == k.shape[0] == v.shape[0], "batches differ: {}, {}, {}", q, k, v)
-    need(
-        k.shape[1] == v.shape[1] and q.shape[1] % k.shape[1] == 0,  # type: ignore[operator]
-        "{} key heads do not divide {}",
-        k.shape[1],
-        q.shape[1],
-    )
-    need(q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2], "{} does not attend to {} and {}", q, k, v)
+    (q, k), found = ins[:2], _attended(ins[:3], attrs)
+    need(q.shape[1] % k.shape[1] == 0, "{} key heads do not divide {}", k.shape[1], q.shape[1])  # type: ignore[operator]
     need(not attrs["causal"] or q.shape[2] == k.shape[2], "causal attention wants as many queries as keys")
-    same_dtype(ins[:3])
     need(0 <= attrs.get("dropout", 0.0) < 1, "probability {} is outside [0, 1)", attrs.get("dropout"))
     if len(ins) > 3:
         need(ins[3].dtype in ("bool", q.dtype), "mask has dtype {}", ins[3].dtype)
         scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
         need(broadcast(ins[3].shape, scores) == scores, "mask {} does not broadcast to {}", ins[3], list(scores))
-    return [q.with_shape([*q.shape[:3], v.shape[3]])]
+    return found
 
 
 def attention_scale(q: Any, attrs: Attrs) -> float:
@@ -90,13 +83,13 @@ def _attention_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attr
     return q.with_shape(q.shape[:3]).count() * int(k.shape[2]) * 2 * (int(q.shape[3]) + int(v.shape[3]))  # type: ignore
 
 
+_rotated = shaped("x [B, H, T, d]", "cos [T, half]", "sin [T, half]")
+
+
 def _rotary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, cos, sin = ins
-    need(x.rank == 4 and x.shape[-1] % 2 == 0, "takes [B, H, T, d] with d even, got {}", x)  # type: ignore[operator]
-    want = (x.shape[-2], x.shape[-1] // 2)
-    need(cos.shape == want and sin.shape == want, "tables are {} and {}; want {}", cos, sin, list(want))
-    same_dtype(ins)
-    return [x]
+    found, size = _rotated(ins, attrs), ins[1].shape[1] * 2
+    need(ins[0].shape[3] == size, "tables of {} do not rotate {}: want half of its channels", ins[1], ins[0])
+    return found
 
 
 def _rotary(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from latentc.ir.ops.linear import same_dtype
-from latentc.ir.ops.row import Array, Attrs, Op, OpError, need, per_axis
+from latentc.ir.ops.row import Array, Attrs, Op, OpError, need, per_axis, shaped
 from latentc.ir.types import Dim, Sym, TensorType, source_of
 
 _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
@@ -225,15 +225,13 @@ def _flops(x: TensorType, weight: TensorType) -> int:
     return 2 * x.count() * weight.with_axis(0).count()
 
 
+_each_shapes = shaped("x [B, C, H, W]", "weight [B, C, k, k]")
+
+
 def _each_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, weight = ins
-    need(x.is_float and x.rank == 4, "takes floats [B, C, H, W], got {}", x)
-    need(
-        weight.rank == 4 and weight.shape[:2] == x.shape[:2], f"weight is {weight}; wants {list(x.shape[:2])} and k, k"
-    )
-    need(weight.shape[2] == weight.shape[3] and int(weight.shape[2]) % 2 == 1, "{} has no odd square kernel", weight)  # type: ignore[arg-type]
-    same_dtype(ins)
-    return [x]
+    found = _each_shapes(ins, attrs)
+    need(int(ins[1].shape[2]) % 2 == 1, "{} has no odd kernel", ins[1])  # type: ignore[arg-type]
+    return found
 
 
 def _each(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:

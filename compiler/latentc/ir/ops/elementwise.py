@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.gradients import sum_to
-from latentc.ir.ops.row import Array, Attrs, Op, broadcast, floats, need, numbers
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, floats, need, numbers, shaped
 from latentc.ir.types import NUMPY, TensorType
 
 
@@ -150,11 +150,6 @@ def _clamp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 def _dropout_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(0 <= attrs["p"] < 1, "probability {} is outside [0, 1)", attrs["p"])
     return floats(ins, attrs)
-
-
-def _auxiliary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[1].rank == 0 and ins[1].is_float, "the loss is {}; wants a scalar", ins[1])
-    return floats(ins[:1], attrs)
 
 
 def _logical(name: str, fn: Any, doc: str) -> Op:
@@ -298,7 +293,7 @@ _ROWS = [
     Op(
         "auxiliary_loss(x, loss)",
         "x; in training the scalar `loss` is added to the objective with weight 1",
-        _auxiliary_infer,
+        shaped("x [*n]", "loss []"),
         flops=0,
         train_only=True,
         differentiable=False,

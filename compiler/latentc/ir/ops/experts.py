@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.elementwise import OPS as ELEMENTWISE
-from latentc.ir.ops.linear import same_dtype
-from latentc.ir.ops.row import Array, Attrs, Op, need
+from latentc.ir.ops.row import Array, Attrs, Op, check_momentum, need, shaped
 from latentc.ir.types import TensorType
 
 
@@ -34,13 +33,10 @@ class Expert:
     matrices: int
     kept: int
 
-    def check(self, x: TensorType, weights: Sequence[TensorType], leading: Sequence[Any]) -> None:
-        """Checks the weights' shapes behind `leading` axes."""
-        hidden = weights[0].shape[len(leading)] if weights[0].rank > len(leading) else 0
-        sizes = {"D": x.shape[-1], "F": hidden}
-        for name, axes, given in zip(self.weights, self.shapes, weights, strict=True):
-            wanted = (*leading, *(sizes[axis] for axis in axes))
-            need(given.shape == wanted, f"{name} is {given}; wants {list(wanted)}")
+    def shaped(self, *operands: str, stacked: str = "") -> list[str]:
+        """The operands and then the weights, of all experts if they are `stacked`, with their shapes."""
+        weights = zip(self.weights, self.shapes, strict=True)
+        return [*operands, *(f"{name} [{', '.join([*stacked, *axes])}]" for name, axes in weights)]
 
 
 def _silu(x: Array) -> Array:
@@ -76,25 +72,12 @@ EXPERTS = {form.all: form for form in (SWIGLU, GELU)}
 
 
 def _infer(form: Expert) -> Any:
+    rule = shaped(*form.shaped("x [N, *n, D]", "gates [N, *n, E]", stacked="E"))
+
     def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-        x, gates, *weights = ins
-        need(x.rank >= 2 and gates.shape[:-1] == x.shape[:-1], "gates {} do not line up with tokens {}", gates, x)
-        form.check(x, weights, gates.shape[-1:])
-        need(0 < attrs["per_token"] <= int(gates.shape[-1]), "{} of {} experts", attrs["per_token"], gates.shape[-1])  # type: ignore
-        same_dtype(ins)
-        return [x]
-
-    return infer
-
-
-def _infer_one(form: Expert) -> Any:
-    def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-        onto, x, gate, *weights = ins
-        need(x.rank >= 2 and onto.shape == x.shape, "{} and {} differ", onto, x)
-        need(gate.shape == (*x.shape[:-1], 1), "gate is {}; wants one for each token of {}", gate, x)
-        form.check(x, weights, ())
-        same_dtype(ins)
-        return [x]
+        found, experts = rule(ins, attrs), int(ins[1].shape[-1])  # type: ignore[arg-type]
+        need(0 < attrs["per_token"] <= experts, "{} of {} experts", attrs["per_token"], experts)
+        return found
 
     return infer
 
@@ -175,7 +158,7 @@ def _rows(form: Expert, formula: str, formula_one: str, source: str) -> list[Op]
         Op(
             f"{form.one}(onto, x, gate, {words})",
             f"onto + gate * {formula_one}, to be computed only for tokens with a gate; flops count all tokens",
-            _infer_one(form),
+            shaped(*form.shaped("onto [N, *n, D]", "x [N, *n, D]", "gate [N, *n, 1]")),
             _evaluate_one(form),
             None,
             flops_one,
@@ -188,15 +171,15 @@ def _rows(form: Expert, formula: str, formula_one: str, source: str) -> list[Op]
 # ---- experts that choose among the tokens of the batch
 
 
+_choice_shapes = shaped(
+    "scores [N, *n, E]", "chances [N, *n, E]", "threshold [E]", "capacity [*one]", checks=(check_momentum,)
+)
+
+
 def _choice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    scores, chances, threshold, capacity = ins
-    need(scores.is_float and scores.rank >= 2, "takes floats [..., E], got {}", scores)
-    need(chances.shape == scores.shape, "chances are {}; wants {}", chances, scores)
-    need(threshold.shape == scores.shape[-1:], "the threshold is {}; wants [{}]", threshold, scores.shape[-1])
-    need(capacity.shape in ((), (1,)), "the capacity is {}; wants one number", capacity)
-    need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
-    same_dtype(ins)
-    return [scores]
+    found = _choice_shapes(ins, attrs)
+    need(ins[3].shape in ((), (1,)), "the capacity is {}; wants one number", ins[3])
+    return found
 
 
 def _best(scores: Array, counts: Array) -> Array:

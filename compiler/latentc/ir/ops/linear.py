@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentc.ir.ops.gradients import sum_to
-from latentc.ir.ops.row import Array, Attrs, Op, OpError, broadcast, need
+from latentc.ir.ops.row import Array, Attrs, Op, OpError, broadcast, need, shaped
 from latentc.ir.types import Sym, TensorType, product
 
 
@@ -38,15 +38,6 @@ def _matmul_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequen
 def _matmul_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
     inner = ins[0].shape[-1]
     return 2 * outs[0].count() * int(inner.factor if isinstance(inner, Sym) else inner)
-
-
-def _linear_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, w = ins[:2]
-    need(x.rank > 0, "takes at least one axis")
-    need(w.rank == 2 and x.shape[-1] == w.shape[1], "weight {} does not take {}: wants [out, {}]", w, x, x.shape[-1])
-    need(len(ins) < 3 or ins[2].shape == (w.shape[0],), "bias is {}; wants [{}]", ins[-1], w.shape[0])
-    same_dtype(ins)
-    return [x.with_shape([*x.shape[:-1], w.shape[0]])]
 
 
 def _linear(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -107,7 +98,7 @@ _ROWS = [
     Op(
         "linear(x, weight, bias?)",
         "x W^T + b with W [out, in]",
-        _linear_infer,
+        shaped("x [*n, in]", "weight [out, in]", "bias [out]", gives="[*n, out]"),
         _linear,
         _linear_vjp,
         _linear_flops,

@@ -8,18 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.linear import same_dtype
-from latentc.ir.ops.row import Array, Attrs, Op, axis_of, need
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, check_eps, check_momentum, floats, need, shaped
 from latentc.ir.types import TensorType, product
 
-
-def _norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x = ins[0]
-    need(x.is_float and x.rank > 0, "takes floats with at least one axis, got {}", x)
-    same_dtype(ins)
-    for t in ins[1:]:
-        need(t.shape == (x.shape[-1],), "scale or shift is {}; wants [{}]", t, x.shape[-1])
-    return [x]
+_norm_infer = shaped("x [*n, D]", "scale [D]", "shift [D]")
+_grouped = shaped("x [B, C, L, *space]", "scale [C]", "shift [C]")
 
 
 def _affine(y: Any, params: Iterable[Any]) -> Any:
@@ -56,12 +49,8 @@ def _rms_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 
 def _group_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, groups = ins[0], attrs["groups"]
-    need(x.is_float, "takes floats, got {}", x)
-    need(x.rank >= 3 and x.shape[1] % groups == 0, "{} groups do not divide the channels of {}", groups, x)
-    same_dtype(ins)
-    for t in ins[1:]:
-        need(t.shape == (x.shape[1],), "scale or shift is {}; wants [{}]", t, x.shape[1])
+    (x,), groups = _grouped(ins, attrs), attrs["groups"]
+    need(x.shape[1] % groups == 0, "{} groups do not divide the channels of {}", groups, x)
     return [x]
 
 
@@ -83,16 +72,6 @@ def _group_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     y = _layer_norm([flat], attrs)[0].reshape(x.shape)
     column = (-1, *(1 for _ in x.shape[2:]))
     return [np.asarray(_affine(y, (p.reshape(column) for p in xs[1:])), dtype=x.dtype)]
-
-
-def _batch_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x = ins[0]
-    need(x.is_float and x.rank >= 2, "takes floats [B, C, ...], got {}", x)
-    need(attrs["eps"] > 0 and 0 <= attrs["momentum"] <= 1, "eps is positive, momentum lies between 0 and 1")
-    same_dtype(ins)
-    for t in ins[1:]:
-        need(t.shape == (x.shape[1],), "mean, variance, scale or shift is {}; wants [{}]", t, x.shape[1])
-    return [x]
 
 
 def _scaled(x: Array, mean: Array, var: Array, affine: Sequence[Array], eps: float) -> Array:
@@ -125,15 +104,6 @@ def _batch_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     column = (x.shape[1], *(1 for _ in x.shape[2:]))
     y = (x - b.reshape(mean, shape=column)) * b.reshape(b.rsqrt(var + attrs["eps"]), shape=column)
     return [_affine(y, (b.reshape(p, shape=column) for p in affine))]
-
-
-def _spectral_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    weight, u = ins
-    need(weight.is_float and weight.rank >= 2, "takes a weight [out, ...], got {}", weight)
-    need(attrs["eps"] > 0, "eps is positive")
-    need(u.shape == (weight.shape[0],), "u is {}; wants [{}]", u, weight.shape[0])
-    same_dtype(ins)
-    return [weight]
 
 
 def singular_value(weight: Array, u: Array, eps: float) -> tuple[Array, Array]:
@@ -180,10 +150,9 @@ def _spectral_norm_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) ->
 
 
 def _pixel_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float, "takes floats, got {}", ins[0])
     axis_of(attrs["axis"], ins[0].rank)
-    need(attrs["eps"] > 0, "eps is positive")
-    return [ins[0]]
+    check_eps(attrs)
+    return floats(ins, attrs)
 
 
 def _pixel_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -194,12 +163,6 @@ def _pixel_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 def _pixel_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     x = ins[0]
     return [x / (b.sqrt(b.mean(x * x, axes=(attrs["axis"],), keepdims=True)) + attrs["eps"])]
-
-
-def _forced_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float and ins[0].rank >= 2, "takes a weight [out, ...], got {}", ins[0])
-    need(attrs["eps"] > 0, "eps is positive")
-    return [ins[0]]
 
 
 def row_scales(weight: Array, eps: float) -> Array:
@@ -258,7 +221,9 @@ _ROWS = [
         "batch_norm(x, mean, variance, scale?, shift?; eps, momentum)",
         "(x - mean) / sqrt(var + eps) per channel (axis 1), with optional scale and shift; training uses the batch's "
         "mean and variance, and moves the given running ones towards them by the fraction `momentum`",
-        _batch_norm_infer,
+        shaped(
+            "x [B, C, *space]", "mean [C]", "variance [C]", "scale [C]", "shift [C]", checks=(check_eps, check_momentum)
+        ),
         _batch_norm,
         flops=2,
         decompose=_batch_norm_decompose,
@@ -269,7 +234,7 @@ _ROWS = [
         "spectral_norm(weight, u; eps)",
         "a weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out]; "
         "training updates u",
-        _spectral_norm_infer,
+        shaped("weight [out, in, *kernel]", "u [out]", checks=(check_eps,)),
         lambda xs, attrs: _spectral_norm_train(xs, attrs)[0],
         _spectral_norm_vjp,
         flops=5,
@@ -290,7 +255,7 @@ _ROWS = [
         "forced_norm(weight; eps)",
         "a weight [out, ...] whose rows have length 1: each over its length plus eps sqrt(n), n its size; training "
         "first overwrites the weight with sqrt(n) times that",
-        _forced_norm_infer,
+        shaped("weight [out, in, *kernel]", checks=(check_eps,)),
         lambda xs, attrs: [unit_rows(xs[0], attrs["eps"])],
         flops=3,
         decompose=_forced_norm_decompose,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.gradients import along
-from latentc.ir.ops.row import Array, Attrs, Op, axis_of, floats, need, numbers
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, floats, need, numbers, shaped
 from latentc.ir.types import Dim, Sym, TensorType
 
 
@@ -139,13 +139,6 @@ def _argsort_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTy
     return [x.with_dtype("i64")]
 
 
-def _cross_entropy_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    logits, target = ins
-    need(logits.rank == 2 and target.dtype == "i64", "takes logits [N, V] and i64 [N], got {} and {}", logits, target)
-    need(target.shape == logits.shape[:1], "target {} does not line up with {}", target, logits)
-    return [logits.with_shape(logits.shape[:1])]
-
-
 def _cross_entropy_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     logits, target = ins
     rows = target.shape[0]
@@ -218,7 +211,7 @@ _ROWS = [
     Op(
         "cross_entropy(logits, target)",
         "-log softmax(logits)[target], one value per row",
-        _cross_entropy_infer,
+        shaped("logits [N, V]", "i64 target [N]", gives="[N]"),
         lambda xs, attrs: [-np.take_along_axis(log_softmax(xs[0], -1), xs[1][:, None], axis=-1)[:, 0]],
         _cross_entropy_vjp,
         flops=4,

@@ -145,6 +145,54 @@ def broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
     return tuple(result)
 
 
+def shaped(*operands: str, gives: str = "", checks: Sequence[Callable[[Attrs], None]] = ()) -> Infer:
+    """A type rule from shapes: `shaped("x [*n, in]", "weight [out, in]", "bias [out]", gives="[*n, out]")`.
+
+    A name is one size and `*n` any number of axes, the same wherever they occur. Operands are floats of one dtype,
+    unless another is given (`i64 index [B]`). The result has the first operand's dtype, in the shape `gives` or that of
+    the first operand. `checks` raise OpError for attributes that do not fit.
+    """
+    wanted = []
+    for text in operands:
+        words, _, axes = text.removesuffix("]").partition(" [")
+        dtype, _, name = words.rpartition(" ")
+        wanted.append((dtype, name, axes.split(", ") if axes else []))
+
+    def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+        for check in checks:
+            check(attrs)
+        need(ins[0].is_float, "takes floats, got {}", ins[0])
+        sizes: dict[str, tuple[Dim, ...]] = {}
+        for type, (dtype, name, axes) in zip(ins, wanted, strict=False):  # the last may be left out
+            known = dict(sizes)
+            if type.dtype != (dtype or ins[0].dtype) or not _fits(type.shape, axes, sizes):
+                shown = [str(size) for axis in axes for size in known.get(axis, (axis,))]
+                raise OpError(f"{name} is {type}; wants {dtype or ins[0].dtype}[{', '.join(shown)}]")
+        return [ins[0].with_shape(d for axis in gives[1:-1].split(", ") for d in sizes[axis])] if gives else [ins[0]]
+
+    return infer
+
+
+def _fits(shape: tuple[Dim, ...], axes: Sequence[str], sizes: dict[str, tuple[Dim, ...]]) -> bool:
+    """True if a shape has these axes, whose sizes are added to those known."""
+    several, at = len(shape) - len(axes) + 1, 0
+    for axis in axes:
+        count = several if axis.startswith("*") else 1
+        found = shape[at : at + count]
+        at += count
+        if count < 0 or found != sizes.setdefault(axis, found) or (axis.isdigit() and found != (int(axis),)):
+            return False
+    return at == len(shape)
+
+
+def check_momentum(attrs: Attrs) -> None:
+    need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
+
+
+def check_eps(attrs: Attrs) -> None:
+    need(attrs["eps"] > 0, "eps is positive")
+
+
 def numbers(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     """The type rule of an op whose first operand, of numbers, has the type of the result."""
     need(ins[0].dtype != "bool", "takes numbers, got {}", ins[0])

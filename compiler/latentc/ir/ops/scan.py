@@ -14,20 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.linear import same_dtype
-from latentc.ir.ops.row import Array, Attrs, Op, need
+from latentc.ir.ops.row import Array, Attrs, Op, shaped
 from latentc.ir.types import TensorType
-
-
-def _infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, delta, a, b, c = ins
-    need(x.is_float and x.rank == 3, "takes floats [B, L, E], got {}", x)
-    need(delta.shape == x.shape, "delta is {}; wants {}", delta, x)
-    need(a.rank == 2 and a.shape[0] == x.shape[2], "a is {}; wants [{}, N]", a, x.shape[2])
-    need(b.shape == (*x.shape[:2], a.shape[1]), f"b is {b}; wants {[*x.shape[:2], a.shape[1]]}")
-    need(c.shape == b.shape, "c is {}; wants {}", c, b)
-    same_dtype(ins)
-    return [x]
 
 
 def _evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -98,7 +86,7 @@ OPS = {
         "selective_scan(x, delta, a, b, c)",
         "y [B, L, E] from x and delta [B, L, E], a [E, N] (negative), b and c [B, L, N]: the state h of channel e is "
         "exp(delta a) h + delta b x from token to token, and y is the sum of c h over N",
-        _infer,
+        shaped("x [B, L, E]", "delta [B, L, E]", "a [E, N]", "b [B, L, N]", "c [B, L, N]"),
         _evaluate,
         None,
         _flops,

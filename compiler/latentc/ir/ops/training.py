@@ -7,23 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.row import Array, Attrs, Op, need
+from latentc.ir.ops.row import Array, Attrs, Op, check_momentum, need, shaped
 from latentc.ir.types import TensorType, product
-
-
-def _passes_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float and ins[0].shape == (1,), "takes a float [1], got {}", ins[0])
-    return [ins[0]]
-
-
-def _noted_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    value, history, counts, index = ins
-    need(value.is_float and value.rank == 1, "takes floats [B], got {}", value)
-    need(history.rank == 1 and history.is_float, "the history is {}; wants floats [S]", history)
-    need(counts == history, "the counts are {}; wants {}", counts, history)
-    need(index.shape == value.shape and index.dtype == "i64", "the index is {}; wants i64 like {}", index, value)
-    need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
-    return [value]
 
 
 def _noted_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
@@ -38,13 +23,13 @@ def _noted_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
     return [grads[0], None, None, None]
 
 
+_mean_shapes = shaped("x [*n]", "mean [*mean]", gives="[*mean]", checks=(check_momentum,))
+
+
 def _mean_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, mean = ins
-    need(x.is_float, "takes floats, got {}", x)
-    need(mean.dtype == x.dtype, "the mean is {}; wants {}", mean, x.dtype)
+    (x, mean), found = ins, _mean_shapes(ins, attrs)
     need(mean.shape in ((1,), x.shape[1:]), "the mean is {}; wants the shape of x without its batch, or [1]", mean)
-    need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
-    return [mean]
+    return found
 
 
 def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
@@ -53,20 +38,8 @@ def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Map
     return [mean], {1: attrs["momentum"] * mean + (1 - attrs["momentum"]) * (x.mean() if of_all else x.mean(0))}
 
 
-def _drop_path_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, rate = ins
-    need(x.is_float and x.rank > 0, "takes floats [B, ...], got {}", x)
-    need(rate.is_float and rate.rank == 0, "the rate is {}; wants a scalar", rate)
-    return [x]
-
-
-def _posterior_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, data, level = ins[:3]
-    need(x.is_float and x.rank > 1 and data == x, "takes floats [B, ...] and as many data, got {} and {}", x, data)
-    need(level.is_float and level.shape == x.shape[:1], "the levels are {}; wants floats [{}]", level, x.shape[0])
-    need(len(ins) < 4 or (ins[3].dtype == "i64" and ins[3].shape == x.shape[:1]), "the groups are {}", ins[-1])
+def _check_extra(attrs: Attrs) -> None:
     need(attrs.get("extra", 1.0) > 0, "the number of further dimensions is positive")
-    return [x]
 
 
 def _posterior_mean(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -101,7 +74,7 @@ _ROWS = [
         "posterior_mean(x, data, level, group?; extra?)",
         "mean of data [B, ...] for each of x [B, ...], weighted by how likely noise of that level [B] leads to x: "
         "normal, or that of a Poisson flow in `extra` further dimensions; data of another group [B] does not count",
-        _posterior_infer,
+        shaped("x [B, C, *space]", "data [B, C, *space]", "level [B]", "i64 group [B]", checks=(_check_extra,)),
         _posterior_mean,
         flops=lambda ins, outs, attrs: 4 * ins[0].count(),
         decompose=_posterior_decompose,
@@ -110,7 +83,7 @@ _ROWS = [
     Op(
         "drop_path(x, rate)",
         "in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 - rate)",
-        _drop_path_infer,
+        shaped("x [B, *n]", "rate []"),
         flops=0,
         source="stochastic depth: Huang et al. 2016, arXiv:1603.09382",
         train_only=True,
@@ -120,7 +93,7 @@ _ROWS = [
         "training_passes(count; otherwise)",
         "how often the network has run in training: `count` [1], which each of these runs then raises by 1; in "
         "inference the number `otherwise`",
-        _passes_infer,
+        shaped("count [1]"),
         lambda xs, attrs: [np.full_like(xs[0], attrs["otherwise"])],
         flops=0,
         decompose=lambda b, ins, attrs: [b.fill_like(ins[0], attrs["otherwise"])],
@@ -131,7 +104,7 @@ _ROWS = [
         "noted(x, history, counts, index; momentum)",
         "x [B]; in training the history [S] moves at each index [B] towards the square of x, by the fraction "
         "1 - momentum, and the counts [S] there rise by 1",
-        _noted_infer,
+        shaped("x [B]", "history [S]", "counts [S]", "i64 index [B]", checks=(check_momentum,)),
         lambda xs, attrs: [xs[0]],
         _noted_vjp,
         flops=0,
