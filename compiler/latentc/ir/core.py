@@ -306,6 +306,31 @@ def makers(nodes: Iterable[Node]) -> dict[Value, Node]:
     return {o: node for node in nodes for o in node.outputs}
 
 
+class Uses:
+    """The nodes that compute and use each value of a function."""
+
+    def __init__(self, fn: Function) -> None:
+        self.fn = fn
+        self.made_by = makers(fn.nodes)
+        self.users: dict[Value, list[Node]] = {}
+        for node in fn.nodes:
+            for value in dict.fromkeys(node.inputs):
+                self.users.setdefault(value, []).append(node)
+        self.outputs = set(fn.outputs)
+        self.params = {p.value: p for p in fn.params}
+
+    def number(self, value: Value) -> float | None:
+        """The one element of a constant, or None."""
+        node = self.made_by.get(value)
+        if node is None or node.op != "constant" or np.size(node.attrs["value"]) != 1:
+            return None
+        return float(np.asarray(node.attrs["value"]).reshape(()))
+
+    def count(self, value: Value) -> int:
+        """How often a value is used, also as an output."""
+        return sum(node.inputs.count(value) for node in self.users.get(value, ())) + self.fn.outputs.count(value)
+
+
 def walk(module: Module) -> Iterator[tuple[Function, Node]]:
     for fn in module.functions.values():
         for node in fn.nodes:

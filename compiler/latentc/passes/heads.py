@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value, live
+from latentc.ir.core import Function, Module, Node, Uses, Value, live
 from latentc.passes.rewrite import rewrite_function
 
 _LAYOUT = (0, 2, 1, 3)
@@ -25,15 +25,12 @@ def split_heads_late(module: Module) -> Module:
 
 
 def _function(owner: ModuleBuilder, fn: Function) -> Function:
-    users: dict[Value, list[Node]] = {}
-    for node in fn.nodes:
-        for value in node.inputs:
-            users.setdefault(value, []).append(node)
+    uses = Uses(fn)
     parts: dict[Value, Var] = {}  # result of one of the transpositions -> the part that replaces it
 
     def only_user(value: Value, op: str) -> Node | None:
-        found = users.get(value, [])
-        return found[0] if len(found) == 1 and found[0].op == op and value not in fn.outputs else None
+        found = uses.users.get(value, [])
+        return found[0] if len(found) == 1 and found[0].op == op and value not in uses.outputs else None
 
     def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
         if node.outputs[0] in parts:

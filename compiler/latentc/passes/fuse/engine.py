@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from latentc.ir.builder import ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value, live
+from latentc.ir.core import Function, Module, Node, Uses, Value, live
 from latentc.ir.ops import OpError
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.text import node_text
 from latentc.passes.cleanup import cleanup
-from latentc.passes.fuse.pattern import Match, Matcher, Uses, parse
+from latentc.passes.fuse.pattern import Match, Matcher, parse
 
 _FULL = 1000  # depth of a miss whose pattern matched completely
 

@@ -10,11 +10,11 @@ from itertools import accumulate, groupby, pairwise, product
 from types import SimpleNamespace
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Node, Param, Recipe, Value
+from latentc.ir.core import Node, Param, Recipe, Uses, Value
 from latentc.ir.ops.attention import attention_scale
 from latentc.ir.var import as_tuple
 from latentc.passes.fuse.engine import Rule
-from latentc.passes.fuse.pattern import Match, Uses
+from latentc.passes.fuse.pattern import Match
 
 SEPARATE_ROWS = 64
 """Rows per sample from which several matmuls cost no more than one; with fewer, reading the weights dominates."""

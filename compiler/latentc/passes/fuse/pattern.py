@@ -16,9 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from latentc.ir.core import Function, Node, Value, frozen, makers
+from latentc.ir.core import Node, Uses, Value, frozen
 from latentc.ir.text import node_text
 
 _OPERATORS = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
@@ -83,27 +81,6 @@ def _parsed(node: ast.expr) -> Pattern:
             attrs = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg is not None}
             return Apply(op, tuple(map(_parsed, args)), attrs)
     raise ValueError(f"{ast.unparse(node)!r} cannot be part of a pattern")
-
-
-class Uses:
-    """The nodes that compute and use each value of a function."""
-
-    def __init__(self, fn: Function) -> None:
-        self.fn = fn
-        self.made_by = makers(fn.nodes)
-        self.users: dict[Value, list[Node]] = {}
-        for node in fn.nodes:
-            for value in dict.fromkeys(node.inputs):
-                self.users.setdefault(value, []).append(node)
-        self.outputs = set(fn.outputs)
-        self.params = {p.value: p for p in fn.params}
-
-    def number(self, value: Value) -> float | None:
-        """The one element of a constant, or None."""
-        node = self.made_by.get(value)
-        if node is None or node.op != "constant" or np.size(node.attrs["value"]) != 1:
-            return None
-        return float(np.asarray(node.attrs["value"]).reshape(()))
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Value, callees, join
+from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Uses, Value, callees, join
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import f32
 from latentc.passes.heads import split_heads_late
 from latentc.passes.quantize.forms import Operands, form_of
 from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
-from latentc.passes.quantize.smooth import Folds, Uses, fold, foldable_inputs
+from latentc.passes.quantize.smooth import Folds, fold, foldable_inputs
 
 _Plan = tuple[tuple[str, LayerQuant], ...]  # of one function, with paths relative to it
 
@@ -128,7 +128,7 @@ class _Body:
         self.params = {p.value: p for p in fn.params}
         self.groups = {n: group for n, group in layers_of(fn).items() if n.inputs[1].name in plan}
         self.smooth = {n: g for n, g in self.groups.items() if plan[n.inputs[1].name].smooth and n.op == "linear"}
-        self.uses = Uses.of(fn)
+        self.uses = Uses(fn)
         self.folds = Folds()
         self.ready: dict[Value, str] = {}  # values that are divided at their source: name of the vector
         self.divided = self._divided()
@@ -142,7 +142,7 @@ class _Body:
         for node, group in self.smooth.items():
             value = node.inputs[0]
             readers = sum(n.inputs[0] is value for n in self.smooth)
-            if readers != self.uses.count[value] or value in self.ready:
+            if readers != self.uses.count(value) or value in self.ready:
                 continue
             if number.get(value) in self.work.foldable.get(self.fn.name, ()):
                 inputs[number[value]] = group

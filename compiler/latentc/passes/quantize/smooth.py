@@ -9,25 +9,11 @@ Smoothing: Xiao et al. 2023, arXiv:2211.10438, section 4.1.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from latentc.ir.core import Function, Module, Node, Value, callees, makers
+from latentc.ir.core import Module, Node, Uses, Value, callees
 
 _NORMS = ("layer_norm", "rms_norm")
-
-
-@dataclass(frozen=True)
-class Uses:
-    """The node that computes each value of a function, and how often the value is used, also as an output."""
-
-    made_by: Mapping[Value, Node]
-    count: Mapping[Value, int]
-
-    @staticmethod
-    def of(fn: Function) -> Uses:
-        return Uses(makers(fn.nodes), Counter([*(v for n in fn.nodes for v in n.inputs), *fn.outputs]))
 
 
 @dataclass
@@ -54,7 +40,7 @@ def fold(uses: Uses, value: Value, smooth: str, into: Folds | None = None) -> bo
         return False
     for i in (0, 1):
         large, small = node.inputs[i], node.inputs[1 - i]
-        if uses.count[large] > 1 or large.type.shape != node.outputs[0].type.shape:
+        if uses.count(large) > 1 or large.type.shape != node.outputs[0].type.shape:
             continue
         if node.op == "add" and small.type.count() * 8 > large.type.count():
             continue
@@ -73,10 +59,10 @@ def foldable_inputs(module: Module) -> dict[str, frozenset[int]]:
     entries = set(module.entries.values())
     refused = {name: set(range(len(module.functions[name].inputs))) for name in entries}
     for fn in module.functions.values():
-        uses = Uses.of(fn)
+        uses = Uses(fn)
         for node in fn.nodes:
             for callee in callees(node):
                 for i, value in enumerate(node.inputs):
-                    fits = node.op == "call" and uses.count[value] == 1 and fold(uses, value, "")
+                    fits = node.op == "call" and uses.count(value) == 1 and fold(uses, value, "")
                     (able if fits else refused).setdefault(callee, set()).add(i)
     return {name: frozenset(found - refused.get(name, set())) for name, found in able.items()}
