@@ -18,10 +18,9 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Names, Node, Value, in_order, reachable
 from latentc.ir.costs import Costs
 from latentc.ir.report import short
-from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym, i64
 from latentc.passes.batchwise import batched, fixed
-from latentc.passes.rewrite import loop_over_blocks
+from latentc.passes.rewrite import loop_over_blocks, rewrite_function
 from latentc.passes.split import Cut, Splitter
 from latentc.passes.steps import Steps, stackable
 
@@ -61,9 +60,7 @@ def hoist_report(module: Module, max_batch: int = 1, limit: int = TABLE_BYTES) -
     """The module after `hoist`, and the decisions about its loops."""
     pass_ = _Hoist(module, max_batch, limit)
     for name in reachable(module):  # bodies before the functions that loop over them
-        fn = pass_.owner.functions[name]
-        if any(node.op == "loop" for node in fn.nodes):
-            pass_.function(fn)
+        rewrite_function(pass_.owner, pass_.owner.functions[name], pass_.loop)
     report = tuple(pass_.report)
     if not any(r.chunk for r in report):
         return module, report
@@ -78,28 +75,17 @@ class _Hoist:
         self.steps = Splitter(self.owner, max_batch, steps=True)
         self.report: list[Hoisted] = []
 
-    def function(self, fn: Function) -> None:
-        """Hoists out of the loops of one function."""
-        b = Rewriter(self.owner, fn)
-        env = b.own_values()
-        before = len(self.report)
-        for node in fn.nodes:
-            operands = [env[v] for v in node.inputs]
-            outs = self.loop(b, node, operands) if node.op == "loop" else b.keep(node, operands)
-            env.update(zip(node.outputs, outs, strict=True))
-        if any(r.chunk for r in self.report[before:]):
-            b.output([env[v] for v in fn.outputs])
-            b.finish(fn.doc)
-
-    def loop(self, b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var]:
-        """Appends a loop to `b`, after what can be computed before it.
+    def loop(self, b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var] | None:
+        """Appends a loop to `b`, after what can be computed before it; None for other nodes.
 
         Weights that are used outside keep their names, so a loop with a weight whose name is taken outside is left
         unchanged.
         """
+        if node.op != "loop":
+            return None
         others = (b.names - b.params.keys()) | {x.value.name for x in operands}
         if any(p.name in others for p in self.owner.functions[node.attrs["body"]].params):
-            return b.keep(node, operands)
+            return None
         node, operands = self.invariant(b, node, operands)
         return self.stepwise(b, node, operands)
 

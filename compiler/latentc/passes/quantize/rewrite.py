@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Uses, Value, callees, join
-from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import f32
 from latentc.passes.heads import split_heads_late
 from latentc.passes.quantize.forms import Operands, form_of
 from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
 from latentc.passes.quantize.smooth import Folds, fold, foldable_inputs
+from latentc.passes.rewrite import rewrite_function
 
 _Plan = tuple[tuple[str, LayerQuant], ...]  # of one function, with paths relative to it
 
@@ -155,19 +155,13 @@ class _Body:
         return inputs
 
     def written(self) -> _Version:
-        b = Rewriter(self.work.owner, self.fn.with_(name=self.name))
-        env = b.own_values()
-        for node in self.fn.nodes:
-            env.update(zip(node.outputs, self._node(b, node, [env[v] for v in node.inputs]), strict=True))
-        b.output([env[v] for v in self.fn.outputs])
-        b.finish(self.fn.doc)
-        new = self.work.owner.functions[self.name]
+        new = rewrite_function(self.work.owner, self.fn.with_(name=self.name), self._node)
         used, replaced = new.used(), {self.params[n.inputs[1]] for n in self.groups}
         params = tuple(p for p in new.params if p.value in used or p not in replaced)
         self.work.owner.functions[self.name] = new.with_(params=params)
         return _Version(self.name, self.divided)
 
-    def _node(self, b: Rewriter, node: Node, operands: list[Var]) -> Sequence[Var]:
+    def _node(self, b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
         if node in self.groups:
             return [self._layer(b, node, operands)]
         if node in self.called:
@@ -177,7 +171,8 @@ class _Body:
         if node in self.folds.sums:
             i, smooth = self.folds.sums[node]
             operands[i] = b.op("mul", operands[i], _divisor(b, smooth, _size(node)))
-        return b.keep(node, operands)
+            return b.keep(node, operands)
+        return None
 
     def _call(self, node: Node) -> Node:
         key = "body" if node.op == "loop" else "fn"
