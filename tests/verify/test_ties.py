@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from latentc.verify.ties import reconciled, reconciled_by_trials
+from latentc.verify.tokens import reconciled, reconciled_by_trials
 
 LOGITS = np.random.default_rng(0).standard_normal((8, 8))  # of the next token, by the last
 
