@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.gradients import sum_to
-from latentc.ir.ops.row import Array, Attrs, Op, broadcast, floats, need, numbers, shaped
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, floats, need, numbers, shaped, sum_to
 from latentc.ir.types import NUMPY, TensorType
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from latentc.ir.ops.gradients import sum_to
-from latentc.ir.ops.row import Array, Attrs, Op, OpError, broadcast, need, shaped
+from latentc.ir.ops.row import Array, Attrs, Op, OpError, broadcast, need, shaped, sum_to
 from latentc.ir.types import Sym, TensorType, product
 
 

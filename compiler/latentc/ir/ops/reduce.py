@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.gradients import along
-from latentc.ir.ops.row import Array, Attrs, Op, axis_of, floats, need, numbers, shaped
+from latentc.ir.ops.row import Array, Attrs, Op, along, axis_of, floats, need, numbers, shaped
 from latentc.ir.types import Dim, Sym, TensorType
 
 

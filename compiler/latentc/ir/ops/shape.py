@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.gradients import along, sum_to
-from latentc.ir.ops.row import Array, Attrs, Op, axis_of, broadcast, need
+from latentc.ir.ops.row import Array, Attrs, Op, along, axis_of, broadcast, need, sum_to
 from latentc.ir.types import NUMPY, Dim, Sym, TensorType, product
 
 
