@@ -19,7 +19,8 @@ import numpy as np
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.export.bundle import bundle_from_lowered
 from latentc.lower import lower
-from latentc.passes.quantize import LayerQuant, Quantization, fits, quantizable
+from latentc.passes.quantize.forms import fits
+from latentc.passes.quantize.plan import LayerQuant, Quantization, quantizable
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array, Expr

@@ -28,7 +28,8 @@ from latentc.engines import ENGINES
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.core import own_parameters
 from latentc.lower import lower
-from latentc.passes.quantize import LARGEST, Layer, LayerQuant, Quantization, fits, quantizable
+from latentc.passes.quantize.forms import fits
+from latentc.passes.quantize.plan import LARGEST, Layer, LayerQuant, Quantization, quantizable
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
 from latentc.weights import Array, Expr

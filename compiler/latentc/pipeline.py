@@ -32,7 +32,8 @@ from latentc.passes.hoist import Hoisted, hoist, hoist_report
 from latentc.passes.inline_norms import inline_norms
 from latentc.passes.kv_tiling import tile_caches
 from latentc.passes.precision import caches_in_half, precision
-from latentc.passes.quantize import Quantization, quantize
+from latentc.passes.quantize.plan import Quantization
+from latentc.passes.quantize.rewrite import quantize
 from latentc.passes.shared_weights import separate_shared_weights
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec

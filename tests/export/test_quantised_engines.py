@@ -22,7 +22,8 @@ from latentc.ir.builder import Builder, Var
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import Sym, f32
 from latentc.measure.execute import written
-from latentc.passes.quantize import LayerQuant, quantize
+from latentc.passes.quantize.plan import LayerQuant
+from latentc.passes.quantize.rewrite import quantize
 from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
 from latentc.weights import Array

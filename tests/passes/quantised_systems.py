@@ -14,7 +14,8 @@ from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import Sym
 from latentc.lower import lower
-from latentc.passes.quantize import LARGEST, LayerQuant, Quantization, fits, quantizable
+from latentc.passes.quantize.forms import fits
+from latentc.passes.quantize.plan import LARGEST, LayerQuant, Quantization, quantizable
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
 from latentc.spec.schema import Spec

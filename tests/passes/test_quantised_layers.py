@@ -24,7 +24,8 @@ from latentc.ir.recipes import RECIPES
 from latentc.ir.text import text_from_module
 from latentc.ir.types import f32
 from latentc.ir.verify import verify
-from latentc.passes.quantize import LayerQuant, Quantization, quantizable, quantize
+from latentc.passes.quantize.plan import LayerQuant, Quantization, quantizable
+from latentc.passes.quantize.rewrite import quantize
 from latentc.pipeline import optimised
 from latentc.weights import Array, materialise, packed, unpacked
 

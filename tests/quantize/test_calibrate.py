@@ -16,7 +16,7 @@ from latentc.checkpoint import arrays
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.measure.execute import sampler_inputs
-from latentc.passes.quantize import LARGEST
+from latentc.passes.quantize.plan import LARGEST
 from latentc.quantize import observe
 from latentc.quantize.calibrate import calibrate, smoothed
 from latentc.quantize.calibration import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from latentc.passes.quantize import LayerQuant
+from latentc.passes.quantize.plan import LayerQuant
 from latentc.quantize.plan import _within_budget
 from latentc.quantize.quality import Quality
 from latentc.spec import load_spec

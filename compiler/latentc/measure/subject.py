@@ -25,7 +25,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
 from latentc.measure.execute import Runner, runner
-from latentc.passes.quantize import LayerQuant, Quantization
+from latentc.passes.quantize.plan import LayerQuant, Quantization
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory

@@ -14,7 +14,8 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.measure.execute import Array
-from latentc.passes.quantize import Layer, fits
+from latentc.passes.quantize.forms import fits
+from latentc.passes.quantize.plan import Layer
 from latentc.quantize.calibration import FORMAT, Calibration, identity, weights_hash
 from latentc.quantize.model import Model
 from latentc.quantize.observe import observed

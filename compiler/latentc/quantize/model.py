@@ -14,7 +14,7 @@ from latentc.export.store import expression
 from latentc.ir.core import Module, Param, parameters
 from latentc.measure.calls import evenly
 from latentc.measure.execute import Array, Call, executable, sampler_inputs
-from latentc.passes.quantize import Layer, Quantization, prefix_of, quantizable
+from latentc.passes.quantize.plan import Layer, Quantization, prefix_of, quantizable
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
 from latentc.weights import Array as InMemory

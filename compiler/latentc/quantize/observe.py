@@ -17,7 +17,7 @@ from latentc.ir.core import Value, source_params
 from latentc.measure.calls import evenly, rows_of, with_rows
 from latentc.measure.execute import Array, Feed
 from latentc.measure.probe import values_shown
-from latentc.passes.quantize import Layer, prefix_of, quantizable
+from latentc.passes.quantize.plan import Layer, prefix_of, quantizable
 from latentc.quantize.model import Model, params_of
 
 BINS = 2048

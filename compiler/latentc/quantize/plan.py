@@ -16,7 +16,8 @@ import numpy as np
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.measure.execute import Array
 from latentc.measure.metrics import psnr
-from latentc.passes.quantize import Layer, LayerQuant, Quantization, fits
+from latentc.passes.quantize.forms import fits
+from latentc.passes.quantize.plan import Layer, LayerQuant, Quantization
 from latentc.quantize.calibrate import Tell, check_complete
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.model import Model

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from latentc.passes.quantize import LARGEST
+from latentc.passes.quantize.plan import LARGEST
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice

@@ -13,7 +13,8 @@ import numpy as np
 from latentc.engines import ENGINES
 from latentc.ir.builder import B, ModuleBuilder, f32
 from latentc.measure.execute import executable
-from latentc.passes.quantize import LayerQuant, quantize
+from latentc.passes.quantize.plan import LayerQuant
+from latentc.passes.quantize.rewrite import quantize
 from latentc.weights import Array
 from latentc_runtime import BundleError
 from latentc_runtime.backends import open_backend

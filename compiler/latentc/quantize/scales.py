@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from latentc.measure.execute import Array
-from latentc.passes.quantize import LARGEST, Layer, LayerQuant
+from latentc.passes.quantize.plan import LARGEST, Layer, LayerQuant
 from latentc.quantize.observe import BINS, Observed
 
 Range = Literal["max", "percentile", "mse"]

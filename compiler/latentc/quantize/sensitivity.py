@@ -19,7 +19,7 @@ from latentc.ir.ops import OPS
 from latentc.measure.calls import evenly
 from latentc.measure.execute import Array, Feed
 from latentc.measure.metrics import relative_norm, sqnr
-from latentc.passes.quantize import Layer, LayerQuant, Quantization
+from latentc.passes.quantize.plan import Layer, LayerQuant, Quantization
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.model import Model, params_of
 from latentc.quantize.scales import rounded_rows
