@@ -23,17 +23,13 @@ def _affine(y: Any, params: Iterable[Any]) -> Any:
 
 
 def _layer_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-    x = ins[0]
-    centred = x - b.mean(x, axes=(-1,), keepdims=True)
-    y = centred * b.rsqrt(b.mean(centred * centred, axes=(-1,), keepdims=True) + attrs["eps"])
-    return [_affine(y, ins[1:])]
+    x, *affine = ins
+    return _rms_norm_decompose(b, [x - b.mean(x, axes=(-1,), keepdims=True), *affine], attrs)
 
 
 def _layer_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    x = xs[0]
-    centred = x - x.mean(axis=-1, keepdims=True)
-    y = centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + attrs["eps"])
-    return [np.asarray(_affine(y, xs[1:]), dtype=x.dtype)]
+    x, *affine = xs
+    return _rms_norm([x - x.mean(axis=-1, keepdims=True), *affine], attrs)
 
 
 def _rms_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
