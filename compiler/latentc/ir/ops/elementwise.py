@@ -44,9 +44,8 @@ def unary(
     def gradient(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
         return [vjp(b, ins[0], outs[0], grads[0])]
 
-    rule = gradient if vjp else None
-    head, there = f"{name}(x)", rule is not None
-    return Op(head, doc, infer, evaluate, rule, decompose=decompose, source=source, differentiable=there)
+    rule, there = (gradient, True) if vjp else (None, False)
+    return Op(f"{name}(x)", doc, infer, evaluate, rule, decompose=decompose, source=source, differentiable=there)
 
 
 def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, infer: Any = _pair) -> Op:

@@ -60,24 +60,15 @@ def _windows(shape: Sequence[Any], attrs: Attrs) -> tuple[tuple[Any, ...], tuple
     return (*shape[:2], *split), tuple(range(3, 2 * len(shape) - 2, 2))
 
 
-def _pool(reduction: str) -> Any:
+def _pool_row(name: str, reduction: str, doc: str) -> Op:
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         shape, axes = _windows(xs[0].shape, attrs)
         return [np.asarray(getattr(xs[0].reshape(shape), reduction)(axis=axes))]
 
-    return evaluate
-
-
-def _pool_decompose(reduction: str) -> Any:
     def decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
         shape, axes = _windows(ins[0].shape, attrs)
         return [b.op(reduction, b.reshape(ins[0], shape=shape), axes=axes, keepdims=False)]
 
-    return decompose
-
-
-def _pool_row(name: str, reduction: str, doc: str) -> Op:
-    evaluate, decompose = _pool(reduction), _pool_decompose(reduction)
     return Op(f"{name}(x; size)", doc, _pool_infer, evaluate, flops=1, decompose=decompose)
 
 
