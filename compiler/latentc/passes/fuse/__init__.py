@@ -6,16 +6,7 @@ SkipLayerNormalization is slower than the ops it would replace (docs/optimisatio
 """
 
 from latentc.engines import ENGINES
-from latentc.passes.fuse.composites import (
-    ATTENTION,
-    GELU,
-    GELU_TANH,
-    LAYER_NORM,
-    NORM_AFFINE,
-    RMS_NORM,
-    SILU,
-    SOFTMAX,
-)
+from latentc.passes.fuse.composites import COMPOSITES
 from latentc.passes.fuse.engine import FusionReport, Rule, fuse, fused
 from latentc.passes.fuse.folding import FOLDING
 from latentc.passes.fuse.linears import (
@@ -27,9 +18,6 @@ from latentc.passes.fuse.linears import (
     SEPARATE_LINEARS,
 )
 from latentc.passes.fuse.moves import TRANSPOSES
-
-# Decomposed operators become the operator. A rule comes after the rules for the operators in its pattern.
-COMPOSITES = (SOFTMAX, ATTENTION, LAYER_NORM, RMS_NORM, NORM_AFFINE, GELU, GELU_TANH, SILU)
 
 _EVERYWHERE = (
     # First, because it changes weights: folds what is constant in inference into them.

@@ -163,3 +163,6 @@ ATTENTION = Rule(
     _attention,
     _attention_check,
 )
+
+# Decomposed operators become the operator. A rule comes after the rules for the operators in its pattern.
+COMPOSITES = (SOFTMAX, ATTENTION, LAYER_NORM, RMS_NORM, NORM_AFFINE, GELU, GELU_TANH, SILU)

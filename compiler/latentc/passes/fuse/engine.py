@@ -146,19 +146,20 @@ def _replaced(
 def _matches(rule: Rule, uses: Uses, report: FusionReport) -> Iterator[Match]:
     """The first accepted match at each node; from the last node to the first, so that larger matches come first."""
     matchers = [Matcher(uses, parse(text)) for text in rule.patterns]
+
+    def tries(node: Node) -> Iterator[Match]:
+        for matcher in matchers:
+            yield from matcher.at(node)
+            depth, reason = matcher.nearest
+            report.missed(rule.name, uses.fn, node, reason, depth)
+
     for node in reversed(uses.fn.nodes):
-        for match in (match for matcher in matchers for match in _tries(matcher, rule, node, report)):
+        for match in tries(node):
             reason = _leaks(match) or rule.check(match)
             if reason is None:
                 yield match
                 break
             report.missed(rule.name, uses.fn, node, reason, _FULL)
-
-
-def _tries(matcher: Matcher, rule: Rule, node: Node, report: FusionReport) -> Iterator[Match]:
-    yield from matcher.at(node)
-    depth, reason = matcher.nearest
-    report.missed(rule.name, matcher.uses.fn, node, reason, depth)
 
 
 def _leaks(match: Match) -> str | None:
