@@ -23,21 +23,10 @@ from latentc.ir.reverse import Differentiation, Transcript
 MATRIX = frozenset({"linear", "matmul", "conv", "conv_transpose", "attention", *EXPERTS})
 """Ops that autocast runs in bfloat16."""
 
-SINGLE = frozenset(
-    {
-        "layer_norm",
-        "rms_norm",
-        "group_norm",
-        "softmax",
-        "log_softmax",
-        "logsumexp",
-        "exp",
-        "log",
-        "sum",
-        "mean",
-        "cumsum",
-    }
-)
+SINGLE = frozenset((
+    *("layer_norm", "rms_norm", "group_norm", "softmax", "log_softmax", "logsumexp"),
+    *("exp", "log", "sum", "mean", "cumsum"),
+))  # fmt: skip
 """Ops that autocast runs in float32."""
 
 # (inputs, outputs) that the backward pass of a fused kernel reads.

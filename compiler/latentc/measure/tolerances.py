@@ -27,10 +27,7 @@ TOLERANCES: dict[str, Tolerance] = {
 # forward in four has any, of up to 6e-3 with static scales and to 1.1e-2 with dynamic ones. ONNX Runtime's products
 # with packed weights round their input to 8 bits as well, which is no part of the graph.
 ROUNDED: dict[str, Tolerance] = {
-    "int8": Tolerance(forward=5e-2, sampler=1e-1),
-    "int8_dynamic": Tolerance(forward=5e-2, sampler=1e-1),
-    "int8_weights": Tolerance(forward=5e-2, sampler=1e-1),
-    "int4_weights": Tolerance(forward=5e-2, sampler=1e-1),
+    **dict.fromkeys(("int8", "int8_dynamic", "int8_weights", "int4_weights"), Tolerance(forward=5e-2, sampler=1e-1)),
     "fp8": Tolerance(forward=1e-1, sampler=2e-1),
 }
 
@@ -38,10 +35,8 @@ ROUNDED: dict[str, Tolerance] = {
 # steps of a diffusion, whose outputs are small, are off most (digits DiT at t=19: 0.20 in int8, 0.48 in fp8). It is the
 # oracle above that says whether an engine is right.
 UNROUNDED: dict[str, Tolerance] = {
-    "int8": Tolerance(forward=4e-1, sampler=2e-1),
-    "int8_dynamic": Tolerance(forward=4e-1, sampler=2e-1),
-    "int8_weights": Tolerance(forward=5e-2, sampler=1e-1),
-    "int4_weights": Tolerance(forward=5e-2, sampler=1e-1),
+    **dict.fromkeys(("int8", "int8_dynamic"), Tolerance(forward=4e-1, sampler=2e-1)),
+    **dict.fromkeys(("int8_weights", "int4_weights"), Tolerance(forward=5e-2, sampler=1e-1)),
     "fp8": Tolerance(forward=8e-1, sampler=2e-1),
 }
 
