@@ -8,8 +8,9 @@ rows under one softmax, so the result differs only in the order of sums.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,6 @@ from latentc.passes.rewrite import loop_over_blocks, rewrite_function
 
 SIZES = range(8, 33)
 """Block sizes that are tried by default; loops of at most as many steps as the largest are left unchanged."""
-
-_Step = Callable[..., tuple[list[Var], list[Var]]]
 
 
 def tile_caches(module: Module, size: int | None = None) -> Module:
@@ -111,21 +110,19 @@ class _Loop:
                 start = b.constant(np.int64(first), out="first")
                 state, stacked = self._block(b, start, kept, state, rows, size)
             else:
-                name, step = f"{self.body.name}.blocks", self._outer(first, size)
+                name = f"{self.body.name}.blocks"
+                step = functools.partial(self._step, first, size)
                 state, stacked = loop_over_blocks(b, name, count, size, step, kept, state, rows)
             stacks.append(list(stacked))
         columns = zip(*stacks, strict=True)
         joined = [c[0] if len(c) == 1 else b.concat(*c, axis=0) for c in columns]
         return [*state, *joined]
 
-    def _outer(self, first: int, size: int) -> _Step:
-        def blocks(
-            b: Builder, i: Var, kept: Sequence[Var], state: Sequence[Var], rows: Sequence[Var]
-        ) -> tuple[list[Var], list[Var]]:
-            start = b.add(b.mul(i, size), first, out="first")
-            return self._block(b, start, kept, state, rows, size)
-
-        return blocks
+    def _step(
+        self, first: int, size: int, b: Builder, i: Var, kept: Sequence[Var], state: Sequence[Var], rows: Sequence[Var]
+    ) -> tuple[list[Var], list[Var]]:
+        """Block i of a loop over blocks that begins with step `first`."""
+        return self._block(b, b.add(b.mul(i, size), first, out="first"), kept, state, rows, size)
 
     def _block(
         self, b: Builder, start: Var, kept: Sequence[Var], state: Sequence[Var], rows: Sequence[Var], size: int

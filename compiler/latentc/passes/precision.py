@@ -314,6 +314,8 @@ def _networks(module: Module) -> set[str]:
 
 # Ops that rank tokens or experts by their operands.
 _CHOOSE = frozenset(("top_k", "argsort", "pool_choice"))
+# Ops that compute these operands.
+_RANKED = frozenset(("softmax", "sigmoid", "silu", "add", "linear", "neg", "transpose"))
 
 
 def _routers(fn: Function) -> set[Node]:
@@ -323,11 +325,7 @@ def _routers(fn: Function) -> set[Node]:
     left = [v for n in fn.nodes if n.op in _CHOOSE for v in n.inputs]
     while left:
         node = made_by.get(left.pop())
-        if (
-            node is not None
-            and node not in found
-            and node.op in ("softmax", "sigmoid", "silu", "add", "linear", "neg", "transpose")
-        ):
+        if node is not None and node not in found and node.op in _RANKED:
             found.add(node)
             left += node.inputs
     return found

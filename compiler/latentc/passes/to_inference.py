@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Module, Node, callees
+from latentc.ir.core import Module, Node, callees, walk
 from latentc.ir.ops import OPS
 from latentc.passes.rewrite import rewrite
 
@@ -35,18 +35,14 @@ def to_inference(module: Module) -> Module:
 
 def _without_unused(before: Module, after: Module) -> Module:
     """The module `after` without the inputs that functions used in `before` and no longer use, if only calls do."""
-    elsewhere = {*after.entries.values()}
-    for fn in after.functions.values():
-        elsewhere |= {name for node in fn.nodes if node.op != "call" for name in callees(node)}
+    elsewhere = {*after.entries.values()}.union(*(callees(node) for _, node in walk(after) if node.op != "call"))
     kept: dict[str, list[int]] = {}
     for name, fn in after.functions.items():
-        if fn is before.functions[name] or name in elsewhere:
+        old = before.functions[name]
+        if fn is old or name in elsewhere:
             continue
-        used = {v for node in fn.nodes for v in node.inputs} | {*fn.outputs}
-        was = {v for node in before.functions[name].nodes for v in node.inputs}
-        gone = [
-            old in was and new not in used for old, new in zip(before.functions[name].inputs, fn.inputs, strict=True)
-        ]
+        used, was = fn.used(), {v for node in old.nodes for v in node.inputs}
+        gone = [v in was and new not in used for v, new in zip(old.inputs, fn.inputs, strict=True)]
         if any(gone):
             kept[name] = [i for i, drop in enumerate(gone) if not drop]
     if not kept:
