@@ -432,4 +432,5 @@ class Appending:
         """x [B]; in training the history [S] moves at each index [B] towards the square of x, by the fraction 1 -
         momentum, and the counts [S] there rise by 1."""
     def running_mean(self, x: Operand, mean: Operand, /, *, momentum: float, out: str = ...) -> Var:
-        """the mean [1] of earlier x; in training it then moves towards that of x by the fraction 1 - momentum."""
+        """the mean [1] of earlier x [B, ...], or [...], that over the batch; in training it then moves towards that of
+        x by the fraction 1 - momentum."""
