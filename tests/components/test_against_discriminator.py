@@ -38,7 +38,7 @@ LARP = [
     "networks.main.bottleneck={kind: codebook, size: 8, channels: 4, normalize: true, temperature: 0.5}",
     f"networks.prior={{kind: vector_transformer, width: 16, depth: 1, length: 6, channels: 4, {PRIOR}}}",
     *TINY[-2:],
-    "objective.terms=[]",
+    *("objective.terms=[]", "objective.share_warmup=0"),
 ]
 BLOCK = PRIOR.replace("causal: true", "qkv_bias: false").replace("gelu_mlp", "gelu_mlp, approximate: none")
 BLOCK = BLOCK.replace("layer_norm", "layer_norm, eps: 1e-5, affine: true")

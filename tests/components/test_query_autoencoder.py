@@ -60,7 +60,8 @@ def prior(weights: dict[str, np.ndarray], z: torch.Tensor) -> torch.Tensor:
     return F.normalize(F.linear(x, w["output.weight"], w["output.bias"]), dim=-1)
 
 
-def test_the_loss_is_the_papers() -> None:
+@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (100_000, 2 / 9), (750_000, 0.5)])
+def test_the_loss_is_the_papers(step: int, share: float) -> None:
     spec = load_spec("larp_tokenizer", None, SIZES)
     lowered = lower(spec)
     rng = np.random.default_rng(0)
@@ -75,8 +76,10 @@ def test_the_loss_is_the_papers() -> None:
         "u": rng.random((3, 5)),
         "replaced": rng.random((3, 4)),
         "drawn_0": rng.random((3, 4)),
+        "training_step": np.int64(step),
     }
-    names = [*update.batch, *(draw.name for draw in update.draws)]
+    names = [value.name for value in lowered.module.entry("loss").inputs]
+    assert set(names) == {*update.batch, *(draw.name for draw in update.draws), "training_step"}
     total, error, penalty, cross_entropy = Interpreter(lowered.module, whole).run("loss", *(given[n] for n in names))
 
     run = Interpreter(lowered.module, own["main"]).run
@@ -94,7 +97,7 @@ def test_the_loss_is_the_papers() -> None:
             terms.append(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
             below = logits.softmax(-1).cumsum(-1) < torch.from_numpy(given["drawn_0"])[..., None]
             drawn = table[below.sum(-1)]  # of the vectors from the second on
-            which = torch.from_numpy(given["replaced"])[:, :-1, None] < 0.5
+            which = torch.from_numpy(given["replaced"])[:, :-1, None] < share
             seen = torch.cat([z[:, :1], torch.where(which, drawn[:, :-1], z[:, 1:-1])], dim=1)
     assert np.isclose(cross_entropy, float(sum(terms)) / 2)
     assert np.isclose(total, error + 0.1 * penalty + 0.06 * cross_entropy)

@@ -15,6 +15,7 @@ from latentc.components.objectives._against_discriminator import (
     AgainstDiscriminator,
     given_samples,
 )
+from latentc.components.objectives._common import step_of
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -28,7 +29,7 @@ class PriorAutoencoding(AgainstDiscriminator):
 
     The gradient of the last reaches the codes as well, so that they become easy to predict (LARP, Wang et al. 2024,
     arXiv:2410.21264, section 3.3). In every round but the first the prior sees, in places of a random share, codes that
-    it predicted in the round before (scheduled sampling); the authors raise the share over the first 30 % of training.
+    it predicted in the round before (scheduled sampling).
     Networks `discriminator` and `perceptual`, if there are any, add an adversarial term and a perceptual distance.
     """
 
@@ -38,6 +39,9 @@ class PriorAutoencoding(AgainstDiscriminator):
     weight: float = Field(0.06, ge=0, description="weight of the prior's cross-entropy, a mean over the rounds")
     rounds: int = Field(2, gt=0, le=16, description="evaluations of the prior")
     share: Fraction = Field(0.5, description="share of the codes that are replaced by predicted ones")
+    share_warmup: int = Field(
+        0, ge=0, le=1_000_000_000, description="steps of training over which that share rises from 0, linearly"
+    )
     temperature: float = Field(1.0, gt=0, le=1_024, description="divides the products of predictions and codes")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prior_autoencoding"}
 
@@ -88,13 +92,20 @@ class PriorAutoencoding(AgainstDiscriminator):
         update = Update(loss, ("main", "prior"), ("x",), (*draws, *more), metrics, name)
         return (update, self.discriminator_update(mb, networks)) if opposed else (update,)
 
+    def _share(self, b: Builder) -> float | Var:
+        """The share of codes that are replaced, now."""
+        if not self.share_warmup:
+            return self.share
+        risen = b.minimum(b.cast(step_of(b), to="f32") * (1 / self.share_warmup), 1.0, out="risen")
+        return b.mul(risen, self.share, out="share")  # type: ignore[no-any-return]
+
     def _predicted(self, b: Builder, main: Network, prior: Network, z: Var, tokens: Var) -> Var:
         """The mean cross-entropy f32[] of the tokens i64[B, N] given the vectors z f32[B, N, Z] before each."""
         count = int(z.shape[1]) - 1
         target = b.slice(tokens, axis=1, start=1, stop=count + 1, out="target")
         given = own = b.slice(z, axis=1, start=0, stop=count, out="given")
         samples = self.rounds > 1 and count > 1
-        replaced = b.less(b.input("replaced", f32(B, count)), self.share, out="which") if self.rounds > 1 else None
+        replaced = b.less(b.input("replaced", f32(B, count)), self._share(b), out="which") if self.rounds > 1 else None
         terms: list[Var] = []
         for i in range(self.rounds):
             vectors = call(b, prior, "forward", {}, state=given, out="predicted")
