@@ -35,7 +35,7 @@ def official(system: str, variant: str | None, network: str, names: str) -> Read
         for shapes in (own, _constants(spec, lowered, network, names))
     )
     rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
-    theirs = export_weights(tensors, rules, None, sizes, constants)
+    theirs = export_weights(tensors, rules, sizes, constants)
     return Reading("", "", {name: Array(np.broadcast_to(ZERO, one.shape)) for name, one in theirs.items()}, True)
 
 

@@ -53,16 +53,15 @@ def can_import(
 def export_weights(
     ours: Mapping[str, Expr],
     rules: Sequence[RawRule],
-    expected: Types | None = None,
     sizes: Sizes | None = None,
     constants: Mapping[str, Expr] | None = None,
 ) -> dict[str, Expr]:
     """Their tensors from ours, by the first alternative of the map.
 
-    `constants`: further tensors of theirs that have no counterpart here (an ignored buffer). `expected`: the types of
-    theirs, if known. Raises as `import_weights`.
+    `constants`: further tensors of theirs that have no counterpart here (an ignored buffer). Raises as
+    `import_weights`.
     """
-    made, problems = _export(ours, parse_map(rules, sizes)[0], expected, constants or {})
+    made, problems = _export(ours, parse_map(rules, sizes)[0], constants or {})
     if problems.count():
         raise problems.error("this model's tensors do not fit the other names")
     return made
@@ -76,7 +75,7 @@ def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = N
     kinds = {name: (shape, np.float64 if elements else kind) for name, (shape, kind) in ours.items()}
     probes = {name: _probe(place, *kind, elements) for place, (name, kind) in enumerate(kinds.items())}
     for parsed in parse_map(rules, sizes):
-        made, problems = _export(probes, parsed, None, {})
+        made, problems = _export(probes, parsed, {})
         if not problems.count():
             back, problems = _import(made, parsed, kinds)
             if elements:
@@ -112,11 +111,11 @@ def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) 
 
 
 def _export(
-    ours: Mapping[str, Expr], rules: Sequence[Rule], expected: Types | None, constants: Mapping[str, Expr]
+    ours: Mapping[str, Expr], rules: Sequence[Rule], constants: Mapping[str, Expr]
 ) -> tuple[dict[str, Expr], _Problems]:
     problems = _Problems()
     owner = _owner_of_ours(rules)
-    made = _mapped(rules, ours, expected or {}, owner, lambda rule, parts, _: rule.export(parts), problems, "our")
+    made = _mapped(rules, ours, (), owner, lambda rule, parts, _: rule.export(parts), problems, "our")
     for rule in rules:
         if rule.written_as is not None:
             for name in list(made):
@@ -126,13 +125,6 @@ def _export(
                     made.setdefault(copy, made[name])
     problems.add("constants that a weight of ours gives already", [name for name in constants if name in made])
     made.update(constants)
-    if expected is not None:
-        ignored = _owner_of_theirs(rules)
-        needed = [n for n in expected if n in made or (owned := ignored(n)) is None or owned[0].ours]
-        missing = [name for name in needed if name not in made]
-        problems.add("tensors that the other model does not have", [n for n in made if n not in expected], missing)
-        problems.add("tensors of the other model that this one lacks", missing, made)
-        made = {name: _typed(name, made[name], *expected[name], problems) for name in needed if name in made}
     return made, problems
 
 
