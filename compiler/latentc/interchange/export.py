@@ -95,7 +95,7 @@ def export_diffusers(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         files = list(contents)
-        for place, part in _places(main, stage, pipeline):
+        for place, part in _places(main, stage):
             write_safetensors(temporary / place / WEIGHTS, _named(part), {"format": "pt"})
             files.append(f"{place}/{WEIGHTS}" if place else WEIGHTS)
         about = {"exported_from": spec.name, "notes": notes}
@@ -255,7 +255,7 @@ def _guidance(spec: Spec, name: str) -> Iterator[str]:
         yield f"{name} has one term of guidance, and the spec's sampler {len(spec.sampler.terms())}"
 
 
-def _places(main: Part, stage: Part | None, pipeline: tuple[str, Pipeline] | None) -> list[tuple[str, Part]]:
+def _places(main: Part, stage: Part | None) -> list[tuple[str, Part]]:
     """(folder, model): a pipeline's parts, models with a scheduler, or one model alone at the top."""
     if not main.model.SCHEDULED:
         return [("", main)]
@@ -272,7 +272,7 @@ def _files(
     pipeline: tuple[str, Pipeline] | None,
 ) -> Iterator[tuple[str, Data]]:
     """(path, content) of the JSON files."""
-    parts = _places(main, stage, pipeline)
+    parts = _places(main, stage)
     for place, part in parts:
         content = {"_class_name": part.name, "_diffusers_version": VERSION, **part.config}
         yield (f"{place}/{CONFIG}" if place else CONFIG), content

@@ -102,7 +102,7 @@ def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) 
     def apply(rule: Rule, parts: Sequence[Expr], names: Sequence[str]) -> list[Expr]:
         return rule.import_(parts, [shapes.get(name) for name in names])
 
-    made = _mapped(rules, theirs, expected, _owner_of_theirs(rules), apply, problems, "their")
+    made = _mapped(theirs, expected, _owner_of_theirs(rules), apply, problems, "their")
     unused = [name for name in made if name not in expected]
     missing = [name for name in expected if name not in made]
     problems.add("tensors that this model does not have", unused, missing)
@@ -115,7 +115,7 @@ def _export(
 ) -> tuple[dict[str, Expr], _Problems]:
     problems = _Problems()
     owner = _owner_of_ours(rules)
-    made = _mapped(rules, ours, (), owner, lambda rule, parts, _: rule.export(parts), problems, "our")
+    made = _mapped(ours, (), owner, lambda rule, parts, _: rule.export(parts), problems, "our")
     for rule in rules:
         if rule.written_as is not None:
             for name in list(made):
@@ -165,7 +165,6 @@ def _owner_of_ours(rules: Sequence[Rule]) -> Owner:
 
 
 def _mapped(
-    rules: Sequence[Rule],
     given: Mapping[str, Expr],
     wanted: Iterable[str],
     owner: Owner,

@@ -114,12 +114,12 @@ def rows(
         plain = further if content else [main, *further]
         item = {"index": first + i, **origin(request, conditions, first + i), "content": content}
         if plain:
-            item["outputs"] = {o.name: _numbers(outputs[o.name][i], o.output) for o in plain}
+            item["outputs"] = {o.name: _numbers(outputs[o.name][i]) for o in plain}
         found.append(item)
     return found
 
 
-def _numbers(sample: Array, output: Output) -> Any:
+def _numbers(sample: Array) -> Any:
     try:
         require_finite(sample[None])
     except ValueError as error:
