@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from random_weights import random_weights
 
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -178,3 +180,43 @@ def test_the_loss_counts_every_hidden_token_of_the_batch_alike() -> None:
         losses.append(-np.log(np.sum(p * np.exp(log_normal(tokens[b, t], mean, s).sum(-1)))))
     assert len(losses) == 7
     np.testing.assert_allclose(found, np.mean(losses), rtol=1e-6)
+
+
+FULL = ("backbone.mixture={components: 1, correlated: true}", "sampler.guidance=null")
+
+
+def gaussian(raw: np.ndarray, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Means [n, C] and lower triangles [n, C, C] of raw numbers [n, C^2 + C]."""
+    root = raw[:, :4].reshape(-1, 2, 2)
+    root = np.maximum((root + np.sqrt(root**2 + 4)) / 2, 1e-6 * np.eye(2))
+    return raw[:, 4:], np.tril(root) * temperature
+
+
+def test_full_covariances() -> None:
+    """Each token is the mean plus a triangle times normals; the loss is the density of torch's MultivariateNormal."""
+    lowered, weights, given = system(*FULL, "sampler.temperature=0.8")
+    y, (z,) = given[0], [a for a in given if a.shape == (4, 2, 1, 2)]
+    (made,) = Interpreter(lowered.module, weights).run(lowered.programs[0].entry, *given)
+    tokens = np.zeros((2, 4, 2))
+    for t in range(4):
+        mean, root = gaussian(forward(lowered, weights, tokens, y)[:, t], 0.8)
+        tokens[:, t] = mean + np.einsum("bij,bj->bi", root, z[t, :, 0])
+    np.testing.assert_allclose(made.reshape(2, 2, 4).swapaxes(1, 2), tokens, atol=1e-9)
+
+    x = RNG.standard_normal((2, 2, 2, 2))
+    values = {"x": x, "y": y, "drop": np.ones(2)}
+    entry = lowered.module.entry("loss")
+    (loss,) = Interpreter(lowered.module, weights).run("loss", *(values[v.name] for v in entry.inputs))
+    wanted = x.reshape(2, 2, 4).swapaxes(1, 2)
+    raw = forward(lowered, weights, wanted, y)
+    mean, root = (torch.from_numpy(a) for a in gaussian(raw.reshape(8, -1)))
+    density = torch.distributions.MultivariateNormal(mean, scale_tril=root)
+    expected = -density.log_prob(torch.from_numpy(wanted.reshape(8, 2))).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-9)
+
+
+def test_full_covariances_are_not_guided_and_are_alone() -> None:
+    for override, message in (("sampler.temperature=1", "depend on each other"), ("", "one Gaussian")):
+        sizes = [FULL[0]] if override else [FULL[0].replace("components: 1", "components: 2"), FULL[1]]
+        with pytest.raises(DiagnosticError, match=message):
+            load_spec("givt", None, [*TINY, *sizes])

@@ -6,25 +6,41 @@ Symbols: N rows (tokens), C channels, M components.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from latentc.components import Closed
 from latentc.components.kit.tokens import draw
 from latentc.ir.builder import Builder, Var
+from latentc.ir.var import as_tuple
 
 
 class Mixture(Closed):
-    """A mixture of Gaussians with diagonal covariances (GIVT, Tschannen et al. 2023, arXiv:2312.02116)."""
+    """A mixture of Gaussians (GIVT, Tschannen et al. 2023, arXiv:2312.02116), of diagonal covariances, or one of a full
+    covariance.
+    """
 
     components: int = Field(16, gt=0, le=4_096, description="Gaussians (M)")
     per_channel: bool = Field(False, description="a mixture of its own for each channel")
     halved: bool = Field(True, description="deviations are (x + sqrt(x^2 + 4)) / 2; false: x + sqrt(x^2 + 4) / 2")
     least: float = Field(1e-6, gt=0, le=1, description="least deviation")
+    correlated: bool = Field(
+        False,
+        description="one Gaussian, whose covariance is L L^T for a predicted matrix L, of which the lower half counts",
+    )
+
+    @model_validator(mode="after")
+    def _correlated_alone(self) -> Self:
+        if self.correlated and (self.components > 1 or self.per_channel):
+            raise ValueError("a `correlated` mixture is one Gaussian of all channels: set `components: 1`")
+        return self
 
     def size(self, channels: int) -> int:
         """Numbers that describe the mixture of a token."""
+        if self.correlated:
+            return channels**2 + channels
         return self.components * (3 * channels if self.per_channel else 1 + 2 * channels)
 
     def parameters(
@@ -43,18 +59,50 @@ class Mixture(Closed):
             rest = b.transpose(b.reshape(rest, shape=(rows, m, 2, channels)), perm=(0, 2, 3, 1))
             mean, deviation = b.split(rest, axis=1, sizes=(1, 1), out="mean deviation")
             mean, deviation = (b.reshape(v, shape=(rows, channels, m), out=v.value.name) for v in (mean, deviation))
-        root = b.sqrt(b.add(b.mul(deviation, deviation), 4.0), out="root")
-        if self.halved:
-            deviation = b.mul(b.add(deviation, root), 0.5, out="deviation")
-        else:
-            deviation = b.add(deviation, b.mul(root, 0.5), out="deviation")
-        deviation = b.maximum(deviation, self.least, out="deviation")
+        deviation = b.maximum(self._positive(b, deviation), self.least, out="deviation")
         logits = logits if sharpness == 1.0 else b.mul(logits, sharpness, out="logits")
         return logits, mean, deviation if scale == 1.0 else b.mul(deviation, scale, out="deviation")
+
+    def _positive(self, b: Builder, x: Var) -> Var:
+        root, name = b.sqrt(b.add(b.mul(x, x), 4.0), out="root"), x.value.name
+        if self.halved:
+            return b.mul(b.add(x, root), 0.5, out=name)  # type: ignore[no-any-return]
+        return b.add(x, b.mul(root, 0.5), out=name)  # type: ignore[no-any-return]
+
+    def correlation(self, b: Builder, raw: Var, channels: int, scale: float = 1.0) -> tuple[Var, Var]:
+        """Mean f32[N, C] and lower triangle L f32[N, C, C] times `scale` of a `correlated` one, of raw numbers."""
+        own, mean = b.split(raw, axis=1, sizes=(channels**2, channels), out="root mean")
+        root = b.reshape(self._positive(b, own), shape=(raw.shape[0], channels, channels), out="root")
+        # The diagonal is at least `least`, other numbers are at least 0.
+        root = b.maximum(root, b.constant(np.eye(channels) * self.least, "f32", out="least"), out="root")
+        root = b.mul(root, b.constant(np.tri(channels) * scale, "f32", out="lower"), out="root")
+        return mean, root
+
+    def _correlated_density(self, b: Builder, raw: Var, x: Var, scale: float) -> Var:
+        """f32[N]: the log-density of x f32[N, C]: L z = x - mean, solved row by row."""
+        rows, channels = x.shape
+        mean, root = self.correlation(b, raw, int(channels), scale)
+        unit = b.constant(np.eye(int(channels)), "f32", out="unit")
+        y = b.transpose(x - mean, perm=(1, 0), out="y")
+        diagonal = b.sum(root * unit, axes=(2,), keepdims=False, out="diagonal")
+        tables = [y, b.transpose(root, perm=(1, 0, 2), out="row"), b.transpose(diagonal, perm=(1, 0)), unit]
+
+        def body(b: Builder, i: Var, kept: Any, carried: tuple[Var, ...], at: tuple[Var, ...]) -> Any:
+            (z,), (y, row, own, unit) = carried, at
+            known = b.sum(row * z, axes=(1,), keepdims=False, out="known")
+            found = b.reshape(b.op("sub", y, known) / own, shape=(rows, 1), out="found")
+            return (b.add(z, found * unit, out="z"),), ()
+
+        (z,) = as_tuple(b.loop("whiten", int(channels), body, carried=[b.mul(x, 0.0, out="z")], tables=tables))
+        own = b.add(z * z * -0.5, -0.5 * math.log(2 * math.pi), out="own")
+        own = b.op("sub", own, b.log(diagonal), out="own")
+        return b.sum(own, axes=(1,), keepdims=False, out="log_density")  # type: ignore[no-any-return]
 
     def log_density(self, b: Builder, raw: Var, x: Var, scale: float = 1.0, sharpness: float = 1.0) -> Var:
         """f32[N]: the log-density of x f32[N, C]; `scale` and `sharpness` as in `parameters`."""
         rows, channels = x.shape
+        if self.correlated:
+            return self._correlated_density(b, raw, x, scale)
         logits, mean, deviation = self.parameters(b, raw, int(channels), scale, sharpness)
         own = log_normal(b, b.reshape(x, shape=(rows, channels, 1)), mean, deviation)
         if not self.per_channel:

@@ -56,8 +56,13 @@ class MixtureSampler(Sampler):
         how = (self.temperature, self.sharpness)
         if guided is not None:
             return _guided(b, mixture, raw, channels, how, u, z, guided, scored)
-        mean, deviation, _ = _component(b, mixture, raw, channels, how, u)
-        x = b.add(mean, b.mul(deviation, z), out="x")
+        if mixture.correlated:
+            mean, root = mixture.correlation(b, raw, channels, self.temperature)
+            spread = b.matmul(root, b.reshape(z, shape=(*z.shape, 1)))
+            x = b.add(mean, b.reshape(spread, shape=z.shape), out="x")
+        else:
+            mean, deviation, _ = _component(b, mixture, raw, channels, how, u)
+            x = b.add(mean, b.mul(deviation, z), out="x")
         return x, mixture.log_density(b, raw, x, self.temperature or 1.0, self.sharpness) if scored else None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -66,6 +71,9 @@ class MixtureSampler(Sampler):
         if isinstance(mixture, Mixture) and mixture.per_channel and mixture.components > 1:
             message = "guidance chooses one component of a token, and each channel has a mixture of its own"
             yield Problem(("guidance",), message, "leave it out, or set `per_channel: false`")
+        if isinstance(mixture, Mixture) and mixture.correlated:
+            message = "guidance draws channel by channel, and those of a `correlated` mixture depend on each other"
+            yield Problem(("guidance",), message, "leave it out")
 
 
 def _component(
