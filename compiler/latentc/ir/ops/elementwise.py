@@ -118,10 +118,6 @@ def _cast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
     return [ins[0].with_dtype(attrs["to"])]
 
 
-def _cast_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [b.cast(grads[0], to=ins[0].type.dtype) if ins[0].type.is_float else None]
-
-
 def _where_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(ins[0].dtype == "bool", "condition is {}; wants bool", ins[0])
     need(ins[1].dtype == ins[2].dtype, "branches have dtypes {} and {}", ins[1].dtype, ins[2].dtype)
@@ -270,7 +266,7 @@ _ROWS = [
         "x with another dtype; floats to integers truncate",
         _cast_infer,
         lambda xs, a: [xs[0].astype(NUMPY[a["to"]])],
-        _cast_vjp,
+        lambda b, ins, outs, grads, attrs: [b.cast(grads[0], to=ins[0].type.dtype) if ins[0].type.is_float else None],
         flops=0,
     ),
     Op(

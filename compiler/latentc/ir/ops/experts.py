@@ -206,10 +206,6 @@ def _choice_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], d
     return [_best(flat, np.full(experts, count)).reshape(scores.shape)], {2: moved}
 
 
-def _choice_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [b.where(b.equal(outs[0], 0.0), 0.0, grads[0]), None, None, None]
-
-
 def _choice_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     """Ranks by comparing all pairs of tokens: no sort of a run-time size, at N^2 comparisons per expert."""
     scores, chances, threshold, _ = ins
@@ -250,7 +246,7 @@ _ROWS = [
         "fraction 1 - momentum",
         _choice_infer,
         _choice,
-        _choice_vjp,
+        lambda b, ins, outs, grads, attrs: [b.where(b.equal(outs[0], 0.0), 0.0, grads[0]), None, None, None],
         flops=8,
         decompose=_choice_decompose,
         source="Shi et al. 2025, arXiv:2503.14487",

@@ -57,10 +57,6 @@ def _linear_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequen
     return result if len(ins) == 2 else [*result, b.sum(flat_g, axes=(0,), keepdims=False)]
 
 
-def _linear_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-    return 2 * outs[0].count() * int(ins[1].shape[1])  # type: ignore[arg-type]
-
-
 def _linear_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     if ins[0].type.rank == 1:
         row = b.reshape(ins[0], shape=(1, ins[0].shape[0]))
@@ -81,10 +77,6 @@ def _embedding_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
     return [w.with_shape([*index.shape, w.shape[1]])]
 
 
-def _embedding_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [b.scatter_add(b.fill_like(ins[0], 0.0), ins[1], grads[0], axis=0), None]
-
-
 _ROWS = [
     Op(
         "matmul(x, y)",
@@ -100,7 +92,7 @@ _ROWS = [
         shaped("x [*n, in]", "weight [out, in]", "bias [out]", gives="[*n, out]"),
         _linear,
         _linear_vjp,
-        _linear_flops,
+        lambda ins, outs, attrs: 2 * outs[0].count() * int(ins[1].shape[1]),  # type: ignore[arg-type]
         _linear_decompose,
     ),
     Op(
@@ -108,7 +100,7 @@ _ROWS = [
         "rows of a table, selected by integers",
         _embedding_infer,
         lambda xs, a: [xs[0][xs[1]]],
-        _embedding_vjp,
+        lambda b, ins, outs, grads, attrs: [b.scatter_add(b.fill_like(ins[0], 0.0), ins[1], grads[0], axis=0), None],
         flops=0,
     ),
 ]

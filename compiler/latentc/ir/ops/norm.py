@@ -77,11 +77,6 @@ def _scaled(x: Array, mean: Array, var: Array, affine: Sequence[Array], eps: flo
     return np.asarray(_affine(y, (p.reshape(column) for p in affine)), dtype=x.dtype)
 
 
-def _batch_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    x, mean, var, *affine = xs
-    return [_scaled(x, mean, var, affine, attrs["eps"])]
-
-
 def _batch_norm_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
     """Normalises by the batch statistics; the running variance is updated with the unbiased one, as in PyTorch."""
     x, *running = xs[:3]
@@ -220,7 +215,7 @@ _ROWS = [
         shaped(
             "x [B, C, *space]", "mean [C]", "variance [C]", "scale [C]", "shift [C]", checks=(check_eps, check_momentum)
         ),
-        _batch_norm,
+        lambda xs, attrs: [_scaled(xs[0], xs[1], xs[2], xs[3:], attrs["eps"])],
         flops=2,
         decompose=_batch_norm_decompose,
         source="Ioffe & Szegedy 2015",

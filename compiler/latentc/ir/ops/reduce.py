@@ -167,10 +167,6 @@ def _top_k(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return [np.take_along_axis(xs[0], order, axis=-1), order.astype(np.int64)]
 
 
-def _top_k_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [along(b, ins[0], outs[1], grads[0], -1) if grads[0] is not None else None]
-
-
 def _cumsum_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     g, axis = grads[0], attrs["axis"]
     return [b.sum(g, axes=(axis,), keepdims=True) - b.cumsum(g, axis=axis) + g]
@@ -229,7 +225,7 @@ _ROWS = [
         "the k largest elements along the last axis in descending order, and their indices; ties keep their order",
         _top_k_infer,
         _top_k,
-        _top_k_vjp,
+        lambda b, ins, outs, grads, attrs: [along(b, ins[0], outs[1], grads[0], -1) if grads[0] is not None else None],
         flops=4,
     ),
     Op(

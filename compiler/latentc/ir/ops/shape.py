@@ -29,10 +29,6 @@ def _transpose_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
     return [ins[0].with_shape(ins[0].shape[p] for p in perm)]
 
 
-def _transpose_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [b.transpose(grads[0], perm=tuple(int(i) for i in np.argsort(attrs["perm"])))]
-
-
 def _broadcast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     shape = tuple(attrs["shape"])
     own: tuple[Dim, ...] = (*[1] * (len(shape) - ins[0].rank), *ins[0].shape)
@@ -268,7 +264,7 @@ _ROWS = [
         "axes reordered by perm",
         _transpose_infer,
         lambda xs, a: [xs[0].transpose(a["perm"])],
-        _transpose_vjp,
+        lambda b, ins, outs, grads, attrs: [b.transpose(grads[0], perm=tuple(np.argsort(attrs["perm"]).tolist()))],
         flops=0,
     ),
     Op(

@@ -19,10 +19,6 @@ def _noted_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Ma
     return [value], {1: moved, 2: counted}
 
 
-def _noted_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [grads[0], None, None, None]
-
-
 _mean_shapes = shaped("x [*n]", "mean [*mean]", gives="[*mean]", checks=(check_momentum,))
 
 
@@ -106,7 +102,7 @@ _ROWS = [
         "1 - momentum, and the counts [S] there rise by 1",
         shaped("x [B]", "history [S]", "counts [S]", "i64 index [B]", checks=(check_momentum,)),
         lambda xs, attrs: [xs[0]],
-        _noted_vjp,
+        lambda b, ins, outs, grads, attrs: [grads[0], None, None, None],
         flops=0,
         decompose=lambda b, ins, attrs: [ins[0]],
         source="Nichol & Dhariwal 2021, section 3.3; Gu et al. 2022, arXiv:2111.14822",
