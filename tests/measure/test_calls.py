@@ -11,7 +11,7 @@ from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import Module
 from latentc.ir.interpret import Interpreter
 from latentc.ir.verify import verify
-from latentc.measure.calls import calls_of, operands_shown, spread, watch
+from latentc.measure.calls import Watched, calls_of, operands_shown, spread
 
 METHODS = {"Outer.forward": "forward", "Inner.step": "step"}
 TRIPS = 5, 3
@@ -75,9 +75,8 @@ def test_calls_come_in_the_order_they_happen() -> None:
 def test_watching_sees_the_same_calls() -> None:
     module, x = nested(), np.array([[1.0, -2.0], [0.25, 3.0]])
     seen: list[tuple[str, list[np.ndarray]]] = []
-    outs = watch(
-        module, "sample", METHODS, {}, [x], lambda network, method, xs: seen.append((f"{network}.{method}", list(xs)))
-    )
+    watched = Watched(module, METHODS, {}, lambda net, method, xs: seen.append((f"{net}.{method}", list(xs))))
+    outs = watched.run("sample", x)
     results, operands = expected(x)
     for got, want in zip(outs, results, strict=True):
         np.testing.assert_allclose(got, want)
@@ -90,7 +89,7 @@ def test_watching_sees_the_same_calls() -> None:
 
 def test_engines_make_calls_in_place_of_the_interpreter() -> None:
     engines = {"head.step": lambda xs: [0.0 * xs[0]]}
-    last, _ = watch(nested(), "sample", METHODS, {}, [np.ones((1, 2))], lambda *call: None, engines)
+    last, _ = Watched(nested(), METHODS, {}, lambda *call: None, engines).run("sample", np.ones((1, 2)))
     np.testing.assert_allclose(last, 2.0)
 
 

@@ -1,6 +1,6 @@
 """The calls of networks' methods in a program, also those inside loops and helper functions.
 
-`watch` runs a program in the interpreter and reports every call. `operands_shown` rewrites a program for an engine,
+`Watched` runs a program in the interpreter and reports every call. `operands_shown` rewrites a program for an engine,
 so that it returns the operands of chosen calls: a chosen call is taken out of the loops around it, and the trips before
 it, the trip itself and those after it run one after another. Nothing but the chosen operands is kept, however long and
 deeply nested the loops are.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -78,33 +79,20 @@ Seen = Callable[[str, str, Sequence[Array]], None]  # network, method, operands
 Engines = Mapping[str, Callable[[Sequence[Array]], Sequence[Array]]]  # by the method's entry: function of the operands
 
 
-def watch(
-    module: Module,
-    entry: str,
-    methods: Mapping[str, str],
-    params: Mapping[str, Array],
-    operands: Sequence[Array],
-    seen: Seen,
-    engines: Engines | None = None,
-    float_dtype: str = "f64",
-) -> Sequence[Array]:
-    """The results of an entry in the interpreter, reporting each call of `methods` to `seen` before it is made.
+class Watched(Interpreter):
+    """Runs a module and reports each call of `methods` {function: method} to `seen` before it is made.
 
-    `engines` make calls in place of the interpreter. `methods` as in `calls_of`, whose order
-    calls have if the module is expanded.
+    `engines` make calls in place of the interpreter. Calls come in the order of `calls_of` if the module is expanded.
     """
-    return _Watching(module, methods, params, seen, engines or {}, float_dtype).run(entry, *operands)
 
-
-class _Watching(Interpreter):
     def __init__(
         self,
         module: Module,
         methods: Mapping[str, str],
         params: Mapping[str, Array],
         seen: Seen,
-        engines: Engines,
-        float_dtype: str,
+        engines: Engines = MappingProxyType({}),
+        float_dtype: str = "f64",
     ) -> None:
         super().__init__(module, params, float_dtype)
         self.methods, self.seen, self.engines = methods, seen, engines

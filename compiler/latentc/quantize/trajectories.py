@@ -17,7 +17,7 @@ from latentc import pipeline
 from latentc.checkpoint import arrays
 from latentc.components.contract import Network
 from latentc.ir.core import only_entry
-from latentc.measure.calls import calls_of, methods_of, place_of, spread, watch
+from latentc.measure.calls import Watched, calls_of, methods_of, place_of, spread
 from latentc.measure.execute import Array, Feed, runner
 from latentc.quantize.model import Model
 
@@ -64,7 +64,7 @@ def recorded(model: Model, classes: Sequence[int], seed: int, steps: int) -> Tra
                 found.setdefault(call.entry, []).append((feed, place_of(call, every, ports, operands)))
 
         operands = [request[value.name] for value in module.entry(entry).inputs]
-        samples.append(watch(module, entry, methods, weights, operands, seen, engines, "f32")[0])
+        samples.append(Watched(module, methods, weights, seen, engines, "f32").run(entry, *operands)[0])
         for name, drawn in sequences.items():
             found.setdefault(f"{name}.forward", []).extend((feed, "sampled") for feed in drawn.finished())
     return Trajectories(

@@ -11,7 +11,7 @@ from latentc.engines import ENGINES
 from latentc.export.forms import for_form
 from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
-from latentc.measure.calls import calls_of, methods_of, operands_shown, watch
+from latentc.measure.calls import Watched, calls_of, methods_of, operands_shown
 from latentc.measure.execute import runner
 from latentc.measure.metrics import relative_error
 from latentc.measure.probe import calls_shown
@@ -138,7 +138,7 @@ class _Run:
             found.append(self._without_caches(network, method, operands))
 
         module = only_entry(lowered.module, self.entry)
-        return found, watch(module, self.entry, methods_of(lowered), self.subject.arrays, self.inputs, seen)
+        return found, Watched(module, methods_of(lowered), self.subject.arrays, seen).run(self.entry, *self.inputs)
 
     def operands_of(self, chosen: Sequence[int]) -> dict[int, list[Array]]:
         """The operands of some of the candidate's calls, by their numbers."""

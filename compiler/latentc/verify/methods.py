@@ -17,7 +17,7 @@ import numpy as np
 
 from latentc.components.contract import Method, Network
 from latentc.ir.core import only_entry
-from latentc.measure.calls import Call, Path, calls_of, methods_of, place_of, rows_of, spread, watch, with_rows
+from latentc.measure.calls import Call, Path, Watched, calls_of, methods_of, place_of, rows_of, spread, with_rows
 from latentc.measure.execute import Runner, runner
 from latentc.measure.metrics import relative_error
 from latentc.measure.subject import Subject
@@ -86,10 +86,9 @@ def called_methods(subject: Subject, requests: Sequence[Request], seconds: float
         found |= new
         wanted = {call.path for call in spread(every, POINTS) if call.entry in new}
         engines = {name: called.engine for name, called in found.items()}
-        operands = subject.operands(request)
         with contextlib.suppress(_OutOfTime):
             seen = functools.partial(_keep, new, wanted, every, iter(every), time.perf_counter() + seconds)
-            watch(module, entry, methods, subject.arrays, operands, seen, engines, "f32")
+            Watched(module, methods, subject.arrays, seen, engines, "f32").run(entry, *subject.operands(request))
     return list(found.values())
 
 
