@@ -137,23 +137,31 @@ def softplus_inverse(rng: np.random.Generator, shape: tuple[int, ...], low: floa
     return np.asarray(np.log(np.expm1(value)))
 
 
+def _frequencies(size: int, base: float) -> Array:
+    """f64[size / 2]: base^(-2 k / size)."""
+    return np.asarray(1.0 / base ** (2.0 * np.arange(size // 2) / size))
+
+
+def _of_grid(angle: Array) -> tuple[Array, Array]:
+    """Angles [grid, n] of rows or columns as those [grid, grid, n] of each place: by its row, and by its column."""
+    rows, columns = np.broadcast_arrays(angle[:, None], angle[None])
+    return rows, columns
+
+
+def _part(angle: Array, part: str) -> Array:
+    return np.asarray(np.cos(angle) if part == "cos" else np.sin(angle))
+
+
 def sincos_1d(rng: np.random.Generator, shape: tuple[int, ...], width: int, length: int, base: float) -> Array:
     """Fixed positions of a sequence (Vaswani et al. 2017): [length, width]; the first half are sines."""
-    omega = 1.0 / base ** (np.arange(width // 2, dtype=np.float64) / (width // 2))
-    angle = np.arange(length, dtype=np.float64)[:, None] * omega
+    angle = np.arange(length)[:, None] * _frequencies(width, base)
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).reshape(shape)
 
 
 def sincos_2d(rng: np.random.Generator, shape: tuple[int, ...], width: int, grid: int) -> Array:
     """Fixed 2-D positions (MAE, DiT): [grid*grid, width]; first half encodes the column, second the row."""
-    quarter = width // 4
-    omega = 1.0 / 10000 ** (np.arange(quarter, dtype=np.float64) / quarter)
-    rows, columns = np.meshgrid(np.arange(grid, dtype=np.float64), np.arange(grid, dtype=np.float64), indexing="ij")
-    halves = []
-    for position in (columns, rows):
-        angle = position.reshape(-1, 1) * omega
-        halves += [np.sin(angle), np.cos(angle)]
-    return np.concatenate(halves, axis=1).reshape(shape)
+    rows, columns = _of_grid(np.arange(grid)[:, None] * _frequencies(width // 2, 10000.0))
+    return np.concatenate([np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)], axis=-1).reshape(shape)
 
 
 def rope_2d(
@@ -172,13 +180,9 @@ def rope_2d(
     (class) tokens have cos = sin = 0 as published, so their queries and keys are zero.
     """
     half = head_dim // 2
-    freqs = 1.0 / base ** (np.arange(0, half, 2, dtype=np.float64)[: half // 2] / half)
-    angle = np.arange(grid)[:, None] * freqs
-    rows = np.broadcast_to(angle[:, None], (grid, grid, half // 2))
-    columns = np.broadcast_to(angle[None], (grid, grid, half // 2))
+    rows, columns = _of_grid(np.arange(grid)[:, None] * _frequencies(half, base))
     halves = [rows, columns] if first == "row" else [columns, rows]
-    full = np.concatenate(halves, axis=-1).reshape(grid * grid, half)
-    table = np.cos(full) if part == "cos" else np.sin(full)
+    table = _part(np.concatenate(halves, axis=-1).reshape(grid * grid, half), part)
     return np.concatenate([np.zeros((prefix, half)), table]).reshape(shape)
 
 
@@ -199,25 +203,18 @@ def rope_prefix(
     in the prefix. Rows, columns and places go from 0 to `side`.
     """
     half = head_dim // 2 - pairs
-    freqs = 1.0 / base ** (np.arange(0, half, 2, dtype=np.float64)[: half // 2] / half)
     places, cells = np.arange(prefix) * (side / max(prefix, 1)), np.arange(grid) * (side / grid)
-    of_prefix = 1.0 / base ** (np.arange(pairs, dtype=np.float64) / pairs)
-    first = np.concatenate([np.zeros((prefix, half)), places[:, None] * of_prefix], axis=1)
-    angle = cells[:, None] * freqs
-    rows = np.broadcast_to(angle[:, None], (grid, grid, half // 2))
-    columns = np.broadcast_to(angle[None], (grid, grid, half // 2))
+    first = np.concatenate([np.zeros((prefix, half)), places[:, None] * _frequencies(2 * pairs, base)], axis=1)
+    rows, columns = _of_grid(cells[:, None] * _frequencies(half, base))
     cells_all = np.concatenate([rows, columns, np.zeros((grid, grid, pairs))], axis=-1).reshape(grid * grid, -1)
-    full = np.concatenate([first, cells_all])
-    return np.asarray(np.cos(full) if part == "cos" else np.sin(full)).reshape(shape)
+    return _part(np.concatenate([first, cells_all]), part).reshape(shape)
 
 
 def rope_1d(
     rng: np.random.Generator, shape: tuple[int, ...], head_dim: int, length: int, base: float, part: str
 ) -> Array:
     """Rotary table of a sequence (Su et al. 2021): [length, head_dim / 2], cos or sin by `part`."""
-    freqs = 1.0 / base ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    angle = np.arange(length)[:, None] * freqs
-    return np.asarray(np.cos(angle) if part == "cos" else np.sin(angle)).reshape(shape)
+    return _part(np.arange(length)[:, None] * _frequencies(head_dim, base), part).reshape(shape)
 
 
 INITS: dict[str, Callable[..., Array]] = {
