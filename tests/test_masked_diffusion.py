@@ -58,3 +58,16 @@ def test_the_loss(hidden: float, clean: float) -> None:
         made, _, _ = net.run(method, x, np.zeros(2), np.full(2, 10), given["scores_clean"])
         wanted = (1 - clean) * wanted + clean * mean((made[:, :1] - x) ** 2, where(given["scores_clean"], 0.75))
     assert np.allclose(found, wanted, rtol=1e-6)
+
+
+def test_it_is_sampled_by_either_prediction() -> None:
+    """A width that is no multiple of four, too."""
+    given = np.random.default_rng(0).standard_normal((2, 1, 8, 8)), np.array([10.0, 700.0]), np.array([3, 10])
+    for sampling, part in (("noise", slice(1, 2)), ("x0", slice(0, 1))):
+        sizes = [*UMD.sizes, "backbone.width=6", f"objective.sampling={sampling}"]
+        lowered = lower(load_spec(UMD.spec, UMD.variant, sizes))
+        weights = random_weights(network_params(lowered, lowered.networks["main"]), np.random.default_rng(1), 0.3)
+        net = Interpreter(lowered.module, weights)
+        (made,), (both, _) = net.run("main.forward", *given), net.run("main.predict", *given)
+        np.testing.assert_array_equal(made, both[:, part])
+        assert lowered.programs[0].evaluations == 3

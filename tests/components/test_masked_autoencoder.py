@@ -175,3 +175,29 @@ def test_a_decoder_of_another_depth_than_the_encoder_of_pivots() -> None:
     assert blocks == [1, 3]
     with pytest.raises(DiagnosticError, match=r"3 heads do not divide the width of 16"):
         load_spec("himar", None, [*sizes, "networks.main.decoder.heads=3"])
+
+
+REUSE = (
+    "sampler={kind: masked_autoregressive, steps: 4, diffusion: {kind: ddpm, steps: 3}, reuse: {condition: CONDITION}}"
+)
+
+
+@pytest.mark.parametrize("condition", ["true", "false"])
+def test_a_decoder_of_its_own_recalls_what_it_is_not_given(condition: str) -> None:
+    """A set whose tokens are all hidden has the features of a whole evaluation."""
+    decoder = "networks.main.decoder={width: 24, depth: 1, heads: 3}"
+    lowered = lower(load_spec("digits_mar", overrides=[*SMALL, decoder, REUSE.replace("CONDITION", condition)]))
+    rng, methods = np.random.default_rng(0), lowered.networks["main"].methods
+    oracle = Interpreter(lowered.module, random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.3))
+    most = int(methods["recall"].input("state").type.shape[1])  # type: ignore[arg-type]
+    x, y, position = rng.standard_normal((2, 16, 4)), np.array([1, 10]), np.tile(np.arange(3, 3 + most), (2, 1))
+    hidden = np.zeros((2, 16))
+    hidden[:, 3:] = 1
+    others = np.ones((2, 16))
+    np.put_along_axis(others, position, 0.0, axis=1)
+    (whole,) = oracle.run("main.forward", x, hidden, y)
+    features, *caches = oracle.run("main.remember", x, hidden, y)
+    np.testing.assert_allclose(features, whole, atol=1e-12)
+    ones = np.ones((2, most))
+    (found,) = oracle.run("main.recall", x[:, :most], ones, ones, 1 - hidden, others, position, y, *caches)
+    np.testing.assert_allclose(found, whole[:, 3 : 3 + most], atol=1e-12)

@@ -95,8 +95,21 @@ def test_spacing_is_diffusers(spacing, steps):
         assert ours.tolist() == theirs.timesteps.tolist()
 
 
+@pytest.mark.parametrize(("total", "steps", "stride"), [(1000, 126, 8), (1000, 7, 167), (200, 8, 29), (10, 2, 10)])
+def test_descending_timesteps_are_umds(total, steps, stride):
+    """Their `-T // steps` rounds the stride up; timestep 0 follows."""
+    wanted = [total - 1 - stride * i for i in range(steps - 1)]
+    assert spaced(total, steps, "descending").tolist() == [*wanted, 0]
+
+
 def test_spacing_refuses_what_cannot_be():
-    for arguments in ((1000, 0), (1000, 1001), (10, 10, "leading", 1), (10, 10, "linspace", 0, True)):
+    for arguments in (
+        (1000, 0),
+        (1000, 1001),
+        (10, 10, "leading", 1),
+        (10, 10, "linspace", 0, True),
+        (10, 8, "descending"),
+    ):
         with pytest.raises(ValueError):
             spaced(*arguments)
 

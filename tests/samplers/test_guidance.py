@@ -212,6 +212,11 @@ def test_schedules_are_finite_where_rounding_leaves_the_interval() -> None:
     assert np.isfinite(term.weights([-1e-17, 0.5, 1 + 1e-15])).all()
 
 
+def test_the_ends_of_an_interval_are_in_it_whichever_way_they_were_rounded() -> None:
+    term = load("guidance")["classifier_free"].model_validate({"kind": "classifier_free", "interval": [0.3, 0.7]})
+    assert term.weights(list(1 - np.linspace(1, 0, 11))).tolist() == [0] * 3 + [1] * 5 + [0] * 3
+
+
 def test_a_scale_that_a_network_is_told_keeps_its_name() -> None:
     with pytest.raises(DiagnosticError, match="`guidance` is already the setting"):
         load_spec(

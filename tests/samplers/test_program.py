@@ -230,6 +230,24 @@ def test_heun_decides_guidance_per_evaluation():
     assert ops == [["guided", "guided"], ["guided", "call"], ["call", "call"]]
 
 
+def test_heun_decides_guidance_per_step_if_told():
+    """REPA's sampler: both evaluations of a step are guided if its start is in the interval, whose ends are in it."""
+    given = {"steps": 5, "last": "euler", "guided": "steps", "guidance": {"scale": 2.0, "interval": [0.2, 0.6]}}
+    module, program, _ = built(make("heun", **given), "linear velocity")
+    (ours,) = Interpreter(module, {"main.embedding": TABLE}).run(program.entry, X, Y, SCALE)
+
+    def velocity(x, i, guided):
+        made, null = (forward(x, i / 5, y, SHAPE[0]) for y in (Y, np.full(3, CLASSES)))
+        return null + SCALE[:, None, None, None] * (made - null) if guided else made
+
+    x = X
+    for i in range(5):
+        slope = velocity(x, i, 1 <= i <= 3)
+        further = velocity(x + slope / 5, i + 1, 1 <= i <= 3) if i < 4 else slope
+        x = x + (slope + further) / 10
+    np.testing.assert_allclose(ours, x, atol=1e-12)
+
+
 def test_what_a_program_says_of_itself():
     module, program, _ = built(make("ddpm", steps=5), "diffusion learned")
     assert (program.solver, program.steps, program.evaluations) == ("ddpm", 5, 5)

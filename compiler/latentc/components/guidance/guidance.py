@@ -44,8 +44,7 @@ class Guidance(Closed):
 
     def acts(self, progress: float) -> bool:
         """True if an evaluation at this progress is guided."""
-        low, high = self.interval
-        return low <= progress <= high
+        return within(progress, self.interval)
 
 
 class Scheduled(Closed):
@@ -206,11 +205,16 @@ class ScoreTerm(Scheduled, GuidanceTerm):
         return 3
 
     def weights(self, progress: Sequence[float]) -> Array:
-        low, high = self.interval
-        return self.grown(progress) * [low <= p <= high for p in progress]
+        return self.grown(progress) * [within(p, self.interval) for p in progress]
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from interval_problems(self.interval)
+
+
+def within(progress: float, interval: tuple[float, float]) -> bool:
+    """True if a progress is in an interval, whose ends are part of it whichever way the progress was rounded."""
+    low, high = interval
+    return low - 1e-9 <= progress <= high + 1e-9
 
 
 def interval_problems(interval: tuple[float, float]) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from latentc.components import Closed
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, with_operands
-from latentc.components.parts import Positions, dense
+from latentc.components.parts import CachedMixer, FeedForward, Norm, Positions, Weights, dense
 from latentc.ir.builder import Builder, Var, f32, items
 
 if TYPE_CHECKING:
@@ -96,6 +96,12 @@ class MaskedParts:
             x = x + position(b, "encoder_pos", x.shape[1], width)
         return x
 
+    def decoder_sizes(self, depth: Any, sizes: Any, static: Any) -> tuple[Any, Any]:
+        """Depth and sizes of the decoder's blocks, if those of the encoder's are `depth` and `sizes`."""
+        if self.config.decoder is None:
+            return depth, sizes
+        return static["decoder_depth"], self.config.decoder_sizes(static)
+
     def decoder_input(self, b: Builder, x: Var, width: Any = None) -> Var:
         """The encoder's features of `width` channels; None: as many as they have."""
         width = x.shape[2] if width is None else width
@@ -130,13 +136,17 @@ class MaskedParts:
         grid = static["grid"]
         return positions.rotary(b, x.shape[2] // static["heads"], grid, x.shape[1] - grid**2)
 
+    def parts_of(self, part: str) -> tuple[CachedMixer, FeedForward, Norm, Weights]:
+        """The parts of the blocks of the encoder or the decoder."""
+        mixer, feed_forward, norm, init = self.parts
+        if part == "decoder" and self.config.decoder is not None:
+            mixer = mixer.model_copy(update={"heads": self.config.decoder.heads})
+        return mixer, feed_forward, norm, init
+
     def blocks(
         self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any, rotary: tuple[Var, ...] = ()
     ) -> Var:
-        condition, (mixer, feed_forward, norm, init) = self.condition, self.parts
-        if part == "decoder" and self.config.decoder is not None:
-            mixer = mixer.model_copy(update={"heads": self.config.decoder.heads})
-        parts = (mixer, feed_forward, norm, init)
+        condition, parts = self.condition, self.parts_of(part)
         block = condition.masked_block(*parts) if mask else condition.block(*parts)
         for name in items(f"{part}_blocks", depth):
             x = b.sub(name, block, x, *mask, *rotary, dim=x.shape[2], **sizes)
@@ -146,7 +156,7 @@ class MaskedParts:
         self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any
     ) -> tuple[Var, list[Var]]:
         """The blocks, and the keys and values of each."""
-        block, caches = self.condition.begin_block(*self.parts, bool(mask), not mask), list[Var]()
+        block, caches = self.condition.begin_block(*self.parts_of(part), bool(mask), not mask), list[Var]()
         for i in range(int(depth)):
             name = f"{part}_blocks.{i}"
             x, keys, values = b.sub(name, block, x, *mask, out="x keys values", dim=x.shape[2], **sizes)
@@ -157,7 +167,7 @@ class MaskedParts:
         self, b: Builder, part: str, x: Var, mask: Var, caches: Sequence[Var], masked: bool, sizes: Any
     ) -> Var:
         """The blocks over tokens that see themselves and what is remembered."""
-        block = self.condition.extend_block(*self.parts, True, not masked)
+        block = self.condition.extend_block(*self.parts_of(part), True, not masked)
         for i in range(len(caches) // 2):
             cache, name = caches[2 * i : 2 * i + 2], f"{part}_blocks.{i}"
             x, *_ = b.sub(name, block, x, *cache, mask, out="x keys values", dim=x.shape[2], **sizes)

@@ -110,8 +110,7 @@ class MaskedAutoencoder(MaskedTrunk):
         if set(mixer.static(decoder.width)) != {"heads"}:
             message = f"the decoder has heads of its own, which `{mixer.kind}` does not take with these options"
             yield Problem((), message, "use `{kind: attention}`, or leave it out")
-        reuses = isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None
-        for there, what in ((self.positions, "positions"), (self.predictor, "predictor"), (reuses, "sampler.reuse")):
+        for there, what in ((self.positions, "positions"), (self.predictor, "predictor")):
             if there:
                 yield Problem((), f"with `{what}` the decoder is as wide as the encoder", "leave out either")
 
@@ -178,10 +177,14 @@ class MaskedAutoencoder(MaskedTrunk):
             methods["forward_known"] = add_method(mb, name, "forward_known", forward_known, ports, static)
         if recall is not None:
             bodies = recalling(self, entries, recall.condition)
-            heads = static.get("kv_heads", static["heads"])
-            cache = f32(B, heads, self.buffer + length, self.width // static["heads"])
-            names = ("caches", *(f"caches_{i}" for i in range(2, 4 * self.depth + 1)))
-            kept = [Port(key, cache, "cache") for key in names]
+            shapes = [(static.get("kv_heads", static["heads"]), self.width // static["heads"])] * 2 * self.depth
+            own = self.decoder
+            shapes += shapes if own is None else [(own.heads, own.width // own.heads)] * 2 * own.depth
+            names = ("caches", *(f"caches_{i}" for i in range(2, len(shapes) + 1)))
+            kept = [
+                Port(key, f32(B, heads, self.buffer + length, size), "cache")
+                for key, (heads, size) in zip(names, shapes, strict=True)
+            ]
             local = Named(recall.tokens, "G")
             some = (
                 Port("x", f32(B, local, channels), "state"),
@@ -248,8 +251,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
             x = rows(b, x, place, "x")
         x = parts.decoder_placed(b, parts.shown(b, x, seen), tokens)
-        if config.decoder is not None:
-            depth, sizes = static["decoder_depth"], config.decoder_sizes(static)
+        depth, sizes = parts.decoder_sizes(depth, sizes, static)
         x = parts.blocks(b, "decoder", x, () if counted is None else (keys_of(b, counted),), depth, sizes, rotary)
         return parts.features(b, x, tokens)
 

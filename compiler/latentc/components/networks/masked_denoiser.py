@@ -30,14 +30,15 @@ class MaskedDenoiser(Backbone):
     """Predicts data and noise of a noisy image, parts of which may be hidden (UMD, Hansen-Estruch et al. 2024,
     arXiv:2406.17688).
 
-    `forward` is told all of x f32[B, C, H, W], t f32[B] and its conditions, and returns the noise f32[B, C, H, W].
+    `forward` is told all of x f32[B, C, H, W], t f32[B] and its conditions, and returns the noise f32[B, C, H, W], or
+    the data if the objective samples by that.
     `predict` also returns the data, in front, and a representation f32[B, D]; `predict_hidden_0`, … take a number per
     patch f32[B, T] besides, hide the patches with the highest, as many as the objective says, and return where they
     are, f32[B, T]. Time and conditions are added up.
     """
 
     kind: Literal["masked_denoiser"]
-    width: int = Field(gt=0, le=65_536, multiple_of=4, description="channels of a token (D)")
+    width: int = Field(ge=4, le=65_536, multiple_of=2, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="blocks of the encoder")
     decoder_depth: int = Field(gt=0, le=512, description="blocks of the decoder")
     patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
@@ -96,12 +97,14 @@ class MaskedDenoiser(Backbone):
         state, told = Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time")
         ports = (state, told, *ports_of(entries))
         scores = Port("scores", f32(B, Named(tokens, "T")), "noise")
-        methods = {}
+        methods, by_data = {}, bool(getattr(spec.objective, "samples_data", False))
         both: tuple[Role, ...] = ("output", "features")
         for method in ("forward", "predict", *(f"predict_hidden_{i}" for i in range(len(hidden)))):
             own = (*ports, scores) if method.startswith("predict_") else ports
             roles = ("output",) if method == "forward" else both if method == "predict" else (*both, "mask")
-            methods[method] = add_method(mb, name, method, _method(self, time, entries, method), own, static, roles)
+            methods[method] = add_method(
+                mb, name, method, _method(self, time, entries, method, by_data), own, static, roles
+            )
         return Network(name, methods, self.PROVIDES)
 
 
@@ -133,7 +136,9 @@ def _trunk(b: Builder, x: Var, *, dim: int) -> Var:
 
 
 @cache
-def _method(config: MaskedDenoiser, time: TimeFeatures, entries: tuple[Entry, ...], method: str) -> BlockBody:
+def _method(
+    config: MaskedDenoiser, time: TimeFeatures, entries: tuple[Entry, ...], method: str, by_data: bool
+) -> BlockBody:
     condition = config.block.parts()[3]
     encoder, decoder = _stack(config, "Encoder"), _stack(config, "Decoder")
     hides = method.startswith("predict_")
@@ -185,7 +190,7 @@ def _method(config: MaskedDenoiser, time: TimeFeatures, entries: tuple[Entry, ..
         kernel = b.param("final.weight", f32(width, 2 * channels, patch, patch), "normal", std=0.02)
         x = b.conv_transpose(x, kernel, b.param("final.bias", f32(2 * channels), "zeros"), stride=patch, out="x")
         if method == "forward":
-            return b.split(x, axis=1, sizes=(channels, channels), out="data noise")[1]
+            return b.split(x, axis=1, sizes=(channels, channels), out="data noise")[0 if by_data else 1]
         representation = b.reshape(representation, shape=(batch, width), out="representation")
         if seen is None:
             return x, representation

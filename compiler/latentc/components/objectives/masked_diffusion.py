@@ -42,6 +42,9 @@ class MaskedDiffusion(Objective):
     )
     hidden: Fraction = Field(0.375, description="share of the patches of a noisy image that are hidden")
     clean: Fraction = Field(0.5, description="share of images without noise; 0: none")
+    sampling: Literal["noise", "x0"] = Field(
+        "noise", description="which of its two predictions the network is sampled by; both are trained"
+    )
     clean_hidden: Fraction = Field(0.75, description="share of the patches of a clean image that are hidden")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_diffusion"}
 
@@ -52,11 +55,16 @@ class MaskedDiffusion(Objective):
         """Shares of hidden patches that the network is asked for, in the order of its methods."""
         return (self.hidden, *((self.clean_hidden,) if self.clean else ()))
 
+    @property
+    def samples_data(self) -> bool:
+        """Whether the network's `forward` returns the data that it predicts, not the noise."""
+        return self.sampling == "x0"
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return Need("main", "denoise"), Need("main", "denoise_hidden")
 
     def parameterization(self) -> Parameterization:
-        return Parameterization(self.process, "noise")
+        return Parameterization(self.process, self.sampling)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)

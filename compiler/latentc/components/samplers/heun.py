@@ -27,9 +27,15 @@ class Heun(ode.Integrator):
         "heun", description="the last step over a path's time: Heun's, or Euler's, which saves an evaluation (REPA)"
     )
 
+    guided: Literal["evaluations", "steps"] = Field(
+        "evaluations",
+        description="where guidance acts: by the progress of each evaluation, or of both as of the step's start (REPA)",
+    )
+
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
         return spaced(process, "karras")
 
     def table(self, target: Parameterization) -> Table:
-        return ode.heun(self.grid(target), target.predicts, self.variable(target), self.churn, self.last)
+        table = ode.heun(self.grid(target), target.predicts, self.variable(target), self.churn, self.last)
+        return table.guided_by_steps() if self.guided == "steps" else table

@@ -202,6 +202,11 @@ class Table:
             x = b.clamp(x, low=-self.clip_state, high=self.clip_state, out="x")
         return x, *rest
 
+    def guided_by_steps(self) -> Table:
+        """The table whose second evaluations are guided by the progress of the first."""
+        columns = {name: self.columns["progress"] if name == "progress_2" else c for name, c in self.columns.items()}
+        return replace(self, columns=columns, tail=self.tail and self.tail.guided_by_steps())
+
     def with_noise(self, factor: float) -> Table:
         """The table with every step's noise times `factor`."""
         if factor == 1.0:

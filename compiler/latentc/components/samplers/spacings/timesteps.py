@@ -64,6 +64,19 @@ class Trailing(OfTimesteps):
         return np.arange(total, 0, -total / steps).round().astype(np.int64)[:steps] - 1
 
 
+class Descending(OfTimesteps):
+    """T - 1 and down by T / (N - 1), rounded up, and 0 as the last of N (UMD)."""
+
+    kind: Literal["descending"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "descending"}
+
+    def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
+        last = steps + beyond - 1
+        if not last:
+            return np.array([total - 1])
+        return np.append(np.maximum(total - 1 - -(-total // last) * np.arange(last, dtype=np.int64), 0), 0)
+
+
 class Linspace(OfTimesteps):
     """Both ends and evenly between."""
 
@@ -112,4 +125,4 @@ def _count(text: str, whole: str) -> int:
     return int(text)
 
 
-__all__ = ["Leading", "Linspace", "OfTimesteps", "Trailing", "respaced"]
+__all__ = ["Descending", "Leading", "Linspace", "OfTimesteps", "Trailing", "respaced"]
