@@ -56,12 +56,12 @@ def softmax(x: Array) -> Array:
 
 def conv3(w: Weights, name: str, x: Array, stride: int = 1) -> Array:
     """A 3 x 3 convolution, depthwise if its weight is."""
-    kernel, side = w[f"{name}.weight"], x.shape[1] // stride
+    kernel, height, width = w[f"{name}.weight"], x.shape[1], x.shape[2]
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     total = 0.0
     for i in range(3):
         for j in range(3):
-            part = padded[:, i : i + stride * side : stride, j : j + stride * side : stride]
+            part = padded[:, i : i + height : stride, j : j + width : stride]
             depthwise = kernel.shape[1] == 1 and kernel.shape[0] == x.shape[-1] > 1
             total = total + (part * kernel[:, 0, i, j] if depthwise else part @ kernel[:, :, i, j].T)
     return total + w.get(f"{name}.bias", 0.0)
@@ -101,7 +101,7 @@ def sincos(side: int, width: int) -> Array:
 def attention(w: Weights, x: Array, heads: int, c: Array | None = None) -> Array:
     """Self-attention of all pixels; `c` [B, E] shifts queries, keys and values; a table is a relative bias."""
     batch, side, _, dim = x.shape
-    tokens, d = side * side, dim // heads
+    tokens, d = side * side, len(w["qkv.weight"]) // (3 * heads)
     qkv = linear(w, "qkv", x.reshape(batch, tokens, dim))
     if c is not None:
         qkv = qkv + linear(w, "qkv_condition", c)[:, None]
@@ -113,7 +113,7 @@ def attention(w: Weights, x: Array, heads: int, c: Array | None = None) -> Array
             for j in range(tokens):
                 rows, columns = i // side - j // side + side - 1, i % side - j % side + side - 1
                 scores[:, :, i, j] += table[rows * (2 * side - 1) + columns]
-    out = (softmax(scores) @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, dim)
+    out = (softmax(scores) @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, heads * d)
     return linear(w, "proj", out).reshape(x.shape)
 
 
@@ -234,4 +234,44 @@ def ascan(w: Weights, x: Array, t: Array, y: Array, *, convolutions: Any, depths
             h = linear(w, f"merge_{level}", np.concatenate([h, skips.pop()], axis=-1))
         h = stage(i, h)
     shift, scale = np.split(linear(w, "final_layer.adaLN", silu(c))[:, None, None], 2, axis=-1)
+    return conv3(w, "final_layer.conv", layer_norm(h) * (1 + scale) + shift).transpose(0, 3, 1, 2)
+
+
+def dico(w: Weights, x: Array, t: Array, y: Array, *, multipliers: tuple[int, ...], width: int) -> Array:
+    """Stages of a depthwise convolution with compact channel attention, joined by pixels that become channels."""
+    lowest = len(multipliers) // 2
+    kinds = list(dict.fromkeys(multipliers))
+    told = [
+        embedded_time(under(w, f"t_embedder_{i}"), t, 256) + w[f"y_embedder_{i}.weight"][y] for i, _ in enumerate(kinds)
+    ]
+
+    def block(own: Weights, h: Array, c: Array) -> Array:
+        parts = np.split(linear(own, "adaLN", silu(c))[:, None, None], 6, axis=-1)
+        shift, scale, gate, shift2, scale2, gate2 = parts
+        v = linear(own, "attn.enter", layer_norm(h) * (1 + scale) + shift)
+        v = gelu(conv3(own, "attn.depthwise", v))
+        v = v / (1 + np.exp(-linear(own, "attn.attend", v.mean((1, 2), keepdims=True))))
+        h = h + gate * linear(own, "attn.leave", v)
+        v = gelu(linear(own, "mlp.fc1", layer_norm(h) * (1 + scale2) + shift2))
+        return h + gate2 * linear(own, "mlp.fc2", v)
+
+    h, skips = conv3(w, "x_embedder", x.transpose(0, 2, 3, 1)), []
+    for i, multiplier in enumerate(multipliers):
+        level = min(i, 2 * lowest - i)
+        if 0 < i <= lowest:
+            skips.append(h)
+            h = conv3(w, f"down_{i - 1}.conv", h)
+            batch, rows, columns, channels = h.shape
+            h = h.reshape(batch, rows // 2, 2, columns // 2, 2, channels).transpose(0, 1, 3, 5, 2, 4)
+            h = h.reshape(batch, rows // 2, columns // 2, 4 * channels)
+        elif i > lowest:
+            h = conv3(w, f"up_{level}.conv", h)
+            batch, rows, columns, channels = h.shape
+            h = h.reshape(batch, rows, columns, channels // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+            h = h.reshape(batch, 2 * rows, 2 * columns, channels // 4)
+            h = linear(w, f"merge_{level}", np.concatenate([h, skips.pop()], axis=-1))
+        name = f"encoder_{i}" if i < lowest else "middle" if i == lowest else f"decoder_{level}"
+        assert h.shape[-1] == multiplier * width
+        h = block(under(w, f"{name}.0"), h, told[kinds.index(multiplier)])
+    shift, scale = np.split(linear(w, "final_layer.adaLN", silu(told[0]))[:, None, None], 2, axis=-1)
     return conv3(w, "final_layer.conv", layer_norm(h) * (1 + scale) + shift).transpose(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""FlashDiT, DiffiT and AsCAN against their papers' equations, by every backend."""
+"""FlashDiT, DiffiT, AsCAN and DiCo against their papers' equations, by every backend."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import staged_references as references
 
 from latentc import api
 from latentc.checkpoint import network_params
+from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
@@ -27,6 +28,8 @@ STAGES = {"convolutions": (1, 1, 2), "depths": (0, 1, 1), "heads": (2, 4, 2)}
 ASCAN = ("data.shape=[4, 8, 8]", "data.classes=3", "backbone.width=8", "backbone.multipliers=[1, 2, 1]")
 ASCAN += (*(f"backbone.{name}={list(entries)}" for name, entries in STAGES.items()), "backbone.embedding=12")
 ASCAN += ("backbone.convolution.groups=4",)
+DICO = ("data.shape=[4, 8, 12]", "data.classes=3", "backbone.width=8", "backbone.multipliers=[1, 2, 1]")
+DICO += ("backbone.depths=[1, 1, 1]",)
 CASES: dict[str, tuple[str, str | None, tuple[str, ...], Any, dict[str, Any]]] = {
     "iwin": ("iwin", None, IWIN, references.flash_dit, {"patch": 1, "depth": 2, "heads": 2, "window": 4}),
     "diffit": ("diffit", None, DIFFIT, references.diffit, {"patch": 2, "depth": 2, "heads": 2}),
@@ -37,7 +40,12 @@ CASES: dict[str, tuple[str, str | None, tuple[str, ...], Any, dict[str, Any]]] =
         references.diffit_image,
         {"depths": (2, 1, 1), "heads": 2, "window": 4},
     ),
+    "heads of a width of their own": (
+        *("diffit", None, (*DIFFIT, "backbone.block.mixer.head_width=5"), references.diffit),
+        {"patch": 2, "depth": 2, "heads": 2},
+    ),
     "ascan": ("ascan", None, ASCAN, references.ascan, STAGES),
+    "dico of a rectangle": ("dico", None, DICO, references.dico, {"multipliers": (1, 2, 1), "width": 8}),
 }
 
 
@@ -61,3 +69,16 @@ def test_the_network_is_the_papers(name: str, backend: str, tmp_path: Path) -> N
     ).values()
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() / np.abs(wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("system", "options", "words"),
+    [
+        ("dico", ["data.shape=[4, 32, 34]"], "34 cannot be halved"),
+        ("diffit_image", ["data.shape=[3, 32, 64]"], "need a square of tokens"),
+        ("maskgit", ["backbone.block.mixer.head_width=8"], "have the width over `heads` channels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(system: str, options: list[str], words: str) -> None:
+    with pytest.raises(DiagnosticError, match=words):
+        load_spec(system, None, options)

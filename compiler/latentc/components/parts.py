@@ -98,6 +98,15 @@ class Mixer(Part):
         """Heads that `dim` is divided among; 1 if it has none."""
 
     @property
+    def own_head_size(self) -> bool:
+        """Whether heads have a width of their own, which not every network can handle."""
+        return False
+
+    def head_size(self, width: int) -> int:
+        """Channels of a head, of tokens of this width."""
+        return width // self.head_count
+
+    @property
     def head_multiple(self) -> int:
         """What the channels of a head must be a multiple of."""
         return 1
@@ -106,6 +115,11 @@ class Mixer(Part):
     def spatial(self) -> bool:
         """Whether tokens must be a square, whose side `grid` it is then applied with."""
         return False
+
+    @property
+    def rectangular(self) -> bool:
+        """Whether tokens may have more or fewer columns than rows, of which `grid` is the number; if `spatial`."""
+        return not self.spatial
 
     @property
     def ordered(self) -> bool:

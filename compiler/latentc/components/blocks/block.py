@@ -60,8 +60,17 @@ class Block(Closed):
         mixer, _, norm, condition = self.parts()
         return mixer.spatial or norm.spatial or condition.spatial
 
-    def problems_of_width(self, width: int, grid: int | None = None) -> Iterator[Problem]:
-        """What is wrong with a network of this width, whose tokens are a square of side `grid`; None: a sequence."""
+    @property
+    def rectangular(self) -> bool:
+        """Whether tokens may have more or fewer columns than rows."""
+        mixer, _, norm, condition = self.parts()
+        return mixer.rectangular and not (norm.spatial or condition.spatial)
+
+    def problems_of_width(self, width: int, grid: int | None = None, any_heads: bool = False) -> Iterator[Problem]:
+        """What is wrong with a network of this width, whose tokens are a square of side `grid`; None: a sequence.
+
+        `any_heads`: the network does not mind heads of a width of their own.
+        """
         mixer, feed_forward, norm, condition = self.parts()
         if grid is not None:
             yield from under("block", "mixer", problems=mixer.problems_of_grid(grid))
@@ -84,14 +93,17 @@ class Block(Closed):
         if norm.spatial and condition.TAKES != "time":
             message = f"`{norm.kind}` takes a square of tokens, which `{condition.kind}` does not hand to norms"
             yield Problem(("block", "norm"), message, "use the condition `{kind: time_norm}`")
-        heads = mixer.head_count
-        if width % heads:
+        heads, size = mixer.head_count, mixer.head_size(width)
+        if mixer.own_head_size and not any_heads:
+            message = "heads of this network have the width over `heads` channels"
+            yield Problem(("block", "mixer", "head_width"), message, "leave it out")
+        elif width % heads and not mixer.own_head_size:
             below = width - width % heads
             near = " or ".join(str(w) for w in (below, below + heads) if w > 0)
             yield Problem(("width",), f"{heads} heads do not divide the width of {width}", f"a width of {near} does")
 
-        elif (width // heads) % mixer.head_multiple:
-            message = f"{heads} heads have {width // heads} channels each, but `{mixer.kind}` needs a multiple of "
+        elif size % mixer.head_multiple:
+            message = f"{heads} heads have {size} channels each, but `{mixer.kind}` needs a multiple of "
             yield Problem(("width",), f"{message}{mixer.head_multiple} with these options", "use fewer heads")
 
     def problems_of_condition(self, network: str, *told: Told, tokens: bool = False) -> Iterator[Problem]:

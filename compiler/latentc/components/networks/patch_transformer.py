@@ -106,7 +106,7 @@ class PatchTransformer(Backbone):
                 yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
             else:
                 grid = height // self.patch
-        yield from self.block.problems_of_width(self.width, grid)
+        yield from self.block.problems_of_width(self.width, grid, any_heads=True)
         yield from self.problems_of_conditions(spec)
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
         yield from self._problems_of_training()
@@ -281,7 +281,7 @@ def _network(
         for tables in (positions, beside):
             if tables is not None:
                 heads = static.get("heads", 1)  # not every mixer has some
-                rotary += tables.rotary(b, width // heads, grid, length)
+                rotary += tables.rotary(b, static.get("head_width", width // heads), grid, length)
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, {**static, "grid": grid})
         context = joined(b, told)

@@ -96,9 +96,11 @@ class StagedUnet(Staged):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
-        if shape is None or len(shape) != 3 or shape[1] != shape[2]:
-            yield Problem((), f"a {self.kind} takes square arrays [C, H, H], but the data has {spec.data.words}")
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
             return
+        if shape[1] != shape[2]:
+            yield from self._problems_of_rectangle(spec, *shape[1:])
         if self.stages % 2 == 0:
             message = f"{self.stages} stages have no middle"
             yield Problem(("multipliers",), message, "give as many for the way up as for the way down, and one between")
@@ -107,6 +109,17 @@ class StagedUnet(Staged):
         yield from self._problems_of_joints()
         yield from self.problems_of_conditions(spec)
         yield from self.block.problems_of_condition(self.kind, "vector")
+
+    def _problems_of_rectangle(self, spec: Spec, height: int, width: int) -> Iterator[Problem]:
+        """What needs a square of pixels, which these are not."""
+        if not self.block.rectangular:
+            message = f"these blocks need a square of tokens, not {height} by {width}"
+            yield Problem(("block", "mixer"), message, "use `{kind: depthwise_conv}` or a plain `{kind: attention}`")
+        if width % 2**self.lowest:
+            yield Problem(("multipliers",), f"a side of {width} cannot be halved {self.lowest} times")
+        for entry in self.entries(spec):
+            if entry.form == "map":
+                yield Problem((), f"condition `{entry.name}` is a map, which is square", "leave it out")
 
     def _problems_of_joints(self) -> Iterator[Problem]:
         for stage in range(1, self.lowest + 1):
@@ -123,10 +136,11 @@ class StagedUnet(Staged):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
-        channels, size, _ = spec.data.shape
+        channels, size, columns = spec.data.shape
         counts = {f"{self.stage(i)}_convolutions": n for i, n in enumerate(self.convolutions or ())}
         static: dict[str, Any] = {
             "size": size,
+            **({} if columns == size else {"columns": columns}),
             "channels": channels,
             "width": self.width,
             **self.depth_sizes(),
@@ -137,13 +151,13 @@ class StagedUnet(Staged):
         }
         entries = self.entries(spec)
         ports = (Port("x", f32(B, *spec.data.shape), "state"), Port("t", f32(B), "time"), *ports_of(entries))
-        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
+        forward = add_method(mb, name, "forward", _network(self, spec.time, entries, columns == size), ports, static)
         return Network(name, {"forward": forward}, self.PROVIDES, sizes={"levels": self.lowest})
 
 
 @cache
-def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
-    @module_class("StagedUNet", x="B channels size size")
+def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...], square: bool) -> BlockBody:
+    @module_class("StagedUNet", x=f"B channels size {'size' if square else 'columns'}")
     def forward(
         b: Builder,
         x: Var,
@@ -153,6 +167,7 @@ def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...]
         channels: int,
         width: int,
         out_channels: int,
+        columns: int = 0,
         **static: Any,
     ) -> Var:
         """Predicts from noisy x at time t under the conditions."""
@@ -160,7 +175,7 @@ def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...]
             if entry.form == "map":
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         pairs = [pair for pair in with_operands(entries, conditions) if pair[0].form == "vector"]
-        path = _Path(b, config, time, t, pairs, width, size, static)
+        path = _Path(b, config, time, t, pairs, width, (size, size if square else columns), static)
         x = path.through(path.enter(x))
         return path.leave(x, out_channels)
 
@@ -178,10 +193,11 @@ class _Path:
         t: Var,
         pairs: list[tuple[Entry, tuple[Var, ...]]],
         width: Any,
-        size: Any,
+        sides: tuple[Any, Any],
         static: Mapping[str, Any],
     ) -> None:
-        self.b, self.config, self.width, self.size, self.static = b, config, width, size, static
+        self.b, self.config, self.width, self.static = b, config, width, static
+        self.size, self.columns = sides
         mixer, feed_forward, self.norm, condition = config.block.parts()
         self.block = condition.block(mixer, feed_forward, self.norm, config.weights)
         self.c = [self._embedded(time, t, pairs, *of) for of in self._embeddings()]
@@ -209,16 +225,16 @@ class _Path:
         return self.c[0 if len(self.c) == 1 else list(dict.fromkeys(multipliers)).index(multipliers[stage])]
 
     def grid(self, stage: int) -> Any:
-        """The side of the square of tokens at a stage."""
+        """The rows of tokens at a stage."""
         return self.size // 2 ** self.config.level(stage)
 
     def enter(self, x: Var) -> Var:
         b, features = self.b, self.config.features(self.width, 0)
         x = conv(b, "x_embedder", x, features, 3, "xavier_matrix", out="x")
-        return as_tokens(b, x, self.size * self.size)
+        return as_tokens(b, x, self.size * self.columns)
 
     def through(self, x: Var) -> Var:
-        """All stages, on tokens of the first one's square."""
+        """All stages, on the tokens of the first one."""
         b, config, skips = self.b, self.config, []
         for stage in range(config.stages):
             features, grid = config.features(self.width, stage), self.grid(stage)

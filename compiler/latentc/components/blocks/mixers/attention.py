@@ -29,7 +29,10 @@ class Attention(CachedMixer):
     """softmax(q k^T / sqrt(d)) v over H heads (Vaswani et al. 2017); fewer key heads: Ainslie et al. 2023."""
 
     kind: Literal["attention"]
-    heads: int = Field(gt=0, le=1_024, description="query heads; divide the width")
+    heads: int = Field(gt=0, le=1_024, description="query heads; divide the width, unless `head_width` is given")
+    head_width: int | None = Field(
+        None, gt=0, le=16_384, description="channels of a head; null: the width over `heads`"
+    )
     kv_heads: int | None = Field(
         None, gt=0, le=1_024, description="key and value heads, a divisor of `heads`; null: as many"
     )
@@ -90,6 +93,13 @@ class Attention(CachedMixer):
     @property
     def head_count(self) -> int:
         return self.heads
+
+    @property
+    def own_head_size(self) -> bool:
+        return self.head_width is not None
+
+    def head_size(self, width: int) -> int:
+        return self.head_width or super().head_size(width)
 
     @property
     def head_multiple(self) -> int:
@@ -155,7 +165,8 @@ class Attention(CachedMixer):
 
     def static(self, dim: int) -> dict[str, Any]:
         grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}
-        return {"heads": self.heads, **grouped}
+        own = {} if self.head_width is None else {"head_width": self.head_width}
+        return {"heads": self.heads, **own, **grouped}
 
     def apply(
         self,
@@ -204,8 +215,9 @@ class Attention(CachedMixer):
         grid: int,
         c: Var | None = None,
         told: Var | None = None,
+        head_width: int | None = None,
     ) -> Var:
-        q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c)
+        q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c, head_width)
         if self.axial_rotary:
             q, k = axial_rotary(b, q, k, grid)
         if self.mixed_rotary is not None:
@@ -261,20 +273,21 @@ class Attention(CachedMixer):
         heads: int,
         kv_heads: int | None,
         c: Var | None = None,
+        head_width: int | None = None,
     ) -> tuple[Var, Var, Var]:
         """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]; a linear map of c [B, E] is added to them."""
-        head_dim = dim // heads
+        head_dim, inner = (dim // heads, dim) if head_width is None else (head_width, heads * head_width)
         kv = heads if kv_heads is None else kv_heads
-        kv_dim = dim if kv_heads is None else kv_heads * head_dim
+        kv_dim = inner if kv_heads is None else kv_heads * head_dim
         bias = self.bias if self.qkv_bias is None else self.qkv_bias
-        size = dim + 2 * kv_dim if kv_heads else 3 * dim
+        size = inner + 2 * kv_dim if kv_heads else 3 * inner
         qkv = dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv")
         if c is not None:
             added = dense(b, "qkv_condition", c, size, True, init, out="added")
             qkv = b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
-        q, k, v = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
+        q, k, v = b.split(qkv, axis=2, sizes=(inner, kv_dim, kv_dim), out="q k v")
         if bias and not self.key_bias:
-            q = b.add(q, b.param("q_bias", f32(dim), "zeros"), out="q")
+            q = b.add(q, b.param("q_bias", f32(inner), "zeros"), out="q")
             v = b.add(v, b.param("v_bias", f32(kv_dim), "zeros"), out="v")
         if self.qk_norm_joint:
             q, k = self._normalised(b, q, k)
@@ -300,7 +313,7 @@ class Attention(CachedMixer):
 
     def _project(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
-        x = joined_heads(b, x, dim)
+        x = joined_heads(b, x, dim if self.head_width is None else x.shape[1] * x.shape[3])
         if told is None:
             x = dense(b, "proj", x, dim, self.bias, init, out="x")
         else:
@@ -312,10 +325,10 @@ class Attention(CachedMixer):
 def _forward(config: Attention, init: str) -> BlockBody:
     @module_class("Attention")
     def attention(
-        b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0
+        b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0, **own: Any
     ) -> Var:
         """Multi-head self-attention."""
-        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid)
+        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, **own)
 
     return attention
 
@@ -324,10 +337,18 @@ def _forward(config: Attention, init: str) -> BlockBody:
 def _generated(config: Attention, init: str) -> BlockBody:
     @module_class("GeneratedAttention")
     def attention(
-        b: Builder, x: Var, c: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0
+        b: Builder,
+        x: Var,
+        c: Var,
+        *rotary: Var,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+        grid: int = 0,
+        **own: Any,
     ) -> Var:
         """Multi-head self-attention, whose output projection depends on the condition c [B, E]."""
-        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, told=c)
+        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, told=c, **own)
 
     return attention
 
@@ -336,10 +357,18 @@ def _generated(config: Attention, init: str) -> BlockBody:
 def _conditioned(config: Attention, init: str) -> BlockBody:
     @module_class("ConditionedAttention")
     def attention(
-        b: Builder, x: Var, c: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0
+        b: Builder,
+        x: Var,
+        c: Var,
+        *rotary: Var,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+        grid: int = 0,
+        **own: Any,
     ) -> Var:
         """Multi-head self-attention, whose queries, keys and values depend on the condition c [B, E] too."""
-        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, c)
+        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, c, **own)
 
     return attention
 

@@ -44,6 +44,10 @@ class DepthwiseConv(Mixer):
         return True
 
     @property
+    def rectangular(self) -> bool:
+        return True
+
+    @property
     def normalised(self) -> bool:
         return self.norm
 
@@ -72,7 +76,7 @@ class DepthwiseConv(Mixer):
 def _forward(config: DepthwiseConv, init: str) -> BlockBody:
     @module_class("DepthwiseConv")
     def forward(b: Builder, x: Var, *, dim: int, grid: int) -> Var:
-        """A depthwise convolution of a square of tokens."""
+        """A depthwise convolution of tokens in rows."""
         tokens = x.shape[1]
         if config.linear:
             x = dense(b, "enter", x, dim, True, init, out="x")

@@ -28,7 +28,7 @@ class Rope1d(Positions):
         for network in spec.networks.values():
             if self not in (getattr(network, "positions", None), getattr(network, "rotary", None)):
                 continue
-            head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
+            head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
             if head_dim % 2:
                 message = f"rope_1d turns pairs of channels, so a head of {head_dim} must be even"
                 yield Problem((), message, "change the width or the number of heads")

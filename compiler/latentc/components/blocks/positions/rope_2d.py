@@ -27,7 +27,7 @@ class Rope2d(Positions):
         for network in spec.networks.values():
             if self not in (getattr(network, "positions", None), getattr(network, "rotary", None)):
                 continue
-            head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
+            head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
             if head_dim % 4:
                 message = f"rope_2d turns pairs of channels along two axes, so a head of {head_dim} must divide by 4"
                 yield Problem((), message, "change the width or the number of heads")
