@@ -21,6 +21,9 @@ FURTHER = {"edm": ("cifar10-ve",)}
 
 # Options that a map is for beside those of the variants.
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "adm": (("backbone.resampling=conv",),),
+    "adm_classifier": (("backbone.resampling=conv",),),
+    "adm_g": (("networks.classifier.resampling=conv",),),
     "diffmoe": (
         ("backbone.interleaved={kind: mixture_of_experts, experts: 4, per_token: 2}",),
         ("backbone.interleaved={kind: mixture_of_experts, activation: gelu, experts: 4, per_token: 2}",),
