@@ -22,8 +22,14 @@ FURTHER = {"edm": ("cifar10-ve",)}
 # Options that a map is for beside those of the variants.
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "adm": (("backbone.resampling=conv",),),
-    "adm_classifier": (("backbone.resampling=conv",),),
-    "adm_g": (("networks.classifier.resampling=conv",),),
+    "adm_classifier": (
+        ("backbone.resampling=conv",),
+        *((f"backbone.pool={pool}",) for pool in ("mean", "all_means", "all_means_normalized")),
+    ),
+    "adm_g": (
+        ("networks.classifier.resampling=conv",),
+        *((f"networks.classifier.pool={pool}",) for pool in ("mean", "all_means", "all_means_normalized")),
+    ),
     "diffmoe": (
         ("backbone.interleaved={kind: mixture_of_experts, experts: 4, per_token: 2}",),
         ("backbone.interleaved={kind: mixture_of_experts, activation: gelu, experts: 4, per_token: 2}",),

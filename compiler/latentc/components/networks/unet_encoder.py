@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
+HIDDEN = 2048
+"""Hidden width of what pools the means of all blocks."""
+
+
 class UnetEncoder(Unet):
-    """Classifies a noisy sample: half a U-Net, then attention pooling (Dhariwal and Nichol 2021, arXiv:2105.05233).
+    """Classifies a noisy sample: half a U-Net, then pooling (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
     Takes x f32[B, C, ...] and t f32[B]; returns logits f32[B, K] over the classes of the data's labels. By default it
     is told no conditions: the class is what it predicts.
@@ -35,6 +39,11 @@ class UnetEncoder(Unet):
     kind: Literal["unet_encoder"]
     conditions: tuple[str, ...] | None = Field(
         (), description="names of the conditions it is told; the class is what it predicts"
+    )
+    pool: Literal["attention", "mean", "all_means", "all_means_normalized"] = Field(
+        "attention",
+        description="what the logits are of: attention from the mean to all positions; the mean (`adaptive` in ADM's "
+        "code); the means behind all blocks, through a hidden layer (`spatial`), perhaps normalised (`spatial_v2`)",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -45,6 +54,11 @@ class UnetEncoder(Unet):
         "attention": [1],
         "block": {"groups": 4, "head_channels": 8},
     }
+
+    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+        """As of every U-Net; `means`, `normalized`: 1 where the pool is of all means, and where it has a norm."""
+        means = int(self.pool.startswith("all_means"))
+        return {**super().sizes(spec), "means": means, "normalized": int(self.pool == "all_means_normalized")}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
@@ -81,10 +95,34 @@ def _network(config: UnetEncoder, time: TimeFeatures, entries: tuple[Entry, ...]
     ) -> Var:
         """Logits of the classes of noisy x at time t."""
         parts = Parts(b, config, time, entries, x, t, conditions, width, blocks, {**static, "classes": classes})
-        x, _ = parts.down()
-        h = b.silu(config.block.norm(b, "out_norm", parts.middle(x)), out="h")
+        x, skips = parts.down()
+        x = parts.middle(x)
+        if config.pool.startswith("all_means"):
+            means = [b.mean(v, axes=tuple(range(2, v.type.rank)), keepdims=False) for v in (*skips, x)]
+            return b.sub("head", _head(config), b.concat(*means, axis=1, out="means"), hidden=HIDDEN, classes=classes)  # type: ignore[no-any-return]
+        h = b.silu(config.block.norm(b, "out_norm", x), out="h")
+        if config.pool == "mean":
+            h = b.mean(h, axes=tuple(range(2, h.type.rank)), keepdims=False, out="h")
+            return linear(b, "out", h, classes, config.block.weights)
         heads = config.block.head_count(h.shape[1])
         return b.sub("pool", _pool(config.block, axes), h, channels=h.shape[1], heads=heads, classes=classes)  # type: ignore[no-any-return]
+
+    return forward
+
+
+@cache
+def _head(config: UnetEncoder) -> BlockBody:
+    block, normalised = config.block, config.pool == "all_means_normalized"
+
+    @module_class("Head")
+    def forward(b: Builder, x: Var, *, hidden: int, classes: int) -> Var:
+        """Logits of the means [B, channels] behind all blocks."""
+        h = linear(b, "fc1", x, hidden, block.weights, out="h")
+        if not normalised:
+            return linear(b, "fc2", b.relu(h, out="h"), classes, block.weights)
+        batch = h.shape[0]
+        h = block.norm(b, "norm", b.reshape(h, shape=(batch, hidden, 1), out="h"))
+        return linear(b, "out", b.silu(b.reshape(h, shape=(batch, hidden)), out="h"), classes, block.weights)
 
     return forward
 
