@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Port
-from latentc.components.parts import Part
+from latentc.components.parts import Part, Problem
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B, TensorType, f32
 
@@ -99,6 +101,61 @@ class Bottleneck(Part):
 class TableBottleneck(Bottleneck):
     """A bottleneck whose latents are rows of a table."""
 
+    @property
+    def numbered(self) -> bool:
+        """Whether tokens, if codes are tokens, are the numbers of the rows."""
+        return True
+
     @abstractmethod
     def table(self, b: Builder, static: dict[str, Any]) -> Var:
         """The rows f32[K, Z]; a token, if codes are tokens, is the number of one."""
+
+
+class SelectedRows(TableBottleneck):
+    """A table of which some rows are tokens."""
+
+    used: tuple[int, ...] | None = Field(
+        None,
+        min_length=2,
+        max_length=1_048_576,
+        description="rows that tokens stand for, in their order; null: all (VQ-Diffusion, Gu et al. 2021, "
+        "arXiv:2111.14822, and `remap` of taming transformers)",
+    )
+    unknown: int = Field(
+        0, ge=0, le=1_048_575, description="with `used`: the token of all other rows, which the encoder may choose, too"
+    )
+
+    @property
+    def numbered(self) -> bool:
+        return self.used is None
+
+    @property
+    def vocabulary(self) -> int | None:
+        return super().vocabulary if self.used is None else len(self.used)
+
+    def problems_of_rows(self) -> Iterator[Problem]:
+        """What is wrong with the rows that are used."""
+        size, used = self.static()["codes"], self.used
+        if used is None:
+            return
+        for i, row in enumerate(used):
+            if not 0 <= row < size:
+                yield Problem(("used", i), f"no row {row}: there are {size} (0 to {size - 1})")
+        if len(set(used)) < len(used):
+            yield Problem(("used",), "some row is there twice, and has two tokens", "leave out one of them")
+        if self.unknown >= len(used):
+            yield Problem(("unknown",), f"no token {self.unknown}: there are {len(used)} (0 to {len(used) - 1})")
+
+    def tokens_of(self, b: Builder, index: Var) -> Var:
+        """Tokens i64[...] of the numbers of rows i64[...]."""
+        if self.used is None:
+            return index
+        tokens = np.full(self.static()["codes"], self.unknown, np.int64)
+        tokens[list(self.used)] = np.arange(len(self.used))
+        return b.take(b.constant(tokens, out="tokens_of_rows"), index, axis=0, out="index")  # type: ignore[no-any-return]
+
+    def rows_of(self, b: Builder, tokens: Var) -> Var:
+        """The numbers of rows i64[...] of tokens i64[...]."""
+        if self.used is None:
+            return tokens
+        return b.take(b.constant(list(self.used), "i64", out="used"), tokens, axis=0, out="index")  # type: ignore[no-any-return]

@@ -115,7 +115,7 @@ class QueryAutoencoder(Backbone):
     }
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        rows = self.bottleneck.discrete and isinstance(self.bottleneck, TableBottleneck)
+        rows = self.bottleneck.discrete and isinstance(self.bottleneck, TableBottleneck) and self.bottleneck.numbered
         return self.PROVIDES if rows else self.PROVIDES - {"code_sequence"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.bottleneck import TableBottleneck
+from latentc.components.blocks.bottleneck import SelectedRows
 from latentc.components.blocks.scales import unit
 from latentc.components.contract import Port
 from latentc.components.kit.tokens import draw
@@ -22,7 +22,7 @@ LEAST = 1e-5
 """Added to a probability whose logarithm is taken."""
 
 
-class Codebook(TableBottleneck):
+class Codebook(SelectedRows):
     """Each position of the latents becomes the nearest row of a codebook (van den Oord et al. 2017, arXiv:1711.00937).
 
     The penalty pulls the row to the encoder's output, and the output to the row, `commitment` times as hard.
@@ -61,6 +61,7 @@ class Codebook(TableBottleneck):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.temperature is not None and not self.normalize:
             yield Problem(("temperature",), "rows are drawn by their cosines", "set `normalize: true`")
+        yield from self.problems_of_rows()
 
     def static(self) -> dict[str, Any]:
         return {"codes": self.size}
@@ -87,11 +88,12 @@ class Codebook(TableBottleneck):
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         index = self._nearest(b, self._rows(b, h, static["latent"]), self.table(b, static))
+        index = self.tokens_of(b, index)
         return b.reshape(index, shape=(h.shape[0], h.shape[2] * h.shape[3]), out="tokens")
 
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
         batch, rows, columns = codes.shape[0], static["rows"], static["columns"]
-        z = b.embedding(self.table(b, static), codes, out="z")
+        z = b.embedding(self.table(b, static), self.rows_of(b, codes), out="z")
         return b.transpose(b.reshape(z, shape=(batch, rows, columns, static["latent"])), perm=(0, 3, 1, 2), out="z")
 
     def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:

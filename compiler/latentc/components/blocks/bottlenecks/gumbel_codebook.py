@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.blocks.autoencoder import INIT
-from latentc.components.blocks.bottleneck import TableBottleneck
+from latentc.components.blocks.bottleneck import SelectedRows
 from latentc.components.contract import Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
@@ -27,7 +27,7 @@ LEAST = 1e-10
 """Added to a ratio of probabilities whose logarithm is taken."""
 
 
-class GumbelCodebook(TableBottleneck):
+class GumbelCodebook(SelectedRows):
     """Each position of the latents becomes the likeliest row of a codebook, by logits that a 1 x 1 convolution gives.
 
     Training adds Gumbel noise to the logits, which draws the row, and takes gradients through their softmax over a
@@ -71,6 +71,7 @@ class GumbelCodebook(TableBottleneck):
         if self.told_step and not all(getattr(network, "TELLS_STEP", False) for network in networks):
             message = "of these networks only an `autoencoder` is told the step of training"
             yield Problem(("final_temperature",), message, "leave it out")
+        yield from self.problems_of_rows()
 
     def static(self) -> dict[str, Any]:
         return {"codes": self.size}
@@ -85,14 +86,18 @@ class GumbelCodebook(TableBottleneck):
         return b.transpose(logits, perm=(0, 2, 1), out="logits")  # type: ignore[no-any-return]
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
-        return b.argmax(self._logits(b, h, static), axis=2, out="tokens")  # type: ignore[no-any-return]
+        return self.tokens_of(b, self._likeliest(b, h, static))
+
+    def _likeliest(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        """i64[B, h w]: the number of the likeliest row for each position."""
+        return b.argmax(self._logits(b, h, static), axis=2, out="index")  # type: ignore[no-any-return]
 
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
-        rows = b.embedding(self.table(b, static), codes, out="z")
+        rows = b.embedding(self.table(b, static), self.rows_of(b, codes), out="z")
         return _grid(b, rows, static["rows"], static["columns"])
 
     def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
-        chosen = b.embedding(self.table(b, static), self.codes(b, h, static), out="chosen")
+        chosen = b.embedding(self.table(b, static), self._likeliest(b, h, static), out="chosen")
         return _grid(b, chosen, h.shape[2], h.shape[3])
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
