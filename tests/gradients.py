@@ -25,8 +25,7 @@ def weights_of(module, function, seed=0):
 
 def _derived(kind, module, function, wrt, of):
     """The module with a function `{function}.{kind}` that has the derivative alone, expanded; and its name."""
-    mb = ModuleBuilder()
-    mb.adopt(module)
+    mb = ModuleBuilder(module)
     fn = module.functions[module.entries.get(function, function)]
     b = mb.function(f"{fn.name}.{kind}")
     operands = [b.input(v.name, v.type) for v in fn.inputs]

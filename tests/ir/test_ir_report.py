@@ -95,8 +95,7 @@ def test_a_report_has_a_line_for_a_row_of_blocks():
 
 def test_weights_that_several_calls_share_count_once():
     module = sampler()
-    b = ModuleBuilder()
-    b.adopt(module)
+    b = ModuleBuilder(module)
     f = b.function("f")
     x, y = f.input("x", f32(B, 4, 8)), f.input("y", i64(B))
     x = f.call("Net.forward", "main", f.call("Net.forward", "main", x, y), y)

@@ -1,6 +1,5 @@
 """The verifier finds every kind of fault, names the function and shows the nodes around it."""
 
-import numpy as np
 import pytest
 from ir_parse import module_from_text
 from modules import sampler
@@ -261,15 +260,3 @@ def test_functions_being_built_keep_their_names():
     b.output(b.loop("step", 2, outer, carried=[b.input("x", f32(2))]))
     b.finish()
     assert {"step", "step#2"} <= set(verify(mb.finish()).functions)
-
-
-def test_a_module_is_adopted_once_and_not_overwritten():
-    mb, other = ModuleBuilder(), ModuleBuilder()
-    for owner in (mb, other):
-        b = owner.function("f")
-        b.output(b.constant(np.zeros(2)))
-        b.finish()
-    module = other.finish()
-    with pytest.raises(ValueError, match="both modules have a function f"):
-        mb.adopt(module)
-    other.adopt(module)

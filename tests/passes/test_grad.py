@@ -177,8 +177,7 @@ def test_what_has_no_derivative_says_so():
         grad(module, "main", [2])
     with pytest.raises(OpError, match="no output 2; it has 2"):
         grad(module, "main", [0], of=2)
-    mb = ModuleBuilder()
-    mb.adopt(module)
+    mb = ModuleBuilder(module)
     b = mb.function("guided")
     x, c, y, scale = b.input("x", f32(B, 4)), b.input("c", f32(B, 4)), b.input("y", i64(B)), b.input("s", f32(B))
     kinds, guides = ("shared", "shared", "conditional"), ("guided", "guided")

@@ -175,8 +175,7 @@ def test_weights_read_a_step() -> None:
 
 def test_what_is_the_same_in_every_step_is_computed_once() -> None:
     _, _, before = lowered_of(*TINY, "sampler.steps=5")
-    mb = ModuleBuilder()
-    mb.adopt(before)
+    mb = ModuleBuilder(before)
     b = mb.function("constant_time")
     x, y = b.input("x", f32(B, 1, 8, 8)), b.input("y", i64(B))
 
@@ -246,8 +245,7 @@ def test_a_call_with_rows_of_two_sizes_stays() -> None:
 
 def test_an_inner_loop_is_relieved_too() -> None:
     module = sampler(1, trip=4)
-    mb = ModuleBuilder()
-    mb.adopt(module)
+    mb = ModuleBuilder(module)
     b = mb.function("outer")
     x, y = b.input("x", f32(B, 3, 32)), b.input("y", i64(B))
 

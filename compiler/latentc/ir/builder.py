@@ -27,12 +27,10 @@ class ModuleBuilder:
     """Collects functions, beginning with those of `module`; a block is built once per operand types and arguments."""
 
     def __init__(self, module: Module | None = None) -> None:
-        self.functions: dict[str, Function] = {}
-        self.entries: dict[str, str] = {}
+        self.functions: dict[str, Function] = dict(module.functions) if module else {}
+        self.entries: dict[str, str] = dict(module.entries) if module else {}
         self._built: dict[Any, str] = {}
         self._names = Names(mark="#")
-        if module is not None:
-            self.adopt(module)
 
     def function(self, name: str) -> Builder:
         """A builder of a function that belongs to no class: a sampler, a loss."""
@@ -74,14 +72,6 @@ class ModuleBuilder:
         """A name for a function that no other has: `name`, `name#2`, …"""
         self._names.taken.update(self.functions)
         return self._names.fresh(name)
-
-    def adopt(self, module: Module) -> None:
-        """Adds the functions and entries of a finished module. Raises ValueError if two functions have one name."""
-        for name, fn in module.functions.items():
-            if self.functions.get(name, fn) is not fn:
-                raise ValueError(f"both modules have a function {name}")
-        self.functions.update(module.functions)
-        self.entries.update(module.entries)
 
 
 __all__ = [

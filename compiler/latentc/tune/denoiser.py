@@ -95,14 +95,12 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
     assert target is not None and isinstance(own, ArraySampler)  # the caller has checked
     plain = spec.model_copy(update={"optimize": Optimize(guidance=spec.optimize.guidance)})
     lowered = lower(plain)
-    mb = ModuleBuilder()
-    mb.adopt(lowered.module)
+    mb = ModuleBuilder(lowered.module)
     network, conditions = lowered.networks["main"], own.conditions(plain, lowered.networks)
     sources = evaluation(mb, network, conditions, "evaluate")
     if guides := own.guides(mb, lowered.networks, target.process):
         sources = evaluation(mb, network, conditions, "evaluate.guided", guides)
-    module = lowered.module.with_(functions=dict(mb.functions), entries=dict(mb.entries))
-    ready = optimised(replace(lowered, module=module, programs=()), plain).module
+    ready = optimised(replace(lowered, module=mb.finish(), programs=()), plain).module
     backend = open_backend(device, engine=ENGINES[spec.target.engine].graph_engine, precision=spec.target.precision)
     whole = by_path(weights)
 
