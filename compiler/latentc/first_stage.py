@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.first_stage import FIRST_STAGE
-from latentc.ir.builder import ModuleBuilder, Var
+from latentc.ir.builder import ModuleBuilder, Rewriter, Var
 from latentc.ir.core import reachable
-from latentc.ir.rewriter import Rewriter
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

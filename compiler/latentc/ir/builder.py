@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentc.ir.blocks import BlockBody, items, module_class
-from latentc.ir.core import Function, Module, Names, Origin, frozen, reachable
+from latentc.ir.core import Function, Module, Names, Origin, Value, frozen, reachable
 from latentc.ir.function_builder import Builder
 from latentc.ir.ops import OpError
 from latentc.ir.sizes import in_callee, is_size, signature
@@ -74,11 +74,27 @@ class ModuleBuilder:
         return self._names.fresh(name)
 
 
+class Rewriter(Builder):
+    """Builds a function with the inputs, params and origin of `fn`; the names of its values stay taken."""
+
+    def __init__(self, owner: ModuleBuilder, fn: Function) -> None:
+        super().__init__(owner, fn.name, fn.origin)
+        self._inputs = list(fn.inputs)
+        self._params = {p.name: p for p in fn.params}
+        # Names of the old nodes stay taken, so that a golden text shows only what a pass changed.
+        self._names = Names(v.name for v in fn.values())
+
+    def own_values(self) -> dict[Value, Var]:
+        """The inputs and params as handles: {value of the function: its Var}."""
+        return {v: Var(v, self) for v in (*self._inputs, *(p.value for p in self._params.values()))}
+
+
 __all__ = [
     "B",
     "BlockBody",
     "Builder",
     "ModuleBuilder",
+    "Rewriter",
     "Var",
     "f32",
     "i64",

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var
 from latentc.ir.core import Function, Module, Node, Value, live
 from latentc.ir.ops import CONTROL, OPS, OpError
-from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import TensorType
 from latentc.ir.var import as_tuple
 

@@ -17,10 +17,9 @@ from types import MappingProxyType
 import numpy as np
 
 from latentc.components.contract import Lowered, Port
-from latentc.ir.builder import ModuleBuilder, Var
+from latentc.ir.builder import ModuleBuilder, Rewriter, Var
 from latentc.ir.core import Function, Module, Node, Value, callees
 from latentc.ir.interpret import Interpreter
-from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym, TensorType, i64
 from latentc.ir.var import as_tuple
 

@@ -21,9 +21,8 @@ import ml_dtypes
 import networkx as nx
 import numpy as np
 
-from latentc.ir.builder import ModuleBuilder, Var
+from latentc.ir.builder import ModuleBuilder, Rewriter, Var
 from latentc.ir.core import Function, Module, Node, Value, callees, frozen, makers, walk
-from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import FLOATS
 from latentc.ir.var import as_tuple
 

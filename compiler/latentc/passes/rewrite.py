@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var
 from latentc.ir.core import Function, Module, Node
-from latentc.ir.rewriter import Rewriter
 
 # (builder, node, its operands as the new function has them) -> replacement outputs, or None to keep the node
 Replace = Callable[[Builder, Node, list[Var]], Sequence[Var] | None]

@@ -11,9 +11,8 @@ from dataclasses import replace
 
 from latentc.components.contract import Method, Network, Port
 from latentc.ir.blocks import Item
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var
 from latentc.ir.core import Function, Node, Value, live
-from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym
 from latentc.ir.var import as_tuple
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from latentc.ir.builder import ModuleBuilder, Var
+from latentc.ir.builder import ModuleBuilder, Rewriter, Var
 from latentc.ir.core import Function, Module, Node, Uses, Value, live
 from latentc.ir.ops import OpError
-from latentc.ir.rewriter import Rewriter
 from latentc.ir.text import node_text
 from latentc.passes.cleanup import cleanup
 from latentc.passes.fuse.pattern import Match, Matcher, parse
