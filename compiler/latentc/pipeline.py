@@ -20,9 +20,8 @@ from latentc.ir.core import Module, count, only_entry, prune
 from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.report import SamplerReads, short, weights_read
 from latentc.ir.verify import VerifyError, verify
-from latentc.passes.attention import decompose_attention
 from latentc.passes.cleanup import cleaned, cleanup
-from latentc.passes.decompose import decompose
+from latentc.passes.decompose import decompose, decompose_attention
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_quantising

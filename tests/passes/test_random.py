@@ -16,9 +16,8 @@ from latentc.ir.ops import OPS
 from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.passes import split
-from latentc.passes.attention import decompose_attention
 from latentc.passes.cleanup import cleanup
-from latentc.passes.decompose import decompose
+from latentc.passes.decompose import decompose, decompose_attention
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, fuse

@@ -29,7 +29,7 @@ from latentc.export.plans import with_profiles, write_plans
 from latentc.export.store import FileTensors
 from latentc.ir.core import Function, Module, Param, only_entry, parameters
 from latentc.ir.verify import verify
-from latentc.passes.attention import looped_attentions
+from latentc.passes.decompose import looped_attentions
 from latentc.weights import Array, Expr, by_path
 from latentc_runtime.bundle import MANIFEST, write_manifest
 from latentc_runtime.hashes import HashCache

@@ -13,8 +13,7 @@ from typing import Literal
 from latentc.components.contract import Program
 from latentc.engines import DEFAULT, ENGINES, Engine
 from latentc.ir.core import Module, parameters, walk
-from latentc.passes.attention import decompose_attention_without_kernel
-from latentc.passes.decompose import decompose_in_loops
+from latentc.passes.decompose import decompose_attention_without_kernel, decompose_in_loops
 
 Form = Literal["unroll", "loop", "host"]
 
