@@ -23,12 +23,12 @@ def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json"
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent):
+        with _locked(target.parent, wait=True):
             _refuse_foreign(target, what, marker)
             _sweep(target)
         with _claimed(target) as temporary:
             yield temporary
-            with _locked(target.parent):
+            with _locked(target.parent, wait=True):
                 _refuse_foreign(target, what, marker)  # another process may have created it meanwhile
                 _replace(temporary, target)
     except OSError as error:
@@ -73,35 +73,33 @@ def _claimed(target: Path) -> Iterator[Path]:
     # Locked before it gets the name that `_sweep` looks for.
     unlocked, temporary = target.parent / f"{name}.new", target.parent / f"{name}.tmp"
     unlocked.mkdir()
-    lock = _lock(unlocked)
-    try:
-        yield unlocked.rename(temporary)
-    finally:
-        for left in (unlocked, temporary):
-            shutil.rmtree(left, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
-
-
-@contextlib.contextmanager
-def _locked(parent: Path) -> Iterator[None]:
-    """Keeps other processes from examining or replacing folders in `parent`."""
-    lock = _lock(parent, wait=True)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
+    with _locked(unlocked):
+        try:
+            yield unlocked.rename(temporary)
+        finally:
+            for left in (unlocked, temporary):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _sweep(target: Path) -> None:
     """Removes the temporary folders of killed processes, whose locks nobody holds."""
     hidden = glob.escape(f".{target.name}.")
     for left in (*target.parent.glob(f"{hidden}*.tmp"), *target.parent.glob(f"{hidden}*.old")):
-        lock = None if left.is_symlink() or not left.is_dir() else _lock(left)
-        # If a process was killed between two renames, the older bundle is all there is: keep it.
-        if lock is not None and (left.suffix == ".tmp" or target.exists()):
-            shutil.rmtree(left, ignore_errors=True)
+        if left.is_symlink() or not left.is_dir():
+            continue
+        with _locked(left) as alone:
+            # If a process was killed between two renames, the older bundle is all there is: keep it.
+            if alone and (left.suffix == ".tmp" or target.exists()):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Holds the lock of a folder; False if another process has it or the system has no locks."""
+    lock = _lock(folder, wait)
+    try:
+        yield lock is not None
+    finally:
         if lock is not None:
             os.close(lock)
 
