@@ -52,7 +52,7 @@ def export_diffusers(
     """
     from latentc.checkpoint import network_weights
     from latentc.interchange import export_diffusers as write
-    from latentc.interchange.export import check_free
+    from latentc.interchange.imported import check_free
 
     check_free(Path(folder), force)  # before anything is read
     if (Path(source) / "manifest.json").is_file():

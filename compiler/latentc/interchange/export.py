@@ -19,7 +19,7 @@ from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import DiagnosticError
 from latentc.export.folder import new_folder
 from latentc.interchange.folders import CONFIG, INDEX, PIPELINES, SCHEDULER_CONFIG, Pipeline, merged
-from latentc.interchange.imported import MARKER
+from latentc.interchange.imported import MARKER, check_free
 from latentc.lower import lower
 from latentc.spec import Spec, data_from_spec, spec_from_text
 from latentc.spec.write import yaml_from_data
@@ -101,13 +101,6 @@ def export_diffusers(
         about = {"exported_from": spec.name, "notes": notes}
         (temporary / MARKER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return Exported(folder, None if pipeline is None else pipeline[0], tuple(files), tuple(notes))
-
-
-def check_free(folder: Path, force: bool) -> None:
-    """DiagnosticError E0502 if the folder is not empty, unless `force`."""
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not force:
-        mend = "choose another folder, or `--force` to replace one that latentc wrote"
-        raise DiagnosticError.of("E0502", f"{folder} exists already", help=mend)
 
 
 def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str]) -> Part:

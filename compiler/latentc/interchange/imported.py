@@ -66,9 +66,7 @@ def import_source(
     """
     if not source.exists():
         raise DiagnosticError.of("E0401", f"no such file or folder: {source}")
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not force:
-        mend = "choose another folder, or `--force` to replace an earlier import"
-        raise DiagnosticError.of("E0502", f"{folder} exists already", help=mend)
+    check_free(folder, force)
     if is_diffusers(source):
         if system is not None or variant is not None:
             mend = "leave `--spec` and `--variant` out: its configuration says what it is"
@@ -81,6 +79,13 @@ def import_source(
         files = _write(temporary, folder, name, source, found)
         spec = _checked(temporary)
     return Imported(folder, found.system, files, tuple(found.notes), tuple(_commands(folder, spec)))
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """DiagnosticError E0502 if the folder is not empty, unless `force`."""
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not force:
+        mend = "choose another folder, or `--force` to replace one that latentc wrote"
+        raise DiagnosticError.of("E0502", f"{folder} exists already", help=mend)
 
 
 def _write(temporary: Path, folder: Path, name: str, source: Path, found: Found) -> tuple[str, ...]:
