@@ -56,7 +56,7 @@ def needed(package: str, what: str, command: str) -> Any:
         ) from None
 
 
-def exit_status(error: BaseException, debug: bool = False) -> tuple[int, Sequence[Diagnostic]]:
+def exit_status(error: BaseException, debug: bool) -> tuple[int, Sequence[Diagnostic]]:
     """Exit status and diagnostics for an exception: 1 for the user's errors, 2 for ours, 130 for Ctrl-C."""
     if isinstance(error, DiagnosticError):
         return 1, error.diagnostics
@@ -88,7 +88,7 @@ def _system_error(error: OSError) -> Diagnostic:
     return Diagnostic("E0402", f"the system refused{what}", help="check the path and its permissions")
 
 
-def internal_error(error: BaseException, debug: bool = False) -> Diagnostic:
+def internal_error(error: BaseException, debug: bool) -> Diagnostic:
     """The diagnostic of a bug of latentc."""
     first, *rest = f"{type(error).__name__}: {error}".removesuffix(": ").splitlines()
     mend = "please report it with the spec, the command and this message"

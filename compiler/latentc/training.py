@@ -36,7 +36,7 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
     return folder
 
 
-def run_training(project: Path, arguments: Sequence[str], processes: int = 1) -> None:
+def run_training(project: Path, arguments: Sequence[str], processes: int) -> None:
     """Runs train.py in its folder with this Python. DiagnosticError E0705 if it fails.
 
     On Ctrl-C, SIGTERM and a hangup it interrupts train.py and waits for it to save a checkpoint.

@@ -12,7 +12,7 @@ from typing import Any
 from latentc.ir.core import CALLS, Function, Init, Module, Node, Origin, callees, frozen
 
 
-def with_origins(module: Module, roots: Iterable[str] = ()) -> Module:
+def with_origins(module: Module, roots: Iterable[str]) -> Module:
     """Gives `roots` and the functions that methods call an origin (a class of their own) if they have none."""
     functions = dict(module.functions)
     found = [*roots, *(name for name, fn in functions.items() if fn.origin)]

@@ -49,8 +49,8 @@ class Repeat:
     carried: tuple[Carried, ...]
     indexed: tuple[tuple[Value, tuple[Value, ...]], ...]
     made: tuple[tuple[Value, tuple[Value, ...]], ...]
-    invariants: tuple[Value, ...] = ()
-    escapes: tuple[tuple[Value, tuple[Value, ...]], ...] = ()
+    invariants: tuple[Value, ...]
+    escapes: tuple[tuple[Value, tuple[Value, ...]], ...]
     pushed: Value | None = None
     popped: Value | None = None
     backwards: bool = False
@@ -87,9 +87,7 @@ def _hashable(value: Any) -> Any:
 _SIZE_FREE = frozenset(("concat", "mp_concat", "add", "mp_sum", "sub", "mul", "silu", "relu", "gelu", "tanh", "call"))
 
 
-def fold_repeats(
-    nodes: Sequence[Node], outputs: Sequence[Value], method: Callable[[str], str] = str
-) -> list[Node | Repeat]:
+def fold_repeats(nodes: Sequence[Node], outputs: Sequence[Value], method: Callable[[str], str]) -> list[Node | Repeat]:
     """The nodes, with each run of two or more segments replaced by a Repeat.
 
     `method(function)` is the name it is called by; the modules of one list may have different classes.

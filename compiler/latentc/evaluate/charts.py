@@ -18,7 +18,7 @@ class Mark:
     x: float
     y: float
     title: str
-    text: str = ""
+    text: str
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ HELP = "give a folder of images, an .npz of pictures (`arr_0`) or statistics (`m
 
 
 def real_source(
-    text: str, output: Output | None, most: int | None = MOST, held_out: bool = True
+    text: str, output: Output | None, most: int | None, held_out: bool = True
 ) -> tuple[SampleSource | None, Reference | None]:
     """The samples and the statistics that a text names. DiagnosticError E0401 to E0403, E0408, E0722.
 

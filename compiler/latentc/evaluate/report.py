@@ -51,8 +51,8 @@ class Cell:
     """A figure in a table; `best` and `worst` of its column, if there are several rows that differ."""
 
     text: str
-    best: bool = False
-    worst: bool = False
+    best: bool
+    worst: bool
 
 
 @contextlib.contextmanager

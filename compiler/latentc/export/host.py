@@ -311,8 +311,8 @@ def program_from_module(
     entry: str,
     per_step: Mapping[str, int],
     add: AddEngine,
-    any_trip: bool = False,
-    inner_loops: bool = False,
+    any_trip: bool,
+    inner_loops: bool,
 ) -> tuple[list[Statement], list[str]]:
     """The host program of a flat module's entry, and the variables of its outputs; the first is `out`.
 

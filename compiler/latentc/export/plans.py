@@ -58,7 +58,7 @@ def _builder(target: Target) -> Plans:
 
 
 def write_plans(
-    folder: Path, models: Mapping[str, int], target: Target, tell: Callable[[str], None] = lambda stage: None
+    folder: Path, models: Mapping[str, int], target: Target, tell: Callable[[str], None]
 ) -> tuple[Plan, ...]:
     """Builds the plans of the ONNX files `models` {name in `folder`: written-out attentions that must be fused}.
 

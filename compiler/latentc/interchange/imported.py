@@ -51,12 +51,7 @@ class Imported:
 
 
 def import_source(
-    source: Path,
-    folder: Path,
-    system: str | None = None,
-    variant: str | None = None,
-    key: str | None = None,
-    force: bool = False,
+    source: Path, folder: Path, system: str | None, variant: str | None, key: str | None, force: bool
 ) -> Imported:
     """Write `folder`/spec.yaml for a folder of diffusers or a checkpoint file.
 

@@ -29,7 +29,7 @@ class Resolved:
 
     document: Document
     variants: Mapping[str, Node]
-    variant: str | None = None
+    variant: str | None
 
     def giving(self, path: PathKey) -> dict[str, Set[str]]:
         """{variant that can still be chosen: the keys that it has at `path`}."""
@@ -81,9 +81,9 @@ def resolve_file(
 def resolve_text(
     text: str,
     file: str,
-    path: Path | None = None,
-    variant: str | None = None,
-    overrides: Sequence[str] = (),
+    path: Path | None,
+    variant: str | None,
+    overrides: Sequence[str],
     option: str = "--set",
 ) -> Resolved:
     """Resolve the spec in `text`, called `file` in diagnostics; `path` is what `extends` is relative to."""

@@ -52,7 +52,7 @@ def open_state_dicts(path: Path | str) -> dict[str, dict[str, Expr]]:
     return state_dicts(_folder(path) if path.is_dir() else _tree(path))
 
 
-def file_readings(path: Path | str, key: str | None = None) -> list[Reading]:
+def file_readings(path: Path | str, key: str | None) -> list[Reading]:
     """Every way to read the names of a file, only that of `key` if given. Raises as `open_weights`."""
     groups = open_state_dicts(path)
     if key is not None:
@@ -140,14 +140,11 @@ Files = Path | str | Sequence[Path | str]
 """One file for all networks, or `NETWORK=FILE` for each network."""
 
 
-def named_files(given: Files, networks: Sequence[str], needed: Sequence[str] | None = None) -> dict[str, Path]:
-    """{network: its file}, or {"": the file of all networks}. Raises DiagnosticError E0415.
-
-    `needed`: networks that must have a file, by default all.
-    """
+def named_files(given: Files, networks: Sequence[str], needed: Sequence[str]) -> dict[str, Path]:
+    """{network: its file}, or {"": the file of all networks}; `needed` ones must have a file. DiagnosticError E0415."""
     found = [_named(text, networks) for text in ([given] if isinstance(given, Path | str) else given)]
     named = [name for name, _ in found]
-    missing = set(networks if needed is None else needed) - set(named)
+    missing = set(needed) - set(named)
     if named != [""] and ("" in named or missing or len(set(named)) < len(named)):
         for_whom = ", ".join(name or "all of them" for name in named) or "none"
         message = f"the networks are {', '.join(networks)}, but weights are given for {for_whom}"

@@ -43,9 +43,7 @@ def import_weights(
     raise closest.error("the checkpoint's tensors do not fit this model")
 
 
-def can_import(
-    theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None = None
-) -> bool:
+def can_import(theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None) -> bool:
     """Whether `import_weights` can read these tensors. DiagnosticError E0411 for faulty rules."""
     return any(not _import(theirs, parsed, expected)[1].count() for parsed in parse_map(rules, sizes))
 
@@ -87,7 +85,7 @@ def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = N
             raise DiagnosticError.of("E0411", first.message, notes=first.notes, help=mend)
 
 
-def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Sizes | None = None) -> set[str]:
+def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Sizes | None) -> set[str]:
     """Those of their names that a map ignores when it reads a file."""
     owner = _owner_of_theirs(parse_map(rules, sizes)[0])
     return {name for name in names if (owned := owner(name)) is not None and not owned[0].ours}
