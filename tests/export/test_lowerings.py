@@ -59,7 +59,7 @@ def u8(*shape: int) -> TensorType:
 
 # op -> [(operand types, what is built, lowest and highest operand value)]
 CASES: dict[str, list[tuple[Any, ...]]] = {
-    **{name: [((X,), op(name), -2, 2)] for name in ("neg", "exp", "sin", "cos", "tanh", "sigmoid", "relu")},
+    **{name: [((X,), op(name), -2, 2)] for name in ("neg", "exp", "sin", "cos", "atan", "tanh", "sigmoid", "relu")},
     **{
         name: [((X,), op(name), -2, 2)]
         for name in ("silu", "softplus", "mish", "elu", "erf", "abs", "floor", "stop_gradient")

@@ -14,7 +14,10 @@ from op_draws import CASES, TORCH, Case, Draw, Lead, Operand, case, size_of
 from latentc.ir.types import TensorType
 
 UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    **{n: getattr(torch, n) for n in ("neg", "exp", "sin", "cos", "tanh", "sigmoid", "erf", "abs", "floor", "relu")},
+    **{
+        n: getattr(torch, n)
+        for n in ("neg", "exp", "sin", "cos", "atan", "tanh", "sigmoid", "erf", "abs", "floor", "relu")
+    },
     "silu": F.silu,
     "softplus": F.softplus,
     "mish": F.mish,

@@ -7,6 +7,8 @@ import pytest
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from processes import discrete_grid, flow_grid, karras_grid, path, schedule, spaced
 
+from latentc.components import load
+from latentc.components.processes.formulas import NUMPY
 from latentc.components.processes.prediction import KINDS, Point, conversion
 from latentc.components.samplers.spacings.timesteps import respaced
 
@@ -40,6 +42,16 @@ def test_path_runs_from_noise_to_data_and_has_its_derivatives(kind):
     ends = ours.point([0.0, 1.0])
     assert ends.alpha[1] == pytest.approx(1) and ends.sigma[1] == pytest.approx(0)
     assert ends.alpha[0] < 0.01 and ends.sigma[0] > 0.99
+
+
+@pytest.mark.parametrize("noise_time", [0, 1])
+@pytest.mark.parametrize("kind", ["linear", "gvp"])
+def test_noise_levels_of_a_normal_logarithm(kind, noise_time):
+    options = {"noise_time": noise_time, "times": "log_normal", "logit_mean": -0.4, "logit_std": 1.2}
+    process = load("processes")["interpolant"].example(path=kind, **options)
+    draw = np.array([-2.0, -0.3, 0.0, 1.7])
+    t = process.training_time(NUMPY, draw, "flow_velocity")
+    np.testing.assert_allclose(process.level(t), np.exp(1.2 * draw - 0.4))
 
 
 @pytest.mark.parametrize("source", KINDS)

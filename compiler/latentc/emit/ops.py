@@ -224,7 +224,8 @@ def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"
 TORCH: dict[str, Row] = {
     **SHAPES,
     "neg": lambda p, n: Text(f"-{p.arg(n.inputs[0]).at(UNARY)}", UNARY),
-    **{f: _function(f"torch.{f}") for f in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf")},
+    **{f: _function(f"torch.{f}") for f in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "atan")},
+    **{f: _function(f"torch.{f}") for f in ("tanh", "sigmoid", "erf")},
     **{f: _function(f"torch.{f}") for f in ("abs", "floor")},
     **{f: _function(f"F.{f}") for f in ("relu", "silu", "softplus", "mish", "elu", "linear")},
     "leaky_relu": lambda p, n: call("F.leaky_relu", [p.tensor(n.inputs[0]), literal(n.attrs["slope"])]),

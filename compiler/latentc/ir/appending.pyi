@@ -24,6 +24,8 @@ class Appending:
         """sine."""
     def cos(self, x: Operand, /, *, out: str = ...) -> Var:
         """cosine."""
+    def atan(self, x: Operand, /, *, out: str = ...) -> Var:
+        """inverse tangent, from -pi / 2 to pi / 2."""
     def tanh(self, x: Operand, /, *, out: str = ...) -> Var:
         """hyperbolic tangent."""
     def sigmoid(self, x: Operand, /, *, out: str = ...) -> Var:

@@ -24,6 +24,7 @@ class Maths(Protocol):
     def sqrt(self, x: Any, out: str = "") -> Any: ...
     def sin(self, x: Any, out: str = "") -> Any: ...
     def cos(self, x: Any, out: str = "") -> Any: ...
+    def atan(self, x: Any, out: str = "") -> Any: ...
     def sigmoid(self, x: Any, out: str = "") -> Any: ...
     def affine(self, x: Any, scale: float, shift: float, out: str = "") -> Any:
         """scale * x + shift."""
@@ -59,6 +60,9 @@ class Numpy:
 
     def cos(self, x: ArrayLike, out: str = "") -> Any:
         return np.cos(x)
+
+    def atan(self, x: ArrayLike, out: str = "") -> Any:
+        return np.arctan(x)
 
     def sigmoid(self, x: ArrayLike, out: str = "") -> Any:
         return 1.0 / (1.0 + np.exp(np.negative(x)))
@@ -103,6 +107,9 @@ class Symbolic:
 
     def cos(self, x: Var, out: str = "") -> Any:
         return self.b.cos(x, out=out)
+
+    def atan(self, x: Var, out: str = "") -> Any:
+        return self.b.atan(x, out=out)
 
     def sigmoid(self, x: Var, out: str = "") -> Any:
         return self.b.sigmoid(x, out=out)

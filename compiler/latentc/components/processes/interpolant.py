@@ -5,15 +5,20 @@ other.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Draw
+from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Maths
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
 from latentc.components.processes.sde import d_log_alpha, log_alpha
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class Interpolant(Process):
@@ -34,8 +39,10 @@ class Interpolant(Process):
     train_eps: float | None = Field(
         None, ge=0, lt=0.5, description="distance kept from the ends of time in training; null: SiT's own"
     )
-    times: Literal["uniform", "logit_normal"] = Field(
-        "uniform", description="distribution of training times; logit_normal: the sigmoid of a normal number"
+    times: Literal["uniform", "logit_normal", "log_normal"] = Field(
+        "uniform",
+        description="distribution of training times; logit_normal: the sigmoid of a normal number; log_normal: the "
+        "logarithm of the noise level sigma / alpha is one (REPA), not of path `vp`",
     )
     logit_mean: float = Field(0.0, description="mean of that normal number")
     logit_std: float = Field(1.0, gt=0, description="its standard deviation")
@@ -101,10 +108,22 @@ class Interpolant(Process):
         eps = 1e-3 if self.train_eps is None else self.train_eps
         return eps, 1.0 - eps
 
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.path == "vp" and self.times == "log_normal":
+            message = "path `vp` has no noise levels of a normal logarithm"
+            yield Problem(("times",), message, "use `uniform` or `logit_normal`")
+
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         start, stop = self.time_range(predicts)
         if self.times == "logit_normal":
             draw = m.sigmoid(m.affine(draw, self.logit_std, self.logit_mean), out="t")
+        elif self.times == "log_normal":
+            level = m.affine(draw, self.logit_std, self.logit_mean)
+            if self.path == "linear":
+                share = m.sigmoid(level, out="t")
+            else:
+                share = m.affine(m.atan(m.exp(level, out="level")), 2 / math.pi, 0.0, out="t")
+            draw = share if self.noise_time else 1.0 - share
         return m.affine(draw, stop - start, start, out="t")
 
 

@@ -6,7 +6,22 @@ from latentc.export.graph import ELEMENT
 from latentc.export.lowerings.table import TABLE, Context, lower, same
 
 # Those that ONNX calls as the IR does, and those that it calls otherwise.
-_UNARY = ("neg", "exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "softplus", "mish", "elu", "relu", "erf")
+_UNARY = (
+    "neg",
+    "exp",
+    "log",
+    "sqrt",
+    "sin",
+    "cos",
+    "atan",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "mish",
+    "elu",
+    "relu",
+    "erf",
+)
 TABLE.update({op: same(op.title(), unary=True) for op in (*_UNARY, "abs", "floor")})
 TABLE["stop_gradient"] = same("Identity", unary=True)
 TABLE.update({op: same(op.title()) for op in ("add", "sub", "mul", "pow", "equal", "less", "greater")})

@@ -162,6 +162,7 @@ _ROWS = [
     unary("rsqrt", lambda x: 1 / np.sqrt(x), lambda b, x, y, g: g * -0.5 * y / x, "1 / sqrt(x)"),
     unary("sin", np.sin, lambda b, x, y, g: g * b.cos(x), "sine"),
     unary("cos", np.cos, lambda b, x, y, g: -(g * b.sin(x)), "cosine"),
+    unary("atan", np.arctan, lambda b, x, y, g: g / (x * x + 1.0), "inverse tangent, from -pi / 2 to pi / 2"),
     unary("tanh", np.tanh, lambda b, x, y, g: g * (1.0 - y * y), "hyperbolic tangent"),
     unary("sigmoid", sigmoid, lambda b, x, y, g: g * y * (1.0 - y), "1 / (1 + e^-x)"),
     unary("relu", lambda x: np.maximum(x, 0), lambda b, x, y, g: b.where(x > 0.0, g, 0.0), "max(x, 0)"),
