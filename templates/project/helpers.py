@@ -144,6 +144,17 @@ def training_passes(count: Tensor, training: bool, otherwise: float) -> Tensor:
     return count - 1
 
 
+def set_from_data(weight: Tensor, value: Tensor, passes: Tensor, training: bool) -> Tensor:
+    """The weight. The first pass in training overwrites it with the mean of value on all processes."""
+    if training and passes.item() == 0:
+        now = value.detach().to(weight.dtype)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(now)
+            now /= torch.distributed.get_world_size()
+        weight.data.copy_(now)  # outside autograd: nothing was computed from it yet
+    return weight
+
+
 def noted(
     x: Tensor, history: Tensor, counts: Tensor, index: Tensor, training: bool, momentum: float
 ) -> Tensor:

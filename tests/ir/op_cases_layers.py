@@ -331,6 +331,12 @@ def training_passes(d: Draw) -> Case:
     return Case([d.floats(1)], lambda count: torch.full_like(count, 7.0), {"otherwise": 7.0})
 
 
+@case("set_from_data")
+def set_from_data(d: Draw) -> Case:
+    shape = d.shape()
+    return Case([d.floats(*shape), d.floats(*shape), d.floats(1)], lambda weight, value, passes: weight)
+
+
 @case("selective_scan")
 def selective_scan(d: Draw) -> Case:
     lead, length, channels, states = d.lead(), d.int(1, 11), d.int(1, 3), d.int(1, 3)

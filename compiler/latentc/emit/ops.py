@@ -307,6 +307,7 @@ TORCH: dict[str, Row] = {
     ),
     "noted": _helper("noted", "momentum", training="keyword"),
     "running_mean": _helper("running_mean", "momentum", training="keyword"),
+    "set_from_data": _helper("set_from_data", training="last"),
     "training_passes": _helper("training_passes", "otherwise", training="last"),
     "stop_gradient": lambda p, n: Text(f"{p.arg(n.inputs[0]).atom}.detach()"),
     "cross_entropy": lambda p, n: call("F.cross_entropy", [p.arg(v) for v in n.inputs], reduction="none"),

@@ -420,6 +420,8 @@ class Appending:
     def training_passes(self, count: Operand, /, *, otherwise: float, out: str = ...) -> Var:
         """how often the network has run in training: `count` [1], which each of these runs then raises by 1; in
         inference the number `otherwise`."""
+    def set_from_data(self, weight: Operand, value: Operand, passes: Operand, /, *, out: str = ...) -> Var:
+        """a weight, which the pass of training in which `passes` [1] is 0 first overwrites with `value`."""
     def noted(
         self,
         x: Operand,

@@ -31,12 +31,17 @@ class PatchDiscriminator(Backbone):
     """Scores each patch of an image (Isola et al. 2016, arXiv:1611.07004), as VQGAN has it.
 
     Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w], or of video x f32[B, C, F, H, W] f32[B F, 1, h, w], each
-    frame by itself. Convolutions of stride 2, then two of stride 1, with leaky ReLU and batch norm between them.
+    frame by itself. Convolutions of stride 2, then two of stride 1, with leaky ReLU and norms between them.
     """
 
     kind: Literal["patch_discriminator"]
     width: int = Field(64, gt=0, le=65_536, description="channels of the first convolution")
     depth: int = Field(3, gt=0, le=12, description="convolutions of stride 2")
+    norm: Literal["batch", "activation"] = Field(
+        "batch",
+        description="batch norm, or a learned shift and scale per channel that start from the first batch (ActNorm, "
+        "Kingma and Dhariwal 2018, arXiv:1807.03039), behind convolutions with biases (`use_actnorm`)",
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "patch_discriminator", "width": 8, "depth": 1}
@@ -52,31 +57,50 @@ class PatchDiscriminator(Backbone):
         elif min(shape[-2:]) // 2**self.depth < 3:
             message = f"{self.depth} convolutions of stride 2 leave fewer than 3 of {min(shape[-2:])} pixels"
             yield Problem(("depth",), message, "use fewer")
+        if self.norm == "activation" and spec.train.parallel == "fsdp":
+            message = "activation norms take their start from the first batch as a whole, and `fsdp` splits weights"
+            yield Problem(("norm",), message, "set `train.parallel: ddp`, or use `norm: batch`")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         x = Port("x", f32(B, *spec.data.shape), "state")
         static = {"channels": spec.data.shape[0], "width": self.width}
-        body = _forward(self.depth, len(spec.data.shape) == 4)
+        body = _forward(self.depth, len(spec.data.shape) == 4, self.norm == "batch")
         forward = add_method(mb, name, "forward", body, [x], static)
         methods = with_averages(mb, name, spec, "PatchDiscriminator", forward, static)
         return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
 
 
 @cache
-def _forward(depth: int, video: bool) -> BlockBody:
+def _forward(depth: int, video: bool, batch_norm: bool) -> BlockBody:
     @module_class("PatchDiscriminator", x="B channels F H W" if video else "B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, width: int) -> Var:
         """A score for each patch of images x [B, C, H, W], or of every frame."""
         h = b.leaky_relu(_conv(b, "convs.0", as_images(b, x), width, 2, True), slope=0.2, out="h")
         for i in range(1, depth + 1):
-            h = _conv(b, f"convs.{i}", h, min(2**i, 8) * width, 2 if i < depth else 1, False)
-            h = layers.batch_norm(b, f"norms.{i - 1}", h, True, 1e-5, out="h")
+            h = _conv(b, f"convs.{i}", h, min(2**i, 8) * width, 2 if i < depth else 1, not batch_norm)
+            if batch_norm:
+                h = layers.batch_norm(b, f"norms.{i - 1}", h, True, 1e-5, out="h")
+            else:
+                h = b.sub(f"norms.{i - 1}", _activation_norm, h, channels=h.shape[1], out="h")
             h = b.leaky_relu(h, slope=0.2, out="h")
         return _conv(b, "score", h, 1, 1, True, out="score")
 
     return forward
+
+
+@module_class("ActivationNorm", x="B channels H W")
+def _activation_norm(b: Builder, x: Var, *, channels: int) -> Var:
+    """Shifts and scales each channel; the first pass in training sets these so that means are 0 and variances 1."""
+    mean = b.mean(x, axes=(0, 2, 3), keepdims=True, out="mean")
+    centred = b.op("sub", x, mean, out="centred")
+    deviation = b.sqrt(b.mean(centred * centred, axes=(0, 2, 3), keepdims=True), out="deviation")
+    passes = b.training_passes(b.param("passes", f32(1), "zeros", "state"), otherwise=1.0, out="passes")
+    of = f32(1, channels, 1, 1)
+    shift = b.set_from_data(b.param("shift", of, "zeros"), b.neg(mean), passes, out="shift")
+    scale = b.set_from_data(b.param("scale", of, "ones"), b.div(1.0, deviation + 1e-6), passes, out="scale")
+    return (x + shift) * scale  # type: ignore[no-any-return]
 
 
 def _conv(b: Builder, name: str, x: Var, features: Any, stride: int, bias: bool, out: str = "h") -> Var:

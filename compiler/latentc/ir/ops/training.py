@@ -34,6 +34,11 @@ def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Map
     return [mean], {1: attrs["momentum"] * mean + (1 - attrs["momentum"]) * (x.mean() if of_all else x.mean(0))}
 
 
+def _set_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
+    kept = xs[0] if xs[2][0] else xs[1]
+    return [kept], {0: kept}
+
+
 def _check_extra(attrs: Attrs) -> None:
     need(attrs.get("extra", 1.0) > 0, "the number of further dimensions is positive")
 
@@ -95,6 +100,18 @@ _ROWS = [
         decompose=lambda b, ins, attrs: [b.fill_like(ins[0], attrs["otherwise"])],
         train=lambda xs, attrs: ([xs[0]], {0: xs[0] + 1}),
         differentiable=False,
+    ),
+    Op(
+        "set_from_data(weight, value, passes)",
+        "a weight, which the pass of training in which `passes` [1] is 0 first overwrites with `value`",
+        shaped("weight [*n]", "value [*n]", "passes [1]"),
+        lambda xs, attrs: [xs[0]],
+        lambda b, ins, outs, grads, attrs: [grads[0], None, None],
+        flops=0,
+        decompose=lambda b, ins, attrs: [ins[0]],
+        source="data-dependent starts: Salimans & Kingma 2016, arXiv:1602.07868; Kingma & Dhariwal 2018, "
+        "arXiv:1807.03039",
+        train=_set_train,
     ),
     Op(
         "noted(x, history, counts, index; momentum)",
