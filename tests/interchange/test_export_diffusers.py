@@ -94,6 +94,26 @@ def test_rows_of_queries_in_another_order(order: str, tmp_path: Path) -> None:
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_u_net_whose_levels_are_joined_by_convolutions(padding: int, tmp_path: Path) -> None:
+    """DDPM's U-Net in diffusers, whose convolutions of stride 2 pad behind alone (0) or on both sides (1)."""
+    net = unet(
+        **{"downsample_type": "conv", "upsample_type": "conv", "downsample_padding": padding, "out_channels": 3},
+        **{"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")},
+        **{"resnet_time_scale_shift": "default", "attn_norm_num_groups": None},
+    )
+    net.save_pretrained(tmp_path / "unet")
+    api.import_checkpoint(tmp_path / "unet", tmp_path / "imported")
+    x, t = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32), [3.0, 700.0]
+    found = api.forward(tmp_path / "imported/spec.yaml", None, {"x": x, "t": np.array(t, np.float32)})
+    wanted = net(torch.from_numpy(x), torch.tensor(t)).sample.detach().numpy()
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+    api.export_diffusers(tmp_path / "imported/spec.yaml", tmp_path / "after")
+    again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "after").unet
+    same_weights(again, net)
+    assert again.config.downsample_padding == padding
+
+
 def test_a_dit_of_pixels_is_a_model_and_a_scheduler(tmp_path: Path) -> None:
     """Without a first stage there is no pipeline; the timestep's frequencies are the authors', with a warning."""
     write_random_weights("digits_dit", tmp_path / "w.safetensors", 0.05)

@@ -16,13 +16,20 @@ from latentc.weights.expr import Expr, reshape, transpose
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-_DOWN = {"ResnetDownsampleBlock2D": False, "AttnDownBlock2D": True}
-_UP = {"ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True}
-_CONV = "levels joined by convolutions; those of ADM are joined by residual blocks (resnet)"
+_DOWN = {
+    "resnet": {"ResnetDownsampleBlock2D": False, "AttnDownBlock2D": True},
+    "conv": {"DownBlock2D": False, "AttnDownBlock2D": True},
+}
+_UP = {
+    "resnet": {"ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True},
+    "conv": {"UpBlock2D": False, "AttnUpBlock2D": True},
+}
+_PADDED = ("padded_conv", "conv")
+"""What halves the resolution by `downsample_padding`."""
 
 
 class UNet2DModel(Model):
-    """ADM's U-Net: its levels are joined by residual blocks. Queries, keys and values are layers of their own."""
+    """The U-Net of ADM or DDPM. Queries, keys and values are layers of their own."""
 
     NAMES = ("UNet2DModel",)
     SPEC = "adm"
@@ -69,9 +76,15 @@ class UNet2DModel(Model):
         }.items():
             config.must(key, value)
         config.must("mid_block_scale_factor", 1, 1.0)
-        config.must("downsample_type", "resnet", why=_CONV)
-        config.must("upsample_type", "resnet", why=_CONV)
-        config.unused("downsample_padding", "num_train_timesteps")
+        config.must("downsample_type", *_DOWN)
+        joined = "resnet" if config["downsample_type"] == "resnet" else "conv"
+        config.must("upsample_type", joined, why="levels are joined in another way on the way up")
+        config.unused("num_train_timesteps")
+        if joined == "conv":
+            config.must("downsample_padding", 0, 1)
+        else:
+            config.unused("downsample_padding")
+        resampling = "block" if joined == "resnet" else _PADDED[config["downsample_padding"] == 1]
         sizes, side, channels = (
             config.wholes("block_out_channels"),
             config.whole("sample_size"),
@@ -79,9 +92,9 @@ class UNet2DModel(Model):
         )
         width, out, classes = sizes[0], config["out_channels"], config["num_class_embeds"]
         attention = []
-        for key, allowed in (("down_block_types", _DOWN), ("up_block_types", _UP)):
+        for key, allowed in (("down_block_types", _DOWN[joined]), ("up_block_types", _UP[joined])):
             blocks = config.words(key, allowed)
-            ordered = blocks if allowed is _DOWN else blocks[::-1]
+            ordered = blocks if key == "down_block_types" else blocks[::-1]
             attention.append([level for level, attends in enumerate(ordered) if attends])
         if attention[0] != attention[1]:
             config.refuse("up_block_types", "the levels that attend are others on the way up")
@@ -105,6 +118,7 @@ class UNet2DModel(Model):
                 "blocks": config.whole("layers_per_block"),
                 "attention": attention[0],
                 "embedding": embedding // width,
+                "resampling": resampling,
                 "block": {
                     "groups": groups,
                     "eps": config.number("norm_eps", 1e-5),
@@ -142,7 +156,6 @@ class UNet2DModel(Model):
         assert label is None or isinstance(label, Label)
         asked(label is None or (label.encoding, label.null_embedding) == ("index", "learned"), "its label is no index")
         asked(len(spec.data.shape) == 3, "a UNet2DModel takes images [C, H, W]")
-        asked(net.resampling == "block", "its levels are joined by convolutions")
         asked(net.stem == net.multipliers[0], "its first convolution has other channels than its first level")
         asked((net.encoder, net.decoder, net.decoder_attention) == ("standard", "standard", "all"), "it is an NCSN++")
         asked(not net.recentre, "it is for data in [0, 1]")
@@ -162,6 +175,7 @@ class UNet2DModel(Model):
         assert isinstance(spec.objective, Objective)
         channels, side, _ = spec.data.shape
         attends = [net.attends(level) for level in range(len(sizes))]
+        joined = "resnet" if net.resampling == "block" else "conv"
         return {
             **self.DEFAULTS,
             "sample_size": side,
@@ -170,12 +184,13 @@ class UNet2DModel(Model):
             "time_embedding_dim": net.embedding * net.width,
             "freq_shift": int(time.endpoint),
             "flip_sin_to_cos": not time.sines_first,
-            "down_block_types": [list(_DOWN)[level] for level in attends],
-            "up_block_types": [list(_UP)[level] for level in reversed(attends)],
+            "down_block_types": [list(_DOWN[joined])[level] for level in attends],
+            "up_block_types": [list(_UP[joined])[level] for level in reversed(attends)],
             "block_out_channels": sizes,
             "layers_per_block": net.blocks,
-            "downsample_type": "resnet",
-            "upsample_type": "resnet",
+            "downsample_type": joined,
+            "upsample_type": joined,
+            "downsample_padding": int(net.resampling != "padded_conv"),
             "dropout": block.dropout,
             "attention_head_dim": dims.pop(),
             "norm_num_groups": block.groups,
