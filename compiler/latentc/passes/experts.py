@@ -14,7 +14,7 @@ from typing import Literal
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Module, Node, Recipe, walk
 from latentc.ir.ops import OPS, OpError
-from latentc.ir.ops.experts import EXPERTS, dense_experts, sparse_experts
+from latentc.ir.ops.experts import EXPERTS
 from latentc.passes.rewrite import rewrite
 
 Form = Literal["dense", "sparse"]
@@ -48,4 +48,5 @@ def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequenc
         ]
     except OpError:  # a name is taken
         return list(OPS[node.op].decompose(b, operands, node.attrs))  # type: ignore[misc]
-    return [(dense_experts if form == "dense" else sparse_experts)(EXPERTS[node.op], b, x, gates, weights)]
+    expert = EXPERTS[node.op]
+    return [(expert.dense if form == "dense" else expert.sparse)(b, x, gates, weights)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.elementwise import OPS as ELEMENTWISE
-from latentc.ir.ops.row import Array, Attrs, Op, check_momentum, need, shaped
+from latentc.ir.ops.row import Array, Attrs, Infer, Op, check_momentum, need, shaped
 from latentc.ir.types import TensorType
 
 
@@ -20,8 +20,8 @@ from latentc.ir.types import TensorType
 class Expert:
     """A form of feed-forward: the op of all experts, that of one, and what an expert computes.
 
-    `shapes` are those of one expert's weights in D and F; `run` is its meaning in numpy, `build` in the IR;
-    `matrices` counts its linear layers, and `kept` the rows of F that training keeps per token.
+    `shapes` are those of one expert's weights in D and F, two for the matrix of a linear layer; `run` is its meaning in
+    numpy, `build` in the IR; `kept` counts the rows of F that training keeps per token.
     """
 
     all: str
@@ -30,13 +30,53 @@ class Expert:
     shapes: tuple[str, ...]
     run: Callable[..., Array]
     build: Callable[..., Any]
-    matrices: int
     kept: int
 
-    def shaped(self, *operands: str, stacked: str = "") -> list[str]:
-        """The operands and then the weights, of all experts if they are `stacked`, with their shapes."""
+    def shaped(self, *operands: str, stacked: str = "") -> Infer:
+        """The type rule for these operands and then the weights, of all experts if they are `stacked`."""
         weights = zip(self.weights, self.shapes, strict=True)
-        return [*operands, *(f"{name} [{', '.join([*stacked, *axes])}]" for name, axes in weights)]
+        return shaped(*operands, *(f"{name} [{', '.join([*stacked, *axes])}]" for name, axes in weights))
+
+    def flops(self, x: TensorType, hidden: Any) -> int:
+        """Operations of `hidden` rows of F for each token of x."""
+        return int(2 * sum(len(axes) == 2 for axes in self.shapes) * x.count() * hidden)
+
+    def evaluate_one(self, xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+        onto, x, gate, *weights = xs
+        tokens, weight = x.reshape(-1, x.shape[-1]), gate.reshape(-1, 1)
+        rows = np.flatnonzero(weight)
+        out = onto.reshape(tokens.shape).copy()
+        out[rows] += weight[rows] * self.run(tokens[rows], *weights)
+        return [out.reshape(x.shape).astype(x.dtype, copy=False)]
+
+    def evaluate(self, xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+        x, gates, *stacks = xs
+        out = np.zeros_like(x)
+        for e, weights in enumerate(zip(*stacks, strict=True)):
+            (out,) = self.evaluate_one((out, x, gates[..., e : e + 1], *weights), {})
+        return [out]
+
+    def dense(self, b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
+        """Runs every expert on every token, with most gates zero; `weights` has those of each expert."""
+        out = None
+        for e, each in enumerate(weights):
+            y = self.build(b, x, *each)
+            y = b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1) * y
+            out = y if out is None else out + y
+        return out
+
+    def sparse(self, b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
+        """Runs each expert on the tokens whose gate is not zero; `weights` has those of each expert."""
+        out = b.fill_like(x, 0.0)
+        for e, each in enumerate(weights):
+            gate = b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1)
+            out = b.op(self.one, out, x, gate, *each)
+        return out
+
+    def decompose(self, b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+        x, gates, *stacks = ins
+        each = zip(*(b.unbind(w, axis=0) for w in stacks), strict=True)
+        return [self.dense(b, x, gates, list(each))]
 
 
 def _silu(x: Array) -> Array:
@@ -54,7 +94,6 @@ SWIGLU = Expert(
     ("FD", "FD", "DF"),
     lambda x, w1, w3, w2: _silu(x @ w1.T) * (x @ w3.T) @ w2.T,
     lambda b, x, w1, w3, w2: b.linear(b.silu(b.linear(x, w1)) * b.linear(x, w3), w2),
-    matrices=3,
     kept=4,
 )
 GELU = Expert(
@@ -64,105 +103,40 @@ GELU = Expert(
     ("FD", "F", "DF", "D"),
     lambda x, w1, b1, w2, b2: _gelu(x @ w1.T + b1) @ w2.T + b2,
     lambda b, x, w1, b1, w2, b2: b.linear(b.gelu(b.linear(x, w1, b1), approximate="tanh"), w2, b2),
-    matrices=2,
     kept=2,
 )
 EXPERTS = {form.all: form for form in (SWIGLU, GELU)}
 """The forms by the name of the op that holds all experts."""
 
 
-def _infer(form: Expert) -> Any:
-    rule = shaped(*form.shaped("x [N, *n, D]", "gates [N, *n, E]", stacked="E"))
+def _rows(form: Expert, formula: str, formula_one: str, source: str) -> list[Op]:
+    words = ", ".join(form.weights)
+    rule = form.shaped("x [N, *n, D]", "gates [N, *n, E]", stacked="E")
 
     def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
         found, experts = rule(ins, attrs), int(ins[1].shape[-1])  # type: ignore[arg-type]
         need(0 < attrs["per_token"] <= experts, "{} of {} experts", attrs["per_token"], experts)
         return found
 
-    return infer
-
-
-def _evaluate_one(form: Expert) -> Any:
-    def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-        onto, x, gate, *weights = xs
-        tokens, weight = x.reshape(-1, x.shape[-1]), gate.reshape(-1, 1)
-        rows = np.flatnonzero(weight)
-        out = onto.reshape(tokens.shape).copy()
-        out[rows] += weight[rows] * form.run(tokens[rows], *weights)
-        return [out.reshape(x.shape).astype(x.dtype, copy=False)]
-
-    return evaluate
-
-
-def _evaluate(form: Expert) -> Any:
-    one = _evaluate_one(form)
-
-    def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-        x, gates, *stacks = xs
-        out = np.zeros_like(x)
-        for e, weights in enumerate(zip(*stacks, strict=True)):
-            (out,) = one((out, x, gates[..., e : e + 1], *weights), {})
-        return [out]
-
-    return evaluate
-
-
-def dense_experts(form: Expert, b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
-    """Runs every expert on every token, with most gates zero; `weights` has those of each expert."""
-    out = None
-    for e, each in enumerate(weights):
-        y = form.build(b, x, *each)
-        y = b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1) * y
-        out = y if out is None else out + y
-    return out
-
-
-def sparse_experts(form: Expert, b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
-    """Runs each expert on the tokens whose gate is not zero; `weights` has those of each expert."""
-    out = b.fill_like(x, 0.0)
-    for e, each in enumerate(weights):
-        gate = b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1)
-        out = b.op(form.one, out, x, gate, *each)
-    return out
-
-
-def _rows(form: Expert, formula: str, formula_one: str, source: str) -> list[Op]:
-    words = ", ".join(form.weights)
-
-    def decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-        x, gates, *stacks = ins
-        each = zip(*(b.unbind(w, axis=0) for w in stacks), strict=True)
-        return [dense_experts(form, b, x, gates, list(each))]
-
-    def decompose_one(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-        onto, x, gate, *weights = ins
-        return [onto + gate * form.build(b, x, *weights)]
-
-    def flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-        return int(2 * form.matrices * ins[0].count() * attrs["per_token"] * int(ins[2].shape[1]))  # type: ignore[arg-type]
-
-    def flops_one(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-        return 2 * form.matrices * ins[1].count() * int(ins[3].shape[0])  # type: ignore[arg-type]
-
     return [
         Op(
             f"{form.all}(x, gates, {words}; per_token)",
             f"sum over experts e of gates[..., e] * {formula}; on average `per_token` gates per token are not zero",
-            _infer(form),
-            _evaluate(form),
+            infer,
+            form.evaluate,
             None,
-            flops,
-            decompose,
+            lambda ins, outs, attrs: form.flops(ins[0], attrs["per_token"] * ins[2].shape[1]),
+            form.decompose,
             source=source,
         ),
         Op(
             f"{form.one}(onto, x, gate, {words})",
             f"onto + gate * {formula_one}, to be computed only for tokens with a gate; flops count all tokens",
-            shaped(*form.shaped("onto [N, *n, D]", "x [N, *n, D]", "gate [N, *n, 1]")),
-            _evaluate_one(form),
+            form.shaped("onto [N, *n, D]", "x [N, *n, D]", "gate [N, *n, 1]"),
+            form.evaluate_one,
             None,
-            flops_one,
-            decompose_one,
+            lambda ins, outs, attrs: form.flops(ins[1], ins[3].shape[0]),
+            lambda b, ins, attrs: [ins[0] + ins[2] * form.build(b, ins[1], *ins[3:])],
             engine_only=True,
         ),
     ]
