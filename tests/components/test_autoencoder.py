@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from parity_data import error, load
 import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_types
+from latentc.components.blocks.bottlenecks.gaussian import Gaussian
+from latentc.ir.builder import ModuleBuilder, f32
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B
 from latentc.lower import lower
 from latentc.spec import load_spec, variant_names
 from latentc.weights import Array, materialise, open_weights, write_safetensors
@@ -229,3 +234,33 @@ def test_every_name_map_is_invertible_in_every_variant(spec: str) -> None:
         for names in made.weights:
             rules = made.weights[names]["main"]
             check_inverse(rules, network_types(lowered, "main"), symbols(lowered, lowered.networks["main"]))
+
+
+@pytest.mark.parametrize("variational", [True, False])
+def test_latents_with_further_noise(variational: bool) -> None:
+    """Two independent normals in a row are one: their variances add up, and the penalty does not know the second."""
+    rng, static = np.random.default_rng(0), {"latent": 3}
+    h, noise = rng.standard_normal((2, 3 * (1 + variational), 4, 4)), rng.standard_normal((2, 3, 4, 4))
+    found = []
+    for added in (0.0, 1.5):
+        bottleneck = Gaussian(kind="gaussian", channels=3, variational=variational, added_noise=added)
+        ports = bottleneck.noise_ports(4, 4)
+        assert len(ports) == (variational or added > 0)
+        mb = ModuleBuilder()
+        b = mb.function("f")
+        given = [b.input("h", f32(B, *h.shape[1:])), *(b.input(port.name, port.type) for port in ports)]
+        b.output(*bottleneck.regularized(b, given[0], given[1] if ports else None, static))
+        mb.entries["f"] = b.finish()
+        found.append(Interpreter(mb.finish(), {}).run("f", *(h, noise)[: len(given)]))
+    (_, before), (z, penalty) = found
+    mean, variance = (h[:, :3], np.exp(h[:, 3:])) if variational else (h, 0.0)
+    np.testing.assert_allclose(z, mean + np.sqrt(variance + 1.5**2) * noise, rtol=1e-9)
+    np.testing.assert_array_equal(penalty, before)
+
+
+def test_starflows_decoder_learns_alone_from_noisy_latents() -> None:
+    spec = load_spec("sd_vae", "noisy", ["backbone.width=32", "networks.discriminator.width=32"])
+    frozen = spec.networks["main"].frozen_weights  # type: ignore[attr-defined]
+    names = network_types(lowered := lower(spec), "main")
+    assert {name.split(".")[0] for name in names if any(fnmatch(name, f) for f in frozen)} == {"encoder", "quant_conv"}
+    assert {update.networks for update in lowered.updates} == {("main",), ("discriminator",)}

@@ -25,12 +25,19 @@ class Gaussian(Bottleneck):
     variational: bool = Field(
         True, description="false: the encoder gives the latents themselves, which are not drawn and cost nothing"
     )
+    added_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1_000,
+        description="deviation of further noise that training adds to the latents, so that the decoder learns to "
+        "remove it (STARFlow)",
+    )
     ANY_RANK: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gaussian", "channels": 4}
 
     def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
         noise = Port("noise", f32(B, self.channels, rows, columns), "noise", distribution="normal")
-        return (noise,) if self.variational else ()
+        return (noise,) if self.variational or self.added_noise else ()
 
     @property
     def encoded(self) -> int:
@@ -53,12 +60,18 @@ class Gaussian(Bottleneck):
         return b.slice(h, axis=1, start=0, stop=latent, out="mean") if self.variational else h
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
-        if noise is None:
-            return h, b.broadcast_to(b.scalar(0.0, h), h, shape=(h.shape[0],), out="penalty")
+        if not self.variational:
+            z = h if noise is None else b.add(h, noise * self.added_noise, out="z")
+            return z, b.broadcast_to(b.scalar(0.0, h), h, shape=(h.shape[0],), out="penalty")
+        assert noise is not None
         latent = static["latent"]
         mean, log_variance = b.split(h, axis=1, sizes=(latent, latent), out="mean log_variance")
         log_variance = b.clamp(log_variance, low=LOW, high=HIGH, out="log_variance")
-        z = mean + b.exp(log_variance * 0.5, out="std") * noise
+        if self.added_noise:  # the sum of both is normal again
+            std = b.sqrt(b.exp(log_variance) + self.added_noise**2, out="std")
+        else:
+            std = b.exp(log_variance * 0.5, out="std")
+        z = mean + std * noise
         terms = b.op("mul", mean * mean + b.exp(log_variance) - log_variance - 1.0, 0.5, out="kl")
         return z, b.sum(terms, axes=tuple(range(1, h.type.rank)), keepdims=False, out="penalty")
 
