@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
-from torch.nn.functional import conv2d  # noqa: E402
+from torch.nn.functional import conv2d, conv_transpose2d  # noqa: E402
 
 from latentc.checkpoint import network_params  # noqa: E402
 from latentc.ir.builder import ModuleBuilder  # noqa: E402
@@ -131,6 +131,37 @@ def test_network_of_masked_filters(name: str) -> None:
     (log_p,) = oracle.run("main.log_prob", x, *given)
     own = torch.log_softmax(logits, 2).gather(2, torch.tensor(drawn)[:, :, None])
     np.testing.assert_allclose(log_p, own.sum((1, 2, 3, 4)).numpy(), rtol=0, atol=1e-9)
+
+
+def test_a_vector_becomes_a_map_by_transposed_convolutions() -> None:
+    """Samples are those of the network that is told the map itself, which PyTorch computes here."""
+    data, rng = "data={kind: npz, path: x.npz, shape: [1, 4, 8]}", np.random.default_rng(0)
+    mapper = "networks.mapper={kind: deconvolution, field: place, widths: [5, 4, 3]}"
+    place = "conditioning={place: {kind: encoded, network: mapper, form: map}}"
+    sizes = [data, *SIZES, "backbone.depth=2"]
+    told = lower(load_spec("pixelcnn", None, [*sizes, "data.fields.place={shape: [6]}", mapper, place]))
+    given = ["data.fields.place={shape: [3, 4, 8]}", "conditioning={place: {kind: map}}"]
+    plain = lower(load_spec("pixelcnn", None, [*sizes, *given]))
+    weights = {
+        f"{name}.{key}": 0.5 * rng.standard_normal([int(d) for d in param.type.shape])  # type: ignore[arg-type]
+        for name, network in told.networks.items()
+        for key, param in network_params(told, network).items()
+    }
+    w = {key.removeprefix("mapper."): torch.tensor(value) for key, value in weights.items()}
+    vector, u = rng.standard_normal((2, 6)), rng.uniform(0, 1, (2, 4, 8, 1))
+    x = (torch.tensor(vector) @ w["enter.weight"].T + w["enter.bias"]).reshape(2, 5, 1, 2)
+    for i in range(2):
+        layer = w[f"layers.{i}.weight"], w[f"layers.{i}.bias"]
+        x = conv_transpose2d(torch.relu(x), *layer, stride=2, padding=1)
+    (found,) = Interpreter(told.module, weights).run(told.programs[0].entry, *_named(told, u=u, place=vector))
+    (expected,) = Interpreter(plain.module, weights).run(plain.programs[0].entry, *_named(plain, u=u, place=x.numpy()))
+    np.testing.assert_array_equal(found, expected)
+    (zeros,) = Interpreter(plain.module, weights).run(plain.programs[0].entry, *_named(plain, u=u, place=0 * x.numpy()))
+    assert (found != zeros).any()
+
+
+def _named(lowered: Any, **values: np.ndarray) -> list[np.ndarray]:
+    return [values[one.name] for one in lowered.programs[0].inputs(lowered.module)]
 
 
 def test_drawing_takes_no_more_than_one_evaluation() -> None:
