@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.elementwise import OPS as ELEMENTWISE
-from latentc.ir.ops.linear import same_dtype
-from latentc.ir.ops.row import Array, Attrs, Op, axis_of, broadcast, floats, need
+from latentc.ir.ops.row import Array, Attrs, Infer, Op, floats, need
+from latentc.ir.ops.shape import OPS as SHAPE
 from latentc.ir.types import TensorType
 
 SILU = 0.596
@@ -31,10 +31,14 @@ def _shares(balance: float) -> tuple[float, float]:
     return (1 - balance) / length, balance / length
 
 
-def _sum_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float and 0 <= attrs["balance"] <= 1, "takes floats and a balance from 0 to 1, got {}", ins[0])
-    same_dtype(ins)
-    return [ins[0].with_shape(broadcast(ins[0].shape, ins[1].shape))]
+def _balanced(of: Op) -> Infer:
+    """The type rule of another op of two floats, with a balance."""
+
+    def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+        need(ins[0].is_float and 0 <= attrs["balance"] <= 1, "takes floats and a balance from 0 to 1, got {}", ins[0])
+        return of.infer(ins, attrs)
+
+    return infer
 
 
 def _sum(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -45,15 +49,6 @@ def _sum(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 def _sum_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     first, second = _shares(attrs["balance"])
     return [ins[0] * first + ins[1] * second]
-
-
-def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, y = ins
-    need(x.is_float and 0 <= attrs["balance"] <= 1, "takes floats and a balance from 0 to 1, got {}", x)
-    same_dtype(ins)
-    axis = axis_of(attrs["axis"], x.rank)
-    need(x.with_axis(axis) == y.with_axis(axis), "cannot concatenate {} and {} along axis {}", x, y, axis)
-    return [x.with_axis(axis, x.shape[axis] + y.shape[axis])]  # type: ignore[operator]
 
 
 def _concat_factors(operands: Sequence[Any], attrs: Attrs) -> tuple[float, float]:
@@ -89,7 +84,7 @@ _ROWS = [
     Op(
         "mp_sum(x, y; balance)",
         "((1 - balance) x + balance y) / sqrt((1 - balance)^2 + balance^2)",
-        _sum_infer,
+        _balanced(ELEMENTWISE["add"]),
         _sum,
         flops=3,
         decompose=_sum_decompose,
@@ -99,7 +94,7 @@ _ROWS = [
     Op(
         "mp_concat(x, y; axis, balance)",
         "x beside y, weighted so that their magnitudes have the shares 1 - balance and balance, whatever their sizes",
-        _concat_infer,
+        _balanced(SHAPE["concat"]),
         _concat,
         flops=2,
         decompose=_concat_decompose,
