@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import tiny_bundle
+from random_weights import random_weights
 
 from latentc.checkpoint import network_params
 from latentc.components import load
@@ -115,6 +116,24 @@ def test_an_expert_learns_what_the_teacher_says_of_clean_images() -> None:
     assert loss == pytest.approx(wanted, rel=1e-6) and agreement == np.mean(said.argmax(1) == logits.argmax(1))
 
 
+def test_an_expert_learns_labels_in_its_range_of_timesteps() -> None:
+    """The same as without a range, at the timesteps behind its first."""
+    sizes = [*("data={kind: npz, path: x.npz, classes: 7, shape: [3, 18, 18]}", "conditioning={}")]
+    sizes += ["backbone={kind: resnet_classifier, layers: [1, 1, 1, 1], width: 4}"]
+    x, noise = np.random.default_rng(4).standard_normal((2, 3, 3, 18, 18))
+    found = []
+    for part, step in (("null", [200, 250, 399]), ("[0.2, 0.4]", [0, 50, 199])):
+        lowered = lower(load_spec("adm_classifier", None, [*sizes, f"objective.range={part}"]))
+        params = {f"main.{path}": p for path, p in network_params(lowered, lowered.networks["main"]).items()}
+        weights = random_weights(params, np.random.default_rng(5), 0.3)
+        weights |= {name: np.abs(array) for name, array in weights.items() if name.endswith("running_var")}
+        oracle = Interpreter(lowered.module, weights)
+        given = {"x": x, "noise": noise, "y": np.array([0, 3, 6]), "t": np.array(step), "step": np.array(step)}
+        found.append(oracle.run("loss", *(given[v.name] for v in lowered.module.entry("loss").inputs))[0])
+        assert lowered.updates[0].draws[0].parameters["high"] == (1000 if part == "null" else 200)
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
 @pytest.mark.parametrize("form", ["loop", "host"])
 def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
@@ -140,3 +159,7 @@ def test_what_is_refused() -> None:
         load_spec("ppap", None, [*GUIDED, "sampler.guidance.experts=[expert_0, expert_9]"])
     with pytest.raises(DiagnosticError, match="no timestep lies in the range"):
         load_spec("ppap_expert", None, [*EXPERT, "objective.range=[0.5, 0.5]"])
+    with pytest.raises(DiagnosticError, match="no timestep lies in the range"):
+        load_spec("adm_classifier", None, ["objective.range=[0.5, 0.5]"])
+    with pytest.raises(DiagnosticError, match="no whole timesteps"):
+        load_spec("adm_classifier", None, ["objective.range=[0.5, 1]", "objective.process={kind: edm}"])

@@ -6,6 +6,7 @@ Symbols: B batch, K classes; x0 the data, x_t the state at time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import with_kernel
-from latentc.components.parts import Problem
+from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.process import Process
@@ -35,6 +36,11 @@ class NoisyClassification(Objective):
     process: Annotated[Process, OneOf("processes")] = Field(
         Discrete(kind="discrete"), description="the forward process, from data to noise"
     )
+    range: tuple[Fraction, Fraction] | None = Field(
+        None,
+        description="the part of a discrete process's timesteps that it learns, from data (0) to noise (1), for "
+        "experts (PPAP's multi-experts); null: all",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_classification", "process": {"kind": "discrete", "steps": 100}}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -43,11 +49,27 @@ class NoisyClassification(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if "y" not in spec.data.fields:
             yield Problem((), "a classifier learns labels, and the data has none", "add `data.classes`")
+        if self.range is not None and not self.process.WHOLE:
+            message = f"a `{self.process.kind}` process has no whole timesteps, of which `range` is a part"
+            yield Problem(("range",), message, "leave it out")
+        elif self.range is not None and self.timesteps[0] >= self.timesteps[1]:
+            message = f"no timestep lies in the range from {self.range[0]:g} to {self.range[1]:g}"
+            yield Problem(("range",), message, "from the data (0) to the noise (1): [0.2, 0.4]")
+
+    @property
+    def timesteps(self) -> tuple[int, int]:
+        """The first timestep of the range, and the one behind the last."""
+        count = round(self.process.first - self.process.last) + 1
+        low, high = self.range or (0.0, 1.0)
+        return int(low * count), int(high * count)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, process = networks["main"], self.process
         conditions = Conditions(spec, networks)
-        draw = process.draw()
+        draw, first = process.draw(), 0
+        if self.range is not None:
+            first, last = self.timesteps
+            draw = replace(draw, parameters={"high": last - first})
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
@@ -55,6 +77,8 @@ class NoisyClassification(Objective):
         drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
         noise, further = with_kernel(b, process, b.input("noise", x0.type))
         m = Symbolic(b, x0.type.rank)
+        if first:
+            drawn = b.add(drawn, first, out="step")
         t = process.training_time(m, drawn, "noise")
         at = process.at(m, t)
         x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
