@@ -13,6 +13,7 @@ from latentc.components.contract import Method, Network, Port
 from latentc.components.objective import Objective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
+from latentc.components.processes.formulas import NUMPY
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.table import run
 from latentc.ir.builder import ModuleBuilder
@@ -189,6 +190,28 @@ def test_options_of_flows(kind, last, form):
     sampler = make(kind, last=last, diffusion=form, guidance=guidance)
     for name in ("linear velocity", "gvp score", "vp noise"):
         assert differ(sampler, name) < 1e-9
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("quantile", "clip"), [(0.9, 1.0), (0.3, 0.5), (0.999, 0.7)])
+def test_data_bounded_by_a_quantile_of_its_magnitudes(quantile, clip, per_channel):
+    """Dynamic thresholding, with the noise of the bounded data."""
+    options = {"clip": clip, "clip_quantile": quantile, "clip_per_channel": per_channel, "guidance": None}
+    module, program, _ = built(make("ddim", steps=4, **options), "diffusion noise")
+    (ours,) = Interpreter(module, {"main.embedding": TABLE}).run(program.entry, X, Y)
+    x, process = X, OBJECTIVES["diffusion noise"].process
+    times = [999, 666, 333, 0]
+    for t, after in itertools.zip_longest(times, times[1:]):
+        alpha, sigma = process.alpha(NUMPY, np.array(t)), process.sigma(NUMPY, np.array(t))
+        data = (x - sigma * forward(x, t, Y, SHAPE[0])) / alpha
+        axes = (2, 3) if per_channel else (1, 2, 3)
+        level = np.maximum(np.quantile(np.abs(data), quantile, axis=axes, keepdims=True), clip)
+        data = np.clip(data, -level, level) / level * clip
+        noise = (x - alpha * data) / sigma
+        x = data
+        if after is not None:
+            x = process.alpha(NUMPY, np.array(after)) * data + process.sigma(NUMPY, np.array(after)) * noise
+    np.testing.assert_allclose(ours, x, rtol=1e-9)
 
 
 def test_guidance_interval_splits_the_loop():

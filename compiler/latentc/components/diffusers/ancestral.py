@@ -42,6 +42,7 @@ def _read(config: Config, steps: int) -> tuple[Data, Data]:
 def _written(spec: Spec, sampler: Ancestral, defaults: Data) -> Data:
     found, target = shared.of_objective(spec)
     asked(sampler.clip_state is None, "its sampler clips the state")
+    asked(sampler.clip_quantile is None, "its sampler clips at a quantile")
     clip = {"clip_sample": sampler.clip is not None, "clip_sample_range": sampler.clip or 1.0}
     return {**defaults, **found, **shared.of_spacing(sampler, target), **clip}
 

@@ -20,6 +20,7 @@ from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.sampler import Sampler
+from latentc.components.samplers._thresholds import Bound, Quantile
 from latentc.components.samplers.classification import PROGRAM, Classification
 from latentc.components.samplers.exits import EarlyExit
 from latentc.components.samplers.grid import Grid
@@ -365,9 +366,29 @@ class Ancestral(ArraySampler):
     clip: float | None = Field(
         None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
     )
+    clip_quantile: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="bounds the estimated data by this quantile of its magnitudes instead, where that exceeds `clip`, "
+        "and scales it to `clip` (Imagen's dynamic thresholding: 0.995); null: none",
+    )
+    clip_per_channel: bool = Field(False, description="the quantile is of each channel, not of the whole sample")
     clip_state: float | None = Field(
         None, gt=0, description="bound of the state after every step, in units of the data (DiffWave: 1); null: none"
     )
+
+    @property
+    def bound(self) -> Bound | None:
+        """What bounds the estimated data."""
+        if self.clip is None or self.clip_quantile is None:
+            return self.clip
+        return Quantile(self.clip_quantile, self.clip, self.clip_per_channel)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.clip is None and self.clip_quantile is not None:
+            yield Problem(("clip_quantile",), "no `clip` to scale the data to", "set `clip: 1`, or leave it out")
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from pydantic import Field
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.samplers.base import Ancestral, Final, spaced
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.spacings.spacing import Interval
@@ -47,7 +48,7 @@ class Ddim(Ancestral):
 
     def table(self, target: Parameterization) -> Table:
         return replace(
-            ddim(self.grid(target), target.predicts, self.eta, self.clip, self.noise_of_clipped),
+            ddim(self.grid(target), target.predicts, self.eta, self.bound, self.noise_of_clipped),
             clip_state=self.clip_state,
         )
 
@@ -56,7 +57,7 @@ def ddim(
     grid: Grid,
     predicts: Prediction,
     eta: float = 0.0,
-    clip: float | None = None,
+    clip: Bound | None = None,
     noise_of_clipped: bool = True,
 ) -> Table:
     """DDIM (Song et al. 2021, equation 12): deterministic at `eta` 0, DDPM's posterior variance at 1.
@@ -82,7 +83,7 @@ def _unclipped_noise(b: Builder, step: Step) -> tuple[Var, ...]:
     (x,), row = step.state, step.row
     assert step.clip is not None
     d = replace(step, clip=None).estimate(b, x, step.evaluate(x, 0))
-    clipped = b.clamp(d, low=-step.clip, high=step.clip, out="clipped")
+    clipped = bounded(b, d, step.clip, "clipped")
     terms = (row["x"], x), (row["d"], clipped), (row["unclipped"], d)
     return (weighted_sum(b, "x", *terms, *step.noise()),)
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Variance
+from latentc.components.samplers._thresholds import Bound
 from latentc.components.samplers.base import Ancestral
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
@@ -35,10 +36,10 @@ class Ddpm(Ancestral):
         variance = self.variance or target.variance
         if variance == "learned_range" and target.variance != "learned_range":
             raise ValueError("the objective learns no variance: choose fixed_small or fixed_large")
-        return replace(ddpm(self.grid(target), target.predicts, variance, self.clip), clip_state=self.clip_state)
+        return replace(ddpm(self.grid(target), target.predicts, variance, self.bound), clip_state=self.clip_state)
 
 
-def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", clip: float | None = None) -> Table:
+def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", clip: Bound | None = None) -> Table:
     """Ancestral sampling (Ho et al. 2020, equations 6 and 7, on the grid's own coarser chain).
 
     The estimate is x0. `variance` of a step: the posterior's (`fixed_small`), that of the coarse chain's forward step

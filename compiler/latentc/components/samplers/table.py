@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, Var
 from latentc.ir.ops import OPS
@@ -37,7 +38,7 @@ class Step:
     z: Var | None
     evaluate: Callable[[Var, int], Var]
     channels: int
-    clip: float | None = None
+    clip: Bound | None = None
     slope: Callable[[Var, int], Var] | None = None
 
     def estimate(self, b: Builder, x: Var, output: Var, name: str = "d") -> Var:
@@ -46,7 +47,7 @@ class Step:
             output = b.slice(output, axis=1, start=0, stop=self.channels, out="output")
         estimate = weighted_sum(b, name, (self.row[f"{name}_x"], x), (self.row[f"{name}_output"], output))
         if self.clip is not None:
-            estimate = b.clamp(estimate, low=-self.clip, high=self.clip, out=name)
+            estimate = bounded(b, estimate, self.clip, name)
         guide = f"{name}_guide"
         if self.slope is None or guide not in self.row:
             return estimate
@@ -114,7 +115,7 @@ class Table:
     body: Body
     columns: Mapping[str, Array]
     history: int = 0
-    clip: float | None = None
+    clip: Bound | None = None
     clip_state: float | None = None
     prior: float = 1.0
     tail: Table | None = None
