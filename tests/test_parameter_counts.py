@@ -267,6 +267,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "taming": ("CompVis/taming-transformers; paper: 1.4 billion", {("class", "main"): 1_410_642_432}),
     "taming_depth": ("CompVis/taming-transformers", {("depth", "main"): 304_932_864}),
+    "taming_scenes": (
+        "CompVis/taming-transformers",
+        {("coco", "main"): 975_876_352, ("open-images", "main"): 1_045_638_144},
+    ),
     "vqgan_taming": (
         "CompVis/taming-transformers",
         {

@@ -310,6 +310,14 @@ SYSTEMS: dict[str, Tiny] = {
     "taming_depth": Tiny(
         "taming_depth", (*TAMING_DEPTH, *under("networks.main", ("reading=spiral_out", "block.mixer.unmasked=16")))
     ),
+    "taming_scenes": Tiny(
+        "taming_scenes",
+        (
+            *("data.tokens={vocabulary: 16, grid: [4, 4]}", "data.path=train.npz", "data.first_stage=null"),
+            *("data.fields.layout={shape: [5], classes: 16}", "sampler.top_k=5"),
+            *under("backbone", (*BLOCKS, "block.mixer.weight_dropout=0", "depth=1", "dropout=0")),
+        ),
+    ),
     "taming-windows": Tiny(
         "taming_depth",
         (

@@ -37,6 +37,24 @@ def test_decoding_behind_a_prefix_gives_the_logits_of_the_whole_sequence() -> No
             logits, *caches = oracle.run("main.decode", tokens[:, i], np.int64(i + 1), *caches)
 
 
+def test_layouts_are_rows_of_the_table_before_the_tokens() -> None:
+    oracle, rng = oracle_of("taming_scenes")
+    layout, tokens, u = rng.integers(0, 16, (2, 5)), rng.integers(0, 16, (2, 16)), rng.random((16, 2))
+    names = {value.name for value in oracle.module.entry("loss").inputs}
+    assert names == {"tokens", "layout"}
+    (whole,) = oracle.run("main.forward", tokens[:, :-1], layout)
+    p = whole - np.log(np.exp(whole).sum(-1, keepdims=True))
+    (loss,) = oracle.run("loss", tokens, layout)
+    assert loss == pytest.approx(-np.take_along_axis(p, tokens[..., None], -1).mean())
+    logits, *caches = oracle.run("main.prefill", layout)
+    for i in range(16):
+        np.testing.assert_allclose(logits, whole[:, i], rtol=1e-9, atol=1e-10)
+        if i < 15:
+            logits, *caches = oracle.run("main.decode", tokens[:, i], np.int64(i + 1), *caches)
+    assert not np.allclose(oracle.run("main.forward", tokens[:, :-1], (layout + 1) % 16)[0], whole)
+    assert oracle.run("sample.16", layout, u)[0].shape == (2, 16)
+
+
 def test_each_token_is_drawn_from_the_window_around_it() -> None:
     oracle, rng = oracle_of("taming-windows")
     rows, columns, side = 5, 6, 4
@@ -92,6 +110,8 @@ def test_windows_of_a_grid() -> None:
         ("taming_depth", "networks.main.shared=false", "is told numbers of tokens by"),
         ("taming", "data.fields.y.classes=20", "has 20 values, and the table 17 rows"),
         ("taming_depth", "networks.encoder.reads=depth", "the data has no field `depth`"),
+        ("taming_scenes", "conditioning.layout.align=end", "all tokens count, so that the last one does"),
+        ("taming_scenes", "data.fields.layout={shape: [5, 3]}", "`padding: none` is of tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, override: str, message: str) -> None:

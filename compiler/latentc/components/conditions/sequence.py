@@ -48,9 +48,10 @@ class Sequence(ArrayCondition):
         description="where networks have the entries that count, which are given in one piece: end, right before the "
         "tokens that follow (LlamaGen)",
     )
-    padding: Literal["masked", "zeros"] = Field(
+    padding: Literal["masked", "zeros", "none"] = Field(
         "masked",
-        description="features that do not count are hidden from attention, or are zeros that are seen (STARFlow)",
+        description="features that do not count are hidden from attention, or are zeros that are seen (STARFlow); "
+        "none: all tokens count, and the data has no mask (scene layouts of taming transformers)",
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
     RANKS: ClassVar[tuple[int, ...]] = (1, 2)
@@ -70,6 +71,10 @@ class Sequence(ArrayCondition):
         field, vocabulary = self.field or name, self.vocabulary(name, spec)
         if len(self.shape(name, spec)) == 1 and not vocabulary:
             yield Problem((), f"field `{field}` holds tokens without `classes`", f"set `data.fields.{field}.classes`")
+        elif self.padding == "none" and not vocabulary:
+            yield Problem(("padding",), "`padding: none` is of tokens, and these are features", "leave it out")
+        elif self.padding == "none" and self.align == "end":
+            yield Problem(("align",), "all tokens count, so that the last one does", "leave it out")
         elif vocabulary and self.padding == "zeros":
             yield Problem(("padding",), "`padding: zeros` is of features, and these are tokens", "leave it out")
         elif vocabulary and self.pad >= vocabulary:
@@ -82,16 +87,18 @@ class Sequence(ArrayCondition):
         shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
         length = shape[0] if shape else 1
         value = Port(name, i64(B, length) if vocabulary else f32(B, *shape), "condition", vocabulary or None)
+        if self.padding == "none":
+            return (value,)
         mask = Port(f"{name}_mask", TensorType("bool", (B, length)), "condition")
         given = (Port(f"{name}_given", f32(B), "condition"),) if self.learned(name, spec) else ()
         return (value, mask, *given)
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        value, mask, *_ = self.ports(name, spec)
+        value, *masks = self.ports(name, spec)[:2]
         field = self.field or name
         return (
             GivenInput(value.name, value.type, field, name),
-            GivenInput(mask.name, mask.type, f"{field}_mask", name, "mask"),
+            *(GivenInput(mask.name, mask.type, f"{field}_mask", name, "mask") for mask in masks),
         )
 
     def operands(
@@ -101,6 +108,8 @@ class Sequence(ArrayCondition):
         return (*given, present(b, given[0])) if learned else given
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        if len(operands) == 1:
+            return (b.scalar(self.pad, operands[0]),)
         value, mask, *given = operands
         whole = self.null_embedding == "learned_features"
         if whole and self.null_length == "given":
@@ -124,6 +133,9 @@ class Sequence(ArrayCondition):
     def tokens(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> tuple[Var, Var | None]:
+        if len(operands) == 1:
+            table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
+            return b.embedding(table, operands[0], out=name), None
         x, mask, *given = operands
         if self.align == "end":
             source = _turned(b, mask)
@@ -155,7 +167,10 @@ class Sequence(ArrayCondition):
         if not vocabulary:
             return (Requested(name, "array", shape, "f32", axes, mask=True, default=self.default),)
         text = {} if field is None else field.text
-        return (Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=True, pad=self.pad, **text),)
+        masked = self.padding != "none"
+        return (
+            Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=masked, pad=self.pad, **text),
+        )
 
 
 def _turned(b: Builder, mask: Var) -> Var:
