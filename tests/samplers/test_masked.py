@@ -11,9 +11,12 @@ import pytest
 import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_params
+from latentc.components.samplers._masked import Step
 from latentc.components.samplers.confidence import Confidence
 from latentc.components.samplers.halton import Halton
+from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B, f32, i64
 from latentc.lower import lower
 from latentc.measure.execute import sampler_inputs
 from latentc.spec import load_spec
@@ -73,6 +76,28 @@ def test_inpainting_without_given_tokens_is_sampling() -> None:
     (other,) = oracle.run(inpaint.entry, *inputs.values())
     (made,) = oracle.run(sample.entry, *sampler_inputs(lowered, sample, [4, 4], 0).values())
     assert made.tolist() == other.tolist()
+
+
+def test_hidden_tokens_of_an_edit_are_a_fraction_of_those_that_are_not_given() -> None:
+    """As MaskGIT counts them: rounded down in float32, one fewer in every step, and one at least before the last."""
+    sampler = Confidence(kind="confidence", steps=6, progress="end", schedule="cosine")
+    column = sampler.columns_of_given(16)["fraction"]
+    mb = ModuleBuilder()
+    b = mb.function("known")
+    tokens, kept = b.input("tokens", i64(B, 16)), b.input("kept", f32(B, 16))
+    row, kept = {"fraction": b.input("fraction", f32())}, b.greater(kept, 0.5)
+    step = Step(tokens, tokens, kept, 9, row, kept, [])
+    b.output(sampler._known(b, step, b.equal(tokens, 9, out="hidden")))
+    mb.entries["known"] = b.finish()
+    oracle = Interpreter(mb.finish())
+    free = np.array([1, 2, 5, 9, 16])
+    given = np.arange(16) >= free[:, None]
+    left = free.copy()
+    for i, fraction in enumerate(np.cos(np.arange(1, 7, dtype=np.float32) / 6 * np.float32(np.pi / 2))):
+        (known,) = oracle.run("known", np.where(np.arange(16) < left[:, None], 9, 0), given * 1.0, column[i])
+        fewer = np.maximum(np.minimum(left - 1, np.floor(free * fraction)), 1)
+        left = np.zeros(5, int) if i == 5 else fewer.astype(int)
+        assert (16 - known[:, 0]).tolist() == left.tolist()
 
 
 @pytest.mark.parametrize("schedule", ["arccos", "cosine", "linear", "root", "square"])

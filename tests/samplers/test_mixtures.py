@@ -61,11 +61,14 @@ def rejected(raw: np.ndarray, other: np.ndarray, u: Any, z: Any, q_z: Any, q_u: 
     mean, s, mean_u, s_u = mean[rows, k], s[rows, k], mean_u[rows, k], s_u[rows, k]
 
     def density(x: np.ndarray) -> np.ndarray:
-        return np.exp((1 + w) * log_normal(x, mean, s) - w * log_normal(x, mean_u, s_u))
+        with np.errstate(over="ignore"):
+            return np.exp((1 + w) * log_normal(x, mean, s) - w * log_normal(x, mean_u, s_u))
 
     wide = 2 * np.maximum(s, s_u)
     points = mean + np.linspace(-10, 10, 1001)[:, None, None]
-    factor = (density(points) / np.exp(log_normal(mean, mean, wide))).max(0)
+    with np.errstate(over="ignore"):
+        factor = (density(points) / np.exp(log_normal(mean, mean, wide))).max(0)
+    factor[factor > np.finfo(np.float32).max] = np.inf
     out = mean + s * z[:, 0]
     for b in range(2):
         for c in range(2):
@@ -78,8 +81,12 @@ def rejected(raw: np.ndarray, other: np.ndarray, u: Any, z: Any, q_z: Any, q_u: 
     return out
 
 
-def test_guided_tokens() -> None:
+@pytest.mark.parametrize("w", [0.6, 9.0])
+def test_guided_tokens(w: float) -> None:
+    """A strong guidance has densities that float32 cannot hold, where the component itself is drawn from."""
     lowered, weights, given = system("sampler.proposals=16", "sampler.temperature=0.9")
+    names = [i.name for i in lowered.programs[0].inputs(lowered.module)]
+    given[names.index("scale")] = np.full(2, 1 + w)
     out = Interpreter(lowered.module, weights).run(lowered.programs[0].entry, *given)[0]
     named = dict(zip([i.name for i in lowered.programs[0].inputs(lowered.module)], given, strict=True))
     tokens = np.zeros((2, 4, 2))
@@ -87,7 +94,7 @@ def test_guided_tokens() -> None:
         raw = forward(lowered, weights, tokens, named["y"])[:, i]
         other = forward(lowered, weights, tokens, np.full(2, 3))[:, i]
         row = [named[key][i] for key in ("u", "z", "q_z", "q_u")]
-        tokens[:, i] = rejected(raw, other, *row, 0.6, 0.9)
+        tokens[:, i] = rejected(raw, other, *row, w, 0.9)
     np.testing.assert_allclose(out, tokens.transpose(0, 2, 1).reshape(2, 2, 2, 2), rtol=1e-8)
 
 
@@ -134,6 +141,28 @@ def test_beams(beams: int, fans: int, channels: str) -> None:
             kept = grown if i == 0 else sorted(grown, key=lambda one: -one[0])[:beams]
         made[b] = kept[0][1].T.reshape(2, 2, 2)
     np.testing.assert_allclose(out, made, rtol=1e-8)
+
+
+@pytest.mark.parametrize("joined", ["true", "false"])
+def test_hidden_tokens_have_the_rows_behind_the_classes(joined: str) -> None:
+    """With and without a row of no class, hidden tokens are told by the same row, which the classes' do not touch."""
+    for dropout in ("0", "0.1"):
+        changes = (f"backbone.joined_mask={joined}", f"conditioning.class.dropout={dropout}", "sampler.guidance=null")
+        lowered, weights, _ = system(*changes, spec="givt_masked")
+        own = {path.removeprefix("main."): w for path, w in weights.items()}
+        x, y, mask = RNG.standard_normal((1, 4, 2)), np.array([0]), np.array([[1.0, 0, 0, 1]])
+
+        def changed(row: int) -> bool:
+            rows = own["label_emb.weight"].copy()  # noqa: B023
+            rows[row, 0] += 1
+            runs = [
+                Interpreter(lowered.module, own | {"label_emb.weight": table}).run("main.forward", x, mask, y)[0]  # noqa: B023
+                for table in (own["label_emb.weight"], rows)  # noqa: B023
+            ]
+            return not np.allclose(*runs)
+
+        used = [row for row in range(len(own["label_emb.weight"])) if changed(row)]
+        assert used == ([0, 3, 4, 5] if joined == "true" else [0, 3])
 
 
 def test_masked_tokens() -> None:

@@ -76,6 +76,8 @@ class MixtureTransformer(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
+        elif self.style == "causal" and spec.data.shape[1:] == (1, 1):
+            yield Problem((), "there is one token, and a causal mixture_transformer predicts it from others")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
         if self.style == "causal":
@@ -186,9 +188,10 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
     ) -> Var:
         """Mixtures of all tokens from those that are not hidden and the label."""
         batch, rows = x.shape[0], shared.rows(b, width, labels)
+        first = labels if shared.null is None else labels - 1  # the classes, without that of none
 
         def special(i: int) -> Var:
-            row = b.slice(rows, axis=0, start=labels - 1 + i, stop=labels + i)
+            row = b.slice(rows, axis=0, start=first + i, stop=first + i + 1)
             return b.reshape(row, shape=(1, 1, width), out="special")  # type: ignore[no-any-return]
 
         hidden = b.reshape(b.greater(mask, 0.5), shape=(batch, x.shape[1], 1), out="hidden")

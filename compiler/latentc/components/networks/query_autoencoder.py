@@ -240,7 +240,7 @@ class QueryAutoencoder(Backbone):
             method: add_method(mb, name, method, bodies[method], ports, static, outputs)
             for method, (ports, outputs) in wanted.items()
         }
-        return Network(name, methods, self.provides(spec))
+        return Network(name, methods, self.provides(spec), sizes={"frames": self.frames})
 
 
 @cache

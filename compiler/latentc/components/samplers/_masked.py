@@ -217,7 +217,7 @@ class MaskedSampler(Sampler):
         weights = self.guidance.weights(list(self.guided_progress())) if self.guidance else np.ones(self.steps)
         columns = {"count": self.counts(length), "sharpness": self.sharpness_of_steps(), "weight": weights}
         columns = {key: column for key, column in columns.items() if key == "count" or np.any(column != 1.0)}
-        columns |= self.columns(length)
+        columns |= self.columns(length) | (self.columns_of_given(length) if kept else {})
         tables = {key: b.constant(column, out=key) for key, column in columns.items()} | rows
         invariants = [*told.values(), *([scale] if scale is not None else []), *kept, *prepared]
 
@@ -269,6 +269,10 @@ class MaskedSampler(Sampler):
         """Further tables of numbers, one per step."""
         return {}
 
+    def columns_of_given(self, length: int) -> dict[str, np.ndarray]:
+        """Those that only a program needs which keeps given tokens."""
+        return {}
+
     def runs(self, length: int) -> list[Run]:
         """The loops over the steps, one after the other."""
         return [Run(0, self.steps)]
@@ -290,7 +294,7 @@ def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int |
     return given, Condition("keep", "array", (length,), "f32")
 
 
-def _fraction(schedule: MaskSchedule, progress: np.ndarray, length: int) -> np.ndarray:
+def fraction_of(schedule: MaskSchedule, progress: np.ndarray, length: int) -> np.ndarray:
     """Fraction of `length` tokens that are hidden at each progress, in its dtype."""
     if schedule != "log" and schedule != "exp":
         return hidden_fraction(schedule, progress)
@@ -309,7 +313,7 @@ def known_counts(
     `double`: in float64.
     """
     real = np.float64 if double else np.float32
-    fraction = _fraction(schedule, progress.astype(real), length)
+    fraction = fraction_of(schedule, progress.astype(real), length)
     if not hidden:
         counts = ((1 - fraction) * real(length)).astype(np.int64)
         return np.minimum(np.maximum(counts, np.arange(1, len(progress) + 1)), length)

@@ -20,6 +20,10 @@ from latentc.ir.builder import Builder, Var
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+LARGEST = 88.72
+"""Logarithm of the largest ratio to the proposal's density: in published code one above it is infinite in float32, and
+no proposal is accepted.
+"""
 POINTS = 1001
 """Points within 10 of the mean at which the ratio to the proposal's density is bounded, as published code does."""
 
@@ -121,7 +125,9 @@ def _guided(
     bound = b.op("sub", highest, log_normal(b, mean, mean, wide), out="bound")
     x = b.add(mean, b.mul(wide, normals), out="x")
     log_q = b.add(log_normal(b, x, mean, wide), bound, out="log_q")
-    accepted = b.less(b.add(b.log(uniforms), log_q), density(x), out="accepted")
+    accepted = b.logical_and(
+        b.less(b.add(b.log(uniforms), log_q), density(x)), b.less(bound, LARGEST), out="accepted"
+    )
     count = b.cumsum(b.cast(accepted, to="f32"), axis=1, out="count")
     first = b.logical_and(accepted, b.less(count, 1.5), out="first")
     chosen = b.sum(b.where(first, x, b.scalar(0.0, x)), axes=(1,), keepdims=False, out="chosen")

@@ -14,7 +14,7 @@ from latentc.components.kit.tokens import draw, filtered, rank
 from latentc.components.parts import Problem
 from latentc.components.sampler import Recall
 from latentc.components.samplers._confident_sets import chosen_set, drawn_set, nth_row
-from latentc.components.samplers._masked import MaskedSampler, Request, Run, Step, known_counts
+from latentc.components.samplers._masked import MaskedSampler, Request, Run, Step, fraction_of, known_counts
 from latentc.components.samplers._reuse import Reuse
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
@@ -151,6 +151,14 @@ class Confidence(MaskedSampler):
             found["certainty"] = np.where(at_random, 0.0, 1.0)
         return found
 
+    def columns_of_given(self, length: int) -> dict[str, np.ndarray]:
+        if self.progress == "start" or self.reuse is not None:
+            return {}
+        real = np.float64 if self.double else np.float32
+        fractions = fraction_of(self.schedule, self.progress_of_steps().astype(real), length)
+        fractions[-1] = 0.0  # the last step draws all that is left
+        return {"fraction": fractions.astype(np.float32)}
+
     def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
         return []
 
@@ -158,10 +166,23 @@ class Confidence(MaskedSampler):
         hidden = b.equal(step.tokens, step.mask, out="hidden")
         confidence = self._confidence(b, step.logits, step.drawn, step.row)
         confidence = b.where(hidden, confidence, b.scalar(_KNOWN, confidence), out="confidence")
-        count = _of_free(b, step.row["count"], step.kept, int(step.tokens.shape[1]))
+        count = self._known(b, step, hidden)
         first = b.less(rank(b, b.neg(confidence)), count, out="first")
         free = hidden if not self.redraw else step.free(b)
         return first if free is None else b.logical_and(free, first, out="chosen")  # type: ignore[no-any-return]
+
+    def _known(self, b: Builder, step: Step, hidden: Var) -> Var:
+        """i64[] or i64[B, 1]: tokens known after a step, of which `hidden` bool[B, T] are not yet."""
+        length = int(step.tokens.shape[1])
+        if step.kept is None or "fraction" not in step.row:
+            return _of_free(b, step.row["count"], step.kept, length)
+        free = b.sum(b.cast(step.free(b), to="f32"), axes=(1,), keepdims=True, out="free")
+        left = b.sum(b.cast(hidden, to="f32"), axes=(1,), keepdims=True, out="left")
+        stay = b.minimum(b.floor(free * step.row["fraction"]), left - 1.0, out="stay")
+        # At least one is left for each later step, until the last draws all.
+        least = b.cast(b.greater(step.row["fraction"], 0.0), to="f32", out="least")
+        stay = b.maximum(stay, least, out="stay")
+        return b.cast(b.op("sub", float(length), stay), to="i64", out="count")  # type: ignore[no-any-return]
 
     def _draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
         """tokens i64[B, T] after a set of several steps; rows of tables [steps, …] by name."""

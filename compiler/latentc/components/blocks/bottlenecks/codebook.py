@@ -25,7 +25,7 @@ LEAST = 1e-5
 class Codebook(SelectedRows):
     """Each position of the latents becomes the nearest row of a codebook (van den Oord et al. 2017, arXiv:1711.00937).
 
-    The penalty pulls the row to the encoder's output, and the output to the row, `commitment` times as hard.
+    The penalty pulls the row to the encoder's output by `pull`, and the output to the row by `commitment`.
     """
 
     kind: Literal["codebook"]
@@ -33,6 +33,7 @@ class Codebook(SelectedRows):
     normalize: bool = Field(
         False, description="compare directions: rows and latents have length 1 (Yu et al. 2021, arXiv:2110.04627)"
     )
+    pull: float = Field(1.0, ge=0, description="weight of the pull on rows")
     commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
     temperature: float | None = Field(
         None,
@@ -124,7 +125,8 @@ class Codebook(SelectedRows):
         chosen = b.embedding(table, index, out="chosen")
         pull = chosen - b.stop_gradient(rows)
         commit = rows - b.stop_gradient(chosen)
-        penalty = self._grid(b, pull * pull + commit * commit * self.commitment, h)
+        squared = pull * pull if self.pull == 1.0 else pull * pull * self.pull
+        penalty = self._grid(b, squared + commit * commit * self.commitment, h)
         penalty = b.mean(penalty, axes=(1, 2, 3), keepdims=False, out="penalty")
         if self.entropy:
             penalty = b.add(penalty, self._entropies(b, rows, table, h) * entropy, out="penalty")
