@@ -63,7 +63,7 @@ CASES = [
     Forward("larp.ar", "larp", SIZES, forward, wanted=lambda numbers: numbers.outputs["out.0"]),
     # Tokens are the same or differ by more than this.
     Sampler("larp.sampler_greedy", "larp", (*SIZES, GREEDY), sampler, tolerance=1e-9),
-    Forward("larp.tokenizer", **STAGE, inputs=drawn, wanted=video, method="regularized"),
+    Forward("larp.tokenizer", **STAGE, inputs=drawn, wanted=video, method="regularized", tolerance=1e-6),
     Forward("larp.tokenizer", **STAGE, inputs=codes, wanted=video, method="decode"),
     Forward(
         "larp.tokenizer",

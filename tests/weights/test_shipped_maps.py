@@ -59,10 +59,12 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "iwin_classifier": (("backbone.positions={kind: learned}",),),
     "larp_tokenizer": (
         (
-            "backbone.learned=[patches, queries, outputs]",
+            "backbone.learned=[patches, queries, latents, outputs]",
             "backbone.typed=[patches, queries, latents, outputs]",
         ),
+        ("backbone.frames=1", "backbone.learned=[]"),
     ),
+    "maskgit_jax": (("backbone.embedding={labels: 1000, places: 300}",),),
     "rdm": (("backbone.resampling=block",),),
     "vitok_tokenizer": (
         (

@@ -125,9 +125,7 @@ def _guided(
     bound = b.op("sub", highest, log_normal(b, mean, mean, wide), out="bound")
     x = b.add(mean, b.mul(wide, normals), out="x")
     log_q = b.add(log_normal(b, x, mean, wide), bound, out="log_q")
-    accepted = b.logical_and(
-        b.less(b.add(b.log(uniforms), log_q), density(x)), b.less(bound, LARGEST), out="accepted"
-    )
+    accepted = b.logical_and(b.less(b.add(b.log(uniforms), log_q), density(x)), b.less(bound, LARGEST), out="accepted")
     count = b.cumsum(b.cast(accepted, to="f32"), axis=1, out="count")
     first = b.logical_and(accepted, b.less(count, 1.5), out="first")
     chosen = b.sum(b.where(first, x, b.scalar(0.0, x)), axes=(1,), keepdims=False, out="chosen")

@@ -174,9 +174,10 @@ class Confidence(MaskedSampler):
     def _known(self, b: Builder, step: Step, hidden: Var) -> Var:
         """i64[] or i64[B, 1]: tokens known after a step, of which `hidden` bool[B, T] are not yet."""
         length = int(step.tokens.shape[1])
-        if step.kept is None or "fraction" not in step.row:
+        open_ = step.free(b)
+        if open_ is None or "fraction" not in step.row:
             return _of_free(b, step.row["count"], step.kept, length)
-        free = b.sum(b.cast(step.free(b), to="f32"), axes=(1,), keepdims=True, out="free")
+        free = b.sum(b.cast(open_, to="f32"), axes=(1,), keepdims=True, out="free")
         left = b.sum(b.cast(hidden, to="f32"), axes=(1,), keepdims=True, out="left")
         stay = b.minimum(b.floor(free * step.row["fraction"]), left - 1.0, out="stay")
         # At least one is left for each later step, until the last draws all.
