@@ -9,11 +9,13 @@ import pytest
 import torch
 from random_weights import random_weights
 
+from latentc.checkpoint import name_map, symbols
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.weights import Array, export_weights, materialise
 
 TINY = ("data.shape=[2, 2, 2]", "data.first_stage=null", "data.classes=3", "backbone.width=8", "backbone.depth=1")
 TINY += ("backbone.block.mixer.heads=2", "backbone.mixture={components: 3}")
@@ -249,3 +251,19 @@ def test_full_covariances_are_not_guided_and_are_alone() -> None:
         sizes = [FULL[0]] if override else [FULL[0].replace("components: 1", "components: 2"), FULL[1]]
         with pytest.raises(DiagnosticError, match=message):
             load_spec("givt", None, [*TINY, *sizes])
+
+
+def test_a_scanned_checkpoint_holds_each_tensor_of_all_blocks() -> None:
+    """Along axis 1, as flax's scan stacks what the blocks have by themselves."""
+    lowered, weights, _ = system("backbone.depth=2")
+    spec = load_spec("givt", None, [*TINY, "backbone.depth=2"])
+    own = {path.removeprefix("main."): Array(np.asarray(w, np.float32)) for path, w in weights.items()}
+    sizes = symbols(lowered, lowered.networks["main"])
+    single, scanned = (
+        export_weights(own, name_map(spec, "main", names), sizes=sizes) for names in ("official", "scanned")
+    )
+    for name, stacked in scanned.items():
+        parts = [single.get(name.replace("EncDecBlock.", f"EncDecBlock{i}.")) for i in range(2)]
+        arrays = [materialise(part) for part in parts if part is not None]
+        wanted = arrays[0] if "EncDecBlock" not in name else np.stack(arrays, 1)
+        np.testing.assert_array_equal(materialise(stacked), wanted)
