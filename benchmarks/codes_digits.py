@@ -114,16 +114,22 @@ SYSTEMS = {
     "larp": System(
         "larp_tokenizer",
         (
-            *(*TOKENIZER, "train.steps=1000"),
+            *(*TOKENIZER, "train.steps=4000"),
             *under("networks.main", "tokens=16", "width=64", "depth=3", "patch=4", "frames=2", "block.mixer.heads=4"),
             "networks.main.bottleneck={kind: codebook, size: 128, channels: 8, normalize: true, commitment: 0.25, "
             "temperature: 0.03}",
             *under("networks.prior", "width=64", "depth=2", "length=16", "channels=8", "dropout=0"),
-            *under("networks.prior.block", "mixer.heads=4", "mixer.dropout=0", "feed_forward.dropout=0"),
+            *under(
+                "networks.prior.block",
+                "mixer.heads=4",
+                "mixer.dropout=0",
+                "mixer.weight_dropout=0",
+                "feed_forward.dropout=0",
+            ),
         ),
         "larp",
         (
-            *(*MODEL, "train.steps=1000"),
+            *(*MODEL, "train.steps=2000"),
             *under("backbone", "width=64", "depth=4", "block.feed_forward.multiple_of=32", "block.mixer.heads=4"),
         ),
         "vocabulary: 128, grid: [16]",

@@ -336,8 +336,8 @@ SYSTEMS: dict[str, System] = {
     ),
     "cad": System(
         {
-            "labels alone": Trained("cad", (*COHERENT, "conditioning.coherence=null"), 1200),
-            "coherence": Trained("cad", COHERENT, 1200),
+            "labels alone": Trained("cad", (*COHERENT, "conditioning.coherence=null"), 4000),
+            "coherence": Trained("cad", COHERENT, 4000),
         },
         {
             "labels alone": Drawn("labels alone", judge="captioned"),
