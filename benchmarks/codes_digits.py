@@ -109,7 +109,7 @@ SYSTEMS = {
             *under("sampler", "top_p=0.9", "guidance.scale=2.0", "structure_guidance.scale=2.0"),
         ),
         "vocabulary: 128, grid: [47]",
-        quantizer=(("codebook.",), ()),
+        quantizer=(("codebook.", "smooth."), ()),
     ),
     "larp": System(
         "larp_tokenizer",
