@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,9 +16,18 @@ from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.mixed_rotary import mixed_rotary
+from latentc.components.blocks.mixers._attention_modules import (
+    beginning,
+    conditioned,
+    decoding,
+    extending,
+    generated,
+    masked,
+    whole,
+)
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.parts import CachedMixer, Chunk, DecodeState, Norm, Problem, ScoreKernel, dense
-from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.ir.builder import Builder, Var, f32
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -181,29 +189,29 @@ class Attention(CachedMixer):
         **static: Any,
     ) -> Var:
         if told is not None:
-            return b.sub(name, _generated(self, init), x, told, *rotary, **static)  # type: ignore[no-any-return]
+            return b.sub(name, generated(self, init), x, told, *rotary, **static)  # type: ignore[no-any-return]
         if mask is not None:
-            return b.sub(name, _masked(self, init), x, mask, *rotary, **static)  # type: ignore[no-any-return]
+            return b.sub(name, masked(self, init), x, mask, *rotary, **static)  # type: ignore[no-any-return]
         if c is not None:
-            return b.sub(name, _conditioned(self, init), x, c, *rotary, **static)  # type: ignore[no-any-return]
-        return b.sub(name, _forward(self, init), x, *rotary, **static)  # type: ignore[no-any-return]
+            return b.sub(name, conditioned(self, init), x, c, *rotary, **static)  # type: ignore[no-any-return]
+        return b.sub(name, whole(self, init), x, *rotary, **static)  # type: ignore[no-any-return]
 
     def decode(
         self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
         tempered = [] if state.temperature is None else [state.temperature]
         operands = (x, state.position, state.mask, state.keys, state.values, *tempered, *rotary)
-        body = _decode(self, init, bool(tempered), state.plain)
+        body = decoding(self, init, bool(tempered), state.plain)
         return b.sub(name, body, *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
 
     def extend(
         self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
-        body = (_extend if chunk.cache else _begin)(self, init, chunk.mask is not None, chunk.plain)
+        body = (extending if chunk.cache else beginning)(self, init, chunk.mask is not None, chunk.plain)
         operands = (x, *chunk.cache, *(() if chunk.mask is None else (chunk.mask,)), *rotary)
         return b.sub(name, body, *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
 
-    def _attended(
+    def attended(
         self,
         b: Builder,
         x: Var,
@@ -217,15 +225,15 @@ class Attention(CachedMixer):
         told: Var | None = None,
         head_width: int | None = None,
     ) -> Var:
-        q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c, head_width)
+        q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width)
         if self.axial_rotary:
             q, k = axial_rotary(b, q, k, grid)
         if self.mixed_rotary is not None:
             q, k = mixed_rotary(b, q, k, grid, self.mixed_rotary)
         bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
-        return self._project(b, self._mixed(b, q, k, v, bias), dim, init, told)
+        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told)
 
-    def _mixed(self, b: Builder, q: Var, k: Var, v: Var, mask: Var | None = None, position: Var | None = None) -> Var:
+    def mixed(self, b: Builder, q: Var, k: Var, v: Var, mask: Var | None = None, position: Var | None = None) -> Var:
         """Attention of q to k and v: f32[B, H, T_q, d].
 
         `mask` is a bias of the scores, or true for the tokens that may be seen. `position` i64[] is that of a single
@@ -263,7 +271,7 @@ class Attention(CachedMixer):
             return 1.0
         return None if self.score_factor == 1.0 else self.score_factor / math.sqrt(int(q.shape[3]))
 
-    def _heads(
+    def heads_of(
         self,
         b: Builder,
         x: Var,
@@ -311,7 +319,7 @@ class Attention(CachedMixer):
             return q, k
         return self.qk_norm.apply(b, "q_norm", q), self.qk_norm.apply(b, "k_norm", k)
 
-    def _project(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None) -> Var:
+    def projected(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
         x = joined_heads(b, x, dim if self.head_width is None else x.shape[1] * x.shape[3])
         if told is None:
@@ -319,58 +327,6 @@ class Attention(CachedMixer):
         else:
             x = b.sub("proj", generated_linear(self.bias, init), x, told, features=dim)
         return b.dropout(x, p=self.dropout, out="x") if self.dropout else x
-
-
-@cache
-def _forward(config: Attention, init: str) -> BlockBody:
-    @module_class("Attention")
-    def attention(
-        b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0, **own: Any
-    ) -> Var:
-        """Multi-head self-attention."""
-        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, **own)
-
-    return attention
-
-
-@cache
-def _generated(config: Attention, init: str) -> BlockBody:
-    @module_class("GeneratedAttention")
-    def attention(
-        b: Builder,
-        x: Var,
-        c: Var,
-        *rotary: Var,
-        dim: int,
-        heads: int,
-        kv_heads: int | None = None,
-        grid: int = 0,
-        **own: Any,
-    ) -> Var:
-        """Multi-head self-attention, whose output projection depends on the condition c [B, E]."""
-        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, told=c, **own)
-
-    return attention
-
-
-@cache
-def _conditioned(config: Attention, init: str) -> BlockBody:
-    @module_class("ConditionedAttention")
-    def attention(
-        b: Builder,
-        x: Var,
-        c: Var,
-        *rotary: Var,
-        dim: int,
-        heads: int,
-        kv_heads: int | None = None,
-        grid: int = 0,
-        **own: Any,
-    ) -> Var:
-        """Multi-head self-attention, whose queries, keys and values depend on the condition c [B, E] too."""
-        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, c, **own)
-
-    return attention
 
 
 def _unit(b: Builder, x: Var, out: str) -> Var:
@@ -415,74 +371,3 @@ def relative_bias(b: Builder, heads: int, grid: int, tokens: int) -> Var:
     index = b.op("add", rows, b.reshape(offset, shape=(1, grid, 1, grid)), out="index")
     bias = b.embedding(table, b.reshape(index, shape=(tokens, tokens)), out="bias")
     return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")  # type: ignore[no-any-return]
-
-
-@cache
-def _masked(config: Attention, init: str) -> BlockBody:
-    @module_class("MaskedAttention")
-    def attention(
-        b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None
-    ) -> Var:
-        """Multi-head self-attention to the tokens where `mask` is true."""
-        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
-        return config._project(b, config._mixed(b, q, k, v, mask), dim, init)
-
-    return attention
-
-
-@cache
-def _decode(config: Attention, init: str, tempered: bool, plain: bool) -> BlockBody:
-    @module_class("Attention" if plain else "MaskedAttention", "decode")
-    def decode(
-        b: Builder,
-        x: Var,
-        position: Var,
-        mask: Var,
-        keys: Var,
-        values: Var,
-        *others: Var,
-        dim: int,
-        heads: int,
-        kv_heads: int | None = None,
-    ) -> tuple[Var, Var, Var]:
-        """Attention of one token to itself and the cached ones before it; returns the grown caches too."""
-        rotary = others[1:] if tempered else others
-        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
-        if tempered:
-            q = b.div(q, b.reshape(others[0], shape=(x.shape[0], 1, 1, 1), out="temperature"), out="q")
-        keys = b.update_slice(keys, k, position, axis=2, out="keys")
-        values = b.update_slice(values, v, position, axis=2, out="values")
-        x = config._mixed(b, q, keys, values, mask, position)
-        return config._project(b, x, dim, init), keys, values
-
-    return decode
-
-
-@cache
-def _extend(config: Attention, init: str, masked: bool, plain: bool) -> BlockBody:
-    @module_class("Attention" if plain else "MaskedAttention", "extend")
-    def extend(
-        b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
-    ) -> tuple[Var, Var, Var]:
-        """Attention of tokens to themselves and those of the cache; returns the cache with theirs behind."""
-        mask, rotary = (others[0], others[1:]) if masked else (None, others)
-        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
-        keys = b.concat(keys, k, axis=2, out="keys")
-        values = b.concat(values, v, axis=2, out="values")
-        return config._project(b, config._mixed(b, q, keys, values, mask), dim, init), keys, values
-
-    return extend
-
-
-@cache
-def _begin(config: Attention, init: str, masked: bool, plain: bool) -> BlockBody:
-    @module_class("Attention" if plain else "MaskedAttention", "begin")
-    def begin(
-        b: Builder, x: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
-    ) -> tuple[Var, Var, Var]:
-        """Attention of the first tokens to themselves; returns their keys and values, which begin the cache."""
-        mask, rotary = (others[0], others[1:]) if masked else (None, others)
-        q, keys, values = config._heads(b, x, rotary, init, dim, heads, kv_heads)
-        return config._project(b, config._mixed(b, q, keys, values, mask), dim, init), keys, values
-
-    return begin

@@ -1,0 +1,140 @@
+"""The modules that attention is: over whole sequences, and over tokens behind a cache.
+
+Symbols: B batch, T tokens, D width, H heads, d channels of a head, E size of the condition.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+if TYPE_CHECKING:
+    from latentc.components.blocks.mixers.attention import Attention
+
+
+@cache
+def whole(config: Attention, init: str) -> BlockBody:
+    @module_class("Attention")
+    def attention(
+        b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0, **own: Any
+    ) -> Var:
+        """Multi-head self-attention."""
+        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, **own)
+
+    return attention
+
+
+@cache
+def generated(config: Attention, init: str) -> BlockBody:
+    @module_class("GeneratedAttention")
+    def attention(
+        b: Builder,
+        x: Var,
+        c: Var,
+        *rotary: Var,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+        grid: int = 0,
+        **own: Any,
+    ) -> Var:
+        """Multi-head self-attention, whose output projection depends on the condition c [B, E]."""
+        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, told=c, **own)
+
+    return attention
+
+
+@cache
+def conditioned(config: Attention, init: str) -> BlockBody:
+    @module_class("ConditionedAttention")
+    def attention(
+        b: Builder,
+        x: Var,
+        c: Var,
+        *rotary: Var,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+        grid: int = 0,
+        **own: Any,
+    ) -> Var:
+        """Multi-head self-attention, whose queries, keys and values depend on the condition c [B, E] too."""
+        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, c, **own)
+
+    return attention
+
+
+@cache
+def masked(config: Attention, init: str) -> BlockBody:
+    @module_class("MaskedAttention")
+    def attention(
+        b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None
+    ) -> Var:
+        """Multi-head self-attention to the tokens where `mask` is true."""
+        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads)
+        return config.projected(b, config.mixed(b, q, k, v, mask), dim, init)
+
+    return attention
+
+
+@cache
+def decoding(config: Attention, init: str, tempered: bool, plain: bool) -> BlockBody:
+    @module_class("Attention" if plain else "MaskedAttention", "decode")
+    def decode(
+        b: Builder,
+        x: Var,
+        position: Var,
+        mask: Var,
+        keys: Var,
+        values: Var,
+        *others: Var,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+    ) -> tuple[Var, Var, Var]:
+        """Attention of one token to itself and the cached ones before it; returns the grown caches too."""
+        rotary = others[1:] if tempered else others
+        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads)
+        if tempered:
+            q = b.div(q, b.reshape(others[0], shape=(x.shape[0], 1, 1, 1), out="temperature"), out="q")
+        keys = b.update_slice(keys, k, position, axis=2, out="keys")
+        values = b.update_slice(values, v, position, axis=2, out="values")
+        x = config.mixed(b, q, keys, values, mask, position)
+        return config.projected(b, x, dim, init), keys, values
+
+    return decode
+
+
+@cache
+def extending(config: Attention, init: str, masked: bool, plain: bool) -> BlockBody:
+    @module_class("Attention" if plain else "MaskedAttention", "extend")
+    def extend(
+        b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
+    ) -> tuple[Var, Var, Var]:
+        """Attention of tokens to themselves and those of the cache; returns the cache with theirs behind."""
+        mask, rotary = (others[0], others[1:]) if masked else (None, others)
+        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads)
+        keys = b.concat(keys, k, axis=2, out="keys")
+        values = b.concat(values, v, axis=2, out="values")
+        return config.projected(b, config.mixed(b, q, keys, values, mask), dim, init), keys, values
+
+    return extend
+
+
+@cache
+def beginning(config: Attention, init: str, masked: bool, plain: bool) -> BlockBody:
+    @module_class("Attention" if plain else "MaskedAttention", "begin")
+    def begin(
+        b: Builder, x: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
+    ) -> tuple[Var, Var, Var]:
+        """Attention of the first tokens to themselves; returns their keys and values, which begin the cache."""
+        mask, rotary = (others[0], others[1:]) if masked else (None, others)
+        q, keys, values = config.heads_of(b, x, rotary, init, dim, heads, kv_heads)
+        return config.projected(b, config.mixed(b, q, keys, values, mask), dim, init), keys, values
+
+    return begin
+
+
+__all__ = ["beginning", "conditioned", "decoding", "extending", "generated", "masked", "whole"]
