@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+from parity_data import load
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.checkpoint import network_params
+from latentc.checkpoint import arrays, network_params, network_weights
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
 
 UMD = SYSTEMS["umd"]
 
@@ -71,3 +76,23 @@ def test_it_is_sampled_by_either_prediction() -> None:
         (made,), (both, _) = net.run("main.forward", *given), net.run("main.predict", *given)
         np.testing.assert_array_equal(made, both[:, part])
         assert lowered.programs[0].evaluations == 3
+
+
+def test_blocks_in_a_scan_are_read_too(tmp_path: Path) -> None:
+    """The authors' configurations stack the blocks' weights."""
+    recorded = load("umd.vit_ae").weights
+    stacked: dict[str, list[np.ndarray]] = {}
+    for name in sorted(recorded):
+        stacked.setdefault(re.sub(r"Encoder1DBlock_\d+", "ScanCheckpointEncoder1DBlock_0", name), []).append(
+            recorded[name]
+        )
+    scan = {name: np.stack(parts) if "Scan" in name else parts[0] for name, parts in stacked.items()}
+    sizes = ["data.shape=[3, 16, 16]", "data.classes=10", "data.class_names=null", "backbone.width=32"]
+    sizes += ["backbone.depth=2", "backbone.decoder_depth=1", "backbone.block.mixer.heads=4"]
+    spec = load_spec("umd", "B/4-labels", sizes)
+    lowered, found = lower(spec), []
+    for name, weights in (("plain", recorded), ("scan", scan)):
+        write_safetensors(tmp_path / name, {path: Array(np.ascontiguousarray(a)) for path, a in weights.items()})
+        found.append(arrays(network_weights(spec, lowered, [f"main={tmp_path / name}"], "official")["main"]))
+    assert found[0].keys() == found[1].keys()
+    assert all(np.array_equal(found[0][path], found[1][path]) for path in found[0])
