@@ -36,8 +36,12 @@ class PriorAutoencoding(AgainstDiscriminator):
     kind: Literal["prior_autoencoding"]
     adversarial: float = Field(0.3, ge=0, description="weight of the adversarial term")
     penalty: float = Field(0.1, ge=0, description="weight of the penalty of the bottleneck")
-    weight: float = Field(0.06, ge=0, description="weight of the prior's cross-entropy, a mean over the rounds")
+    weight: float = Field(0.06, ge=0, description="weight of the prior's cross-entropy")
     rounds: int = Field(2, gt=0, le=16, description="evaluations of the prior")
+    every_round: bool = Field(
+        True,
+        description="the cross-entropy is a mean over the rounds; false: that of the last, which alone has gradients",
+    )
     share: Fraction = Field(0.5, description="share of the codes that are replaced by predicted ones")
     share_warmup: int = Field(
         0, ge=0, le=1_000_000_000, description="steps of training over which that share rises from 0, linearly"
@@ -125,6 +129,7 @@ class PriorAutoencoding(AgainstDiscriminator):
                 which, _ = b.split(replaced, axis=1, sizes=(count - 1, 1), out="which last")
                 which = b.reshape(which, shape=(B, count - 1, 1), out="which")
                 given = b.concat(first, b.where(which, made, rest), axis=1, out="given")
+        terms = terms if self.every_round else terms[-1:]
         total = terms[0]
         for term in terms[1:]:
             total = b.add(total, term, out="prior")
