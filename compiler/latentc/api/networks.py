@@ -19,9 +19,21 @@ if TYPE_CHECKING:
     from latentc.weights.files import Files
 
 
-def forward(*args: Any, **options: Any) -> np.ndarray:
-    """The first output of one run of a network's method; arguments as `run_method` takes them."""
-    return next(iter(run_method(*args, **options).values()))
+def forward(
+    source: Source,
+    weights: Files | None,
+    inputs: Mapping[str, ArrayLike],
+    backend: Backend = "oracle",
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    network: str = "main",
+    method: str = "forward",
+) -> np.ndarray:
+    """The first output of one run of a network's method on `inputs`; see `run_method`, which gives all of them."""
+    outs = run_method(source, weights, inputs, backend, variant, overrides, names, key, network, method)
+    return next(iter(outs.values()))
 
 
 def run_method(
