@@ -142,7 +142,7 @@ COSINE = "objective.process={kind: discrete, schedule: cosine}"  # that of the d
 RESNET = "kind: resnet_classifier, layers: [1, 1, 1, 1], width: 16"
 ADAPTED = f"{{{RESNET}, adapter: {{rank: 4, alpha: 4}}"
 TEACHER = (*SETTINGS, DIGITS, f"networks.main={{{RESNET}}}", "networks.teacher=null")
-TEACHER += ("objective={kind: classification}", "weights={}")
+TEACHER += ("objective={kind: classification}", "weights={}", "train.ema=null")  # of 200 steps, averages lag
 EXPERT = (*SETTINGS, DIGITS, f"networks.main={ADAPTED}, copy_of: teacher}}", "train.ema=null", COSINE)
 EXPERT += (f"networks.teacher={{{RESNET}, pretrained: teacher.safetensors}}", "weights={}")
 EXPERTS = tuple(f"expert_{i}" for i in range(5))
