@@ -13,9 +13,9 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.texts import hidden_words, inside, weighted_mean
+from latentc.components.kit.texts import hidden_words, inside
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import mean_of_hidden, publish
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class MaskedText(Objective):
     """Cross-entropy of a share of the tokens of each text given the others (Devlin et al. 2018, arXiv:1810.04805).
 
-    round(share n) of its n tokens, at least one; the one that ends it is not among them.
+    round(share n) of its n tokens, at least one; the one that ends it is not among them. All hidden tokens of a batch
+    count alike, as in Hugging Face's transformers.
     """
 
     kind: Literal["masked_text"]
@@ -73,7 +74,7 @@ class MaskedText(Objective):
         losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length), out="losses")
         # A text without tokens has none to predict, and no loss.
         weight = b.add(b.cast(hidden, to="f32"), 1e-9, out="weight")
-        b.output(weighted_mean(b, losses, weight))
+        b.output(mean_of_hidden(b, losses, weight))
         b.finish("The cross-entropy of hidden tokens in nats per token, one value per sample.")
         draws = (*(Draw(name, "uniform") for name in "uvw"), *conditions.draws())
         return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))
