@@ -146,11 +146,11 @@ TEACHER += ("objective={kind: classification}", "weights={}", "train.ema=null") 
 EXPERT = (*SETTINGS, DIGITS, f"networks.main={ADAPTED}, copy_of: teacher}}", "train.ema=null", COSINE)
 EXPERT += (f"networks.teacher={{{RESNET}, pretrained: teacher.safetensors}}", "weights={}")
 EXPERTS = tuple(f"expert_{i}" for i in range(5))
-TOLD = ("networks.main.conditions=[class]", "sampler.steps=25")
+# Unclipped, estimates of the data diverge: the first step has no signal, where a gradient counts 1 / alpha times.
+TOLD = ("networks.main.conditions=[class]", "sampler.steps=25", "sampler.clip=1.0")
 NO_CLASS = "{scale: 0}"  # u + 0 (c - u): the prediction without the class
 TOWARDS = "sampler.guidance=[{scale: 0}, {kind: classifier, experts: [%s], scale: 7.5}]"
 SKETCH = ("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", *TOLD)
-# By pixels, scales of 16 and more make the sampler diverge.
 LIKE = "sampler.guidance=[{scale: 0}, {kind: score, scale: %s, score: {kind: likeness, reference: sketch%s}}]"
 
 TWO = ("data={kind: digits, fields: {representation: {shape: [8]}}}", "networks.main.conditions=[representation]")
@@ -266,7 +266,7 @@ SYSTEMS: dict[str, System] = {
             },
         },
         {
-            "unguided": Drawn("denoiser", ("sampler.steps=25", f"sampler.guidance={NO_CLASS}")),
+            "unguided": Drawn("denoiser", (*TOLD, f"sampler.guidance={NO_CLASS}")),
             "clean": Drawn(
                 "denoiser",
                 (*TOLD, f"networks.teacher={{{RESNET}, frozen: true}}", TOWARDS % "teacher"),
