@@ -113,7 +113,10 @@ def test_a_decoder_has_sizes_of_its_own(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (("networks.main.decoder={width: 16, depth: 1, heads: 3}",), "3 heads do not divide the width of 16"),
-        (("networks.main.decoder={width: 16, depth: 1, heads: 2}", "sampler.reuse={after: 1}"), "as wide as the"),
+        (
+            ("networks.main.decoder={width: 16, depth: 1, heads: 2}", "networks.main.positions={kind: rope_2d}"),
+            "as wide as the",
+        ),
     ],
 )
 def test_a_decoder_that_does_not_fit_is_refused(overrides: tuple[str, ...], message: str) -> None:

@@ -201,6 +201,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "noted": [((f32(B), f32(5), f32(5), i64(B)), op("noted", momentum=0.9), 0, 4)],
     "running_mean": [((f32(B, 3), f32(1)), op("running_mean", momentum=0.9), -2, 2)],
+    "set_from_data": [((f32(3), f32(3), f32(1)), op("set_from_data"), -2, 2)],
     "training_passes": [((f32(1),), op("training_passes", otherwise=7.0), 0.1, 1)],
     "selective_scan": [
         (
@@ -309,7 +310,7 @@ def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     # Ops without a lowering at the default opset; each has a decomposition.
     assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
         *("cross_entropy", "depthwise_each", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
-        *("noted", "posterior_mean", "running_mean", "training_passes"),
+        *("noted", "posterior_mean", "running_mean", "set_from_data", "training_passes"),
     }
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert"}
     assert missing_lowerings(18) == missing_lowerings() | older

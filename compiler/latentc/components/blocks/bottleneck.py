@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -114,7 +114,7 @@ class TableBottleneck(Bottleneck):
 class SelectedRows(TableBottleneck):
     """A table of which some rows are tokens."""
 
-    used: tuple[int, ...] | None = Field(
+    used: tuple[Annotated[int, Field(ge=0, lt=16_777_216)], ...] | None = Field(
         None,
         min_length=2,
         max_length=1_048_576,
