@@ -146,12 +146,14 @@ TEACHER += ("objective={kind: classification}", "weights={}", "train.ema=null") 
 EXPERT = (*SETTINGS, DIGITS, f"networks.main={ADAPTED}, copy_of: teacher}}", "train.ema=null", COSINE)
 EXPERT += (f"networks.teacher={{{RESNET}, pretrained: teacher.safetensors}}", "weights={}")
 EXPERTS = tuple(f"expert_{i}" for i in range(5))
-# Unclipped, estimates of the data diverge: the first step has no signal, where a gradient counts 1 / alpha times.
-TOLD = ("networks.main.conditions=[class]", "sampler.steps=25", "sampler.clip=1.0")
+TOLD = ("networks.main.conditions=[class]", "sampler.steps=25")
 NO_CLASS = "{scale: 0}"  # u + 0 (c - u): the prediction without the class
-TOWARDS = "sampler.guidance=[{scale: 0}, {kind: classifier, experts: [%s], scale: 7.5}]"
+# Without the first step, whose state has no signal: a gradient counts 1 / alpha times there.
+GRADIENTS = "interval: [0.02, 1]"
+TOWARDS = f"sampler.guidance=[{{scale: 0}}, {{kind: classifier, experts: [%s], scale: 7.5, {GRADIENTS}}}]"
 SKETCH = ("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", *TOLD)
-LIKE = "sampler.guidance=[{scale: 0}, {kind: score, scale: %s, score: {kind: likeness, reference: sketch%s}}]"
+LIKE = f"sampler.guidance=[{{scale: 0}}, {{kind: score, scale: 64, {GRADIENTS}, score: "
+LIKE += "{kind: likeness, reference: sketch%s}}]"
 
 TWO = ("data={kind: digits, fields: {representation: {shape: [8]}}}", "networks.main.conditions=[representation]")
 TWO += ("networks.rdm={kind: vector_mlp, width: 128, depth: 3, time_width: 64}", "conditioning.class=null")
@@ -253,13 +255,13 @@ SYSTEMS: dict[str, System] = {
         {
             "denoiser": DENOISER,
             "teacher": Trained("ppap_expert", TEACHER, 200),
-            "one": Trained("ppap_expert", (*EXPERT, "objective.range=[0, 1]"), 500, pretrained={"teacher": "teacher"}),
+            "one": Trained("ppap_expert", (*EXPERT, "objective.range=[0, 1]"), 2500, pretrained={"teacher": "teacher"}),
             # All together in as many steps as the one.
             **{
                 name: Trained(
                     "ppap_expert",
                     (*EXPERT, f"objective.range=[{i / 5}, {(i + 1) / 5}]"),
-                    100,
+                    500,
                     pretrained={"teacher": "teacher"},
                 )
                 for i, name in enumerate(EXPERTS)
@@ -289,11 +291,11 @@ SYSTEMS: dict[str, System] = {
     "sdg": System(
         {"denoiser": DENOISER, "teacher": Trained("ppap_expert", TEACHER, 200)},
         {
-            "unguided": Drawn("denoiser", (*SKETCH, LIKE % (4, "")), "likened", {"score_guidance": 0.0}),
-            "pixels": Drawn("denoiser", (*SKETCH, LIKE % (4, "")), "likened"),
+            "unguided": Drawn("denoiser", (*SKETCH, LIKE % ""), "likened", {"score_guidance": 0.0}),
+            "pixels": Drawn("denoiser", (*SKETCH, LIKE % ""), "likened"),
             "features": Drawn(
                 "denoiser",
-                (*SKETCH, f"networks.teacher={{{RESNET}, frozen: true}}", LIKE % (10, ", network: teacher")),
+                (*SKETCH, f"networks.teacher={{{RESNET}, frozen: true}}", LIKE % ", network: teacher"),
                 "likened",
                 networks={"teacher": "teacher"},
             ),
