@@ -151,6 +151,7 @@ NO_CLASS = "{scale: 0}"  # u + 0 (c - u): the prediction without the class
 # Without the first step, whose state has no signal: a gradient counts 1 / alpha times there.
 GRADIENTS = "interval: [0.02, 1]"
 TOWARDS = f"sampler.guidance=[{{scale: 0}}, {{kind: classifier, experts: [%s], scale: 7.5, {GRADIENTS}}}]"
+ALL_NOISE = Trained("ppap_expert", (*EXPERT, "objective.range=[0, 1]"), 2500, pretrained={"teacher": "teacher"})
 SKETCH = ("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", *TOLD)
 LIKE = f"sampler.guidance=[{{scale: 0}}, {{kind: score, scale: 64, {GRADIENTS}, score: "
 LIKE += "{kind: likeness, reference: sketch%s}}]"
@@ -255,7 +256,7 @@ SYSTEMS: dict[str, System] = {
         {
             "denoiser": DENOISER,
             "teacher": Trained("ppap_expert", TEACHER, 200),
-            "one": Trained("ppap_expert", (*EXPERT, "objective.range=[0, 1]"), 2500, pretrained={"teacher": "teacher"}),
+            "one": ALL_NOISE,
             # All together in as many steps as the one.
             **{
                 name: Trained(
@@ -289,15 +290,13 @@ SYSTEMS: dict[str, System] = {
         ),
     ),
     "sdg": System(
-        {"denoiser": DENOISER, "teacher": Trained("ppap_expert", TEACHER, 200)},
+        {"denoiser": DENOISER, "teacher": Trained("ppap_expert", TEACHER, 200), "one": ALL_NOISE},
         {
             "unguided": Drawn("denoiser", (*SKETCH, LIKE % ""), "likened", {"score_guidance": 0.0}),
             "pixels": Drawn("denoiser", (*SKETCH, LIKE % ""), "likened"),
+            # The features are of a network that has learned from noisy digits, as the paper's encoders.
             "features": Drawn(
-                "denoiser",
-                (*SKETCH, f"networks.teacher={{{RESNET}, frozen: true}}", LIKE % ", network: teacher"),
-                "likened",
-                networks={"teacher": "teacher"},
+                "denoiser", (*SKETCH, *own("one"), LIKE % ", network: one"), "likened", networks={"one": "one"}
             ),
         },
         (
