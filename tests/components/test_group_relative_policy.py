@@ -177,7 +177,8 @@ def test_two_processes_draw_and_learn_as_one_does(tmp_path: Path) -> None:
     assert not failed, failed
     one, ddp, fsdp = (load_file(tmp_path / mode / "weights_raw.safetensors") for mode in modes)
     assert one.keys() == ddp.keys() == fsdp.keys()
-    assert not np.array_equal(one["main.output.weight"], one["reference.output.weight"])  # it has learned
+    moved = one["main.output.weight"] - one["reference.output.weight"]
+    assert np.abs(moved).max() > 1e-3  # far more than what they may differ by
     for path, value in one.items():
         for other in (ddp[path], fsdp[path]):
             assert np.allclose(other, value, rtol=1e-5, atol=1e-6), path

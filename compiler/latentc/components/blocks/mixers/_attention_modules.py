@@ -27,28 +27,10 @@ def whole(config: Attention, init: str) -> BlockBody:
 
 
 @cache
-def generated(config: Attention, init: str) -> BlockBody:
-    @module_class("GeneratedAttention")
-    def attention(
-        b: Builder,
-        x: Var,
-        c: Var,
-        *rotary: Var,
-        dim: int,
-        heads: int,
-        kv_heads: int | None = None,
-        grid: int = 0,
-        **own: Any,
-    ) -> Var:
-        """Multi-head self-attention, whose output projection depends on the condition c [B, E]."""
-        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, told=c, **own)
+def conditioned(config: Attention, init: str, projection: bool) -> BlockBody:
+    """Of a condition depends the weight of the output `projection`, or else the queries, keys and values."""
 
-    return attention
-
-
-@cache
-def conditioned(config: Attention, init: str) -> BlockBody:
-    @module_class("ConditionedAttention")
+    @module_class("GeneratedAttention" if projection else "ConditionedAttention")
     def attention(
         b: Builder,
         x: Var,
@@ -61,8 +43,11 @@ def conditioned(config: Attention, init: str) -> BlockBody:
         **own: Any,
     ) -> Var:
         """Multi-head self-attention, whose queries, keys and values depend on the condition c [B, E] too."""
-        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, c, **own)
+        given = (None, c) if projection else (c, None)
+        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, *given, **own)
 
+    if projection:
+        attention.body.__doc__ = "Multi-head self-attention, whose output projection depends on the condition c [B, E]."
     return attention
 
 
@@ -137,4 +122,4 @@ def beginning(config: Attention, init: str, masked: bool, plain: bool) -> BlockB
     return begin
 
 
-__all__ = ["beginning", "conditioned", "decoding", "extending", "generated", "masked", "whole"]
+__all__ = ["beginning", "conditioned", "decoding", "extending", "masked", "whole"]

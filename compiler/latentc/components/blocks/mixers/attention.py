@@ -21,7 +21,6 @@ from latentc.components.blocks.mixers._attention_modules import (
     conditioned,
     decoding,
     extending,
-    generated,
     masked,
     whole,
 )
@@ -189,11 +188,11 @@ class Attention(CachedMixer):
         **static: Any,
     ) -> Var:
         if told is not None:
-            return b.sub(name, generated(self, init), x, told, *rotary, **static)  # type: ignore[no-any-return]
+            return b.sub(name, conditioned(self, init, True), x, told, *rotary, **static)  # type: ignore[no-any-return]
         if mask is not None:
             return b.sub(name, masked(self, init), x, mask, *rotary, **static)  # type: ignore[no-any-return]
         if c is not None:
-            return b.sub(name, conditioned(self, init), x, c, *rotary, **static)  # type: ignore[no-any-return]
+            return b.sub(name, conditioned(self, init, False), x, c, *rotary, **static)  # type: ignore[no-any-return]
         return b.sub(name, whole(self, init), x, *rotary, **static)  # type: ignore[no-any-return]
 
     def decode(
