@@ -569,6 +569,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         },
     ),
     "ppap_expert": ("torchvision's ResNet-50", {("0", "teacher"): 25_557_032, ("0", "main"): 1_410_352 + 53_120}),
+    "ppap_expert_deit": ("timm's deit_small_patch16_224", {("0", "teacher"): 22_050_664, ("0", "main"): 22_271_848}),
     "flowturbo": (
         "shiml20/FlowTurbo; its refiner is the predictor's class with one block and twice the channels",
         {(None, "main"): 675_129_632 - 256 * 1152, (None, "refiner"): 29_414_048},

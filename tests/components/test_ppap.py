@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ GUIDED = (
     *("networks.expert_2=null", "networks.expert_3=null", "networks.expert_4=null"),
     *("sampler.respacing=ddim5", "sampler.guidance.experts=[expert_0, expert_1]", "sampler.guidance.scale=2"),
 )
+_BLOCK = "{mixer: {kind: attention, heads: 2, adapter: {rank: 2, alpha: 3}}, feed_forward: {kind: gelu_mlp}, "
+_BLOCK += "norm: {kind: layer_norm, affine: true}, condition: {kind: in_context}}"
+_VISION = "kind: staged_classifier, width: 8, multipliers: [1], depths: [1], patch: 4, patch_norm: false, image: 12"
+_VISION = f"{{{_VISION}, normalise: true, class_token: true, positions: {{kind: learned}}, block: {_BLOCK}}}"
+DEIT = (*(size for size in GUIDED if "expert_0." not in size), f"networks.expert_0={_VISION}", "weights={}")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -116,6 +122,16 @@ def test_an_expert_learns_what_the_teacher_says_of_clean_images() -> None:
     assert loss == pytest.approx(wanted, rel=1e-6) and agreement == np.mean(said.argmax(1) == logits.argmax(1))
 
 
+def test_experts_of_deit_learn_adapters_and_biases() -> None:
+    """As the authors' wrapper says; weights of norms and the patches' embedding are not among them."""
+    spec = load_spec("ppap_expert_deit", None)
+    lowered = lower(spec)
+    frozen = spec.networks["main"].frozen_weights  # type: ignore[union-attr]
+    paths = list(network_params(lowered, lowered.networks["main"]))
+    trained = [path for path in paths if not any(fnmatch(path, pattern) for pattern in frozen)]
+    assert trained == [path for path in paths if "lora_" in path or path.endswith("bias")]
+
+
 def test_an_expert_learns_labels_in_its_range_of_timesteps() -> None:
     """The same as without a range, at the timesteps behind its first."""
     sizes = [*("data={kind: npz, path: x.npz, classes: 7, shape: [3, 18, 18]}", "conditioning={}")]
@@ -134,10 +150,10 @@ def test_an_expert_learns_labels_in_its_range_of_timesteps() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
-@pytest.mark.parametrize("form", ["loop", "host"])
-def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "experts"), [("loop", GUIDED), ("host", DEIT)], ids=["resnet-loop", "deit-host"])
+def test_engines_and_emitted_sampler_agree(form: str, experts: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    report = verify(tiny_bundle("ppap", tmp_path / "bundle", (*GUIDED, f"target.form={form}")))
+    report = verify(tiny_bundle("ppap", tmp_path / "bundle", (*experts, f"target.form={form}")))
     assert report.ok, report.text()
     assert "sampler" in {c.what for c in report.comparisons}
 
@@ -163,3 +179,7 @@ def test_what_is_refused() -> None:
         load_spec("adm_classifier", None, ["objective.range=[0.5, 0.5]"])
     with pytest.raises(DiagnosticError, match="no whole timesteps"):
         load_spec("adm_classifier", None, ["objective.range=[0.5, 1]", "objective.process={kind: edm}"])
+    with pytest.raises(DiagnosticError, match="a class token has no place in a square"):
+        load_spec("ppap_expert_deit", None, ["networks.main.positions={kind: sincos_2d}"])
+    with pytest.raises(DiagnosticError, match="patches of 16 do not tile a side of 225"):
+        load_spec("ppap_expert_deit", None, ["networks.main.image=225"])

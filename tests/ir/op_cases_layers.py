@@ -181,7 +181,7 @@ def upsample_nearest(d: Draw) -> Case:
 
 @case("resize")
 def resize(d: Draw) -> Case:
-    size, mode = (d.int(1, 5), d.int(1, 5)), d.choose(["area", "bicubic"])
+    size, mode = (d.int(1, 5), d.int(1, 5)), d.choose(["area", "bilinear", "bicubic"])
     image = d.floats(d.lead(), d.int(1, 2), d.int(1, 5), d.int(1, 5))
     return Case([image], lambda x: F.interpolate(x, size, mode=mode), {"size": size, "mode": mode})
 

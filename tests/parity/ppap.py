@@ -1,4 +1,4 @@
-"""PPAP (Go et al. 2022): the denoiser, and two experts of a ResNet with low-rank adapters."""
+"""PPAP (Go et al. 2022): the denoiser, two experts of a ResNet with low-rank adapters, and one of DeiT."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ EXPERTS = (
     *(*DENOISER, "data.shape=[3, 32, 32]", "networks.expert_0.layers=[1, 1, 1, 1]"),
     *("networks.expert_0.bottleneck=false", "networks.expert_0.adapter={rank: 4, alpha: 4}"),
 )
+VISION = ("data.classes=10", "data.shape=[3, 32, 32]", "networks.main.block.mixer.adapter={rank: 4, alpha: 4}")
+VISION += tuple(
+    f"networks.{name}.{size}"
+    for name in ("main", "teacher")
+    for size in ("width=32", "depths=[2]", "patch=8", "image=24", "block.mixer.heads=4")
+)
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -27,4 +33,5 @@ CASES = [
     Forward("ppap.unet", "ppap", DENOISER, inputs),
     Forward("ppap.experts_t100", "ppap", EXPERTS, inputs, network="expert_0", prefixes={"expert_0": "models.0."}),
     Forward("ppap.experts_t900", "ppap", EXPERTS, inputs, network="expert_1", prefixes={"expert_1": "models.1."}),
+    Forward("ppap.deit", "ppap_expert_deit", VISION, inputs),
 ]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed, Size
+from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.low_rank import LowRank
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.layers import MEAN, batch_norm, standardised
 from latentc.components.parts import Problem
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 MOMENTUM, EPS = 0.1, 1e-5
-
-
-class Adapter(Closed):
-    """Weights + alpha / rank * B A with B and A of low rank (LoRA, Hu et al. 2021, arXiv:2106.09685); B starts at 0.
-
-    A and B are as loralib's for convolutions: a kernel of k by k has the rank r k.
-    """
-
-    rank: int = Field(8, gt=0, le=4_096, description="rank per row of the kernel (r; PPAP's gamma)")
-    alpha: float = Field(8.0, gt=0, description="the adapter is scaled by alpha / rank")
 
 
 class ResnetClassifier(Backbone):
@@ -47,7 +38,7 @@ class ResnetClassifier(Backbone):
     layers: tuple[Size, Size, Size, Size] = Field((2, 2, 2, 2), description="blocks per level")
     width: int = Field(64, gt=0, le=4_096, description="channels of the first level; doubled at each of the others")
     bottleneck: bool = Field(False, description="blocks of three convolutions, as in ResNet-50")
-    adapter: Adapter | None = Field(None, description="low-rank adapters of convolutions; null: none")
+    adapter: LowRank | None = Field(None, description="low-rank adapters of convolutions; null: none")
     normalise: bool = Field(
         False, description="x from -1 to 1 is first given ImageNet's mean and deviation, as pretrained weights expect"
     )
@@ -165,13 +156,7 @@ def _conv(
     shape = f32(features, channels, kernel, kernel)
     weight = config.param(b, f"{name}.weight", shape, "kaiming_normal", mode="fan_out")
     if config.adapter is not None and adapts:
-        rank = adapted["rank"] * kernel
-        down = b.param(f"{name}.lora_A", f32(rank, channels * kernel), "linear_default", fan_in=channels * kernel)
-        up = b.param(f"{name}.lora_B", f32(features * kernel, rank), "zeros")
-        change = b.reshape(b.matmul(up, down), shape=(features, channels, kernel, kernel), out="change")
-        scale = config.adapter.alpha / config.adapter.rank
-        change = change if scale == 1.0 else b.mul(change, scale, out="change")
-        weight = b.add(weight, change, out="w")
+        weight = config.adapter.adapted(b, name, weight, adapted["rank"])
     return b.conv(x, weight, stride=stride, padding=kernel // 2, out="h")  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Stages of transformer blocks with a pooled output: hierarchical vision transformers.
+"""Stages of transformer blocks with a pooled output: vision transformers, hierarchical (Swin, Iwin) or not (DeiT).
 
 Symbols: B batch, C channels, D width of a stage, K classes, T tokens of a square.
 """
@@ -16,7 +16,7 @@ from latentc.components.backbone import add_method
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.layers import halving_conv, patch_conv
+from latentc.components.layers import MEAN, halving_conv, patch_conv, standardised
 from latentc.components.networks._stages import Staged
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class StagedClassifier(Staged):
     """Classifies images by stages of blocks, each at half the resolution of the one before (Swin, Iwin).
 
+    With one stage and `class_token` it is a vision transformer, such as DeiT (Touvron et al. 2020, arXiv:2012.12877).
     Takes x f32[B, C, H, H]; returns logits f32[B, K] over the classes of the data's labels. It is told neither the time
     nor conditions.
     """
@@ -39,6 +40,18 @@ class StagedClassifier(Staged):
     )
     patch: int = Field(4, gt=0, le=1_024, description="side of a patch, in pixels of the input")
     patch_norm: bool = Field(True, description="normalises the embedded patches")
+    class_token: bool = Field(
+        False, description="a learned token stands before the patches, and its output is read; false: their mean"
+    )
+    image: int | None = Field(
+        None,
+        gt=0,
+        le=65_536,
+        description="side that images are scaled to first, bilinearly; null: as they are",
+    )
+    normalise: bool = Field(
+        False, description="x from -1 to 1 is first given ImageNet's mean and deviation, as pretrained weights expect"
+    )
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         None, description="how tokens know their place; null: they are not told"
     )
@@ -66,10 +79,11 @@ class StagedClassifier(Staged):
         shape = spec.data.shape
         if shape is None or len(shape) != 3 or shape[1] != shape[2]:
             yield Problem((), f"a {self.kind} takes square arrays [C, H, H], but the data has {spec.data.words}")
-        elif shape[1] % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}")
+        elif self.seen(shape[1]) % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {self.seen(shape[1])}")
         else:
-            yield from self.problems_of_stages(spec, shape[1] // self.patch)
+            yield from self.problems_of_stages(spec, self.seen(shape[1]) // self.patch)
+            yield from self._problems_of_first(shape[0])
         if not _classes(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
         yield from self.block.problems_of_condition(self.kind, None)
@@ -77,10 +91,27 @@ class StagedClassifier(Staged):
             message = f"`{self.positions.kind}` is for one resolution"
             yield Problem(("positions",), message, "use `{kind: learned}`, `{kind: sincos_2d}` or null")
 
+    def seen(self, size: int) -> int:
+        """Side of the images that it sees, in pixels, of images of side `size`."""
+        return size if self.image is None else self.image
+
+    def _problems_of_first(self, channels: int) -> Iterator[Problem]:
+        """What is wrong with how images become tokens."""
+        if self.normalise and channels != len(MEAN):
+            message = f"ImageNet's mean is of {len(MEAN)} channels, and the data has {channels}"
+            yield Problem(("normalise",), message, "leave `normalise` out")
+        if not self.class_token:
+            return
+        gridded = isinstance(self.positions, Positions) and self.positions.GRIDDED
+        if self.stages > 1 or self.block.parts()[0].spatial or gridded:
+            message = "a class token has no place in a square, which later stages, mixers or positions need"
+            help = "use one stage, `{kind: attention}` and `positions: {kind: learned}`, or leave it out"
+            yield Problem(("class_token",), message, help)
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         channels, size, _ = spec.data.shape
-        sizes = {"size": size, "patch": self.patch, "channels": channels, "width": self.width}
+        sizes = {"size": self.seen(size), "patch": self.patch, "channels": channels, "width": self.width}
         static = {**sizes, **self.depth_sizes(), "classes": _classes(spec)}
         ports = (Port("x", f32(B, *spec.data.shape), "state"),)
         forward = add_method(mb, name, "forward", _network(self), ports, static, ("logits",))
@@ -100,7 +131,7 @@ def _network(config: StagedClassifier) -> BlockBody:
     positions = config.positions
     assert positions is None or isinstance(positions, Positions)
 
-    @module_class("StagedClassifier", x="B channels size size")
+    @module_class("StagedClassifier", x="B channels H W" if config.image else "B channels size size")
     def forward(
         b: Builder, x: Var, *, size: int, patch: int, channels: int, width: int, classes: int, **static: Any
     ) -> Var:
@@ -108,9 +139,14 @@ def _network(config: StagedClassifier) -> BlockBody:
         grid = size // patch
         first = config.features(width, 0)
         init = "normal" if config.weights == "normal" else "xavier_matrix"
+        x = standardised(b, x) if config.normalise else x
+        x = x if config.image is None else b.resize(x, size=(size, size), mode="bilinear", out="x")
         x = patch_conv(b, "x_embedder", x, first, patch, init)
         x = as_tokens(b, x, Named(int(grid * grid), "T", "grid ** 2"))
         x = norm.apply(b, "patch_norm", x) if config.patch_norm else x
+        if config.class_token:
+            token = b.param("cls_token", f32(1, 1, first), "normal", std=0.02)
+            x = b.concat(b.broadcast_to(token, x, shape=(x.shape[0], 1, first), out="token"), x, axis=1, out="x")
         x = x if positions is None else positions.add(b, x, first, grid)
         rates = growing_rates(b, config.drop_path, sum(config.depths))
         for stage, depth in enumerate(config.depths):
@@ -120,7 +156,11 @@ def _network(config: StagedClassifier) -> BlockBody:
                 grid = grid // 2
             x = config.run(b, block, x, (), stage, grid, static, rates[:depth])
             rates = rates[depth:]
-        x = b.mean(norm.apply(b, "norm", x), axes=(1,), keepdims=False, out="x")
+        x = norm.apply(b, "norm", x)
+        if config.class_token:
+            x = b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(x.shape[0], x.shape[2]), out="x")
+        else:
+            x = b.mean(x, axes=(1,), keepdims=False, out="x")
         return dense(b, "head", x, classes, True, config.weights, out="logits")
 
     return forward

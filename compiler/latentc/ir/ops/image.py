@@ -72,6 +72,9 @@ def _pool_row(name: str, reduction: str, doc: str) -> Op:
     return Op(f"{name}(x; size)", doc, _pool_infer, evaluate, flops=1, decompose=decompose)
 
 
+MODES = ("area", "bilinear", "bicubic")
+"""How `resize` makes elements of others."""
+
 CUBIC = -0.75
 """The free coefficient of the cubic kernel (PyTorch's)."""
 
@@ -79,9 +82,11 @@ CUBIC = -0.75
 def resizing(old: int, new: int, mode: str) -> Array:
     """f64[new, old]: what an axis of `old` elements is multiplied by to have `new` of them.
 
-    `area`: means of the elements that an interval overlaps; `bicubic`: interpolation between four, whose positions are
-    aligned at the ends of the axis, the elements at its ends repeated (as torch.nn.functional.interpolate does both).
+    `area`: means of the elements that an interval overlaps; `bilinear` and `bicubic`: interpolation between two and
+    four, whose positions are aligned at the ends of the axis, the elements at its ends repeated (as
+    torch.nn.functional.interpolate does each).
     """
+    reach, weight = (1, _linear) if mode == "bilinear" else (2, _cubic)
     matrix = np.zeros((new, old))
     for i in range(new):
         if mode == "area":
@@ -89,9 +94,14 @@ def resizing(old: int, new: int, mode: str) -> Array:
             matrix[i, first:last] = 1 / (last - first)
             continue
         place = (i + 0.5) * old / new - 0.5
-        for k in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
-            matrix[i, min(max(k, 0), old - 1)] += _cubic(abs(place - k))
+        for k in range(int(np.floor(place)) - reach + 1, int(np.floor(place)) + reach + 1):
+            matrix[i, min(max(k, 0), old - 1)] += weight(abs(place - k))
     return matrix
+
+
+def _linear(d: float) -> float:
+    """Weight of an element at distance d."""
+    return max(1 - d, 0.0)
 
 
 def _cubic(d: float) -> float:
@@ -104,7 +114,7 @@ def _cubic(d: float) -> float:
 def _resize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,) = floats(ins, attrs)
     need(x.rank == 4, "takes [B, C, H, W], got {}", x)
-    need(attrs["mode"] in ("area", "bicubic"), "mode is {!r}; wants area or bicubic", attrs["mode"])
+    need(attrs["mode"] in MODES, "mode is {!r}; wants one of {}", attrs["mode"], ", ".join(MODES))
     return [x.with_shape([*x.shape[:2], *factors_of("size", attrs, 2)])]
 
 
@@ -129,7 +139,7 @@ def _resize_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 _ROWS = [
     Op(
         "resize(x; size, mode)",
-        "x [B, C, H, W] with `size` rows and columns, by means over areas or bicubic interpolation (`mode`)",
+        "x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear or bicubic interpolation (`mode`)",
         _resize_infer,
         _resize,
         decompose=_resize_decompose,

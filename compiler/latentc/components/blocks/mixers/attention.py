@@ -15,6 +15,7 @@ from latentc.components import Component, OneOf
 from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
+from latentc.components.blocks.low_rank import LowRank
 from latentc.components.blocks.mixed_rotary import mixed_rotary
 from latentc.components.blocks.mixers._attention_modules import (
     beginning,
@@ -92,6 +93,9 @@ class Attention(CachedMixer):
     )
     score_kernel: Annotated[Component | None, OneOf("blocks/score_kernels")] = Field(
         None, description="a kernel of the distance between tokens along the sequence, which changes the scores"
+    )
+    adapter: LowRank | None = Field(
+        None, description="low-rank adapters of the weights that make queries, keys, values and output; null: none"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
     weight_dropout: float = Field(0.0, ge=0, lt=1, description="of the attention weights, in training")
@@ -288,7 +292,7 @@ class Attention(CachedMixer):
         kv_dim = inner if kv_heads is None else kv_heads * head_dim
         bias = self.bias if self.qkv_bias is None else self.qkv_bias
         size = inner + 2 * kv_dim if kv_heads else 3 * inner
-        qkv = dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv")
+        qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv")
         if c is not None:
             added = dense(b, "qkv_condition", c, size, True, init, out="added")
             qkv = b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
@@ -318,11 +322,15 @@ class Attention(CachedMixer):
             return q, k
         return self.qk_norm.apply(b, "q_norm", q), self.qk_norm.apply(b, "k_norm", k)
 
+    def _dense(self, b: Builder, name: str, x: Var, features: Any, bias: bool, init: str, out: str) -> Var:
+        layer = dense if self.adapter is None else self.adapter.dense
+        return layer(b, name, x, features, bias, init, out)
+
     def projected(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
         x = joined_heads(b, x, dim if self.head_width is None else x.shape[1] * x.shape[3])
         if told is None:
-            x = dense(b, "proj", x, dim, self.bias, init, out="x")
+            x = self._dense(b, "proj", x, dim, self.bias, init, out="x")
         else:
             x = b.sub("proj", generated_linear(self.bias, init), x, told, features=dim)
         return b.dropout(x, p=self.dropout, out="x") if self.dropout else x
