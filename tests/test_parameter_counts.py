@@ -549,6 +549,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         },
     ),
     "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
+    "pixelflow_t2i": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 882_122_160 + 2048}),  # README: 882 M
     "sd_vae": (
         "CompVis/latent-diffusion; kl16: LTH14/mar; z16: diffusers' AutoencoderKL",
         {

@@ -528,6 +528,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("sampler.steps=2", "sampler.guidance.weights=null"),
         ),
     ),
+    "pixelflow_t2i": Tiny(
+        "pixelflow_t2i",
+        (
+            "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {text: {shape: [5, 8]}, "
+            "text_mask: {shape: [5], dtype: bool}}}",
+            *(*under("backbone", (*BLOCKS, "depth=1", "patch=2", "stages=2")), "objective.stages=2", "sampler.steps=2"),
+        ),
+    ),
     "diffmoe": Tiny("diffmoe", (*EXPERTS, *under("backbone.interleaved", ("experts=3", "ratio=1")))),
     "diffmoe-expert_choice": Tiny(
         "diffmoe", (*EXPERTS, *under("backbone.interleaved", ("experts=3", "ratio=1", "shared=1"))), "EC-L-E16"

@@ -46,6 +46,18 @@ def test_one_stage_is_a_flow() -> None:
     assert np.max(np.abs(made - x)) < 1e-9 * np.max(np.abs(x))
 
 
+def test_features_that_keep_their_width_need_blocks_that_take_it() -> None:
+    text = (
+        "data={kind: npz, path: x.npz, shape: [3, 8, 8], fields: {text: {shape: [5, 8]}, "
+        "text_mask: {shape: [5], dtype: bool}}}"
+    )
+    told = ("conditioning={text: {kind: sequence, projection: none}, time: {kind: timestep}}", "sampler.guidance=null")
+    with pytest.raises(DiagnosticError, match="join those of a patch_transformer, and differ in width: `text` 8"):
+        load_spec("pixart", None, [text, "conditioning.caption=null", told[0]])
+    with pytest.raises(DiagnosticError, match="features that do not have it"):
+        load_spec("pixelflow_t2i", None, [text, "conditioning.text.null_embedding=learned"])
+
+
 def test_a_side_that_stages_cannot_halve_is_refused() -> None:
     change = ["data.shape=[3, 24, 24]", "backbone.patch=3", "sampler.guidance=null"]
     with pytest.raises(DiagnosticError, match="24 cannot be halved 4 times"):

@@ -1,4 +1,4 @@
-"""PixelFlow (Chen et al. 2025): the network at its last stage, and the sampler of three stages."""
+"""PixelFlow (Chen et al. 2025): the network at its last stage, by class and text, and the sampler of three stages."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ STAGES = (
     "sampler.steps=3",
     "sampler.guidance.weights=[0, 0.16666666666666666, 0.6666666666666666]",
 )
+TEXT = (
+    "backbone.depth=2",
+    "data.shape=[3, 16, 16]",
+    "data.fields={text: {shape: [5, 24]}, text_mask: {shape: [5], dtype: bool}}",
+    "backbone.width=64",
+    "backbone.block.mixer.heads=4",
+    "backbone.stages=1",
+    "objective.stages=1",
+    "conditioning.text.dropout=0",  # features of an empty text are no weights of theirs
+    "sampler.guidance=null",
+)
 
 
 def network(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -44,6 +55,12 @@ def network(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
         "y": given["class_labels"],
         "side": given["latent_size"],
     }
+
+
+def text(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    given = numbers.inputs
+    mask = given["mask"].astype(bool)
+    return {**given, "text_mask": mask, "text_given": np.ones(len(mask), np.float32)}
 
 
 def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -59,6 +76,7 @@ def pictures(out: Any, numbers: Numbers, spec: Any) -> Array:
 
 CASES = [
     Forward("pixelflow", "pixelflow", NETWORK, network),
+    Forward("pixelflow.text", "pixelflow_t2i", TEXT, text),
     # Its noise between stages, of a nearly singular covariance, is rounded as by the authors.
     Sampler("pixelflow.sampler_3stage", "pixelflow", STAGES, sampler, output=pictures, tolerance=1e-5),
 ]

@@ -50,6 +50,7 @@ CHOSEN = (
     ("dod", "onnxruntime"),
     ("nested", "openvino"),
     ("pixart", "openvino"),
+    ("pixelflow_t2i", "onnxruntime"),
     ("controlled", "onnxruntime"),
     *((name, "onnxruntime") for name in ("dico", "dimr", "diffit", "diffit_image", "ascan", "iwin")),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops

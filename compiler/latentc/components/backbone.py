@@ -186,6 +186,23 @@ class Backbone(Part):
                     f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.forms)}"
                 )
                 yield Problem((), message, "list the conditions it is told in `conditions`")
+        yield from self._problems_of_widths(spec)
+
+    @property
+    def attends_to_any_width(self) -> bool:
+        """Whether tokens of conditions may be of another width than its own; see `Condition.token_width`."""
+        return False
+
+    def _problems_of_widths(self, spec: Spec) -> Iterator[Problem]:
+        """Tokens of conditions that are too wide or too narrow, or of several widths."""
+        told = {name: part for name, part in self.told(spec).items() if self.form_of(part) == "tokens"}
+        widths = {name: part.token_width(name, spec) for name, part in told.items()}
+        text = ", ".join(f"`{name}` {width or 'as wide as the network'}" for name, width in widths.items())
+        if len(set(widths.values())) > 1:
+            yield Problem((), f"tokens of one sequence have several widths: {text}", "embed them all by a layer")
+        elif set(widths.values()) - {None, getattr(self, "width", None)} and not self.attends_to_any_width:
+            message = f"tokens of conditions join those of a {self.kind}, and differ in width: {text}"
+            yield Problem((), message, "embed them by a layer")
 
     def problems_of_time(self, spec: Spec) -> Iterator[Problem]:
         """A time embedding without features, for networks that take those."""

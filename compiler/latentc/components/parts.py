@@ -293,8 +293,6 @@ Told = Literal["vector", "time"] | None
 class BlockCondition(Part):
     """How the condition enters a block; composes a block from its parts."""
 
-    TAKES_TOKENS: ClassVar[bool] = False
-    """Whether blocks attend to tokens of conditions [B, L, D], and the mask of those that count, behind the vector."""
     TAKES: ClassVar[Told] = "vector"
     """What blocks take behind x: the embedded condition c [B, E], the time t [B, 1], or nothing."""
     TELLS_MIXER: ClassVar[bool] = False
@@ -303,6 +301,16 @@ class BlockCondition(Part):
     """Whether the mixer takes c, rather than the block around it."""
     TELLS_FEED_FORWARD: ClassVar[bool] = False
     """Whether a feed-forward that takes c is given it."""
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether blocks attend to tokens of conditions [B, L, E], and the mask of those that count, behind c."""
+        return False
+
+    @property
+    def takes_any_width(self) -> bool:
+        """Whether these tokens may be of another width E than the network's."""
+        return False
 
     @property
     def spatial(self) -> bool:

@@ -109,9 +109,9 @@ class Block(Closed):
     def problems_of_condition(self, network: str, *told: Told, tokens: bool = False) -> Iterator[Problem]:
         """What is wrong if a network of that kind tells its blocks one of `told`; `tokens`: and those of conditions."""
         condition = self.parts()[3]
-        if condition.TAKES in told and (tokens or not condition.TAKES_TOKENS):
+        if condition.TAKES in told and (tokens or not condition.takes_tokens):
             return
-        taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.TAKES_TOKENS else "")
+        taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.takes_tokens else "")
         words = " or ".join(_WORDS[each] for each in told)
         message = f"blocks of a {network} are told {words}, and `{condition.kind}` takes {taken}"
         use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in told)

@@ -30,17 +30,20 @@ class Sequence(ArrayCondition):
 
     kind: Literal["sequence"]
     pad: int = Field(0, ge=0, le=16_777_215, description="token that fills up shorter sequences, and stands for none")
-    null_embedding: Literal["zeros", "learned", "learned_features"] = Field(
+    null_embedding: Literal["zeros", "learned", "learned_input", "learned_features"] = Field(
         "zeros",
-        description="features that stand for none; learned: a vector of the network's width, learned_features: "
-        "features of the whole sequence, all of which count (PixArt)",
+        description="features that stand for none; learned: a vector of the network's width, learned_input: features "
+        "of the first token, such as those of an empty text, learned_features: features of the whole sequence, all of "
+        "which count (PixArt)",
     )
     null_length: Literal["whole", "given"] = Field(
         "whole",
         description="of learned features: all count, or as many as of the sequence that they replace (LlamaGen)",
     )
-    projection: Literal["linear", "mlp"] = Field(
-        "linear", description="of features to the network's width; mlp: two linear layers with GELU between them"
+    projection: Literal["linear", "mlp", "none"] = Field(
+        "linear",
+        description="of features to the network's width; mlp: two linear layers with GELU between them; none: they "
+        "stay as wide as they are, for blocks that attend to features of any width",
     )
     bias: bool = Field(True, description="the projection of features has biases")
     align: Literal["start", "end"] = Field(
@@ -77,6 +80,9 @@ class Sequence(ArrayCondition):
             yield Problem(("align",), "all tokens count, so that the last one does", "leave it out")
         elif vocabulary and self.padding == "zeros":
             yield Problem(("padding",), "`padding: zeros` is of features, and these are tokens", "leave it out")
+        elif self.projection == "none" and self.null_embedding == "learned" and self.nullable:
+            message = "a learned vector of the network's width stands for features that do not have it"
+            yield Problem(("null_embedding",), message, "use `learned_input`")
         elif vocabulary and self.pad >= vocabulary:
             yield Problem(("pad",), f"token {self.pad} is out of range: there are {vocabulary}", "use one below")
 
@@ -149,13 +155,21 @@ class Sequence(ArrayCondition):
         if given and self.null_embedding == "learned_features":
             null = b.param(f"{prefix}_null", f32(*x.shape[1:]), "normal", std=0.02)
             x = b.where(b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], 1, 1)), x, null, out=name)
-        if self.projection == "mlp":
+        if given and self.null_embedding == "learned_input":
+            x = or_learned(b, f"{prefix}.null", x, *given)
+        if self.projection == "none":
+            embedded = x
+        elif self.projection == "mlp":
             embedded = b.sub(prefix, _feature_embedder(self.bias), x, width=width, out=name)
         else:
             embedded = b.dense(prefix, x, width, bias=self.bias, init="normal", std=0.02, out=name)
         learned = given and self.null_embedding == "learned"
         embedded = or_learned(b, f"{prefix}.null", embedded, *given) if learned else embedded
         return embedded, None if self.padding == "zeros" else mask
+
+    def token_width(self, name: str, spec: Spec) -> int | None:
+        raw = self.projection == "none" and not self.vocabulary(name, spec)
+        return self.shape(name, spec)[-1] if raw else None
 
     def counts(self, b: Builder, mask: Var) -> Var:
         return b.take_along(mask, _turned(b, mask), axis=1, out="counts") if self.align == "end" else mask  # type: ignore[no-any-return]

@@ -53,15 +53,15 @@ class Unet(Levels):
         yield from self._problems_of_tokens(spec)
 
     def _problems_of_tokens(self, spec: Spec) -> Iterator[Problem]:
-        """A transformer without tokens to attend to, and tokens of several widths."""
-        told = {name: part for name, part in self.told(spec).items() if self.form_of(part) == "tokens"}
+        """A transformer without tokens to attend to."""
+        told = any(self.form_of(part) == "tokens" for part in self.told(spec).values())
         if self.block.transformer is not None and not told:
             message = "a transformer attends to tokens of conditions, and this network is told none"
             yield Problem(("block", "transformer"), message, "leave it out, or add a condition that enters as tokens")
-        widths = {name: part.token_width(name, spec) for name, part in told.items()}
-        if len(set(widths.values())) > 1:
-            text = ", ".join(f"`{name}` {width or 'as wide as the embedding'}" for name, width in widths.items())
-            yield Problem((), f"tokens of one sequence have several widths: {text}", "embed them all by a layer")
+
+    @property
+    def attends_to_any_width(self) -> bool:
+        return True
 
     def form_of(self, condition: Condition) -> Form | None:
         form = super().form_of(condition)

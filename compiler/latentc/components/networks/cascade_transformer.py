@@ -15,9 +15,10 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
+from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.patches import embedded_patches, image
+from latentc.components.kit.tokens import joined
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -30,7 +31,8 @@ class CascadeTransformer(Backbone):
     """Transformer over patches of an image at several resolutions (PixelFlow, Chen et al. 2025, arXiv:2504.07963).
 
     Takes x f32[B, C, H, W] at any of them, t f32[B], its conditions, and the number of patches along a side f32[B];
-    returns f32[B, C_out, H, W]. Time, conditions and that number are added up.
+    returns f32[B, C_out, H, W]. Time, vectors and that number are added up; tokens are attended to, if the block's
+    condition knows how.
     """
 
     kind: Literal["cascade_transformer"]
@@ -59,7 +61,7 @@ class CascadeTransformer(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise_stages"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     TIME: ClassVar[bool] = True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -78,7 +80,15 @@ class CascadeTransformer(Backbone):
         if not (isinstance(self.positions, Positions) and self.positions.ROTARY):
             message = f"`{self.positions.kind}` positions are of one resolution"
             yield Problem(("positions",), message, "use `{kind: rope_2d}`")
-        yield from self.block.problems_of_condition(self.kind, "vector")
+        yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
+
+    @property
+    def attends_to_any_width(self) -> bool:
+        return self.block.parts()[3].takes_any_width
+
+    def form_of(self, condition: Condition) -> Form | None:
+        form = super().form_of(condition)
+        return None if form == "tokens" and not self.block.parts()[3].takes_tokens else form
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
@@ -132,16 +142,22 @@ def _network(
         full = size // patch
         grid = full // 2**halvings if halvings else full
         embedded = [time.vector(b, "t_embedder", t, width), time.vector(b, "size_embedder", side, width)]
+        told = []
         for entry, operands in with_operands(entries, conditions):
-            embedded.append(entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static))
+            prefix = f"{entry.ports[0].name}_embedder"
+            if entry.form == "tokens":
+                told.append(entry.tokens(b, prefix, operands, width, static))
+            else:
+                embedded.append(entry.vector(b, prefix, operands, width, static))
         x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", Named(grid**2, "T"))
         rotary = positions.rotary(b, width // static.get("heads", 1), full, 0)
         rotary = tuple(_corner(b, table, full, grid, part) for table, part in zip(rotary, ("cos", "sin"), strict=True))
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
-        sizes = config.block.own(width, static)
+        sizes, context = config.block.own(width, static), joined(b, told)
+        sizes |= {"context": len(context)} if condition.takes_tokens else {}
         shared = condition.shared(b, c, width)
         for name in items("blocks", depth):
-            x = b.sub(name, block, x, shared, *rotary, dim=width, **sizes)
+            x = b.sub(name, block, x, shared, *context, *rotary, dim=width, **sizes)
         features = patch * patch * out_channels
         x = b.sub("final_layer", _final_layer(config, norm), x, c, dim=width, features=features)
         return image(b, x, out_channels, grid, patch)

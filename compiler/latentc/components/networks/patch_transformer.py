@@ -145,9 +145,13 @@ class PatchTransformer(Backbone):
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("features",) if self.alignment is not None else ()
 
+    @property
+    def attends_to_any_width(self) -> bool:
+        return self.block.parts()[3].takes_any_width
+
     def form_of(self, condition: Condition) -> Form | None:
         form = super().form_of(condition)
-        return None if form == "tokens" and not self.block.parts()[3].TAKES_TOKENS else form
+        return None if form == "tokens" and not self.block.parts()[3].takes_tokens else form
 
     def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
         if self.alignment is None or spec.data.shape is None:
@@ -285,7 +289,7 @@ def _network(
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, {**static, "grid": grid})
         context = joined(b, told)
-        sizes |= {"context": len(context)} if condition.TAKES_TOKENS else {}
+        sizes |= {"context": len(context)} if condition.takes_tokens else {}
         shared = condition.shared(b, c, width)
         routes = Routing(config.routes, config.depth, others[count:], static) if training else None
         features: tuple[Var, ...] = ()

@@ -82,17 +82,14 @@ class RetrievalTransformer(Backbone):
             message = f"a {self.kind} attends to conditions, and is told none"
             yield Problem((), message, "add `conditioning.neighbours: {kind: neighbours, field: …}`")
         yield from self.problems_of_conditions(spec)
-        widths = set()
         for name, told in self.told(spec).items():
-            if self.form_of(told) is None:
-                continue
-            widths.add(told.token_width(name, spec))
-            if told.masked(name, spec):
+            if self.form_of(told) is not None and told.masked(name, spec):
                 message = f"some tokens of `{name}` may not count, and a {self.kind} attends to all"
                 yield Problem(("conditions",), message, "leave it out, or use a token_transformer")
-        if len(widths) > 1:
-            message = "the tokens of its conditions differ in width"
-            yield Problem(("conditions",), message, "let all be embedded, or name one")
+
+    @property
+    def attends_to_any_width(self) -> bool:
+        return True
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens, entries = spec.data.tokens, self.entries(spec)

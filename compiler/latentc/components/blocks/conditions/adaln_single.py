@@ -24,8 +24,11 @@ class AdalnSingle(CachedCondition):
     cross_heads: int | None = Field(
         None, gt=0, le=1_024, description="heads of the cross-attention; null: as many as the mixer has"
     )
-    TAKES_TOKENS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_single"}
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(self, mixer, feed_forward, norm, init)

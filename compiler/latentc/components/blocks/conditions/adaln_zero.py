@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Component, OneOf
+from latentc.components import Closed, Component, OneOf
+from latentc.components.blocks.cross_attention import text_attention
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+
+class TextBranch(Closed):
+    """A branch between the mixer and the feed-forward: tokens attend to those of conditions, not modulated (PixelFlow).
+
+    Queries turn by their place as the mixer's do; keys do not.
+    """
+
+    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before the branch")
+    qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="normalises queries and keys, each of all heads at once; null: none"
+    )
+    bias: bool = Field(True, description="biases of the projections")
+
+    def applied(self, b: Builder, x: Var, told: Sequence[Var], rotary: Sequence[Var], init: str, **sizes: Any) -> Var:
+        """What tokens x find in the condition's, `told` with their mask: f32[B, T, D]."""
+        assert isinstance(self.norm, Norm)
+        qk_norm = self.qk_norm if isinstance(self.qk_norm, Norm) else None
+        body = text_attention(init, self.bias, qk_norm, len(told) > 1)
+        h = self.norm.apply(b, "cross_norm", x)
+        return b.sub("cross_attn", body, h, *told, *rotary, context_dim=told[0].shape[2], out="h", **sizes)  # type: ignore[no-any-return]
 
 
 class AdalnZero(CachedCondition):
@@ -29,10 +51,21 @@ class AdalnZero(CachedCondition):
         "zero", description="where gates start: blocks are the identity (DiT), or as without the condition (FlashDiT)"
     )
     shift: bool = Field(True, description="norms are shifted too, not only scaled")
+    text: TextBranch | None = Field(
+        None, description="tokens of conditions enter by attention in a branch of its own; null: they cannot"
+    )
     gate_branches: bool = Field(False, description="a gate for each branch of a mixer that has several")
     TELLS_MIXER: ClassVar[bool] = True
     TELLS_FEED_FORWARD: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}
+
+    @property
+    def takes_tokens(self) -> bool:
+        return self.text is not None
+
+    @property
+    def takes_any_width(self) -> bool:
+        return True
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(self, mixer, feed_forward, norm, self._second(norm), init)
@@ -75,6 +108,7 @@ def _body(
     init: str,
     dim: int,
     static: Mapping[str, Any],
+    cross: Callable[[Var], Var] | None = None,
 ) -> Var:
     names = config.names(mixer)
     feeding = {k: static[k] for k in feed_forward.static(dim)} | ({"c": c} if feed_forward.TAKES_VECTOR else {})
@@ -95,6 +129,7 @@ def _body(
     h = modulated(norms[0].apply(b, "norm1", x) if mixer.normalised else x, "msa")
     for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h), strict=True):
         x = x + gated(name, branch)
+    x = x if cross is None else x + dropped(b, cross(x), static)
     h = modulated(norms[1].apply(b, "norm2", x), "mlp")
     return x + gated("gate_mlp", feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding))
 
@@ -102,16 +137,22 @@ def _body(
 @cache
 def _block(config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str) -> BlockBody:
     @module_class("DiTBlock")
-    def block(b: Builder, x: Var, c: Var, *rotary: Var, dim: int, **static: Any) -> Var:
+    def block(b: Builder, x: Var, c: Var, *others: Var, dim: int, context: int = 0, **static: Any) -> Var:
         """A transformer block conditioned by adaLN-Zero: c [B, D] scales, shifts and gates both branches."""
+        told, rotary = others[:context], others[context:]
         mixing = mixer.own(dim, static) | ({"told": c} if mixer.generates else {})
+
+        def cross(x: Var) -> Var:
+            assert config.text is not None
+            return config.text.applied(b, x, told, rotary, init, dim=dim, heads=static.get("heads", 1))
 
         def mix(h: Var) -> tuple[Var, ...]:
             if config.gate_branches:
                 return mixer.apply_branches(b, "attn", h, rotary, init, dim=dim, **mixing)
             return (mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing),)
 
-        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static)
+        crossing = cross if told else None
+        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static, crossing)
 
     return block
 

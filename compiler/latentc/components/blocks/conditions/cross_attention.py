@@ -20,8 +20,11 @@ class CrossAttention(BlockCondition):
 
     kind: Literal["cross_attention"]
     TAKES: ClassVar[Told] = None
-    TAKES_TOKENS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cross_attention"}
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(mixer, feed_forward, norm, init)
