@@ -531,6 +531,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L/2-latent", "main"): 611_482_632,
         },
     ),
+    "interpolant_sr": (
+        "coupledflow/couplings, at the sizes of the paper and of the example",
+        {("256", "main"): 269_650_195, ("32", "main"): 34_407_315},  # README: 35 M
+    ),
+    "interpolant_inpaint": (
+        "coupledflow/couplings: its class, told the image and the mask",
+        {("256", "main"): 269_662_739},
+    ),
     "rin": (
         "nicolas-dufour/CAD",
         {

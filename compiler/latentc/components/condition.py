@@ -45,7 +45,11 @@ class TimeFeatures(TimeEmbedding):
 
     @abstractmethod
     def static(self) -> dict[str, Any]:
-        """The numbers `features` is built from, which the emitted class is constructed with; F is `frequencies`."""
+        """The numbers `features` is built from, which the emitted class is constructed with, `frequencies` of them."""
+
+    def count(self, frequencies: Any) -> Any:
+        """F, the number of features, of so many `frequencies`."""
+        return frequencies
 
     @abstractmethod
     def features(self, b: Builder, t: Var, **static: Any) -> Var:

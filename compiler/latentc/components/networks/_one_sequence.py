@@ -48,7 +48,9 @@ class OneSequence(Backbone):
         yield from self.problems_of_blocks()
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
-        size = spec.time.static()["frequencies"] if isinstance(spec.time, TimeFeatures) else self.width
+        size = self.width
+        if isinstance(spec.time, TimeFeatures):
+            size = spec.time.count(spec.time.static()["frequencies"])
         if not self.time_mlp and size != self.width:
             message = f"the time has {size} features, but a token has {self.width} channels"
             mend = f"set `conditioning.time.frequencies: {self.width}`, or `time_mlp: true`"

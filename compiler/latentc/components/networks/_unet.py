@@ -68,8 +68,7 @@ class Unet(Levels):
         return None if form == "tokens" and self.block.transformer is None else form
 
     def groups_that_do_not_fit(self, channels: int) -> int | None:
-        groups = min(self.block.groups, channels // self.block.group_size)
-        return groups if not groups or channels % groups else None
+        return self.block.groups_that_do_not_fit(channels)
 
     def heads_of_level(self, channels: int) -> int:
         return int(self.block.head_count(channels))
@@ -136,7 +135,7 @@ def _embedder(early: tuple[str, ...], weights: Any, time: TimeFeatures, entries:
     def embedder(b: Builder, t: Var, *operands: Var, embedding: int, **static: Any) -> Var:
         """Embeds time and conditions."""
         c = time.features(b, t, **{k: static[k] for k in time.static()})
-        size = static["frequencies"]
+        size = time.count(static["frequencies"])
         pairs = list(with_operands(entries, operands))
 
         def added(c: Var, width: Any, first: bool) -> Var:

@@ -126,7 +126,7 @@ def _embedder(balance: float, time: TimeFeatures, entries: tuple[Entry, ...]) ->
     def embedder(b: Builder, t: Var, *operands: Var, embedding: int, **static: Any) -> Var:
         """Embeds time and conditions."""
         x = time.features(b, t, **{k: static[k] for k in time.static()})
-        c = mp_linear(b, "linear", x, embedding, out="c", size=static["frequencies"])
+        c = mp_linear(b, "linear", x, embedding, out="c", size=time.count(static["frequencies"]))
         for entry, own in with_operands(entries, operands):
             told = entry.vector(b, f"{entry.ports[0].name}_embedder", own, embedding, static)
             c = b.mp_sum(c, told, balance=balance, out="c")

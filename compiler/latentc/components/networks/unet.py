@@ -75,7 +75,9 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         return self.attends(level) and (self.decoder_attention == "all" or block == self.blocks)
 
     def _problems_of_skips(self) -> Iterator[Problem]:
-        """Blocks on the way up normalise their own channels together with those of a skip."""
+        """Blocks on the way up that do not convolve first normalise their channels together with those of a skip."""
+        if self.block.order == "conv_first":
+            return
         features = [int(self.features(self.width, level)) for level in range(len(self.multipliers))]
         skips = [int(scaled(self.width, self.stem))]
         beside = 2 if self.encoder == "skip_concat" else 1

@@ -103,9 +103,8 @@ class Interpolant(Process):
         if self.path == "vp":
             eps = 1e-5 if self.train_eps is None else self.train_eps
             return (eps, 1.0) if self.noise_time else (0.0, 1.0 - eps)
-        if predicts == "flow_velocity":
-            return 0.0, 1.0
-        eps = 1e-3 if self.train_eps is None else self.train_eps
+        singular = 0.0 if predicts == "flow_velocity" else 1e-3
+        eps = singular if self.train_eps is None else self.train_eps
         return eps, 1.0 - eps
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -51,8 +51,11 @@ class Integrator(ArraySampler):
     )
     scaling: Scaling = Field("none", description="scale of the integrated state (EDM's scaling); unused over time")
     churn: Churn | None = Field(None, description="noise added before steps (EDM); null: none")
-    eps: float = Field(
-        1e-3, ge=0, lt=0.5, description="time kept from the ends of a path if its velocity is singular there"
+    eps: float | None = Field(
+        None,
+        ge=0,
+        lt=0.5,
+        description="time kept from the ends of a path; null: 0.001 from those where its velocity is singular, if any",
     )
 
     def variable(self, target: Parameterization) -> Variable:
@@ -60,16 +63,16 @@ class Integrator(ArraySampler):
         return Variable(self.over or target.process.ODE, self.scaling)
 
     def interval(self, target: Parameterization) -> Interval:
-        """SiT's `check_interval` for a path: `eps` from the ends where its velocity is singular."""
-        process = target.process
+        """SiT's `check_interval` for a path: `eps` from its ends, or from those where its velocity is singular."""
+        process, eps = target.process, 1e-3 if self.eps is None else self.eps
         if process.data != process.last:
             return super().interval(target)
         if not np.all(np.isfinite(process.point(process.last).d_sigma)):
-            return Interval(process.first, process.last - np.sign(process.last - process.first) * self.eps)
-        if (self.over or process.ODE) == "time" and target.predicts == "flow_velocity":
+            return Interval(process.first, process.last - np.sign(process.last - process.first) * eps)
+        if self.eps is None and (self.over or process.ODE) == "time" and target.predicts == "flow_velocity":
             return Interval(process.first, process.last)
         way = np.sign(process.last - process.first)
-        return Interval(process.first + way * self.eps, process.last - way * self.eps)
+        return Interval(process.first + way * eps, process.last - way * eps)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,12 @@ def halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights,
     return b.conv(padded, weight, bias, stride=2, out=out)
 
 
+def wide_halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
+    """A 4-wide convolution of stride 2, which pads by one on both sides."""
+    weight, bias = _kernel(b, name, x, features, 4, weights, "inner")
+    return b.conv(x, weight, bias, stride=2, padding=1, out=out)
+
+
 def doubling_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
     """A 3-wide convolution of x at twice the resolution."""
     return conv(b, name, b.upsample_nearest(x, factor=2, out="x"), features, 3, weights, out=out)
@@ -143,4 +149,5 @@ __all__ = [
     "linear",
     "resampled",
     "strided_conv",
+    "wide_halving_conv",
 ]

@@ -22,6 +22,11 @@ from latentc.ir.types import Named, product
 class ResidualBlock(Closed):
     """The residual block of a U-Net: twice GroupNorm, SiLU and a 3-wide convolution, beside a shortcut."""
 
+    order: Literal["norm_first", "conv_first"] = Field(
+        "norm_first",
+        description="GroupNorm and SiLU stand before each convolution or behind it; then the embedding is added behind "
+        "the first SiLU, or scales and shifts the result of the first norm (Phil Wang's denoising-diffusion-pytorch)",
+    )
     groups: int = Field(32, gt=0, le=1_024, description="most groups of a GroupNorm")
     group_size: int = Field(1, gt=0, le=65_536, description="least channels per group")
     eps: float = Field(1e-5, gt=0, description="of GroupNorm")
@@ -45,6 +50,11 @@ class ResidualBlock(Closed):
     def head_count(self, channels: Any) -> Any:
         """Heads of an attention over so many channels."""
         return channels // self.head_channels if self.heads is None else self.heads
+
+    def groups_that_do_not_fit(self, channels: int) -> int | None:
+        """Groups of a norm of so many channels, if they do not divide them."""
+        groups = min(self.groups, channels // self.group_size)
+        return groups if not groups or channels % groups else None
 
     def apply(
         self,
@@ -97,11 +107,7 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
         context_dim: int | None = None,
     ) -> Var:
         """A residual block of x [B, channels, ...], conditioned by c [B, embedding]."""
-        h = resampled(b, b.silu(config.norm(b, "norm0", x), out="h"), way, config.resample)
-        h = conv(b, "conv0", h, features, 3, config.weights)
-        h = _conditioned(b, config, h, c, features)
-        h = b.dropout(h, p=config.dropout, out="h") if config.dropout else h
-        h = conv(b, "conv1", h, features, 3, config.weights, "last")
+        h = (_norms_first if config.order == "norm_first" else _convolutions_first)(b, config, x, c, features, way)
         x = resampled(b, x, way, config.resample, out="x")
         if shortcut:
             x = conv(b, "skip", x, features, 1, config.weights, out="x")
@@ -115,17 +121,45 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
     return forward
 
 
-def _conditioned(b: Builder, config: ResidualBlock, h: Var, c: Var, features: Any) -> Var:
-    """SiLU of the norm of h, to which the embedding c is added or which it scales and shifts."""
-    ones = (1,) * (h.type.rank - 2)
+def _norms_first(b: Builder, config: ResidualBlock, x: Var, c: Var, features: Any, way: Way) -> Var:
+    """The branch beside the shortcut; the embedding c enters before or in the second norm."""
+    h = resampled(b, b.silu(config.norm(b, "norm0", x), out="h"), way, config.resample)
+    h = conv(b, "conv0", h, features, 3, config.weights)
     if config.embedding == "add":
-        shift = linear(b, "affine", c, features, config.weights)
-        h = b.add(h, b.reshape(shift, shape=(c.shape[0], features, *ones), out="shift"), out="h")
-        return b.silu(config.norm(b, "norm1", h), out="h")
+        h = b.add(h, _shift(b, config, h, c, features), out="h")
+        h = b.silu(config.norm(b, "norm1", h), out="h")
+    else:
+        h = _modulated(b, config, "norm1", h, c, features)
+    h = b.dropout(h, p=config.dropout, out="h") if config.dropout else h
+    return conv(b, "conv1", h, features, 3, config.weights, "last")
+
+
+def _convolutions_first(b: Builder, config: ResidualBlock, x: Var, c: Var, features: Any, way: Way) -> Var:
+    """The branch beside the shortcut; the embedding c enters behind or in the first norm."""
+    h = conv(b, "conv0", resampled(b, x, way, config.resample), features, 3, config.weights)
+    if config.embedding == "add":
+        h = b.silu(config.norm(b, "norm0", h), out="h")
+        h = b.add(h, _shift(b, config, h, c, features), out="h")
+    else:
+        h = _modulated(b, config, "norm0", h, c, features)
+    h = b.dropout(h, p=config.dropout, out="h") if config.dropout else h
+    h = conv(b, "conv1", h, features, 3, config.weights)
+    return b.silu(config.norm(b, "norm1", h), out="h")
+
+
+def _shift(b: Builder, config: ResidualBlock, h: Var, c: Var, features: Any) -> Var:
+    """What is added to h: a linear map of the embedding c [B, E]."""
+    shift = linear(b, "affine", c, features, config.weights)
+    return b.reshape(shift, shape=(c.shape[0], features, *(1,) * (h.type.rank - 2)), out="shift")  # type: ignore[no-any-return]
+
+
+def _modulated(b: Builder, config: ResidualBlock, norm: str, h: Var, c: Var, features: Any) -> Var:
+    """SiLU of the norm of h, which the embedding c [B, E] scales and shifts."""
+    ones = (1,) * (h.type.rank - 2)
     modulation = linear(b, "affine", c, 2 * features, config.weights)
     scale, shift = b.split(modulation, axis=1, sizes=(features, features), out="scale shift")
     scale, shift = (b.reshape(v, shape=(c.shape[0], features, *ones), out=v.value.name) for v in (scale, shift))
-    return b.silu(config.norm(b, "norm1", h) * (scale + 1.0) + shift, out="h")
+    return b.silu(config.norm(b, norm, h) * (scale + 1.0) + shift, out="h")
 
 
 @cache
