@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gradients import grad
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
+from latentc.components.objectives.denoising_terms._term import Denoised
+from latentc.components.objectives.denoising_terms.direction import Direction
 from latentc.diagnostics import DiagnosticError
+from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
 
@@ -104,3 +109,21 @@ def test_flash_dit_learns_directions_at_logit_normal_times_and_samples_at_shifte
     table = spec.sampler.table(spec.objective.parameterization())
     s = np.linspace(0, 1, 5)
     assert np.allclose(np.cumsum(np.asarray(table.columns["d"])), (0.3 * s / (1 - 0.7 * s))[1:])
+
+
+def test_a_direction_has_a_derivative_where_a_network_predicts_zeros() -> None:
+    """As `F.cosine_similarity` of PyTorch has it: networks whose last layer starts at 0 predict these at first."""
+
+    @module_class("Term")
+    def term(b: Any, x: Any, y: Any) -> Any:
+        denoised: Any = Denoised(
+            b, spec=None, prediction=x, target=y, features=(), dropped=(), inputs={}, networks={}, time=x
+        )  # type: ignore[arg-type]
+        return Direction(kind="direction").value(denoised)
+
+    mb, shape = ModuleBuilder(), (2, 4, 3, 3)
+    mb.entries["main"] = mb.define(term, [f32(B, *shape[1:])] * 2, {})
+    module, name = grad(mb.finish(), "main", [0])
+    y = np.random.default_rng(0).standard_normal(shape)
+    (found,) = Interpreter(module).run(name, np.zeros(shape), y)
+    assert np.allclose(found, -1e8 / 9 * y / np.linalg.norm(y, axis=1, keepdims=True))

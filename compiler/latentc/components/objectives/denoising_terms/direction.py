@@ -33,7 +33,8 @@ class Direction(DenoisingTerm):
 
 
 def _length(b: Builder, x: Var, out: str) -> Var:
-    return b.maximum(b.sqrt(b.sum(x * x, axes=(1,), keepdims=True)), LEAST, out=out)  # type: ignore[no-any-return]
+    # The bound stands inside: the root has no derivative at 0, where networks predict when training starts.
+    return b.sqrt(b.maximum(b.sum(x * x, axes=(1,), keepdims=True), LEAST**2), out=out)  # type: ignore[no-any-return]
 
 
 __all__ = ["Direction"]
