@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from emitted import emitted
+from parity_data import error, load
 from random_weights import random_weights
 from torch.nn import functional as F
 
-from latentc.checkpoint import network_params
+from latentc.checkpoint import arrays, network_params, network_weights
 from latentc.components.blocks.bottlenecks.granularity_codebook import GranularityCodebook
 from latentc.components.blocks.granules import clustered
 from latentc.ir.builder import ModuleBuilder
@@ -19,6 +22,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
 
 K, L, Z, V = 4, 16, 4, 16
 NETWORK = ("width=32", "depth=2", "heads=2", "side=4", "latent=4", "kind_channels=4")
@@ -29,6 +33,10 @@ SIZES = [
     "networks.quantizer.codebook={size: 16, channels: 4, side: 4}",
     "conditioning.time.frequencies=16",
     "sampler.structure_steps=3",
+]
+STAGE = [
+    *("data.shape=[3, 64, 64]", "backbone.width=32", "backbone.multipliers=[1, 1, 2, 1, 1]", "backbone.blocks=1"),
+    "backbone.bottleneck={kind: granularity_codebook, size: 16, channels: 4, side: 4, convolutions: 0}",
 ]
 RNG = np.random.default_rng(0)
 
@@ -70,10 +78,10 @@ def shown(labels: np.ndarray, stage: int) -> np.ndarray:
 
 
 def smooth(w: dict[str, np.ndarray], k: int, x: torch.Tensor) -> torch.Tensor:
-    """The share of stage k's convolution is a half; four of them are spread over the five stages."""
+    """Half of stage k's convolution is added; four of them are spread over the five stages."""
     at = int(np.argmin(np.abs(np.linspace(1 / 12, 1 - 1 / 12, 4) - k / K)))
     weight, bias = (torch.from_numpy(w[f"smooth.{at}.conv.{name}"]) for name in ("weight", "bias"))
-    return (x + F.conv2d(x, weight, bias, padding=1)) / 2
+    return x + F.conv2d(x, weight, bias, padding=1) / 2
 
 
 def added(w: dict[str, np.ndarray], k: int, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -214,11 +222,12 @@ def test_the_loss_is_the_papers() -> None:
 
 def test_samples_are_codes_of_halved_clusters() -> None:
     """The flow's shares say which half of each cluster is split off; codes are drawn of the clusters' logits."""
-    lowered = lower(load_spec("nvg", None, [*SIZES, "sampler.guidance=null", "sampler.structure_guidance=null"]))
+    plain = ("sampler.guidance=null", "sampler.structure_guidance=null", "sampler.random_splits=true")
+    lowered = lower(load_spec("nvg", None, [*SIZES, *plain]))
     own = {name: random_weights(network_params(lowered, net), RNG, 0.3) for name, net in lowered.networks.items()}
     whole = {f"{net}.{name}": a for net, weights in own.items() for name, a in weights.items()}
     y, x = np.array([1, 0]), RNG.standard_normal((2, L, K))
-    gumbel, u = RNG.gumbel(size=(2, K, L)), RNG.random((2, 2 * L - 1))
+    gumbel, u = RNG.gumbel(size=(2, K - 1, L)), RNG.random((2, 2 * L - 1))
     given = {"y": y, "x": x, "gumbel": gumbel, "u": u}
     entry = lowered.module.entry(lowered.programs[0].entry)
     (tokens,) = Interpreter(lowered.module, whole).run(
@@ -230,7 +239,7 @@ def test_samples_are_codes_of_halved_clusters() -> None:
     for k in range(K + 1):
         at = np.full(2, k)
         if k > 0:
-            score = gumbel[:, k - 1]
+            score = x[..., K - 1]
             if k < K:
                 z = x.copy()
                 mu = np.exp(0.5 + 0.65 * (L - 256) / (4096 - 256))
@@ -242,7 +251,7 @@ def test_samples_are_codes_of_halved_clusters() -> None:
                     z = z + (then - now) * v
                 share = np.clip(z[..., k - 1], -1, 1) + 1
                 of_cluster = [np.bincount(one, p)[one] for one, p in zip(labels, share, strict=True)]
-                score = score + np.log(share / np.maximum(np.stack(of_cluster), 1e-8) + 1e-8)
+                score = gumbel[:, k - 1] + np.log(share / np.maximum(np.stack(of_cluster), 1e-8) + 1e-8)
             for own_labels, own_score in zip(labels, score, strict=True):
                 before = own_labels.copy()
                 for cluster in range(2 ** (k - 1)):
@@ -264,3 +273,20 @@ def test_samples_are_codes_of_halved_clusters() -> None:
         found.append(codes)
         canvas = canvas + np.stack([added(own["quantizer"], k, codes[i], labels[i] << (K - k)) for i in range(2)])
     assert (tokens == np.concatenate([*found, labels], 1)).all()
+
+
+def test_all_rows_of_the_codebook_learn_in_the_warm_up(tmp_path: Path) -> None:
+    """Gradients of the authors' quantizer in its first epoch, and after it."""
+    numbers = load("nvg.vqae")
+    lowered = lower(spec := load_spec("vq_multi_granularity", None, [*STAGE, "backbone.bottleneck.warmup=1"]))
+    write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in numbers.weights.items()})
+    weights = arrays(network_weights(spec, lowered, [f"main={tmp_path / 'w.safetensors'}"], "official")["main"])
+    with emitted(lowered, spec, tmp_path / "project") as project:
+        model = project.model.build()
+        model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in weights.items()})
+        for step, wanted in enumerate(("out.warm_grad", "out.cold_grad")):
+            model.zero_grad()
+            _, penalty = model.regularized(torch.from_numpy(numbers.inputs["x"]), torch.tensor(step))
+            penalty.mean().backward()
+            assert np.isclose(penalty.mean().item(), numbers.outputs["out.loss"], rtol=1e-5)
+            assert error(model.codebook.weight.grad, numbers.outputs[wanted]) < 1e-4

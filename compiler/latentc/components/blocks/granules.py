@@ -8,14 +8,23 @@ Symbols: B batch, L = 2^K positions, Z channels of the latents, N clusters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from latentc.components.blocks.scales import Scales, codebook_nearest, codebook_rows, smoothed
+from latentc.components.blocks.scales import (
+    Scales,
+    closeness,
+    codebook_nearest,
+    codebook_rows,
+    codebook_table,
+    smoothed,
+)
 from latentc.components.kit.tokens import rows
-from latentc.ir.builder import Builder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 TAKEN = 1e30
 """Distance of what is clustered already."""
@@ -23,9 +32,15 @@ TAKEN = 1e30
 
 @dataclass(frozen=True)
 class Granules(Scales):
-    """`Scales` whose maps are clusters: `labels` i64[B, L] are those of stage K."""
+    """`Scales` whose maps are clusters: `labels` i64[B, L] are those of stage K. Nothing is taken off a map that a
+    convolution is added to. Where `warm` f32[] is 1, all rows of the codebook learn from what a cluster takes."""
 
     labels: Var | None = None
+    warm: Var | None = None
+
+    @property
+    def kept(self) -> float:
+        return 1.0
 
     @property
     def stages(self) -> int:
@@ -43,15 +58,36 @@ class Granules(Scales):
 
     def nearest(self, b: Builder, rest: Var, k: int) -> Var:
         """i64[B, 2^k]: the codes nearest to the means of the residual f32[B, Z, h, h] over the clusters of stage k."""
+        sizes = {"codes": self.codes, "latent": self.channels}
+        return b.sub("codebook", codebook_nearest(self.normalize), self._means(b, rest, k), out=f"tokens_{k}", **sizes)  # type: ignore[no-any-return]
+
+    def _means(self, b: Builder, rest: Var, k: int) -> Var:
+        """f32[B, Z, 2^k, 1]: the means of the residual over the clusters of stage k."""
         assert self.labels is not None
         positions, count = self.sides[-1] ** 2, 2**k
         x = b.transpose(b.reshape(rest, shape=(rest.shape[0], self.channels, positions)), perm=(0, 2, 1), out="x")
         x = rows(b, x, b.argsort(self.labels, out="place"), "x")
         x = b.reshape(x, shape=(x.shape[0], count, positions // count, self.channels))
         x = b.transpose(b.mean(x, axes=(2,), keepdims=False), perm=(0, 2, 1), out="x")
-        x = b.reshape(x, shape=(x.shape[0], self.channels, count, 1), out="x")
-        body = codebook_nearest(self.normalize)
-        return b.sub("codebook", body, x, out=f"tokens_{k}", codes=self.codes, latent=self.channels)  # type: ignore[no-any-return]
+        return b.reshape(x, shape=(x.shape[0], self.channels, count, 1), out="x")  # type: ignore[no-any-return]
+
+    def quantized(self, b: Builder, latents: Var, each: Callable[[Var], None] | None = None) -> tuple[list[Var], Var]:
+        if self.warm is None:
+            return super().quantized(b, latents, each)
+        tokens: list[Var] = []
+        rest, found = b.stop_gradient(latents, out="rest"), None
+        sizes = {"codes": self.codes, "latent": self.channels}
+        for k in range(len(self.sides)):
+            means, body = self._means(b, rest, k), codebook_softened(self.normalize)
+            chosen, made = b.sub("codebook", body, means, self.warm, out=f"tokens_{k} rows_{k}", **sizes)
+            added = self._placed(b, rows(b, made, self._labels(b, k), "h"), k)
+            found = added if found is None else b.add(found, added, out="found")
+            rest = b.op("sub", rest, added, out="rest")
+            tokens.append(chosen)
+            if each is not None:
+                each(found)
+        assert found is not None
+        return tokens, found
 
     def added(self, b: Builder, tokens: Var, k: int) -> Var:
         """f32[B, Z, h, h]: what the codes i64[B, 2^k] of stage k add to the latents."""
@@ -59,13 +95,33 @@ class Granules(Scales):
 
     def assigned(self, b: Builder, tokens: Var, labels: Var, k: int) -> Var:
         """The same, of the labels i64[B, L] of stage k."""
-        side = self.sides[-1]
         at = b.take_along(tokens, labels, axis=1, out="at")
-        h = b.sub("codebook", codebook_rows, at, out="h", codes=self.codes, latent=self.channels)
+        return self._placed(b, b.sub("codebook", codebook_rows, at, out="h", codes=self.codes, latent=self.channels), k)
+
+    def _placed(self, b: Builder, h: Var, k: int) -> Var:
+        """f32[B, Z, h, h]: rows f32[B, L, Z] as a map, smoothed."""
+        side = self.sides[-1]
         h = b.transpose(b.reshape(h, shape=(h.shape[0], side, side, self.channels)), perm=(0, 3, 1, 2), out="h")
         if self.share:
-            h = b.sub(f"smooth.{self.convolution(k)}", smoothed(self.share), h, latent=self.channels)
+            h = b.sub(f"smooth.{self.convolution(k)}", smoothed(self.kept, self.share), h, latent=self.channels)
         return h
+
+
+@cache
+def codebook_softened(normalize: bool) -> BlockBody:
+    @module_class("ScaleCodebook", "softened", x="B latent N M")
+    def softened(b: Builder, x: Var, warm: Var, *, codes: int, latent: int) -> tuple[Var, Var]:
+        """The nearest rows to x and their numbers; where `warm` is 1, with the gradient of a softmax over all rows."""
+        table, (batch, _, count, _) = codebook_table(b, codes, latent), x.shape
+        x = b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch * count, latent), out="x")
+        close = closeness(b, x, table, normalize)
+        index = b.argmax(close, axis=1, out="index")
+        soft = b.matmul(b.softmax(close, axis=1), b.stop_gradient(table), out="soft")
+        made = b.embedding(table, index) + (soft - b.stop_gradient(soft)) * warm
+        tokens = b.reshape(index, shape=(batch, count), out="tokens")
+        return tokens, b.reshape(made, shape=(batch, count, latent), out="rows")
+
+    return softened
 
 
 @module_class("Clustering", x="B L C")
@@ -140,8 +196,11 @@ def halves(b: Builder, parents: Var, score: Var, clusters: int) -> Var:
     score f32[B, L] the second."""
     positions = int(parents.shape[1])
     size = positions // clusters
-    key = b.add(b.op("mul", b.cast(parents, to="f32"), 1e3), b.clamp(score, low=-400.0, high=400.0), out="key")
-    rank = b.argsort(b.argsort(key), out="rank")
+    # By score, then by cluster. One key of both would leave few bits to the score.
+    order = b.argsort(score, out="order")
+    key = b.add(b.op("mul", b.take_along(parents, order, axis=1), positions), b.arange(positions), out="key")
+    place = b.take_along(order, b.argsort(key), axis=1, out="place")
+    rank = b.argsort(place, out="rank")
     second = b.less(size // 2 - 1, b.op("sub", rank, b.div(rank, size) * size), out="second")
     return b.add(b.op("mul", parents, 2), b.cast(second, to="i64"), out="labels")
 

@@ -23,8 +23,8 @@ EPS = 1e-12
 class Scales:
     """`sides` n of the maps, from small to large, the last h.
 
-    What a map adds to the latents is smoothed by a convolution, of which `share` is the part beside the map itself;
-    0: none. There are `convolutions` of them, which neighbouring scales share; 0: one per scale.
+    What a map adds to the latents is `kept` of the map itself and `share` of a convolution of it; share 0: the map.
+    There are `convolutions` of these, which neighbouring scales share; 0: one per scale.
     """
 
     sides: tuple[int, ...]
@@ -38,6 +38,11 @@ class Scales:
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each scale."""
         return tuple(side**2 for side in self.sides)
+
+    @property
+    def kept(self) -> float:
+        """Factor of a map beside its convolution."""
+        return 1.0 - self.share
 
     def convolution(self, k: int) -> int:
         """The convolution of scale k: the one whose place between 0 and 1 is nearest to that of the scale."""
@@ -62,7 +67,7 @@ class Scales:
         if k < len(self.sides) - 1:
             h = b.resize(h, size=side, mode="bicubic", out="h")
         if self.share:
-            h = b.sub(f"smooth.{self.convolution(k)}", smoothed(self.share), h, latent=self.channels)
+            h = b.sub(f"smooth.{self.convolution(k)}", smoothed(self.kept, self.share), h, latent=self.channels)
         return h
 
     def quantized(self, b: Builder, latents: Var, each: Callable[[Var], None] | None = None) -> tuple[list[Var], Var]:
@@ -123,8 +128,17 @@ class Scales:
         return b.transpose(x, perm=(0, 2, 1), out=f"input_{k}")
 
 
-def _table(b: Builder, codes: Any, latent: Any) -> Var:
+def codebook_table(b: Builder, codes: Any, latent: Any) -> Var:
+    """The codebook f32[codes, latent]."""
     return b.param("weight", f32(codes, latent), "uniform", bound=1 / int(codes))
+
+
+def closeness(b: Builder, x: Var, table: Var, normalize: bool) -> Var:
+    """f32[N, K]: cosines of x f32[N, Z] and rows of the table f32[K, Z], or what falls with their squared distances."""
+    if normalize:
+        return b.linear(unit(b, x), unit(b, table), out="closeness")  # type: ignore[no-any-return]
+    product = b.linear(x, table) * 2.0
+    return b.op("sub", product, b.sum(table * table, axes=(1,), keepdims=False), out="closeness")  # type: ignore[no-any-return]
 
 
 def unit(b: Builder, x: Var) -> Var:
@@ -138,13 +152,11 @@ def codebook_nearest(normalize: bool) -> BlockBody:
     @module_class("ScaleCodebook", "nearest", x="B latent N M")
     def nearest(b: Builder, x: Var, *, codes: int, latent: int) -> Var:
         """The row of the codebook that is nearest to each position of x."""
-        table, (batch, _, rows, columns) = _table(b, codes, latent), x.shape
+        table, (batch, _, rows, columns) = codebook_table(b, codes, latent), x.shape
         x = b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch * rows * columns, latent), out="x")
-        if normalize:
-            closeness = b.linear(unit(b, x), unit(b, table), out="closeness")
-        else:
-            closeness = b.linear(x, table) * 2.0 - b.sum(table * table, axes=(1,), keepdims=False)
-        return b.reshape(b.argmax(closeness, axis=1), shape=(batch, rows * columns), out="tokens")  # type: ignore[no-any-return]
+        return b.reshape(
+            b.argmax(closeness(b, x, table, normalize), axis=1), shape=(batch, rows * columns), out="tokens"
+        )  # type: ignore[no-any-return]
 
     return nearest
 
@@ -152,17 +164,27 @@ def codebook_nearest(normalize: bool) -> BlockBody:
 @module_class("ScaleCodebook", tokens="B N")
 def codebook_rows(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
     """The rows of the codebook that tokens [B, N] name."""
-    return b.embedding(_table(b, codes, latent), tokens, out="x")
+    return b.embedding(codebook_table(b, codes, latent), tokens, out="x")
 
 
 @cache
-def smoothed(share: float) -> BlockBody:
+def smoothed(kept: float, share: float) -> BlockBody:
     @module_class("Smoothing", x="B latent H W")
     def mixture(b: Builder, x: Var, *, latent: int) -> Var:
-        """A mixture of x and a 3 x 3 convolution of it."""
-        return x * (1.0 - share) + layers.conv(b, "conv", x, latent, 3, "linear_default") * share
+        """A weighted sum of x and a 3 x 3 convolution of it."""
+        convolved = layers.conv(b, "conv", x, latent, 3, "linear_default") * share
+        return (x if kept == 1.0 else x * kept) + convolved
 
     return mixture
 
 
-__all__ = ["EPS", "Scales", "codebook_nearest", "codebook_rows", "smoothed", "unit"]
+__all__ = [
+    "EPS",
+    "Scales",
+    "closeness",
+    "codebook_nearest",
+    "codebook_rows",
+    "codebook_table",
+    "smoothed",
+    "unit",
+]

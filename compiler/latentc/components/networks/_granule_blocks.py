@@ -61,7 +61,7 @@ def turned(b: Builder, x: Var, turn: Var, out: str) -> Var:
 @module_class("ParallelBlock")
 def parallel_block(b: Builder, x: Var, c: Var, turn: Var, *, dim: int, heads: int, hidden: int, **training: Var) -> Var:
     """Attention and MLP side by side (FLUX; Dehghani et al. 2023), scaled, shifted and gated by c [B, D]."""
-    modulation = dense(b, "modulation", b.silu(c), 3 * dim, True, "zeros", out="modulation")
+    modulation = dense(b, "modulation", b.silu(c), 3 * dim, True, "xavier", out="modulation")
     modulation = b.reshape(modulation, shape=(c.shape[0], 1, 3 * dim), out="modulation")
     shift, scale, gate = b.split(modulation, axis=2, sizes=(dim, dim, dim), out="shift scale gate")
     h = b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift
@@ -79,10 +79,10 @@ def parallel_block(b: Builder, x: Var, c: Var, turn: Var, *, dim: int, heads: in
 @module_class("ModulatedLinear")
 def modulated_linear(b: Builder, x: Var, c: Var, *, dim: int, features: int) -> Var:
     """Normalises tokens, scales and shifts them by c [B, D], and projects them."""
-    modulation = dense(b, "modulation", b.silu(c), 2 * dim, True, "zeros", out="modulation")
+    modulation = dense(b, "modulation", b.silu(c), 2 * dim, True, "xavier", out="modulation")
     modulation = b.reshape(modulation, shape=(c.shape[0], 1, 2 * dim), out="modulation")
     shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
-    return dense(b, "linear", b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift, features, True, "zeros")
+    return dense(b, "linear", b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift, features, True, "xavier")
 
 
 __all__ = ["angles", "angles_of_class", "modulated_linear", "parallel_block", "turned"]

@@ -88,12 +88,14 @@ def told(
 
 def run(
     b: Builder, x: Var, c: Var, turn: Var, drop_path: float, width: Any, depth: Any, heads: Any, hidden: Any
-) -> Var:
-    """The blocks: x f32[B, T, D] under c f32[B, D], positions turned by `turn` f32[B, T, d / 2]."""
+) -> list[Var]:
+    """What each block makes of x f32[B, T, D] under c f32[B, D], positions turned by `turn` f32[B, T, d / 2]."""
     block = dropping(parallel_block) if drop_path else parallel_block
+    made: list[Var] = []
     for name, rate in zip(items("blocks", depth), growing_rates(b, drop_path, depth), strict=True):
         x = b.sub(name, block, x, *rate, c, turn, dim=width, heads=heads, hidden=hidden)
-    return x
+        made.append(x)
+    return made
 
 
 __all__ = ["GranuleNetwork", "run", "told"]

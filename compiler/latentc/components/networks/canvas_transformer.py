@@ -19,6 +19,7 @@ from latentc.components.condition import Entry, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear
 from latentc.components.networks._granule_network import GranuleNetwork, run, told
+from latentc.components.networks._routes import Alignment, problems_of_training, projector
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
@@ -36,13 +37,15 @@ class CanvasTransformer(GranuleNetwork):
     In place of the first canvas, which is empty, it reads a learned one.
 
     `forward`: canvas f32[B, L, Z], structure f32[B, L, K] (embedded at the stage), stage i64[B], the conditions -> the
-    last canvas f32[B, L, Z], logits f32[B, L, V], the same for all positions of a cluster.
+    last canvas f32[B, L, Z], logits f32[B, L, V], the same for all positions of a cluster. `train_forward`, with an
+    alignment: the same, and features f32[B, L, C] of each projection.
     """
 
     kind: Literal["canvas_transformer"]
     factors: tuple[Positive, ...] | None = Field(
         None, description="what normalises the canvas before each stage, and the last: K + 2 numbers; null: 1 each"
     )
+    alignment: Alignment | None = Field(None, description="projections for a loss that aligns features; null: none")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_granules"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "canvas_transformer",
@@ -60,6 +63,14 @@ class CanvasTransformer(GranuleNetwork):
         if self.factors is not None and len(self.factors) != self.stages + 2:
             message = f"{len(self.factors)} factors for {self.stages + 2} canvases"
             yield Problem(("factors",), message, "give one for each stage, and one for the last canvas")
+        yield from problems_of_training((), self.alignment, self.depth)
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        return ("features",) if self.alignment is not None else ()
+
+    def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
+        channels = () if self.alignment is None else self.alignment.features
+        return tuple((self.side**2, one) for one in channels)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.tokens is not None
@@ -72,15 +83,21 @@ class CanvasTransformer(GranuleNetwork):
         )
         static = {"vocabulary": spec.data.tokens.vocabulary, "stages": self.stages, **self.sizes(spec)}
         outputs: tuple[Role, ...] = ("output", "logits")
-        forward = add_method(mb, name, "forward", _forward(self, entries), ports, static, outputs)
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        methods = {"forward": add_method(mb, name, "forward", _forward(self, entries), ports, static, outputs)}
+        if self.alignment is not None:
+            static["projection"] = self.alignment.hidden
+            aligned: list[Role] = ["features"] * len(self.alignment.features)
+            body = _forward(self, entries, self.alignment)
+            methods["train_forward"] = add_method(mb, name, "train_forward", body, ports, static, (*outputs, *aligned))
+        return Network(name, methods, self.PROVIDES)
 
 
 @cache
-def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody:
+def _forward(config: CanvasTransformer, entries: tuple[Entry, ...], alignment: Alignment | None = None) -> BlockBody:
     positions, factors = config.side**2, config.factors or (1.0,) * (config.stages + 2)
+    method = "forward" if alignment is None else "train_forward"
 
-    @module_class("CanvasTransformer", canvas="B L latent", structure="B L stages")
+    @module_class("CanvasTransformer", method, canvas="B L latent", structure="B L stages")
     def forward(
         b: Builder,
         canvas: Var,
@@ -95,7 +112,7 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody
         heads: int,
         hidden: int,
         **static: Any,
-    ) -> tuple[Var, Var]:
+    ) -> tuple[Var, ...]:
         """The last canvas, and logits of the codes of the stage's clusters."""
         batch = canvas.shape[0]
         text, c = told(b, entries, conditions, stage, stages + 1, width, static)
@@ -107,15 +124,23 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody
         x = b.concat(b.reshape(text, shape=(batch, 1, width)), x, axis=1, out="x")
         of_class = angles_of_class(b, canvas, *config.channels, config.stages)
         turn = b.concat(of_class, angles(b, structure, *config.channels, 0), axis=1, out="turn")
-        x = run(b, x, c, turn, config.drop_path, width, depth, heads, hidden)
-        x = b.slice(x, axis=1, start=1, stop=positions + 1, out="x")
+        made = run(b, x, c, turn, config.drop_path, width, depth, heads, hidden)
+        features: list[Var] = []
+        if alignment is not None:
+            aligned = b.slice(made[alignment.blocks - 1], axis=1, start=1, stop=positions + 1, out="aligned")
+            sizes = {"dim": width, "hidden": static["projection"]}
+            every = enumerate(alignment.features)
+            features = [
+                b.sub(f"projectors.{k}", projector, aligned, **sizes, out_dim=channels) for k, channels in every
+            ]
+        x = b.slice(made[-1], axis=1, start=1, stop=positions + 1, out="x")
         last = b.sub("output", modulated_linear, x, c, dim=width, features=latent) * (1 / factors[-1])
         # Means of what would change, over the positions of each cluster: those whose embeddings are equal.
         digits = b.constant([3.0**j for j in range(int(stages))], "f32", out="digits")
         key = b.sum(structure * digits, axes=(2,), keepdims=True, out="key")
         same = b.cast(b.equal(key, b.transpose(key, perm=(0, 2, 1))), to="f32", out="same")
         mean = b.matmul(same, b.op("sub", last, canvas)) / b.sum(same, axes=(2,), keepdims=True)
-        return last, dense(b, "head", mean, vocabulary, True, "xavier", out="logits")
+        return last, dense(b, "head", mean, vocabulary, True, "xavier", out="logits"), *features
 
     return forward
 

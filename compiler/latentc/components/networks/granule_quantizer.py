@@ -37,8 +37,18 @@ class GranuleQuantizer(Backbone):
         GranularityCodebook,
         OneOfThese("blocks/bottlenecks", classes=(GranularityCodebook,), default="granularity_codebook"),
     ] = Field(description="that of the tokenizer")
+    scale: float = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="factor of the tokenizer's latents, for small ones: a linear layer tells codes apart by them",
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"quantize_granules"})
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "granule_quantizer", "codebook": GranularityCodebook.EXAMPLE}
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "granule_quantizer",
+        "codebook": GranularityCodebook.EXAMPLE,
+        "scale": 2.0,
+    }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens, codebook = spec.data.tokens, self.codebook
@@ -59,20 +69,21 @@ class GranuleQuantizer(Backbone):
         tokens = Port("tokens", i64(B, codebook.length), "token", codebook.size)
         canvas = Port("canvas", f32(B, positions, codebook.channels), "state")
         labels = Port("labels", i64(B, positions), "position", positions)
-        methods = {"canvases": add_method(mb, name, "canvases", _canvases(codebook), (tokens,), static)}
+        methods = {"canvases": add_method(mb, name, "canvases", _canvases(codebook, self.scale), (tokens,), static)}
         for k, length in enumerate(codebook.lengths):
             ports = (canvas, Port("tokens", i64(B, length), "token", codebook.size), labels)
-            methods[f"add_{k}"] = add_method(mb, name, f"add_{k}", _add(codebook, k), ports, static)
+            methods[f"add_{k}"] = add_method(mb, name, f"add_{k}", _add(codebook, k, self.scale), ports, static)
         return Network(name, methods, self.PROVIDES, sizes={"stages": count})
 
 
-def _sequence(b: Builder, h: Var, latent: Any, positions: int, out: str) -> Var:
-    """f32[B, Z, h, h] -> f32[B, L, Z]."""
-    return b.transpose(b.reshape(h, shape=(h.shape[0], latent, positions)), perm=(0, 2, 1), out=out)
+def _sequence(b: Builder, h: Var, latent: Any, positions: int, scale: float) -> Var:
+    """f32[B, Z, h, h] -> scaled, f32[B, L, Z]."""
+    x = b.transpose(b.reshape(h, shape=(h.shape[0], latent, positions)), perm=(0, 2, 1), out="added")
+    return x if scale == 1.0 else b.mul(x, scale, out="added")
 
 
 @cache
-def _canvases(codebook: GranularityCodebook) -> BlockBody:
+def _canvases(codebook: GranularityCodebook, scale: float) -> BlockBody:
     @module_class("GranuleQuantizer", "canvases", tokens="B T")
     def canvases(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
         """The latents before each stage, and behind the last."""
@@ -81,7 +92,7 @@ def _canvases(codebook: GranularityCodebook) -> BlockBody:
         granules = codebook.granules({"codes": codes, "latent": latent}, labels)
         made: list[Var] = []
         for k, part in enumerate(granules.split(b, contents)):
-            added = _sequence(b, granules.added(b, part, k), latent, positions, "added")
+            added = _sequence(b, granules.added(b, part, k), latent, positions, scale)
             made.append(b.add(made[-1], added, out="canvas") if made else added)
         every = [b.fill_like(made[0], 0.0), *made]
         shape = (tokens.shape[0], 1, positions, latent)
@@ -91,13 +102,13 @@ def _canvases(codebook: GranularityCodebook) -> BlockBody:
 
 
 @cache
-def _add(codebook: GranularityCodebook, k: int) -> BlockBody:
+def _add(codebook: GranularityCodebook, k: int, scale: float) -> BlockBody:
     @module_class("GranuleQuantizer", f"add_{k}", canvas="B L latent")
     def add(b: Builder, canvas: Var, tokens: Var, labels: Var, *, codes: int, latent: int) -> Var:
         """The canvas with what the codes of a stage add to it."""
         granules = codebook.granules({"codes": codes, "latent": latent})
         added = granules.assigned(b, tokens, labels, k)
-        return b.add(canvas, _sequence(b, added, latent, codebook.side**2, "added"), out="canvas")
+        return b.add(canvas, _sequence(b, added, latent, codebook.side**2, scale), out="canvas")
 
     return add
 

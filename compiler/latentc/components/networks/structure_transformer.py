@@ -97,7 +97,7 @@ def _forward(config: StructureTransformer, time: TimeEmbedding, entries: tuple[E
         of_kinds = (angles(b, place, *config.channels, kind) for kind in (2, 0))
         of_class = angles_of_class(b, canvas, *config.channels, config.stages)
         turn = b.concat(of_class, *of_kinds, axis=1, out="turn")
-        x = run(b, x, c, turn, config.drop_path, width, depth, heads, hidden)
+        x = run(b, x, c, turn, config.drop_path, width, depth, heads, hidden)[-1]
         x = b.slice(x, axis=1, start=positions + 1, stop=2 * positions + 1, out="x")
         return b.sub("output", modulated_linear, x, c, dim=width, features=stages, out="velocity")  # type: ignore[no-any-return]
 

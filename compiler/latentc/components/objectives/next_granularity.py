@@ -11,6 +11,7 @@ from latentc.components.blocks.granules import structure
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
+from latentc.components.objectives._alignment import feature_problems, mean_cosine
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
@@ -24,11 +25,18 @@ class NextGranularity(Objective):
 
     Of `main`: the squared error of the last canvas, and the cross-entropy of the codes of a stage's clusters. Of
     `structure`: the squared error of the velocity, noise - data, or 0 of the channels that its stage knows, at times
-    whose logits are standard normal. The alignment with a frozen encoder's features (REPA) is not part of it.
+    whose logits are standard normal. With `features`, 1 - the cosine between projections of `main` and what a frozen
+    encoder sees in the image, a data field per projection (REPA, Yu et al. 2024, arXiv:2410.06940).
     """
 
     kind: Literal["next_granularity"]
     canvas: float = Field(1.0, ge=0, description="weight of the squared error of the canvas")
+    features: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="data fields of features f32[L, C] that the projections of `main` are aligned with",
+    )
+    alignment: float = Field(0.5, ge=0, description="weight of the alignment with these features")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_granularity"}
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
@@ -36,7 +44,7 @@ class NextGranularity(Objective):
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (
-            Need("main", "next_granules"),
+            Need("main", "next_granules", ("features",) if self.features else ()),
             Need("structure", "denoise_structure"),
             Need("quantizer", "quantize_granules"),
         )
@@ -47,6 +55,7 @@ class NextGranularity(Objective):
         if len({side for side in sides.values() if side is not None}) > 1:
             words = ", ".join(f"`{name}` {side}" for name, side in sides.items())
             yield Problem((), f"networks of squares of other sides: {words}", "give all the same `side`")
+        yield from feature_problems(spec, self.features)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         main, flow, quantizer = networks["main"], networks["structure"], networks["quantizer"]
@@ -65,7 +74,9 @@ class NextGranularity(Objective):
         )
         canvas = _canvas(b, canvases, stage)
         shown = structure(b, labels, stages, stage)
-        made, logits = call(b, main, "forward", told, state=canvas, position=[shown, stage], out="made logits")
+        method = "train_forward" if self.features else "forward"
+        names = " ".join(("made", "logits", *(f"seen_{name}" for name in self.features)))
+        made, logits, *seen = call(b, main, method, told, state=canvas, position=[shown, stage], out=names)
         error = b.mean((made - last) * (made - last), axes=(0, 1, 2), keepdims=False, out="canvas_error")
         rows = B * positions
         target = self._target(b, tokens, labels, stage, stages, positions)
@@ -84,7 +95,12 @@ class NextGranularity(Objective):
         difference = b.op("sub", velocity, target_velocity, out="difference")
         flow_error = b.mean(difference * difference, axes=(0, 1, 2), keepdims=False, out="structure_error")
         loss = b.add(b.add(error * self.canvas, codes), flow_error, out="loss")
-        b.output(loss, error, codes, flow_error)
+        terms = [error, codes, flow_error]
+        for name, ours in zip(self.features, seen, strict=True):
+            cosine = mean_cosine(b, b.input(name, f32(B, *spec.data.fields[name].shape)), ours)
+            terms.append(b.op("sub", 1.0, b.mean(cosine, axes=(0,), keepdims=False), out="misalignment"))
+            loss = b.add(loss, terms[-1] * (self.alignment / len(self.features)), out="loss")
+        b.output(loss, *terms)
         mb.entries["loss"] = b.finish("The loss: error of the canvas, cross-entropy of the codes, error of the flow.")
         draws = (
             *conditions.draws(),
@@ -93,8 +109,9 @@ class NextGranularity(Objective):
             Draw("logit", "normal"),
             Draw("noise", "normal"),
         )
-        metrics = ("loss", "canvas", "codes", "structure")
-        return (Update("loss", self.trained(spec), ("tokens", *conditions.fields), draws, metrics),)
+        metrics = ("loss", "canvas", "codes", "structure", *(f"{name}_error" for name in self.features))
+        batch = ("tokens", *conditions.fields, *self.features)
+        return (Update("loss", self.trained(spec), batch, draws, metrics),)
 
     def _target(self, b: Builder, tokens: Var, labels: Var, stage: Var, stages: int, positions: int) -> Var:
         """i64[B, L]: the code of each position's cluster at `stage`."""

@@ -36,16 +36,19 @@ SHIFTS = (256, 0.5), (4096, 1.15)
 class NextGranularitySampler(Sampler):
     """Draws clusters and codes in turns (NVG, Wang et al. 2025, arXiv:2508.12811, algorithm 2 and section A.6).
 
-    At stages 1 to K - 1 Euler's method makes a structure embedding of noise, the channels of earlier stages kept; that
-    of the stage, as unnormalised probabilities with Gumbel noise, says which half of each cluster is split off. The
-    last split is arbitrary. Then the codes of the clusters are drawn. The progress of the guidance is k / K at stage k,
-    that of a structure's guidance that of the stage before.
+    At stages 1 to K - 1 Euler's method makes a structure embedding of noise, the channels of earlier stages kept; the
+    half of each cluster with the largest values of the stage's channel is split off, or one drawn with these as
+    unnormalised probabilities. The last split is arbitrary. Then the codes of the clusters are drawn. The progress of
+    the guidance is k / K at stage k, that of a structure's guidance that of the stage before.
     """
 
     kind: Literal["next_granularity"]
     structure_steps: int = Field(25, gt=0, le=100_000, description="evaluations per structure")
     top_p: float = Field(
         0.5, gt=0, le=1, description="nucleus of the codes at the last stage; at the first all are in it"
+    )
+    random_splits: bool = Field(
+        False, description="halves are drawn with Gumbel noise (`use_gumbel_topk` of the authors); false: the largest"
     )
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the codes; null: none")
     structure_guidance: ScheduledGuidance | None = Field(None, description="the same of the structure; null: none")
@@ -82,8 +85,8 @@ class NextGranularitySampler(Sampler):
         return shift * times / (shift * times + 1 - times)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
-        """Adds entry `sample.K+1`: the conditions, the scales, x f32[B, L, K], gumbel f32[B, K, L], u f32[B, 2 L - 1]
-        -> the tokens i64[B, 3 L - 1]: codes of all stages, labels.
+        """Adds entry `sample.K+1`: the conditions, the scales, x f32[B, L, K], u f32[B, 2 L - 1], for random splits
+        gumbel f32[B, K - 1, L] -> the tokens i64[B, 3 L - 1]: codes of all stages, labels.
         """
         main, quantizer = networks["main"], networks["quantizer"]
         conditions, stages = Conditions(spec, networks), int(quantizer.sizes["stages"])  # type: ignore[arg-type]
@@ -96,10 +99,10 @@ class NextGranularitySampler(Sampler):
         of_structure = b.input("structure_scale", f32(B)) if self.structure_guidance else None
         sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
         sources |= {"structure_scale": SettingSource("structure_guidance")} if self.structure_guidance else {}
-        x, gumbel = b.input("x", f32(B, positions, stages)), b.input("gumbel", f32(B, stages, positions))
-        u = b.input("u", f32(B, 2 * positions - 1))
-        sources |= {"x": RandomSource("normal", "structure"), "gumbel": RandomSource("gumbel", "split")}
-        sources |= {"u": RandomSource("uniform", "token")}
+        x, u = b.input("x", f32(B, positions, stages)), b.input("u", f32(B, 2 * positions - 1))
+        sources |= {"x": RandomSource("normal", "structure"), "u": RandomSource("uniform", "token")}
+        gumbel = b.input("gumbel", f32(B, stages - 1, positions)) if self.random_splits else None
+        sources |= {"gumbel": RandomSource("gumbel", "split")} if self.random_splits else {}
         canvas_type = main.methods["forward"].input("state").type
         canvas = b.full(u, shape=canvas_type.shape[1:], value=0.0, dtype="f32", out="canvas")
         labels = b.full(u, shape=(positions,), value=0, dtype="i64", out="labels")
@@ -163,13 +166,13 @@ class NextGranularitySampler(Sampler):
         labels: Var,
         canvas: Var,
         x: Var,
-        gumbel: Var,
+        gumbel: Var | None,
         scale: Var | None,
     ) -> Var:
         """i64[B, L]: the clusters of stage k, halves of those of the stage before."""
         positions = 2**stages
-        noise = b.reshape(b.slice(gumbel, axis=1, start=k - 1, stop=k), shape=(B, positions), out="noise")
         if k == stages:
+            noise = b.reshape(b.slice(x, axis=2, start=k - 1, stop=k), shape=(B, positions), out="noise")
             return halves(b, labels, noise, 2 ** (k - 1))
         flow, at = networks["structure"], b.full(x, shape=(), value=k, dtype="i64", out="stage")
         known = structure(b, b.op("mul", labels, 2 ** (stages - k + 1)), stages, at - 1) - 1.0
@@ -207,9 +210,13 @@ class NextGranularitySampler(Sampler):
             tables=tables,
             names=["z", "time", "step"],
         )
-        share = b.clamp(b.slice(z, axis=2, start=k - 1, stop=k), low=-1.0, high=1.0, out="share") + 1.0
+        value = b.slice(z, axis=2, start=k - 1, stop=k, out="value")
+        if gumbel is None:  # the authors clamp here as well, which leaves the order of values beyond 1 to chance
+            return halves(b, labels, b.reshape(value, shape=(B, positions)), 2 ** (k - 1))
+        noise = b.reshape(b.slice(gumbel, axis=1, start=k - 1, stop=k), shape=(B, positions), out="noise")
         parents = b.reshape(labels, shape=(B, positions, 1), out="parents")
         same = b.cast(b.equal(parents, b.transpose(parents, perm=(0, 2, 1))), to="f32", out="same")
+        share = b.clamp(value, low=-1.0, high=1.0, out="share") + 1.0
         # A cluster of which the flow splits off nothing is split by the noise alone.
         share = b.reshape(share / b.maximum(b.matmul(same, share), EPS), shape=(B, positions), out="share")
         score = b.add(b.log(share + EPS), noise, out="score")

@@ -36,9 +36,23 @@ class GranularityCodebook(Bottleneck):
     convolutions: int = Field(
         4, ge=0, le=64, description="smoothing convolutions, shared by neighbouring stages; 0: one per stage"
     )
-    share: float = Field(0.5, ge=0, le=1, description="share of the convolution in what a stage adds; 0: there is none")
+    share: float = Field(
+        0.5, ge=0, le=1, description="factor of the convolution that is added to what a stage adds; 0: none"
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="first steps of training, in which all rows of the codebook learn by a softmax of their distances",
+    )
     discrete: ClassVar[bool] = True
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "granularity_codebook", "size": 16, "channels": 4, "side": 4}
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "granularity_codebook",
+        "size": 16,
+        "channels": 4,
+        "side": 4,
+        "warmup": 2,
+    }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.side & (self.side - 1):
@@ -46,6 +60,14 @@ class GranularityCodebook(Bottleneck):
         if self.size < self.side**2:
             message = f"{self.size} codes for {self.side**2} labels, which are tokens as well"
             yield Problem(("size",), message, f"use at least {self.side**2}")
+        networks = [n for n in spec.networks.values() if getattr(n, "bottleneck", None) == self]
+        if self.told_step and not all(getattr(network, "TELLS_STEP", False) for network in networks):
+            message = "of these networks only an `autoencoder` is told the step of training"
+            yield Problem(("warmup",), message, "leave it out")
+
+    @property
+    def told_step(self) -> bool:
+        return self.warmup > 0
 
     @property
     def square(self) -> int | None:
@@ -69,11 +91,11 @@ class GranularityCodebook(Bottleneck):
     def static(self) -> dict[str, Any]:
         return {"codes": self.size}
 
-    def granules(self, static: Mapping[str, Any], labels: Var | None = None) -> Granules:
+    def granules(self, static: Mapping[str, Any], labels: Var | None = None, warm: Var | None = None) -> Granules:
         """What the stages share, in the sizes of the class that it is part of."""
         sides = (self.side,) * (self.stages + 1)
         sizes = (static["codes"], static["latent"], self.normalize, self.convolutions, self.share)
-        return Granules(sides, *sizes, labels=labels)
+        return Granules(sides, *sizes, labels=labels, warm=warm)
 
     def _labels(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         rows = b.reshape(h, shape=(h.shape[0], static["latent"], self.side**2))
@@ -95,6 +117,10 @@ class GranularityCodebook(Bottleneck):
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
         return self.granules(static, self._labels(b, h, static)).regularized(b, h, self.commitment)
+
+    def at_step(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], step: Var) -> tuple[Var, Var]:
+        warm = b.cast(b.less(step, self.warmup), to="f32", out="warm")
+        return self.granules(static, self._labels(b, h, static), warm).regularized(b, h, self.commitment)
 
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         return i64(B, self.length)

@@ -1,0 +1,46 @@
+"""Alignment of a network's features with those of a frozen encoder, which are data fields (REPA).
+
+Symbols: B batch, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from latentc.components.backbone import Backbone
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+def feature_problems(spec: Spec, names: tuple[str, ...]) -> Iterator[Problem]:
+    """Data fields of features that are not there, or do not fit the projections of `main`."""
+    network = spec.networks.get("main")
+    shapes = network.feature_shapes(spec) if isinstance(network, Backbone) else ()
+    if len(shapes) != len(names):
+        message = f"{len(names)} fields of features for {len(shapes)} projections of the network"
+        yield Problem(("features",), message, "name a field for each of its `alignment.features`")
+        return
+    for i, (name, shape) in enumerate(zip(names, shapes, strict=True)):
+        field = spec.data.fields.get(name)
+        if field is None or field.shape != shape:
+            what = "no such field" if field is None else f"of shape {list(field.shape)}"
+            message = f"features `{name}` in the data: {what}"
+            yield Problem(("features", i), message, f"declare `data.fields.{name}: {{shape: {list(shape)}}}`")
+
+
+def mean_cosine(b: Builder, theirs: Var, ours: Var) -> Var:
+    """f32[B]: the cosine between features f32[B, T, C] and ours, its mean over the tokens."""
+
+    def unit(x: Var, out: str) -> Var:
+        length = b.sqrt(b.sum(x * x, axes=(2,), keepdims=True), out="length")
+        return b.div(x, b.maximum(length, 1e-12), out=out)  # type: ignore[no-any-return]
+
+    product = b.op("mul", unit(theirs, "theirs"), unit(ours, "ours"), out="product")
+    return b.mean(b.sum(product, axes=(2,), keepdims=False), axes=(1,), keepdims=False, out="cosine")  # type: ignore[no-any-return]
+
+
+__all__ = ["feature_problems", "mean_cosine"]
