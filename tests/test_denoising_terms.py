@@ -32,6 +32,10 @@ def column(a: np.ndarray) -> np.ndarray:
     return a[:, None, None, None]
 
 
+MEAN = ("networks.mean={kind: constant}", TERMS.replace("true}", "true, mean: mean}") + SIZES[-1].removeprefix(TERMS))
+WEIGHED = "objective.sample_weight={field: trust, dropped: false}"
+
+
 @pytest.mark.parametrize("path", ["linear", "gvp"])
 def test_contrast_of_labelled_samples_and_two_encoders(path: str) -> None:
     process = f"objective.process={{kind: interpolant, noise_time: 1, path: {path}}}"
@@ -80,6 +84,8 @@ def test_contrast_of_labelled_samples_and_two_encoders(path: str) -> None:
         (["backbone.routes=[{start: 1, end: 2}]"], "no route from block 1 to 2"),
         (["backbone.routes=[{start: 1, end: 1}]", "backbone.positions={kind: rope_2d}"], "lose their place"),
         (["train.batch_size=1"], "no other to contrast with"),
+        (["objective.sample_weight={field: trust}"], "has no such field `trust`"),
+        (["objective.sample_weight={field: near}"], r"a field of f32\[16, 6\] `near`"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
@@ -127,3 +133,32 @@ def test_a_direction_has_a_derivative_where_a_network_predicts_zeros() -> None:
     y = np.random.default_rng(0).standard_normal(shape)
     (found,) = Interpreter(module).run(name, np.zeros(shape), y)
     assert np.allclose(found, -1e8 / 9 * y / np.linalg.norm(y, axis=1, keepdims=True))
+
+
+def test_contrast_learns_the_mean_target_and_samples_are_weighed() -> None:
+    """The mean's error is added to the contrast; weights are 0 where the class is dropped, and 1 on average."""
+    data = SIZES[0].replace("near:", "trust: {}, near:")
+    low = lower(load_spec("delta_fm", overrides=[data, *SIZES[1:], *MEAN, WEIGHED]))
+    plain = lower(load_spec("delta_fm", overrides=SIZES))
+    rng, method = np.random.default_rng(0), low.networks["main"].methods["train_forward"]
+    weights = random_weights(parameters(low.module, method.function), rng, 0.3)
+    weights = {f"main.{name}": w for name, w in weights.items()}
+    shapes = {"x": (COUNT, 1, 8, 8), "noise": (COUNT, 1, 8, 8), "near": (COUNT, 16, 6), "far": (COUNT, 16, 3)}
+    given: dict[str, Any] = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    given |= {name: rng.uniform(size=COUNT) for name in ("u", "trust", "other")}
+    given |= {"y": np.array([0, 1, 2, 3]), "drop": np.array([0.5, 0.05, 0.5, 0.5])}
+    mean = rng.standard_normal((1, 8, 8))
+    assert next(iter(low.updates)).networks == ("main", "mean")
+
+    def run(one: Any, **own: Any) -> list[np.ndarray]:
+        entry = one.module.entries["loss.terms"]
+        machine = Interpreter(one.module, {**weights, **own})
+        return machine.run("loss.terms", *(given[v.name] for v in one.module.functions[entry].inputs))
+
+    _, flow, apart, cosine = run(plain)
+    total, base, contrast, _ = run(low, **{"mean.value": mean})
+    target = given["noise"] - given["x"]
+    trust = given["trust"] * (given["drop"] >= 0.1)
+    assert np.allclose(base, flow * trust / trust.mean(), rtol=1e-6)
+    assert np.allclose(contrast, apart + ((mean - target) ** 2).mean(axis=(1, 2, 3)), rtol=1e-6)
+    assert np.allclose(total, base + 0.1 * contrast + 0.5 * cosine, rtol=1e-6)

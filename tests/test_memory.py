@@ -90,6 +90,16 @@ def test_other_networks_remember_nothing() -> None:
         load_spec("dit", overrides=["objective.self_conditioning=0.5"])
 
 
+@pytest.mark.parametrize(
+    "guidance",
+    ["[{without: [text]}, {without: [coherence]}]", "[{without: [text]}, {kind: memory, absent: [coherence]}]"],
+)
+def test_branches_that_leave_out_different_conditions_are_refused(guidance: str) -> None:
+    sizes = (*SYSTEMS["cad"].sizes, "conditioning.text.dropout=0.1", f"sampler.guidance={guidance}")
+    with pytest.raises(DiagnosticError, match="two branches"):
+        load_spec("cad", None, [*sizes])
+
+
 def test_registers_count_among_the_latents() -> None:
     """Of 8 latents the time, 2 registers and 3 words leave 2 that are weights, and of 6 none."""
     sizes = (*SYSTEMS["cad"].sizes, "data.fields.text.shape=[3, 10]", "data.fields.text_mask.shape=[3]")

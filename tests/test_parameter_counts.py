@@ -663,11 +663,14 @@ def test_a_forward_pass_takes_what_the_paper_says(name: str) -> None:
         assert abs(found - published) <= max(0.01 * published, 0.05), (variant, found)  # rounded to a tenth
 
 
-@pytest.mark.parametrize(("variant", "share"), [("B/2", 0.70), ("XL/2", 0.58)])
-def test_routes_save_compute_in_training(variant: str, share: float) -> None:
-    """TREAD: half of the tokens skip all blocks but the first two and the last three."""
+@pytest.mark.parametrize(("variant", "share", "guided"), [("B/2", 0.70, 0.70), ("XL/2", 0.58, 0.585)])
+def test_routes_save_compute(variant: str, share: float, guided: float) -> None:
+    """TREAD: half of the tokens skip all blocks but the first two and the last three; 0.3 and 0.7 in guidance."""
     builder = ModuleBuilder()
-    build_networks(builder, load_spec("tread", variant))
+    guidance = "sampler.guidance={kind: skipped_tokens, share: 0.7, better_share: 0.3}"
+    build_networks(builder, load_spec("tread", variant, [guidance]))
     module = builder.finish()
-    whole, routed = (flops(module, module.entries[f"main.{name}"]) for name in ("forward", "train_forward"))
+    names = ("forward", "train_forward", "forward_skips_3", "forward_skips_7")
+    whole, routed, better, worse = (flops(module, module.entries[f"main.{name}"]) for name in names)
     assert routed / whole == pytest.approx(share, abs=0.005)
+    assert (better + worse) / (2 * whole) == pytest.approx(guided, abs=0.005)  # of two whole evaluations

@@ -23,7 +23,8 @@ def network(path: str) -> tuple[str, ...]:
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
-    return {"x": numbers.inputs["x"], "t": numbers.inputs["timesteps"], "y": numbers.inputs.get("y")}
+    given = numbers.inputs
+    return {"x": given["x"], "t": given["timesteps"], "y": given.get("y"), "low": given.get("low_res")}
 
 
 def sampler_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -45,7 +46,15 @@ def guided(numbers: str, sampler: str) -> Sampler:
     return Sampler(numbers, "adm_g", sizes, sampler_inputs, prefixes=pair)
 
 
+VOLUME = ("data.shape=[3, 3, 4, 6]", *DATA[1:], *network("backbone")[:-1], "backbone.block.heads=2")
+VOLUME += ("backbone.decoder_heads=4", "backbone.block.embedding=add")
+VOLUME += ("backbone.resampling=filter", "backbone.block.resample=planes")
+SUPER_RES = ("data.shape=[3, 8, 12]", *DATA[1:], *network("backbone"), "backbone.block.qkv=parts")
+SUPER_RES += ("conditioning.low={kind: low_resolution, factor: 2, enlarged: bilinear}",)
+
 CASES = [
+    Forward("adm.volume", "adm", VOLUME, inputs),
+    Forward("adm.super_res", "adm", SUPER_RES, inputs),
     Forward("adm", "adm", (*DATA, *network("backbone")), inputs),
     Forward("adm.classifier", "adm_classifier", (*DATA, *network("backbone")), inputs),
     guided("adm.sampler_classifier_guided_ddpm10", "kind: ddpm, respacing: '10'"),

@@ -18,6 +18,8 @@ CLASS = (*RIN, "data.classes=10", "backbone.width=32")
 TEXT = (*RIN, "data.fields.text.shape=[3, 10]", "data.fields.text_mask.shape=[3]")
 TEXT += ("backbone.width=64", "backbone.registers=2")
 SIGMOID = (*CLASS, "objective.process={kind: signal}", "sampler.steps=6", "sampler.guidance.scale=2.5")
+LATENTS = "sampler.guidance=[{scale: 2.5, interval: [0.001, 1]}, "
+LATENTS += "{kind: memory, scale: 1.7, absent: [class], interval: [0.001, 1]}]"
 
 
 def network(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -33,6 +35,10 @@ def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     given = numbers.inputs
     assert not given["batch.previous_latents"].any()
     return {"x": given["batch.y"], "y": given["batch.label"], "scale": np.full(2, 2.5, np.float32)}
+
+
+def with_latents(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {**sampler(numbers, spec), "memory_scale": np.full(2, 1.7, np.float32)}
 
 
 def both(out: Any, numbers: Numbers, spec: Any) -> Array:
@@ -54,4 +60,5 @@ CASES = [
     forward("cad.rin_text_coherence", "cad", TEXT),
     Sampler("cad.sampler_ddim6", "rin", (*SIGMOID, "sampler.guidance=null"), sampler),
     Sampler("cad.sampler_ddim6_cfg", "rin", SIGMOID, sampler),
+    Sampler("cad.sampler_ddim6_latents_cfg", "rin", (*SIGMOID[:-1], LATENTS), with_latents),
 ]

@@ -13,6 +13,8 @@ SIZES = ("data.shape=[4, 16, 16]", "data.classes=10", "data.fields.features.shap
 SIZES += ("backbone.depth=2", "backbone.block.mixer.heads=4")
 SIZES += ("backbone.alignment={blocks: 1, hidden: 64, features: [32]}",)
 
+KEPT = "{kind: interference, network: mean, kept: 0.9, interval: [0.35, 1]}]"
+
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {name: numbers.inputs[name] for name in ("x", "t", "y")}
@@ -45,6 +47,11 @@ def sampler_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {**given, "noise": np.stack(numbers.noise)} if numbers.noise else given
 
 
+def interfered(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    scales = {"scale": 1.85, "interference_scale": 0.05}
+    return {**sampler_inputs(numbers, spec), **{name: np.full(2, scale, np.float32) for name, scale in scales.items()}}
+
+
 def sampled(name: str, sampler: str) -> Sampler:
     return Sampler(
         f"deltafm.sampler_{name}",
@@ -71,4 +78,13 @@ CASES = [
     sampled("em", "{kind: euler_maruyama, steps: 8, guidance: null}"),
     sampled("euler", "{kind: euler, steps: 8, guidance: null}"),
     sampled("heun", "{kind: heun, steps: 6, last: euler, guidance: null}"),
+    Sampler(
+        "deltafm.sampler_em_interference",
+        "delta_fm",
+        (*SIZES, "sampler.steps=5", "sampler.guidance=[{scale: 1.85, interval: [0.35, 1]}, " + KEPT),
+        interfered,
+        variant="XL/2-interference",
+        wanted=lambda numbers: numbers.outputs["out.samples"],
+        prefixes={"mean": "mean.", "main": ""},
+    ),
 ]

@@ -47,7 +47,9 @@ def official(case: Case, folder: Path) -> tuple[Numbers, Any, Lowered, list[str]
     spec, lowered = lowered_of(case.spec, case.variant, tuple(case.sizes))
     files = []
     for network, prefix in case.prefixes.items():
-        own = {n.removeprefix(prefix): Array(a) for n, a in numbers.weights.items() if n.startswith(prefix)}
+        others = tuple(other for other in case.prefixes.values() if len(other) > len(prefix))
+        names = [n for n in numbers.weights if n.startswith(prefix) and not n.startswith(others)]
+        own = {n.removeprefix(prefix): Array(numbers.weights[n]) for n in names}
         write_safetensors(folder / f"{network}.safetensors", own)
         files.append(f"{network}={folder / network}.safetensors")
     return numbers, spec, lowered, files

@@ -12,6 +12,8 @@ from parity_data import Numbers
 SIZES = ("data.shape=[4, 16, 16]", "data.classes=10", "backbone.width=64", "backbone.depth=4")
 SIZES += ("backbone.block.mixer.heads=4",)
 ROUTED = (*SIZES, "backbone.routes=[{start: 1, end: 2, ratio: 0.5}]")
+SKIPS = "sampler={kind: euler, steps: 4, guidance: {kind: skipped_tokens, scale: 1.5, share: 0.7, "
+SKIPS += "better_share: 0.3, absent: [class]}}"
 WHOLE = (*SIZES, "backbone.routes=[]")  # of numbers in evaluation mode
 
 
@@ -30,6 +32,13 @@ def sampler_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": z, "y": numbers.inputs["y"], "scale": np.full(len(z), 2.0, np.float32)}
 
 
+def skipping(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    """Their scores are of the two predictions in turn."""
+    z, scores = numbers.inputs["z"], np.stack(numbers.noise)
+    told = {"x": z, "y": numbers.inputs["y"], "scale": np.full(len(z), 1.5, np.float32)}
+    return {**told, "better_scores_0": scores[::2], "worse_scores_0": scores[1::2]}
+
+
 CASES = [
     Forward("tread.dit", "tread", ROUTED, inputs),
     Forward("tread.dit_routed", "tread", ROUTED, inputs, method="train_forward"),
@@ -41,4 +50,5 @@ CASES = [
         (*ROUTED, "sampler={kind: euler, steps: 6, guidance: {scale: 2.0}}"),
         sampler_inputs,
     ),
+    Sampler("tread.sampler_rf4_skips", "tread", (*ROUTED, SKIPS), skipping),
 ]

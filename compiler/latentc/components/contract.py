@@ -36,6 +36,7 @@ Role = Literal[
 
 Capability = Literal[
     "denoise",
+    "skip_tokens",
     "embed_conditions",
     "denoise_stages",
     "denoise_hidden",
@@ -76,6 +77,7 @@ Capability = Literal[
 ]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
+    "skip_tokens": "has `routes`: blocks that some tokens skip",
     "denoise_stages": "predicts velocities at several resolutions",
     "denoise_tokens": "predicts tokens from noisy ones and their time",
     "denoise_hidden": "predicts data and noise of partly hidden samples",
@@ -120,6 +122,8 @@ denoise       `forward` (state, time, conditions) -> output; a second time, if a
               averaged, 0 unless given; perhaps `train_forward`, the same in training, with noise that losses draw as
               uniform numbers behind the conditions, and features [B, T, C] that losses may read behind the output;
               perhaps memory f32[B, ...] both in and out, from the evaluation before and for the next, zeros at first
+skip_tokens   denoise, and for each share of tokens in the sampler's `shares` the method `routed_method(share)`: as
+              `forward`, and noise [B, T] per route: uniform scores, by the highest of which tokens skip its blocks
 denoise_stages
               `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
               each at twice the resolution of the one before; the last is called `forward`
@@ -205,6 +209,11 @@ weigh_classes next_token, and `score` (conditions) -> output, output: log-probab
 pixels        `forward` (state, conditions) -> output, parameters of the distributions; `log_prob` (state, conditions)
               -> output f32[B] in nats; `draw` (noise: uniform numbers, conditions) -> output
 """
+
+
+def routed_method(share: float) -> str:
+    """The method of a network that provides `skip_tokens` in which this share of the tokens skips blocks."""
+    return f"forward_skips_{f'{share:.6f}'.rstrip('0').removeprefix('0.')}"
 
 
 TRAINING = "train_forward"

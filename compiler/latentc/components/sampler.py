@@ -42,6 +42,10 @@ class Sampler(Part):
         """What its steps reuse of a network over so many tokens; None: every step evaluates all of them."""
         return None
 
+    def shares(self, network: str) -> tuple[float, ...]:
+        """Shares of the tokens that skip blocks of a network in its evaluations; see `skip_tokens`."""
+        return ()
+
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         """The networks with the methods that its programs call besides those they are built with.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.condition import Condition, Form, GivenInput
@@ -22,11 +23,14 @@ class LowResolution(Condition):
     """The image at a resolution that is lower by `factor`, for super-resolution.
 
     Training makes it of the data, as the mean of each square of pixels; a request gives it. It enters as channels
-    beside the state, each pixel repeated.
+    beside the state, enlarged as `enlarged` says.
     """
 
     kind: Literal["low_resolution"]
     factor: int = Field(4, gt=1, le=64, description="sides of the image by sides of the low resolution")
+    enlarged: Literal["repeated", "bilinear"] = Field(
+        "repeated", description="each pixel is repeated, or pixels are interpolated between their centres (ADM)"
+    )
     field: None = Field(None, description="it is made of the sample")
     FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "low_resolution", "factor": 2}
@@ -61,10 +65,21 @@ class LowResolution(Condition):
         return (b.scalar(0.0, operands[0]),)
 
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
-        return b.upsample_nearest(operands[0], factor=self.factor, out=name)  # type: ignore[no-any-return]
+        (low,) = operands
+        if self.enlarged == "repeated":
+            return b.upsample_nearest(low, factor=self.factor, out=name)  # type: ignore[no-any-return]
+        rows, columns = (b.constant(bilinear_matrix(int(n), self.factor), out="weights") for n in low.shape[2:])
+        high = b.matmul(rows, low, out="rows")
+        return b.matmul(high, b.transpose(columns, perm=(1, 0)), out=name)  # type: ignore[no-any-return]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         return (Requested(name, "array", self.shape(spec), "f32", ("channel", "height", "width")),)
+
+
+def bilinear_matrix(side: int, factor: int) -> np.ndarray[Any, Any]:
+    """f64[factor * side, side]: what enlarges `side` pixels in a row; beyond the centres at the ends they repeat."""
+    centres = np.clip((np.arange(factor * side) + 0.5) / factor - 0.5, 0, side - 1)
+    return np.maximum(1 - np.abs(centres[:, None] - np.arange(side)), 0.0)  # type: ignore[no-any-return]
 
 
 __all__ = ["LowResolution"]

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.contract import Network
-from latentc.components.guidance.guidance import Array
+from latentc.components.guidance.guidance import Array, Noise
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.methods import embed, embedded, embedding, with_embedding
 from latentc.components.parts import Fraction, Problem
@@ -108,9 +108,10 @@ class Part:
     def embedded(self) -> bool:
         return self.key != self.operand
 
-    def noise(self, which: int) -> str:
-        """The input of a program with the noise for evaluation `which` of each step."""
-        return f"{self.key}_noise" + ("", "_2")[which]
+    @property
+    def noise(self) -> Noise:
+        """What it draws in each evaluation."""
+        return Noise(f"{self.key}_noise", self.type)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Annealing:
         keep, add = (row[name + ("", "_2")[which]] for name in ("condition", "condition_noise"))
         made = {}
         for part in self.parts:
-            c, n = operands[part.key], noise[part.noise(which)]
+            c, n = operands[part.key], noise[part.noise.input(which)]
             noisy = weighted_sum(b, f"noisy_{part.key}", (keep, c), (add, n))
             if self.how.mix:
                 rescaled = _rescaled(b, noisy, c)

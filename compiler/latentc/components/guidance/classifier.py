@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Array, Contrast, ScoreTerm, Slope
+from latentc.components.guidance.guidance import Array, How, ScoreTerm
 from latentc.components.kit import call
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -69,7 +69,7 @@ class ClassifierGuidance(ScoreTerm):
 
     def directions(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
-    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Contrast | Slope]]:
+    ) -> list[tuple[str, Callable[[Sequence[float]], Array], How]]:
         if self.experts is None:
             return super().directions(mb, networks, process)
         own = round(process.first - process.last) + 1 if process.WHOLE else 1000

@@ -29,6 +29,8 @@ class ClassifierFree(ScheduledGuidance, GuidanceTerm):
     `{without: [text]}` and `{without: [image], absent: [text]}`.
     """
 
+    MEMORY: ClassVar[bool] = True
+
     kind: Literal["classifier_free"]
     without: tuple[str, ...] | None = Field(
         None, min_length=1, description="conditions left out of u; null: all that training drops"
@@ -39,6 +41,11 @@ class ClassifierFree(ScheduledGuidance, GuidanceTerm):
     @property
     def runs(self) -> int:
         return 2 if self.absent else 1
+
+    def left_out(self, spec: Spec) -> tuple[frozenset[str], ...]:
+        nullable = (name for name, condition in spec.conditions.items() if condition.nullable)
+        absent = frozenset(self.absent)
+        return absent, absent | frozenset(nullable if self.without is None else self.without)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from guidance_problems(self, spec)

@@ -19,6 +19,7 @@ from latentc.components.contract import Need, Network
 from latentc.components.objective import Objective
 from latentc.components.parts import Fraction, Part, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Process
@@ -108,12 +109,34 @@ class Degrade(Protocol):
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Random numbers that an evaluation takes beside the state: `type` [B, ...], of this distribution."""
+
+    name: str
+    type: TensorType
+    distribution: str = "normal"
+
+    def input(self, which: int) -> str:
+        """The input of a program with the noise for evaluation `which` of each step."""
+        return self.name + ("", "_2")[which]
+
+
+@dataclass(frozen=True)
+class Skips:
+    """A prediction by `method`, in which some tokens skip blocks: those of high scores, which are `noise`."""
+
+    method: str
+    noise: tuple[Noise, ...]
+
+
+@dataclass(frozen=True)
 class Contrast:
     """Guidance from a worse prediction q toward a better one p: adds (scale - 1) (p - q) to the prediction.
 
     p is by the network that samples; q by `network`, or the same if None. Conditions `absent` are left out of both,
     `without` (None: all that training drops) of q as well. `channels`: guides only the first so many. With `degrade` q
-    is at another state.
+    is at another state. In q tokens skip blocks by `worse`, in every other prediction of the evaluation by `better`,
+    which also makes p what the sampler samples. A q that `forgets` has an empty memory.
     """
 
     network: Network | None = None
@@ -121,6 +144,26 @@ class Contrast:
     absent: tuple[str, ...] = ()
     channels: int | None = None
     degrade: Degrade | None = None
+    better: Skips | None = None
+    worse: Skips | None = None
+    forgets: bool = False
+
+    @property
+    def noise(self) -> tuple[Noise, ...]:
+        """What its predictions draw."""
+        return tuple(one for skips in (self.better, self.worse) if skips is not None for one in skips.noise)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A change of the guided prediction g: adds (kept - 1) g + scale m, m by `network`. `kept` None: 1 - scale."""
+
+    network: Network
+    kept: float | None = None
+
+
+How = Contrast | Correction | Slope
+"""What a term of guidance adds."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +178,7 @@ class Guide:
     setting: str
     default: float
     weights: Callable[[Sequence[float]], Array]
-    how: Contrast | Slope
+    how: How
     part: str = ""
 
     def acts(self, progress: float) -> bool:
@@ -149,7 +192,11 @@ class GuidanceTerm(Part):
     SETTING: ClassVar[str] = "guidance"
     INPUT: ClassVar[str] = "scale"
     OF_SCORE: ClassVar[bool] = False
-    """Whether it changes the score or evaluates at another state, so that no evaluation at one state shows it."""
+    """Whether it changes the score, evaluates at another state or draws numbers, so that no evaluation at one state
+    shows it."""
+
+    MEMORY: ClassVar[bool] = False
+    """Whether it can guide a network with memory, which has a branch with the conditions and one without."""
 
     scale: float
     name: str | None = Field(
@@ -173,20 +220,28 @@ class GuidanceTerm(Part):
         """The sampled network with the methods that this term calls. ValueError: it cannot have them."""
         return network
 
+    def shares(self, network: str) -> tuple[float, ...]:
+        """Shares of the tokens that skip blocks in its predictions by a network; see `skip_tokens`."""
+        return ()
+
+    def left_out(self, spec: Spec) -> tuple[frozenset[str], ...]:
+        """The conditions left out of each of its predictions by the network that samples."""
+        return ()
+
     @abstractmethod
     def weights(self, progress: Sequence[float]) -> Array:
         """The fraction of the guidance that applies at each progress; 0 leaves it out."""
 
     def directions(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
-    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Contrast | Slope]]:
+    ) -> list[tuple[str, Callable[[Sequence[float]], Array], How]]:
         """What it adds where on the way through the process: (name of the part, weights, direction) each; by default
         one.
         """
         return [("", self.weights, self.direction(mb, networks))]
 
     @abstractmethod
-    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast | Slope:
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> How:
         """What it adds; may add functions to the module."""
 
 

@@ -55,7 +55,7 @@ class Levels(Backbone):
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
         last_level = len(self.multipliers) - 1
-        for side in shape[1:]:
+        for side in self.halved_sides(shape):
             if side % 2**last_level:
                 yield Problem(("multipliers",), f"a side of {side} cannot be halved {last_level} times")
         for i, level in enumerate(self.attention):
@@ -80,6 +80,10 @@ class Levels(Backbone):
             if level not in self.attention:
                 message += ", where the middle block attends"
             yield Problem(("attention",), message, "set `block.heads` or `block.head_channels`")
+
+    def halved_sides(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The sides of the data that each level halves."""
+        return shape[1:]
 
     @abstractmethod
     def heads_of_level(self, channels: int) -> int:

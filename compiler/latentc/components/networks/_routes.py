@@ -1,16 +1,17 @@
-"""What a transformer over patches does in training alone: tokens that skip blocks, and projected features.
+"""Tokens that skip blocks of a transformer over patches, in training and in guidance; features projected in training.
 
 Symbols: B batch, T tokens, K those that go through the blocks of a route, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import Field
 
 from latentc.components import Closed, Index, Size
+from latentc.components.contract import routed_method
 from latentc.components.kit.tokens import rows
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import Builder, Var, module_class
@@ -58,13 +59,16 @@ def problems_of_training(routes: Sequence[Route], alignment: Alignment | None, d
 
 
 class Routing:
-    """The routes of one forward pass: which tokens go through the blocks, and what the others were."""
+    """The routes of one forward pass: which tokens go through the blocks, and what the others were.
 
-    def __init__(self, routes: Sequence[Route], depth: int, scores: tuple[Var, ...], static: Mapping[str, Any]) -> None:
+    `scores` [B, T] per route; `kept`: how many tokens go through each.
+    """
+
+    def __init__(self, routes: Sequence[Route], depth: int, scores: tuple[Var, ...], kept: Sequence[Any]) -> None:
         ends = skipped(routes, depth)
         self.starts = {start: i for i, (start, _) in enumerate(ends)}
         self.ends = {end for _, end in ends}
-        self.scores, self.kept = scores, [static[name] for name in kept_names(routes)]
+        self.scores, self.kept = scores, kept
         self.skipped: tuple[Var, Var, Any] | None = None  # of the current route: all tokens, their order, how many go
 
     def enter(self, b: Builder, block: int, x: Var) -> Var:
@@ -92,6 +96,11 @@ def kept_names(routes: Sequence[Route]) -> tuple[str, ...]:
     return ("kept",) if len(routes) == 1 else tuple(f"kept_{i}" for i, _ in enumerate(routes))
 
 
+def kept_at(share: float) -> str:
+    """Name of the static argument that says how many tokens go through where this share skips blocks."""
+    return routed_method(share).replace("forward_skips", "kept_at")
+
+
 @module_class("Projector", x="B T dim")
 def projector(b: Builder, x: Var, *, dim: int, hidden: int, out_dim: int) -> Var:
     """Three linear layers with SiLU between them."""
@@ -100,4 +109,4 @@ def projector(b: Builder, x: Var, *, dim: int, hidden: int, out_dim: int) -> Var
     return dense(b, "fc3", x, out_dim, True, "xavier", out="features")
 
 
-__all__ = ["Alignment", "Route", "Routing", "kept_names", "problems_of_training", "projector", "skipped"]
+__all__ = ["Alignment", "Route", "Routing", "kept_at", "kept_names", "problems_of_training", "projector", "skipped"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.unet.layers import Way, conv, halving_conv, linear
+from latentc.components.blocks.unet.layers import Way, conv, halving_conv, linear, resampled
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.condition import Condition, Entry, Form, TimeFeatures, with_operands
 from latentc.components.kit.tokens import joined
@@ -32,10 +32,10 @@ class Unet(Levels):
         (), description="conditions added to the features of the time; others are added to its embedding"
     )
     block: ResidualBlock = Field(ResidualBlock(), description="the residual block")
-    resampling: Literal["block", "conv", "padded_conv"] = Field(
+    resampling: Literal["block", "conv", "padded_conv", "filter"] = Field(
         "block",
-        description="levels are joined by residual blocks that resample (BigGAN), or by convolutions; those of stride "
-        "2 pad on both sides (ADM) or behind alone (`padded_conv`: DDPM)",
+        description="levels are joined by residual blocks that resample (BigGAN), by convolutions, of which those of "
+        "stride 2 pad on both sides (ADM) or behind alone (`padded_conv`: DDPM), or by `block.resample` alone",
     )
 
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map", "tokens")
@@ -44,6 +44,13 @@ class Unet(Levels):
         yield from super().problems(spec)
         if spec.data.shape is None:
             return
+        if self.block.resample == "planes":
+            if len(spec.data.shape) != 4:
+                message = "planes are of data [C, D, H, W], and the data has " + spec.data.words
+                yield Problem(("block", "resample"), message, "use `box`")
+            if "padded" in self.resampling + getattr(self, "encoder", ""):
+                message = "convolutions that pad behind alone halve all axes, and `planes` the last two"
+                yield Problem(("block", "resample"), message, "use `box`, or another of `resampling` and `encoder`")
         if not whole(self.width, self.stem):
             yield Problem(("stem",), f"{self.stem} * {self.width} channels is no positive whole number")
         for i, name in enumerate(self.early):
@@ -62,6 +69,9 @@ class Unet(Levels):
     @property
     def attends_to_any_width(self) -> bool:
         return True
+
+    def halved_sides(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return super().halved_sides(shape)[1:] if self.block.resample == "planes" else super().halved_sides(shape)
 
     def form_of(self, condition: Condition) -> Form | None:
         form = super().form_of(condition)
@@ -98,6 +108,7 @@ class Parts(Path):
         static: Mapping[str, Any],
     ) -> None:
         super().__init__(b, config, width, blocks, entries, conditions)
+        self.residual = config.block
         for entry, operands in self.told("map"):
             x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")
         self.x = x
@@ -118,15 +129,18 @@ class Parts(Path):
         )
 
     def block(self, name: str, x: Var, features: Any, attends: bool = False, way: Way = "same") -> Var:
-        return self.config.block.apply(self.b, name, x, self.c, features, attends, way, self.context)
+        return self.residual.apply(self.b, name, x, self.c, features, attends, way, self.context)
 
     def halved(self, level: int, x: Var) -> Var:
         b, block = self.b, self.config.block
         if self.config.resampling == "block":
             return super().halved(level, x)
+        if self.config.resampling == "filter":
+            return resampled(b, x, "down", block.resample, out="x")
         if self.config.resampling == "padded_conv":
             return halving_conv(b, f"down_{level}", x, x.shape[1], block.weights, out="x")
-        return conv(b, f"down_{level}", x, x.shape[1], 3, block.weights, stride=2, out="x")
+        stride = (1, 2, 2) if block.resample == "planes" else 2
+        return conv(b, f"down_{level}", x, x.shape[1], 3, block.weights, stride=stride, out="x")
 
 
 @cache

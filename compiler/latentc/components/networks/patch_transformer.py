@@ -16,11 +16,20 @@ from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.generated import generated_patches
 from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Capability, Network, Port, Role, routed_method
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
-from latentc.components.networks._routes import Alignment, Route, Routing, kept_names, problems_of_training, projector
+from latentc.components.networks._routes import (
+    Alignment,
+    Route,
+    Routing,
+    kept_at,
+    kept_names,
+    problems_of_training,
+    projector,
+)
 from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, dense
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -142,6 +151,9 @@ class PatchTransformer(Backbone):
                 yield Problem(("rotary",), "`positions` are rotary, too", "leave out either")
         yield from problems_of_training(self.routes, self.alignment, self.depth)
 
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        return super().provides(spec) | (frozenset({"skip_tokens"}) if self.routes else frozenset())
+
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("features",) if self.alignment is not None else ()
 
@@ -201,19 +213,25 @@ class PatchTransformer(Backbone):
             vectors = tuple(entry for entry in entries if entry.form == "vector")
             sizes = {"width": self.width, **self.condition_sizes(spec)}
             methods["embed"] = add_method(mb, name, "embed", _embedding(vectors), ports_of(vectors), sizes)
+        shares = spec.sampler.shares(name) if self.routes and isinstance(spec.sampler, Sampler) else ()
+        tokens, plain = Named(self._tokens(spec.data.shape), "T"), dict(static)
+        routed = (*ports, *(Port(f"scores_{i}", f32(B, tokens), "noise") for i, _ in enumerate(self.routes)))
         if self.routes or self.alignment is not None:
-            tokens = Named(self._tokens(spec.data.shape), "T")
             static |= {
                 n: tokens - int(tokens * r.ratio) for n, r in zip(kept_names(self.routes), self.routes, strict=True)
             }
-            ports += tuple(Port(f"scores_{i}", f32(B, tokens), "noise") for i, _ in enumerate(self.routes))
             outputs: list[Role] = ["output"]
             if self.alignment is not None:
                 static["projection"] = self.alignment.hidden
                 outputs += ["features"] * len(self.alignment.features)
             body = _network(self, spec.time, entries, sequence, training=True)
-            methods["train_forward"] = add_method(mb, name, "train_forward", body, ports, static, outputs)
-        return Network(name, methods, self.PROVIDES)
+            methods["train_forward"] = add_method(mb, name, "train_forward", body, routed, static, outputs)
+        for share in shares:
+            # The authors' code keeps as many tokens as the share, rounded down, leaves.
+            sizes = {**plain, kept_at(share): tokens - int(tokens * share)}
+            body = _network(self, spec.time, entries, sequence, skips=share)
+            methods[routed_method(share)] = add_method(mb, name, routed_method(share), body, routed, sizes)
+        return Network(name, methods, self.provides(spec))
 
 
 @cache
@@ -232,9 +250,17 @@ def _embedding(entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _network(
-    config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry, ...], sequence: bool, training: bool = False
+    config: PatchTransformer,
+    time: TimeEmbedding,
+    entries: tuple[Entry, ...],
+    sequence: bool,
+    training: bool = False,
+    skips: float | None = None,
 ) -> BlockBody:
-    """`forward`, or `train_forward`, which also takes scores of the tokens for each route, and returns projections."""
+    """`forward`, or `train_forward`, which also takes scores of the tokens for each route, and returns projections.
+
+    `skips`: the method in which this share of the tokens skips the blocks of every route.
+    """
     mixer, feed_forward, norm, condition = config.block.parts()
     positions, beside = config.positions, config.rotary
     assert positions is None or isinstance(positions, Positions)
@@ -291,7 +317,9 @@ def _network(
         context = joined(b, told)
         sizes |= {"context": len(context)} if condition.takes_tokens else {}
         shared = condition.shared(b, c, width)
-        routes = Routing(config.routes, config.depth, others[count:], static) if training else None
+        names = (kept_at(skips),) * len(config.routes) if skips else kept_names(config.routes)
+        skipping = bool(training or skips)
+        routes = Routing(config.routes, config.depth, others[count:], [static[n] for n in names]) if skipping else None
         features: tuple[Var, ...] = ()
         seconds = {k: size for k, size in sizes.items() if k not in feed_forward.static(int(width))}
         seconds |= {k: static[own] for k, own in config.interleaved_names().items()}
@@ -322,6 +350,15 @@ def _network(
             return network(b, x, t, *others, **static)
 
         return train_forward
+
+    if skips is not None:
+
+        @module_class("DiT", routed_method(skips), x=shape)
+        def forward_skips(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> Var:
+            """Predicts as forward does, but tokens of high scores skip the blocks of the routes."""
+            return network(b, x, t, *others, **static)[0]
+
+        return forward_skips
 
     @module_class("DiT", x=shape)
     def forward(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> Var:

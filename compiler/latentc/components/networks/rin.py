@@ -97,9 +97,9 @@ class Rin(Backbone):
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
         terms = [term for _, term in getattr(spec.sampler, "terms", list)()]
-        if len(terms) > 1 or any(getattr(t, "network", None) or getattr(t, "absent", ()) for t in terms):
-            message = "latents are carried in two branches, so one term of classifier-free guidance can act"
-            yield Problem((), message, "keep one term in `sampler.guidance`")
+        if not all(t.MEMORY for t in terms) or len({names for t in terms for names in t.left_out(spec) if names}) > 1:
+            message = "latents are carried in two branches: with all conditions, and without some"
+            yield Problem((), message, "keep terms in `sampler.guidance` that leave out the same conditions")
         if self.concatenate and self.learned(spec) < 1:
             others = self.latents - self.learned(spec)
             message = f"{others} of {self.latents} latents are the time and the conditions, and none is left"

@@ -42,6 +42,9 @@ class UnetDenoiser(Unet, LevelsDenoiser):
     decoder_attention: Literal["all", "last"] = Field(
         "all", description="which blocks of a level attend on the way up, if the level has attention"
     )
+    decoder_heads: int | None = Field(
+        None, gt=0, le=1_024, description="heads of attention on the way up; null: as `block` says"
+    )
     encoder: Literal["standard", "skip", "skip_concat", "residual", "padded_residual"] = Field(
         "standard",
         description="how the input enters further levels: not, added to x, beside x, or added by a residual branch, "
@@ -64,6 +67,11 @@ class UnetDenoiser(Unet, LevelsDenoiser):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         found = list(super().problems(spec))
         yield from found
+        for level in () if found else self.attention:
+            channels = int(self.features(self.width, level))
+            if self.decoder_heads is not None and channels % self.decoder_heads:
+                message = f"{self.decoder_heads} heads do not divide the {channels} channels of level {level}"
+                yield Problem(("decoder_heads",), message)
         if self.decoder == "residual" and len(self.multipliers) == 1:
             yield Problem(
                 ("decoder",), "a residual branch of the output joins levels, and there is one", "use `standard`"
@@ -188,10 +196,18 @@ class _Denoiser(Parts):
         x = self.aux = block.joined(b, x, self.aux)
         return x
 
+    def up(self, x: Var, skips: list[Var]) -> Var:
+        if self.config.decoder_heads is not None:
+            self.residual = self.config.block.model_copy(update={"heads": self.config.decoder_heads})
+        return super().up(x, skips)
+
     def doubled(self, level: int, x: Var) -> Var:
-        if self.config.resampling == "block":
+        resampling, block = self.config.resampling, self.config.block
+        if resampling == "block":
             return super().doubled(level, x)
-        return doubling_conv(self.b, f"up_{level}", x, x.shape[1], self.config.block.weights, out="x")
+        if resampling == "filter":
+            return resampled(self.b, x, "up", block.resample, out="x")
+        return doubling_conv(self.b, f"up_{level}", x, x.shape[1], block.weights, block.resample, out="x")
 
     def left(self, level: int, x: Var) -> Var:
         config, last = self.config, level == len(self.config.multipliers) - 1
@@ -199,7 +215,8 @@ class _Denoiser(Parts):
             if last:
                 self.out = self._read(x, level, x.shape[1], "inner")
             else:
-                out = doubling_conv(self.b, f"out_up_{level}", self.out, x.shape[1], config.block.weights)
+                block = config.block
+                out = doubling_conv(self.b, f"out_up_{level}", self.out, x.shape[1], block.weights, block.resample)
                 x = self.out = config.block.joined(self.b, out, x)
             if level == 0:
                 self.out = self._read(x, 0, self.out_channels)

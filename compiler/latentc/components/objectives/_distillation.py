@@ -62,7 +62,7 @@ def scale_condition(spec: Spec) -> str | None:
 
 def unread_problems(base: DenoisingObjective, why: str) -> Iterator[Problem]:
     """Terms of a base objective of which only the process and the prediction count; paths relative to its owner."""
-    for name in ("further", "self_conditioning", "uncertainty"):
+    for name in ("further", "self_conditioning", "uncertainty", "sample_weight"):
         if getattr(base, name, None):
             yield Problem(("base", name), f"{why} without its `{name}`", "leave it out")
 

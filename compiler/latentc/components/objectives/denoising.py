@@ -5,12 +5,13 @@ Symbols: B batch; x0 the data, x_t the state at time t.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from latentc.components import Closed
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method, training_noise
 from latentc.components.objective import Objective
@@ -39,6 +40,22 @@ class Noised:
     x_t: Var
     scaled: Var
     told: Var
+
+
+class SampleWeight(Closed):
+    """A weight per sample of the loss, over the mean weight of the batch: of the coherence of captions, for instance
+    (Dufour et al. 2024, arXiv:2405.20324, whom `dropped: false` follows)."""
+
+    field: str = Field(description="the data field with the weights, a number per sample")
+    dropped: bool = Field(True, description="whether samples whose condition training drops keep theirs; false: 0")
+
+    def apply(self, b: Builder, weight: Var, dropped: Sequence[Var], terms: Sequence[Var]) -> tuple[Var, ...]:
+        """The terms f32[B] by the weight f32[B]; `dropped` bool[B] are masks of the samples without a condition."""
+        for gone in () if self.dropped else dropped:
+            weight = b.where(gone, b.scalar(0.0, weight), weight, out="weight")
+        mean = b.mean(weight, axes=(0,), keepdims=True, out="mean_weight")
+        weight = b.div(weight, b.add(mean, 1e-8), out="weight")
+        return tuple(b.mul(term, weight, out=term.value.name) for term in terms)
 
 
 def noised(
@@ -114,6 +131,8 @@ class DenoisingObjective(Objective):
         if self.self_conditioning and not getattr(spec.networks.get("main"), "MEMORY", False):
             message = "the network carries no memory from evaluation to evaluation"
             yield Problem(("self_conditioning",), message, "leave it out, or use a network with memory, such as `rin`")
+        if self.weighing is not None:
+            yield from self._problems_of_weight(self.weighing.field, spec)
         target = self.parameterization()
         try:
             point = target.process.point(target.process.first)
@@ -124,9 +143,22 @@ class DenoisingObjective(Objective):
         except ValueError as error:
             yield Problem(("predicts",), str(error), "predict `noise`, `x0` or `velocity`, or choose another process")
 
+    def _problems_of_weight(self, name: str, spec: Spec) -> Iterator[Problem]:
+        """A field of weights that the data does not have, or that is no number per sample."""
+        found = spec.data.fields.get(name)
+        if found is None or found.shape or found.dtype != "f32":
+            has = "has no such field" if found is None else f"has a field of {found.dtype}{list(found.shape)}"
+            message = f"weights are a number per sample, and the data {has} `{name}`"
+            yield Problem(("sample_weight", "field"), message, f"declare `data.fields.{name}: {{}}`")
+
     @property
     def further_networks(self) -> tuple[str, ...]:
         return tuple(name for term in self.further_terms for name in term.trains)
+
+    @property
+    def weighing(self) -> SampleWeight | None:
+        """How samples are weighed."""
+        return None
 
     @property
     def further_terms(self) -> tuple[DenoisingTerm, ...]:
@@ -138,7 +170,9 @@ class DenoisingObjective(Objective):
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
-        read = dict.fromkeys(name for term in self.further_terms for name in term.fields)
+        weight = None if self.weighing is None else self.weighing.field
+        fields = [name for term in self.further_terms for name in term.fields]
+        read = dict.fromkeys([*fields, *([weight] if weight and weight not in conditions.fields else [])])
         inputs = {name: b.input(name, f32(B, *spec.data.fields[name].shape)) for name in read}
         full = conditions.operands(b, given)
         start = None if target.coupling is None else _coupled(b, target, x0, full)
@@ -157,6 +191,10 @@ class DenoisingObjective(Objective):
         true, noise = self.truth(b, target, at, x0, given)
         terms = self.terms(b, target, at.point, true, at.x_t, noise, out, at.t)
         terms = self.weighed(b, networks, at.told, terms)
+        if self.weighing is not None and weight is not None:
+            by = inputs.get(weight) or b.given(weight)  # perhaps a condition reads it
+            assert by is not None
+            terms = self.weighing.apply(b, by, dropped, terms)
         names = ("loss", "mse", "vb")[: len(terms)]
         more = {draw.name: draw for term in self.further_terms for draw in term.draws()}
         if self.further_terms:
@@ -240,4 +278,4 @@ class DenoisingObjective(Objective):
         return weighted_sum(b, "target", (u, x0), (w, noise))
 
 
-__all__ = ["DenoisingObjective", "Noised", "noised", "with_kernel"]
+__all__ = ["DenoisingObjective", "Noised", "SampleWeight", "noised", "with_kernel"]

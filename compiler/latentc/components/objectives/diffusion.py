@@ -16,7 +16,7 @@ from latentc.components import OneOf
 from latentc.components.condition import Condition
 from latentc.components.contract import Need, Network
 from latentc.components.kit import call, per_sample_mean
-from latentc.components.objectives.denoising import DenoisingObjective, Noised
+from latentc.components.objectives.denoising import DenoisingObjective, Noised, SampleWeight
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
@@ -173,11 +173,16 @@ class Diffusion(DiffusionLoss):
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
         (), max_length=16, description="terms that are added to the loss"
     )
+    sample_weight: SampleWeight | None = Field(None, description="weighs samples by a data field; null: all alike")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
 
     @property
     def further_terms(self) -> tuple[DenoisingTerm, ...]:
         return self.further
+
+    @property
+    def weighing(self) -> SampleWeight | None:
+        return self.sample_weight
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)

@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.coupling import Coupling
 from latentc.components.kit import per_sample_mean
-from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.objectives.denoising import DenoisingObjective, SampleWeight
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.interpolant import Interpolant
@@ -84,11 +84,16 @@ class Flow(FlowLoss):
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
         (), max_length=16, description="terms that are added to the loss"
     )
+    sample_weight: SampleWeight | None = Field(None, description="weighs samples by a data field; null: all alike")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow"}
 
     @property
     def further_terms(self) -> tuple[DenoisingTerm, ...]:
         return self.further
+
+    @property
+    def weighing(self) -> SampleWeight | None:
+        return self.sample_weight
 
     def parameterization(self) -> Parameterization:
         return Parameterization(self.process, _PREDICTS[self.predicts], coupling=self.coupling)

@@ -104,6 +104,9 @@ class ArraySampler(Sampler):
             return [(("guidance",), self.guidance)]
         return [(("guidance", i), term) for i, term in enumerate(self.guidance or ())]
 
+    def shares(self, network: str) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(share for _, term in self.terms() for share in term.shares(network)))
+
     def runs(self, target: Parameterization) -> int:
         """Runs of a network per sample, those for guidance included."""
         every = list(map(float, self.table(target).all_progress))

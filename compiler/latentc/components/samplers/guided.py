@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from latentc.components.contract import Network
 from latentc.components.coupling import Coupling
-from latentc.components.guidance.guidance import Contrast, Guide, scale_at
+from latentc.components.guidance.guidance import Contrast, Correction, Guide, Noise, Skips, scale_at
 from latentc.components.kit import Operands, call, guided_call
-from latentc.components.samplers.memory import names, remembered
+from latentc.components.samplers.memory import Branches, names, remembered
 from latentc.components.samplers.table import DATA_PART
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, Var
@@ -38,16 +38,27 @@ class Request:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The network that evaluates, the terms of guidance that apply, and whether its conditions are annealed."""
+    """The network that evaluates, the terms of guidance that apply, and the noise on conditions that are annealed."""
 
     network: Network
     guides: tuple[Guide, ...] = ()
-    annealed: bool = False
+    annealed: tuple[Noise, ...] = ()
 
     @property
     def contrasts(self) -> list[tuple[Guide, Contrast]]:
         """The terms that change the prediction."""
         return [(guide, guide.how) for guide in self.guides if isinstance(guide.how, Contrast)]
+
+    @property
+    def corrections(self) -> list[tuple[Guide, Correction]]:
+        """The terms that change the guided prediction."""
+        return [(guide, guide.how) for guide in self.guides if isinstance(guide.how, Correction)]
+
+    @property
+    def noise(self) -> tuple[Noise, ...]:
+        """What it draws beside the noise of the step."""
+        of_guides = (noise for _, contrast in self.contrasts for noise in contrast.noise)
+        return tuple(dict.fromkeys((*self.annealed, *of_guides)))
 
     @property
     def degrades(self) -> bool:
@@ -57,7 +68,7 @@ class Evaluation:
     @property
     def slopes(self) -> list[Guide]:
         """The terms that change the score."""
-        return [guide for guide in self.guides if not isinstance(guide.how, Contrast)]
+        return [guide for guide in self.guides if not isinstance(guide.how, Contrast | Correction)]
 
 
 def weight_column(guide: Guide, which: int) -> str:
@@ -74,14 +85,41 @@ def prediction(
     time: Var | list[Var],
     which: int,
     memory: list[Var] | None = None,
+    noise: Mapping[str, Var] | None = None,
 ) -> Var:
     """The output of `how.network` at x [B, C, ...] and time f32[B] (or times), guided; a variance beside it is not.
 
     `row` holds the weights of the terms whose weight is not 1 (see `weight_column`). `memory` is what a network with
-    memory is given, of which guidance keeps one per branch, [2 B, ...]; it becomes what the network returns.
+    memory is given, of which guidance keeps one per branch, [2 B, ...]; it becomes what the network returns. `noise`
+    has what the evaluation draws, by the names of inputs.
 
-    ValueError: a network with memory, and guidance other than by one term of classifier-free guidance.
+    ValueError: a network with memory, and guidance that would need another branch, or another network.
     """
+    guided = _contrasted(b, how, request, row, x, time, which, memory, noise or {})
+    for guide, correction in how.corrections:
+        mean = call(b, correction.network, "forward", request.operands, state=x, time=time, out="mean")
+        first, scale = _first(b, guided, state_channels(how.network)), _column(b, request.scales[guide.input], x)
+        if correction.kept is None:
+            change = b.mul(scale, b.op("sub", mean, first), out="correction")
+        else:
+            change = weighted_sum(b, "correction", (correction.kept - 1.0, first), (1.0, b.mul(scale, mean)))
+        change = weighted_sum(b, "correction", (row.get(weight_column(guide, which), 1.0), change))
+        guided = _with_rest(b, b.add(first, change, out="corrected"), guided)
+    return guided
+
+
+def _contrasted(
+    b: Builder,
+    how: Evaluation,
+    request: Request,
+    row: Mapping[str, Coefficient],
+    x: Var,
+    time: Var | list[Var],
+    which: int,
+    memory: list[Var] | None,
+    noise: Mapping[str, Var],
+) -> Var:
+    """The prediction under the terms that are contrasts; see `prediction`."""
     told, contrasts = request.operands, how.contrasts
     if not contrasts:
         made = call(
@@ -98,33 +136,51 @@ def prediction(
         out = names("guided", memory) if memory else ""
         by_role = {"state": x, "time": time, "memory": memory or ()}
         return remembered(guided_call(b, how.network, "forward", told, null, scale, channels, out, **by_role), memory)
-    if memory:
-        raise ValueError(f"network {how.network.name} has a memory, so that one term of guidance can act")
+    branches = Branches(b, how.network, memory or []) if memory else None
 
     known: dict[tuple[str, frozenset[str]], tuple[Var, ...]] = {}
     asked = [(_left_out(c, request.nullable)[0], c.degrade.METHOD) for _, c in contrasts if c.degrade is not None]
     shown = {absent: method for absent, method in asked if method != "forward"}
+    sampled = next((c for _, c in contrasts if c.better is not None), Contrast())
+    usual, base = sampled.better, _left_out(sampled, request.nullable)[0]
 
-    def predicted(network: Network, absent: frozenset[str], state: Var = x, mark: str = "") -> tuple[Var, ...]:
-        """The prediction, then what else its method returns."""
-        key = (network.name + mark, absent)
+    def predicted(
+        network: Network,
+        absent: frozenset[str],
+        state: Var = x,
+        mark: str = "",
+        skips: Skips | None = None,
+        forgets: bool = False,
+    ) -> tuple[Var, ...]:
+        """The prediction, then what else its method returns but the memory."""
+        own = network is how.network
+        skips = usual if own and skips is None else skips
+        marks = [mark, *["skipping"] * (skips is not usual), *["without_memory"] * forgets]
+        key = (" ".join([network.name, *marks, "" if skips is None else skips.method]), absent)
         if key not in known:
             operands = request.null(b, told, tuple(sorted(absent))) if absent else told
-            name = "_".join(["output", *(["by", network.name] * (network is not how.network)), *[mark] * bool(mark)])
+            name = "_".join(["output", *(["by", network.name] * (not own)), *filter(None, marks)])
             name += "".join(f"_without_{condition}" for condition in sorted(absent))
-            method = "forward" if mark or network is not how.network else shown.get(absent, "forward")
+            method = "forward" if mark or not own else shown.get(absent, "forward")
+            by_role = {"state": state, "time": time}
+            if skips is not None:
+                method, by_role["noise"] = skips.method, [noise[one.input(which)] for one in skips.noise]
             others = [port.name for port in network.methods[method].outputs[1:]]
-            made = call(b, network, method, operands, state=state, time=time, out=" ".join([name, *others]))
-            known[key] = as_tuple(made)
+            out = " ".join([name, *others])
+            if branches is None:
+                known[key] = as_tuple(call(b, network, method, operands, **by_role, out=out))
+            else:
+                known[key] = branches.call(network, method, operands, absent, forgets, out, by_role)
         return known[key]
 
-    output, channels = predicted(how.network, frozenset())[0], state_channels(how.network)
+    output, channels = predicted(how.network, base)[0], state_channels(how.network)
     guided = _first(b, output, channels)
     for guide, contrast in contrasts:
         absent, without = _left_out(contrast, request.nullable)
         better, *seen = predicted(how.network, absent)
         if contrast.degrade is None:
-            worse = predicted(contrast.network or how.network, without)[0]
+            by = contrast.network or how.network
+            worse = predicted(by, without, skips=contrast.worse, forgets=contrast.forgets)[0]
         else:
             z_x, z_output = (row[name] for name in DATA_PART[which])
             data = weighted_sum(b, "data", (z_x, x), (z_output, _first(b, better, channels)))
@@ -132,14 +188,21 @@ def prediction(
             worse = predicted(how.network, absent, state, guide.input.removesuffix("_scale"))[0]
         gain, weight = request.scales[guide.input] - 1.0, row.get(weight_column(guide, which), 1.0)
         gain = gain if isinstance(weight, float) else b.mul(gain, weight, out="gain")
-        gain = b.reshape(gain, shape=(gain.shape[0], *(1,) * (x.type.rank - 1)), out="gain")
-        guided = _extrapolated(b, guided, better, worse, gain, contrast.channels or channels)
+        guided = _extrapolated(b, guided, better, worse, _column(b, gain, x, "gain"), contrast.channels or channels)
+    if branches is not None and memory is not None:
+        memory[:] = branches.left()
     return _with_rest(b, guided, output)
+
+
+def _column(b: Builder, v: Var, like: Var, out: str = "scale") -> Var:
+    """v f32[B] as [B, 1, ...], of the rank of `like`."""
+    return b.reshape(v, shape=(v.shape[0], *(1,) * (like.type.rank - 1)), out=out)  # type: ignore[no-any-return]
 
 
 def _is_plain(contrast: Contrast) -> bool:
     """Whether it is classifier-free guidance by the network that samples, which is one `guided` call."""
-    return contrast.network is None and not contrast.absent and contrast.degrade is None
+    changed = contrast.absent or contrast.degrade or contrast.better or contrast.worse or contrast.forgets
+    return contrast.network is None and not changed
 
 
 def state_channels(network: Network) -> int:

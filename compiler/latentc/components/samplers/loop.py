@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from latentc.components.guidance.annealing import Annealing
-from latentc.components.guidance.guidance import Contrast
+from latentc.components.guidance.guidance import Contrast, Correction, Guide
 from latentc.components.samplers.guided import Evaluation, Request, prediction, state_channels, weight_column
 from latentc.components.samplers.memory import branched
 from latentc.components.samplers.table import DATA, DATA_PART, Step, Table
@@ -46,7 +46,7 @@ def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Anneali
     for which, one in enumerate(evaluations):
         if one.slopes:
             columns |= {name: column for name, column in table.guides.items() if name[0] == "de"[which]}
-        if any(not isinstance(guide.how, Contrast) and guide.how.OF_DATA for guide in one.guides):
+        if any(_of_data(guide) for guide in one.slopes):
             columns |= table.data(which)
         if one.degrades:
             columns |= table.data_part(which)
@@ -70,7 +70,7 @@ def loop(
     memory: Sequence[Var],
     known: Known | None = None,
 ) -> tuple[Var, ...]:
-    """One loop over the rows of a table: its state, then the memory. `kick` is the noise of its annealing by name."""
+    """One loop over the rows of a table: its state, then the memory. `kick` is what its evaluations draw, by name."""
     coefficients = _columns(table, evaluations, annealing)
     constants = {name: value for name, column in coefficients.items() if (value := _constant(column)) is not None}
     varying = [name for name in coefficients if name not in constants]
@@ -111,6 +111,11 @@ def loop(
     return b.loop(name, table.rows, body, invariants=invariants, carried=carried, tables=tables, names=names)
 
 
+def _of_data(guide: Guide) -> bool:
+    """Whether a term that changes the score looks at the data that the network predicts."""
+    return not isinstance(guide.how, Contrast | Correction) and guide.how.OF_DATA
+
+
 def _constant(column: np.ndarray) -> float | None:
     """0 or 1 where a column is nothing else, to the last bits of float64; or None."""
     return next((value for value in (0.0, 1.0) if np.all(np.abs(column - value) <= 1e-12)), None)
@@ -143,7 +148,7 @@ class _Row:
             told = self.annealing.applied(self.b, request.operands, self.coefficients, self.kicks, which)
             request = replace(request, operands=told)
         with branched(self.b, self.memory, bool(one.contrasts), any(e.contrasts for e in self.evaluations)) as memory:
-            out = prediction(self.b, one, request, self.coefficients, *given, which, memory)
+            out = prediction(self.b, one, request, self.coefficients, *given, which, memory, self.kicks)
         coupling = self.request.coupling
         return out if coupling is None else coupling.confined(self.b, out, self.request.operands)
 
@@ -152,7 +157,7 @@ class _Row:
         x, (time, *_) = self._network_inputs(x, which)
         slopes = []
         for guide in self.evaluations[which].slopes:
-            assert not isinstance(guide.how, Contrast)
+            assert not isinstance(guide.how, Contrast | Correction)
             scale, weight = self.request.scales[guide.input], self.coefficients[weight_column(guide, which)]
             scale = scale if isinstance(weight, float) else self.b.mul(scale, weight, out="scale")
             names = (*DATA_PART[which], *DATA[which]) if guide.how.OF_DATA else ()

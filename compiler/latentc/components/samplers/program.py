@@ -9,8 +9,8 @@ from itertools import groupby
 
 from latentc.components.contract import Network, Program
 from latentc.components.coupling import Coupling
-from latentc.components.guidance.annealing import Annealing, Part
-from latentc.components.guidance.guidance import Contrast, Guide
+from latentc.components.guidance.annealing import Annealing
+from latentc.components.guidance.guidance import Contrast, Guide, Noise
 from latentc.components.kit import Conditions, Operands
 from latentc.components.processes.process import Kernel
 from latentc.components.samplers.guided import (
@@ -46,7 +46,7 @@ def sample_program(
     kernel: Kernel | None = None,
 ) -> Program:
     """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, a scale f32[B] for each of `guides`, noise
-    f32[N, B, C, ...] for the table's N stochastic steps, if any, and the noise of `annealing` -> x f32[B, C, ...].
+    f32[N, B, C, ...] for the table's N stochastic steps, if any, and what evaluations draw -> x f32[B, C, ...].
 
     Consecutive steps whose evaluations have the same network and the same terms of guidance are one loop. `known` adds
     inputs for a part of the sample that is given; their sources are up to the caller. `kernel` makes the first noise.
@@ -63,16 +63,15 @@ def sample_program(
     x = x if kernel is None else kernel.apply(b, x, b.input(kernel.draw.name, f32(B)))
     total = stochastic_rows(table)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
-    drawn = {} if annealing is None else annealing_rows(table, annealing)
-    types = {} if annealing is None else {p.noise(k): p.type for p in annealing.parts for k in (0, 1)}
-    kicks = {name: b.input(name, f32(rows, *types[name].shape)) for name, rows in drawn.items()}
+    drawn = evaluation_noise(table, partial(_evaluation_at, network, guides, early, annealing))
+    kicks = {name: b.input(name, f32(rows, *of.type.shape)) for name, (of, rows) in drawn.items()}
     part = known(b) if known is not None else None
     b.output(denoise(b, entry, table, network, request, x, noise, guides, early, annealing, kicks, part))
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
     sources = {"x": RandomSource("normal", "x"), **_sources(conditions, guides)}
     if total:
         sources["noise"] = RandomSource("normal", "step", total)
-    sources |= {name: RandomSource("normal", name, rows) for name, rows in drawn.items()}
+    sources |= {name: RandomSource(of.distribution, name, rows) for name, (of, rows) in drawn.items()}
     if kernel is not None:
         draw = kernel.draw
         sources[draw.name] = RandomSource(draw.distribution, draw.name, parameters=dict(draw.parameters))
@@ -100,7 +99,7 @@ def denoise(
     solver. For the others see `sample_program`.
     """
     total, taken = stochastic_rows(table), 0
-    rest = dict(kicks or {})  # the noise of annealing that no step has taken yet
+    rest = dict(kicks or {})  # what evaluations draw and no step has taken yet
     at = partial(_evaluation_at, network, guides, early, annealing)
     if table.prior != 1.0:
         x = b.mul(x, table.prior, out="x")
@@ -121,8 +120,8 @@ def denoise(
                 z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
                 taken += rows.rows
             kick = {}
-            for p, which in _annealed(evaluations, annealing):
-                key, left = p.noise(which), rest[p.noise(which)]
+            for key in (of.input(which) for which, one in enumerate(evaluations) for of in one.noise):
+                left = rest[key]
                 count = int(left.shape[0])
                 kick[key] = left if count == rows.rows else b.slice(left, axis=0, start=0, stop=rows.rows, out=key)
                 if count > rows.rows:
@@ -136,20 +135,14 @@ def denoise(
     return x
 
 
-def annealing_rows(table: Table, annealing: Annealing) -> dict[str, int]:
-    """{input with noise: its rows, the evaluations whose conditions get it}, over all parts of a table."""
-    found: dict[str, int] = {}
+def evaluation_noise(table: Table, at: Callable[[float], Evaluation]) -> dict[str, tuple[Noise, int]]:
+    """{input: what the evaluations `at` the table's progress draw, and how many do}, over all parts of the table."""
+    found: dict[str, tuple[Noise, int]] = {}
     for which in (0, 1):
-        progress = [p for part in table.parts() for p in part.progress[:, which : which + 1].ravel()]
-        count = sum(annealing.how.acts(float(p)) for p in progress)
-        found |= {p.noise(which): count for p in annealing.parts if count}
+        for progress in (p for part in table.parts() for p in part.progress[:, which : which + 1].ravel()):
+            for noise in at(float(progress)).noise:
+                found[noise.input(which)] = (noise, found.get(noise.input(which), (noise, 0))[1] + 1)
     return found
-
-
-def _annealed(evaluations: Sequence[Evaluation], annealing: Annealing | None) -> list[tuple[Part, int]]:
-    """The conditions that get noise in a step, and in which of its evaluations."""
-    parts = () if annealing is None else annealing.parts
-    return [(part, which) for which, one in enumerate(evaluations) if one.annealed for part in parts]
 
 
 def stochastic_rows(table: Table) -> int:
@@ -196,7 +189,8 @@ def _check(network: Network, conditions: Conditions, table: Table, guides: Seque
     channels = state_channels(network)
     nullable = any(condition.nullable for _, condition in conditions.items())
     for contrast in (guide.how for guide in guides if isinstance(guide.how, Contrast)):
-        if contrast.network is None and contrast.degrade is None and not nullable:
+        changed = contrast.degrade or contrast.worse or contrast.forgets
+        if contrast.network is None and not changed and not nullable:
             raise ValueError(f"guidance needs a condition that may be left out, and network {network.name} has none")
         if contrast.channels is not None and contrast.channels > channels:
             raise ValueError(f"{contrast.channels} guided channels of data that has {channels}")
@@ -214,14 +208,15 @@ def _evaluation_at(
         return Evaluation(other, acting)
     if annealing is None:
         return Evaluation(network, acting)
-    return Evaluation(annealing.network, acting, annealing.how.acts(progress))
+    noise = tuple(part.noise for part in annealing.parts) if annealing.how.acts(progress) else ()
+    return Evaluation(annealing.network, acting, noise)
 
 
 def _segments(table: Table, at: Callable[[float], Evaluation]) -> list[tuple[int, int, tuple[Evaluation, ...]]]:
     """Runs of rows (first, last + 1) whose evaluations are alike, and what each of a row's evaluations is."""
     every = [tuple(at(float(progress)) for progress in row) for row in table.progress]
     keys = [
-        tuple((one.network.main.function, tuple((g.input, g.part) for g in one.guides), one.annealed) for one in row)
+        tuple((one.network.main.function, tuple((g.input, g.part) for g in one.guides), one.noise) for one in row)
         for row in every
     ]
     runs = [list(run) for _, run in groupby(range(table.rows), key=keys.__getitem__)]

@@ -16,7 +16,9 @@ Weights = Literal["xavier", "torch"]
 """How layers start. `xavier`: Glorot uniform, last layers of a branch scaled by 1e-5 and projections to queries, keys
 and values by sqrt(0.2) (DDPM++). `torch`: PyTorch's default, last layers 0 (ADM)."""
 Place = Literal["inner", "attention", "last"]
-Filter = Literal["box", "binomial"]
+Filter = Literal["box", "planes", "binomial"]
+"""What changes the resolution. `box`: means and repetition. `planes`: the same along the last two of three axes (ADM).
+`binomial`: the filter 1 3 3 1."""
 Way = Literal["same", "down", "up"]
 
 _GAINS: dict[Place, float] = {"inner": 1.0, "attention": math.sqrt(0.2), "last": 1e-5}
@@ -57,7 +59,7 @@ def conv(
     kernel: int,
     weights: Weights,
     place: Place = "inner",
-    stride: int = 1,
+    stride: int | tuple[int, ...] = 1,
     out: str = "h",
 ) -> Var:
     """A convolution of x [B, C, *space] by an odd `kernel` that keeps the space, or divides it by `stride`."""
@@ -83,9 +85,13 @@ def group_norm(b: Builder, name: str, x: Var, groups: int, group_size: int, eps:
 
 
 def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
-    """x at half (`down`) or twice (`up`) the resolution: by means and repetition, or by the binomial filter 1 3 3 1."""
+    """x at half (`down`) or twice (`up`) the resolution."""
     if way == "same":
         return x
+    if by == "planes":
+        batch, channels, depth, *plane = x.shape
+        maps = resampled(b, b.reshape(x, shape=(batch, channels * depth, *plane)), way, "box", out=out)
+        return b.reshape(maps, shape=(batch, channels, depth, *maps.shape[2:]), out=out)
     if by == "box":
         return b.avg_pool(x, size=2, out=out) if way == "down" else b.upsample_nearest(x, factor=2, out=out)
     kernel = binomial(b, x, 1.0 if way == "down" else 2.0 ** (x.type.rank - 2))
@@ -98,8 +104,8 @@ def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
 def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weights: Weights, out: str = "h") -> Var:
     """A 3-wide convolution of x, then halving by the filter, without padding between them."""
     weight, bias = _kernel(b, name, x, features, 3, weights, "inner")
-    if by == "box":
-        return b.avg_pool(b.conv(x, weight, bias, padding=1), size=2, out=out)
+    if by != "binomial":
+        return resampled(b, b.conv(x, weight, bias, padding=1), "down", by, out=out)
     h = b.conv(x, weight, bias, padding=2)
     return b.conv(h, binomial(b, h, 1.0), stride=2, groups=features, out=out)
 
@@ -119,9 +125,12 @@ def wide_halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Wei
     return b.conv(x, weight, bias, stride=2, padding=1, out=out)
 
 
-def doubling_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
-    """A 3-wide convolution of x at twice the resolution."""
-    return conv(b, name, b.upsample_nearest(x, factor=2, out="x"), features, 3, weights, out=out)
+def doubling_conv(
+    b: Builder, name: str, x: Var, features: Any, weights: Weights, by: Filter = "box", out: str = "h"
+) -> Var:
+    """A 3-wide convolution of x at twice the resolution, whose values are repeated."""
+    x = resampled(b, x, "up", "planes" if by == "planes" else "box", out="x")
+    return conv(b, name, x, features, 3, weights, out=out)
 
 
 def binomial(b: Builder, x: Var, gain: float, side: int = 4) -> Var:

@@ -35,7 +35,11 @@ class ResidualBlock(Closed):
     )
     rescale: bool = Field(False, description="divides the sum with the shortcut by sqrt(2)")
     project: bool = Field(False, description="blocks that resample project their shortcut, whatever the channels")
-    resample: Filter = Field("box", description="filter of resampling: means and repetition, or binomial (1 3 3 1)")
+    resample: Filter = Field(
+        "box",
+        description="filter of resampling: means and repetition, the same along the last two of three axes (`planes`: "
+        "ADM's of volumes), or binomial (1 3 3 1)",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution, in training")
     weights: Weights = Field("torch", description="how layers start")
     heads: int | None = Field(None, gt=0, le=1_024, description="heads of attention; null: as `head_channels` says")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw
-from latentc.components.kit import per_sample_mean
+from latentc.components.contract import Draw, Need
+from latentc.components.kit import call, per_sample_mean, training_method
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.ir.builder import Var, f32
@@ -32,11 +32,23 @@ class Contrast(DenoisingTerm):
     conditional_only: bool = Field(
         False, description="only samples that keep their conditions; their terms are scaled up to the whole batch"
     )
+    mean: str | None = Field(
+        None,
+        description="one of `networks`, of kind `constant`, which learns the mean target beside it, for guidance "
+        "by `interference`; null: none",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "contrast"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.train.batch_size < 2:
             yield Problem((), "a batch of one sample has no other to contrast with", "set a `train.batch_size` above 1")
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        return () if self.mean is None else (self.mean,)
+
+    def needs(self) -> tuple[Need, ...]:
+        return () if self.mean is None else (Need(self.mean, "denoise", place=("mean",)),)
 
     def draws(self) -> tuple[Draw, ...]:
         return (Draw("other", "uniform"),)
@@ -58,7 +70,12 @@ class Contrast(DenoisingTerm):
                 kept = b.where(gone, b.scalar(0.0, u), one, out="kept")
                 share = b.mean(kept, axes=(0,), keepdims=True, out="share")
                 distance = b.op("mul", distance, kept / b.maximum(share, 1e-6), out="distance")
-        return b.neg(distance, out="contrast")  # type: ignore[no-any-return]
+        if self.mean is None:
+            return b.neg(distance, out="contrast")  # type: ignore[no-any-return]
+        mean, target = denoised.networks[self.mean], denoised.target
+        guess = call(b, mean, training_method(mean), {}, state=target, time=denoised.time, out="mean")
+        error = b.op("sub", guess, target, out="error")
+        return b.op("sub", per_sample_mean(b, error * error, out="mean_error"), distance, out="contrast")  # type: ignore[no-any-return]
 
 
 __all__ = ["Contrast"]

@@ -1,0 +1,59 @@
+"""The interference that contrastive flow matching leaves in guided samples, taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network
+from latentc.components.guidance.guidance import (
+    Array,
+    Correction,
+    GuidanceTerm,
+    Scheduled,
+    interval_problems,
+    within,
+)
+from latentc.components.parts import Fraction, Problem
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Interference(Scheduled, GuidanceTerm):
+    """(1 - scale) g + scale m: g the prediction guided by the other terms, m the mean target of training.
+
+    Contrastive flow matching (Stoica et al. 2025, arXiv:2506.05350, section 5.4) learns (u - scale m) / (1 - scale) in
+    place of a flow u, where `scale` is the weight of the contrast. m is what a network `constant` has learned.
+    """
+
+    SETTING: ClassVar[str] = "interference"
+    INPUT: ClassVar[str] = "interference_scale"
+    MEMORY: ClassVar[bool] = True
+
+    kind: Literal["interference"]
+    network: str = Field(description="one of `networks`, which predicts m")
+    scale: float = Field(0.05, ge=0, description="default share of m; 0 changes nothing. An input of the engine")
+    kept: float | None = Field(None, ge=0, le=100, description="factor of g; null: 1 - scale")
+    interval: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0), description="part of the way from noise (0) to data (1) where it acts"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "interference", "network": "mean"}
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Need(self.network, "denoise", place=("network",)),)
+
+    def weights(self, progress: Sequence[float]) -> Array:
+        return self.grown(progress) * [within(p, self.interval) for p in progress]
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from interval_problems(self.interval)
+        if self.network == "main":
+            message = "`main` predicts each sample's target, not their mean"
+            yield Problem(("network",), message, "name a network of `{kind: constant}`")
+
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Correction:
+        return Correction(networks[self.network], self.kept)

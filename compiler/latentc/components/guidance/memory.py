@@ -1,0 +1,56 @@
+"""Guidance away from what a network predicts without its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Network
+from latentc.components.guidance.guidance import (
+    Contrast,
+    GuidanceTerm,
+    ScheduledGuidance,
+    left_out_problems,
+    settings_problems,
+)
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MemoryGuidance(ScheduledGuidance, GuidanceTerm):
+    """Adds (scale - 1) (p - q): q with an empty memory, p with what the network carries from step to step.
+
+    Guidance of RIN's latents at a rate of its own, scale - 1, as in the code of coherence-aware diffusion (Dufour et
+    al. 2024, arXiv:2405.20324), where neither p nor q is told the conditions (`absent`) that classifier-free guidance
+    leaves out.
+    """
+
+    SETTING: ClassVar[str] = "memory_guidance"
+    INPUT: ClassVar[str] = "memory_scale"
+    MEMORY: ClassVar[bool] = True
+
+    kind: Literal["memory"]
+    absent: tuple[str, ...] = Field((), description="conditions left out of both p and q")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "memory", "scale": 1.5}
+
+    @property
+    def runs(self) -> int:
+        return 2 if self.absent else 1
+
+    def left_out(self, spec: Spec) -> tuple[frozenset[str], ...]:
+        return (frozenset(self.absent),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from settings_problems(self, spec)
+        yield from left_out_problems(self.absent, "absent", spec)
+        if not getattr(spec.networks.get("main"), "MEMORY", False):
+            message = "the network carries no memory from evaluation to evaluation"
+            yield Problem((), message, "use a network with memory, such as `rin`, or leave this guidance out")
+
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
+        return Contrast(None, (), self.absent, self.channels, forgets=True)

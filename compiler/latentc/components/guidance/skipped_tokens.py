@@ -1,0 +1,78 @@
+"""Guidance between predictions in which different shares of the tokens skip blocks: TREAD's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, routed_method
+from latentc.components.guidance.guidance import (
+    Contrast,
+    GuidanceTerm,
+    Noise,
+    ScheduledGuidance,
+    Skips,
+    left_out_problems,
+    settings_problems,
+)
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class SkippedTokens(ScheduledGuidance, GuidanceTerm):
+    """Adds (scale - 1) (p - q): in q a share of the tokens, drawn anew, skips the blocks of the network's `routes`.
+
+    Guidance of TREAD (Krause et al. 2025, arXiv:2501.04765): it takes fewer FLOPs than a second whole evaluation, and
+    needs no condition. Shares may differ from those of training. With `better_share` all other predictions skip, too,
+    and p is what guidance changes, in place of a prediction by all tokens.
+    """
+
+    OF_SCORE: ClassVar[bool] = True
+
+    kind: Literal["skipped_tokens"]
+    share: float = Field(gt=0, lt=1, description="share of the tokens that skip blocks in q (the authors' gamma2)")
+    better_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the tokens that skip them in p and all other predictions (gamma1)"
+    )
+    network: str = Field("main", description="one of `networks`, with `routes`, which predicts q")
+    without: tuple[str, ...] = Field((), description="conditions left out of q alone")
+    absent: tuple[str, ...] = Field(
+        (), description="conditions left out of both p and q (all of them, in the authors' code)"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "skipped_tokens", "scale": 1.5, "share": 0.7}
+
+    @property
+    def runs(self) -> int:
+        return 2 if self.absent else 1
+
+    def needs(self) -> tuple[Need, ...]:
+        names = dict.fromkeys(("main", self.network) if self.better_share else (self.network,))
+        return tuple(Need(name, "skip_tokens", place=("network",)) for name in names)
+
+    def shares(self, network: str) -> tuple[float, ...]:
+        better = (self.better_share,) if self.better_share and network == "main" else ()
+        return (*better, *((self.share,) if network == self.network else ()))
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from settings_problems(self, spec)
+        yield from left_out_problems(self.without, "without", spec)
+        yield from left_out_problems(self.absent, "absent", spec)
+        if spec.optimize.stitch is not None or getattr(spec.sampler, "exit", None) is not None:
+            message = "tokens skip blocks of the network that samples, and in some steps another one or less of it does"
+            yield Problem((), message, "leave out `optimize.stitch` and `sampler.exit`, or this guidance")
+
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
+        other = None if self.network == "main" else networks[self.network]
+        better = self._skips(networks["main"], self.better_share, "better") if self.better_share else None
+        worse = self._skips(networks[self.network], self.share, "worse")
+        return Contrast(other, self.without, self.absent, self.channels, better=better, worse=worse)
+
+    def _skips(self, network: Network, share: float, name: str) -> Skips:
+        method = network.methods[routed_method(share)]
+        ports = method.inputs_of("noise")
+        return Skips(routed_method(share), tuple(Noise(f"{name}_{p.name}", p.type, "uniform") for p in ports))
