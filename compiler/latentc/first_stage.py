@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool) -> Network | None:
+def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool, programs: Sequence[Program] = ()) -> Network | None:
     """Adds the data's autoencoder as network `first_stage`, or returns None if the data has none.
 
-    It has the method `decode`, and with `encodes` also `encode`.
+    It has the method `decode`, with `encodes` also `encode`, and those of the others that programs need.
     """
     stage = spec.first_stage
     if stage is None:
@@ -28,7 +28,9 @@ def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool) -> Network | N
     assert isinstance(backbone, Backbone) and stage.data.shape is not None
     before = set(mb.functions)
     built = backbone.build(mb, FIRST_STAGE, stage, stage.data.shape[0])
-    methods = {name: built.methods[name] for name in ("decode", *(("encode",) if encodes else ()))}
+    mixed = any(output.latents for program in programs for output in program.outputs)
+    wanted = ("decode", *(("encode",) if encodes else ()), *(("decode_latents",) if mixed else ()))
+    methods = {name: built.methods[name] for name in wanted if name in built.methods}
     # Other methods are left out, so that an engine needs no weights of the encoder.
     for name in built.methods:
         del mb.entries[f"{FIRST_STAGE}.{name}"]
@@ -43,7 +45,7 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
     """The program with its latents or tokens decoded; unchanged if it returns none."""
     modelled = "x" if "x" in spec.data.fields else "tokens"
     outputs = program.outputs or (OutputField("samples", modelled),)
-    if not any(output.field == modelled for output in outputs):
+    if not any(output.field == modelled or output.latents for output in outputs):
         return program
     assert spec.first_stage is not None and spec.data.first_stage is not None
     pictures, (shift, scale) = spec.first_stage.data.fields["x"], spec.data.normalisation
@@ -54,7 +56,10 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
     fields = []
     for output, value in zip(outputs, fn.outputs, strict=True):
         x = Var(value, b)
-        if output.field == modelled:
+        if output.latents and "decode_latents" in stage.methods:
+            x = b.call(stage.methods["decode_latents"].function, FIRST_STAGE, x, out="images")
+            output = OutputField(output.name, pictures)
+        elif output.field == modelled:
             z = b.div(x, _per_channel(b, scale), out="latents") if set(scale) != {1.0} else x
             z = b.add(z, _per_channel(b, shift), out="latents") if any(shift) else z
             x = b.call(stage.methods["decode"].function, FIRST_STAGE, z, out="images")

@@ -54,7 +54,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         programs += [rollout] if rollout is not None else []
     given = spec.data.first_stage
     if given is not None and (given.weights is not None or (to_emit and spec.first_stage_fits)):
-        stage = add_first_stage(mb, spec, encodes=to_emit)
+        stage = add_first_stage(mb, spec, to_emit, programs)
         assert stage is not None
         programs = [with_decoder(mb, program, stage, spec) for program in programs]
         networks[FIRST_STAGE] = stage

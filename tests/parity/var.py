@@ -78,12 +78,18 @@ def drawn_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"y": numbers.inputs["label_B"], "scale": np.full(2, 2.5, np.float32), "u": u}
 
 
+def mixed_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    gumbel = np.concatenate(numbers.noise, axis=1)
+    return {"y": numbers.inputs["label_B"], "scale": np.full(2, 2.5, np.float32), "gumbel": gumbel}
+
+
 def pixels(numbers: Numbers) -> Array:
     return numbers.outputs["out"] * 2 - 1
 
 
 GREEDY = "sampler={kind: next_scale, temperature: 0, guidance: {scale: 5, schedule: linear}}"
 DRAWN = "sampler={kind: next_scale, top_k: 10, top_p: 0.9, guidance: {scale: 2.5, schedule: linear}}"
+SMOOTH = "sampler={kind: next_scale, smooth: true, top_k: 10, top_p: 0.9, guidance: {scale: 2.5, schedule: linear}}"
 CASES = [
     Forward("var.fwd", "var", SIZES, forward, prefixes={"main": "var."}),
     Forward(
@@ -114,6 +120,7 @@ CASES = [
         wanted=lambda numbers: numbers.outputs["out.fhat"],
         tolerance=4e-5,
     ),
+    Sampler("var.sampler_smooth", "var", (*SIZES, SMOOTH), mixed_inputs, prefixes=BOTH),
     # Tokens are the same or differ by more than this.
     Sampler(
         "var.sampler_greedy_cfg", "var", (*SIZES, GREEDY), greedy_inputs, wanted=greedy, tolerance=1e-9, prefixes=BOTH

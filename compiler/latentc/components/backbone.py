@@ -20,6 +20,7 @@ from latentc.components.contract import (
 from latentc.components.first_stage import Codes
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, ModuleBuilder
 from latentc.ir.types import Named, TensorType
 
@@ -44,8 +45,9 @@ def add_method(
 
 
 def asks(spec: Spec, network: str, capability: Capability) -> bool:
-    """Whether the objective needs this of a network, so that a method for it alone is worth building."""
+    """Whether objective or sampler need this of a network, so that a method for it alone is worth building."""
     needs = spec.objective.needs(spec) if isinstance(spec.objective, Objective) else ()
+    needs += spec.sampler.needs(spec) if isinstance(spec.sampler, Sampler) else ()
     return any((need.network, need.capability) == (network, capability) for need in needs)
 
 

@@ -48,6 +48,7 @@ Capability = Literal[
     "any_order",
     "next_scale",
     "quantize_scales",
+    "mix_scales",
     "next_granules",
     "denoise_structure",
     "quantize_granules",
@@ -89,6 +90,7 @@ CAPABILITIES: dict[Capability, str] = {
     "any_order": "predicts tokens at any positions from those at any others",
     "next_scale": "predicts the tokens of each scale from the scales before it",
     "quantize_scales": "turns the tokens of scales into latents",
+    "mix_scales": "turns mixtures of codes at each scale into latents",
     "next_granules": "predicts the codes of clusters from the latents so far",
     "denoise_structure": "predicts velocities of a structure embedding from the latents so far",
     "quantize_granules": "turns codes and labels of clusters into latents",
@@ -146,6 +148,8 @@ next_scale    `forward` (latents of all scales but the first as state, condition
               logits, caches; `scale_1`, … (latents as state, conditions, caches) -> logits, caches, none of the last
 quantize_scales `scale_inputs` (tokens) -> output; `add_0` (tokens) -> state, output: latents of all scales so far, and
               those that the next scale begins with; `add_1`, … (state, tokens) -> the same
+mix_scales    `mix_0`, … of all scales, as `add_0`, … (features f32[B, L, V], shares of all codes, in place of tokens),
+              the last -> state; samplers ask for these
 next_granules `forward` (latents as state; positions: structure, stage; conditions) -> output: the last latents, logits
 denoise_structure
               `forward` (states: structure, latents; time; position: stage; conditions) -> output
@@ -404,11 +408,12 @@ class Rounds:
 class OutputField:
     """An output of a program: its name, and the data field whose samples it holds, or what these are.
 
-    None: plain numbers.
+    None: plain numbers. `latents`: where the codes of the first stage are tokens, latents that these stand for.
     """
 
     name: str
     field: str | Field | None = None
+    latents: bool = False
 
 
 @dataclass(frozen=True)

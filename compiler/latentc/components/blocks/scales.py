@@ -59,10 +59,11 @@ class Scales:
         return b.sub("codebook", body, rest, out=f"tokens_{k}", codes=self.codes, latent=self.channels)  # type: ignore[no-any-return]
 
     def added(self, b: Builder, tokens: Var, k: int) -> Var:
-        """f32[B, Z, h, h]: what the codes i64[B, n n] of scale k add to the latents."""
+        """f32[B, Z, h, h]: what codes i64[B, n n] of scale k, or mixtures f32[B, n n, K] of them, add to latents."""
         side = self.sides[-1]
         n = self.sides[k]
-        h = b.sub("codebook", codebook_rows, tokens, out="h", codes=self.codes, latent=self.channels)
+        rows = codebook_rows if tokens.type.dtype == "i64" else codebook_mixtures
+        h = b.sub("codebook", rows, tokens, out="h", codes=self.codes, latent=self.channels)
         h = b.transpose(b.reshape(h, shape=(h.shape[0], n, n, self.channels)), perm=(0, 3, 1, 2), out="h")
         if k < len(self.sides) - 1:
             h = b.resize(h, size=side, mode="bicubic", out="h")
@@ -167,6 +168,12 @@ def codebook_rows(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
     return b.embedding(codebook_table(b, codes, latent), tokens, out="x")
 
 
+@module_class("ScaleCodebook", "mixtures", shares="B N codes")
+def codebook_mixtures(b: Builder, shares: Var, *, codes: int, latent: int) -> Var:
+    """Sums of the rows of the codebook, each times its share."""
+    return b.matmul(shares, codebook_table(b, codes, latent), out="x")  # type: ignore[no-any-return]
+
+
 @cache
 def smoothed(kept: float, share: float) -> BlockBody:
     @module_class("Smoothing", x="B latent H W")
@@ -182,6 +189,7 @@ __all__ = [
     "EPS",
     "Scales",
     "closeness",
+    "codebook_mixtures",
     "codebook_nearest",
     "codebook_rows",
     "codebook_table",

@@ -17,7 +17,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
 from latentc.components.blocks.bottleneck import Bottleneck
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.first_stage import Codes
+from latentc.components.first_stage import FIRST_STAGE, Codes
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
@@ -200,6 +200,11 @@ class Autoencoder(Backbone):
                 mb, name, "regularized", bodies["regularized"], [x, *noise], static, ("output", "penalty")
             ),
         }
+        if name == FIRST_STAGE and self.bottleneck.discrete:  # for samplers that mix codes
+            latents = Port("z", f32(B, self.bottleneck.channels, h, w), "state")
+            methods["decode_latents"] = add_method(
+                mb, name, "decode_latents", bodies["decode_latents"], [latents], static
+            )
         if objective is not None and objective.reads_features:
             outputs: tuple[Role, ...] = ("output", "features", "penalty")
             body = bodies["regularized_features"]
@@ -288,6 +293,11 @@ def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
         """Images [B, C, H, W] of latents or tokens z."""
         return bounded(b, decoded(b, bottleneck.latents(b, z, static), static))
 
+    @module_class("Autoencoder", "decode_latents", z="B latent H W")
+    def decode_latents(b: Builder, z: Var, **static: Any) -> Var:
+        """Images [B, C, H, W] of latents z, which no tokens need stand for."""
+        return bounded(b, decoded(b, z, static))
+
     @module_class("Autoencoder", "regularized", x=image)
     def regularized(b: Builder, x: Var, *more: Var, **static: Any) -> tuple[Var, Var]:
         """Images x [B, C, H, W] encoded and decoded as in training, and the penalty [B] on their codes."""
@@ -302,5 +312,5 @@ def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
         z, penalty = drawn(b, h, more, static)
         return *decoded(b, z, static, True), penalty
 
-    bodies = (forward, encode, decode, regularized, regularized_features)
+    bodies = (forward, encode, decode, decode_latents, regularized, regularized_features)
     return {body.method: body for body in bodies}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOfThese
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.bottlenecks.multi_scale_codebook import MultiScaleCodebook
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import Problem
@@ -31,7 +31,8 @@ class ScaleQuantizer(Backbone):
 
     `scale_inputs`: tokens i64[B, L] -> the latents before each scale but the first, at its resolution, f32[B, L - n n,
     Z]. `add_0`: tokens i64[B, n n] of the first scale -> the latents f32[B, Z, h, h], and the input of the next scale
-    f32[B, n n, Z]; `add_1`, …: latents, tokens -> the same. Its weights are those of the tokenizer.
+    f32[B, n n, Z]; `add_1`, …: latents, tokens -> the same. `mix_0`, …, of all scales: as these, of shares
+    f32[B, n n, V] of all codes; the last returns latents alone. Its weights are those of the tokenizer.
     """
 
     kind: Literal["scale_quantizer"]
@@ -39,7 +40,7 @@ class ScaleQuantizer(Backbone):
         MultiScaleCodebook,
         OneOfThese("blocks/bottlenecks", classes=(MultiScaleCodebook,), default="multi_scale_codebook"),
     ] = Field(description="that of the tokenizer")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"quantize_scales"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"quantize_scales", "mix_scales"})
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "scale_quantizer", "codebook": MultiScaleCodebook.EXAMPLE}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -69,8 +70,14 @@ class ScaleQuantizer(Backbone):
             ports = (*((latents,) if k else ()), Port("tokens", i64(B, length), "token", codebook.size))
             methods[f"add_{k}"] = add_method(mb, name, f"add_{k}", _add(codebook, k), ports, static, outputs)
         # Name maps need to know how many convolutions there are: those of the last scale may be the tokenizer's alone.
-        scales = codebook.of_scales(static)
-        used = 1 + max(scales.convolution(k) for k in range(len(lengths) - 1)) if codebook.share else 0
+        scales, last = codebook.of_scales(static), len(lengths) - 1
+        mixes = asks(spec, name, "mix_scales")
+        for k, length in enumerate(lengths if mixes else ()):
+            ports = (*((latents,) if k else ()), Port("shares", f32(B, length, codebook.size), "features"))
+            returns = outputs if k < last else outputs[:1]
+            methods[f"mix_{k}"] = add_method(mb, name, f"mix_{k}", _add(codebook, k, True), ports, static, returns)
+        count = last + 1 if mixes else last
+        used = 1 + max(scales.convolution(k) for k in range(count)) if codebook.share else 0
         return Network(name, methods, self.PROVIDES, sizes={"smoothings": used})
 
 
@@ -91,24 +98,29 @@ def _inputs(codebook: MultiScaleCodebook) -> BlockBody:
 
 
 @cache
-def _add(codebook: MultiScaleCodebook, k: int) -> BlockBody:
+def _add(codebook: MultiScaleCodebook, k: int, mixed: bool = False) -> BlockBody:
+    """`mixed`: what is added are mixtures of codes, not single ones."""
+
+    def grown(b: Builder, latents: Var | None, codes: Var, static: dict[str, Any]) -> Any:
+        scales = codebook.of_scales(static)
+        added = scales.added(b, codes, k)
+        latents = added if latents is None else b.add(latents, added, out="latents")
+        return latents if k == len(codebook.scales) - 1 else (latents, scales.next_input(b, latents, k + 1))
+
+    way = "mix" if mixed else "add"
     if k == 0:
 
-        @module_class("ScaleQuantizer", "add_0")
-        def first(b: Builder, tokens: Var, **static: Any) -> tuple[Var, Var]:
-            """The latents that the tokens of the first scale stand for, and the input of the second."""
-            scales = codebook.of_scales(static)
-            latents = scales.added(b, tokens, 0)
-            return latents, scales.next_input(b, latents, 1)
+        @module_class("ScaleQuantizer", f"{way}_0")
+        def first(b: Builder, chosen: Var, **static: Any) -> Any:
+            """The latents that the codes of the first scale stand for, and the input of the second."""
+            return grown(b, None, chosen, static)
 
         return first
 
-    @module_class("ScaleQuantizer", f"add_{k}")
-    def add(b: Builder, latents: Var, tokens: Var, **static: Any) -> tuple[Var, Var]:
-        """The latents with what the tokens of a scale add to them, and the input of the next scale."""
-        scales = codebook.of_scales(static)
-        latents = b.add(latents, scales.added(b, tokens, k), out="latents")
-        return latents, scales.next_input(b, latents, k + 1)
+    @module_class("ScaleQuantizer", f"{way}_{k}")
+    def add(b: Builder, latents: Var, chosen: Var, **static: Any) -> Any:
+        """The latents with what the codes of a scale add to them, and the input of the next scale, if there is one."""
+        return grown(b, latents, chosen, static)
 
     return add
 

@@ -14,16 +14,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.fields import Field as DataField
 from latentc.components.guidance.guidance import ScheduledGuidance, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
+from latentc.components.kit.tokens import filtered
 from latentc.components.parts import Problem, under
 from latentc.components.samplers._tokens import TokenSampler
-from latentc.ir.builder import ModuleBuilder
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
+from latentc.ir.var import as_tuple
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+HARDENING, HARDEST = 0.27, 0.005
+"""Temperature of the first scale's Gumbel softmax, which falls by 95 % to the last's, and its least."""
 
 
 class NextScaleSampler(TokenSampler):
@@ -35,6 +42,11 @@ class NextScaleSampler(TokenSampler):
 
     kind: Literal["next_scale"]
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    smooth: bool = Field(
+        False,
+        description="scales are latents of mixtures of codes, by a Gumbel softmax that hardens from scale to scale, in "
+        "place of single tokens (`more_smooth` of the authors' code, which figures were made with, not metrics)",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "next_scale",
         "top_k": 8,
@@ -43,7 +55,8 @@ class NextScaleSampler(TokenSampler):
     }
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "next_scale"), Need("quantizer", "quantize_scales"))
+        mixed = (Need("quantizer", "mix_scales"),) if self.smooth else ()
+        return (Need("main", "next_scale"), Need("quantizer", "quantize_scales"), *mixed)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         main = getattr(spec.networks.get("main"), "lengths", None)
@@ -51,13 +64,20 @@ class NextScaleSampler(TokenSampler):
         if main is not None and quantizer is not None and main != quantizer:
             message = "networks `main` and `quantizer` have other scales"
             yield Problem((), message, "give both the same `scales`")
+        if self.smooth and not self.temperature:
+            yield Problem(
+                ("smooth",), "mixtures are of drawn codes", "use a `temperature`, or `top_k: 1` for the likeliest"
+            )
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def with_steps(self, steps: int) -> NextScaleSampler:
         return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
-        """Adds entry `sample.K`: the conditions, scale f32[B] with guidance, u f32[B, L] unless greedy -> i64[B, L]."""
+        """Adds entry `sample.K`: the conditions, scale f32[B] with guidance, u f32[B, L] unless greedy -> i64[B, L].
+
+        With `smooth`: gumbel f32[B, L, V] in place of u -> latents f32[B, Z, h, h].
+        """
         network, quantizer, conditions = networks["main"], networks["quantizer"], Conditions(spec, networks)
         lengths: list[int] = []
         while (method := network.methods.get(f"scale_{len(lengths)}")) is not None:
@@ -67,8 +87,13 @@ class NextScaleSampler(TokenSampler):
         b = mb.function(entry)
         told = conditions.operands(b, conditions.inputs(b))
         scale = b.input("scale", f32(B)) if self.guidance else None
-        u = b.input("u", f32(B, sum(lengths))) if self.temperature else None
-        drawn = () if u is None else b.split(u, axis=1, sizes=tuple(lengths), out="u_0")
+        u: Var | None
+        if self.smooth:
+            codes = int(network.methods["scale_0"].output("logits").type.shape[2])  # type: ignore[arg-type]
+            u = b.input("gumbel", f32(B, sum(lengths), codes))
+        else:
+            u = b.input("u", f32(B, sum(lengths))) if self.temperature else None
+        drawn = () if u is None else b.split(u, axis=1, sizes=tuple(lengths), out="gumbel_0" if self.smooth else "u_0")
         weights = self.guidance.weights([k / (count - 1) for k in range(count)]) if self.guidance else ()
         caches: list[Any] = []
         tokens: list[Any] = []
@@ -84,16 +109,39 @@ class NextScaleSampler(TokenSampler):
                 null = conditions.null(b, told)
                 made = guided_call(b, network, f"scale_{k}", told, null, strength, out=names, **operands)
             logits, *caches = made if isinstance(made, tuple) else (made,)
+            before: dict[str, Any] = {} if latents is None else {"state": latents}
+            names = "latents inputs" if k < count - 1 else "latents"
+            if self.smooth:
+                before["features"] = self._shares(b, logits, drawn[k], k / (count - 1))
+                latents, *rest = as_tuple(call(b, quantizer, f"mix_{k}", {}, out=names, **before))
+                inputs = rest[0] if rest else None
+                continue
             tokens.append(self.pick(b, logits, None if u is None else drawn[k]))
             if k < count - 1:
-                before: dict[str, Any] = {} if latents is None else {"state": latents}
-                latents, inputs = call(b, quantizer, f"add_{k}", {}, token=tokens[-1], out="latents inputs", **before)
-        b.output(b.concat(*tokens, axis=1, out="tokens"))
+                latents, inputs = call(b, quantizer, f"add_{k}", {}, token=tokens[-1], out=names, **before)
+        b.output(latents if self.smooth else b.concat(*tokens, axis=1, out="tokens"))
         mb.entries[entry] = b.finish(doc=f"Draws the tokens of {count} scales one after the other.")
         sources: dict[str, Source] = conditions.sources()
         if scale is not None:
             sources["scale"] = SettingSource("guidance")
-        if u is not None:
-            sources["u"] = RandomSource("uniform", "token")
+        if self.smooth:
+            sources["gumbel"] = RandomSource("gumbel", "token")
+            assert latents is not None
+            _, *shape = latents.shape
+            field = DataField(shape=tuple(int(size) for size in shape), axes=("channel", "height", "width"))
+            made = OutputField("samples", field, latents=True)
+        else:
+            made = OutputField("samples", "tokens")
+            if u is not None:
+                sources["u"] = RandomSource("uniform", "token")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
-        return Program(entry, self.kind, count, count, sources, settings, outputs=(OutputField("samples", "tokens"),))
+        return Program(entry, self.kind, count, count, sources, settings, outputs=(made,))
+
+    def _shares(self, b: Builder, logits: Var, gumbel: Var, progress: float) -> Var:
+        """f32[B, n n, V]: the shares of codes of a scale, `progress` of the way from the first to the last."""
+        if self.temperature != 1.0:
+            logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+        kept = filtered(b, logits, self.top_k, self.top_p)
+        softness = max(HARDENING * (1 - 0.95 * progress), HARDEST)
+        noisy = b.add(b.op("mul", kept, 1 + progress), gumbel, out="noisy")
+        return b.softmax(b.op("mul", noisy, 1 / softness), axis=2, out="shares")  # type: ignore[no-any-return]
