@@ -369,6 +369,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XXL", "main"): 1_385_998_848,
         },
     ),
+    "larp_fp": (
+        "hywang66/LARP: LARP_AR(frame_prediction=True)",
+        {("S", "main"): 28_321_536, ("LP", "main"): 633_157_120},
+    ),
     "larp_tokenizer": (
         "hywang66/LARP: the sizes of its layers, added up",
         {

@@ -62,7 +62,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
             "backbone.learned=[patches, queries, latents, outputs]",
             "backbone.typed=[patches, queries, latents, outputs]",
         ),
-        ("backbone.frames=1", "backbone.learned=[]"),
+        ("backbone.frames=1", "backbone.learned=[]", "backbone.latent_norm=batch"),
     ),
     "maskgit_jax": (("backbone.embedding={labels: 1000, places: 300}",),),
     "rdm": (("backbone.resampling=block",),),

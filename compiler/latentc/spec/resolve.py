@@ -102,7 +102,8 @@ def resolve_text(
 
 
 _OF_DATA = {"path", "classes"}  # keys that name other data than the base does
-_NAMED = (("conditioning",), ("networks",), ("weights",), ("checkpoints",))  # mappings of the user's own names
+# Mappings of the user's own names, whose entries null removes; `weights` maps names to networks.
+_NAMED = (("conditioning",), ("networks",), ("weights",), ("checkpoints",), ("train", "optimizers"))
 
 
 def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
@@ -118,11 +119,16 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
     if path == ("data",) and not _OF_DATA.isdisjoint(over.fields):
         fields.pop("class_names", None)  # of other data
     for key, node in over.fields.items():
-        if node.value is None and path in _NAMED:
+        if node.value is None and _removable(path):
             fields.pop(key, None)
         else:
             fields[key] = merge(fields[key], node, (*path, key)) if key in fields else node
     return replace(over, value=fields)
+
+
+def _removable(path: tuple[str, ...]) -> bool:
+    """Whether null removes an entry of the mapping at this path."""
+    return path in _NAMED or (len(path) == 2 and path[0] == "weights")
 
 
 def _shown(path: Path) -> str:
@@ -260,15 +266,11 @@ def _set(root: Node, text: str, file: str) -> Node:
         if names and names.span.file.partition(" #")[0] != file.partition(" #")[0]:  # of other classes
             kept = {name: node for name, node in section.fields.items() if name != "class_names"}
             root = replace(root, value={**root.fields, "data": replace(section, value=kept)})
-    removes = leaf.value is None and len(steps) == 2 and (steps[0][0],) in _NAMED
-    if removes and section and steps[1][0] in section.fields:
-        kept = {name: node for name, node in section.fields.items() if name != steps[1][0]}
-        return replace(root, value={**root.fields, steps[0][0]: replace(section, value=kept)})
     return _put(root, steps, leaf)
 
 
-def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
-    """`node` with `leaf` at the path `steps`; missing mappings are created, list items must exist."""
+def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node, above: tuple[str, ...] = ()) -> Node:
+    """`node`, at the path `above`, with `leaf` at `steps`; missing mappings are created, list items must exist."""
     if not steps:
         return replace(leaf, key=node.key)
     (name, span), rest = steps[0], steps[1:]
@@ -277,7 +279,7 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
             label = Label(span, f"the list has {len(node.value)} items, counted from 0")
             raise DiagnosticError.of("E0213", f"no item `{name}` in this list", span, (label,))
         items = list(node.value)
-        items[int(name)] = _put(items[int(name)], rest, leaf)
+        items[int(name)] = _put(items[int(name)], rest, leaf, (*above, name))
         return replace(node, value=items)
     if node.value is not None and not isinstance(node.value, dict):
         message = f"a plain value has no `{name}`"
@@ -288,6 +290,9 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
         message = f"`{name}` is not written in the spec, so it has no items to change"
         help_text = f"set all of it: `{name}=[…]`"
         raise DiagnosticError.of("E0213", message, span, help=help_text)
+    if not rest and leaf.value is None and name in fields and _removable(above):
+        fields.pop(name)
+        return replace(node, value=fields)
     child = fields.get(name, Node(None, span))
-    fields[name] = _put(replace(child, key=span), rest, leaf)
+    fields[name] = _put(replace(child, key=span), rest, leaf, (*above, name))
     return replace(node, value=fields)

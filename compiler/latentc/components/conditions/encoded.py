@@ -12,7 +12,8 @@ from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, Var, i64
+from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Encoded(Condition):
     field: None = Field(None, description="the fields are those that the network encodes")
     form: Form | None = Field(
         None, description="how it enters networks: array, vector, tokens or map; null: as they take it"
+    )
+    end: int | None = Field(
+        None, ge=0, le=16_777_215, description="token that closes codes which are tokens (LARP's separator); null: none"
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("array", "vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "encoded", "network": "encoder"}
@@ -60,11 +64,18 @@ class Encoded(Condition):
                 f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))}, no map beside the samples"
             )
             yield Problem(("form",), message, "leave `form` out, or choose another network")
+        if self.end is not None and (port.type.rank != 2 or port.type.dtype != "i64"):
+            yield Problem(("end",), f"network `{self.network}` does not encode as tokens", "leave `end` out")
         yield from super().problems_as(name, spec)
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         encoding = self._encoding(spec)
-        return () if encoding is None else (Port(name, encoding[1], "condition"),)
+        if encoding is None:
+            return ()
+        of = encoding[1]
+        if self.end is None or of.rank != 2:
+            return (Port(name, of, "condition"),)
+        return (Port(name, i64(B, int(of.shape[1]) + 1), "condition", self.end + 1),)  # type: ignore[arg-type]
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
         ports, _ = self._encoding(spec) or ((), None)
@@ -73,7 +84,10 @@ class Encoded(Condition):
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
     ) -> tuple[Var, ...]:
-        return (call(b, networks[self.network], "encode", {}, out=name, state=list(given)),)
+        codes = call(b, networks[self.network], "encode", {}, out=name, state=list(given))
+        if self.end is None:
+            return (codes,)
+        return (b.concat(codes, b.full(codes, shape=(1,), value=self.end, dtype="i64", out="end"), axis=1, out=name),)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         return (b.scalar(0.0, operands[0]),)

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.layers import batch_norm
 from latentc.components.parts import dense
 from latentc.ir.builder import Builder, Var, f32
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 Place = Literal["patches", "queries", "latents", "outputs"]
 """What has positions: patches and queries of the encoder, latents and output queries of the decoder."""
+LatentNorm = Literal["layer", "layer_whole", "batch", "batch_whole"]
+"""Norm of what the bottleneck takes: over the channels of a token, or of all tokens; by the batch, of each channel."""
 Grid = tuple[int, int, int]
 
 
@@ -89,4 +93,60 @@ def from_patches(
     return b.reshape(x, shape=(batch, channels, *space), out="x")  # type: ignore[no-any-return]
 
 
-__all__ = ["Place", "embedded", "from_patches", "patches_of", "positions_of", "waves"]
+def norm_sizes(norm: LatentNorm | None, tokens: int) -> dict[str, int]:
+    """What name maps need of it: tokens whose channels it tells apart, and whether it is a layer norm over them all."""
+    return {"norm_tokens": tokens if norm in ("layer_whole", "batch_whole") else 1, "whole": int(norm == "layer_whole")}
+
+
+def normed(b: Builder, x: Var, norm: LatentNorm) -> Var:
+    """Latents x f32[B, N, Z], normalised as `norm` says."""
+    batch, tokens, channels = x.shape
+    name, eps = "latent_norm", 1e-5
+    if norm == "layer":
+        return LayerNorm(kind="layer_norm", eps=eps, affine=True).apply(b, name, x)
+    if norm == "batch":
+        rows = b.reshape(x, shape=(batch * tokens, channels, 1, 1), out="rows")
+        return b.reshape(batch_norm(b, name, rows, True, eps, out="x"), shape=x.shape, out="x")  # type: ignore[no-any-return]
+    each = tokens * channels
+    if norm == "layer_whole":
+        flat = LayerNorm(kind="layer_norm", eps=eps, affine=True).apply(b, name, b.reshape(x, shape=(batch, each)))
+    else:
+        flat = batch_norm(b, name, b.reshape(x, shape=(batch, each, 1, 1), out="whole"), True, eps, out="x")
+    return b.reshape(flat, shape=x.shape, out="x")  # type: ignore[no-any-return]
+
+
+def shortened(b: Builder, z: Var, u: Var, lengths: Sequence[int], latent: Any, tokens: Any) -> Var:
+    """Latents [B, Z, N, ...], of which one of `lengths` is kept, drawn by numbers u [B] between 0 and 1."""
+    which = b.minimum(b.cast(u * float(len(lengths)), to="i64"), len(lengths) - 1, out="which")
+    kept = b.take(b.constant(list(lengths), "i64", out="lengths"), which, axis=0, out="kept")
+    kept = b.reshape(kept, shape=(kept.shape[0], 1, 1), out="kept")
+    seen = b.less(b.reshape(b.arange(tokens), shape=(1, 1, tokens)), kept, out="seen")
+    others = b.param("mask_token", f32(1, 1, latent), "zeros")
+    others = b.reshape(others, shape=(1, latent, 1), out="others")
+    flat = b.reshape(z, shape=(z.shape[0], latent, tokens), out="z")
+    return b.reshape(b.where(seen, flat, others), shape=z.shape, out="z")  # type: ignore[no-any-return]
+
+
+def filled_up(b: Builder, x: Var, frames: int) -> Var:
+    """A video x [B, C, F, H, W] of which the last frame is repeated until there are `frames`."""
+    missing = frames - int(x.shape[2])
+    if not missing:
+        return x
+    last = b.slice(x, axis=2, start=int(x.shape[2]) - 1, stop=int(x.shape[2]), out="last")
+    last = b.broadcast_to(last, x, shape=(*x.shape[:2], missing, *x.shape[3:]), out="last")
+    return b.concat(x, last, axis=2, out="x")  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "LatentNorm",
+    "Place",
+    "embedded",
+    "filled_up",
+    "from_patches",
+    "norm_sizes",
+    "normed",
+    "patches_of",
+    "positions_of",
+    "shortened",
+    "waves",
+]

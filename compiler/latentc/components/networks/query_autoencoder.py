@@ -25,7 +25,19 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.blocks.planes import as_planes, from_planes, plane_tokens
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
-from latentc.components.networks._query_parts import Place, embedded, from_patches, patches_of, positions_of
+from latentc.components.networks._query_parts import (
+    LatentNorm,
+    Place,
+    embedded,
+    filled_up,
+    from_patches,
+    norm_sizes,
+    normed,
+    patches_of,
+    positions_of,
+    shortened,
+)
+from latentc.components.networks._query_problems import problems_of
 from latentc.components.parts import Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, TensorType
@@ -93,6 +105,20 @@ class QueryAutoencoder(Backbone):
         "linear",
         description="how tokens become patches: with a bias for each number of a patch, or for each channel (ViTok)",
     )
+    latent_norm: LatentNorm | None = Field(
+        None,
+        description="norm of what the bottleneck takes: `layer` over the channels of a token, or those of all tokens "
+        "(`layer_whole`); `batch` of each channel over batch and tokens, or of each of each token (`batch_whole`)",
+    )
+    reads: str | None = Field(
+        None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
+    )
+    filled_to: int | None = Field(
+        None,
+        gt=0,
+        le=1_024,
+        description="frames of a video, which shorter ones reach by repeating their last; null: the video's own",
+    )
     base: float = Field(
         10000.0, gt=1, le=1e12, description="longest period of the sines of latents and queries, over 2 pi"
     )
@@ -119,66 +145,29 @@ class QueryAutoencoder(Backbone):
         return self.PROVIDES if rows else self.PROVIDES - {"code_sequence"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
-        if shape is None or len(shape) not in (3, 4) or shape[-1] != shape[-2]:
-            message = "a query_autoencoder takes square images [C, H, W], or video [C, F, H, W] of square frames, "
-            yield Problem((), f"{message}but the data has {spec.data.words}")
-            return
-        frame_count = shape[1] if len(shape) == 4 else 1
-        for prefix, patch, frames in (("", self.patch, self.frames), ("decoder_", *self._decoded)):
-            if shape[-1] % patch:
-                yield Problem((f"{prefix}patch",), f"patches of {patch} do not tile a side of {shape[-1]}")
-            if frame_count % frames:
-                yield Problem((f"{prefix}frames",), f"patches of {frames} frames do not tile {frame_count}")
-        # Tokens are a square if they are the patches of an image.
-        grid = shape[-1] // self.patch if self.tokens is None and frame_count == self.frames else None
-        yield from self.block.problems_of_width(self.width, grid)
-        yield from self._decoder_block.problems_of_width(self.decoder_width or self.width, grid)
-        yield from self.block.problems_of_condition(self.kind, None)
-        yield from self._decoder_block.problems_of_condition(self.kind, None)
-        for name, width in (("width", self.width), ("decoder_width", self.decoder_width or self.width)):
-            if width % 4:
-                yield Problem((name,), f"sines and cosines of rows and columns need a width that divides by 4: {width}")
-        if self.bottleneck.square is not None:
-            yield Problem(("bottleneck",), "tokens are a sequence, without a side", "use `{kind: codebook}`")
-        if self._decoded != (self.patch, self.frames) and self.tokens is None:
-            name = "decoder_patch" if self._decoded[0] != self.patch else "decoder_frames"
-            yield Problem((name,), "tokens are patches, so the decoder has those of the encoder", "leave it out")
-        if self.planes is not None and self.tokens is not None:
-            yield Problem(("tokens",), "tokens are those of planes, not of queries", "set `tokens: null`")
-        elif self.planes == 4 and (frame_count // self.frames) % 2:
-            message = f"{frame_count // self.frames} patches along the frames have no two halves"
-            yield Problem(("planes",), message, "use `planes: 3`, or an even number")
-        count = self._count(spec)
-        for i, length in enumerate(self.lengths or ()):
-            if length > count:
-                yield Problem(("lengths", i), f"there are {count} latents, fewer than {length}")
-        if self.lengths and self.provides(spec) - {"autoencode", "encode"}:
-            message = "tokens of a codebook are not kept in part"
-            yield Problem(("lengths",), message, "leave it out, or use the bottleneck `gaussian`")
-        yield from self._problems_of_rotary(frame_count)
-        yield from self.problems_of_conditions(spec)
+        yield from problems_of(self, spec)
 
-    def _problems_of_rotary(self, frames: int) -> Iterator[Problem]:
-        if not isinstance(self.rotary, Positions):
-            return
-        if not self.rotary.ROTARY:
-            yield Problem(("rotary",), f"`{self.rotary.kind}` is not rotary", "use `{kind: rope_1d}`")
-        elif self.rotary.GRIDDED and (self.tokens is not None or frames != self.frames):
-            message = f"`{self.rotary.kind}` is of a square of patches alone"
-            yield Problem(("rotary",), message, "use `{kind: rope_1d}`, or images and `tokens: null`")
+    def read_shape(self, spec: Spec) -> tuple[int, ...]:
+        """The shape of what it reads; zeros if there is none, or none of samples, which `problems` refuses."""
+        field = spec.data.fields.get(self.reads or "x")
+        return (0, 0, 0) if field is None or len(field.shape) not in (3, 4) else field.shape
+
+    def sample_shape(self, spec: Spec) -> tuple[int, ...]:
+        """That shape, with as many frames as patches are of."""
+        shape = self.read_shape(spec)
+        return shape if len(shape) != 4 or self.filled_to is None else (shape[0], self.filled_to, *shape[2:])
 
     @property
-    def _decoded(self) -> tuple[int, int]:
+    def decoded_patch(self) -> tuple[int, int]:
         return self.decoder_patch or self.patch, self.decoder_frames or self.frames
 
     @property
-    def _decoder_block(self) -> Block:
+    def outward_block(self) -> Block:
         return self.decoder_block or self.block
 
-    def _count(self, spec: Spec) -> int:
+    def token_count(self, spec: Spec) -> int:
         """Tokens of a sample (N)."""
-        grid = patches_of(spec.data.shape or (), self.frames, self.patch)
+        grid = patches_of(self.sample_shape(spec), self.frames, self.patch)
         if self.planes is not None:
             return plane_tokens(grid, self.planes)
         return self.tokens or math.prod(grid)
@@ -189,38 +178,37 @@ class QueryAutoencoder(Backbone):
 
     def _latents(self, spec: Spec) -> TensorType:
         """The type of what `decode` is given."""
-        return self._sequence(self.bottleneck.decoded_type(self._count(spec), 1))
+        return self._sequence(self.bottleneck.decoded_type(self.token_count(spec), 1))
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
-        assert spec.data.shape is not None
-        of = self.bottleneck.code_type(self._count(spec), 1)
-        return (Port("x", f32(B, *spec.data.shape), "state"),), self._sequence(of)
+        of = self.bottleneck.code_type(self.token_count(spec), 1)
+        return (Port(self.reads or "x", f32(B, *self.read_shape(spec)), "state"),), self._sequence(of)
 
     def codes(self, spec: Spec) -> Codes:
         return Codes(self._latents(spec), self.bottleneck.vocabulary, None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        assert spec.data.shape is not None
-        width, tokens = self.decoder_width or self.width, self._count(spec)
+        shape = self.sample_shape(spec)
+        width, tokens = self.decoder_width or self.width, self.token_count(spec)
         static = {
-            "in_channels": spec.data.shape[0],
+            "in_channels": shape[0],
             "tokens": tokens,
             "width": self.width,
             "depth": self.depth,
             "decoder_width": width,
             "decoder_depth": self.decoder_depth or self.depth,
             **self.block.static(self.width),
-            **{f"decoder_{key}": size for key, size in self._decoder_block.static(width).items()},
+            **{f"decoder_{key}": size for key, size in self.outward_block.static(width).items()},
             "latent": self.bottleneck.channels,
             **self.bottleneck.static(),
             **({"rows": tokens, "columns": 1} if self.bottleneck.discrete else {}),
         }
-        x = Port("x", f32(B, *spec.data.shape), "state")
+        x = Port("x", f32(B, *self.read_shape(spec)), "state")
         z = Port("z", self._latents(spec), "state", self.bottleneck.vocabulary)
         noise = [replace(port, type=self._sequence(port.type)) for port in self.bottleneck.noise_ports(tokens, 1)]
         if self.lengths:
             noise.append(Port("kept", f32(B), "noise", distribution="uniform"))
-        bodies = _methods(self, spec.data.shape[1:])
+        bodies = _methods(self, shape[1:])
         plain: tuple[Role, ...] = ("output",)
         wanted: dict[str, tuple[Sequence[Port], tuple[Role, ...]]] = {
             "forward": ([x], plain),
@@ -240,7 +228,8 @@ class QueryAutoencoder(Backbone):
             method: add_method(mb, name, method, bodies[method], ports, static, outputs)
             for method, (ports, outputs) in wanted.items()
         }
-        return Network(name, methods, self.provides(spec), sizes={"frames": self.frames})
+        own = {"frames": self.frames, "moments": self.bottleneck.encoded}
+        return Network(name, methods, self.provides(spec), sizes=own | norm_sizes(self.latent_norm, tokens))
 
 
 @cache
@@ -248,7 +237,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
     """`space`: frames and sides of a sample, or the sides of an image."""
     bottleneck, weights = config.bottleneck, config.weights
     final_norm = LayerNorm(kind="layer_norm", eps=config.final_eps, affine=True)
-    patch, depth_of_patch = config._decoded
+    patch, depth_of_patch = config.decoded_patch
     count = patches_of((1, *space), depth_of_patch, patch)
     image = len(space) == 2
 
@@ -276,6 +265,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         """What the bottleneck takes: f32[B, Z, N, 1], or f32[B, Z, N]."""
         batch, width, tokens = x.shape[0], static["width"], static["tokens"]
         grid = patches_of((1, *space), config.frames, config.patch)
+        x = x if config.filled_to is None else filled_up(b, x, config.filled_to)
         patches = math.prod(grid) if config.tokens or config.planes else tokens
         x = embedded(b, x, (config.frames, config.patch, config.patch), width, patches)
         x = placed(b, x, "patches", grid, width)
@@ -296,6 +286,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             x = b.reshape(as_planes(b, x, grid, config.planes), shape=(batch, tokens, width), out="x")
         wanted = bottleneck.encoded * static["latent"]
         h = dense(b, "to_latents", x, wanted, True, weights, out="h")
+        h = h if config.latent_norm is None else normed(b, h, config.latent_norm)
         h = b.transpose(h, perm=(0, 2, 1), out="h")
         return b.reshape(h, shape=(batch, wanted, tokens, 1), out="h") if not bottleneck.ANY_RANK else h
 
@@ -313,7 +304,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             x = b.concat(x, outputs, axis=1, out="x")
         else:
             x = placed(b, x, "outputs", count, width)
-        block = config._decoder_block
+        block = config.outward_block
         own = {key: static[f"decoder_{key}"] for key in block.static(int(width))}
         own |= {"grid": count[-1]} if block.spatial else {}
         x = run(b, "decoder", block, x, static["decoder_depth"], width, own)
@@ -323,24 +314,11 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         kernel = (depth_of_patch, patch, patch)
         return from_patches(b, x, static["in_channels"], count, kernel, space, config.output)
 
-    def shortened(b: Builder, z: Var, u: Var, static: dict[str, Any]) -> Var:
-        """Latents [B, Z, N, ...], of which one of `lengths` is kept, drawn by numbers u [B] between 0 and 1."""
-        assert config.lengths is not None
-        tokens, most = static["tokens"], len(config.lengths)
-        which = b.minimum(b.cast(u * float(most), to="i64"), most - 1, out="which")
-        kept = b.take(b.constant(list(config.lengths), "i64", out="lengths"), which, axis=0, out="kept")
-        kept = b.reshape(kept, shape=(kept.shape[0], 1, 1), out="kept")
-        seen = b.less(b.reshape(b.arange(tokens), shape=(1, 1, tokens)), kept, out="seen")
-        others = b.param("mask_token", f32(1, 1, static["latent"]), "zeros")
-        others = b.reshape(others, shape=(1, static["latent"], 1), out="others")
-        flat = b.reshape(z, shape=(z.shape[0], static["latent"], tokens), out="z")
-        return b.reshape(b.where(seen, flat, others), shape=z.shape, out="z")  # type: ignore[no-any-return]
-
     def regularized_codes(b: Builder, x: Var, noise: Sequence[Var], static: dict[str, Any]) -> tuple[Var, Var, Var]:
         given, kept = (noise[:-1], noise[-1]) if config.lengths else (noise, None)
         z, penalty = bottleneck.regularized(b, encoded(b, x, static), given[0] if given else None, static)
-        if kept is not None:
-            z = shortened(b, z, kept, static)
+        if config.lengths and kept is not None:
+            z = shortened(b, z, kept, config.lengths, static["latent"], static["tokens"])
         return decoded(b, z, static), penalty, z
 
     def sequence(b: Builder, z: Var, static: dict[str, Any]) -> Var:

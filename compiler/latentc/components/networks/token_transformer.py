@@ -55,6 +55,12 @@ class TokenTransformer(Backbone):
         description="conditions are rows of the tokens' table: a class the row of its number, codes those of theirs "
         "(taming transformers, Esser et al. 2021, arXiv:2012.09841)",
     )
+    spare_tokens: int = Field(
+        0,
+        ge=0,
+        le=1_048_576,
+        description="rows of that table behind those of the vocabulary, which only conditions name (LARP's separator)",
+    )
     window: tuple[Size, Size] | None = Field(
         None,
         description="rows and columns of the tokens that it sees at once, of larger samples (sampler `sliding`), and "
@@ -97,7 +103,9 @@ class TokenTransformer(Backbone):
         yield from self.problems_of_conditions(spec)
         told = {name: c.ports(name, spec) for name, c in self.told(spec).items() if self.form_of(c) is not None}
         vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
-        yield from problems_of_prefix(told, self.shared, vocabulary)
+        yield from problems_of_prefix(told, self.shared, vocabulary + self.spare_tokens)
+        if self.spare_tokens and not self.shared:
+            yield Problem(("spare_tokens",), "conditions are no rows of the tokens' table", "set `shared: true`")
         prefix = prefix_length([ports[0] for ports in told.values()])
         yield from self.block.problems_of_decoding("a token_transformer predicts the next token", prefix)
         grid = spec.data.tokens.grid if spec.data.tokens is not None else ()
@@ -119,6 +127,7 @@ class TokenTransformer(Backbone):
         side = tokens.grid[0] if self.window is None else self.window[0]
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
+            **({"spare_tokens": self.spare_tokens} if self.spare_tokens else {}),
             **({"grid": side} if _gridded(self) else {"length": seen}),
             **({"prefix": prefix} if prefix != 1 else {}),
             "width": self.width,
@@ -220,12 +229,13 @@ def _condition_tokens(
         ((entry, operands),) = with_operands(entries, conditions)
         return entry.tokens(b, "cls_embedding", operands, width, sizes)
     tokens = [b.reshape(x, shape=(x.shape[0], 1)) if x.type.rank == 1 else x for x in conditions]
-    rows = [_embed(b, x, vocabulary, width) for x in tokens]
+    rows = [_embed(b, x, vocabulary, width, sizes) for x in tokens]
     return (rows[0] if len(rows) == 1 else b.concat(*rows, axis=1, out="told")), None
 
 
-def _embed(b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
-    table = b.param("tok_embeddings.weight", f32(vocabulary, width), "normal", std=0.02)
+def _embed(b: Builder, idx: Var, vocabulary: int, width: int, static: Mapping[str, Any]) -> Var:
+    rows = vocabulary + static["spare_tokens"] if "spare_tokens" in static else vocabulary
+    table = b.param("tok_embeddings.weight", f32(rows, width), "normal", std=0.02)
     return b.embedding(table, idx, out="x")  # type: ignore[no-any-return]
 
 
@@ -243,7 +253,7 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool)
     def forward(b: Builder, idx: Var, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any) -> Var:
         """Logits of every token given the class y and the tokens before it."""
         taken = _taken(static)
-        x = _embed(b, idx, vocabulary, width)
+        x = _embed(b, idx, vocabulary, width, static)
         told, counts = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
         x = b.concat(told, x, axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], taken, width), out="x")
@@ -369,7 +379,7 @@ def _decode(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) 
         if masked:
             (entry,), (mask, *caches) = entries, caches  # type: ignore[assignment]
             counts = entry.counts(b, mask)
-        x = _embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width)
+        x = _embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width, static)
         x, grown = _step(config, b, x, position, counts, list(caches), width, static)
         logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(token.shape[0], vocabulary), out="logits")
         return logits, *grown
