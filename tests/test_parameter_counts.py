@@ -181,6 +181,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("768", "main"): 1_335_480_400,
         },
     ),
+    "score_sde_classifier": (
+        "yang-song/score_sde: models/wideresnet_noise_conditional.py",
+        {("WRN-28-10", "main"): 38_913_242 - 128},
+    ),
     "score_sde": (
         "yang-song/score_sde_pytorch",
         {

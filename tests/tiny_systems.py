@@ -130,7 +130,24 @@ SYSTEMS: dict[str, Tiny] = {
     "edm2": Tiny("edm2", EDM2),
     "edm2-autoguidance": Tiny("edm2_autoguidance", (*EDM2, *under("networks.guide", (*MP_UNET, "frequencies=8")))),
     "score_sde": Tiny("score_sde", SCORE, "vp-ncsnpp"),
-    "score_sde_guided": Tiny("score_sde_guided", (*SCORE, *CLASSIFIER, "conditioning.time.frequencies=32")),
+    "score_sde_guided": Tiny(
+        "score_sde_guided",
+        (
+            *(*SCORE, "conditioning.time.frequencies=32"),
+            *under(
+                "networks.classifier",
+                (
+                    "blocks=1",
+                    "width=4",
+                    "multiplier=1",
+                    "embedding=8",
+                    "frequencies=16",
+                    "mean=[0.5]",
+                    "deviation=[0.2]",
+                ),
+            ),
+        ),
+    ),
     "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
     "adm_classifier": Tiny("adm_classifier", ADM),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),

@@ -20,6 +20,10 @@ def ve_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": numbers.inputs["x"], "t": np.log(numbers.inputs["time_cond"])}
 
 
+def classifier_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {"x": numbers.inputs["x"], "t": np.log(numbers.inputs["sigmas"])}
+
+
 def over_sigma(out: Array, numbers: Numbers, spec: Any) -> Array:
     """Their network returns the score."""
     return out / numbers.inputs["time_cond"][:, None, None, None]
@@ -61,6 +65,12 @@ def corrected(numbers: str, sizes: tuple[str, ...], variant: str, sampler: str) 
 STEPS = "1.0, 0.959151118496, 0.913193336196, 0.855545990468, 0.778423079348, 0.659510445002, 0.487761871423"
 RK45 = f"sampler={{kind: probability_flow, method: dopri5, timesteps: [{STEPS}, 0.266646444548]}}"
 CASES = [
+    Forward(
+        "score_sde.classifier",
+        "score_sde_classifier",
+        ("data.fields.x.shape=[3, 16, 16]", "backbone.blocks=2", "backbone.multiplier=1"),
+        classifier_inputs,
+    ),
     Forward("score_sde.ncsnpp_fir", "score_sde", VE, ve_inputs, "ve-ncsnpp", output=over_sigma),
     Forward("score_sde.ddpmpp", "score_sde", VP, vp_inputs, "vp-ddpmpp"),
     Forward("score_sde.ddpm", "score_sde", VP, ddpm_inputs, "vp-ddpm", output=over_level),

@@ -1,0 +1,171 @@
+"""A wide residual network that tells the classes of noisy images: Score SDEs' classifier.
+
+It stands beside `resnet_classifier` and `unet_encoder`: blocks normalise first, are told the noise level between their
+convolutions, and shortcuts have no weights. Symbols: B batch, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.condition import TimeFeatures
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.layers import group_norm
+from latentc.components.networks.resnet_classifier import classes_of
+from latentc.components.parts import Problem, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+Deviation = Annotated[float, Field(gt=0)]
+GROUPS, EPS = 32, 1e-5
+LEVELS = 3
+
+
+class WideResnet(Backbone):
+    """Wide ResNet (Zagoruyko and Komodakis 2016, arXiv:1605.07146) that is told the noise level (Song et al. 2021).
+
+    Takes x f32[B, C, H, W] and t f32[B]; returns logits f32[B, K]. Three levels of blocks, each at half the resolution
+    and twice the channels of the one before. Every image is given mean 0 and deviation 1 first.
+    """
+
+    kind: Literal["wide_resnet"]
+    blocks: int = Field(4, gt=0, le=512, description="blocks of each level; WRN-28: 4")
+    width: int = Field(16, gt=0, le=65_536, description="channels of the first convolution")
+    multiplier: int = Field(10, gt=0, le=1_024, description="channels of the first level over `width`; WRN-28-10: 10")
+    embedding: int = Field(512, gt=0, le=65_536, description="channels of the embedded time")
+    frequencies: int | None = Field(
+        None, gt=0, le=65_536, multiple_of=2, description="features of the time; null: as `conditioning.time` says"
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, max_length=1_024, description="of the data by channel, which is subtracted first; null: nothing is"
+    )
+    deviation: tuple[Deviation, ...] | None = Field(
+        None, max_length=1_024, description="of the data by channel, by which it is divided first; null: it is not"
+    )
+    conditions: tuple[str, ...] | None = Field((), description="none: the class is what it predicts")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
+    TIME: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "wide_resnet",
+        "blocks": 1,
+        "width": 4,
+        "multiplier": 1,
+        "embedding": 8,
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a {self.kind} takes images [C, H, W], but the data has {spec.data.words}")
+        else:
+            for side in shape[1:]:
+                if side % 2 ** (LEVELS - 1):
+                    yield Problem((), f"a side of {side} cannot be halved {LEVELS - 1} times")
+            for name, values in (("mean", self.mean), ("deviation", self.deviation)):
+                if values is not None and len(values) != shape[0]:
+                    yield Problem((name,), f"{len(values)} numbers, and the data has {shape[0]} channels")
+        for channels in self._channels():
+            groups = min(channels // 4, GROUPS)
+            if not groups or channels % groups:
+                message = f"{groups} groups, a quarter of {channels} channels, do not divide them"
+                yield Problem(("width",), message, "choose a multiple of 4")
+                break
+        if not classes_of(spec):
+            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+        yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
+
+    def _channels(self) -> list[int]:
+        """Those of the first convolution and of each level."""
+        return [self.width, *(self.width * self.multiplier * 2**level for level in range(LEVELS))]
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
+        own = {} if self.frequencies is None else {"frequencies": self.frequencies}
+        static = {"width": self.width, "multiplier": self.multiplier, "embedding": self.embedding}
+        static |= {"blocks": self.blocks, "classes": classes_of(spec)}
+        ports = (Port("x", f32(B, *spec.data.shape), "state"), Port("t", f32(B), "time"))
+        body = _network(self, spec.time.model_copy(update=own))
+        forward = add_method(mb, name, "forward", body, ports, static, ("logits",))
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"blocks": self.blocks})
+
+
+@cache
+def _network(config: WideResnet, time: TimeFeatures) -> BlockBody:
+    @module_class("WideResNet", x="B C H W")
+    def forward(
+        b: Builder, x: Var, t: Var, *, width: int, multiplier: int, embedding: int, blocks: int, classes: int
+    ) -> Var:
+        """Logits of the classes of noisy x at time t."""
+        c = b.silu(time.vector(b, "t_embedder", t, embedding), out="c")
+        x = _conv(b, "init_conv", _standardised(b, config, x), width)
+        for level in range(LEVELS):
+            features = width * multiplier * 2**level
+            for i, name in enumerate(items(f"level{level + 1}", blocks)):
+                kind = "first" if i == 0 and level == 0 else "down" if i == 0 else "same"
+                x = b.sub(name, _block(kind), x, c, channels=x.shape[1], features=features, out="x")
+        x = b.mean(_normed(b, "norm", x), axes=(2, 3), keepdims=False, out="x")
+        weight = b.param("out.weight", f32(classes, x.shape[1]), "uniform", bound=int(classes) ** -0.5)
+        return b.linear(x, weight, b.param("out.bias", f32(classes), "zeros"), out="logits")  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _standardised(b: Builder, config: WideResnet, x: Var) -> Var:
+    """x less the data's mean, over its deviation; then every image less its mean, over its deviation."""
+    if config.mean is not None:
+        x = b.op("sub", x, b.constant([[[m]] for m in config.mean], out="mean"), out="x")
+    if config.deviation is not None:
+        x = b.mul(x, b.constant([[[1 / s]] for s in config.deviation], out="scale"), out="x")
+    axes = (1, 2, 3)
+    centred = b.op("sub", x, b.mean(x, axes=axes, keepdims=True, out="mean"), out="centred")
+    variance = b.mean(centred * centred, axes=axes, keepdims=True, out="variance")
+    count = int(x.shape[1]) * int(x.shape[2]) * int(x.shape[3])
+    return b.div(centred, b.sqrt(b.maximum(variance, 1 / count)), out="x")  # type: ignore[no-any-return]
+
+
+def _normed(b: Builder, name: str, x: Var) -> Var:
+    groups = min(int(x.shape[1]) // 4, GROUPS)
+    return b.relu(group_norm(b, name, x, groups, EPS), out="h")  # type: ignore[no-any-return]
+
+
+def _conv(b: Builder, name: str, x: Var, features: Any, halve: bool = False) -> Var:
+    """A convolution of 3 by 3 without a bias; if it halves the resolution, it pads below and on the right."""
+    weight = b.param(f"{name}.weight", f32(features, x.shape[1], 3, 3), "kaiming_normal", mode="fan_out")
+    if not halve:
+        return b.conv(x, weight, padding=1, out="h")  # type: ignore[no-any-return]
+    for axis in (2, 3):
+        x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
+    return b.conv(x, weight, stride=2, out="h")  # type: ignore[no-any-return]
+
+
+@cache
+def _block(kind: Literal["first", "down", "same"]) -> BlockBody:
+    halve = kind == "down"
+
+    @module_class({"first": "FirstBlock", "down": "DownBlock", "same": "WideBlock"}[kind], x="B channels H W")
+    def forward(b: Builder, x: Var, c: Var, *, channels: int, features: int) -> Var:
+        """Two convolutions, between which the embedded time c [B, E] is added, beside a shortcut without weights."""
+        h = _normed(b, "norm1", x)
+        x = h if kind == "first" else x
+        h = _conv(b, "conv1", h, features, halve)
+        told = dense(b, "embed", c, features, True, "xavier", out="told")
+        h = b.add(h, b.reshape(told, shape=(c.shape[0], features, 1, 1)), out="h")
+        h = _conv(b, "conv2", _normed(b, "norm2", h), features)
+        x = b.avg_pool(x, size=2, out="x") if halve else x
+        if int(features) != int(channels):
+            x = b.pad(x, axis=1, before=0, after=features - channels, value=0.0, out="x")
+        return b.add(h, x, out="x")  # type: ignore[no-any-return]
+
+    return forward
+
+
+__all__ = ["WideResnet"]
