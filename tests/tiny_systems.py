@@ -584,8 +584,8 @@ SYSTEMS: dict[str, Tiny] = {
         "digits_sr",
         (
             *under("backbone", (*BLOCKS, "depth=1")),
-            *("conditioning.low=null", "conditioning.known={kind: masked_image, tiles: 4}", "sampler.steps=2"),
-            "objective.coupling={kind: hole}",
+            *("conditioning.low=null", "conditioning.known={kind: masked_image, tiles: 4}"),
+            *("objective.coupling={kind: hole}", "sampler={kind: dopri5, rtol: 0.1, atol: 0.1, max_steps: 30}"),
         ),
     ),
     "pixart": Tiny(

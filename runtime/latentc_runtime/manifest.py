@@ -90,7 +90,8 @@ class Loop:
     `noise` {variable: rows of a per-step input}, each drawn at its step.
     `carried` [variable, new variable]: after each step the variables are assigned the new ones' values, all at once.
     They exist before the loop and keep their last values after it. Other variables of the body are local to a step.
-    `index`: a variable that holds the step, i64[].
+    `index`: a variable that holds the step, i64[]. `until`: a carried variable, bool[], that ends the loop once it is
+    true; further steps would change nothing.
     """
 
     op: Literal["loop"]
@@ -100,6 +101,7 @@ class Loop:
     noise: dict[str, Rows] = field(default_factory=dict)
     carried: tuple[tuple[str, str], ...] = ()
     index: str | None = None
+    until: str | None = None
 
 
 Statement = EngineCall | Loop

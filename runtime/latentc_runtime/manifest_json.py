@@ -277,6 +277,8 @@ def _program_contradictions(
                 yield f"{where}.noise.{variable}", f"row {last} of an input that has {total}"
         inner = known | s.tables.keys() | s.noise.keys() | ({s.index} if s.index else set())
         yield from _program_contradictions(s.body, f"{where}.body", inner, inputs, trips, manifest)
+        if s.until is not None and s.until not in dict(s.carried):
+            yield f"{where}.until", f"`{s.until}` is not carried by the loop"
         for variable, new in s.carried:
             if variable not in known:
                 yield f"{where}.carried", f"`{variable}` is not set before the loop"

@@ -275,7 +275,8 @@ class Pipeline:
             if watch is not None:
                 watch(lambda: self._outputs(request, so_far()))
 
-        variables = run_program(program, variables, self._engine, request.row, tick, None if watch is None else seen)
+        watched, read = None if watch is None else seen, self.backend.array
+        variables = run_program(program, variables, self._engine, request.row, tick, watched, read)
         return self._outputs(request, variables)
 
     def _outputs(self, request: Request, variables: Variables) -> dict[str, Array]:

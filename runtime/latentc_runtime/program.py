@@ -1,6 +1,7 @@
 """The interpreter of a bundle's programs: loops, engine calls and table rows, run on the host.
 
-Variables hold engine values or arrays and are never inspected, so state stays on the device between calls.
+Variables hold engine values or arrays and are never inspected, so state stays on the device between calls; but for the
+one that may end a loop.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ def run_program(
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
     watch: Callable[[Callable[[], Variables]], None] | None = None,
+    read: Callable[[Value | Array], Array] = np.asarray,
 ) -> Variables:
     """Run a program; returns its variables at the end.
 
     `variables`: the program's inputs. `engine(file)`: the engine of a file. `row(name, i)`: row i of a per-step input.
     `tick` is called `ticks(program)` times: after each step of an innermost loop, or once if there are no loops.
     `watch(so_far)` is called after each step but the last of the last outermost loop. `so_far()` is what the program
-    would return if that loop ended now: it runs the statements after the loop, such as a decoder.
+    would return if that loop ended now: it runs the statements after the loop, such as a decoder. `read(value)` is the
+    array of a variable that may end a loop.
     """
     variables = dict(variables)
-    _run(program, variables, (), engine, row, tick, watch)
+    _run(program, variables, (), engine, row, tick, read, watch)
     if not _has_loop(program):
         tick()
     return variables
@@ -69,6 +72,7 @@ def _run(
     engine: Callable[[str], Engine],
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
+    read: Callable[[Value | Array], Array],
     watch: Callable[[Callable[[], Variables]], None] | None = None,
 ) -> None:
     """Run statements in place on `variables`; `outer` are the current steps of the enclosing loops."""
@@ -90,13 +94,17 @@ def _run(
                 scope[variable] = row(rows.input, rows.first + sum(map(operator.mul, at, rows.strides)))
             if s.index is not None:
                 scope[s.index] = np.asarray(step, np.int64)
-            _run(s.body, scope, at, engine, row, tick)
+            _run(s.body, scope, at, engine, row, tick, read)
             variables.update({variable: scope[new] for variable, new in s.carried})
             del scope  # frees what is not carried before the next step allocates
             if innermost:
                 tick()
+            if s.until is not None and bool(read(variables[s.until])):
+                for _ in range((s.trip - 1 - step) * (_loop_ticks(s.body) or 1)):
+                    tick()  # of the steps that are left out
+                break
             if watch is not None and watched and step < s.trip - 1:
-                watch(functools.partial(run_program, rest, variables, engine, row, lambda: None))
+                watch(functools.partial(run_program, rest, variables, engine, row, lambda: None, None, read))
 
 
 def _has_loop(program: Sequence[Statement]) -> bool:

@@ -81,7 +81,8 @@ class _Engine:
         self.session = session
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str], shared: Any = None) -> dict[str, Any]:
-        types = {i.name: np.int64 if "int64" in i.type else np.float32 for i in self.session.get_inputs()}
+        kinds = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+        types = {i.name: kinds.get(i.type, np.float32) for i in self.session.get_inputs()}
         feeds = {name: np.asarray(x, types[name]) for name, x in inputs.items()}
         return dict(zip(outputs, self.session.run(list(outputs), feeds), strict=True))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx_runs import array, assert_close, host_program, module_of, run_host, run_onnx, weights_of
 
+from latentc.export.forms import without_conditions
 from latentc.ir.builder import Builder, ModuleBuilder, Var, module_class
 from latentc.ir.core import Module, parameters
 from latentc.ir.interpret import Interpreter
@@ -16,7 +18,7 @@ from latentc.ir.verify import verify
 from latentc.passes.expand_guidance import expand_guidance
 from latentc_runtime.backends.onnxruntime import OnnxRuntime, OrtEngine
 from latentc_runtime.manifest import RESULT, EngineCall, Loop, Rows
-from latentc_runtime.program import run_program
+from latentc_runtime.program import run_program, ticks
 
 
 @module_class("Net")
@@ -318,3 +320,52 @@ def test_a_cache_is_written_in_place_where_only_its_growth_is_read(read: str) ->
     run = run_program(program, feeds, engines.__getitem__, lambda name, i: feeds[name], lambda: None)
     assert_close(backend.array(run[RESULT]), np.asarray(want))
     assert all(after == before for after, before in places) and len(places) == (read == "grown")
+
+
+def test_a_loop_that_may_end_early() -> None:
+    """Each sample is doubled until it exceeds its bound: 4 of 9 steps for the last one."""
+
+    def body(b: Builder, i: Var, kept: Any, carried: Any, rows: Any) -> Any:
+        (bound,), (x, _) = kept, carried
+        x = b.where(b.greater(x, bound), x, x * 2.0)
+        left = b.max(bound - x, axes=(0,), keepdims=False)
+        return (x, b.less(left, 0.0)), ()
+
+    def build(b: Builder, x: Var, bound: Var) -> Var:
+        done = b.constant(False)
+        return b.loop("double", 9, body, invariants=[bound], carried=[x, done], names=["x", "done"], until=1)[0]
+
+    module = module_of([f32(B), f32(B)], build)
+    inputs = np.array([1.0, 3.0, 1.0]), np.array([1.5, 40.0, 4.5])
+    want = [2.0, 48.0, 8.0]
+    (node,) = (n for n in module.entry("main").nodes if n.op == "loop")
+    assert node.attrs["until"] == 1
+    for one in (module, without_conditions(module)):
+        for unroll in (False, True):
+            np.testing.assert_array_equal(run_onnx(one, [x.astype(np.float32) for x in inputs], unroll=unroll)[0], want)
+        np.testing.assert_array_equal(Interpreter(one).run("main", *inputs)[0], want)
+    program, engines = host_program(module, {})
+    (loop,) = (s for s in program if isinstance(s, Loop))
+    steps = [engines[s.file] for s in loop.body if isinstance(s, EngineCall)]
+    runs, told = count_runs(steps), [0]
+
+    def tick() -> None:
+        told[0] += 1
+
+    feeds = {v.name: x for v, x in zip(module.entry("main").inputs, inputs, strict=True)}
+    run = run_program(program, feeds, engines.__getitem__, lambda name, i: 0, tick)
+    np.testing.assert_array_equal(run[RESULT], want)
+    assert len(runs) == 4 and told[0] == ticks(program) == 9  # of the steps left out, too
+
+
+def count_runs(engines: Sequence[Any]) -> list[int]:
+    """A list that grows with each run of the engines."""
+    runs: list[int] = []
+    for engine in engines:
+
+        def counted(*given: Any, run: Any = engine.run) -> Any:
+            runs.append(1)
+            return run(*given)
+
+        engine.run = counted
+    return runs

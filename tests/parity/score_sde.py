@@ -61,9 +61,7 @@ def corrected(numbers: str, sizes: tuple[str, ...], variant: str, sampler: str) 
     return Sampler(numbers, "score_sde", (*sizes, text), from_noise, variant)
 
 
-# The steps that their integrator chooses for these weights, with tolerances of 1e-3.
-STEPS = "1.0, 0.959151118496, 0.913193336196, 0.855545990468, 0.778423079348, 0.659510445002, 0.487761871423"
-RK45 = f"sampler={{kind: probability_flow, method: dopri5, timesteps: [{STEPS}, 0.266646444548]}}"
+RK45 = "sampler={kind: dopri5, rtol: 1e-3, atol: 1e-3, norm: batch, max_steps: 12}"
 CASES = [
     Forward(
         "score_sde.classifier",

@@ -409,11 +409,13 @@ class OutputField:
     """An output of a program: its name, and the data field whose samples it holds, or what these are.
 
     None: plain numbers. `latents`: where the codes of the first stage are tokens, latents that these stand for.
+    `effort`: numbers that count what it took, which rounding may change, so that they are not verified.
     """
 
     name: str
     field: str | Field | None = None
     latents: bool = False
+    effort: bool = False
 
 
 @dataclass(frozen=True)

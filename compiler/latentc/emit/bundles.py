@@ -151,6 +151,8 @@ class _Bundler:
             outputs.append(node.outputs[at] if count == 1 else self._join(node.outputs[at : at + count], one.name))
             at += count
         changed: dict[str, Any] = {"function": inner, "invariants": len(kept), "carried": len(state)}
+        if (until := attrs.get("until")) is not None:
+            changed["until"] = [one for one, _ in state].index(node.inputs[keep + until])
         inputs = (*(v for v, _ in kept), *(v for v, _ in state), *rows)
         return Node("loop", inputs, (*outputs, *node.outputs[carry:]), {**attrs, **changed}, node.loc)
 

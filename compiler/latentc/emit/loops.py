@@ -291,4 +291,8 @@ class Loops(Statements):
         self._after(carried, env, i)
         body = body or ["pass"]
         after = [f"{name} = torch.stack({name})" for name, _ in stacks]
+        if (until := attrs.get("until")) is not None:
+            body += [f"if {env[carried[until].given].code}:", "    break"]
+            why = f"not finished after {trip} steps: emit it again with more, or wider tolerances"
+            after += ["else:", f'    raise RuntimeError("{why}")']
         return [*lines, *self._layout(header), *(f"    {line}" for line in body), *after]

@@ -27,4 +27,6 @@ COMMON: dict[str, Any] = {
     "any_trip": False,
     # The runs of a step are captured as a CUDA graph. Not measured: whether a plan with a loop can be.
     "inner_loops": False,
+    # Its parser requires a loop's condition to be always true.
+    "ends_loops": False,
 }

@@ -21,7 +21,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.engines.contract import versions
 from latentc.export.folder import new_folder
-from latentc.export.forms import Form, choose_form, for_form
+from latentc.export.forms import Form, choose_form, ends_early, for_form
 from latentc.export.fusion import fusion_of, require_fused
 from latentc.export.host import carry_stacks, program_from_module
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
@@ -257,6 +257,9 @@ def _program(
     """Adds the engines of a program to `engines`; returns the program's entry in the manifest."""
     module = only_entry(lowered.module, program.entry)
     chosen, why = choose_form(module, program, max_batch, spec.target.engine) if form == "auto" else (form, "asked for")
+    if chosen == "unroll" and ends_early(module):
+        message = f"`{program.name}` ends as soon as it can, and written out it would always run {program.steps} steps"
+        raise DiagnosticError.of("E0503", message, help="use form `loop` or `host`")
     fn, inputs = module.entry(program.entry), program.inputs(module)
     several = sum(other.name == program.name for other in lowered.programs) > 1
     suffix = f"-{program.steps}" if several else ""

@@ -8,11 +8,12 @@ host    an engine file for one step, driven by the program in the manifest: nois
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 from latentc.components.contract import Program
 from latentc.engines import DEFAULT, ENGINES, Engine
-from latentc.ir.core import Module, parameters, walk
+from latentc.ir.core import Module, Node, parameters, walk
 from latentc.passes.decompose import decompose_attention_without_kernel, decompose_in_loops
 
 Form = Literal["unroll", "loop", "host"]
@@ -35,6 +36,8 @@ def choose_form(module: Module, program: Program, max_batch: int | None, engine:
     if not any(node.op == "loop" for _, node in walk(module)):
         return "unroll", "the sampler has no loop"
     costs, count = ENGINES[engine].unrolling, program.evaluations
+    if ends_early(module):
+        return "loop", f"written out, the sampler would always run {program.steps} steps, and may need fewer"
     if count <= costs.evaluations:
         return "unroll", f"{count} evaluations of the network are few"
     if costs.copies:
@@ -44,8 +47,26 @@ def choose_form(module: Module, program: Program, max_batch: int | None, engine:
     return "loop", f"{count} evaluations are many: {costs.gain}"
 
 
+def ends_early(module: Module) -> bool:
+    """Whether a loop may end before all its steps."""
+    return any("until" in node.attrs for _, node in walk(module))
+
+
+def without_conditions(module: Module) -> Module:
+    """Makes every loop run all its steps; returns the module unchanged if none may end early."""
+
+    def whole(node: Node) -> Node:
+        attrs = {name: value for name, value in node.attrs.items() if name != "until"}
+        return node if len(attrs) == len(node.attrs) else replace(node, attrs=attrs)
+
+    functions = {name: fn.with_(nodes=tuple(map(whole, fn.nodes))) for name, fn in module.functions.items()}
+    return module.with_(functions=functions) if ends_early(module) else module
+
+
 def for_form(module: Module, form: str, engine: Engine) -> Module:
-    """Writes out the ops that `engine` cannot run in this form of the loop; `module` is at stage `expanded`."""
+    """Writes out what `engine` cannot run in this form of the loop; `module` is at stage `expanded`."""
+    if not engine.ends_loops and form == "loop":
+        module = without_conditions(module)
     if form == "loop" or (form == "host" and engine.inner_loops):
         module = decompose_in_loops(module, engine.missing_in_loops, 1 if form == "loop" else 2)
     return decompose_attention_without_kernel(module) if engine.attention == "kernel" else module

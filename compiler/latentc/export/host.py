@@ -174,6 +174,7 @@ class _Cutter:
                 noise,
                 carried,
                 body_scope.variables[index] if counted else None,
+                None if (until := node.attrs.get("until")) is None else state[until],
             )
         )
         scope.variables.update(zip(node.outputs, state, strict=True))

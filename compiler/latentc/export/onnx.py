@@ -99,7 +99,7 @@ def _lower(c: Context) -> None:
 
 
 def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) -> None:
-    """ONNX Loop with a constant trip count, and a condition that is always true, which TensorRT's parser requires."""
+    """ONNX Loop with a constant trip count. Its condition is that of `until`, or else always true."""
     keep, carry = node.attrs["invariants"], node.attrs["carried"]
     body = module.functions[node.attrs["body"]]
     inner = Writer(GraphProto(name=g.fresh(body.name)), g.tensors, g.root)
@@ -119,8 +119,13 @@ def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) ->
         inner.bind(value, outer)  # a body can read tensors of enclosing graphs
     for value, table in zip(rows, ins[keep + carry :], strict=True):
         inner.bind(value, inner.add("Gather", [table, inner.names[index]], inner.fresh(value.name), axis=0))
-    declare(inner.graph.output.add(), inner.tmp("Identity", [condition], "condition"), _BOOL)
-    _body(inner, module, body, [inner.fresh(f"{v.name}.next") for v in body.outputs])
+    news = [inner.fresh(f"{v.name}.next") for v in body.outputs]
+    until = node.attrs.get("until")
+    op, of = ("Identity", condition) if until is None else ("Not", news[until])
+    further = inner.fresh(f"condition/{op}")
+    declare(inner.graph.output.add(), further, _BOOL)
+    _body(inner, module, body, news)
+    inner.add(op, [of], further)
     outs = [g.define(v, wanted.get(v)) for v in node.outputs]
     always = g.literal(np.asarray(True), "bool", "true")
     g.add("Loop", [g.ints(int(node.attrs["trip"])), always, *ins[keep : keep + carry]], outs, body=inner.graph)

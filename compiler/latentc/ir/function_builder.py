@@ -315,12 +315,13 @@ class Builder(Appending):
         carried: Sequence[Var] = (),
         tables: Sequence[Var] = (),
         names: Sequence[str] = (),
+        until: int | None = None,
     ) -> tuple[Var, ...]:
         """Runs `body(b, i, invariants, carried, rows)` trip times; it returns (new carried, values to stack).
 
         Returns the last carried values, then the stacks. The body becomes a function of its own: everything it needs
         from outside is passed as `invariants`. `names` are those of its carried and row inputs; by default they are
-        called as the values passed in.
+        called as the values passed in. `until`: number of the carried value that may end it; see `ops.control`.
         """
         inner = Builder(self.module, self.module.unique(name), None)
         i = inner.input("i", i64())
@@ -334,7 +335,9 @@ class Builder(Appending):
         new, stacked = body(inner, i, kept, state, rows)
         inner.output(*new, *stacked)
         fn = inner.finish()
-        attrs = {"body": fn, "trip": trip, "invariants": len(kept), "carried": len(state)}
+        attrs: dict[str, Any] = {"body": fn, "trip": trip, "invariants": len(kept), "carried": len(state)}
+        if until is not None:
+            attrs["until"] = until
         ins = [*invariants, *carried, *tables]
         types = CONTROL["loop"].types(self.module.functions[fn], [x.type for x in ins], attrs)
         return self._append("loop", ins, attrs, "y", types)

@@ -143,6 +143,8 @@ class Interpreter:
             outs = self.call(body, [np.asarray(i), *invariants, *state, *(np.asarray(t[i]) for t in tables)], prefix)
             state, scanned = list(outs[:carry]), list(outs[carry:])
             stacks.append(scanned)
+            if (until := node.attrs.get("until")) is not None and state[until]:
+                break
         return [*state, *(np.stack(column) for column in zip(*stacks, strict=True))]
 
 

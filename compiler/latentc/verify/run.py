@@ -295,6 +295,8 @@ class _Verification:
             for name, run in runners.items()
         }
         for i, output in enumerate(entry.outputs):
+            if program.outputs and program.outputs[i].effort:
+                continue
             # A program of one evaluation has no steps whose errors add up.
             kind = "tokens" if discrete[i] else "forward" if program.evaluations == 1 else "sampler"
             what = _title(entry) if len(entry.outputs) == 1 else f"{_title(entry)}: {output.name}"

@@ -1,15 +1,16 @@
 """Likelihoods by the probability-flow equation (Song et al. 2021, arXiv:2011.13456, appendix D.2).
 
 dx/dt = v(x, t) carries data to noise, and log p of the data is that of the latent plus the integral of the divergence
-of v, which is estimated by a derivative along a random vector (Skilling 1989; Hutchinson 1990). The classical
-Runge-Kutta method integrates both in fixed steps, where the authors' code chooses its steps by an error estimate.
-Symbols: B batch, C channels.
+of v, which is estimated by a derivative along a random vector (Skilling 1989; Hutchinson 1990). Both are integrated
+together, in fixed steps by the classical Runge-Kutta method, or as the authors do in steps that an error estimate
+chooses. Symbols: B batch, C channels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -31,17 +32,59 @@ STAGES = (0.0, 0.5, 0.5, 1.0)
 WEIGHTS = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
 
-class Likelihood(Closed):
+@dataclass(frozen=True)
+class Path:
+    """What is integrated: of a network, with its conditions, the probe f32[B, C, ...] and its squared length f32[B]."""
+
+    mb: ModuleBuilder
+    network: Network
+    target: Parameterization
+    told: Mapping[str, Var]
+    probe: Var
+    length: Var
+
+    @property
+    def kept(self) -> list[Var]:
+        return [*self.told.values(), self.probe, self.length]
+
+    def along(self, b: Builder, kept: Sequence[Var], scaled: Var, time: Var) -> tuple[Var, Var]:
+        """The network's output at its input, and probe^T J probe f32[B] of its Jacobian J; `kept` are those of b."""
+        operands, z = dict(zip(self.told, kept, strict=False)), kept[-2]
+        output, along = derivative_along(
+            b, self.network, "forward", operands, {"state": z}, "output along", state=scaled, time=time
+        )
+        axes = tuple(range(1, scaled.type.rank))
+        return output, b.sum(along * z, axes=axes, keepdims=False, out="along")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """How it is integrated. `solve(b, x, path)` returns the latent of x, the integral of the divergence f32[B], then
+    what `outputs` name.
+    """
+
+    solver: str
+    steps: int
+    evaluations: int
+    solve: Callable[[Builder, Var, Path], tuple[Var, ...]]
+    outputs: tuple[OutputField, ...] = ()
+
+
+class ExactLikelihood(Closed):
     """The program `log_likelihood`: log p(x) in nats and bits per dimension of data given as `x`, and its latent."""
 
-    steps: int = Field(100, gt=0, le=100_000, description="Runge-Kutta steps, of four evaluations and derivatives each")
     probe: Literal["rademacher", "gaussian"] = Field(
         "rademacher", description="random vector along which the derivative estimates the divergence: signs, or normals"
     )
     dequantise: bool = Field(True, description="adds uniform noise of one of 256 levels to the data, as they are 8-bit")
 
-    def program(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, target: Parameterization
+    def program_of(
+        self,
+        mb: ModuleBuilder,
+        networks: Mapping[str, Network],
+        spec: Spec,
+        target: Parameterization,
+        solution: Solution,
     ) -> Program:
         """Adds entry `log_likelihood`. ValueError: the process has no probability flow, or the network no velocity."""
         network, process = networks["main"], target.process
@@ -64,6 +107,45 @@ class Likelihood(Closed):
             x = b.add(x * (255 / 256) + u * scale, low / 256, out="x")
         if self.probe == "rademacher":
             z = b.where(b.greater(z, 0.0), b.scalar(1.0, z), b.scalar(-1.0, z), out="probe")
+        axes = tuple(range(1, x.type.rank))
+        length = b.sum(z * z, axes=axes, keepdims=False, out="length")
+        latent, change, *further = solution.solve(b, x, Path(mb, network, target, told, z, length))
+        prior = process.prior_scale(process.first)
+        size_ = math.prod(field.shape)
+        squared = b.sum(latent * latent, axes=axes, keepdims=False)
+        log_prior = b.add(squared * (-0.5 / prior**2), -0.5 * size_ * math.log(2 * math.pi * prior**2), out="log_prior")
+        log_p = b.add(log_prior, change, out="log_p")
+        bits = b.add(log_p * (-1 / (size_ * math.log(2))), math.log2(256 / (high - low)), out="bits_per_dim")
+        b.output(log_p, bits, latent, further)
+        mb.entries["log_likelihood"] = b.finish(doc="Log-likelihood in nats, bits per dimension at 256 levels, latent.")
+        asked = (Condition(state.name, "array", field.shape, "f32", field.axes),)
+        outputs = (OutputField("log_likelihood"), OutputField("bits_per_dim"), OutputField("latent"))
+        return Program(
+            "log_likelihood",
+            solution.solver,
+            solution.steps,
+            solution.evaluations,
+            sources,
+            name="log_likelihood",
+            outputs=(*outputs, *solution.outputs),
+            conditions=asked,
+        )
+
+
+class Likelihood(ExactLikelihood):
+    """The same in fixed steps of the classical Runge-Kutta method."""
+
+    steps: int = Field(100, gt=0, le=100_000, description="Runge-Kutta steps, of four evaluations and derivatives each")
+
+    def program(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, target: Parameterization
+    ) -> Program:
+        """See `program_of`."""
+        solution = Solution("runge_kutta", self.steps, 4 * self.steps, self._solved)
+        return self.program_of(mb, networks, spec, target, solution)
+
+    def _solved(self, b: Builder, x: Var, path: Path) -> tuple[Var, ...]:
+        target, process = path.target, path.target.process
         times = np.linspace(process.last, process.first, self.steps + 1)
         start, size = times[:-1], np.diff(times)
         columns: dict[str, np.ndarray] = {"h": size}
@@ -73,55 +155,26 @@ class Likelihood(Closed):
             columns |= {f"t_{i}": process.told(points), f"skip_{i}": skip, f"out_{i}": out}
             columns[f"scale_{i}"] = process.scale(points)
         tables = [b.constant(column, out=name) for name, column in columns.items()]
-        axes = tuple(range(1, x.type.rank))
-        length = b.sum(z * z, axes=axes, keepdims=False, out="length")
-        zero = b.mul(length, 0.0, out="change")
-        invariants = [*told.values(), z, length]
+        zero = b.mul(path.length, 0.0, out="change")
 
         def body(
             inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
         ) -> tuple[tuple[Var, ...], tuple[()]]:
-            operands, (z, length), (x, change) = dict(zip(told, kept, strict=False)), kept[-2:], carried
+            length, (x, change) = kept[-1], carried
             row = dict(zip(columns, rows, strict=True))
             slopes: list[Var] = []
             for at, (place, weight) in enumerate(zip((0, 1, 1, 2), WEIGHTS, strict=True)):
                 y = x if not at else inner.add(x, slopes[-1] * (row["h"] * STAGES[at]), out="y")
                 time = inner.broadcast_to(row[f"t_{place}"], length, shape=(length.shape[0],), out="time")
                 scale, skip, gain = row[f"scale_{place}"], row[f"skip_{place}"], row[f"out_{place}"]
-                scaled = inner.mul(y, scale, out="scaled")
-                output, along = derivative_along(
-                    inner, network, "forward", operands, {"state": z}, "output along", state=scaled, time=time
-                )
+                output, along = path.along(inner, kept, inner.mul(y, scale, out="scaled"), time)
                 slopes.append(inner.add(y * skip, output * gain, out="v"))
-                along = inner.sum(along * z, axes=axes, keepdims=False, out="along")
                 divergence = inner.add(length * skip, along * (gain * scale), out="divergence")
                 change = inner.add(change, divergence * (row["h"] * weight), out="change")
             total = slopes[0] + slopes[1] * 2.0 + slopes[2] * 2.0 + slopes[3]
             return (inner.add(x, total * (row["h"] / 6.0), out="x"), change), ()
 
-        latent, change = b.loop(
-            "log_likelihood.step", self.steps, body, invariants=invariants, carried=[x, zero], tables=tables
-        )
-        prior = process.prior_scale(process.first)
-        size_ = math.prod(field.shape)
-        squared = b.sum(latent * latent, axes=axes, keepdims=False)
-        log_prior = b.add(squared * (-0.5 / prior**2), -0.5 * size_ * math.log(2 * math.pi * prior**2), out="log_prior")
-        log_p = b.add(log_prior, change, out="log_p")
-        bits = b.add(log_p * (-1 / (size_ * math.log(2))), math.log2(256 / (high - low)), out="bits_per_dim")
-        b.output(log_p, bits, latent)
-        mb.entries["log_likelihood"] = b.finish(doc="Log-likelihood in nats, bits per dimension at 256 levels, latent.")
-        asked = (Condition(state.name, "array", field.shape, "f32", field.axes),)
-        outputs = (OutputField("log_likelihood"), OutputField("bits_per_dim"), OutputField("latent"))
-        return Program(
-            "log_likelihood",
-            "runge_kutta",
-            self.steps,
-            4 * self.steps,
-            sources,
-            name="log_likelihood",
-            outputs=outputs,
-            conditions=asked,
-        )
+        return b.loop("log_likelihood.step", self.steps, body, invariants=path.kept, carried=[x, zero], tables=tables)
 
 
-__all__ = ["Likelihood"]
+__all__ = ["ExactLikelihood", "Likelihood", "Path", "Solution"]

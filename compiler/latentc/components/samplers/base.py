@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, find, load
-from latentc.components.condition import DrawnInput
 from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.annealing import Annealing, ConditionAnnealing
-from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide, ScoreTerm
+from latentc.components.guidance.guidance import Guidance, GuidanceTerm, ScoreTerm
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.sampler import Sampler
 from latentc.components.samplers._thresholds import Bound, Quantile
 from latentc.components.samplers.classification import PROGRAM, Classification
 from latentc.components.samplers.exits import EarlyExit
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
 from latentc.components.samplers.program import Early, sample_program
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 from latentc.components.samplers.spacings.timesteps import respaced
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 Final = Literal["zero", "sigma_min"]
 
 
-class ArraySampler(Sampler):
+class ArraySampler(GuidedSampler):
     """A sampler that denoises step by step: a table of coefficients, and from it a program over network `main`."""
 
     # fields that have no effect if another is given
@@ -60,9 +58,9 @@ class ArraySampler(Sampler):
         description="where the network is evaluated instead, in the process's time from noise to data (also between "
         "the whole timesteps of a schedule); sets steps",
     )
-    guidance: Annotated[
-        GuidanceTerm | tuple[GuidanceTerm, ...] | None, OneOf("guidance", default="classifier_free", many=True)
-    ] = Field(None, description="a term of guidance (classifier-free by default) or a list of them; null: none")
+    guidance: GuidanceTerms = Field(
+        None, description="a term of guidance (classifier-free by default) or a list of them; null: none"
+    )
     annealing: ConditionAnnealing | None = Field(
         None, description="noise on the conditions in the first steps, for more varied samples (CADS); null: none"
     )
@@ -92,17 +90,7 @@ class ArraySampler(Sampler):
         """
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        found = [Need("main", "denoise"), *(() if self.exit is None else self.exit.needs())]
-        for path, term in self.terms():
-            asks = f"guidance by `{term.kind}`"
-            found += [replace(need, place=(*path, *need.place), who=asks) for need in term.needs()]
-        return tuple(found)
-
-    def terms(self) -> list[tuple[tuple[str | int, ...], GuidanceTerm]]:
-        """The terms of guidance with their paths in the sampler."""
-        if isinstance(self.guidance, GuidanceTerm):
-            return [(("guidance",), self.guidance)]
-        return [(("guidance", i), term) for i, term in enumerate(self.guidance or ())]
+        return (*super().needs(spec), *(() if self.exit is None else self.exit.needs()))
 
     def shares(self, network: str) -> tuple[float, ...]:
         return tuple(dict.fromkeys(share for _, term in self.terms() for share in term.shares(network)))
@@ -127,30 +115,11 @@ class ArraySampler(Sampler):
         main = view = networks["main"]
         if self.annealing is not None:
             view = self.annealing.of(self.annealing.prepared(mb, main, spec), spec).network
-        for _, term in self.terms():
-            view = term.prepared(mb, view)
-        return {**networks, "main": replace(view, methods={**view.methods, "forward": main.methods["forward"]})}
-
-    def guides(self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process) -> list[Guide]:
-        """The terms of guidance as a program has them; may add functions to the module."""
-        terms = [term for _, term in self.terms()]
-        inputs = _numbered([term.INPUT for term in terms])
-        every = zip(inputs, self.settings(), terms, strict=True)
-        return [
-            Guide(key, name, term.scale, weights, how, part)
-            for key, name, term in every
-            for part, weights, how in term.directions(mb, networks, process)
-        ]
+        return {**networks, "main": self.guided_view(mb, main, view)}
 
     def annealing_of(self, networks: Mapping[str, Network], spec: Spec) -> Annealing | None:
         """The annealing of conditions as a program has it."""
         return None if self.annealing is None else self.annealing.of(networks["main"], spec)
-
-    def settings(self) -> list[str]:
-        """The names of the terms' scales in requests."""
-        terms = [term for _, term in self.terms()]
-        usual = _numbered([term.SETTING for term in terms])
-        return [term.name or name for term, name in zip(terms, usual, strict=True)]
 
     @model_validator(mode="before")
     @classmethod
@@ -235,13 +204,7 @@ class ArraySampler(Sampler):
             yield from under("annealing", problems=self.annealing.problems(spec))
         if self.exit is not None and not misplaced:
             yield from under("exit", problems=self.exit.problems(spec, self.table(target), self.guidance is not None))
-        settings, told = self.settings(), _settings_of_conditions(spec)
-        for (path, _), name in zip(self.terms(), settings, strict=True):
-            if settings.count(name) > 1:
-                yield Problem((*path, "name"), f"two terms of guidance are called `{name}`", "give each its own `name`")
-            elif name in told:
-                message = f"the condition `{told[name]}` is already the setting `{name}` of requests"
-                yield Problem((*path, "name"), message, "give this guidance another `name`")
+        yield from self.setting_problems(spec)
 
     def _idle(self, table: Table) -> Iterator[Problem]:
         """Terms that are to change the score, and do so in no step."""
@@ -290,12 +253,6 @@ class ArraySampler(Sampler):
             found += self.exit.programs(mb, networks, conditions, self.table(target), spec)
         return tuple(found)
 
-    def conditions(self, spec: Spec, networks: Mapping[str, Network]) -> Conditions:
-        """What a request is asked for: the conditions that networks are told, and those that only guidance reads."""
-        told = Conditions(spec, networks)
-        also = [name for _, term in self.terms() for name in term.reads()]
-        return Conditions(spec, networks, (*(name for name, _ in told.items()), *also)) if also else told
-
     def with_steps(self, steps: int) -> ArraySampler:
         if steps == self.steps:
             return self
@@ -341,18 +298,6 @@ def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> It
             way = f"{'rise' if rising else 'fall'} from noise ({process.first:g}) to data ({process.last:g})"
             message = f"timestep {t:g} comes after {timesteps[i - 1]:g}"
             yield Problem(("timesteps", i), message, f"timesteps {way}, each once")
-
-
-def _settings_of_conditions(spec: Spec) -> dict[str, str]:
-    """{setting of requests: condition that it is the value of}."""
-    inputs = ((name, given) for name, condition in spec.conditions.items() for given in condition.inputs(name, spec))
-    return {given.setting.name: name for name, given in inputs if isinstance(given, DrawnInput)}
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """The names, with _2, _3, … at the second, third, … of a name."""
-    counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
-    return [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
 
 
 class Ancestral(ArraySampler):

@@ -64,15 +64,20 @@ class Integrator(ArraySampler):
 
     def interval(self, target: Parameterization) -> Interval:
         """SiT's `check_interval` for a path: `eps` from its ends, or from those where its velocity is singular."""
-        process, eps = target.process, 1e-3 if self.eps is None else self.eps
-        if process.data != process.last:
+        if target.process.data != target.process.last:
             return super().interval(target)
-        if not np.all(np.isfinite(process.point(process.last).d_sigma)):
-            return Interval(process.first, process.last - np.sign(process.last - process.first) * eps)
-        if self.eps is None and (self.over or process.ODE) == "time" and target.predicts == "flow_velocity":
-            return Interval(process.first, process.last)
-        way = np.sign(process.last - process.first)
-        return Interval(process.first + way * eps, process.last - way * eps)
+        return path_interval(target, self.eps, (self.over or target.process.ODE) == "time")
+
+
+def path_interval(target: Parameterization, eps: float | None, over_time: bool = True) -> Interval:
+    """A path without `eps` at its ends; None: without 0.001 at those where its velocity is singular."""
+    process, least = target.process, 1e-3 if eps is None else eps
+    way = float(np.sign(process.last - process.first))
+    if not np.all(np.isfinite(process.point(process.last).d_sigma)):
+        return Interval(process.first, process.last - way * least)
+    if eps is None and over_time and target.predicts == "flow_velocity":
+        return Interval(process.first, process.last)
+    return Interval(process.first + way * least, process.last - way * least)
 
 
 @dataclass(frozen=True)
@@ -286,4 +291,16 @@ def _trapezoid(b: Builder, step: Step) -> tuple[Var, ...]:
 TRAPEZOID = Body(_trapezoid, evaluations=2)
 """``y = y_x * x + noise * z; p = x * y + d * d; x' = x_2 * y + d_2 * d + e_2 * e`` with e the estimate at p."""
 
-__all__ = ["LEVEL", "TIME", "Churn", "Integrator", "Variable", "drift", "euler", "heun", "noisy_steps", "trapezoid"]
+__all__ = [
+    "LEVEL",
+    "TIME",
+    "Churn",
+    "Integrator",
+    "Variable",
+    "drift",
+    "euler",
+    "heun",
+    "noisy_steps",
+    "path_interval",
+    "trapezoid",
+]

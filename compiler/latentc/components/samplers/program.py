@@ -58,7 +58,7 @@ def sample_program(
     data = network.methods["forward"].input("state").type
     b = module.function(entry)
     x = b.input("x", data)
-    request = replace(_request(b, conditions, x, guides, annealing), coupling=coupling)
+    request = request_of(b, conditions, x, guides, annealing, coupling)
     x = x if coupling is None else coupling.base(b, x, request.operands)
     x = x if kernel is None else kernel.apply(b, x, b.input(kernel.draw.name, f32(B)))
     total = stochastic_rows(table)
@@ -68,7 +68,7 @@ def sample_program(
     part = known(b) if known is not None else None
     b.output(denoise(b, entry, table, network, request, x, noise, guides, early, annealing, kicks, part))
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
-    sources = {"x": RandomSource("normal", "x"), **_sources(conditions, guides)}
+    sources = {"x": RandomSource("normal", "x"), **sources_of(conditions, guides)}
     if total:
         sources["noise"] = RandomSource("normal", "step", total)
     sources |= {name: RandomSource(of.distribution, name, rows) for name, (of, rows) in drawn.items()}
@@ -159,18 +159,23 @@ def evaluation(
     """
     b = module.function(entry)
     x, t = b.input("x", network.methods["forward"].input("state").type), b.input("t", f32(B))
-    request = _request(b, conditions, x, guides)
+    request = request_of(b, conditions, x, guides)
     how, memory = Evaluation(network, tuple(guides)), empty_memory(b, x, network)
     memory = [twice(b, m) for m in memory] if how.contrasts else memory
     b.output(prediction(b, how, request, {}, x, t, 0, memory))
     module.entries[entry] = b.finish()
-    return _sources(conditions, guides)
+    return sources_of(conditions, guides)
 
 
-def _request(
-    b: Builder, conditions: Conditions, x: Var, guides: Sequence[Guide], annealing: Annealing | None = None
+def request_of(
+    b: Builder,
+    conditions: Conditions,
+    x: Var,
+    guides: Sequence[Guide],
+    annealing: Annealing | None = None,
+    coupling: Coupling | None = None,
 ) -> Request:
-    """Adds the inputs of a request to a program."""
+    """Adds the inputs of a request to a program whose first input is x."""
     operands = conditions.operands(b, conditions.inputs(b))
     null: Callable[[Builder, Operands, tuple[str, ...]], Operands] = conditions.null
     if annealing is not None:
@@ -178,10 +183,11 @@ def _request(
     like = next(iter(operands.values())) if operands else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
     nullable = tuple(name for name, condition in conditions.items() if condition.nullable)
     scales = {name: b.input(name, f32(B)) for name in dict.fromkeys(guide.input for guide in guides)}
-    return Request(operands, null, nullable, like, scales)
+    return Request(operands, null, nullable, like, scales, coupling)
 
 
-def _sources(conditions: Conditions, guides: Sequence[Guide]) -> dict[str, Source]:
+def sources_of(conditions: Conditions, guides: Sequence[Guide]) -> dict[str, Source]:
+    """The sources of what `request_of` adds."""
     return {**conditions.sources(), **{guide.input: SettingSource(guide.setting) for guide in guides}}
 
 

@@ -14,7 +14,8 @@
           in `wrt`. Outputs: output `of`, and its directional derivative (the Jacobian-vector product).
 `loop`    attrs body, trip, invariants, carried (counts): runs `body(i, *invariants, *carried, *rows)` trip times;
           the remaining inputs are tables, of which the body gets row i. The body returns the new carried values, then
-          values that are stacked over the steps. Loops nest.
+          values that are stacked over the steps. Loops nest. attr until, if any: number of a carried bool[]; once it is
+          true, further steps return what they carry unchanged, so that a backend may end the loop, or run them.
 """
 
 from __future__ import annotations
@@ -126,6 +127,10 @@ def loop_types(body: Function, actuals: Sequence[TensorType], attrs: Attrs) -> l
         need(new == old, "{} carries {} in but {} out", body.name, old, new)
     need(len(types) >= carried, "{} returns {} values; wants at least the {} carried", body.name, len(types), carried)
     need(len(types) > 0, "{} returns nothing", body.name)
+    if (until := attrs.get("until")) is not None:
+        need(0 <= until < carried, "{} carries no value {} that ends it", body.name, until)
+        need(types[until] == i64().with_dtype("bool"), "{} is ended by {}; wants bool[]", body.name, types[until])
+        need(len(types) == carried, "{} stacks a value per step, and may end before all are made", body.name)
     return types[:carried] + [t.with_shape([trip, *t.shape]) for t in types[carried:]]
 
 
@@ -133,7 +138,7 @@ def loop_types(body: Function, actuals: Sequence[TensorType], attrs: Attrs) -> l
 class Control:
     """A row: `types(function, operand types, attrs)` gives the output types; `attrs` names and types the attributes.
 
-    The attributes `args` and `count` may be absent and are not checked.
+    The attributes `args`, `count` and `until` may be absent and are not checked.
     """
 
     types: Callable[[Function, Sequence[TensorType], Attrs], list[TensorType]]
