@@ -429,6 +429,54 @@ class MPLinear(MagnitudePreserving, nn.Linear):
         return F.linear(x, self.normed(), self.bias)
 
 
+def weight_norm(weight: Tensor, gain: Tensor, dim: int = 0) -> Tensor:
+    """The weight, its rows along an axis scaled to the lengths `gain` (Salimans and Kingma 2016)."""
+    axes = [axis for axis in range(weight.ndim) if axis != dim]
+    length = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
+    return weight * (gain.view_as(length) / length)
+
+
+class WeightNormed(nn.Module):
+    """A layer whose weight is g V / |V| (Salimans and Kingma 2016) along an axis; `weight` is V.
+
+    `output_std`: that of the outputs for the first batch, which sets g and the bias (weight_norm.py).
+    """
+
+    def __init__(self, *sizes: int, dim: int = 0, output_std: float = 1.0, **options):
+        super().__init__(*sizes, **options)
+        self.g = nn.Parameter(torch.ones(self.weight.shape[dim]))
+        self.dim, self.output_std = dim, output_std
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.05)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def normed(self) -> Tensor:
+        return weight_norm(self.weight, self.g, self.dim)
+
+
+class WNConv1d(WeightNormed, nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normed(), self.bias)
+
+
+class WNConv2d(WeightNormed, nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normed(), self.bias)
+
+
+class WNConvTranspose2d(WeightNormed, nn.ConvTranspose2d):
+    def forward(self, x: Tensor) -> Tensor:
+        options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(x, self.normed(), self.bias, *options)
+
+
+class WNLinear(WeightNormed, nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normed(), self.bias)
+
+
 def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of the submodule `name`, by their names inside it."""
     return {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}

@@ -72,6 +72,37 @@ def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) 
                 parameter.requires_grad_(False)
 
 
+# region weight_norm
+def start_layers(
+    networks: dict[str, nn.Module],
+    roles: dict[str, Any],
+    dataset: Any,
+    config: dict[str, Any],
+    home: torch.device,
+    run: Run,
+) -> None:
+    """Starts weight normalisation from the first batch, unless weights were given."""
+    from weight_norm import start_from_data
+
+    size, feed = config["train"]["batch_size"] // run.world, batches(dataset, config, 0, run.rank, run.world)
+    for turn, update in enumerate(UPDATES):
+        batch = next(feed) if update.batch else {}
+        inputs = {name: batch[name] for name in update.batch}
+        inputs |= update.draws(size, generator(config["train"]["seed"], 4, turn, run.rank, 0))
+        if update.takes_round:
+            inputs["round"] = torch.tensor(0)
+        if update.takes_step:
+            inputs["training_step"] = torch.tensor(0)
+        inputs = {name: value.to(home) for name, value in inputs.items()}
+        models = [networks[name] for name in update.networks]
+        given = [n for n, role in roles.items() if role.get("pretrained") or role.get("copy_of")]
+        fresh = [networks[name] for name in update.trained if name not in given]
+        start_from_data(fresh, lambda: update.loss(*models, **inputs), run.device)  # noqa: B023
+    averages = {name: role for name, role in roles.items() if "average_of" in role}
+    start(networks, averages, False)
+
+
+# endregion
 @torch.no_grad()
 def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Module], decay: float) -> None:
     """ema = decay * ema + (1 - decay) * weight; running statistics alike."""
@@ -318,6 +349,10 @@ def main() -> None:
     # endregion
     roles, rounds = config.get("roles", {}), config.get("rounds")
     start(networks, roles, found)
+    # region weight_norm
+    if not found:
+        start_layers(networks, roles, dataset, config, home, run)
+    # endregion
     averages: dict[str, nn.Module] = {}
     others: dict[str, nn.Module] = {}  # averages that only checkpoints hold
     # region fixed

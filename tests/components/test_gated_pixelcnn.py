@@ -38,7 +38,7 @@ def triangle(w: dict[str, Tensor], name: str, channels: int, columns: int) -> Te
     full = torch.zeros(rows * channels, columns, 1, 1, dtype=torch.float64)
     for s, block in enumerate(blocks):
         if block is not None:
-            full[s * rows : (s + 1) * rows, : block.shape[1], 0, 0] = block
+            full[s * rows : (s + 1) * rows, : block.shape[1]] = block
     return full
 
 
@@ -56,7 +56,7 @@ def reference(w: dict[str, Tensor], x: Tensor, told: dict[str, Tensor], depth: i
         if "c" in told:
             bias = bias + (told["c"] @ w[f"{layer}.{stack}_condition.weight"].T)[:, :, None, None]
         if "s" in told:
-            bias = bias + conv2d(told["s"], w[f"{layer}.{stack}_map.weight"][:, :, None, None])
+            bias = bias + conv2d(told["s"], w[f"{layer}.{stack}_map.weight"])
         return bias
 
     v = h = x
@@ -72,7 +72,7 @@ def reference(w: dict[str, Tensor], x: Tensor, told: dict[str, Tensor], depth: i
         if any(centre.format(s) in w for s in range(channels)):
             line[:, :, :, side // 2] = triangle(w, centre, channels, inputs)[..., 0]
         of_rows = conv2d(v, square, w[f"{name}.vertical.bias"], padding=side // 2)
-        across = conv2d(of_rows, w[f"{name}.across.weight"][:, :, None, None], w[f"{name}.across.bias"])
+        across = conv2d(of_rows, w[f"{name}.across.weight"], w[f"{name}.across.bias"])
         v = parts(of_rows + conditions(name, "vertical"), 1) if k < depth - 1 else v
         z = conv2d(h, line, padding=(0, side // 2)) + across + conditions(name, "horizontal")
         out = name + ".subpixels.{}.out"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from parity_data import error, load
 from random_weights import random_weights
 
+from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.kit.pixels import LogisticMixture
 from latentc.ir.builder import ModuleBuilder
@@ -14,7 +17,9 @@ from latentc.ir.costs import flops
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import f32
 from latentc.lower import build_networks, lower
+from latentc.passes.fuse import FOLDING, fuse
 from latentc.spec import load_spec
+from latentc.weights import Array, materialise, read_safetensors, write_safetensors
 
 SIZES = ["backbone.width=4", "backbone.blocks=1", "backbone.mixture=2"]
 
@@ -57,10 +62,73 @@ def test_drawing_from_caches_is_drawing_by_the_whole_network(shape: list[int], l
     assert np.std(x) > 0.1
 
 
+def authors_names(width: int, blocks: int, levels: int, mixture: int) -> dict[str, tuple[int, ...]]:
+    """The authors' variables in the order of their calls, weights with their shapes: pixel_cnn_pp/model.py, its sizes.
+
+    A layer is counted by its kind; gated blocks call a convolution, the one pixel wide of what stands beside, if any,
+    and another convolution.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+
+    def layer(kind: str, shape: tuple[int, ...], outputs: int) -> None:
+        name = f"{kind}_{sum(key.startswith(kind + '_') for key in found) // 3}"
+        found.update({f"{name}.V": shape, f"{name}.g": (outputs,), f"{name}.b": (outputs,)})
+
+    def conv(stream: str, inputs: int, outputs: int) -> None:
+        layer("conv2d", (2, 3 if stream == "u" else 2, inputs, outputs), outputs)
+
+    def block(stream: str, beside: int) -> None:
+        conv(stream, 2 * width, width)
+        if beside:
+            layer("dense", (2 * beside, width), width)
+        conv(stream, 2 * width, 2 * width)
+
+    for kernel in ((2, 3), (1, 3), (2, 1)):
+        layer("conv2d", (*kernel, 4, width), width)
+    for level in range(levels):
+        for _ in range(blocks):
+            block("u", 0)
+            block("ul", width)
+        for stream in ("u", "ul") if level < levels - 1 else ():
+            conv(stream, width, width)
+    for level in range(levels):
+        for _ in range(blocks + (level > 0)):
+            block("u", width)
+            block("ul", 2 * width)
+        for side in (3, 2) if level < levels - 1 else ():
+            layer("deconv2d", (2, side, width, width), width)
+    layer("dense", (width, 10 * mixture), 10 * mixture)
+    return found
+
+
+@pytest.mark.parametrize(("blocks", "levels"), [(2, 3), (1, 2), (3, 1)])
+def test_variables_of_the_authors(blocks: int, levels: int, tmp_path: Path) -> None:
+    """The map `openai` reads and writes them; a transposed convolution's weight is [rows, columns, outputs, inputs]."""
+    official = authors_names(4, blocks, levels, 2)
+    rng = np.random.default_rng(0)
+    raw = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in official.items()}
+    write_safetensors(tmp_path / "tf.safetensors", {name: Array(value) for name, value in raw.items()})
+    sizes = [
+        "data.classes=0",
+        "conditioning.class=null",
+        *SIZES,
+        f"backbone.blocks={blocks}",
+        f"backbone.levels={levels}",
+    ]
+    own, back = tmp_path / "own.safetensors", tmp_path / "back.safetensors"
+    api.convert_weights("pixelcnn_pp", tmp_path / "tf.safetensors", own, "openai", variant="openai", overrides=sizes)
+    api.convert_weights("pixelcnn_pp", own, back, None, "openai", variant="openai", overrides=sizes)
+    again = {name: materialise(value) for name, value in read_safetensors(back).items()}
+    assert {name: value.shape for name, value in again.items()} == official
+    assert all(np.array_equal(again[name], value) for name, value in raw.items())
+    gated = materialise(read_safetensors(own)["up_layers.0.ul_stream.0.conv_out.conv.weight"])
+    assert np.array_equal(gated, raw["conv2d_6.V"].transpose(3, 2, 0, 1))
+
+
 def test_drawing_takes_no_more_than_one_evaluation() -> None:
     builder = ModuleBuilder()
     build_networks(builder, load_spec("pixelcnn_pp", "cifar10"))
-    module = builder.finish()
+    module = fuse(builder.finish(), FOLDING)
     whole, all_pixels = (flops(module, module.entries[f"main.{name}"]) for name in ("forward", "draw"))
     assert all_pixels / whole == pytest.approx(1.001, abs=0.001)
 

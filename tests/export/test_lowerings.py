@@ -230,6 +230,10 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "mp_concat": [((X, X), op("mp_concat", axis=1, balance=0.3), -2, 2)],
     "pixel_norm": [((X,), op("pixel_norm", axis=axis, eps=1e-4), -2, 2) for axis in (1, -1)],
     "forced_norm": [((f32(5, *shape),), op("forced_norm", eps=1e-4), -2, 2) for shape in ((4,), (2, 3, 3))],
+    "weight_norm": [
+        ((f32(5, 3, 2), f32(5 if axis == 0 else 3)), op("weight_norm", axis=axis, output_std=1.0), 0.1, 2)
+        for axis in (0, 1)
+    ],
     "resize": [((f32(B, 2, 3, 4),), op("resize", size=(2, 5), mode=mode), -2, 2) for mode in ("area", "bicubic")],
     "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
     **{
@@ -310,7 +314,7 @@ def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     # Ops without a lowering at the default opset; each has a decomposition.
     assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
         *("cross_entropy", "depthwise_each", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
-        *("noted", "posterior_mean", "running_mean", "set_from_data", "training_passes"),
+        *("noted", "posterior_mean", "running_mean", "set_from_data", "training_passes", "weight_norm"),
     }
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert"}
     assert missing_lowerings(18) == missing_lowerings() | older

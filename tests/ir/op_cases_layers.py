@@ -171,6 +171,17 @@ def forced_norm(d: Draw) -> Case:
     return Case([d.floats(*shape, low=0.1)], reference, {"eps": 1e-2})
 
 
+@case("weight_norm")
+def weight_norm(d: Draw) -> Case:
+    shape = [d.int(1, 4), *(d.int(1, 3) for _ in range(d.int(1, 3)))]
+    axis = d.int(0, 1)
+
+    def reference(weight: Any, gain: Any) -> Any:
+        return torch._weight_norm(weight, gain.view([-1 if a == axis else 1 for a in range(weight.ndim)]), axis)
+
+    return Case([d.floats(*shape, low=0.1), d.floats(shape[axis])], reference, {"axis": axis, "output_std": 0.0})
+
+
 @case("upsample_nearest")
 def upsample_nearest(d: Draw) -> Case:
     axes = d.int(1, 3)

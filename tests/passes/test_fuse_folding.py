@@ -47,6 +47,16 @@ def forced(b, x):
     return b.linear(x, weight)
 
 
+def weight_normed(b, x):
+    weight, gain = b.param("fc.weight", f32(4, x.shape[1]), "normal"), b.param("fc.g", f32(4), "ones")
+    return b.linear(x, b.weight_norm(weight, gain, axis=0, output_std=1.0))
+
+
+def weight_normed_upsampling(b, x):
+    weight, gain = b.param("up.weight", f32(x.shape[1], 4, 2, 2), "normal"), b.param("up.g", f32(4), "ones")
+    return b.conv_transpose(x, b.weight_norm(weight, gain, axis=1, output_std=1.0), stride=2)
+
+
 # title -> (how it is written, its operands, {rule: how often}, whether all batch norms go)
 CASES = {
     "behind a convolution": (lambda b, x: norm(b, conv(b, x)), [IMAGE], {"norm_into_product_before": 1}, True),
@@ -88,6 +98,13 @@ CASES = {
         {"forced_norm": 1, "norm_into_product_before": 1},
         True,
     ),
+    "behind a weight norm": (
+        lambda b, x: norm(b, weight_normed(b, x)),
+        [ROWS],
+        {"weight_norm": 1, "norm_into_product_before": 1},
+        True,
+    ),
+    "of a transposed convolution": (weight_normed_upsampling, [IMAGE], {"weight_norm": 1}, True),
     "before padding": (lambda b, x: conv(b, norm(b, x), 3), [IMAGE], {}, False),
     "used twice": (lambda b, x: [norm(b, (h := conv(b, x))), b.relu(h)], [IMAGE], {}, False),
     "by itself": (lambda b, x: b.relu(norm(b, x, True)), [IMAGE], {}, False),
@@ -126,7 +143,7 @@ def test_folding_keeps_the_meaning(title):
     after, report = fused(module, FOLDING)
     assert {rule: n for rule, n in report.applied.items() if n} == applied
     assert not gone or not any(
-        node.op in ("batch_norm", "spectral_norm", "forced_norm") for _, node in walk(verify(after))
+        node.op in ("batch_norm", "spectral_norm", "forced_norm", "weight_norm") for _, node in walk(verify(after))
     )
     weights = weights_of(module)
     expected = Interpreter(module, weights).run("main", *arrays(types))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latentc.emit.helpers import HELPERS
 from latentc.emit.ops import conv_keywords, per_axis
 from latentc.emit.text import Text, call, commas, literal
-from latentc.ir.core import Function, Node, Param, Value
+from latentc.ir.core import Function, Init, Node, Param, Value
 from latentc.ir.types import TensorType
 
 # op -> index of the weight among its operands; the operands after it are the bias.
@@ -85,15 +85,16 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
 class NormedLayers:
     """How layers whose weight an op normalises are emitted: as a class `prefix` with a name of `layers` {op: name}.
 
-    A name may hold the number of spatial axes. `helpers` are what the classes use, `eps` is their default, `extra` the
-    op's params after the weight.
+    A name may hold the number of spatial axes. `helpers` are what the classes use, `defaults` those of their keyword
+    arguments, `extra` the op's params after the weight, `starts` how the classes start params.
     """
 
     prefix: str
     layers: Mapping[str, str]
     helpers: tuple[str, ...]
-    eps: float
+    defaults: Mapping[str, Any]
     extra: tuple[str, ...] = ()
+    starts: Mapping[str, Init] = field(default_factory=dict)
 
     def of(self, op: str, weight: TensorType) -> str | None:
         """The class of a layer, if there is one."""
@@ -106,15 +107,27 @@ NORMED = {
         "SN",
         {"linear": "Linear", "conv": "Conv{axes}d", "embedding": "Embedding"},
         ("spectral_norm",),
-        1e-12,
+        {"eps": 1e-12},
         ("u",),
     ),
     "forced_norm": NormedLayers(
-        "MP", {"linear": "Linear", "conv": "Conv{axes}d"}, ("forced_norm", "MagnitudePreserving"), 1e-4
+        "MP",
+        {"linear": "Linear", "conv": "Conv{axes}d"},
+        ("forced_norm", "MagnitudePreserving"),
+        {"eps": 1e-4},
+        starts={"weight": Init("normal", {"std": 1.0})},
+    ),
+    "weight_norm": NormedLayers(
+        "WN",
+        {"linear": "Linear", "conv": "Conv{axes}d", "conv_transpose": "ConvTranspose{axes}d"},
+        ("weight_norm", "WeightNormed"),
+        {"dim": 0, "output_std": 1.0},
+        ("g",),
+        {"weight": Init("normal", {"std": 0.05}), "bias": Init("zeros"), "g": Init("ones")},
     ),
 }
-NORM, EPS = "weight_norm", "weight_norm_eps"
-"""Attributes of a node that normalises its weight: the op of `NORMED`, whose params come last, and its eps."""
+NORM, OPTIONS = "norm_of_weight", "options_of_norm"
+"""Attributes of a node that normalises its weight: the op of `NORMED`, whose params come last, and its attributes."""
 
 
 def normed_layers(fn: Function) -> Function:
@@ -134,7 +147,8 @@ def normed_layers(fn: Function) -> Function:
             continue
         weight, *others = norm.inputs
         ins = (*(weight if v is made else v for v in user.inputs), *others)
-        layer = replace(user, inputs=ins, attrs={**user.attrs, NORM: norm.op, EPS: norm.attrs["eps"]})
+        options = tuple(("dim" if key == "axis" else key, value) for key, value in norm.attrs.items())
+        layer = replace(user, inputs=ins, attrs={**user.attrs, NORM: norm.op, OPTIONS: options})
         if leaf_of(layer, params) is not None:
             layers |= {norm: layer, user: layer}
     if not layers:
@@ -150,18 +164,18 @@ def same_leaf(a: Leaf, b: Leaf) -> bool:
 def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
     """`nn.Linear(dim, 3 * dim)`. `helper` records a class that the emitted file has to define."""
     attrs = dict(leaf.attrs)
-    norm, least = NORMED.get(attrs.pop(NORM, "")), attrs.pop(EPS, None)
+    norm, options = NORMED.get(attrs.pop(NORM, "")), dict(attrs.pop(OPTIONS, ()))
     weight, bias = leaf.params[0].type.shape, len(leaf.params) > 1 + (len(norm.extra) if norm else 0)
-    library, eps = "nn.", {}
+    library = "nn."
     if norm is not None:
-        library, eps = norm.prefix, {} if least == norm.eps else {"eps": least}
+        library, options = norm.prefix, {k: v for k, v in options.items() if v != norm.defaults[k]}
         for name in (*norm.helpers, norm.of(leaf.op, leaf.params[0].type) or ""):
             helper(name)
     match leaf.op:
         case "linear":
-            text = call(f"{library}Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False, **eps)
+            text = call(f"{library}Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False, **options)
         case "embedding":
-            text = call(f"{library}Embedding", [size(weight[0]), size(weight[1])], **eps)
+            text = call(f"{library}Embedding", [size(weight[0]), size(weight[1])], **options)
         case "batch_norm":
             momentum = None if attrs["momentum"] == 0.1 else attrs["momentum"]
             affine = None if len(leaf.params) > 2 else False
@@ -179,7 +193,7 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
             kernel = per_axis(size, weight[2:])
             keywords = conv_keywords(attrs, size) | {"bias": None if bias else False}
             name = f"{'Conv' if leaf.op == 'conv' else 'ConvTranspose'}{len(weight) - 2}d"
-            text = call(f"{library}{name}", channels, kernel_size=kernel, **keywords, **eps)
+            text = call(f"{library}{name}", channels, kernel_size=kernel, **keywords, **options)
     return text.code
 
 
@@ -253,8 +267,9 @@ def default_init(leaf: Leaf, param: Param) -> bool:
     match leaf.op:
         case "linear" | "conv" | "conv_transpose":
             fan_in = leaf.params[0].type.with_shape(leaf.params[0].type.shape[1:]).count()
-            if dict(leaf.attrs).get(NORM) == "forced_norm":
-                return init.kind == "normal" and init.args.get("std", 1.0) == 1.0
+            if (norm := NORMED.get(dict(leaf.attrs).get(NORM, ""))) is not None and norm.starts:
+                own = norm.starts[param.name.rpartition(".")[2]]
+                return (init.kind, {"std": 1.0, **init.args}) == (own.kind, {"std": 1.0, **own.args})
             return init.kind == "linear_default" and int(init.args["fan_in"]) == fan_in
         case "embedding":
             return init.kind == "normal" and init.args.get("std", 1.0) == 1.0

@@ -281,6 +281,7 @@ TORCH: dict[str, Row] = {
         eps=None if n.attrs["eps"] == 1e-4 else n.attrs["eps"],
     ),
     "forced_norm": _helper("forced_norm", "eps", training="last"),
+    "weight_norm": _helper("weight_norm", "axis"),
     "upsample_nearest": lambda p, n: call(
         "F.interpolate", [p.arg(n.inputs[0])], scale_factor=per_axis(p.size, n.attrs["factor"])
     ),

@@ -22,7 +22,7 @@ _PRECISIONS = 'one_of("fp32", "bf16")'
 
 def training_files(train: Train, module: Module | None = None, rolls_out: bool = False) -> dict[str, str]:
     """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, orthogonal.py, ema.py,
-    reconstruct.py, batch_norm.py, rollouts.py.
+    reconstruct.py, batch_norm.py, weight_norm.py, rollouts.py.
 
     `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw.
     """
@@ -49,7 +49,7 @@ def training_files(train: Train, module: Module | None = None, rolls_out: bool =
         *(["rollouts.py"] if rolls_out else []),
         *(f"{extra}.py" for extra in sorted(extras)),
         *(["ema.py", "reconstruct.py"] if "power" in regions else []),
-        *(["batch_norm.py"] if "batch_norm" in regions else []),
+        *(f"{region}.py" for region in ("batch_norm", "weight_norm") if region in regions),
     ]
     return files | {name: template(f"project/{name}") for name in more}
 
@@ -70,7 +70,7 @@ def _regions(train: Train, module: Module | None) -> set[str]:
         "fp16" if train.precision == "fp16" else "brain",
         *(["decay"] if train.schedule.decay_from is not None else []),
         *(["forced"] if "forced_norm" in ops else []),
-        *(["batch_norm"] if "batch_norm" in ops else []),
+        *({"batch_norm", "weight_norm"} & ops),
     }
 
 

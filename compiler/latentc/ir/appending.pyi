@@ -232,6 +232,10 @@ class Appending:
     def forced_norm(self, weight: Operand, /, *, eps: float, out: str = ...) -> Var:
         """a weight [out, ...] whose rows have length 1: each over its length plus eps sqrt(n), n its size; training
         first overwrites the weight with sqrt(n) times that."""
+    def weight_norm(self, weight: Operand, gain: Operand, /, *, axis: int, output_std: float, out: str = ...) -> Var:
+        """a weight whose rows along `axis`, that of a layer's outputs, have the lengths |gain|; before they train,
+        projects set gain and bias so that the layer's outputs for the first batch have mean 0 and the standard
+        deviation `output_std`, unless that is 0."""
     def mp_silu(self, x: Operand, /, *, out: str = ...) -> Var:
         """SiLU over its root mean square, 0.596, for a standard normal."""
     def mp_sum(self, x: Operand, y: Operand, /, *, balance: float, out: str = ...) -> Var:

@@ -191,9 +191,11 @@ RECIPES: dict[str, RecipeRow] = {
     "singular_value": RecipeRow(
         lambda types, a: types[1].with_shape(()), lambda xs, a: singular_value(xs[0], xs[1], a["eps"])[0], folds=True
     ),
-    # The scale of each row of a weight that gives it length 1, as in `ops.norm`.
+    # The scale of each row of a weight along `axis` that gives it length 1, as in `ops.norm`.
     "row_scales": RecipeRow(
-        lambda types, a: types[0].with_shape(types[0].shape[:1]), lambda xs, a: row_scales(xs[0], a["eps"]), folds=True
+        lambda types, a: types[0].with_shape([types[0].shape[a["axis"]]]),
+        lambda xs, a: row_scales(xs[0], a["eps"], a["axis"]),
+        folds=True,
     ),
     # A weight [O, C, ...] times a vector [C], summed over all but the first axis.
     "channel_sum": RecipeRow(

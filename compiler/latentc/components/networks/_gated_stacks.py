@@ -17,6 +17,7 @@ from typing import Any
 
 from latentc.components.layers import INITS
 from latentc.components.networks._pixel_streams import pointwise, weights
+from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
@@ -66,8 +67,10 @@ def gated(b: Builder, z: Var, width: Any) -> Var:
 def _plus_told(b: Builder, stack: str, z: Var, told: Sequence[Var], features: Any) -> Var:
     """z with what is made of the conditions: a bias per feature, and one per feature and place."""
     for x in told:
-        bias = pointwise(b, f"{stack}_{'map' if x.type.rank == 4 else 'condition'}", x, features, bias=False)
-        if x.type.rank == 2:
+        if x.type.rank == 4:
+            bias = pointwise(b, f"{stack}_map", x, features, bias=False)
+        else:
+            bias = dense(b, f"{stack}_condition", x, features, False, "xavier")
             bias = b.reshape(bias, shape=(x.shape[0], features, 1, 1), out="told")
         z = b.add(z, bias, out="z")
     return z

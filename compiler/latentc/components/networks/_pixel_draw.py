@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from latentc.components.kit.pixels import LogisticMixture
 from latentc.components.kit.stacks import entry, stacked
+from latentc.components.layers import INITS
 from latentc.components.networks._pixel_levels import all_of, cell_level, last, length, row_level, skips_of
 from latentc.components.networks._pixel_streams import (
     KERNELS,
+    NORMED_STD,
     cell_conv,
     column,
+    normed_weight,
     patch,
     pointwise,
     row_conv,
@@ -44,6 +47,8 @@ class Drawing:
     height: int
     columns: int
     distribution: LogisticMixture
+    normed: bool
+    upsized: Literal["inputs", "outputs"] | None
     c: tuple[Var, ...]
 
     @property
@@ -103,7 +108,7 @@ class Drawing:
         first: Var | None,
     ) -> dict[tuple[str, int], Var]:
         """The stream `u` of row r of a period, as cells [W, N, B, C] by ("up" or "down", level)."""
-        x = _masked(b, row_conv(b, "u_init.conv", seen, self.width), first)
+        x = _masked(b, row_conv(b, "u_init.conv", seen, self.width, self.normed), first)
         ups: dict[int, tuple[Var, Var]] = {}
         found: dict[tuple[str, int], Var] = {}
         kept: dict[int, Var] = {}
@@ -111,8 +116,8 @@ class Drawing:
             if level:
                 above = last(b, per[level - 1][0], "above")
                 pair = b.concat(above, last(b, ups[level - 1][1], "u"), axis=2, out="pair")
-                x = row_conv(b, f"downsize_u_stream.{level - 1}.conv", pair, self.width, stride=2)
-            body = row_level(self.blocks, True, bool(self.c))
+                x = row_conv(b, f"downsize_u_stream.{level - 1}.conv", pair, self.width, self.normed, stride=2)
+            body = row_level(self.blocks, True, bool(self.c), self.normed)
             operands = (x, per[level][0], *self.c)
             outs, kept[level] = b.sub(f"up_layers.{level}", body, *operands, out="u kept", width=self.width)
             ups[level] = (x, outs)
@@ -122,7 +127,7 @@ class Drawing:
         for level in reversed(active):
             entered, outs = ups[level]
             skips = skips_of(entered, all_of(b, outs, "skip"), self.top(level))
-            body = row_level(len(skips), False, bool(self.c))
+            body = row_level(len(skips), False, bool(self.c), self.normed)
             operands = (x, per[level][1], *skips, *self.c)
             name = f"down_layers.{self.levels - 1 - level}"
             outs, per[level][1] = b.sub(name, body, *operands, out="u kept", width=self.width)
@@ -148,9 +153,9 @@ class Drawing:
         """The pixels of row r of a period [W, B, C], and the last two rows of pixels that the next one sees."""
         batch, inputs, _, wide = seen.shape
         above = b.reshape(b.slice(seen, axis=2, start=1, stop=2), shape=(batch, inputs, wide), out="row")
-        padded = b.pad(b.reshape(above, shape=(batch, inputs, 1, wide)), axis=3, before=1, after=1, value=0.0)
-        weight, bias = weights(b, "ul_init.0.conv", self.width, inputs, (1, 3))
-        entering = _masked(b, b.conv(padded, weight, bias, out="h"), first)
+        weight, bias = weights(b, "ul_init.0.conv", self.width, inputs, (1, 3), self.normed)
+        entering = b.conv(b.reshape(above, shape=(batch, inputs, 1, wide)), weight, bias, padding=(0, 1), out="h")
+        entering = _masked(b, entering, first)
         entering = b.transpose(b.reshape(entering, shape=(batch, self.width, wide)), perm=(2, 0, 1), out="entering")
         pixels_above = b.transpose(above, perm=(2, 0, 1), out="pixels_above")
         count = self.columns // self.period
@@ -206,9 +211,9 @@ class Drawing:
                 j = q >> level
                 us, _, above, _ = (entry(b, table, j, n) for table, n in zip(given[level], _NAMES, strict=True))
                 if level:
-                    x = cell_conv(b, f"downsize_ul_stream.{level - 1}.conv", patch(b, *finer), self.width)
+                    x = cell_conv(b, f"downsize_ul_stream.{level - 1}.conv", patch(b, *finer), self.width, self.normed)
                 before = last(b, left[level][0], "before")
-                body = cell_level(self.blocks, True, bool(self.c))
+                body = cell_level(self.blocks, True, bool(self.c), self.normed)
                 operands = (x, us, above, left[level][0], *self.c)
                 outs, left[level][0] = b.sub(f"up_layers.{level}", body, *operands, out="ul columns", width=self.width)
                 finer = (before, last(b, left[level][0], "after"))  # two columns of the last block
@@ -228,7 +233,7 @@ class Drawing:
                 j = q >> level
                 _, us, _, above = (entry(b, table, j, n) for table, n in zip(given[level], _NAMES, strict=True))
                 skips = skips_of(entered, all_of(b, outs, "skip"), self.top(level))
-                body = cell_level(len(skips), False, bool(self.c))
+                body = cell_level(len(skips), False, bool(self.c), self.normed)
                 operands = (x, us, above, left[level][1], *skips, *self.c)
                 name = f"down_layers.{self.levels - 1 - level}"
                 outs, left[level][1] = b.sub(name, body, *operands, out="ul columns", width=self.width)
@@ -244,7 +249,8 @@ class Drawing:
 
     def _drawn(self, b: Builder, ul: Var, u: Var, above: Var) -> tuple[Var, Var]:
         """A pixel f32[B, C], and the column of it and the one above, with their channel of ones: [1, B, C + 1, 2]."""
-        params = pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), self.distribution.features(self.channels))
+        features = self.distribution.features(self.channels)
+        params = pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), features, self.normed)
         batch, features = params.shape
         params, u = b.reshape(params, shape=(batch, 1, features)), b.reshape(u, shape=(batch, 1, u.shape[1]))
         pixel = self.distribution.draw(b, params, u, self.channels)
@@ -255,7 +261,7 @@ class Drawing:
     def _left_of(self, b: Builder, left: Var) -> Var:
         """The part of the entering cell that sees the column to the left, f32[B, C + 1, 2]: f32[B, width]."""
         batch, inputs, _ = left.shape
-        weight, bias = weights(b, "ul_init.1.conv", self.width, inputs, (2, 1))
+        weight, bias = weights(b, "ul_init.1.conv", self.width, inputs, (2, 1), self.normed)
         rows = b.reshape(weight, shape=(self.width, inputs * 2))
         return b.linear(b.reshape(left, shape=(batch, inputs * 2)), rows, bias, out="h")  # type: ignore[no-any-return]
 
@@ -263,7 +269,7 @@ class Drawing:
         """The row of the finer level in row r of a period."""
         phase = (r >> (level - 1)) & 1
         name = f"upsize_u_stream.{self.levels - 1 - level}.deconv"
-        weight, bias = upsizing(b, name, self.width, "u")
+        weight, bias = upsizing(b, name, self.width, "u", self.upsized)
         own = b.slice(weight, axis=2, start=phase, stop=phase + 1)
         return b.conv_transpose(  # type: ignore[no-any-return]
             x, own, bias, stride=(1, 2), padding=(0, 1), output_padding=(0, 1), out="u"
@@ -273,7 +279,7 @@ class Drawing:
         """The cell of the finer level in row r and column q of a period."""
         row, col = (r >> (level - 1)) & 1, (q >> (level - 1)) & 1
         name = f"upsize_ul_stream.{self.levels - 1 - level}.deconv"
-        weight, bias = upsizing(b, name, self.width, "ul")
+        weight, bias = upsizing(b, name, self.width, "ul", self.upsized)
         own = b.slice(b.slice(weight, axis=2, start=row, stop=row + 1), axis=3, start=col, stop=col + 1)
         own = b.reshape(own, shape=(self.width, self.width), out="w")
         return b.add(b.matmul(x, own), bias, out="ul")  # type: ignore[no-any-return]
@@ -287,9 +293,16 @@ class Drawing:
 _NAMES = ("us", "down_us", "above", "down_above")
 
 
-def upsizing(b: Builder, name: str, width: Any, stream: str) -> tuple[Var, Var]:
-    """Weight [in, out, *kernel] and bias of a transposed convolution."""
-    weight = b.param(f"{name}.weight", f32(width, width, *KERNELS[stream]), "xavier_uniform")
+def upsizing(
+    b: Builder, name: str, width: Any, stream: str, normed: Literal["inputs", "outputs"] | None
+) -> tuple[Var, Var]:
+    """Weight [in, out, *kernel] and bias of a transposed convolution; only lengths of outputs can start from data."""
+    kind, args = ("normal", {"std": NORMED_STD}) if normed else INITS["xavier"]
+    weight = b.param(f"{name}.weight", f32(width, width, *KERNELS[stream]), kind, **args)
+    if normed == "inputs":
+        weight = normed_weight(b, name, weight, 0, 0.0)
+    elif normed == "outputs":
+        weight = normed_weight(b, name, weight, 1)
     return weight, b.param(f"{name}.bias", f32(width), "zeros")
 
 

@@ -15,7 +15,7 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 @cache
-def map_level(blocks: int, up: bool, told: bool, dropout: float) -> BlockBody:
+def map_level(blocks: int, up: bool, told: bool, normed: bool, dropout: float) -> BlockBody:
     """`up`: from what enters, u and ul after every block; else from skips of u, then of ul, the last of both."""
 
     @module_class("UpLevel" if up else "DownLevel")
@@ -26,10 +26,11 @@ def map_level(blocks: int, up: bool, told: bool, dropout: float) -> BlockBody:
         for k in range(blocks):
             a = () if up else (skips[k],)
             sizes = {"width": width} if up else {"width": width, "beside": width}
-            u = b.sub(f"u_stream.{k}", map_block("u", not up, told, dropout), u, *a, *c, out="u", **sizes)
+            u = b.sub(f"u_stream.{k}", map_block("u", not up, told, normed, dropout), u, *a, *c, out="u", **sizes)
             beside = u if up else b.concat(u, skips[blocks + k], axis=1, out="beside")
             sizes = {"width": width, "beside": width if up else 2 * width}
-            ul = b.sub(f"ul_stream.{k}", map_block("ul", True, told, dropout), ul, beside, *c, out="ul", **sizes)
+            body = map_block("ul", True, told, normed, dropout)
+            ul = b.sub(f"ul_stream.{k}", body, ul, beside, *c, out="ul", **sizes)
             us.append(u)
             uls.append(ul)
         return (*us, *uls) if up else (u, ul)
@@ -38,7 +39,7 @@ def map_level(blocks: int, up: bool, told: bool, dropout: float) -> BlockBody:
 
 
 @cache
-def row_level(blocks: int, up: bool, told: bool) -> BlockBody:
+def row_level(blocks: int, up: bool, told: bool, normed: bool) -> BlockBody:
     """Rows of `u` after every block [N, B, C, 1, W], and the inputs of convolutions, which the next row needs."""
 
     @module_class("UpLevel" if up else "DownLevel", "row")
@@ -50,7 +51,8 @@ def row_level(blocks: int, up: bool, told: bool) -> BlockBody:
             own = (entry(b, above, 2 * k, "above"), entry(b, above, 2 * k + 1, "above_hidden"))
             x, a = u, () if up else (skips[k],)
             sizes = {"width": width} if up else {"width": width, "beside": width}
-            u, hidden = b.sub(f"u_stream.{k}", row_block(not up, told), x, *own, *a, *c, out="u hidden", **sizes)
+            body = row_block(not up, told, normed)
+            u, hidden = b.sub(f"u_stream.{k}", body, x, *own, *a, *c, out="u hidden", **sizes)
             kept += [x, hidden]
             us.append(u)
         return stacked(b, us, "u"), stacked(b, [*kept, u], "kept")
@@ -59,7 +61,7 @@ def row_level(blocks: int, up: bool, told: bool) -> BlockBody:
 
 
 @cache
-def cell_level(blocks: int, up: bool, told: bool) -> BlockBody:
+def cell_level(blocks: int, up: bool, told: bool, normed: bool) -> BlockBody:
     """Cells of `ul` after every block [N, B, C], and the columns of inputs, which the next cell needs."""
 
     @module_class("UpLevel" if up else "DownLevel", "cell")
@@ -75,7 +77,7 @@ def cell_level(blocks: int, up: bool, told: bool) -> BlockBody:
             beside = u if up else b.concat(u, skips[k], axis=1, out="beside")
             sizes = {"width": width, "beside": width if up else 2 * width}
             operands = (ul, *own, beside, *c)
-            ul, *both = b.sub(f"ul_stream.{k}", cell_block(True, told), *operands, out="ul own inside", **sizes)
+            ul, *both = b.sub(f"ul_stream.{k}", cell_block(True, told, normed), *operands, out="ul own inside", **sizes)
             columns += both
             uls.append(ul)
         if up:  # the coarser level looks at four of the last block

@@ -26,6 +26,10 @@ from latentc.ir.types import B
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+NORMED_STD = 0.05
+"""Standard deviation of the weights that are normalised, at the start."""
+GATED_STD = 0.1
+"""That of the outputs of the second convolution of a block, for the first batch."""
 KERNELS = {"u": (2, 3), "ul": (2, 2)}
 _CLASSES = {"u": "RowResnet", "ul": "CellResnet"}
 
@@ -35,42 +39,59 @@ def doubled_elu(b: Builder, x: Var) -> Var:
     return b.elu(b.concat(x, b.neg(x), axis=1), out="h")  # type: ignore[no-any-return]
 
 
-def weights(b: Builder, name: str, channels: Any, inputs: Any, kernel: tuple[int, ...]) -> tuple[Var, Var]:
-    """Weight [channels, inputs, *kernel] and bias of a convolution."""
-    kind, args = INITS["xavier"]
+def weights(
+    b: Builder, name: str, channels: Any, inputs: Any, kernel: tuple[int, ...], normed: bool = False, std: float = 1.0
+) -> tuple[Var, Var]:
+    """Weight [channels, inputs, *kernel] and bias of a convolution; `normed`: see `normed_weight`."""
+    kind, args = ("normal", {"std": NORMED_STD}) if normed else INITS["xavier"]
     weight = b.param(f"{name}.weight", f32(channels, inputs, *kernel), kind, **args)
+    weight = normed_weight(b, name, weight, 0, std) if normed else weight
     return weight, b.param(f"{name}.bias", f32(channels), "zeros")
 
 
-def pointwise(b: Builder, name: str, x: Var, channels: Any, bias: bool = True) -> Var:
+def normed_weight(b: Builder, name: str, weight: Var, axis: int, std: float = 1.0) -> Var:
+    """A weight times a gain per index of `axis`, over its length (Salimans & Kingma 2016, arXiv:1602.07868).
+
+    Gain and bias start from data: outputs for the first batch have mean 0 and standard deviation `std`, unless it is 0.
+    """
+    gain = b.param(f"{name}.g", f32(weight.shape[axis]), "ones")
+    return b.weight_norm(weight, gain, axis=axis, output_std=std, out="w")  # type: ignore[no-any-return]
+
+
+def pointwise(b: Builder, name: str, x: Var, channels: Any, normed: bool = False, bias: bool = True) -> Var:
     """A linear map of the channels of a map, a row or a cell."""
+    inputs = x.shape[1]
+    if bias:
+        weight, *biases = weights(b, name, channels, inputs, (1, 1), normed)
+    else:
+        kind, args = INITS["xavier"]
+        weight, biases = b.param(f"{name}.weight", f32(channels, inputs, 1, 1), kind, **args), []
     if x.type.rank == 2:
-        return dense(b, name, x, channels, bias, "xavier")
-    kind, args = INITS["xavier"]
-    weight = b.param(f"{name}.weight", f32(channels, x.shape[1]), kind, **args)
-    biases = (b.param(f"{name}.bias", f32(channels), "zeros"),) if bias else ()
-    return b.conv(x, b.reshape(weight, shape=(channels, x.shape[1], 1, 1)), *biases)  # type: ignore[no-any-return]
+        return b.linear(x, b.reshape(weight, shape=(channels, inputs)), *biases)  # type: ignore[no-any-return]
+    return b.conv(x, weight, *biases)  # type: ignore[no-any-return]
 
 
-def shifted_conv(b: Builder, name: str, x: Var, channels: Any, stream: str, stride: int = 1) -> Var:
+def shifted_conv(
+    b: Builder, name: str, x: Var, channels: Any, stream: str, normed: bool, stride: int = 1, std: float = 1.0
+) -> Var:
     """A convolution that sees no row below, and in the stream `ul` nothing to the right: of a map [B, C, H, W]."""
     x = b.pad(x, axis=2, before=1, after=0, value=0.0, out="h")
     if stream == "ul":
         x = b.pad(x, axis=3, before=1, after=0, value=0.0, out="h")
-    weight, bias = weights(b, name, channels, x.shape[1], KERNELS[stream])
+    weight, bias = weights(b, name, channels, x.shape[1], KERNELS[stream], normed, std)
     return b.conv(x, weight, bias, stride=stride, padding=(0, 1 if stream == "u" else 0), out="h")  # type: ignore[no-any-return]
 
 
-def row_conv(b: Builder, name: str, pair: Var, channels: Any, stride: int = 1) -> Var:
+def row_conv(b: Builder, name: str, pair: Var, channels: Any, normed: bool, stride: int = 1, std: float = 1.0) -> Var:
     """The same in the stream `u` for one row, given it and the one above: f32[B, C, 2, W]."""
-    weight, bias = weights(b, name, channels, pair.shape[1], KERNELS["u"])
-    return b.conv(pair, weight, bias, stride=(1, stride), padding=(0, 1), out="h")  # type: ignore[no-any-return]
+    weight, bias = weights(b, name, channels, pair.shape[1], KERNELS["u"], normed, std)
+    return b.conv(pair, weight, bias, stride=stride, padding=(0, 1), out="h")  # type: ignore[no-any-return]
 
 
-def cell_conv(b: Builder, name: str, patch: Var, channels: Any) -> Var:
+def cell_conv(b: Builder, name: str, patch: Var, channels: Any, normed: bool, std: float = 1.0) -> Var:
     """The same in the stream `ul` for one cell, given the four it sees: f32[B, C, 2, 2]."""
     batch, inputs = patch.shape[:2]
-    weight, bias = weights(b, name, channels, inputs, KERNELS["ul"])
+    weight, bias = weights(b, name, channels, inputs, KERNELS["ul"], normed, std)
     rows = b.reshape(weight, shape=(channels, inputs * 4))
     return b.linear(b.reshape(patch, shape=(batch, inputs * 4)), rows, bias, out="h")  # type: ignore[no-any-return]
 
@@ -143,42 +164,43 @@ def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
 
 
 @cache
-def map_block(stream: str, skip: bool, told: bool, dropout: float) -> BlockBody:
+def map_block(stream: str, skip: bool, told: bool, normed: bool, dropout: float) -> BlockBody:
     @module_class(_CLASSES[stream])
     def block(b: Builder, x: Var, *others: Var, width: int, beside: int = 0) -> Var:
         """Two convolutions, of which the second is gated; `a` is what the block is told beside x."""
         a, c = others[:skip], others[skip : skip + told]
-        h = shifted_conv(b, "conv_input.conv", doubled_elu(b, x), width, stream)
+        h = shifted_conv(b, "conv_input.conv", doubled_elu(b, x), width, stream, normed)
         for told_beside in a:
-            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width), out="h")
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
         h = doubled_elu(b, h)
         h = b.dropout(h, p=dropout, out="h") if dropout else h
-        h = shifted_conv(b, "conv_out.conv", h, 2 * width, stream)
+        h = shifted_conv(b, "conv_out.conv", h, 2 * width, stream, normed, std=GATED_STD)
         return x + _gate(b, h, c, width)
 
     return block
 
 
 @cache
-def row_block(skip: bool, told: bool) -> BlockBody:
+def row_block(skip: bool, told: bool, normed: bool) -> BlockBody:
     @module_class(_CLASSES["u"], "row")
     def block(
         b: Builder, x: Var, above: Var, above_hidden: Var, *others: Var, width: int, beside: int = 0
     ) -> tuple[Var, Var]:
         """The block for one row, given the row above of x and of what is inside: the row, and what is inside."""
         a, c = others[:skip], others[skip : skip + told]
-        h = row_conv(b, "conv_input.conv", doubled_elu(b, b.concat(above, x, axis=2)), width)
+        h = row_conv(b, "conv_input.conv", doubled_elu(b, b.concat(above, x, axis=2)), width, normed)
         for told_beside in a:
-            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width), out="h")
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
         hidden = h
-        h = row_conv(b, "conv_out.conv", doubled_elu(b, b.concat(above_hidden, h, axis=2)), 2 * width)
+        h = b.concat(above_hidden, h, axis=2)
+        h = row_conv(b, "conv_out.conv", doubled_elu(b, h), 2 * width, normed, std=GATED_STD)
         return x + _gate(b, h, c, width), hidden
 
     return block
 
 
 @cache
-def cell_block(skip: bool, told: bool) -> BlockBody:
+def cell_block(skip: bool, told: bool, normed: bool) -> BlockBody:
     @module_class(_CLASSES["ul"], "cell")
     def block(
         b: Builder,
@@ -194,11 +216,12 @@ def cell_block(skip: bool, told: bool) -> BlockBody:
         """The block for one cell, given the cell above and the column to the left: it, and its two columns."""
         a, c = others[:skip], others[skip : skip + told]
         own = column(b, above, x)
-        h = cell_conv(b, "conv_input.conv", doubled_elu(b, patch(b, left, own)), width)
+        h = cell_conv(b, "conv_input.conv", doubled_elu(b, patch(b, left, own)), width, normed)
         for told_beside in a:
-            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width), out="h")
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
         inside = column(b, above_hidden, h)
-        h = cell_conv(b, "conv_out.conv", doubled_elu(b, patch(b, left_hidden, inside)), 2 * width)
+        h = doubled_elu(b, patch(b, left_hidden, inside))
+        h = cell_conv(b, "conv_out.conv", h, 2 * width, normed, std=GATED_STD)
         return x + _gate(b, h, c, width), own, inside
 
     return block
@@ -212,6 +235,7 @@ __all__ = [
     "embedded",
     "log_prob_of",
     "map_block",
+    "normed_weight",
     "patch",
     "pixel_methods",
     "pointwise",

@@ -47,6 +47,14 @@ class PixelCnnPp(Backbone):
     mixture: int = Field(10, gt=0, le=1_024, description="logistics in the distribution of a pixel")
     values: int = Field(256, gt=1, le=65_536, description="number of values that data from -1 to 1 takes")
     dropout: float = Field(0.5, ge=0, lt=1, description="inside the blocks, in training")
+    weight_norm: bool = Field(
+        True, description="learn the directions and lengths of weights apart; lengths and biases start from data"
+    )
+    upsampling_norm: Literal["inputs", "outputs"] = Field(
+        "inputs",
+        description="what has a length each in transposed convolutions: `inputs` as in PyTorch, or as elsewhere, and "
+        "starting from data, `outputs`",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "pixelcnn_pp",
         "width": 4,
@@ -62,6 +70,11 @@ class PixelCnnPp(Backbone):
     @property
     def distribution(self) -> LogisticMixture:
         return LogisticMixture(self.mixture, self.values)
+
+    @property
+    def upsized(self) -> Literal["inputs", "outputs"] | None:
+        """What has a length each in transposed convolutions."""
+        return self.upsampling_norm if self.weight_norm else None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -88,43 +101,46 @@ class PixelCnnPp(Backbone):
         }
         entries = self.entries(spec)
         bodies = _forward(self, entries), _log_prob(self, entries), _draw(self, entries)
-        return Network(name, pixel_methods(mb, name, spec, entries, static, self.distribution, bodies), self.PROVIDES)
+        sizes = {"blocks": self.blocks, "levels": self.levels}
+        methods = pixel_methods(mb, name, spec, entries, static, self.distribution, bodies)
+        return Network(name, methods, self.PROVIDES, sizes=sizes)
 
 
 def _params(config: PixelCnnPp, b: Builder, x: Var, c: tuple[Var, ...], channels: Any, width: Any, mixture: Any) -> Var:
     """f32[B, F, H, W]: the parameters of the distribution of every pixel."""
-    blocks, levels, dropout, told = config.blocks, config.levels, config.dropout, bool(c)
+    blocks, levels, style = config.blocks, config.levels, (bool(c), config.weight_norm, config.dropout)
+    normed = config.weight_norm
     ones = b.fill_like(b.slice(x, axis=1, start=0, stop=1), 1.0)
     h = b.concat(x, ones, axis=1, out="h")  # the ones tell pixels from what is outside
-    u = _shifted(b, shifted_conv(b, "u_init.conv", h, width, "u"), 2)
-    weight, bias = weights(b, "ul_init.0.conv", width, h.shape[1], (1, 3))
+    u = _shifted(b, shifted_conv(b, "u_init.conv", h, width, "u", normed), 2)
+    weight, bias = weights(b, "ul_init.0.conv", width, h.shape[1], (1, 3), normed)
     above = _shifted(b, b.conv(h, weight, bias, padding=(0, 1)), 2)
-    weight, bias = weights(b, "ul_init.1.conv", width, h.shape[1], (2, 1))
+    weight, bias = weights(b, "ul_init.1.conv", width, h.shape[1], (2, 1), normed)
     before = _shifted(b, b.conv(b.pad(h, axis=2, before=1, after=0, value=0.0), weight, bias), 3)
     ul = b.add(above, before, out="ul")
     entered, ups = [], []
     for level in range(levels):
         if level:
-            u = shifted_conv(b, f"downsize_u_stream.{level - 1}.conv", u, width, "u", stride=2)
-            ul = shifted_conv(b, f"downsize_ul_stream.{level - 1}.conv", ul, width, "ul", stride=2)
+            u = shifted_conv(b, f"downsize_u_stream.{level - 1}.conv", u, width, "u", normed, stride=2)
+            ul = shifted_conv(b, f"downsize_ul_stream.{level - 1}.conv", ul, width, "ul", normed, stride=2)
         entered.append((u, ul))
         names = " ".join(["u"] * blocks + ["ul"] * blocks)
-        outs = b.sub(f"up_layers.{level}", map_level(blocks, True, told, dropout), u, ul, *c, out=names, width=width)
+        outs = b.sub(f"up_layers.{level}", map_level(blocks, True, *style), u, ul, *c, out=names, width=width)
         ups.append((list(outs[:blocks]), list(outs[blocks:])))
         u, ul = outs[blocks - 1], outs[-1]
     for level in reversed(range(levels)):
         top = level == levels - 1
         skips = [skips_of(e, outs, top) for e, outs in zip(entered[level], ups[level], strict=True)]
-        body = map_level(length(blocks, top), False, told, dropout)
+        body = map_level(length(blocks, top), False, *style)
         name = f"down_layers.{levels - 1 - level}"
         u, ul = b.sub(name, body, u, ul, *skips[0], *skips[1], *c, out="u ul", width=width)
         if level:
             index = levels - 1 - level
-            weight, bias = upsizing(b, f"upsize_u_stream.{index}.deconv", width, "u")
+            weight, bias = upsizing(b, f"upsize_u_stream.{index}.deconv", width, "u", config.upsized)
             u = b.conv_transpose(u, weight, bias, stride=2, padding=(0, 1), output_padding=(0, 1), out="u")
-            weight, bias = upsizing(b, f"upsize_ul_stream.{index}.deconv", width, "ul")
+            weight, bias = upsizing(b, f"upsize_ul_stream.{index}.deconv", width, "ul", config.upsized)
             ul = b.conv_transpose(ul, weight, bias, stride=2, out="ul")
-    return pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), LogisticMixture(mixture).features(channels))
+    return pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), LogisticMixture(mixture).features(channels), normed)
 
 
 def _shifted(b: Builder, x: Var, axis: int) -> Var:
@@ -164,6 +180,6 @@ def _draw(config: PixelCnnPp, entries: tuple[Entry, ...]) -> BlockBody:
         c = embedded(b, with_operands(entries, conditions), width, static)
         height, wide = int(u.shape[1]), int(u.shape[2])
         sizes = (width, config.blocks, config.levels, int(channels), height, wide)
-        return Drawing(*sizes, config.distribution, c).run(b, u)
+        return Drawing(*sizes, config.distribution, config.weight_norm, config.upsized, c).run(b, u)
 
     return draw

@@ -156,9 +156,9 @@ def _pixel_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     return [x / (b.sqrt(b.mean(x * x, axes=(attrs["axis"],), keepdims=True)) + attrs["eps"])]
 
 
-def row_scales(weight: Array, eps: float) -> Array:
-    """Scales [out] that give the rows of a weight [out, ...] length 1: 1 / (length + eps sqrt(n)), n a row's size."""
-    rows = weight.reshape(len(weight), -1)
+def row_scales(weight: Array, eps: float, axis: int = 0) -> Array:
+    """Scales that give the rows of a weight along `axis` length 1: 1 / (length + eps sqrt(n)), n a row's size."""
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     return np.asarray(1 / (np.sqrt((rows * rows).sum(1)) + eps * rows.shape[1] ** 0.5), dtype=weight.dtype)
 
 
@@ -178,6 +178,27 @@ def _forced_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     axes = tuple(range(1, weight.type.rank))
     length = b.sqrt(b.sum(weight * weight, axes=axes, keepdims=True))
     return [weight / (length + attrs["eps"] * b.sqrt(b.scalar(product(weight.shape[1:]), weight)))]
+
+
+def _weight_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    weight, gain = ins
+    axis = axis_of(attrs["axis"], weight.rank)
+    need(gain.shape == (weight.shape[axis],), "the gain is {}; wants one number per index of axis {}", gain, axis)
+    need(attrs["output_std"] >= 0, "a standard deviation is not negative")
+    return floats([weight], attrs)
+
+
+def _weight_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    weight, gain = xs
+    column = [-1 if a == attrs["axis"] else 1 for a in range(weight.ndim)]
+    return [np.asarray(weight * (gain * row_scales(weight, 0.0, attrs["axis"])).reshape(column))]
+
+
+def _weight_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    weight, gain = ins
+    axis, rank = attrs["axis"], weight.type.rank
+    length = b.sqrt(b.sum(weight * weight, axes=tuple(a for a in range(rank) if a != axis), keepdims=True))
+    return [weight * (b.reshape(gain, shape=length.shape) / length)]
 
 
 _ROWS = [
@@ -252,6 +273,17 @@ _ROWS = [
         decompose=_forced_norm_decompose,
         source="Karras et al. 2024, equations 47 and 66",
         train=_forced_norm_train,
+    ),
+    Op(
+        "weight_norm(weight, gain; axis, output_std)",
+        "a weight whose rows along `axis`, that of a layer's outputs, have the lengths |gain|; before they train, "
+        "projects set gain and bias so that the layer's outputs for the first batch have mean 0 and the standard "
+        "deviation `output_std`, unless that is 0",
+        _weight_norm_infer,
+        _weight_norm,
+        flops=3,
+        decompose=_weight_norm_decompose,
+        source="Salimans & Kingma 2016, arXiv:1602.07868",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -42,11 +42,23 @@ SPECTRAL_NORM = Rule("spectral_norm", ("spectral_norm(w, u)",), _spectral, _spec
 
 def _forced(b: Builder, v: SimpleNamespace) -> Var:
     weight = v.match.uses.params[v.match.values["w"]]
-    scales = Recipe("row_scales", (source(weight),), {"eps": v.match.root.attrs["eps"]})
+    scales = Recipe("row_scales", (source(weight),), {"eps": v.match.root.attrs["eps"], "axis": 0})
     return b.derived(f"{weight.name}.normed", Recipe("scale_axis", (source(weight), scales), {"axis": 0}))
 
 
 FORCED_NORM = Rule("forced_norm", ("forced_norm(w)",), _forced, _spectral_check)
+
+# ---- weight norm
+
+
+def _weight_norm(b: Builder, v: SimpleNamespace) -> Var:
+    weight, gain = (v.match.uses.params[v.match.values[name]] for name in ("w", "g"))
+    along = {"axis": v.match.root.attrs["axis"]}
+    scales = Recipe("mul", (source(gain), Recipe("row_scales", (source(weight),), {"eps": 0.0, **along})))
+    return b.derived(f"{weight.name}.normed", Recipe("scale_axis", (source(weight), scales), along))
+
+
+WEIGHT_NORM = Rule("weight_norm", ("weight_norm(w, g)",), _weight_norm, _spectral_check)
 
 # ---- batch norm after or before a linear layer or convolution
 
@@ -168,4 +180,11 @@ CONDITIONAL_NORM = Rule(
 )
 
 # Norms of weights first; conditional norms last, for norms that did not fold.
-FOLDING = (SPECTRAL_NORM, FORCED_NORM, NORM_INTO_PRODUCT_BEFORE, NORM_INTO_PRODUCT_BEHIND, CONDITIONAL_NORM)
+FOLDING = (
+    SPECTRAL_NORM,
+    FORCED_NORM,
+    WEIGHT_NORM,
+    NORM_INTO_PRODUCT_BEFORE,
+    NORM_INTO_PRODUCT_BEHIND,
+    CONDITIONAL_NORM,
+)
