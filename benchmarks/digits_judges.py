@@ -152,9 +152,16 @@ def likened(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
     return {**scores(found, labels), "psnr": psnr(found, wanted)}
 
 
+def compressed(bundle: Path, out: Path) -> dict[str, float]:
+    """Samples by an auto-encoder given held-out digits: how many are of the digit's class, and the PSNR to it."""
+    wanted, labels = (part[:500] for part in images(1))
+    found = opened(bundle).sample(conditions={"x": wanted}, seeds=SEEDS[:500])
+    return {**scores(found, labels), "psnr": psnr(found, wanted)}
+
+
 JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
     judge.__name__: judge
-    for judge in (classes, alone, captioned, enlarged, filled, likelihood, retrieved, referred, likened)
+    for judge in (classes, alone, captioned, enlarged, filled, likelihood, retrieved, referred, likened, compressed)
 }
 
 

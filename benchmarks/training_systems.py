@@ -176,8 +176,10 @@ SPOKEN = (f"data={TOLD_TOKENS % SPOKEN_LEVELS}", *TOKENS, "backbone.dropout=0")
 SPOKEN += ("sampler.top_k=0", "sampler.top_p=0.95", "sampler.guidance.scale=1.5")
 # The pixels of digits have 17 values.
 PIXELS = (*SETTINGS, DIGITS, "train.steps=1500", "train.optimizer.lr=1e-3")
-GATED = ("width=32", "depth=5", "kernel=3", "first_kernel=5", "head_width=64", "values=17")
-LOGISTIC = ("width=24", "blocks=2", "levels=2", "mixture=5", "values=17", "dropout=0")
+GATED = under("backbone", "width=32", "depth=5", "kernel=3", "first_kernel=5", "head_width=64", "values=17")
+ENCODER = "networks.encoder={kind: convolution, size: 10, widths: [16, 32]}"
+LOGISTIC = under("backbone", "width=24", "blocks=2", "levels=2", "mixture=5", "values=17", "dropout=0")
+PLAIN = ("backbone.weight_norm=false",)
 
 UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")
 
@@ -473,8 +475,25 @@ SYSTEMS: dict[str, System] = {
         {"captions": Drawn("captions", judge="captioned", given={"condition": "caption"})},
         (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
     ),
-    "pixelcnn": accurate("pixelcnn", (*PIXELS, *under("backbone", *GATED)), "imagenet32-class"),
-    "pixelcnn_pp": accurate("pixelcnn_pp", (*PIXELS, *under("backbone", *LOGISTIC)), "cifar10-class"),
+    "pixelcnn": System(
+        {
+            "class": Trained("pixelcnn", (*PIXELS, *GATED), variant="imagenet32-class"),
+            "auto-encoder": Trained("pixelcnn", (*PIXELS, *GATED, ENCODER), variant="autoencoder"),
+        },
+        {"class": Drawn("class"), "auto-encoder": Drawn("auto-encoder", judge="compressed")},
+        (
+            Goal("class accuracy", lambda found: found["class"]["accuracy"], 0.95),
+            Goal("class accuracy by ten numbers of a digit", lambda found: found["auto-encoder"]["accuracy"], 0.8),
+        ),
+    ),
+    "pixelcnn_pp": System(
+        {
+            "plain": Trained("pixelcnn_pp", (*PIXELS, *PLAIN, *LOGISTIC), variant="cifar10-class"),
+            "normed": Trained("pixelcnn_pp", (*PIXELS, *LOGISTIC), variant="cifar10-class"),
+        },
+        {"plain": Drawn("plain"), "normed": Drawn("normed")},
+        (Goal("class accuracy with weight norm", lambda found: found["normed"]["accuracy"], 0.95),),
+    ),
     "rarm": System(
         {"retrieval": Trained("digits_rarm")},
         {"queries of a class": Drawn("retrieval", judge="referred", given={"spec": "digits_rarm"})},

@@ -133,35 +133,66 @@ def test_network_of_masked_filters(name: str) -> None:
     np.testing.assert_allclose(log_p, own.sum((1, 2, 3, 4)).numpy(), rtol=0, atol=1e-9)
 
 
-def test_a_vector_becomes_a_map_by_transposed_convolutions() -> None:
-    """Samples are those of the network that is told the map itself, which PyTorch computes here."""
+PLACED = {
+    "condition": "conditioning={place: {kind: encoded, network: mapper, form: map}}",
+    "network": "networks.mapper={kind: deconvolution, field: place, widths: [5, 4, 3]}",
+    "fields": "data.fields.place={shape: [6]}",
+    "plain": "conditioning={place: {kind: map}}",
+}
+COMPRESSED = {
+    "condition": "conditioning={place: {kind: encoded, network: mapper, form: vector}}",
+    "network": "networks.mapper={kind: convolution, size: 3, widths: [4, 5]}",
+    "fields": "data.fields.x={shape: [1, 4, 8]}",
+    "plain": "conditioning={place: {kind: vector}}",
+}
+
+
+def spread(w: dict[str, Tensor], vector: Tensor) -> Tensor:
+    x = (vector @ w["enter.weight"].T + w["enter.bias"]).reshape(2, 5, 1, 2)
+    for i in range(2):
+        x = conv_transpose2d(torch.relu(x), w[f"layers.{i}.weight"], w[f"layers.{i}.bias"], stride=2, padding=1)
+    return x
+
+
+def compressed(w: dict[str, Tensor], x: Tensor) -> Tensor:
+    for i in range(2):
+        x = torch.relu(conv2d(x, w[f"layers.{i}.weight"], w[f"layers.{i}.bias"], stride=2, padding=1))
+    return x.flatten(1) @ w["leave.weight"].T + w["leave.bias"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "encode", "shape", "name"),
+    [(PLACED, spread, (2, 6), "place"), (COMPRESSED, compressed, (2, 1, 4, 8), "x")],
+    ids=["a vector as a map", "the auto-encoder"],
+)
+def test_a_condition_that_a_network_encodes(texts: dict[str, str], encode: Any, shape: Any, name: str) -> None:
+    """Samples are those of the network that is told the map, or the vector, itself, which PyTorch computes here."""
     data, rng = "data={kind: npz, path: x.npz, shape: [1, 4, 8]}", np.random.default_rng(0)
-    mapper = "networks.mapper={kind: deconvolution, field: place, widths: [5, 4, 3]}"
-    place = "conditioning={place: {kind: encoded, network: mapper, form: map}}"
     sizes = [data, *SIZES, "backbone.depth=2"]
-    told = lower(load_spec("pixelcnn", None, [*sizes, "data.fields.place={shape: [6]}", mapper, place]))
-    given = ["data.fields.place={shape: [3, 4, 8]}", "conditioning={place: {kind: map}}"]
-    plain = lower(load_spec("pixelcnn", None, [*sizes, *given]))
+    told = lower(load_spec("pixelcnn", None, [*sizes, texts["fields"], texts["network"], texts["condition"]]))
     weights = {
-        f"{name}.{key}": 0.5 * rng.standard_normal([int(d) for d in param.type.shape])  # type: ignore[arg-type]
-        for name, network in told.networks.items()
+        f"{network_name}.{key}": 0.5 * rng.standard_normal([int(d) for d in param.type.shape])  # type: ignore[arg-type]
+        for network_name, network in told.networks.items()
         for key, param in network_params(told, network).items()
     }
     w = {key.removeprefix("mapper."): torch.tensor(value) for key, value in weights.items()}
-    vector, u = rng.standard_normal((2, 6)), rng.uniform(0, 1, (2, 4, 8, 1))
-    x = (torch.tensor(vector) @ w["enter.weight"].T + w["enter.bias"]).reshape(2, 5, 1, 2)
-    for i in range(2):
-        layer = w[f"layers.{i}.weight"], w[f"layers.{i}.bias"]
-        x = conv_transpose2d(torch.relu(x), *layer, stride=2, padding=1)
-    (found,) = Interpreter(told.module, weights).run(told.programs[0].entry, *_named(told, u=u, place=vector))
-    (expected,) = Interpreter(plain.module, weights).run(plain.programs[0].entry, *_named(plain, u=u, place=x.numpy()))
-    np.testing.assert_array_equal(found, expected)
-    (zeros,) = Interpreter(plain.module, weights).run(plain.programs[0].entry, *_named(plain, u=u, place=0 * x.numpy()))
-    assert (found != zeros).any()
+    given, u = rng.standard_normal(shape), rng.uniform(0, 1, (2, 4, 8, 1))
+    code = encode(w, torch.tensor(given)).numpy()
+    plain = lower(
+        load_spec("pixelcnn", None, [*sizes, f"data.fields.place={{shape: {[*code.shape[1:]]}}}", texts["plain"]])
+    )
+    for index, values in enumerate(({"u": u}, {"x": given if name == "x" else rng.choice([-1.0, 0.0], (2, 1, 4, 8))})):
+        (found,) = _run(told, index, weights, **{name: given}, **{k: v for k, v in values.items() if k != name})
+        (expected,) = _run(plain, index, weights, place=code, **values)
+        (zeros,) = _run(plain, index, weights, place=0 * code, **values)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        assert (found != zeros).any()
 
 
-def _named(lowered: Any, **values: np.ndarray) -> list[np.ndarray]:
-    return [values[one.name] for one in lowered.programs[0].inputs(lowered.module)]
+def _run(lowered: Any, index: int, weights: dict[str, np.ndarray], **values: np.ndarray) -> tuple[np.ndarray, ...]:
+    program = lowered.programs[index]
+    ordered = [values[one.name] for one in program.inputs(lowered.module)]
+    return tuple(Interpreter(lowered.module, weights).run(program.entry, *ordered))
 
 
 def test_drawing_takes_no_more_than_one_evaluation() -> None:

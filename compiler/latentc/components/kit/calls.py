@@ -53,14 +53,15 @@ class Conditions:
         read = (given for given in inputs if isinstance(given, GivenInput) and given.drawn is None)
         return tuple(dict.fromkeys(given.field for given in read))
 
-    def inputs(self, b: Builder, by_field: bool = False) -> dict[str, Var]:
+    def inputs(self, b: Builder, by_field: bool = False, sample: Var | None = None) -> dict[str, Var]:
         """Adds the inputs that data or a request supplies to a function, and returns them by name.
 
         A loss takes them `by_field`: under the name of the data field. In a program, a condition with a prior has the
-        random inputs and settings of its prior's program instead.
+        random inputs and settings of its prior's program instead. `sample`: an input of that name, for conditions that
+        are made of it.
         """
         found: dict[str, Var] = {}
-        made: dict[str, Var] = {}
+        made: dict[str, Var] = {} if sample is None else {sample.value.name: sample}
         for name, condition in self.items():
             if condition.prior is not None and not by_field:
                 for key, (value, _) in self._prior_inputs(name, condition).items():

@@ -53,7 +53,7 @@ class Pixelwise(Sampler):
         state = network.methods["log_prob"].input("state")
         b = mb.function("log_likelihood")
         x = b.input(state.name, state.type)
-        told = conditions.operands(b, conditions.inputs(b))
+        told = conditions.operands(b, conditions.inputs(b, sample=x))
         b.output(call(b, network, "log_prob", told, state=x, out="log_p"))
         mb.entries["log_likelihood"] = b.finish(doc="Log-likelihood of x in nats.")
         field = spec.data.fields[state.name]
