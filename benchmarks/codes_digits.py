@@ -7,7 +7,9 @@ examples/digits judges 1000 samples of the engine, and of what the tokenizer mak
 is left to err. All settings were chosen before any sample was judged.
 
 var     four scales of codes
-nvg     codes of 1, 2, 4, 8 and 16 clusters, and the labels of these
+nvg     codes of 1, 2, 4, 8 and 16 clusters, and the labels of these; latents are scaled to a deviation of 4, canvases
+        to one of 1 (at that of 0.2 that the tokenizer gives them, the layer that tells codes apart would have to grow
+        for most of the training)
 larp    video of 8 frames, a digit that moves down by a pixel per frame, as 16 codes without a place; the first frames
         are judged, and how much of their variance the others, moved back, differ by
 vfmtok  digits of 16 by 16 pixels in three channels; the frozen vision model is at random weights, the discriminator
@@ -68,7 +70,8 @@ class System:
     """Two specs with their overrides, what the first one sees of digits, and how samples become digits.
 
     `quantizer`: beginnings of the tokenizer's weights that the model's network of this name takes, and of what it
-    does not. `left`: at most so much of the variance; `accuracy`: at least so many samples of the asked class.
+    does not. `deviation`: that of its latents, if they are scaled. `left`: at most so much of the variance; `accuracy`:
+    at least so many samples of the asked class.
     """
 
     tokenizer: str
@@ -81,6 +84,7 @@ class System:
     seen: Callable[[Array], Array] = plain
     digit: Callable[[Array], Array] = plain
     quantizer: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    deviation: float | None = None
     left: float = 0.25
     accuracy: float = 0.9
 
@@ -102,7 +106,7 @@ SYSTEMS = {
         ),
         "nvg",
         (
-            *(*MODEL, "train.steps=1000"),
+            *(*MODEL, "train.steps=1400", "train.batch_size=32", "objective.canvas=0.0625"),
             *under("networks.main", "width=64", "depth=4", "heads=2", "side=4", "latent=8", "factors=null"),
             *under("networks.structure", "width=64", "depth=4", "heads=2", "side=4", "latent=8"),
             "networks.quantizer.codebook={size: 128, channels: 8, side: 4, convolutions: 0}",
@@ -110,6 +114,7 @@ SYSTEMS = {
         ),
         "vocabulary: 128, grid: [47]",
         quantizer=(("codebook.", "smooth."), ()),
+        deviation=4.0,
     ),
     "larp": System(
         "larp_tokenizer",
@@ -170,6 +175,17 @@ SYSTEMS = {
 }
 
 
+def scaled(system: System, overrides: list[str], out: Path, tokens: Array) -> list[str]:
+    """What scales the latents of NVG's tokenizer to `system.deviation`, and canvases to one of 1."""
+    weights = [f"quantizer={out / 'quantizer.safetensors'}"]
+    how = {"network": "quantizer", "method": "canvases", "overrides": overrides}
+    canvases = next(iter(api.run_method(system.model, weights, {"tokens": tokens}, "torch", **how).values()))
+    of_stage = [float(canvases[:, k].std()) for k in range(1, canvases.shape[1])]
+    scale = system.deviation / of_stage[-1]
+    factors = [1.0, *(1 / (scale * one) for one in of_stage)]
+    return [f"networks.quantizer.scale={scale:.6g}", f"networks.main.factors={factors}"]
+
+
 def main() -> int:
     """Runs the benchmark; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -204,6 +220,8 @@ def measured(name: str, out: Path) -> list[str]:
         kept = {n: a for n, a in load_file(tokenizer.weights).items() if n.startswith(taken)}
         save_file({n: a for n, a in kept.items() if not n.startswith(other)}, out / "quantizer.safetensors")
         second.append(f"networks.quantizer.pretrained={out / 'quantizer.safetensors'}")
+        if system.deviation is not None:
+            second += scaled(system, second, out, next(iter(codes.values())))
     model = trained(system.model, out / "model", overrides=second)
     api.compile(system.model, model.weights, out / "bundle", overrides=second)
     samples = drawn(out / "bundle", SAMPLES, FIRST)

@@ -114,6 +114,11 @@ def test_codes_are_residuals_of_cluster_means() -> None:
     nvg = lower(load_spec("nvg", None, SIZES))
     (canvases,) = Interpreter(nvg.module, w).run("quantizer.canvases", tokens)
     assert np.allclose(canvases[:, -1].transpose(0, 2, 1).reshape(mode.shape), mode)
+    scaled = lower(load_spec("nvg", None, [*SIZES, "networks.quantizer.scale=4"]))
+    run = Interpreter(scaled.module, w).run
+    assert np.allclose(run("quantizer.canvases", tokens)[0], canvases * 4)
+    (first,) = run("quantizer.add_1", canvases[:, 1] * 4, tokens[:, 1:3], tokens[:, 2 * L - 1 :] >> (K - 1))
+    assert np.allclose(first, canvases[:, 2] * 4)
 
 
 def block(w: dict[str, torch.Tensor], name: str, x: torch.Tensor, c: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
