@@ -34,6 +34,29 @@ def test_redacted_classes_are_taught_another(instead: int | None) -> None:
     assert found[0] == pytest.approx((factor * squared).mean()) and found[1] == pytest.approx(squared.mean())
 
 
+UNET = ("networks.teacher={kind: like, pretrained: weights.safetensors}", "networks.main.copy_of=teacher")
+REDACTED = "objective={kind: redaction, classes: [3], instead: INSTEAD, base: {kind: diffusion}}"
+
+
+@pytest.mark.parametrize(("encoding", "early"), [("index", False), ("one_hot", True), ("one_hot", False)])
+def test_the_class_embedding_of_a_unet_is_redacted(encoding: str, early: bool) -> None:
+    """Added to the features of the time, or to their embedding; no class is zeros, where labels are one-hot."""
+    label = f"conditioning.class={{kind: label, dropout: 0.1, encoding: {encoding}}}"
+    sizes = ["data={kind: digits}", "backbone.width=16", "backbone.multipliers=[1]", "backbone.blocks=1"]
+    sizes += ["backbone.attention=[]", "backbone.block={groups: 4, heads: 1}", "conditioning.time.frequencies=16"]
+    sizes += [label, f"backbone.early={'[class]' if early else '[]'}", *UNET, "sampler=null"]
+    low = lower(load_spec("adm", "64", [*sizes, REDACTED.replace("INSTEAD", "null")]))
+    rng, width = np.random.default_rng(0), 16 if early else 64
+    student, teacher = rng.standard_normal((2, 11, width))
+    if encoding == "one_hot":
+        student, teacher = student[:10], teacher[:10]
+    weights = {"main.embedder.y_embedder.weight": student, "teacher.embedder.y_embedder.weight": teacher}
+    student, teacher = (np.concatenate([w, np.zeros((1, width))])[:11] for w in (student, teacher))
+    labels, taught = np.array([0, 3, 10]), np.array([0, 10, 10])
+    found = Interpreter(low.module, weights).run("loss", labels)
+    assert found[0] == pytest.approx(((student[labels] - teacher[taught]) ** 2).mean())
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -33,6 +33,13 @@ SCORES = {
     "pixels": ("{kind: likeness, reference: sketch}", SEEING),
     "content": ("{kind: likeness, reference: sketch, network: eye}", SEEING),
     "style": ("{kind: likeness, reference: sketch, network: eye, match: style}", SEEING),
+    "meaning": (
+        "{kind: likeness, reference: words, network: eye, match: meaning}",
+        (
+            *SEEING[:1],
+            *("data.fields={words: {shape: [32]}}", "conditioning.words={kind: array}", "backbone.conditions=[class]"),
+        ),
+    ),
 }
 
 
@@ -62,7 +69,8 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
     oracle = Interpreter(lowered.module, weights)
     x, sketch, y = RNG.standard_normal((2, 1, 8, 8)), RNG.uniform(-1, 1, (2, 1, 8, 8)), np.array([3, 8])
     scale = np.array([2.0, 0.5])
-    given = {"x": x, "y": y, "sketch": sketch, "score_scale": scale}
+    words = RNG.standard_normal((2, 32))
+    given = {"x": x, "y": y, "sketch": sketch, "words": words, "score_scale": scale}
     program = lowered.programs[0]
     (ours,) = oracle.run(program.entry, *(given[v.name] for v in lowered.module.entry(program.entry).inputs))
     point = spec.objective.process.point(400)
@@ -87,6 +95,8 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
             return log_p((1.0 - number(x0)) / sqrt(variance))
         if name == "pixels":
             return -float(((x0 - sketch[i]) ** 2).mean())
+        if name == "meaning":
+            return cosine(seen(x0).mean((1, 2))[:, None], words[i][:, None])
         both = [seen(image) for image in (x0, sketch[i])]
         if name == "content":
             return cosine(*both)
@@ -162,13 +172,14 @@ def test_the_logarithm_of_a_probability_is_finite_far_below() -> None:
     assert np.allclose(found, list(map(log_p, x)), rtol=1e-6) and np.all(np.diff(found) > 0)
 
 
-@pytest.mark.parametrize("form", ["loop", "host"])
-def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "look"), [("loop", "content"), ("host", "meaning")])
+def test_engines_and_emitted_sampler_agree(form: str, look: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     terms = "[{kind: score, score: {kind: event, above: 0.1}}, {kind: score, name: look, score: LOOK}]"
-    terms = terms.replace("LOOK", "{kind: likeness, reference: sketch, network: eye}")
-    more = (*SEEING, "sampler.steps=3", f"sampler.guidance={terms}", f"target.form={form}")
+    score, seeing = SCORES[look]
+    terms = terms.replace("LOOK", score)
+    more = (*seeing, "sampler.steps=3", f"sampler.guidance={terms}", f"target.form={form}")
     report = verify(tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY, *more)))
     assert report.ok, report.text()
 
@@ -181,9 +192,17 @@ def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
         ("{kind: likeness, reference: sketch}", "no such condition: `sketch`"),
         ("{kind: likeness, reference: class}", "no array of the data's shape"),
         ("{kind: likeness, reference: class, network: main}", "gives the features that it sees"),
+        ("{kind: likeness, reference: class, match: meaning}", "pixels have none"),
     ],
 )
 def test_what_is_refused(score: str, words: str) -> None:
     with pytest.raises(DiagnosticError) as refused:
         load_spec("digits_dit", None, [*TINY, f"sampler.guidance={{kind: score, score: {score}}}"])
     assert any(words in d.message for d in refused.value.diagnostics), refused.value
+
+
+def test_features_of_another_number_are_refused() -> None:
+    score, seeing = SCORES["meaning"]
+    other = [text.replace("[32]", "[16]") for text in seeing]
+    with pytest.raises(DiagnosticError, match="is not the 32 features that `eye` sees"):
+        load_spec("digits_dit", None, [*TINY, *other, f"sampler.guidance={{kind: score, score: {score}}}"])

@@ -155,6 +155,10 @@ class Backbone(Part):
         """The static arguments of the conditions' embeddings."""
         return {k: v for name, condition in self.told(spec).items() for k, v in condition.sizes(name, spec).items()}
 
+    def features_seen(self, spec: Spec) -> int | None:
+        """Features per position of what `see` returns; None of networks that do not provide it."""
+        return None
+
     def token_features(self, spec: Spec) -> tuple[int, int] | None:
         """(C, D): channels of a token and of its features, of networks whose heads denoise tokens; None of others."""
         return None

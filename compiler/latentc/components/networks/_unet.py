@@ -6,7 +6,7 @@ Symbols: B batch, C channels, E embedding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -166,4 +166,30 @@ def _embedder(early: tuple[str, ...], weights: Any, time: TimeFeatures, entries:
     return embedder
 
 
-__all__ = ["Parts", "Unet"]
+@cache
+def embedding_of(config: Unet, entries: tuple[Entry, ...]) -> BlockBody:
+    """`embed` of a U-Net: the embedded vectors f32[B, ...], those that are added early first, without the time."""
+
+    @module_class("Embedder", "embed")
+    def embedded(b: Builder, *operands: Var, embedding: int, **static: Any) -> Var:
+        """The sum of the embedded conditions, without the time."""
+        sums = []
+        for first in (True, False):
+            width = static["frequencies"] if first else embedding
+            vectors = [
+                entry.vector(b, f"{entry.ports[0].name}_embedder", own, width, static)
+                for entry, own in with_operands(entries, operands)
+                if (entry.name in config.early) == first
+            ]
+            sums += [reduce(lambda total, vector: b.op("add", total, vector, out="c"), vectors)] if vectors else []
+        return sums[0] if len(sums) == 1 else b.concat(*sums, axis=1, out="c")  # type: ignore[no-any-return]
+
+    @module_class("UNet", "embed")
+    def embed(b: Builder, *operands: Var, width: int, **static: Any) -> Var:
+        """The embedded conditions, without the time."""
+        return b.sub("embedder", embedded, *operands, embedding=config.embedding * width, out="c", **static)  # type: ignore[no-any-return]
+
+    return embed
+
+
+__all__ = ["Parts", "Unet", "embedding_of"]

@@ -66,6 +66,9 @@ class ResnetClassifier(Backbone):
         if not classes_of(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
 
+    def features_seen(self, spec: Spec) -> int:
+        return self.width * 8 * (4 if self.bottleneck else 1)
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         static = {"width": self.width, **{f"layers_{i}": n for i, n in enumerate(self.layers, 1)}}

@@ -6,11 +6,13 @@ Symbols: B batch, C channels, E size of the embedding of time and conditions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.unet.layers import (
     SHAPES,
     Place,
@@ -20,11 +22,12 @@ from latentc.components.blocks.unet.layers import (
     resampled,
     strided_conv,
 )
-from latentc.components.condition import Entry, TimeFeatures
+from latentc.components.condition import Entry, TimeFeatures, ports_of
+from latentc.components.contract import Capability, Network
 from latentc.components.networks._levels import LevelsDenoiser, scaled
-from latentc.components.networks._unet import Parts, Unet
+from latentc.components.networks._unet import Parts, Unet, embedding_of
 from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -78,6 +81,20 @@ class UnetDenoiser(Unet, LevelsDenoiser):
             )
         elif not found:
             yield from self._problems_of_skips()
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        network = super().build(mb, name, spec, out_channels)
+        vectors = tuple(entry for entry in self.entries(spec) if entry.form == "vector")
+        if not vectors or not asks(spec, name, "embed_conditions"):
+            return network
+        assert isinstance(spec.time, TimeFeatures)
+        static = {k: v for k, v in self.static(spec).items() if k not in ("channels", "blocks")}
+        embed = add_method(mb, name, "embed", embedding_of(self, vectors), ports_of(vectors), static)
+        return replace(network, methods={**network.methods, "embed": embed})
+
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        told = any(entry.form == "vector" for entry in self.entries(spec))
+        return super().provides(spec) | (frozenset({"embed_conditions"}) if told else frozenset())
 
     def attends_up(self, level: int, block: int) -> bool:
         return self.attends(level) and (self.decoder_attention == "all" or block == self.blocks)

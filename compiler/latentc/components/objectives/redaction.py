@@ -79,10 +79,14 @@ class Redaction(Distillation):
             redacted = b.equal(y, number)
             taught = b.where(redacted, instead, taught, out="taught")
             factor = b.where(redacted, b.constant(self.weight), factor, out="factor")
-        port = label.ports("class", spec)[0].name
+        (port,) = label.ports("class", spec)
 
-        def embedded(network: str, label: Any, out: str) -> Any:
-            operands: Operands = {**told, port: label}
+        def embedded(network: str, number: Any, out: str) -> Any:
+            given = label.from_stored(b, number, port.type)
+            if port.type.is_float and label.nullable:  # one-hot, of which none may be something else than zeros
+                none = b.reshape(b.equal(number, count), shape=(number.shape[0], 1))
+                given = b.where(none, label.null_operands(b, "class", (given,), spec)[0], given, out=port.name)
+            operands: Operands = {**told, port.name: given}
             return call(b, networks[network], "embed", operands, out=out)
 
         error = b.op("sub", embedded("main", y, "student"), b.stop_gradient(embedded(TEACHER, taught, "wanted")))

@@ -45,7 +45,7 @@ class GuidingScore(Part):
         """Conditions that it reads although no network may be told them."""
         return ()
 
-    def operands(self, data: TensorType) -> dict[str, TensorType]:
+    def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:
         """The operands of conditions that it reads, with their types, for data of this type."""
         return {}
 
@@ -77,7 +77,7 @@ class DataSlope:
     """A `Slope` at the predicted data: the gradient of a score of it by the network's input, through the network."""
 
     OF_DATA: ClassVar[bool] = True
-    score: GuidingScore
+    given: tuple[str, ...]
     estimate: Estimate
     function: str
     statistic: str | None
@@ -92,7 +92,7 @@ class DataSlope:
         coefficients: Mapping[str, Var],
     ) -> Var:
         given = self.estimate.operands(x, time, operands, coefficients)
-        extra = [operands[name] for name in self.score.operands(x.type)]
+        extra = [operands[name] for name in self.given]
         if self.statistic is not None:
             extra.append(self._variance(b, given, coefficients["z_cov"]))
         _, slope = b.gradient(self.function, "", [*given, *extra], out="score slope")
@@ -126,10 +126,11 @@ def data_slope(mb: ModuleBuilder, network: Network, networks: Mapping[str, Netwo
         statistic = s.finish("The number that an event is about, one per sample.")
     b = mb.function(f"{score.kind}.score")
     given = [b.input(v.name, v.type) for v in fn.inputs]
-    extra = {name: b.input(f"given_{name}", type) for name, type in score.operands(shape).items()}
+    extra = {name: b.input(f"given_{name}", type) for name, type in score.operands(shape, networks).items()}
+    names = tuple(extra)
     if statistic is not None:
         extra["variance"] = b.input("variance", f32(B))
     data = b.call(estimate.name, "", *given, out="data")
     b.output(score.build(b, data, extra, networks))
     function = b.finish("How well the predicted data fits, one value per sample.")
-    return DataSlope(score, estimate, function, statistic)
+    return DataSlope(names, estimate, function, statistic)

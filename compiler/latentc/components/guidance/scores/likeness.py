@@ -1,4 +1,4 @@
-"""Likeness to a reference that a request gives: in pixels, or in the features of a network.
+"""Likeness to a reference that a request gives, an image or features: in pixels, or in the features of a network.
 
 Symbols: B batch, C channels, F features, T positions.
 """
@@ -10,28 +10,32 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.scores._score import GuidingScore
 from latentc.components.kit import Operands, call, per_sample_mean
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var
-from latentc.ir.types import TensorType
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B, TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
 class Likeness(GuidingScore):
-    """SDG's image guidance (Liu et al. 2021, arXiv:2112.05744): the likeness of the data to a reference image.
+    """SDG's guidance (Liu et al. 2021, arXiv:2112.05744): the likeness of the data to a reference image or text.
 
     With `network` features that it sees in both are compared, without it pixels: `content` position by position,
-    `style` by products of features, whatever their position.
+    `style` by products of features, whatever their position. `meaning` compares the mean of the features, over the
+    positions, with features that are the reference: those of a text by the encoder that the network was trained with.
     """
 
     kind: Literal["likeness"]
-    reference: str = Field(description="the condition that gives the reference: an array of the data's shape")
+    reference: str = Field(
+        description="the condition that gives the reference: an array of the data's shape, or for `meaning` of features"
+    )
     network: str | None = Field(None, description="one of `networks`, which provides `see`; null: compare pixels")
-    match: Literal["content", "style"] = Field("content", description="what is to be alike")
+    match: Literal["content", "style", "meaning"] = Field("content", description="what is to be alike")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "likeness", "reference": "sketch"}
 
     def needs(self) -> tuple[Need, ...]:
@@ -45,14 +49,35 @@ class Likeness(GuidingScore):
         if condition is None:
             return  # said where the score stands
         shapes = [tuple(port.type.shape[1:]) for port in condition.ports(self.reference, spec)]
-        if shapes[:1] != [tuple(spec.data.shape or ())]:
+        if self.match == "meaning":
+            yield from self._problems_of_features(shapes, spec)
+        elif shapes[:1] != [tuple(spec.data.shape or ())]:
             message = f"condition `{self.reference}` is no array of the data's shape {list(spec.data.shape or ())}"
             yield Problem(("reference",), message, "use a condition of kind `array` or `map`")
 
-    def operands(self, data: TensorType) -> dict[str, TensorType]:
-        return {self.reference: data}
+    def _problems_of_features(self, shapes: list[tuple[Any, ...]], spec: Spec) -> Iterator[Problem]:
+        """A reference that is not as many features as the network sees."""
+        network = spec.networks.get(self.network or "")
+        count = network.features_seen(spec) if isinstance(network, Backbone) else None
+        if self.network is None:
+            yield Problem(("match",), "features are compared, and pixels have none", "name a `network` that sees some")
+        elif count is not None and shapes[:1] != [(count,)]:
+            message = f"condition `{self.reference}` is not the {count} features that `{self.network}` sees"
+            yield Problem(("reference",), message, f"give its data field the shape [{count}]")
+
+    def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:
+        if self.match != "meaning":
+            return {self.reference: data}
+        assert self.network is not None
+        return {self.reference: f32(B, networks[self.network].methods["see"].output().type.shape[1])}
 
     def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+        if self.match == "meaning":
+            assert self.network is not None
+            seen = call(b, networks[self.network], "see", {}, state=data, out="features")
+            if seen.type.rank > 2:
+                seen = b.mean(seen, axes=tuple(range(2, seen.type.rank)), keepdims=False, out="features")
+            return _cosine(b, seen, given[self.reference])
         both = [data, given[self.reference]]
         if self.network is not None:
             both = [call(b, networks[self.network], "see", {}, state=x, out="features") for x in both]
