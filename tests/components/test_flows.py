@@ -105,6 +105,46 @@ def test_options_keep_the_flow_invertible(name: str) -> None:
     assert np.abs(other - x).max() > 1e-3  # the class matters
 
 
+JACOBI = "sampler={kind: flow_inverse, guidance: {scale: 2}, jacobi: {block: 4, iterations: 2}}"
+GUIDED = {
+    **{name: options for name, options in OPTIONS.items() if "learned" not in name},
+    "linear, learned positions": OPTIONS["start token, learned positions"],
+    "TarFlow's scales": ["backbone.guides=scale"],
+    "densities": [*STARFLOW, "backbone.guidance=density", "backbone.told_flows=last"],
+}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> None:
+    """With as many iterations as tokens in a block the same; with fewer nearly so. Blocks of 6 overlap in 16 tokens."""
+    rng = np.random.default_rng(0)
+    given = {"z": rng.standard_normal((2, 16, 4)), "y": np.array([1, 7]), "scale": np.array([2.0, 1.5])}
+    found = {}
+    for jacobi in ("null", "{block: 6, iterations: 6}", "{block: 6, iterations: 3}", "{block: 64, iterations: 9}"):
+        guided = (
+            f"sampler={{kind: flow_inverse, guidance: {{scale: 2}}, annealed: false, denoise: 0, jacobi: {jacobi}}}"
+        )
+        lowered = lowered_flow(*GUIDED[name], guided)
+        own = _ordered(lowered, "sample.16", given)
+        found[jacobi] = interpreter(lowered, random_weights(lowered)).run("sample.16", *own)[0]
+    one_by_one, exact, *near = found.values()
+    size = np.abs(one_by_one).max()
+    np.testing.assert_allclose(exact, one_by_one, rtol=0, atol=1e-12 * size)
+    assert all(0 < np.abs(x - one_by_one).max() / size < 1e-3 for x in near)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("jacobi: {block: 4, iterations: 5}", "5 iterations, and 4 find all"),
+        ("annealed: true, jacobi: {block: 4, iterations: 4}", "the tokens of a block are guided alike"),
+    ],
+)
+def test_jacobi_iterations_that_do_not_fit(options: str, message: str) -> None:
+    with pytest.raises(DiagnosticError, match=message):
+        load_spec("digits_tarflow", None, [*TINY, f"sampler={{kind: flow_inverse, guidance: {{scale: 2}}, {options}}}"])
+
+
 def test_guided_densities_are_a_product_of_powers() -> None:
     """One flow of two tokens: log p of what the first becomes is that of c (c / u)^w, up to its normaliser."""
     options = [*STARFLOW, "backbone.guidance=density", "backbone.flows=1", "backbone.depth=1"]
@@ -306,9 +346,19 @@ def test_guidance_of_a_flow_without_conditions() -> None:
     assert np.abs(other - plain).max() > 1e-5
 
 
-@pytest.mark.parametrize(("engine", "scale"), [("onnxruntime", "exp"), ("openvino", "exp"), ("onnxruntime", "none")])
-def test_engines_in_every_form(engine: str, scale: str, tmp_path: Path) -> None:
-    lowered = lowered_flow(f"backbone.scale={scale}")
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [
+        ("onnxruntime", []),
+        ("openvino", []),
+        ("onnxruntime", ["backbone.scale=none"]),
+        # The one flow is handed rotary tables as they are stored.
+        ("openvino", [*GUIDED["densities"], "backbone.flows=1", JACOBI]),
+    ],
+    ids=["onnxruntime", "openvino", "shifts", "jacobi"],
+)
+def test_engines_in_every_form(engine: str, options: list[str], tmp_path: Path) -> None:
+    lowered = lowered_flow(*options)
     own = positive(random_weights(lowered, std=0.05))
     weights = {name: a.astype(np.float32) for name, a in own.items()}
     write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in weights.items()})
@@ -320,7 +370,7 @@ def test_engines_in_every_form(engine: str, scale: str, tmp_path: Path) -> None:
             "digits_tarflow",
             tmp_path / "w.safetensors",
             bundle,
-            overrides=[*TINY, f"backbone.scale={scale}", f"target.engine={engine}"],
+            overrides=[*TINY, *options, f"target.engine={engine}"],
             form=form,  # type: ignore[arg-type]
         )
         pipe = latentc_runtime.load(bundle, device="cpu")

@@ -1,4 +1,4 @@
-"""STARFlow (Gu et al. 2025): latents, the loss, the inverse, and the inverse under guidance of the deep flow."""
+"""STARFlow (Gu et al. 2025): latents, the loss, the inverse, and it under guidance of the deep flow, by Jacobi iterations too."""
 
 from __future__ import annotations
 
@@ -66,4 +66,5 @@ CASES = [
     sampled("reverse", None),
     sampled("sampler_reverse_guided2", 3),
     sampled("sampler_reverse_guided3_a", 4, ", attention_temperature: 0.9"),
+    sampled("sampler_jacobi", 3, ", jacobi: {block: 16, iterations: 3}"),
 ]

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from latentc.components import Closed
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Operands
 from latentc.components.parts import Part, Problem
@@ -27,6 +30,19 @@ class Recall:
     condition: bool
 
 
+class FixedPoint(Closed):
+    """How the inverse of an autoregressive flow finds several tokens at a time: Jacobi iterations.
+
+    Tokens in a row are evaluated at once, again and again, each time after what the last time made of those before
+    them. Every iteration makes at least one more of them what it is one after the other.
+    """
+
+    block: int = Field(16, gt=1, le=65_536, description="tokens that are found at a time")
+    iterations: int = Field(
+        8, gt=0, le=65_536, description="evaluations of each block; as many as it has tokens: the exact inverse"
+    )
+
+
 class Sampler(Part):
     """Base class of samplers: adds a sampling program to the module."""
 
@@ -45,6 +61,10 @@ class Sampler(Part):
     def shares(self, network: str) -> tuple[float, ...]:
         """Shares of the tokens that skip blocks of a network in its evaluations; see `skip_tokens`."""
         return ()
+
+    def fixed_point(self) -> FixedPoint | None:
+        """How it finds the tokens that a flow inverts; None: one after the other."""
+        return None
 
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         """The networks with the methods that its programs call besides those they are built with.

@@ -152,16 +152,21 @@ class _Cutter:
             self.engine(scope, made, role, later, {})
         state = [scope.variables[c or v] for v, c in zip(operands[keep:], copies, strict=True)]
         body_scope.variables.update(zip(inner[1 + keep : 1 + keep + carry], state, strict=True))
+        params, own = {p.value: p for p in scope.fn.params}, {}  # weights that steps are handed
         for actual, formal in (*zip(operands[:keep], inner[1 : 1 + keep], strict=True), *whole):
-            if actual in scope.literals:
+            if actual in params:
+                own[formal] = params[actual]
+            elif actual in scope.literals:
                 body_scope.literals[formal] = Node("constant", (), (formal,), scope.literals[actual].attrs)
             else:
                 body_scope.variables[formal] = scope.variables[actual]
         nodes = (*extra, *body.nodes)
+        if own:
+            nodes = tuple(replace(n, inputs=tuple(own[v].value if v in own else v for v in n.inputs)) for n in nodes)
         counted = any(index in n.inputs for n in nodes) or index in body.outputs
         if counted:
             body_scope.variables[index] = self.fresh("step")
-        body_scope.fn = body.with_(nodes=nodes) if extra else body
+        body_scope.fn = body.with_(nodes=nodes, params=(*body.params, *dict.fromkeys(own.values())))
         self.function(body_scope, ("step", "step"))
         carried = tuple((name, body_scope.variables[v]) for name, v in zip(state, body.outputs, strict=True))
         scope.program.append(

@@ -8,7 +8,7 @@ function called as `attn` by the function called as `blocks.3`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -272,11 +272,19 @@ def only_entry(module: Module, entry: str) -> Module:
     return prune(module.with_(entries={entry: module.entries[entry]}))
 
 
-def count(module: Module, function: str, op: str) -> int:
-    """Number of nodes of an op in a function and what it calls, counted per call; a loop's body counts once."""
+def count(module: Module, function: str, op: str, outputs: Collection[int] | None = None) -> int:
+    """Number of nodes of an op in a function and what it calls, counted per call; a loop's body counts once.
+
+    Only those that the function's outputs depend on, or those of the given indices.
+    """
     fn = module.functions[function]
-    inner = sum(count(module, callee, op) for node in fn.nodes for callee in callees(node))
-    return inner + sum(node.op == op for node in fn.nodes)
+    wanted = fn.outputs if outputs is None else [fn.outputs[i] for i in outputs]
+    nodes = live(fn.nodes, wanted)
+    used, total = {v for node in nodes for v in node.inputs}.union(wanted), 0
+    for node in nodes:
+        needed = [i for i, o in enumerate(node.outputs) if o in used] if node.op == "call" else None
+        total += (node.op == op) + sum(count(module, callee, op, needed) for callee in callees(node))
+    return total
 
 
 def networks_called(module: Module, function: str) -> list[str]:

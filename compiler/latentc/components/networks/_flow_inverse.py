@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +17,9 @@ from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import ports_of
 from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow
-from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
-from latentc.ir.types import B, TensorType
-
-Guidance = Literal["none", "tempered", "linear", "density"]
-"""How a flow is inverted: under its conditions alone, the same with an attention temperature, or guided away from other
-conditions, of scale and shift (TarFlow) or of the densities they stand for (STARFlow)."""
+from latentc.components.networks._flow_solver import Guidance, Solver
+from latentc.components.sampler import FixedPoint
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 _METHODS: dict[Guidance, str] = {
     "none": "inverse",
@@ -43,16 +40,22 @@ def _step(
     features: int,
     dim: int,
     static: Mapping[str, Any],
+    every: bool = False,
 ) -> tuple[Var, ...]:
     """Embedded inputs h f32[B, N, D], the first at cache position `position`.
 
-    Returns raw scale, if flows scale, and shift of the token that the last one predicts, and the grown caches.
+    Returns raw scale, if flows scale, and shift of the token that the last one predicts, or of `every` one, and the
+    grown caches.
     """
     mixer, feed_forward, norm, condition = parts.block.cached_parts()
     assert isinstance(condition, InContext)
     block = condition.decode_block(mixer, feed_forward, norm, parts.init, tempered=True)
     length, count = caches[0].shape[2], h.shape[1]
-    if parts.prefix and int(count) > 1:
+    if every:
+        own = b.op("add", position, b.arange(count), out="own")
+        seen = b.less_equal(b.arange(length), b.reshape(own, shape=(count, 1)))
+        rows = [b.take(table, own, axis=0, out="row") for table in rotary]
+    elif parts.prefix and int(count) > 1:
         seen = b.less_equal(b.arange(length), b.reshape(b.arange(count), shape=(count, 1)))
         rows = [b.slice(table, axis=0, start=0, stop=count, out="row") for table in rotary]
     else:
@@ -62,7 +65,7 @@ def _step(
     sizes, told, others = parts.block.own(dim, static), (position, mask), (temperature, *rows)
     depth = len(caches) // 2
     h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, told, others, out="h", dim=dim, **sizes)
-    if int(count) > 1:
+    if int(count) > 1 and not every:
         h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
     return *parts.separate(b, parts.predictions(b, h, features), features), *grown
 
@@ -98,38 +101,45 @@ def _prefill(parts: Flow) -> BlockBody:
 
 
 @cache
-def _decode(parts: Flow) -> BlockBody:
+def _decode(parts: Flow, several: bool) -> BlockBody:
     heads = "kv_heads" if "kv_heads" in parts.block.parts()[0].static(1) else "heads"
     length = f"tokens+{parts.prefix}" if parts.prefix else "tokens"
-    shapes = {"token": "B 1 features", "c": "B 1 dim", "caches": f"B {heads} {length} dim//heads"}
+    token = "B K features" if several else "B 1 features"
+    shapes = {"token": token, "c": "B 1 dim", "caches": f"B {heads} {length} dim//heads"}
 
-    def decoded(
-        b: Builder, token: Var, place: Var, others: Sequence[Var], told: bool, sizes: Mapping[str, Any]
+    @module_class(parts.cls, "decode_block" if several else "decode", **shapes)
+    def decode(
+        b: Builder,
+        token: Var,
+        place: Var,
+        *others: Var,
+        features: int,
+        tokens: int,
+        dim: int,
+        depth: int,
+        **static: Any,
     ) -> tuple[Var, ...]:
-        own = dict(sizes)
-        features, tokens, dim, _ = (own.pop(name) for name in ("features", "tokens", "dim", "depth"))
+        """What tells the token that the one at hand predicts, and the grown caches."""
+        told = bool(parts.entries) and not parts.prefix
         rotary, (temperature, *rest) = others[: 2 * parts.rotary], others[2 * parts.rotary :]
         c, (position, *caches) = rest[:told], rest[told:]
         h = parts.embedded(b, token, place, c, tokens, dim)
-        return _step(parts, b, h, position, temperature, caches, rotary, features, dim, own)
+        return _step(parts, b, h, position, temperature, caches, rotary, features, dim, static, several)
 
-    @module_class(parts.cls, "decode", **shapes)
-    def decode(b: Builder, token: Var, place: Var, *others: Var, **sizes: Any) -> tuple[Var, ...]:
-        """What tells the token that the one at hand predicts, and the grown caches."""
-        return decoded(b, token, place, others, bool(parts.entries) and not parts.prefix, sizes)
-
+    if several:
+        decode.body.__doc__ = "What tells the tokens that those at hand predict, and the grown caches."
     return decode
 
 
 @cache
-def flow_inverse(parts: Flow, guidance: Guidance) -> BlockBody:
-    """Tokens from what the flow makes of them.
+def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) -> BlockBody:
+    """Tokens from what the flow makes of them, one after the other, or `by` blocks.
 
     A guided one also takes the conditions of the other branch, an attention temperature f32[B] (of that branch; of both
     for `density`), and the guidance scale of every predicted token f32[N, B]; a tempered one the temperature alone.
     """
     count = len(ports_of(parts.entries))
-    prefill, decode = _prefill(parts), _decode(parts)
+    prefill, decode = _prefill(parts), _decode(parts, by is not None)
     guided = guidance in ("linear", "density")
 
     @module_class(parts.cls, _METHODS[guidance], z="B tokens features", order="tokens")
@@ -150,51 +160,32 @@ def flow_inverse(parts: Flow, guidance: Guidance) -> BlockBody:
         branches = [[own, *told(others[:count])]]
         if guided:
             branches.append([*given, *told(others[count : 2 * count])])
-        solve = _Solver(parts, sizes, guidance)
+        solve = Solver(parts, sizes, guidance)
         scales = [others[-1]] if guided else []
         z = b.transpose(b.take(z, order, axis=1), perm=(1, 0, 2), out="z")
         z = b.reshape(z, shape=(tokens, z.shape[1], 1, features), out="z")
         first = parts.first
         known = [] if parts.start else [entry(b, z, 0, "first")]
         weight = [entry(b, scale, 0, "weight") for scale in scales]
-        token = known[0] if known else parts.start_token(b, entry(b, z, 0, "like"), features)
-        shared = [token, entry(b, order, 0, "place"), *rotary]
+        start = known[0] if known else parts.start_token(b, entry(b, z, 0, "like"), features)
+        shared = [start, entry(b, order, 0, "place"), *rotary]
         token, *caches = solve(b, prefill, shared, branches, [], entry(b, z, first, "target"), weight)
-        found = [_stacked(b, x) for x in (*known, token)]
-        if int(tokens) > first + 1:
-            # In step i the token before it is at `place` of the grid, or is predicted there: both have its position.
-            places = b.slice(order, axis=0, start=1, stop=tokens - first, out="place")
-            positions = b.slice(b.arange(tokens), axis=0, start=1, stop=tokens - first, out="position")
-            if parts.prefix:
-                positions = b.op("add", positions, parts.prefix, out="position")
-            rest = b.slice(z, axis=0, start=first + 1, stop=tokens, out="z")
-            tables = [positions, places, rest]
-            tables += [b.slice(scale, axis=0, start=1, stop=tokens - first, out="scale") for scale in scales]
-            if parts.prefix:  # the caches hold the conditions
-                branches = [branch[:1] for branch in branches]
-            width = len(branches[0])
-            invariants = [*rotary, *(x for branch in branches for x in branch)]
-
-            def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-                (token, *caches), (position, place, z, *scale) = state, rows
-                rotary, flat = kept[: 2 * parts.rotary], kept[2 * parts.rotary :]
-                own = [list(flat[j : j + width]) for j in range(0, len(flat), width)]
-                token, *caches = solve(b, decode, [token, place, *rotary], own, [position, *caches], z, scale)
-                return (token, *caches), (token,)
-
-            *_, others_found = b.loop(
-                "inverse",
-                int(tokens) - first - 1,
-                step,
-                invariants=invariants,
-                carried=[token, *caches],
-                tables=tables,
-            )
-            found.append(others_found)
+        if parts.prefix:  # the caches hold the conditions
+            branches = [branch[:1] for branch in branches]
+        rest = _Rest(parts, solve, decode, order, z, scales, rotary, branches)
+        found = [_stacked(b, x) for x in known]
+        if by is not None:
+            found.append(rest.by_blocks(b, start, caches, by))
+        elif int(tokens) > first + 1:
+            found += [_stacked(b, token), rest.one_by_one(b, token, caches)]
+        else:
+            found.append(_stacked(b, token))
         x = b.concat(*found, axis=0) if len(found) > 1 else found[0]
         x = b.reshape(x, shape=(tokens, z.shape[1], features), out="x")
         return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")  # type: ignore[no-any-return]
 
+    if by is not None:
+        inverse.body.__doc__ = "Finds the tokens that the flow maps to z, block by block, by Jacobi iterations."
     return inverse
 
 
@@ -203,85 +194,110 @@ def _stacked(b: Builder, x: Var) -> Var:
 
 
 @dataclass(frozen=True)
-class _Solver:
-    """Finds the next token by a method of the flow with these static arguments, under guidance or not.
+class _Rest:
+    """The predicted tokens: latents z f32[T, B, 1, C], in `order`.
 
-    A branch is its attention temperature, and what steps are told of the conditions.
+    Input i of the network, at cache position i behind the conditions, is a start token or the token before the one that
+    it predicts.
     """
 
     parts: Flow
-    static: Mapping[str, Any]
-    guidance: Guidance
+    solve: Solver
+    decode: BlockBody
+    order: Var
+    z: Var
+    scales: Sequence[Var]
+    rotary: Sequence[Var]
+    branches: Sequence[Sequence[Var]]
 
-    def __call__(
-        self,
-        b: Builder,
-        method: BlockBody,
-        shared: Sequence[Var],
-        branches: Sequence[Sequence[Var]],
-        rest: Sequence[Var],
-        z: Var,
-        scale: Sequence[Var],
-    ) -> list[Var]:
-        """[z * scale + shift, *grown caches]; `rest` are the position and the caches, of both branches."""
-        own, *null = branches
-        operands = (*shared, *own, *rest)
-        fn = b.module.define(
-            method, [self._of_one_branch(x) for x in operands], self.static, [x.value.name for x in operands]
+    @property
+    def invariants(self) -> list[Var]:
+        return [*self.rotary, *(x for branch in self.branches for x in branch)]
+
+    def apart(self, kept: Sequence[Var]) -> tuple[Sequence[Var], list[list[Var]]]:
+        """The rotary tables and the branches of `invariants`."""
+        rotary, flat = kept[: 2 * self.parts.rotary], kept[2 * self.parts.rotary :]
+        width = len(self.branches[0])
+        return rotary, [list(flat[j : j + width]) for j in range(0, len(flat), width)]
+
+    def one_by_one(self, b: Builder, token: Var, caches: Sequence[Var]) -> Var:
+        """Those behind the first, f32[N, B, 1, C], from it and the caches."""
+        first, tokens = self.parts.first, self.z.shape[0]
+        # In step i the token before it is at `place` of the grid, or is predicted there: both have its position.
+        places = b.slice(self.order, axis=0, start=1, stop=tokens - first, out="place")
+        positions = b.slice(b.arange(tokens), axis=0, start=1, stop=tokens - first, out="position")
+        if self.parts.prefix:
+            positions = b.op("add", positions, self.parts.prefix, out="position")
+        rest = b.slice(self.z, axis=0, start=first + 1, stop=tokens, out="z")
+        tables = [positions, places, rest]
+        tables += [b.slice(scale, axis=0, start=1, stop=tokens - first, out="scale") for scale in self.scales]
+
+        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+            (token, *caches), (position, place, z, *scale) = state, rows
+            rotary, own = self.apart(kept)
+            token, *caches = self.solve(b, self.decode, [token, place, *rotary], own, [position, *caches], z, scale)
+            return (token, *caches), (token,)
+
+        trip = int(tokens) - first - 1
+        *_, found = b.loop("inverse", trip, step, invariants=self.invariants, carried=[token, *caches], tables=tables)
+        return found  # type: ignore[no-any-return]
+
+    def by_blocks(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
+        """All of them by Jacobi iterations, from the first input. The last block begins early enough to be whole."""
+        first = self.parts.first
+        count = int(self.z.shape[0]) - first
+        size = min(by.block, count)
+        starts = np.minimum(np.arange(0, count, size), count - size) + first
+        members = starts[:, None] + np.arange(size)
+        before = np.diff(starts, prepend=starts[0] - size) - 1  # of each block's first token, in the block before
+        positions = starts - first + self.parts.prefix
+        shape = (len(starts), size, *self.z.shape[1:2], self.z.shape[3])
+        z = b.reshape(b.take(self.z, b.constant(members.reshape(-1)), axis=0), shape=shape)
+        tables = [
+            b.constant(positions, out="position"),
+            b.constant(before, out="before"),
+            b.take(self.order, b.constant(members - first, out="members"), axis=0, out="place"),
+            b.transpose(z, perm=(0, 2, 1, 3), out="z"),
+            *(b.take(scale, b.constant(starts - first, out="starts"), axis=0, out="scale") for scale in self.scales),
+        ]
+
+        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+            (block, *caches), (position, before, place, z, *scale) = state, rows
+            known = b.take(block, b.reshape(before, shape=(1,)), axis=1, out="known")
+
+            def improve(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+                (block, *caches), (known, position, place, *kept), (z, *scale) = state, kept, rows
+                rotary, own = self.apart(kept)
+                seen = b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")
+                block, *caches = self.solve(b, self.decode, [seen, place, *rotary], own, [position, *caches], z, scale)
+                return (block, *caches), ()
+
+            # Rows of tables, though they are the same in each iteration: OpenVINO overwrites an invariant that it adds
+            # to or scales.
+            again = [b.broadcast_to(x, shape=(by.iterations, *x.shape), out=x.value.name) for x in (z, *scale)]
+            names = ["block", *["cache"] * len(caches), *(x.value.name for x in again)]
+            found = b.loop(
+                "jacobi",
+                by.iterations,
+                improve,
+                invariants=[known, position, place, *kept],
+                carried=[z, *caches],
+                tables=again,
+                names=names,
+            )
+            return found, found[:1]
+
+        wide = b.broadcast_to(start, shape=(start.shape[0], size, start.shape[2]), out="block")
+        *_, found = b.loop(
+            "inverse", len(starts), step, invariants=self.invariants, carried=[wide, *caches], tables=tables
         )
-        caches = 2 * int(self.static["depth"])
-        names = " ".join([*self.parts.outputs, *["cache"] * caches])
-        if self.guidance == "linear":
-            # The tables of positions are for both branches as they are: they have no batch.
-            tables = ("carried",) * (2 * self.parts.rotary)
-            shared_kinds = ("shared",) * (len(shared) - len(tables)) + tables
-            kinds = (*shared_kinds, *("conditional",) * len(own), *("carried",) * len(rest))
-            guided = {name: self.parts.guides in ("both", name.rpartition("_")[2]) for name in self.parts.outputs}
-            guides = (*("guided" if each else "carried" for each in guided.values()), *("carried",) * caches)
-            found = b.guided(fn, "", operands, kinds, tuple(null[0]), scale[0], guides, out=names)
-            told = [x if each else self._own(b, x, z) for x, each in zip(found, guided.values(), strict=False)]
-        elif self.guidance == "density":
-            token, *others = shared
-            both = [b.concat(x, other, axis=0) for x, other in zip(own, null[0], strict=True)]
-            doubled = (b.concat(token, token, axis=0), *others, *both, *rest)
-            raw, shift, *grown = b.call(fn, "", *doubled, args=self.static, out=names)
-            return [self._guided(b, raw, shift, z, scale[0]), *grown]
-        else:
-            found = b.call(fn, "", *operands, args=self.static, out=names)
-            told = list(found[: len(self.parts.outputs)])
-        *raws, shift = told
-        for raw in raws:
-            z = b.mul(z, self.parts.scale(b, raw))
-        return [b.add(z, shift, out="token"), *found[len(told) :]]
-
-    def _own(self, b: Builder, x: Var, z: Var) -> Var:
-        """The half of x [2 * B, 1, C] of the branch that the conditions tell."""
-        own, _ = b.split(x, axis=0, sizes=(z.shape[0], z.shape[0]), out=f"{x.value.name} other")
-        return own  # type: ignore[no-any-return]
-
-    def _guided(self, b: Builder, raw: Var, shift: Var, z: Var, scale: Var) -> Var:
-        """The token that z means under p_c (p_c / p_u)^(scale - 1), of the normal densities of both branches.
-
-        That is a normal density again. With w = scale - 1 and s the ratio of their variances, at most 1, its mean is
-        ((1 + w) mu_c - w s mu_u) / (1 + w - w s), and its variance that of p_c over the same denominator.
-        """
-        batch = z.shape[0]
-        sigma, other_sigma = b.split(self.parts.scale(b, raw), axis=0, sizes=(batch, batch), out="sigma other_sigma")
-        mu, other_mu = b.split(shift, axis=0, sizes=(batch, batch), out="mu other_mu")
-        w = b.add(b.reshape(scale, shape=(batch, 1, 1)), -1.0, out="w")
-        ratio = b.minimum(sigma / other_sigma, 1.0, out="ratio")
-        ws = b.mul(w, ratio * ratio, out="ws")
-        total = b.op("sub", w + 1.0, ws, out="total")
-        mu = b.div(b.op("sub", (w + 1.0) * mu, ws * other_mu), total, out="mu")
-        return b.add(b.mul(z, b.div(sigma, b.sqrt(total), out="sigma")), mu, out="token")  # type: ignore[no-any-return]
-
-    def _of_one_branch(self, x: Var) -> TensorType:
-        """Caches hold both branches; a method is of one."""
-        if x.type.rank != 4:
-            return x.type
-        heads = self.static.get("kv_heads", self.static["heads"])
-        length = self.parts.prefix + self.static["tokens"]
-        return f32(B, heads, length, self.static["dim"] // self.static["heads"])
+        found = b.reshape(b.transpose(found, perm=(0, 2, 1, 3)), shape=(members.size, *self.z.shape[1:]), out="found")
+        if members.size > count:
+            kept = np.concatenate(
+                [np.arange(members.size - size), np.arange(members.size - 1 - before[-1], members.size)]
+            )
+            found = b.take(found, b.constant(kept), axis=0, out="found")
+        return found  # type: ignore[no-any-return]
 
 
-__all__ = ["Guidance", "flow_inverse"]
+__all__ = ["flow_inverse"]

@@ -19,9 +19,11 @@ from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import TRAINING, Capability, Network, Port, Role
 from latentc.components.kit.patches import image, patchify, unpatchify
 from latentc.components.networks._flow_block import Flow, flow, prior_variance, variances
-from latentc.components.networks._flow_inverse import Guidance, flow_inverse
+from latentc.components.networks._flow_inverse import flow_inverse
+from latentc.components.networks._flow_solver import Guidance
 from latentc.components.objective import Objective
 from latentc.components.parts import Norm, Positions, Problem, Weights
+from latentc.components.sampler import FixedPoint, Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 from latentc.ir.var import as_tuple
@@ -204,8 +206,9 @@ class TransformerFlow(Backbone):
             signatures[TRAINING] = signatures["forward"][0], ("output", "log_det", "penalty")
         if self.scale == "none":
             signatures["variances"] = (Port("z", latent.type, "state"),), ("output",)
+        solve = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
         methods = {
-            method: add_method(mb, name, method, _METHODS[method](self, entries, prefix), ports, static, outputs)
+            method: add_method(mb, name, method, _METHODS[method](self, entries, prefix, solve), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
         sizes = {"rms": int(not self.block.parts()[2].CENTRED), "shifts": int(self.scale == "none")}
@@ -245,7 +248,7 @@ class TransformerFlow(Backbone):
         return sizes
 
 
-_Method = Callable[[TransformerFlow, tuple[Entry, ...], int], BlockBody]
+_Method = Callable[[TransformerFlow, tuple[Entry, ...], int, FixedPoint | None], BlockBody]
 _OF_NETWORK = ("size", "patch", "channels", "width", "flows")
 
 
@@ -266,7 +269,7 @@ def _rotary(
 
 def _forward_of(norms: bool) -> _Method:
     @cache
-    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int) -> BlockBody:
+    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int, _: FixedPoint | None) -> BlockBody:
         @module_class("TransformerFlow", *((TRAINING,) if norms else ()), x="B channels size size")
         def forward(b: Builder, x: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
             """The latent of x, and the log-determinant of the map per dimension."""
@@ -320,7 +323,7 @@ def _reversed(b: Builder, order: Var, tokens: int) -> Var:
 
 def _inverse_of(guided: bool) -> _Method:
     @cache
-    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int) -> BlockBody:
+    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int, solve: FixedPoint | None) -> BlockBody:
         count = len(ports_of(entries))
 
         @module_class("TransformerFlow", "guided_inverse" if guided else "inverse", z="B T=(size//patch)**2 C")
@@ -350,7 +353,7 @@ def _inverse_of(guided: bool) -> _Method:
                     how, given = "tempered", (*given, others[-2])
                 x = b.sub(
                     name,
-                    flow_inverse(parts, how),
+                    flow_inverse(parts, how, solve),
                     x,
                     order,
                     *(prefixed if parts.prefix else rotary),
@@ -374,5 +377,5 @@ _METHODS: dict[str, _Method] = {
     TRAINING: _forward_of(norms=True),
     "inverse": _inverse_of(False),
     "guided_inverse": _inverse_of(True),
-    "variances": lambda config, entries, prefix: variances,
+    "variances": lambda *_: variances,
 }

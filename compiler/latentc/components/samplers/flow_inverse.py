@@ -16,7 +16,7 @@ from latentc.components.guidance.guidance import Guidance, guidance_problems
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.flows import log_density
 from latentc.components.parts import Problem, under
-from latentc.components.sampler import Sampler
+from latentc.components.sampler import FixedPoint, Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
@@ -48,12 +48,24 @@ class FlowInverse(Sampler):
         description="standard deviation of the noise that one last step removes by the gradient of the log-density: "
         "that of the training; 0: none",
     )
+    jacobi: FixedPoint | None = Field(
+        None, description="finds tokens by blocks, in Jacobi iterations (STARFlow); null: one after the other"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_inverse", "guidance": {"scale": 2.0}, "denoise": 0.05}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "flow"),)
 
+    def fixed_point(self) -> FixedPoint | None:
+        return self.jacobi
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.jacobi is not None and self.jacobi.iterations > self.jacobi.block:
+            message = f"{self.jacobi.iterations} iterations, and {self.jacobi.block} find all tokens of a block"
+            yield Problem(("jacobi", "iterations"), message, f"set `iterations: {self.jacobi.block}` or fewer")
+        if self.jacobi is not None and self.annealed:
+            message = "the tokens of a block are guided alike, and `annealed` guidance differs from token to token"
+            yield Problem(("annealed",), message, "leave out `annealed` or `jacobi`")
         if self.guidance is None:
             for name, usual in (("annealed", False), ("attention_temperature", 1.0)):
                 if getattr(self, name) != usual:
