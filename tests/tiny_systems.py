@@ -255,6 +255,8 @@ SYSTEMS: dict[str, Tiny] = {
             "data.fields.tokens={shape: [6], classes: 12, medium: text}",
             "data.fields.prompt={shape: [4], classes: 12}",
             "data.fields.prompt_mask.shape=[4]",
+            *("data.fields.topic={shape: [2], classes: 12}", "data.fields.topic_mask={shape: [2], dtype: bool}"),
+            *("conditioning.topic={kind: prompt}", "networks.discriminator.conditions=[class, topic, prompt]"),
             *("networks.discriminator.class_tokens=[1, 2]", "networks.main.frozen=false"),
             *under("networks.main", (*BLOCKS[:2], "depth=1", "context=16")),
             *under("networks.discriminator", (*BLOCKS[:2], "depth=1", "context=16")),

@@ -17,6 +17,8 @@ FIELDS = (
     "data.fields={tokens: {shape: [6], classes: 12}, prompt: {shape: [4], classes: 12}, "
     "prompt_mask: {shape: [4], dtype: bool}}"
 )
+TOPIC = ["data.fields.topic={shape: [2], classes: 12}", "data.fields.topic_mask={shape: [2], dtype: bool}"]
+TOPIC += ["conditioning.topic={kind: prompt}", "networks.discriminator.conditions=[class, topic, prompt]"]
 SIZES = [FIELDS, "networks.discriminator.class_tokens=[1, 2]"]
 SIZES += [f"networks.{name}.{size}" for name in ("main", "discriminator") for size in SMALL]
 
@@ -26,9 +28,12 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.2])
-def test_tokens_are_those_of_the_paper(penalty: float) -> None:
-    spec = load_spec("gedi", None, [*SIZES, f"sampler.repetition_penalty={penalty}", "sampler.weight=3"])
+@pytest.mark.parametrize(("penalty", "topic"), [(1.0, False), (1.2, False), (1.2, True)])
+def test_tokens_are_those_of_the_paper(penalty: float, topic: bool) -> None:
+    """With a topic, which stands before the prompt, classes have biases, and the sampler has one, too."""
+    options = [f"sampler.repetition_penalty={penalty}", "sampler.weight=3"]
+    options += [*TOPIC, "networks.discriminator.class_bias=true", "sampler.bias=0.5"] if topic else []
+    spec = load_spec("gedi", None, [*SIZES, *options])
     lowered, rng = lower(spec), np.random.default_rng(1)
     own_weights = {
         name: {path: array + path.endswith("norm.weight") for path, array in random_weights(params, rng, 0.5).items()}
@@ -40,6 +45,9 @@ def test_tokens_are_those_of_the_paper(penalty: float) -> None:
     prompts = np.array([[3, 4, 5, 6], [7, 8, 0, 0]])
     known = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
     given = {"y": np.array([1, 0]), "prompt": prompts, "prompt_mask": known, "weight": np.full(2, 3.0)}
+    topics, of_topic = np.array([[9, 10], [11, 0]]), np.array([[1, 1], [1, 0]], bool)
+    given |= {"topic": topics, "topic_mask": of_topic}
+    bias = weights["discriminator.class_bias"][0] if topic else np.zeros(2)
     names = [value.name for value in lowered.module.entry("sample.6").inputs]
     (found,) = oracle.run("sample.6", *(given[name] for name in names))
 
@@ -55,18 +63,26 @@ def test_tokens_are_those_of_the_paper(penalty: float) -> None:
     for i in range(2):
         words = prompts[i][known[i]]
         own = {"prompt": prompts[i : i + 1], "prompt_mask": known[i : i + 1]}
+        own |= {"topic": topics[i : i + 1], "topic_mask": of_topic[i : i + 1]}
         codes = [np.array([given["y"][i]]), np.array([1 - given["y"][i]])]
+        told_words = [*(topics[i][of_topic[i]] if topic else []), *words]
         score = np.zeros(2)
         for k, code in enumerate(codes):  # the prompt's own log-probability behind the code, word after word
-            for j, word in enumerate(words):
-                told = {"y": code, "prompt": prompts[i : i + 1], "prompt_mask": np.arange(4)[None] < j}
+            for j, word in enumerate(told_words):
+                # As one prompt of the words before it, whatever of them is the topic.
+                before = np.array([[*told_words[:j], *[0] * (6 - j)]])
+                told = {"y": code, "topic": before[:, :2], "topic_mask": np.arange(2)[None] < j}
+                told |= {"prompt": before[:, 2:], "prompt_mask": np.arange(2, 6)[None] < j}
+                if not topic:
+                    told = {"y": code, "prompt": before[:, :4], "prompt_mask": np.arange(4)[None] < j}
                 score[k] += log_softmax(logits("discriminator", [], told))[word]
-        count, said, so_far = len(words), set(words.tolist()), []
+        shift = np.array([bias[codes[0][0]] + 0.5 * topic, bias[codes[1][0]]])
+        count, said, so_far = len(told_words), set(words.tolist()), []
         for step in range(6):
             opinions = [log_softmax(logits("discriminator", so_far, {"y": code, **own})) for code in codes]
             both = [score[k] + opinion for k, opinion in enumerate(opinions)]
             count += 1
-            log_class = log_softmax(scale * np.stack(both, -1) / count)[:, 0]
+            log_class = log_softmax(scale * np.stack(both, -1) / count + shift)[:, 0]
             led = log_softmax(logits("main", so_far, own)) + 3.0 * log_class
             p, order = np.exp(log_softmax(led)), np.argsort(log_class)
             mass = np.cumsum(p[order])

@@ -51,3 +51,29 @@ def test_the_loss_is_of_what_is_hidden() -> None:
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     of_hidden = [-log_p[0, i, tokens[0, i]] for i in range(3)] + [-log_p[1, 0, 8]]
     np.testing.assert_allclose(found.mean(), np.mean(of_hidden), rtol=1e-6)
+
+
+def test_every_token_of_a_batch_of_texts_counts_alike() -> None:
+    """As in transformers' GPT-2 and fairseq's BART; a prompt stands for the tokens that a text begins with."""
+    system = SYSTEMS["class_prefix_gpt2"]
+    lowered = lower(load_spec(system.spec, None, list(system.sizes)))
+    weights = random_weights(
+        parameters(lowered.module, lowered.module.entries["main.forward"]), np.random.default_rng(1), 0.3
+    )
+    length, end = lowered.networks["main"].methods["forward"].output("logits").type.shape[1], 11
+    tokens = np.array([[4, 5, 6, 7, *[end] * (length - 4)], [8, *[end] * (length - 1)]])
+    y = np.array([0, 1])
+    inputs = {"tokens": tokens, "y": y}
+    names = [value.name for value in lowered.module.entry("loss.terms").inputs]
+    held = {f"main.{name}": array for name, array in weights.items()}
+    (found,) = Interpreter(lowered.module, held).run("loss.terms", *(inputs[name] for name in names))
+    (logits,) = Interpreter(lowered.module, weights).run("main.forward", tokens[:, :-1], y)
+    log_p = np.take_along_axis(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), tokens[..., None], 2)[..., 0]
+    np.testing.assert_allclose(found.mean(), -np.mean([*log_p[0, :5], *log_p[1, :2]]), rtol=1e-6)
+
+    prompt = ["data.fields.prompt={shape: [3], classes: 12}", "data.fields.prompt_mask={shape: [3], dtype: bool}"]
+    behind = lower(load_spec(system.spec, None, [*system.sizes, *prompt, "conditioning.prompt={kind: prompt}"]))
+    given = {"y": y, "prompt": tokens[:, :3], "prompt_mask": np.array([[1, 1, 1], [1, 0, 0]], bool)}
+    ports = behind.networks["main"].methods["prefill"].inputs
+    (first, *_) = Interpreter(behind.module, weights).run("main.prefill", *(given[port.name] for port in ports))
+    np.testing.assert_allclose(first, [logits[0, 3], logits[1, 1]], rtol=1e-6)

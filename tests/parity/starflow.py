@@ -1,4 +1,4 @@
-"""STARFlow (Gu et al. 2025): latents, the loss, the inverse, and it under guidance of the deep flow, by Jacobi iterations too."""
+"""STARFlow (Gu et al. 2025): latents, the loss, the inverse, alone, guided, and by Jacobi iterations."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ Symbols: B batch, T tokens of a sample, n tokens of a text before the one that e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from latentc.components.kit.calls import per_sample_mean
 from latentc.components.kit.tokens import rank
 from latentc.ir.builder import Builder, Var
@@ -19,16 +21,26 @@ def counted(b: Builder, tokens: Var, end: int | None) -> Var | None:
     return b.cast(b.less(before, 0.5), to="f32", out="counts")  # type: ignore[no-any-return]
 
 
+def joined(b: Builder, texts: Sequence[tuple[Var, Var]]) -> tuple[Var, Var]:
+    """Texts i64[B, L], each with a mask bool[B, L] of the tokens that count, one behind the other: those come first."""
+    if len(texts) == 1:
+        return texts[0]
+    tokens = b.concat(*(text for text, _ in texts), axis=1, out="prompt")
+    known = b.cast(b.concat(*(mask for _, mask in texts), axis=1), to="f32", out="known")
+    length = int(tokens.shape[1])
+    place = b.cast(b.arange(length), to="f32", out="place")
+    order = b.argsort(b.add(place, (1.0 - known) * float(length), out="key"), out="order")
+    known = b.take_along(known, order, axis=1, out="known")
+    return b.take_along(tokens, order, axis=1, out="prompt"), b.greater(known, 0.5, out="mask")
+
+
 def mean_of_text(b: Builder, losses: Var, tokens: Var, end: int | None) -> Var:
     """f32[B]: the mean of losses f32[B, T] over the tokens of each text."""
     counts = counted(b, tokens, end)
-    return per_sample_mean(b, losses, out="loss") if counts is None else weighted_mean(b, losses, counts)
-
-
-def weighted_mean(b: Builder, losses: Var, weight: Var) -> Var:
-    """f32[B]: the mean of losses f32[B, T] by weights, of which some are above 0."""
-    total = b.sum(losses * weight, axes=(1,), keepdims=False, out="total")
-    return b.div(total, b.sum(weight, axes=(1,), keepdims=False), out="loss")  # type: ignore[no-any-return]
+    if counts is None:
+        return per_sample_mean(b, losses, out="loss")
+    total = b.sum(losses * counts, axes=(1,), keepdims=False, out="total")
+    return b.div(total, b.sum(counts, axes=(1,), keepdims=False), out="loss")  # type: ignore[no-any-return]
 
 
 def inside(b: Builder, tokens: Var, end: int | None) -> Var:

@@ -1,4 +1,4 @@
-"""Classes by the tokens of their names, which the table of the tokens embeds.
+"""Classes by the tokens of their names, which the table of the tokens embeds, and scores of two of them.
 
 Symbols: B batch, L tokens of the longest name.
 """
@@ -6,14 +6,15 @@ Symbols: B batch, L tokens of the longest name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.condition import Entry
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 Token = Annotated[int, Field(ge=0, le=16_777_215)]
 ClassTokens = tuple[Token | tuple[Token, ...], ...]
@@ -57,3 +58,22 @@ def named(b: Builder, rows: Rows, y: Var) -> tuple[Var, Var | None]:
     counts = np.array([[float(i < len(row)) for i in range(length)] for row in rows], np.float32)
     code = b.take(b.constant(names), y, axis=0, out="code")
     return code, None if counts.all() else b.take(b.constant(counts), y, axis=0, out="counts")
+
+
+@cache
+def weigh(biased: bool) -> BlockBody:
+    """Scores f32[B, 2] of a class and the other one, times a learned number; `biased`: plus one of each class."""
+
+    @module_class("LanguageModel", "weigh")
+    def weigh(b: Builder, scores: Var, *y: Var, **static: Any) -> Var:
+        scores = b.mul(scores, b.param("logit_scale", f32(1, 1), "ones"), out="scores")
+        for own in y:
+            table = b.reshape(b.param("class_bias", f32(1, 2), "zeros"), shape=(2, 1))
+            both = [b.take(table, c, axis=0) for c in (own, b.op("sub", 1, own))]
+            scores = b.add(scores, b.concat(*both, axis=1, out="bias"), out="scores")
+        return scores
+
+    weigh.body.__doc__ = "Scores of a class and the other one, times the learned number" + (
+        ", and that of each class added." if biased else "."
+    )
+    return weigh

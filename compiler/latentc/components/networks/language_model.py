@@ -19,9 +19,10 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Condition, Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
+from latentc.components.kit.texts import joined
+from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of, weigh
 from latentc.components.parts import Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
@@ -37,7 +38,8 @@ class LanguageModel(Backbone):
     `prefill`: conditions -> logits f32[B, V] of the first token, caches. `decode`: token i64[B], position i64[] (the
     number of the token that is wanted), caches -> logits f32[B, V], caches. `score`: conditions -> log-probability in
     nats of the prompt's tokens behind the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
-    scores f32[B, 2] of two classes, times a learned number.
+    scores f32[B, 2] of a class and the other one, times a learned number; with `class_bias` it is told the class, too,
+    and adds a number of each.
     """
 
     kind: Literal["language_model"]
@@ -53,6 +55,7 @@ class LanguageModel(Backbone):
         "text; null: a learned embedding of each class",
     )
     logit_scale: bool = Field(False, description="a learned number that scores of classes are multiplied by (GeDi)")
+    class_bias: bool = Field(False, description="a learned number per class that is then added to its score (GeDi)")
     block: Block = Field(description="the block that is repeated; its mixer is causal")
     weights: Weights = Field("normal", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -72,6 +75,11 @@ class LanguageModel(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
+    def told(self, spec: Spec) -> dict[str, Condition]:
+        """In the order in which `conditions` names them, if it does: that of the sequence."""
+        found = super().told(spec)
+        return found if self.conditions is None else {name: found[name] for name in self.conditions if name in found}
+
     def provides(self, spec: Spec) -> frozenset[Capability]:
         prompted = any(entry.form == "array" for entry in self.entries(spec))
         return self.PROVIDES if prompted and self.logit_scale else self.PROVIDES - {"weigh_classes"}
@@ -90,8 +98,10 @@ class LanguageModel(Backbone):
         yield from self.problems_of_conditions(spec)
         entries = self.entries(spec)
         yield from problems_of_names(rows_of(self.class_tokens), tokens.vocabulary, entries)
-        if sum(entry.form == "array" for entry in entries) > 1:
-            yield Problem((), "a language_model goes on from one prompt", "name one in `conditions`")
+        forms = [entry.form for entry in entries]
+        if forms.count("array") > 1 and forms[-forms.count("array") :] != ["array"] * forms.count("array"):
+            message = "something stands between the prompts that a language_model goes on from"
+            yield Problem((), message, "name them last in `conditions`")
         for entry in entries:
             if entry.form == "array":
                 field = spec.data.fields.get(entry.condition.field or entry.name)
@@ -142,7 +152,8 @@ class LanguageModel(Backbone):
         }
         if "weigh_classes" in self.provides(spec):
             signatures["score"] = (told, ("output", "output"))
-            signatures["weigh"] = ((Port("scores", f32(B, 2), "state"),), ("output",))
+            which = (Port("y", i64(B), "condition", 2),) if self.class_bias else ()
+            signatures["weigh"] = ((Port("scores", f32(B, 2), "state"), *which), ("output",))
         methods = {
             method: add_method(mb, name, method, _METHODS[method](self, entries, before), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
@@ -162,9 +173,12 @@ def _context(
     vocabulary, width = static["vocabulary"], static["width"]
     parts: list[tuple[Var, Var | None]] = []
     prompt: Var | None = None
-    for entry, own in with_operands(entries, operands):
+    told = list(with_operands(entries, operands))
+    for entry, own in told:
         if entry.form == "array":
-            prompt, mask = own
+            if prompt is not None:
+                continue
+            prompt, mask = joined(b, [(text[0], text[1]) for e, text in told if e.form == "array"])
             parts.append((_embedded(b, prompt, vocabulary, width, "prompt_x"), b.cast(mask, to="f32", out="counts")))
         elif (rows := rows_of(config.class_tokens)) is not None:
             code, known = named(b, rows, own[0])
@@ -367,20 +381,10 @@ def _score(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> Bl
     return score
 
 
-@cache
-def _weigh(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> BlockBody:
-    @module_class("LanguageModel", "weigh")
-    def weigh(b: Builder, scores: Var, **static: Any) -> Var:
-        """Scores of classes, times the learned number."""
-        return b.mul(scores, b.param("logit_scale", f32(1, 1), "ones"), out="scores")  # type: ignore[no-any-return]
-
-    return weigh
-
-
 _METHODS: dict[str, Callable[[LanguageModel, tuple[Entry, ...], int], BlockBody]] = {
     "forward": _forward,
     "prefill": _prefill,
     "decode": _decode,
     "score": _score,
-    "weigh": _weigh,
+    "weigh": lambda config, entries, before: weigh(config.class_bias),
 }

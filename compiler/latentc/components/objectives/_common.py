@@ -80,13 +80,13 @@ def smoothed(b: Builder, losses: Var, logits: Var, weight: float) -> Var:
     return b.add(losses * (1 - weight), uniform * weight, out="losses")  # type: ignore[no-any-return]
 
 
-def mean_of_hidden(b: Builder, losses: Var, hidden: Var) -> Var:
-    """f32[B]: sums of losses f32[B, T] where `hidden` f32[B, T] is 1, over the mean number of such tokens of a sample.
+def mean_of_counted(b: Builder, losses: Var, counts: Var) -> Var:
+    """f32[B]: sums of losses f32[B, T] where `counts` f32[B, T] is 1, over the mean number of such tokens of a sample.
 
-    Its mean counts every hidden token of the batch alike, as published code does.
+    Its mean counts every such token of the batch alike, as published code does.
     """
-    count = b.mean(b.sum(hidden, axes=(1,), keepdims=False), axes=(0,), keepdims=False, out="count")
-    return b.div(b.sum(losses * hidden, axes=(1,), keepdims=False), count, out="loss")  # type: ignore[no-any-return]
+    count = b.mean(b.sum(counts, axes=(1,), keepdims=False), axes=(0,), keepdims=False, out="count")
+    return b.div(b.sum(losses * counts, axes=(1,), keepdims=False), count, out="loss")  # type: ignore[no-any-return]
 
 
 def hidden_share(b: Builder, schedule: ShareSchedule, u: Var) -> Var:

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.texts import mean_of_text
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
@@ -24,7 +25,7 @@ class ClassTokens(Objective):
     """lambda L_g + (1 - lambda) L_d (Krause et al. 2020, arXiv:2009.06367, equation 9).
 
     L_g is the cross-entropy of the tokens under their class, in nats per token, L_d that of the class by Bayes' rule
-    from the cross-entropies under both.
+    from the cross-entropies under both. Of texts that end, the tokens count up to the one that ends it.
     """
 
     kind: Literal["class_tokens"]
@@ -62,12 +63,13 @@ class ClassTokens(Objective):
         def log_p(told: Mapping[str, Var], out: str) -> Var:
             """Mean log-probability of the tokens, f32[B]."""
             logits = call(b, network, "forward", told, state=given, out="logits")
-            return b.neg(per_sample_mean(b, token_losses(b, logits, tokens)), out=out)  # type: ignore[no-any-return]
+            losses = token_losses(b, logits, tokens)
+            return b.neg(mean_of_text(b, losses, tokens, spec.data.modelled.end), out=out)  # type: ignore[no-any-return]
 
         own = log_p(told, "own")
         other = log_p({**told, "y": b.op("sub", 1, told["y"], out="other_y")}, "other")
         pair = b.concat(b.reshape(own, shape=(B, 1)), b.reshape(other, shape=(B, 1)), axis=1, out="scores")
-        pair = call(b, network, "weigh", {}, state=pair, out="scores")
+        pair = call(b, network, "weigh", told, state=pair, out="scores")
         first = b.reshape(b.slice(pair, axis=1, start=0, stop=1), shape=(B,))
         discriminative = b.op("sub", b.logsumexp(pair, axis=1), first, out="discriminative")
         generative = b.neg(own, out="generative")

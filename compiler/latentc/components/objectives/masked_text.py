@@ -15,7 +15,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.texts import hidden_words, inside
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import mean_of_hidden, publish
+from latentc.components.objectives._common import mean_of_counted, publish
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
@@ -74,7 +74,7 @@ class MaskedText(Objective):
         losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length), out="losses")
         # A text without tokens has none to predict, and no loss.
         weight = b.add(b.cast(hidden, to="f32"), 1e-9, out="weight")
-        b.output(mean_of_hidden(b, losses, weight))
+        b.output(mean_of_counted(b, losses, weight))
         b.finish("The cross-entropy of hidden tokens in nats per token, one value per sample.")
         draws = (*(Draw(name, "uniform") for name in "uvw"), *conditions.draws())
         return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))

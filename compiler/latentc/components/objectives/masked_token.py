@@ -17,7 +17,7 @@ from latentc.components.objective import Objective
 from latentc.components.objectives._common import (
     ShareSchedule,
     hidden_share,
-    mean_of_hidden,
+    mean_of_counted,
     publish,
     smoothed,
     token_losses,
@@ -112,7 +112,7 @@ class MaskedToken(Objective):
         if self.visible:
             b.output(b.mean(losses, axes=(1,), keepdims=False, out="loss"))
         else:
-            b.output(mean_of_hidden(b, losses, b.cast(masked, to="f32", out="weight")))
+            b.output(mean_of_counted(b, losses, b.cast(masked, to="f32", out="weight")))
         tokens_of_loss = "all" if self.visible else "masked"
         b.finish(f"The cross-entropy of {tokens_of_loss} tokens in nats per token, one value per sample.")
         draws = (

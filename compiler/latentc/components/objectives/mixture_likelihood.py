@@ -15,7 +15,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.kit.mixtures import Mixture
 from latentc.components.kit.patches import patchify
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import ShareSchedule, hidden_share, mean_of_hidden, publish
+from latentc.components.objectives._common import ShareSchedule, hidden_share, mean_of_counted, publish
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
 
@@ -73,7 +73,7 @@ class MixtureLikelihood(Objective):
         if hidden is None:
             b.output(b.neg(b.mean(found, axes=(1,), keepdims=False), out="loss"))
         else:
-            b.output(mean_of_hidden(b, b.neg(found), hidden))
+            b.output(mean_of_counted(b, b.neg(found), hidden))
         b.finish("The negative log-likelihood in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("x", *conditions.fields), (*draws, *conditions.draws()), self.trained(spec))
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.orders import in_reading_order
-from latentc.components.kit.texts import mean_of_text
+from latentc.components.kit.texts import counted
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, smoothed, token_losses
+from latentc.components.objectives._common import mean_of_counted, publish, smoothed, token_losses
 from latentc.components.parts import Fraction
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class NextToken(Objective):
     """Cross-entropy of every token given the class and the tokens before it, in nats.
 
-    Of texts that end, the tokens count up to the one that ends it.
+    Of texts that end, the tokens count up to the one that ends it, and all of a batch alike, as in Hugging Face's
+    transformers and fairseq.
     """
 
     kind: Literal["next_token"]
@@ -68,6 +69,7 @@ class NextToken(Objective):
         losses = token_losses(b, logits, tokens)
         if self.smoothing:
             losses = smoothed(b, losses, logits, self.smoothing)
-        b.output(mean_of_text(b, losses, tokens, spec.data.modelled.end))
+        counts = counted(b, tokens, spec.data.modelled.end)
+        b.output(per_sample_mean(b, losses, out="loss") if counts is None else mean_of_counted(b, losses, counts))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens", *conditions.fields), tuple(draws), self.trained(spec))

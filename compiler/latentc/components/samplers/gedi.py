@@ -5,11 +5,12 @@ Symbols: B batch, T tokens of a sample, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from math import log
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
@@ -43,6 +44,7 @@ class Gedi(Autoregressive):
         1.0, ge=1, description="divides positive logits of tokens that came before, and multiplies negative ones"
     )
     penalty_scale: float = Field(10.0, ge=0, description="the largest logit, before that penalty")
+    bias: float = Field(0.0, description="added to the score of the class, before the other's is compared with it")
     guidance: None = Field(None, description="the discriminator guides instead")  # type: ignore[assignment]
     temperature: float = Field(0.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gedi", "weight": 3.0, "repetition_penalty": 1.2}
@@ -74,15 +76,17 @@ class Gedi(Autoregressive):
         names = " ".join(port.role if port.role == "cache" else "logits" for port in other.methods["prefill"].outputs)
         opinions, *others = call(b, other, "prefill", both, out=names)
         count = b.split(count, axis=0, sizes=(B, B), out="count count_2")[0]
-        said = self._said(b, told, logits) if self.repetition_penalty > 1 else []
+        continued = {port.name for port in main.methods["prefill"].inputs}
+        said = self._said(b, told, logits, continued) if self.repetition_penalty > 1 else []
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
-        token, *state = self._next(b, other, logits, opinions, score, count, said, weight, first)
+        y = [told["y"]] if other.methods["weigh"].inputs_of("condition") else []
+        token, *state = self._next(b, other, logits, opinions, score, count, said, (weight, *y), first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
         if length > 1:
             rows = [b.slice(u, axis=0, start=1, stop=length, out="u_rest")] if u else []
             body = partial(self._both_step, main, other, len(caches), len(state))
             carried = [token, *state, *caches, *others]
-            outs = b.loop(f"{entry}.decode", length - 1, body, invariants=[weight], carried=carried, tables=rows)
+            outs = b.loop(f"{entry}.decode", length - 1, body, invariants=[weight, *y], carried=carried, tables=rows)
             tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
         b.output(b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0])
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens, led by the discriminator.")
@@ -99,12 +103,12 @@ class Gedi(Autoregressive):
             found[name] = b.concat(x, other, axis=0, out=name)
         return found
 
-    def _said(self, b: Builder, told: Operands, logits: Var) -> list[Var]:
-        """[f32[B, V]]: 1 for tokens of the prompt."""
+    def _said(self, b: Builder, told: Operands, logits: Var, continued: Collection[str]) -> list[Var]:
+        """[f32[B, V]]: 1 for tokens of the prompt that the first model goes on from."""
         size = int(logits.shape[1])
         found = b.fill_like(logits, 0.0)
         for name, x in told.items():
-            if x.type.dtype == "i64" and x.type.rank == 2:
+            if x.type.dtype == "i64" and x.type.rank == 2 and name in continued:
                 batch, length = x.shape
                 same = b.equal(b.reshape(x, shape=(batch, length, 1)), b.arange(size))
                 known = b.cast(told[f"{name}_mask"], to="f32")
@@ -135,7 +139,7 @@ class Gedi(Autoregressive):
         operands = {"token": b.concat(token, token, axis=0), "position": position, "cache": others}
         opinions, *others = call(b, other, "decode", {}, out=names, **operands)
         u = rows[0] if rows else None
-        token, *found = self._next(b, other, logits, opinions, score, count, said, kept[0], u)
+        token, *found = self._next(b, other, logits, opinions, score, count, said, kept, u)
         return (token, *found, *own, *others), (token,)
 
     def _next(
@@ -147,17 +151,27 @@ class Gedi(Autoregressive):
         score: Var,
         count: Var,
         said: Sequence[Var],
-        weight: Var,
+        kept: Sequence[Var],
         u: Var | None,
     ) -> list[Var]:
-        """The next token i64[B], both scores with it f32[2 B], the tokens scored f32[B], and those said f32[B, V]."""
+        """The next token i64[B], both scores with it f32[2 B], the tokens scored f32[B], and those said f32[B, V].
+
+        `kept`: the weight f32[B], and the class i64[B] if the discriminator has to know it to weigh scores.
+        """
         batch, size = logits.shape
+        weight, *y = kept
         count = b.add(count, 1.0, out="count")
         scores = b.add(_log_softmax(b, opinions), b.reshape(score, shape=(2 * batch, 1)), out="scores")
         for_class, against = b.split(scores, axis=0, sizes=(batch, batch), out="for_class against")
         per_token = [b.div(x, b.reshape(count, shape=(batch, 1)), out="per_token") for x in (for_class, against)]
         stacked = b.concat(*(b.reshape(x, shape=(batch * size, 1)) for x in per_token), axis=1, out="pairs")
-        weighed = call(b, other, "weigh", {}, state=stacked, out="weighed")
+        told = {}
+        for c in y:
+            every = b.broadcast_to(b.reshape(c, shape=(batch, 1)), shape=(batch, size), out="y")
+            told["y"] = b.reshape(every, shape=(batch * size,), out="y")
+        weighed = call(b, other, "weigh", told, state=stacked, out="weighed")
+        if self.bias:
+            weighed = b.add(weighed, b.constant(np.array([self.bias, 0.0], np.float32), out="bias"), out="weighed")
         own = b.reshape(b.slice(weighed, axis=1, start=0, stop=1), shape=(batch, size))
         total = b.reshape(b.logsumexp(weighed, axis=1), shape=(batch, size))
         log_class = b.op("sub", own, total, out="log_class")
