@@ -34,7 +34,7 @@ MODELS = {
             "backbone.width=16",
             "sampler.steps=3",
             "data.first_stage.scale=0.5",
-            "data.first_stage.shift=0.25",
+            "data.first_stage.shift=[0.25, -0.5, 0, 1]",
         ],
     ),
     "tokens": (
@@ -98,7 +98,7 @@ def test_samples_are_decoded(system: System) -> None:
     assert (output.output.medium, output.output.shape) == ("image", (3, 8, 8))
     images = pipe.sample([0, 1, 2], seeds=5)
     size = "[3, 8, 8]"
-    z = codes / 0.5 + 0.25 if system.kind == "latents" else codes
+    z = codes / 0.5 + np.reshape([0.25, -0.5, 0, 1], (4, 1, 1)) if system.kind == "latents" else codes
     overrides = [f"data.shape={size}"]
     expected = api.forward(system.stage, system.first_stage, {"z": z}, overrides=overrides, method="decode")
     assert error(images, expected) < 1e-4
@@ -143,6 +143,7 @@ def test_a_first_stage_that_does_not_fit(tmp_path: Path) -> None:
         (["data.first_stage.spec=sd_vea"], "E0210", "sd_vae"),
         (["data.first_stage.spec=sit"], "E0302", "not the spec of an autoencoder"),
         (["data.first_stage={spec: vq_f16}"], "E0302", "makes tokens"),
+        (["data.first_stage.shift=[1, 2, 3]"], "E0305", "give one for each channel"),
         (["data.shape=[3, 32, 32]", "data.first_stage.weights=vae"], "E0302", "[4, 32, 32]"),
     ):
         with pytest.raises(DiagnosticError, match=code) as caught:

@@ -575,6 +575,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("f32", "main"): 103_880_131,
             ("kl16", "main"): 66_456_019,
             ("z16", "main"): 83_819_683,
+            ("va16", "main"): 69_836_067,  # VA-VAE's paper: 70 M
         },
     ),
     "ppap": (

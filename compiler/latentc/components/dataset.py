@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field as Option
 
 from latentc.components.fields import AxisName, ClassNames, Field, Medium, Size, Tokens
-from latentc.components.first_stage import FirstStage
+from latentc.components.first_stage import FIRST_STAGE, FirstStage
 from latentc.components.parts import Part, Problem
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Data(Part):
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What is subtracted from the latents of the first stage, and the factor after that, per channel or for all."""
         stage = self.first_stage
-        return ((0.0,), (1.0,)) if stage is None else ((stage.shift,), (stage.scale,))
+        return ((0.0,), (1.0,)) if stage is None else stage.normalisation
 
     def held_out(self) -> Data:
         """Data to judge samples by: what training does not see, if it is known; else the data themselves."""
@@ -120,6 +120,10 @@ class Data(Part):
         return Field(shape=shape, medium="image" if pixels else "array")
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        for name, numbers in zip(("shift", "scale"), self.normalisation, strict=True):
+            if self.first_stage is not None and len(numbers) not in (1, *(self.shape or ())[:1]):
+                message = f"{len(numbers)} numbers, and the latents are {self.words}"
+                yield Problem((FIRST_STAGE, name), message, "give one for each channel, or one for all")
         for name, field in self.fields_.items():
             for key, message, mend in field.faults():
                 yield Problem(("fields", name, key), message, mend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field
 
@@ -13,6 +14,9 @@ FIRST_STAGE = "first_stage"
 """Name of its network in programs, weights files and projects."""
 
 
+Factor = Annotated[float, Field(gt=0)]
+
+
 class FirstStage(Closed):
     """An autoencoder: training reads the codes of images, and the samples of programs are decoded."""
 
@@ -21,8 +25,18 @@ class FirstStage(Closed):
     weights: str | None = Field(None, description="its weights: a file or folder; null: samples stay latents or tokens")
     names: str | None = Field(None, description="name map of that spec for the weights; null: latentc's own names")
     key: str | None = Field(None, description="state dict to take from a checkpoint (`ema`); null: the one that fits")
-    shift: float = Field(0.0, description="subtracted from latents before `scale` (FLUX: 0.1159)")
-    scale: float = Field(1.0, gt=0, description="factor on latents that brings them to about unit variance")
+    shift: float | tuple[float, ...] = Field(
+        0.0, description="subtracted from latents before `scale` (FLUX: 0.1159); a list: by channel"
+    )
+    scale: Factor | tuple[Factor, ...] = Field(
+        1.0, description="factor on latents that brings them to about unit variance; a list: by channel"
+    )
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Shift and scale, of each channel or one for all."""
+        one = lambda value: value if isinstance(value, tuple) else (value,)  # noqa: E731
+        return one(self.shift), one(self.scale)
 
 
 @dataclass(frozen=True)
