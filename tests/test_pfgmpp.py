@@ -128,29 +128,34 @@ def test_the_loss_draws_the_kernel() -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["pfgmpp", "edm"])
-def test_stable_targets_are_posterior_means_of_the_batch(kind: str) -> None:
-    """The network's error against E[x0 | x_t], the mean of the class's samples under the densities of the noise."""
+@pytest.mark.parametrize(("kind", "reference"), [("pfgmpp", 1), ("edm", 1), ("pfgmpp", 2)])
+def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: int) -> None:
+    """The network's error against E[x0 | x_t], the mean of the class's samples under the densities of the noise.
+
+    With a `reference` it is trained on the first of the batch.
+    """
     process = "{kind: pfgmpp, extra_dimensions: 128}" if kind == "pfgmpp" else "{kind: edm}"
     objective = f"objective={{kind: diffusion, process: {process}, predicts: preconditioned, stable_target: true}}"
+    objective = objective.replace("stable_target: true", f"stable_target: true, reference: {reference}")
     lowered = lower(load_spec("pfgmpp", None, [*TINY, objective]))
     params, rng, count = network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 6
     held = {name: rng.normal(size=param.type.shape) * 0.2 for name, param in params.items()}
     oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in held.items()})
-    x, z, y = rng.normal(size=(count, 1, 8, 8)) * 0.1, rng.normal(size=(count, 1, 8, 8)), np.arange(count) % 2
+    x, y, count = rng.normal(size=(count, 1, 8, 8)) * 0.1, np.arange(count) % 2, count // reference
+    z = rng.normal(size=(count, 1, 8, 8))
     given = {"x": x, "noise": z, "y": y, "u": np.linspace(-1, 2, count), "share": np.full(count, 0.4)}
     found = oracle.run("loss.terms", *(given[v.name] for v in lowered.module.entry("loss.terms").inputs))[0]
     sigma, n = np.exp(1.2 * given["u"] - 1.2), 64
     if kind == "pfgmpp":  # N < D: the share is of R^2
         radius = np.sqrt(128 * 0.4 / 0.6)
         z = z / np.linalg.norm(z.reshape(count, -1), axis=1)[:, None, None, None] * radius
-    x_t = x + sigma[:, None, None, None] * z
+    x_t = x[:count] + sigma[:, None, None, None] * z
     for i in range(count):
         distance = ((x_t[i] - x) ** 2).sum(axis=(1, 2, 3))
         r2 = 128 * sigma[i] ** 2
         log = -(n + 128) / 2 * np.log(distance + r2) if kind == "pfgmpp" else -distance / (2 * sigma[i] ** 2)
         likely = np.exp(log - log.max()) * (y == y[i])
-        mean = (likely[:, None] * x.reshape(count, -1)).sum(0).reshape(1, 8, 8) / likely.sum()
+        mean = (likely[:, None] * x.reshape(len(x), -1)).sum(0).reshape(1, 8, 8) / likely.sum()
         deviation = np.sqrt(sigma[i] ** 2 + 0.25)
         told = np.array([np.log(sigma[i]) / 4])
         network = Interpreter(lowered.module, held)
@@ -158,7 +163,20 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str) -> None:
         denoised = 0.25 / deviation**2 * x_t[i] + sigma[i] * 0.5 / deviation * out[0]
         weight = (sigma[i] ** 2 + 0.25) / (sigma[i] * 0.5) ** 2
         assert abs(found[i] / (weight * np.mean((denoised - mean) ** 2)) - 1) < 1e-5
-    assert np.abs(mean - x[-1]).max() > 0.05  # not the sample itself
+    assert np.abs(mean - x[count - 1]).max() > 0.05  # not the sample itself
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["objective.stable_target=false"], "are for stable targets"),
+        (["train.batch_size=9"], "a batch of 9 is not 4 times"),
+        (["objective.sample_weight={field: y}"], "fields of all samples"),
+    ],
+)
+def test_what_a_reference_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(DiagnosticError, match=says):
+        load_spec("pfgmpp", None, [*TINY, "objective.stable_target=true", "objective.reference=4", *overrides])
 
 
 def test_stable_targets_refuse_other_conditions() -> None:

@@ -260,10 +260,11 @@ def drop_path(x: Tensor, rate: Tensor | float, training: bool) -> Tensor:
 def posterior_mean(
     x: Tensor, data: Tensor, level: Tensor, group: Tensor | None = None, extra: float | None = None
 ) -> Tensor:
-    """Mean of data [B, ...] for each of x [B, ...], weighted by how likely noise of `level` [B] leads to x.
+    """Mean of data [N, ...] for each of x [B, ...], weighted by how likely noise of `level` [B] leads to x.
 
-    The noise is normal, or that of a Poisson flow in `extra` further dimensions. Data of another `group` [B]
-    does not count. Differences between samples are small against these: all is in float32 or better.
+    The noise is normal, or that of a Poisson flow in `extra` further dimensions. Data of another `group` [N]
+    does not count; x has the groups of the first B. Differences between samples are small against these: all
+    is in float32 or better.
     """
     with torch.autocast(x.device.type, enabled=False):
         near, far = x.flatten(1), data.flatten(1)
@@ -273,7 +274,7 @@ def posterior_mean(
         else:
             logits = torch.log1p(scaled / extra) * (-(near.shape[1] + extra) / 2)
         if group is not None:
-            logits = logits.masked_fill(group[:, None] != group, -math.inf)
+            logits = logits.masked_fill(group[: len(x), None] != group, -math.inf)
         return (logits.softmax(dim=1) @ far).view_as(x)
 
 

@@ -311,15 +311,16 @@ def pool_choice(d: Draw) -> Case:
 @case("posterior_mean")
 def posterior_mean(d: Draw) -> Case:
     lead, size, extra = d.lead(), d.int(1, 3), 3.0 if d.flag() else None
+    every = lead * d.int(1, 3)
 
     def reference(x: Any, data: Any, level: Any, *group: Any) -> Any:
         scaled = ((x[:, None] - data) ** 2).sum(-1) / level[:, None] ** 2
         likely = torch.exp(-scaled / 2) if extra is None else (1 + scaled / extra) ** (-(size + extra) / 2)
-        likely = likely * (group[0][:, None] == group[0]) if group else likely
+        likely = likely * (group[0][: len(x), None] == group[0]) if group else likely
         return likely @ data / likely.sum(1, keepdim=True)
 
-    operands = [d.floats(lead, size), d.floats(lead, size), d.floats(lead, low=0.5)]
-    operands += [d.ints(lead, high=2)] if d.flag() else []
+    operands = [d.floats(lead, size), d.floats(every, size), d.floats(lead, low=0.5)]
+    operands += [d.ints(every, high=2)] if d.flag() else []
     return Case(operands, reference, {} if extra is None else {"extra": extra})
 
 

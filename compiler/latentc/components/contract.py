@@ -372,6 +372,7 @@ class Update:
     metrics begin with it (`generator/loss`). `repeats` are the optimiser steps, each on samples of its own,
     but all on the same if there is a `rollout`.
     `batch_multiple` is the batch size as a multiple of `train.batch_size`; it is 1 if the loss reads data.
+    The loss is given `reference` times as many samples of data as draws: it trains on the first of them.
     It is made in steps from `start` on, counted from 0, and of these in every `every`-th. A loss with an input
     `training_step` i64[] is told the step.
     """
@@ -384,6 +385,7 @@ class Update:
     name: str = ""
     repeats: int = 1
     batch_multiple: int = 1
+    reference: int = 1
     partial: bool = False
     rollout: Rollout | None = None
     start: int = 0

@@ -277,12 +277,14 @@ def _helpers(functions: Functions, *records: str) -> list[str]:
 
 def _draws(update: Update, loss: Function, name: str) -> str:
     types = {v.name: v.type for v in loss.inputs}
-    multiple = int(update.batch_multiple)
+    multiple, reference = int(update.batch_multiple), int(update.reference)
     count = "`size`" if multiple == 1 else f"{multiple} * `size`"
+    count = count if reference == 1 else f"`size` // {reference}"
     lines = [
         f"def {name}(size: int, generator: torch.Generator) -> dict[str, Tensor]:",
         f'    """The random inputs of a loss for {count} samples, on the CPU."""',
         *([f"    size *= {multiple}"] if multiple > 1 else []),
+        *([f"    size //= {reference}"] if reference > 1 else []),
         "    return {",
     ]
     for d in update.draws:

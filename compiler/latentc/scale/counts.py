@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from fractions import Fraction
 
 from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
@@ -79,11 +80,13 @@ def count(spec: Spec, lowered: Lowered) -> Counts:
             Activations(lowered.module, update.networks, autocast, recompute, matrix_only)
             for recompute, matrix_only in ((False, False), (True, False), (False, True))
         ]
-        times, sam = update.repeats * update.batch_multiple, any(_optimizer(spec, n).sam for n in update.networks)
+        times = Fraction(update.repeats * update.batch_multiple, update.reference)
+        sam = any(_optimizer(spec, n).sam for n in update.networks)
         forward, backward, _ = made[0].flops_of_loss(update.loss)
-        flops += times * (forward + backward) * (2 if sam else 1)
-        again += times * made[1].flops_of_loss(update.loss)[2] * (2 if sam else 1)
-        savings.append([update.batch_multiple * activations.of_loss(update.loss) for activations in made])
+        flops += int(times * (forward + backward) * (2 if sam else 1))
+        again += int(times * made[1].flops_of_loss(update.loss)[2] * (2 if sam else 1))
+        part = Fraction(update.batch_multiple, update.reference)
+        savings.append([int(part * activations.of_loss(update.loss)) for activations in made])
     eager, recompute, compiled = (max(column) for column in zip(*savings, strict=True))
     return Counts(_weights(spec, lowered), Saving(eager, recompute, compiled), flops, again, _data_bytes(spec))
 

@@ -156,6 +156,11 @@ class DenoisingObjective(Objective):
         return tuple(name for term in self.further_terms for name in term.trains)
 
     @property
+    def reference_batches(self) -> int:
+        """Samples of data per sample that the network is trained on."""
+        return 1
+
+    @property
     def weighing(self) -> SampleWeight | None:
         """How samples are weighed."""
         return None
@@ -168,8 +173,12 @@ class DenoisingObjective(Objective):
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)
         b = mb.function("loss.terms")
-        x0 = b.input("x", network.methods["forward"].input("state").type)
-        given = conditions.inputs(b, by_field=True)
+        state, times = network.methods["forward"].input("state").type, self.reference_batches
+        every = b.input("x", f32(times * B, *state.shape[1:]))
+        for name in conditions.fields if times > 1 else ():
+            b.input(name, i64(times * B))  # a label, the only condition that goes with a reference
+        whole = conditions.inputs(b, by_field=True)
+        x0, given = self._trained_on(b, every), {name: self._trained_on(b, v) for name, v in whole.items()}
         weight = None if self.weighing is None else self.weighing.field
         fields = [name for term in self.further_terms for name in term.fields]
         read = dict.fromkeys([*fields, *([weight] if weight and weight not in conditions.fields else [])])
@@ -188,7 +197,7 @@ class DenoisingObjective(Objective):
         made = made if isinstance(made, tuple) else (made,)
         out, features = made[0], [v for v, port in zip(made, results, strict=True) if port.role == "features"]
         out = out if target.coupling is None else target.coupling.confined(b, out, full)
-        true, noise = self.truth(b, target, at, x0, given)
+        true, noise = self.truth(b, target, at, every, whole)
         terms = self.terms(b, target, at.point, true, at.x_t, noise, out, at.t)
         terms = self.weighed(b, networks, at.told, terms)
         if self.weighing is not None and weight is not None:
@@ -207,7 +216,13 @@ class DenoisingObjective(Objective):
         b.output(*terms)
         b.finish(self.says())
         draws = (*at.draws, *conditions.drawn(), *conditions.draws(), *own_draws, *remember, *more.values())
-        return publish(mb, names, ("x", *conditions.fields, *read), draws, self.trained(spec))
+        updates = publish(mb, names, ("x", *conditions.fields, *read), draws, self.trained(spec))
+        return tuple(replace(update, reference=times) for update in updates)
+
+    def _trained_on(self, b: Builder, v: Var) -> Var:
+        """The first of `reference_batches` equal parts of v."""
+        times = self.reference_batches
+        return v if times == 1 else b.split(v, axis=0, sizes=(B, (times - 1) * B), out=f"{v.value.name} others")[0]  # type: ignore[no-any-return]
 
     def _memory(self, b: Builder, network: Network, told: Operands, at: Noised) -> tuple[list[Var], tuple[Draw, ...]]:
         """What a network with memory is given, and the draw that decides for which samples it is not empty."""
@@ -226,7 +241,10 @@ class DenoisingObjective(Objective):
     def truth(
         self, b: Builder, target: Parameterization, at: Noised, x0: Var, fields: Mapping[str, Var]
     ) -> tuple[Var, Var]:
-        """The data and the noise that predictions are compared with; `fields` are those that conditions read."""
+        """The data and the noise that predictions are compared with; `fields` are those that conditions read.
+
+        x0 and the fields are of the whole batch, of which the loss may train on the first part.
+        """
         return x0, at.noise
 
     def says(self) -> str:

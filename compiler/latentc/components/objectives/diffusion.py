@@ -170,6 +170,13 @@ class Diffusion(DiffusionLoss):
         "weighted by how likely they did, in place of the sample that did (stable target fields, Xu et al. 2023, "
         "arXiv:2302.00670); the larger the batch, the less the target varies",
     )
+    reference: int = Field(
+        1,
+        gt=0,
+        le=1_024,
+        description="samples of the batch per sample that the network is trained on, which are its first: the others "
+        "are in the means of `stable_target` alone",
+    )
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
         (), max_length=16, description="terms that are added to the loss"
     )
@@ -181,11 +188,17 @@ class Diffusion(DiffusionLoss):
         return self.further
 
     @property
+    def reference_batches(self) -> int:
+        return self.reference
+
+    @property
     def weighing(self) -> SampleWeight | None:
         return self.sample_weight
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
+        if self.reference > 1:
+            yield from self._problems_of_reference(spec)
         if self.stable_target:
             if self.learns_variance:
                 message = "the bound of a learned variance is of single samples, not of means over a batch"
@@ -204,6 +217,25 @@ class Diffusion(DiffusionLoss):
             message = "the likelihood is bounded by a squared error alone"
             yield Problem(("weighting",), message, "leave out `error_norm`, `variance` and `uncertainty`")
 
+    def _problems_of_reference(self, spec: Spec) -> Iterator[Problem]:
+        """Samples that no mean reads, a batch that does not divide, terms of all samples."""
+        if not self.stable_target:
+            yield Problem(
+                ("reference",), "samples beside those trained on are for stable targets", "set `stable_target: true`"
+            )
+        if spec.train.batch_size % self.reference:
+            message = (
+                f"a batch of {spec.train.batch_size} is not {self.reference} times as many samples as are trained on"
+            )
+            yield Problem(("reference",), message, "choose a `train.batch_size` that it divides")
+        for name in ("further", "sample_weight", "self_conditioning"):
+            if getattr(self, name):
+                yield Problem(
+                    (name,),
+                    "it reads fields of all samples, and some are not trained on",
+                    "leave it out, or `reference`",
+                )
+
     def truth(
         self, b: Builder, target: Parameterization, at: Noised, x0: Var, fields: Mapping[str, Var]
     ) -> tuple[Var, Var]:
@@ -212,7 +244,7 @@ class Diffusion(DiffusionLoss):
         alpha, sigma = at.point.alpha, at.point.sigma
         still = isinstance(alpha, float) and alpha == 1.0
         kernel = target.process.kernel([int(size) for size in x0.shape[1:]])
-        level = b.reshape(sigma if still else sigma / alpha, shape=(x0.shape[0],), out="level")
+        level = b.reshape(sigma if still else sigma / alpha, shape=(at.x_t.shape[0],), out="level")
         labels = [
             b.argmax(y, axis=1, out="label") if y.type.is_float else y for y in fields.values()
         ]  # of one-hot ones

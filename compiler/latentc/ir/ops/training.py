@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.row import Array, Attrs, Op, check_momentum, need, shaped
-from latentc.ir.types import TensorType, product
+from latentc.ir.types import Sym, TensorType, product
 
 
 def _noted_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
@@ -49,33 +49,41 @@ def _posterior_mean(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     extra = attrs.get("extra")
     logits = -scaled / 2 if extra is None else -(x.shape[1] + extra) / 2 * np.log1p(scaled / extra)
     if len(xs) > 3:
-        logits = np.where(xs[3][:, None] == xs[3][None], logits, -np.inf)
+        logits = np.where(xs[3][: len(x), None] == xs[3][None], logits, -np.inf)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     mean = (weights / weights.sum(axis=1, keepdims=True)) @ data
     return [mean.reshape(xs[0].shape).astype(xs[0].dtype)]
 
 
 def _posterior_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-    shape, batch, extra = ins[0].shape, ins[0].shape[0], attrs.get("extra")
+    shape, extra = ins[0].shape, attrs.get("extra")
+    batch, every = ins[0].shape[0], ins[1].shape[0]
     size: Any = product(shape[1:])
-    x, data = (b.reshape(v, shape=(batch, size)) for v in ins[:2])
+    x, data = (b.reshape(v, shape=(v.shape[0], size)) for v in ins[:2])
     own = b.sum(x * x, axes=(1,), keepdims=True) - 2.0 * b.matmul(x, b.transpose(data, perm=(1, 0)))
-    theirs = b.reshape(b.sum(data * data, axes=(1,), keepdims=False), shape=(1, batch))
+    theirs = b.reshape(b.sum(data * data, axes=(1,), keepdims=False), shape=(1, every))
     level = b.reshape(ins[2], shape=(batch, 1))
     scaled = b.maximum(own + theirs, 0.0) / (level * level)
     logits = scaled * -0.5 if extra is None else b.log(scaled / extra + 1.0) * (-(int(size) + extra) / 2)
     if len(ins) > 3:
-        same = b.equal(b.reshape(ins[3], shape=(batch, 1)), b.reshape(ins[3], shape=(1, batch)))
+        own = ins[3] if batch == every else b.split(ins[3], axis=0, sizes=(batch, _difference(every, batch)))[0]
+        same = b.equal(b.reshape(own, shape=(batch, 1)), b.reshape(ins[3], shape=(1, every)))
         logits = b.where(same, logits, b.scalar(-1e30, logits))
     return [b.reshape(b.matmul(b.softmax(logits, axis=1), data), shape=shape)]
+
+
+def _difference(every: Any, batch: Any) -> Any:
+    """every - batch, of numbers or of multiples of one run-time size."""
+    return Sym(every.name, every.factor - batch.factor) if isinstance(every, Sym) else every - batch
 
 
 _ROWS = [
     Op(
         "posterior_mean(x, data, level, group?; extra?)",
-        "mean of data [B, ...] for each of x [B, ...], weighted by how likely noise of that level [B] leads to x: "
-        "normal, or that of a Poisson flow in `extra` further dimensions; data of another group [B] does not count",
-        shaped("x [B, C, *space]", "data [B, C, *space]", "level [B]", "i64 group [B]", checks=(_check_extra,)),
+        "mean of data [N, ...] for each of x [B, ...], weighted by how likely noise of that level [B] leads to x: "
+        "normal, or that of a Poisson flow in `extra` further dimensions; data of another group [N] does not count, "
+        "where x has the groups of the first B",
+        shaped("x [B, C, *space]", "data [N, C, *space]", "level [B]", "i64 group [N]", checks=(_check_extra,)),
         _posterior_mean,
         flops=lambda ins, outs, attrs: 4 * ins[0].count(),
         decompose=_posterior_decompose,
