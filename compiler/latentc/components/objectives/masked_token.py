@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,10 @@ from latentc.ir.types import B, Named
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-MaskSchedule = Literal[ShareSchedule, "truncated_normal"]
+MaskSchedule = Literal[ShareSchedule, "truncated_normal", "beta"]
+
+
+Concentration = Annotated[float, Field(gt=0, le=10_000)]
 
 
 class TruncatedNormal(Closed):
@@ -46,12 +49,14 @@ class MaskedToken(Objective):
 
     A fraction `schedule`(u) of each sample's tokens is masked, u uniform in (0, 1): arccos: 2/pi arccos(u)
     (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, root: 1 - sqrt(u), square: 1 - u^2, cubic: 1 - u^3; or a
-    truncated normal one (MAGE, Li et al. 2022, arXiv:2211.09117). At least one token is. Every masked token of a batch
+    truncated normal one (MAGE, Li et al. 2022, arXiv:2211.09117), or one of a beta distribution, rounded to the nearest
+    number of tokens (AutoNAT, Ni et al. 2024, arXiv:2406.05478). At least one token is. Every masked token of a batch
     counts alike.
     """
 
     kind: Literal["masked_token"]
     schedule: MaskSchedule = Field("cosine", description="distribution of the masked fraction")
+    beta: tuple[Concentration, Concentration] = Field((12.0, 3.0), description="parameters of `beta`'s distribution")
     fraction: TruncatedNormal = Field(TruncatedNormal(), description="that distribution for `truncated_normal`")
     independent: bool = Field(
         False,
@@ -92,11 +97,14 @@ class MaskedToken(Objective):
         rank = b.input("v", f32(B, length)) if self.independent else b.input("rank", i64(B, length))
         told = conditions.dropped(b, conditions.operands(b, given))
         tokens = split_digits(b, tokens, port.null, length // count)
-        fraction = u if self.schedule == "truncated_normal" else hidden_share(b, self.schedule, u)
+        drawn = self.schedule == "truncated_normal" or self.schedule == "beta"
+        fraction = u if drawn else hidden_share(b, self.schedule, u)  # type: ignore[arg-type]
         if self.independent:
             masked = b.less(rank, b.reshape(fraction, shape=(B, 1)), out="masked")
         else:
-            most = b.maximum(fraction * float(length), 1.0, out="count")
+            most = b.mul(fraction, float(length), out="most")
+            most = b.floor(most + 0.5, out="most") if self.schedule == "beta" else most
+            most = b.maximum(most, 1.0, out="count")
             masked = b.less(b.cast(rank, to="f32"), b.reshape(most, shape=(B, 1)), out="masked")
         seen = b.where(masked, b.scalar(port.null, tokens), tokens, out="seen")
         if "forward_kept" in network.methods:
@@ -123,6 +131,8 @@ class MaskedToken(Objective):
         return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))
 
     def _draw(self) -> Draw:
+        if self.schedule == "beta":
+            return Draw("u", "beta", dict(zip("ab", self.beta, strict=True)))
         if self.schedule != "truncated_normal":
             return Draw("u", "uniform")
         given, curve = self.fraction, NormalDist(self.fraction.mean, self.fraction.deviation)

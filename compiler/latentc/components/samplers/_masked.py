@@ -15,11 +15,12 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
+from latentc.components.guidance.guidance import scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction, joined_digits, split_digits
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
+from latentc.components.samplers._per_step import Fractions, SteppedGuidance, at_steps, fractions_at, problems_of
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
@@ -35,13 +36,14 @@ MaskSchedule = Literal[Schedule, "log", "exp"]
 class Step:
     """One step as `MaskedSampler.choose` sees it.
 
-    tokens and drawn i64[B, T], logits f32[B, T, V], the rows of the tables by name, the tokens that a request gave as
-    bool[B, T] or None, and what the sampler prepared.
+    tokens and drawn i64[B, T], logits f32[B, T, V] that they were drawn of, and as predicted, the rows of the tables by
+    name, the tokens that a request gave as bool[B, T] or None, and what the sampler prepared.
     """
 
     tokens: Var
     drawn: Var
     logits: Var
+    predicted: Var
     mask: int
     row: Mapping[str, Var]
     kept: Var | None
@@ -108,12 +110,14 @@ class MaskedSampler(Sampler):
     """Starts from masks alone, and predicts all tokens and keeps some of them in each step."""
 
     steps: int = Field(gt=0, le=100_000, description="evaluations of the network")
-    schedule: MaskSchedule = Field(
+    schedule: MaskSchedule | Fractions = Field(
         "arccos",
-        description="how the number of hidden tokens falls over the steps; log and exp depend on how many there are",
+        description="how the number of hidden tokens falls over the steps: arccos, cosine, cubic, linear, power_2.5, "
+        "root, square, log or exp, of which the last two depend on how many there are; or the fraction that is hidden "
+        "after each step but the last",
     )
     top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
-    guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    guidance: SteppedGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
 
     @abstractmethod
@@ -148,10 +152,20 @@ class MaskedSampler(Sampler):
         if spec.data.tokens is not None and self.steps > (most := spec.data.tokens.length * splits):
             message = f"{self.steps} steps for {most} tokens: some would reveal none"
             yield Problem(("steps",), message, f"use {most} steps or fewer")
+        yield from problems_of(("schedule",), self.schedule, self.steps - 1, "step but the last")
+        if self.guidance is not None:
+            yield from problems_of(("guidance", "schedule"), self.guidance.schedule, self.steps, "step")
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def with_steps(self, steps: int) -> MaskedSampler:
-        return self.model_copy(update={"steps": steps})
+        """Lists of numbers per step are interpolated."""
+        changed: dict[str, Any] = {"steps": steps}
+        if not isinstance(self.schedule, str):
+            changed["schedule"] = fractions_at(self.schedule, steps)
+        if self.guidance is not None and not isinstance(self.guidance.schedule, str):
+            weights = at_steps(self.guidance.schedule, steps)
+            changed["guidance"] = self.guidance.model_copy(update={"schedule": weights})
+        return self.model_copy(update=changed)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         return self._program(mb, networks, spec, "sample")
@@ -230,12 +244,12 @@ class MaskedSampler(Sampler):
 
         def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
             (tokens,), at, asked = state, dict(zip(tables, row, strict=True)), request(fixed)
-            logits = asked.logits(b, "forward", at.get("weight"), state=tokens)
+            logits = predicted = asked.logits(b, "forward", at.get("weight"), state=tokens)
             if "sharpness" in at:
                 logits = b.mul(logits, at["sharpness"], out="logits")
             logits = filtered(b, logits, self.top_k, 1.0)
             drawn = draw(b, logits, at["u"], out="drawn")
-            chosen = self.choose(b, Step(tokens, drawn, logits, mask, at, asked.kept, asked.prepared))
+            chosen = self.choose(b, Step(tokens, drawn, logits, predicted, mask, at, asked.kept, asked.prepared))
             return (b.where(chosen, drawn, tokens, out="tokens"),), ()
 
         def body_of_set(b: Builder, i: Var, fixed: Any, state: Any, row: Any, run: Run) -> Any:
@@ -294,8 +308,10 @@ def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int |
     return given, Condition("keep", "array", (length,), "f32")
 
 
-def fraction_of(schedule: MaskSchedule, progress: np.ndarray, length: int) -> np.ndarray:
+def fraction_of(schedule: MaskSchedule | Sequence[float], progress: np.ndarray, length: int) -> np.ndarray:
     """Fraction of `length` tokens that are hidden at each progress, in its dtype."""
+    if not isinstance(schedule, str):
+        return np.asarray([*schedule, 0.0], progress.dtype)
     if schedule != "log" and schedule != "exp":
         return hidden_fraction(schedule, progress)
     with np.errstate(divide="ignore"):
@@ -305,7 +321,11 @@ def fraction_of(schedule: MaskSchedule, progress: np.ndarray, length: int) -> np
 
 
 def known_counts(
-    schedule: MaskSchedule, progress: np.ndarray, length: int, hidden: bool = False, double: bool = False
+    schedule: MaskSchedule | Sequence[float],
+    progress: np.ndarray,
+    length: int,
+    hidden: bool = False,
+    double: bool = False,
 ) -> np.ndarray:
     """i64[N]: tokens known after each step, at least one more per step; in float32, as published code truncates it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +15,14 @@ from latentc.components.parts import Problem
 from latentc.components.sampler import Recall
 from latentc.components.samplers._confident_sets import chosen_set, drawn_set, nth_row
 from latentc.components.samplers._masked import MaskedSampler, Request, Run, Step, fraction_of, known_counts
+from latentc.components.samplers._per_step import (
+    PerStep,
+    Positive,
+    PositivePerStep,
+    at_steps,
+    numbers_of,
+    problems_of,
+)
 from latentc.components.samplers._reuse import Reuse
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
@@ -56,11 +64,18 @@ class Confidence(MaskedSampler):
     guidance_progress: Literal["start", "end"] = Field(
         "start", description="with `progress: end`, guidance grows with i / N (MaskBit), or with (i + 1) / N (RCG)"
     )
-    temperature: float = Field(1.0, gt=0, description="divides the logits")
+    temperature: Positive | PositivePerStep = Field(1.0, description="divides the logits; or a number for each step")
     final_temperature: float | None = Field(
         None, gt=0, description="temperature at progress 1, linear from `temperature` at 0; null: the same throughout"
     )
-    randomness: float = Field(4.5, ge=0, description="factor of the Gumbel noise at progress 0; it falls linearly to 0")
+    randomness: Annotated[float, Field(ge=0)] | PerStep = Field(
+        4.5, description="factor of the Gumbel noise at progress 0; it falls linearly to 0; or its factor in each step"
+    )
+    judged: Literal["drawn", "predicted"] = Field(
+        "drawn",
+        description="logits whose log probabilities are the confidence: those that tokens are drawn of, divided by "
+        "`temperature`, or as the network predicts them (AutoNAT)",
+    )
     random_steps: int = Field(
         0,
         ge=0,
@@ -76,8 +91,15 @@ class Confidence(MaskedSampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
+        yield from problems_of(("temperature",), self.temperature, self.steps, "step")
+        yield from problems_of(("randomness",), self.randomness, self.steps, "step")
+        if isinstance(self.temperature, tuple) and self.final_temperature is not None:
+            yield Problem(("final_temperature",), "each step has a temperature already", "leave it out")
         if self.reuse is None:
             return
+        lists = [n for n in ("temperature", "randomness") if isinstance(getattr(self, n), tuple)]
+        for name in [*lists, *(["judged"] if self.judged == "predicted" else [])]:
+            yield Problem((name,), "steps of a set share those of the first", "leave out `reuse`, or use one number")
         if self.redraw:
             message = "steps of a set evaluate its tokens alone, and known ones are drawn anew"
             yield Problem(("redraw",), message, "leave out either")
@@ -97,10 +119,15 @@ class Confidence(MaskedSampler):
         found = (list(run) for _, run in groupby(sets, lambda ends: ends[1] - ends[0]))
         return [Run(run[0][0], run[-1][1], run[0][1] - run[0][0], self._draw_set) for run in found]
 
+    def with_steps(self, steps: int) -> MaskedSampler:
+        lists = {name: getattr(self, name) for name in ("temperature", "randomness")}
+        changed = {name: at_steps(values, steps) for name, values in lists.items() if isinstance(values, tuple)}
+        return super().with_steps(steps).model_copy(update=changed)
+
     @property
     def noisy(self) -> bool:
         """Whether the choice of tokens is random in some steps."""
-        return self.randomness > 0 or self.random_steps > 0
+        return self.random_steps > 0 or bool(np.any(np.asarray(self.randomness) > 0))
 
     def _left(self, length: int) -> list[int]:
         """Hidden tokens before the first step, and after each."""
@@ -120,6 +147,8 @@ class Confidence(MaskedSampler):
         return known_counts(self.schedule, self.progress_of_steps(), length, self.progress == "end", self.double)
 
     def sharpness_of_steps(self) -> np.ndarray:
+        if isinstance(self.temperature, tuple):
+            return 1 / np.asarray(self.temperature)
         first = self.temperature
         last = first if self.final_temperature is None else self.final_temperature
         return 1 / (first + (last - first) * self.progress_of_steps())
@@ -144,7 +173,8 @@ class Confidence(MaskedSampler):
             for i, (first, stop) in enumerate(sets, 1):
                 progress[first:stop] = i / len(sets)
         if self.noisy:
-            found["noise"] = self.randomness * (1 - progress)
+            listed = isinstance(self.randomness, tuple)
+            found["noise"] = numbers_of(self.randomness, self.steps) * (1 if listed else 1 - progress)
         if self.random_steps:
             at_random = np.arange(self.steps) < self.random_steps
             found["noise"] = np.where(at_random, 1.0, found["noise"])
@@ -164,7 +194,8 @@ class Confidence(MaskedSampler):
 
     def choose(self, b: Builder, step: Step) -> Var:
         hidden = b.equal(step.tokens, step.mask, out="hidden")
-        confidence = self._confidence(b, step.logits, step.drawn, step.row)
+        judged = step.logits if self.judged == "drawn" else step.predicted
+        confidence = self._confidence(b, judged, step.drawn, step.row)
         confidence = b.where(hidden, confidence, b.scalar(_KNOWN, confidence), out="confidence")
         count = self._known(b, step, hidden)
         first = b.less(rank(b, b.neg(confidence)), count, out="first")
