@@ -244,7 +244,7 @@ SYSTEMS: dict[str, Tiny] = {
             *(*DIGITS, *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "patch=2", "side=2", "buffer=4"))),
             *under("networks.head", ("width=16", "depth=1", "block.mixer.heads=2")),
             *under("networks.pivot_head", ("width=16", "depth=1")),
-            *("sampler.steps=2", "sampler.diffusion.respacing='4'", "sampler.pivots.steps=3"),
+            *("sampler.steps=2", "sampler.diffusion.respacing='4'", "sampler.pivots.steps=3", "objective.pivots=null"),
             "sampler.pivots.diffusion.respacing='4'",
         ),
     ),

@@ -1,6 +1,7 @@
 """Images encoded by the first stage, once, into a cache beside their folder.
 
-The cache is named by what it was made of: other images, crops or another first stage are encoded anew.
+Fields that are `resized` are codes of the same views, made smaller before, in caches of their own. A cache is
+named by what it was made of: other images, crops or another first stage are encoded anew.
 """
 
 import hashlib
@@ -20,14 +21,24 @@ class Encoded:
 
     in_memory = False
 
-    def __init__(self, codes: np.ndarray, labels: np.ndarray, fields: dict[str, Any], stage: dict[str, Any]):
+    def __init__(
+        self,
+        codes: np.ndarray,
+        labels: np.ndarray,
+        fields: dict[str, Any],
+        stage: dict[str, Any],
+        resized: dict[str, np.ndarray],
+    ):
         self.codes, self.y, self.fields, self.stage, self.size = codes, labels, fields, stage, len(codes)
+        self.resized = resized
 
     def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Latents `x` or `tokens`, and labels; the first view if there is no `rng`."""
         views = self.codes.shape[1]
         view = np.zeros_like(index) if rng is None else rng.integers(views, size=len(index))
         found = first_stage.field_from_codes(self.codes[index, view], self.stage, rng)
+        for name, codes in self.resized.items():
+            found[name] = first_stage.field_from_codes(codes[index, view], self.stage, rng)["x"]
         return {**found, "y": self.y[index]} if "y" in self.fields else found
 
 
@@ -58,18 +69,26 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     flip, crops = settings["horizontal_flip"], settings["crops"]
     weights = first_stage.file_of(stage)
     status = weights.stat()
-    made_of = "\n".join(
-        [f"{weights} {status.st_size} {status.st_mtime_ns}", str(flip), crops, *images.identity()]
-    )
-    digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
-    cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{side}.{digest}.npy"
-    if not cache.is_file():
-        for left in cache.parent.glob(f".{cache.stem}.*.unfinished.npy"):
-            left.unlink()
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
-        write_whole(cache, lambda file: encode(images, stage, file, flip, crops))
-    return Encoded(np.load(cache, mmap_mode="r"), images.y, fields, stage)
+    made_of = [f"{weights} {status.st_size} {status.st_mtime_ns}", str(flip), crops, *images.identity()]
+
+    def codes(small: int | None) -> np.ndarray:
+        """Those of the images, `small` pixels a side, if they are made smaller."""
+        resized = [] if small is None else [f"resized to {small}"]
+        digest = hashlib.sha256("\n".join([*made_of, *resized]).encode()).hexdigest()[:12]
+        cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{small or side}.{digest}.npy"
+        if not cache.is_file():
+            for left in cache.parent.glob(f".{cache.stem}.*.unfinished.npy"):
+                left.unlink()
+            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
+            write_whole(cache, lambda file: encode(images, stage, file, flip, crops, small))
+        return np.load(cache, mmap_mode="r")
+
+    pixels = side // fields["x"]["shape"][-1] if "x" in fields else 1
+    resized = {
+        name: codes(field["shape"][-1] * pixels) for name, field in fields.items() if field.get("resized")
+    }
+    return Encoded(codes(None), images.y, fields, stage, resized)
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
@@ -84,8 +103,13 @@ def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def encode(images: Any, stage: dict[str, Any], path: Path, flip: bool, crops: str) -> None:
-    """Writes codes [N, views, ...] of all images as an .npy file, one image after another."""
+def encode(
+    images: Any, stage: dict[str, Any], path: Path, flip: bool, crops: str, small: int | None = None
+) -> None:
+    """Writes codes [N, views, ...] of all images as an .npy file, one image after another.
+
+    `small`: the side that they are resized to before.
+    """
     from tqdm import tqdm
 
     model = first_stage.load(stage)
@@ -93,7 +117,10 @@ def encode(images: Any, stage: dict[str, Any], path: Path, flip: bool, crops: st
     with open(path, "wb") as file:
         for index in tqdm(range(images.size), desc="first stage", unit="image", disable=None):
             x = torch.from_numpy(views_of(images, index, flip, crops)).permute(0, 3, 1, 2)
-            codes = first_stage.codes_from_images(model, x.float().to(device) / 127.5 - 1).cpu().numpy()
+            x = x.float().to(device) / 127.5 - 1
+            if small is not None:
+                x = torch.nn.functional.interpolate(x, size=(small, small), mode="bicubic")
+            codes = first_stage.codes_from_images(model, x).cpu().numpy()
             if index == 0:
                 described = {"descr": np.lib.format.dtype_to_descr(codes.dtype), "fortran_order": False}
                 described["shape"] = (images.size, *codes.shape)

@@ -170,6 +170,26 @@ def test_latents_are_cached_once(
     assert project["dataset"].open_dataset(project.config["data"]).codes.shape[1] == 1
 
 
+def test_fields_may_be_latents_of_the_resized_image(images: Path, modules: Callable[[Data], Modules]) -> None:
+    fields = "shape: [4, 4, 4], fields: {small: {shape: [4, 2, 2], resized: true}}"
+    project, stage = staged("latents", fields, images, modules)
+    found = project["dataset"].open_dataset(project.config["data"])
+    pixels = project["image_folder"].ImageFolder(str(images), 2, 8, 3).pixels(3)
+    x = torch.from_numpy(np.stack([pixels, pixels[:, ::-1]])).permute(0, 3, 1, 2) / 127.5 - 1
+    small = torch.nn.functional.interpolate(x, size=4, mode="bicubic").permute(0, 2, 3, 1).numpy()
+    want = encoded(stage, images, (small + 1) * 127.5)[:, :4] * 0.5
+    assert np.allclose(found.rows(np.array([3]))["small"], want[:1], atol=1e-2)
+    # Both fields are of one view, which training draws.
+    found.stage["scale"], views = 1.0, np.stack([found.codes[3], found.codes[3]])
+    for seed in range(4):
+        drawn = found.rows(np.array([3]), np.random.default_rng(seed))
+        view = np.random.default_rng(seed).integers(2, size=1)[0]
+        for name, codes in (("x", views[0]), ("small", found.resized["small"][3])):
+            mean, std = codes[view].astype(np.float32)
+            assert np.abs(drawn[name][0] - mean).max() < 5 * std.max()
+    assert len(list(images.parent.glob("*.npy"))) == 2
+
+
 @pytest.mark.parametrize(("crops", "views"), [("center", 2), ("ten", 10)])
 def test_tokens_are_of_crops_and_mirror_images(
     crops: str, views: int, images: Path, modules: Callable[[Data], Modules]

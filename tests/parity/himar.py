@@ -14,6 +14,8 @@ from parity_data import Numbers
 TRUNK = (
     "data.classes=10",
     "data.shape=[4, 4, 4]",
+    "data.fields={}",
+    "objective.pivots=null",
     "networks.main.width=64",
     "networks.main.depth=2",
     "networks.main.side=2",
@@ -28,6 +30,8 @@ TRUNK = (
 )
 WHOLE = (
     "data.shape=[4, 16, 16]",
+    "data.fields={}",
+    "objective.pivots=null",
     "networks.main.width=32",
     "networks.main.depth=1",
     "networks.main.side=8",

@@ -119,6 +119,14 @@ class Data(Part):
         pixels = self.first_stage is None and len(shape) == 3 and shape[0] in (1, 3)
         return Field(shape=shape, medium="image" if pixels else "array")
 
+    def _problems_of_resized(self, name: str, field: Field) -> Iterator[Problem]:
+        place = ("fields", name, "resized")
+        if not self.holds_images or self.first_stage is None or self.tokens is not None:
+            message = f"field `{name}` is latents of the images, and data of kind `{self.kind}` make none of them here"
+            yield Problem(place, message, "use a folder of images with a `first_stage` of latents, or leave it out")
+        elif self.shape is None or len(field.shape) != 3 or field.shape[0] != self.shape[0]:
+            yield Problem(place, f"field `{name}` is not latents [C, h, w] as the sample is", "give it such a shape")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         for name, numbers in zip(("shift", "scale"), self.normalisation, strict=True):
             if self.first_stage is not None and len(numbers) not in (1, *(self.shape or ())[:1]):
@@ -130,6 +138,8 @@ class Data(Part):
             if field.noise is not None and not self.adds_noise:
                 mend = "use `npz` or `npy_folder`, or leave it out"
                 yield Problem(("fields", name, "noise"), f"data of kind `{self.kind}` are read without noise", mend)
+            if field.resized:
+                yield from self._problems_of_resized(name, field)
         if "y" not in self.fields_ and "y" in self.fields:
             for key, message, mend in self.fields["y"].faults():
                 yield Problem((key,), message, mend)

@@ -68,6 +68,11 @@ class Field(Closed):
     noise: float | None = pydantic.Field(
         None, gt=0, description="deviation of normal noise that is added whenever training reads it; null: none"
     )
+    resized: bool | None = pydantic.Field(
+        None,
+        description="latents of the image, resized by bicubic interpolation before the first stage encodes it; `shape` "
+        "says how small (Hi-MAR's pivots)",
+    )
     grid: tuple[Size, ...] | None = pydantic.Field(
         None,
         max_length=8,
