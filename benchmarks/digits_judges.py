@@ -36,10 +36,10 @@ def scores(samples: Array, labels: Array | None) -> dict[str, float]:
     return {"frechet": found.frechet} if labels is None else found._asdict()
 
 
-def classes(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
-    """Samples of each class in turn."""
+def classes(bundle: Path, out: Path, later: int = 0, **settings: float) -> dict[str, float]:
+    """Samples of each class in turn, of seeds that are `later` ones."""
     pipe = opened(bundle)
-    return scores(pipe.sample(LABELS, SEEDS, settings=settings or None), LABELS)
+    return scores(pipe.sample(LABELS, SEEDS + later, settings=settings or None), LABELS)
 
 
 def alone(bundle: Path, out: Path, dequantised: bool = False) -> dict[str, float]:

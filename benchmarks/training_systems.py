@@ -88,6 +88,11 @@ def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figu
     return lambda found: found[one][figure] - found[other][figure]
 
 
+def chosen(found: Mapping[str, Figures]) -> float:
+    """The scale of autoguidance with the least Fréchet distance of the samples that it is chosen by."""
+    return min(SCALES, key=lambda scale: found[f"auto {scale}, to choose"]["frechet"])
+
+
 DIGITS = "data={kind: digits}"
 CAPTIONS, LEVELS, BITS = "captions.npz", "dequantised.npz", "levels.npz"  # files that the benchmark writes
 SPOKEN_LEVELS = "spoken.npz"
@@ -101,8 +106,14 @@ EULER = "sampler={kind: euler, steps: 20}"
 
 FLOW, DENOISER = Trained("digits_sit"), Trained("digits_dit")
 ROUTES = "backbone.routes=[{start: 1, end: 2, ratio: 0.5}]"
+# Twelve blocks of 64 tokens, as deep as B: seven of them see half of the tokens in a step with routes.
+DEEP = ("backbone.depth=12", "backbone.width=48", "backbone.patch=1", "train.batch_size=32")
+LONG_ROUTE = "backbone.routes=[{start: 2, end: -4, ratio: 0.5}]"
 SUPER = ("conditioning.low={kind: low_resolution, factor: 4}", "sampler={kind: heun, steps: 10}")
 UPSAMPLED = "objective.coupling={kind: upsampled, condition: low, std: 0.5}"
+ATTENTIVE = (*SETTINGS, DIGITS, *SUPER[1:], "conditioning.low.factor=4", "objective.coupling.std=0.5")
+LINEAR = "mixer={kind: efficient_attention, heads: 2, head_width: 16, norm: {kind: rms_norm, eps: 1e-12}}"
+ATTENTIVE += under("backbone", "width=16", "multipliers=[1, 2]", LINEAR, "middle.heads=2", "middle.head_width=16")
 HOLES = ("conditioning.known={kind: masked_image, tiles: 4, hidden: 0.3}", "sampler={kind: heun, steps: 10}")
 HOLE = "objective.coupling={kind: hole, condition: known}"
 CASCADE = ("backbone.kind=cascade_transformer", "backbone.stages=2", "backbone.positions={kind: rope_2d}")
@@ -111,10 +122,12 @@ CASCADE += ("objective={kind: cascaded_flow, stages: 2}", "sampler={kind: cascad
 VP = (*SETTINGS, f"data={{kind: npz, path: {LEVELS}, shape: [1, 8, 8]}}", *(f"backbone.{size}" for size in UNET))
 VP += ("conditioning.time.frequencies=32",)
 CORRECTED = "sampler={kind: predictor_corrector, steps: %d, corrector: %s}"
-POISSON = "objective.process={kind: pfgmpp, extra_dimensions: 64, sigma_data: 0.7, p_mean: -0.8, p_std: 1.2}"
+POISSON = "objective.process={kind: pfgmpp, extra_dimensions: %d, sigma_data: 0.7, p_mean: -0.8, p_std: 1.2}"
 WEAK = ("networks.main.width=16", "networks.main.block.head_channels=16", "train.ema.target=0.1")
 GUIDE = "networks.guide={kind: mp_unet, width: 16, frequencies: 32, multipliers: [1, 2], blocks: 1, attention: [1], "
 GUIDE += "block: {head_channels: 16, dropout: 0.05}, frozen: true}"
+AUTO = "sampler.guidance={kind: autoguidance, network: guide, scale: %s}"
+SCALES = (1.1, 1.2, 1.35, 1.5)
 
 FIELDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}, coherence: {}}"
 RIN = ("data_width=32", "width=64", "latents=10", "blocks=2", "layers=1", "patch=2", "heads=4", "compute_heads=4")
@@ -195,15 +208,23 @@ SYSTEMS: dict[str, System] = {
         {
             "none": Drawn("strong", ("sampler.guidance=null",)),
             "class": Drawn("strong", ("sampler.guidance={scale: 2}",)),
-            "auto": Drawn(
-                "strong",
-                (GUIDE, "sampler.guidance={kind: autoguidance, network: guide, scale: 2}"),
-                networks={"guide": "weak"},
-            ),
+            "auto": Drawn("strong", (GUIDE, AUTO % 2), networks={"guide": "weak"}),
+            # Small scales, of which one is chosen by the samples of other seeds.
+            **{
+                name: Drawn("strong", (GUIDE, AUTO % scale), given=seeds, networks={"guide": "weak"})
+                for scale in SCALES
+                for name, seeds in ((f"auto {scale}, to choose", {"later": 1_000_000}), (f"auto {scale}", {}))
+            },
         },
         (
             Goal("Fréchet distance under autoguidance, of none", ratio("frechet", "auto", "none"), 1.0, False),
             Goal("Fréchet distance under autoguidance, of the class's", ratio("frechet", "auto", "class"), 1.0, False),
+            Goal(
+                "Fréchet distance at the scale chosen, of none",
+                lambda found: found[f"auto {chosen(found)}"]["frechet"] / found["none"]["frechet"],
+                1.0,
+                False,
+            ),
         ),
     ),
     "rdm": System(
@@ -380,13 +401,26 @@ SYSTEMS: dict[str, System] = {
             # A step with these routes takes three quarters of the work: two of four blocks see half of the tokens.
             "plain, three quarters": Trained("digits_sit", steps=1500),
             "routes": Trained("digits_sit", (ROUTES,)),
+            "deep": Trained("digits_sit", DEEP, 600),
+            "deep, 0.71 of the steps": Trained("digits_sit", DEEP, 426),
+            "deep, routes": Trained("digits_sit", (*DEEP, LONG_ROUTE), 600),
         },
-        {name: Drawn(name, (EULER,)) for name in ("plain", "plain, three quarters", "routes")},
+        {
+            name: Drawn(name, (EULER,))
+            for name in ("plain", "plain, three quarters", "deep", "deep, 0.71 of the steps", "deep, routes", "routes")
+        },
         (
             Goal("Fréchet distance with routes, of as many steps", ratio("frechet", "routes", "plain"), 1.0, False),
             Goal(
                 "Fréchet distance with routes, of as much work",
                 ratio("frechet", "routes", "plain, three quarters"),
+                1.0,
+                False,
+            ),
+            Goal("the same of 12 blocks, of as many steps", ratio("frechet", "deep, routes", "deep"), 1.0, False),
+            Goal(
+                "the same of 12 blocks, of as much work",
+                ratio("frechet", "deep, routes", "deep, 0.71 of the steps"),
                 1.0,
                 False,
             ),
@@ -396,11 +430,13 @@ SYSTEMS: dict[str, System] = {
         {
             "uncoupled": Trained("digits_sit", SUPER, 1000),
             "coupled": Trained("digits_sit", (*SUPER, UPSAMPLED), 1000),
+            "U-Net, coupled": Trained("interpolant_sr", ATTENTIVE, 1000),
         },
-        {name: Drawn(name, judge="enlarged") for name in ("uncoupled", "coupled")},
+        {name: Drawn(name, judge="enlarged") for name in ("uncoupled", "coupled", "U-Net, coupled")},
         (
             Goal("Fréchet distance of coupled super-resolution", ratio("frechet", "coupled", "uncoupled"), 1.0, False),
             Goal("PSNR, coupled less uncoupled", difference("psnr", "coupled", "uncoupled"), 0.0),
+            Goal("class accuracy of the authors' U-Net", lambda found: found["U-Net, coupled"]["accuracy"], 0.9),
         ),
     ),
     "interpolant_inpaint": System(
@@ -415,10 +451,13 @@ SYSTEMS: dict[str, System] = {
         ),
     ),
     "pfgmpp": System(
-        {"D = inf": Trained("digits_edm2"), "D = 64": Trained("digits_edm2", (POISSON,))},
+        {
+            "D = inf": Trained("digits_edm2"),
+            **{f"D = {d}": Trained("digits_edm2", (POISSON % d,)) for d in (16, 64, 256)},
+        },
         {
             f"{name}, {steps} steps": Drawn(name, (f"sampler.steps={steps}", "sampler.guidance=null"))
-            for name in ("D = inf", "D = 64")
+            for name in ("D = inf", "D = 16", "D = 64", "D = 256")
             for steps in (18, 6, 4)
         },
         (
@@ -438,7 +477,7 @@ SYSTEMS: dict[str, System] = {
         (Goal("class accuracy in 1 evaluation, of the flow's in 100", ratio("accuracy", "average", "flow"), 0.97),),
     ),
     "pixelflow": System(
-        {"plain": FLOW, "cascade": Trained("digits_sit", CASCADE, 1000)},
+        {"plain": FLOW, "cascade": Trained("digits_sit", CASCADE)},
         {"plain": Drawn("plain", (EULER,)), "cascade": Drawn("cascade")},
         (
             Goal(
