@@ -1,6 +1,6 @@
 """PFGM++ on the digits: how well samples bear noise in the steps, and weights of few bits, by D.
 
-    python benchmarks/robust_digits.py [--out out/training_digits] [--dimensions 16 64 inf]
+    python benchmarks/robust_digits.py [--out out/training_digits]
 
 The paper's third claim (Xu et al. 2023, arXiv:2302.04265, section 6.2): a smaller D is more robust. Takes the networks
 of `training_digits.py --only pfgmpp`, which it trains if they are not in the folder, and samples 500 digits in 18 steps
@@ -28,19 +28,18 @@ from training_systems import SYSTEMS
 
 COUNT, STEPS, SEED = 500, 18, 9_000_000
 SIGMA_DATA, SIGMA_MIN, SIGMA_MAX, RHO = 0.7, 0.002, 80.0, 7.0  # as digits_edm2 samples
-NOISE, BITS = (0.0, 0.2, 0.4), (5, 4)
+DIMENSIONS, NOISE, BITS = ("64", "inf"), (0.0, 0.2, 0.4), (5, 4)
 
 
 def main() -> int:
     """Runs the benchmark; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/training_digits"), help="folder of the trained networks")
-    parser.add_argument("--dimensions", nargs="+", default=["16", "64", "inf"], choices=["16", "64", "256", "inf"])
     given = parser.parse_args()
     torch.set_num_threads(1)
     write_data(given.out.resolve())
     rises: dict[tuple[str, str], float] = {}
-    for d in given.dimensions:
+    for d in DIMENSIONS:
         weights = train(SYSTEMS["pfgmpp"], f"D = {d}", given.out.resolve()).weights
         plain = sampled(weights, float(d))
         print(f"D = {d}: {plain}", flush=True)
@@ -51,11 +50,9 @@ def main() -> int:
             rises[d, what] = found.frechet / plain.frechet
             print(f"D = {d}, {what}: {found}, Fréchet distance {rises[d, what]:.2f} ×", flush=True)
     lines = []
-    for d in given.dimensions:
-        for what in (f"alpha {NOISE[1]}", f"{BITS[0]} bits"):
-            if d != "inf" and "inf" in given.dimensions:
-                rise = rises[d, what] / rises["inf", what]
-                lines.append(verdict(f"D = {d}, {what}: rise, of that of D = inf", rise, 1.0, least=False))
+    for what in (f"alpha {NOISE[1]}", f"{BITS[0]} bits"):
+        rise = rises["64", what] / rises["inf", what]
+        lines.append(verdict(f"D = 64, {what}: rise, of that of D = inf", rise, 1.0, least=False))
     print("\n".join(lines))
     return int(any("MISSED" in line for line in lines))
 

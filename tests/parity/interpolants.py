@@ -1,4 +1,4 @@
-"""Stochastic interpolants with couplings (Albergo et al. 2023): the network, the coupled loss, Euler's method."""
+"""Stochastic interpolants with couplings (Albergo et al. 2023): the network, the coupled loss, two solvers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ def sampler_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": numbers.noise[0], **numbers.inputs}
 
 
+def sampled(solver: str, sampler: str) -> Sampler:
+    return Sampler(f"interpolant.sampler_{solver}", "interpolant_sr", (*SIZES, f"sampler={sampler}"), sampler_inputs)
+
+
 CASES = [
     Forward("interpolant.unet", "interpolant_sr", SIZES, inputs),
     Loss("interpolant.loss", "interpolant_sr", SIZES, loss_inputs, wanted=per_pixel),
-    Sampler(
-        "interpolant.sampler_euler",
-        "interpolant_sr",
-        (*SIZES, "sampler={kind: euler, steps: 6, eps: 0.001}"),
-        sampler_inputs,
+    sampled("euler", "{kind: euler, steps: 6, eps: 0.001}"),
+    sampled(
+        "dopri5", "{kind: dopri5, rules: torchdiffeq, rtol: 1e-5, atol: 1e-5, eps: 0.001, norm: batch, max_steps: 8}"
     ),
 ]
