@@ -315,7 +315,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "givt": (
         "the sizes of big_vision's GIVT_MODELS, added up; paper: 304 M (default), 1.67 B (large)",
-        {("base", "main"): 86_385_168, ("default", "main"): 304_009_744, ("large", "main"): 1_664_330_256},
+        {("base", "main"): 86_385_168, ("default", "main"): 304_009_744, ("large", "main"): 1_664_330_256}
+        | {("large-512", "main"): 1_667_133_472, ("large-512", "adaptor"): 1_478_880},
     ),
     "givt_masked": ("as givt, with rows for what is hidden and a position more", {("default", "main"): 304_013_840}),
     "maskgit_r": (

@@ -228,6 +228,14 @@ SYSTEMS: dict[str, Tiny] = {
         ),
     ),
     "givt": Tiny("givt", (*DIGITS, *under("backbone", (*BLOCKS, "depth=1")), "sampler.proposals=8")),
+    "givt-adaptor": Tiny(
+        "givt",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS, "depth=1", "patch=[2, 4]")), "sampler.proposals=8"),
+            "networks.adaptor={blocks: 2, bottleneck: 8, patch: [2, 4]}",
+        ),
+        "large-512",
+    ),
     "givt-beams": Tiny(
         "givt",
         (

@@ -19,6 +19,8 @@ SIZES = (
     "data.first_stage=null",
 )
 
+ADAPTOR = ("networks.adaptor.blocks=3", "networks.adaptor.bottleneck=32")
+
 
 def causal(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": numbers.inputs["sequence"][:, :-1], "y": numbers.inputs["labels"]}
@@ -34,6 +36,16 @@ def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": x, "y": numbers.inputs["labels"], "drop": np.ones(2, np.float32)}
 
 
+def latents(x: Array) -> Array:
+    """Latents [B, 8, 4, 4] of codes [B, 4 * 2, 8 * 2], two latents beside each other."""
+    return x.reshape(2, 4, 2, 8, 2).transpose(0, 3, 1, 2, 4).reshape(2, 8, 4, 4)
+
+
+def adapted(out: Any, numbers: Numbers, spec: Any) -> Array:
+    """The inverse of `latents`."""
+    return np.asarray(out).reshape(2, 8, 4, 2, 2).transpose(0, 2, 3, 1, 4).reshape(2, 8, 16)
+
+
 def logits(numbers: Numbers) -> Array:
     return numbers.outputs["out.logits"]
 
@@ -41,5 +53,15 @@ def logits(numbers: Numbers) -> Array:
 CASES = [
     Forward("givt.ar", "givt", SIZES, causal, wanted=logits),
     Forward("givt.masked", "givt_masked", (*SIZES, "backbone.joined_mask=false"), masked, wanted=logits),
+    Forward(
+        "givt.adaptor",
+        "givt",
+        (*SIZES[1:4], "data.shape=[8, 4, 4]", "data.first_stage=null", *ADAPTOR),
+        lambda numbers, spec: {"x": latents(numbers.inputs["sequence"])},
+        variant="large-512",
+        output=adapted,
+        prefixes={"adaptor": ""},
+        network="adaptor",
+    ),
     Loss("givt.ar", "givt", SIZES, loss, wanted=lambda numbers: numbers.outputs["out.nll"].sum(-1)),
 ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from random_weights import random_weights
 
-from latentc.checkpoint import name_map, symbols
+from latentc.checkpoint import name_map, network_params, symbols
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -267,3 +267,42 @@ def test_a_scanned_checkpoint_holds_each_tensor_of_all_blocks() -> None:
         arrays = [materialise(part) for part in parts if part is not None]
         wanted = arrays[0] if "EncDecBlock" not in name else np.stack(arrays, 1)
         np.testing.assert_array_equal(materialise(stacked), wanted)
+
+
+ADAPTED = ("data.shape=[2, 2, 4]", "backbone.patch=[1, 2]", "sampler.proposals=4")
+ADAPTOR = "networks.adaptor={kind: reversible, blocks: 3, bottleneck: 8, patch: [2, 1]}"
+JOINED = ("data.shape=[4, 2, 2]", "sampler.proposals=4")
+
+
+def joined(x: np.ndarray) -> np.ndarray:
+    """[B, C, H, W] -> [B, 2 C, H, W / 2]: two places beside each other are one."""
+    batch, channels, height, width = x.shape
+    return x.reshape(batch, channels, height, width // 2, 2).transpose(0, 1, 4, 2, 3).reshape(batch, -1, height, 2)
+
+
+@pytest.mark.parametrize(("spec", "more"), [("givt", ()), ("givt_masked", ("sampler.steps=2",))])
+def test_an_adaptor_between_data_and_tokens(spec: str, more: tuple[str, ...]) -> None:
+    """The loss is that of what the adaptor makes of x, and samples are what its inverse makes of tokens."""
+    lowered, _, given = system(*ADAPTED, ADAPTOR, *more, spec=spec)
+    plain = lower(load_spec(spec, None, [*TINY, *JOINED, *more]))
+    params = {f"{name}.{key}": param for name in ("main", "adaptor") for key, param in own(lowered, name).items()}
+    weights = random_weights(params, RNG, 0.5)
+    oracle, reference = Interpreter(lowered.module, weights), Interpreter(plain.module, weights)
+    adaptor = Interpreter(lowered.module, {k.removeprefix("adaptor."): v for k, v in weights.items()})
+    x = RNG.standard_normal((2, 2, 2, 4))
+    (changed,) = adaptor.run("adaptor.forward", x)
+    np.testing.assert_allclose(adaptor.run("adaptor.inverse", changed)[0], x, atol=1e-10)
+    assert np.abs(changed - x).max() > 0.1
+    draws = [RNG.uniform(0, 1, 2), np.stack([RNG.permutation(4) for _ in range(2)])] if more else []
+    losses = [
+        run.run("loss.terms", value, np.array([0, 2]), *draws, np.ones(2))[0]
+        for run, value in ((oracle, x), (reference, joined(changed)))
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-10)
+    (found,) = oracle.run(lowered.programs[0].entry, *given)
+    (tokens,) = reference.run(plain.programs[0].entry, *given)
+    np.testing.assert_allclose(joined(adaptor.run("adaptor.forward", found)[0]), tokens, atol=1e-8)
+
+
+def own(lowered: Any, name: str) -> dict[str, Any]:
+    return dict(network_params(lowered, lowered.networks[name]))

@@ -73,6 +73,7 @@ Capability = Literal[
     "flow",
     "flow_norms",
     "shift",
+    "adapt",
     "pixels",
     "weigh_classes",
 ]
@@ -115,6 +116,7 @@ CAPABILITIES: dict[Capability, str] = {
     "flow": "maps data to noise with a known log-determinant, and back",
     "flow_norms": "tells losses the norms of what each of its flows is given",
     "shift": "maps noise to samples with a known log-determinant",
+    "adapt": "maps samples to others of the same shape and volume, and back",
     "weigh_classes": "scores a prompt, and classes by the scores of their sequences",
     "pixels": "gives the distribution of each pixel from those before it",
 }
@@ -208,6 +210,7 @@ flow          `forward` (state, conditions) -> output (the latent), log_det per 
 flow_norms    if the objective asks for it `train_forward`, as a flow's `forward`, with penalty f32[B]: the sum of
               the mean squares of what each of its flows is given
 shift         `shift` (noise, conditions) -> output, log_det f32[B], of all dimensions
+adapt         `forward`, `inverse` (state) -> output of the same shape; the one undoes the other and changes no volume
 weigh_classes next_token, and `score` (conditions) -> output, output: log-probability of the prompt f32[B] and the
               number of its tokens f32[B]; `weigh` (state f32[B, 2]) -> output: scores of two classes
 pixels        `forward` (state, conditions) -> output, parameters of the distributions; `log_prob` (state, conditions)

@@ -1,4 +1,4 @@
-"""Arrays as sequences of square patches, and back.
+"""Arrays as sequences of patches, and back; a patch is a square, or of so many rows and columns.
 
 Symbols: B batch, C channels, D width, H and W sides of the array, P side of a patch, T = H W / P^2 tokens.
 """
@@ -19,19 +19,22 @@ def patchify(
     A patch is [P, P, C] if `channels_last`; `image` is the inverse of that.
     """
     batch, channels, height, width = x.shape
-    rows, columns = height // patch, width // patch
+    high, wide = _sides(patch)
+    rows, columns = height // high, width // wide
     count = rows * columns if tokens is None else tokens
-    x = b.reshape(x, shape=(batch, channels, rows, patch, columns, patch))
+    x = b.reshape(x, shape=(batch, channels, rows, high, columns, wide))
     x = b.transpose(x, perm=(0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5))
-    return b.reshape(x, shape=(batch, count, channels * patch**2), out=out)  # type: ignore[no-any-return]
+    size = high * wide if isinstance(patch, tuple) else patch**2
+    return b.reshape(x, shape=(batch, count, channels * size), out=out)  # type: ignore[no-any-return]
 
 
 def unpatchify(b: Builder, tokens: Var, shape: tuple[Any, Any, Any], out: str = "x", patch: Any = None) -> Var:
     """f32[B, T, C P P] -> f32[B, C, H, W] of `shape` [C, H, W]: the inverse of `patchify`."""
     channels, height, width = shape
     patch = patch_side(int(tokens.shape[2]), channels) if patch is None else patch
-    rows, columns = height // patch, width // patch
-    x = b.reshape(tokens, shape=(tokens.shape[0], rows, columns, channels, patch, patch))
+    high, wide = _sides(patch)
+    rows, columns = height // high, width // wide
+    x = b.reshape(tokens, shape=(tokens.shape[0], rows, columns, channels, high, wide))
     x = b.transpose(x, perm=(0, 3, 1, 4, 2, 5))
     return b.reshape(x, shape=(tokens.shape[0], channels, height, width), out=out)  # type: ignore[no-any-return]
 
@@ -48,6 +51,10 @@ def image(b: Builder, tokens: Var, channels: Any, grid: Any, patch: Any, side: A
     x = b.reshape(tokens, shape=(batch, grid, grid, patch, patch, channels))
     x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
     return b.reshape(x, shape=(batch, channels, side, side), out=out)  # type: ignore[no-any-return]
+
+
+def _sides(patch: Any) -> tuple[Any, Any]:
+    return patch if isinstance(patch, tuple) else (patch, patch)
 
 
 def patch_side(size: int, channels: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -47,6 +47,9 @@ class MixtureTransformer(Backbone):
         True, description="half of the channels say whether a token is hidden; false: hidden ones are replaced"
     )
     block: Block = Field(description="the block that is repeated; causal in the causal style")
+    patch: tuple[Annotated[int, Field(gt=0, le=64)], Annotated[int, Field(gt=0, le=64)]] = Field(
+        (1, 1), description="rows and columns of the data whose channels are one token"
+    )
     weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "mixture_transformer",
@@ -70,13 +73,21 @@ class MixtureTransformer(Backbone):
         """Rows of the table of labels behind the classes, before that of none."""
         return 0 if self.style == "causal" else 3 if self.joined_mask else 1
 
+    def sequence(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Number of tokens, and channels of a token, of data of that shape [C, H, W]."""
+        (channels, height, width), (rows, columns) = shape, self.patch
+        return height // rows * (width // columns), channels * rows * columns
+
     def provides(self, spec: Spec) -> frozenset[Capability]:
         return self.PROVIDES - {"masked_mixtures" if self.style == "causal" else "next_mixture"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
-        elif self.style == "causal" and spec.data.shape[1:] == (1, 1):
+        elif spec.data.shape[1] % self.patch[0] or spec.data.shape[2] % self.patch[1]:
+            message = f"patches of {list(self.patch)} do not tile {spec.data.shape[1]} by {spec.data.shape[2]}"
+            yield Problem(("patch",), message)
+        elif self.style == "causal" and self.sequence(spec.data.shape)[0] == 1:
             yield Problem((), "there is one token, and a causal mixture_transformer predicts it from others")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
@@ -92,8 +103,7 @@ class MixtureTransformer(Backbone):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
-        channels, height, width = spec.data.shape
-        length, entries = height * width, self.entries(spec)
+        (length, channels), entries = self.sequence(spec.data.shape), self.entries(spec)
         (told,) = ports_of(entries)
         assert told.values is not None
         static: dict[str, Any] = {

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
+from latentc.components.kit.adaptors import adaptors, tokens_of
 from latentc.components.kit.mixtures import Mixture
-from latentc.components.kit.patches import patchify
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import ShareSchedule, hidden_share, mean_of_counted, publish
 from latentc.ir.builder import ModuleBuilder, f32, i64
@@ -42,18 +42,22 @@ class MixtureLikelihood(Objective):
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "masked_mixtures" if self.masked else "next_mixture"),)
 
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        named = (name for name in adaptors(spec) if getattr(spec.networks[name], "trainable", True))
+        return (*super().trained(spec), *named)
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
-        mixture: Mixture = spec.networks["main"].mixture  # type: ignore[attr-defined]
+        main: Any = spec.networks["main"]
+        mixture: Mixture = main.mixture
         assert spec.data.shape is not None
-        channels, height, width = spec.data.shape
-        length = height * width
+        length, channels = main.sequence(spec.data.shape)
         b = mb.function("loss.terms")
         x = b.input("x", f32(B, *spec.data.shape))
         given = conditions.inputs(b, by_field=True)
         draws: tuple[Draw, ...] = ()
         hidden = None
-        tokens = patchify(b, x, 1)
+        tokens = tokens_of(b, networks, spec, x, main.patch)
         if self.masked:
             u, order = b.input("u", f32(B)), b.input("order", i64(B, length))
             draws = (Draw("u", "uniform"), Draw("order", "permutation"))

@@ -14,8 +14,8 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import scale_at
 from latentc.components.kit import Conditions, call
+from latentc.components.kit.adaptors import sample_of
 from latentc.components.kit.mixtures import Mixture
-from latentc.components.kit.patches import unpatchify
 from latentc.components.parts import Problem
 from latentc.components.samplers._mixtures import MixtureSampler, rows_of
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -61,10 +61,10 @@ class MixtureAutoregressive(MixtureSampler):
         f32[T, B, K F, C], with guidance q_z and q_u f32[T, B, Q, C] -> f32[B, C, H, W].
         """
         network, conditions = networks["main"], Conditions(spec, networks)
-        mixture: Mixture = spec.networks["main"].mixture  # type: ignore[attr-defined]
+        main: Any = spec.networks["main"]
+        mixture: Mixture = main.mixture
         assert spec.data.shape is not None
-        channels, height, width = spec.data.shape
-        length, wide = height * width, self.beams * self.fans
+        (length, channels), wide = main.sequence(spec.data.shape), self.beams * self.fans
         chooses = wide > 1
         entry = f"sample.{length}"
         b = mb.function(entry)
@@ -107,7 +107,8 @@ class MixtureAutoregressive(MixtureSampler):
         first_scale = None if scale is None else scale_at(b, scale, b.constant(weights[0]))
         token, score, _ = pick(b, raw, at(0), first_scale, None)
         if length == 1:
-            b.output(unpatchify(b, b.reshape(self._best(b, token), shape=(B, 1, channels)), (channels, 1, 1)))
+            sequence = b.reshape(self._best(b, token), shape=(B, 1, channels))
+            b.output(sample_of(b, networks, spec, sequence, main.patch))
             made = None
         else:
             kept = b.reshape(token, shape=(token.shape[0], 1, channels), out="sequence")
@@ -144,7 +145,7 @@ class MixtureAutoregressive(MixtureSampler):
                 carried=[token, sequence, *([] if score is None else [score]), *caches],
                 tables=tables,
             )
-            b.output(unpatchify(b, self._best(b, made[1]), (channels, height, width)))
+            b.output(sample_of(b, networks, spec, self._best(b, made[1]), main.patch))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)

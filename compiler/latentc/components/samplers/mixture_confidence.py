@@ -14,8 +14,8 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import scale_at
 from latentc.components.kit import Conditions, both_branches, call
+from latentc.components.kit.adaptors import sample_of
 from latentc.components.kit.mixtures import Mixture
-from latentc.components.kit.patches import unpatchify
 from latentc.components.kit.tokens import Schedule, hidden_fraction, rank
 from latentc.components.samplers._mixtures import MixtureSampler, rows_of
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -58,10 +58,11 @@ class MixtureConfidence(MixtureSampler):
         gumbel f32[N, B, T], with guidance q_z and q_u f32[N, B, T, Q, C] -> f32[B, C, H, W].
         """
         network, conditions = networks["main"], Conditions(spec, networks)
-        mixture: Mixture = spec.networks["main"].mixture  # type: ignore[attr-defined]
+        main: Any = spec.networks["main"]
+        mixture: Mixture = main.mixture
         assert spec.data.shape is not None
-        channels, height, width = spec.data.shape
-        length, entry, own = height * width, f"sample.{self.steps}", rows_of(mixture, spec.data.shape[0])
+        length, channels = main.sequence(spec.data.shape)
+        entry, own = f"sample.{self.steps}", rows_of(mixture, channels)
         b = mb.function(entry)
         told = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
@@ -125,7 +126,7 @@ class MixtureConfidence(MixtureSampler):
             tables=tables,
             names=["tokens", "hidden", *names],
         )
-        b.output(unpatchify(b, tokens, (channels, height, width)))
+        b.output(sample_of(b, networks, spec, tokens, main.patch))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens in {self.steps} steps.")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)

@@ -1,0 +1,38 @@
+"""Samples as the networks between first stage and model make them, and back: those of the spec that provide `adapt`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from latentc.components.contract import Network
+from latentc.components.kit.calls import call
+from latentc.components.kit.patches import patchify, unpatchify
+from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+def adaptors(spec: Spec) -> tuple[str, ...]:
+    """Names of these networks, in the order in which data goes through them."""
+    return tuple(name for name, network in spec.networks.items() if "adapt" in getattr(network, "PROVIDES", ()))
+
+
+def tokens_of(b: Builder, networks: Mapping[str, Network], spec: Spec, x: Var, patch: Any) -> Var:
+    """f32[B, T, C P P] of data x f32[B, C, H, W]: the patches of what the adaptors make of it."""
+    for name in adaptors(spec):
+        x = call(b, networks[name], "forward", {}, state=x, out="adapted")
+    return patchify(b, x, patch)
+
+
+def sample_of(b: Builder, networks: Mapping[str, Network], spec: Spec, tokens: Var, patch: Any) -> Var:
+    """The inverse of `tokens_of`."""
+    assert spec.data.shape is not None and len(spec.data.shape) == 3
+    x = unpatchify(b, tokens, spec.data.shape, patch=patch)
+    for name in reversed(adaptors(spec)):
+        x = call(b, networks[name], "inverse", {}, state=x, out="x")
+    return x
+
+
+__all__ = ["adaptors", "sample_of", "tokens_of"]
