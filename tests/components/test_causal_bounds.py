@@ -133,6 +133,50 @@ def test_the_lagrangian(model: str) -> None:
     np.testing.assert_allclose([logged[0], logged[2]], [np.mean(means[:2]), np.mean(means[2:])], rtol=1e-6)
 
 
+WITHIN = "within={lower: [-0.5], upper: [0.8]}"
+
+
+def test_the_probability_of_a_set() -> None:
+    """Shifts move the log-density of outcomes within (the authors' surrogate); bounds are means of the indicator."""
+    low, own, held = lowered("objective.gamma=1.5", f"objective.{WITHIN}", f"sampler.{WITHIN}")
+    told, u = RNG.standard_normal((2, 2)), RNG.standard_normal((2, 4, 1))
+    told[0, 1], told[1, 1] = 1.0, 0.0
+
+    def inside(y: Array) -> float:
+        return float((y >= -0.5).all() and (y <= 0.8).all())
+
+    def share(i: int) -> float:
+        score = 1 / (1 + np.exp(-mlp(own["propensity"], "", told[i, :1])[0]))
+        return float(score if told[i, 1] else 1 - score)
+
+    given = {"covariates": told[:, :1], "treatment": told[:, 1:], "latents": u}
+    names = [value.name for value in low.module.entry("sample.1").inputs]
+    (found,) = Interpreter(low.module, held).run("sample.1", *(given[name] for name in names))
+    names = [value.name for value in low.module.entry("loss.bounds").inputs]
+    loss, *_ = Interpreter(low.module, held).run("loss.bounds", *(given[name] for name in names))
+    total = 0.0
+    for i in range(2):
+        observed = np.array([inside(mapped(own["main"], z, told[i])) for z in u[i]])
+        for k, (side, sign) in enumerate((("lower", 1), ("upper", -1))):
+            moved = [mapped(own[side], z, told[i]) for z in u[i]]
+            p = share(i)
+            wanted = np.mean([inside(mapped(own["main"], z, told[i])) for z in moved])
+            np.testing.assert_allclose(found[i, k, 0], p * observed.mean() + (1 - p) * wanted, rtol=1e-6)
+            run = Interpreter(low.module, own[side]).run
+            z, slope = run(f"{side}.forward", u[i], *(np.repeat(told[i : i + 1, j : j + 1], 4, 0) for j in (0, 1)))
+            q = np.exp((u[i] ** 2 - z**2).sum(-1) / 2 + slope)  # over the standard normal density
+            weight = observed / max(observed.sum(), 1) * (observed.sum() < 4)
+            aim = (weight * np.log(p + (1 - p) * q)).sum()
+            log_r = np.array(
+                [(v @ v - z @ z) / 2 - log_det(own[side], z, told[i]) for v, z in zip(moved, u[i], strict=True)]
+            )
+            slack = np.log(1.5) - abs(log_r).max()
+            held_at = np.log1p(np.exp(mlp(own["multipliers"], "", told[i])[k]))
+            grown = max(held_at - 5 * slack, 0)
+            total += (sign * aim + (grown**2 - held_at**2) / 10 + (held_at - grown) ** 2 / 2) / 2
+    np.testing.assert_allclose(loss, total, rtol=0, atol=1e-5)
+
+
 def test_bounds_of_treatments_and_effects() -> None:
     low, own, held = lowered()
     x, a, u = RNG.standard_normal((2, 1)), np.array([[1.0], [0.0]]), RNG.standard_normal((2, 4, 1))
@@ -166,6 +210,8 @@ def test_bounds_of_treatments_and_effects() -> None:
         (["objective.treatment=dose"], "`dose` is no array of one number"),
         (["networks.multipliers.numbers=1"], "`multipliers` returns 1 numbers, not 2"),
         (["networks.propensity.conditions=null"], "a propensity score is of the covariates alone"),
+        ([f"sampler.{WITHIN}"], "the sampler bounds something else"),
+        ([f"{part}.within={{lower: [1], upper: [0]}}" for part in ("objective", "sampler")], "no outcome lies within"),
     ],
 )
 def test_what_does_not_fit(options: list[str], message: str) -> None:

@@ -7,12 +7,44 @@ Symbols: B batch, n latents per sample, D numbers of an outcome.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
+from latentc.components import Closed
 from latentc.components.contract import Network
 from latentc.components.kit.calls import Operands, call
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+Bound = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Box(Closed):
+    """Outcomes between two bounds in every number, in the units of the data."""
+
+    lower: tuple[Bound, ...] = Field(min_length=1, max_length=1_024, description="least outcome, per number")
+    upper: tuple[Bound, ...] = Field(min_length=1, max_length=1_024, description="largest outcome, per number")
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        size = spec.data.fields["x"].shape[0]
+        for name in ("lower", "upper"):
+            if len(getattr(self, name)) != size:
+                yield Problem((name,), f"outcomes have {size} numbers, and `{name}` {len(getattr(self, name))}")
+        if any(low >= high for low, high in zip(self.lower, self.upper, strict=False)):
+            yield Problem(("upper",), "no outcome lies within: an upper bound is not above the lower one")
+
+    def has(self, b: Builder, outcomes: Var) -> Var:
+        """f32[B, n]: 1 for those of outcomes f32[B, n, D] that lie within."""
+        bounds = [b.constant([float(x) for x in side], "f32", out="bound") for side in (self.lower, self.upper)]
+        outside = b.logical_or(b.less(outcomes, bounds[0]), b.less(bounds[1], outcomes))
+        some = b.max(b.cast(outside, to="f32"), axes=(2,), keepdims=False, out="outside")
+        return b.op("sub", 1.0, some, out="inside")  # type: ignore[no-any-return]
 
 
 def repeated(b: Builder, told: Operands, count: int) -> dict[str, Var]:
@@ -49,6 +81,13 @@ def shifted(
     outcomes = call(b, networks["main"], "inverse", told, noise=moved, out="outcomes")
     rows = (B, count)
     return b.reshape(outcomes, shape=(*rows, size), out="outcomes"), b.reshape(log_ratio, shape=rows, out="log_ratio")
+
+
+def log_density_at(b: Builder, networks: Mapping[str, Network], shift: str, told: Operands, latents: Var) -> Var:
+    """f32[B n]: log-density of shifted latents at latents f32[B n, D], over that of the standard normal, in nats."""
+    z, log_det = call(b, networks[shift], "forward", told, state=latents, out="z log_det")
+    squares = [b.sum(u * u, axes=(1,), keepdims=False) for u in (latents, z)]
+    return b.add(b.op("sub", *squares) * 0.5, log_det * float(int(latents.shape[1])), out="log_ratio_at")  # type: ignore[no-any-return]
 
 
 def expected(b: Builder, outcomes: Var, observed: Var | None, p: Var | None) -> Var:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call
-from latentc.components.kit.causal import repeated, shifted
+from latentc.components.kit import Conditions, Operands, call
+from latentc.components.kit.causal import Box, log_density_at, propensity, repeated, shifted
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, under
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 
@@ -29,8 +29,9 @@ class SensitivityBounds(Objective):
     Shifts keep to a sensitivity model (Frauen et al. 2024, arXiv:2311.16026). With r(u) the density of the shifted
     latents over the standard normal: marginal: |log r| <= log gamma; rosenbaum: max r / min r <= gamma; others: both
     E f(r) and E f(1 / r) <= gamma over the standard normal, f(r) = r log r (kl), |r - 1| / 2, (sqrt(r) - 1)^2 or
-    (r - 1)^2. The network `multipliers` has Lagrange's for each sample, of an augmented Lagrangian. `propensity` is
-    fitted to treatments of 0 and 1; without it they are any numbers.
+    (r - 1)^2. With `within`, they move the probability that an outcome lies there, by the log-density of such
+    outcomes, as the authors' code does. The network `multipliers` has Lagrange's for each sample, of an augmented
+    Lagrangian. `propensity` is fitted to treatments of 0 and 1; without it they are any numbers.
     """
 
     kind: Literal["sensitivity_bounds"]
@@ -38,6 +39,9 @@ class SensitivityBounds(Objective):
     gamma: float = Field(gt=0, description="its bound; above 1 for `marginal` and `rosenbaum`")
     treatment: str = Field("treatment", description="condition that is the treatment")
     latents: int = Field(256, gt=1, le=65_536, description="latents drawn per sample and step (n)")
+    within: Box | None = Field(
+        None, description="moves the probability that an outcome lies within rather than the mean outcome"
+    )
     penalty: float = Field(5.0, gt=0, description="weight of squared violations (mu)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sensitivity_bounds", "gamma": 2.0, "latents": 4}
 
@@ -53,6 +57,11 @@ class SensitivityBounds(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.model in ("marginal", "rosenbaum") and self.gamma <= 1:
             yield Problem(("gamma",), f"`{self.model}` bounds a ratio, so gamma is above 1", "use 2, say")
+        if self.within is not None:
+            yield from under("within", problems=self.within.problems(spec))
+        if getattr(spec.sampler, "within", self.within) != self.within:
+            message = "the sampler bounds something else than shifts are trained for"
+            yield Problem(("within",), message, "say the same in `sampler.within`")
         treatment = spec.conditions.get(self.treatment)
         field = spec.data.fields.get(self.treatment if treatment is None else treatment.field or self.treatment)
         if treatment is None or field is None or field.shape != (1,):
@@ -105,18 +114,24 @@ class SensitivityBounds(Objective):
         every = repeated(b, told, self.latents)
         flat = b.reshape(latents, shape=(B * self.latents, size), out="flat")
         raw = b.softplus(call(b, networks["multipliers"], "embed", told, out="raw"))
+        weight = self._weight(b, networks, every, flat)
+        p = propensity(b, networks, told, self.treatment) if weight else None
         columns = b.split(raw, axis=1, sizes=(1, 1), out="of_lower of_upper")
         losses, logged = [], dict[str, Var]()
         for (side, sign), column in zip(SIDES.items(), columns, strict=True):
             outcomes, log_ratio = shifted(b, networks, side, every, flat, self.latents)
             mean = b.mean(outcomes, axes=(1, 2), keepdims=False, out=f"mean_{side}")
-            slack = self._slack(b, log_ratio)
+            slack, aim = self._slack(b, log_ratio), mean
+            if self.within is not None:
+                mean = b.mean(self.within.has(b, outcomes), axes=(1,), keepdims=False, out=f"mean_{side}")
+                at = log_density_at(b, networks, side, every, flat)
+                aim = self._log_density_within(b, at, weight[0], p)
             multiplier = b.reshape(column, shape=(column.shape[0],), out="multiplier")
             held = b.stop_gradient(multiplier, out="held")
             grown = b.relu(b.op("sub", held, slack * self.penalty), out="grown")
             penalty = b.op("sub", grown * grown, held * held) * (0.5 / self.penalty)
             off = b.op("sub", multiplier, b.stop_gradient(grown), out="off")
-            losses.append(b.add(b.add(mean * sign, penalty), off * off * 0.5, out=f"loss_{side}"))
+            losses.append(b.add(b.add(aim * sign, penalty), off * off * 0.5, out=f"loss_{side}"))
             logged |= {side: mean, f"{side}_slack": slack}
         loss = b.add(*losses, out="loss")
         b.output(*(b.mean(x, axes=(0,), keepdims=False) for x in (loss, *logged.values())))
@@ -124,6 +139,27 @@ class SensitivityBounds(Objective):
         metrics = tuple(f"bounds/{name}" for name in ("loss", *logged))
         draws = (Draw("latents", "normal"),)
         return Update("loss.bounds", ("lower", "upper", "multipliers"), conditions.fields, draws, metrics, "bounds")
+
+    def _weight(self, b: Builder, networks: Mapping[str, Network], every: Operands, flat: Var) -> list[Var]:
+        """[f32[B, n]]: of latents whose outcomes lie within 1 over their number, unless all do, else 0. Or nothing."""
+        if self.within is None:
+            return []
+        outcomes = call(b, networks["main"], "inverse", every, noise=flat, out="observed")
+        inside = self.within.has(b, b.reshape(outcomes, shape=(B, self.latents, flat.shape[1])))
+        count = b.sum(inside, axes=(1,), keepdims=True, out="count")
+        some = b.cast(b.less(count, float(self.latents) - 0.5), to="f32")
+        return [b.stop_gradient(b.div(inside * some, b.maximum(count, 1.0)), out="weight")]
+
+    def _log_density_within(self, b: Builder, log_ratio: Var, weight: Var, p: Var | None) -> Var:
+        """f32[B]: mean log-density of outcomes within, over the observed one; log_ratio f32[B n] of shifted latents.
+
+        Its gradient is that of the probability's logarithm, as long as few outcomes change sides.
+        """
+        log_q = b.reshape(log_ratio, shape=(B, self.latents), out="log_q")
+        if p is not None:  # outcomes under the treatment that was given are observed
+            share = b.reshape(p, shape=(p.shape[0], 1))
+            log_q = b.log(b.add(b.exp(log_q) * (1.0 - share), share), out="log_q")
+        return b.sum(log_q * weight, axes=(1,), keepdims=False, out="aim")  # type: ignore[no-any-return]
 
     def _slack(self, b: Builder, log_ratio: Var) -> Var:
         """f32[B]: how far the shift is from what the sensitivity model allows, below 0 beyond it."""

@@ -1,18 +1,19 @@
-"""Bounds of a mean outcome under a treatment, and of what a binary treatment changes: NeuralCSA.
+"""Bounds of a mean outcome or of a probability under a treatment, and of what a binary treatment changes: NeuralCSA.
 
 Symbols: B batch, n latents per sample, D numbers of an outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import Conditions, Operands, call
-from latentc.components.kit.causal import expected, propensity, repeated, shifted
+from latentc.components.kit.causal import Box, expected, propensity, repeated, shifted
+from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
@@ -32,12 +33,19 @@ class CausalBounds(Sampler):
     kind: Literal["causal_bounds"]
     treatment: str = Field("treatment", description="condition that is the treatment")
     latents: int = Field(2048, gt=0, le=1_048_576, description="latents per sample (n)")
+    within: Box | None = Field(
+        None, description="bounds the probability that an outcome lies within, for which the objective says so, too"
+    )
     guidance: None = Field(None, description="not guided")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "causal_bounds", "latents": 4}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         flows = Need("main", "flow"), Need("lower", "shift"), Need("upper", "shift")
         return (*flows, *((Need("propensity", "embed_conditions"),) if "propensity" in spec.networks else ()))
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.within is not None:
+            yield from under("within", problems=self.within.problems(spec))
 
     def with_steps(self, steps: int) -> CausalBounds:
         return self
@@ -84,12 +92,18 @@ class CausalBounds(Sampler):
         observed = None
         if p is not None:
             own = call(b, networks["main"], "inverse", every, noise=flat, out="observed")
-            observed = b.reshape(own, shape=(B, self.latents, size), out="observed")
+            observed = self._asked(b, b.reshape(own, shape=(B, self.latents, size), out="observed"))
         lower, upper = (
-            expected(b, shifted(b, networks, side, every, flat, self.latents)[0], observed, p)
+            expected(b, self._asked(b, shifted(b, networks, side, every, flat, self.latents)[0]), observed, p)
             for side in ("lower", "upper")
         )
         return lower, upper
+
+    def _asked(self, b: Builder, outcomes: Var) -> Var:
+        """f32[B, n, D], or of probabilities f32[B, n, 1]: what the mean of outcomes f32[B, n, D] is taken of."""
+        if self.within is None:
+            return outcomes
+        return b.reshape(self.within.has(b, outcomes), shape=(B, self.latents, 1), out="asked")  # type: ignore[no-any-return]
 
     def _finished(
         self, mb: ModuleBuilder, b: Builder, name: str, lower: Var, upper: Var, conditions: Conditions, doc: str
