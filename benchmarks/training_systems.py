@@ -109,6 +109,15 @@ ROUTES = "backbone.routes=[{start: 1, end: 2, ratio: 0.5}]"
 # Twelve blocks of 64 tokens, as deep as B: seven of them see half of the tokens in a step with routes.
 DEEP = ("backbone.depth=12", "backbone.width=48", "backbone.patch=1", "train.batch_size=32")
 LONG_ROUTE = "backbone.routes=[{start: 2, end: -4, ratio: 0.5}]"
+GUIDED_BY = "sampler={kind: euler, steps: 20, guidance: {%s}}"
+# The authors' scales of guidance, and where it acts.
+GUIDED = "sampler={kind: euler, steps: 20, guidance: [{scale: 1.85, interval: [0.35, 1]}%s]}"
+LESS = ", {kind: interference, network: mean, scale: 0.05, interval: [0.35, 1]}"
+MEAN = (
+    "networks.mean={kind: constant}",
+    "objective.further=[{kind: contrast, weight: 0.05, mean: mean}]",
+    GUIDED % LESS,
+)
 SUPER = ("conditioning.low={kind: low_resolution, factor: 4}", "sampler={kind: heun, steps: 10}")
 UPSAMPLED = "objective.coupling={kind: upsampled, condition: low, std: 0.5}"
 ATTENTIVE = (*SETTINGS, DIGITS, *SUPER[1:], "conditioning.low.factor=4", "objective.coupling.std=0.5")
@@ -358,6 +367,19 @@ SYSTEMS: dict[str, System] = {
             ),
         ),
     ),
+    "delta_fm_guided": System(
+        {"contrast": Trained("digits_sit", MEAN)},
+        {
+            "unguided": Drawn("contrast", (EULER,)),
+            "guided": Drawn("contrast", (GUIDED % "",)),
+            "less interference": Drawn("contrast", (GUIDED % LESS,)),
+        },
+        (
+            Goal(
+                "Fréchet distance without the interference", ratio("frechet", "less interference", "guided"), 1.0, False
+            ),
+        ),
+    ),
     "cad": System(
         {
             "labels alone": Trained("cad", (*COHERENT, "conditioning.coherence=null"), 4000),
@@ -394,6 +416,18 @@ SYSTEMS: dict[str, System] = {
         {"captions": Trained("d_jepa_t2i", WORDED, 1000)},
         {"captions": Drawn("captions", judge="captioned")},
         (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
+    ),
+    "tread_guided": System(
+        {"routes": Trained("digits_sit", (ROUTES,))},
+        {
+            "unguided": Drawn("routes", (EULER,)),
+            "by the class": Drawn("routes", (GUIDED_BY % "scale: 1.5",)),
+            "by tokens": Drawn("routes", (GUIDED_BY % "kind: skipped_tokens, scale: 1.5, share: 0.7",)),
+            "by fewer tokens": Drawn(
+                "routes", (GUIDED_BY % "kind: skipped_tokens, scale: 1.5, share: 0.7, better_share: 0.3",)
+            ),
+        },
+        (Goal("Fréchet distance guided by tokens, of none", ratio("frechet", "by tokens", "unguided"), 1.0, False),),
     ),
     "tread": System(
         {
