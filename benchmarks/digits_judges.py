@@ -16,6 +16,7 @@ from training_systems import FILES
 
 from latentc import api
 from latentc_runtime import Pipeline, load
+from latentc_runtime.request import check_request
 from latentc_runtime.retrieval import with_labels, write_index
 
 Array = NDArray[Any]
@@ -37,9 +38,14 @@ def scores(samples: Array, labels: Array | None) -> dict[str, float]:
 
 
 def classes(bundle: Path, out: Path, later: int = 0, **settings: float) -> dict[str, float]:
-    """Samples of each class in turn, of seeds that are `later` ones."""
+    """Samples of each class in turn, of seeds that are `later` ones; of a sampler that chooses its steps also the mean
+    of its evaluations.
+    """
     pipe = opened(bundle)
-    return scores(pipe.sample(LABELS, SEEDS + later, settings=settings or None), LABELS)
+    made = pipe.run(check_request(pipe.manifest, pipe.program(), LABELS, SEEDS + later, None, settings))
+    samples, *_ = made.values()
+    effort = {name: float(made[name].mean()) for name in ("evaluations",) if name in made}
+    return {**scores(samples, LABELS), **effort}
 
 
 def alone(bundle: Path, out: Path, dequantised: bool = False) -> dict[str, float]:

@@ -336,6 +336,27 @@ SYSTEMS: dict[str, System] = {
             Goal("samples of the reference's class, by pixels", lambda f: f["pixels"]["accuracy"], 0.5),
         ),
     ),
+    "sit": System(  # as many steps as make the evaluations that dopri5 takes of these samples, 26 and 46 on average
+        {"plain": FLOW},
+        {
+            "dopri5, 1e-2": Drawn("plain", ("sampler={kind: dopri5, rtol: 1e-2, atol: 1e-2}",)),
+            "euler, 26": Drawn("plain", ("sampler={kind: euler, steps: 26}",)),
+            "heun, 13": Drawn("plain", ("sampler={kind: heun, steps: 13}",)),
+            "dopri5, 1e-3": Drawn("plain", ("sampler={kind: dopri5, rtol: 1e-3, atol: 1e-3}",)),
+            "euler, 46": Drawn("plain", ("sampler={kind: euler, steps: 46}",)),
+            "heun, 23": Drawn("plain", ("sampler={kind: heun, steps: 23}",)),
+        },
+        tuple(
+            Goal(f"Fréchet distance of {one} against {other}", ratio("frechet", one, other), 1.0, False)
+            for one, other in (
+                ("dopri5, 1e-2", "euler, 26"),
+                ("dopri5, 1e-2", "heun, 13"),
+                ("dopri5, 1e-3", "euler, 46"),
+                ("dopri5, 1e-3", "heun, 23"),
+            )
+        ),
+        "dopri5, 1e-2",
+    ),
     "delta_fm": System(
         {"plain": FLOW, "contrast": Trained("digits_sit", ("objective.further=[{kind: contrast, weight: 0.05}]",))},
         {name: Drawn(name, (EULER,)) for name in ("plain", "contrast")},
@@ -350,7 +371,7 @@ SYSTEMS: dict[str, System] = {
             "predictor, 100 steps": Drawn("vp", (CORRECTED % (100, "none"),), "alone", {"dequantised": True}),
             "predictor, 200 steps": Drawn("vp", (CORRECTED % (200, "none"),), "alone", {"dequantised": True}),
             "both, 100 steps": Drawn("vp", (CORRECTED % (100, "langevin"),), "alone", {"dequantised": True}),
-            "likelihood": Drawn("vp", ("sampler.likelihood={steps: 25, dequantise: false}",), "likelihood"),
+            "likelihood": Drawn("vp", ("sampler.likelihood={dequantise: false}",), "likelihood"),
         },
         (
             Goal(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from random_weights import random_weights
+from scipy.integrate import solve_ivp
 
 from latentc.checkpoint import network_params
 from latentc.components.kit.cascade import Cascade
 from latentc.diagnostics import DiagnosticError
+from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
 
@@ -56,6 +59,47 @@ def test_features_that_keep_their_width_need_blocks_that_take_it() -> None:
         load_spec("pixart", None, [text, "conditioning.caption=null", told[0]])
     with pytest.raises(DiagnosticError, match="features that do not have it"):
         load_spec("pixelflow_t2i", None, [text, "conditioning.text.null_embedding=learned"])
+
+
+def test_stages_that_choose_their_steps() -> None:
+    """Two stages, the second guided in part, by scipy; networks are told the last whole time at the end of a stage."""
+    sampler = "{kind: cascade, adaptive: {norm: batch}, guidance: {scale: 3, weights: [0, 0.5]}}"
+    spec = load_spec("pixelflow", None, [*TINY[:-1], "backbone.stages=2", "objective.stages=2", f"sampler={sampler}"])
+    lowered = lower(spec)
+    network, rng = lowered.networks["main"], np.random.default_rng(0)
+    weights = random_weights(network_params(lowered, network), rng, 0.1)
+    oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in weights.items()})
+    (program,), cascade = lowered.programs, spec.objective.cascade  # type: ignore[union-attr]
+    given = {"x": rng.standard_normal((2, 3, 4, 4)), "y": np.array([1, 4]), "scale": np.array([3.0, 2.0])}
+    given["noise_1"] = rng.standard_normal((2, 3, 4, 4, 4))
+    made, count = oracle.run(program.entry, *(given[name] for name in program.sources))
+    evaluations, x = 0, given["x"]
+    for stage, gain in ((0, 0.0), (1, 0.5)):
+        if stage:
+            mb = ModuleBuilder()
+            b = mb.function("between")
+            held = b.input("x", f32(B, 3, 4, 4)), b.input("noise", f32(B, 3, 4, 4, 4))
+            b.output(cascade.enlarged(b, *held, stage))
+            mb.entries["between"] = b.finish()
+            (x,) = Interpreter(mb.finish()).run("between", x, given["noise_1"])
+        method = network.methods["forward" if stage else "stage_0"]
+        shift, scale = cascade.told(stage)
+
+        def rate(t: float, v: np.ndarray) -> np.ndarray:
+            state, told = v.reshape(x.shape), np.full(2, shift + scale * 0.999 * t)  # noqa: B023
+            side = np.full(2, float(cascade.side(network, stage)))  # noqa: B023
+            outs = []
+            for y in (given["y"], np.full(2, 5)):
+                ports = {"x": state, "t": told, "y": y, "side": side}
+                ins = (ports[port.name] for port in method.inputs)  # noqa: B023
+                outs.append(np.asarray(oracle.run(method.function, *ins, prefix="main")[0]))  # noqa: B023
+            weight = 1 + (given["scale"][:, None, None, None] - 1) * gain  # noqa: B023
+            return (outs[1] + weight * (outs[0] - outs[1])).ravel()
+
+        found = solve_ivp(rate, (0, 1), x.ravel(), rtol=1e-3, atol=1e-6)
+        evaluations, x = evaluations + found.nfev, found.y[:, -1].reshape(x.shape)
+    assert np.all(count == evaluations)
+    assert np.max(np.abs(made - x)) < 1e-9 * np.max(np.abs(x))
 
 
 def test_a_side_that_stages_cannot_halve_is_refused() -> None:

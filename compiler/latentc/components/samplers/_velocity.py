@@ -6,7 +6,8 @@ the run knows, so that the process's formulas are ops here. Symbols: B batch, C 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy as np
 from latentc.components.contract import Network
 from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import first_channels
-from latentc.components.processes.formulas import Symbolic
+from latentc.components.processes.formulas import Array, Symbolic
 from latentc.components.processes.prediction import Point, Prediction, functional
-from latentc.components.processes.process import Parameterization, Process
+from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._likelihood import Path
 from latentc.components.samplers.guided import Evaluation, Request, prediction, weight_column
 from latentc.components.sums import Coefficient, weighted_sum
@@ -27,10 +28,55 @@ CELLS = 1000
 """Cells of the process's time between whose ends weights of guidance are interpolated; an interval fades within one."""
 
 
+@dataclass(frozen=True)
+class At:
+    """What a network is given and says at times f32[B]: the time that it is told, the factor of its input, and the
+    velocity ``skip * x + gain * output``.
+    """
+
+    told: Var
+    scale: Coefficient = 1.0
+    skip: Coefficient = 0.0
+    gain: Coefficient = 1.0
+
+    def scaled(self, b: Builder, x: Var) -> Var:
+        """The network's input."""
+        return weighted_sum(b, "scaled", (self.scale, x))
+
+    def velocity(self, b: Builder, x: Var, output: Var) -> Var:
+        return weighted_sum(b, "velocity", (self.skip, x), (self.gain, output))
+
+
+@dataclass(frozen=True)
+class Course:
+    """Times from ends[0], at the noise, to ends[1]: `at(b, t, rank)` of a sample, and their progress."""
+
+    ends: tuple[float, float]
+    at: Callable[[Builder, Var, int], At]
+    progress: Callable[[Array], Array]
+
+
+def course_of(target: Parameterization) -> Course:
+    """The times of a process, whose network is parameterized like `target`."""
+    process = target.process
+
+    def at(b: Builder, t: Var, rank: int) -> At:
+        m = Symbolic(b, rank)
+        column = m.column(t, "time")
+        own = process.preconditioned(m, column) if target.predicts == "preconditioned" else None
+        point = None
+        if target.predicts != "flow_velocity":
+            alpha, sigma = process.alpha(m, column), process.sigma(m, column)
+            point = Point(alpha, sigma, *process.derivatives(m, column), own)
+        return At(process.network_time(m, t), process.input_scale(m, column), *_of_velocity(target.predicts, point))
+
+    return Course((process.first, process.last), at, process.progress)
+
+
 def velocity(
-    mb: ModuleBuilder, network: Network, target: Parameterization, guides: Sequence[Guide], request: Request
+    mb: ModuleBuilder, network: Network, course: Course, guides: Sequence[Guide], request: Request
 ) -> tuple[str, list[Var]]:
-    """Adds a function (t f32[B], x [B, C, ...], *kept) -> dx/dt at the process's time t, under guidance.
+    """Adds a function (t f32[B], x [B, C, ...], *kept) -> dx/dt at a time t of the course, under guidance.
 
     Returns its name, and what the program that made `request` passes as `kept`.
     """
@@ -40,10 +86,10 @@ def velocity(
     scales = {name: b.input(v.value.name, v.type) for name, v in request.scales.items()}
     like = next(iter(operands.values()), t)
     asked = Request(operands, request.null, request.nullable, like, scales, request.coupling)
-    at = At(b, target, t, x.type.rank)
-    row = weights(b, guides, target.process, t)
-    output = prediction(b, Evaluation(network, tuple(guides)), asked, row, at.scaled(x), at.told, 0)
-    v = at.velocity(x, first_channels(b, output, x))
+    at = course.at(b, t, x.type.rank)
+    row = weights(b, guides, course, t)
+    output = prediction(b, Evaluation(network, tuple(guides)), asked, row, at.scaled(b, x), at.told, 0)
+    v = at.velocity(b, x, first_channels(b, output, x))
     b.output(v if request.coupling is None else request.coupling.confined(b, v, operands))
     return b.finish(doc="dx/dt of the flow at time t."), [*request.operands.values(), *request.scales.values()]
 
@@ -56,40 +102,17 @@ def velocity_and_divergence(path: Path) -> tuple[str, list[Var]]:
     t, x = b.input("t", f32(B)), b.input("x", path.probe.type)
     b.input("change", f32(B))
     kept = [b.input(v.value.name, v.type) for v in path.kept]
-    at = At(b, path.target, t, x.type.rank)
-    output, along = path.along(b, kept, at.scaled(x), at.told)
+    at = course_of(path.target).at(b, t, x.type.rank)
+    output, along = path.along(b, kept, at.scaled(b, x), at.told)
     of_output = weighted_sum(b, "of_output", (_times(_flat(b, at.gain), _flat(b, at.scale)), along))
     divergence = weighted_sum(b, "divergence", (_flat(b, at.skip), kept[-1]), (1.0, of_output))
-    b.output(at.velocity(x, output), divergence)
+    b.output(at.velocity(b, x, output), divergence)
     return b.finish(doc="dx/dt of the probability flow at time t, and its divergence along the probe."), path.kept
 
 
 def _flat(b: Builder, coefficient: Coefficient) -> Coefficient:
     """A coefficient [B, 1, …] as [B]."""
     return coefficient if isinstance(coefficient, float) else b.reshape(coefficient, shape=(coefficient.shape[0],))
-
-
-class At:
-    """A process at times t f32[B], and what a network that is parameterized like `target` is given and says there."""
-
-    def __init__(self, b: Builder, target: Parameterization, t: Var, rank: int) -> None:
-        self.b, m, process = b, Symbolic(b, rank), target.process
-        column = m.column(t, "time")
-        self.told: Var = process.network_time(m, t)
-        self.scale: Coefficient = process.input_scale(m, column)
-        own = process.preconditioned(m, column) if target.predicts == "preconditioned" else None
-        point = None
-        if target.predicts != "flow_velocity":
-            alpha, sigma = process.alpha(m, column), process.sigma(m, column)
-            point = Point(alpha, sigma, *process.derivatives(m, column), own)
-        self.skip, self.gain = _of_velocity(target.predicts, point)
-
-    def scaled(self, x: Var) -> Var:
-        """The network's input."""
-        return weighted_sum(self.b, "scaled", (self.scale, x))
-
-    def velocity(self, x: Var, output: Var) -> Var:
-        return weighted_sum(self.b, "velocity", (self.skip, x), (self.gain, output))
 
 
 def _of_velocity(predicts: Prediction, point: Point | None) -> tuple[Coefficient, Coefficient]:
@@ -121,18 +144,21 @@ def _over(x: Any, y: Any) -> Any:
     return x if (isinstance(x, float) and x == 0.0) or (isinstance(y, float) and y == 1.0) else x / y
 
 
-def weights(b: Builder, guides: Sequence[Guide], process: Process, t: Var) -> Mapping[str, Coefficient]:
+def weights(b: Builder, guides: Sequence[Guide], course: Course, t: Var) -> Mapping[str, Coefficient]:
     """The weights f32[B] of terms of guidance at times t, by the names of their columns; those that are 1 left out."""
-    times = process.first + (process.last - process.first) * np.linspace(0.0, 1.0, CELLS + 1)
-    progress = [float(p) for p in process.progress(times)]
+    first, last = course.ends
+    progress = [float(p) for p in course.progress(first + (last - first) * np.linspace(0.0, 1.0, CELLS + 1))]
     found: dict[str, Coefficient] = {}
     place: tuple[Var, Var] | None = None
     for guide in guides:
         table = guide.weights(progress)
         if np.all(table == 1.0):
             continue
+        if np.all(table == table[0]):
+            found[weight_column(guide, 0)] = b.scalar(float(table[0]), t)
+            continue
         if place is None:
-            share = b.mul(b.add(t, -process.first), CELLS / (process.last - process.first))
+            share = b.mul(b.add(t, -first), CELLS / (last - first))
             share = b.clamp(share, low=0.0, high=float(CELLS), out="share")
             cell = b.minimum(b.floor(share), CELLS - 1.0, out="cell")
             place = b.cast(cell, to="i64", out="cell"), b.op("sub", share, cell, out="share")
@@ -144,4 +170,4 @@ def weights(b: Builder, guides: Sequence[Guide], process: Process, t: Var) -> Ma
     return found
 
 
-__all__ = ["velocity", "velocity_and_divergence"]
+__all__ = ["At", "Course", "course_of", "velocity", "velocity_and_divergence"]

@@ -14,7 +14,7 @@ from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._adaptive import Tolerances, integrate
 from latentc.components.samplers._likelihood import ExactLikelihood, Path, Solution
-from latentc.components.samplers._velocity import velocity, velocity_and_divergence
+from latentc.components.samplers._velocity import course_of, velocity, velocity_and_divergence
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
 from latentc.components.samplers.ode import path_interval
@@ -136,7 +136,7 @@ class Dopri5(Tolerances, GuidedSampler):
         ends = self.interval(target)
         if (prior := process.prior_scale(ends.start)) != 1.0:
             x = b.mul(x, prior, out="x")
-        rates, kept = velocity(mb, network, target, guides, request)
+        rates, kept = velocity(mb, network, course_of(target), guides, request)
         (x,), evaluations = integrate(b, entry, rates, [x], kept, (ends.start, ends.stop), self)
         b.output(x, evaluations)
         mb.entries[entry] = b.finish(doc=f"Dormand and Prince's method, at most {self.max_steps} steps.")
