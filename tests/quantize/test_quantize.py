@@ -138,12 +138,12 @@ def test_a_network_of_which_only_the_gradient_is_taken(monkeypatch: pytest.Monke
     assert said.value.diagnostics[0].code == "E0801"
 
 
-@pytest.mark.parametrize("name", ["dimr", "diffit_image"])
+@pytest.mark.parametrize("name", ["dimr", "diffit_image", "d_jepa_t2i"])
 def test_layers_without_a_scale_that_need_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What only training calls (the output of DiMR's coarse branch), and rows of zeros (augmentations of samples)."""
+    """What only training calls (the output of DiMR's coarse branch, D-JEPA's predictor), and rows of zeros."""
     monkeypatch.setitem(SHRUNK, name, SYSTEMS[name].sizes)
     made = small(name)
-    assert not [path for path in made.model.layers if "outputs.0" in path]
+    assert not [path for path in made.model.layers if "outputs.0" in path or "predictor" in path]
     calibrate(made.model)
 
 

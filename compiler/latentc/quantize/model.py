@@ -73,8 +73,11 @@ class Model:
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:
-        """{path of the weight: layer} of all that can be quantised, in order."""
-        return quantizable(self.unquantised)
+        """{path of the weight: layer} of all that programs run and that can be quantised, in order.
+
+        Methods of networks may have others, which only training runs.
+        """
+        return quantizable(self.unquantised, [program.entry for program in self.lowered.programs] or None)
 
     @functools.cached_property
     def chosen(self) -> dict[str, Layer]:

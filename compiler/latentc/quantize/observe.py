@@ -114,18 +114,19 @@ def _by_weight(model: Model, found: Mapping[str, Observed]) -> dict[str, Observe
 
     Decoding may read whole what the forward pass, which is the method that is run, cuts into queries, keys and values.
     """
-    params = params_of(model.unquantised)
-    sources = {
-        path: [source.name for source in source_params(params[path]) if source.type.rank > 1] for path in model.layers
-    }
+    params, layers = params_of(model.unquantised), quantizable(model.unquantised)
+    sources = {}
+    for path in layers:
+        owner = path.removesuffix(params[path].name)  # sources are named within the module of the weight
+        sources[path] = [owner + source.name for source in source_params(params[path]) if source.type.rank > 1]
     seen = {
         source: found[layer.group]
-        for path, layer in model.layers.items()
+        for path, layer in layers.items()
         if layer.group in found
         for source in sources[path]
     }
     return {
-        layer.group: seen[source] for path, layer in model.layers.items() for source in sources[path] if source in seen
+        layer.group: seen[source] for path, layer in layers.items() for source in sources[path] if source in seen
     }
 
 
