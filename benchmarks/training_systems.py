@@ -434,7 +434,7 @@ SYSTEMS: dict[str, System] = {
         ),
     ),
     "d_jepa_t2i": System(
-        {"captions": Trained("d_jepa_t2i", WORDED, 1000)},
+        {"captions": Trained("d_jepa_t2i", WORDED, 4000)},
         {"captions": Drawn("captions", judge="captioned")},
         (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
     ),
@@ -568,7 +568,7 @@ SYSTEMS: dict[str, System] = {
     ),
     "pixelcnn": System(
         {
-            "class": Trained("pixelcnn", (*PIXELS, *GATED), variant="imagenet32-class"),
+            "class": Trained("pixelcnn", (*PIXELS, *GATED), 4000, "imagenet32-class"),
             "auto-encoder": Trained("pixelcnn", (*PIXELS, *GATED, ENCODER), variant="autoencoder"),
         },
         {"class": Drawn("class"), "auto-encoder": Drawn("auto-encoder", judge="compressed")},

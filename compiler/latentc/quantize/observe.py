@@ -120,14 +120,9 @@ def _by_weight(model: Model, found: Mapping[str, Observed]) -> dict[str, Observe
         owner = path.removesuffix(params[path].name)  # sources are named within the module of the weight
         sources[path] = [owner + source.name for source in source_params(params[path]) if source.type.rank > 1]
     seen = {
-        source: found[layer.group]
-        for path, layer in layers.items()
-        if layer.group in found
-        for source in sources[path]
+        source: found[layer.group] for path, layer in layers.items() if layer.group in found for source in sources[path]
     }
-    return {
-        layer.group: seen[source] for path, layer in layers.items() for source in sources[path] if source in seen
-    }
+    return {layer.group: seen[source] for path, layer in layers.items() for source in sources[path] if source in seen}
 
 
 class _Activations:
