@@ -86,7 +86,7 @@ def test_hidden_tokens_of_an_edit_are_a_fraction_of_those_that_are_not_given() -
     b = mb.function("known")
     tokens, kept = b.input("tokens", i64(B, 16)), b.input("kept", f32(B, 16))
     row, kept = {"fraction": b.input("fraction", f32())}, b.greater(kept, 0.5)
-    step = Step(tokens, tokens, kept, 9, row, kept, [])
+    step = Step(tokens, tokens, kept, kept, 9, row, kept, [])
     b.output(sampler._known(b, step, b.equal(tokens, 9, out="hidden")))
     mb.entries["known"] = b.finish()
     oracle = Interpreter(mb.finish())

@@ -35,6 +35,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backbone.interleaved={kind: mixture_of_experts, activation: gelu, experts: 4, per_token: 2}",),
         ("backbone.block.feed_forward={kind: swiglu}",),
     ),
+    "gedi": (("networks.discriminator.class_bias=true",),),
     "dimr": (
         (
             "backbone.coarse.mixer={kind: attention, heads: 2, qkv_bias: false, axial_rotary: true}",

@@ -398,7 +398,8 @@ class Appending:
         """y [B, L, E] from x and delta [B, L, E], a [E, N] (negative), b and c [B, L, N]: the state h of channel e is
         exp(delta a) h + delta b x from token to token, and y is the sum of c h over N."""
     def resize(self, x: Operand, /, *, size: int | Sequence[int], mode: str, out: str = ...) -> Var:
-        """x [B, C, H, W] with `size` rows and columns, by means over areas or bicubic interpolation (`mode`)."""
+        """x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear or bicubic interpolation
+        (`mode`)."""
     def upsample_nearest(self, x: Operand, /, *, factor: int | Sequence[int], out: str = ...) -> Var:
         """x with each element repeated `factor` times along every spatial axis."""
     def avg_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
@@ -416,8 +417,9 @@ class Appending:
         extra: float = ...,
         out: str = ...,
     ) -> Var:
-        """mean of data [B, ...] for each of x [B, ...], weighted by how likely noise of that level [B] leads to x:
-        normal, or that of a Poisson flow in `extra` further dimensions; data of another group [B] does not count."""
+        """mean of data [N, ...] for each of x [B, ...], weighted by how likely noise of that level [B] leads to x:
+        normal, or that of a Poisson flow in `extra` further dimensions; data of another group [N] does not count, where
+        x has the groups of the first B."""
     def drop_path(self, x: Operand, rate: Operand, /, *, out: str = ...) -> Var:
         """in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 -
         rate)."""
