@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from bundles import tiny_bundle
 from inline_tensors import InlineTensors
 from onnx_runs import array, assert_close, module_of, weights_of
 from test_lowerings import CASES
+from tiny_systems import SYSTEMS
 
 import latentc_runtime
 from latentc.engines import ENGINES
@@ -258,3 +260,12 @@ def _check_shared(build: Any, pairs: int, folder: Path) -> None:
     module = separate_shared_weights(before)
     assert sum(node.op == "neg" for _, node in walk(module)) == 2 * pairs
     assert openvino_error(before, module, folder / "op.onnx") < TOLERANCES["fp32"].forward
+
+
+def test_every_run_gives_the_same(tmp_path: Path) -> None:
+    """The first rows of PixelCNN++ begin with zeros, which OpenVINO computes once and then adds to."""
+    system = SYSTEMS["pixelcnn_pp"]
+    sizes = (*system.sizes, "data={kind: npz, path: x.npz, shape: [1, 4, 4], classes: 10}", "target.engine=openvino")
+    pipe = latentc_runtime.load(tiny_bundle(system.spec, tmp_path / "bundle", sizes, variant=system.variant), "cpu")
+    first, *others = (pipe.sample([0], seeds=[3]) for _ in range(3))
+    assert all(np.array_equal(first, samples) for samples in others)

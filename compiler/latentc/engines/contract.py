@@ -121,6 +121,7 @@ class Engine:
     missing_in_loops: ops of the IR that it cannot run inside a loop; the exporter writes them out there.
     any_trip: its step engines take tables of any number of rows; otherwise sizes are known when it is built.
     inner_loops: in form `host`, a loop inside a step is part of the step's engine.
+    overwrites_constants: it may overwrite what it has computed once for all runs.
     ends_loops: it takes a loop's condition; otherwise a loop that may end early runs all its steps.
     unrolling: what form `auto` goes by.
     plans, triton: None if it has none.
@@ -148,6 +149,7 @@ class Engine:
     missing_in_loops: tuple[str, ...] = ()
     any_trip: bool = True
     inner_loops: bool = True
+    overwrites_constants: bool = False
     ends_loops: bool = True
     cpu_only: bool = False
     plans: Plans | None = None

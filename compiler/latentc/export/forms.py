@@ -14,7 +14,11 @@ from typing import Literal
 from latentc.components.contract import Program
 from latentc.engines import DEFAULT, ENGINES, Engine
 from latentc.ir.core import Module, Node, parameters, walk
-from latentc.passes.decompose import decompose_attention_without_kernel, decompose_in_loops
+from latentc.passes.decompose import (
+    decompose_attention_without_kernel,
+    decompose_in_loops,
+    without_constant_zeros,
+)
 
 Form = Literal["unroll", "loop", "host"]
 
@@ -67,6 +71,8 @@ def for_form(module: Module, form: str, engine: Engine) -> Module:
     """Writes out what `engine` cannot run in this form of the loop; `module` is at stage `expanded`."""
     if not engine.ends_loops and form == "loop":
         module = without_conditions(module)
+    if form == "unroll" and engine.overwrites_constants:
+        module = without_constant_zeros(module)
     if form == "loop" or (form == "host" and engine.inner_loops):
         module = decompose_in_loops(module, engine.missing_in_loops, 1 if form == "loop" else 2)
     return decompose_attention_without_kernel(module) if engine.attention == "kernel" else module

@@ -40,6 +40,19 @@ def decompose_in_loops(module: Module, ops: Collection[str], depth: int = 1) -> 
     return decompose(module, ops, lambda node: node in looped) if looped else module
 
 
+def without_constant_zeros(module: Module) -> Module:
+    """Makes zeros depend on the operand whose batch they have, so that an engine does not take them for constants."""
+
+    def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
+        x = operands[0] if node.op == "full" else None
+        if x is None or not (x.type.is_float and node.outputs[0].type.is_float) or node.attrs["value"] != 0:
+            return None
+        nothing = b.mul(b.mean(x, axes=tuple(range(x.type.rank)), keepdims=False), 0.0, out="nothing")
+        return [b.op("add", b.op("full", x, **node.attrs), nothing, out=node.outputs[0].name)]
+
+    return rewrite(module, replace)
+
+
 # ---- attention: one operator, or products and a softmax, which an engine fuses itself
 
 HEAD_SIZES = (16, 256)
