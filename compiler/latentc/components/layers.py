@@ -26,6 +26,7 @@ INITS: dict[str, tuple[str, dict[str, Any]]] = {
     "xavier": ("xavier_uniform", {}),
     "xavier_matrix": ("xavier_uniform", {"of": "matrix"}),
     "xavier_relu": ("xavier_uniform", {"gain": math.sqrt(2)}),
+    "kaiming_fan_out": ("kaiming_normal", {"mode": "fan_out"}),
 }
 """Names of initialisers with arguments of their own: {name: (kind, arguments)}; other names are kinds."""
 
@@ -140,12 +141,12 @@ def batch_norm(b: Builder, name: str, x: Var, affine: bool, eps: float, momentum
     return b.batch_norm(*ins, eps=eps, momentum=momentum, out=out)  # type: ignore[no-any-return]
 
 
-def halving_conv(b: Builder, name: str, x: Var, channels: Any, init: str, out: str = "") -> Var:
+def halving_conv(b: Builder, name: str, x: Var, channels: Any, init: str, bias: bool = True, out: str = "") -> Var:
     """A 3 x 3 convolution of stride 2 that pads below and on the right: x [B, C, H, W] -> [B, channels, H/2, W/2]."""
     for axis in (2, 3):
         x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
     weight = _weight(b, name, (channels, x.shape[1], 3, 3), init, False)
-    return b.conv(x, weight, *_bias(b, name, weight, init, True), stride=2, out=out)
+    return b.conv(x, weight, *_bias(b, name, weight, init, bias), stride=2, out=out)
 
 
 def group_norm(b: Builder, name: str, x: Var, groups: int, eps: float, out: str = "") -> Var:

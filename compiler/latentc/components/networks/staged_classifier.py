@@ -18,6 +18,7 @@ from latentc.components.blocks.stochastic_depth import DropPath, dropping, growi
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.layers import MEAN, halving_conv, patch_conv, standardised
 from latentc.components.networks._stages import Staged
+from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
@@ -84,7 +85,7 @@ class StagedClassifier(Staged):
         else:
             yield from self.problems_of_stages(spec, self.seen(shape[1]) // self.patch)
             yield from self._problems_of_first(shape[0])
-        if not _classes(spec):
+        if not classes_of(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
         yield from self.block.problems_of_condition(self.kind, None)
         if isinstance(self.positions, Positions) and self.positions.ROTARY:
@@ -112,15 +113,10 @@ class StagedClassifier(Staged):
         assert spec.data.shape is not None
         channels, size, _ = spec.data.shape
         sizes = {"size": self.seen(size), "patch": self.patch, "channels": channels, "width": self.width}
-        static = {**sizes, **self.depth_sizes(), "classes": _classes(spec)}
+        static = {**sizes, **self.depth_sizes(), "classes": classes_of(spec)}
         ports = (Port("x", f32(B, *spec.data.shape), "state"),)
         forward = add_method(mb, name, "forward", _network(self), ports, static, ("logits",))
         return Network(name, {"forward": forward}, self.PROVIDES, sizes={"stages": self.stages})
-
-
-def _classes(spec: Spec) -> int:
-    field = spec.data.fields.get("y")
-    return (field.classes or 0) if field is not None else 0
 
 
 @cache

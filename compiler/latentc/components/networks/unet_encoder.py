@@ -17,6 +17,7 @@ from latentc.components.blocks.unet.residual import ResidualBlock, heads_of
 from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.contract import Capability, Network
 from latentc.components.networks._unet import Parts, Unet
+from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import Named, product
@@ -62,21 +63,16 @@ class UnetEncoder(Unet):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        if not _classes(spec):
+        if not classes_of(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert isinstance(spec.time, TimeFeatures)
         ports = self.ports(spec)
-        static = {**self.static(spec), "classes": _classes(spec)}
+        static = {**self.static(spec), "classes": classes_of(spec)}
         body = _network(self, spec.time, self.entries(spec), ports[0].type.rank - 2)
         forward = add_method(mb, name, "forward", body, ports, static, ("logits",))
         return Network(name, {"forward": forward}, self.PROVIDES, sizes=self.sizes(spec))
-
-
-def _classes(spec: Spec) -> int:
-    field = spec.data.fields.get("y")
-    return (field.classes or 0) if field is not None else 0
 
 
 @cache

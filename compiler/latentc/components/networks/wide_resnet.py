@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.layers import group_norm
+from latentc.components.layers import conv, group_norm, halving_conv
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 Deviation = Annotated[float, Field(gt=0)]
-GROUPS, EPS = 32, 1e-5
+GROUPS, EPS, INIT = 32, 1e-5, "kaiming_fan_out"
 LEVELS = 3
 
 
@@ -106,7 +106,7 @@ def _network(config: WideResnet, time: TimeFeatures) -> BlockBody:
     ) -> Var:
         """Logits of the classes of noisy x at time t."""
         c = b.silu(time.vector(b, "t_embedder", t, embedding), out="c")
-        x = _conv(b, "init_conv", _standardised(b, config, x), width)
+        x = conv(b, "init_conv", _standardised(b, config, x), width, 3, INIT, bias=False, out="h")
         for level in range(LEVELS):
             features = width * multiplier * 2**level
             for i, name in enumerate(items(f"level{level + 1}", blocks)):
@@ -137,16 +137,6 @@ def _normed(b: Builder, name: str, x: Var) -> Var:
     return b.relu(group_norm(b, name, x, groups, EPS), out="h")  # type: ignore[no-any-return]
 
 
-def _conv(b: Builder, name: str, x: Var, features: Any, halve: bool = False) -> Var:
-    """A convolution of 3 by 3 without a bias; if it halves the resolution, it pads below and on the right."""
-    weight = b.param(f"{name}.weight", f32(features, x.shape[1], 3, 3), "kaiming_normal", mode="fan_out")
-    if not halve:
-        return b.conv(x, weight, padding=1, out="h")  # type: ignore[no-any-return]
-    for axis in (2, 3):
-        x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
-    return b.conv(x, weight, stride=2, out="h")  # type: ignore[no-any-return]
-
-
 @cache
 def _block(kind: Literal["first", "down", "same"]) -> BlockBody:
     halve = kind == "down"
@@ -156,10 +146,13 @@ def _block(kind: Literal["first", "down", "same"]) -> BlockBody:
         """Two convolutions, between which the embedded time c [B, E] is added, beside a shortcut without weights."""
         h = _normed(b, "norm1", x)
         x = h if kind == "first" else x
-        h = _conv(b, "conv1", h, features, halve)
+        if halve:
+            h = halving_conv(b, "conv1", h, features, INIT, bias=False, out="h")
+        else:
+            h = conv(b, "conv1", h, features, 3, INIT, bias=False, out="h")
         told = dense(b, "embed", c, features, True, "xavier", out="told")
         h = b.add(h, b.reshape(told, shape=(c.shape[0], features, 1, 1)), out="h")
-        h = _conv(b, "conv2", _normed(b, "norm2", h), features)
+        h = conv(b, "conv2", _normed(b, "norm2", h), features, 3, INIT, bias=False, out="h")
         x = b.avg_pool(x, size=2, out="x") if halve else x
         if int(features) != int(channels):
             x = b.pad(x, axis=1, before=0, after=features - channels, value=0.0, out="x")
