@@ -18,6 +18,7 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.networks._gan import problems_of_class, with_averages
+from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -112,7 +113,7 @@ class ResnetDiscriminator(Backbone):
     def _problems_of_classes(self, spec: Spec) -> Iterator[Problem]:
         if len(set(self.heads)) < len(self.heads):
             yield Problem(("heads",), "a head is named twice")
-        if self.heads and not _classes(spec):
+        if self.heads and not classes_of(spec):
             yield Problem(("heads",), "heads classify, but the data has no classes", "add `data.classes`")
         if self.projection and not self.told(spec):
             message = "a projection needs the class"
@@ -138,18 +139,12 @@ class ResnetDiscriminator(Backbone):
         channels, side, _ = spec.data.shape
         static = {"channels": channels, "width": self.width, **self.condition_sizes(spec)}
         if self.heads:
-            static["classes"] = _classes(spec)
+            static["classes"] = classes_of(spec)
         ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(self.entries(spec)))
         roles = ("output",) * (1 + len(self.heads))
         forward = add_method(mb, name, "forward", _network(self, side), ports, static, roles)  # type: ignore[arg-type]
         methods = with_averages(mb, name, spec, "Discriminator", forward, static)
         return Network(name, methods, self.PROVIDES)
-
-
-def _classes(spec: Spec) -> int:
-    """K of the data's label, 0 if it has none."""
-    field = spec.data.fields.get("y")
-    return (field.classes or 0) if field is not None else 0
 
 
 @cache
