@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forked import python
 
+from latentc.api import emit
 from latentc.checkpoint import network_params
 from latentc.components import load
 from latentc.diagnostics import DiagnosticError
@@ -128,15 +131,18 @@ def test_the_loss_draws_the_kernel() -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
-@pytest.mark.parametrize(("kind", "reference"), [("pfgmpp", 1), ("edm", 1), ("pfgmpp", 2)])
-def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: int) -> None:
-    """The network's error against E[x0 | x_t], the mean of the class's samples under the densities of the noise.
+@pytest.mark.parametrize(
+    ("kind", "reference", "pool"),
+    [("pfgmpp", 1, "class"), ("edm", 1, "class"), ("pfgmpp", 2, "class"), ("pfgmpp", 2, "batch")],
+)
+def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: int, pool: str) -> None:
+    """The network's error against E[x0 | x_t], the mean of the pool's samples under the densities of the noise.
 
     With a `reference` it is trained on the first of the batch.
     """
     process = "{kind: pfgmpp, extra_dimensions: 128}" if kind == "pfgmpp" else "{kind: edm}"
     objective = f"objective={{kind: diffusion, process: {process}, predicts: preconditioned, stable_target: true}}"
-    objective = objective.replace("stable_target: true", f"stable_target: true, reference: {reference}")
+    objective = objective.replace("stable_target: true", f"stable_target: true, reference: {reference}, pool: {pool}")
     lowered = lower(load_spec("pfgmpp", None, [*TINY, objective]))
     params, rng, count = network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 6
     held = {name: rng.normal(size=param.type.shape) * 0.2 for name, param in params.items()}
@@ -154,7 +160,7 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: i
         distance = ((x_t[i] - x) ** 2).sum(axis=(1, 2, 3))
         r2 = 128 * sigma[i] ** 2
         log = -(n + 128) / 2 * np.log(distance + r2) if kind == "pfgmpp" else -distance / (2 * sigma[i] ** 2)
-        likely = np.exp(log - log.max()) * (y == y[i])
+        likely = np.exp(log - log.max()) * ((y == y[i]) | (pool == "batch"))
         mean = (likely[:, None] * x.reshape(len(x), -1)).sum(0).reshape(1, 8, 8) / likely.sum()
         deviation = np.sqrt(sigma[i] ** 2 + 0.25)
         told = np.array([np.log(sigma[i]) / 4])
@@ -171,6 +177,7 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: i
     [
         (["objective.stable_target=false"], "are for stable targets"),
         (["train.batch_size=9"], "a batch of 9 is not 4 times"),
+        (["train.batch_size=12", "train.accumulate=6"], "a batch of 12 is not 4 times .* in each of 6 parts"),
         (["objective.sample_weight={field: y}"], "fields of all samples"),
     ],
 )
@@ -179,6 +186,22 @@ def test_what_a_reference_does_not_fit_is_refused(overrides: list[str], says: st
         load_spec("pfgmpp", None, [*TINY, "objective.stable_target=true", "objective.reference=4", *overrides])
 
 
-def test_stable_targets_refuse_other_conditions() -> None:
-    with pytest.raises(DiagnosticError, match="mean is over samples of the same class, and there is `augment` as well"):
-        load_spec("pfgmpp", None, ["objective.stable_target=true"])
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([], "mean is over samples of the same class, and there is `augment` as well"),
+        (["conditioning.class=null", "backbone.early=[augment]"], "told no class"),
+        (["objective.stable_target=false"], "is of the means of stable targets"),
+    ],
+)
+def test_what_a_pool_of_one_class_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(DiagnosticError, match=says):
+        load_spec("pfgmpp", None, ["objective.stable_target=true", "objective.pool=class", *overrides])
+
+
+def test_the_project_refuses_a_batch_that_the_reference_does_not_divide(tmp_path: Path) -> None:
+    """Settings of a project change after the spec was checked."""
+    overrides = [*TINY, "objective.stable_target=true", "objective.reference=4"]
+    emit("pfgmpp", tmp_path / "project", overrides=[*overrides, "train.batch_size=8"])
+    found = python(tmp_path / "project", "train.py", "--out", "run", "--batch_size", "10")
+    assert "batch_size: 10 does not divide by processes x accumulate x reference = 4" in found.stderr

@@ -524,7 +524,7 @@ class Update:
     step of training. It returns the value to minimise, then further metrics; `metrics` names them all.
     `differentiates`: the loss contains gradients with respect to network inputs. `partial`: it leaves some
     network outputs unused, so that some weights get no gradient. It is made in steps from `start` on, of
-    which every `every`-th.
+    which every `every`-th. It trains on the first of every `reference` samples.
     """
 
     loss: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -539,6 +539,7 @@ class Update:
     partial: bool = False
     start: int = 0
     every: int = 1
+    reference: int = 1
 
 
 @dataclass(frozen=True)

@@ -306,10 +306,11 @@ def preview(
 
 def check(config: dict[str, Any], run: Run) -> None:
     train = config["train"]
-    share = run.world * train["accumulate"]
+    reference = max(update.reference for update in UPDATES)
+    share = run.world * train["accumulate"] * reference
     if train["batch_size"] % share:
-        size = train["batch_size"]
-        raise SystemExit(f"batch_size: {size} does not divide by processes x accumulate = {share}")
+        size, factors = train["batch_size"], "processes x accumulate" + " x reference" * (reference > 1)
+        raise SystemExit(f"batch_size: {size} does not divide by {factors} = {share}")
     rounds = config.get("rounds", {}).get("count", 1)
     if train["steps"] < rounds:
         raise SystemExit(f"steps: {train['steps']} is less than one for each of {rounds} rounds")

@@ -10,7 +10,7 @@ from latentc.components.condition import Condition, DrawnInput, GivenInput
 from latentc.components.contract import TRAINING, Draw, Network, Port, PriorProgram, Role
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.core import Value
-from latentc.ir.types import B
+from latentc.ir.types import B, TensorType
 from latentc.ir.var import as_tuple
 from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource, Source
 
@@ -49,9 +49,14 @@ class Conditions:
     @property
     def fields(self) -> tuple[str, ...]:
         """The data fields that training reads for them."""
-        inputs = (given for n, c in self.items() for given in c.inputs(n, self.spec))
-        read = (given for given in inputs if isinstance(given, GivenInput) and given.drawn is None)
-        return tuple(dict.fromkeys(given.field for given in read))
+        return tuple(self.stored)
+
+    @property
+    def stored(self) -> dict[str, TensorType]:
+        """The types of these fields in the data."""
+        inputs = ((c, given) for n, c in self.items() for given in c.inputs(n, self.spec))
+        read = ((c, given) for c, given in inputs if isinstance(given, GivenInput) and given.drawn is None)
+        return {given.field: c.stored(given.type) for c, given in read}
 
     def inputs(self, b: Builder, by_field: bool = False, sample: Var | None = None) -> dict[str, Var]:
         """Adds the inputs that data or a request supplies to a function, and returns them by name.

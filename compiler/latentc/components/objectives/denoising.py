@@ -23,7 +23,7 @@ from latentc.components.processes.prediction import Point, functional
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
-from latentc.ir.types import B
+from latentc.ir.types import B, TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -175,8 +175,9 @@ class DenoisingObjective(Objective):
         b = mb.function("loss.terms")
         state, times = network.methods["forward"].input("state").type, self.reference_batches
         every = b.input("x", f32(times * B, *state.shape[1:]))
-        for name in conditions.fields if times > 1 else ():
-            b.input(name, i64(times * B))  # a label, the only condition that goes with a reference
+        for name, kept in conditions.stored.items() if times > 1 else ():
+            if b.given(name) is None:
+                b.input(name, TensorType(kept.dtype, (times * B, *kept.shape[1:])))
         whole = conditions.inputs(b, by_field=True)
         x0, given = self._trained_on(b, every), {name: self._trained_on(b, v) for name, v in whole.items()}
         weight = None if self.weighing is None else self.weighing.field
@@ -220,9 +221,9 @@ class DenoisingObjective(Objective):
         return tuple(replace(update, reference=times) for update in updates)
 
     def _trained_on(self, b: Builder, v: Var) -> Var:
-        """The first of `reference_batches` equal parts of v."""
+        """The first of `reference_batches` equal parts of v; all of v if it was drawn for these alone."""
         times = self.reference_batches
-        return v if times == 1 else b.split(v, axis=0, sizes=(B, (times - 1) * B), out=f"{v.value.name} others")[0]  # type: ignore[no-any-return]
+        return v if v.shape[0] == B else b.split(v, axis=0, sizes=(B, (times - 1) * B), out=f"{v.value.name} others")[0]  # type: ignore[no-any-return]
 
     def _memory(self, b: Builder, network: Network, told: Operands, at: Noised) -> tuple[list[Var], tuple[Draw, ...]]:
         """What a network with memory is given, and the draw that decides for which samples it is not empty."""

@@ -170,6 +170,12 @@ class Diffusion(DiffusionLoss):
         "weighted by how likely they did, in place of the sample that did (stable target fields, Xu et al. 2023, "
         "arXiv:2302.00670); the larger the batch, the less the target varies",
     )
+    pool: Literal["batch", "class"] = Field(
+        "batch",
+        description="samples that the means of `stable_target` are over: all of the batch, as the authors have it, "
+        "also for a network that is told a condition, which the means then do not depend on; or those of the sample's "
+        "class",
+    )
     reference: int = Field(
         1,
         gt=0,
@@ -199,15 +205,11 @@ class Diffusion(DiffusionLoss):
         yield from super().problems(spec)
         if self.reference > 1:
             yield from self._problems_of_reference(spec)
-        if self.stable_target:
-            if self.learns_variance:
-                message = "the bound of a learned variance is of single samples, not of means over a batch"
-                yield Problem(("stable_target",), message, "leave it out, or choose another `variance`")
-            labels = [name for name, condition in spec.conditions.items() if _is_class(condition, name, spec)]
-            others = [*(name for name in spec.conditions if name not in labels), *labels[1:]]
-            if others:
-                message = f"the mean is over samples of the same class, and there is `{others[0]}` as well"
-                yield Problem(("stable_target",), message, "keep one condition, a class, or none")
+        if self.stable_target and self.learns_variance:
+            message = "the bound of a learned variance is of single samples, not of means over a batch"
+            yield Problem(("stable_target",), message, "leave it out, or choose another `variance`")
+        if self.pool == "class":
+            yield from self._problems_of_classes(spec)
         if self.weighting == "none":
             return
         if self.process.point(self.process.first).d_sigma is None:
@@ -217,17 +219,30 @@ class Diffusion(DiffusionLoss):
             message = "the likelihood is bounded by a squared error alone"
             yield Problem(("weighting",), message, "leave out `error_norm`, `variance` and `uncertainty`")
 
+    def _problems_of_classes(self, spec: Spec) -> Iterator[Problem]:
+        """No means of classes, no class, or conditions besides."""
+        if not self.stable_target:
+            yield Problem(("pool",), "it is of the means of stable targets", "set `stable_target: true`")
+        labels = [name for name, condition in spec.conditions.items() if _is_class(condition, name, spec)]
+        others = [*(name for name in spec.conditions if name not in labels), *labels[1:]]
+        if others:
+            message = f"the mean is over samples of the same class, and there is `{others[0]}` as well"
+            yield Problem(("pool",), message, "keep one condition, a class, or use `pool: batch`")
+        if not labels:
+            yield Problem(("pool",), "the network is told no class", "use `pool: batch`")
+
     def _problems_of_reference(self, spec: Spec) -> Iterator[Problem]:
         """Samples that no mean reads, a batch that does not divide, terms of all samples."""
+        batch, parts = spec.train.batch_size, spec.train.accumulate
         if not self.stable_target:
             yield Problem(
                 ("reference",), "samples beside those trained on are for stable targets", "set `stable_target: true`"
             )
-        if spec.train.batch_size % self.reference:
-            message = (
-                f"a batch of {spec.train.batch_size} is not {self.reference} times as many samples as are trained on"
-            )
-            yield Problem(("reference",), message, "choose a `train.batch_size` that it divides")
+        if batch % (parts * self.reference):
+            each = "" if parts == 1 else f" in each of {parts} parts (`train.accumulate`)"
+            message = f"a batch of {batch} is not {self.reference} times as many samples as are trained on{each}"
+            help = f"choose a `train.batch_size` that {parts * self.reference} divides"
+            yield Problem(("reference",), message, help)
         for name in ("further", "sample_weight", "self_conditioning"):
             if getattr(self, name):
                 yield Problem(
@@ -245,9 +260,8 @@ class Diffusion(DiffusionLoss):
         still = isinstance(alpha, float) and alpha == 1.0
         kernel = target.process.kernel([int(size) for size in x0.shape[1:]])
         level = b.reshape(sigma if still else sigma / alpha, shape=(at.x_t.shape[0],), out="level")
-        labels = [
-            b.argmax(y, axis=1, out="label") if y.type.is_float else y for y in fields.values()
-        ]  # of one-hot ones
+        read = fields.values() if self.pool == "class" else ()
+        labels = [b.argmax(y, axis=1, out="label") if y.type.is_float else y for y in read]  # of one-hot ones
         operands = (at.x_t if still else at.x_t / alpha, x0, level, *labels)
         mean = b.posterior_mean(*operands, **({} if kernel is None else {"extra": kernel.extra}), out="mean")
         return mean, b.div(at.x_t - (mean if still else alpha * mean), sigma, out="noise")
