@@ -130,7 +130,53 @@ def test_the_order_of_runge_kutta_methods(method: str, order: int) -> None:
     assert math.log2(errors[0] / errors[1]) > order - 0.7
 
 
+@pytest.mark.parametrize("kind", ["ve", "vp", "sub_vp"])
+def test_a_solution_ends_with_a_step_of_reverse_diffusion_without_noise(kind: str) -> None:
+    own = {"sigma_min": 0.01, "sigma_max": 50, "tells": "log_sigma"} if kind == "ve" else {}
+    at, x = target(kind, eps=0.2, **own), np.random.default_rng(0).standard_normal((3, 1, 4, 4))
+    fields = {"kind": "probability_flow", "steps": 4}
+    plain, last = (SAMPLERS["probability_flow"].model_validate(fields | more) for more in ({}, {"denoise": 1000}))
+    solved, found = (run(sampler.table(at), score, x) for sampler in (plain, last))  # type: ignore[attr-defined]
+    s, k = score(solved, float(at.process.told(0.2))), 199  # of steps 0 to 999
+    beta, sigmas = np.linspace(0.1, 20, 1000)[k] / 1000, np.geomspace(0.01, 50, 1000)
+    f, g = sde(kind, 0.2)
+    wanted = {
+        "ve": solved + (sigmas[k] ** 2 - sigmas[k - 1] ** 2) * s,
+        "vp": (2 - math.sqrt(1 - beta)) * solved + beta * s,
+        "sub_vp": solved - (f * solved - g**2 * s) / 1000,
+    }[kind]
+    assert np.abs(found - wanted).max() < 1e-9 * np.abs(wanted).max() and np.abs(solved - wanted).max() > 1e-4
+    assert last.table(at).steps == plain.table(at).steps == 4  # type: ignore[attr-defined]
+
+
+def test_adaptive_steps_end_with_the_same_step() -> None:
+    """That of Euler's method in 1000 steps for the sub-VP SDE, which has no discrete form."""
+    tiny, rng = [*TINY, "objective.process.eps=0.2"], np.random.default_rng(1)
+    sampler = "sampler={kind: dopri5, rtol: 0.1, atol: 0.1, max_steps: 4}"
+    plain, last = (
+        lower(load_spec("score_sde", "subvp-ddpmpp", [*tiny, sampler, *more]))
+        for more in ((), ["sampler.denoise=1000"])
+    )
+    weights, x = weights_of(plain, 0.1), rng.standard_normal((2, 1, 8, 8))
+    (solved, before), (found, after) = (
+        Interpreter(low.module, weights).run(low.programs[0].entry, x) for low in (plain, last)
+    )
+    forward = plain.networks["main"].main.function
+    (out,) = Interpreter(plain.module, weights).run(forward, solved, np.full(2, 999 * 0.2), prefix="main")
+    (f, g), sigma = sde("sub_vp", 0.2), marginal("sub_vp", 0.2)[1]
+    wanted = solved - (f * solved + g**2 * out / sigma) / 1000
+    assert np.abs(found - wanted).max() < 1e-9 * np.abs(wanted).max()
+    assert np.array_equal(after, before + 1) and last.programs[0].evaluations == plain.programs[0].evaluations + 1
+
+
 # ---- likelihood
+
+
+@pytest.mark.parametrize("kind", ["probability_flow", "predictor_corrector"])
+def test_several_numbers_of_steps_have_one_likelihood(kind: str) -> None:
+    spec = load_spec("score_sde", "vp-ddpmpp", [*TINY, f"sampler={{kind: {kind}, likelihood: {{steps: 2}}}}"])
+    names = [(program.name, program.steps) for program in lower(spec, steps=(4, 2)).programs]
+    assert names == [("sample", 4), ("log_likelihood", 2), ("sample", 2)]
 
 
 def weights_of(low: Any, scale: float, seed: int = 0) -> dict[str, Array]:

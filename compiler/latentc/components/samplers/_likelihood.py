@@ -78,15 +78,20 @@ class ExactLikelihood(Closed):
     )
     dequantise: bool = Field(True, description="adds uniform noise of one of 256 levels to the data, as they are 8-bit")
 
-    def program_of(
+    def programs_of(
         self,
         mb: ModuleBuilder,
         networks: Mapping[str, Network],
         spec: Spec,
         target: Parameterization,
         solution: Solution,
-    ) -> Program:
-        """Adds entry `log_likelihood`. ValueError: the process has no probability flow, or the network no velocity."""
+    ) -> tuple[Program, ...]:
+        """Adds entry `log_likelihood`, unless it is there: it is the same whatever steps samples take.
+
+        ValueError: the process has no probability flow, or the network no velocity.
+        """
+        if "log_likelihood" in mb.entries:
+            return ()
         network, process = networks["main"], target.process
         conditions = Conditions(spec, networks)
         state = network.methods["forward"].input("state")
@@ -120,7 +125,7 @@ class ExactLikelihood(Closed):
         mb.entries["log_likelihood"] = b.finish(doc="Log-likelihood in nats, bits per dimension at 256 levels, latent.")
         asked = (Condition(state.name, "array", field.shape, "f32", field.axes),)
         outputs = (OutputField("log_likelihood"), OutputField("bits_per_dim"), OutputField("latent"))
-        return Program(
+        made = Program(
             "log_likelihood",
             solution.solver,
             solution.steps,
@@ -130,6 +135,7 @@ class ExactLikelihood(Closed):
             outputs=(*outputs, *solution.outputs),
             conditions=asked,
         )
+        return (made,)
 
 
 class Likelihood(ExactLikelihood):
@@ -137,12 +143,12 @@ class Likelihood(ExactLikelihood):
 
     steps: int = Field(100, gt=0, le=100_000, description="Runge-Kutta steps, of four evaluations and derivatives each")
 
-    def program(
+    def programs(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, target: Parameterization
-    ) -> Program:
-        """See `program_of`."""
+    ) -> tuple[Program, ...]:
+        """See `programs_of`."""
         solution = Solution("runge_kutta", self.steps, 4 * self.steps, self._solved)
-        return self.program_of(mb, networks, spec, target, solution)
+        return self.programs_of(mb, networks, spec, target, solution)
 
     def _solved(self, b: Builder, x: Var, path: Path) -> tuple[Var, ...]:
         target, process = path.target, path.target.process

@@ -14,12 +14,14 @@ from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._adaptive import Tolerances, integrate
 from latentc.components.samplers._likelihood import ExactLikelihood, Path, Solution
+from latentc.components.samplers._reverse_diffusion import Denoise, denoising
 from latentc.components.samplers._velocity import course_of, velocity, velocity_and_divergence
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
 from latentc.components.samplers.ode import path_interval
-from latentc.components.samplers.program import request_of, sources_of
+from latentc.components.samplers.program import denoise, request_of, sources_of
 from latentc.components.samplers.spacings.spacing import Interval
+from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, Source
@@ -46,12 +48,14 @@ class Dopri5(Tolerances, GuidedSampler):
     guidance: GuidanceTerms = Field(
         None, description="a term of guidance (classifier-free by default) or a list of them; null: none"
     )
+    denoise: Denoise = None
     likelihood: ExactLikelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "dopri5",
         "rtol": 0.1,
         "atol": 0.1,
         "max_steps": 6,
+        "denoise": 1000,
         "guidance": {"scale": 2.0},
     }
 
@@ -84,6 +88,10 @@ class Dopri5(Tolerances, GuidedSampler):
         except ValueError as error:
             yield Problem(("kind",), str(error), "use a sampler such as `ddim`, `heun` or `dpm_solver_pp`")
             return
+        try:
+            self._last(target)
+        except ValueError as error:
+            yield Problem(("denoise",), str(error), "leave it out")
         if self.rules == "torchdiffeq" and not self._beyond(target):
             message = f"`torchdiffeq` steps beyond the end, where `{target.process.kind}` has no noise to speak of"
             yield Problem(("rules",), message, "use `rules: scipy`, whose last step ends there")
@@ -138,16 +146,23 @@ class Dopri5(Tolerances, GuidedSampler):
             x = b.mul(x, prior, out="x")
         rates, kept = velocity(mb, network, course_of(target), guides, request)
         (x,), evaluations = integrate(b, entry, rates, [x], kept, (ends.start, ends.stop), self)
+        if (last := self._last(target)) is not None:
+            x, evaluations = denoise(b, entry, last, network, request, x, None, guides), b.add(evaluations, 1.0)
         b.output(x, evaluations)
         mb.entries[entry] = b.finish(doc=f"Dormand and Prince's method, at most {self.max_steps} steps.")
         settings = tuple({guide.input: Setting(guide.setting, guide.default) for guide in guides}.values())
         outputs = (OutputField("samples", "x"), OutputField("evaluations", effort=True))
-        return Program(entry, self.kind, self.max_steps, self.evaluations, sources, settings, outputs=outputs)
+        most = self.evaluations + (self.denoise is not None)
+        return Program(entry, self.kind, self.max_steps, most, sources, settings, outputs=outputs)
+
+    def _last(self, target: Parameterization) -> Table | None:
+        """The step that denoises the solution, if there is one."""
+        return None if self.denoise is None else denoising(target, self.interval(target).stop, self.denoise)
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         found, target = self.build(mb, networks, spec), parameterization_of(spec.objective)
         assert target is not None, "`problems` has looked"
-        if self.likelihood is None or "log_likelihood" in mb.entries:
+        if self.likelihood is None:
             return (found,)
         ends = self.interval(target)
 
@@ -160,7 +175,7 @@ class Dopri5(Tolerances, GuidedSampler):
         solution = Solution(
             self.kind, self.max_steps, self.evaluations, solve, (OutputField("evaluations", effort=True),)
         )
-        return found, self.likelihood.program_of(mb, networks, spec, target, solution)
+        return found, *self.likelihood.programs_of(mb, networks, spec, target, solution)
 
 
 __all__ = ["Dopri5"]

@@ -18,6 +18,7 @@ from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers._likelihood import Likelihood
+from latentc.components.samplers._reverse_diffusion import euler_maruyama, index_of, reverse_diffusion
 from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
 from latentc.components.samplers.editing import Edit, edit_program
 from latentc.components.samplers.grid import evaluation
@@ -93,23 +94,21 @@ class PredictorCorrector(ArraySampler):
 
     def _predictor(self, process: Process, times: Array) -> Array:
         """f64[N, 4]: keep, score, size and noise of the predictor's row at each time."""
-        ode, count = 0.5 if self.probability_flow else 1.0, len(times)
-        stepped = process.in_steps(count) if self.predictor in ("reverse_diffusion", "ancestral") else None
-        if self.predictor == "none":
-            keep, score, noise = np.ones(count), np.zeros(count), np.zeros(count)
-        elif stepped is None:
-            if self.predictor == "ancestral":
-                raise ValueError(f"ancestral sampling is of a process in steps; `{process.kind}` is not one of {count}")
-            drift, diffusion = sde_of(process, times)
-            size = abs(process.first - (process.data if np.isfinite(process.data) else 0.0)) / count
-            keep, score, noise = 1 - drift * size, ode * diffusion * size, np.sqrt(diffusion * size)
-        else:
-            index = index_of(times, count)
-            kept, added = stepped.keep[index], stepped.added[index]
-            if self.predictor == "ancestral":
+        of_score, count = 0.5 if self.probability_flow else 1.0, len(times)
+        match self.predictor:
+            case "none":
+                keep, score, noise = np.ones(count), np.zeros(count), np.zeros(count)
+            case "reverse_diffusion":
+                keep, score, noise = reverse_diffusion(process, times, count, of_score)
+            case "euler_maruyama":
+                keep, score, noise = euler_maruyama(process, times, count, of_score)
+            case "ancestral":
+                stepped, index = process.in_steps(count), index_of(times, count)
+                if stepped is None:
+                    message = f"ancestral sampling is of a process in steps; `{process.kind}` is not one of {count}"
+                    raise ValueError(message)
+                kept, added = stepped.keep[index], stepped.added[index]
                 keep, score, noise = 1 / kept, added / kept, stepped.ancestral[index]
-            else:
-                keep, score, noise = 2 - kept, ode * added, np.sqrt(added)
         return np.stack([keep, score, np.zeros(count), noise * (not self.probability_flow)], axis=1)
 
     def _corrector(self, process: Process, times: Array) -> Array:
@@ -135,7 +134,7 @@ class PredictorCorrector(ArraySampler):
             more = self.guides(mb, networks, target.process), self.annealing_of(networks, spec)
             found += [edit_program(e, mb, networks["main"], conditions, table, point, spec, *more) for e in edits]
         if self.likelihood is not None:
-            found.append(self.likelihood.program(mb, networks, spec, target))
+            found += self.likelihood.programs(mb, networks, spec, target)
         return tuple(found)
 
 
@@ -145,18 +144,6 @@ def times_of(interval: Interval, count: int) -> Array:
     step = (last - first) / np.float32(count - 1)
     i = np.arange(count, dtype=np.float32)
     return np.where(i < count // 2, first + step * i, last - step * (count - 1 - i)).astype(np.float64)
-
-
-def index_of(times: Array, count: int) -> Array:
-    """The discrete step of each time, as published code truncates it in float32."""
-    return (times.astype(np.float32) * np.float32(count - 1)).astype(np.int64)
-
-
-def sde_of(process: Process, times: Array) -> tuple[Array, Array]:
-    """(f, g^2) of the forward SDE dx = f x dt + g dW at each time, f64 of their shape; t grows towards the noise."""
-    point, way = process.point(times), np.sign(process.first - process.last)
-    drift = way * point.d_alpha / point.alpha
-    return drift, np.maximum(2 * point.sigma * (way * point.d_sigma - drift * point.sigma), 0.0)
 
 
 def _body(batch: bool) -> Body:
@@ -192,4 +179,4 @@ def _norm(b: Builder, x: Var, batch: bool) -> Var:
 
 SAMPLE, BATCH = _body(False), _body(True)
 
-__all__ = ["PredictorCorrector", "index_of", "sde_of", "times_of"]
+__all__ = ["PredictorCorrector", "times_of"]

@@ -11,6 +11,7 @@ from pydantic import Field
 from latentc.components.contract import Network, Program
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._likelihood import Likelihood
+from latentc.components.samplers._reverse_diffusion import Denoise, denoising
 from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
 from latentc.components.samplers.grid import evaluation
 from latentc.components.samplers.spacings.spacing import Interval
@@ -34,9 +35,15 @@ class ProbabilityFlow(ArraySampler):
     method: Literal["rk4", "dopri5"] = Field(
         "rk4", description="the classical method, 4 evaluations per step, or Dormand and Prince's of order 5, 6 of them"
     )
+    denoise: Denoise = None
     likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
     PROGRAMS: ClassVar[tuple[str, ...]] = (*ArraySampler.PROGRAMS, "likelihood")
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "probability_flow", "steps": 2, "likelihood": {"steps": 2}}
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "probability_flow",
+        "steps": 2,
+        "denoise": 1000,
+        "likelihood": {"steps": 2},
+    }
 
     def interval(self, target: Parameterization) -> Interval:
         return continuous_interval(target, self.kind)
@@ -55,12 +62,13 @@ class ProbabilityFlow(ArraySampler):
         last = np.tile(np.arange(count) == count - 1, len(start)).astype(np.float64)
         columns |= {"d": weights[:, 0], **{f"h{i}": weights[:, i] for i in range(1, count)}}
         columns |= {"end": last, "kept": 1.0 - last}
-        return Table(self.kind, RUNGE_KUTTA, columns, history=count - 1, prior=grid.prior, substeps=count)
+        tail = None if self.denoise is None else denoising(target, float(grid.times[-1]), self.denoise)
+        return Table(self.kind, RUNGE_KUTTA, columns, history=count - 1, prior=grid.prior, tail=tail, substeps=count)
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         target = parameterization_of(spec.objective)
         assert target is not None
-        further = [] if self.likelihood is None else [self.likelihood.program(mb, networks, spec, target)]
+        further = () if self.likelihood is None else self.likelihood.programs(mb, networks, spec, target)
         return (*super().programs(mb, networks, spec), *further)
 
 

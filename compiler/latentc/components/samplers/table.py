@@ -98,7 +98,7 @@ class Table:
     `solver`: the sampler's name, for people and manifests. `history`: how many earlier estimates a step reads. `clip`:
     bound of an estimate of the data, or None. `clip_state`: bound of x after a step, or None. `prior`: standard
     deviation of the first state. `tail`: the table that continues from this one's last state (a final step of another
-    form), or None. `substeps`: rows per step, as the sampler counts steps.
+    form), or None. `substeps`: rows per step, as the sampler counts steps; 0: rows that it does not count.
 
     Evaluation 0 of a step takes the state x: the network is given ``c_in * x`` (x without that column), the time `t`
     and, if it predicts averages, the `span` of time, and its output becomes an estimate of what the solver integrates
@@ -143,7 +143,7 @@ class Table:
     @property
     def steps(self) -> int:
         """Steps, the tail's included."""
-        return self.rows // self.substeps + (self.tail.steps if self.tail else 0)
+        return (self.rows // self.substeps if self.substeps else 0) + (self.tail.steps if self.tail else 0)
 
     @property
     def stochastic(self) -> bool:
