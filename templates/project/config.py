@@ -53,6 +53,7 @@ TRAIN: dict[str, Rule] = {
     "accumulate": whole(1),
     "schedule.kind": one_of("constant", "cosine", "linear", "exponential"),
     "schedule.warmup": whole(0),
+    "schedule.hold": number(0, 1),
     "schedule.final": number(0, 1),
     # region fixed
     "ema": or_null(number(0, 1)),
@@ -107,6 +108,7 @@ MEANINGS = {
     "train.accumulate": "forward passes per optimiser step",
     "train.schedule.kind": "course of the learning rate after the warm-up",
     "train.schedule.warmup": "steps from 0 up to the learning rate",
+    "train.schedule.hold": "fraction of all steps at the learning rate after the warm-up",
     "train.schedule.final": "fraction of the learning rate at the end",
     # region decay
     "train.schedule.decay_from": "steps at the full rate before it falls as 1 / sqrt(step)",

@@ -28,11 +28,13 @@ def round_of(step: int, steps: int, rounds: dict[str, Any] | None) -> Round:
 
 
 def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
-    """The share of the learning rate at a step: a linear warm-up, then its course."""
+    """The share of the learning rate at a step: a linear warm-up, all of it for a while, then its course."""
     warmup, final, at = course["warmup"], course["final"], step - of_round.first
     if at < warmup:
         return (at + 1) / warmup
-    progress = (at - warmup) / max(1, of_round.end - of_round.first - warmup)
+    steps = of_round.end - of_round.first
+    held = warmup + course["hold"] * steps
+    progress = max(0, at - held) / max(1, steps - held)
     match course["kind"]:
         case "cosine":
             return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2

@@ -219,6 +219,20 @@ def test_a_rate_falls_by_the_same_factor_each_step() -> None:
         load_spec("digits_dit", None, ["train.schedule={kind: exponential}"])
 
 
+def test_a_rate_is_held_before_it_falls() -> None:
+    """NVG's: warmed up over 1000 steps, held for four fifths of all, then linear down to a tenth (its authors' code)."""
+    rounds = loaded(template("project/rounds.py"))
+    train = load_spec("nvg").train
+    course, held = train.schedule.model_dump(mode="json"), 1000 + 0.8 * train.steps
+    whole = rounds["round_of"](0, train.steps, None)
+    for step in (1000, 200_000, 267_400, 300_000, train.steps - 1):
+        wanted = 1 - 0.9 * max(0, step - held) / (train.steps - held)
+        assert rounds["rate"](course, whole, step) == pytest.approx(wanted)
+    assert rounds["rate"](course, whole, train.steps - 1) == pytest.approx(0.1, rel=1e-3)
+    with pytest.raises(DiagnosticError, match="`hold` delays a fall to `final`, which `kind: constant` does not have"):
+        load_spec("digits_dit", None, ["train.schedule={kind: constant, hold: 0.5}"])
+
+
 # ---- what a project holds
 
 

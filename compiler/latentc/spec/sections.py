@@ -40,6 +40,9 @@ class Schedule(Closed):
         "inverse_sqrt: 1 / sqrt(step / decay_from) from that step on",
     )
     warmup: int = Field(0, ge=0, le=1_000_000_000, description="optimiser steps from 0 up to the learning rate")
+    hold: float = Field(
+        0.0, ge=0, lt=1, description="fraction of all steps at the learning rate after the warm-up, before its course"
+    )
     final: float = Field(
         0.0, ge=0, le=1, description="fraction of the rate at the end, unless constant or inverse_sqrt"
     )
@@ -53,6 +56,8 @@ class Schedule(Closed):
             raise ValueError("`decay_from` is of `kind: inverse_sqrt`, which needs it")
         if self.kind == "exponential" and not self.final:
             raise ValueError("a factor per step never leads to 0: `kind: exponential` needs a `final` above 0")
+        if self.hold and self.kind in ("constant", "inverse_sqrt"):
+            raise ValueError(f"`hold` delays a fall to `final`, which `kind: {self.kind}` does not have")
         return self
 
 
