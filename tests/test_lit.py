@@ -22,6 +22,9 @@ from latentc.spec import load_spec
 SMALL = ["data={kind: npz, classes: 5, shape: [4, 8, 8]}", "objective.base.process.steps=100", "sampler.steps=4"]
 SMALL += [f"networks.{n}.{size}" for n in ("main", "teacher") for size in ("width=16", "depth=2")]
 SMALL += ["networks.main.block.mixer.heads=2", "networks.teacher.block.mixer.heads=4"]
+CAPTIONED = (
+    "data={kind: npz, shape: [4, 8, 8], fields: {caption: {shape: [5, 8]}, caption_mask: {shape: [5], dtype: bool}}}"
+)
 DIM, HEADS, GRID = 12, 3, 4
 
 
@@ -79,8 +82,9 @@ def test_the_objective_is_the_sum_of_its_terms() -> None:
     assert loss == pytest.approx(base, rel=1e-9)
 
 
-def test_all_but_the_attention_is_inherited(tmp_path: Path) -> None:
-    spec = load_spec("lit", overrides=SMALL)
+@pytest.mark.parametrize(("name", "data"), [("lit", SMALL[0]), ("lit_t2i", CAPTIONED)])
+def test_all_but_the_attention_is_inherited(name: str, data: str, tmp_path: Path) -> None:
+    spec = load_spec(name, overrides=[data, *SMALL[1:]])
     low = lower(spec)
     with emitted(low, spec, tmp_path / "project") as project:
         import checkpoint  # of the project

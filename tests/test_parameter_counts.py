@@ -138,6 +138,13 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "teacher"): 674_834_720,
         },
     ),
+    "lit_t2i": (
+        "pixart's with 180 more tokens that stand for no caption, and as LiT of DiT; paper: 0.6 B",
+        {
+            ("XL/2-512", "main"): 611_347_616 + 180 * 4096 + 28 * (-3 * 1152 + 26 * 1152 // 4),
+            ("XL/2-512", "teacher"): 611_347_616 + 180 * 4096,
+        },
+    ),
     "edm": (
         "NVlabs/edm; the baselines are its classes with Song et al.'s multipliers",
         {
