@@ -155,6 +155,16 @@ def test_the_sampler_of_maskgit_r_with_reuse() -> None:
     assert all(before > after for before, after in pairwise(left))
 
 
+def test_the_guidance_that_the_authors_draw_by() -> None:
+    """cond + s (cond - null), s from 0.05 to 0.1; what a set evaluates anew has s of the evaluation before it."""
+    sampler = load_spec("recap_maskgit", "guided").sampler
+    strengths, wanted = np.linspace(0.05, 0.1, 32), list[float]()
+    for first, count in [*((i, 1) for i in range(12)), *((i, 2) for i in range(12, 32, 2))]:
+        wanted += [strengths[first], *(strengths[first + k - 1] for k in range(1, count))]
+    found = (sampler.guidance.scale - 1) * sampler.guidance.weights(list(sampler.guided_progress()))
+    np.testing.assert_allclose(found, wanted, atol=5e-6)
+
+
 def test_what_cannot_reuse_is_refused() -> None:
     with pytest.raises(DiagnosticError, match="remembers no keys and values"):
         load_spec("maskgit", None, [f"sampler={{kind: confidence, {REUSE[8:].replace('=', ': ')}}}"])
