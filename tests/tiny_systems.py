@@ -49,6 +49,15 @@ MP_UNET = ("width=16", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block
 EDM2 = (*DIGITS, *under("networks.main", MP_UNET), "networks.uncertainty.frequencies=8", "sampler.steps=3")
 EDM2 = (*EDM2, "conditioning.time.frequencies=16")
 CLASSIFIER = under("networks.classifier", (*UNET, "block.head_channels=8", "frequencies=16"))
+CAPTIONED = "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, "
+CAPTIONED += "caption_mask: {shape: [5], dtype: bool}}}"
+HIMAR = (
+    *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "patch=2", "side=2", "buffer=4")),
+    *under("networks.head", ("width=16", "depth=1", "block.mixer.heads=2")),
+    *under("networks.pivot_head", ("width=16", "depth=1")),
+    *("sampler.steps=2", "sampler.diffusion.respacing='4'", "sampler.pivots.steps=3", "objective.pivots=null"),
+    "sampler.pivots.diffusion.respacing='4'",
+)
 GAN = ("networks.main.channel_multipliers=[2, 2]", "networks.discriminator.channel_multipliers=[2, 2]")
 GAN = (*DIGITS, *GAN, *under("networks.main", ("width=8", "latent_dim=16")), "networks.discriminator.width=8")
 GAN = (*GAN, "networks.discriminator.downsample_levels=1")
@@ -246,15 +255,15 @@ SYSTEMS: dict[str, Tiny] = {
     "givt_masked": Tiny(
         "givt_masked", (*DIGITS, *under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=3", "sampler.proposals=8")
     ),
-    "himar": Tiny(
+    "himar": Tiny("himar", (*DIGITS, *HIMAR)),
+    "himar-t2i": Tiny(
         "himar",
         (
-            *(*DIGITS, *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "patch=2", "side=2", "buffer=4"))),
-            *under("networks.head", ("width=16", "depth=1", "block.mixer.heads=2")),
-            *under("networks.pivot_head", ("width=16", "depth=1")),
-            *("sampler.steps=2", "sampler.diffusion.respacing='4'", "sampler.pivots.steps=3", "objective.pivots=null"),
-            "sampler.pivots.diffusion.respacing='4'",
+            *("data.first_stage=null", "data.shape=[1, 8, 8]", *FILE),
+            "data.fields={caption: {shape: [3, 4]}, caption_mask: {shape: [3], dtype: bool}}",
+            *HIMAR,
         ),
+        "S-t2i",
     ),
     "gedi": Tiny(
         "gedi",
@@ -581,6 +590,14 @@ SYSTEMS: dict[str, Tiny] = {
             *(*under("networks.teacher", (*BLOCKS, "depth=1")), "sampler.steps=3", WHOLE),
         ),
     ),
+    "lit_t2i": Tiny(
+        "lit_t2i",
+        (
+            *(CAPTIONED, *under("networks.main", ("width=16", "depth=1", "patch=2"))),
+            *under("networks.main.block.mixer", ("heads=2", "kernel=3")),
+            *(*under("networks.teacher", (*BLOCKS, "depth=1")), "sampler.steps=3"),
+        ),
+    ),
     "can": Tiny(
         "can",
         (*EXPERTS, "backbone.block.mixer={kind: linear_attention, heads: 2, kernel: 3, generated: true}"),
@@ -601,10 +618,7 @@ SYSTEMS: dict[str, Tiny] = {
     "pixart": Tiny(
         "pixart",
         (
-            *(
-                "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, "
-                "caption_mask: {shape: [5], dtype: bool}}}",
-            ),
+            CAPTIONED,
             *under("backbone", (*BLOCKS, "depth=1", "patch=2")),
             "sampler.steps=3",
         ),

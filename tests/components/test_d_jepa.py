@@ -6,6 +6,7 @@ Known tokens are dropped and put back, as the papers do it, where the networks m
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -74,22 +75,34 @@ class Reference:
     def norm(self, name: str, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"], 1e-6)
 
-    def block(self, name: str, x: Tensor, turn: Tensor | None) -> Tensor:
-        q, k, v = self.linear(f"{name}.attn.qkv", self.norm(f"{name}.norm1", x)).chunk(3, -1)
-        q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
-        q, k = (
-            F.rms_norm(t, t.shape[-1:], self.w[f"{name}.attn.{part}_norm.weight"], 1e-6)
-            for t, part in ((q, "q"), (k, "k"))
-        )
+    def apart(self, name: str, x: Tensor, front: int, layer: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """x [1, N, D] through a layer NAME; the first tokens have one of their own, if captions are told in blocks."""
+        own = name.replace(".mlp.", ".front_mlp.") if ".mlp." in name else ".front_".join(name.rsplit(".", 1))
+        if f"{own}.weight" not in self.w:
+            return layer(name, x)
+        return torch.cat([layer(own, x[:, :front]), layer(name, x[:, front:])], 1)
+
+    def block(self, name: str, x: Tensor, front: int, turn: Tensor | None) -> Tensor:
+        def linear(part: str, x: Tensor) -> Tensor:
+            return self.apart(f"{name}.{part}", x, front, self.linear)
+
+        def norm(part: str, x: Tensor) -> Tensor:
+            return self.apart(f"{name}.{part}", x, front, self.norm)
+
+        def rms(path: str, x: Tensor) -> Tensor:
+            return F.rms_norm(x, x.shape[-1:], self.w[f"{path}.weight"], 1e-6)
+
+        q, k, v = (t.unflatten(-1, (HEADS, -1)) for t in linear("attn.qkv", norm("norm1", x)).chunk(3, -1))
+        q, k = (self.apart(f"{name}.attn.{part}_norm", t, front, rms) for t, part in ((q, "q"), (k, "k")))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         if turn is not None:
             q, k = (
                 torch.view_as_real(torch.view_as_complex(t.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
                 for t in (q, k)
             )
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.linear(f"{name}.attn.proj", h)
-        h = F.gelu(self.linear(f"{name}.mlp.fc1", self.norm(f"{name}.norm2", x)))
-        return x + self.linear(f"{name}.mlp.fc2", h)
+        x = x + linear("attn.proj", h)
+        return x + linear("mlp.fc2", F.gelu(linear("mlp.fc1", norm("norm2", x))))
 
     def encoded(self, x: Tensor, front: Tensor, turn: Tensor | None, kept: list[int]) -> Tensor:
         """x [T, C] and the tokens in front [P, D], of which those at places `kept` go in: [1, kept, D]."""
@@ -98,7 +111,8 @@ class Reference:
             x = x + self.w["encoder_pos"][0]
         x = self.norm("z_proj_ln", torch.cat([front, x])[None, kept])
         for i in range(2):
-            x = self.block(f"encoder_blocks.{i}", x, None if turn is None else turn[kept])
+            in_front = sum(place < len(front) for place in kept)
+            x = self.block(f"encoder_blocks.{i}", x, in_front, None if turn is None else turn[kept])
         return self.norm("encoder_norm", x)
 
     def features(self, x: Tensor, front: Tensor, mask: Tensor, counts: Tensor, turn: Tensor | None) -> Tensor:
@@ -113,7 +127,7 @@ class Reference:
         every = torch.nonzero(torch.cat([counts, torch.ones(T, dtype=torch.bool)])).flatten().tolist()
         x = padded[:, every]
         for i in range(2):
-            x = self.block(f"decoder_blocks.{i}", x, None if turn is None else turn[every])
+            x = self.block(f"decoder_blocks.{i}", x, int(counts.sum()), None if turn is None else turn[every])
         return self.norm("decoder_norm", x)[0, -T:]
 
     def targets(self, x: Tensor, front: Tensor, counts: Tensor, turn: Tensor | None) -> Tensor:
@@ -266,6 +280,7 @@ def test_the_sampler_of_d_jepa_t2i() -> None:
         ("networks.main.learned_positions=all", "conditions that are vectors"),
         ("networks.main.positions={kind: sincos_2d}", "added to the input"),
         ("sampler.reuse={after: 1}", "not turned to other places"),
+        ("networks.main.block.mixer={kind: attention, heads: 2, key_bias: false}", "the same weights for all tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused(override: str, words: str) -> None:

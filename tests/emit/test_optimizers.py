@@ -220,7 +220,7 @@ def test_a_rate_falls_by_the_same_factor_each_step() -> None:
 
 
 def test_a_rate_is_held_before_it_falls() -> None:
-    """NVG's: warmed up over 1000 steps, held for four fifths of all, then linear down to a tenth (its authors' code)."""
+    """NVG's: warmed up over 1000 steps, held for four fifths of all, then linear down to a tenth."""
     rounds = loaded(template("project/rounds.py"))
     train = load_spec("nvg").train
     course, held = train.schedule.model_dump(mode="json"), 1000 + 0.8 * train.steps

@@ -25,6 +25,8 @@ H, W = Named(8, "H"), Named(6, "width")
         ((W + 1) * 2, "(width + 1) * 2"),
         (1 - W, "1 - width"),
         (W - (W - 1), "width - (width - 1)"),
+        (W + (H - W) + (H - W), "H + H - width"),
+        (H - W + W, "H"),
     ],
 )
 def test_arithmetic_folds_constants(size: int, expr: str) -> None:

@@ -152,6 +152,11 @@ class Mixer(Part):
         return False
 
     @property
+    def separates(self) -> bool:
+        """Whether it may be applied with `front`: how many tokens in front have weights of their own."""
+        return False
+
+    @property
     def recalls(self) -> bool:
         """Whether tokens that `extend` takes may stand anywhere among the cached ones, not only behind them."""
         return False
@@ -170,7 +175,8 @@ class Mixer(Part):
 
     def own(self, dim: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a block's sizes that it is applied with."""
-        return {name: sizes[name] for name in (*self.static(int(dim)), *(("grid",) if self.spatial else ()))}
+        more = *(("grid",) if self.spatial else ()), *(("front",) if "front" in sizes else ())
+        return {name: sizes[name] for name in (*self.static(int(dim)), *more)}
 
     @abstractmethod
     def apply(
@@ -315,6 +321,11 @@ class BlockCondition(Part):
     @property
     def spatial(self) -> bool:
         """Whether tokens must be a square, whose side `grid` blocks are then built with."""
+        return False
+
+    @property
+    def separates(self) -> bool:
+        """Whether tokens in front have weights of their own; blocks are then built with `front`, how many they are."""
         return False
 
     @abstractmethod

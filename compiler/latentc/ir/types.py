@@ -33,7 +33,7 @@ class Named(int):
     """An int that carries the expression it was computed with; equal to and hashed as its value.
 
     `Named(size, "T")` of a size that is Named itself is an abbreviation, and `meaning` is the expression of that size.
-    Arithmetic folds constants, so that `(H + 2 - 3) + 1` is `H`.
+    Arithmetic folds constants, so that `(H + 2 - 3) + 1` is `H`, and so is `n + (H - n)`.
     """
 
     expr: str
@@ -113,6 +113,10 @@ def _sum(a: Named, b: int, sign: int) -> Named:
         one, other = _multiple(a), _multiple(b)
         if one and other and one[1] == other[1] and one[0] + sign * other[0] > 0:
             return Named(value, f"{one[0] + sign * other[0]} * {one[1]}" if one[0] + sign * other[0] > 1 else one[1])
+        for part, whole in ((a, b), (b, a)):  # n + (T - n)
+            left = whole.expr.removesuffix(f" - {_atom(part)}")
+            if sign > 0 and left != whole.expr and _closed(left):
+                return Named(value, left)
         return Named(value, f"{a.expr} {'+' if sign > 0 else '-'} {b.expr if sign > 0 else _atom(b)}")
     before = _PLUS.fullmatch(a.expr)
     head, constant = (before[1], int(before[2] + before[3])) if before and _closed(before[1]) else (a.expr, 0)

@@ -106,9 +106,19 @@ class Block(Closed):
             message = f"{heads} heads have {size} channels each, but `{mixer.kind}` needs a multiple of "
             yield Problem(("width",), f"{message}{mixer.head_multiple} with these options", "use fewer heads")
 
-    def problems_of_condition(self, network: str, *told: Told, tokens: bool = False) -> Iterator[Problem]:
-        """What is wrong if a network of that kind tells its blocks one of `told`; `tokens`: and those of conditions."""
-        condition = self.parts()[3]
+    def problems_of_condition(
+        self, network: str, *told: Told, tokens: bool = False, fronts: bool = False
+    ) -> Iterator[Problem]:
+        """What is wrong if a network of that kind tells its blocks one of `told`; `tokens`: and those of conditions;
+        `fronts`: how many tokens are in front of the sample's.
+        """
+        mixer, _, _, condition = self.parts()
+        if condition.separates and not fronts:
+            message = f"a {network} has no tokens in front that could have weights of their own"
+            yield Problem(("block", "condition", "front"), message, "leave it out, or use a `masked_autoencoder`")
+        elif condition.separates and not mixer.separates:
+            message = f"this `{mixer.kind}` has the same weights for all tokens"
+            yield Problem(("block", "condition", "front"), message, "use `{kind: attention}` without other options")
         if condition.TAKES in told and (tokens or not condition.takes_tokens):
             return
         taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.takes_tokens else "")

@@ -15,6 +15,17 @@ Mix = Callable[[Var], tuple[Var, ...]]
 """h f32[B, N, D] -> what the mixer makes of it, one summand per branch that is gated by itself."""
 
 
+def apart(b: Builder, x: Var, front: Any, layer: Callable[[Var, str], Var], out: str = "h", axis: int = 1) -> Var:
+    """What a layer makes of x, whose first `front` tokens along an axis have one of their own.
+
+    `layer` takes tokens, and what the names of its parameters begin with.
+    """
+    if not front:
+        return layer(x, "")
+    first, rest = b.split(x, axis=axis, sizes=(front, x.shape[axis] - front), out="first rest")
+    return b.concat(layer(first, "front_"), layer(rest, ""), axis=axis, out=out)  # type: ignore[no-any-return]
+
+
 def masked_mix(
     b: Builder, mixer: CachedMixer, mask: Var, rotary: Sequence[Var], init: str, dim: int, static: Mapping[str, Any]
 ) -> Mix:
@@ -69,4 +80,4 @@ def cached_blocks(
     return x, grown
 
 
-__all__ = ["Mix", "cached_blocks", "chunk_mix", "masked_mix"]
+__all__ = ["Mix", "apart", "cached_blocks", "chunk_mix", "masked_mix"]

@@ -56,7 +56,7 @@ def targets(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody:
         if counted is not None:
             visible = b.concat(counted, visible, axis=1, out="visible")
         sizes, rotary = config.block.own(width, static), parts.rotary(b, x, static)
-        x = parts.blocks(b, "encoder", x, (keys_of(b, visible),), depth, sizes, rotary)
+        x = parts.blocks(b, "encoder", x, prefix, (keys_of(b, visible),), depth, sizes, rotary)
         x = parts.norm.apply(b, "encoder_norm", x)
         return b.slice(x, axis=1, start=prefix, stop=total, out="x")  # type: ignore[no-any-return]
 

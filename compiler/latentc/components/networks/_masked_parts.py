@@ -44,40 +44,9 @@ class MaskedParts:
     def told(
         self, b: Builder, conditions: tuple[Var, ...], like: Var, width: int, buffer: int, static: Any
     ) -> tuple[Var, Var | None]:
-        """f32[B, P, D]: the tokens in front, and bool[B, P], which of them count; None: all.
-
-        The sum of the conditions that are vectors is added to every buffer token; those that are sequences follow.
-        """
-        vectors, parts, masks = list[Var](), list[Var](), list[Var | None]([None])
-        for entry, operands in with_operands(self.entries, conditions):
-            prefix = f"{entry.ports[0].name}_embedder"
-            if entry.form == "vector":
-                vectors.append(entry.vector(b, prefix, operands, width, static))
-            else:
-                embedded, mask = entry.tokens(b, prefix, operands, width, static)
-                parts.append(embedded)
-                masks.append(mask)
-        batch = like.shape[0]
-        summands = []
-        if vectors:
-            c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), vectors)
-            summands.append(b.reshape(c, shape=(batch, 1, width)))
-        if self.config.learned_positions != "all":
-            # The norm of the encoder's input magnifies gradients of tokens that are zero.
-            start: dict[str, Any] = {} if vectors else {"std": 0.02}
-            own = b.param("buffer_tokens", f32(1, buffer, width), "normal" if start else "zeros", **start)
-            summands.append(own)
-        c = reduce(lambda sum_, part: b.op("add", sum_, part, out="c"), summands)
-        c = b.broadcast_to(c, like, shape=(batch, buffer, width), out="c")
-        if parts:
-            c = b.concat(c, *parts, axis=1, out="c")
-        if all(mask is None for mask in masks):
-            return c, None
-        counts = [
-            b.full(like, shape=(size,), value=1.0, dtype="bool", out="counts") if mask is None else mask
-            for mask, size in zip(masks, (buffer, *(part.shape[1] for part in parts)), strict=True)
-        ]
-        return c, b.concat(*counts, axis=1, out="counted")
+        """f32[B, P, D]: the tokens in front, and bool[B, P], which of them count; None: all."""
+        learned = self.config.learned_positions != "all"
+        return in_front(b, self.entries, conditions, like, width, buffer, static, learned)
 
     def normed(self, b: Builder, x: Var) -> Var:
         return LayerNorm(kind="layer_norm", eps=1e-6, affine=True).apply(b, "z_proj_ln", x)
@@ -144,9 +113,19 @@ class MaskedParts:
         return mixer, feed_forward, norm, init
 
     def blocks(
-        self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any, rotary: tuple[Var, ...] = ()
+        self,
+        b: Builder,
+        part: str,
+        x: Var,
+        front: Any,
+        mask: tuple[Var, ...],
+        depth: int,
+        sizes: Any,
+        rotary: tuple[Var, ...] = (),
     ) -> Var:
+        """x f32[B, P + T, D] through the blocks; `front`: P."""
         condition, parts = self.condition, self.parts_of(part)
+        sizes = {**sizes, "front": front} if condition.separates else sizes
         block = condition.masked_block(*parts) if mask else condition.block(*parts)
         for name in items(f"{part}_blocks", depth):
             x = b.sub(name, block, x, *mask, *rotary, dim=x.shape[2], **sizes)
@@ -174,6 +153,53 @@ class MaskedParts:
         return x
 
 
+def in_front(
+    b: Builder,
+    entries: tuple[Entry, ...],
+    conditions: tuple[Var, ...],
+    like: Var,
+    width: int,
+    buffer: int,
+    static: Any,
+    learned: bool = False,
+) -> tuple[Var, Var | None]:
+    """f32[B, P, D]: the tokens in front, and bool[B, P], which of them count; None: all.
+
+    The sum of the conditions that are vectors is added to every buffer token, which is learned or zero; those that are
+    sequences follow. Without either vectors or learned tokens there is no buffer.
+    """
+    vectors, parts, masks = list[Var](), list[Var](), list[Var | None]()
+    for entry, operands in with_operands(entries, conditions):
+        prefix = f"{entry.ports[0].name}_embedder"
+        if entry.form == "vector":
+            vectors.append(entry.vector(b, prefix, operands, width, static))
+        else:
+            embedded, mask = entry.tokens(b, prefix, operands, width, static)
+            parts.append(embedded)
+            masks.append(mask)
+    batch = like.shape[0]
+    summands = []
+    if vectors:
+        c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), vectors)
+        summands.append(b.reshape(c, shape=(batch, 1, width)))
+    if learned:
+        # The norm of the encoder's input magnifies gradients of tokens that are zero.
+        start: dict[str, Any] = {} if vectors else {"std": 0.02}
+        summands.append(b.param("buffer_tokens", f32(1, buffer, width), "normal" if start else "zeros", **start))
+    if summands:
+        c = reduce(lambda sum_, part: b.op("add", sum_, part, out="c"), summands)
+        parts = [b.broadcast_to(c, like, shape=(batch, buffer, width), out="c"), *parts]
+        masks = [None, *masks]
+    c = b.concat(*parts, axis=1, out="c") if len(parts) > 1 else parts[0]
+    if all(mask is None for mask in masks):
+        return c, None
+    counts = [
+        b.full(like, shape=(part.shape[1],), value=1.0, dtype="bool", out="counts") if mask is None else mask
+        for mask, part in zip(masks, parts, strict=True)
+    ]
+    return c, b.concat(*counts, axis=1, out="counted") if len(counts) > 1 else counts[0]
+
+
 def position(b: Builder, name: str, count: Any, width: Any) -> Var:
     """f32[1, count, width]: learned vectors."""
     return b.param(name, f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
@@ -185,4 +211,4 @@ def keys_of(b: Builder, seen: Var) -> Var:
     return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")  # type: ignore[no-any-return]
 
 
-__all__ = ["Decoder", "MaskedParts", "keys_of", "position"]
+__all__ = ["Decoder", "MaskedParts", "in_front", "keys_of", "position"]

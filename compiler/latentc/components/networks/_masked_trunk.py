@@ -29,11 +29,13 @@ class MaskedTrunk(Backbone):
     block: Block = Field(description="the block of encoder and decoder")
     weights: Weights = Field("xavier", description="how linear layers start")
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    FRONTS: ClassVar[bool] = False
+    """Whether tokens in front may have weights of their own."""
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_masks(self.kind)
-        yield from self.block.problems_of_condition(self.kind, None)
+        yield from self.block.problems_of_condition(self.kind, None, fronts=self.FRONTS)
         if not self.told(spec):
             yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)

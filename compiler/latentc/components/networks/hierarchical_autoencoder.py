@@ -1,7 +1,8 @@
 """A masked autoencoder over low-resolution pivots and dense tokens: the trunk of Hi-MAR.
 
 It is no option of `masked_autoencoder`: two phases share its blocks, which are scaled by what each phase has learned.
-Symbols: B batch, N pivots, T dense tokens, C channels of a token, D width, R buffer tokens that hold the condition.
+Symbols: B batch, N pivots, T dense tokens, C channels of a token, D width, R buffer tokens that hold the condition, P
+tokens in front of the pivots: the buffer, and those of conditions.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from latentc.components import Closed
 from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, embedded_sum, ports_of
+from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.networks._masked_parts import in_front, keys_of
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.parts import Problem, dense, table, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -41,6 +43,8 @@ class HierarchicalAutoencoder(MaskedTrunk):
     `pivots`: x f32[B, N, C], mask f32[B, N] (1 where one is hidden), the conditions -> features f32[B, N + T, D];
     the dense tokens are hidden. `forward`: x f32[B, T, C], mask f32[B, T], left_out f32[B, N] (1 where a learned
     token is in a pivot's place), features of the pivots f32[B, N, D], the conditions -> f32[B, N + T, D].
+
+    Conditions that are sequences, such as captions, are tokens in front, without a buffer if no condition is a vector.
     """
 
     kind: Literal["hierarchical_autoencoder"]
@@ -63,6 +67,7 @@ class HierarchicalAutoencoder(MaskedTrunk):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"hierarchical_features"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -161,9 +166,10 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
 
     def run(b: Builder, x: Var, mask: Var, phase: int, conditions: tuple[Var, ...], static: dict[str, Any]) -> Var:
         """Features of embedded tokens x [B, N + T, D], of which those where `mask` [B, N + T] is 1 are hidden."""
-        width, buffer = static["width"], static["buffer"]
-        count = static["side"] ** 2 + static["tokens"]
-        total, batch = buffer + count, x.shape[0]
+        width, count, batch = static["width"], static["side"] ** 2 + static["tokens"], x.shape[0]
+        c, counted = in_front(b, entries, conditions, x, width, static["buffer"], static)
+        front = c.shape[1]
+        total = front + count
         sizes = config.block.own(width, static)
         which = b.constant(np.int64(phase), out="phase")
 
@@ -177,26 +183,29 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
             row = b.silu(b.reshape(row, shape=(1, 1, width)), out="row")
             return linear(b, f"{part}_blocks_ada", row, 4 * width)
 
-        c = embedded_sum(b, entries, conditions, width, static)
-        c = b.broadcast_to(b.reshape(c, shape=(batch, 1, width)), x, shape=(batch, buffer, width), out="c")
         x = b.concat(c, x, axis=1, out="x") + own("encoder_pos", total)
         x = input_norm.apply(b, "z_proj_ln", x)
-        front = b.full(mask, shape=(buffer,), value=0.0, dtype="f32", out="front")
-        seen = b.less(b.concat(front, mask, axis=1), 0.5, out="seen")
-        visible = b.reshape(seen, shape=(batch, 1, 1, total), out="visible")
+        shown = b.full(mask, shape=(front,), value=0.0, dtype="f32", out="front")
+        seen = visible = b.less(b.concat(shown, mask, axis=1), 0.5, out="seen")
+        every: tuple[Var, ...] = ()
+        if counted is not None:
+            counted = b.concat(counted, b.full(mask, shape=(count,), value=1.0, dtype="bool"), axis=1, out="counted")
+            visible, every = b.logical_and(seen, counted, out="visible"), (keys_of(b, counted),)
+        visible = keys_of(b, visible)
         told = scales("encoder")
         for name in items("encoder_blocks", static["depth"]):
             x = b.sub(name, _block(config.block, config.weights, True), x, told, which, visible, dim=width, **sizes)
         x = linear(b, "decoder_embed", norm.apply(b, "encoder_norm", x), width)
-        blank = b.full(own("mask_token", count), shape=(buffer, width), value=0.0, dtype="f32")
+        blank = b.full(own("mask_token", count), shape=(front, width), value=0.0, dtype="f32")
         blank = b.concat(blank, own("mask_token", count), axis=1, out="blank")
         x = b.where(b.reshape(seen, shape=(batch, total, 1)), x, blank, out="x") + own("decoder_pos", total)
         told, depth = scales("decoder"), static["depth"]
         if config.decoder is not None:
             depth, sizes = static["decoder_depth"], {**sizes, "heads": static["decoder_heads"]}
         for name in items("decoder_blocks", depth):
-            x = b.sub(name, _block(config.block, config.weights, False), x, told, which, dim=width, **sizes)
-        x = b.slice(norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
+            block = _block(config.block, config.weights, counted is not None)
+            x = b.sub(name, block, x, told, which, *every, dim=width, **sizes)
+        x = b.slice(norm.apply(b, "decoder_norm", x), axis=1, start=front, stop=total, out="x")
         return x + b.param("diffusion_pos", f32(1, count, width), "normal", std=0.02)
 
     @module_class("HierarchicalAutoencoder", "pivots", x="B side**2 channels", mask="B side**2")

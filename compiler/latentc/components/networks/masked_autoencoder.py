@@ -76,6 +76,7 @@ class MaskedAutoencoder(MaskedTrunk):
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_features"})
     RECALLS: ClassVar[bool] = True
+    FRONTS: ClassVar[bool] = True
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
@@ -132,7 +133,11 @@ class MaskedAutoencoder(MaskedTrunk):
         if any(entry.form != "vector" for entry in self.entries(spec)):
             message = "the sampler reuses keys and values, but not those of conditions that are sequences"
             yield Problem((), message, "leave out `sampler.reuse`")
-        if not self.block.parts()[0].recalls:
+        mixer, _, _, condition = self.block.parts()
+        if condition.separates:
+            message = "the sampler reuses keys and values, but not those of tokens in front with weights of their own"
+            yield Problem(("block", "condition", "front"), message, "leave it out, or leave out `sampler.reuse`")
+        if not mixer.recalls:
             message = "the sampler reuses keys and values, which this mixer cannot give"
             yield Problem(("block", "mixer"), message, "use `{kind: attention}` as it is, or leave out `sampler.reuse`")
 
@@ -245,14 +250,15 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         x = parts.normed(b, x)
         rotary = parts.rotary(b, x, static)
         visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
-        x = parts.blocks(b, "encoder", x, (visible,), depth, sizes, rotary)
+        x = parts.blocks(b, "encoder", x, prefix, (visible,), depth, sizes, rotary)
         x = parts.decoder_input(b, x, static.get("decoder_width"))
         if known is not None:
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
             x = rows(b, x, place, "x")
         x = parts.decoder_placed(b, parts.shown(b, x, seen), tokens)
         depth, sizes = parts.decoder_sizes(depth, sizes, static)
-        x = parts.blocks(b, "decoder", x, () if counted is None else (keys_of(b, counted),), depth, sizes, rotary)
+        shown = () if counted is None else (keys_of(b, counted),)
+        x = parts.blocks(b, "decoder", x, prefix, shown, depth, sizes, rotary)
         return parts.features(b, x, tokens)
 
     @module_class("MaskedAutoencoder", **_SHAPES)

@@ -6,12 +6,17 @@ Symbols: B batch, T tokens of a sample, V vocabulary.
 from __future__ import annotations
 
 from math import pi
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from latentc.components.contract import Draw, Method, Update
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 
 ShareSchedule = Literal["arccos", "cosine", "cubic", "linear", "root", "square"]
+Concentration = Annotated[float, Field(gt=0, le=10_000)]
+"""A parameter of a beta distribution."""
+
 # arccos(u) / sqrt(1 - u) for u in [0, 1], error 2e-8 (Abramowitz and Stegun 4.4.46).
 _ARCCOS: tuple[float, ...] = (
     1.570796305,

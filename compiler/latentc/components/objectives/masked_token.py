@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.kit.tokens import split_digits
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import (
+    Concentration,
     ShareSchedule,
     hidden_share,
     mean_of_counted,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 MaskSchedule = Literal[ShareSchedule, "truncated_normal", "beta"]
-
-
-Concentration = Annotated[float, Field(gt=0, le=10_000)]
 
 
 class TruncatedNormal(Closed):

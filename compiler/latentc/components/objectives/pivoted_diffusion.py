@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.patches import patch_side, patchify
-from latentc.components.objectives._common import publish, step_of
+from latentc.components.objectives._common import Concentration, publish, step_of
 from latentc.components.objectives.denoising import noised
 from latentc.components.objectives.diffusion import DiffusionLoss
 from latentc.components.parts import Problem
@@ -29,9 +29,9 @@ class PivotedDiffusion(DiffusionLoss):
     """Losses of `pivot_head` on hidden pivots and of `head` on hidden dense tokens (Hi-MAR, Zheng et al. 2025, ICML).
 
     A fraction r of the pivots is hidden, r normal with mean 1, truncated to [`least_hidden`, 1]; of the dense tokens
-    cos(pi u / 2), u uniform. Dense tokens are told the features of the pivots that were hidden, without a gradient.
-    Errors of pivots are averaged over those that are hidden; those of dense tokens are summed over the hidden ones
-    and divided by the number of all.
+    cos(pi u / 2), u uniform; or fractions of a beta distribution of both. Dense tokens are told the features of the
+    pivots that were hidden, without a gradient. Errors of pivots are averaged over those that are hidden; those of
+    dense tokens are summed over the hidden ones and divided by the number of all.
     """
 
     kind: Literal["pivoted_diffusion"]
@@ -40,6 +40,9 @@ class PivotedDiffusion(DiffusionLoss):
     )
     least_hidden: float = Field(0.7, gt=0, lt=1, description="least fraction of the pivots that is hidden")
     deviation: float = Field(0.25, gt=0, description="standard deviation of the hidden fraction")
+    beta: tuple[Concentration, Concentration] | None = Field(
+        None, description="parameters of the beta distribution of hidden fractions; null: they are as above"
+    )
     pivot_dropout: float = Field(0.5, ge=0, le=1, description="share of samples without pivots in the dense phase")
     pivot_warmup: int = Field(
         0,
@@ -91,10 +94,11 @@ class PivotedDiffusion(DiffusionLoss):
         patch = patch_side(size, spec.data.shape[0])
         tokens = patchify(b, x, patch)
         pivots = _averaged(b, tokens, count) if own is None else patchify(b, own, patch, "pivots")
-        draws = [Draw("fraction", "truncated_normal", {"bound": (1 - self.least_hidden) / self.deviation})]
+        shares = self._shares()
+        draws = [Draw("fraction", *shares[0])]
         share, order = b.input("fraction", f32(B)), b.input("pivot_order", i64(B, count))
         dense_share, dense_order = b.input("dense_share", f32(B)), b.input("order", i64(B, length))
-        draws += [Draw("pivot_order", "permutation"), Draw("dense_share", "uniform"), Draw("order", "permutation")]
+        draws += [Draw("pivot_order", "permutation"), Draw("dense_share", *shares[1]), Draw("order", "permutation")]
         without = b.input("without", f32(B))
         draws.append(Draw("without", "uniform"))
         time = self.parameterization().process.draw()
@@ -114,8 +118,10 @@ class PivotedDiffusion(DiffusionLoss):
         ]
         told = conditions.dropped(b, conditions.operands(b, given))
 
-        fraction = b.op("sub", 1.0, b.mul(b.abs(share), self.deviation), out="fraction")
-        hidden = _hidden(b, order, fraction, count, "hidden_pivots")
+        if self.beta is None:
+            share = b.op("sub", 1.0, b.mul(b.abs(share), self.deviation), out="fraction")
+            dense_share = b.cos(b.mul(dense_share, math.pi / 2), out="dense_fraction")
+        hidden = _hidden(b, order, share, count, "hidden_pivots")
         z = call(b, main, "pivots", told, state=pivots, mask=hidden, out="z")
         z = b.slice(z, axis=1, start=0, stop=count, out="pivot_features")
         rows = B * count
@@ -124,9 +130,7 @@ class PivotedDiffusion(DiffusionLoss):
         weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")
         of_pivots = b.sum(b.reshape(first[0], shape=(B, count)) * weight, axes=(1,), keepdims=False, out="of_pivots")
 
-        hidden_dense = _hidden(
-            b, dense_order, b.cos(b.mul(dense_share, math.pi / 2), out="dense_fraction"), int(length), "hidden"
-        )
+        hidden_dense = _hidden(b, dense_order, dense_share, int(length), "hidden")
         gone = b.cast(b.less(without, self._dropout(b)), to="f32")
         gone = b.reshape(gone, shape=(B, 1), out="gone")
         left_out = b.maximum(b.op("sub", 1.0, hidden), gone, out="left_out")
@@ -142,6 +146,12 @@ class PivotedDiffusion(DiffusionLoss):
         draws = [*draws, *conditions.draws()]
         batch = ("x", *([] if self.pivots is None else [self.pivots]), *conditions.fields)
         return publish(mb, ("loss", "pivots", "dense"), batch, tuple(draws), self.trained(spec))
+
+    def _shares(self) -> tuple[tuple[str, Mapping[str, float]], ...]:
+        """Distributions of what tells the hidden fraction of pivots, and of dense tokens."""
+        if self.beta is not None:
+            return (("beta", dict(zip("ab", self.beta, strict=True))),) * 2
+        return ("truncated_normal", {"bound": (1 - self.least_hidden) / self.deviation}), ("uniform", {})
 
     def _dropout(self, b: Builder) -> float | Var:
         """The share of samples without pivots, now."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
+from latentc.components.blocks.mixing import Mix, apart, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import CachedCondition, CachedMixer, DecodeState, FeedForward, Mixer, Norm, Problem, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
@@ -26,6 +26,11 @@ class InContext(CachedCondition):
         False, description="post-norm, as in BERT: norms follow the residual sums instead of preceding the branches"
     )
     gated: bool = Field(False, description="branches are scaled by learned vectors, which start at zero")
+    front: Literal["shared", "own"] = Field(
+        "shared",
+        description="weights of tokens in front of the sample's, such as captions: the same, or own ones in every "
+        "linear layer and norm, so that attention alone joins both (MM-DiT, Esser et al. 2024, arXiv:2403.03206)",
+    )
     branch_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
         None, description="normalises what each branch returns before it is added, too (STARFlow's `use_post_norm`)"
     )
@@ -34,6 +39,10 @@ class InContext(CachedCondition):
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(self, mixer, feed_forward, norm, init)
+
+    @property
+    def separates(self) -> bool:
+        return self.front == "own"
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.norm_after and self.gated:
@@ -99,19 +108,26 @@ def _body(
     normalised: bool = True,
 ) -> Var:
     """Both branches of x; norms before them, or after the sums. `normalised`: what is mixed is."""
-    feeding, after = {k: static[k] for k in feed_forward.static(dim)}, config.norm_after
+    feeding, after, front = {k: static[k] for k in feed_forward.static(dim)}, config.norm_after, static.get("front", 0)
 
     def gated(name: str, h: Var) -> Var:
         if isinstance(config.branch_norm, Norm):
-            h = config.branch_norm.apply(b, f"{name}_norm", h)
-        return dropped(b, h * b.param(f"{name}_scale", f32(dim), "zeros") if config.gated else h, static)
+            h = normed(f"{name}_norm", h, config.branch_norm)
+        if config.gated:
+            h = apart(b, h, front, lambda part, own: part * b.param(f"{own}{name}_scale", f32(dim), "zeros"))
+        return dropped(b, h, static)
 
-    (h,) = mix(x if after or not normalised else norm.apply(b, "norm1", x))
+    def normed(name: str, x: Var, norm: Norm = norm) -> Var:
+        return apart(b, x, front, lambda part, own: norm.apply(b, f"{own}{name}", part))
+
+    def fed(x: Var) -> Var:
+        return apart(b, x, front, lambda t, own: feed_forward.apply(b, f"{own}mlp", t, init, dim=dim, **feeding))
+
+    (h,) = mix(x if after or not normalised else normed("norm1", x))
     x = x + gated("attn", h)
-    x = norm.apply(b, "norm1", x) if after and normalised else x
-    h = feed_forward.apply(b, "mlp", x if after else norm.apply(b, "norm2", x), init, dim=dim, **feeding)
-    x = x + gated("mlp", h)
-    return norm.apply(b, "norm2", x) if after else x
+    x = normed("norm1", x) if after and normalised else x
+    x = x + gated("mlp", fed(x if after else normed("norm2", x)))
+    return normed("norm2", x) if after else x
 
 
 @cache

@@ -25,6 +25,7 @@ from latentc.components.blocks.mixers._attention_modules import (
     masked,
     whole,
 )
+from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.parts import CachedMixer, Chunk, DecodeState, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import Builder, Var, f32
@@ -146,6 +147,10 @@ class Attention(CachedMixer):
         return self.generated_projection
 
     @property
+    def separates(self) -> bool:
+        return self.key_bias and self.cosine is None and not self.generates
+
+    @property
     def recalls(self) -> bool:
         return not (self.causal or self.spatial or self.generates or self.score_kernel is not None)
 
@@ -227,14 +232,15 @@ class Attention(CachedMixer):
         c: Var | None = None,
         told: Var | None = None,
         head_width: int | None = None,
+        front: int = 0,
     ) -> Var:
-        q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width)
+        q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width, front)
         if self.axial_rotary:
             q, k = axial_rotary(b, q, k, grid)
         if self.mixed_rotary is not None:
             q, k = mixed_rotary(b, q, k, grid, self.mixed_rotary)
         bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
-        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told)
+        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told, front)
 
     def mixed(self, b: Builder, q: Var, k: Var, v: Var, mask: Var | None = None, position: Var | None = None) -> Var:
         """Attention of q to k and v: f32[B, H, T_q, d].
@@ -285,14 +291,18 @@ class Attention(CachedMixer):
         kv_heads: int | None,
         c: Var | None = None,
         head_width: int | None = None,
+        front: int = 0,
     ) -> tuple[Var, Var, Var]:
-        """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]; a linear map of c [B, E] is added to them."""
+        """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]; a linear map of c [B, E] is added to them.
+
+        The first `front` tokens have layers of their own.
+        """
         head_dim, inner = (dim // heads, dim) if head_width is None else (head_width, heads * head_width)
         kv = heads if kv_heads is None else kv_heads
         kv_dim = inner if kv_heads is None else kv_heads * head_dim
         bias = self.bias if self.qkv_bias is None else self.qkv_bias
         size = inner + 2 * kv_dim if kv_heads else 3 * inner
-        qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv")
+        qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv", front=front)
         if c is not None:
             added = dense(b, "qkv_condition", c, size, True, init, out="added")
             qkv = b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
@@ -301,13 +311,13 @@ class Attention(CachedMixer):
             q = b.add(q, b.param("q_bias", f32(inner), "zeros"), out="q")
             v = b.add(v, b.param("v_bias", f32(kv_dim), "zeros"), out="v")
         if self.qk_norm_joint:
-            q, k = self._normalised(b, q, k)
+            q, k = self._normalised(b, q, k, front, 1)
         q, k, v = (
             split_heads(b, part, count, head_dim, label)
             for part, count, label in zip((q, k, v), (heads, kv, kv), "qkv", strict=True)
         )
         if not self.qk_norm_joint:
-            q, k = self._normalised(b, q, k)
+            q, k = self._normalised(b, q, k, front, 2)
         if self.cosine is not None:
             q, k = _unit(b, q, "q"), _unit(b, k, "k")
             factor = b.param("log_factor", f32(1, heads, 1, 1), "constant", value=math.log(4.0))
@@ -317,20 +327,24 @@ class Attention(CachedMixer):
             k = b.rotary(k, *rotary, interleaved=not self.rotary_halves, out="k")
         return q, k, v
 
-    def _normalised(self, b: Builder, q: Var, k: Var) -> tuple[Var, Var]:
-        if not isinstance(self.qk_norm, Norm):
+    def _normalised(self, b: Builder, q: Var, k: Var, front: int, axis: int) -> tuple[Var, Var]:
+        norm = self.qk_norm
+        if not isinstance(norm, Norm):
             return q, k
-        return self.qk_norm.apply(b, "q_norm", q), self.qk_norm.apply(b, "k_norm", k)
+        q = apart(b, q, front, lambda part, own: norm.apply(b, f"{own}q_norm", part), "q", axis)
+        return q, apart(b, k, front, lambda part, own: norm.apply(b, f"{own}k_norm", part), "k", axis)
 
-    def _dense(self, b: Builder, name: str, x: Var, features: Any, bias: bool, init: str, out: str) -> Var:
+    def _dense(
+        self, b: Builder, name: str, x: Var, features: Any, bias: bool, init: str, out: str, front: int = 0
+    ) -> Var:
         layer = dense if self.adapter is None else self.adapter.dense
-        return layer(b, name, x, features, bias, init, out)
+        return apart(b, x, front, lambda part, own: layer(b, f"{own}{name}", part, features, bias, init, out), out)
 
-    def projected(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None) -> Var:
+    def projected(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None, front: int = 0) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
         x = joined_heads(b, x, dim if self.head_width is None else x.shape[1] * x.shape[3])
         if told is None:
-            x = self._dense(b, "proj", x, dim, self.bias, init, out="x")
+            x = self._dense(b, "proj", x, dim, self.bias, init, out="x", front=front)
         else:
             x = b.sub("proj", generated_linear(self.bias, init), x, told, features=dim)
         return b.dropout(x, p=self.dropout, out="x") if self.dropout else x
