@@ -28,10 +28,36 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
 
 
-@pytest.mark.parametrize(("penalty", "topic"), [(1.0, False), (1.2, False), (1.2, True)])
-def test_tokens_are_those_of_the_paper(penalty: float, topic: bool) -> None:
+def penalised(logits: np.ndarray, came: list[int], penalty: float, scale: float) -> np.ndarray:
+    """As in `_generate_no_beam_search` of modeling_utils.py: token after token, each as often as it came."""
+    logits = logits - logits.max() + scale
+    for token in came:
+        if scale > 0:
+            was_top = logits[token] == scale
+            logits[token] /= penalty
+            if was_top:
+                logits = logits - logits.max() + scale
+        elif logits[token] < 0:
+            logits[token] *= penalty
+        else:
+            logits[token] /= penalty
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("penalty", "top", "prompt", "topic"),
+    [
+        (1.0, 10, True, False),
+        (1.2, 10, True, False),
+        (1.2, 10, True, True),
+        (1.3, 2, False, False),
+        (1.5, 0, True, False),
+    ],
+)
+def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool, topic: bool) -> None:
     """With a topic, which stands before the prompt, classes have biases, and the sampler has one, too."""
-    options = [f"sampler.repetition_penalty={penalty}", "sampler.weight=3"]
+    options = [f"sampler.repetition_penalty={penalty}", f"sampler.penalty_scale={top}", "sampler.weight=3"]
+    options += [f"sampler.penalize_prompt={str(prompt).lower()}"]
     options += [*TOPIC, "networks.discriminator.class_bias=true", "sampler.bias=0.5"] if topic else []
     spec = load_spec("gedi", None, [*SIZES, *options])
     lowered, rng = lower(spec), np.random.default_rng(1)
@@ -42,7 +68,7 @@ def test_tokens_are_those_of_the_paper(penalty: float, topic: bool) -> None:
     weights = {f"{name}.{path}": array for name, arrays in own_weights.items() for path, array in arrays.items()}
     oracle = Interpreter(lowered.module, weights)
     scale = weights["discriminator.logit_scale"][0, 0]
-    prompts = np.array([[3, 4, 5, 6], [7, 8, 0, 0]])
+    prompts = np.array([[3, 4, 5, 4], [7, 7, 0, 0]])
     known = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
     given = {"y": np.array([1, 0]), "prompt": prompts, "prompt_mask": known, "weight": np.full(2, 3.0)}
     topics, of_topic = np.array([[9, 10], [11, 0]]), np.array([[1, 1], [1, 0]], bool)
@@ -77,7 +103,7 @@ def test_tokens_are_those_of_the_paper(penalty: float, topic: bool) -> None:
                     told = {"y": code, "prompt": before[:, :4], "prompt_mask": np.arange(4)[None] < j}
                 score[k] += log_softmax(logits("discriminator", [], told))[word]
         shift = np.array([bias[codes[0][0]] + 0.5 * topic, bias[codes[1][0]]])
-        count, said, so_far = len(told_words), set(words.tolist()), []
+        count, came, so_far = len(told_words), words.tolist() if prompt else [], []
         for step in range(6):
             opinions = [log_softmax(logits("discriminator", so_far, {"y": code, **own})) for code in codes]
             both = [score[k] + opinion for k, opinion in enumerate(opinions)]
@@ -87,15 +113,13 @@ def test_tokens_are_those_of_the_paper(penalty: float, topic: bool) -> None:
             p, order = np.exp(log_softmax(led)), np.argsort(log_class)
             mass = np.cumsum(p[order])
             out = order[(mass < 0.8) & (log_class[order] < np.log(0.8))]
-            led[out] = -1e30
+            led[out] -= 10_000
             if penalty > 1:
-                led = led - led.max() + 10
-                for token in said:
-                    led[token] = led[token] / penalty if led[token] > 0 else led[token] * penalty
+                led = penalised(led, came, penalty, top)
             token = int(led.argmax())
             assert token == found[i, step]
             score = np.array([both[0][token], both[1][token]])
-            said.add(token)
+            came.append(token)
             so_far.append(token)
 
 

@@ -15,7 +15,9 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, Operands, call
-from latentc.components.kit.tokens import NEVER, rank
+from latentc.components.kit.repetition import History
+from latentc.components.kit.texts import joined
+from latentc.components.kit.tokens import rank
 from latentc.components.parts import Problem
 from latentc.components.samplers.autoregressive import Autoregressive
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -41,9 +43,16 @@ class Gedi(Autoregressive):
     filter: float = Field(0.8, ge=0, le=1, description="probability of the tokens that may be out (1 - rho); 0: none")
     target: float = Field(0.8, gt=0, le=1, description="class probability of tokens that stay in any case (tau)")
     repetition_penalty: float = Field(
-        1.0, ge=1, description="divides positive logits of tokens that came before, and multiplies negative ones"
+        1.0,
+        ge=1,
+        description="logits are divided by it once for every time that their token came before; 1: they are not",
     )
-    penalty_scale: float = Field(10.0, ge=0, description="the largest logit, before that penalty")
+    penalty_scale: float = Field(
+        10.0,
+        ge=0,
+        description="largest logit, before that penalty and after it; 0: logits are multiplied by it instead",
+    )
+    penalize_prompt: bool = Field(True, description="tokens of the prompt came before, too")
     bias: float = Field(0.0, description="added to the score of the class, before the other's is compared with it")
     guidance: None = Field(None, description="the discriminator guides instead")  # type: ignore[assignment]
     temperature: float = Field(0.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
@@ -77,10 +86,10 @@ class Gedi(Autoregressive):
         opinions, *others = call(b, other, "prefill", both, out=names)
         count = b.split(count, axis=0, sizes=(B, B), out="count count_2")[0]
         continued = {port.name for port in main.methods["prefill"].inputs}
-        said = self._said(b, told, logits, continued) if self.repetition_penalty > 1 else []
+        came = self._came(b, told, logits, continued, length) if self.repetition_penalty > 1 else []
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         y = [told["y"]] if other.methods["weigh"].inputs_of("condition") else []
-        token, *state = self._next(b, other, logits, opinions, score, count, said, (weight, *y), first)
+        token, *state = self._next(b, other, logits, opinions, score, count, came, (weight, *y), first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
         if length > 1:
             rows = [b.slice(u, axis=0, start=1, stop=length, out="u_rest")] if u else []
@@ -103,18 +112,15 @@ class Gedi(Autoregressive):
             found[name] = b.concat(x, other, axis=0, out=name)
         return found
 
-    def _said(self, b: Builder, told: Operands, logits: Var, continued: Collection[str]) -> list[Var]:
-        """[f32[B, V]]: 1 for tokens of the prompt that the first model goes on from."""
-        size = int(logits.shape[1])
-        found = b.fill_like(logits, 0.0)
-        for name, x in told.items():
-            if x.type.dtype == "i64" and x.type.rank == 2 and name in continued:
-                batch, length = x.shape
-                same = b.equal(b.reshape(x, shape=(batch, length, 1)), b.arange(size))
-                known = b.cast(told[f"{name}_mask"], to="f32")
-                hits = b.cast(same, to="f32") * b.reshape(known, shape=(batch, length, 1))
-                found = b.maximum(found, b.max(hits, axes=(1,), keepdims=False), out="said")
-        return [found]
+    def _came(self, b: Builder, told: Operands, logits: Var, continued: Collection[str], length: int) -> list[Var]:
+        """The history of the prompts that the first model goes on from, with places for `length` tokens."""
+        texts = [
+            (x, told[f"{name}_mask"])
+            for name, x in told.items()
+            if x.type.dtype == "i64" and x.type.rank == 2 and name in continued and self.penalize_prompt
+        ]
+        history = History.of(b, logits, joined(b, texts) if texts else None, length)
+        return [history.came, history.last]
 
     def _both_step(
         self,
@@ -128,9 +134,9 @@ class Gedi(Autoregressive):
         state: tuple[Var, ...],
         rows: tuple[Var, ...],
     ) -> tuple[Sequence[Var], Sequence[Var]]:
-        """One token: (token, scores, count, said, both models' caches) -> the same after it, and the token to keep."""
+        """One token: (token, scores, count, history, caches of both) -> the same after it, and the token to keep."""
         token, *rest = state
-        (score, count, *said), own, others = rest[:states], rest[states : states + caches], rest[states + caches :]
+        (score, count, *came), own, others = rest[:states], rest[states : states + caches], rest[states + caches :]
         position = b.op("add", i, 1, out="position")
         names = " ".join(["logits", *["cache"] * len(own)])
         operands: dict[str, Any] = {"token": token, "position": position, "cache": own}
@@ -139,7 +145,7 @@ class Gedi(Autoregressive):
         operands = {"token": b.concat(token, token, axis=0), "position": position, "cache": others}
         opinions, *others = call(b, other, "decode", {}, out=names, **operands)
         u = rows[0] if rows else None
-        token, *found = self._next(b, other, logits, opinions, score, count, said, kept, u)
+        token, *found = self._next(b, other, logits, opinions, score, count, came, kept, u)
         return (token, *found, *own, *others), (token,)
 
     def _next(
@@ -150,11 +156,11 @@ class Gedi(Autoregressive):
         opinions: Var,
         score: Var,
         count: Var,
-        said: Sequence[Var],
+        came: Sequence[Var],
         kept: Sequence[Var],
         u: Var | None,
     ) -> list[Var]:
-        """The next token i64[B], both scores with it f32[2 B], the tokens scored f32[B], and those said f32[B, V].
+        """The next token i64[B], both scores with it f32[2 B], the tokens scored f32[B], and the history, if any.
 
         `kept`: the weight f32[B], and the class i64[B] if the discriminator has to know it to weigh scores.
         """
@@ -178,27 +184,25 @@ class Gedi(Autoregressive):
         led = b.add(_log_softmax(b, logits), b.reshape(weight, shape=(batch, 1)) * log_class, out="led")
         if self.filter:
             led = self._filtered(b, led, log_class)
-        for came in said:
-            top = b.max(led, axes=(1,), keepdims=True)
-            shifted = b.add(b.op("sub", led, top), self.penalty_scale, out="shifted")
-            down = b.where(
-                b.greater(shifted, 0.0), shifted * (1 / self.repetition_penalty), shifted * self.repetition_penalty
-            )
-            led = b.where(b.greater(came, 0.5), down, shifted, out="led")
+        history = History(*came) if came else None
+        if history is not None:
+            led = history.penalised(b, led, self.repetition_penalty, self.penalty_scale)
         token = self.pick(b, led, u)
         column = b.reshape(token, shape=(batch, 1))
         found = [b.take_along(x, column, axis=1) for x in (for_class, against)]
         score = b.reshape(b.concat(*found, axis=0), shape=(2 * batch,), out="score")
-        said = [b.maximum(came, b.cast(b.equal(b.arange(size), column), to="f32"), out="said") for came in said]
-        return [token, score, count, *said]
+        if history is None:
+            return [token, score, count]
+        history = history.with_token(b, token)
+        return [token, score, count, history.came, history.last]
 
     def _filtered(self, b: Builder, led: Var, log_class: Var) -> Var:
-        """`led` with `NEVER` for the tokens that are out."""
+        """`led` without the tokens that are out, by as much as the authors' code lowers them."""
         order = b.argsort(log_class, out="order")
         mass = b.cumsum(b.take_along(b.softmax(led, axis=1), order, axis=1), axis=1, out="mass")
         own = b.take_along(mass, rank(b, log_class), axis=1, out="mass")
         out = b.logical_and(b.less(own, self.filter), b.less(log_class, log(self.target)))
-        return b.where(out, b.scalar(NEVER, led), led, out="led")  # type: ignore[no-any-return]
+        return b.where(out, led - 10_000.0, led, out="led")  # type: ignore[no-any-return]
 
 
 def _log_softmax(b: Builder, logits: Var) -> Var:
