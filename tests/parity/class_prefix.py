@@ -29,6 +29,8 @@ BART = (
     "conditioning.source={kind: masked_text, mask: 3, end: 2, share: 0}",
 )
 
+BEAMS = "{kind: beam_search, beams: 3, length_penalty: 1.5, no_repeat: 2, never: [1]}"
+
 
 def prefixed(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"tokens": numbers.inputs["input_ids"][:, 2:], "y": np.array([0, 1])}
@@ -45,6 +47,10 @@ def restored(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return told if given is None else {**told, "tokens": given[:, 1:]}
 
 
+def searched(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {**restored(numbers, spec), "y": np.array([0, 1, 0, 1, 1])}
+
+
 def drawn(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {**restored(numbers, spec), "u": np.stack(numbers.noise)}
 
@@ -55,5 +61,6 @@ CASES = [
         *("bert.masked_lm", "class_prefix_bert", BERT, masked), wanted=lambda numbers: numbers.outputs["out"][:, 2:]
     ),
     Forward("bart.seq2seq", "class_prefix_bart", BART, restored),
-    Sampler("bart.sampled", "class_prefix_bart", (*BART, "sampler.top_p=1"), drawn),
+    Sampler("bart.sampled", "class_prefix_bart", (*BART, "sampler={kind: autoregressive}"), drawn),
+    Sampler("bart.beams", "class_prefix_bart", (*BART, f"sampler={BEAMS}"), searched),
 ]

@@ -163,7 +163,7 @@ def _update_slice(p: Printer, n: Node) -> Text:
     x, update, start = n.inputs
     axis = n.attrs["axis"] % x.type.rank
     rows = update.type.shape[axis]
-    where = p.arg(start)
+    where = p.tensor(start)
     if rows == 1:
         index = f"{where.atom}.reshape(1)"
     else:

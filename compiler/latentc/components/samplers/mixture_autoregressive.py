@@ -15,6 +15,7 @@ from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import scale_at
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.adaptors import sample_of
+from latentc.components.kit.beams import first_beam, of_beams, repeated
 from latentc.components.kit.mixtures import Mixture
 from latentc.components.parts import Problem
 from latentc.components.samplers._mixtures import MixtureSampler, rows_of
@@ -88,7 +89,7 @@ class MixtureAutoregressive(MixtureSampler):
             null = conditions.null(b, told)
             told = {key: b.concat(value, null[key], axis=0, out=key) for key, value in told.items()}
         elif self.beams > 1:
-            told = {key: self._repeated(b, value) for key, value in told.items()}
+            told = {key: repeated(b, value, self.beams) for key, value in told.items()}
         names = " ".join(["mixture", *["cache"] * (len(network.methods["prefill"].outputs) - 1)])
         raw, *caches = call(b, network, "prefill", told, out=names)
         progress = [i / max(length - 1, 1) for i in range(length)]
@@ -107,7 +108,7 @@ class MixtureAutoregressive(MixtureSampler):
         first_scale = None if scale is None else scale_at(b, scale, b.constant(weights[0]))
         token, score, _ = pick(b, raw, at(0), first_scale, None)
         if length == 1:
-            sequence = b.reshape(self._best(b, token), shape=(B, 1, channels))
+            sequence = b.reshape(first_beam(b, token, self.beams), shape=(B, 1, channels))
             b.output(sample_of(b, networks, spec, sequence, main.patch))
             made = None
         else:
@@ -130,8 +131,8 @@ class MixtureAutoregressive(MixtureSampler):
                 strength = scale_at(b, fixed[0], here["weight"]) if fixed else None
                 token, score, beam = pick(b, raw, here, strength, score)
                 if beam is not None:
-                    sequence = self._of_beams(b, sequence, beam)
-                    caches = [self._of_beams(b, cache, beam) for cache in caches]
+                    sequence = of_beams(b, sequence, beam, self.beams)
+                    caches = [of_beams(b, cache, beam, self.beams) for cache in caches]
                 put = b.reshape(token, shape=(token.shape[0], 1, channels))
                 sequence = b.update_slice(sequence, put, position, axis=1, out="sequence")
                 return (token, sequence, *([] if score is None else [score]), *caches), ()
@@ -145,33 +146,11 @@ class MixtureAutoregressive(MixtureSampler):
                 carried=[token, sequence, *([] if score is None else [score]), *caches],
                 tables=tables,
             )
-            b.output(sample_of(b, networks, spec, self._best(b, made[1]), main.patch))
+            b.output(sample_of(b, networks, spec, first_beam(b, made[1], self.beams), main.patch))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)
         return Program(entry, self.kind, length, length, sources, settings, outputs=outputs)
-
-    def _repeated(self, b: Builder, v: Var) -> Var:
-        """Each sample's row, once per beam."""
-        rest = v.shape[1:]
-        wide = b.broadcast_to(b.reshape(v, shape=(B, 1, *rest)), v, shape=(B, self.beams, *rest))
-        return b.reshape(wide, shape=(B * self.beams, *rest), out="told")  # type: ignore[no-any-return]
-
-    def _best(self, b: Builder, v: Var) -> Var:
-        """The first beam of each sample, which is the likeliest."""
-        if self.beams == 1:
-            return v
-        rest = v.shape[1:]
-        v = b.slice(b.reshape(v, shape=(B, self.beams, *rest)), axis=1, start=0, stop=1)
-        return b.reshape(v, shape=(B, *rest), out="best")  # type: ignore[no-any-return]
-
-    def _of_beams(self, b: Builder, v: Var, beam: Var) -> Var:
-        """Rows [B K, ...] of the beams that go on, `beam` i64[B, K]."""
-        rest = v.shape[1:]
-        v = b.reshape(v, shape=(B, self.beams, *rest))
-        index = b.reshape(beam, shape=(B, self.beams, *[1] * len(rest)))
-        index = b.broadcast_to(index, v, shape=(B, self.beams, *rest))
-        return b.reshape(b.take_along(v, index, axis=1), shape=(B * self.beams, *rest), out="kept")  # type: ignore[no-any-return]
 
     def _pick(
         self,

@@ -1,0 +1,267 @@
+"""The likeliest text that a search finds: beginnings of it side by side, of which the best go on.
+
+Beside autoregressive: nothing is drawn, caches follow their beginnings from beam to beam, and texts end at different
+times.
+
+Symbols: B batch, T tokens of a sample, V vocabulary, K beams, N beams that a step goes on from, C candidates of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, Program
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.beams import of_beams, repeated
+from latentc.components.kit.tokens import NEVER
+from latentc.components.parts import Problem
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class BeamSearch(Sampler):
+    """Keeps the likeliest beginnings of a text, by fairseq's rules (Ott et al. 2019, arXiv:1904.01038).
+
+    Of the 2 K likeliest continuations, those among the first K that end a text are done, and the first K others go on.
+    A text is found once K are done or there is no room for more; it is the one of the highest log-probability divided
+    by its number of tokens to the power `length_penalty`, the token that ends it included. The last token of a sample
+    always ends the text.
+    """
+
+    kind: Literal["beam_search"]
+    beams: int = Field(5, gt=0, le=64, description="beginnings that are kept (K)")
+    length_penalty: float = Field(
+        1.0,
+        ge=-16,
+        le=16,
+        description="power of the length that log-probabilities are divided by; above 0: for long texts",
+    )
+    no_repeat: int = Field(
+        0, ge=0, le=64, description="this many tokens in a row come only once in a text; 0: as often as they like"
+    )
+    shortest: int = Field(1, ge=0, le=1_048_576, description="tokens of a text before the one that ends it, at least")
+    never: tuple[Annotated[int, Field(ge=0, le=16_777_215)], ...] = Field(
+        (),
+        max_length=64,
+        description="tokens that are not written, as one that only fills texts up (fairseq's padding)",
+    )
+    stops: bool = Field(
+        True, description="steps end once every text of the batch is found; false: there are always as many"
+    )
+    guidance: None = Field(None, description="not guided")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "beam_search", "beams": 2, "no_repeat": 2}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "next_token"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if getattr(spec.networks.get("main"), "window", None) is not None:
+            message = "the network sees a window of the tokens, so there is no cache to continue from"
+            yield Problem((), message, "use the sampler `sliding`")
+        tokens, end = spec.data.tokens, spec.data.fields.get("tokens")
+        if tokens is None or end is None:
+            return
+        if end.end is None:
+            yield Problem((), "beams are texts that end, and those of the data do not", "set `data.fields.tokens.end`")
+        if 2 * self.beams > tokens.vocabulary:
+            message = (
+                f"{self.beams} beams have {2 * self.beams} continuations, and there are {tokens.vocabulary} tokens"
+            )
+            yield Problem(("beams",), message, f"use {tokens.vocabulary // 2} at most")
+        if self.shortest >= tokens.length:
+            message = f"texts of {self.shortest} tokens and their end do not fit in {tokens.length}"
+            yield Problem(("shortest",), message, f"use {tokens.length - 1} at most")
+        for token in self.never:
+            if token >= tokens.vocabulary or token == end.end:
+                message = f"token {token} ends texts, or is not one of 0 to {tokens.vocabulary - 1}"
+                yield Problem(("never",), message, "name others")
+
+    def with_steps(self, steps: int) -> BeamSearch:
+        return self
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.T`: the conditions -> i64[B, T]."""
+        network, conditions = networks["main"], Conditions(spec, networks)
+        end = spec.data.modelled.end
+        assert spec.data.tokens is not None and end is not None
+        length = spec.data.tokens.length
+        entry = f"sample.{length}"
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
+        logits, *caches = call(b, network, "prefill", told, out=names)
+        caches = [repeated(b, cache, self.beams, "cache") for cache in caches]
+        # `end` fills what is behind a text, so a beginning followed by it is that text.
+        blank = b.full(logits, shape=(length,), value=end, dtype="i64", factor=self.beams, out="blank")
+        nothing = b.full(logits, shape=(), value=0.0, dtype="f32", out="done")
+        best = b.add(nothing, NEVER, out="best")
+        empty = b.full(logits, shape=(length,), value=end, dtype="i64", out="text")
+        found = _Found(best, empty, nothing)
+        norms = 1.0 / np.arange(1, length + 1) ** self.length_penalty
+        rows = {"norm": norms, "early": np.arange(length) < self.shortest, "late": np.arange(length) == length - 1}
+        first = {name: b.constant(column[:1].astype(np.float32), out=name) for name, column in rows.items()}
+        token, written, score, _, found = self._chosen(b, logits, None, blank, b.constant(0, "i64"), first, end, found)
+        if length > 1:
+            tables = [b.constant(column[1:].astype(np.float32), out=name) for name, column in rows.items()]
+            shown = [port.name for port in network.methods["decode"].inputs_of("condition")]
+            body = partial(self._step, network, tuple(shown), end)
+            invariants = [repeated(b, told[name], self.beams) for name in shown]
+            carried = [found.over(b, self.beams), token, written, score, *found.parts, *caches]
+            # Behind the last text that is found nothing changes any more.
+            until = 0 if self.stops else None
+            outs = b.loop(
+                f"{entry}.decode", length - 1, body, invariants=invariants, carried=carried, tables=tables, until=until
+            )
+            found = _Found(*outs[4:7])
+        b.output(found.text)
+        mb.entries[entry] = b.finish(doc=f"Searches a text of at most {length} tokens with {self.beams} beams.")
+        return Program(entry, self.kind, length, length, conditions.sources())
+
+    def _step(
+        self,
+        network: Network,
+        shown: tuple[str, ...],
+        end: int,
+        b: Builder,
+        i: Var,
+        kept: tuple[Var, ...],
+        state: tuple[Var, ...],
+        rows: tuple[Var, ...],
+    ) -> tuple[Sequence[Var], Sequence[Var]]:
+        """One more token of each beam: (over, token, written, score, what is found, caches) -> the same after it."""
+        _, token, written, score, best, text, done, *caches = state
+        position = b.op("add", i, 1, out="position")
+        names = " ".join(["logits", *["cache"] * len(caches)])
+        operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
+        told = dict(zip(shown, kept, strict=True))
+        logits, *caches = call(b, network, "decode", told, out=names, **operands)
+        row = dict(zip(("norm", "early", "late"), rows, strict=True))
+        found = _Found(best, text, done)
+        token, written, score, beam, found = self._chosen(b, logits, score, written, position, row, end, found)
+        caches = [of_beams(b, cache, beam, self.beams, "cache") for cache in caches]
+        return (found.over(b, self.beams), token, written, score, *found.parts, *caches), ()
+
+    def _chosen(
+        self,
+        b: Builder,
+        logits: Var,
+        score: Var | None,
+        written: Var,
+        position: Var,
+        row: Mapping[str, Var],
+        end: int,
+        found: _Found,
+    ) -> tuple[Var, Var, Var, Var, _Found]:
+        """Beams that go on from logits f32[B N, V]: their tokens i64[B K], texts so far i64[B K, T], scores f32[B, K],
+        the beams they continue i64[B, K], and what is found.
+
+        `score` f32[B, K] and `written` i64[B K, T] are the beams before; no score: all begin here, and N is 1.
+        """
+        beams, wide = self.beams, 2 * self.beams
+        lanes = 1 if score is None else beams
+        values, ids = self._candidates(b, logits, written if score is not None else None, position, row, end)
+        count = int(values.shape[1])
+        values = b.reshape(values, shape=(B, lanes, count), out="values")
+        if score is not None:
+            values = b.add(values, b.reshape(score, shape=(B, lanes, 1)), out="values")
+        values, place = b.top_k(b.reshape(values, shape=(B, lanes * count)), k=wide, out="values place")
+        ids = b.take_along(b.reshape(ids, shape=(B, lanes * count)), place, axis=1, out="ids")
+        lane = b.div(place, count, out="lane")
+        ends = b.logical_and(b.equal(ids, b.scalar(end, ids)), b.greater(values, NEVER / 2), out="ends")
+        ended = b.cast(ends, to="f32", out="ended")
+        found = self._finished(b, values, ended, lane, written, row["norm"], found)
+        order = b.argsort(b.add(ended * float(wide), b.cast(b.arange(wide), to="f32")), out="order")
+        order = b.slice(order, axis=1, start=0, stop=beams, out="order")
+        values, ids, lane = (
+            b.take_along(x, order, axis=1, out=out) for x, out in ((values, "score"), (ids, "ids"), (lane, "lane"))
+        )
+        written = of_beams(b, written, lane, beams, "written")
+        token = b.reshape(ids, shape=(B * beams,), out="token")
+        put = b.reshape(ids, shape=(B * beams, 1))
+        return token, b.update_slice(written, put, position, axis=1, out="written"), values, lane, found
+
+    def _candidates(
+        self, b: Builder, logits: Var, written: Var | None, position: Var, row: Mapping[str, Var], end: int
+    ) -> tuple[Var, Var]:
+        """Log-probabilities f32[B N, C] of the likeliest next tokens, and these i64[B N, C]."""
+        size = int(logits.shape[1])
+        is_end = np.arange(size) == end
+        barred = b.where(b.constant(is_end, out="is_end"), row["early"], row["late"], out="barred")
+        if self.never:
+            barred = b.maximum(barred, b.constant(np.isin(np.arange(size), self.never).astype(np.float32), out="never"))
+        log_p = b.log_softmax(logits, axis=1, out="log_p")
+        log_p = b.where(b.greater(barred, 0.5, out="barred"), b.scalar(NEVER, log_p), log_p, out="log_p")
+        again = 0 if written is None or not self.no_repeat else max(int(written.shape[1]) - self.no_repeat + 1, 0)
+        # As many more as may be ruled out as repetitions.
+        values, ids = b.top_k(log_p, k=min(2 * self.beams + again, size), out="values ids")
+        if again and written is not None:
+            values = b.where(self._repeats(b, ids, written, position), b.scalar(NEVER, values), values, out="values")
+        return values, ids
+
+    def _repeats(self, b: Builder, ids: Var, written: Var, position: Var) -> Var:
+        """bool[B K, C]: whether ids i64[B K, C], as token `position`, would end a row that came before."""
+        size, length = self.no_repeat, int(written.shape[1])
+        starts = length - size + 1
+        batch = written.shape[0]
+        same = b.less(b.arange(starts) + (size - 1), position, out="came")
+        for m in range(size - 1):
+            before = b.maximum(b.add(position, m - size + 1), 0, out="before")
+            last = b.reshape(b.take(written, before, axis=1), shape=(batch, 1), out="last")
+            came = b.slice(written, axis=1, start=m, stop=m + starts)
+            same = b.logical_and(same, b.equal(came, last), out="same")
+        following = b.slice(written, axis=1, start=size - 1, stop=length, out="following")
+        count = int(ids.shape[1])
+        hit = b.equal(b.reshape(ids, shape=(batch, count, 1)), b.reshape(following, shape=(batch, 1, starts)))
+        if same.type.rank == 1:
+            same = b.reshape(same, shape=(1, starts))
+        rows = b.reshape(same, shape=(same.shape[0], 1, starts))
+        hits = b.cast(b.logical_and(hit, rows), to="f32", out="hits")
+        return b.greater(b.max(hits, axes=(2,), keepdims=False), 0.5, out="again")  # type: ignore[no-any-return]
+
+    def _finished(
+        self, b: Builder, values: Var, ended: Var, lane: Var, written: Var, norm: Var, found: _Found
+    ) -> _Found:
+        """What is found with the texts that end here, among the first K candidates."""
+        beams = self.beams
+        values, ended, lane = (
+            b.slice(x, axis=1, start=0, stop=beams, out=out)
+            for x, out in ((values, "values"), (ended, "ended"), (lane, "lane"))
+        )
+        number = b.add(b.cumsum(ended, axis=1), b.reshape(found.done, shape=(B, 1)), out="number")
+        counts = b.logical_and(b.greater(ended, 0.5), b.less(number, beams + 0.5), out="counts")
+        rated = b.where(counts, values * norm, b.scalar(NEVER, values), out="rated")
+        which = b.reshape(b.argmax(rated, axis=1), shape=(B, 1), out="which")
+        top = b.reshape(b.take_along(rated, which, axis=1), shape=(B,), out="top")
+        text = of_beams(b, written, b.take_along(lane, which, axis=1, out="lane"), beams, "text")
+        better = b.greater(top, found.best, out="better")
+        text = b.where(b.reshape(better, shape=(B, 1)), text, found.text, out="text")
+        done = b.add(found.done, b.sum(b.cast(counts, to="f32"), axes=(1,), keepdims=False), out="done")
+        return _Found(b.maximum(top, found.best, out="best"), text, done)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The rating of the best text f32[B], the text i64[B, T], and how many are done f32[B]."""
+
+    best: Var
+    text: Var
+    done: Var
+
+    @property
+    def parts(self) -> tuple[Var, Var, Var]:
+        return self.best, self.text, self.done
+
+    def over(self, b: Builder, beams: int) -> Var:
+        """bool[]: whether every text of the batch is found."""
+        going_on = b.cast(b.less(self.done, beams - 0.5), to="f32", out="going_on")
+        return b.less(b.max(going_on, axes=(0,), keepdims=False), 0.5, out="over")  # type: ignore[no-any-return]
