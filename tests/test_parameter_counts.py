@@ -397,9 +397,18 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "DiT's block, 18 D^2 + 15 D, over 640 vectors of 8 channels: the sizes of its layers, added up",
         {("B", "main"): 130_092_296, ("L", "main"): 457_542_664, ("XL", "main"): 674_499_464},
     ),
+    "four_plane_frames": (
+        "the transformer L without classes and with 16 channels more, and the tokenizer",
+        {(v, n): c for v in ("prediction", "interpolation") for n, c in (("main", 457_454_600), ("encoder", 128_803_600))},
+    ),
     "four_plane_tokenizer": (
         "plain blocks, 12 D^2 + 13 D: the sizes of its layers, added up; the paper counts none",
-        {("four", "main"): 128_803_600, ("three", "main"): 128_797_456, ("volume", "main"): 128_785_168},
+        {
+            ("four", "main"): 128_803_600,
+            ("three", "main"): 128_797_456,
+            ("volume", "main"): 128_785_168,
+            ("projected", "main"): 128_803_600 + (2 + 2 + 16 + 16) * 768**2 + 4 * 768,
+        },
     ),
     "vitok": (
         "philippe-eecs/vitok",

@@ -1,4 +1,7 @@
-"""An autoencoder whose latents are planes, against PyTorch's own layers and means written out one by one."""
+"""An autoencoder whose latents are planes, against PyTorch's own layers and means written out one by one.
+
+Then what a transformer over planes is told of known frames.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,14 @@ SIZES = [
     *("backbone.block.mixer.heads=2", "backbone.bottleneck.channels=3"),
 ]
 
+TRANSFORMER = ["data.shape=[9, 42]", *(f"backbone.{size}" for size in ("width=8", "depth=1", "block.mixer.heads=2"))]
+FRAMES = [
+    *TRANSFORMER,
+    "data.shape=[3, 42]",
+    *(f"networks.encoder.{size}" for size in ("width=8", "depth=1", "decoder_depth=1", "patch=2", "frames=2")),
+    *("networks.encoder.filled_to=8", "networks.encoder.block.mixer.heads=2", "networks.encoder.bottleneck.channels=3"),
+]
+
 
 def block(w: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
     layer = torch.nn.TransformerEncoderLayer(
@@ -32,7 +43,7 @@ def block(w: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tenso
     return layer.eval()(x)
 
 
-def latents(w: dict[str, torch.Tensor], x: torch.Tensor, planes: int) -> torch.Tensor:
+def latents(w: dict[str, torch.Tensor], x: torch.Tensor, planes: int, by: str) -> torch.Tensor:
     """Mean and log-variance of every vector of every plane: of the frames' halves, then of rows, then of columns."""
     tokens = F.conv3d(x, w["x_embedder.weight"], w["x_embedder.bias"], stride=2).flatten(2).transpose(1, 2)
     tokens = tokens + positions(w, "patches")
@@ -40,8 +51,13 @@ def latents(w: dict[str, torch.Tensor], x: torch.Tensor, planes: int) -> torch.T
         block(w, "encoder_blocks.0", tokens), (8,), w["encoder_norm.weight"], w["encoder_norm.bias"], 1e-6
     ).unflatten(1, (4, 3, 3))
     parts = [volume] if planes == 3 else [volume[:, :2], volume[:, 2:]]
-    means = [*(part.mean(1) for part in parts), volume.mean(2), volume.mean(3)]
-    vectors = torch.cat([plane.flatten(1, 2) for plane in means], 1)
+    made = [*(part.mean(1) for part in parts), volume.mean(2), volume.mean(3)]
+    if by == "projection":
+        names = ["of_frames"] if planes == 3 else ["of_first_half", "of_second_half"]
+        flat = [*(part.movedim(1, 3) for part in parts), volume.movedim(2, 3), volume]
+        layers = [(f"planes.{name}.weight", f"planes.{name}.bias") for name in (*names, "of_rows", "of_columns")]
+        made = [F.linear(f.flatten(3), w[a], w[c]) for f, (a, c) in zip(flat, layers, strict=True)]
+    vectors = torch.cat([plane.flatten(1, 2) for plane in made], 1)
     return F.linear(vectors, w["to_latents.weight"], w["to_latents.bias"]).transpose(1, 2)
 
 
@@ -64,18 +80,20 @@ def video(w: dict[str, torch.Tensor], z: torch.Tensor, planes: int, joined: bool
     return patches.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, 1, 8, 6, 6)
 
 
-@pytest.mark.parametrize(("planes", "how"), [(4, "joined"), (3, "joined"), (4, "summed")])
-def test_planes_are_means_and_patches_are_told_those_of_their_place(planes: int, how: str) -> None:
-    lowered = lower(
-        load_spec("four_plane_tokenizer", None, [*SIZES, f"backbone.planes={planes}", f"backbone.planes_as={how}"])
-    )
+@pytest.mark.parametrize(
+    ("planes", "how", "by"),
+    [(4, "joined", "mean"), (3, "joined", "mean"), (4, "summed", "projection"), (3, "joined", "projection")],
+)
+def test_planes_are_means_and_patches_are_told_those_of_their_place(planes: int, how: str, by: str) -> None:
+    options = (f"planes={planes}", f"planes_as={how}", f"planes_by={by}")
+    lowered = lower(load_spec("four_plane_tokenizer", None, [*SIZES, *(f"backbone.{option}" for option in options)]))
     params = network_params(lowered, lowered.networks["main"])
     weights = random_weights(params, np.random.default_rng(0), 0.3)
     run = Interpreter(lowered.module, weights).run
     w = {name: torch.from_numpy(np.asarray(a, np.float64)) for name, a in weights.items()}
     x = np.random.default_rng(1).standard_normal((2, 1, 8, 6, 6))
     with torch.no_grad():
-        codes = latents(w, torch.from_numpy(x), planes)
+        codes = latents(w, torch.from_numpy(x), planes, by)
         assert codes.shape[2] == (42 if planes == 4 else 33)
         assert np.allclose(run("main.encode", x)[0], codes)
         mean, log_variance = codes.chunk(2, 1)
@@ -87,6 +105,42 @@ def test_planes_are_means_and_patches_are_told_those_of_their_place(planes: int,
             torch.distributions.Normal(mean, torch.exp(log_variance / 2)), torch.distributions.Normal(0.0, 1.0)
         )
         assert np.allclose(penalty, divergence.sum((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("variant", "given", "filled"),
+    [
+        ("prediction", 3, [0, 1, 2, 2, 2, 2, 2, 2]),
+        ("interpolation", 2, [0, 0, 0, 0, 1, 1, 1, 1]),
+        ("interpolation", 3, [0, 0, 1, 1, 1, 1, 2, 2]),
+    ],
+)
+def test_planes_of_known_frames_are_channels_beside_the_state(variant: str, given: int, filled: list[int]) -> None:
+    spec = load_spec("four_plane_frames", variant, [*FRAMES, f"data.fields.known.shape=[1, {given}, 6, 6]"])
+    lowered, rng = lower(spec), np.random.default_rng(0)
+    own = random_weights(network_params(lowered, lowered.networks["encoder"]), rng, 0.3)
+    main = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.3)
+    known = rng.standard_normal((2, 1, given, 6, 6))
+    (planes,) = Interpreter(lowered.module, own).run("encoder.encode", known)
+    whole = lower(load_spec("four_plane_tokenizer", None, SIZES))
+    assert np.array_equal(planes, Interpreter(whole.module, own).run("main.encode", known[:, :, filled])[0])
+    # The same network on a state of all these channels, of which the first three are those that are noisy.
+    joint = lower(
+        load_spec(
+            "four_plane", None, [*TRANSFORMER, "data.classes=0", "conditioning.class=null", "sampler.guidance=null"]
+        )
+    )
+    last = "final_layer.linear"
+    for name in ("weight", "bias"):
+        rows = main[f"{last}.{name}"]
+        main[f"all.{name}"] = np.concatenate([rows, np.zeros((6, *rows.shape[1:]), rows.dtype)])
+    all_weights = {k: main[k.replace(last, "all")] for k in main if not k.startswith("all")}
+    x, t = rng.standard_normal((2, 3, 42)), np.array([3.0, 700.0])
+    (made,) = Interpreter(lowered.module, main).run("main.forward", x, t, planes)
+    (expected,) = Interpreter(joint.module, all_weights).run("main.forward", np.concatenate([x, planes], 1), t)
+    assert np.allclose(made, expected[:, :3])
+    with pytest.raises(DiagnosticError, match="no map beside the samples"):
+        load_spec("four_plane_frames", variant, [*FRAMES, "data.shape=[3, 41]"])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, i64
-from latentc.ir.types import B
+from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Encoded(Condition):
             yield Problem(("network",), f"network `{self.network}` {what}", mend)
             return
         (port,), state = self.ports(name, spec), spec.data.shape or ()
-        if self.form == "map" and (port.type.rank != 4 or len(state) != 3 or state[1] % int(port.type.shape[2])):  # type: ignore[arg-type]
+        if self.form == "map" and not _beside(port.type, state):
             message = (
                 f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))}, no map beside the samples"
             )
@@ -107,7 +107,7 @@ class Encoded(Condition):
 
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
         (x,) = operands
-        factor = int(side) // int(x.shape[2])
+        factor = int(side) // int(x.shape[2]) if x.type.rank == 4 else 1
         return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x  # type: ignore[no-any-return]
 
     def length(self, name: str, spec: Spec) -> int:
@@ -124,3 +124,10 @@ class Encoded(Condition):
             else:
                 found.append(Requested(given.request, "array", shape, "f32", field.axes))
         return tuple(found)
+
+
+def _beside(of: TensorType, state: tuple[int, ...]) -> bool:
+    """Whether an array of this type can be channels beside a state [C, H, W], or [C, T] of as many vectors."""
+    if of.rank != len(state) + 1:
+        return False
+    return state[1] == of.shape[2] if of.rank == 3 else of.rank == 4 and state[1] % int(of.shape[2]) == 0  # type: ignore[arg-type]

@@ -127,14 +127,17 @@ def shortened(b: Builder, z: Var, u: Var, lengths: Sequence[int], latent: Any, t
     return b.reshape(b.where(seen, flat, others), shape=z.shape, out="z")  # type: ignore[no-any-return]
 
 
-def filled_up(b: Builder, x: Var, frames: int) -> Var:
-    """A video x [B, C, F, H, W] of which the last frame is repeated until there are `frames`."""
-    missing = frames - int(x.shape[2])
-    if not missing:
+def filled_up(b: Builder, x: Var, frames: int, by: Literal["last", "nearest"]) -> Var:
+    """A video x [B, C, F, H, W] of `frames`; `by` as `filled_by` of QueryAutoencoder."""
+    given = int(x.shape[2])
+    if given == frames:
         return x
-    last = b.slice(x, axis=2, start=int(x.shape[2]) - 1, stop=int(x.shape[2]), out="last")
-    last = b.broadcast_to(last, x, shape=(*x.shape[:2], missing, *x.shape[3:]), out="last")
-    return b.concat(x, last, axis=2, out="x")  # type: ignore[no-any-return]
+    if by == "last":
+        last = b.slice(x, axis=2, start=given - 1, stop=given, out="last")
+        last = b.broadcast_to(last, x, shape=(*x.shape[:2], frames - given, *x.shape[3:]), out="last")
+        return b.concat(x, last, axis=2, out="x")  # type: ignore[no-any-return]
+    nearest = [round(i * (given - 1) / (frames - 1)) for i in range(frames)]
+    return b.take(x, b.constant(nearest, "i64", out="nearest"), axis=2, out="x")  # type: ignore[no-any-return]
 
 
 __all__ = [

@@ -42,7 +42,7 @@ class PatchTransformer(Backbone):
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the
     embedded time; maps are concatenated to x; tokens are attended to, if the block's condition knows how. Of a sequence
-    x f32[B, C, T], each vector is a token.
+    x f32[B, C, T], each vector is a token, and maps are sequences of as many.
     """
 
     kind: Literal["patch_transformer"]
@@ -133,10 +133,10 @@ class PatchTransformer(Backbone):
         if self.generated_patches:
             yield Problem(("generated_patches",), "sequences have no patches", "leave it out")
         for name, condition in self.told(spec).items():
-            if self.form_of(condition) == "map":
-                yield Problem(
-                    (), f"condition `{name}` is a map, and the data are sequences", "list the others in `conditions`"
-                )
+            types = [(port.type.dtype, *port.type.shape[2:]) for port in condition.ports(name, spec)]
+            if self.form_of(condition) == "map" and types != [("f32", *(spec.data.shape or ())[1:])]:
+                message = f"condition `{name}` is a map, and the data are sequences of another length"
+                yield Problem((), message, "list the others in `conditions`")
 
     def _problems_of_training(self) -> Iterator[Problem]:
         """Routes and an alignment that do not fit the blocks."""

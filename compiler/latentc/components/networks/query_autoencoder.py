@@ -88,6 +88,9 @@ class QueryAutoencoder(Backbone):
         description="tokens are those of planes, means of the patches over frames, rows and columns (3), or over each "
         "half of the frames, rows and columns (4; Suhail et al. 2024); null: they are not",
     )
+    planes_by: Literal["mean", "projection"] = Field(
+        "mean", description="what makes a plane's vector of those along an axis: their mean, or a linear map of them all"
+    )
     planes_as: Literal["joined", "summed"] = Field(
         "joined", description="what the decoder is told of a patch: its vectors of all planes, or their sum"
     )
@@ -117,7 +120,12 @@ class QueryAutoencoder(Backbone):
         None,
         gt=0,
         le=1_024,
-        description="frames of a video, which shorter ones reach by repeating their last; null: the video's own",
+        description="frames of a video, which shorter ones reach as `filled_by` says; null: the video's own",
+    )
+    filled_by: Literal["last", "nearest"] = Field(
+        "last",
+        description="what fills them: the last frame again and again, or, if the given ones are spread evenly from the "
+        "first to the last, the nearest of them",
     )
     base: float = Field(
         10000.0, gt=1, le=1e12, description="longest period of the sines of latents and queries, over 2 pi"
@@ -265,7 +273,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         """What the bottleneck takes: f32[B, Z, N, 1], or f32[B, Z, N]."""
         batch, width, tokens = x.shape[0], static["width"], static["tokens"]
         grid = patches_of((1, *space), config.frames, config.patch)
-        x = x if config.filled_to is None else filled_up(b, x, config.filled_to)
+        x = x if config.filled_to is None else filled_up(b, x, config.filled_to, config.filled_by)
         patches = math.prod(grid) if config.tokens or config.planes else tokens
         x = embedded(b, x, (config.frames, config.patch, config.patch), width, patches)
         x = placed(b, x, "patches", grid, width)
@@ -283,7 +291,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             x = b.slice(x, axis=1, start=start, stop=start + int(tokens), out="x")
             x = b.reshape(x, shape=(batch, tokens, width))
         if config.planes is not None:
-            x = b.reshape(as_planes(b, x, grid, config.planes), shape=(batch, tokens, width), out="x")
+            x = b.reshape(as_planes(b, x, grid, config.planes, config.planes_by, weights), shape=(batch, tokens, width), out="x")
         wanted = bottleneck.encoded * static["latent"]
         h = dense(b, "to_latents", x, wanted, True, weights, out="h")
         h = h if config.latent_norm is None else normed(b, h, config.latent_norm)
