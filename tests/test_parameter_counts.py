@@ -399,7 +399,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "four_plane_frames": (
         "the transformer L without classes and with 16 channels more, and the tokenizer",
-        {(v, n): c for v in ("prediction", "interpolation") for n, c in (("main", 457_454_600), ("encoder", 128_803_600))},
+        {("prediction", "main"): 457_454_600, ("interpolation", "encoder"): 128_803_600},
     ),
     "four_plane_tokenizer": (
         "plain blocks, 12 D^2 + 13 D: the sizes of its layers, added up; the paper counts none",

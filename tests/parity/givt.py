@@ -19,6 +19,14 @@ SIZES = (
     "data.first_stage=null",
 )
 
+DENSE = (
+    *("data.shape=[4, 16]", "data.fields.image.shape=[3, 16, 16]", "data.first_stage=null"),
+    *(f"networks.main.{size}" for size in ("width=16", "depth=2", "block.mixer.heads=2", "block.feed_forward.ratio=2")),
+    *(f"networks.encoder.{size}" for size in ("width=16", "depth=2", "patch=4", "block.mixer.heads=2")),
+    "networks.encoder.block.feed_forward.ratio=2",
+)
+BOTH = {"main": "", "encoder": ""}  # in one file
+
 ADAPTOR = ("networks.adaptor.blocks=3", "networks.adaptor.bottleneck=32")
 
 
@@ -50,9 +58,24 @@ def logits(numbers: Numbers) -> Array:
     return numbers.outputs["out.logits"]
 
 
+def dense(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {"x": numbers.inputs["sequence"][:, :-1], "image": numbers.outputs["out.encoded"]}
+
+
 CASES = [
     Forward("givt.ar", "givt", SIZES, causal, wanted=logits),
     Forward("givt.masked", "givt_masked", (*SIZES, "backbone.joined_mask=false"), masked, wanted=logits),
+    Forward("givt.dense", "givt_dense", DENSE, dense, wanted=logits, prefixes=BOTH),
+    Forward(
+        "givt.dense",
+        "givt_dense",
+        DENSE,
+        lambda numbers, spec: {"x": numbers.inputs["image"].transpose(0, 3, 1, 2)},
+        wanted=lambda numbers: numbers.outputs["out.encoded"],
+        prefixes=BOTH,
+        network="encoder",
+        method="encode",
+    ),
     Forward(
         "givt.adaptor",
         "givt",

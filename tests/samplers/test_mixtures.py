@@ -306,3 +306,47 @@ def test_an_adaptor_between_data_and_tokens(spec: str, more: tuple[str, ...]) ->
 
 def own(lowered: Any, name: str) -> dict[str, Any]:
     return dict(network_params(lowered, lowered.networks[name]))
+
+
+def test_tokens_behind_an_image() -> None:
+    """Blocks look at an encoder's features, whose keys and values the sampler keeps from token to token."""
+    sizes = ("width=8", "depth=2", "block.mixer.heads=2")
+    overrides = [
+        *("data.shape=[2, 4]", "data.fields.image.shape=[3, 4, 8]", "data.first_stage=null", "sampler.beams=1"),
+        *("sampler.fans=1", "sampler.temperature=0.9", *(f"networks.main.{size}" for size in sizes)),
+        *(f"networks.encoder.{size}" for size in ("patch=4", *sizes)),
+    ]
+    with pytest.raises(DiagnosticError, match="takes square images"):
+        load_spec("givt_dense", None, overrides)
+    lowered = lower(load_spec("givt_dense", None, [*overrides, "data.fields.image.shape=[3, 8, 8]"]))
+    entry = lowered.programs[0].entry
+    weights = random_weights(parameters(lowered.module, entry), RNG, 0.5)
+    image, u, z = RNG.standard_normal((2, 3, 8, 8)), RNG.uniform(size=(4, 2, 1, 2)), RNG.standard_normal((4, 2, 1, 2))
+
+    def own(network: str) -> Interpreter:
+        of = {path.removeprefix(f"{network}."): w for path, w in weights.items() if path.startswith(network)}
+        return Interpreter(lowered.module, of)
+
+    (features,) = own("encoder").run("encoder.encode", image)
+    tokens = np.zeros((2, 4, 2))
+    for i in range(4):
+        raw = own("main").run("main.forward", tokens[:, :-1], features)[0][:, i]  # probabilities, means, deviations
+        deviation = np.maximum((raw[:, 4:] + np.sqrt(raw[:, 4:] ** 2 + 4)) / 2, 1e-6)
+        tokens[:, i] = raw[:, 2:4] + 0.9 * deviation * z[i, :, 0]
+    (made,) = Interpreter(lowered.module, weights).run(entry, image, u, z)
+    np.testing.assert_allclose(made, tokens.transpose(0, 2, 1), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("networks.main.block.condition={kind: in_context}", "a mixture_transformer begins with one label"),
+        ("conditioning.image=null", "attend to 1 sequences of features"),
+        ("networks.encoder.reads=photo", "the data has no field `photo`"),
+        ("networks.encoder.positions={kind: rope_2d}", "adds nothing to patches"),
+        ("networks.encoder.patch=5", "patches of 5 do not tile a side of 512"),
+    ],
+)
+def test_what_does_not_fit_an_image(change: str, message: str) -> None:
+    with pytest.raises(DiagnosticError, match=message):
+        load_spec("givt_dense", None, ["data.first_stage=null", change])

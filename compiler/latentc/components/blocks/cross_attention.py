@@ -49,15 +49,37 @@ def cross_attention(b: Builder, x: Var, context: Var, *mask: Var, dim: int, head
 
 
 @cache
-def context_attention(init: str) -> BlockBody:
+def context_attention(init: str, bias: bool) -> BlockBody:
+    """`bias`: of the layer behind it, as in `context_look_up`."""
+
     @module_class("ContextAttention", x="B T dim", context="B L context_dim")
     def attention(b: Builder, x: Var, context: Var, *, dim: int, context_dim: int, heads: int) -> Var:
         """Multi-head attention of x [B, T, D] to a context [B, L, E] of a width of its own, without biases."""
         q = _asked(b, x, dim, heads, False, init)
         k, v = _kept(b, context, dim, heads, False, init)
-        return _found(b, q, k, v, (), dim, init)
+        return _found(b, q, k, v, (), dim, init, bias)
 
     return attention
+
+
+@cache
+def context_memory(init: str) -> BlockBody:
+    @module_class("ContextAttention", "remember", context="B L context_dim")
+    def remember(b: Builder, context: Var, *, dim: int, context_dim: int, heads: int) -> tuple[Var, Var]:
+        """Keys and values [B, H, L, d] of a context [B, L, E], which decoding steps look at again."""
+        return _kept(b, context, dim, heads, False, init)
+
+    return remember
+
+
+@cache
+def context_look_up(init: str, bias: bool) -> BlockBody:
+    @module_class("ContextAttention", "look_up", x="B T dim")
+    def look_up(b: Builder, x: Var, k: Var, v: Var, *, dim: int, context_dim: int, heads: int) -> Var:
+        """Attention of x [B, T, D] to keys and values [B, H, L, d] of a context."""
+        return _found(b, _asked(b, x, dim, heads, False, init), k, v, (), dim, init, bias)
+
+    return look_up
 
 
 @cache
@@ -96,4 +118,13 @@ def look_up(b: Builder, x: Var, k: Var, v: Var, mask: Var, *, dim: int, heads: i
     return _found(b, _asked(b, x, dim, heads, True, "normal"), k, v, (mask,), dim, "normal")
 
 
-__all__ = ["context_attention", "cross_attention", "encoder_attention", "look_up", "remember", "text_attention"]
+__all__ = [
+    "context_attention",
+    "context_look_up",
+    "context_memory",
+    "cross_attention",
+    "encoder_attention",
+    "look_up",
+    "remember",
+    "text_attention",
+]

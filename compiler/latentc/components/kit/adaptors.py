@@ -20,7 +20,11 @@ def adaptors(spec: Spec) -> tuple[str, ...]:
 
 
 def tokens_of(b: Builder, networks: Mapping[str, Network], spec: Spec, x: Var, patch: Any) -> Var:
-    """f32[B, T, C P P] of data x f32[B, C, H, W]: the patches of what the adaptors make of it."""
+    """f32[B, T, C P P] of data x f32[B, C, H, W]: the patches of what the adaptors make of it; of x f32[B, C, T], the
+    vectors.
+    """
+    if x.type.rank == 3:
+        return b.transpose(x, perm=(0, 2, 1), out="tokens")  # type: ignore[no-any-return]
     for name in adaptors(spec):
         x = call(b, networks[name], "forward", {}, state=x, out="adapted")
     return patchify(b, x, patch)
@@ -28,7 +32,9 @@ def tokens_of(b: Builder, networks: Mapping[str, Network], spec: Spec, x: Var, p
 
 def sample_of(b: Builder, networks: Mapping[str, Network], spec: Spec, tokens: Var, patch: Any) -> Var:
     """The inverse of `tokens_of`."""
-    assert spec.data.shape is not None and len(spec.data.shape) == 3
+    assert spec.data.shape is not None
+    if len(spec.data.shape) == 2:
+        return b.transpose(tokens, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
     x = unpatchify(b, tokens, spec.data.shape, patch=patch)
     for name in reversed(adaptors(spec)):
         x = call(b, networks[name], "inverse", {}, state=x, out="x")

@@ -6,7 +6,7 @@ Symbols: B batch, T tokens, C channels of a token, D width, P numbers of a mixtu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,13 +15,13 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.blocks.conditions.cross_attention import CrossAttention
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.mixtures import Mixture
-from latentc.components.parts import Problem, Weights, dense, table
+from latentc.components.parts import CachedMixer, Problem, Weights, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
@@ -35,7 +35,8 @@ class MixtureTransformer(Backbone):
     Causal: `forward`: x f32[B, T - 1, C], y i64[B] -> f32[B, T, P], row i of token i given those before it; `prefill`:
     y -> f32[B, P], caches; `decode`: token f32[B, C], position i64[], caches -> f32[B, P], caches, a pair of keys and
     values f32[B, H, T, d] for each block. Masked: `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is
-    hidden), y -> f32[B, T, P].
+    hidden), y -> f32[B, T, P]. Blocks of `cross_attention` see an encoder's features f32[B, L, E], too, whose keys and
+    values follow the caches; then there may be no label.
     """
 
     kind: Literal["mixture_transformer"]
@@ -65,8 +66,7 @@ class MixtureTransformer(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_mixture", "masked_mixtures"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
-    CLASS: ClassVar[bool] = True
+    TAKES: ClassVar[tuple[Form, ...]] = ("tokens", "array")
 
     @property
     def specials(self) -> int:
@@ -74,7 +74,9 @@ class MixtureTransformer(Backbone):
         return 0 if self.style == "causal" else 3 if self.joined_mask else 1
 
     def sequence(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Number of tokens, and channels of a token, of data of that shape [C, H, W]."""
+        """Number of tokens, and channels of a token, of data of that shape [C, H, W], or [C, T]."""
+        if len(shape) == 2:
+            return shape[1], shape[0]
         (channels, height, width), (rows, columns) = shape, self.patch
         return height // rows * (width // columns), channels * rows * columns
 
@@ -82,58 +84,76 @@ class MixtureTransformer(Backbone):
         return self.PROVIDES - {"masked_mixtures" if self.style == "causal" else "next_mixture"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.shape is None or len(spec.data.shape) != 3:
-            yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
+        if spec.data.shape is None or len(spec.data.shape) not in (2, 3):
+            yield Problem((), f"a {self.kind} takes arrays [C, H, W] or [C, T], but the data has {spec.data.words}")
+        elif len(spec.data.shape) == 2:
+            if self.patch != (1, 1):
+                yield Problem(("patch",), "vectors of a sequence are tokens", "leave it out")
         elif spec.data.shape[1] % self.patch[0] or spec.data.shape[2] % self.patch[1]:
             message = f"patches of {list(self.patch)} do not tile {spec.data.shape[1]} by {spec.data.shape[2]}"
             yield Problem(("patch",), message)
-        elif self.style == "causal" and self.sequence(spec.data.shape)[0] == 1:
+        if self.style == "causal" and len(spec.data.shape or ()) in (2, 3) and self.sequence(spec.data.shape)[0] == 1:  # type: ignore[arg-type]
             yield Problem((), "there is one token, and a causal mixture_transformer predicts it from others")
         yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_condition(self.kind, None)
+        context = self.block.parts()[3].takes_tokens
+        yield from self.block.problems_of_condition(self.kind, None, tokens=True)
         if self.style == "causal":
             yield from self.block.problems_of_decoding("a causal mixture_transformer predicts the next token")
         elif self.block.parts()[0].ordered:
             yield Problem(("block", "mixer"), "the masked style sees all tokens", "set `causal: false`")
         yield from self.problems_of_conditions(spec)
-        told = [(name, c.ports(name, spec)) for name, c in self.told(spec).items()]
-        if len(told) != 1 or len(told[0][1]) != 1 or told[0][1][0].values is None:
+        labels, arrays = [], []
+        for entry in self.entries(spec):
+            (labels if entry.form == "tokens" else arrays).append(entry)
+        if (
+            len(labels) + context == 0
+            or len(labels) > 1
+            or any(len(e.ports) != 1 or e.ports[0].values is None for e in labels)
+        ):
             message = "a mixture_transformer begins with one label, given as an index"
             yield Problem((), message, "name the one in `conditions`")
+        if len(arrays) != context or any(len(e.ports) != 1 or e.ports[0].type.rank != 3 for e in arrays):
+            message = f"blocks of `{self.block.parts()[3].kind}` attend to {int(context)} sequences of features [L, E]"
+            mend = "use `block.condition: {kind: cross_attention}` and one condition `encoded` with `form: array`"
+            yield Problem(("block", "condition"), message, mend)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         (length, channels), entries = self.sequence(spec.data.shape), self.entries(spec)
-        (told,) = ports_of(entries)
-        assert told.values is not None
+        told = ports_of(entries)
+        labels = next((port.values for port in told if port.values is not None), 1)
+        context = next((port.type.shape for port in told if port.values is None), None)
         static: dict[str, Any] = {
             "tokens": length,
             "channels": channels,
             "width": self.width,
             "depth": self.depth,
-            "labels": told.values,
+            "labels": labels,
             "numbers": self.mixture.size(channels),
+            **({} if context is None else {"context_dim": context[2]}),
             **self.block.static(self.width),
         }
         if self.style == "masked":
             ports = (
                 Port("x", f32(B, Named(length, "T"), channels), "state"),
                 Port("mask", f32(B, Named(length, "T")), "mask"),
-                told,
+                *told,
             )
             methods = {"forward": add_method(mb, name, "forward", _masked(self, entries), ports, static)}
             return Network(name, methods, self.provides(spec))
-        heads = static.get("kv_heads", static["heads"])
-        cache_type = f32(B, heads, Named(length, "T"), self.width // static["heads"])
+        heads, size = static["heads"], self.width // static["heads"]
+        cache_type = f32(B, static.get("kv_heads", heads), Named(length, "T"), size)
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
+        if context is not None:
+            caches += (Port("memories", f32(B, heads, context[1], size), "cache"),) * (2 * self.depth)
         grown: tuple[Role, ...] = ("output", *(port.role for port in caches))
         forward, prefill, decode = _causal(self, entries)
         token = (Port("token", f32(B, channels), "token"), Port("position", i64(), "position"), *caches)
         methods = {
             "forward": add_method(
-                mb, name, "forward", forward, (Port("x", f32(B, length - 1, channels), "state"), told), static
+                mb, name, "forward", forward, (Port("x", f32(B, length - 1, channels), "state"), *told), static
             ),
-            "prefill": add_method(mb, name, "prefill", prefill, (told,), static, grown),
+            "prefill": add_method(mb, name, "prefill", prefill, told, static, grown),
             "decode": add_method(mb, name, "decode", decode, token, static, grown),
         }
         return Network(name, methods, self.provides(spec))
@@ -143,17 +163,30 @@ class _Shared:
     """What the methods share."""
 
     def __init__(self, config: MixtureTransformer, entries: tuple[Entry, ...]) -> None:
-        mixer, feed_forward, norm, condition = config.block.parts()
-        assert isinstance(condition, InContext)
-        self.config, self.condition, self.parts = config, condition, (mixer, feed_forward, norm, config.weights)
-        self.null = entries[0].ports[0].null
+        mixer, feed_forward, norm, self.condition = config.block.parts()
+        self.config, self.parts = config, (mixer, feed_forward, norm, config.weights)
+        ports = ports_of(entries)
+        self.is_label = [port.values is not None for port in ports]
+        self.shapes = {port.name: "B L context_dim" for port in ports if port.values is None}
+        self.null = next((port.null for port in ports if port.values is not None), None)
+
+    def told(self, operands: Sequence[Var]) -> tuple[Var | None, tuple[Var, ...]]:
+        """The label, if there is one, and the features that blocks attend to, if there are some."""
+        label = next((x for x, is_label in zip(operands, self.is_label, strict=True) if is_label), None)
+        return label, tuple(x for x, is_label in zip(operands, self.is_label, strict=True) if not is_label)
 
     def rows(self, b: Builder, width: Any, labels: Any) -> Var:
         """f32[labels + specials, D]: embeddings of the classes, of what stands for hidden tokens, of no class."""
         return table(b, "label_emb.weight", labels + self.config.specials, width, "unit_normal")
 
-    def label(self, b: Builder, y: Var, width: Any, labels: Any) -> Var:
-        """f32[B, 1, D]: the label as first token; that of none has the last row."""
+    def label(self, b: Builder, y: Var | None, like: Var, width: Any, labels: Any) -> Var:
+        """f32[B, 1, D]: the label as first token; that of none has the last row. Without labels, the first row, for the
+        batch of `like`.
+        """
+        if y is None:
+            start = b.slice(self.rows(b, width, labels), axis=0, start=0, stop=1, out="start")
+            start = b.reshape(start, shape=(1, 1, width), out="start")
+            return b.broadcast_to(start, like, shape=(like.shape[0], 1, width), out="start")  # type: ignore[no-any-return]
         if self.config.specials and self.null is not None:
             none = b.cast(b.equal(y, self.null), to="i64", out="none")
             y = b.add(y, b.op("mul", none, self.config.specials), out="row")
@@ -166,11 +199,44 @@ class _Shared:
     def positions(self, b: Builder, count: Any, width: Any) -> Var:
         return b.param("pos_embed", f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
 
-    def run(self, b: Builder, x: Var, depth: Any, sizes: Any) -> Var:
+    def sizes(self, width: Any, static: Mapping[str, Any]) -> dict[str, Any]:
+        """The static arguments of blocks."""
+        context = {"context_dim": static["context_dim"]} if "context_dim" in static else {}
+        return {"dim": width, **context, **self.config.block.own(width, static)}
+
+    def run(self, b: Builder, x: Var, context: Sequence[Var], depth: Any, static: Mapping[str, Any]) -> Var:
         block = self.condition.block(*self.parts)
         for name in items("blocks", depth):
-            x = b.sub(name, block, x, dim=x.shape[2], **sizes)
+            x = b.sub(name, block, x, *context, **self.sizes(x.shape[2], static))
         return x
+
+    def remembered(self, b: Builder, context: Sequence[Var], depth: Any, sizes: Mapping[str, Any]) -> list[Var]:
+        """Keys and values of the features in every block; none without features."""
+        if not context:
+            return []
+        assert isinstance(self.condition, CrossAttention)  # or `problems` has said so
+        block, found = self.condition.remember_block(self.config.weights), list[Var]()
+        for i in range(int(depth)):
+            found += b.sub(f"blocks.{i}", block, *context, out="keys values", **sizes)
+        return found
+
+    def step(
+        self, b: Builder, x: Var, told: tuple[Var, ...], caches: Sequence[Var], memories: Sequence[Var], sizes: Any
+    ) -> tuple[Var, list[Var]]:
+        """One token through all blocks, and the grown caches; blocks are `told` its position and a mask."""
+        mixer, feed_forward, norm, init = self.parts
+        assert isinstance(mixer, CachedMixer)
+        condition, grown = self.condition, list[Var]()
+        if isinstance(condition, CrossAttention):
+            block = condition.recall_block(mixer, feed_forward, norm, init)
+        else:
+            assert isinstance(condition, InContext)
+            block = condition.decode_block(mixer, feed_forward, norm, init)
+        for i in range(len(caches) // 2):
+            pairs = (*memories[2 * i : 2 * i + 2], *caches[2 * i : 2 * i + 2])
+            x, keys, values = b.sub(f"blocks.{i}", block, x, *told, *pairs, out="x keys values", **sizes)
+            grown += [keys, values]
+        return x, grown
 
     def head(self, b: Builder, x: Var, numbers: Any) -> Var:
         """Raw numbers of the mixtures."""
@@ -182,13 +248,12 @@ class _Shared:
 def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     shared = _Shared(config, entries)
 
-    @module_class("MixtureTransformer", x="B T=tokens channels", mask="B T=tokens")
+    @module_class("MixtureTransformer", x="B T=tokens channels", mask="B T=tokens", **shared.shapes)
     def forward(
         b: Builder,
         x: Var,
         mask: Var,
-        y: Var,
-        *,
+        *conditions: Var,
         tokens: int,
         channels: int,
         width: int,
@@ -196,7 +261,8 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
         labels: int,
         **static: Any,
     ) -> Var:
-        """Mixtures of all tokens from those that are not hidden and the label."""
+        """Mixtures of all tokens from those that are not hidden and the conditions."""
+        y, context = shared.told(conditions)
         batch, rows = x.shape[0], shared.rows(b, width, labels)
         first = labels if shared.null is None else labels - 1  # the classes, without that of none
 
@@ -219,9 +285,9 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
             x = b.concat(*halves, axis=2, out="x")
         else:
             x = b.where(hidden, special(0), x, out="x")
-        x = b.concat(shared.label(b, y, width, labels), x, axis=1, out="x")
+        x = b.concat(shared.label(b, y, x, width, labels), x, axis=1, out="x")
         x = x + shared.positions(b, tokens + 1, width)
-        x = shared.run(b, x, depth, config.block.own(width, static))
+        x = shared.run(b, x, context, depth, static)
         return b.slice(shared.head(b, x, static["numbers"]), axis=1, start=1, stop=tokens + 1, out="mixture")  # type: ignore[no-any-return]
 
     return forward
@@ -233,45 +299,61 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
     shared = _Shared(config, entries)
 
     def step(
-        b: Builder, x: Var, position: Var, caches: list[Var], tokens: Any, width: Any, static: Any
+        b: Builder,
+        x: Var,
+        position: Var,
+        caches: Sequence[Var],
+        memories: Sequence[Var],
+        tokens: Any,
+        width: Any,
+        static: Mapping[str, Any],
     ) -> tuple[Var, ...]:
-        """One token x [B, 1, D] at `position` through all blocks: its mixture and the grown caches."""
-        mixer, feed_forward, norm, _ = config.block.cached_parts()
-        block = shared.condition.decode_block(mixer, feed_forward, norm, config.weights)
+        """One token x [B, 1, D] at `position` through all blocks: its mixture, the grown caches and the memories."""
         here = b.take(shared.positions(b, tokens, width), position, axis=1)
         x = x + b.reshape(here, shape=(1, 1, width))
         seen = b.less_equal(b.arange(tokens), position)
-        mask = b.reshape(seen, shape=(1, 1, 1, tokens), out="mask")
-        sizes = config.block.own(width, static)
-        told = (position, mask)
-        x, grown = cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, told, dim=width, **sizes)
+        told = (position, b.reshape(seen, shape=(1, 1, 1, tokens), out="mask"))
+        x, grown = shared.step(b, x, told, caches, memories, shared.sizes(width, static))
         x = shared.head(b, x, static["numbers"])
-        return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown
+        return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown, *memories
 
-    @module_class("MixtureTransformer", x="B tokens-1 channels")
+    @module_class("MixtureTransformer", x="B tokens-1 channels", **shared.shapes)
     def forward(
-        b: Builder, x: Var, y: Var, *, tokens: int, channels: int, width: int, depth: int, labels: int, **static: Any
+        b: Builder,
+        x: Var,
+        *conditions: Var,
+        tokens: int,
+        channels: int,
+        width: int,
+        depth: int,
+        labels: int,
+        **static: Any,
     ) -> Var:
-        """Mixtures of every token given the label and the tokens before it."""
-        x = b.concat(shared.label(b, y, width, labels), shared.embed(b, x, width), axis=1, out="x")
+        """Mixtures of every token given the conditions and the tokens before it."""
+        y, context = shared.told(conditions)
+        x = b.concat(shared.label(b, y, x, width, labels), shared.embed(b, x, width), axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], Named(tokens, "T"), width), out="x")
         x = x + shared.positions(b, Named(tokens, "T"), width)
-        return shared.head(b, shared.run(b, x, depth, config.block.own(width, static)), static["numbers"])
+        return shared.head(b, shared.run(b, x, context, depth, static), static["numbers"])
 
-    @module_class("MixtureTransformer", "prefill")
+    @module_class("MixtureTransformer", "prefill", **shared.shapes)
     def prefill(
-        b: Builder, y: Var, *, tokens: int, channels: int, width: int, depth: int, labels: int, **static: Any
+        b: Builder, *conditions: Var, tokens: int, channels: int, width: int, depth: int, labels: int, **static: Any
     ) -> tuple[Var, ...]:
-        """The mixture of the first token, and the caches with the label in them."""
+        """The mixture of the first token, and the caches with the first label in them."""
         length, heads = Named(tokens, "T"), static.get("kv_heads", static["heads"])
-        x = shared.label(b, y, width, labels)
+        y, context = shared.told(conditions)
+        x = shared.label(b, y, conditions[0], width, labels)
         shape = (heads, length, width // static["heads"])
         caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
-        return step(b, x, b.constant(np.int64(0)), caches, length, width, static)
+        memories = shared.remembered(b, context, depth, shared.sizes(width, static))
+        return step(b, x, b.constant(np.int64(0)), caches, memories, length, width, static)
 
     kv = "kv_heads" if "kv_heads" in config.block.static(config.width) else "heads"
 
-    @module_class("MixtureTransformer", "decode", caches=f"B {kv} T=tokens width//heads")
+    @module_class(
+        "MixtureTransformer", "decode", caches=f"B {kv} T=tokens width//heads", memories="B heads L width//heads"
+    )
     def decode(
         b: Builder,
         token: Var,
@@ -286,7 +368,8 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
     ) -> tuple[Var, ...]:
         """Takes token `position - 1`; gives the mixture of token `position`, and the grown caches."""
         x = shared.embed(b, b.reshape(token, shape=(token.shape[0], 1, channels)), width)
-        return step(b, x, position, list(caches), Named(tokens, "T"), width, static)
+        own, memories = caches[: 2 * int(depth)], caches[2 * int(depth) :]
+        return step(b, x, position, own, memories, Named(tokens, "T"), width, static)
 
     return forward, prefill, decode
 

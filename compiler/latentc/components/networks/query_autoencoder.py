@@ -89,7 +89,8 @@ class QueryAutoencoder(Backbone):
         "half of the frames, rows and columns (4; Suhail et al. 2024); null: they are not",
     )
     planes_by: Literal["mean", "projection"] = Field(
-        "mean", description="what makes a plane's vector of those along an axis: their mean, or a linear map of them all"
+        "mean",
+        description="what makes a plane's vector of those along an axis: their mean, or a linear map of them all",
     )
     planes_as: Literal["joined", "summed"] = Field(
         "joined", description="what the decoder is told of a patch: its vectors of all planes, or their sum"
@@ -291,7 +292,9 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             x = b.slice(x, axis=1, start=start, stop=start + int(tokens), out="x")
             x = b.reshape(x, shape=(batch, tokens, width))
         if config.planes is not None:
-            x = b.reshape(as_planes(b, x, grid, config.planes, config.planes_by, weights), shape=(batch, tokens, width), out="x")
+            x = b.reshape(
+                as_planes(b, x, grid, config.planes, config.planes_by, weights), shape=(batch, tokens, width), out="x"
+            )
         wanted = bottleneck.encoded * static["latent"]
         h = dense(b, "to_latents", x, wanted, True, weights, out="h")
         h = h if config.latent_norm is None else normed(b, h, config.latent_norm)
