@@ -325,6 +325,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("base", "main"): 86_385_168, ("default", "main"): 304_009_744, ("large", "main"): 1_664_330_256}
         | {("large-512", "main"): 1_667_133_472, ("large-512", "adaptor"): 1_478_880},
     ),
+    "givt_dense": (
+        "big_vision: proj.givt.givt's Model",
+        {("depth", "main"): 403_181_616, ("depth", "encoder"): 304_147_456, ("depth-base", "main"): 113_568_816}
+        | {("depth-base", "encoder"): 86_433_024},
+    ),
+    "givt_dense_vae": (
+        "big_vision: proj.givt.vit's Model",
+        {("depth", "main"): 229_924_896, ("panoptic", "main"): 221_268_512},
+    ),
     "givt_masked": ("as givt, with rows for what is hidden and a position more", {("default", "main"): 304_013_840}),
     "maskgit_r": (
         "the sizes of liebenxj/ReCAP's maskgit.yaml, added up; AutoNAT's paper: 194 M",

@@ -251,3 +251,66 @@ def test_frequencies_of_rotary_positions_may_be_learned(tmp_path: Path) -> None:
     vectors = (fx + 1j * fy)[:, 0]
     np.testing.assert_allclose(np.abs(vectors), [[1, 0.1, 1, 0.1]] * 2)
     np.testing.assert_allclose(vectors[:, 2:] / vectors[:, :2], 1j, atol=1e-12)
+
+
+DENSE = [
+    *("data.shape=[5, 16, 16]", "objective.labels=[3, 2]"),
+    *(f"backbone.{size}" for size in ("tokens=4", "width=8", "depth=1", "decoder_depth=1", "patch=4")),
+    *("backbone.block.mixer.heads=2", "backbone.bottleneck.channels=3"),
+]
+"""GIVT's autoencoder of labels, whose 4 by 4 patches are 2 by 2 latents."""
+
+
+@pytest.mark.parametrize(("reduction", "unlabelled"), [("mean", True), ("mean", False), ("sum", True)])
+def test_the_error_of_labels_of_every_pixel(reduction: str, unlabelled: bool) -> None:
+    options = [f"objective.reduction={reduction}", f"objective.unlabelled={unlabelled}".lower(), "objective.weight=0.5"]
+    lowered = lower(load_spec("givt_dense_vae", "panoptic", [*DENSE, *options]))
+    rng = np.random.default_rng(0)
+    weights = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.3)
+    labels = np.stack([rng.integers(0, 3, (2, 16, 16)), rng.integers(0, 2, (2, 16, 16))])
+    x = np.concatenate([np.eye(n)[label] for n, label in zip((3, 2), labels, strict=True)], -1).transpose(0, 3, 1, 2)
+    noise = rng.standard_normal((2, 3, 4))
+    made, penalty = Interpreter(lowered.module, weights).run("main.regularized", x, noise)
+    wanted, logits = 0.0, torch.from_numpy(np.asarray(made)).split([3, 2], 1)
+    for of, label in zip(logits, labels, strict=True):
+        ignored = 0 if unlabelled else -100
+        for one, own in zip(of, torch.from_numpy(label), strict=True):
+            error = F.cross_entropy(one[None], own[None], reduction=reduction, ignore_index=ignored)
+            wanted += float(error) / 2
+    named = {f"main.{name}": array for name, array in weights.items()}
+    found, error, _ = Interpreter(lowered.module, named).run("loss", x, noise)
+    assert np.isclose(error, wanted) and np.isclose(found, wanted + 0.5 * np.mean(penalty))
+
+
+def test_a_learned_matrix_may_resize_as_interpolation_does() -> None:
+    """Four patches in a row are two latents: from 4 by 4 ones, weights of 1/8, 3/8, 3/8 and 1/8, but for the edges."""
+    run = {}
+    few = np.array([[3, 3, 1, 0], [0, 1, 3, 3]]) / 7
+    many = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+    for by in ("resized", "mixed"):
+        lowered = lower(load_spec("givt_dense_vae", "panoptic", [*DENSE, f"backbone.tokens_by={by}"]))
+        params = network_params(lowered, lowered.networks["main"])
+        weights = random_weights(params, np.random.default_rng(0), 0.3)
+        for name, matrix in (("to_fewer", few), ("to_more", many)):
+            if by == "mixed":
+                weights[f"{name}.weight"] = np.kron(matrix, matrix).T
+        run[by] = lowered.module, weights
+    own = run["resized"][1]
+    mixed = {**{n: own[n] for n in own}, **{n: a for n, a in run["mixed"][1].items() if n not in own}}
+    x = np.random.default_rng(1).standard_normal((2, 5, 16, 16))
+    found = [Interpreter(run[by][0], w).run("main.forward", x)[0] for by, w in (("resized", own), ("mixed", mixed))]
+    assert np.allclose(*found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("backbone.tokens=5", "squares of patches are resized, to squares, and there are 5 tokens"),
+        ("backbone.tokens=null", "there are as many tokens as patches"),
+        ("objective.labels=[3, 3]", "labels of 3 \\+ 3 classes are no 5 channels"),
+        ("objective.reconstruction=l2", "`labels` is of `cross_entropy`"),
+    ],
+)
+def test_labels_and_latents_that_do_not_fit(change: str, message: str) -> None:
+    with pytest.raises(DiagnosticError, match=message):
+        load_spec("givt_dense_vae", "panoptic", [*DENSE, change])

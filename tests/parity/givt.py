@@ -25,6 +25,17 @@ DENSE = (
     *(f"networks.encoder.{size}" for size in ("width=16", "depth=2", "patch=4", "block.mixer.heads=2")),
     "networks.encoder.block.feed_forward.ratio=2",
 )
+VAE = (
+    *(
+        "data.shape=[8, 16, 16]",
+        "objective.labels=[5, 3]",
+        "backbone.tokens=4",
+        "backbone.width=16",
+        "backbone.depth=1",
+    ),
+    *("backbone.decoder_depth=2", "backbone.patch=4", "backbone.block.mixer.heads=2", "backbone.bottleneck.channels=4"),
+    "backbone.block.feed_forward.ratio=2",
+)
 BOTH = {"main": "", "encoder": ""}  # in one file
 
 ADAPTOR = ("networks.adaptor.blocks=3", "networks.adaptor.bottleneck=32")
@@ -62,6 +73,22 @@ def dense(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": numbers.inputs["sequence"][:, :-1], "image": numbers.outputs["out.encoded"]}
 
 
+def one_hot(numbers: Numbers) -> Array:
+    labels = numbers.inputs["labels"]
+    parts = [np.eye(n, dtype=np.float32)[labels[..., i]] for i, n in enumerate((5, 3))]
+    return np.concatenate(parts, axis=-1).transpose(0, 3, 1, 2)
+
+
+def moments(numbers: Numbers) -> Array:
+    return np.concatenate([numbers.outputs["out.mean"], numbers.outputs["out.log_variance"]], -1).transpose(0, 2, 1)
+
+
+def of_labels(numbers: Numbers) -> Array:
+    return np.concatenate([numbers.outputs["out.semantics"], numbers.outputs["out.instances"]], -1).transpose(
+        0, 3, 1, 2
+    )
+
+
 CASES = [
     Forward("givt.ar", "givt", SIZES, causal, wanted=logits),
     Forward("givt.masked", "givt_masked", (*SIZES, "backbone.joined_mask=false"), masked, wanted=logits),
@@ -75,6 +102,23 @@ CASES = [
         prefixes=BOTH,
         network="encoder",
         method="encode",
+    ),
+    Forward(
+        "givt.vit_vae",
+        "givt_dense_vae",
+        VAE,
+        lambda numbers, spec: {"x": one_hot(numbers)},
+        variant="panoptic",
+        wanted=moments,
+        method="encode",
+    ),
+    Forward(
+        "givt.vit_vae",
+        "givt_dense_vae",
+        VAE,
+        lambda numbers, spec: {"x": one_hot(numbers)},
+        variant="panoptic",
+        wanted=of_labels,
     ),
     Forward(
         "givt.adaptor",

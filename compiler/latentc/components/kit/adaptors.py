@@ -35,7 +35,8 @@ def sample_of(b: Builder, networks: Mapping[str, Network], spec: Spec, tokens: V
     assert spec.data.shape is not None
     if len(spec.data.shape) == 2:
         return b.transpose(tokens, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
-    x = unpatchify(b, tokens, spec.data.shape, patch=patch)
+    channels, height, width = spec.data.shape
+    x = unpatchify(b, tokens, (channels, height, width), patch=patch)
     for name in reversed(adaptors(spec)):
         x = call(b, networks[name], "inverse", {}, state=x, out="x")
     return x

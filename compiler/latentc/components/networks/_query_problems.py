@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def problems_of(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
         if frame_count % frames:
             yield Problem((f"{prefix}frames",), f"patches of {frames} frames do not tile {frame_count}")
     # Tokens are a square if they are the patches of an image.
-    grid = shape[-1] // config.patch if config.tokens is None and frame_count == config.frames else None
+    grid = shape[-1] // config.patch if config.queries is None and frame_count == config.frames else None
     yield from config.block.problems_of_width(config.width, grid)
     yield from config.outward_block.problems_of_width(config.decoder_width or config.width, grid)
     yield from config.block.problems_of_condition(config.kind, None)
@@ -44,7 +45,7 @@ def problems_of(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
             yield Problem((name,), f"sines and cosines of rows and columns need a width that divides by 4: {width}")
     if config.bottleneck.square is not None:
         yield Problem(("bottleneck",), "tokens are a sequence, without a side", "use `{kind: codebook}`")
-    if config.decoded_patch != (config.patch, config.frames) and config.tokens is None:
+    if config.decoded_patch != (config.patch, config.frames) and config.queries is None:
         name = "decoder_patch" if config.decoded_patch[0] != config.patch else "decoder_frames"
         yield Problem((name,), "tokens are patches, so the decoder has those of the encoder", "leave it out")
     if config.planes is not None and config.tokens is not None:
@@ -53,6 +54,11 @@ def problems_of(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
         message = f"{frame_count // config.frames} patches along the frames have no two halves"
         yield Problem(("planes",), message, "use `planes: 3`, or an even number")
     count = config.token_count(spec)
+    if config.tokens_by != "queries" and config.tokens is None:
+        yield Problem(("tokens_by",), "there are as many tokens as patches", "leave it out, or give `tokens`")
+    elif config.tokens_by == "resized" and (frame_count != config.frames or math.isqrt(count) ** 2 != count):
+        message = f"squares of patches are resized, to squares, and there are {count} tokens of {frame_count} frames"
+        yield Problem(("tokens_by",), message, "use `mixed`, or a square number and images")
     for i, length in enumerate(config.lengths or ()):
         if length > count:
             yield Problem(("lengths", i), f"there are {count} latents, fewer than {length}")
@@ -69,7 +75,7 @@ def problems_of_rotary(config: QueryAutoencoder, frames: int) -> Iterator[Proble
         return
     if not config.rotary.ROTARY:
         yield Problem(("rotary",), f"`{config.rotary.kind}` is not rotary", "use `{kind: rope_1d}`")
-    elif config.rotary.GRIDDED and (config.tokens is not None or frames != config.frames):
+    elif config.rotary.GRIDDED and (config.queries is not None or frames != config.frames):
         message = f"`{config.rotary.kind}` is of a square of patches alone"
         yield Problem(("rotary",), message, "use `{kind: rope_1d}`, or images and `tokens: null`")
 

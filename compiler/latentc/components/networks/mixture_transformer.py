@@ -102,9 +102,8 @@ class MixtureTransformer(Backbone):
         elif self.block.parts()[0].ordered:
             yield Problem(("block", "mixer"), "the masked style sees all tokens", "set `causal: false`")
         yield from self.problems_of_conditions(spec)
-        labels, arrays = [], []
-        for entry in self.entries(spec):
-            (labels if entry.form == "tokens" else arrays).append(entry)
+        labels = [entry for entry in self.entries(spec) if entry.form == "tokens"]
+        arrays = [entry for entry in self.entries(spec) if entry.form != "tokens"]
         if (
             len(labels) + context == 0
             or len(labels) > 1

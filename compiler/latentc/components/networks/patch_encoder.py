@@ -31,7 +31,9 @@ class PatchEncoder(Backbone):
     """
 
     kind: Literal["patch_encoder"]
-    reads: str = Field(description="data field that it encodes, for a condition `encoded`")
+    reads: str | None = Field(
+        None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
+    )
     width: int = Field(gt=0, le=65_536, description="channels of a feature (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
@@ -42,7 +44,6 @@ class PatchEncoder(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_encoder",
-        "reads": "image",
         "width": 16,
         "depth": 1,
         "patch": 4,
@@ -56,14 +57,14 @@ class PatchEncoder(Backbone):
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.reads not in spec.data.fields:
+        if self.reads is not None and self.reads not in spec.data.fields:
             known = ", ".join(spec.data.fields) or "none"
             yield Problem(("reads",), f"the data has no field `{self.reads}`", f"fields of the data: {known}")
             return
         shape, grid = self._shape(spec), None
         if shape[1] != shape[2] or not shape[1]:
-            message = f"a patch_encoder takes square images [C, H, H], and field `{self.reads}` has others"
-            yield Problem(("reads",), message)
+            what = spec.data.words if self.reads is None else f"others in `{self.reads}`"
+            yield Problem(("reads",), f"a patch_encoder takes square images [C, H, H], and the data has {what}")
         elif shape[1] % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}")
         else:
@@ -76,14 +77,14 @@ class PatchEncoder(Backbone):
 
     def _shape(self, spec: Spec) -> tuple[int, int, int]:
         """Channels, rows and columns; zeros of what is no image, which `problems` refuses."""
-        field = spec.data.fields.get(self.reads)
+        field = spec.data.fields.get(self.reads or "x")
         shape = () if field is None else field.shape
         return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (0, 0, 0)
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         shape = self._shape(spec)
         features = f32(B, (shape[1] // self.patch) * (shape[2] // self.patch), self.width)
-        return (Port(self.reads, f32(B, *shape), "state"),), features
+        return (Port(self.reads or "x", f32(B, *shape), "state"),), features
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         channels, size, _ = self._shape(spec)

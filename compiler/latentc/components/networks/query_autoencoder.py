@@ -28,6 +28,7 @@ from latentc.components.first_stage import Codes
 from latentc.components.networks._query_parts import (
     LatentNorm,
     Place,
+    as_many,
     embedded,
     filled_up,
     from_patches,
@@ -57,6 +58,11 @@ class QueryAutoencoder(Backbone):
     kind: Literal["query_autoencoder"]
     tokens: int | None = Field(
         1024, gt=0, le=1_048_576, description="tokens of a sample (N), whatever its size; null: one for each patch"
+    )
+    tokens_by: Literal["queries", "resized", "mixed"] = Field(
+        "queries",
+        description="how these are made: queries read the patches; the square of patches is resized by linear "
+        "interpolation, and back in the decoder, or a learned matrix mixes them (GIVT's for dense prediction)",
     )
     width: int = Field(gt=0, le=65_536, description="channels of a token of the encoder (D)")
     depth: int = Field(gt=0, le=512, description="blocks of the encoder")
@@ -165,6 +171,11 @@ class QueryAutoencoder(Backbone):
         """That shape, with as many frames as patches are of."""
         shape = self.read_shape(spec)
         return shape if len(shape) != 4 or self.filled_to is None else (shape[0], self.filled_to, *shape[2:])
+
+    @property
+    def queries(self) -> int | None:
+        """Tokens that are queries in the sequences; None: these hold patches alone."""
+        return self.tokens if self.tokens_by == "queries" else None
 
     @property
     def decoded_patch(self) -> tuple[int, int]:
@@ -278,7 +289,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         patches = math.prod(grid) if config.tokens or config.planes else tokens
         x = embedded(b, x, (config.frames, config.patch, config.patch), width, patches)
         x = placed(b, x, "patches", grid, width)
-        if config.tokens:
+        if config.queries:
             queries = placed(b, None, "queries", (tokens,), width)
             queries = b.broadcast_to(queries, x, shape=(batch, tokens, width), out="queries")
             x = b.concat(*((queries, x) if config.queries_first else (x, queries)), axis=1, out="x")
@@ -287,10 +298,12 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         )
         if config.encoder_norm:
             x = final_norm.apply(b, "encoder_norm", x)
-        if config.tokens:
+        if config.queries:
             start = 0 if config.queries_first else patches
             x = b.slice(x, axis=1, start=start, stop=start + int(tokens), out="x")
             x = b.reshape(x, shape=(batch, tokens, width))
+        if config.tokens_by != "queries":
+            x = as_many(b, "to_fewer", x, tokens, config.tokens_by)
         if config.planes is not None:
             x = b.reshape(
                 as_planes(b, x, grid, config.planes, config.planes_by, weights), shape=(batch, tokens, width), out="x"
@@ -308,18 +321,19 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
             z = from_planes(b, z, count, config.planes, config.planes_as == "joined")
         x = dense(b, "from_latents", z, width, True, weights, out="x")
         patches = math.prod(count)
-        if config.tokens:
+        if config.queries:
             x = placed(b, x, "latents", (tokens,), width)
             outputs = placed(b, None, "outputs", count, width)
             outputs = b.broadcast_to(outputs, x, shape=(batch, patches, width), out="outputs")
             x = b.concat(x, outputs, axis=1, out="x")
         else:
+            x = x if config.tokens_by == "queries" else as_many(b, "to_more", x, patches, config.tokens_by)
             x = placed(b, x, "outputs", count, width)
         block = config.outward_block
         own = {key: static[f"decoder_{key}"] for key in block.static(int(width))}
         own |= {"grid": count[-1]} if block.spatial else {}
         x = run(b, "decoder", block, x, static["decoder_depth"], width, own)
-        if config.tokens:
+        if config.queries:
             x = b.slice(x, axis=1, start=int(tokens), stop=int(tokens) + patches, out="x")
         x = final_norm.apply(b, "output_norm", x)
         kernel = (depth_of_patch, patch, patch)
