@@ -241,7 +241,7 @@ SYSTEMS: dict[str, Tiny] = {
         "givt",
         (
             *(*DIGITS, *under("backbone", (*BLOCKS, "depth=1", "patch=[2, 4]")), "sampler.proposals=8"),
-            "networks.adaptor={blocks: 2, bottleneck: 8, patch: [2, 4]}",
+            "networks.adaptor={kind: reversible, blocks: 2, bottleneck: 8, patch: [2, 4]}",
         ),
         "large-512",
     ),
@@ -285,6 +285,15 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: npz, path: train.npz, classes: 10, shape: [3, 4, 4]}", "backbone.conditions=null"),
             *under("backbone", ("width=6", "depth=2", "kernel=3", "first_kernel=3", "head_width=6", "values=17")),
         ),
+    ),
+    "pixelcnn-autoencoder": Tiny(
+        "pixelcnn",
+        (
+            *("data={kind: npz, path: train.npz, classes: 10, shape: [3, 4, 4]}", "backbone.conditions=null"),
+            *under("backbone", ("width=6", "depth=2", "kernel=3", "first_kernel=3", "head_width=6", "values=17")),
+            *("networks.encoder.size=5", "networks.encoder.widths=[4, 6]"),
+        ),
+        "autoencoder",
     ),
     "class_prefix_gpt2": Tiny(
         "class_prefix_gpt2", (*TEXTS, *under("networks.main", (*BLOCKS[:2], "depth=1", "context=16", NAMED)))
@@ -562,6 +571,13 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *(*DIGITS, *under("backbone", (*BLOCKS, "depth=1", "patch=2", "stages=2")), "objective.stages=2"),
             *("sampler.steps=2", "sampler.guidance.weights=null"),
+        ),
+    ),
+    "pixelflow-adaptive": Tiny(
+        "pixelflow",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS, "depth=1", "patch=2", "stages=2")), "objective.stages=2"),
+            *("sampler.adaptive={rtol: 0.3, atol: 0.3, max_steps: 5}", "sampler.guidance.weights=null"),
         ),
     ),
     "pixelflow_t2i": Tiny(

@@ -226,6 +226,39 @@ def openvino_error(before: Any, module: Any, path: Path, precision: str = "fp32"
     return relative_error(got, np.asarray(want))
 
 
+def read_in_every_trip(depth: int) -> Any:
+    """Invariants of a loop, or of one in another, whose softmax and view each trip takes."""
+
+    def build(b: Any, x: Any) -> Any:
+        def loop(b: Any, depth: int, given: Any, x: Any) -> Any:
+            def step(b: Any, i: Any, kept: Any, state: Any, rows: Any) -> Any:
+                given, weight = kept
+                if depth > 1:
+                    return [loop(b, depth - 1, kept, state[0])], []
+                shares = b.softmax(b.reshape(given, shape=(given.shape[0], 8, 36)), axis=1)
+                h = b.conv(b.reshape(shares, shape=given.shape), weight)
+                return [b.silu(h) + state[0] * 0.5], []
+
+            return b.loop(f"loop_{depth}", 3, step, invariants=given, carried=[x])[0]
+
+        weight = b.param("weight", f32(8, 8, 1, 1), "normal", std=0.5)
+        return loop(b, depth, [b.silu(x), weight], x)
+
+    return module_of([f32(Sym("B"), 8, 6, 6)], build)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_invariants_stay_what_they_are(depth: int, tmp_path: Path) -> None:
+    """OpenVINO overwrites one that a softmax reads, unless the loop carries it; the weight is a constant."""
+    before = read_in_every_trip(depth)
+    assert ENGINES["openvino"].overwrites_invariants
+    module = for_form(before, "loop", ENGINES["openvino"])
+    loops = [node.attrs for _, node in walk(module) if node.op == "loop"]
+    assert sorted((loop["invariants"], loop["carried"]) for loop in loops) == [(1, 2), (2, 1)][:depth]
+    assert openvino_error(before, module, tmp_path / "op.onnx") < TOLERANCES["fp32"].forward
+    assert openvino_error(before, before, tmp_path / "op.onnx") > 0.1, "no longer needed?"
+
+
 def test_a_convolution_and_a_transposed_one_of_one_weight(tmp_path: Path) -> None:
     """As in the gradient of a convolution, in a loop and outside; a transposed one of its own weight stays as it is."""
 

@@ -11,7 +11,7 @@ from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import Module
 from latentc.ir.interpret import Interpreter
 from latentc.ir.verify import verify
-from latentc.measure.calls import Watched, calls_of, operands_shown, spread
+from latentc.measure.calls import Call, Watched, calls_of, operands_shown, spread
 
 METHODS = {"Outer.forward": "forward", "Inner.step": "step"}
 TRIPS = 5, 3
@@ -74,17 +74,34 @@ def test_calls_come_in_the_order_they_happen() -> None:
 
 def test_watching_sees_the_same_calls() -> None:
     module, x = nested(), np.array([[1.0, -2.0], [0.25, 3.0]])
-    seen: list[tuple[str, list[np.ndarray]]] = []
-    watched = Watched(module, METHODS, {}, lambda net, method, xs: seen.append((f"{net}.{method}", list(xs))))
+    seen: list[tuple[Call, list[np.ndarray]]] = []
+    watched = Watched(module, METHODS, {}, lambda call, xs: seen.append((call, list(xs))))
     outs = watched.run("sample", x)
     results, operands = expected(x)
     for got, want in zip(outs, results, strict=True):
         np.testing.assert_allclose(got, want)
-    assert [entry for entry, _ in seen] == [call.entry for call in calls_of(module, "sample", METHODS)]
+    assert [call for call, _ in seen] == calls_of(module, "sample", METHODS)
     for entry, found in operands.items():
-        for (_, got), want in zip([pair for pair in seen if pair[0] == entry], found, strict=True):
+        for (_, got), want in zip([pair for pair in seen if pair[0].entry == entry], found, strict=True):
             for a, b in zip(got, want, strict=True):
                 np.testing.assert_allclose(a, b)
+
+
+def test_a_loop_that_ends_early_makes_fewer_calls() -> None:
+    mb = ModuleBuilder()
+    fn = mb.define(outer, [f32(B, 2), f32()], {})
+
+    def body(b, i, kept, state, rows):
+        return (b.call(fn, "main", state[0], b.constant(0.0)), b.greater(i, 1)), ()
+
+    b = mb.function("sample")
+    x, _ = b.loop("body", 5, body, carried=[b.input("x", f32(B, 2)), b.constant(False)], until=1)
+    b.output(b.call(fn, "main", x, b.constant(2.0)))
+    mb.entries["sample"] = b.finish()
+    module, seen = verify(mb.finish(), "expanded"), list[Call]()
+    Watched(module, METHODS, {}, lambda call, xs: seen.append(call)).run("sample", np.ones((1, 2)))
+    every = calls_of(module, "sample", METHODS)
+    assert (len(every), seen) == (6, [*every[:3], every[-1]])
 
 
 def test_engines_make_calls_in_place_of_the_interpreter() -> None:

@@ -28,7 +28,7 @@ CHOSEN = (
     ("nvg", "onnxruntime"),
     ("var", "openvino"),
     ("himar-t2i", "openvino"),
-    ("givt", "openvino"),
+    ("givt-adaptor", "openvino"),
     ("givt-beams", "onnxruntime"),
     ("givt_masked", "onnxruntime"),
     ("gedi", "onnxruntime"),
@@ -44,13 +44,14 @@ CHOSEN = (
     ("can", "onnxruntime"),
     ("rdm", "onnxruntime"),
     ("rarm", "onnxruntime"),
-    ("pixelcnn", "openvino"),
+    ("pixelcnn-autoencoder", "openvino"),
     ("rcg_ldm", "onnxruntime"),
     ("rcg_mage", "openvino"),
     ("dod", "onnxruntime"),
     ("nested", "openvino"),
     ("lit_t2i", "openvino"),
     ("pixelflow_t2i", "onnxruntime"),
+    ("pixelflow-adaptive", "onnxruntime"),  # whose loops end early, and call different methods
     ("controlled", "onnxruntime"),
     *((name, "onnxruntime") for name in ("dico", "dimr", "diffit", "diffit_image", "ascan", "iwin")),
     ("interpolant_inpaint", "onnxruntime"),  # whose sampler chooses its steps
@@ -60,7 +61,7 @@ CHOSEN = (
 
 # The form of the loop where it is not the one that the engine would choose.
 FORMS = {"dico": "host", "dimr": "loop", "diffit": "host", "diffit_image": "loop", "ascan": "unroll", "iwin": "host"}
-FORMS |= {"interpolant_inpaint": "host"}
+FORMS |= {"interpolant_inpaint": "host", "pixelcnn-autoencoder": "loop"}
 
 
 @pytest.mark.parametrize(("name", "engine"), CHOSEN)

@@ -10,11 +10,12 @@ pytest.importorskip("torch")
 
 from bundles import TINY_DIT, TINY_TOKENS, tiny_bundle
 
+from latentc.diagnostics import DiagnosticError
 from latentc.emit.helpers import HELPERS
 from latentc.export.lowerings import TABLE
 from latentc.export.lowerings.table import Context, Lowering
 from latentc.verify.report import ENGINE, ORACLE, TORCH
-from latentc.verify.run import verify
+from latentc.verify.run import _Verification, verify
 
 SYSTEMS = {
     "an encoder": (
@@ -48,6 +49,18 @@ def test_every_method_and_program(system: str, tmp_path: Path) -> None:
     assert {c.network for c in report.controls} == ({"main", "encoder"} if name == "dp3" else {"main"})
     scored = [c.agreement for c in report.comparisons if c.agreement is not None]
     assert bool(scored) == ("dp3" not in name) and all(share == 1.0 for share in scored)
+
+
+@pytest.mark.parametrize("torch", [True, False])
+def test_samples_that_do_not_reach_their_end(torch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are NaN by the engine and by the oracle, which is no difference between the two."""
+    monkeypatch.setattr(_Verification, "_torch_works", lambda self: torch)
+    sizes = (*TINY_DIT[:-1], "backbone.depth=1", "sampler={kind: dopri5, rtol: 1e-7, atol: 1e-7, max_steps: 2}")
+    with pytest.raises(DiagnosticError) as caught:
+        verify(tiny_bundle("digits_sit", tmp_path / "bundle", sizes))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0713" and "after the 2 steps of `sample`" in found.message
+    assert found.help is not None and "--steps 20" in found.help
 
 
 def test_wrong_method_of_a_token_model_is_traced_to_its_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

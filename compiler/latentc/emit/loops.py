@@ -11,6 +11,9 @@ from latentc.emit.statements import FOREVER, Statements, alive
 from latentc.emit.text import WIDTH, Text, base_name, commas, free_name, identifier, plural, singular
 from latentc.ir.core import Function, Node, Value
 
+UNFINISHED = "not finished"
+"""How the message of the RuntimeError begins that a loop raises if it has not ended after all its steps."""
+
 
 class Loops(Statements):
     """Prints blocks; a carried value keeps one name before, in and after its loop."""
@@ -293,6 +296,6 @@ class Loops(Statements):
         after = [f"{name} = torch.stack({name})" for name, _ in stacks]
         if (until := attrs.get("until")) is not None:
             body += [f"if {env[carried[until].given].code}:", "    break"]
-            why = f"not finished after {trip} steps: emit it again with more, or wider tolerances"
+            why = f"{UNFINISHED} after {trip} steps: emit it again with more, or wider tolerances"
             after += ["else:", f'    raise RuntimeError("{why}")']
         return [*lines, *self._layout(header), *(f"    {line}" for line in body), *after]

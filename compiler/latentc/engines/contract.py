@@ -122,6 +122,7 @@ class Engine:
     any_trip: its step engines take tables of any number of rows; otherwise sizes are known when it is built.
     inner_loops: in form `host`, a loop inside a step is part of the step's engine.
     overwrites_constants: it may overwrite what it has computed once for all runs.
+    overwrites_invariants: it may overwrite what a loop gives all its trips.
     ends_loops: it takes a loop's condition; otherwise a loop that may end early runs all its steps.
     unrolling: what form `auto` goes by.
     plans, triton: None if it has none.
@@ -150,6 +151,7 @@ class Engine:
     any_trip: bool = True
     inner_loops: bool = True
     overwrites_constants: bool = False
+    overwrites_invariants: bool = False
     ends_loops: bool = True
     cpu_only: bool = False
     plans: Plans | None = None

@@ -19,6 +19,7 @@ from latentc.passes.decompose import (
     decompose_in_loops,
     without_constant_zeros,
 )
+from latentc.passes.invariants import carry_invariants
 
 Form = Literal["unroll", "loop", "host"]
 
@@ -74,5 +75,7 @@ def for_form(module: Module, form: str, engine: Engine) -> Module:
     if form == "unroll" and engine.overwrites_constants:
         module = without_constant_zeros(module)
     if form == "loop" or (form == "host" and engine.inner_loops):
-        module = decompose_in_loops(module, engine.missing_in_loops, 1 if form == "loop" else 2)
+        depth = 1 if form == "loop" else 2
+        module = decompose_in_loops(module, engine.missing_in_loops, depth)
+        module = carry_invariants(module, depth) if engine.overwrites_invariants else module
     return decompose_attention_without_kernel(module) if engine.attention == "kernel" else module

@@ -74,14 +74,15 @@ def methods_of(lowered: Lowered) -> dict[str, str]:
     return {method.function: name for network in networks for name, method in network.methods.items()}
 
 
-Seen = Callable[[str, str, Sequence[Array]], None]  # network, method, operands
+Seen = Callable[[Call, Sequence[Array]], None]  # the call, its operands
 Engines = Mapping[str, Callable[[Sequence[Array]], Sequence[Array]]]  # by the method's entry: function of the operands
 
 
 class Watched(Interpreter):
     """Runs a module and reports each call of `methods` {function: method} to `seen` before it is made.
 
-    `engines` make calls in place of the interpreter. Calls come in the order of `calls_of` if the module is expanded.
+    `engines` make calls in place of the interpreter. Calls have the paths of `calls_of` if the module is expanded, but
+    those of trips after the end of a loop that ends early are not made.
     """
 
     def __init__(
@@ -96,19 +97,35 @@ class Watched(Interpreter):
         super().__init__(module, params, float_dtype)
         self.methods, self.seen, self.engines = methods, seen, engines
         self.inside = False  # a method, whose own calls are not reported
+        self.path: Path = ()  # of the node that is run
+        self.looped = False  # whether that is a loop
+        self.places = {id(node): at for fn in self.module.functions.values() for at, node in enumerate(fn.nodes)}
+
+    def node(self, node: Node, xs: list[Array], prefix: str = "") -> Sequence[Array]:
+        if self.inside or not callees(node):
+            return super().node(node, xs, prefix)
+        before = self.path, self.looped
+        self.path, self.looped = (*self.path, self.places.get(id(node), 0)), node.op == "loop"
+        try:
+            return super().node(node, xs, prefix)
+        finally:
+            self.path, self.looped = before
 
     def call(self, fn: Function, inputs: Sequence[Array], prefix: str) -> Sequence[Array]:
-        method = self.methods.get(fn.name)
-        if method is None or self.inside:
+        if self.inside:
             return super().call(fn, inputs, prefix)
-        self.seen(prefix, method, inputs)
-        if (engine := self.engines.get(f"{prefix}.{method}")) is not None:
-            return engine(inputs)
-        self.inside = True
+        path = self.path
+        if (method := self.methods.get(fn.name)) is None:
+            self.path = (*path, int(inputs[0]) if self.looped else 0) if path else ()
+        else:
+            self.seen(Call(prefix, method, path), inputs)
+            if (engine := self.engines.get(f"{prefix}.{method}")) is not None:
+                return engine(inputs)
+            self.inside = True
         try:
             return super().call(fn, inputs, prefix)
         finally:
-            self.inside = False
+            self.inside, self.path = False, path
 
 
 def spread(calls: Sequence[Call], count: int) -> list[Call]:

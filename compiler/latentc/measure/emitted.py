@@ -17,6 +17,8 @@ import numpy as np
 
 from latentc.components.contract import Lowered
 from latentc.components.first_stage import FIRST_STAGE
+from latentc.diagnostics import DiagnosticError
+from latentc.emit.loops import UNFINISHED
 from latentc.emit.project import SHARED, as_bytes, project_files
 from latentc.faults import needed
 from latentc.spec import Spec
@@ -52,10 +54,22 @@ class Emitted:
         return functools.partial(self._run, getattr(self.networks[network], method))
 
     def program(self, entry: ProgramEntry) -> Run:
-        """A program as a function of its inputs in the order of its entry in the module."""
+        """A program as a function of its inputs in the order of its entry in the module.
+
+        The function raises DiagnosticError E0713 if samples are not at their end after all steps.
+        """
         program = self._programs[entry.name][entry.steps]
         models = [self.networks[name] for name in program.networks]
-        return functools.partial(self._run, functools.partial(program.sample, *models))
+
+        def run(operands: Sequence[Array]) -> list[Array]:
+            try:
+                return self._run(functools.partial(program.sample, *models), operands)
+            except RuntimeError as error:
+                if str(error).startswith(UNFINISHED):
+                    raise unfinished(entry) from None
+                raise
+
+        return run
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
@@ -126,6 +140,13 @@ class Emitted:
         with self.torch.no_grad():  # not inference_mode: programs may differentiate
             outs = call(*(self.torch.from_numpy(np.array(a)) for a in operands))
             return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
+
+
+def unfinished(entry: ProgramEntry) -> DiagnosticError:
+    """DiagnosticError E0713: a program that chooses its steps has left samples on their way."""
+    message = f"after the {entry.steps} steps of `{entry.name}` not all samples have reached their end: those are NaN"
+    mend = f"compile it again with more (`--steps {10 * entry.steps}`), or with a greater `rtol` and `atol`"
+    return DiagnosticError.of("E0713", message, help=mend)
 
 
 def load_arrays(net: Any, weights: Mapping[str, Array], partial: bool = False) -> None:

@@ -17,7 +17,7 @@ from latentc.checkpoint import arrays
 from latentc.components.contract import Lowered, Method, Network, Port
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
-from latentc.ir.core import Value
+from latentc.ir.core import Value, only_entry
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import FLOATS, NUMPY, Sym
 from latentc.pipeline import optimised
@@ -102,12 +102,15 @@ def _engine(
     inputs: Sequence[Array],
 ) -> Sequence[Array]:
     needed(engine, "this backend", f'pip install "latentc[{extra}]"')
+    from latentc.engines import ENGINES
+    from latentc.export.forms import for_form
     from latentc.measure.execute import runner
     from latentc_runtime.backends import open_backend
 
     entry = f"{network.name}.{method}"
     own = {f"{network.name}.{path}": expr for path, expr in weights.items()}
-    return runner(lowered.module, entry, own, backend=open_backend("cpu", engine=engine))(inputs)
+    module = for_form(only_entry(lowered.module, entry), "loop", ENGINES[engine])
+    return runner(module, entry, own, backend=open_backend("cpu", engine=engine))(inputs)
 
 
 BACKENDS: dict[str, Callable[[Lowered, Network, str, Weights, Sequence[Array]], Sequence[Array]]] = {

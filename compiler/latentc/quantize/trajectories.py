@@ -17,7 +17,7 @@ from latentc import pipeline
 from latentc.checkpoint import arrays
 from latentc.components.contract import Network
 from latentc.ir.core import only_entry
-from latentc.measure.calls import Watched, calls_of, methods_of, place_of, spread
+from latentc.measure.calls import Call, Watched, calls_of, methods_of, place_of, spread
 from latentc.measure.execute import Array, Feed, runner
 from latentc.quantize.model import Model
 
@@ -52,14 +52,13 @@ def recorded(model: Model, classes: Sequence[int], seed: int, steps: int) -> Tra
     found: dict[str, list[tuple[Feed, str]]] = {}
     for request in model.requests(classes, seed):
         sequences: dict[str, _Sequences] = {}
-        upcoming = iter(every)
 
-        def seen(name: str, method: str, operands: Sequence[Array]) -> None:
-            call, network = next(upcoming), lowered.networks[name]  # noqa: B023
-            ports = network.methods[method].inputs
+        def seen(call: Call, operands: Sequence[Array]) -> None:
+            network = lowered.networks[call.network]
+            ports = network.methods[call.method].inputs
             feed = {port.name: x for port, x in zip(ports, operands, strict=True)}
             if "next_token" in network.provides:
-                sequences.setdefault(name, _Sequences(network, [], [])).add(method, feed)  # noqa: B023
+                sequences.setdefault(call.network, _Sequences(network, [], [])).add(call.method, feed)  # noqa: B023
             elif call.path in kept:
                 found.setdefault(call.entry, []).append((feed, place_of(call, every, ports, operands)))
 

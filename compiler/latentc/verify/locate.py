@@ -11,7 +11,7 @@ from latentc.engines import ENGINES
 from latentc.export.forms import for_form
 from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
-from latentc.measure.calls import Watched, calls_of, methods_of, operands_shown
+from latentc.measure.calls import Call, Watched, methods_of, operands_shown
 from latentc.measure.execute import runner
 from latentc.measure.metrics import relative_error
 from latentc.measure.probe import calls_shown
@@ -42,7 +42,9 @@ def diverging_call(
     if candidate == TORCH:
         results: Mapping[str, Array] = subject.emitted.inner_results(network, called.name, operands)
     else:
-        run = runner(module, entry, subject.deployed, subject.spec.target.opset, subject.backend)
+        target = subject.spec.target
+        looped = for_form(module, "loop", ENGINES[target.engine])
+        run = runner(looped, entry, subject.deployed, target.opset, subject.backend)
         results = dict(zip(paths, run(operands)[own:], strict=True))
     before = 0.0
     for path, reference in zip(paths, exact, strict=True):
@@ -78,12 +80,12 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
     if (found := _diverging_token(subject, request, candidate)) is not None:
         return found
     run = _Run(subject, request, candidate)
-    exact, expected = run.by_oracle()
+    calls, exact, expected = run.by_oracle()
     errors: dict[int, float] = {-1: 0.0}
     agrees, differs = -1, len(exact)
     while differs - agrees > 1:
         chosen = np.linspace(agrees + 1, differs - 1, min(AT_ONCE, differs - agrees - 1)).round().astype(int)
-        for i, operands in run.operands_of(sorted({int(i) for i in chosen})).items():
+        for i, operands in run.operands_of({int(i): calls[i] for i in sorted(set(chosen))}).items():
             errors[i] = max(map(_error, operands, exact[i]), default=0.0)
             if errors[i] > tolerance:
                 differs = i
@@ -128,30 +130,32 @@ class _Run:
         self.subject, self.request, self.candidate = subject, request, candidate
         self.entry, self.inputs = subject.program(request.entry).entry, subject.operands(request)
 
-    def by_oracle(self) -> tuple[list[list[Array]], Sequence[Array]]:
-        """The operands of all calls, and the results."""
+    def by_oracle(self) -> tuple[list[Call], list[list[Array]], Sequence[Array]]:
+        """All calls, their operands, and the results."""
         # The emitted sampler guides as the module before its passes does.
         lowered = self.subject.lowered if self.candidate == TORCH else self.subject.expanded
+        calls: list[Call] = []
         found: list[list[Array]] = []
 
-        def seen(network: str, method: str, operands: Operands) -> None:
-            found.append(self._without_caches(network, method, operands))
+        def seen(call: Call, operands: Operands) -> None:
+            calls.append(call)
+            found.append(self._without_caches(call.network, call.method, operands))
 
         module = only_entry(lowered.module, self.entry)
-        return found, Watched(module, methods_of(lowered), self.subject.arrays, seen).run(self.entry, *self.inputs)
+        results = Watched(module, methods_of(lowered), self.subject.arrays, seen).run(self.entry, *self.inputs)
+        return calls, found, results
 
-    def operands_of(self, chosen: Sequence[int]) -> dict[int, list[Array]]:
-        """The operands of some of the candidate's calls, by their numbers."""
+    def operands_of(self, chosen: Mapping[int, Call]) -> dict[int, list[Array]]:
+        """The operands of some of the candidate's calls, by their numbers in the order of calls."""
         lowered = self.subject.expanded
         if self.candidate == TORCH:
             made = self._torch_calls
             return {i: self._without_caches(*made[i]) for i in chosen if i < len(made)}
         module = only_entry(lowered.module, self.entry)
-        every, own = calls_of(module, self.entry, methods_of(lowered)), len(module.entry(self.entry).outputs)
-        calls = [every[i] for i in chosen]
+        own, calls = len(module.entry(self.entry).outputs), list(chosen.values())
         outputs = iter(self._compiled(operands_shown(module, self.entry, calls))[own:])
         found = {}
-        for i, call in zip(chosen, calls, strict=True):
+        for i, call in chosen.items():
             operands = [next(outputs) for _ in lowered.networks[call.network].methods[call.method].inputs]
             found[i] = self._without_caches(call.network, call.method, operands)
         return found

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from latentc.components.contract import Method, Network
+from latentc.engines import ENGINES
+from latentc.export.forms import for_form
 from latentc.ir.core import only_entry
 from latentc.measure.calls import Call, Path, Watched, calls_of, methods_of, place_of, rows_of, spread, with_rows
 from latentc.measure.execute import Runner, runner
@@ -87,15 +89,16 @@ def called_methods(subject: Subject, requests: Sequence[Request], seconds: float
         wanted = {call.path for call in spread(every, POINTS) if call.entry in new}
         engines = {name: called.engine for name, called in found.items()}
         with contextlib.suppress(_OutOfTime):
-            seen = functools.partial(_keep, new, wanted, every, iter(every), time.perf_counter() + seconds)
+            seen = functools.partial(_keep, new, wanted, every, time.perf_counter() + seconds)
             Watched(module, methods, subject.arrays, seen, engines, "f32").run(entry, *subject.operands(request))
     return list(found.values())
 
 
 def _called(subject: Subject, call: Call) -> Called:
     """A method as it is deployed, after all passes, on the bundle's engine."""
-    module, opset = subject.exported.module, subject.spec.target.opset
-    engine = runner(module, call.entry, subject.deployed, opset, subject.backend)
+    target = subject.spec.target
+    module = for_form(only_entry(subject.exported.module, call.entry), "loop", ENGINES[target.engine])
+    engine = runner(module, call.entry, subject.deployed, target.opset, subject.backend)
     return Called(subject.expanded.networks[call.network], call.method, engine, [])
 
 
@@ -103,14 +106,11 @@ def _keep(
     new: Mapping[str, Called],
     wanted: Set[Path],
     every: Sequence[Call],
-    upcoming: Iterator[Call],
     end: float,
-    network: str,
-    method: str,
+    call: Call,
     operands: Operands,
 ) -> None:
     """Adds a `wanted` call to its method in `new`; ends the run if the clock is past `end` and no method is missing."""
-    call = next(upcoming)
     if call.path in wanted:
         called = new[call.entry]
         called.calls.append((place_of(call, every, called.method.inputs, operands), operands))

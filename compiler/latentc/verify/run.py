@@ -18,8 +18,10 @@ import numpy as np
 
 from latentc.components.contract import Program
 from latentc.diagnostics import DiagnosticError
-from latentc.ir.core import networks_called, parameters
+from latentc.export.forms import ends_early
+from latentc.ir.core import networks_called, only_entry, parameters
 from latentc.ir.costs import flops
+from latentc.measure.emitted import unfinished
 from latentc.measure.execute import Runner
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import agreement
@@ -66,7 +68,7 @@ def verify(
 
     `budget`: seconds that it may take; what the oracle cannot do in that time is skipped and reported. `seed`: of the
     samples. `progress(done, total, what)` is called before each part. Raises BundleError if the bundle cannot be
-    opened, DiagnosticError if its spec cannot be read.
+    opened, DiagnosticError if its spec cannot be read, and E0713 if samples do not reach their end.
     """
     subject = open_subject(path, device)
     return _Verification(subject, budget, seed, progress or (lambda done, total, what: None)).report()
@@ -294,6 +296,9 @@ class _Verification:
             name: [run(request) for _, _, request in (oracle_inputs if name == ORACLE else inputs)]
             for name, run in runners.items()
         }
+        chooses_steps = ends_early(only_entry(subject.lowered.module, program.entry))
+        if chooses_steps and any(np.isnan(outputs[0]).any() for outputs in results.get(ORACLE, [])):
+            raise unfinished(entry)  # as the emitted sampler does, unless it is missing
         for i, output in enumerate(entry.outputs):
             if program.outputs and program.outputs[i].effort:
                 continue

@@ -91,7 +91,7 @@ def _checked(make: Callable[[], _T]) -> _T:
     try:
         return make()
     except pixels.NotFinite as error:
-        mend = "try a smaller guidance scale, or a bundle compiled with more precision"
+        mend = "try a smaller guidance scale, or a bundle with more precision, or with more steps if it chooses them"
         raise BundleError("E0612", str(error), mend) from None
     except ValueError as error:
         raise BundleError("E0612", str(error)) from None

@@ -266,24 +266,20 @@ class _Rest:
             known = b.take(block, b.reshape(before, shape=(1,)), axis=1, out="known")
 
             def improve(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-                (block, *caches), (known, position, place, *kept), (z, *scale) = state, kept, rows
+                (block, *caches), (known, position, place, z, *kept) = state, kept
+                scale, kept = kept[: len(self.scales)], kept[len(self.scales) :]
                 rotary, own = self.apart(kept)
                 seen = b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")
                 block, *caches = self.solve(b, self.decode, [seen, place, *rotary], own, [position, *caches], z, scale)
                 return (block, *caches), ()
 
-            # Rows of tables, though they are the same in each iteration: OpenVINO overwrites an invariant that it adds
-            # to or scales.
-            again = [b.broadcast_to(x, shape=(by.iterations, *x.shape), out=x.value.name) for x in (z, *scale)]
-            names = ["block", *["cache"] * len(caches), *(x.value.name for x in again)]
             found = b.loop(
                 "jacobi",
                 by.iterations,
                 improve,
-                invariants=[known, position, place, *kept],
+                invariants=[known, position, place, z, *scale, *kept],
                 carried=[z, *caches],
-                tables=again,
-                names=names,
+                names=["block", *["cache"] * len(caches)],
             )
             return found, found[:1]
 
