@@ -11,6 +11,7 @@ import pytest
 from random_weights import random_weights
 
 from latentc.components.contract import Lowered
+from latentc.components.objectives._growth import Growth
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -85,6 +86,65 @@ def test_training_without_a_teacher() -> None:
     wanted = np.mean((np.sqrt(square + c**2) - c) / (first - second))
     found = system.run("loss", x=X, y=Y, u=u, noise=NOISE, drop=np.array([0.5, 0.05, 0.5, 0.5]))
     assert len(set(pairs)) > 2 and found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_grids_of_ever_more_steps() -> None:
+    """Their numbers of steps, by the formulas of both papers, in every step of training."""
+
+    def doubling(k: int, first: int, last: int, total: int) -> int:
+        period = math.floor(total / (math.log2(math.floor(last / first)) + 1))
+        return min(first * 2 ** (k // period), last)
+
+    def square_root(k: int, first: int, last: int, total: int) -> int:
+        square = k / total * ((last + 1) ** 2 - first**2) + first**2
+        return max(math.ceil(math.sqrt(square) - 1), 1)
+
+    for rule in (doubling, square_root):
+        for first, last, total in ((10, 1280, 4000), (2, 150, 997), (3, 20, 100)):
+            grids = Growth(first=first, rule=rule.__name__).grids(last, total)
+            found = [[count for start, count in grids if start <= k][-1] for k in range(total)]
+            assert found == [rule(k, first, last, total) for k in range(total)]
+
+
+@pytest.mark.parametrize("levels", ["null", "{}"])
+def test_training_on_grids_of_ever_more_steps(levels: str) -> None:
+    growth = ["objective.growth={first: 2, over: 30}", "conditioning.class.dropout=0", f"objective.levels={levels}"]
+    system, u = System("digits_consistency", TRAINING, EDM, *growth), np.array([0.02, 0.3, 0.6, 0.99])
+    for step, count in ((0, 2), (9, 2), (10, 4), (29, 8), (99, 8)):
+        grid = karras(count)
+        cdf = [0.5 * math.erf((math.log(s) + 1.1) / (2 * math.sqrt(2))) for s in grid]
+        probability = -np.diff(cdf) / (cdf[0] - cdf[-1]) if levels != "null" else np.full(count, 1 / count)
+        pairs = np.searchsorted(np.cumsum(probability), u)
+        first, second = grid[pairs], grid[pairs + 1]
+        ends = [consistency(system, "main", X + column(s) * NOISE, s, Y) for s in (first, second)]
+        square, c = ((ends[0] - ends[1]) ** 2).sum(axis=(1, 2, 3)), 0.00054 * 8
+        wanted = np.mean((np.sqrt(square + c**2) - c) / (first - second))
+        found = system.run("loss", x=X, y=Y, u=u, noise=NOISE, training_step=step)
+        assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_perceptual_distance() -> None:
+    """LPIPS of where both states lead to, on enlarged images."""
+    lpips = "networks.perceptual={kind: lpips, width: 4, resize: 16, pooling: average, pretrained: vgg.safetensors}"
+    system = System("digits_consistency", EDM, lpips, "objective.steps=8", "objective.distance=perceptual")
+    levels, pair = karras(8), np.array([0, 2, 5, 6])
+    states = X + column(levels[pair]) * NOISE
+    f = consistency(system, "main", states, levels[pair], Y)
+    told = {"x": X, "y": Y, "pair": pair, "noise": NOISE}
+    end = _distilled(system, states, levels, pair)
+    (wanted,) = system.oracle.run(system.low.networks["perceptual"].main.function, f, end, prefix="perceptual")
+    assert system.run("loss", **told) == pytest.approx(wanted.mean(), rel=1e-5) and wanted.min() > 0.01
+    assert system.low.updates[0].networks == ("main",)
+
+
+def _distilled(system: System, x_t: np.ndarray, levels: np.ndarray, pair: np.ndarray) -> np.ndarray:
+    """Where the target says that the teacher's step leads to."""
+    s, r = levels[pair], levels[pair + 1]
+    deviation = np.sqrt(s**2 + STD**2)
+    given, without = (system.call("teacher", x_t / column(deviation), np.log(s) / 4, y)[0] for y in (Y, NULL))
+    out = without + 1.25 * (given - without)
+    d = (x_t - column(STD**2 / deviation**2) * x_t - column(s * STD / deviation) * out) / column(s)
+    return consistency(system, "target", x_t + column(r - s) * d, r, Y)
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
@@ -176,6 +236,11 @@ def test_several_adapters_add_up_and_start_at_zero() -> None:
         ("digits_consistency", ["sampler={kind: ddim, steps: 2}"], "`ddim` steps"),
         ("digits_dit", ["sampler={kind: consistency}"], "teaches no network them"),
         ("digits_consistency", ["objective.stride=50"], "pairs are 50 apart"),
+        ("digits_consistency", ["objective.growth={first: 50}"], "last grid has 50 steps, and the first 50"),
+        ("digits_consistency", ["objective.growth={first: 2}", "objective.stride=2"], "pairs are 2 apart"),
+        ("digits_consistency", ["objective.growth={rule: square_root}", "objective.steps=999"], "in all, more than"),
+        ("digits_consistency", ["objective.distance=perceptual"], "perceptual"),
+        ("digits_consistency", ["networks.perceptual={kind: lpips}"], "four poolings do not tile 8 by 8"),
         ("digits_consistency", ["objective.target=teacher"], "no average of `main`"),
         ("digits_consistency", ["objective.base.self_conditioning=0.5"], "without its `self_conditioning`"),
         ("digits_consistency", ["objective.solver=heun", "objective.base={kind: flow}"], "does not start where"),

@@ -41,6 +41,14 @@ class Lpips(Backbone):
     kind: Literal["lpips"]
     frozen: bool | None = Field(True, description="always true: its weights are those of the `pretrained` file")
     width: int = Field(64, gt=0, le=1_024, description="channels of its first stage (VGG-16: 64)")
+    resize: int | None = Field(
+        None,
+        gt=0,
+        le=4_096,
+        description="rows and columns to which images are brought first, bilinearly (Song et al. 2023, "
+        "arXiv:2303.01469: smaller images to 224); null: as they are",
+    )
+    pooling: Literal["max", "average"] = Field("max", description="between its stages; average: consistency models'")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"compare"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lpips", "width": 8}
@@ -49,8 +57,10 @@ class Lpips(Backbone):
         shape = spec.data.shape
         if shape is None or len(shape) not in (3, 4) or shape[0] not in (1, 3):
             yield Problem((), f"lpips compares images of 1 or 3 channels, but the data has {spec.data.words}")
-        elif shape[-2] % 16 or shape[-1] % 16:
-            yield Problem((), f"four poolings do not tile {shape[-2]} by {shape[-1]} pixels", "use multiples of 16")
+        elif any((self.resize or side) % 16 for side in shape[-2:]):
+            rows, columns = (self.resize or side for side in shape[-2:])
+            message = f"four poolings do not tile {rows} by {columns} pixels"
+            yield Problem((), message, "use multiples of 16, or `resize`")
         if not self.frozen:
             yield Problem(("frozen",), "the distance is not trained", "leave `frozen` out")
         yield from self.problems_of_conditions(spec)
@@ -59,12 +69,13 @@ class Lpips(Backbone):
         assert spec.data.shape is not None
         of = f32(B, *spec.data.shape)
         ports = [Port("x", of, "state"), Port("y", of, "state")]
-        forward = add_method(mb, name, "forward", _forward(len(spec.data.shape) == 4), ports, {"width": self.width})
+        body = _forward(len(spec.data.shape) == 4, self.resize, self.pooling)
+        forward = add_method(mb, name, "forward", body, ports, {"width": self.width})
         return Network(name, {"forward": forward}, self.PROVIDES)
 
 
 @cache
-def _forward(video: bool) -> BlockBody:
+def _forward(video: bool, side: int | None, pooling: str) -> BlockBody:
     of = "B C F H W" if video else "B C H W"
 
     @module_class("Lpips", x=of, y=of)
@@ -72,6 +83,7 @@ def _forward(video: bool) -> BlockBody:
         """The distance [B] of images x and y [B, 3, H, W], or of video."""
         images = x.shape[0] if x.type.rank == 4 else x.shape[0] * int(x.shape[2])
         both = as_images(b, b.concat(x, y, axis=0, out="both"), "both")
+        both = both if side is None else b.resize(both, size=side, mode="bilinear", out="both")
         shift, scale = (
             b.constant([[[v]] for v in values], "f32", out=n) for n, values in (("shift", SHIFT), ("scale", SCALE))
         )
@@ -79,7 +91,8 @@ def _forward(video: bool) -> BlockBody:
         total: Var | None = None
         for i, (channels, count) in enumerate(STAGES):
             features = width * (channels // STAGES[0][0])
-            h = b.max_pool(h, size=2, out="h") if i else h
+            if i:
+                h = b.max_pool(h, size=2, out="h") if pooling == "max" else b.avg_pool(h, size=2, out="h")
             for j in range(count):
                 h = b.relu(layers.conv(b, f"stages.{i}.{j}", h, features, 3, "linear_default", out="h"), out="h")
             length = b.sqrt(b.sum(h * h, axes=(1,), keepdims=True), out="length")

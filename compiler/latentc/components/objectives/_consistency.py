@@ -21,6 +21,8 @@ from latentc.components.kit import Conditions, Operands, call, first_channels, p
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import unread_problems
+from latentc.components.objectives._growth import MOST, Grids, Growth
+from latentc.components.objectives._reconstruction import PERCEPTUAL
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
@@ -74,6 +76,9 @@ class ConsistencyObjective(Objective):
         Diffusion(kind="diffusion"), description="the process, and what the network's output means"
     )
     steps: int = Field(18, gt=1, le=100_000, description="steps of the grid of times, from noise to data")
+    growth: Growth | None = Field(
+        None, description="grids of fewer steps for the beginning of training; null: `steps` from the start"
+    )
     spacing: Annotated[Component | None, OneOf("samplers/spacings", named=True)] = Field(
         None, description="how its times are spread; null: as usual for the process, on a schedule `trailing`"
     )
@@ -86,8 +91,10 @@ class ConsistencyObjective(Objective):
         description="one of `networks` that says where the less noisy state leads: an average of `main` or of one of "
         "its adapters; null: `main` itself, without a gradient",
     )
-    distance: Literal["l2", "l1", "pseudo_huber"] = Field(
-        "pseudo_huber", description="mean squared or absolute difference, or sqrt(|d|^2 + c^2) - c"
+    distance: Literal["l2", "l1", "pseudo_huber", "perceptual"] = Field(
+        "pseudo_huber",
+        description="mean squared or absolute difference, sqrt(|d|^2 + c^2) - c, or what the network `perceptual` "
+        "(LPIPS) says",
     )
     c: float = Field(0.00054, gt=0, description="c of the pseudo-Huber distance per square root of the dimensions")
     weighting: Literal["none", "inverse_step"] = Field(
@@ -108,6 +115,8 @@ class ConsistencyObjective(Objective):
             source = spec.networks.get(str(getattr(spec.networks.get(self.target), "average_of", "main")))
             adapts = getattr(source, "adapts", None) is not None
             named = (Need(self.target, "control" if adapts else "denoise", place=("target",)),)
+        if self.distance == "perceptual":
+            named += (Need(PERCEPTUAL, "compare", place=("distance",)),)
         return Need("main", "denoise"), *named
 
     def parameterization(self) -> Parameterization:
@@ -122,12 +131,22 @@ class ConsistencyObjective(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
         yield from unread_problems(self.base, "the process and the prediction of the base objective are taken")
-        if self.stride >= self.steps:
-            message = f"the grid has {self.steps} steps, and pairs are {self.stride} apart"
+        if self.growth is not None and self.growth.first >= self.steps:
+            message = f"the last grid has {self.steps} steps, and the first {self.growth.first}"
+            yield Problem(("growth", "first"), message, "make it less than `steps`")
+            return
+        counts = [count for _, count in self.grids(spec)]
+        if self.stride >= counts[0]:
+            message = f"the grid has {counts[0]} steps, and pairs are {self.stride} apart"
             yield Problem(("stride",), message, "use a smaller stride")
             return
+        if self.growth is not None and sum(counts) > MOST:
+            message = f"the grids have {sum(counts)} steps in all, more than {MOST}"
+            yield Problem(("growth",), message, "use fewer `steps`, or the rule `doubling`")
+            return
         try:
-            self.columns()
+            for count in counts:
+                self.columns(count)
         except ValueError as error:
             yield Problem(("steps",), str(error), "choose another `spacing`, or fewer steps")
         if spec.sampler is not None and not getattr(spec.sampler, "JUMPS", False):
@@ -150,7 +169,11 @@ class ConsistencyObjective(Objective):
 
     # ---- the grid
 
-    def pairs(self) -> tuple[Array, Array]:
+    def grids(self, spec: Spec) -> list[tuple[int, int]]:
+        """(step of training from which it is used, steps of the grid), in order."""
+        return [(0, self.steps)] if self.growth is None else self.growth.grids(self.steps, spec.train.steps)
+
+    def pairs(self, steps: int) -> tuple[Array, Array]:
         """f64[N] each: the times of the N pairs. ValueError: there is no such grid."""
         target = self.parameterization()
         spacing = self.spacing
@@ -159,14 +182,14 @@ class ConsistencyObjective(Objective):
             usual = find("samplers/spacings", kind)
             assert usual is not None and issubclass(usual, Spacing)
             spacing = usual(kind=kind)
-        times = spacing.grid(target.process, self.steps, consistent_interval(target)).times
+        times = spacing.grid(target.process, steps, consistent_interval(target)).times
         if len(set(times)) < len(times):
-            raise ValueError(f"the grid of {self.steps} steps has a time twice")
+            raise ValueError(f"the grid of {steps} steps has a time twice")
         return times[: -self.stride], times[self.stride :]
 
-    def columns(self) -> dict[str, Array]:
+    def columns(self, steps: int) -> dict[str, Array]:
         """f64[N]: the numbers that the loss reads, by pair. ValueError: times or conversions that do not exist."""
-        target, pairs = self.parameterization(), self.pairs()
+        target, pairs = self.parameterization(), self.pairs(steps)
         assert target.boundary is not None
         process, found = target.process, dict[str, Array]()
         for mark, times in zip(("", "_s"), pairs, strict=True):
@@ -181,12 +204,13 @@ class ConsistencyObjective(Objective):
             found["weight"] = 1.0 / (levels[0] - levels[1])  # 0 from an infinite level
         return found
 
-    def cumulative(self) -> Array | None:
-        """f64[N]: the probability of a pair or one before it; None if all pairs are alike."""
+    def cumulative(self, steps: int) -> Array:
+        """f64[N]: the probability of a pair or one before it."""
         if self.levels is None:
-            return None
+            count = steps - self.stride + 1
+            return np.arange(1, count + 1) / count
         with np.errstate(divide="ignore"):
-            ends = [np.log(self.parameterization().process.level(times)) for times in self.pairs()]
+            ends = [np.log(self.parameterization().process.level(times)) for times in self.pairs(steps)]
         erf = np.vectorize(math.erf)
         above, below = (erf((end - self.levels.mean) / (math.sqrt(2.0) * self.levels.std)) for end in ends)
         return np.cumsum(above - below) / np.sum(above - below)  # type: ignore[no-any-return]
@@ -205,16 +229,18 @@ class ConsistencyObjective(Objective):
         b = mb.function("loss.terms")
         x0 = b.input("x", main.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        number, draw = self._number(b)
+        grids = self.grids(spec)
+        number, draw = self._number(b, grids)
         noise = b.input("noise", x0.type)
         dropped = () if self.DISTILS else conditions.draws()
         told = conditions.dropped(b, told) if dropped else told
-        at = Pairs(b, Symbolic(b, x0.type.rank), number, self.columns())
+        columns = [self.columns(count) for _, count in grids]
+        every = {name: np.concatenate([of_grid[name] for of_grid in columns]) for name in columns[0]}
+        at = Pairs(b, Symbolic(b, x0.type.rank), number, every)
         x_t = weighted_sum(b, "x_t", (at("alpha"), x0), (at("sigma"), noise))
         x_s = self.nearer(b, at, networks, conditions, told, x0, noise, x_t)
         wanted = b.stop_gradient(_end(b, at, self._target(networks, spec), told, x_s, "_s", "wanted"))
-        difference = b.op("sub", _end(b, at, main, told, x_t, "", "f"), wanted, out="difference")
-        distance = self._distance(b, difference)
+        distance = self._distance(b, networks, _end(b, at, main, told, x_t, "", "f"), wanted)
         weight = at("weight")
         weight = b.reshape(weight, shape=(weight.shape[0],), out="weight") if isinstance(weight, Var) else weight
         b.output(weighted_sum(b, "loss", (weight, distance)))
@@ -222,15 +248,12 @@ class ConsistencyObjective(Objective):
         draws = (draw, Draw("noise", "normal"), *conditions.drawn(), *dropped)
         return publish(mb, ("loss",), ("x", *conditions.fields), draws, self.trained(spec))
 
-    def _number(self, b: Builder) -> tuple[Var, Draw]:
+    def _number(self, b: Builder, grids: list[tuple[int, int]]) -> tuple[Var, Draw]:
         """The number of a pair, i64[B], from a draw that becomes an input."""
-        cumulative = self.cumulative()
-        if cumulative is None:
-            return b.input("pair", i64(B)), Draw("pair", "integers", {"high": len(self.pairs()[0])})
-        u = b.input("u", f32(B))
-        table = b.constant(cumulative[:-1].reshape(1, -1), out="cumulative")
-        above = b.cast(b.greater(b.reshape(u, shape=(u.shape[0], 1)), table), to="i64", out="above")
-        return b.sum(above, axes=(1,), keepdims=False, out="pair"), Draw("u", "uniform")
+        if self.levels is None and self.growth is None:
+            return b.input("pair", i64(B)), Draw("pair", "integers", {"high": self.steps - self.stride + 1})
+        u, (starts, counts) = b.input("u", f32(B)), zip(*grids, strict=True)
+        return Grids(starts, counts, self.cumulative).drawn(b, u), Draw("u", "uniform")
 
     def _target(self, networks: Mapping[str, Network], spec: Spec) -> Network:
         """The network that says where the less noisy state leads."""
@@ -243,8 +266,11 @@ class ConsistencyObjective(Objective):
         adapters = (networks[self.target] if adapter.name == source else adapter for adapter in main.adapters)
         return replace(main, adapters=tuple(adapters))
 
-    def _distance(self, b: Builder, difference: Var) -> Var:
+    def _distance(self, b: Builder, networks: Mapping[str, Network], f: Var, wanted: Var) -> Var:
         """f32[B]."""
+        if self.distance == "perceptual":
+            return call(b, networks[PERCEPTUAL], "forward", {}, state=[f, wanted], out="distance")  # type: ignore[no-any-return]
+        difference = b.op("sub", f, wanted, out="difference")
         if self.distance == "l1":
             return per_sample_mean(b, b.abs(difference), out="distance")
         if self.distance == "l2":

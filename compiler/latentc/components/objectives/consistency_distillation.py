@@ -52,8 +52,8 @@ class ConsistencyDistillation(ConsistencyObjective):
             message = "guidance needs a teacher that was trained without its condition now and then"
             yield Problem(("scale",), message, "set the `dropout` of a condition to what the teacher was trained with")
 
-    def columns(self) -> dict[str, Array]:
-        found = super().columns()
+    def columns(self, steps: int) -> dict[str, Array]:
+        found = super().columns(steps)
         alpha, sigma, alpha_s, sigma_s = (found[n] for n in ("alpha", "sigma", "alpha_s", "sigma_s"))
         of_x, of_data = sigma_s / sigma, alpha_s - alpha * sigma_s / sigma
         found |= {"euler_x": of_x + of_data * found["data_x"], "euler_out": of_data * found["data_out"]}
