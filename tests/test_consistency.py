@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from emitted import emitted
 from random_weights import random_weights
 
 from latentc.components.contract import Lowered
+from latentc.components.kit.controls import control_points
 from latentc.components.objectives._growth import Growth
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
-from latentc.lower import lower
+from latentc.lower import lower, lower_networks
 from latentc.spec import load_spec
 
 SMALL = ("networks.main.width=16", "networks.main.depth=3", "networks.main.block.mixer.heads=2")
 EDM = "objective.base={kind: diffusion, process: {kind: edm}, predicts: preconditioned}"
 TRAINING = "objective={kind: consistency_training, steps: 8, levels: {}, weighting: inverse_step}"
 COUNT, STD, LEAST = 4, 0.5, 0.002
+FACTORS = (("low", 4), ("fine", 2))
 RNG = np.random.default_rng(2)
 X, NOISE = RNG.standard_normal((2, COUNT, 1, 8, 8))
 Y, NULL = np.array([3, 1, 4, 9]), np.full(COUNT, 10)
@@ -189,8 +194,8 @@ class Controlled(System):
         bar = self.spec.objective.base.process.alphas_cumprod[np.asarray(t, int)]
         return column(np.sqrt(bar)), column(np.sqrt(1 - bar))
 
-    def end(self, adapter: str, x: np.ndarray, t: np.ndarray, low: np.ndarray) -> np.ndarray:
-        out = self.call("main", x, t, Y, *self.call(adapter, x, t, Y, low))[0]
+    def end(self, adapter: str, x: np.ndarray, t: np.ndarray, *told: np.ndarray) -> np.ndarray:
+        out = self.call("main", x, t, Y, *self.call(adapter, x, t, Y, *told))[0]
         (alpha, sigma), (_, least) = self.schedule(t), self.schedule(np.zeros(COUNT))
         s, e = sigma / alpha, least / self.schedule(np.zeros(COUNT))[0]
         skip = STD**2 * (1 / ((s - e) ** 2 + STD**2) - (1 - e / s) / (s**2 + STD**2))
@@ -208,6 +213,65 @@ def test_an_adapter_learns_by_consistency_training() -> None:
     wanted = np.mean(np.abs(states[0] - states[1]))
     assert system.run("loss", x=X, y=Y, pair=pair, noise=NOISE, drop=drop) == pytest.approx(wanted, rel=1e-6)
     assert system.low.updates[0].networks == ("adapter",) and set(system.low.sampled) == {"main", "adapter"}
+
+
+def test_one_adapter_learns_several_conditions_in_turn() -> None:
+    """Each sample is told one of them, with zeros in place of the other, unless that one is dropped, too."""
+    options = ("networks.adapter.in_turn=[low, fine]", "objective.steps=5", "objective.distance=l1")
+    low, fine = (f"conditioning.{name}={{kind: low_resolution, factor: {n}, dropout: 0.1}}" for name, n in FACTORS)
+    system = Controlled("digits_controlled", low, fine, *options)
+    pair, turn = np.full(COUNT, 3), np.array([0, 1, 1, 0])
+    times = [np.full(COUNT, float(t)) for t in (399, 199)]
+    told = []
+    for (_, n), given in zip(FACTORS, ([1, 0, 0, 0], [0, 1, 1, 0]), strict=True):
+        told.append(X.reshape(COUNT, 1, 8 // n, n, 8 // n, n).mean(axis=(3, 5)) * column(given))
+    states = []
+    for adapter, t in zip(("adapter", "target"), times, strict=True):
+        alpha, sigma = system.schedule(t)
+        states.append(system.end(adapter, alpha * X + sigma * NOISE, t, *told))
+    drops = {"drop": np.ones(COUNT), "drop_low": np.array([1, 1, 1, 0.05]), "drop_fine": np.ones(COUNT)}
+    found = system.run("loss", x=X, y=Y, pair=pair, noise=NOISE, turn=turn, **drops)
+    assert found == pytest.approx(np.mean(np.abs(states[0] - states[1])), rel=1e-6)
+    assert [d.parameters for d in system.low.updates[0].draws if d.name == "turn"] == [{"high": 2}]
+
+
+def test_an_adapter_of_a_u_net_adds_to_skips_and_middle(tmp_path: Path) -> None:
+    """As ControlNet does: what the adapter says of the encoder's outputs reaches the decoder alone."""
+    unet = "kind: unet, width: 8, multipliers: [1, 2], blocks: 1, block: {groups: 4, heads: 2}, conditions: [class]"
+    overrides = [f"networks.main={{{unet}, pretrained: unet.safetensors}}", "networks.adapter={kind: adapter}"]
+    spec = load_spec("digits_controlled", overrides=overrides)
+    x, t, y, low = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([1, 4]), torch.randn(2, 1, 2, 2)
+    with emitted(lower(spec), spec, tmp_path) as project, torch.no_grad():
+        main, adapter = (project.model.NETWORKS[name]() for name in ("main", "adapter"))
+        for p in (*main.parameters(), *adapter.parameters()):
+            p.normal_(std=0.2)
+
+        def encoded(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            c = network.embedder(t, y)
+            skips = [network.in_conv(x)]
+            for block in (network.enc_0[0], network.down_1, network.enc_1[0]):
+                skips.append(block(skips[-1], c))
+            return network.mid_1(network.mid_0(skips[-1], c), c), skips
+
+        middle, skips = encoded(adapter, torch.cat([x, low.repeat_interleave(4, 2).repeat_interleave(4, 3)], 1))
+        wanted = [getattr(adapter, f"control_{i}").conv(h) for i, h in enumerate((*skips, middle))]
+        controls = adapter.control(x, t, y, low)
+        assert len(controls) == 5 and all(
+            torch.allclose(a, b, atol=1e-5) for a, b in zip(controls, wanted, strict=True)
+        )
+        c, (h, skips) = main.embedder(t, y), encoded(main, x)
+        h, left = h + controls[4], [skip + control for skip, control in zip(skips, controls[:4], strict=True)]
+        for block in (*main.dec_1, main.up_0, *main.dec_0):
+            h = block(h, c) if block is main.up_0 else block(torch.cat([h, left.pop()], dim=1), c)
+        h = main.out_conv(torch.nn.functional.silu(main.out_norm(h)))
+        assert torch.allclose(main(x, t, y, *controls), h, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["edm2", "interpolant_sr"])
+def test_other_u_nets_have_points_of_control(name: str) -> None:
+    low = lower_networks(load_spec(name), verified=False)
+    points = control_points(low.module.functions[low.networks["main"].main.function])
+    assert len(points) > 8 and all(point.reader is not None and point.value.type.rank == 4 for point in points)
 
 
 def test_several_adapters_add_up_and_start_at_zero() -> None:
@@ -249,6 +313,9 @@ def test_several_adapters_add_up_and_start_at_zero() -> None:
         ("digits_controlled", ["networks.main.pretrained=null"], "which it adapts, has no weights"),
         ("digits_controlled", ["networks.adapter.network=target"], "no architecture to adapt"),
         ("digits_controlled", ["networks.adapter.blocks=9"], "cannot be adapted so"),
+        ("digits_controlled", ["networks.adapter.in_turn=[low, high]"], "told no condition `high`"),
+        ("digits_controlled", ["networks.adapter.in_turn=[class, low]"], "network `main` is told `class` as well"),
+        ("digits_controlled", ["networks.adapter.in_turn=[low]"], "`dropout` is 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, overrides: list[str], says: str) -> None:

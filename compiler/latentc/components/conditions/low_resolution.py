@@ -31,6 +31,9 @@ class LowResolution(Condition):
     enlarged: Literal["repeated", "bilinear"] = Field(
         "repeated", description="each pixel is repeated, or pixels are interpolated between their centres (ADM)"
     )
+    default: float | None = Field(
+        None, description="what every pixel is if a request does not give it, 0 for none; null: a request must"
+    )
     field: None = Field(None, description="it is made of the sample")
     FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "low_resolution", "factor": 2}
@@ -73,7 +76,8 @@ class LowResolution(Condition):
         return b.matmul(high, b.transpose(columns, perm=(1, 0)), out=name)  # type: ignore[no-any-return]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        return (Requested(name, "array", self.shape(spec), "f32", ("channel", "height", "width")),)
+        axes = ("channel", "height", "width")
+        return (Requested(name, "array", self.shape(spec), "f32", axes, default=self.default),)
 
 
 def bilinear_matrix(side: int, factor: int) -> np.ndarray[Any, Any]:

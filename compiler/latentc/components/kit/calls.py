@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentc.components.condition import Condition, DrawnInput, GivenInput
 from latentc.components.contract import TRAINING, Draw, Network, Port, PriorProgram, Role
-from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.core import Value
 from latentc.ir.types import B, TensorType
 from latentc.ir.var import as_tuple
@@ -127,9 +127,16 @@ class Conditions:
         return tuple(draw for draw in draws if draw is not None)
 
     def draws(self) -> tuple[Draw, ...]:
-        """The uniform number per sample that decides whether a condition is dropped, one for each that may be."""
+        """The uniform number per sample that decides whether a condition is dropped, one for each that may be, and the
+        number of the one that is told in turn."""
         dropped = [name for name, condition in self.items() if condition.dropped]
-        return tuple(Draw("drop" if name == "class" else f"drop_{name}", "uniform") for name in dropped)
+        drops = (Draw("drop" if name == "class" else f"drop_{name}", "uniform") for name in dropped)
+        return *drops, *([Draw("turn", "integers", {"high": len(self.turns)})] if self.turns else [])
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The conditions of which training tells each sample one."""
+        return tuple(name for network in self.spec.networks.values() for name in getattr(network, "in_turn", ()))
 
     def dropped(self, b: Builder, operands: Operands) -> dict[str, Var]:
         """The operands in training: each condition is dropped with its own probability. Adds the draws as inputs."""
@@ -137,12 +144,15 @@ class Conditions:
 
     def dropping(self, b: Builder, operands: Operands) -> tuple[dict[str, Var], list[Var]]:
         """As `dropped`, with a mask bool[B] per condition that may be: true where it is."""
-        found, masks = dict(operands), []
+        found, masks, turns = dict(operands), [], self.turns
+        turn = b.input("turn", i64(B)) if turns else None
         for name, condition in self.items():
             if not condition.dropped:
                 continue
             drop = b.input("drop" if name == "class" else f"drop_{name}", f32(B))
             gone = b.less(drop, condition.dropout)
+            if turn is not None and name in turns:
+                gone = b.where(b.equal(turn, turns.index(name)), gone, b.constant(True), out="gone")
             masks.append(gone)
             for key, null in self._null_of(b, name, condition, operands).items():
                 x = operands[key]

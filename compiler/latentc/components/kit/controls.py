@@ -1,20 +1,22 @@
-"""Controls: what an adapter adds to the output of each of the leading blocks of another network.
+"""Controls: what an adapter adds to the outputs of the leading blocks of another network, or to the skips of a U-Net.
 
-Both are made by rewriting that network's `forward`, so that every network with a list of blocks can be adapted without
-its knowing. Symbols: B batch, T tokens, D width.
+Both are made by rewriting that network's `forward`, so that every network with a list of blocks, or with skips that its
+decoder concatenates, can be adapted without its knowing. Symbols: B batch, T tokens, D width, C channels.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
+from latentc.components import layers
 from latentc.components.backbone import public
 from latentc.components.contract import Method, Network, Port
 from latentc.components.kit.methods import OtherMethod
 from latentc.ir.blocks import Item
-from latentc.ir.builder import Builder, ModuleBuilder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.ir.core import Function, Node, Value, live
 from latentc.ir.types import Named
 from latentc.ir.var import as_tuple
@@ -29,32 +31,78 @@ def zero_linear(b: Builder, x: Var, *, dim: int) -> Var:
     return b.dense("linear", x, dim, init="zeros", out="control")
 
 
+@cache
+def zero_conv(axes: int) -> BlockBody:
+    """The same of maps [B, C, ...] with that many axes: a convolution of single places."""
+
+    @module_class("Control", x=f"B dim {' '.join('DHW'[-axes:])}")
+    def control(b: Builder, x: Var, *, dim: int) -> Var:
+        return layers.conv(b, "conv", x, dim, 1, "zeros", out="control")
+
+    return control
+
+
 def leading_blocks(fn: Function) -> list[Node]:
     """The calls of blocks in lists (`blocks.0`, `blocks.1`, …) that return tokens [B, T, D], in order."""
     calls = [n for n in fn.nodes if n.op == "call" and re.fullmatch(r".+\.\d+", n.attrs["name"]) and "count" in n.attrs]
     return [node for node in calls if node.outputs[0].type.rank == 3]
 
 
-def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[Port, ...], blocks: int) -> Method:
-    """Adds the method of an adapter: a function's nodes up to block number `blocks` and a zero layer for each block.
+@dataclass(frozen=True)
+class Point:
+    """A value to which an adapter adds, as one node reads it, or (None) every node behind it."""
 
-    ValueError: it has fewer blocks.
+    value: Value
+    reader: Node | None = None
+
+
+def control_points(fn: Function) -> list[Point]:
+    """Where an adapter adds to a network, in order: the outputs of its blocks of tokens; without these the skips of a
+    U-Net as its decoder reads them, the encoder's first output first, and what comes before its decoder.
+    """
+    if blocks := leading_blocks(fn):
+        return [Point(node.outputs[0]) for node in blocks]
+    joins = _joins(fn)
+    skips = [Point(join.inputs[1], join) for join in reversed(joins)]
+    return [*skips, *(Point(join.inputs[0], join) for join in joins[:1])]
+
+
+def _joins(fn: Function) -> list[Node]:
+    """The nodes that concatenate channels with a skip: earlier ones, of which the first follow."""
+    before: dict[Value, set[Value]] = {}
+    found: list[Node] = []
+    for node in fn.nodes:
+        behind = set(node.inputs).union(*(before.get(v, ()) for v in node.inputs))
+        before |= dict.fromkeys(node.outputs, behind)
+        if node.op in ("concat", "mp_concat") and node.attrs["axis"] == 1 and len(node.inputs) == 2:
+            x, skip = node.inputs
+            found += [node] if skip in before.get(x, ()) else []
+    return found
+
+
+def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[Port, ...], count: int) -> Method:
+    """Adds the method of an adapter: a function's nodes up to its first `count` points of control, and a zero layer for
+    each of them.
+
+    ValueError: it has fewer.
     """
     fn = mb.functions[function]
-    leading = leading_blocks(fn)
-    if len(leading) < blocks:
-        held = f"{len(leading)} blocks of tokens, not {blocks}" if leading else "no list of blocks over tokens"
+    points = control_points(fn)
+    if len(points) < count:
+        what = "blocks of tokens" if leading_blocks(fn) else "skips of a decoder, the last block before it included"
+        held = f"{len(points)} {what}, not {count}" if points else "no list of blocks over tokens, and no skips"
         raise ValueError(f"it has {held}")
     assert fn.origin is not None  # networks are classes
-    taken = [node.attrs["name"].rpartition(".")[0] for node in leading[:blocks]]
-    total = Named(blocks, "controlled")
+    leading = leading_blocks(fn)[:count]
+    taken = [node.attrs["name"].rpartition(".")[0] for node in leading]
+    total = Named(count, "controlled")
     counts = {base: Named(taken.count(base), f"controlled_{base}") for base in taken}
     counts = dict.fromkeys(counts, total) if len(counts) == 1 else counts
-    own = {count.expr: int(count) for count in (total, *counts.values())}
+    own = {size.expr: int(size) for size in (total, *counts.values())} if leading else {}
     origin = replace(fn.origin, cls=f"{fn.origin.cls}Adapter", args={**fn.origin.args, **own})
     doc = "What is added to the output of each of the leading blocks."
     b = OtherMethod(mb, fn.with_(origin=origin), CONTROL, doc)
-    results: list[Var] = []
+    missing = {point.value for point in points[:count]} - set(b.env)
     for node in fn.nodes:
         operands = [b.env[v] for v in node.inputs]
         if node in leading:
@@ -62,15 +110,14 @@ def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[
             out = " ".join(map(_hint, node.outputs))
             name = Item(base, int(i), counts[base])
             outs = as_tuple(b.call(node.attrs["fn"], name, *operands, args=node.attrs["args"], out=out))
-            results.append(outs[0])
         else:
             outs = b.keep(node, operands)
         b.env.update(zip(node.outputs, outs, strict=True))
-        if len(results) == blocks:
+        missing -= set(node.outputs)
+        if not missing:
             break
-    names = (Item("controls", i, total) for i in range(blocks))
-    every = zip(names, results, strict=True)
-    b.output(*(b.sub(name, zero_linear, x, dim=x.shape[-1], out="added") for name, x in every))
+    results = [b.env[point.value] for point in points[:count]]
+    b.output(*(_zero(b, i, x, total) for i, x in enumerate(results)))
     made = mb.functions[b.finish(doc)]
     made = made.with_(nodes=live(made.nodes, made.outputs)).without_unused_params()
     mb.functions[made.name] = made
@@ -78,38 +125,48 @@ def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[
     return Method(made.name, ports, tuple(Port(v.name, public(v.type), "output") for v in made.outputs))
 
 
-def controlled(mb: ModuleBuilder, network: Network, adapter: Network) -> Network:
-    """The network with the outputs of an adapter added to its leading blocks, in every method that calls them.
+def _zero(b: Builder, i: int, x: Var, total: Named) -> Var:
+    """The zero layer of point number `i`: tokens are alike, and have a list of them; maps have one each."""
+    if x.type.rank == 3:
+        return b.sub(Item("controls", i, total), zero_linear, x, dim=x.shape[-1], out="added")  # type: ignore[no-any-return]
+    return b.sub(f"control_{i}", zero_conv(x.type.rank - 2), x, dim=x.shape[1], out="added")  # type: ignore[no-any-return]
 
-    ValueError: its blocks return something else than the adapter does.
+
+def controlled(mb: ModuleBuilder, network: Network, adapter: Network) -> Network:
+    """The network with the outputs of an adapter added at its points of control, in every method that has them.
+
+    ValueError: these are of other types than the adapter's outputs.
     """
     controls = adapter.methods[CONTROL].outputs
     methods: dict[str, Method] = dict(network.methods)
     for name, method in network.methods.items():
         fn = mb.functions[method.function]
-        blocks = leading_blocks(fn)[: len(controls)]
-        if not blocks:
+        points = control_points(fn)[: len(controls)]
+        if not points:
             continue
-        types = [public(node.outputs[0].type) for node in blocks]
+        types = [public(point.value.type) for point in points]
         if types != [port.type for port in controls]:
             raise ValueError(f"blocks of its method `{name}` return {types[0]}, and controls are {controls[0].type}")
-        made = _with_controls(mb, fn, {node: f"{adapter.name}_{i}" for i, node in enumerate(blocks)})
+        made = _with_controls(mb, fn, points, adapter.name)
         ports = tuple(Port(f"{adapter.name}_{i}", port.type, "control") for i, port in enumerate(controls))
         methods[name] = replace(method, function=made, inputs=(*method.inputs, *ports))
         mb.entries[f"{network.name}.{name}"] = made
     return replace(network, methods=methods, adapters=(*network.adapters, adapter))
 
 
-def _with_controls(mb: ModuleBuilder, fn: Function, names: Mapping[Node, str]) -> str:
-    """A copy of a function that adds further inputs to the first results of some of its calls."""
+def _with_controls(mb: ModuleBuilder, fn: Function, points: Sequence[Point], name: str) -> str:
+    """A copy of a function with further inputs `name`_0, …, which it adds at these points."""
     assert fn.origin is not None
     b = OtherMethod(mb, fn, fn.origin.method, fn.doc)
-    given = {node: b.input(name, node.outputs[0].type) for node, name in names.items()}
+    given = {point: b.input(f"{name}_{i}", point.value.type) for i, point in enumerate(points)}
+
+    def added(x: Var, value: Value, reader: Node | None) -> Var:
+        control = given.get(Point(value, reader))
+        return x if control is None else b.add(x, control, out=_hint(value))  # type: ignore[no-any-return]
+
     for node in fn.nodes:
-        outs = b.keep(node, [b.env[v] for v in node.inputs])
-        if node in given:
-            outs = (b.add(outs[0], given[node], out=_hint(node.outputs[0])), *outs[1:])
-        b.env.update(zip(node.outputs, outs, strict=True))
+        outs = b.keep(node, [added(b.env[v], v, node) for v in node.inputs])
+        b.env.update({v: added(x, v, None) for v, x in zip(node.outputs, outs, strict=True)})
     b.output(*(b.env[v] for v in fn.outputs))
     return str(b.finish(fn.doc))
 
@@ -119,4 +176,4 @@ def _hint(value: Value) -> str:
     return re.sub(r"_\d+$", "", value.name)
 
 
-__all__ = ["CONTROL", "control_method", "controlled", "leading_blocks"]
+__all__ = ["CONTROL", "control_method", "control_points", "controlled", "leading_blocks"]

@@ -10,7 +10,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone
 from latentc.components.condition import Condition
 from latentc.components.contract import Capability, Network
-from latentc.components.kit.controls import CONTROL, control_method, controlled, leading_blocks
+from latentc.components.kit.controls import CONTROL, control_method, control_points, controlled
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
 
@@ -24,14 +24,25 @@ class Adapter(Backbone):
 
     It is the beginning of the other network with weights of its own, told conditions of its own in the way that the
     architecture takes them. What each of its blocks returns passes a linear layer that starts at zero and is added to
-    what the other network's block returns. Whoever evaluates that network evaluates the adapter first. Several adapters
-    of one network add up.
+    what the other network's block returns; of a U-Net's encoder to the skips that the other's decoder reads, and of its
+    middle to the other's. Whoever evaluates that network evaluates the adapter first. Several adapters of one network
+    add up.
     """
 
     kind: Literal["adapter"]
     network: str = Field("main", description="the network that it adapts")
     blocks: int | None = Field(
-        None, gt=0, le=512, description="how many of the other network's blocks it has, from the first; null: all"
+        None,
+        gt=0,
+        le=512,
+        description="how many of the other network's blocks it has, from the first; of a U-Net as many outputs of the "
+        "encoder, then the middle; null: all",
+    )
+    in_turn: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="conditions of its own of which training tells each sample one, drawn at random, and leaves out "
+        "the others, so that it learns to follow each of them alone (CCM)",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"control"})
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adapter", "blocks": 1}
@@ -65,6 +76,7 @@ class Adapter(Backbone):
         if original.pretrained is None:
             message = f"network `{self.network}`, which it adapts, has no weights: its `pretrained` names no file"
             yield Problem((), message, f"train it, then name its file in `networks.{self.network}.pretrained`")
+        yield from self._problems_of_turns(spec, original)
         if getattr(spec.objective, "AVERAGES", False):
             message = "the objective differentiates the network, and would leave out what an adapter adds"
             yield Problem((), message, "use an objective such as `diffusion`, `flow` or `consistency_training`")
@@ -79,13 +91,28 @@ class Adapter(Backbone):
             except ValueError as error:
                 yield Problem(("blocks",), f"a {original.kind} cannot be adapted so: {error}")
 
+    def _problems_of_turns(self, spec: Spec, original: Backbone) -> Iterator[Problem]:
+        """Conditions in turn that it is not told, or that the adapted network is told, too, or that have no null."""
+        told, others = self.told(spec), original.told(spec)
+        for i, name in enumerate(self.in_turn):
+            if name not in told:
+                yield Problem(("in_turn", i), f"it is told no condition `{name}`", f"it is told {', '.join(told)}")
+            elif name in others:
+                message = f"network `{self.network}` is told `{name}` as well, and would do without it"
+                yield Problem(("in_turn", i), message, f"leave it out of `networks.{self.network}.conditions`")
+            elif not told[name].dropped:
+                message = f"nothing stands for none of `{name}`, whose `dropout` is 0"
+                yield Problem(("in_turn", i), message, f"set `conditioning.{name}.dropout`")
+        if len(set(self.in_turn)) < len(self.in_turn) or len(self.in_turn) == 1:
+            yield Problem(("in_turn",), "one condition alone, or twice, takes no turns", "name two or more, each once")
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         kept = dict(mb.entries)
         network = self._copied(spec).build(mb, name, spec, out_channels)
         mb.entries = kept
         forward = network.methods["forward"]
-        blocks = self.blocks or max(len(leading_blocks(mb.functions[forward.function])), 1)
-        method = control_method(mb, name, forward.function, forward.inputs, blocks)
+        count = self.blocks or max(len(control_points(mb.functions[forward.function])), 1)
+        method = control_method(mb, name, forward.function, forward.inputs, count)
         return Network(name, {CONTROL: method}, self.PROVIDES, network.sizes)
 
     def attached(
