@@ -1,6 +1,6 @@
 """NeuralCSA on simulated data with a hidden confounder: learned bounds against those in closed form.
 
-    python benchmarks/causal_bounds.py [--out out/causal_bounds] [--steps 2000] [--gamma 2]
+    python benchmarks/causal_bounds.py [--out out/causal_bounds] [--steps 2000] [--gamma 2] [--variant per_sample]
 
 Simulates the authors' setting with one covariate and one outcome, whose confounder changes the odds of the treatment by
 a factor of 2 (Frauen et al. 2024, arXiv:2311.16026, after Kallus et al. 2019), trains neural_csa on 10000 samples, and
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/causal_bounds"))
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--gamma", type=float, default=ODDS)
+    parser.add_argument("--variant")
     flags = parser.parse_args()
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, SAMPLES)
@@ -78,13 +79,15 @@ def main() -> None:
     mean, std = y.mean(), y.std()
     flags.out.mkdir(parents=True, exist_ok=True)
     table = (flags.out / "train.csv").resolve()
-    rows = np.stack([(y - mean) / std, x, a], axis=1)
-    np.savetxt(table, rows, delimiter=",", header="x,covariates,treatment", comments="", fmt="%.6f")
+    columns = {"x": (y - mean) / std, "covariates": x, "treatment": a, "row": np.arange(SAMPLES)}
+    numbers, formats = np.stack([*columns.values()], axis=1), ["%.6f"] * 3 + ["%d"]
+    np.savetxt(table, numbers, delimiter=",", header=",".join(columns), comments="", fmt=formats)
 
     options = [f"data.path={table}", f"objective.gamma={flags.gamma}", f"train.steps={flags.steps}"]
-    run = trained("neural_csa", flags.out / f"project-{flags.gamma:g}", overrides=options)
-    bundle = flags.out / f"engine-{flags.gamma:g}"
-    api.compile("neural_csa", str(run.weights), bundle, overrides=options, max_batch=32)
+    name = "-".join([f"{flags.gamma:g}", *filter(None, [flags.variant])])
+    run = trained("neural_csa", flags.out / f"project-{name}", overrides=options, variant=flags.variant)
+    bundle = flags.out / f"engine-{name}"
+    api.compile("neural_csa", str(run.weights), bundle, overrides=options, variant=flags.variant, max_batch=32)
     pipe = latentc_runtime.load(bundle, device="cpu")
     grid = np.linspace(-0.7, 0.7, 29)
     found = pipe.sample(conditions={"covariates": grid[:, None].astype(np.float32)}, program="effect", seeds=0)[:, :, 0]

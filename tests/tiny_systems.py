@@ -49,6 +49,12 @@ MP_UNET = ("width=16", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block
 EDM2 = (*DIGITS, *under("networks.main", MP_UNET), "networks.uncertainty.frequencies=8", "sampler.steps=3")
 EDM2 = (*EDM2, "conditioning.time.frequencies=16")
 CLASSIFIER = under("networks.classifier", (*UNET, "block.head_channels=8", "frequencies=16"))
+CAUSAL = (
+    "data={kind: npz, path: train.npz, fields: {x: {shape: [1]}, covariates: {shape: [1]}, treatment: {shape: [1]}}}",
+    *(f"networks.{name}.width=6" for name in ("main", "lower", "upper", "propensity")),
+    *(f"networks.{name}.bins=4" for name in ("main", "lower", "upper")),
+    *("networks.lower.bound=3", "networks.upper.bound=3", "objective.latents=4", "sampler.latents=4"),
+)
 CAPTIONED = "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, "
 CAPTIONED += "caption_mask: {shape: [5], dtype: bool}}}"
 HIMAR = (
@@ -313,15 +319,11 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.main", ("start=11", "source_start=0")),
         ),
     ),
-    "neural_csa": Tiny(
+    "neural_csa": Tiny("neural_csa", (*CAUSAL, "networks.multipliers.width=6")),
+    "neural_csa_per_sample": Tiny(
         "neural_csa",
-        (
-            "data={kind: npz, path: train.npz, "
-            "fields: {x: {shape: [1]}, covariates: {shape: [1]}, treatment: {shape: [1]}}}",
-            *(f"networks.{name}.width=6" for name in ("main", "lower", "upper", "multipliers", "propensity")),
-            *(f"networks.{name}.bins=4" for name in ("main", "lower", "upper")),
-            *("networks.lower.bound=3", "networks.upper.bound=3", "objective.latents=4", "sampler.latents=4"),
-        ),
+        (*CAUSAL, "data.fields.row={shape: [], classes: 5}", "objective.penalty=0.5", "objective.growth=1.5"),
+        "per_sample",
     ),
     "pixelcnn_pp": Tiny(
         "pixelcnn_pp",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from latentc.components.backbone import Backbone
-from latentc.components.condition import DrawnInput
+from latentc.components.condition import Condition, DrawnInput
 from latentc.components.contract import Lowered, Method, Network, Port, Program
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
@@ -60,9 +60,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     _check_patterns(module, networks, spec)
-    made = spec.sampler.makes() if isinstance(spec.sampler, Sampler) else ()
-    asked = {name: part for name, part in spec.conditions.items() if part.prior is None and name not in made}
-    conditions = {r.name: r for name, part in asked.items() for r in part.requests(name, spec)}
+    conditions = {r.name: r for name, part in _asked(spec).items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
 
@@ -81,6 +79,16 @@ def _prepared(mb: ModuleBuilder, networks: dict[str, Network], sampler: Sampler,
         return dict(sampler.prepare(mb, networks, spec))
     except ValueError as error:
         raise DiagnosticError.of("E0305", str(error), spec.span("sampler")) from None
+
+
+def _asked(spec: Spec) -> dict[str, Condition]:
+    """The conditions that requests give: not those drawn from a prior, made by the sampler or for training alone."""
+    made = spec.sampler.makes() if isinstance(spec.sampler, Sampler) else ()
+    given = {name: part for name, part in spec.conditions.items() if part.prior is None and name not in made}
+    networks = [network for network in spec.networks.values() if isinstance(network, Backbone)]
+    trained = {name for network in networks if network.TRAINING_ONLY for name in network.told(spec)}
+    served = {name for network in networks if not network.TRAINING_ONLY for name in network.told(spec)}
+    return {name: part for name, part in given.items() if name in served or name not in trained}
 
 
 def _with_settings(program: Program, spec: Spec, others: Sequence[Setting]) -> Program:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from emitted import emitted
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
@@ -131,6 +134,50 @@ def test_the_lagrangian(model: str) -> None:
             means.append(mean)
     np.testing.assert_allclose(loss, total, rtol=0, atol=1e-5)
     np.testing.assert_allclose([logged[0], logged[2]], [np.mean(means[:2]), np.mean(means[2:])], rtol=1e-6)
+
+
+def test_multipliers_of_samples_and_a_penalty_that_grows(tmp_path: Path) -> None:
+    """As in the authors' code: -l s + mu s^2 / 2 trains the shifts, max(0, l - mu s) replaces multipliers l."""
+    system, rows, step, mu = SYSTEMS["neural_csa_per_sample"], np.array([3, 0]), 7, 0.5 * 1.5**2
+    spec = load_spec(system.spec, system.variant, [*system.sizes, "objective.growth_every=3"])
+    low, rng = lower(spec), np.random.default_rng(1)
+    own = {name: random_weights(network_params(low, net), rng, 0.7) for name, net in low.networks.items()}
+    table = own["multipliers"]["weight"] = rng.uniform(0, 1, (5, 2))
+    held = {f"{name}.{key}": a for name, weights in own.items() for key, a in weights.items()}
+    told, u = RNG.standard_normal((2, 2)), RNG.standard_normal((2, 4, 1))
+    given = {"covariates": told[:, :1], "treatment": told[:, 1:], "row": rows, "latents": u, "training_step": step}
+    loss, *_ = Interpreter(low.module, held).run(
+        "loss.bounds", *(np.array(given[value.name]) for value in low.module.entry("loss.bounds").inputs)
+    )
+    wanted, off, grown = 0.0, 0.0, table.copy()
+    for k, (side, sign) in enumerate((("lower", 1), ("upper", -1))):
+        for i in range(2):
+            v = np.array([mapped(own[side], z, told[i]) for z in u[i]])
+            log_q = np.array([-(z @ z) / 2 - log_det(own[side], z, told[i]) for z in u[i]])
+            slack = np.log(2) - abs(log_q + (v * v).sum(-1) / 2).max()
+            mean = np.mean([mapped(own["main"], z, told[i]) for z in v])
+            wanted += (sign * mean - table[rows[i], k] * slack + mu * slack**2 / 2) / 2
+            grown[rows[i], k] = max(table[rows[i], k] - mu * slack, 0)
+            off += (grown[rows[i], k] - table[rows[i], k]) ** 2 / 4
+    np.testing.assert_allclose(loss, wanted, rtol=0, atol=1e-5)
+    assert [(u.name, u.networks, u.every) for u in low.updates[1:]] == [
+        ("bounds", ("lower", "upper"), 1),
+        ("multipliers", ("multipliers",), 10),
+    ]
+    assert [c.name for c in low.conditions] == ["covariates", "treatment"]  # a request has no number of a sample
+    with emitted(low, spec, tmp_path / "project") as project:
+        nets = {name: project.model.NETWORKS[name]().double() for name in own}
+        for name, net in nets.items():
+            net.load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in own[name].items()}, strict=False)
+        update = project.objective.UPDATES[2]
+        tensors = {name: torch.as_tensor(np.array(value)) for name, value in given.items()}
+        found = update.loss(*(nets[name] for name in update.networks), **tensors)
+        found.backward()
+        settings = spec.train.optimizers["multipliers"]
+        assert (settings.lr, settings.momentum) == (spec.train.batch_size, 0)
+        after = nets["multipliers"].weight - 2 * nets["multipliers"].weight.grad  # a batch of 2
+    np.testing.assert_allclose(found.item(), off, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(after.detach(), grown, rtol=0, atol=1e-5)
 
 
 WITHIN = "within={lower: [-0.5], upper: [0.8]}"

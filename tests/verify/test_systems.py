@@ -32,7 +32,7 @@ CHOSEN = (
     ("givt-beams", "onnxruntime"),
     ("givt_masked", "onnxruntime"),
     ("gedi", "onnxruntime"),
-    ("neural_csa", "onnxruntime"),
+    ("neural_csa_per_sample", "onnxruntime"),
     ("class_prefix_bert", "openvino"),
     ("class_prefix_bart", "onnxruntime"),
     ("starflow", "openvino"),

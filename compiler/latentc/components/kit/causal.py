@@ -74,13 +74,19 @@ def shifted(
 
     `told` and latents f32[B n, D] are of every latent.
     """
-    size = latents.shape[1]
+    moved, log_ratio = moved_latents(b, networks, shift, told, latents, count)
+    outcomes = call(b, networks["main"], "inverse", told, noise=moved, out="outcomes")
+    return b.reshape(outcomes, shape=(B, count, latents.shape[1]), out="outcomes"), log_ratio
+
+
+def moved_latents(
+    b: Builder, networks: Mapping[str, Network], shift: str, told: Operands, latents: Var, count: int
+) -> tuple[Var, Var]:
+    """Shifted latents f32[B n, D], and the log-ratio f32[B, n] of their density to the standard normal."""
     moved, log_det = call(b, networks[shift], "shift", told, noise=latents, out="moved log_det")
     squares = [b.sum(u * u, axes=(1,), keepdims=False) for u in (moved, latents)]
     log_ratio = b.op("sub", b.op("sub", *squares) * 0.5, log_det, out="log_ratio")
-    outcomes = call(b, networks["main"], "inverse", told, noise=moved, out="outcomes")
-    rows = (B, count)
-    return b.reshape(outcomes, shape=(*rows, size), out="outcomes"), b.reshape(log_ratio, shape=rows, out="log_ratio")
+    return moved, b.reshape(log_ratio, shape=(B, count), out="log_ratio")
 
 
 def log_density_at(b: Builder, networks: Mapping[str, Network], shift: str, told: Operands, latents: Var) -> Var:

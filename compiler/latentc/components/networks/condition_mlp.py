@@ -26,6 +26,7 @@ class ConditionMlp(Backbone):
     width: int = Field(gt=0, le=65_536, description="hidden units of a layer")
     depth: int = Field(2, gt=0, le=64, description="hidden layers")
     numbers: int = Field(1, gt=0, le=65_536, description="numbers that it returns")
+    positive: bool = Field(False, description="returns softplus of the last layer")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "condition_mlp", "width": 8}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"embed_conditions"})
@@ -37,18 +38,19 @@ class ConditionMlp(Backbone):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         entries = self.entries(spec)
         static = {"width": self.width, "numbers": self.numbers}
-        embed = add_method(mb, name, "embed", _embed(self.depth, entries), ports_of(entries), static)
+        embed = add_method(mb, name, "embed", _embed(self.depth, self.positive, entries), ports_of(entries), static)
         return Network(name, {"embed": embed}, self.PROVIDES)
 
 
 @cache
-def _embed(depth: int, entries: tuple[Entry, ...]) -> BlockBody:
+def _embed(depth: int, positive: bool, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("ConditionMlp", "embed")
     def embed(b: Builder, *conditions: Var, width: int, numbers: int) -> Var:
         """Numbers of the conditions."""
         x = joined(b, entries, conditions)
         for i in range(depth):
             x = b.relu(dense(b, f"layers.{i}", x, width, True, "xavier"), out="x")
-        return dense(b, f"layers.{depth}", x, numbers, True, "xavier", out="numbers")
+        x = dense(b, f"layers.{depth}", x, numbers, True, "xavier", out="numbers")
+        return b.softplus(x, out="numbers") if positive else x
 
     return embed

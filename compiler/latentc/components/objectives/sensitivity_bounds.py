@@ -10,8 +10,9 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call
-from latentc.components.kit.causal import Box, log_density_at, propensity, repeated, shifted
+from latentc.components.kit.causal import Box, log_density_at, moved_latents, propensity, repeated, shifted
 from latentc.components.objective import Objective
+from latentc.components.objectives._common import step_of
 from latentc.components.parts import Problem, under
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
@@ -31,7 +32,9 @@ class SensitivityBounds(Objective):
     E f(r) and E f(1 / r) <= gamma over the standard normal, f(r) = r log r (kl), |r - 1| / 2, (sqrt(r) - 1)^2 or
     (r - 1)^2. With `within`, they move the probability that an outcome lies there, by the log-density of such
     outcomes, as the authors' code does. The network `multipliers` has Lagrange's for each sample, of an augmented
-    Lagrangian. `propensity` is fitted to treatments of 0 and 1; without it they are any numbers.
+    Lagrangian, and is drawn to max(0, l - mu s) of multipliers l and slack s: a `condition_table` becomes that by plain
+    gradient descent at a rate of the batch size. `propensity` is fitted to treatments of 0 and 1; without it they are
+    any numbers.
     """
 
     kind: Literal["sensitivity_bounds"]
@@ -42,7 +45,20 @@ class SensitivityBounds(Objective):
     within: Box | None = Field(
         None, description="moves the probability that an outcome lies within rather than the mean outcome"
     )
+    lagrangian: Literal["projected", "plain"] = Field(
+        "projected",
+        description="what is added to the mean outcome: (max(0, l - mu s)^2 - l^2) / 2 mu, which asks nothing of slack "
+        "beyond l / mu; or -l s + mu s^2 / 2, whose square draws any slack to the bound (the authors' code)",
+    )
     penalty: float = Field(5.0, gt=0, description="weight of squared violations (mu)")
+    growth: float = Field(1.0, ge=1, le=1_000, description="factor of the penalty after every `growth_every` steps")
+    growth_every: int = Field(1000, gt=0, le=1_000_000_000, description="steps of training before it grows again")
+    multipliers_every: int = Field(
+        1,
+        gt=0,
+        le=1_000_000,
+        description="multipliers are updated in every so many steps; above 1 on their own samples",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sensitivity_bounds", "gamma": 2.0, "latents": 4}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -67,6 +83,9 @@ class SensitivityBounds(Objective):
         if treatment is None or field is None or field.shape != (1,):
             message = f"condition `{self.treatment}` is no array of one number"
             yield Problem(("treatment",), message, f"add `conditioning.{self.treatment}: {{kind: array}}`")
+        if getattr(spec.networks.get("multipliers"), "positive", True) is False:
+            message = "Lagrange's multipliers of a bound are not negative"
+            yield Problem((), message, "set `networks.multipliers.positive: true`")
         for name, count in (("multipliers", 2), ("propensity", 1)):
             held = getattr(spec.networks.get(name), "numbers", count)
             if held != count:
@@ -78,12 +97,14 @@ class SensitivityBounds(Objective):
             yield Problem((), message, "list them in `networks.propensity.conditions`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        updates = self._outcomes(mb, networks, spec), self._bounds(mb, networks, spec)
+        updates = [self._outcomes(mb, networks, spec), self._bounds(mb, networks, spec)]
+        updates += [self._apart(mb, networks, spec)] if self.multipliers_every > 1 else []
         mb.entries |= {update.loss: update.loss for update in updates}
-        return updates
+        return tuple(updates)
 
     def _outcomes(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
         """Maximum likelihood of outcomes and of treatments."""
+        networks = {name: networks[name] for name in ("main", "propensity") if name in networks}
         b, conditions = mb.function("loss.outcomes"), Conditions(spec, networks)
         x = b.input("x", networks["main"].methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
@@ -106,19 +127,17 @@ class SensitivityBounds(Objective):
         return Update("loss.outcomes", trained, ("x", *conditions.fields), (), metrics, "outcomes")
 
     def _bounds(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
-        """The augmented Lagrangians of both shifts, and the regression of their multipliers."""
+        """The augmented Lagrangians of both shifts, and the regression of their multipliers, unless they are apart."""
         b, conditions = mb.function("loss.bounds"), Conditions(spec, networks)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
         size = networks["main"].methods["inverse"].input("noise").type.shape[1]
         latents = b.input("latents", f32(B, self.latents, size))
         every = repeated(b, told, self.latents)
         flat = b.reshape(latents, shape=(B * self.latents, size), out="flat")
-        raw = b.softplus(call(b, networks["multipliers"], "embed", told, out="raw"))
-        weight = self._weight(b, networks, every, flat)
+        weight, mu = self._weight(b, networks, every, flat), self._penalty(b)
         p = propensity(b, networks, told, self.treatment) if weight else None
-        columns = b.split(raw, axis=1, sizes=(1, 1), out="of_lower of_upper")
-        losses, logged = [], dict[str, Var]()
-        for (side, sign), column in zip(SIDES.items(), columns, strict=True):
+        losses, logged, apart = [], dict[str, Var](), self.multipliers_every > 1
+        for (side, sign), multiplier in zip(SIDES.items(), self._multipliers(b, networks, told), strict=True):
             outcomes, log_ratio = shifted(b, networks, side, every, flat, self.latents)
             mean = b.mean(outcomes, axes=(1, 2), keepdims=False, out=f"mean_{side}")
             slack, aim = self._slack(b, log_ratio), mean
@@ -126,19 +145,50 @@ class SensitivityBounds(Objective):
                 mean = b.mean(self.within.has(b, outcomes), axes=(1,), keepdims=False, out=f"mean_{side}")
                 at = log_density_at(b, networks, side, every, flat)
                 aim = self._log_density_within(b, at, weight[0], p)
-            multiplier = b.reshape(column, shape=(column.shape[0],), out="multiplier")
             held = b.stop_gradient(multiplier, out="held")
-            grown = b.relu(b.op("sub", held, slack * self.penalty), out="grown")
-            penalty = b.op("sub", grown * grown, held * held) * (0.5 / self.penalty)
-            off = b.op("sub", multiplier, b.stop_gradient(grown), out="off")
-            losses.append(b.add(b.add(aim * sign, penalty), off * off * 0.5, out=f"loss_{side}"))
+            grown = b.relu(b.op("sub", held, slack * mu), out="grown")
+            if self.lagrangian == "plain":
+                penalty = b.op("sub", slack * slack * mu * 0.5, held * slack, out="penalty")
+            else:
+                penalty = b.div(b.op("sub", grown * grown, held * held) * 0.5, mu, out="penalty")
+            loss = b.add(aim * sign, penalty, out=f"loss_{side}")
+            losses.append(loss if apart else b.add(loss, _regressed(b, multiplier, grown), out=f"loss_{side}"))
             logged |= {side: mean, f"{side}_slack": slack}
         loss = b.add(*losses, out="loss")
         b.output(*(b.mean(x, axes=(0,), keepdims=False) for x in (loss, *logged.values())))
         b.finish("Lagrangians of both shifts; the mean outcomes that these reach, and how far they are from the bound.")
         metrics = tuple(f"bounds/{name}" for name in ("loss", *logged))
-        draws = (Draw("latents", "normal"),)
-        return Update("loss.bounds", ("lower", "upper", "multipliers"), conditions.fields, draws, metrics, "bounds")
+        trained = ("lower", "upper", *(() if apart else ("multipliers",)))
+        return Update("loss.bounds", trained, conditions.fields, (Draw("latents", "normal"),), metrics, "bounds")
+
+    def _apart(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
+        """The regression of multipliers in steps of their own."""
+        b, conditions = mb.function("loss.multipliers"), Conditions(spec, networks)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        size = networks["main"].methods["inverse"].input("noise").type.shape[1]
+        latents, every = b.input("latents", f32(B, self.latents, size)), repeated(b, told, self.latents)
+        flat, mu, losses = b.reshape(latents, shape=(B * self.latents, size), out="flat"), self._penalty(b), []
+        for side, multiplier in zip(SIDES, self._multipliers(b, networks, told), strict=True):
+            slack = self._slack(b, moved_latents(b, networks, side, every, flat, self.latents)[1])
+            grown = b.relu(b.op("sub", multiplier, slack * mu), out="grown")
+            losses.append(b.mean(_regressed(b, multiplier, grown), axes=(0,), keepdims=False, out=f"loss_{side}"))
+        b.output(b.add(*losses, out="loss"))
+        b.finish("How far the multipliers of both shifts are from what their violations make of them.")
+        draws, fields = (Draw("latents", "normal"),), conditions.fields
+        name, every_nth = "multipliers", self.multipliers_every
+        return Update("loss.multipliers", (name,), fields, draws, ("multipliers/loss",), name, every=every_nth)
+
+    def _multipliers(self, b: Builder, networks: Mapping[str, Network], told: Operands) -> list[Var]:
+        """f32[B] of both shifts."""
+        columns = b.split(call(b, networks["multipliers"], "embed", told), axis=1, sizes=(1, 1), out="lower_l upper_l")
+        return [b.reshape(column, shape=(column.shape[0],), out="multiplier") for column in columns]
+
+    def _penalty(self, b: Builder) -> float | Var:
+        """mu, now."""
+        if self.growth == 1:
+            return self.penalty
+        times = b.floor(b.div(b.cast(step_of(b), to="f32"), float(self.growth_every)), out="times")
+        return b.mul(b.exp(times * math.log(self.growth)), self.penalty, out="mu")  # type: ignore[no-any-return]
 
     def _weight(self, b: Builder, networks: Mapping[str, Network], every: Operands, flat: Var) -> list[Var]:
         """[f32[B, n]]: of latents whose outcomes lie within 1 over their number, unless all do, else 0. Or nothing."""
@@ -187,6 +237,12 @@ class SensitivityBounds(Objective):
             return b.abs(b.exp(log_r) - 1.0) * 0.5
         root = b.exp(log_r * 0.5 if self.model == "hellinger" else log_r) - 1.0
         return root * root
+
+
+def _regressed(b: Builder, multiplier: Var, wanted: Var) -> Var:
+    """f32[B]: half the square of what multipliers are off."""
+    off = b.op("sub", multiplier, b.stop_gradient(wanted), out="off")
+    return b.mul(off * off, 0.5, out="off")  # type: ignore[no-any-return]
 
 
 __all__ = ["SensitivityBounds"]
