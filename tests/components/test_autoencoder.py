@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from parity_data import error, load
+from random_weights import random_weights
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import network_types
+from latentc.checkpoint import network_params, network_types
 from latentc.components.blocks.bottlenecks.gaussian import Gaussian
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.interpret import Interpreter
@@ -264,3 +265,25 @@ def test_starflows_decoder_learns_alone_from_noisy_latents() -> None:
     names = network_types(lowered := lower(spec), "main")
     assert {name.split(".")[0] for name in names if any(fnmatch(name, f) for f in frozen)} == {"encoder", "quant_conv"}
     assert {update.networks for update in lowered.updates} == {("main",), ("discriminator",)}
+
+
+def test_a_level_may_double_the_resolution_without_a_convolution() -> None:
+    """As one whose convolution changes nothing."""
+    sizes = ["data.shape=[3, 4, 4]", "backbone.width=4", "backbone.groups=2", "backbone.blocks=1"]
+    sizes += [
+        "backbone.multipliers=[1, 2]",
+        "backbone.attention=[]",
+        "backbone.features=4",
+        "backbone.bottleneck.size=8",
+    ]
+    plain, own = (
+        lower(load_spec("vq_f16", None, [*sizes, f"backbone.upsampling={how}"])) for how in ("nearest", "conv")
+    )
+    weights = random_weights(network_params(own, own.networks["main"]), np.random.default_rng(0), 0.3)
+    weights["decoder.levels.0.up.weight"] = np.eye(8)[:, :, None, None] * np.eye(3)[1][:, None] * np.eye(3)[1]
+    weights["decoder.levels.0.up.bias"] = np.zeros(8)
+    outs = []
+    for lowered in (plain, own):
+        outs.append(Interpreter(lowered.module, weights).run("main.decode", np.array([[1, 5, 0, 3]]))[0])
+    assert "decoder.levels.0.up.weight" not in network_params(plain, plain.networks["main"])
+    assert error(*outs) < FORWARD

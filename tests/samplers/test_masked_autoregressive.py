@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
+from tiny_systems import SYSTEMS
 
 import latentc_runtime
 from latentc import api
@@ -122,3 +124,31 @@ def test_patches_are_laid_out_as_they_were_cut() -> None:
 def test_what_does_not_fit_is_a_diagnostic(override: str, message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
         load_spec("digits_mar", overrides=[override])
+
+
+def test_cold_dense_tokens_do_not_depend_on_the_noise_of_their_steps() -> None:
+    """Hi-MAR's `temperature` of its authors, which pivots have as a setting of their own."""
+    sizes = [*SYSTEMS["himar"].sizes, "sampler.temperature=0"]
+    lowered = lower(load_spec("himar", overrides=sizes))
+    rng, (program,) = np.random.default_rng(0), lowered.programs
+    weights = {
+        f"{name}.{path}": value
+        for name, network in lowered.networks.items()
+        for path, value in random_weights(network_params(lowered, network), rng, 0.2).items()
+    }
+    given = {v.name: v.type for v in lowered.module.entry(program.entry).inputs}
+    inputs: dict[str, Any] = {name: rng.normal(size=resolved(type, 2)) for name, type in given.items()}
+    for name in ("pivot_order", "order"):
+        inputs[name] = np.stack([rng.permutation(inputs[name].shape[1]) for _ in range(2)])
+    inputs["y"] = np.array([3, 1])
+    run = Interpreter(lowered.module, weights).run
+    first, *_ = run(program.entry, *inputs.values())
+    inputs["noise"] = rng.normal(size=inputs["noise"].shape)
+    assert np.array_equal(first, run(program.entry, *inputs.values())[0])
+    inputs["x"] = rng.normal(size=inputs["x"].shape)
+    assert not np.allclose(first, run(program.entry, *inputs.values())[0])
+
+
+def resolved(type: Any, batch: int) -> tuple[int, ...]:
+    """The shape of a type for a batch of that size."""
+    return tuple(batch if size is B else int(size) for size in type.shape)

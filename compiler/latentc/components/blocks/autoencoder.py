@@ -29,6 +29,8 @@ class Blocks:
     """What the shortcut of a block that changes the channels projects."""
     pools: bool = False
     """Whether levels are halved by average pooling, not by a convolution."""
+    repeats: bool = False
+    """Whether levels are doubled without a convolution."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def _level(blocks: Blocks, count: int, attends: bool, resampling: str) -> BlockB
         if resampling == "down":
             return layers.halving_conv(b, "down", h, features, INIT, out="h")
         if resampling == "up":
-            return layers.conv(b, "up", b.upsample_nearest(h, factor=2, out="h"), features, 3, INIT, out="h")
+            h = b.upsample_nearest(h, factor=2, out="h")
+            return h if blocks.repeats else layers.conv(b, "up", h, features, 3, INIT, out="h")
         return h
 
     return forward

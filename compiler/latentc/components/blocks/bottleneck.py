@@ -53,6 +53,10 @@ class Bottleneck(Part):
         """Sizes that its emitted class is constructed with, beside `latent`."""
         return {}
 
+    def sizes(self) -> dict[str, Any]:
+        """What name maps may need to know of it, beside its arguments."""
+        return {"own_logits": int(self.OWN_LOGITS)}
+
     @property
     def vocabulary(self) -> int | None:
         """How many different tokens there are; None: codes are latents."""

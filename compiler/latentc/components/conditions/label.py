@@ -29,6 +29,11 @@ class Label(Condition):
     dropout: float = Field(
         0.1, ge=0, lt=1, description="probability of training without the label; 0: no null class, so no guidance"
     )
+    untrained_null: bool = Field(
+        False,
+        description="there is a null class although `dropout` is 0, as in checkpoints of MAR and VAR, whose tables "
+        "always have one",
+    )
     encoding: Literal["index", "one_hot"] = Field("index", description="how networks are given it")
     null_embedding: Literal["learned", "zeros", "mean"] = Field(
         "learned", description="embedding that stands for no class: a row of the table, zeros or the mean of all rows"
@@ -42,6 +47,10 @@ class Label(Condition):
     unit_variance: bool = Field(False, description="multiplies `one_hot` by sqrt(K), whatever the class (EDM)")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "label"}
+
+    @property
+    def nullable(self) -> bool:
+        return super().nullable or self.untrained_null
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         field = self.field or operand_name(name)

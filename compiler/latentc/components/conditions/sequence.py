@@ -30,6 +30,10 @@ class Sequence(ArrayCondition):
 
     kind: Literal["sequence"]
     pad: int = Field(0, ge=0, le=16_777_215, description="token that fills up shorter sequences, and stands for none")
+    untrained_null: bool = Field(
+        False,
+        description="there is a null although `dropout` is 0, as in LlamaGen's checkpoints, which always have one",
+    )
     null_embedding: Literal["zeros", "learned", "learned_input", "learned_features"] = Field(
         "zeros",
         description="features that stand for none; learned: a vector of the network's width, learned_input: features "
@@ -59,6 +63,10 @@ class Sequence(ArrayCondition):
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
     RANKS: ClassVar[tuple[int, ...]] = (1, 2)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sequence"}
+
+    @property
+    def nullable(self) -> bool:
+        return super().nullable or self.untrained_null
 
     def vocabulary(self, name: str, spec: Spec) -> int:
         """Size of the vocabulary; 0 for features."""

@@ -84,6 +84,9 @@ class Autoencoder(Backbone):
     downsampling: Literal["conv", "average"] = Field(
         "conv", description="halves the resolution by a convolution of stride 2, or by averages of 2 x 2 pixels"
     )
+    upsampling: Literal["conv", "nearest"] = Field(
+        "conv", description="doubles the resolution by repeating pixels, and a convolution behind that, or without one"
+    )
     output_kernel: Literal[1, 3] = Field(3, description="side of the kernel of the encoder's last convolution")
     reads: str | None = Field(
         None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
@@ -216,7 +219,7 @@ class Autoencoder(Backbone):
             "blocks": self.blocks,
             "decoder_blocks": self.decoder_blocks or self.blocks + 1,
             "middle": self.middle_blocks,
-            "own_logits": int(self.bottleneck.OWN_LOGITS),
+            **self.bottleneck.sizes(),
         }
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 
@@ -224,8 +227,8 @@ class Autoencoder(Backbone):
 @cache
 def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
     bottleneck = config.bottleneck
-    pools = config.downsampling == "average"
-    shared = Blocks(config.groups, config.eps, config.dropout, config.biases, config.shortcut_of, pools)
+    pools, repeats = config.downsampling == "average", config.upsampling == "nearest"
+    shared = Blocks(config.groups, config.eps, config.dropout, config.biases, config.shortcut_of, pools, repeats)
     inward = Half(
         config.multipliers,
         config.blocks,

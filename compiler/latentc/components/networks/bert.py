@@ -199,8 +199,12 @@ class Bert(Backbone):
         for key, method in methods.items():
             # Only the tokens themselves are drawn, not the mask and what else the table holds.
             methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base), *method.outputs[1:]))
-        places = self.embedding.places or tokens.length + self.embedding.first(self.told(spec))
-        return Network(name, methods, self.PROVIDES, sizes={"whole": int(self.splits == 1), "places": places})
+        sizes = {
+            "whole": int(self.splits == 1),
+            "bits": int(self.embedding.kind == "bits"),
+            "places": self.embedding.places or tokens.length + self.embedding.first(self.told(spec)),
+        }
+        return Network(name, methods, self.PROVIDES, sizes=sizes)
 
 
 @dataclass(frozen=True)

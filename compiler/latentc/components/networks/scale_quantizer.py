@@ -69,16 +69,15 @@ class ScaleQuantizer(Backbone):
         for k, length in enumerate(lengths[:-1]):
             ports = (*((latents,) if k else ()), Port("tokens", i64(B, length), "token", codebook.size))
             methods[f"add_{k}"] = add_method(mb, name, f"add_{k}", _add(codebook, k), ports, static, outputs)
-        # Name maps need to know how many convolutions there are: those of the last scale may be the tokenizer's alone.
-        scales, last = codebook.of_scales(static), len(lengths) - 1
+        last = len(lengths) - 1
         mixes = asks(spec, name, "mix_scales")
         for k, length in enumerate(lengths if mixes else ()):
             ports = (*((latents,) if k else ()), Port("shares", f32(B, length, codebook.size), "features"))
             returns = outputs if k < last else outputs[:1]
             methods[f"mix_{k}"] = add_method(mb, name, f"mix_{k}", _add(codebook, k, True), ports, static, returns)
-        count = last + 1 if mixes else last
-        used = 1 + max(scales.convolution(k) for k in range(count)) if codebook.share else 0
-        return Network(name, methods, self.PROVIDES, sizes={"smoothings": used})
+        # The convolution of the last scale may be the tokenizer's alone.
+        names = codebook.of_scales(static).names(last + 1 if mixes else last)
+        return Network(name, methods, self.PROVIDES, sizes=names)
 
 
 @cache

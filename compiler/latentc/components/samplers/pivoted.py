@@ -52,6 +52,7 @@ class Pivoted(Sampler):
         Ddpm(kind="ddpm", steps=250, respacing="250", variance="fixed_large"),
         description="how `head` denoises the dense tokens",
     )
+    temperature: float = Field(1.0, ge=0, description="factor of the noise in the steps of `diffusion`")
     guidance: ScheduledGuidance | None = Field(
         None, description="classifier-free guidance of `head`; its progress is the known fraction of the dense tokens"
     )
@@ -97,7 +98,8 @@ class Pivoted(Sampler):
         assert isinstance(pivots, MaskedAutoregressive) and spec.data.shape is not None
         target = parameterization_of(spec.objective)
         assert target is not None
-        entry, first, table = f"sample.{self.steps}", pivots.table(spec, pivots.diffusion), self.diffusion.table(target)
+        entry, first = f"sample.{self.steps}", pivots.table(spec, pivots.diffusion)
+        table = self.diffusion.table(target).with_noise(self.temperature)
         state = main.methods["forward"].input("state").type
         length, size = int(state.shape[1]), int(state.shape[2])  # type: ignore[arg-type]
         count = int(main.methods["pivots"].input("state").type.shape[1])  # type: ignore[arg-type]

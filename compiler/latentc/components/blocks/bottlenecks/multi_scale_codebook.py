@@ -56,6 +56,9 @@ class MultiScaleCodebook(Bottleneck):
     def static(self) -> dict[str, Any]:
         return {"codes": self.size}
 
+    def sizes(self) -> dict[str, Any]:
+        return super().sizes() | self.of_scales({"codes": self.size, "latent": self.channels}).names(len(self.scales))
+
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         tokens, _ = self.of_scales(static).quantized(b, h)
         return b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0]
