@@ -16,8 +16,9 @@ from forked import python
 from parity_data import error, load
 
 from latentc.checkpoint import arrays, network_weights
+from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
-from latentc.lower import lower
+from latentc.lower import lower, lower_networks
 from latentc.spec import load_spec, spec_from_text
 from latentc.weights import Array, write_safetensors
 
@@ -32,6 +33,17 @@ DIGITS = [
     *("train.steps=12", "train.schedule.warmup=2", "train.schedule.decay_from=4", "train.precision=fp32"),
     *("train.ema={sigma_rel: [0.05, 0.1], snapshot_every: 2, target: 0.08}", "train.workers=0"),
 ]
+
+
+@pytest.mark.parametrize(("head_channels", "levels"), [(16, {0, 1}), (24, {0, 1}), (48, {1}), (128, set())])
+def test_a_level_with_fewer_channels_than_a_head_does_not_attend(head_channels: int, levels: set[int]) -> None:
+    """As in the authors' code, which divides the 32 and 64 channels by those of a head and rounds down."""
+    sizes = [*SIZES, "networks.main.attention=[0, 1]", f"networks.main.block.head_channels={head_channels}"]
+    low = lower_networks(load_spec("edm2", None, sizes))
+    names = parameters(low.module, low.module.entries["main.forward"])
+    assert {
+        int(name.split("_")[1].split(".")[0]) for name in names if ".attention." in name and "enc" in name
+    } == levels
 
 
 @pytest.mark.parametrize("backend", ["oracle", "torch"])

@@ -18,6 +18,7 @@ from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module, Value, parameters
 from latentc.ir.verify import verify
+from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.feature_cache import cache
 from latentc.passes.feature_cache_methods import CACHED, CACHING
 from latentc.priors import add_prior_losses, add_prior_programs, own_networks
@@ -59,6 +60,9 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         programs = [with_decoder(mb, program, stage, spec) for program in programs]
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
+    if spec.optimize.guidance == "sequential":
+        # Here, not for engines alone: where samples of a batch see each other, it decides what a sample becomes.
+        module = expand_guidance(module, "sequential")
     _check_patterns(module, networks, spec)
     conditions = {r.name: r for name, part in _asked(spec).items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}

@@ -571,3 +571,14 @@ def test_placeholders_that_could_be_read_in_many_ways_are_refused_and_matching_t
     for text in ("{a:b|bb|bbb}b{c:b|bb}b{i}.x", "*.{a:b|bb}.{i}.x", "*b{a:b|bb}b{c:b|bb}b{d:b|bb}x"):
         assert template(text, {}).match("b" * 900) is None
     assert time.process_time() - begun < 1.0
+
+
+def test_the_first_alternative_that_fits_the_network_writes() -> None:
+    """As for experts, which are SwiGLU's if there is a third weight."""
+    one = Array(np.ones((2, 2), np.float32))
+    gated = [{"from": ["gate", "up"], "to": ["w1", "w3"]}, {"from": "down", "to": "w2"}]
+    plain = [{"from": "fc1", "to": "w1"}, {"from": "fc2", "to": "w2"}]
+    rules = [{"either": [gated, plain]}, {"from": "*", "to": "*"}]
+    for ours, theirs in ((("w1", "w2", "w3"), {"gate", "up", "down"}), (("w1", "w2"), {"fc1", "fc2"})):
+        check_inverse(rules, {name: ([2, 2], "f32") for name in ours})
+        assert set(export_weights(dict.fromkeys(ours, one), rules)) == theirs

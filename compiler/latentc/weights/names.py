@@ -22,6 +22,7 @@ Types = Mapping[str, tuple[Sequence[int], Any]]
 """{name: (shape, dtype)}; a dtype is an IR name (`f32`) or what `np.dtype` takes."""
 
 _SHOWN = 4  # names of each kind that a diagnostic lists
+_NEEDED = {side: f"{side} names that a rule needs and that are missing" for side in ("their", "our")}
 
 
 def import_weights(
@@ -54,35 +55,44 @@ def export_weights(
     sizes: Sizes | None = None,
     constants: Mapping[str, Expr] | None = None,
 ) -> dict[str, Expr]:
-    """Their tensors from ours, by the first alternative of the map.
+    """Their tensors from ours, by the first alternative of the map that fits this network.
 
     `constants`: further tensors of theirs that have no counterpart here (an ignored buffer). Raises as
     `import_weights`.
     """
-    made, problems = _export(ours, parse_map(rules, sizes)[0], constants or {})
-    if problems.count():
-        raise problems.error("this model's tensors do not fit the other names")
-    return made
+    first = None
+    for parsed in parse_map(rules, sizes):
+        made, problems = _export(ours, parsed, constants or {})
+        if not problems.count():
+            return made
+        first = problems if first is None else first
+    assert first is not None
+    raise first.error("this model's tensors do not fit the other names")
 
 
 def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = None, elements: bool = False) -> None:
-    """Check that every alternative of a map is invertible on a network's tensors.
+    """Check that a map is invertible on a network's tensors, by every alternative whose rules find what they need.
 
     Compares names and shapes, with `elements` also every element. Raises DiagnosticError E0411.
     """
     kinds = {name: (shape, np.float64 if elements else kind) for name, (shape, kind) in ours.items()}
     probes = {name: _probe(place, *kind, elements) for place, (name, kind) in enumerate(kinds.items())}
-    for parsed in parse_map(rules, sizes):
-        made, problems = _export(probes, parsed, {})
+    written = [(parsed, *_export(probes, parsed, {})) for parsed in parse_map(rules, sizes)]
+    fitting = [way for way in written if not way[2].kinds.get(_NEEDED["our"])]
+    for parsed, made, problems in fitting or written[:1]:
         if not problems.count():
             back, problems = _import(made, parsed, kinds)
             if elements:
                 problems.add("tensors that change on the way back", [n for n in back if not _same(probes[n], back[n])])
         if problems.count():
-            error = problems.error("the name map cannot be inverted: these weights change when written and read back")
-            first = error.diagnostics[0]
-            mend = "check the rules of these names: each side needs distinct names, and `reshape` needs `from`"
-            raise DiagnosticError.of("E0411", first.message, notes=first.notes, help=mend)
+            raise _not_inverted(problems)
+
+
+def _not_inverted(problems: _Problems) -> DiagnosticError:
+    error = problems.error("the name map cannot be inverted: these weights change when written and read back")
+    first = error.diagnostics[0]
+    mend = "check the rules of these names: each side needs distinct names, and `reshape` needs `from`"
+    return DiagnosticError.of("E0411", first.message, notes=first.notes, help=mend)
 
 
 def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Sizes | None) -> set[str]:
@@ -198,7 +208,7 @@ def _mapped(
             continue
         made.update(zip(targets, parts, strict=True))
     problems.add(f"{side} names that no rule maps", unmatched, wanted)
-    problems.add(f"{side} names that a rule needs and that are missing", missing, given)
+    problems.add(_NEEDED[side], missing, given)
     problems.add("names that two tensors are mapped to", doubly)
     problems.add("tensors that a rule cannot be applied to", failed)
     return made

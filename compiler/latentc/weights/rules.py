@@ -8,7 +8,7 @@ A map is a list of entries:
     {ignore: NAME}                          a tensor of theirs that this network does not need; or a list of names
     {ignore: NAME, write: NAME}             the same, but exported as a copy of another of their tensors (tied weights)
     {extra: NAME}                           a tensor of ours that their files lack; or a list of names
-    {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; export uses the first
+    {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; export: the first that fits
 
 Names are templates (templates.py), operations are listed in operations.py. A number may be an expression of the
 network's sizes (`heads`, `3*width`).
@@ -86,7 +86,7 @@ class Rule:
 
 
 def parse_map(raw: Sequence[RawRule], sizes: Sizes | None = None) -> list[tuple[Rule, ...]]:
-    """The alternatives of a spec's name map, first the one used for export; most maps have only one.
+    """The alternatives of a spec's name map, in the order in which export tries them; most maps have only one.
 
     `sizes` are the numbers that rules may refer to by name. Raises DiagnosticError E0411 with all mistakes.
     """

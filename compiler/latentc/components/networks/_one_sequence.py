@@ -26,7 +26,7 @@ class OneSequence(Backbone):
     """Blocks over one sequence of tokens, as many after the middle one as before it."""
 
     width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token (D)")
-    half: int = Field(gt=0, le=256, description="blocks before the middle one, and as many after it")
+    half: int = Field(ge=0, le=256, description="blocks before the middle one, and as many after it")
     patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
     time_mlp: bool = Field(description="the features of the time pass through two linear layers")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})

@@ -35,6 +35,7 @@ class Dis(OneSequence):
     mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens see each other")
     norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before each mixer, and after the last")
     time_mlp: bool = Field(True, description="the features of the time pass through two linear layers")
+    skips: bool = Field(True, description="blocks of the second half are joined with their counterparts in the first")
     drop_path: DropPath = Field(
         0.0, description="in training, probability that a sample skips what the last block computed; it grows from 0"
     )
@@ -78,7 +79,7 @@ class Dis(OneSequence):
 @cache
 def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, norm = config.parts()
-    plain, skipping = _block(mixer, norm, False), _block(mixer, norm, True)
+    plain, skipping = _block(mixer, norm, False), _block(mixer, norm, config.skips)
     if config.drop_path:
         plain, skipping = dropping(plain), dropping(skipping)
 
@@ -113,7 +114,8 @@ def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
             skips.append(x)
         x, total = b.sub("mid_block", plain, x, *rates[half], total, dim=width, out="x total", **sizes)
         for name, rate in zip(items("out_blocks", half), rates[half + 1 :], strict=True):
-            x, total = b.sub(name, skipping, x, *rate, total, skips.pop(), dim=width, out="x total", **sizes)
+            joined = (skips.pop(),) if config.skips else ()
+            x, total = b.sub(name, skipping, x, *rate, total, *joined, dim=width, out="x total", **sizes)
         x = norm.apply(b, "norm", (b.drop_path(x, config.drop_path, out="x") if config.drop_path else x) + total)
         told = tokens if entries else []
         x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")

@@ -52,7 +52,7 @@ class MagnitudePreservingUnet(LevelsDenoiser):
             yield Problem(("embedding",), f"{self.embedding} * {self.width} is no positive whole number")
 
     def heads_of_level(self, channels: int) -> int:
-        return channels // self.block.head_channels if channels % self.block.head_channels == 0 else 0
+        return max(1, channels // self.block.head_channels)
 
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
         return _network(self, time, entries, axes)

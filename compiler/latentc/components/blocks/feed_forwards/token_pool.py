@@ -26,7 +26,7 @@ class TokenPool(FeedForward):
     In training an expert takes the B * T * capacity / E tokens of the batch with the highest scores, rounded down. A
     predictor learns which tokens these are, and `threshold` averages the least chance of as many. At inference an
     expert takes as many tokens as the predictor gives a chance above its threshold. What a sample becomes therefore
-    depends on the batch it is in.
+    depends on the batch it is in: of both branches of guidance, or of one with `optimize.guidance: sequential`.
     """
 
     kind: Literal["token_pool"]
@@ -53,9 +53,6 @@ class TokenPool(FeedForward):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from _experts.problems_of_capacity(self.capacity, self.schedule, self.experts)
-        if spec.optimize.guidance != "batched":
-            message = f"the experts choose among both branches of guidance, which `{spec.optimize.guidance}` separates"
-            yield Problem((), message, "set `optimize.guidance: batched`")
 
     def static(self, dim: int) -> dict[str, Any]:
         sizes = {"hidden": int(dim * self.ratio), "experts": self.experts}

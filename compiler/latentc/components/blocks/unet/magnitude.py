@@ -32,7 +32,9 @@ class MagnitudeBlock(Closed):
 
     balance: Fraction = Field(0.3, description="share of the residual branch in its sum with the shortcut")
     attention_balance: Fraction = Field(0.3, description="share of attention in its sum with the shortcut")
-    head_channels: int = Field(64, gt=0, le=65_536, description="channels per head of attention")
+    head_channels: int = Field(
+        64, gt=0, le=65_536, description="least channels per head of attention; blocks with fewer do not attend"
+    )
     resample: Filter = Field("box", description="filter of resampling: means and repetition, or binomial (1 3 3 1)")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution, in training")
     clip: float | None = Field(256.0, gt=0, description="bound of the block's output; null: none")
@@ -45,6 +47,7 @@ class MagnitudeBlock(Closed):
         Blocks on the way down normalise pixels (`normalizes`) and convolve the shortcut before the residual branch.
         """
         static = {"channels": x.shape[1], "features": features, "embedding": c.shape[1]}
+        attends = attends and int(features) >= self.head_channels
         if attends:
             static["heads"] = features // self.head_channels
         shortcut = int(x.shape[1]) != int(features)
