@@ -25,7 +25,7 @@ TINY = [
 ]
 CLASSIFIER = [
     "data.classes=7",
-    "networks.perceptual={kind: resnet_classifier, layers: [1, 1, 1, 1], width: 4, frozen: true}",
+    "networks.perceptual={kind: resnet_classifier, layers: [1, 1, 1, 1], width: 4, frozen: true, image: 14}",
 ]
 PRIOR = "block: {mixer: {kind: attention, heads: 2, causal: true}, feed_forward: {kind: gelu_mlp}, "
 PRIOR += "norm: {kind: layer_norm}, condition: {kind: in_context}}"
@@ -78,7 +78,10 @@ def test_terms_have_their_weights_and_the_adversarial_one_its_start(classifier: 
     made, penalty = run(lowered, oracle, "main.regularized", x)
     real, fake = (run(lowered, oracle, "discriminator.forward", of)[0] for of in (x, made))
     if classifier:
-        logits = [run(lowered, oracle, "perceptual.forward", of)[0] for of in (made, x)]
+        sizes = [*CLASSIFIER, objective, "networks.perceptual.image=null", "data.shape=[3, 14, 14]"]
+        small = lower(load_spec("vqgan_taming", None, [*TINY, *sizes]))
+        resized = [F.interpolate(torch.from_numpy(of), 14, mode="bilinear", antialias=True) for of in (made, x)]
+        logits = [run(small, oracle, "perceptual.forward", of.numpy())[0] for of in resized]
         distance = np.mean((logits[0] - logits[1]) ** 2)
     else:
         distance = run(lowered, oracle, "perceptual.forward", made, x)[0].mean()
@@ -220,7 +223,7 @@ def of_dino(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
     x = F.conv2d((x / 2 + 0.5 - mean) / std, weights["vision.x_embedder.weight"], weights["vision.x_embedder.bias"], 4)
-    h = torch.cat([weights["vision.cls_token"].expand(2, 1, 8), x.flatten(2).mT], 1) + weights["vision.positions"]
+    h = torch.cat([weights["vision.cls_token"].expand(len(x), 1, 8), x.flatten(2).mT], 1) + weights["vision.positions"]
     seen = [h]
     for i in range(2):
         layer = torch.nn.TransformerEncoderLayer(
@@ -258,6 +261,50 @@ def test_a_discriminator_on_features_of_dino() -> None:
     np.testing.assert_allclose(
         run(lowered, oracle, "discriminator.forward", x)[0], scores.numpy(), rtol=1e-6, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_discriminator_sees_parts_of_images(adaptive: bool) -> None:
+    """Of 16 by 16 pixels, 8 by 8 at a place of their own in each image, or all of them made smaller."""
+    sizes = "width: 8, depth: 3, heads: 2, patch: 4, side: 2, levels: [0, 1], kernel: 3"
+    small = f"networks.discriminator={{kind: feature_discriminator, {sizes}, crops: 0.5, frozen_weights: ['vision.*']}}"
+    loss = f"objective={{kind: adversarial_autoencoding, adaptive: {str(adaptive).lower()}, loss: logistic}}"
+    lowered, oracle = loaded("vqgan_taming", [*TINY, small, loss])
+    rng = np.random.default_rng(1)
+    x, u = rng.uniform(-1, 1, (3, 3, 16, 16)), np.array([[0.4, 0.99, 0.0], [0.6, 0.5, 0.5], [0.1, 0.5, 0.2]])
+
+    weights = {n[14:]: torch.tensor(a) for n, a in oracle.params.items() if n.startswith("discriminator.")}
+    (found,) = run(lowered, oracle, "discriminator.forward", x, u)
+    resized = F.interpolate(torch.from_numpy(x), 8, mode="area").numpy()
+    parts = np.stack([x[0, :, 8:, :8], resized[1], x[2, :, 4:12, 1:9]])
+    with torch.no_grad():
+        wanted = of_dino(weights, torch.tensor(parts)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+    draws = [draw.name for update in lowered.updates for draw in update.draws]
+    assert draws == ["crop_of_made", "crop_of_real", "crop_of_fake"]
+    made = run(lowered, oracle, "main.regularized", x)[0]
+    scores = [run(lowered, oracle, "discriminator.forward", of, u)[0] for of in (x, made)]
+    (game,) = oracle.run("loss.discriminator", x, u, u)
+    assert game == pytest.approx((softplus(-scores[0]).mean() + softplus(scores[1]).mean()) / 2)
+    fooled = oracle.run("loss.autoencoder", x, u)[3]
+    assert fooled == pytest.approx(-scores[1].mean())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("networks.discriminator.crops=0.5", "nothing to crop: 16 by 16 is not more than 16 pixels"),
+        ("objective.terms=[gradient_penalty]", "differentiates scores of whole images"),
+        ("objective={kind: adversarial, terms: [hinge]}", "scores how much a sample looks like data"),
+    ],
+)
+def test_parts_that_cannot_be_seen(change: str, message: str) -> None:
+    side = 4 if "crops" in change else 2
+    small = (
+        f"networks.discriminator={{kind: feature_discriminator, width: 8, depth: 1, heads: 2, patch: 4, side: {side}, "
+    )
+    with pytest.raises(DiagnosticError, match=message):
+        load_spec("vqgan_taming", None, [*TINY, f"{small}levels: [0], kernel: 3, crops: 0.5}}", change])
 
 
 @pytest.mark.parametrize("term", ["hinge", "auxiliary_classifier"])

@@ -190,6 +190,10 @@ def test_the_whole_tokenizer_is_what_its_authors_wrote(tmp_path: Path) -> None:
     bare = {name: array for name, array in theirs.items() if "backbone" not in name}
     out = api.run_method(SPEC, weights(bare, tmp_path), {"z": tokens.numpy()}, "oracle", method="decode", **sizes)
     assert error(next(iter(out.values())), made.numpy()) < 1e-5
+    sizes["overrides"] = [*TINY, "backbone.decoded=12"]  # as figures are of them
+    out = api.run_method(SPEC, weights(bare, tmp_path), {"z": tokens.numpy()}, "oracle", method="decode", **sizes)
+    scaled = torch.nn.functional.interpolate(made, size=(12, 12), mode="bicubic")
+    assert error(next(iter(out.values())), scaled.numpy()) < 1e-5
 
 
 def test_dinov2_is_read_from_its_own_file(tmp_path: Path) -> None:

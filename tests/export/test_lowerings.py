@@ -234,7 +234,9 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         ((f32(5, 3, 2), f32(5 if axis == 0 else 3)), op("weight_norm", axis=axis, output_std=1.0), 0.1, 2)
         for axis in (0, 1)
     ],
-    "resize": [((f32(B, 2, 3, 4),), op("resize", size=(2, 5), mode=mode), -2, 2) for mode in ("area", "bicubic")],
+    "resize": [
+        ((f32(B, 2, 3, 4),), op("resize", size=(2, 5), mode=mode), -2, 2) for mode in ("area", "antialiased", "bicubic")
+    ],
     "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
     **{
         name: [

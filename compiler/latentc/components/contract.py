@@ -62,6 +62,7 @@ Capability = Literal[
     "generate",
     "generate_by_style",
     "discriminate",
+    "discriminate_crops",
     "compare",
     "classify",
     "see",
@@ -105,6 +106,7 @@ CAPABILITIES: dict[Capability, str] = {
     "generate": "turns noise into a sample",
     "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
+    "discriminate_crops": "scores how much a sample, or a part of it that is drawn, looks like data",
     "compare": "tells how different two samples look",
     "classify": "predicts the class of a noisy sample at its time",
     "see": "gives the features that it sees in a sample",
@@ -190,6 +192,8 @@ generate_by_style
               `synthesize_const` (state) -> output
 discriminate  `forward` (state, conditions) -> output; if the objective asks for it `averages` (states: scores of data
               and samples) -> output, output: averages f32[1] of earlier scores of each
+discriminate_crops
+              as `discriminate`; `forward` also takes noise of the port's `distribution`
 compare       `forward` (state, state) -> output: the distance f32[B]
 classify      `forward` (state, time unless it classifies data as it is, conditions) -> logits over classes
 see           `see` (state) -> output: features f32[B, F, ...], perhaps at positions

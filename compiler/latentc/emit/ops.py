@@ -139,7 +139,10 @@ def _group_norm(p: Printer, n: Node) -> Text:
 def _resize(p: Printer, n: Node) -> Text:
     size = n.attrs["size"]
     whole = size if isinstance(size, tuple | list) else (size, size)
-    return call("F.interpolate", [p.arg(n.inputs[0])], size=per_axis(p.size, whole), mode=Text(f'"{n.attrs["mode"]}"'))
+    mode = n.attrs["mode"]
+    how = {"mode": '"bilinear"', "antialias": "True"} if mode == "antialiased" else {"mode": f'"{mode}"'}
+    texts = {name: Text(value) for name, value in how.items()}
+    return call("F.interpolate", [p.arg(n.inputs[0])], size=per_axis(p.size, whole), **texts)
 
 
 def _pool(function: str) -> Row:

@@ -9,12 +9,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.layers import batch_norm
 from latentc.components.parts import dense
 from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.ops.image import resizing
 
 if TYPE_CHECKING:
     from latentc.components.networks.query_autoencoder import QueryAutoencoder
@@ -143,23 +142,16 @@ def filled_up(b: Builder, x: Var, frames: int, by: Literal["last", "nearest"]) -
 
 
 def as_many(b: Builder, name: str, x: Var, count: Any, by: Literal["resized", "mixed"]) -> Var:
-    """Tokens x [B, T, D] of a square as `count` ones [B, N, D], resized by linear interpolation or by a matrix."""
+    """Tokens x [B, T, D] of a square as `count` ones [B, N, D], resized by interpolation or by a matrix."""
     batch, tokens, width = x.shape
     if by == "mixed":
         matrix = b.param(f"{name}.weight", f32(tokens, count), "xavier_uniform")
         return b.matmul(b.transpose(matrix, perm=(1, 0)), x, out="x")  # type: ignore[no-any-return]
     side, wanted = math.isqrt(tokens), math.isqrt(count)
-    matrix = b.constant(linear_matrix(side, wanted), out="resizing")
+    matrix = b.constant(resizing(side, wanted, "antialiased"), out="resizing")
     x = b.matmul(matrix, b.reshape(x, shape=(batch, side, side * width)), out="rows")
     x = b.matmul(matrix, b.reshape(x, shape=(batch, wanted, side, width)), out="cells")
     return b.reshape(x, shape=(batch, count, width), out="x")  # type: ignore[no-any-return]
-
-
-def linear_matrix(side: int, wanted: int) -> np.ndarray[Any, Any]:
-    """f64[wanted, side]: linear interpolation of numbers in a row, antialiased if they become fewer, as in JAX."""
-    centres = (np.arange(wanted) + 0.5) * side / wanted - 0.5
-    weights = np.maximum(1 - np.abs(centres[:, None] - np.arange(side)) / max(side / wanted, 1.0), 0.0)
-    return weights / weights.sum(1, keepdims=True)  # type: ignore[no-any-return]
 
 
 __all__ = [

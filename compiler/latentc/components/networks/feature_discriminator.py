@@ -49,8 +49,15 @@ class FeatureDiscriminator(Backbone):
     levels: tuple[Index, ...] = Field(
         (2, 5, 8, 11), min_length=1, max_length=64, description="blocks whose outputs heads read, from 0, ascending"
     )
+    crops: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability of seeing a part of a larger image, drawn at random, in place of the resized image "
+        "(VFMTok: 0.5, there of a whole batch at once)",
+    )
     kernel: int = Field(9, gt=0, le=255, description="patches that a head's second convolution reaches, odd")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate", "discriminate_crops"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "feature_discriminator",
@@ -63,6 +70,9 @@ class FeatureDiscriminator(Backbone):
         "kernel": 3,
     }
 
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        return self.PROVIDES - {"discriminate" if self.crops else "discriminate_crops"}
+
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("score",)
 
@@ -70,6 +80,11 @@ class FeatureDiscriminator(Backbone):
         shape = spec.data.shape
         if shape is None or len(shape) != 3 or shape[0] != 3:
             yield Problem((), f"a {self.kind} takes images of 3 channels, but the data has {spec.data.words}")
+        elif self.crops and min(shape[1:]) <= self.side * self.patch:
+            message = (
+                f"there is nothing to crop: {shape[1]} by {shape[2]} is not more than {self.side * self.patch} pixels"
+            )
+            yield Problem(("crops",), message, "leave it out, or use larger images")
         if self.width % self.heads:
             yield Problem(("heads",), f"{self.heads} heads do not divide a width of {self.width}")
         if list(self.levels) != sorted(set(self.levels)):
@@ -85,9 +100,10 @@ class FeatureDiscriminator(Backbone):
         assert spec.data.shape is not None
         x = Port("x", f32(B, *spec.data.shape), "state")
         static = {"width": self.width}
-        forward = add_method(mb, name, "forward", _forward(self), [x], static)
+        crop = [Port("crop", f32(B, 3), "noise", distribution="uniform")] if self.crops else []
+        forward = add_method(mb, name, "forward", _forward(self), [x, *crop], static)
         methods = with_averages(mb, name, spec, "FeatureDiscriminator", forward, static)
-        return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
+        return Network(name, methods, self.provides(spec), sizes={"depth": self.depth})
 
 
 @cache
@@ -95,18 +111,37 @@ def _forward(config: FeatureDiscriminator) -> BlockBody:
     vision, head = _vision(config), _head(config.kernel)
 
     @module_class("FeatureDiscriminator", x="B 3 H W")
-    def forward(b: Builder, x: Var, *, width: int) -> Var:
+    def forward(b: Builder, x: Var, *crop: Var, width: int) -> Var:
         """A score for each patch at each depth of images x [B, 3, H, W] in [-1, 1]."""
-        size = config.side * config.patch
+        size, whole = config.side * config.patch, x
         if tuple(map(int, x.shape[2:])) != (size, size):
             mode = "area" if int(x.shape[2]) > size else "bicubic"
             x = b.resize(x, size=(size, size), mode=mode, out="x")
+        if crop:
+            x = _cropped(b, whole, x, crop[0], config.crops)
         names = " ".join(f"level_{i}" for i in range(len(config.levels) + 1))
         seen = b.sub("vision", vision, x, out=names, width=width, heads=config.heads, hidden=RATIO * config.width)
         scores = [b.sub(f"heads.{i}", head, h, out="scores", width=width) for i, h in enumerate(seen)]
         return b.concat(*scores, axis=1, out="score")  # type: ignore[no-any-return]
 
     return forward
+
+
+def _cropped(b: Builder, x: Var, resized: Var, u: Var, share: float) -> Var:
+    """A part of each of images x that is as large as the `resized` ones, or the resized image.
+
+    u f32[B, 3], uniform in [0, 1): whether it is a part, and where the first of its rows and columns is.
+    """
+    batch, size = x.shape[0], int(resized.shape[2])
+    which, *firsts = b.split(u, axis=1, sizes=(1, 1, 1), out="which row column")
+    picks = []
+    for first, length in zip(firsts, x.shape[2:], strict=True):
+        first = b.cast(b.mul(first, float(int(length) - size + 1)), to="i64", out="first")
+        place = b.reshape(b.add(first, b.reshape(b.arange(size), shape=(1, size))), shape=(batch, 1, size, 1))
+        picks.append(b.cast(b.equal(place, b.reshape(b.arange(int(length)), shape=(1, 1, 1, length))), to="f32"))
+    rows, columns = picks
+    part = b.matmul(b.matmul(rows, x), b.transpose(columns, perm=(0, 1, 3, 2)), out="part")
+    return b.where(b.less(b.reshape(which, shape=(batch, 1, 1, 1)), share), part, resized, out="x")  # type: ignore[no-any-return]
 
 
 @cache

@@ -101,6 +101,13 @@ class RegionAutoencoder(Backbone):
     block: Block = Field(description="the block that the decoder of features repeats; its mixer is causal")
     registers: int = Field(4, ge=0, le=1_024, description="further learned tokens behind the decoder's queries")
     pixels: Pixels = Field(description="the decoder of images from features")
+    decoded: int | None = Field(
+        None,
+        gt=0,
+        le=65_536,
+        description="side that `decode` scales images to, in pixels, by bicubic interpolation (VFMTok's figures are of "
+        "256); null: as they are",
+    )
     alignment: float = Field(1.0, ge=0, description="weight of 1 - cosine of the decoded features and the true ones")
     weights: Weights = Field("xavier", description="how linear layers start")
     frozen_weights: tuple[str, ...] = Field((VISION,), description="patterns of weights that training leaves alone")
@@ -326,7 +333,8 @@ def _methods(config: RegionAutoencoder) -> dict[str, BlockBody]:
     @module_class("RegionAutoencoder", "decode")
     def decode(b: Builder, z: Var, **static: Any) -> Var:
         """Images [B, 3, H, H] of latents or tokens z of regions."""
-        return image(b, feature_maps(b, bottleneck.latents(b, z, static), static, False), static)
+        x = image(b, feature_maps(b, bottleneck.latents(b, z, static), static, False), static)
+        return x if config.decoded is None else b.resize(x, size=config.decoded, mode="bicubic", out="x")
 
     @module_class("RegionAutoencoder", "decode_features")
     def decode_features(b: Builder, z: Var, **static: Any) -> tuple[Var, ...]:

@@ -42,6 +42,13 @@ class ResnetClassifier(Backbone):
     normalise: bool = Field(
         False, description="x from -1 to 1 is first given ImageNet's mean and deviation, as pretrained weights expect"
     )
+    image: int | None = Field(
+        None,
+        gt=0,
+        le=65_536,
+        description="side that images are scaled to first, in pixels, bilinear and antialiased (MaskBit: 224); null: "
+        "they are as they are",
+    )
     conditions: tuple[str, ...] | None = Field((), description="none: the class is what it predicts")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify", "see"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -91,6 +98,8 @@ def _network(config: ResnetClassifier, sees: bool = False) -> BlockBody:
     @module_class("ResNet", "see" if sees else "forward", x="B C H W")
     def forward(b: Builder, x: Var, *, width: int, classes: int, **static: Any) -> Var:
         """Logits of the classes of x, or the features of its last level."""
+        if config.image is not None:
+            x = b.resize(x, size=config.image, mode="antialiased", out="x")
         if config.normalise:
             x = standardised(b, x)
         adapted = {"rank": static["rank"]} if config.adapter is not None else {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.contract import Draw, Network, Update
+from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objectives._common import noise_inputs, step_of, told_step
 from latentc.components.objectives._reconstruction import PERCEPTUAL, PIXELS, Reconstruction
@@ -78,6 +78,11 @@ class AgainstDiscriminator(Reconstruction):
     def score_decay(self) -> float | None:
         return score_decay(self.terms)
 
+    def opposes(self, spec: Spec) -> Need:
+        """What the network `discriminator` must be able to do."""
+        provided = getattr(spec.networks.get(DISCRIMINATOR), "provides", lambda _: ())(spec)
+        return Need(DISCRIMINATOR, "discriminate_crops" if "discriminate_crops" in provided else "discriminate")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.label_noise and self.loss == "hinge":
             yield Problem(("label_noise",), "the hinge loss has no labels", "set `loss: logistic`")
@@ -85,6 +90,11 @@ class AgainstDiscriminator(Reconstruction):
             if term.REACHES_GENERATOR or term.READS != ("score",):
                 message = f"`{term.kind}` is no term of the discriminator's scores alone"
                 yield Problem(("terms", i), message, "use `lecam` or `gradient_penalty`")
+            elif term.DIFFERENTIATES and self.opposes(spec).capability == "discriminate_crops":
+                message = (
+                    f"`{term.kind}` differentiates scores of whole images, and the discriminator draws parts of them"
+                )
+                yield Problem(("terms", i), message, "leave `crops` out of the discriminator")
 
     def discriminator_update(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Update:
         """Adds the loss of the discriminator."""
@@ -97,7 +107,9 @@ class AgainstDiscriminator(Reconstruction):
         made, _ = call(b, main, "regularized", {}, state=x, noise=noise, **factor, out="made penalty")
         real, fake = Side(x, {}), Side(b.stop_gradient(made, out="made"), {})
         for side, out in ((real, "real"), (fake, "fake")):
-            side.outputs["score"] = call(b, discriminator, "forward", {}, state=side.images, out=out)
+            drawn, of_side = seen_parts(b, discriminator, out)
+            side.outputs["score"] = call(b, discriminator, "forward", {}, state=side.images, noise=drawn, out=out)
+            draws += of_side
         round = Round(b, discriminator, fake, real)
         both = [mean(b, cost, name) for cost, name in zip(self._game.costs(round), ("of_real", "of_fake"), strict=True)]
         game = b.mul(both[0] + both[1], 0.5, out=self._game.kind if self.terms else "loss")
@@ -107,12 +119,12 @@ class AgainstDiscriminator(Reconstruction):
         b.finish(f"The {self.loss} loss of the discriminator.")
         mb.entries["loss.discriminator"] = "loss.discriminator"
         metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in shown)
-        drawn = {draw.name: draw for term in (self._game, *self.terms) for draw in term.draws()}
+        of_terms_drawn = {draw.name: draw for term in (self._game, *self.terms) for draw in term.draws()}
         return Update(
             "loss.discriminator",
             (DISCRIMINATOR,),
             ("x",),
-            (*draws, *drawn.values()),
+            (*draws, *of_terms_drawn.values()),
             metrics,
             DISCRIMINATOR,
             start=self.start,
@@ -129,10 +141,11 @@ class AgainstDiscriminator(Reconstruction):
         return b.finish("The error of reconstruction, and the perceptual distance.")
 
     def score(self, mb: ModuleBuilder, discriminator: Network) -> str:
-        """A function made -> how far the discriminator is from taking it for data, f32[]."""
+        """A function made, noise of the discriminator -> how far it is from taking it for data, f32[]."""
         b = mb.function("adversarial_error")
         made = b.input("made", discriminator.methods["forward"].input("state").type)
-        score = call(b, discriminator, "forward", {}, state=made, out="score")
+        drawn, _ = seen_parts(b, discriminator, "made")
+        score = call(b, discriminator, "forward", {}, state=made, noise=drawn, out="score")
         far = b.neg(score, out="far")
         b.output(mean(b, far if self.generator == "linear" else b.softplus(far), "fooled"))
         return b.finish("The adversarial error of what the autoencoder made.")
@@ -157,4 +170,11 @@ def given_samples(b: Builder, main: Network, method: str) -> tuple[Var, list[Var
     return b.input("x", of.input("state").type), *noise_inputs(b, of)
 
 
-__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "AgainstDiscriminator", "given_samples", "mean"]
+def seen_parts(b: Builder, discriminator: Network, side: str) -> tuple[list[Var], tuple[Draw, ...]]:
+    """Adds the noise of a discriminator as inputs `NAME_of_SIDE`, and how they are drawn; none of most."""
+    ports = discriminator.methods["forward"].inputs_of("noise")
+    draws = tuple(Draw(f"{p.name}_of_{side}", p.distribution) for p in ports if p.distribution is not None)
+    return [b.input(draw.name, port.type) for draw, port in zip(draws, ports, strict=True)], draws
+
+
+__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "AgainstDiscriminator", "given_samples", "mean", "seen_parts"]

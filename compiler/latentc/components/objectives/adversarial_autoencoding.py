@@ -16,6 +16,7 @@ from latentc.components.objectives._against_discriminator import (
     DISCRIMINATOR,
     AgainstDiscriminator,
     given_samples,
+    seen_parts,
 )
 from latentc.components.objectives._common import step_of, told_step
 from latentc.components.parts import Problem
@@ -58,7 +59,7 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         return self.entropy_boost > 0
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "autoencode"), Need(DISCRIMINATOR, "discriminate"), *self.compares(spec))
+        return (Need("main", "autoencode"), self.opposes(spec), *self.compares(spec))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
@@ -85,6 +86,7 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         error, score = self.error(mb, networks), self.score(mb, discriminator)
         b = mb.function("loss.autoencoder")
         x, noise, draws = given_samples(b, main, "regularized")
+        drawn, of_parts = seen_parts(b, discriminator, "made")
         factor = told_step(b, main.methods["regularized"])
         if self.anneals:
             left = 1.0 - b.cast(step_of(b), to="f32") * (1 / self.entropy_steps)
@@ -93,13 +95,13 @@ class AdversarialAutoencoding(AgainstDiscriminator):
             names, method = "made features penalty", "regularized_features"
             made, features, penalty = call(b, main, method, {}, state=x, noise=noise, **factor, out=names)
             nll, to_nll = b.gradient(error, "", [made, x], out="error to_error")
-            fooled, to_score = b.gradient(score, "", [made], out="fooled to_score")
+            fooled, to_score = b.gradient(score, "", [made, *drawn], out="fooled to_score")
             ratio = b.div(_gradient_norm(b, to_nll, features), _gradient_norm(b, to_score, features) + EPS)
             weight = b.clamp(ratio, low=0.0, high=MOST) * self.adversarial
             weight = b.stop_gradient(self.started(b, weight), out="weight")
         else:
             made, penalty = call(b, main, "regularized", {}, state=x, noise=noise, **factor, out="made penalty")
-            nll, fooled = b.call(error, "", made, x, out="error"), b.call(score, "", made, out="fooled")
+            nll, fooled = b.call(error, "", made, x, out="error"), b.call(score, "", made, *drawn, out="fooled")
             weight = self.started(b, self.adversarial)
         of_codes = b.mean(penalty, axes=(0,), keepdims=False, out="of_codes")
         loss = b.add(nll + fooled * weight, of_codes * self.penalty, out="loss")
@@ -108,7 +110,7 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         b.output(*shown.values())
         b.finish("What the autoencoder minimises: the error, the penalty and the weighted adversarial term.")
         metrics = tuple(f"autoencoder/{name}" for name in shown)
-        return Update("loss.autoencoder", ("main",), ("x",), draws, metrics, "autoencoder")
+        return Update("loss.autoencoder", ("main",), ("x",), (*draws, *of_parts), metrics, "autoencoder")
 
 
 def _gradient_norm(b: Builder, to: Var, features: Var) -> Var:

@@ -14,6 +14,7 @@ from latentc.components.objectives._against_discriminator import (
     DISCRIMINATOR,
     AgainstDiscriminator,
     given_samples,
+    seen_parts,
 )
 from latentc.components.objectives._common import step_of
 from latentc.components.parts import Fraction, Problem
@@ -53,7 +54,7 @@ class PriorAutoencoding(AgainstDiscriminator):
         return ("main", "prior", *((DISCRIMINATOR,) if DISCRIMINATOR in spec.networks else ()))
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        opposed = (Need(DISCRIMINATOR, "discriminate"),) if DISCRIMINATOR in spec.networks else ()
+        opposed = (self.opposes(spec),) if DISCRIMINATOR in spec.networks else ()
         return (Need("main", "code_sequence"), Need("prior", "next_vector"), *opposed, *self.compares(spec))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -85,7 +86,9 @@ class PriorAutoencoding(AgainstDiscriminator):
         total = b.add(b.add(error, penalty * self.penalty), predicted * self.weight, out="loss")
         shown = {"loss": total, "reconstruction": error, "penalty": penalty, "prior": predicted}
         if opposed:
-            shown["adversarial"] = fooled = b.call(score, "", made, out="fooled")
+            drawn, of_parts = seen_parts(b, networks[DISCRIMINATOR], "made")
+            draws += of_parts
+            shown["adversarial"] = fooled = b.call(score, "", made, *drawn, out="fooled")
             shown["loss"] = b.add(total, fooled * self.started(b, self.adversarial), out="loss")
         b.output(*shown.values())
         loss = b.finish("The loss, the error, the penalty on the codes, the prior's cross-entropy.")

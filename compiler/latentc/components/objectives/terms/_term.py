@@ -58,6 +58,8 @@ class Term(Part):
     """The outputs of the discriminator that it reads."""
     CLASSIFIES: ClassVar[bool] = False
     """Whether it needs the class of each image."""
+    DIFFERENTIATES: ClassVar[bool] = False
+    """Whether it reads derivatives of the discriminator by images, rather than its outputs alone."""
     REACHES_GENERATOR: ClassVar[bool] = True
     """Whether it contributes to the generator's loss."""
 

@@ -28,6 +28,7 @@ class GradientPenalty(Term):
         "interpolated", description="images: uniformly between data and samples, data, or samples"
     )
     target: float = Field(1.0, ge=0, description="norm that gradients shall have")
+    DIFFERENTIATES: ClassVar[bool] = True
     REACHES_GENERATOR: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gradient_penalty"}
 
