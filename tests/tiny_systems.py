@@ -314,7 +314,8 @@ SYSTEMS: dict[str, Tiny] = {
     "class_prefix_bart": Tiny(
         "class_prefix_bart",
         (
-            *(*TEXTS, "conditioning.source={kind: masked_text, mask: 1, end: 11, shape: span}"),
+            *(*TEXTS, "data.fields.tokens_starts={shape: [6]}"),
+            "conditioning.source={kind: masked_text, mask: 1, end: 11, shape: span, starts: tokens_starts}",
             *under("networks.main", (*BLOCKS[:2], "encoder_depth=1", "decoder_depth=1", "context=16", NAMED)),
             *under("networks.main", ("start=11", "source_start=0")),
         ),

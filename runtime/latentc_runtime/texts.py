@@ -52,6 +52,19 @@ def text_from_tokens(tokens: Sequence[int], field: Field) -> str:
     return " ".join(map(str, tokens))
 
 
+def word_starts(tokens: Sequence[int], field: Field) -> list[bool]:
+    """Whether each token begins a word: it starts with a space, or names no character. Raises ValueError.
+
+    Of a tokenizer whose tokens do not say so, every token does.
+    """
+    if tokenizer := field.get("tokenizer"):
+        starts = _starts(tokenizer)
+        return [token not in starts or starts[token] for token in tokens]
+    if alphabet := field.get("alphabet"):
+        return [alphabet[token].isspace() for token in tokens]
+    return [not _bytes(field) or token > 255 or bytes([token]).isspace() for token in tokens]
+
+
 def _bytes(field: Field) -> bool:
     """Whether tokens are bytes; if 256 ends texts, those from it on stand for no byte."""
     return bool(field["classes"] <= 256 or field.get("end") == 256)
@@ -84,3 +97,18 @@ def _tokenizer(file: str) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+@cache
+def _starts(file: str) -> dict[int, bool]:
+    """Whether a token of a tokenizer.json begins a word, but for those that were added to it. Raises ValueError."""
+    tokenizer = _tokenizer(file)
+    tokens: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
+    if type(tokenizer.model).__name__ == "WordPiece":
+        prefix = tokenizer.model.continuing_subword_prefix
+        found = {number: not token.startswith(prefix) for token, number in tokens.items()}
+    else:
+        spaces = ("\u0120", "\u2581")  # for a space: of tokens of bytes, and of SentencePiece
+        found = {number: token.startswith(spaces) for token, number in tokens.items()}
+    added = set(tokenizer.get_added_tokens_decoder())
+    return {number: starts or number in added for number, starts in found.items()} if any(found.values()) else {}

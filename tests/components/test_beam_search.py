@@ -64,6 +64,7 @@ def test_the_text_is_that_of_fairseq(
     weights = random_weights(parameters(lowered.module, lowered.module.entries["main.forward"]), rng, 0.7)
     weights |= {path: array + 1 for path, array in weights.items() if "norm" in path and path.endswith(".weight")}
     given = {"y": np.array([0, 1, 1]), "source_hidden": np.array([[0.1], [0.9], [0.4]])}
+    given["source_starts"] = np.ones((3, LENGTH))
     given["source"] = np.array([[4, 5, 6, 7, END, END], [8, 2, 9, 3, 10, END], [5, *[END] * 5]])
     program = lowered.programs[0]
     inputs = [value.name for value in lowered.module.entry(program.entry).inputs]

@@ -6,7 +6,7 @@ import numpy as np
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.components.kit.texts import hidden_words, without_span
+from latentc.components.kit.texts import hidden_words, without_span, without_words
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -28,6 +28,27 @@ def test_a_share_of_each_text_is_hidden() -> None:
     for row, length, count in ((0, 5, 3), (1, 2, 1), (2, 0, 0)):  # 2.5 is rounded up
         assert np.flatnonzero(hidden[row]).tolist() == sorted(np.argsort(u[row, :length])[:count].tolist())
     assert shorter.tolist() == [[1, 2, 8, 9, 9, 9, 9, 9], [8, 2, 9, 9, 9, 9, 9, 9], [8, *[9] * 7]]
+
+
+def test_whole_words_are_hidden() -> None:
+    """As BARTDenoisingDataset of the authors of class-prefixed BART hides them: a mask per word, or one per span."""
+    texts = np.array([[1, 2, 3, 4, 5, 6, 9, 9], [1, 2, 3, 9, 9, 9, 9, 9], [9] * 8])
+    starts = np.array([[0, 0, 1, 1, 0, 1, 0, 0], [1, 0, 0, 1, 1, 0, 0, 0], [0] * 8])  # words 12, 3, 45 and 6; 123
+    u = np.array([[0.9, 0.1, 0.2, 0.8, 0, 0, 0, 0], [0.5] * 8, [0.5] * 8])
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    x, s, v, w = b.input("x", i64(B, 8)), b.input("s", f32(B, 8)), b.input("v", f32(B, 8)), b.input("w", f32(B, 1))
+    hidden = hidden_words(b, x, v, 0.4, END, s)
+    b.output(hidden, without_words(b, x, v, 0.4, END, MASK, s), without_span(b, x, w, 0.4, END, MASK, s))
+    mb.entries["f"] = b.finish()
+    oracle = Interpreter(mb.finish())
+    hidden, words, span = oracle.run("f", texts, starts, u, np.array([[0.4], [0.9], [0.5]]))
+    # Of 4 words 2 (1.6 rounded), of a text of one all.
+    assert hidden.tolist() == [[0, 0, 1, 1, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0], [0] * 8]
+    assert words.tolist() == [[1, 2, 8, 8, 6, 9, 9, 9], [8, 9, 9, 9, 9, 9, 9, 9], [9] * 8]
+    assert span.tolist() == [[1, 2, 8, 6, 9, 9, 9, 9], [8, 9, 9, 9, 9, 9, 9, 9], [8, *[9] * 7]]
+    (_, _, last) = oracle.run("f", texts, starts, u, np.array([[0.99], [0.9], [0.5]]))
+    assert last[0].tolist() == [1, 2, 3, 8, 9, 9, 9, 9]
 
 
 def test_the_loss_is_of_what_is_hidden() -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from latentc.datasets import class_names, open_dataset
+from latentc_runtime import texts
 from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.manifest import Output
 from latentc_runtime.media import encoded
 from latentc_runtime.sources import Condition
-from latentc_runtime.texts import sample_from_text, text_from_tokens, tokens_from_text
+from latentc_runtime.texts import sample_from_text, text_from_tokens, tokens_from_text, word_starts
 
 LETTERS = {"classes": 4, "alphabet": "ab .", "end": 3}
 
@@ -34,6 +35,23 @@ def test_texts_end_and_are_filled_up() -> None:
         tokens_from_text("ab", {"classes": 50_000}, 3)
     with pytest.raises(ValueError, match="outside 0 to 3"):
         text_from_tokens([4], LETTERS)
+
+
+def test_words_begin_with_a_space_or_without_a_mark(tmp_path: Path) -> None:
+    assert word_starts([97, 32, 98, 256], {"classes": 257, "end": 256}) == [False, True, False, True]
+    assert word_starts([3, 4], {"classes": 50_000}) == [True, True]
+    tokenizers = pytest.importorskip("tokenizers")
+    models, file = tokenizers.models, str(tmp_path / "tokenizer.json")
+    for model, wanted in (
+        (models.WordPiece({"a": 0, "##b": 1, "b": 2}), [True, False, True, True]),
+        (models.BPE({"\u0120a": 0, "b": 1, "\u0120": 2}, []), [True, False, True, True]),
+        (models.WordLevel({"a": 0, "b": 1, "c": 2}), [True, True, True, True]),
+    ):
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.add_special_tokens(["<mask>"])
+        tokenizer.save(file)
+        texts._tokenizer.cache_clear(), texts._starts.cache_clear()
+        assert word_starts([0, 1, 2, 3], {"classes": 4, "tokenizer": file}) == wanted
 
 
 def test_a_request_gives_text() -> None:
@@ -69,12 +87,14 @@ def table(path: Path, **fields: Any) -> dict[str, Any]:
 
 def test_tables_of_text_and_numbers(tmp_path: Path) -> None:
     file = tmp_path / "train.tsv"
-    file.write_text("label\ttext\tx_0\tx_1\npos\tab\t1\t2.5\nneg\tb\t3\t4\n")
+    file.write_text("label\ttext\tx_0\tx_1\npos\ta b\t1\t2.5\nneg\tb\t3\t4\n")
     numbers = {"shape": [2], "dtype": "f32", "medium": "array", "axes": ["axis_0"]}
-    settings = table(file, tokens=FIELD, y=LABEL, x=numbers)
+    starts = {"shape": [4], "dtype": "f32", "medium": "array", "axes": ["axis_0"]}
+    settings = table(file, tokens=FIELD, tokens_starts=starts, y=LABEL, x=numbers)
     assert class_names(settings) == ["neg", "pos"]
     rows = open_dataset(settings).rows(np.arange(2))
-    assert rows["tokens"].tolist() == [[0, 1, 3, 3], [1, 3, 3, 3]]
+    assert rows["tokens"].tolist() == [[0, 2, 1, 3], [1, 3, 3, 3]]
+    assert rows["tokens_starts"].tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]  # a space begins a word
     assert rows["y"].tolist() == [1, 0] and rows["x"].tolist() == [[1, 2.5], [3, 4]]
 
     lines = tmp_path / "train.jsonl"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentc.datasets.arrays import DTYPES, Array, Arrays, reading
-from latentc_runtime.texts import sample_from_text, tokens_from_text
+from latentc_runtime.texts import sample_from_text, tokens_from_text, word_starts
 
 USUAL = {"tokens": ("text",), "y": ("label",)}
 Rows = list[dict[str, Any]]
@@ -21,12 +21,14 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     names = class_names(settings)
     arrays: dict[str, Array] = {}
     for name, field in fields.items():
-        text = name.removesuffix("_mask")
-        if text != name and field["dtype"] == "bool" and fields.get(text, {}).get("medium") == "text":
+        if any(_of_text(name, field, fields, *kind) for kind in (("_mask", "bool"), ("_starts", "f32"))):
             continue  # said by the text itself
         values = [_cells(row, name, settings["keys"], field, file) for row in rows]
         if field["medium"] == "text":
             arrays |= _texts(name, values, field, masked=f"{name}_mask" in fields)
+            if f"{name}_starts" in fields:
+                starts = [word_starts(tokens, field) for tokens in arrays[name].tolist()]
+                arrays[f"{name}_starts"] = np.array(starts, np.float32)
         elif name == "y" and names:
             arrays[name] = np.array([_class(value[0], names) for value in values], np.int64)
         else:
@@ -36,6 +38,11 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
                 raise ValueError(f"column `{name}` of {file} holds numbers that are not finite")
             arrays[name] = array.astype(DTYPES[field["dtype"]])
     return Arrays(arrays, fields)
+
+
+def _of_text(name: str, field: dict[str, Any], fields: dict[str, Any], suffix: str, dtype: str) -> bool:
+    text = name.removesuffix(suffix)
+    return text != name and field["dtype"] == dtype and fields.get(text, {}).get("medium") == "text"
 
 
 def read_rows(file: Path) -> Rows:

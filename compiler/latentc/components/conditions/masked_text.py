@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Draw, Port
-from latentc.components.kit.texts import counted, hidden_words, without_span
+from latentc.components.kit.texts import counted, problems_of_starts, without_span, without_words
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 class MaskedText(Condition):
     """A text of which a share is hidden at random, in training and in programs (BART, Lewis et al. 2020).
 
-    Training hides it in the sample itself; a request gives a text, which may hold masks already. As a network takes it:
-    tokens i64[B, T], and a mask of those up to the one that ends the text.
+    Training hides it in the sample itself; a request gives a text, which may hold masks already, and may say which of
+    its tokens begin words. As a network takes it: tokens i64[B, T], and a mask of those up to the one that ends the
+    text.
     """
 
     kind: Literal["masked_text"]
     mask: int = Field(ge=0, le=16_777_215, description="token that stands for what is hidden")
     share: float = Field(
-        0.4, ge=0, le=1, description="share of the tokens that is hidden, rounded, at least one; 0: only given masks"
+        0.4, ge=0, le=1, description="share of the words that is hidden, rounded up, at least one; 0: only given masks"
     )
     end: int | None = Field(
         None,
@@ -39,7 +40,11 @@ class MaskedText(Condition):
         description="token that ends a text, as the field says; null: none",
     )
     shape: Literal["words", "span"] = Field(
-        "words", description="tokens drawn one by one, each replaced by a mask, or one span, replaced by a single mask"
+        "words",
+        description="words drawn one by one, each replaced by a mask, or a row of words, replaced by a single mask",
+    )
+    starts: str | None = Field(
+        None, description="data field that is 1 for tokens that begin a word, and else 0; null: every token is a word"
     )
     field: None = Field(None, description="it is made of the sample")
     dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
@@ -58,6 +63,10 @@ class MaskedText(Condition):
             end = spec.data.modelled.end
             message = f"`end` is {self.end}, and texts of the data end with {end}"
             yield Problem(("end",), message, "say the same in both places")
+        yield from problems_of_starts(self.starts, spec)
+        if self.starts is not None and self.end is None:
+            message = "with hidden words of several tokens a text gets shorter, and none says where it ends"
+            yield Problem(("starts",), message, "set `data.fields.tokens.end` and `end`")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         length, vocabulary = _sizes(spec)
@@ -72,17 +81,17 @@ class MaskedText(Condition):
         key = f"{name}_hidden"
         drawn = f32(B, length if self.shape == "words" else 1)
         source = RandomSource("uniform", key)
-        return given, GivenInput(key, drawn, "", name, drawn=(Draw(key, "uniform"), drawn), random=source)
+        found = (given, GivenInput(key, drawn, "", name, drawn=(Draw(key, "uniform"), drawn), random=source))
+        if self.starts is None:
+            return found
+        return *found, GivenInput(f"{name}_starts", f32(B, length), self.starts, f"{name}_starts")
 
     def operands(self, b: Builder, name: str, given: tuple[Var, ...], networks: Any) -> tuple[Var, ...]:
         text, *where = given
+        if where:
+            hide = without_words if self.shape == "words" else without_span
+            text = hide(b, text, where[0], self.share, self.end, self.mask, *where[1:])
         counts = counted(b, text, self.end)
-        if where and self.shape == "words":
-            hidden = hidden_words(b, text, where[0], self.share, self.end)
-            text = b.where(hidden, b.scalar(self.mask, text), text, out=name)
-        elif where:
-            text = without_span(b, text, where[0], self.share, self.end, self.mask)
-            counts = counted(b, text, self.end)
         if counts is None:
             counts = b.full(text, shape=text.shape[1:], value=1.0, dtype="f32", out="counts")
         return text, b.greater(counts, 0.5, out=f"{name}_mask")
@@ -93,7 +102,10 @@ class MaskedText(Condition):
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         length, vocabulary = _sizes(spec)
         field = spec.data.fields["tokens"]
-        return (Requested(name, "tokens", (length,), "i64", field.axes, vocabulary=vocabulary, **field.text),)
+        text = Requested(name, "tokens", (length,), "i64", field.axes, vocabulary=vocabulary, **field.text)
+        if self.starts is None or not self.share:
+            return (text,)
+        return text, Requested(f"{name}_starts", "array", (length,), "f32", field.axes, default=1.0)
 
 
 def _sizes(spec: Spec) -> tuple[int, int]:

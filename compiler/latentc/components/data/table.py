@@ -14,8 +14,8 @@ class Table(Data):
     """Columns of a .csv or .tsv file with a row of names, or keys of a .jsonl file with an object per line.
 
     A field of numbers is one column, or NAME_0, NAME_1, … for several; JSON lists work, too. A label is a number or a
-    name; names are numbered in sorted order. Text becomes tokens, and the field NAME_mask, if there is one, says which
-    of them count. `tokens` may be called `text` in the file, and `y` `label`.
+    name; names are numbered in sorted order. Text becomes tokens; the fields NAME_mask and NAME_starts, if there are
+    any, say which of them count, and which begin a word. `tokens` may be called `text` in the file, and `y` `label`.
     """
 
     kind: Literal["table"]

@@ -1,15 +1,22 @@
-"""Texts of different lengths: which tokens are a text's, and losses of those alone.
+"""Texts of different lengths: which tokens are a text's, losses of those alone, and texts of which words are hidden.
 
 Symbols: B batch, T tokens of a sample, n tokens of a text before the one that ends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from latentc.components.kit.calls import per_sample_mean
 from latentc.components.kit.tokens import rank
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 def counted(b: Builder, tokens: Var, end: int | None) -> Var | None:
@@ -52,27 +59,89 @@ def inside(b: Builder, tokens: Var, end: int | None) -> Var:
     return b.mul(counts, b.op("sub", 1.0, others), out="inside")  # type: ignore[no-any-return]
 
 
-def hidden_count(b: Builder, within: Var, share: float) -> Var:
-    """f32[B, 1]: round(share n), at least 1, of `within` f32[B, T], which is 1 for the n tokens of a text."""
-    length = b.sum(within, axes=(1,), keepdims=True, out="length")
-    return b.maximum(b.floor(length * share + 0.5), 1.0, out="count")  # type: ignore[no-any-return]
+def hidden_count(b: Builder, words: Var, share: float, up: bool = False) -> Var:
+    """f32[B, 1]: share n, rounded (up), at least 1, of `words` f32[B, T], which is 1 for n words of a text."""
+    length = b.sum(words, axes=(1,), keepdims=True, out="length")
+    # Rounded up but for an error of float32.
+    return b.maximum(b.floor(length * share + (0.9999 if up else 0.5)), 1.0, out="count")  # type: ignore[no-any-return]
 
 
-def hidden_words(b: Builder, tokens: Var, u: Var, share: float, end: int | None) -> Var:
-    """bool[B, T]: `hidden_count` of the tokens i64[B, T] of each text, those of the lowest u f32[B, T]."""
+def problems_of_starts(starts: str | None, spec: Spec) -> Iterator[Problem]:
+    """Whether the data field `starts` can say which tokens of the sample begin a word."""
+    tokens = spec.data.tokens
+    if starts is None or tokens is None:
+        return
+    field = spec.data.fields.get(starts)
+    if field is None or field.dtype != "f32" or field.shape != (tokens.length,):
+        message = f"`starts` is a number for each token, and `{starts}` is no such field of the data"
+        yield Problem(("starts",), message, f"add `data.fields.{starts}: {{shape: [{tokens.length}]}}`")
+
+
+def begins(b: Builder, tokens: Var, starts: Var, end: int | None) -> Var:
+    """f32[B, T]: 1 for the tokens i64[B, T] that begin a word, as `starts` f32[B, T] says; a text's first one does."""
+    length = int(tokens.shape[1])
+    first = b.reshape(b.constant(np.arange(length) < 1, out="first"), shape=(1, length))
+    said = b.logical_or(b.greater(starts, 0.5), first)
+    return b.mul(inside(b, tokens, end), b.cast(said, to="f32"), out="begins")  # type: ignore[no-any-return]
+
+
+def hidden_words(
+    b: Builder, tokens: Var, u: Var, share: float, end: int | None, starts: Var | None = None, up: bool = False
+) -> Var:
+    """bool[B, T]: `hidden_count` of the words of each text of tokens i64[B, T], those of the lowest u f32[B, T].
+
+    Words begin where `starts` f32[B, T] is 1; without it every token is one.
+    """
     within = inside(b, tokens, end)
-    order = b.cast(rank(b, b.add(u, (1.0 - within) * 2.0, out="key")), to="f32", out="order")
-    first = b.cast(b.less(order, hidden_count(b, within, share)), to="f32")
+    if starts is None:
+        words = within
+    else:
+        number = b.cumsum(begins(b, tokens, starts, end), axis=1, out="number")
+        count = b.max(number, axes=(1,), keepdims=True)
+        words = b.cast(b.less(b.cast(b.arange(int(tokens.shape[1])), to="f32"), count), to="f32", out="words")
+    order = b.cast(rank(b, b.add(u, (1.0 - words) * 2.0, out="key")), to="f32", out="order")
+    first = b.cast(b.less(order, hidden_count(b, words, share, up)), to="f32")
+    if starts is not None:
+        word = b.cast(b.maximum(number - 1.0, 0.0), to="i64", out="word")
+        first = b.take_along(b.mul(first, words), word, axis=1, out="chosen")
     return b.greater(first * within, 0.5, out="hidden")  # type: ignore[no-any-return]
 
 
-def without_span(b: Builder, tokens: Var, u: Var, share: float, end: int | None, mask: int) -> Var:
-    """i64[B, T]: texts i64[B, T] with `mask` in place of a span of `hidden_count` tokens; u f32[B, 1] says where."""
+def without_words(
+    b: Builder, tokens: Var, u: Var, share: float, end: int | None, mask: int, starts: Var | None = None
+) -> Var:
+    """i64[B, T]: texts i64[B, T] with one `mask` in place of each of `hidden_words`; `end` fills them up."""
+    hidden = hidden_words(b, tokens, u, share, end, starts, up=True)
+    seen = b.where(hidden, b.scalar(mask, tokens), tokens, out="seen")
+    if starts is None:
+        return seen  # type: ignore[no-any-return]
     length = int(tokens.shape[1])
-    within = inside(b, tokens, end)
-    count = hidden_count(b, within, share)
-    starts = b.sum(within, axes=(1,), keepdims=True) - count + 1.0
-    start = b.floor(u * b.maximum(starts, 1.0, out="starts"), out="start")
+    more = b.less(begins(b, tokens, starts, end), 0.5)
+    gone = b.cast(b.logical_and(hidden, more), to="f32", out="gone")
+    place = b.cast(b.arange(length), to="f32", out="place")
+    order = b.argsort(b.add(place, gone * float(length), out="key"), out="order")
+    left = b.op("sub", float(length), b.sum(gone, axes=(1,), keepdims=True), out="left")
+    seen = b.take_along(seen, order, axis=1)
+    return b.where(b.less(place, left), seen, b.scalar(end or 0, tokens), out="seen")  # type: ignore[no-any-return]
+
+
+def without_span(
+    b: Builder, tokens: Var, u: Var, share: float, end: int | None, mask: int, starts: Var | None = None
+) -> Var:
+    """i64[B, T]: texts i64[B, T] with one `mask` in place of a row of `hidden_count` words; u f32[B, 1] says where."""
+    length = int(tokens.shape[1])
+    words = inside(b, tokens, end) if starts is None else begins(b, tokens, starts, end)
+    count = hidden_count(b, words, share, up=True)
+    places = b.sum(words, axes=(1,), keepdims=True) - count + 1.0
+    start = b.floor(u * b.maximum(places, 1.0, out="places"), out="start")
+    if starts is not None:
+        # From words to their tokens.
+        number = b.op("sub", b.cumsum(words, axis=1), 1.0, out="number")
+        within = inside(b, tokens, end)
+        before = b.cast(b.less(number, start), to="f32") * within
+        until = b.cast(b.less(number, start + count), to="f32") * within
+        start = b.sum(before, axes=(1,), keepdims=True, out="start")
+        count = b.op("sub", b.maximum(b.sum(until, axes=(1,), keepdims=True), 1.0), start, out="count")
     place = b.reshape(b.cast(b.arange(length), to="f32"), shape=(1, length), out="place")
     behind = b.cast(b.greater(place, start), to="f32", out="behind")
     source = b.minimum(b.add(place, behind * (count - 1.0)), float(length - 1), out="source")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.texts import hidden_words, inside
+from latentc.components.kit.texts import hidden_words, inside, problems_of_starts
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import mean_of_counted, publish
 from latentc.components.parts import Fraction, Problem
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 class MaskedText(Objective):
     """Cross-entropy of a share of the tokens of each text given the others (Devlin et al. 2018, arXiv:1810.04805).
 
-    round(share n) of its n tokens, at least one; the one that ends it is not among them. All hidden tokens of a batch
-    count alike, as in Hugging Face's transformers.
+    round(share n) of its n tokens or words, at least one, the token that ends it apart. All hidden tokens of
+    a batch count alike, as in Hugging Face's transformers.
     """
 
     kind: Literal["masked_text"]
     share: float = Field(0.15, gt=0, le=1, description="share of the tokens that is predicted")
+    starts: str | None = Field(
+        None, description="data field that is 1 for tokens that begin a word, and else 0; words are hidden whole then"
+    )
     kept: Fraction = Field(0.1, description="share of these that the network is given as they are")
     replaced: Fraction = Field(
         0.1, description="share of these behind another token of the same text; all others are masked"
@@ -49,6 +52,7 @@ class MaskedText(Objective):
             )
         if getattr(spec.networks.get("main"), "splits", 1) > 1:
             yield Problem((), "tokens of a text are whole, and the network splits them", "leave out `splits`")
+        yield from problems_of_starts(self.starts, spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
@@ -58,10 +62,11 @@ class MaskedText(Objective):
         b = mb.function("loss.terms")
         tokens = b.input("tokens", i64(B, length))
         given = conditions.inputs(b, by_field=True)
+        starts = None if self.starts is None else b.input(self.starts, f32(B, length))
         u, v, w = (b.input(name, f32(B, length)) for name in "uvw")
         told = conditions.dropped(b, conditions.operands(b, given))
         within = inside(b, tokens, end)
-        hidden = hidden_words(b, tokens, u, self.share, end)
+        hidden = hidden_words(b, tokens, u, self.share, end, starts)
         count = b.sum(within, axes=(1,), keepdims=True, out="count")
         other = b.minimum(b.floor(w * count), b.maximum(count - 1.0, 0.0), out="other")
         other = b.take_along(tokens, b.cast(other, to="i64"), axis=1, out="other")
@@ -77,4 +82,5 @@ class MaskedText(Objective):
         b.output(mean_of_counted(b, losses, weight))
         b.finish("The cross-entropy of hidden tokens in nats per token, one value per sample.")
         draws = (*(Draw(name, "uniform") for name in "uvw"), *conditions.draws())
-        return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))
+        fields = ("tokens", *conditions.fields, *([] if self.starts is None else [self.starts]))
+        return publish(mb, ("loss",), fields, draws, self.trained(spec))
