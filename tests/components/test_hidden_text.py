@@ -98,3 +98,23 @@ def test_every_token_of_a_batch_of_texts_counts_alike() -> None:
     ports = behind.networks["main"].methods["prefill"].inputs
     (first, *_) = Interpreter(behind.module, weights).run("main.prefill", *(given[port.name] for port in ports))
     np.testing.assert_allclose(first, [logits[0, 3], logits[1, 1]], rtol=1e-6)
+
+
+def test_blocks_of_a_row_are_predicted_as_they_are() -> None:
+    """Each token but the first of a block counts alike, as in GPT-2 told nothing; names of classes are tokens of it."""
+    system = SYSTEMS["class_prefix_gpt2"]
+    lowered = lower(load_spec(system.spec, None, [*system.sizes, "objective.bare=true"]))
+    params = parameters(lowered.module, lowered.module.entries["main.forward"])
+    weights = random_weights(params, np.random.default_rng(1), 0.3)
+    # The names of both classes are [2, 4] and [3].
+    tokens = np.array([[2, 4, 5, 6, 11, 3], [3, 8, 11, 2, 4, 5]])
+    held = {f"main.{name}": array for name, array in weights.items()}
+    (found,) = Interpreter(lowered.module, held).run("loss.terms", tokens)
+    oracle, y = Interpreter(lowered.module, weights), np.array([0, 1])
+    (logits,) = oracle.run("main.read", tokens[:, :-1])
+    log_p = np.take_along_axis(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), tokens[:, 1:, None], 2)[..., 0]
+    np.testing.assert_allclose(found, -log_p.mean(1), rtol=1e-6)
+    behind = np.array([[5, 6, 11, 3, 0], [8, 11, 2, 4, 5]])
+    (told,) = oracle.run("main.forward", behind, y)
+    np.testing.assert_allclose(logits[0, 1:], told[0, :4], rtol=1e-6)
+    np.testing.assert_allclose(logits[1], told[1, :5], rtol=1e-6)

@@ -77,6 +77,7 @@ Capability = Literal[
     "adapt",
     "pixels",
     "weigh_classes",
+    "continue_rows",
 ]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
@@ -120,6 +121,7 @@ CAPABILITIES: dict[Capability, str] = {
     "shift": "maps noise to samples with a known log-determinant",
     "adapt": "maps samples to others of the same shape and volume, and back",
     "weigh_classes": "scores a prompt, and classes by the scores of their sequences",
+    "continue_rows": "predicts the tokens of a row that it is told nothing about, but for the first",
     "pixels": "gives the distribution of each pixel from those before it",
 }
 """Capabilities of networks, in the words of diagnostics. A capability fixes the methods and the roles of their ports:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     file, fields = Path(settings["path"]), settings["fields"]
     rows = read_rows(file)
     names = class_names(settings)
+    if settings.get("row") is not None:
+        return Arrays(_blocks(rows, names, settings), fields)
     arrays: dict[str, Array] = {}
     for name, field in fields.items():
         if any(_of_text(name, field, fields, *kind) for kind in (("_mask", "bool"), ("_starts", "f32"))):
@@ -86,6 +89,30 @@ def _cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str
         held = ", ".join(map(str, row))
         raise ValueError(f"keys: {file} has no column `{key}` for the field `{name}`; it has {held}")
     return [row[column] for column in columns]
+
+
+def _blocks(rows: Rows, names: list[str], settings: dict[str, Any]) -> dict[str, Array]:
+    """Tokens [N, L] of all texts in a row, without an incomplete last block, and the class of the text it begins in."""
+    file, fields, keys = Path(settings["path"]), settings["fields"], settings["keys"]
+    field = fields["tokens"]
+    (length,) = field["shape"]
+    row: list[int] = []
+    labels: list[Any] = []
+    for line in rows:
+        (text,) = _cells(line, "tokens", keys, field, file)
+        label = _cells(line, "y", keys, fields["y"], file)[0] if "y" in fields else ""
+        piece = settings["row"].replace("{label}", str(label)).replace("{text}", str(text))
+        tokens = tokens_from_text(f" {piece}" if row else piece, field, sys.maxsize)
+        row += tokens
+        labels += [label] * len(tokens)
+    count = len(row) // length
+    if not count:
+        raise ValueError(f"path: the texts of {file} have {len(row)} tokens, and a block {length}")
+    arrays = {"tokens": np.array(row[: count * length], np.int64).reshape(count, length)}
+    if "y" in fields:
+        first = labels[: count * length : length]
+        arrays["y"] = np.array([_class(one, names) if names else int(one) for one in first], np.int64)
+    return arrays
 
 
 def _texts(name: str, values: list[list[Any]], field: dict[str, Any], masked: bool) -> dict[str, Array]:

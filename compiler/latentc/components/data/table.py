@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.dataset import Data
 from latentc.components.fields import AxisName
+from latentc.components.parts import Problem
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class Table(Data):
@@ -23,4 +28,22 @@ class Table(Data):
     keys: dict[AxisName, str] = Field(
         default_factory=dict, description="columns of fields that are called otherwise in the file, as {tokens: review}"
     )
+    row: str | None = Field(
+        None,
+        description="how a text stands in one row of tokens, cut into blocks as long as a sample: `{text}`, and "
+        "`{label}` for its label; texts end with the field's `end`, and a space parts them; null: each is a sample",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "table", "classes": 4, "fields": {"x": {"shape": [8]}}}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.row is None:
+            return
+        tokens = self.fields.get("tokens")
+        if tokens is None or tokens.medium != "text" or "{text}" not in self.row:
+            yield Problem(
+                ("row",), "a row is of texts, `{text}` in it", "as `row: '{label}: {text}'`, of `tokens` of text"
+            )
+        if not getattr(spec.objective, "bare", False):
+            message = "blocks of a row hold their classes, and the objective would tell one more"
+            yield Problem(("row",), message, "use `objective: {kind: next_token, bare: true}`")

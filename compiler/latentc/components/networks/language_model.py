@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
@@ -23,6 +23,7 @@ from latentc.components.condition import Condition, Entry, Form, ports_of, with_
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.texts import joined
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of, weigh
+from latentc.components.networks._ragged import last_counted, places, visible
 from latentc.components.parts import Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
@@ -39,7 +40,8 @@ class LanguageModel(Backbone):
     number of the token that is wanted), caches -> logits f32[B, V], caches. `score`: conditions -> log-probability in
     nats of the prompt's tokens behind the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
     scores f32[B, 2] of a class and the other one, times a learned number; with `class_bias` it is told the class, too,
-    and adds a number of each.
+    and adds a number of each. `read`, if the objective asks for it: tokens i64[B, T - 1] -> logits f32[B, T - 1, V] of
+    the tokens behind each of them, which nothing precedes.
     """
 
     kind: Literal["language_model"]
@@ -72,7 +74,7 @@ class LanguageModel(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes", "continue_rows"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
     def told(self, spec: Spec) -> dict[str, Condition]:
@@ -81,8 +83,12 @@ class LanguageModel(Backbone):
         return found if self.conditions is None else {name: found[name] for name in self.conditions if name in found}
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        prompted = any(entry.form == "array" for entry in self.entries(spec))
-        return self.PROVIDES if prompted and self.logit_scale else self.PROVIDES - {"weigh_classes"}
+        forms = [entry.form for entry in self.entries(spec)]
+        weighs = "array" in forms and self.logit_scale
+        # Rows teach no embedding of a class.
+        names = "tokens" not in forms or self.class_tokens is not None
+        without = {"weigh_classes": weighs, "continue_rows": names}
+        return self.PROVIDES - {capability for capability, has in without.items() if not has}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens
@@ -150,6 +156,9 @@ class LanguageModel(Backbone):
                 grown,
             ),
         }
+        if asks(spec, name, "continue_rows"):
+            state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
+            signatures["read"] = ((state,), ("logits",))
         if "weigh_classes" in self.provides(spec):
             signatures["score"] = (told, ("output", "output"))
             which = (Port("y", i64(B), "condition", 2),) if self.class_bias else ()
@@ -239,21 +248,6 @@ def _blocks(
     return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), dim=width, **sizes)
 
 
-def _places(b: Builder, counts: Var) -> Var:
-    """f32[B, N]: the place of each token among those that count."""
-    return b.maximum(b.cumsum(counts, axis=1) - 1.0, 0.0, out="places")  # type: ignore[no-any-return]
-
-
-def _visible(b: Builder, counts: Var) -> Var:
-    """bool[B, 1, N, N]: a token sees itself, and those before it that count."""
-    batch, length = counts.shape
-    row, column = b.reshape(b.arange(length), shape=(length, 1)), b.reshape(b.arange(length), shape=(1, length))
-    before = b.reshape(b.less(column, row), shape=(1, length, length))
-    itself = b.reshape(b.equal(column, row), shape=(1, length, length))
-    known = b.logical_and(before, b.greater(b.reshape(counts, shape=(batch, 1, length)), 0.5))
-    return b.reshape(b.logical_or(known, itself), shape=(batch, 1, length, length), out="mask")  # type: ignore[no-any-return]
-
-
 def _logits(config: LanguageModel, b: Builder, x: Var, vocabulary: Any, width: Any) -> Var:
     """Logits of features x f32[B, N, D], by the table of the tokens."""
     x = config.block.parts()[2].apply(b, "norm", x)
@@ -261,22 +255,11 @@ def _logits(config: LanguageModel, b: Builder, x: Var, vocabulary: Any, width: A
     return b.linear(x, table, out="logits")  # type: ignore[no-any-return]
 
 
-def _last(b: Builder, x: Var, counts: Var) -> Var:
-    """f32[B, 1, D]: the features of the last token that counts, of x f32[B, L, D]."""
-    batch, length, width = x.shape
-    if int(length) == 1:
-        return x
-    place = b.cast(b.arange(length), to="f32")
-    index = b.cast(b.max(b.mul(place, counts), axes=(1,), keepdims=True), to="i64")
-    wide = b.broadcast_to(b.reshape(index, shape=(batch, 1, 1)), x, shape=(batch, 1, width))
-    return b.take_along(x, wide, axis=1, out="x")  # type: ignore[no-any-return]
-
-
 def _features(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
     """Features of a whole sequence x f32[B, N, D]."""
     mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
-    x, mask = _placed(b, x, _places(b, counts), config.context, width), _visible(b, counts)
+    x, mask = _placed(b, x, places(b, counts), config.context, width), visible(b, counts)
     for i in range(config.depth):
         x = b.sub(f"blocks.{i}", block, x, mask, dim=width, **config.block.own(width, static))
     return x
@@ -295,11 +278,24 @@ def _forward(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
         ones = b.full(x, shape=(count,), value=1.0, dtype="f32", out="ones")
         whole, known = b.concat(context, x, axis=1, out="x"), b.concat(counts, ones, axis=1, out="known")
         h = _features(config, b, whole, known, width, static)
-        first = _last(b, b.slice(h, axis=1, start=0, stop=before, out="h"), counts)
+        first = last_counted(b, b.slice(h, axis=1, start=0, stop=before, out="h"), counts)
         rest = b.slice(h, axis=1, start=before, stop=before + count, out="h")
         return _logits(config, b, b.concat(first, rest, axis=1, out="h"), vocabulary, width)
 
     return forward
+
+
+@cache
+def _read(config: LanguageModel) -> BlockBody:
+    @module_class("LanguageModel", "read")
+    def read(b: Builder, tokens: Var, **static: Any) -> Var:
+        """Logits of the token behind each of a row."""
+        vocabulary, width = static["vocabulary"], static["width"]
+        x = _embedded(b, tokens, vocabulary, width)
+        known = b.full(x, shape=(int(tokens.shape[1]),), value=1.0, dtype="f32", out="known")
+        return _logits(config, b, _features(config, b, x, known, width, static), vocabulary, width)
+
+    return read
 
 
 @cache
@@ -313,11 +309,11 @@ def _prefill(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
         heads = static.get("kv_heads", static["heads"])
         shape = (heads, length, width // static["heads"])
         caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(static["depth"]))]
-        mask = b.pad(b.cast(_visible(b, counts), to="f32"), axis=3, before=0, after=int(length) - before, value=0.0)
-        x = _placed(b, x, _places(b, counts), config.context, width)
+        mask = b.pad(b.cast(visible(b, counts), to="f32"), axis=3, before=0, after=int(length) - before, value=0.0)
+        x = _placed(b, x, places(b, counts), config.context, width)
         position = b.constant(np.int64(0))
         x, grown = _blocks(config, b, x, position, b.greater(mask, 0.5, out="mask"), caches, width, static)
-        logits = _logits(config, b, _last(b, x, counts), vocabulary, width)
+        logits = _logits(config, b, last_counted(b, x, counts), vocabulary, width)
         seen = b.pad(counts, axis=1, before=0, after=int(length) - before, value=0.0, out="seen")
         count = b.sum(counts, axes=(1,), keepdims=False, out="count")
         return b.reshape(logits, shape=(x.shape[0], vocabulary), out="logits"), *grown, seen, count
@@ -386,5 +382,6 @@ _METHODS: dict[str, Callable[[LanguageModel, tuple[Entry, ...], int], BlockBody]
     "prefill": _prefill,
     "decode": _decode,
     "score": _score,
+    "read": lambda config, entries, before: _read(config),
     "weigh": lambda config, entries, before: weigh(config.class_bias),
 }
