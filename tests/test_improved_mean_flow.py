@@ -14,6 +14,7 @@ from latentc import api
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
+from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -49,6 +50,27 @@ def batch() -> dict[str, np.ndarray]:
         "noise": rng.standard_normal((COUNT, 1, 8, 8)),
         "drop": np.array([0.5, 0.5, 0.05, 0.5, 0.5, 0.5]),
     }
+
+
+def test_weights_start_as_the_authors() -> None:
+    """Normal, with deviations of 0.32 / sqrt(inputs) in blocks, 1 / sqrt(inputs) in what embeds the conditions."""
+    sizes = ("backbone.width=64", "backbone.depth=2", "backbone.velocity_head=1", "backbone.block.mixer.heads=2")
+    low = lower(load_spec("improved_mean_flow", "B/2", [*sizes, "data.classes=50", "data.class_names=null"]))
+    rng, seen = np.random.default_rng(0), set()
+    for name, param in parameters(low.module, low.networks["main"].methods["train_forward"].function).items():
+        shape = tuple(int(d) for d in param.type.shape)
+        start = INITS[param.init.kind](rng, shape, **param.init.args)
+        of = name.split(".")[0]
+        if of in ("output", "velocity") or name.endswith("bias") or "scale" in name or "gate" in name:
+            continue  # zeros, and gates
+        if len(shape) == 2 and of != "x_embedder" and param.kind == "weight":
+            wanted = (0.32 if of in ("blocks", "head", "velocity_head") else 1.0) / np.sqrt(shape[1])
+            error = 5 / np.sqrt(2 * start.size)
+            assert start.std() == pytest.approx(wanted, rel=error), name
+            seen.add(of)
+    tokens = {f"{name}_tokens" for name in ("class", "omega", "t_min", "t_max", "span")}
+    embedders = {f"{name}_embedder" for name in ("y", "omega", "t_min", "t_max", "span")}
+    assert seen == {"blocks", "head", "velocity_head", *tokens, *embedders}
 
 
 def column(a: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from latentc.components.contract import (
     Port,
     Role,
 )
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Init, Part, Problem, dense
 from latentc.components.prior import Prior
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import TensorType
@@ -55,18 +55,19 @@ class TimeFeatures(TimeEmbedding):
     def features(self, b: Builder, t: Var, **static: Any) -> Var:
         """Features of t f32[B], without trained weights: f32[B, F]."""
 
-    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
-        return b.sub(name, _time_embedder(self), t, dim=width, **self.static())  # type: ignore[no-any-return]
+    def vector(self, b: Builder, name: str, t: Var, width: Any, init: Init = "normal") -> Var:
+        """As of every time embedding; its linear layers start as `init` says."""
+        return b.sub(name, _time_embedder(self, init), t, dim=width, **self.static())  # type: ignore[no-any-return]
 
 
 @cache
-def _time_embedder(time: TimeFeatures) -> BlockBody:
+def _time_embedder(time: TimeFeatures, init: Init) -> BlockBody:
     @module_class("TimestepEmbedder")
     def embedder(b: Builder, t: Var, *, dim: int, **static: Any) -> Var:
         """Embeds times: sinusoids, then two linear layers."""
         x = time.features(b, t, **static)
-        x = b.silu(b.dense("fc1", x, dim, init="normal", std=0.02), out="x")
-        return b.dense("fc2", x, dim, init="normal", std=0.02)
+        x = b.silu(dense(b, "fc1", x, dim, True, init), out="x")
+        return dense(b, "fc2", x, dim, True, init)
 
     return embedder
 

@@ -27,6 +27,8 @@ INITS: dict[str, tuple[str, dict[str, Any]]] = {
     "xavier_matrix": ("xavier_uniform", {"of": "matrix"}),
     "xavier_relu": ("xavier_uniform", {"gain": math.sqrt(2)}),
     "kaiming_fan_out": ("kaiming_normal", {"mode": "fan_out"}),
+    "lecun": ("kaiming_normal", {"gain": 1.0}),
+    "small_lecun": ("kaiming_normal", {"gain": 0.32}),
 }
 """Names of initialisers with arguments of their own: {name: (kind, arguments)}; other names are kinds."""
 

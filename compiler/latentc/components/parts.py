@@ -26,7 +26,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Weights = Literal["xavier", "normal"]
 """How the weights of a network's linear layers are initialised; biases start at zero."""
 
-Init = Literal["xavier", "normal", "unit_normal", "zeros", "magnitude_preserving"]
+Init = Literal["xavier", "normal", "unit_normal", "lecun", "zeros", "magnitude_preserving"]
 """How one weight is initialised, see `latentc.components.layers.INITS`; `magnitude_preserving`: as `mp_linear` does."""
 
 

@@ -40,7 +40,7 @@ class Label(Condition):
     )
     weights: Init = Field(
         "normal",
-        description="how the table starts: `normal` has deviation 0.02, `unit_normal` 1; "
+        description="how the table starts: `normal` has deviation 0.02, `unit_normal` 1, `lecun` 1 / sqrt(width); "
         "`magnitude_preserving`: of unit rows",
     )
     bias: bool = Field(False, description="adds a learned vector to every embedding")

@@ -38,6 +38,10 @@ class SettingCondition(Condition):
         "value", description="what is embedded: the value v, or 1 - 1 / v"
     )
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
+    weights: Literal["normal", "lecun"] = Field(
+        "normal",
+        description="how its linear layers start: lecun, of deviation 1 / sqrt(inputs) (improved MeanFlow), or 0.02",
+    )
     field: None = Field(None, description="it is drawn, not read from the data")
     dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
@@ -73,7 +77,7 @@ class SettingCondition(Condition):
         (value,) = operands
         if self.told == "one_minus_inverse":
             value = b.op("sub", 1.0, 1.0 / value, out=name)
-        return self._embedding.vector(b, prefix, value, width)
+        return self._embedding.vector(b, prefix, value, width, self.weights)
 
     @property
     def _embedding(self) -> TimeFeatures:

@@ -30,6 +30,10 @@ class Span(Condition):
     kind: Literal["span"]
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
     max_period: float = Field(10000.0, gt=1, description="longest period, in units of the span")
+    weights: Literal["normal", "lecun"] = Field(
+        "normal",
+        description="how its linear layers start: lecun, of deviation 1 / sqrt(inputs) (improved MeanFlow), or 0.02",
+    )
     field: None = Field(None, description="it follows from the times, not from the data")
     dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
@@ -57,7 +61,7 @@ class Span(Condition):
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
-        return self._embedding.vector(b, prefix, operands[0], width)
+        return self._embedding.vector(b, prefix, operands[0], width, self.weights)
 
     @property
     def _embedding(self) -> TimeFeatures:

@@ -20,7 +20,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.patches import embedded_patches, image
-from latentc.components.parts import Positions, Problem, Weights, dense
+from latentc.components.parts import Positions, Problem, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -41,7 +41,11 @@ class ContextTransformer(Backbone):
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
     block: Block = Field(description="the block that is repeated")
-    weights: Weights = Field("xavier", description="how linear layers start")
+    weights: Literal["xavier", "normal", "small_lecun"] = Field(
+        "xavier",
+        description="how linear layers start; small_lecun: with deviation 0.32 / sqrt(inputs), and the tokens of "
+        "conditions 1 / sqrt(width) (improved MeanFlow), instead of 0.02",
+    )
     tokens: dict[str, Annotated[int, Field(gt=0, le=1_024)]] = Field(
         {}, description="tokens per condition, and of the time as `time`; others: 1"
     )
@@ -119,6 +123,7 @@ def _network(
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(config.positions, Positions)
     positions, heads = config.positions, config.velocity_head or 0
+    learned = "lecun" if config.weights == "small_lecun" else "normal"
     block = condition.block(mixer, feed_forward, norm, config.weights)
 
     def network(
@@ -141,12 +146,12 @@ def _network(
         for entry, operands in with_operands(entries, conditions):
             if entry.form == "vector":
                 vector = entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-                prefix.append(_tokens(b, entry.name, vector, config.tokens.get(entry.name, 1), width))
+                prefix.append(_tokens(b, entry.name, vector, config.tokens.get(entry.name, 1), width, learned))
             else:
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         if config.tells_time:
             vector = time.vector(b, "t_embedder", t, width)
-            prefix.append(_tokens(b, "time", vector, config.tokens.get("time", 1), width))
+            prefix.append(_tokens(b, "time", vector, config.tokens.get("time", 1), width, learned))
         x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", patches)
         x = positions.add(b, x, width, grid)
         context = sum(int(tokens.shape[1]) for tokens in prefix)
@@ -180,9 +185,9 @@ def _network(
     return forward, train_forward
 
 
-def _tokens(b: Builder, name: str, vector: Var, count: int, width: Any) -> Var:
-    """f32[B, count, D]: learned tokens and the embedding of a condition."""
-    learned = b.param(f"{name}_tokens", f32(count, width), "normal", std=0.02)
+def _tokens(b: Builder, name: str, vector: Var, count: int, width: Any, init: str) -> Var:
+    """f32[B, count, D]: learned tokens, which start as `init` says, and the embedding of a condition."""
+    learned = table(b, f"{name}_tokens", count, width, init)
     return b.op("add", learned, b.reshape(vector, shape=(vector.shape[0], 1, width)), out=f"{name}_tokens")  # type: ignore[no-any-return]
 
 
