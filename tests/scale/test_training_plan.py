@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from measured import measure
+from tiny_systems import SYSTEMS
 
 from latentc import api
 from latentc.cli import run
@@ -14,6 +15,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.ir.costs import flops
 from latentc.lower import lower
 from latentc.scale import ACCELERATORS, Plan, parse_request, plan
+from latentc.scale.counts import count
 from latentc.scale.plan import REACHED, READING, USABLE
 from latentc.spec import load_spec
 
@@ -70,6 +72,16 @@ def test_one_node_uses_its_links(xl: Plan) -> None:
     alone = api.plan("dit", "gpus=1,h100", overrides=["train.precision=bf16"]).layouts["none"]
     assert (alone.traffic, alone.network_time) == (0, 0)
     assert "buckets" not in alone.memory
+
+
+def test_an_update_now_and_then_counts_as_often() -> None:
+    """Of LARP's tokenizer, whose discriminator learns in every so many steps."""
+    tiny, found = SYSTEMS["larp_tokenizer"], []
+    for every in (1, 2, 4):
+        overrides = [*tiny.sizes, "networks.perceptual=null", f"objective.every={every}"]
+        spec = load_spec(tiny.spec, "adversarial", overrides)
+        found.append(count(spec, lower(spec)).flops)
+    assert (found[0] - found[2]) / (found[0] - found[1]) == pytest.approx(1.5, rel=1e-6)
 
 
 def test_the_largest_batch_fills_the_memory(xl: Plan) -> None:
