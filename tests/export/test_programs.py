@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx_runs import array, assert_close, host_program, module_of, run_host, run_onnx, weights_of
 
-from latentc.export.forms import without_conditions
+from latentc.export.forms import without_early_ends
 from latentc.ir.builder import Builder, ModuleBuilder, Var, module_class
 from latentc.ir.core import Module, parameters
 from latentc.ir.interpret import Interpreter
@@ -340,7 +340,7 @@ def test_a_loop_that_may_end_early() -> None:
     want = [2.0, 48.0, 8.0]
     (node,) = (n for n in module.entry("main").nodes if n.op == "loop")
     assert node.attrs["until"] == 1
-    for one in (module, without_conditions(module)):
+    for one in (module, without_early_ends(module)):
         for unroll in (False, True):
             np.testing.assert_array_equal(run_onnx(one, [x.astype(np.float32) for x in inputs], unroll=unroll)[0], want)
         np.testing.assert_array_equal(Interpreter(one).run("main", *inputs)[0], want)

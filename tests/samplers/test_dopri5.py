@@ -16,7 +16,7 @@ from latentc.components.contract import Program
 from latentc.components.processes.prediction import conversion
 from latentc.diagnostics import DiagnosticError
 from latentc.export.bundle import bundle_from_lowered
-from latentc.export.forms import without_conditions
+from latentc.export.forms import without_early_ends
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module
 from latentc.ir.interpret import Interpreter
@@ -198,7 +198,7 @@ def test_steps_after_the_end_change_nothing() -> None:
     _, module, programs = built("gvp score", rtol=1e-2, atol=1e-2, max_steps=30, guidance={"scale": 2.0})
     x, made = Interpreter(module, WEIGHTS).run(programs[0].entry, X, Y, SCALE)
     assert len(set(made)) > 1
-    idle = Interpreter(without_conditions(module), WEIGHTS).run(programs[0].entry, X, Y, SCALE)
+    idle = Interpreter(without_early_ends(module), WEIGHTS).run(programs[0].entry, X, Y, SCALE)
     for got, want in zip(idle, (x, made), strict=True):
         np.testing.assert_array_equal(got, want)
 

@@ -57,7 +57,7 @@ def ends_early(module: Module) -> bool:
     return any("until" in node.attrs for _, node in walk(module))
 
 
-def without_conditions(module: Module) -> Module:
+def without_early_ends(module: Module) -> Module:
     """Makes every loop run all its steps; returns the module unchanged if none may end early."""
 
     def whole(node: Node) -> Node:
@@ -71,7 +71,7 @@ def without_conditions(module: Module) -> Module:
 def for_form(module: Module, form: str, engine: Engine) -> Module:
     """Writes out what `engine` cannot run in this form of the loop; `module` is at stage `expanded`."""
     if not engine.ends_loops and form == "loop":
-        module = without_conditions(module)
+        module = without_early_ends(module)
     if form == "unroll" and engine.overwrites_constants:
         module = without_constant_zeros(module)
     if form == "loop" or (form == "host" and engine.inner_loops):

@@ -70,6 +70,11 @@ def told_step(b: Builder, method: Method) -> dict[str, Var]:
     return {"position": step_of(b)} if method.inputs_of("position") else {}
 
 
+def risen(b: Builder, steps: int, out: str = "risen") -> Var:
+    """f32[]: a share that rises linearly from 0, in the first step of training, to 1 after `steps`."""
+    return b.minimum(b.cast(step_of(b), to="f32") * (1 / steps), 1.0, out=out)  # type: ignore[no-any-return]
+
+
 def token_losses(b: Builder, logits: Var, tokens: Var, out: str = "losses") -> Var:
     """f32[B, T]: the cross-entropy of each of tokens i64[B, T] under logits f32[B, T, V], in nats."""
     batch, length = tokens.shape

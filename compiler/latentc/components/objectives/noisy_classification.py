@@ -16,6 +16,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
+from latentc.components.objectives._range import problems_of_range, timesteps
 from latentc.components.objectives.denoising import with_kernel
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.discrete import Discrete
@@ -49,26 +50,14 @@ class NoisyClassification(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if "y" not in spec.data.fields:
             yield Problem((), "a classifier learns labels, and the data has none", "add `data.classes`")
-        if self.range is not None and not self.process.WHOLE:
-            message = f"a `{self.process.kind}` process has no whole timesteps, of which `range` is a part"
-            yield Problem(("range",), message, "leave it out")
-        elif self.range is not None and self.timesteps[0] >= self.timesteps[1]:
-            message = f"no timestep lies in the range from {self.range[0]:g} to {self.range[1]:g}"
-            yield Problem(("range",), message, "from the data (0) to the noise (1): [0.2, 0.4]")
-
-    @property
-    def timesteps(self) -> tuple[int, int]:
-        """The first timestep of the range, and the one behind the last."""
-        count = round(self.process.first - self.process.last) + 1
-        low, high = self.range or (0.0, 1.0)
-        return int(low * count), int(high * count)
+        yield from problems_of_range(self.process, self.range)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, process = networks["main"], self.process
         conditions = Conditions(spec, networks)
         draw, first = process.draw(), 0
         if self.range is not None:
-            first, last = self.timesteps
+            first, last = timesteps(process, self.range)
             draw = replace(draw, parameters={"high": last - first})
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)

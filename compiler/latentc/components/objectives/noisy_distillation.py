@@ -16,6 +16,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, teacher_problems
+from latentc.components.objectives._range import problems_of_range, timesteps
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
@@ -47,22 +48,14 @@ class NoisyDistillation(Objective):
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return Need("main", "classify"), Need(TEACHER, "classify")
 
-    @property
-    def timesteps(self) -> tuple[int, int]:
-        """The first timestep of the range, and the one behind the last."""
-        return int(self.range[0] * self.process.steps), int(self.range[1] * self.process.steps)
-
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        first, last = self.timesteps
-        if first >= last:
-            message = f"no timestep lies in the range from {self.range[0]:g} to {self.range[1]:g}"
-            yield Problem(("range",), message, "from the data (0) to the noise (1): [0.2, 0.4]")
+        yield from problems_of_range(self.process, self.range)
         yield from teacher_problems(spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, teacher, process = networks["main"], networks[TEACHER], self.process
         conditions = Conditions(spec, networks)
-        first, last = self.timesteps
+        first, last = timesteps(process, self.range)
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))

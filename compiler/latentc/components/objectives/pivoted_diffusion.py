@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.patches import patch_side, patchify
-from latentc.components.objectives._common import Concentration, publish, step_of
+from latentc.components.objectives._common import Concentration, publish, risen
 from latentc.components.objectives.denoising import noised
 from latentc.components.objectives.diffusion import DiffusionLoss
 from latentc.components.parts import Problem
@@ -157,8 +157,8 @@ class PivotedDiffusion(DiffusionLoss):
         """The share of samples without pivots, now."""
         if not self.pivot_warmup:
             return self.pivot_dropout
-        risen = b.minimum(b.cast(step_of(b), to="f32") * (1 / self.pivot_warmup), 1.0, out="risen")
-        return b.op("sub", 1.0, b.mul(risen, 1 - self.pivot_dropout), out="dropout")  # type: ignore[no-any-return]
+        share = risen(b, self.pivot_warmup)
+        return b.op("sub", 1.0, b.mul(share, 1 - self.pivot_dropout), out="dropout")  # type: ignore[no-any-return]
 
     def _terms(
         self,

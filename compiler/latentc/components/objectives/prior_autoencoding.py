@@ -16,7 +16,7 @@ from latentc.components.objectives._against_discriminator import (
     given_samples,
     seen_parts,
 )
-from latentc.components.objectives._common import step_of
+from latentc.components.objectives._common import risen
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -103,8 +103,7 @@ class PriorAutoencoding(AgainstDiscriminator):
         """The share of codes that are replaced, now."""
         if not self.share_warmup:
             return self.share
-        risen = b.minimum(b.cast(step_of(b), to="f32") * (1 / self.share_warmup), 1.0, out="risen")
-        return b.mul(risen, self.share, out="share")  # type: ignore[no-any-return]
+        return b.mul(risen(b, self.share_warmup), self.share, out="share")  # type: ignore[no-any-return]
 
     def _predicted(self, b: Builder, main: Network, prior: Network, z: Var, tokens: Var) -> Var:
         """The mean cross-entropy f32[] of the tokens i64[B, N] given the vectors z f32[B, N, Z] before each."""
