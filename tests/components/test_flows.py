@@ -88,6 +88,10 @@ OPTIONS = {
         "backbone.block.condition={kind: in_context, branch_norm: {kind: rms_norm}}",
         "backbone.block.mixer.rotary_halves=true",
     ],
+    "heads of a width of their own": [
+        *STARFLOW,
+        *("backbone.block.mixer.head_width=12", "backbone.block.mixer.kv_heads=1", "backbone.last_width=24"),
+    ],
     "rotary, no start token": [*STARFLOW[:4], "backbone.positions={kind: rope_2d}", "backbone.scale=softplus"],
 }
 

@@ -89,7 +89,7 @@ def _prefill(parts: Flow) -> BlockBody:
         """Starts with the conditions and the first input: what tells the token that it predicts, and the caches."""
         rotary, temperature, told = others[: 2 * parts.rotary], others[2 * parts.rotary], others[2 * parts.rotary + 1 :]
         length = parts.prefix + tokens
-        shape = (static.get("kv_heads", static["heads"]), length, dim // static["heads"])
+        shape = (static.get("kv_heads", static["heads"]), length, static.get("head_width", dim // static["heads"]))
         caches = [b.full(token, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
         h = parts.embedded(b, token, place, [] if parts.prefix else told, tokens, dim)
         if parts.prefix:
@@ -102,10 +102,11 @@ def _prefill(parts: Flow) -> BlockBody:
 
 @cache
 def _decode(parts: Flow, several: bool) -> BlockBody:
-    heads = "kv_heads" if "kv_heads" in parts.block.parts()[0].static(1) else "heads"
+    own = parts.block.parts()[0].static(1)
+    heads, size = "kv_heads" if "kv_heads" in own else "heads", "head_width" if "head_width" in own else "dim//heads"
     length = f"tokens+{parts.prefix}" if parts.prefix else "tokens"
     token = "B K features" if several else "B 1 features"
-    shapes = {"token": token, "c": "B 1 dim", "caches": f"B {heads} {length} dim//heads"}
+    shapes = {"token": token, "c": "B 1 dim", "caches": f"B {heads} {length} {size}"}
 
     @module_class(parts.cls, "decode_block" if several else "decode", **shapes)
     def decode(

@@ -97,7 +97,7 @@ class Solver:
             return x.type
         heads = self.static.get("kv_heads", self.static["heads"])
         length = self.parts.prefix + self.static["tokens"]
-        return f32(B, heads, length, self.static["dim"] // self.static["heads"])
+        return f32(B, heads, length, self.static.get("head_width", self.static["dim"] // self.static["heads"]))
 
 
 __all__ = ["Guidance", "Solver"]

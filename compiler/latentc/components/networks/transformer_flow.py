@@ -127,7 +127,7 @@ class TransformerFlow(Backbone):
                 fits = [d for d in range(1, height // 2 + 1) if height % d == 0]
                 message = f"patches of {self.patch} do not cut a side of {height} into two or more"
                 yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
-        yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
         yield from self._problems_of_flows()
         yield from self._problems_of_prefix(spec)
@@ -148,7 +148,8 @@ class TransformerFlow(Backbone):
             message = "flows that do not scale are guided by their shifts"
             yield Problem((where,), message, f"set `{where}: {use}`")
         head_dim = self.head_dim
-        if self.last_width is not None and head_dim and self.last_width % head_dim:
+        whole = self.last_width is None or self.block.parts()[0].own_head_size or not head_dim
+        if not whole and self.last_width % head_dim:  # type: ignore[operator]
             yield Problem(("last_width",), f"heads of {head_dim} do not divide {self.last_width}")
         if isinstance(self.positions, Positions) and not self.positions.ROTARY:
             message = f"`{self.positions.kind}` is not rotary, as positions of a transformer_flow are"
@@ -165,7 +166,7 @@ class TransformerFlow(Backbone):
     @property
     def head_dim(self) -> int:
         """Channels of a head."""
-        return self.width // self.block.parts()[0].head_count
+        return self.block.parts()[0].head_size(self.width)
 
     def depth_of(self, flow: int) -> int:
         """Transformer blocks of a flow."""
@@ -242,8 +243,9 @@ class TransformerFlow(Backbone):
         if self.depths is not None:
             sizes["depth"] = self.depths[i]
         if self.last_width is not None and i == self.flows - 1:
-            head_dim = self.head_dim
-            own = {**self.block.static(self.last_width), "heads": self.last_width // head_dim}
+            own = self.block.static(self.last_width)
+            if not self.block.parts()[0].own_head_size:
+                own["heads"] = self.last_width // self.head_dim
             sizes |= {"dim": self.last_width, **own}
         return sizes
 
@@ -259,7 +261,8 @@ def _rotary(
     if not isinstance(config.positions, Positions):
         return (), ()
     grid = static["size"] // static["patch"]
-    full = config.positions.rotary(b, static["width"] // static["heads"], grid, prefix)
+    size = static.get("head_width", static["width"] // static["heads"])
+    full = config.positions.rotary(b, size, grid, prefix)
     if not prefix:
         return full, full
     stop = prefix + grid**2

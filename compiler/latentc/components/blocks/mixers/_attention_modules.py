@@ -78,10 +78,11 @@ def decoding(config: Attention, init: str, tempered: bool, plain: bool) -> Block
         dim: int,
         heads: int,
         kv_heads: int | None = None,
+        head_width: int | None = None,
     ) -> tuple[Var, Var, Var]:
         """Attention of one token to itself and the cached ones before it; returns the grown caches too."""
         rotary = others[1:] if tempered else others
-        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads)
+        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads, head_width=head_width)
         if tempered:
             q = b.div(q, b.reshape(others[0], shape=(x.shape[0], 1, 1, 1), out="temperature"), out="q")
         keys = b.update_slice(keys, k, position, axis=2, out="keys")

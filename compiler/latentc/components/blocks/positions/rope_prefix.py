@@ -37,7 +37,7 @@ class RopePrefix(Positions):
         for network in spec.networks.values():
             if getattr(network, "positions", None) is not self:
                 continue
-            head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
+            head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
             rest = head_dim - 2 * self.pairs
             if rest <= 0 or rest % 4:
                 message = f"a head of {head_dim} has no pairs for rows and columns beside {self.pairs} for the prefix"
