@@ -78,6 +78,7 @@ FORMS = [
         ("decoder.up.1.upsample.conv.bias", "decoder.up.1.upsample.conv.weight"),
     ),
     Form("vqgan_taming", (*VQGAN, "networks.main.upsampling=nearest"), "upsample", ()),
+    Form("cdcd", tiny("cdcd"), "attn.*key.bias", ("blocks.0.attn.key.bias",)),
     Form("mar", tiny("mar", *(f"conditioning.class.{o}" for o in ALWAYS)), "fake_latent", ("fake_latent",)),
     Form(
         "llamagen_t2i",

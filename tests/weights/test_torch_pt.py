@@ -151,6 +151,14 @@ def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_averages_that_are_kept_by_their_rates(tmp_path: Path) -> None:
+    """As LARP's checkpoints have them."""
+    averages = {rate: {"bias": torch.full((3,), rate)} for rate in (0.9, 0.999)}
+    torch.save({"model": {"sd": {"bias": torch.zeros(3)}, "ema_sd": averages}}, tmp_path / "c.pt")
+    for key, value in (("sd", 0.0), ("ema_sd.0.9", 0.9), ("model.ema_sd.0.999", 0.999)):
+        assert np.allclose(materialise(open_weights(tmp_path / "c.pt", key)["bias"]), value)
+
+
 def test_the_old_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = {"a": torch.arange(6.0).reshape(2, 3), "h": torch.ones(2, dtype=torch.bfloat16), "s": torch.tensor(1)}
     torch.save({"model": state, "step": 3}, tmp_path / "o.pt", _use_new_zipfile_serialization=False)

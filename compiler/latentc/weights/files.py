@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 def open_weights(path: Path | str, key: str | None = None) -> dict[str, Expr]:
     """{name: tensor} of a safetensors file, .pt file, .npz archive, shard index, or a folder with one of these.
 
-    `key` selects one of several state dicts in a checkpoint (`ema`), by its path (`a.b`) or the last part of it; in a
+    `key` selects one of several state dicts in a checkpoint (`ema`), by its path (`a.b`) or the last parts of it; in a
     flat file it selects the names under `key.`. Without it, a model saved together with other things is found if there
     is only one. Only headers are read. Raises DiagnosticError: E0401 to E0409, E0414.
     """

@@ -76,9 +76,9 @@ def state_dicts(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
             return False
         seen.add(id(node))
         inner = [
-            walk(value, f"{place}.{key}" if place else key, depth + 1)
+            walk(value, f"{place}.{key}" if place else str(key), depth + 1)
             for key, value in node.items()
-            if isinstance(value, Mapping) and isinstance(key, str)
+            if isinstance(value, Mapping) and isinstance(key, (str, float))  # a rate of averages (LARP)
         ]
         tensors = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, Expr)}
         if tensors and not any(inner):
@@ -94,7 +94,7 @@ def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -
     places = list(groups)
     if key is not None:
         matches = [place for place in places if place == key] or [
-            place for place in places if place.rpartition(".")[2] == key
+            place for place in places if place.endswith(f".{key}")
         ]
         if not matches and places == [""]:
             under = {n.removeprefix(f"{key}."): e for n, e in groups[""].items() if n.startswith(f"{key}.")}

@@ -103,7 +103,8 @@ class DiscreteDenoiser(Backbone):
             u, t, loss = Port("u", f32(B), "noise"), Port("t", i64(B), "time"), Port("loss", f32(B), "state")
             methods["draw_steps"] = add_method(mb, name, "draw_steps", draw, [u], static, ("output", "output"))
             methods["note_losses"] = add_method(mb, name, "note_losses", note, [loss, t], static)
-        return Network(name, methods, self.PROVIDES)
+        # Blocks of two attentions number them in name maps.
+        return Network(name, methods, self.PROVIDES, sizes={"crosses": int(any(e.form == "array" for e in entries))})
 
 
 def _layer_norm(b: Builder, name: str, x: Var) -> Var:
