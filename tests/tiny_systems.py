@@ -106,6 +106,14 @@ SYSTEMS: dict[str, Tiny] = {
             "backbone.branches=[{width: 16, half: 1, patch: 2, block: coarse}, {width: 8, half: 1}]",
         ),
     ),
+    "dimr_text": Tiny(
+        "dimr",
+        (
+            *(CAPTIONED, "sampler.steps=3", "backbone.coarse.mixer.heads=2"),
+            "backbone.branches=[{width: 16, half: 1, patch: 2, block: coarse}, {width: 8, half: 1}]",
+        ),
+        "XL/2R-256-text",
+    ),
     "diffit": Tiny("diffit", EXPERTS),
     "diffit_image": Tiny(
         "diffit_image",

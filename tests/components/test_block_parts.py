@@ -132,3 +132,9 @@ def test_a_ratio_with_all_its_digits_gives_the_hidden_width(kind: Any, width: in
 def test_one_sequence_of_patches_is_of_a_square(system: str) -> None:
     with pytest.raises(DiagnosticError, match="takes square inputs, not 32 by 16"):
         load_spec(system, overrides=["data.shape=[4, 32, 16]"])
+
+
+def test_blocks_that_look_at_captions_need_a_mixer_that_can() -> None:
+    mixer = "{kind: attention, heads: 2, kv_heads: 1}"
+    with pytest.raises(DiagnosticError, match="this `attention` looks at no other tokens"):
+        load_spec("dimr", "XL/2R-256-text", [f"backbone.coarse.mixer={mixer}"])

@@ -1,4 +1,4 @@
-"""DiMR (Liu et al. 2024): all outputs, from coarse to fine, with each of the authors' norms and positions."""
+"""DiMR (Liu et al. 2024): all outputs, from coarse to fine, with each of the authors' norms and positions, and text."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def without_class(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": numbers.inputs["x"], "t": numbers.inputs["log_snr"]}
 
 
+def captioned(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    given = numbers.inputs
+    return {"x": given["x"], "t": given["log_snr"], "caption": given["text"], "caption_mask": given["mask"]}
+
+
 def joined(out: Any, numbers: Numbers, spec: Any) -> Array:
     fine, *coarser = out.values()
     return np.concatenate([np.ravel(a) for a in (*coarser, fine)])
@@ -32,8 +37,8 @@ def wanted(numbers: Numbers) -> Array:
     return np.concatenate([np.ravel(numbers.outputs[name]) for name in sorted(numbers.outputs)])
 
 
-def case(numbers: str, *sizes: str, given: Any = inputs) -> Forward:
-    how = {"wanted": wanted, "output": joined, "every_output": True, "method": "train_forward"}
+def case(numbers: str, *sizes: str, given: Any = inputs, variant: str | None = None) -> Forward:
+    how = {"wanted": wanted, "output": joined, "every_output": True, "method": "train_forward", "variant": variant}
     return Forward(numbers, "dimr", sizes, given, **how)
 
 
@@ -71,5 +76,13 @@ CASES = [
         "backbone.coarse.mixer.heads=2",
         "backbone.coarse.norm={kind: timed_layer_norm}",
         "backbone.fine.norm={kind: timed_layer_norm}",
+    ),
+    case(
+        "dimr.text",
+        *("data.shape=[4, 8, 8]", TIME, f"backbone.branches={LAYER_NORM}", "backbone.coarse.mixer.heads=2"),
+        *("data.fields.caption.shape=[5, 6]", "data.fields.caption_mask.shape=[5]"),
+        "conditioning.caption.null_embedding=zeros",
+        given=captioned,
+        variant="XL/2R-256-text",
     ),
 ]

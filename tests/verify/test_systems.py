@@ -53,14 +53,21 @@ CHOSEN = (
     ("pixelflow_t2i", "onnxruntime"),
     ("pixelflow-adaptive", "onnxruntime"),  # whose loops end early, and call different methods
     ("controlled", "onnxruntime"),
-    *((name, "onnxruntime") for name in ("dico", "dimr", "diffit", "diffit_image", "ascan", "iwin")),
+    *((name, "onnxruntime") for name in ("dico", "dimr_text", "diffit", "diffit_image", "ascan", "iwin")),
     ("interpolant_inpaint", "onnxruntime"),  # whose sampler chooses its steps
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 
 
 # The form of the loop where it is not the one that the engine would choose.
-FORMS = {"dico": "host", "dimr": "loop", "diffit": "host", "diffit_image": "loop", "ascan": "unroll", "iwin": "host"}
+FORMS = {
+    "dico": "host",
+    "dimr_text": "loop",
+    "diffit": "host",
+    "diffit_image": "loop",
+    "ascan": "unroll",
+    "iwin": "host",
+}
 FORMS |= {"interpolant_inpaint": "host", "pixelcnn-autoencoder": "loop"}
 
 

@@ -202,7 +202,16 @@ class Mixer(Part):
 
 
 class CachedMixer(Mixer):
-    """A mixer that heeds `mask` and takes tokens against a cache of the keys and values of others."""
+    """A mixer that heeds `mask` and takes tokens against keys and values of others."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether tokens may be mixed with a context too, by `look`."""
+        return False
+
+    @abstractmethod
+    def look(self, b: Builder, name: str, x: Var, context: tuple[Var, ...], init: str, dim: int, **static: Any) -> Var:
+        """x [B, T, D] mixed with itself and a context [B, L, E], behind which may be a mask bool[B, L]."""
 
     @abstractmethod
     def decode(

@@ -21,9 +21,10 @@ from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.norms.timed_layer_norm import TimedLayerNorm
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.tokens import joined
 from latentc.components.layers import conv, patch_conv
 from latentc.components.networks._stages import Heads, long_skips
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import CachedMixer, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
 
@@ -59,8 +60,8 @@ class MultiResolution(Backbone):
     """Branches of blocks from the lowest resolution to the highest (DiMR, Liu et al. 2024, arXiv:2406.09416).
 
     Takes x f32[B, C, H, H], t f32[B] and its conditions as tokens, which branches of the `coarse` block take; returns
-    f32[B, C_out, H, H]. In training the other branches return what they predict at their resolutions, from coarse to
-    fine, besides.
+    f32[B, C_out, H, H]. Conditions of several tokens are what its blocks look at, if they do. In training the other
+    branches return what they predict at their resolutions, from coarse to fine, besides.
     """
 
     kind: Literal["multi_resolution"]
@@ -89,6 +90,10 @@ class MultiResolution(Backbone):
         },
     }
 
+    @property
+    def attends_to_any_width(self) -> bool:
+        return self.coarse.parts()[3].takes_any_width
+
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("coarse",) if len(self.branches) > 1 else ()
 
@@ -106,7 +111,11 @@ class MultiResolution(Backbone):
         if isinstance(spec.time, TimeFeatures) and spec.time.static()["frequencies"] != 1:
             message = f"a {self.kind} takes the time as one number"
             yield Problem((), message, "use `conditioning.time: {kind: scalar}`")
-        if self.coarse.spatial and self.told(spec):
+        mixer = self.coarse.parts()[0]
+        if self.coarse.parts()[3].takes_tokens and not (isinstance(mixer, CachedMixer) and mixer.looks):
+            message = f"this `{mixer.kind}` looks at no other tokens"
+            yield Problem(("coarse", "condition", "context"), message, "use `{kind: attention}`, or leave it out")
+        if self.coarse.spatial and any(not self._looked_at(entry) for entry in self.entries(spec)):
             message = "its tokens are a square and one per condition, which the mixer takes for one square"
             yield Problem(
                 ("coarse", "mixer"),
@@ -122,6 +131,10 @@ class MultiResolution(Backbone):
             help = "use `patch: 1` without `shrink` there"
             yield Problem(("branches", len(self.branches) - 1, "patch"), message, help)
 
+    def _looked_at(self, entry: Entry) -> bool:
+        """Whether blocks look at its tokens, which are several, rather than that they join those of the sample."""
+        return self.coarse.parts()[3].takes_tokens and (entry.ports[0].type.rank or 1) > 1
+
     def _problems_of_branch(self, i: int, branch: Branch, below: Branch | None, side: int) -> Iterator[Problem]:
         if side % branch.scale:
             message = f"squares of {branch.scale} pixels do not tile a side of {side}"
@@ -131,7 +144,7 @@ class MultiResolution(Backbone):
             message = f"a token of {branch.scale} pixels a side is no whole part of one of {below.scale} below"
             yield Problem(("branches", i, "patch"), message)
         block = self.blocks(branch)
-        of_condition = block.problems_of_condition(self.kind, "time", None)
+        of_condition = block.problems_of_condition(self.kind, "time", None, tokens=branch.block == "coarse")
         for problem in (*of_condition, *block.problems_of_width(branch.width, side // branch.scale)):
             if problem.path[:1] == ("block",):
                 yield Problem((branch.block, *problem.path[1:]), problem.message, problem.help)
@@ -227,13 +240,16 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
             ratio = below.scale // branch.scale
             x = x + b.sub("enter", _enter(ratio), others[0], t, dim=others[0].shape[2], features=width, grid=grid)
             others = others[1:]
-        before = 0
+        before, context = 0, list[tuple[Var, Var | None]]()
         for entry, operands in with_operands(entries, others):
-            embedded, _ = entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+            embedded, mask = entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+            if config._looked_at(entry):
+                context.append((embedded, mask))
+                continue
             before += embedded.shape[1]
             x = b.concat(embedded, x, axis=1, out="x")
         sizes = {**of.static(width), "grid": grid, **({"heads": branch.heads} if branch.heads else {})}
-        told = (t,) if condition.TAKES == "time" else ()
+        told = ((t,) if condition.TAKES == "time" else ()) + joined(b, context)
         every = long_skips(b, block, x, told, half, width, of.own(width, sizes))
         made = [every[-1]]
         if not finest:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Told
+from latentc.components.parts import BlockCondition, CachedMixer, FeedForward, Mixer, Norm, Told
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
@@ -16,8 +16,21 @@ class TimeNorm(BlockCondition):
 
     kind: Literal["time_norm"]
     dropout: float = Field(0.0, ge=0, lt=1, description="of what mixer and feed-forward add, in training")
+    context: bool = Field(
+        False,
+        description="tokens also look at conditions of several tokens, such as captions, by keys and values of a layer "
+        "of their own; else these join the tokens",
+    )
     TAKES: ClassVar[Told] = "time"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "time_norm"}
+
+    @property
+    def takes_tokens(self) -> bool:
+        return self.context
+
+    @property
+    def takes_any_width(self) -> bool:
+        return self.context
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(mixer, feed_forward, norm, init, self.dropout)
@@ -29,11 +42,16 @@ def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, dropo
         return b.dropout(x, p=dropout) if dropout else x
 
     @module_class("TimeNormBlock" if mixer.normalised else "ConvNeXtBlock")
-    def block(b: Builder, x: Var, t: Var, *rotary: Var, dim: int, **static: Any) -> Var:
+    def block(b: Builder, x: Var, t: Var, *context: Var, dim: int, **static: Any) -> Var:
         """A pre-norm block whose norms depend on the time t [B, 1]."""
         feeding, grid = {k: static[k] for k in feed_forward.static(dim)}, static.get("grid")
         h = norm.apply(b, "norm1", x, t, grid) if mixer.normalised else x
-        x = x + dropped(b, mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixer.own(dim, static)))
+        if context:
+            assert isinstance(mixer, CachedMixer)
+            h = mixer.look(b, "attn", h, context, init, dim=dim, **mixer.own(dim, static))
+        else:
+            h = mixer.apply(b, "attn", h, (), init, dim=dim, **mixer.own(dim, static))
+        x = x + dropped(b, h)
         h = norm.apply(b, "norm2", x, t, grid)
         return x + dropped(b, feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from latentc.components.blocks.heads import split_heads
+from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
@@ -60,6 +62,29 @@ def masked(config: Attention, init: str) -> BlockBody:
         """Multi-head self-attention to the tokens where `mask` is true."""
         q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads, front=front)
         return config.projected(b, config.mixed(b, q, k, v, mask), dim, init, front=front)
+
+    return attention
+
+
+@cache
+def looking(config: Attention, init: str) -> BlockBody:
+    """Keys and values of a context stand behind the tokens' own, which alone have positions."""
+
+    @module_class("ContextualAttention", context="B L context_dim")
+    def attention(
+        b: Builder, x: Var, context: Var, *mask: Var, dim: int, heads: int, context_dim: int, grid: int = 0
+    ) -> Var:
+        """Multi-head self-attention, also to tokens of a context [B, L, E] where the mask [B, L] is true."""
+        q, k, v = config.turned(b, *config.heads_of(b, x, (), init, dim, heads, None), grid)
+        kv = dense(b, "context_kv", context, 2 * dim, config.value_bias, init, out="kv")
+        more = (split_heads(b, part, heads, dim // heads, "more") for part in b.split(kv, axis=2, sizes=(dim, dim)))
+        k, v = (b.concat(own, of, axis=2, out=name) for own, of, name in zip((k, v), more, "kv", strict=True))
+        seen = None
+        if mask:
+            own = b.full(x, shape=(x.shape[1],), value=1.0, dtype="bool", out="own")
+            seen = b.concat(own, *mask, axis=1, out="seen")
+            seen = b.reshape(seen, shape=(x.shape[0], 1, 1, seen.shape[1]), out="seen")
+        return config.projected(b, config.mixed(b, q, k, v, seen), dim, init)
 
     return attention
 
@@ -123,4 +148,4 @@ def beginning(config: Attention, init: str, masked: bool, plain: bool) -> BlockB
     return begin
 
 
-__all__ = ["beginning", "conditioned", "decoding", "extending", "masked", "whole"]
+__all__ = ["beginning", "conditioned", "decoding", "extending", "looking", "masked", "whole"]

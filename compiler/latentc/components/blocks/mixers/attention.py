@@ -22,9 +22,11 @@ from latentc.components.blocks.mixers._attention_modules import (
     conditioned,
     decoding,
     extending,
+    looking,
     masked,
     whole,
 )
+from latentc.components.blocks.mixers._attention_scores import UNSEEN, masked_bias, relative_bias, seen_with_first
 from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.parts import CachedMixer, Chunk, DecodeState, Norm, Problem, ScoreKernel, dense
@@ -143,6 +145,16 @@ class Attention(CachedMixer):
         return True
 
     @property
+    def value_bias(self) -> bool:
+        """Whether queries and values have a bias."""
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
+    @property
+    def looks(self) -> bool:
+        own = self.causal or self.relative_bias or self.generates or self.own_head_size or self.score_kernel is not None
+        return not own and self.kv_heads in (None, self.heads)
+
+    @property
     def generates(self) -> bool:
         return self.generated_projection
 
@@ -204,6 +216,10 @@ class Attention(CachedMixer):
             return b.sub(name, conditioned(self, init, False), x, c, *rotary, **static)  # type: ignore[no-any-return]
         return b.sub(name, whole(self, init), x, *rotary, **static)  # type: ignore[no-any-return]
 
+    def look(self, b: Builder, name: str, x: Var, context: tuple[Var, ...], init: str, dim: int, **static: Any) -> Var:
+        sizes = {**static, "dim": dim, "context_dim": context[0].shape[2]}
+        return b.sub(name, looking(self, init), x, *context, **sizes)  # type: ignore[no-any-return]
+
     def decode(
         self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
@@ -235,12 +251,17 @@ class Attention(CachedMixer):
         front: int = 0,
     ) -> Var:
         q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width, front)
+        q, k, v = self.turned(b, q, k, v, grid)
+        bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
+        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told, front)
+
+    def turned(self, b: Builder, q: Var, k: Var, v: Var, grid: int) -> tuple[Var, Var, Var]:
+        """Queries and keys turned by their places in a square of tokens, if they are."""
         if self.axial_rotary:
             q, k = axial_rotary(b, q, k, grid)
         if self.mixed_rotary is not None:
             q, k = mixed_rotary(b, q, k, grid, self.mixed_rotary)
-        bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
-        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told, front)
+        return q, k, v
 
     def mixed(self, b: Builder, q: Var, k: Var, v: Var, mask: Var | None = None, position: Var | None = None) -> Var:
         """Attention of q to k and v: f32[B, H, T_q, d].
@@ -252,7 +273,7 @@ class Attention(CachedMixer):
         drop = {"dropout": self.weight_dropout} if self.weight_dropout else {}
         kernel = self.score_kernel
         if causal and self.unmasked:
-            causal, mask = False, _seen_with_first(b, k.shape[2], self.unmasked, mask)
+            causal, mask = False, seen_with_first(b, k.shape[2], self.unmasked, mask)
         if not isinstance(kernel, ScoreKernel):
             extra = () if mask is None else (mask,)
             return b.attention(q, k, v, *extra, causal=causal, scale=self._scale(q), **drop, out="x")
@@ -262,15 +283,15 @@ class Attention(CachedMixer):
             _, bias = kernel.terms(b, distance, heads)
             assert bias is not None
             bias = b.reshape(bias, shape=(1, heads, *distance.shape[1:]), out="bias")
-            return b.attention(q, k, v, _masked_bias(b, bias, mask), causal=causal, scale=None, **drop, out="x")
+            return b.attention(q, k, v, masked_bias(b, bias, mask), causal=causal, scale=None, **drop, out="x")
         scores = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))) * (1 / math.sqrt(int(q.shape[3])))
         scores = kernel.on(b, scores, distance)
         if causal:
             place = b.arange(keys)
             seen = b.less_equal(b.reshape(place, shape=(1, keys)), b.reshape(place, shape=(keys, 1)))
-            scores = b.where(seen, scores, _UNSEEN, out="scores")
+            scores = b.where(seen, scores, UNSEEN, out="scores")
         if mask is not None:
-            scores = _masked_bias(b, scores, mask)
+            scores = masked_bias(b, scores, mask)
         weights = b.softmax(scores, axis=-1)
         return b.matmul(b.dropout(weights, p=self.weight_dropout) if drop else weights, v, out="x")
 
@@ -300,7 +321,7 @@ class Attention(CachedMixer):
         head_dim, inner = (dim // heads, dim) if head_width is None else (head_width, heads * head_width)
         kv = heads if kv_heads is None else kv_heads
         kv_dim = inner if kv_heads is None else kv_heads * head_dim
-        bias = self.bias if self.qkv_bias is None else self.qkv_bias
+        bias = self.value_bias
         size = inner + 2 * kv_dim if kv_heads else 3 * inner
         qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv", front=front)
         if c is not None:
@@ -358,37 +379,3 @@ def _unit(b: Builder, x: Var, out: str) -> Var:
 
 _EPS = 1e-12
 """Least length that a query or key is divided by."""
-
-_UNSEEN = -3e4
-"""Score of a token that must not be seen: the softmax of it is 0, and it fits in half precision."""
-
-
-def _seen_with_first(b: Builder, tokens: Any, first: int, mask: Var | None) -> Var:
-    """bool[1 or B, 1, T, T]: those of the tokens of `mask` that each sees, which are those before it and the first."""
-    place = b.arange(tokens, out="place")
-    column = b.reshape(place, shape=(1, tokens), out="column")
-    seen = b.less_equal(column, b.reshape(place, shape=(tokens, 1)), out="before")
-    seen = b.reshape(b.logical_or(seen, b.less(column, first)), shape=(1, 1, tokens, tokens), out="seen")
-    return seen if mask is None else b.logical_and(mask, seen, out="seen")  # type: ignore[no-any-return]
-
-
-def _masked_bias(b: Builder, bias: Var, mask: Var | None) -> Var:
-    """Scores, or a bias of them, with what `mask` says."""
-    if mask is None:
-        return bias
-    if mask.type.dtype == "bool":
-        return b.where(mask, bias, _UNSEEN, out="bias")
-    return b.add(bias, mask, out="bias")
-
-
-def relative_bias(b: Builder, heads: int, grid: int, tokens: int) -> Var:
-    """f32[1, H, T, T] for a square of tokens of side `grid`: a row of the table per offset of rows and columns."""
-    span = 2 * grid - 1
-    table = b.param("relative_position_bias_table", f32(span**2, heads), "normal", std=0.02)
-    steps = b.arange(grid, out="steps")
-    offset = b.reshape(steps, shape=(grid, 1)) - b.reshape(steps, shape=(1, grid))
-    offset = b.op("add", offset, grid - 1, out="offset")
-    rows = b.op("mul", b.reshape(offset, shape=(grid, 1, grid, 1)), span, out="rows")
-    index = b.op("add", rows, b.reshape(offset, shape=(1, grid, 1, grid)), out="index")
-    bias = b.embedding(table, b.reshape(index, shape=(tokens, tokens)), out="bias")
-    return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")  # type: ignore[no-any-return]
