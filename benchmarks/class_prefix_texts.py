@@ -42,7 +42,7 @@ SIZES = {
     "bart": (
         *(*BLOCK, "networks.main.encoder_depth=2", "networks.main.decoder_depth=2", "networks.main.context=80"),
         *("networks.main.start=256", "networks.main.source_start=null"),
-        "conditioning.source={kind: masked_text, mask: 257, end: 256, share: 0.4, shape: span, starts: tokens_starts}",
+        "conditioning.source={kind: masked_text, mask: 257, end: 256, share: 0.4, shape: span}",
         f"data.fields.tokens_starts={{shape: [{LENGTH}]}}",
         "sampler={kind: autoregressive, top_p: 0.9}",
     ),

@@ -20,7 +20,13 @@ Text = tuple[int, ...]
 
 
 def searched(
-    log_p: Callable[[Text], np.ndarray], beams: int, power: float, no_repeat: int, shortest: int, never: list[int]
+    log_p: Callable[[Text], np.ndarray],
+    beams: int,
+    power: float,
+    no_repeat: int,
+    shortest: int,
+    never: list[int],
+    ahead: int,
 ) -> Text:
     """The best of the first `beams` texts that end."""
     alive: list[tuple[float, Text]] = [(0.0, ())]
@@ -38,7 +44,7 @@ def searched(
         found = sorted(found, key=lambda one: -one[0])[: 2 * beams]
         for score, text, token in found[:beams]:
             if token == END and len(done) < beams:
-                done.append((score / (step + 1) ** power, text))
+                done.append((score / (ahead + step + 1) ** power, text))
         if len(done) == beams:
             break
         alive = [(score, (*text, token)) for score, text, token in found if token != END][:beams]
@@ -46,20 +52,23 @@ def searched(
 
 
 @pytest.mark.parametrize(
-    ("name", "beams", "power", "no_repeat", "shortest", "never"),
+    ("name", "beams", "power", "no_repeat", "shortest", "never", "ahead"),
     [
-        ("class_prefix_bart", 3, 5.0, 2, 0, [1]),
-        ("class_prefix_bart", 2, 0.5, 0, 2, []),
-        ("class_prefix_bart", 1, 1.0, 1, 1, [0, 1]),
-        ("class_prefix_gpt2", 4, -1.0, 3, 1, []),
+        ("class_prefix_bart", 3, 5.0, 2, 0, [1], 0),
+        ("class_prefix_bart", 2, 0.5, 0, 2, [], 0),
+        ("class_prefix_bart", 1, 1.0, 1, 1, [0, 1], 0),
+        ("class_prefix_bart", 3, 2.0, 2, 0, [1], 3),
+        ("class_prefix_gpt2", 4, -1.0, 3, 1, [], 0),
     ],
 )
 def test_the_text_is_that_of_fairseq(
-    name: str, beams: int, power: float, no_repeat: int, shortest: int, never: list[int]
+    name: str, beams: int, power: float, no_repeat: int, shortest: int, never: list[int], ahead: int
 ) -> None:
+    """`ahead`: the decoder's text stands behind so many tokens, too."""
     options = f"beams: {beams}, length_penalty: {power}, no_repeat: {no_repeat}, shortest: {shortest}, never: {never}"
-    system = SYSTEMS[name]
-    lowered = lower(load_spec(name, None, [*system.sizes, f"sampler={{kind: beam_search, {options}}}"]))
+    sizes = [*SYSTEMS[name].sizes, f"sampler={{kind: beam_search, ahead: {ahead}, {options}}}"]
+    sizes += ["networks.main.repeats=true", "networks.main.class_tokens=[[2, 4], [3, 5]]"] if ahead else []
+    lowered = lower(load_spec(name, None, sizes))
     rng = np.random.default_rng(4)
     weights = random_weights(parameters(lowered.module, lowered.module.entries["main.forward"]), rng, 0.7)
     weights |= {path: array + 1 for path, array in weights.items() if "norm" in path and path.endswith(".weight")}
@@ -87,7 +96,7 @@ def test_the_text_is_that_of_fairseq(
             row = logits[0, len(text)]
             return np.asarray(row - row.max() - np.log(np.exp(row - row.max()).sum()))
 
-        wanted = searched(log_p, beams, power, no_repeat, shortest, never)
+        wanted = searched(log_p, beams, power, no_repeat, shortest, never, ahead)
         assert texts[i].tolist() == [*wanted, *[END] * (LENGTH - len(wanted))]
 
 

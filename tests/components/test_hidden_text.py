@@ -15,6 +15,7 @@ from latentc.lower import lower
 from latentc.spec import load_spec
 
 END, MASK = 9, 8
+PADDING = {"source": 11, "source_mask": False}
 TEXTS = np.array([[1, 2, 3, 4, 5, 9, 9, 9], [1, 2, 9, 9, 9, 9, 9, 9], [9] * 8])
 
 
@@ -118,3 +119,30 @@ def test_blocks_of_a_row_are_predicted_as_they_are() -> None:
     (told,) = oracle.run("main.forward", behind, y)
     np.testing.assert_allclose(logits[0, 1:], told[0, :4], rtol=1e-6)
     np.testing.assert_allclose(logits[1], told[1, :5], rtol=1e-6)
+
+
+def test_the_decoder_repeats_the_class() -> None:
+    """As if its text began with the tokens that the encoder's text stands behind."""
+    system, found = SYSTEMS["class_prefix_bart"], []
+    names, text = [[2, 4], [3, 5]], [[6, 7, 8, 9, 1], [9, 1, 7, 11, 11]]
+    given = {"y": np.array([0, 1]), "source": np.array([[1, 7, 11, 11, 11, 11]] * 2)}
+    given["source_mask"] = given["source"] != 11
+    weights: dict[str, np.ndarray] = {}
+    for repeats in (True, False):
+        length = 6 if repeats else 9
+        fields = f"{{tokens: {{shape: [{length}], classes: 12, medium: text, end: 11}}}}"
+        options = [
+            f"data.fields={fields}",
+            f"networks.main.class_tokens={names}",
+            f"networks.main.repeats={str(repeats).lower()}",
+        ]
+        options += ["conditioning.source={kind: masked_text, mask: 1, end: 11}"]
+        lowered = lower(load_spec(system.spec, None, [*system.sizes, *options]))
+        params = parameters(lowered.module, lowered.module.entries["main.forward"])
+        weights = weights or random_weights(params, np.random.default_rng(1), 0.3)
+        tokens = np.array(text if repeats else [[0, *name, *row] for name, row in zip(names, text, strict=True)])
+        own = {"tokens": tokens, "y": given["y"]}
+        own |= {key: np.pad(given[key], ((0, 0), (0, length - 6)), constant_values=v) for key, v in PADDING.items()}
+        ports = [port.name for port in lowered.networks["main"].methods["forward"].inputs]
+        found += Interpreter(lowered.module, weights).run("main.forward", *(own[port] for port in ports))
+    np.testing.assert_allclose(found[0], found[1][:, 3:], rtol=1e-6)

@@ -17,11 +17,11 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.cross_attention import encoder_attention, look_up, remember
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.parts import CachedMixer, DecodeState, FeedForward, Norm, Problem, Weights
+from latentc.components.networks._text_decoder import decoder_block, decoder_memory, decoder_step
+from latentc.components.parts import Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
 
@@ -49,6 +49,10 @@ class TextToText(Backbone):
     )
     class_tokens: ClassTokens | None = Field(
         None, description="tokens of the name of each class; null: a learned embedding of each class"
+    )
+    repeats: bool = Field(
+        False,
+        description="the decoder's text stands behind `source_start` and the class, too, as fairseq's denoising has it",
     )
     block: Block = Field(description="the block of both; its mixer is causal, which the encoder leaves out")
     weights: Weights = Field("normal", description="how linear layers start")
@@ -83,7 +87,11 @@ class TextToText(Backbone):
                 yield Problem((name,), f"tokens are 0 to {tokens.vocabulary - 1}")
         yield from self.problems_of_conditions(spec)
         entries = self.entries(spec)
-        yield from problems_of_names(rows_of(self.class_tokens), tokens.vocabulary, entries)
+        rows = rows_of(self.class_tokens)
+        yield from problems_of_names(rows, tokens.vocabulary, entries, ragged=not self.repeats)
+        if self.repeats and rows is None:
+            message = "the decoder repeats the tokens of the class, and it has an embedding instead"
+            yield Problem(("repeats",), message, "give `class_tokens`")
         for entry in entries:
             values = entry.ports[0].values
             if entry.form == "array" and values != tokens.vocabulary:
@@ -91,7 +99,7 @@ class TextToText(Backbone):
                 yield Problem((), message, "give both the same vocabulary")
         if not entries and self.source_start is None:
             yield Problem(("source_start",), "the encoder has nothing to encode", "add a condition")
-        most = max(self.encoded(entries, spec), tokens.length)
+        most = max(self.encoded(entries, spec), self.repeated(entries) + tokens.length)
         if most > self.context:
             yield Problem(("context",), f"sequences have {most} places, more than {self.context}")
 
@@ -105,13 +113,22 @@ class TextToText(Backbone):
                 count += longest(rows) if rows else entry.condition.length(entry.name, spec)
         return count
 
+    def repeated(self, entries: tuple[Entry, ...]) -> int:
+        """E, how many tokens the decoder is given behind its first one."""
+        rows = rows_of(self.class_tokens)
+        if not self.repeats or rows is None:
+            return 0
+        told = any(entry.form == "tokens" for entry in entries)
+        return (self.source_start is not None) + longest(rows) * told
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens = spec.data.tokens
         assert tokens is not None
         entries = self.entries(spec)
+        before = self.repeated(entries)
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
-            "length": tokens.length,
+            "length": before + tokens.length,
             "places": self.offset + self.context,
             "width": self.width,
             "encoder_depth": self.encoder_depth,
@@ -121,7 +138,7 @@ class TextToText(Backbone):
         }
         heads, size = static["heads"], self.width // static["heads"]
         source = self.encoded(entries, spec)
-        grown = Port("caches", f32(B, static.get("kv_heads", heads), tokens.length, size), "cache")
+        grown = Port("caches", f32(B, static.get("kv_heads", heads), static["length"], size), "cache")
         kept = Port("memories", f32(B, heads, source, size), "cache")
         caches = (grown,) * (2 * self.decoder_depth) + (kept,) * (2 * self.decoder_depth)
         caches += (Port("known", f32(B, source), "cache"),)
@@ -132,7 +149,7 @@ class TextToText(Backbone):
         methods = {
             "forward": add_method(mb, name, "forward", _forward(self, entries), (state, *told), static, ("logits",)),
             "prefill": add_method(mb, name, "prefill", _prefill(self, entries), told, static, out),
-            "decode": add_method(mb, name, "decode", _decode(self), (token, position, *caches), static, out),
+            "decode": add_method(mb, name, "decode", _decode(self, before), (token, position, *caches), static, out),
         }
         return Network(name, methods, self.PROVIDES)
 
@@ -210,105 +227,21 @@ def _logits(b: Builder, config: TextToText, x: Var, static: Mapping[str, Any]) -
     return b.linear(x, _table(b, static["vocabulary"], static["width"]), bias, out="logits")  # type: ignore[no-any-return]
 
 
-# ---- the decoder's block
-
-
-def _parts(config: TextToText) -> tuple[CachedMixer, FeedForward, Norm, InContext]:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
-    assert isinstance(condition, InContext)
-    return mixer, feed_forward, norm, condition
-
-
-def _joined(b: Builder, norm: Norm, name: str, x: Var, after: bool, branch: Any) -> Var:
-    """x with a branch of it; the norm precedes the branch, or follows the sum."""
-    if after:
-        return norm.apply(b, name, b.add(x, branch(x), out="x"))
-    return b.add(x, branch(norm.apply(b, name, x)), out="x")  # type: ignore[no-any-return]
-
-
-@cache
-def _block(config: TextToText) -> BlockBody:
-    mixer, feed_forward, norm, condition = _parts(config)
-    init, after = config.weights, condition.norm_after
-
-    @module_class("DecoderBlock")
-    def block(b: Builder, x: Var, context: Var, seen: Var, *, dim: int, **static: Any) -> Var:
-        """A block that also looks at the encoder's tokens where `seen` is true."""
-        own = mixer.own(dim, static)
-        heads = {"dim": dim, "heads": static["heads"]}
-        x = _joined(b, norm, "norm1", x, after, lambda h: mixer.apply(b, "attn", h, (), init, dim=dim, **own))
-        x = _joined(
-            b, norm, "norm_cross", x, after, lambda h: b.sub("cross", encoder_attention, h, context, seen, **heads)
-        )
-        return _fed(b, feed_forward, norm, init, x, after, dim, static)
-
-    return block
-
-
-@cache
-def _decode_block(config: TextToText) -> BlockBody:
-    mixer, feed_forward, norm, condition = _parts(config)
-    init, after = config.weights, condition.norm_after
-
-    @module_class("DecoderBlock", "decode")
-    def decode(
-        b: Builder,
-        x: Var,
-        position: Var,
-        mask: Var,
-        keys: Var,
-        values: Var,
-        kept_keys: Var,
-        kept_values: Var,
-        seen: Var,
-        *,
-        dim: int,
-        **static: Any,
-    ) -> tuple[Var, Var, Var]:
-        """The block for one token against the cached keys and values, its own and the encoder's."""
-        own = mixer.own(dim, static)
-        heads = {"dim": dim, "heads": static["heads"]}
-        grown: list[Var] = []
-
-        def mix(h: Var) -> Var:
-            h, *grown[:] = mixer.decode(
-                b, "attn", h, DecodeState(position, mask, keys, values), (), init, dim=dim, **own
-            )
-            return h
-
-        x = _joined(b, norm, "norm1", x, after, mix)
-        looked = lambda h: b.sub("cross", look_up, h, kept_keys, kept_values, seen, **heads)  # noqa: E731
-        x = _joined(b, norm, "norm_cross", x, after, looked)
-        return _fed(b, feed_forward, norm, init, x, after, dim, static), *grown  # type: ignore[return-value]
-
-    return decode
-
-
-@cache
-def _remember_block(config: TextToText) -> BlockBody:
-    @module_class("DecoderBlock", "remember")
-    def remember_block(b: Builder, context: Var, *, dim: int, **static: Any) -> tuple[Var, Var]:
-        """Keys and values of the encoder's tokens."""
-        return b.sub("cross", remember, context, out="keys values", dim=dim, heads=static["heads"])  # type: ignore[no-any-return]
-
-    return remember_block
-
-
-def _fed(
-    b: Builder,
-    feed_forward: FeedForward,
-    norm: Norm,
-    init: str,
-    x: Var,
-    after: bool,
-    dim: int,
-    static: Mapping[str, Any],
-) -> Var:
-    own = {k: static[k] for k in feed_forward.static(dim)}
-    return _joined(b, norm, "norm2", x, after, lambda h: feed_forward.apply(b, "mlp", h, init, dim=dim, **own))
-
-
 # ---- the methods
+
+
+def _begun(b: Builder, config: TextToText, entries: tuple[Entry, ...], operands: Sequence[Var], like: Var) -> Var:
+    """i64[B, 1 + E], the tokens that the decoder's text stands behind."""
+    start = b.full(like, shape=(1,), value=config.start, dtype="i64", out="start")
+    rows = rows_of(config.class_tokens)
+    if not config.repeats or rows is None:
+        return start  # type: ignore[no-any-return]
+    parts = [start]
+    if config.source_start is not None:
+        parts.append(b.full(like, shape=(1,), value=config.source_start, dtype="i64", out="start"))
+    told = with_operands(entries, operands)
+    parts += [named(b, rows, own[0])[0] for entry, own in told if entry.form == "tokens"]
+    return b.concat(*parts, axis=1, out="begun") if len(parts) > 1 else start  # type: ignore[no-any-return]
 
 
 @cache
@@ -318,14 +251,17 @@ def _forward(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
         """Logits of every token given those before it and the encoder's text."""
         width = static["width"]
         context, known = _encoded(b, config, entries, conditions, static)
-        start = b.full(tokens, shape=(1,), value=config.start, dtype="i64", out="start")
-        x = b.embedding(_table(b, static["vocabulary"], width), b.concat(start, tokens, axis=1, out="given"), out="x")
-        count = int(tokens.shape[1]) + 1
+        begun = _begun(b, config, entries, conditions, tokens)
+        given = b.concat(begun, tokens, axis=1, out="given")
+        x = b.embedding(_table(b, static["vocabulary"], width), given, out="x")
+        count, before = int(given.shape[1]), int(begun.shape[1]) - 1
         places = b.reshape(b.cast(b.arange(count), to="f32"), shape=(1, count), out="places")
         x = _entered(b, config, x, places, "decoder", static)
         sizes = config.block.own(width, static)
         for name in items("decoder", static["decoder_depth"]):
-            x = b.sub(name, _block(config), x, context, _seen(b, known), dim=width, **sizes)
+            x = b.sub(name, decoder_block(config), x, context, _seen(b, known), dim=width, **sizes)
+        if before:
+            x = b.slice(x, axis=1, start=before, stop=count, out="x")
         return _logits(b, config, x, static)
 
     return forward
@@ -352,7 +288,7 @@ def _step(
         pairs = (*caches[2 * i : 2 * i + 2], *memories[2 * i : 2 * i + 2])
         operands = (x, position, mask, *pairs, seen)
         x, keys, values = b.sub(
-            f"decoder.{i}", _decode_block(config), *operands, out="x keys values", dim=width, **sizes
+            f"decoder.{i}", decoder_step(config), *operands, out="x keys values", dim=width, **sizes
         )
         grown += [keys, values]
     logits = _logits(b, config, x, static)
@@ -368,27 +304,29 @@ def _prefill(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
         context, known = _encoded(b, config, entries, conditions, static)
         sizes, memories = config.block.own(width, static), list[Var]()
         for i in range(int(static["decoder_depth"])):
-            kept = b.sub(f"decoder.{i}", _remember_block(config), context, out="keys values", dim=width, **sizes)
+            kept = b.sub(f"decoder.{i}", decoder_memory(config), context, out="keys values", dim=width, **sizes)
             memories += kept
         shape = (static.get("kv_heads", heads), length, width // heads)
         caches = [b.full(context, shape=shape, value=0.0, dtype="f32", out="cache") for _ in memories]
-        start = b.cast(b.full(context, shape=(1,), value=float(config.start), dtype="f32"), to="i64", out="start")
-        position = b.constant(0, "i64")
-        logits, grown = _step(b, config, start, position, caches, memories, known, static)
-        return logits, *grown, *memories, known
+        begun = _begun(b, config, entries, conditions, context)
+        for i in range(int(begun.shape[1])):
+            token = b.slice(begun, axis=1, start=i, stop=i + 1, out="token") if int(begun.shape[1]) > 1 else begun
+            logits, caches = _step(b, config, token, b.constant(i, "i64"), caches, memories, known, static)
+        return logits, *caches, *memories, known
 
     return prefill
 
 
 @cache
-def _decode(config: TextToText) -> BlockBody:
+def _decode(config: TextToText, before: int) -> BlockBody:
     @module_class("TextToText", "decode")
     def decode(b: Builder, token: Var, position: Var, *caches: Var, **static: Any) -> tuple[Var, ...]:
         """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
         count = 2 * int(static["decoder_depth"])
         own, memories, known = caches[:count], caches[count : 2 * count], caches[2 * count]
         token = b.reshape(token, shape=(token.shape[0], 1), out="token")
-        logits, grown = _step(b, config, token, position, own, memories, known, static)
+        slot = b.op("add", position, before, out="slot") if before else position
+        logits, grown = _step(b, config, token, slot, own, memories, known, static)
         return logits, *grown, *memories, known
 
     return decode

@@ -50,6 +50,9 @@ class BeamSearch(Sampler):
         0, ge=0, le=64, description="this many tokens in a row come only once in a text; 0: as often as they like"
     )
     shortest: int = Field(1, ge=0, le=1_048_576, description="tokens of a text before the one that ends it, at least")
+    ahead: int = Field(
+        0, ge=0, le=1_048_576, description="tokens before a text that count in its length, as fairseq counts its prefix"
+    )
     never: tuple[Annotated[int, Field(ge=0, le=16_777_215)], ...] = Field(
         (),
         max_length=64,
@@ -107,7 +110,7 @@ class BeamSearch(Sampler):
         best = b.add(nothing, NEVER, out="best")
         empty = b.full(logits, shape=(length,), value=end, dtype="i64", out="text")
         found = _Found(best, empty, nothing)
-        norms = 1.0 / np.arange(1, length + 1) ** self.length_penalty
+        norms = 1.0 / (self.ahead + np.arange(1.0, length + 1)) ** self.length_penalty
         rows = {"norm": norms, "early": np.arange(length) < self.shortest, "late": np.arange(length) == length - 1}
         first = {name: b.constant(column[:1].astype(np.float32), out=name) for name, column in rows.items()}
         token, written, score, _, found = self._chosen(b, logits, None, blank, b.constant(0, "i64"), first, end, found)
