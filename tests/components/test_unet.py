@@ -38,6 +38,13 @@ def test_a_skip_whose_channels_do_not_fit() -> None:
     assert "32 groups do not divide the 48 channels of level 0 and a skip" in str(refused.value)
 
 
+def test_channels_that_the_norm_of_a_transformer_does_not_fit() -> None:
+    """Its 32 groups may be of one channel each, those of the blocks have four at least: 48 channels in 12 groups."""
+    sizes = ["width=24", "multipliers=[1, 2]", "attention=[]", "block.group_size=4", "block.head_channels=8"]
+    with pytest.raises(DiagnosticError, match="transformer's 32 groups do not divide the 48 channels of level 1"):
+        load_spec("rcg_ldm", None, [f"networks.main.{size}" for size in sizes])
+
+
 def test_the_middle_block_attends_even_if_no_level_does() -> None:
     with pytest.raises(
         DiagnosticError, match=r"E0305.*0 heads do not divide the 64 channels of level 1, where the mid"

@@ -57,14 +57,21 @@ class Unet(Levels):
             if name not in self.told(spec):
                 known = ", ".join(self.told(spec)) or "none"
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
-        yield from self._problems_of_tokens(spec)
+        if self.block.transformer is not None:
+            yield from self._problems_of_transformer(spec)
 
-    def _problems_of_tokens(self, spec: Spec) -> Iterator[Problem]:
-        """A transformer without tokens to attend to."""
-        told = any(self.form_of(part) == "tokens" for part in self.told(spec).values())
-        if self.block.transformer is not None and not told:
+    def _problems_of_transformer(self, spec: Spec) -> Iterator[Problem]:
+        """Without tokens to attend to, or with a norm whose groups do not fit: it has no least channels per group."""
+        if not any(self.form_of(part) == "tokens" for part in self.told(spec).values()):
             message = "a transformer attends to tokens of conditions, and this network is told none"
             yield Problem(("block", "transformer"), message, "leave it out, or add a condition that enters as tokens")
+        last = len(self.multipliers) - 1  # where the middle block attends
+        for level, multiplier in enumerate(self.multipliers):
+            channels = whole(self.width, multiplier)
+            groups = min(self.block.groups, channels or 1)
+            if channels and channels % groups and (level == last or self.attends(level)):
+                message = f"the transformer's {groups} groups do not divide the {channels} channels of level {level}"
+                yield Problem(("multipliers", level), message, "choose another `width`, or `block.groups`")
 
     @property
     def attends_to_any_width(self) -> bool:
