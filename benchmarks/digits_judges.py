@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from on_digits import halves, images, judged
-from training_systems import FILES
+from training_parts import FILES
 
 from latentc import api
 from latentc_runtime import Pipeline, load
@@ -172,10 +172,11 @@ JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
 
 
 def write_data(folder: Path) -> None:
-    """Files that some systems learn: captions of which half are wrong, digits with noise, levels, captions of these.
+    """Files that some systems learn: digits with captions of which half are wrong, with noise, as levels; levels and
+    digits with captions that are right.
 
     The coherence of a right caption is between 0.5 and 1, of a wrong one between 0 and 0.5. Levels are tokens 0 to 15,
-    of which 15 also stands for 16; their captions are right.
+    of which 15 also stands for 16.
     """
     if all((folder / name).exists() for name in FILES):
         return
@@ -191,3 +192,4 @@ def write_data(folder: Path) -> None:
     np.savez(folder / "levels.npz", tokens=tokens, y=labels)
     right = np.eye(10, dtype=np.float32)[labels][:, None]
     np.savez(folder / "spoken.npz", tokens=tokens, caption=right, caption_mask=mask)
+    np.savez(folder / "worded.npz", x=x, text=right, text_mask=mask)

@@ -95,6 +95,16 @@ RUNS: dict[str, Run] = {
     "lit": Run("dit", (*PLAIN, *under("backbone", "width=64", "depth=4", LINEAR))),
     "can": Run("can", (*PLAIN, *TRANSFORMER)),
     "diffmoe": Run("diffmoe", (*PLAIN, *TRANSFORMER, "backbone.interleaved.experts=4")),
+    "dit_moe": Run("dit_moe", (*PLAIN, *TRANSFORMER, *under("backbone.block.feed_forward", "experts=4", "ratio=1"))),
+    "adm": Run(
+        "adm",
+        (
+            *(DATA, f"sampler={{kind: ddim, steps: 25, spacing: trailing, {GUIDANCE}, clip: 1.0}}"),
+            *("conditioning.class={kind: label, dropout: 0.1}", f"objective={{{DIFFUSION}}}"),
+            *under("backbone", "width=32", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.head_channels=16"),
+            "conditioning.time.frequencies=32",
+        ),
+    ),
     "dis": Run(
         "dis",
         (

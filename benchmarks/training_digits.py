@@ -24,7 +24,8 @@ import numpy as np
 from common import verdict
 from digits_judges import JUDGES, write_data
 from on_digits import Training, trained
-from training_systems import COMMON, FILES, SYSTEMS, Figures, System, Trained
+from training_parts import COMMON, FILES, Figures, System, Trained
+from training_systems import SYSTEMS
 
 from latentc import api
 from latentc.diagnostics import DiagnosticError

@@ -1,106 +1,30 @@
 """What `training_digits.py` trains, draws and compares: published systems at sizes that learn digits.
 
-A system is trained once per entry of `trained`, drawn from and judged once per entry of `drawn`, and its goals compare
-the figures of these. Specs of digits are trained as they say themselves, others in few steps of one core. What is
-compared differs in nothing but the technique. All of it was settled before anything was trained for it.
+Those of diffusion and flows are here. What is compared differs in nothing but the technique. All of it was settled
+before anything was trained for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-Figures = Mapping[str, float]
+from training_parts import (
+    CAPTIONS,
+    DIGITS,
+    LEVELS,
+    SETTINGS,
+    TOLD_DIGITS,
+    Drawn,
+    Figures,
+    Goal,
+    System,
+    Trained,
+    difference,
+    ratio,
+    under,
+)
+from training_tokens import TOKEN_SYSTEMS
 
-
-@dataclass(frozen=True)
-class Trained:
-    """A spec with overrides, trained in its own number of steps if `steps` is None.
-
-    `pretrained`: networks that start from the `main` of what another entry has trained.
-    """
-
-    spec: str
-    overrides: tuple[str, ...] = ()
-    steps: int | None = None
-    variant: str | None = None
-    pretrained: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Samples of what an entry has trained, and which function of `Judges` judges them, with these arguments.
-
-    `networks`: weights of further networks, the `main` of other entries. `spec`: of another spec than the one trained.
-    """
-
-    trained: str
-    overrides: tuple[str, ...] = ()
-    judge: str = "classes"
-    given: Mapping[str, object] = field(default_factory=dict)
-    networks: Mapping[str, str] = field(default_factory=dict)
-    spec: Trained | None = None
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A figure that is computed from those of everything drawn, by name, and the bound that it is to keep."""
-
-    what: str
-    value: Callable[[Mapping[str, Figures]], float]
-    bound: float
-    least: bool = True
-
-
-@dataclass(frozen=True)
-class System:
-    """What is trained and drawn by name, and the paper's claim as goals."""
-
-    trained: Mapping[str, Trained]
-    drawn: Mapping[str, Drawn]
-    goals: tuple[Goal, ...] = ()
-    deployed: str = ""
-
-    @property
-    def engine(self) -> str:
-        """What is drawn of the technique itself: `deployed`, or the last entry."""
-        return self.deployed or list(self.drawn)[-1]
-
-
-def under(path: str, *sizes: str) -> tuple[str, ...]:
-    """The overrides of one network."""
-    return tuple(f"{path}.{size}" for size in sizes)
-
-
-def ratio(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
-    """The figure of one as a part of that of the other."""
-    return lambda found: found[one][figure] / found[other][figure]
-
-
-def accurate(spec: str, overrides: tuple[str, ...] = (), variant: str | None = None) -> System:
-    """One system of digits, whose samples are to be of the classes that are asked for."""
-    goal = Goal("class accuracy", lambda found: found["samples"]["accuracy"], 0.95)
-    return System({"trained": Trained(spec, overrides, variant=variant)}, {"samples": Drawn("trained")}, (goal,))
-
-
-def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
-    """The figure of one less that of the other."""
-    return lambda found: found[one][figure] - found[other][figure]
-
-
-def chosen(found: Mapping[str, Figures]) -> float:
-    """The scale of autoguidance with the least Fréchet distance of the samples that it is chosen by."""
-    return min(SCALES, key=lambda scale: found[f"auto {scale}, to choose"]["frechet"])
-
-
-DIGITS = "data={kind: digits}"
-CAPTIONS, LEVELS, BITS = "captions.npz", "dequantised.npz", "levels.npz"  # files that the benchmark writes
-SPOKEN_LEVELS = "spoken.npz"
-FILES = (CAPTIONS, LEVELS, BITS, SPOKEN_LEVELS)
-COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
-# Of published specs; those of digits have their own.
-SETTINGS = ("train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0}", "train.schedule={kind: constant, warmup: 50}")
-SETTINGS += ("train.batch_size=64", "train.ema=0.99", "train.clip=1.0")
 UNET = ("width=24", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.dropout=0", "block.group_size=4")
 EULER = "sampler={kind: euler, steps: 20}"
 
@@ -143,22 +67,8 @@ RIN = ("data_width=32", "width=64", "latents=10", "blocks=2", "layers=1", "patch
 COHERENT = (*SETTINGS, f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], fields: {FIELDS}}}")
 COHERENT += (*(f"backbone.{size}" for size in (*RIN, "registers=2", "sequence_layers=1")), "sampler.steps=50")
 COHERENT += ("sampler.guidance=null", "train.optimizer.lr=3e-3", "objective.process.schedule=sigmoid")
-
-JEPA = ("networks.main.learned_positions=tokens", "networks.main.block.mixer.qk_norm={kind: rms_norm}")
-PREDICTED = ("networks.main.predictor={ratio: 4}", "networks.target={kind: average, decay: 0.99}")
-PREDICTED = (*JEPA, *PREDICTED, "objective.prediction={target: target}")
-WORDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}}"
-WORDED = (
-    *SETTINGS,
-    f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], fields: {WORDS}}}",
-    "data.first_stage=null",
-)
-WORDED += ("conditioning.caption=null", "conditioning.text={kind: sequence, dropout: 0.1}", "train.optimizers={}")
-WORDED += under("networks.main", "width=64", "depth=2", "patch=2", "buffer=4", "positions.pairs=2")
-WORDED += ("networks.main.positions.side=4",)
-WORDED += under("networks.main.block", "mixer.heads=4", "mixer.dropout=0", "feed_forward.dropout=0")
-WORDED += ("networks.head.width=64", "networks.head.depth=3", "networks.target.decay=0.99", "train.precision=fp32")
-WORDED += ("sampler.steps=8", "sampler.diffusion.steps=20", "sampler.guidance.scale=2.0")
+PIXELFLOW_WORDS = under("backbone", "width=64", "depth=4", "patch=1", "stages=2", "block.mixer.heads=4")
+PIXELFLOW_WORDS += ("objective.stages=2", "sampler.steps=10", "sampler.guidance.scale=2.0")
 
 COSINE = "objective.process={kind: discrete, schedule: cosine}"  # that of the denoiser
 RESNET = "kind: resnet_classifier, layers: [1, 1, 1, 1], width: 16"
@@ -186,22 +96,22 @@ TWO += (
     "sampler: {kind: ddim, steps: 50, eta: 1.0}}}",
     "sampler={kind: ddim, steps: 50, spacing: trailing}",
 )
-# Tokens of grey levels, at the size of digits_maskgit.
-LEVEL_TOKENS = "data={kind: digits, as: tokens}"
-GPT = ("width=64", "depth=4", "block.mixer.heads=4", "block.mixer.dropout=0", "block.feed_forward.dropout=0")
-TOKENS = ("train.steps=1500", "train.batch_size=64", "train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0.03}")
-TOKENS += ("train.schedule={kind: cosine, warmup: 50}", "train.ema=0.99", "train.clip=1.0", *under("backbone", *GPT))
-BERT = (*TOKENS, "backbone.dropout=0", "sampler.steps=16", "sampler.randomness=8")
-TOLD_TOKENS = "{kind: npz, path: %s, tokens: {vocabulary: 16, grid: [8, 8]}, classes: 0, fields: "
-TOLD_TOKENS += "{caption: {shape: [1, 10]}, caption_mask: {shape: [1], dtype: bool}}}"
-SPOKEN = (f"data={TOLD_TOKENS % SPOKEN_LEVELS}", *TOKENS, "backbone.dropout=0")
-SPOKEN += ("sampler.top_k=0", "sampler.top_p=0.95", "sampler.guidance.scale=1.5")
-# The pixels of digits have 17 values.
-PIXELS = (*SETTINGS, DIGITS, "train.steps=1500", "train.optimizer.lr=1e-3")
-GATED = under("backbone", "width=32", "depth=5", "kernel=3", "first_kernel=5", "head_width=64", "values=17")
-ENCODER = "networks.encoder={kind: convolution, size: 10, widths: [16, 32]}"
-LOGISTIC = under("backbone", "width=24", "blocks=2", "levels=2", "mixture=5", "values=17", "dropout=0")
-PLAIN = ("backbone.weight_norm=false",)
+# The same of U-Nets, whose `rdm` is a part of their specs.
+SMALL_RDM = ("data={kind: digits, fields: {representation: {shape: [8]}}}",)
+SMALL_RDM += under("networks.rdm", "width=128", "depth=3", "time_width=64")
+SMALL_RDM += under("conditioning.representation.prior", "sampler.steps=50", "objective.process.schedule=cosine")
+DRAWN_UNET = (*SETTINGS, "train.optimizers={}", "sampler={kind: ddim, steps: 50, spacing: trailing, clip: 1.0}")
+DRAWN_UNET += ("objective.process={kind: discrete, schedule: cosine}", *under("networks.main", *UNET))
+PIXEL_UNET = ("objective.variance=fixed_large", "networks.main.block.head_channels=8")
+LATENT_UNET = under("networks.main", "width=32", "block.head_channels=16", "attention=[0, 1]")
+UNREPRESENTED = ("conditioning.representation=null", "networks.rdm=null", "weights={}")
+
+# Scores and a classifier of noisy digits, on the VE SDE.
+NOISY = (*SETTINGS, DIGITS, "objective.process.sigma_max=8", "conditioning.time.frequencies=32")
+SIZED = (*UNET, "recentre=false")
+NOISY_200 = (*NOISY, "sampler.steps=200", "train.ema=0.99")
+SCORES = Trained("score_sde", (*NOISY_200, *under("backbone", *SIZED)), 1500)
+WIDE = ("blocks=1", "multiplier=2", "mean=[0.0]", "deviation=[1.0]")
 
 UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")
 
@@ -209,6 +119,11 @@ UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: t
 def own(name: str) -> tuple[str, ...]:
     """A network of that name, to sample with."""
     return (f"networks.{name}={ADAPTED}, frozen: true}}",)
+
+
+def chosen(found: Mapping[str, Figures]) -> float:
+    """The scale of autoguidance with the least Fréchet distance of the samples that it is chosen by."""
+    return min(SCALES, key=lambda scale: found[f"auto {scale}, to choose"]["frechet"])
 
 
 SYSTEMS: dict[str, System] = {
@@ -365,12 +280,12 @@ SYSTEMS: dict[str, System] = {
             Goal("class accuracy with the contrastive term", ratio("accuracy", "contrast", "plain"), 1.0),
         ),
     ),
-    "score_sde": System(
-        {"vp": Trained("score_sde", VP, 800, "vp-ddpmpp-likelihood")},
+    "score_sde": System(  # correctors on the VE SDE: by the authors' table 1, those on the VP SDE change nothing
+        {"vp": Trained("score_sde", VP, 800, "vp-ddpmpp-likelihood"), "ve": SCORES},
         {
-            "predictor, 100 steps": Drawn("vp", (CORRECTED % (100, "none"),), "alone", {"dequantised": True}),
-            "predictor, 200 steps": Drawn("vp", (CORRECTED % (200, "none"),), "alone", {"dequantised": True}),
-            "both, 100 steps": Drawn("vp", (CORRECTED % (100, "langevin"),), "alone", {"dequantised": True}),
+            "predictor, 100 steps": Drawn("ve", (CORRECTED % (100, "none"),), "alone"),
+            "predictor, 200 steps": Drawn("ve", (CORRECTED % (200, "none"),), "alone"),
+            "both, 100 steps": Drawn("ve", (CORRECTED % (100, "langevin"),), "alone"),
             "likelihood": Drawn("vp", ("sampler.likelihood={dequantise: false}",), "likelihood"),
         },
         (
@@ -424,19 +339,6 @@ SYSTEMS: dict[str, System] = {
                 0.1,
             ),
         ),
-    ),
-    "d_jepa": System(
-        {"plain": Trained("digits_mar", JEPA, 1000), "predicted": Trained("digits_mar", PREDICTED, 1000)},
-        {name: Drawn(name) for name in ("plain", "predicted")},
-        (
-            Goal("class accuracy with predicted features", lambda f: f["predicted"]["accuracy"], 0.9),
-            Goal("Fréchet distance with predicted features", ratio("frechet", "predicted", "plain"), 1.0, False),
-        ),
-    ),
-    "d_jepa_t2i": System(
-        {"captions": Trained("d_jepa_t2i", WORDED, 4000)},
-        {"captions": Drawn("captions", judge="captioned")},
-        (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
     ),
     "tread_guided": System(
         {"routes": Trained("digits_sit", (ROUTES,))},
@@ -543,64 +445,54 @@ SYSTEMS: dict[str, System] = {
         {name: Drawn(name, judge="alone") for name in ("alone", "represented")},
         (Goal("Fréchet distance with a drawn representation", ratio("frechet", "represented", "alone"), 1.0, False),),
     ),
-    "maskgit_jax": accurate("maskgit_jax", (LEVEL_TOKENS, *BERT, "backbone.embedding.labels=10")),
-    "mage": accurate(
-        "mage",
-        (
-            *(LEVEL_TOKENS, *BERT, "conditioning={class: {kind: label, dropout: 0}}"),
-            *("backbone.decoder={width: 64, depth: 2, heads: 4}", "backbone.embedding={labels: 10, shared: false}"),
-        ),
+    **{
+        name: System(
+            {
+                "alone": Trained(name, (DIGITS, *DRAWN_UNET, *more, *UNREPRESENTED, *untold), 1000),
+                "represented": Trained(name, (*DRAWN_UNET, *more, *SMALL_RDM), 1000),
+            },
+            {entry: Drawn(entry, judge="alone") for entry in ("alone", "represented")},
+            (
+                Goal(
+                    "Fréchet distance with a drawn representation",
+                    ratio("frechet", "represented", "alone"),
+                    1.0,
+                    False,
+                ),
+            ),
+        )
+        for name, more, untold in (
+            ("rcg_adm", PIXEL_UNET, ()),
+            ("rcg_ldm", LATENT_UNET, ("networks.main.block.transformer=null",)),
+        )
+    },
+    "score_sde_guided": System(
+        {
+            "scores": SCORES,
+            "classifier": Trained("score_sde_classifier", (*NOISY, *under("backbone", *WIDE)), 600),
+        },
+        {
+            f"guided at {scale}": Drawn(
+                "scores",
+                networks={"classifier": "classifier"},
+                spec=Trained(
+                    "score_sde_guided",
+                    (
+                        *(*NOISY_200, *under("networks.main", *SIZED)),
+                        *under("networks.classifier", *WIDE, "frequencies=32"),
+                        f"sampler.guidance.scale={scale}",
+                    ),
+                ),
+            )
+            for scale in (1.0, 4.0)
+        },
+        (Goal("class accuracy, guided", lambda found: found["guided at 4.0"]["accuracy"], 0.9),),
     ),
-    "maskbit": accurate(  # two groups of two bits
-        "maskbit",
-        (
-            f"data={{kind: npz, path: {BITS}, classes: 10, tokens: {{vocabulary: 16, grid: [8, 8]}}}}",
-            *(*BERT, "sampler.guidance={scale: 2, schedule: cosine, power: 3}"),
-        ),
-    ),
-    "taming": accurate("taming", (LEVEL_TOKENS, *TOKENS, "sampler.top_k=0", "sampler.top_p=1.0")),
-    "givt": accurate("digits_givt"),
-    "himar": accurate("digits_himar"),
-    "llamagen_t2i": System(
-        {"captions": Trained("llamagen_t2i", SPOKEN)},
-        {"captions": Drawn("captions", judge="captioned", given={"condition": "caption"})},
+    "pixelflow_t2i": System(
+        {"captions": Trained("pixelflow_t2i", (*TOLD_DIGITS, *PIXELFLOW_WORDS), 2000)},
+        {"captions": Drawn("captions", judge="captioned")},
         (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
     ),
-    "pixelcnn": System(
-        {
-            "class": Trained("pixelcnn", (*PIXELS, *GATED), 4000, "imagenet32-class"),
-            "auto-encoder": Trained("pixelcnn", (*PIXELS, *GATED, ENCODER), variant="autoencoder"),
-        },
-        {"class": Drawn("class"), "auto-encoder": Drawn("auto-encoder", judge="compressed")},
-        (
-            Goal("class accuracy", lambda found: found["class"]["accuracy"], 0.95),
-            Goal("class accuracy by ten numbers of a digit", lambda found: found["auto-encoder"]["accuracy"], 0.8),
-        ),
-    ),
-    "pixelcnn_pp": System(
-        {
-            "plain": Trained("pixelcnn_pp", (*PIXELS, *PLAIN, *LOGISTIC), variant="cifar10-class"),
-            "normed": Trained("pixelcnn_pp", (*PIXELS, *LOGISTIC), variant="cifar10-class"),
-        },
-        {"plain": Drawn("plain"), "normed": Drawn("normed")},
-        (Goal("class accuracy with weight norm", lambda found: found["normed"]["accuracy"], 0.95),),
-    ),
-    "rarm": System(
-        {"retrieval": Trained("digits_rarm")},
-        {"queries of a class": Drawn("retrieval", judge="referred", given={"spec": "digits_rarm"})},
-        (Goal("class accuracy by the query of a class", lambda f: f["queries of a class"]["accuracy"], 0.9),),
-    ),
-    "lpd": accurate("digits_lpd"),
-    "starflow_class": System(  # eight blocks each, in flows of equal depth or in a deep one behind shallow ones
-        {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
-        {
-            f"{name}, {rule} guidance at {scale}": Drawn(
-                name, (f"backbone.guidance={rule}", "sampler.annealed=false"), given={"guidance": scale}
-            )
-            for name in ("tarflow", "starflow")
-            for rule in ("linear", "density")
-            for scale in (1.5, 3.0, 6.0)
-        },
-    ),
+    **TOKEN_SYSTEMS,
 }
 """By the names of docs/systems.yaml."""

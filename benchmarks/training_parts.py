@@ -1,0 +1,100 @@
+"""What the tables of trainings on digits are made of: what is trained, drawn and compared, and settings of all.
+
+A system is trained once per entry of `trained`, drawn from and judged once per entry of `drawn`, and its goals compare
+the figures of these. Specs of digits are trained as they say themselves, others in few steps of one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A spec with overrides, trained in its own number of steps if `steps` is None.
+
+    `pretrained`: networks that start from the `main` of what another entry has trained.
+    """
+
+    spec: str
+    overrides: tuple[str, ...] = ()
+    steps: int | None = None
+    variant: str | None = None
+    pretrained: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of what an entry has trained, and which function of `Judges` judges them, with these arguments.
+
+    `networks`: weights of further networks, the `main` of other entries. `spec`: of another spec than the one trained.
+    """
+
+    trained: str
+    overrides: tuple[str, ...] = ()
+    judge: str = "classes"
+    given: Mapping[str, object] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
+    spec: Trained | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that is computed from those of everything drawn, by name, and the bound that it is to keep."""
+
+    what: str
+    value: Callable[[Mapping[str, Figures]], float]
+    bound: float
+    least: bool = True
+
+
+@dataclass(frozen=True)
+class System:
+    """What is trained and drawn by name, and the paper's claim as goals."""
+
+    trained: Mapping[str, Trained]
+    drawn: Mapping[str, Drawn]
+    goals: tuple[Goal, ...] = ()
+    deployed: str = ""
+
+    @property
+    def engine(self) -> str:
+        """What is drawn of the technique itself: `deployed`, or the last entry."""
+        return self.deployed or list(self.drawn)[-1]
+
+
+def under(path: str, *sizes: str) -> tuple[str, ...]:
+    """The overrides of one network."""
+    return tuple(f"{path}.{size}" for size in sizes)
+
+
+def ratio(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
+    """The figure of one as a part of that of the other."""
+    return lambda found: found[one][figure] / found[other][figure]
+
+
+def accurate(spec: str, overrides: tuple[str, ...] = (), variant: str | None = None) -> System:
+    """One system of digits, whose samples are to be of the classes that are asked for."""
+    goal = Goal("class accuracy", lambda found: found["samples"]["accuracy"], 0.95)
+    return System({"trained": Trained(spec, overrides, variant=variant)}, {"samples": Drawn("trained")}, (goal,))
+
+
+def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
+    """The figure of one less that of the other."""
+    return lambda found: found[one][figure] - found[other][figure]
+
+
+DIGITS = "data={kind: digits}"
+CAPTIONS, LEVELS, BITS = "captions.npz", "dequantised.npz", "levels.npz"  # files that the benchmark writes
+SPOKEN_LEVELS, SPOKEN_DIGITS = "spoken.npz", "worded.npz"
+FILES = (CAPTIONS, LEVELS, BITS, SPOKEN_LEVELS, SPOKEN_DIGITS)
+COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
+# Of published specs; those of digits have their own.
+SETTINGS = ("train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0}", "train.schedule={kind: constant, warmup: 50}")
+SETTINGS += ("train.batch_size=64", "train.ema=0.99", "train.clip=1.0")
+# Digits with the class as a caption of one word.
+WORDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}}"
+TOLD_DIGITS = (*SETTINGS, f"data={{kind: npz, path: {SPOKEN_DIGITS}, shape: [1, 8, 8], fields: {WORDS}}}")

@@ -1,0 +1,125 @@
+"""Systems of tokens, pixels and normalising flows at sizes that learn digits; see `training_parts.py`.
+
+What is compared differs in nothing but the technique. All of it was settled before anything was trained for it.
+"""
+
+from __future__ import annotations
+
+from training_parts import (
+    BITS,
+    DIGITS,
+    SETTINGS,
+    SPOKEN_LEVELS,
+    TOLD_DIGITS,
+    Drawn,
+    Goal,
+    System,
+    Trained,
+    accurate,
+    ratio,
+    under,
+)
+
+JEPA = ("networks.main.learned_positions=tokens", "networks.main.block.mixer.qk_norm={kind: rms_norm}")
+PREDICTED = ("networks.main.predictor={ratio: 4}", "networks.target={kind: average, decay: 0.99}")
+PREDICTED = (*JEPA, *PREDICTED, "objective.prediction={target: target}")
+WORDED = (*TOLD_DIGITS, "data.first_stage=null")
+WORDED += ("conditioning.caption=null", "conditioning.text={kind: sequence, dropout: 0.1}", "train.optimizers={}")
+WORDED += under("networks.main", "width=64", "depth=2", "patch=2", "buffer=4", "positions.pairs=2")
+WORDED += ("networks.main.positions.side=4",)
+WORDED += under("networks.main.block", "mixer.heads=4", "mixer.dropout=0", "feed_forward.dropout=0")
+WORDED += ("networks.head.width=64", "networks.head.depth=3", "networks.target.decay=0.99", "train.precision=fp32")
+WORDED += ("sampler.steps=8", "sampler.diffusion.steps=20", "sampler.guidance.scale=2.0")
+
+# Tokens of grey levels, at the size of digits_maskgit.
+LEVEL_TOKENS = "data={kind: digits, as: tokens}"
+GPT = ("width=64", "depth=4", "block.mixer.heads=4", "block.mixer.dropout=0", "block.feed_forward.dropout=0")
+TOKENS = ("train.steps=1500", "train.batch_size=64", "train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0.03}")
+TOKENS += ("train.schedule={kind: cosine, warmup: 50}", "train.ema=0.99", "train.clip=1.0", *under("backbone", *GPT))
+BERT = (*TOKENS, "backbone.dropout=0", "sampler.steps=16", "sampler.randomness=8")
+TOLD_TOKENS = "{kind: npz, path: %s, tokens: {vocabulary: 16, grid: [8, 8]}, classes: 0, fields: "
+TOLD_TOKENS += "{caption: {shape: [1, 10]}, caption_mask: {shape: [1], dtype: bool}}}"
+SPOKEN = (f"data={TOLD_TOKENS % SPOKEN_LEVELS}", *TOKENS, "backbone.dropout=0")
+SPOKEN += ("sampler.top_k=0", "sampler.top_p=0.95", "sampler.guidance.scale=1.5")
+# The pixels of digits have 17 values.
+PIXELS = (*SETTINGS, DIGITS, "train.steps=1500", "train.optimizer.lr=1e-3")
+GATED = under("backbone", "width=32", "depth=5", "kernel=3", "first_kernel=5", "head_width=64", "values=17")
+ENCODER = "networks.encoder={kind: convolution, size: 10, widths: [16, 32]}"
+LOGISTIC = under("backbone", "width=24", "blocks=2", "levels=2", "mixture=5", "values=17", "dropout=0")
+PLAIN = ("backbone.weight_norm=false",)
+
+
+TOKEN_SYSTEMS: dict[str, System] = {
+    "d_jepa": System(
+        {"plain": Trained("digits_mar", JEPA, 1000), "predicted": Trained("digits_mar", PREDICTED, 1000)},
+        {name: Drawn(name) for name in ("plain", "predicted")},
+        (
+            Goal("class accuracy with predicted features", lambda f: f["predicted"]["accuracy"], 0.9),
+            Goal("Fréchet distance with predicted features", ratio("frechet", "predicted", "plain"), 1.0, False),
+        ),
+    ),
+    "d_jepa_t2i": System(
+        {"captions": Trained("d_jepa_t2i", WORDED, 4000)},
+        {"captions": Drawn("captions", judge="captioned")},
+        (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
+    ),
+    "maskgit_jax": accurate("maskgit_jax", (LEVEL_TOKENS, *BERT, "backbone.embedding.labels=10")),
+    "mage": accurate(
+        "mage",
+        (
+            *(LEVEL_TOKENS, *BERT, "conditioning={class: {kind: label, dropout: 0}}"),
+            *("backbone.decoder={width: 64, depth: 2, heads: 4}", "backbone.embedding={labels: 10, shared: false}"),
+        ),
+    ),
+    "maskbit": accurate(  # two groups of two bits
+        "maskbit",
+        (
+            f"data={{kind: npz, path: {BITS}, classes: 10, tokens: {{vocabulary: 16, grid: [8, 8]}}}}",
+            *(*BERT, "sampler.guidance={scale: 2, schedule: cosine, power: 3}"),
+        ),
+    ),
+    "taming": accurate("taming", (LEVEL_TOKENS, *TOKENS, "sampler.top_k=0", "sampler.top_p=1.0")),
+    "givt": accurate("digits_givt"),
+    "himar": accurate("digits_himar"),
+    "llamagen_t2i": System(
+        {"captions": Trained("llamagen_t2i", SPOKEN)},
+        {"captions": Drawn("captions", judge="captioned", given={"condition": "caption"})},
+        (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
+    ),
+    "pixelcnn": System(
+        {
+            "class": Trained("pixelcnn", (*PIXELS, *GATED), 4000, "imagenet32-class"),
+            "auto-encoder": Trained("pixelcnn", (*PIXELS, *GATED, ENCODER), variant="autoencoder"),
+        },
+        {"class": Drawn("class"), "auto-encoder": Drawn("auto-encoder", judge="compressed")},
+        (
+            Goal("class accuracy", lambda found: found["class"]["accuracy"], 0.95),
+            Goal("class accuracy by ten numbers of a digit", lambda found: found["auto-encoder"]["accuracy"], 0.8),
+        ),
+    ),
+    "pixelcnn_pp": System(
+        {
+            "plain": Trained("pixelcnn_pp", (*PIXELS, *PLAIN, *LOGISTIC), variant="cifar10-class"),
+            "normed": Trained("pixelcnn_pp", (*PIXELS, *LOGISTIC), variant="cifar10-class"),
+        },
+        {"plain": Drawn("plain"), "normed": Drawn("normed")},
+        (Goal("class accuracy with weight norm", lambda found: found["normed"]["accuracy"], 0.95),),
+    ),
+    "rarm": System(
+        {"retrieval": Trained("digits_rarm")},
+        {"queries of a class": Drawn("retrieval", judge="referred", given={"spec": "digits_rarm"})},
+        (Goal("class accuracy by the query of a class", lambda f: f["queries of a class"]["accuracy"], 0.9),),
+    ),
+    "lpd": accurate("digits_lpd"),
+    "starflow_class": System(  # eight blocks each, in flows of equal depth or in a deep one behind shallow ones
+        {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
+        {
+            f"{name}, {rule} guidance at {scale}": Drawn(
+                name, (f"backbone.guidance={rule}", "sampler.annealed=false"), given={"guidance": scale}
+            )
+            for name in ("tarflow", "starflow")
+            for rule in ("linear", "density")
+            for scale in (1.5, 3.0, 6.0)
+        },
+    ),
+}
