@@ -34,6 +34,10 @@ SHRUNK: dict[str, tuple[str, ...]] = {
         *(f"networks.main.{text.removeprefix('backbone.')}" for text in _SMALL),
         *("networks.small.width=16", "networks.small.depth=1", "networks.small.block.mixer.heads=2"),
     ),
+    "digits_givt": (
+        *("backbone.width=32", "backbone.depth=1", "backbone.block.mixer.heads=2"),
+        *("backbone.mixture.components=2", "sampler.proposals=4"),
+    ),
 }
 QUICK = "calibration: {samples: 3, steps: 3, classes: 2}"
 

@@ -91,6 +91,14 @@ def test_networks_that_score_tokens_are_judged_by_perplexity(pixels: bool) -> No
     assert quality.psnr is None or 20 < quality.psnr < 100
 
 
+def test_every_cache_of_a_decoded_step_is_kept() -> None:
+    """Keys and values are ports of one name."""
+    model = small("digits_givt").model
+    feeds = calibrate(model).feeds["main.decode"]
+    inputs = model.lowered.module.entry("main.decode").inputs
+    assert len(inputs) == 4 and all(set(feed) == {value.name for value in inputs} for feed in feeds)
+
+
 def test_perplexity_is_that_of_the_exact_model() -> None:
     exact = np.log(np.array([[0.5, 0.25, 0.25]]))
     other = np.log(np.array([[0.25, 0.5, 0.25]]))

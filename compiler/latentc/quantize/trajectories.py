@@ -56,7 +56,8 @@ def recorded(model: Model, classes: Sequence[int], seed: int, steps: int) -> Tra
         def seen(call: Call, operands: Sequence[Array]) -> None:
             network = lowered.networks[call.network]
             ports = network.methods[call.method].inputs
-            feed = {port.name: x for port, x in zip(ports, operands, strict=True)}
+            inputs = lowered.module.entry(call.entry).inputs  # ports may share a name: `caches`
+            feed = {value.name: x for value, x in zip(inputs, operands, strict=True)}
             if "next_token" in network.provides:
                 sequences.setdefault(call.network, _Sequences(network, [], [])).add(call.method, feed)  # noqa: B023
             elif call.path in kept:
