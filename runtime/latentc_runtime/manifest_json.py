@@ -151,8 +151,8 @@ def _condition_contradictions(c: Condition) -> Iterator[str]:
         yield "shape: expected [classes] of a one-hot label, [] of an index"
     if c.names and (c.form != "label" or len(c.names) != c.classes or not all(map(is_name, c.names))):
         yield f"names: expected a printable name of up to {LONGEST} characters for each class of a label"
-    if c.form == "tokens" and (c.vocabulary is None or c.vocabulary < 1 or len(c.shape) != 1):
-        yield "expected tokens of a vocabulary of 1 or more, of shape [length]"
+    if c.form == "tokens" and (c.vocabulary is None or c.vocabulary < 1 or not c.shape):
+        yield "expected tokens of a vocabulary of 1 or more, in a row or a map"
     if c.mask and not c.shape:
         yield "mask: expected a shape with a first axis"
     if c.default is not None:

@@ -37,6 +37,20 @@ def test_decoding_behind_a_prefix_gives_the_logits_of_the_whole_sequence() -> No
             logits, *caches = oracle.run("main.decode", tokens[:, i], np.int64(i + 1), *caches)
 
 
+def test_a_segmentation_is_encoded_one_hot() -> None:
+    system = SYSTEMS["taming_depth"]
+    rng, found = np.random.default_rng(0), []
+    labels = rng.integers(0, 3, (2, 8, 8))
+    for field, given in (("[8, 8], classes: 3", labels), ("[3, 8, 8]", np.eye(3)[labels].transpose(0, 3, 1, 2))):
+        spec = load_spec(system.spec, None, [*system.sizes, f"data.fields.map={{shape: {field}}}"])
+        lowered = lower(spec)
+        weights = random_weights(network_params(lowered, lowered.networks["encoder"]), np.random.default_rng(1), 0.3)
+        found.append(Interpreter(lowered.module, weights).run("encoder.encode", given)[0])
+        (request,) = spec.conditions["map"].requests("map", spec)
+        assert (request.shape, request.vocabulary) == (((8, 8), 3) if "classes" in field else ((3, 8, 8), None))
+    assert np.array_equal(*found) and len(np.unique(found[0])) > 1
+
+
 def test_layouts_are_rows_of_the_table_before_the_tokens() -> None:
     oracle, rng = oracle_of("taming_scenes")
     layout, tokens, u = rng.integers(0, 16, (2, 5)), rng.integers(0, 16, (2, 16)), rng.random((16, 2))

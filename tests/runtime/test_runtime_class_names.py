@@ -108,6 +108,17 @@ def test_manifests_with_other_names_are_refused(named, names):
         tiny.write(folder, pipe.manifest.programs, tiny.PICTURE, ["step.onnx"], conditions=(condition,))
 
 
+def test_tokens_may_be_a_map_of_labels(named):
+    pipe, folder = named
+    for shape, vocabulary in (((2, 3), 4), ((), 4), ((2, 3), 0)):
+        conditions = (*pipe.manifest.conditions, Condition("map", "tokens", shape, "i64", vocabulary=vocabulary))
+        if shape and vocabulary:
+            tiny.write(folder, pipe.manifest.programs, tiny.PICTURE, ["step.onnx"], conditions=conditions)
+            continue
+        with pytest.raises(BundleError, match="expected tokens of a vocabulary of 1 or more, in a row or a map"):
+            tiny.write(folder, pipe.manifest.programs, tiny.PICTURE, ["step.onnx"], conditions=conditions)
+
+
 def test_the_number_of_samples_of_a_text_is_bounded():
     with pytest.raises(RequestError, match="more than 100 samples"):
         classes_from_text("all," * 10**5, 60, most=100)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from latentc.components.condition import Form
 from latentc.components.conditions._arrays import ArrayCondition
 from latentc.components.contract import Port
+from latentc.components.kit.labels import one_hot
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B
@@ -63,10 +64,7 @@ class Map(ArrayCondition):
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
         (x,) = operands
         if x.type.dtype == "i64":
-            labels = b.constant(list(range(int(sizes[f"{name}_classes"]))), out="labels")
-            column = b.reshape(labels, shape=(labels.shape[0], 1, 1))
-            hot = b.equal(b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:])), column)
-            x = b.cast(hot, to="f32", out=name)
+            x = one_hot(b, x, sizes[f"{name}_classes"], name)
         factor = int(side) // int(x.shape[2])
         return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x  # type: ignore[no-any-return]
 

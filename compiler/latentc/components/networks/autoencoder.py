@@ -18,6 +18,7 @@ from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, e
 from latentc.components.blocks.bottleneck import Bottleneck
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import FIRST_STAGE, Codes
+from latentc.components.kit.labels import one_hot
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class Autoencoder(Backbone):
     """Encoder and decoder of VQGAN (Esser et al. 2021, arXiv:2012.09841) and latent diffusion (arXiv:2112.10752).
 
-    Takes images x f32[B, C, H, W]. Each level but the last halves the resolution on the way in and doubles it on the
-    way out.
+    Takes images x f32[B, C, H, W], or, if it `reads` a field of C labels, maps i64[B, H, W]. Each level but the last
+    halves the resolution on the way in and doubles it on the way out.
     """
 
     kind: Literal["autoencoder"]
@@ -151,7 +152,17 @@ class Autoencoder(Backbone):
 
     def _shape(self, spec: Spec) -> tuple[int, ...] | None:
         field = spec.data.fields.get(self.reads or "x")
+        if field is not None and field.classes and self.reads is not None and len(field.shape) == 2:
+            return field.classes, *field.shape
         return None if field is None else field.shape
+
+    def _input(self, spec: Spec, name: str) -> Port:
+        """What it encodes: images, or maps of labels."""
+        channels, rows, columns = self._image(spec)
+        field = spec.data.fields.get(self.reads or "x")
+        if field is not None and len(field.shape) == 2:
+            return Port(name, i64(B, rows, columns), "state", channels)
+        return Port(name, f32(B, channels, rows, columns), "state")
 
     def _image(self, spec: Spec) -> tuple[int, int, int]:
         """Channels, rows and columns; zeros of what is no image, which `problems` refuses."""
@@ -159,10 +170,9 @@ class Autoencoder(Backbone):
         return (0, 0, 0) if shape is None or len(shape) != 3 else (shape[0], shape[1], shape[2])
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
-        channels, rows, columns = self._image(spec)
+        _, rows, columns = self._image(spec)
         h, w = rows // self.factor, columns // self.factor
-        x = Port(self.reads or "x", f32(B, channels, rows, columns), "state")
-        return (x,), self.bottleneck.code_type(h, w)
+        return (self._input(spec, self.reads or "x"),), self.bottleneck.code_type(h, w)
 
     def codes(self, spec: Spec) -> Codes:
         _, rows, columns = self._image(spec)
@@ -180,7 +190,7 @@ class Autoencoder(Backbone):
             **self.bottleneck.static(),
             **of_grid,
         }
-        x = Port("x", f32(B, channels, rows, columns), "state")
+        x = self._input(spec, "x")
         z = Port("z", self.bottleneck.decoded_type(h, w), "state", self.bottleneck.vocabulary)
         noise = self.bottleneck.noise_ports(h, w)
         objective = spec.objective if isinstance(spec.objective, Objective) else None
@@ -189,7 +199,7 @@ class Autoencoder(Backbone):
             noise = (*noise, Port("entropy_factor", f32(), "scale"))
         if self.bottleneck.told_step:
             noise = (*noise, Port("step", i64(), "position"))
-        bodies = _methods(self, anneals)
+        bodies = _methods(self, anneals, x.values is not None)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
         if self.bottleneck.discrete:
             encode = replace(
@@ -225,7 +235,7 @@ class Autoencoder(Backbone):
 
 
 @cache
-def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
+def _methods(config: Autoencoder, anneals: bool, labels: bool) -> dict[str, BlockBody]:
     bottleneck = config.bottleneck
     pools, repeats = config.downsampling == "average", config.upsampling == "nearest"
     shared = Blocks(config.groups, config.eps, config.dropout, config.biases, config.shortcut_of, pools, repeats)
@@ -253,6 +263,7 @@ def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
         wanted = bottleneck.encoded * static["latent"]
         made = wanted if config.features is None else bottleneck.encoded * config.features
         sizes = {"in_channels": static["in_channels"], "channels": static["width"], "outputs": made}
+        x = one_hot(b, x, static["in_channels"], "x") if labels else x
         h = b.sub("encoder", encoder(inward), x, out="h", **sizes)
         return layers.conv(b, "quant_conv", h, wanted, config.quant_kernel, INIT, out="h") if config.quant_conv else h
 
@@ -279,7 +290,7 @@ def _methods(config: Autoencoder, anneals: bool) -> dict[str, BlockBody]:
         *noise, factor = more
         return bottleneck.annealed(b, h, noise[0] if noise else None, static, factor)
 
-    image = "B in_channels H W"
+    image = "B H W" if labels else "B in_channels H W"
 
     @module_class("Autoencoder", "forward", x=image)
     def forward(b: Builder, x: Var, **static: Any) -> Var:

@@ -181,7 +181,7 @@ export class Form {
   condition(condition) {
     const size = condition.shape.reduce((product, d) => product * d, 1);
     const name = `f-${condition.name}`;
-    const [shape, bytes] = [condition.shape.join(" × ") || "one number", condition.form === "tokens" && condition.vocabulary === 256];
+    const [shape, bytes] = [condition.shape.join(" × ") || "one number", isText(condition)];
     const what = condition.form === "tokens" ? (bytes ? `text, up to ${shape} bytes` : `${shape} numbers below ${condition.vocabulary}`) : `${shape} numbers`;
     if (condition.form === "label") {
       const options = [...Array(condition.classes).keys()].map((number) => new Option(title(condition, number), number));
@@ -254,9 +254,14 @@ function named({ names = [] }, text) {
   return names.findIndex((name) => name.toLowerCase().split(",").some((part) => part.trim() === wanted));
 }
 
+// Whether tokens in a row are the bytes of a text.
+function isText({ form, vocabulary, shape }) {
+  return form === "tokens" && vocabulary === 256 && shape.length === 1;
+}
+
 function value(condition, text) {
   if (condition.form === "label") return Number(text);
-  if (condition.form === "tokens" && condition.vocabulary === 256) return [...new TextEncoder().encode(text)];
+  if (isText(condition)) return [...new TextEncoder().encode(text)];
   if (/[[\]]/.test(text)) {
     try {
       return JSON.parse(text);
