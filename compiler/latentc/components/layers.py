@@ -90,14 +90,14 @@ def conv(
 ) -> Var:
     """A convolution of x [B, C, *space] with an odd `kernel` along each axis: [B, channels, *space].
 
-    A `stride` divides the space. Unless it is `padded`, the space shrinks by `kernel` - 1.
+    A `stride` divides the space, also of an even kernel. Unless it is `padded`, the space shrinks by `kernel` - 1.
     """
     weight = _weight(b, name, (channels, x.shape[1], *(kernel,) * (x.type.rank - 2)), init, spectral)
     ins = [x, weight, *_bias(b, name, weight, init, bias)]
     if not padded:
         return b.conv(*ins, out=out)  # type: ignore[no-any-return]
     if stride is not None:
-        return b.conv(*ins, stride=stride, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
+        return b.conv(*ins, stride=stride, padding=(kernel - 1) // 2, out=out)  # type: ignore[no-any-return]
     if dilation is None:
         return b.conv(*ins, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
     return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)  # type: ignore[no-any-return]

@@ -201,6 +201,27 @@ class Mixer(Part):
         return (self.apply(b, name, x, rotary, init, **static),)
 
 
+class PlainMixer(Mixer):
+    """A mixer that reads nothing but the tokens."""
+
+    @abstractmethod
+    def body(self, init: str) -> BlockBody:
+        """What it does to tokens x."""
+
+    def apply(
+        self,
+        b: Builder,
+        name: str,
+        x: Var,
+        rotary: tuple[Var, ...],
+        init: str,
+        mask: Var | None = None,
+        c: Var | None = None,
+        **static: Any,
+    ) -> Var:
+        return b.sub(name, self.body(init), x, **static)  # type: ignore[no-any-return]
+
+
 class CachedMixer(Mixer):
     """A mixer that heeds `mask` and takes tokens against keys and values of others."""
 

@@ -49,15 +49,21 @@ def cross_attention(b: Builder, x: Var, context: Var, *mask: Var, dim: int, head
 
 
 @cache
-def context_attention(init: str, bias: bool) -> BlockBody:
-    """`bias`: of the layer behind it, as in `context_look_up`."""
+def context_attention(
+    init: str, bias: bool, last_bias: bool, norm: Norm | None = None, masked: bool = False
+) -> BlockBody:
+    """Of a context that may be masked. `norm` normalises queries and keys, each of all heads at once; `bias` is that of
+    their layers and the values', `last_bias` that of the layer behind.
+    """
 
     @module_class("ContextAttention", x="B T dim", context="B L context_dim")
-    def attention(b: Builder, x: Var, context: Var, *, dim: int, context_dim: int, heads: int) -> Var:
-        """Multi-head attention of x [B, T, D] to a context [B, L, E] of a width of its own, without biases."""
-        q = _asked(b, x, dim, heads, False, init)
-        k, v = _kept(b, context, dim, heads, False, init)
-        return _found(b, q, k, v, (), dim, init, bias)
+    def attention(b: Builder, x: Var, context: Var, *others: Var, dim: int, context_dim: int, heads: int) -> Var:
+        """Multi-head attention of x [B, T, D] to a context [B, L, E] of a width of its own."""
+        mask, rotary = others[:masked], others[masked:]
+        q = _asked(b, x, dim, heads, bias, init, norm)
+        q = b.rotary(q, *rotary, interleaved=True, out="q") if rotary else q
+        k, v = _kept(b, context, dim, heads, bias, init, norm)
+        return _found(b, q, k, v, _seen(b, mask), dim, init, last_bias)
 
     return attention
 
@@ -80,22 +86,6 @@ def context_look_up(init: str, bias: bool) -> BlockBody:
         return _found(b, _asked(b, x, dim, heads, False, init), k, v, (), dim, init, bias)
 
     return look_up
-
-
-@cache
-def text_attention(init: str, bias: bool, norm: Norm | None, masked: bool) -> BlockBody:
-    """Of a context that may be masked; `norm` normalises queries and keys, each of all heads at once."""
-
-    @module_class("TextAttention", x="B T dim", context="B L context_dim")
-    def attention(b: Builder, x: Var, context: Var, *others: Var, dim: int, context_dim: int, heads: int) -> Var:
-        """Multi-head attention of x [B, T, D], turned by its place, to a context [B, L, E] of a width of its own."""
-        mask, rotary = others[:masked], others[masked:]
-        q = _asked(b, x, dim, heads, bias, init, norm)
-        q = b.rotary(q, *rotary, interleaved=True, out="q") if rotary else q
-        k, v = _kept(b, context, dim, heads, bias, init, norm)
-        return _found(b, q, k, v, _seen(b, mask), dim, init, bias)
-
-    return attention
 
 
 @module_class("EncoderAttention")
@@ -126,5 +116,4 @@ __all__ = [
     "encoder_attention",
     "look_up",
     "remember",
-    "text_attention",
 ]

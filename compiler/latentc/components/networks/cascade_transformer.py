@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.block import Block
-from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
+from latentc.components.backbone import add_method
+from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
+from latentc.components.networks._told_blocks import ToldBlocks
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class CascadeTransformer(Backbone):
+class CascadeTransformer(ToldBlocks):
     """Transformer over patches of an image at several resolutions (PixelFlow, Chen et al. 2025, arXiv:2504.07963).
 
     Takes x f32[B, C, H, W] at any of them, t f32[B], its conditions, and the number of patches along a side f32[B];
@@ -37,13 +37,10 @@ class CascadeTransformer(Backbone):
 
     kind: Literal["cascade_transformer"]
     stages: int = Field(4, gt=0, le=16, description="resolutions, each twice the one before; the last is the data's")
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels (P)")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(
         description="how tokens know their place: rotary ones"
     )
-    block: Block = Field(description="the block that is repeated")
     weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "cascade_transformer",
@@ -81,14 +78,6 @@ class CascadeTransformer(Backbone):
             message = f"`{self.positions.kind}` positions are of one resolution"
             yield Problem(("positions",), message, "use `{kind: rope_2d}`")
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
-
-    @property
-    def attends_to_any_width(self) -> bool:
-        return self.block.parts()[3].takes_any_width
-
-    def form_of(self, condition: Condition) -> Form | None:
-        form = super().form_of(condition)
-        return None if form == "tokens" and not self.block.parts()[3].takes_tokens else form
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)

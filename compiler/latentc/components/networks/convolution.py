@@ -17,7 +17,7 @@ from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Form
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.layers import INITS
+from latentc.components.layers import conv
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
@@ -68,15 +68,11 @@ class Convolution(Backbone):
 
 @cache
 def _network(config: Convolution) -> BlockBody:
-    kind, args = INITS["xavier_relu"]
-
     @module_class("Convolution", "encode", x="B channels H W")
     def encode(b: Builder, x: Var, *, channels: int, size: int) -> Var:
         """The vector of a sample x."""
         for i, features in enumerate(config.widths):
-            weight = b.param(f"layers.{i}.weight", f32(features, x.shape[1], 4, 4), kind, **args)
-            bias = b.param(f"layers.{i}.bias", f32(features), "zeros")
-            x = b.relu(b.conv(x, weight, bias, stride=2, padding=1), out="x")
+            x = b.relu(conv(b, f"layers.{i}", x, features, 4, "xavier_relu", stride=2), out="x")
         x = b.reshape(x, shape=(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]), out="x")
         return dense(b, "leave", x, size, True, "xavier", out="z")
 

@@ -17,7 +17,7 @@ from latentc.components import Component, Level, OneOf
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.mixers.efficient_attention import EfficientAttention
 from latentc.components.blocks.norms.rms_norm import RmsNorm
-from latentc.components.blocks.unet.layers import SHAPES, conv, doubling_conv, linear, wide_halving_conv
+from latentc.components.blocks.unet.layers import SHAPES, conv, doubling_conv, linear
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.condition import Entry, TimeFeatures, with_operands
 from latentc.components.networks._levels import LevelsDenoiser
@@ -161,7 +161,7 @@ def _network(config: LinearAttentionUnet, time: TimeFeatures, entries: tuple[Ent
                 skips.append(x)
             features = config.features(width, level)
             if level < last:
-                x = wide_halving_conv(b, f"down_{level}", x, features, weights, out="x")
+                x = conv(b, f"down_{level}", x, features, 4, weights, stride=2, out="x")
             else:
                 x = conv(b, f"down_{level}", x, features, 3, weights, out="x")
         x = block("mid_0", x, x.shape[1], _mixer(config, last + 1))

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method, asks
-from latentc.components.blocks.block import Block
+from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.generated import generated_patches
-from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
+from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role, routed_method
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
@@ -28,6 +27,7 @@ from latentc.components.networks._routes import (
     problems_of_training,
     projector,
 )
+from latentc.components.networks._told_blocks import ToldBlocks
 from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, dense
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class PatchTransformer(Backbone):
+class PatchTransformer(ToldBlocks):
     """Transformer over patches of an image or latent (DiT, Peebles and Xie 2022, arXiv:2212.09748).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the
@@ -46,8 +46,6 @@ class PatchTransformer(Backbone):
     """
 
     kind: Literal["patch_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         description="how tokens know their place; null: they are not told, as convolutions and biases are enough"
@@ -55,7 +53,6 @@ class PatchTransformer(Backbone):
     rotary: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         None, description="rotary positions beside those; null: none"
     )
-    block: Block = Field(description="the block that is repeated")
     interleaved: Annotated[Component | None, OneOf("blocks/feed_forwards")] = Field(
         None, description="feed-forward of every second block, beginning with the second; null: that of `block`"
     )
@@ -156,14 +153,6 @@ class PatchTransformer(Backbone):
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("features",) if self.alignment is not None else ()
-
-    @property
-    def attends_to_any_width(self) -> bool:
-        return self.block.parts()[3].takes_any_width
-
-    def form_of(self, condition: Condition) -> Form | None:
-        form = super().form_of(condition)
-        return None if form == "tokens" and not self.block.parts()[3].takes_tokens else form
 
     def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
         if self.alignment is None or spec.data.shape is None:

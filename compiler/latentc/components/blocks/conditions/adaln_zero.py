@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf
-from latentc.components.blocks.cross_attention import text_attention
+from latentc.components.blocks.cross_attention import context_attention
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, dense
@@ -32,7 +32,7 @@ class TextBranch(Closed):
         """What tokens x find in the condition's, `told` with their mask: f32[B, T, D]."""
         assert isinstance(self.norm, Norm)
         qk_norm = self.qk_norm if isinstance(self.qk_norm, Norm) else None
-        body = text_attention(init, self.bias, qk_norm, len(told) > 1)
+        body = context_attention(init, self.bias, self.bias, qk_norm, len(told) > 1)
         h = self.norm.apply(b, "cross_norm", x)
         return b.sub("cross_attn", body, h, *told, *rotary, context_dim=told[0].shape[2], out="h", **sizes)  # type: ignore[no-any-return]
 

@@ -69,7 +69,7 @@ def _cross(
 ) -> Callable[[Var], Var]:
     """Attention to a context, or to its keys and values."""
     sizes = {"dim": dim, "context_dim": context_dim, "heads": heads}
-    body = context_attention(init, bias) if len(seen) == 1 else context_look_up(init, bias)
+    body = context_attention(init, False, bias) if len(seen) == 1 else context_look_up(init, bias)
     return lambda h: b.sub("cross_attn", body, h, *seen, out="h", **sizes)
 
 

@@ -13,14 +13,14 @@ from pydantic import Field
 
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.layers import depthwise
-from latentc.components.parts import Mixer, Problem, dense
+from latentc.components.parts import PlainMixer, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class DepthwiseConv(Mixer):
+class DepthwiseConv(PlainMixer):
     """A depthwise convolution between two linear layers, with channel attention (DiCo, Ai et al. 2025).
 
     arXiv:2505.11196. Channel attention multiplies each channel by the sigmoid of a linear map of the channels' means.
@@ -58,18 +58,8 @@ class DepthwiseConv(Mixer):
     def static(self, dim: int) -> dict[str, Any]:
         return {}
 
-    def apply(
-        self,
-        b: Builder,
-        name: str,
-        x: Var,
-        rotary: tuple[Var, ...],
-        init: str,
-        mask: Var | None = None,
-        c: Var | None = None,
-        **static: Any,
-    ) -> Var:
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+    def body(self, init: str) -> BlockBody:
+        return _forward(self, init)
 
 
 @cache

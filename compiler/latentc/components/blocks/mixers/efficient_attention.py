@@ -14,11 +14,11 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.heads import joined_heads, split_heads
-from latentc.components.parts import Mixer, Norm, dense
+from latentc.components.parts import Norm, PlainMixer, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
-class EfficientAttention(Mixer):
+class EfficientAttention(PlainMixer):
     """softmax(q) (softmax(k)^T v) / sqrt(d): of queries over their channels, of keys over the tokens.
 
     Shen et al. 2021, arXiv:1812.01243. Takes time linear in T.
@@ -47,18 +47,8 @@ class EfficientAttention(Mixer):
     def static(self, dim: int) -> dict[str, Any]:
         return {"heads": self.heads, **({} if self.head_width is None else {"head_width": self.head_width})}
 
-    def apply(
-        self,
-        b: Builder,
-        name: str,
-        x: Var,
-        rotary: tuple[Var, ...],
-        init: str,
-        mask: Var | None = None,
-        c: Var | None = None,
-        **static: Any,
-    ) -> Var:
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+    def body(self, init: str) -> BlockBody:
+        return _forward(self, init)
 
 
 @cache

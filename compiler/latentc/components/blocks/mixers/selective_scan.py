@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Mixer, dense
+from latentc.components.parts import PlainMixer, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
-class SelectiveScan(Mixer):
+class SelectiveScan(PlainMixer):
     """Mamba (Gu and Dao 2023, arXiv:2312.00752), in both directions (Vision Mamba, Zhu et al. 2024, arXiv:2401.09417).
 
     Tokens are a sequence. Each direction has its own convolution, projections and decays; both share the layers around
@@ -42,18 +42,8 @@ class SelectiveScan(Mixer):
         rank = -(-dim // 16) if self.rank is None else self.rank
         return {"inner": int(dim * self.expand), "state": self.state, "rank": rank}
 
-    def apply(
-        self,
-        b: Builder,
-        name: str,
-        x: Var,
-        rotary: tuple[Var, ...],
-        init: str,
-        mask: Var | None = None,
-        c: Var | None = None,
-        **static: Any,
-    ) -> Var:
-        return b.sub(name, _forward(self), x, **static)  # type: ignore[no-any-return]
+    def body(self, init: str) -> BlockBody:
+        return _forward(self)
 
 
 @cache

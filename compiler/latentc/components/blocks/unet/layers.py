@@ -62,9 +62,9 @@ def conv(
     stride: int | tuple[int, ...] = 1,
     out: str = "h",
 ) -> Var:
-    """A convolution of x [B, C, *space] by an odd `kernel` that keeps the space, or divides it by `stride`."""
+    """A convolution of x [B, C, *space] by an odd `kernel` that keeps the space, or any that divides it by `stride`."""
     weight, bias = _kernel(b, name, x, features, kernel, weights, place)
-    return b.conv(x, weight, bias, stride=stride, padding=kernel // 2, out=out)
+    return b.conv(x, weight, bias, stride=stride, padding=(kernel - 1) // 2, out=out)
 
 
 def _kernel(
@@ -119,12 +119,6 @@ def halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights,
     return b.conv(padded, weight, bias, stride=2, out=out)
 
 
-def wide_halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
-    """A 4-wide convolution of stride 2, which pads by one on both sides."""
-    weight, bias = _kernel(b, name, x, features, 4, weights, "inner")
-    return b.conv(x, weight, bias, stride=2, padding=1, out=out)
-
-
 def doubling_conv(
     b: Builder, name: str, x: Var, features: Any, weights: Weights, by: Filter = "box", out: str = "h"
 ) -> Var:
@@ -158,5 +152,4 @@ __all__ = [
     "linear",
     "resampled",
     "strided_conv",
-    "wide_halving_conv",
 ]
