@@ -44,7 +44,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
         networks = _prepared(mb, networks, spec.sampler, spec)
-        samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
+        samplers = [spec.sampler.with_steps(n) for n in dict.fromkeys(steps)] or [spec.sampler]
         built = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
         drawn = [prior for network in networks.values() for prior in network.drawn.values()]
         more, of_priors = sum(prior.evaluations for prior in drawn), [s for prior in drawn for s in prior.settings]

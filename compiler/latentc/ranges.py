@@ -6,12 +6,22 @@ from collections.abc import Sequence
 
 from latentc.diagnostics import DiagnosticError
 
+DIGITS = 9
+"""Most digits of a number in a list."""
+
 
 def numbers_from_text(text: str) -> list[int]:
     """Positive integers separated by commas, "50,250"; [] for an empty text. DiagnosticError E0701."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(_whole(part) and int(part) > 0 for part in parts):
-        raise DiagnosticError.of("E0701", f"`{text}` is not a list of positive integers", help="write `50` or `50,250`")
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and part.strip("0")):
+            message = f"`{text}` is not a list of positive integers"
+            raise DiagnosticError.of("E0701", message, help="write `50` or `50,250`")
+        if len(part) > DIGITS:
+            message = f"{part} is too large: numbers of a list have at most {DIGITS} digits"
+            raise DiagnosticError.of("E0701", message, help="write a smaller one")
+        if parts.count(part) > 1:
+            raise DiagnosticError.of("E0701", f"`{text}` lists {part} twice", help="list each number once")
     return [int(part) for part in parts]
 
 
@@ -27,7 +37,3 @@ def classes_from_text(text: str, known: int, names: Sequence[str] = ()) -> list[
         return listed(text, known, names)
     except RequestError as error:
         raise DiagnosticError.of("E0704", error.message, help=error.help) from None
-
-
-def _whole(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 10

@@ -94,6 +94,8 @@ def test_init_asks_nothing(latentc: Run) -> None:
     assert latentc("check", "my-model.yaml").out == "my-model: the spec is sound\n"
     spec = load_spec("my-model.yaml")
     assert spec.data.kind == "digits" and spec.name == "my-model"
+    assert latentc("init", "mine.yaml").status == 0
+    assert load_spec("mine.yaml").name == "mine"
 
 
 @pytest.mark.parametrize("system", [p.stem for p in shipped_specs().values() if p.parent.name != "digits"])

@@ -69,7 +69,7 @@ def schema() -> dict[str, Any]:
 
 
 def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path:
-    """Write a commented first spec called `name` to `path` (NAME.yaml); returns where.
+    """Write a commented first spec called `name`, or `name`.yaml, to `path` (NAME.yaml); returns where.
 
     It starts from the shipped spec `system`, in its small form for handwritten digits if there is one.
     DiagnosticError E0209, E0401, E0412.
@@ -78,6 +78,10 @@ def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path
     from latentc.spec import spec_from_text
     from latentc.spec.first import first_spec
 
+    name = name.removesuffix(".yaml")
+    if Path(name).name != name:
+        mend = f"write `latentc init NAME -o {name}.yaml`"
+        raise DiagnosticError.of("E0209", f"`{name}` is a path, and a model is called by a name", help=mend)
     file = Path(f"{name}.yaml" if path is None else path)
     text = first_spec(name, system)
     spec_from_text(text, str(file))  # a name that a spec cannot have

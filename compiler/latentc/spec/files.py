@@ -16,7 +16,10 @@ def read_text(path: Path, file: str | None = None) -> str:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "was not found" if not path.exists() else "is not a regular file"
             code = "E0402" if path.exists() else "E0401"
-            raise DiagnosticError.of(code, f"`{file}` {what}", help="give the path of a YAML file")
+            mend = "give the path of a YAML file"
+            if (path / "manifest.json").is_file():
+                mend = f"it is a bundle: its spec is `{file.rstrip('/')}/spec.yaml`"
+            raise DiagnosticError.of(code, f"`{file}` {what}", help=mend)
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -29,7 +32,7 @@ def text_from_bytes(content: bytes, file: str) -> str:
     """The text of a spec read from `file`; DiagnosticError if it is too large or not UTF-8."""
     if len(content) > MAX_BYTES:
         message = f"`{file}` is larger than the {MAX_BYTES >> 10} KiB a spec may have"
-        raise DiagnosticError.of("E0105", message)
+        raise DiagnosticError.of("E0105", message, help="give the path of a spec")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

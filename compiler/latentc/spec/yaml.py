@@ -296,7 +296,7 @@ class _Composer:
             raise self.error("E0102", f"the alias `*{name}` has no anchor", span, help_text)
         known = self.anchors[event.anchor]
         if known is None:
-            raise self.error("E0105", f"`*{name}` contains itself", span)
+            raise self.error("E0105", f"`*{name}` contains itself", span, "write the value out")
         node, size, height = known
         if len(self.stack) + height > MAX_DEPTH:
             raise self.too_deep(span)
@@ -313,7 +313,8 @@ class _Composer:
         top.size += size
         top.height = max(top.height, height)
         if top.size > MAX_NODES:
-            raise self.error("E0105", f"more than {MAX_NODES} values once aliases are expanded", node.span)
+            message = f"more than {MAX_NODES} values once aliases are expanded"
+            raise self.error("E0105", message, node.span, "use fewer aliases of large values")
         if isinstance(top.node.value, list):
             top.node.value.append(replace(node, key=None))
         elif isinstance(top.node.value, dict) and top.keyed:
@@ -337,7 +338,7 @@ class _Composer:
         return self.error("E0108", "a key must be plain text", span, "write `key: value`; `{{ x }}` is no YAML")
 
     def too_deep(self, span: Span) -> DiagnosticError:
-        return self.error("E0105", f"nested more than {MAX_DEPTH} levels deep", span)
+        return self.error("E0105", f"nested more than {MAX_DEPTH} levels deep", span, "no key of a spec is so deep")
 
     def refuse_unprintable(self, text: str) -> None:
         """PyYAML refuses control characters without a line; say where they are."""

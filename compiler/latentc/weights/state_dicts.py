@@ -111,11 +111,12 @@ def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -
     shown = ", ".join(place or "(the top)" for place in places[:8]) + (" …" if len(places) > 8 else "")
     near = nearest(key, [place for place in places if place]) if key else None
     what = "holds several state dicts" if key is None else f"holds no state dict {key!r}"
+    mend = f"choose one with the key, such as {places[0]!r}" if places[0] else "leave out the key"
     raise DiagnosticError.of(
         "E0409",
         f"{path} {what}",
         notes=(f"state dicts there: {shown}",),
-        help=f"did you mean {near!r}?" if near else f"choose one with the key, such as {places[0]!r}",
+        help=f"did you mean {near!r}?" if near else mend,
     )
 
 

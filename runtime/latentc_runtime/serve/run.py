@@ -93,6 +93,6 @@ def _listener(options: Options) -> socket.socket:
         raise BundleError(
             "E0619",
             f"cannot listen on {options.host} port {options.port}: {reason}",
-            "another `--port` may be free; 0 takes any",
+            "check `--host`; another `--port` may be free; 0 takes any",
         ) from None
     return listener
