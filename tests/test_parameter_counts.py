@@ -212,6 +212,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("128", "main"): 421_529_606,  # paper: 422 M
             ("256", "main"): 553_838_086,  # paper: 554 M
             ("256-uncond", "main"): 552_814_086,
+            ("256-uncond-text", "main"): 552_814_086,
+            ("256-uncond-text", "eye"): 25_557_032,  # torchvision's ResNet-50
             ("512", "main"): 558_997_638,  # paper: 559 M
         },
     ),

@@ -173,6 +173,14 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
     "adm_classifier": Tiny("adm_classifier", ADM),
+    "adm-text": Tiny(
+        "adm",
+        (
+            *(*ADM, "sampler.steps=3", "data.fields={text: {shape: [32]}}", "networks.eye.layers=[1, 1, 1, 1]"),
+            *("networks.eye.width=4", "networks.eye.bottleneck=false", "networks.eye.pretrained=null"),
+        ),
+        "256-uncond-text",
+    ),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),
     "maskgit": Tiny("digits_maskgit", (*under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=4")),
     "cdcd": Tiny(
