@@ -136,7 +136,7 @@ class ConsistencyObjective(Objective):
             yield Problem(("growth", "first"), message, "make it less than `steps`")
             return
         counts = [count for _, count in self.grids(spec)]
-        if self.stride >= counts[0]:
+        if self.stride >= self.steps or self.stride > counts[0]:
             message = f"the grid has {counts[0]} steps, and pairs are {self.stride} apart"
             yield Problem(("stride",), message, "use a smaller stride")
             return
