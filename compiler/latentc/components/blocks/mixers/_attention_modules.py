@@ -77,7 +77,8 @@ def looking(config: Attention, init: str) -> BlockBody:
         """Multi-head self-attention, also to tokens of a context [B, L, E] where the mask [B, L] is true."""
         q, k, v = config.turned(b, *config.heads_of(b, x, (), init, dim, heads, None), grid)
         kv = dense(b, "context_kv", context, 2 * dim, config.value_bias, init, out="kv")
-        more = (split_heads(b, part, heads, dim // heads, "more") for part in b.split(kv, axis=2, sizes=(dim, dim)))
+        parts = b.split(kv, axis=2, sizes=(dim, dim), out="context_k context_v")
+        more = (split_heads(b, part, heads, dim // heads, part.value.name) for part in parts)
         k, v = (b.concat(own, of, axis=2, out=name) for own, of, name in zip((k, v), more, "kv", strict=True))
         seen = None
         if mask:
