@@ -37,6 +37,6 @@ CASES = [
     Forward("diffmoe.diffmoe", "diffmoe", POOL, inputs, wanted=lambda numbers: numbers.outputs["out.0"]),
     Forward("diffmoe.dit", "dit", BASE, inputs),
     Forward("diffmoe.ecdit", "diffmoe", (*BASE, EXPERT_CHOICE), inputs),
-    Forward("diffmoe.tcdit", "diffmoe", (*BASE, TOKEN_CHOICE), inputs),
+    Forward("diffmoe.tcdit", "diffmoe", (*BASE, TOKEN_CHOICE), inputs, "TC-L-E16"),
     Sampler("diffmoe.sampler_rf3_cfg", "diffmoe", FLOW, sampler_inputs, variant="S-E16-flow"),
 ]

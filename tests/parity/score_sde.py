@@ -12,6 +12,7 @@ from parity_data import Numbers
 SIZES = ("data.fields.x.shape=[3, 16, 16]", "backbone.width=32", "backbone.multipliers=[1, 2]", "backbone.blocks=1")
 SIZES += ("backbone.attention=[1]",)
 VE = (*SIZES, "conditioning.time.frequencies=64")
+SKIPS = ("data.fields.x.shape=[3, 8, 8]", "backbone.multipliers=[1, 1, 2]", "backbone.attention=[]")
 # The authors' configuration of these numbers has data in [0, 1] for the VP SDE too.
 VP = (*SIZES, "conditioning.time.frequencies=32", "backbone.recentre=true")
 
@@ -70,6 +71,7 @@ CASES = [
         classifier_inputs,
     ),
     Forward("score_sde.ncsnpp_fir", "score_sde", VE, ve_inputs, "ve-ncsnpp", output=over_sigma),
+    Forward("score_sde.ncsnpp_skip", "score_sde", SKIPS, ve_inputs, "ve-ncsnpp-ffhq1024", output=over_sigma),
     Forward("score_sde.ddpmpp", "score_sde", VP, vp_inputs, "vp-ddpmpp"),
     Forward("score_sde.ddpm", "score_sde", VP, ddpm_inputs, "vp-ddpm", output=over_level),
     Loss("score_sde.loss_ve", "score_sde", VE, loss_inputs, "ve-ncsnpp"),

@@ -126,12 +126,13 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         down, on the way up, and what follows the latter; `mid_at` is the first middle block, `read_at` the norm before
         the output of each level. `joint_at` and `conv_at` are what halves the resolution after a level, and
         `joint_up_at` and `conv_up_at` what doubles it: a block or a convolution, 0 for the one that there is not.
+        `by_blocks` and `filtered` are 1 if it is blocks, and if a filtered residual branch joins the input, else 0.
         """
         assert isinstance(spec.time, TimeFeatures)
         last, own = len(self.multipliers) - 1, super().sizes(spec)
         attends = [int(self.attends(level)) for level in range(last + 1)]
         at = 3 + spec.time.DRAWN
-        joint = {"standard": 1, "skip": 3, "skip_concat": 3, "residual": 2, "padded_residual": 2}[self.encoder]
+        joint = 1 if self.encoder == "standard" else 2
         down, up, out, read = ([0] * (last + 1) for _ in range(4))
         for level in range(last + 1):
             down[level] = at
@@ -139,8 +140,8 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         middle, at = at, at + 3
         for level in range(last, -1, -1):
             up[level], at = at, at + self.blocks + 1 + attends[level]
-            out[level], read[level] = at, at + (self.decoder == "skip" and level < last)
-            at += {"standard": 0, "skip": 2 + (level < last), "residual": 1 + (level == last)}[self.decoder]
+            out[level], read[level] = at, at
+            at += {"standard": 0, "skip": 2, "residual": 1 + (level == last)}[self.decoder]
             at += level > 0
         if self.decoder != "skip":
             read = [at, *[0] * (last - 1), *[read[last] * (self.decoder == "residual")] * (last > 0)]
@@ -153,6 +154,7 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         places |= {"down_at": tuple(down), "up_at": tuple(up), "out_at": tuple(out), "read_at": tuple(read)}
         places |= {name: value if by_blocks else none for name, value in joints.items()}
         places |= {name: none if by_blocks else value for name, value in convs.items()}
+        places |= {"by_blocks": int(by_blocks), "filtered": int(self.encoder == "residual")}
         return {**own, **places}
 
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
