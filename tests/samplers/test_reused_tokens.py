@@ -109,8 +109,8 @@ def drawn(logits: Tensor, u: np.ndarray) -> Tensor:
 
 
 def test_the_sampler_of_maskgit_r_with_reuse() -> None:
-    """Sets are chosen by confidence under noise that falls from set to set; logits in sets are divided by a temperature
-    that falls from step to step; both branches of the guidance are remembered."""
+    """Sets are chosen by confidence under noise that falls from set to set, and drawn anew of logits divided by a
+    temperature that falls from step to step; both branches of the guidance are remembered."""
     lowered, weights = system("recap_maskgit")
     labels, scale = np.array([1, 2]), np.array([6.0, 9.0])
     u, again = RNG.uniform(size=(2, B, 8, T))
@@ -135,9 +135,6 @@ def test_the_sampler_of_maskgit_r_with_reuse() -> None:
             confidence[x != V] = -torch.inf
             order = torch.argsort(confidence, descending=True)
             chosen = order[: left[first] - left[first + count]]
-            if count == 1:
-                x[chosen] = guess[chosen]
-                continue
             others = torch.tensor([j for j in range(T) if j not in chosen])
             caches = [[[t[:, 1 + others] for t in own] for own in kept] for kept in past]
             local, logits, begin = torch.full((len(chosen),), V), logits[chosen], 0
@@ -163,6 +160,14 @@ def test_the_guidance_that_the_authors_draw_by() -> None:
         wanted += [strengths[first], *(strengths[first + k - 1] for k in range(1, count))]
     found = (sampler.guidance.scale - 1) * sampler.guidance.weights(list(sampler.guided_progress()))
     np.testing.assert_allclose(found, wanted, atol=5e-6)
+
+
+def test_steps_that_round_to_no_token_take_theirs_from_the_last() -> None:
+    """As the authors' code, with the settings that they publish."""
+    wanted = [1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 4, 6, 6, 7, 7, 8, 9, 10, 10, 11, 12, 12, 14, 14, 15, 16]
+    wanted += [17, 17, 19, 17]
+    found = load_spec("recap_maskgit").sampler.counts(256)
+    np.testing.assert_array_equal(np.diff(found, prepend=0), wanted)
 
 
 def test_what_cannot_reuse_is_refused() -> None:

@@ -94,7 +94,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Run:
-    """Steps `first` to `stop` of a loop, one by one, or in sets of several `steps`, of which `draw` draws the tokens.
+    """Steps `first` to `stop` of a loop, one by one, or in sets of `steps`, of which `draw` draws the tokens.
 
     `draw` takes the request, the number of steps, tokens i64[B, T] and rows of tables [steps, …] by name, and returns
     tokens i64[B, T].
@@ -255,16 +255,17 @@ class MaskedSampler(Sampler):
         def body_of_set(b: Builder, i: Var, fixed: Any, state: Any, row: Any, run: Run) -> Any:
             assert run.draw is not None
             at = dict(zip(tables, row, strict=True))
+            if run.steps == 1:
+                at = {key: b.reshape(part, shape=(1, *part.shape)) for key, part in at.items()}
             return (run.draw(b, request(fixed), run.steps, state[0], at),), ()
 
         names, tokens = ["tokens", *tables], start
         for run in self.runs(length):
             columns_ = [in_rows(b, table, run.first, run.stop, run.steps) for table in tables.values()]
-            single = run.steps == 1 or run.draw is None
             (tokens,) = b.loop(
-                f"{entry}.step" if single else f"{entry}.set",
+                f"{entry}.step" if run.steps == 1 else f"{entry}.set",
                 (run.stop - run.first) // run.steps,
-                body if single else partial(body_of_set, run=run),
+                body if run.draw is None else partial(body_of_set, run=run),
                 invariants=invariants,
                 carried=[tokens],
                 tables=columns_,
@@ -326,11 +327,12 @@ def known_counts(
     length: int,
     hidden: bool = False,
     double: bool = False,
+    late: bool = False,
 ) -> np.ndarray:
     """i64[N]: tokens known after each step, at least one more per step; in float32, as published code truncates it.
 
     `hidden`: the number of hidden tokens is rounded down, not that of the known ones, and all are known in the end.
-    `double`: in float64.
+    `double`: in float64. `late`: of hidden ones, the last step draws as many less as others draw more than rounded.
     """
     real = np.float64 if double else np.float32
     fraction = fraction_of(schedule, progress.astype(real), length)
@@ -338,6 +340,9 @@ def known_counts(
         counts = ((1 - fraction) * real(length)).astype(np.int64)
         return np.minimum(np.maximum(counts, np.arange(1, len(progress) + 1)), length)
     counts = length - np.floor(fraction * real(length)).astype(np.int64)
+    if late:
+        drawn = np.maximum(np.diff(counts, prepend=0), 1)
+        return np.minimum(np.append(np.cumsum(drawn[:-1]), length), length)
     known = 0
     for i, count in enumerate(counts):
         # At least one token is left for each later evaluation, until the last draws all.

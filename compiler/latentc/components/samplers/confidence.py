@@ -36,15 +36,21 @@ _KNOWN = 1e30  # the confidence of a token that is known already
 class ConfidentReuse(Reuse):
     """Steps that reuse keys and values of the tokens that they leave as they are (ReCAP, arXiv:2505.19089).
 
-    A step over all tokens begins a set of tokens, chooses them by confidence and draws the first of them, the most
-    confident first. The steps behind it evaluate the tokens of the set and of the condition alone, which see what that
-    step computed of the others.
+    A step over all tokens begins a set of tokens, chooses them by the confidence of a first guess and draws some of
+    them anew, the most confident first. The steps behind it evaluate the tokens of the set and of the condition alone,
+    which see what that step computed of the others. A step before the sets draws all that it chooses anew.
     """
 
     temperature: float = Field(
         1.0,
         gt=0,
-        description="divides the logits of tokens of a set at progress 1; from 1 by the square root of the progress",
+        description="divides the logits that tokens are drawn anew of at progress 1; from 1 by the square root of the "
+        "progress",
+    )
+    catch_up: bool = Field(
+        True,
+        description="steps for which the schedule rounds to no token draw one, and those behind them so many less; "
+        "false: the last step so many less (ReCAP's code)",
     )
 
 
@@ -144,7 +150,9 @@ class Confidence(MaskedSampler):
         return np.arange(self.steps) / self.steps if lags else self.progress_of_steps()
 
     def counts(self, length: int) -> np.ndarray:
-        return known_counts(self.schedule, self.progress_of_steps(), length, self.progress == "end", self.double)
+        late = self.reuse is not None and not self.reuse.catch_up
+        end = self.progress == "end"
+        return known_counts(self.schedule, self.progress_of_steps(), length, end, self.double, late)
 
     def sharpness_of_steps(self) -> np.ndarray:
         if isinstance(self.temperature, tuple):
@@ -158,13 +166,13 @@ class Confidence(MaskedSampler):
         found: dict[str, tuple[RandomSource, tuple[int, ...]]] = {}
         if self.noisy:
             found["gumbel"] = (RandomSource("gumbel", "confidence", self.steps), (length,))
-        if "recall" in network.methods:
+        if self.reuse is not None:
             found["again"] = (RandomSource("uniform", "set", self.steps), (length,))
         return found
 
     def columns(self, length: int) -> dict[str, np.ndarray]:
         progress, found = self.progress_of_steps(), dict[str, np.ndarray]()
-        if self.reuse is not None and self.recalls(length) is not None:
+        if self.reuse is not None:
             found["known"] = np.concatenate([[0], self.counts(length)[:-1]])
             cooled = np.linspace(0.0, 1.0, self.steps) ** 0.5
             found["cooling"] = 1 / (1 + (self.reuse.temperature - 1) * cooled)
@@ -217,17 +225,19 @@ class Confidence(MaskedSampler):
         return b.cast(b.op("sub", float(length), stay), to="i64", out="count")  # type: ignore[no-any-return]
 
     def _draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
-        """tokens i64[B, T] after a set of several steps; rows of tables [steps, …] by name."""
+        """tokens i64[B, T] after a set; rows of tables [steps, …] by name."""
         first = {key: nth_row(b, table, 0) for key, table in row.items()}
-        all_, *caches = request.evaluated(b, "remember", first.get("weight"), state=tokens)
+        method = "forward" if steps == 1 else "remember"
+        all_, *caches = request.evaluated(b, method, first.get("weight"), state=tokens)
         sharp = request.drawable(b, all_)
         sharp = b.mul(sharp, first["sharpness"], out="logits") if "sharpness" in first else sharp
         drawn = draw(b, filtered(b, sharp, self.top_k, 1.0), first["u"], out="guess")
         confidence = self._confidence(b, sharp, drawn, first)
         hidden = b.equal(tokens, request.mask, out="hidden")
         confidence = b.where(hidden, confidence, b.scalar(-_KNOWN, confidence), out="confidence")
-        most = int(request.network.methods["recall"].input("state").type.shape[1])  # type: ignore[arg-type]
-        place, length = chosen_set(b, confidence, most), int(tokens.shape[1])
+        length = int(tokens.shape[1])
+        most = length if steps == 1 else int(request.network.methods["recall"].input("state").type.shape[1])  # type: ignore[arg-type]
+        place = chosen_set(b, confidence, most)
         known = _of_free(b, first["known"], request.kept, length)
         counts = [_of_free(b, nth_row(b, row["count"], k), request.kept, length) for k in range(steps)]
         made = [b.op("sub", count, known, out="made") for count in counts]
