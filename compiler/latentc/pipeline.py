@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from latentc.components.contract import TRAINING, Lowered
+from latentc.components.capabilities import TRAINING
+from latentc.components.contract import Lowered
 from latentc.diagnostics import nearest
 from latentc.engines import ENGINES, Engine
 from latentc.ir.core import Module, count, only_entry, prune

@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, TimeFeatures
-from latentc.components.contract import (
-    Capability,
-    Method,
-    Network,
-    Port,
-    Role,
-)
+from latentc.components.contract import Method, Network, Port
 from latentc.components.first_stage import Codes
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem

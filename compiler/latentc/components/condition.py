@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import (
-    Draw,
-    Network,
-    Port,
-    Role,
-)
+from latentc.components.capabilities import Role
+from latentc.components.contract import Draw, Network, Port
 from latentc.components.parts import Init, Part, Problem, dense
 from latentc.components.prior import Prior
 from latentc.ir.builder import BlockBody, Builder, Var, module_class

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from latentc.components import Component, load
 from latentc.components.backbone import Backbone
+from latentc.components.capabilities import CAPABILITIES, Capability
 from latentc.components.condition import Condition
-from latentc.components.contract import CAPABILITIES, Capability, Need
+from latentc.components.contract import Need
 from latentc.components.dataset import Data
 from latentc.components.objective import Objective
 from latentc.components.parts import Part

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, routed_method
+from latentc.components.capabilities import routed_method
+from latentc.components.contract import Need, Network
 from latentc.components.guidance.guidance import (
     Contrast,
     GuidanceTerm,

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from latentc.components.capabilities import TRAINING, Role
 from latentc.components.condition import Condition, DrawnInput, GivenInput
-from latentc.components.contract import TRAINING, Draw, Network, Port, PriorProgram, Role
+from latentc.components.contract import Draw, Network, Port, PriorProgram
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.core import Value
 from latentc.ir.types import B, TensorType

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from latentc.components.backbone import public
-from latentc.components.contract import TRAINING, Method, Network, Port, Role
+from latentc.components.capabilities import TRAINING, Role
+from latentc.components.contract import Method, Network, Port
 from latentc.components.kit.controls import leading_blocks
 from latentc.components.kit.methods import derived_method
 from latentc.ir.blocks import Item

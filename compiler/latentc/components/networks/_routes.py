@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from latentc.components import Closed, Index, Size
-from latentc.components.contract import routed_method
+from latentc.components.capabilities import routed_method
 from latentc.components.kit.tokens import rows
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import Builder, Var, module_class

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition
-from latentc.components.contract import Capability, Network
+from latentc.components.contract import Network
 from latentc.components.kit.controls import CONTROL, control_method, control_points, controlled
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder

@@ -16,7 +16,8 @@ from latentc.components import Level, OneOf, Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
 from latentc.components.blocks.bottleneck import Bottleneck
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.capabilities import Capability, Role
+from latentc.components.contract import Network, Port
 from latentc.components.first_stage import FIRST_STAGE, Codes
 from latentc.components.kit.labels import one_hot
 from latentc.components.objective import Objective

@@ -17,8 +17,9 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import digit_base, rows
 from latentc.components.networks._masked_parts import Decoder, keys_of

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import add_method
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, ports_of
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear
 from latentc.components.networks._granule_network import GranuleNetwork, run, told
 from latentc.components.networks._routes import Alignment, problems_of_training, projector

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._told_blocks import ToldBlocks

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
-from latentc.components.contract import Capability, Network
+from latentc.components.contract import Network
 from latentc.components.networks._arrays import joined, problems_of_arrays
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class

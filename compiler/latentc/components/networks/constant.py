@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.capabilities import Capability
+from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B

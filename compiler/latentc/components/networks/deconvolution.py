@@ -15,8 +15,9 @@ from pydantic import Field
 
 from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Form
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.fields import AxisName
 from latentc.components.layers import INITS
 from latentc.components.parts import Problem, dense

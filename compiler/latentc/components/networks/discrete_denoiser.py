@@ -15,8 +15,9 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.heads import joined_heads, split_heads
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from latentc.components import Index
 from latentc.components.backbone import Backbone, public
+from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
-from latentc.components.contract import Capability, Method, Network, Port
+from latentc.components.contract import Method, Network, Port
 from latentc.components.kit.exits import Cuts, cuts, head, trained
 from latentc.components.parts import Problem, dense
 from latentc.ir.blocks import Item

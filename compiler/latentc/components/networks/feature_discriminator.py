@@ -19,7 +19,8 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.feed_forwards.gelu_mlp import GeluMlp
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.capabilities import Capability
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.networks._gan import with_averages
 from latentc.components.parts import Problem

@@ -18,8 +18,9 @@ from latentc.components import Closed
 from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.networks._masked_parts import in_front, keys_of
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.parts import Problem, dense, table, under

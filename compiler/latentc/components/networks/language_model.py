@@ -19,8 +19,9 @@ from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.texts import joined
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of, weigh
 from latentc.components.networks._ragged import last_counted, places, visible

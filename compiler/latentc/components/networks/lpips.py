@@ -14,7 +14,8 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.capabilities import Capability
+from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class

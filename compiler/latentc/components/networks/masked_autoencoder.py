@@ -15,8 +15,9 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.tokens import rows
 from latentc.components.networks._feature_targets import FeaturePredictor, predict, targets
 from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.kit.tokens import rows
 from latentc.components.parts import Problem, Weights, dense

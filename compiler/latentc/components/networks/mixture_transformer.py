@@ -18,8 +18,9 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.cross_attention import CrossAttention
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.mixtures import Mixture
 from latentc.components.parts import CachedMixer, Problem, Weights, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class

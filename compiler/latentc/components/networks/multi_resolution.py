@@ -19,8 +19,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.norms.timed_layer_norm import TimedLayerNorm
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.tokens import joined
 from latentc.components.layers import conv, patch_conv
 from latentc.components.networks._stages import Heads, long_skips

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.capabilities import Capability
+from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
 from latentc.components.networks._gan import with_averages
 from latentc.components.parts import Problem

@@ -15,7 +15,8 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.capabilities import Capability
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.parts import Positions, Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class

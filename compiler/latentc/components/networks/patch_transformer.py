@@ -14,8 +14,9 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.generated import generated_patches
+from latentc.components.capabilities import Capability, Role, routed_method
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role, routed_method
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._routes import (

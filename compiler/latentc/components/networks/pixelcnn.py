@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, with_operands
-from latentc.components.contract import Capability, Network
+from latentc.components.contract import Network
 from latentc.components.kit.pixels import Categories
 from latentc.components.kit.stacks import entry, stacked
 from latentc.components.networks._gated_stacks import (

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, with_operands
-from latentc.components.contract import Capability, Network
+from latentc.components.contract import Network
 from latentc.components.kit.pixels import LogisticMixture
 from latentc.components.networks._pixel_draw import Drawing, upsizing
 from latentc.components.networks._pixel_levels import length, map_level, skips_of

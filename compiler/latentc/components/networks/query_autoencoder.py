@@ -23,7 +23,8 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.bottleneck import Bottleneck, TableBottleneck
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.blocks.planes import as_planes, from_planes, plane_tokens
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.capabilities import Capability, Role
+from latentc.components.contract import Network, Port
 from latentc.components.first_stage import Codes
 from latentc.components.networks._query_parts import (
     LatentNorm,

@@ -28,7 +28,8 @@ from latentc.components.blocks.feature_decoder import feature_decoder
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.blocks.vision import Vision, vision_transformer
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.capabilities import Capability, Role
+from latentc.components.contract import Network, Port
 from latentc.components.first_stage import Codes
 from latentc.components.kit.bicubic import resized_image
 from latentc.components.objective import Objective

@@ -15,8 +15,9 @@ from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import RATIO, BlockKind, discriminator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition, Form, ports_of
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import problems_of_class, with_averages
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem

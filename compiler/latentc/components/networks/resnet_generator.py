@@ -16,8 +16,9 @@ from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import MOMENTUM, RATIO, BlockKind, NormKind, generator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import problems_of_class
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class

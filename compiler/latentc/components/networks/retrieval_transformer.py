@@ -21,8 +21,9 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.cross_attention import CrossAttention
 from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.positions.learned import Learned
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.tokens import joined
 from latentc.components.parts import CachedMixer, FeedForward, Norm, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class

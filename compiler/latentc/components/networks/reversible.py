@@ -16,8 +16,9 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Form
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import patchify, unpatchify
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class

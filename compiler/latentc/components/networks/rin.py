@@ -14,9 +14,10 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.stochastic_depth import DropPath
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.conditions._standardized import standardized_embedder
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.networks._rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
 from latentc.components.parts import Problem, dense

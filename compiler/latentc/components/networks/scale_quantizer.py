@@ -17,7 +17,8 @@ from pydantic import Field
 from latentc.components import OneOfThese
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.bottlenecks.multi_scale_codebook import MultiScaleCodebook
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.capabilities import Capability, Role
+from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B

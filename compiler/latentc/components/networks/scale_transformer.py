@@ -21,8 +21,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.parts import Norm, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.splines import parameters, spline
 from latentc.components.networks._arrays import joined, problems_of_arrays, size_of
 from latentc.components.parts import Problem, dense

@@ -15,7 +15,8 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.capabilities import Capability
+from latentc.components.contract import Network, Port
 from latentc.components.layers import MEAN, halving_conv, patch_conv, standardised
 from latentc.components.networks._stages import Staged
 from latentc.components.networks.resnet_classifier import classes_of

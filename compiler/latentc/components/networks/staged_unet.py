@@ -19,8 +19,9 @@ from latentc.components.backbone import add_method
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.resampling import Resampling, downsample, upsample
 from latentc.components.blocks.unet.residual import ResidualBlock
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.layers import conv
 from latentc.components.networks._stages import Staged, whole
 from latentc.components.networks.patch_transformer import modulated

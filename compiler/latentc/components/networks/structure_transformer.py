@@ -12,8 +12,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from latentc.components.backbone import add_method
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeEmbedding, ports_of
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear
 from latentc.components.networks._granule_network import GranuleNetwork, run, told
 from latentc.components.parts import dense

@@ -20,8 +20,9 @@ from latentc.components.blocks.style_blocks import (
     normalized,
     synthesis_block,
 )
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import problems_of_class
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class

@@ -17,8 +17,9 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
 from latentc.components.networks._text_decoder import decoder_block, decoder_memory, decoder_step
 from latentc.components.parts import Problem, Weights

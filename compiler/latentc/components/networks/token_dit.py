@@ -16,8 +16,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.blocks.positions.sincos_2d import Sincos2d
+from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeEmbedding
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.networks._heads import features_of_main, problems_of_head
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class

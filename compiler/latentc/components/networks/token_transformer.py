@@ -20,8 +20,9 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.positions.learned import Learned
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.orders import Reading, reading_order, unreadable
 from latentc.components.networks._token_prefix import all_counts, prefix_length, problems_of_prefix, visible
 from latentc.components.parts import CachedMixer, FeedForward, Norm, Positions, Problem, Weights, dense

@@ -14,7 +14,8 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.capabilities import Capability
+from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import with_averages
 from latentc.components.networks._query_parts import Grid, embedded, patches_of, waves
 from latentc.components.parts import Problem, Weights, dense

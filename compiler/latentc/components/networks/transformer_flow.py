@@ -15,8 +15,9 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
-from latentc.components.contract import TRAINING, Capability, Network, Port, Role
+from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import image, patchify, unpatchify
 from latentc.components.networks._flow_block import Flow, flow, prior_variance, variances
 from latentc.components.networks._flow_inverse import flow_inverse

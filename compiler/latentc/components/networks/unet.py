@@ -22,8 +22,9 @@ from latentc.components.blocks.unet.layers import (
     resampled,
     strided_conv,
 )
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeFeatures, ports_of
-from latentc.components.contract import Capability, Network
+from latentc.components.contract import Network
 from latentc.components.networks._levels import LevelsDenoiser, scaled
 from latentc.components.networks._unet import Parts, Unet, embedding_of
 from latentc.components.parts import Problem

@@ -14,8 +14,9 @@ from pydantic import Field
 from latentc.components.backbone import add_method
 from latentc.components.blocks.unet.layers import SHAPES, linear
 from latentc.components.blocks.unet.residual import ResidualBlock, heads_of
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeFeatures
-from latentc.components.contract import Capability, Network
+from latentc.components.contract import Network
 from latentc.components.networks._unet import Parts, Unet
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem

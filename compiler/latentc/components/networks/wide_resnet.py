@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.layers import conv, group_norm, halving_conv
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem, dense

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Closed
+from latentc.components.capabilities import Role
 from latentc.components.conditions.setting import SettingCondition
-from latentc.components.contract import Draw, Need, Network, Role, Update
+from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean
 from latentc.components.objectives._average_velocity import AverageVelocity, chosen
 from latentc.components.objectives._common import publish

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Closed
-from latentc.components.contract import Draw, Network, Role, Update
+from latentc.components.capabilities import Role
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import (
     Conditions,
     call,
