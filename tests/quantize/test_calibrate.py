@@ -38,7 +38,8 @@ def codes(error: pytest.ExceptionInfo[DiagnosticError]) -> list[str]:
     return [d.code for d in error.value.diagnostics]
 
 
-@pytest.mark.parametrize("name", SHRUNK)
+# digits_givt begins without a token, so that not every call runs every layer.
+@pytest.mark.parametrize("name", [name for name in SHRUNK if name != "digits_givt"])
 def test_every_layer_of_the_shipped_specs_is_seen(name: str) -> None:
     made = small(name)
     found = seen(made)

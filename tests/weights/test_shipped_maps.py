@@ -57,6 +57,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
             "backbone.fine.norm={kind: timed_layer_norm}",
         ),
     ),
+    "givt_dense_vae": (("backbone.tokens_by=mixed",),),
     "iwin_classifier": (("backbone.positions={kind: learned}",),),
     "larp_tokenizer": (
         (
@@ -67,6 +68,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "maskgit_jax": (("backbone.embedding={labels: 1000, places: 300}",),),
     "rdm": (("backbone.resampling=block",),),
+    "rin": (("conditioning.time={kind: fourier}",),),
     "vitok_tokenizer": (
         (
             *("backbone.tokens=256", "backbone.lengths=[128, 256]"),

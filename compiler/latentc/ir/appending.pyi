@@ -398,8 +398,8 @@ class Appending:
         """y [B, L, E] from x and delta [B, L, E], a [E, N] (negative), b and c [B, L, N]: the state h of channel e is
         exp(delta a) h + delta b x from token to token, and y is the sum of c h over N."""
     def resize(self, x: Operand, /, *, size: int | Sequence[int], mode: str, out: str = ...) -> Var:
-        """x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear or bicubic interpolation
-        (`mode`)."""
+        """x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear, antialiased bilinear or bicubic
+        interpolation (`mode`)."""
     def upsample_nearest(self, x: Operand, /, *, factor: int | Sequence[int], out: str = ...) -> Var:
         """x with each element repeated `factor` times along every spatial axis."""
     def avg_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
