@@ -9,7 +9,7 @@ from typing import Any
 from latentc import api
 from latentc.checkpoint import name_map, network_types, symbols
 from latentc.lower import lower_networks
-from latentc.spec import load_spec
+from latentc.spec import Spec, load_spec
 from latentc.weights import check_inverse
 from latentc.weights.rules import parse_map
 
@@ -98,8 +98,12 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
 def maps_of(system: str, variants: Iterable[str]) -> Iterator[tuple[Any, Any, Any]]:
     """(rules, types, sizes) of every map, network, and variant or further option."""
     of_variants: list[tuple[str | None, tuple[str, ...]]] = [(variant, ()) for variant in (None, *variants)]
+    done: list[Spec] = []  # a variant may be the spec itself
     for variant, options in of_variants + [(None, options) for options in OPTIONS.get(system, ())]:
         spec = load_spec(system, variant, list(options))
+        if spec in done:
+            continue
+        done.append(spec)
         lowered = lower_networks(spec)
         for names, networks in spec.weights.items():
             for network in networks:
