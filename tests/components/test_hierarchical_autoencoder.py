@@ -50,6 +50,8 @@ def test_captions_are_tokens_in_front(padding: str) -> None:
     other[:, -1] += 1
     results = [Interpreter(told.module, w).run("main.pivots", X, MASK, c, last, given)[0] for c in (caption, other)]
     np.testing.assert_allclose(*results, rtol=0, atol=1e-9)  # what does not count is not seen
+    seen = [Interpreter(told.module, w).run("main.pivots", X, MASK, c, every, given)[0] for c in (caption, other)]
+    assert np.abs(seen[0] - seen[1]).max() > 1e-3  # what counts is
 
 
 def test_hidden_fractions_may_be_of_a_beta_distribution() -> None:

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
+def window_problems(spec: Spec) -> Iterator[Problem]:
+    """A network that sees a window of the tokens keeps no keys and values for the next one."""
+    if getattr(spec.networks.get("main"), "window", None) is not None:
+        message = "the network sees a window of the tokens, so there is no cache to continue from"
+        yield Problem((), message, "use the sampler `sliding`")
+
+
 class Autoregressive(TokenSampler, ScoringSampler):
     """Draws each token from the network's distribution by inverse CDF, one uniform number per token."""
 
@@ -38,9 +45,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
         return (Need("main", "next_token"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if getattr(spec.networks.get("main"), "window", None) is not None:
-            message = "the network sees a window of the tokens, so there is no cache to continue from"
-            yield Problem((), message, "use the sampler `sliding`")
+        yield from window_problems(spec)
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
         if self.guidance is not None and self.guidance.interval[0] > 0:
             message = "guidance of tokens starts with the first: without it there is no cache to continue from"

@@ -22,6 +22,7 @@ from latentc.components.kit.beams import of_beams, repeated
 from latentc.components.kit.tokens import NEVER
 from latentc.components.parts import Problem
 from latentc.components.sampler import Sampler
+from latentc.components.samplers.autoregressive import window_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
 
@@ -68,9 +69,7 @@ class BeamSearch(Sampler):
         return (Need("main", "next_token"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if getattr(spec.networks.get("main"), "window", None) is not None:
-            message = "the network sees a window of the tokens, so there is no cache to continue from"
-            yield Problem((), message, "use the sampler `sliding`")
+        yield from window_problems(spec)
         tokens, end = spec.data.tokens, spec.data.fields.get("tokens")
         if tokens is None or end is None:
             return
