@@ -60,7 +60,7 @@ def test_every_code_has_a_page_and_every_page_a_code() -> None:
         page = resources.explain_page(code)
         assert page is not None
         assert re.match(rf"# {code}: [^\n]+\n\n", page)
-        for heading in ("## Example", "## How to mend it"):
+        for heading in ("## Example", "## How to fix it"):
             assert f"\n{heading}\n" in page, code
 
 
