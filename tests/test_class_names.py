@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_systems import SYSTEMS
 
 from latentc.class_names import with_known_names
 from latentc.diagnostics import DiagnosticError
@@ -136,3 +137,22 @@ def test_show_tells_the_names() -> None:
 
     assert api.class_names("digits_dit", overrides=[f"data.class_names={LIST}"]) == {"class": tuple(NAMES)}
     assert api.class_names("digits_dit") == {"class": ()}
+
+
+def test_tokens_of_classes_may_be_text() -> None:
+    system = SYSTEMS["class_prefix_bart"]
+    bytes_ = ["data.fields={tokens: {shape: [6], classes: 256, medium: text, end: 11}}", "data.classes=3"]
+    bytes_ += ["conditioning.source={kind: masked_text, mask: 1, end: 11}"]
+    spec = load_spec(system.spec, None, [*system.sizes, *bytes_, 'networks.main.class_tokens=[ab, [3, 5], "cdé"]'])
+    assert spec.networks["main"].class_tokens == ((97, 98), (3, 5), (99, 100, 195, 169))  # type: ignore[attr-defined]
+    sizes = [*bytes_, "networks.main.embedding={class_tokens: [a, b, c]}"]
+    embedding = load_spec("class_prefix_bert", None, [*SYSTEMS["class_prefix_bert"].sizes, *sizes[:2], sizes[3]])
+    assert embedding.networks["main"].embedding.class_tokens == ((97,), (98,), (99,))  # type: ignore[attr-defined]
+
+
+def test_text_for_classes_needs_its_tokenizer() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("class_prefix_bart", None, ["networks.main.class_tokens=[no, yes]"])
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0209" and found.message.startswith("'no' has no tokens: data/bart/tokenizer.json")
+    assert found.span is not None and found.span.file == "--set #1"

@@ -27,9 +27,10 @@ def searched(
     shortest: int,
     never: list[int],
     ahead: int,
+    start: float,
 ) -> Text:
-    """The best of the first `beams` texts that end."""
-    alive: list[tuple[float, Text]] = [(0.0, ())]
+    """The best of the first `beams` texts that end; `start` is the log-probability of what they stand behind."""
+    alive: list[tuple[float, Text]] = [(start, ())]
     done: list[tuple[float, Text]] = []
     for step in range(LENGTH):
         found: list[tuple[float, Text, int]] = []
@@ -64,7 +65,7 @@ def searched(
 def test_the_text_is_that_of_fairseq(
     name: str, beams: int, power: float, no_repeat: int, shortest: int, never: list[int], ahead: int
 ) -> None:
-    """`ahead`: the decoder's text stands behind so many tokens, too."""
+    """`ahead`: the decoder's text stands behind so many tokens, too, which it predicts."""
     options = f"beams: {beams}, length_penalty: {power}, no_repeat: {no_repeat}, shortest: {shortest}, never: {never}"
     sizes = [*SYSTEMS[name].sizes, f"sampler={{kind: beam_search, ahead: {ahead}, {options}}}"]
     sizes += ["networks.main.repeats=true", "networks.main.class_tokens=[[2, 4], [3, 5]]"] if ahead else []
@@ -81,7 +82,6 @@ def test_the_text_is_that_of_fairseq(
     (texts,) = held.run(program.entry, *(given[key] for key in inputs))
 
     methods = Interpreter(lowered.module, weights)
-    ports = [port.name for port in lowered.networks["main"].methods["forward"].inputs]
     for i, (start, count) in enumerate(((0, 2), (3, 2), (0, 1))):  # what the program hides: 0.4 of each text
         row = given["source"][i].tolist()
         given["source"][i] = [*row[:start], 1, *row[start + count :], *[END] * (count - 1)]
@@ -92,11 +92,19 @@ def test_the_text_is_that_of_fairseq(
         def log_p(text: Text, i: int = i) -> np.ndarray:
             tokens = np.array([[*text, *[END] * (LENGTH - 1 - len(text))]])
             own = {"tokens": tokens, **{key: array[i : i + 1] for key, array in given.items()}}
+            ports = [port.name for port in lowered.networks["main"].methods["forward"].inputs]
             (logits,) = methods.run("main.forward", *(own[port] for port in ports))
             row = logits[0, len(text)]
             return np.asarray(row - row.max() - np.log(np.exp(row - row.max()).sum()))
 
-        wanted = searched(log_p, beams, power, no_repeat, shortest, never, ahead)
+        start = 0.0
+        if ahead:
+            own = {"tokens": np.full((1, LENGTH - 1), END), **{key: array[i : i + 1] for key, array in given.items()}}
+            ports = [port.name for port in lowered.networks["main"].methods["train_forward"].inputs]
+            logits, repeated = methods.run("main.train_forward", *(own[port] for port in ports))
+            log_ps = logits[0] - np.log(np.exp(logits[0]).sum(1, keepdims=True))
+            start = sum(log_ps[j, token] for j, token in enumerate(repeated[0]))
+        wanted = searched(log_p, beams, power, no_repeat, shortest, never, ahead, start)
         assert texts[i].tolist() == [*wanted, *[END] * (LENGTH - len(wanted))]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.components.kit.texts import hidden_words, without_span, without_words
+from latentc.components.kit.texts import hidden_words, most_places, places_again, without_span, without_words
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -29,6 +29,24 @@ def test_a_share_of_each_text_is_hidden() -> None:
     for row, length, count in ((0, 5, 3), (1, 2, 1), (2, 0, 0)):  # 2.5 is rounded up
         assert np.flatnonzero(hidden[row]).tolist() == sorted(np.argsort(u[row, :length])[:count].tolist())
     assert shorter.tolist() == [[1, 2, 8, 9, 9, 9, 9, 9], [8, 2, 9, 9, 9, 9, 9, 9], [8, *[9] * 7]]
+
+
+def test_texts_are_hidden_as_in_the_authors_code_of_class_prefixed_bert() -> None:
+    """Training: round(0.15 l) of l = n + 3 tokens, at most `most`; generation: (n + 1) // 7 draws of n + 1 places."""
+    rng, most = np.random.default_rng(0), most_places(64, 1 / 7)
+    texts = np.array([[*[1] * n, *[END] * (64 - n)] for n in range(1, 64)])
+    u, v = rng.uniform(size=(63, 64)), rng.uniform(size=(63, most))
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    x, w, r = b.input("x", i64(B, 64)), b.input("w", f32(B, 64)), b.input("r", f32(B, most))
+    b.output(hidden_words(b, x, w, 0.15, END, beside=3, most=8), places_again(b, x, r, 1 / 7, END))
+    mb.entries["f"] = b.finish()
+    hidden, places = Interpreter(mb.finish()).run("f", texts, u, v)
+    for row, n in enumerate(range(1, 64)):
+        count = min(8, max(1, int((n + 3) * 0.15 + 0.5)), n)
+        assert np.flatnonzero(hidden[row]).tolist() == sorted(np.argsort(u[row, :n])[:count].tolist())
+        drawn = np.floor(v[row, : max((n + 1) // 7, 1)] * (n + 1)).astype(int)
+        assert np.flatnonzero(places[row]).tolist() == np.unique(drawn).tolist()
 
 
 def test_whole_words_are_hidden() -> None:
@@ -146,3 +164,28 @@ def test_the_decoder_repeats_the_class() -> None:
         ports = [port.name for port in lowered.networks["main"].methods["forward"].inputs]
         found += Interpreter(lowered.module, weights).run("main.forward", *(own[port] for port in ports))
     np.testing.assert_allclose(found[0], found[1][:, 3:], rtol=1e-6)
+
+
+def test_training_predicts_the_class_that_the_decoder_repeats() -> None:
+    """Every token counts alike: the first one, those of the name, and the text's up to its end."""
+    options = ["networks.main.class_tokens=[[2, 4], [3, 5]]", "networks.main.repeats=true", "objective.smoothing=0.2"]
+    options += ["conditioning.source={kind: masked_text, mask: 1, end: 11, share: 0}"]
+    lowered = lower(load_spec("class_prefix_bart", None, [*SYSTEMS["class_prefix_bart"].sizes, *options]))
+    params = parameters(lowered.module, lowered.module.entries["main.forward"])
+    weights = random_weights(params, np.random.default_rng(1), 0.3)
+    text = np.array([[6, 7, 8, 9, 1, 11], [9, 7, 11, 11, 11, 11]])
+    given = {"tokens": text, "y": np.array([0, 1])}
+    held = Interpreter(lowered.module, {f"main.{path}": array for path, array in weights.items()})
+    inputs = [value.name for value in lowered.module.entry("loss.terms").inputs]
+    (losses,) = held.run("loss.terms", *(given[name] for name in inputs))
+
+    own = {"tokens": text[:, :-1], "y": given["y"], "source": text, "source_mask": text >= 0}
+    own["source_mask"][:] = [[True] * 6, [True] * 3 + [False] * 3]
+    ports = [port.name for port in lowered.networks["main"].methods["train_forward"].inputs]
+    logits, repeated = Interpreter(lowered.module, weights).run("main.train_forward", *(own[port] for port in ports))
+    assert repeated.tolist() == [[0, 2, 4], [0, 3, 5]]
+    log_p = logits - np.log(np.exp(logits).sum(2, keepdims=True))
+    total = 0.0
+    for i, target in enumerate([[0, 2, 4, 6, 7, 8, 9, 1, 11], [0, 3, 5, 9, 7, 11]]):
+        total -= sum(0.8 * log_p[i, j, token] + 0.2 * log_p[i, j].mean() for j, token in enumerate(target))
+    np.testing.assert_allclose(losses.mean(), total / 15, rtol=1e-6)

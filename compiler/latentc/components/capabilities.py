@@ -138,7 +138,9 @@ denoise_hidden
               `predict` (state, time, conditions) -> output [B, 2 C, ...], data and noise, and features [B, D];
               `predict_hidden_0`, … (and noise, a number per patch f32[B, T]) -> the same, and mask f32[B, T]
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
-              `decode` (token, position, caches) -> logits, caches
+              `decode` (token, position, caches) -> logits, caches; if its texts stand behind tokens that it predicts
+              `train_forward`, as `forward` with their logits in front, and these as token i64[B, E], and, if the
+              sampler asks for it, their log-probability f32[B] as output of `prefill`
 any_order     `forward` (tokens as state; positions: the order; mask: what tokens see; conditions) -> logits by place;
               `group_0` (positions, conditions) -> logits, caches; `group_1`, … (tokens, their positions, positions,
               caches) -> logits, caches, none of the last; samplers ask for these

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -45,6 +45,9 @@ class FixedPoint(Closed):
 
 class Sampler(Part):
     """Base class of samplers: adds a sampling program to the module."""
+
+    COUNTS_REPEATED: ClassVar[bool] = False
+    """Whether it scores texts with the tokens that a decoder repeats before them; see `next_token`."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""

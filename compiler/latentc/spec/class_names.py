@@ -1,17 +1,24 @@
-"""Class names that a spec gives as a text file with one name per line."""
+"""Class names that a spec gives as a text file with one name per line, or as text that stands for their tokens."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from latentc.components.networks._class_names import with_tokens
 from latentc.diagnostics import DiagnosticError, Span
 from latentc.spec.yaml import HIDDEN
+from latentc_runtime.texts import tokens_from_text
 
 if TYPE_CHECKING:
+    from latentc.components.fields import Field
     from latentc.spec.schema import Spec
 
 MOST_BYTES = 1 << 24
+LONGEST_NAME = 64
+"""Most tokens of the name of a class; the rest is cut off."""
 
 
 def with_class_names(spec: Spec) -> Spec:
@@ -32,6 +39,39 @@ def with_class_names(spec: Spec) -> Spec:
     if "y" in fields and data.class_names == data.fields_["y"].class_names:  # filled in from there
         changes["class_names"] = fields["y"].class_names
     return spec.model_copy(update={"data": data.model_copy(update=changes)}) if changes else spec
+
+
+def with_class_tokens(spec: Spec) -> Spec:
+    """The spec with tokens in place of the texts of `class_tokens`. DiagnosticError E0209."""
+    field = spec.data.fields.get("tokens")
+    networks: dict[str, Any] = dict(spec.networks)
+    for name, network in networks.items():
+        for place in (("class_tokens",), ("embedding", "class_tokens")):
+            if field is not None and isinstance(network, BaseModel):
+                networks[name] = network = _tokenized(spec, field, ("networks", name), network, place)
+    same = all(networks[name] is network for name, network in spec.networks.items())
+    return spec if same else spec.model_copy(update={"networks": networks})
+
+
+def _tokenized(spec: Spec, field: Field, at: tuple[str, ...], part: BaseModel, place: tuple[str, ...]) -> BaseModel:
+    """A network, or a part of it that stands `at`, with tokens at `place` in it."""
+    key, *rest = place
+    own = getattr(part, key, None)
+    if rest:
+        inner = _tokenized(spec, field, (*at, key), own, tuple(rest)) if isinstance(own, BaseModel) else own
+        return part if inner is own else part.model_copy(update={key: inner})
+    if not isinstance(own, tuple) or not any(isinstance(row, str) for row in own):
+        return part
+
+    def tokens(text: str) -> tuple[int, ...]:
+        try:
+            found = tokens_from_text(text, {**field.text, "classes": field.classes, "end": None}, LONGEST_NAME)
+        except ValueError as error:
+            message, help = f"{text!r} has no tokens: {error}", "name a tokenizer that is there, or give token numbers"
+            raise DiagnosticError.of("E0209", message, spec.span(*at, key), help=help) from None
+        return tuple(found)
+
+    return part.model_copy(update={key: with_tokens(own, tokens)})
 
 
 def _names_at(spec: Spec, file: str, place: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from latentc.diagnostics import DiagnosticError
-from latentc.spec.class_names import with_class_names
+from latentc.spec.class_names import with_class_names, with_class_tokens
 from latentc.spec.errors import diagnostics_from_validation
 from latentc.spec.files import MAX_BYTES, text_from_bytes
 from latentc.spec.paths import checkpoint_files
@@ -50,7 +50,7 @@ def spec_from_resolved(resolved: Resolved, rules: bool = True) -> Spec:
     except ValidationError as error:
         raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
     spec._document = document
-    spec = with_class_names(spec)
+    spec = with_class_tokens(with_class_names(spec))
     if rules and (problems := check_rules(spec, document)):
         raise DiagnosticError(*problems)
     return spec

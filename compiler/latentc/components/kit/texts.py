@@ -14,6 +14,7 @@ from latentc.components.kit.calls import per_sample_mean
 from latentc.components.kit.tokens import rank
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
+from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -59,11 +60,14 @@ def inside(b: Builder, tokens: Var, end: int | None) -> Var:
     return b.mul(counts, b.op("sub", 1.0, others), out="inside")  # type: ignore[no-any-return]
 
 
-def hidden_count(b: Builder, words: Var, share: float, up: bool = False) -> Var:
-    """f32[B, 1]: share n, rounded (up), at least 1, of `words` f32[B, T], which is 1 for n words of a text."""
+def hidden_count(
+    b: Builder, words: Var, share: float, up: bool = False, beside: int = 0, most: int | None = None
+) -> Var:
+    """f32[B, 1]: share (n + beside), rounded (up), 1 to `most`, of `words` f32[B, T], 1 for the n words of a text."""
     length = b.sum(words, axes=(1,), keepdims=True, out="length")
     # Rounded up but for an error of float32.
-    return b.maximum(b.floor(length * share + (0.9999 if up else 0.5)), 1.0, out="count")  # type: ignore[no-any-return]
+    count = b.maximum(b.floor(length * share + (beside * share + (0.9999 if up else 0.5))), 1.0, out="count")
+    return count if most is None else b.minimum(count, float(most), out="count")  # type: ignore[no-any-return]
 
 
 def problems_of_starts(starts: str | None, spec: Spec) -> Iterator[Problem]:
@@ -86,7 +90,15 @@ def begins(b: Builder, tokens: Var, starts: Var, end: int | None) -> Var:
 
 
 def hidden_words(
-    b: Builder, tokens: Var, u: Var, share: float, end: int | None, starts: Var | None = None, up: bool = False
+    b: Builder,
+    tokens: Var,
+    u: Var,
+    share: float,
+    end: int | None,
+    starts: Var | None = None,
+    up: bool = False,
+    beside: int = 0,
+    most: int | None = None,
 ) -> Var:
     """bool[B, T]: `hidden_count` of the words of each text of tokens i64[B, T], those of the lowest u f32[B, T].
 
@@ -100,11 +112,33 @@ def hidden_words(
         count = b.max(number, axes=(1,), keepdims=True)
         words = b.cast(b.less(b.cast(b.arange(int(tokens.shape[1])), to="f32"), count), to="f32", out="words")
     order = b.cast(rank(b, b.add(u, (1.0 - words) * 2.0, out="key")), to="f32", out="order")
-    first = b.cast(b.less(order, hidden_count(b, words, share, up)), to="f32")
+    first = b.cast(b.less(order, hidden_count(b, words, share, up, beside, most)), to="f32")
     if starts is not None:
         word = b.cast(b.maximum(number - 1.0, 0.0), to="i64", out="word")
         first = b.take_along(b.mul(first, words), word, axis=1, out="chosen")
     return b.greater(first * within, 0.5, out="hidden")  # type: ignore[no-any-return]
+
+
+def most_places(length: int, share: float) -> int:
+    """K, how many places `places_again` draws at most in texts of `length` tokens, their ends included."""
+    return max(int(length * share + 1e-4), 1)
+
+
+def places_again(b: Builder, tokens: Var, u: Var, share: float, end: int | None) -> Var:
+    """bool[B, T]: places floor(u n) for share n of u f32[B, K], rounded down, at least one, of n tokens i64[B, T].
+
+    The token that ends a text is one of the n, and places may come again.
+    """
+    counts, (length, most) = counted(b, tokens, end), (int(tokens.shape[1]), int(u.shape[1]))
+    if counts is None:
+        counts = b.full(tokens, shape=(length,), value=1.0, dtype="f32", out="counts")
+    n = b.sum(counts, axes=(1,), keepdims=True, out="n")
+    count = b.maximum(b.floor(n * share + 1e-4), 1.0, out="count")
+    place = b.minimum(b.floor(u * n), n - 1.0, out="place")
+    drawn = b.less(b.cast(b.arange(most), to="f32"), count, out="drawn")
+    place = b.reshape(b.where(drawn, place, b.scalar(-1.0, place)), shape=(B, 1, most), out="place")
+    own = b.reshape(b.cast(b.arange(length), to="f32"), shape=(1, length, 1), out="own")
+    return b.greater(b.max(b.cast(b.equal(place, own), to="f32"), axes=(2,), keepdims=False), 0.5, out="hidden")  # type: ignore[no-any-return]
 
 
 def without_words(

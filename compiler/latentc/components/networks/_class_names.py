@@ -5,7 +5,7 @@ Symbols: B batch, L tokens of the longest name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any
 
@@ -17,13 +17,26 @@ from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 Token = Annotated[int, Field(ge=0, le=16_777_215)]
-ClassTokens = tuple[Token | tuple[Token, ...], ...]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+ClassTokens = tuple[Token | Text | tuple[Token, ...], ...]
+"""One entry per class: a token, several, or a text, which a spec's tokenizer turns into tokens when it is read."""
 Rows = tuple[tuple[int, ...], ...]
 
 
 def rows_of(tokens: ClassTokens | None) -> Rows | None:
     """The tokens that stand for each class; None: classes have embeddings of their own."""
-    return None if tokens is None else tuple((row,) if isinstance(row, int) else row for row in tokens)
+    return None if tokens is None else tuple((row,) if isinstance(row, int) else _tokens(row) for row in tokens)
+
+
+def _tokens(row: str | tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(row, str):
+        raise TypeError(f"{row!r} is text still: a spec's is turned into tokens when it is read")
+    return row
+
+
+def with_tokens(tokens: ClassTokens, tokenize: Callable[[str], tuple[int, ...]]) -> ClassTokens:
+    """The same with tokens in place of texts."""
+    return tuple(tokenize(row) if isinstance(row, str) else row for row in tokens)
 
 
 def longest(rows: Rows) -> int:

@@ -56,7 +56,7 @@ class Embedding(Closed):
     )
     start: int | None = Field(None, ge=0, le=16_777_215, description="token that begins every sequence; null: none")
     class_tokens: ClassTokens | None = Field(
-        None, description="tokens of the name of each class, all of the same number; null: as `labels` says"
+        None, description="name of each class as text or tokens, all of as many tokens; null: as `labels` says"
     )
     places: int | None = Field(
         None, gt=0, le=1_048_576, description="rows of the table of positions; null: as many as there are tokens"

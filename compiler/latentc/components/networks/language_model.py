@@ -54,8 +54,8 @@ class LanguageModel(Backbone):
     )
     class_tokens: ClassTokens | None = Field(
         None,
-        description="token that stands for each class (GeDi), or the tokens of its name and of what parts it from the "
-        "text; null: a learned embedding of each class",
+        description="token that stands for each class (GeDi), or its name and what parts it from the text, as text or "
+        "tokens; null: a learned embedding of each class",
     )
     logit_scale: bool = Field(False, description="a learned number that scores of classes are multiplied by (GeDi)")
     class_bias: bool = Field(False, description="a learned number per class that is then added to its score (GeDi)")

@@ -17,12 +17,13 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.capabilities import Capability, Role
+from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
 from latentc.components.networks._text_decoder import decoder_block, decoder_memory, decoder_step
 from latentc.components.parts import Problem, Weights
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
 
@@ -36,6 +37,9 @@ class TextToText(Backbone):
     `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V]. `prefill`: conditions -> logits f32[B, V] of the
     first token, caches. `decode`: token i64[B], position i64[] (the number of the token that is wanted), caches ->
     logits f32[B, V], caches. Learned positions; norms of embeddings; logits are products with the table of the tokens.
+
+    If it `repeats` the class, `train_forward` is `forward` with logits f32[B, E + T, V] of the repeated tokens, too,
+    and these tokens i64[B, E]; if the sampler asks for it `prefill` also returns their log-probability f32[B].
     """
 
     kind: Literal["text_to_text"]
@@ -49,11 +53,12 @@ class TextToText(Backbone):
         None, ge=0, le=16_777_215, description="token that begins the encoder's text, before the class; null: none"
     )
     class_tokens: ClassTokens | None = Field(
-        None, description="tokens of the name of each class; null: a learned embedding of each class"
+        None, description="name of each class as text or tokens; null: a learned embedding of each class"
     )
     repeats: bool = Field(
         False,
-        description="the decoder's text stands behind `source_start` and the class, too, as fairseq's denoising has it",
+        description="the decoder's text stands behind `source_start` and the class, too, which training predicts and "
+        "whose log-probability beams count, as in fairseq",
     )
     block: Block = Field(description="the block of both; its mixer is causal, which the encoder leaves out")
     weights: Weights = Field("normal", description="how linear layers start")
@@ -147,11 +152,16 @@ class TextToText(Backbone):
         out: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
         token, position = Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position")
+        scored = bool(before) and isinstance(spec.sampler, Sampler) and spec.sampler.COUNTS_REPEATED
+        begun: tuple[Role, ...] = (*out, "output") if scored else out
         methods = {
             "forward": add_method(mb, name, "forward", _forward(self, entries), (state, *told), static, ("logits",)),
-            "prefill": add_method(mb, name, "prefill", _prefill(self, entries), told, static, out),
+            "prefill": add_method(mb, name, "prefill", _prefill(self, entries, scored), told, static, begun),
             "decode": add_method(mb, name, "decode", _decode(self, before), (token, position, *caches), static, out),
         }
+        if before:
+            body = _train_forward(self, entries)
+            methods[TRAINING] = add_method(mb, name, TRAINING, body, (state, *told), static, ("logits", "token"))
         return Network(name, methods, self.PROVIDES)
 
 
@@ -245,27 +255,52 @@ def _begun(b: Builder, config: TextToText, entries: tuple[Entry, ...], operands:
     return b.concat(*parts, axis=1, out="begun") if len(parts) > 1 else start  # type: ignore[no-any-return]
 
 
+def _decoded(
+    b: Builder,
+    config: TextToText,
+    entries: tuple[Entry, ...],
+    tokens: Var,
+    conditions: Sequence[Var],
+    static: Mapping[str, Any],
+) -> tuple[Var, Var]:
+    """The decoder's features f32[B, E + T, D] of what it predicts, and the tokens i64[B, 1 + E] that it is given."""
+    width = static["width"]
+    context, known = _encoded(b, config, entries, conditions, static)
+    begun = _begun(b, config, entries, conditions, tokens)
+    given = b.concat(begun, tokens, axis=1, out="given")
+    x = b.embedding(_table(b, static["vocabulary"], width), given, out="x")
+    count = int(given.shape[1])
+    places = b.reshape(b.cast(b.arange(count), to="f32"), shape=(1, count), out="places")
+    x = _entered(b, config, x, places, "decoder", static)
+    sizes = config.block.own(width, static)
+    for name in items("decoder", static["decoder_depth"]):
+        x = b.sub(name, decoder_block(config), x, context, _seen(b, known), dim=width, **sizes)
+    return x, begun
+
+
 @cache
 def _forward(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("TextToText")
     def forward(b: Builder, tokens: Var, *conditions: Var, **static: Any) -> Var:
         """Logits of every token given those before it and the encoder's text."""
-        width = static["width"]
-        context, known = _encoded(b, config, entries, conditions, static)
-        begun = _begun(b, config, entries, conditions, tokens)
-        given = b.concat(begun, tokens, axis=1, out="given")
-        x = b.embedding(_table(b, static["vocabulary"], width), given, out="x")
-        count, before = int(given.shape[1]), int(begun.shape[1]) - 1
-        places = b.reshape(b.cast(b.arange(count), to="f32"), shape=(1, count), out="places")
-        x = _entered(b, config, x, places, "decoder", static)
-        sizes = config.block.own(width, static)
-        for name in items("decoder", static["decoder_depth"]):
-            x = b.sub(name, decoder_block(config), x, context, _seen(b, known), dim=width, **sizes)
-        if before:
-            x = b.slice(x, axis=1, start=before, stop=count, out="x")
+        x, begun = _decoded(b, config, entries, tokens, conditions, static)
+        if before := int(begun.shape[1]) - 1:
+            x = b.slice(x, axis=1, start=before, stop=x.shape[1], out="x")
         return _logits(b, config, x, static)
 
     return forward
+
+
+@cache
+def _train_forward(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("TextToText", TRAINING)
+    def train_forward(b: Builder, tokens: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
+        """Logits of the repeated tokens and of those behind them, and the repeated tokens."""
+        x, begun = _decoded(b, config, entries, tokens, conditions, static)
+        repeated = b.slice(begun, axis=1, start=1, stop=begun.shape[1], out="repeated")
+        return _logits(b, config, x, static), repeated
+
+    return train_forward
 
 
 def _step(
@@ -297,7 +332,7 @@ def _step(
 
 
 @cache
-def _prefill(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
+def _prefill(config: TextToText, entries: tuple[Entry, ...], scored: bool) -> BlockBody:
     @module_class("TextToText", "prefill")
     def prefill(b: Builder, *conditions: Var, **static: Any) -> tuple[Var, ...]:
         """Encodes the text: logits of the first token, and the caches."""
@@ -310,10 +345,18 @@ def _prefill(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
         shape = (static.get("kv_heads", heads), length, width // heads)
         caches = [b.full(context, shape=shape, value=0.0, dtype="f32", out="cache") for _ in memories]
         begun = _begun(b, config, entries, conditions, context)
-        for i in range(int(begun.shape[1])):
-            token = b.slice(begun, axis=1, start=i, stop=i + 1, out="token") if int(begun.shape[1]) > 1 else begun
+        count, score = int(begun.shape[1]), list[Var]()
+        given = (
+            [b.slice(begun, axis=1, start=i, stop=i + 1, out="token") for i in range(count)] if count > 1 else [begun]
+        )
+        logits, caches = _step(b, config, given[0], b.constant(0, "i64"), caches, memories, known, static)
+        for i, token in enumerate(given[1:], 1):
+            if scored:
+                own = b.take_along(b.log_softmax(logits, axis=1), token, axis=1, out="log_p")
+                score = [b.add(score[0], own, out="log_p") if score else own]
             logits, caches = _step(b, config, token, b.constant(i, "i64"), caches, memories, known, static)
-        return logits, *caches, *memories, known
+        score = [b.reshape(x, shape=(x.shape[0],), out="log_p") for x in score]
+        return logits, *caches, *memories, known, *score
 
     return prefill
 

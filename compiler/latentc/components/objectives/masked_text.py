@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 class MaskedText(Objective):
     """Cross-entropy of a share of the tokens of each text given the others (Devlin et al. 2018, arXiv:1810.04805).
 
-    round(share n) of its n tokens or words, at least one, the token that ends it apart. All hidden tokens of
-    a batch count alike, as in Hugging Face's transformers.
+    round(share (n + beside)) of its n tokens or words, at least one, the token that ends it apart. All hidden tokens
+    of a batch count alike, as in Hugging Face's transformers.
     """
 
     kind: Literal["masked_text"]
     share: float = Field(0.15, gt=0, le=1, description="share of the tokens that is predicted")
+    beside: int = Field(
+        0, ge=0, le=64, description="tokens that count in the length of a text beside its own (BERT: [CLS] and [SEP])"
+    )
+    most: int | None = Field(None, gt=0, description="tokens or words hidden at most; null: as many as the share says")
     starts: str | None = Field(
         None, description="data field that is 1 for tokens that begin a word, and else 0; words are hidden whole then"
     )
@@ -66,7 +70,7 @@ class MaskedText(Objective):
         u, v, w = (b.input(name, f32(B, length)) for name in "uvw")
         told = conditions.dropped(b, conditions.operands(b, given))
         within = inside(b, tokens, end)
-        hidden = hidden_words(b, tokens, u, self.share, end, starts)
+        hidden = hidden_words(b, tokens, u, self.share, end, starts, beside=self.beside, most=self.most)
         count = b.sum(within, axes=(1,), keepdims=True, out="count")
         other = b.minimum(b.floor(w * count), b.maximum(count - 1.0, 0.0), out="other")
         other = b.take_along(tokens, b.cast(other, to="i64"), axis=1, out="other")

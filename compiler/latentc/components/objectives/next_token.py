@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.capabilities import TRAINING
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.orders import in_reading_order
@@ -26,7 +27,7 @@ class NextToken(Objective):
     """Cross-entropy of every token given the class and the tokens before it, in nats.
 
     Of texts that end, the tokens count up to the one that ends it, and all of a batch alike, as in Hugging Face's
-    transformers and fairseq.
+    transformers and fairseq. Tokens that a decoder repeats from its encoder's text count, too.
     """
 
     kind: Literal["next_token"]
@@ -76,11 +77,19 @@ class NextToken(Objective):
             vocabulary = spec.data.tokens.vocabulary
             draws += [Draw("v", "uniform"), Draw("other", "integers", {"high": vocabulary})]
         prefix = b.slice(seen, axis=1, start=0, stop=count - 1, out="given")
-        logits = call(b, network, "forward", told, state=prefix, out="logits")
+        repeated = None
+        if TRAINING in network.methods:
+            logits, repeated = call(b, network, TRAINING, told, state=prefix, out="logits repeated")
+        else:
+            logits = call(b, network, "forward", told, state=prefix, out="logits")
+        counts = counted(b, tokens, spec.data.modelled.end)
+        if repeated is not None:
+            tokens = b.concat(repeated, tokens, axis=1, out="tokens")
+            ones = b.full(repeated, shape=repeated.shape[1:], value=1.0, dtype="f32")
+            counts = None if counts is None else b.concat(ones, counts, axis=1, out="counts")
         losses = token_losses(b, logits, tokens)
         if self.smoothing:
             losses = smoothed(b, losses, logits, self.smoothing)
-        counts = counted(b, tokens, spec.data.modelled.end)
         b.output(per_sample_mean(b, losses, out="loss") if counts is None else mean_of_counted(b, losses, counts))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens", *conditions.fields), tuple(draws), self.trained(spec))

@@ -63,6 +63,7 @@ class BeamSearch(Sampler):
         True, description="steps end once every text of the batch is found; false: there are always as many"
     )
     guidance: None = Field(None, description="not guided")
+    COUNTS_REPEATED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "beam_search", "beams": 2, "no_repeat": 2}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -100,8 +101,10 @@ class BeamSearch(Sampler):
         entry = f"sample.{length}"
         b = mb.function(entry)
         told = conditions.operands(b, conditions.inputs(b))
-        names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
-        logits, *caches = call(b, network, "prefill", told, out=names)
+        roles = [port.role for port in network.methods["prefill"].outputs]
+        names = {"cache": "cache", "output": "log_p"}
+        logits, *caches = call(b, network, "prefill", told, out=" ".join(names.get(role, "logits") for role in roles))
+        score = b.reshape(caches.pop(), shape=(B, 1), out="score") if "output" in roles else None
         caches = [repeated(b, cache, self.beams, "cache") for cache in caches]
         # `end` fills what is behind a text, so a beginning followed by it is that text.
         blank = b.full(logits, shape=(length,), value=end, dtype="i64", factor=self.beams, out="blank")
@@ -111,8 +114,9 @@ class BeamSearch(Sampler):
         found = _Found(best, empty, nothing)
         norms = 1.0 / (self.ahead + np.arange(1.0, length + 1)) ** self.length_penalty
         rows = {"norm": norms, "early": np.arange(length) < self.shortest, "late": np.arange(length) == length - 1}
-        first = {name: b.constant(column[:1].astype(np.float32), out=name) for name, column in rows.items()}
-        token, written, score, _, found = self._chosen(b, logits, None, blank, b.constant(0, "i64"), first, end, found)
+        row = {name: b.constant(column[:1].astype(np.float32), out=name) for name, column in rows.items()}
+        start = b.constant(0, "i64")
+        token, written, score, _, found = self._chosen(b, logits, score, blank, start, row, end, found, first=True)
         if length > 1:
             tables = [b.constant(column[1:].astype(np.float32), out=name) for name, column in rows.items()]
             shown = [port.name for port in network.methods["decode"].inputs_of("condition")]
@@ -163,15 +167,17 @@ class BeamSearch(Sampler):
         row: Mapping[str, Var],
         end: int,
         found: _Found,
+        first: bool = False,
     ) -> tuple[Var, Var, Var, Var, _Found]:
         """Beams that go on from logits f32[B N, V]: their tokens i64[B K], texts so far i64[B K, T], scores f32[B, K],
         the beams they continue i64[B, K], and what is found.
 
-        `score` f32[B, K] and `written` i64[B K, T] are the beams before; no score: all begin here, and N is 1.
+        `score` f32[B, N] and `written` i64[B K, T] are the beams before. Of the `first` tokens N is 1, and the score is
+        that of the tokens that texts stand behind, if any.
         """
         beams, wide = self.beams, 2 * self.beams
-        lanes = 1 if score is None else beams
-        values, ids = self._candidates(b, logits, written if score is not None else None, position, row, end)
+        lanes = 1 if first else beams
+        values, ids = self._candidates(b, logits, None if first else written, position, row, end)
         count = int(values.shape[1])
         values = b.reshape(values, shape=(B, lanes, count), out="values")
         if score is not None:

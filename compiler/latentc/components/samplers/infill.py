@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.texts import hidden_words
+from latentc.components.kit.texts import hidden_words, inside, most_places, places_again
 from latentc.components.kit.tokens import draw, filtered
 from latentc.components.parts import Problem
 from latentc.components.sampler import Sampler
@@ -36,6 +36,11 @@ class Infill(Sampler):
     share: float = Field(
         1 / 7, ge=0, le=1, description="share of the tokens that is hidden, rounded, at least one; 0: only given masks"
     )
+    again: bool = Field(
+        False,
+        description="places are drawn one by one, also again, that of the token that ends a text among them, and their "
+        "number is rounded down (the authors' code)",
+    )
     temperature: float = Field(1.0, gt=0, description="divides the logits")
     top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
     top_p: float = Field(
@@ -55,7 +60,7 @@ class Infill(Sampler):
         return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
-        """Adds entry `sample.1`: the conditions, text i64[B, T], where f32[B, T], u f32[B, T] -> tokens i64[B, T]."""
+        """Adds entry `sample.1`: conditions, text i64[B, T], where f32[B, T or K], u f32[B, T] -> tokens i64[B, T]."""
         network, conditions = networks["main"], Conditions(spec, networks)
         port, field = network.methods["forward"].input("state"), spec.data.fields["tokens"]
         values = network.methods["forward"].output("logits").values
@@ -67,9 +72,11 @@ class Infill(Sampler):
         hidden = b.equal(text, b.scalar(port.null, text), out="hidden")
         sources: dict[str, Source] = {**conditions.sources(), "text": ConditionSource("text")}
         if self.share:
-            where = b.input("where", f32(B, length))
+            count = most_places(int(length), self.share) if self.again else length
+            where = b.input("where", f32(B, count))
             sources["where"] = RandomSource("uniform", "hidden")
-            hidden = b.logical_or(hidden, hidden_words(b, text, where, self.share, field.end), out="hidden")
+            hide = places_again if self.again else hidden_words
+            hidden = b.logical_or(hidden, hide(b, text, where, self.share, field.end), out="hidden")
         u = b.input("u", f32(B, length))
         sources["u"] = RandomSource("uniform", "token")
         seen = b.where(hidden, b.scalar(port.null, text), text, out="seen")
@@ -79,6 +86,8 @@ class Infill(Sampler):
         if self.temperature != 1.0:
             logits = b.mul(logits, 1 / self.temperature, out="logits")
         drawn = draw(b, filtered(b, logits, self.top_k, self.top_p), u, out="drawn")
+        if self.again and field.end is not None:
+            hidden = b.logical_and(hidden, b.greater(inside(b, text, field.end), 0.5), out="hidden")
         b.output(b.where(hidden, drawn, text, out="tokens"))
         mb.entries["sample.1"] = b.finish(doc="Hides some of the tokens of a text and draws them anew.")
         size = spec.data.tokens.length
