@@ -95,6 +95,3 @@ COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
 # Of published specs; those of digits have their own.
 SETTINGS = ("train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0}", "train.schedule={kind: constant, warmup: 50}")
 SETTINGS += ("train.batch_size=64", "train.ema=0.99", "train.clip=1.0")
-# Digits with the class as a caption of one word.
-WORDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}}"
-TOLD_DIGITS = (*SETTINGS, f"data={{kind: npz, path: {SPOKEN_DIGITS}, shape: [1, 8, 8], fields: {WORDS}}}")

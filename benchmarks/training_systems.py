@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from training_captions import CAPTION_SYSTEMS
 from training_parts import (
     CAPTIONS,
     DIGITS,
     LEVELS,
     SETTINGS,
-    TOLD_DIGITS,
     Drawn,
     Figures,
     Goal,
@@ -67,8 +67,6 @@ RIN = ("data_width=32", "width=64", "latents=10", "blocks=2", "layers=1", "patch
 COHERENT = (*SETTINGS, f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], fields: {FIELDS}}}")
 COHERENT += (*(f"backbone.{size}" for size in (*RIN, "registers=2", "sequence_layers=1")), "sampler.steps=50")
 COHERENT += ("sampler.guidance=null", "train.optimizer.lr=3e-3", "objective.process.schedule=sigmoid")
-PIXELFLOW_WORDS = under("backbone", "width=64", "depth=4", "patch=1", "stages=2", "block.mixer.heads=4")
-PIXELFLOW_WORDS += ("objective.stages=2", "sampler.steps=10", "sampler.guidance.scale=2.0")
 
 COSINE = "objective.process={kind: discrete, schedule: cosine}"  # that of the denoiser
 RESNET = "kind: resnet_classifier, layers: [1, 1, 1, 1], width: 16"
@@ -488,11 +486,7 @@ SYSTEMS: dict[str, System] = {
         },
         (Goal("class accuracy, guided", lambda found: found["guided at 4.0"]["accuracy"], 0.9),),
     ),
-    "pixelflow_t2i": System(
-        {"captions": Trained("pixelflow_t2i", (*TOLD_DIGITS, *PIXELFLOW_WORDS), 2000)},
-        {"captions": Drawn("captions", judge="captioned")},
-        (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
-    ),
+    **CAPTION_SYSTEMS,
     **TOKEN_SYSTEMS,
 }
 """By the names of docs/systems.yaml."""

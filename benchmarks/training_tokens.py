@@ -10,7 +10,6 @@ from training_parts import (
     DIGITS,
     SETTINGS,
     SPOKEN_LEVELS,
-    TOLD_DIGITS,
     Drawn,
     Goal,
     System,
@@ -23,13 +22,6 @@ from training_parts import (
 JEPA = ("networks.main.learned_positions=tokens", "networks.main.block.mixer.qk_norm={kind: rms_norm}")
 PREDICTED = ("networks.main.predictor={ratio: 4}", "networks.target={kind: average, decay: 0.99}")
 PREDICTED = (*JEPA, *PREDICTED, "objective.prediction={target: target}")
-WORDED = (*TOLD_DIGITS, "data.first_stage=null")
-WORDED += ("conditioning.caption=null", "conditioning.text={kind: sequence, dropout: 0.1}", "train.optimizers={}")
-WORDED += under("networks.main", "width=64", "depth=2", "patch=2", "buffer=4", "positions.pairs=2")
-WORDED += ("networks.main.positions.side=4",)
-WORDED += under("networks.main.block", "mixer.heads=4", "mixer.dropout=0", "feed_forward.dropout=0")
-WORDED += ("networks.head.width=64", "networks.head.depth=3", "networks.target.decay=0.99", "train.precision=fp32")
-WORDED += ("sampler.steps=8", "sampler.diffusion.steps=20", "sampler.guidance.scale=2.0")
 
 # Tokens of grey levels, at the size of digits_maskgit.
 LEVEL_TOKENS = "data={kind: digits, as: tokens}"
@@ -57,11 +49,6 @@ TOKEN_SYSTEMS: dict[str, System] = {
             Goal("class accuracy with predicted features", lambda f: f["predicted"]["accuracy"], 0.9),
             Goal("Fréchet distance with predicted features", ratio("frechet", "predicted", "plain"), 1.0, False),
         ),
-    ),
-    "d_jepa_t2i": System(
-        {"captions": Trained("d_jepa_t2i", WORDED, 4000)},
-        {"captions": Drawn("captions", judge="captioned")},
-        (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
     ),
     "maskgit_jax": accurate("maskgit_jax", (LEVEL_TOKENS, *BERT, "backbone.embedding.labels=10")),
     "mage": accurate(
