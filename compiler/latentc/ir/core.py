@@ -92,7 +92,7 @@ class Node:
     loc: str = ""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Function:
     name: str
     inputs: tuple[Value, ...]

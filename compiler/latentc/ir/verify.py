@@ -1,7 +1,7 @@
 """Checks a module: SSA, types, call signatures, shared weights, and the ops that are forbidden at a stage.
 
 Runs after every pass. An error names the function and shows the nodes around the fault. Each distinct function is
-checked once, however often it is called.
+checked once, however often it is called, and not again by a later pass that changes neither it nor what it calls.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from weakref import WeakKeyDictionary
 
 from latentc.ir.core import Function, Module, Node, Param, Value, callees, frozen, parameters
 from latentc.ir.ops import CONTROL, OPS, OpError
@@ -25,6 +26,8 @@ FORBIDDEN: dict[str, frozenset[str]] = {
     "inlined": _TRAIN_ONLY | {"gradient", "jvp", "guided", "call"},
 }
 _NAME = re.compile(r"[\w.#\-]+")
+_SOUND: WeakKeyDictionary[Function, tuple[Function, ...]] = WeakKeyDictionary()
+"""Functions found well formed at some stage, and those that they called."""
 
 
 class VerifyError(Exception):
@@ -59,12 +62,10 @@ def _node_types(module: Module, node: Node, calls: _Calls) -> Sequence[TensorTyp
     return calls[key]
 
 
-def _node_fault(module: Module, node: Node, stage: str, calls: _Calls) -> str | None:
-    """What is wrong with a node on its own, or None."""
+def _node_fault(module: Module, node: Node, calls: _Calls) -> str | None:
+    """What is wrong with a node on its own, at any stage, or None."""
     if node.op not in OPS and node.op not in CONTROL:
         return f"unknown op {node.op}"
-    if node.op in FORBIDDEN[stage]:
-        return f"{node.op} may not appear at stage {stage}"
     for name, kind in (CONTROL[node.op].attrs if node.op in CONTROL else {}).items():
         if not isinstance(node.attrs.get(name, ...), kind):
             return f"{node.op}: attribute {name} is {node.attrs.get(name, 'missing')!r}"
@@ -81,7 +82,15 @@ def _node_fault(module: Module, node: Node, stage: str, calls: _Calls) -> str | 
     return None
 
 
-def _verify_function(module: Module, fn: Function, stage: str) -> None:
+def _verify_stage(fn: Function, stage: str) -> None:
+    for index, node in enumerate(fn.nodes):
+        if node.op in FORBIDDEN[stage]:
+            raise VerifyError(fn.name, f"{node.op} may not appear at stage {stage}", _around(fn, index))
+
+
+def _verify_function(module: Module, fn: Function, called: tuple[Function, ...]) -> None:
+    if _SOUND.get(fn) == called:  # the same objects: functions compare by identity
+        return
     known: set[Value] = set()
     names: set[str] = set()
     calls: _Calls = {}
@@ -108,13 +117,14 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
         for value in node.inputs:
             if value not in known:
                 raise VerifyError(fn.name, f"{value.name} is used before it is defined", _around(fn, index))
-        if fault := _node_fault(module, node, stage, calls):
+        if fault := _node_fault(module, node, calls):
             raise VerifyError(fn.name, fault, _around(fn, index))
         for value in node.outputs:
             define(value, node.op, index)
     for value in fn.outputs:
         if value not in known:
             raise VerifyError(fn.name, f"output {value.name} is not defined", _around(fn, len(fn.nodes)))
+    _SOUND[fn] = called
 
 
 def _recipe_fault(param: Param) -> str:
@@ -189,12 +199,13 @@ def _verify_sharing(module: Module) -> None:
 
 def verify(module: Module, stage: str = "train") -> Module:
     """Returns the module if it is well formed at `stage`; raises VerifyError otherwise."""
-    calls: dict[str, set[str]] = {}
+    calls: dict[str, dict[str, Function]] = {}
     for key, fn in module.functions.items():
         if key != fn.name:
             raise VerifyError(fn.name, f"is filed under {key!r}")
-        named = {n.attrs.get("body" if n.op == "loop" else "fn") for n in fn.nodes if n.op in CONTROL}
-        calls[key] = {callee for callee in named if isinstance(callee, str) and callee in module.functions}
+        named = [n.attrs.get("body" if n.op == "loop" else "fn") for n in fn.nodes if n.op in CONTROL]
+        known = [callee for callee in named if isinstance(callee, str) and callee in module.functions]
+        calls[key] = {callee: module.functions[callee] for callee in known}
     try:
         TopologicalSorter(calls).prepare()
     except CycleError as error:
@@ -205,7 +216,8 @@ def verify(module: Module, stage: str = "train") -> Module:
             raise VerifyError(name, "is not a name of an entry")
         if function not in module.functions:
             raise VerifyError(name, f"entry names {function}, which is not in the module")
-    for fn in module.functions.values():
-        _verify_function(module, fn, stage)
+    for key, fn in module.functions.items():
+        _verify_stage(fn, stage)
+        _verify_function(module, fn, tuple(calls[key].values()))
     _verify_sharing(module)
     return module

@@ -106,7 +106,7 @@ def load_yaml(text: str, file: str) -> Document:
     return Document(_composed(text, file))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _composed(text: str, file: str) -> Node:
     """The nodes of a text, which nobody changes: specs share bases, and a check of all variants reads them often."""
     if _FAST is not None and not _READ_LOOSELY.search(text):

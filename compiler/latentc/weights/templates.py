@@ -221,6 +221,12 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }
 
 
+@lru_cache(maxsize=1 << 16)
+def _parsed(text: str) -> ast.AST:
+    """An expression; the same ones are evaluated for each variant and by each check."""
+    return ast.parse(text, mode="eval").body
+
+
 def number(text: Any, sizes: Sizes) -> int | float:
     """A number, or the value of an expression of sizes such as `3*width` or `1/sqrt(head_size)`. ValueError."""
     if isinstance(text, bool) or not isinstance(text, int | float | str):
@@ -229,7 +235,7 @@ def number(text: Any, sizes: Sizes) -> int | float:
         if len(text) > _LONGEST_EXPRESSION:
             raise ValueError(f"an expression of {len(text)} characters; at most {_LONGEST_EXPRESSION} are allowed")
         try:
-            text = _value(ast.parse(text.strip(), mode="eval").body, sizes)
+            text = _value(_parsed(text.strip()), sizes)
         except (SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as error:
             raise ValueError(f"{text!r} cannot be evaluated") from error
     if not math.isfinite(text):

@@ -82,19 +82,20 @@ def fuse(module: Module, rules: Sequence[Rule]) -> Module:
 
 
 def _function(owner: ModuleBuilder, fn: Function, rules: Sequence[Rule], report: FusionReport) -> Function:
+    uses = Uses(fn)
     for rule in rules:
         # A replacement may be part of the next match; each one makes the function smaller or its ops larger.
         for _ in range(len(fn.nodes) + 1):
-            rewritten = _once(owner, fn, rule, report)
+            rewritten = _once(owner, uses, rule, report)
             if rewritten is fn:
                 break
-            fn = rewritten
+            fn, uses = rewritten, Uses(rewritten)
     return fn
 
 
-def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: FusionReport) -> Function:
+def _once(owner: ModuleBuilder, uses: Uses, rule: Rule, report: FusionReport) -> Function:
     """One round of a rule: replaces all matches that share no node with an earlier one."""
-    uses = Uses(fn)
+    fn = uses.fn
     taken: set[Node] = set()
     found: dict[Node, Match] = {}  # by root
     for match in _matches(rule, uses, report):
@@ -145,6 +146,7 @@ def _replaced(
 def _matches(rule: Rule, uses: Uses, report: FusionReport) -> Iterator[Match]:
     """The first accepted match at each node; from the last node to the first, so that larger matches come first."""
     matchers = [Matcher(uses, parse(text)) for text in rule.patterns]
+    roots = {matcher.pattern.op for matcher in matchers}
 
     def tries(node: Node) -> Iterator[Match]:
         for matcher in matchers:
@@ -152,7 +154,7 @@ def _matches(rule: Rule, uses: Uses, report: FusionReport) -> Iterator[Match]:
             depth, reason = matcher.nearest
             report.missed(rule.name, uses.fn, node, reason, depth)
 
-    for node in reversed(uses.fn.nodes):
+    for node in (node for node in reversed(uses.fn.nodes) if node.op in roots):
         for match in tries(node):
             reason = _leaks(match) or rule.check(match)
             if reason is None:
