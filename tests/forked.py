@@ -7,8 +7,10 @@ standard streams and, if asked for, the ranks of torchrun. Neither latentc nor i
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -176,21 +178,56 @@ def become(job: Mapping[str, Any]) -> Sequence[str]:
     return command
 
 
-if __name__ == "__main__":
-    import runpy
+# ---- in a child
 
+
+class _Ending:
+    """Ends a child in a hundredth of the second that Python takes to tear down PyTorch.
+
+    Created before any other exit hook, so that it runs when all of them have, and all threads have ended.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None  # None: left to Python
+        atexit.register(self.end)
+
+    def run(self, command: Sequence[str]) -> None:
+        """Runs a command as `python COMMAND` would; errors are left to Python, which prints them."""
+        try:
+            if command[0] == "-c":
+                exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
+            else:
+                runpy.run_path(command[0], run_name="__main__")
+            self.status = 0
+        except SystemExit as error:
+            code = 0 if error.code is None else error.code
+            self.status = code & 0xFF if isinstance(code, int) else 1
+            raise
+        except Exception:
+            self.status = 1
+            raise
+
+    def end(self) -> None:
+        if self.status is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.status)
+
+
+if __name__ == "__main__":
+    ending = _Ending()
+    import sklearn.datasets  # noqa: F401
     import torch
+    import torch._decomp.decompositions_for_jvp
     import torch._dynamo
     import torch.distributed.checkpoint.state_dict
     import torch.distributed.fsdp
     import torch.utils.tensorboard
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # collections in children neither visit nor copy these objects
     job = serve()
     command = become(job)
     exec(job["before"], {})
-    # The end of this file is the end of the child: exit codes, hooks and threads are left to Python as usual.
-    if command[0] == "-c":
-        exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
-    else:
-        runpy.run_path(command[0], run_name="__main__")
+    ending.run(command)
