@@ -45,6 +45,29 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "main.forward"): 610_415_632,  # paper: 610 M
         },
     ),
+    "t5": (
+        "Hugging Face's transformers",
+        {
+            ("v1.1-xxl", "main"): 4_762_310_656,
+            ("v1.1-xl", "main"): 1_223_527_424,
+            ("v1.1-large", "main"): 341_231_104,
+            ("v1.1-base", "main"): 109_628_544,
+            ("v1.1-small", "main"): 35_332_800,
+            ("large", "main"): 334_939_648,
+            ("base", "main"): 109_628_544,
+            ("small", "main"): 35_330_816,
+        },
+    ),
+    "clip_text": (
+        "Hugging Face's transformers",
+        {
+            ("L/14", "main"): 123_060_480,
+            ("B/32", "main"): 63_165_952,
+            ("H/14", "main"): 352_984_064,
+            ("L/14-vector", "main"): 123_650_304,
+            ("B/32-vector", "main"): 63_428_096,
+        },
+    ),
     "tread": ("CompVis/tread", {("B/2", "main"): 130_303_504, ("XL/2", "main"): 674_816_272}),
     "delta_fm": (
         "gstoica27/DeltaFM, projections included",

@@ -42,7 +42,7 @@ class Output:
     axes: names of its axes; empty for medium "array". range: the values of black and white, or full scale.
     classes: samples are integers from 0 to classes - 1. rate: samples or frames per second.
     grid: the grid that a sequence of tokens fills row by row. alphabet: the characters of text tokens. tokenizer: the
-    file of the bundle that says what text tokens are. end: the token that ends a text.
+    file of the bundle that says what text tokens are. start, end: the tokens that begin and end a text.
     """
 
     shape: tuple[int, ...]
@@ -55,6 +55,7 @@ class Output:
     grid: tuple[int, ...] | None = None
     alphabet: str | None = None
     tokenizer: str | None = None
+    start: int | None = None
     end: int | None = None
 
 

@@ -113,7 +113,7 @@ class Condition:
     default: a number, or nested lists of `shape`; null if the condition is required.
     names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
     retrieved: it is the k nearest neighbours [k, D] of a query in an index, which a request may give instead.
-    medium: tokens of `text` may be given as text, by `tokenizer` (a file), `alphabet` and `end`, as `texts` says.
+    medium: tokens of `text` may be given as text, by `tokenizer` (a file), `alphabet`, `start`, `end`, as `texts` says.
     """
 
     name: str
@@ -132,6 +132,7 @@ class Condition:
     medium: Literal["array", "text"] = "array"
     tokenizer: str | None = None
     alphabet: str | None = None
+    start: int | None = None
     end: int | None = None
 
     @property
@@ -141,7 +142,7 @@ class Condition:
     @property
     def text(self) -> dict[str, Any]:
         """What its tokens of text are, as `texts` takes it."""
-        settings = {"tokenizer": self.tokenizer, "alphabet": self.alphabet, "end": self.end}
+        settings = {"tokenizer": self.tokenizer, "alphabet": self.alphabet, "start": self.start, "end": self.end}
         return {"classes": self.vocabulary, **settings}
 
 

@@ -1,8 +1,9 @@
 """Text as tokens, and back.
 
 A field of medium `text` says what its tokens are: those of `tokenizer`, a tokenizer.json as Hugging Face's libraries
-write it; or characters, token i is `alphabet[i]`; or bytes of UTF-8, on which 256 and others may come. `end` is the
-token that ends a text, and that fills what is behind it. `tokenizer` needs the package tokenizers.
+write it; or characters, token i is `alphabet[i]`; or bytes of UTF-8, on which 256 and others may come. `start` is the
+token that begins a text, if there is one; `end` the token that ends it, and that fills what is behind it. `tokenizer`
+needs the package tokenizers.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ MISSING = "text needs the package tokenizers: run `pip install 'latentc[text]'`"
 
 
 def tokens_from_text(text: str, field: Field, length: int) -> list[int]:
-    """At most `length` tokens of a text, with the token that ends it, if there is one. Raises ValueError."""
-    end = field.get("end")
-    tokens = _tokens(text, field)[: length if end is None else length - 1]
+    """At most `length` tokens of a text, with those that begin and end it, if there are any. Raises ValueError."""
+    before, behind = ([] if field.get(key) is None else [int(field[key])] for key in ("start", "end"))
+    tokens = _tokens(text, field)[: max(0, length - len(before) - len(behind))]
     if outside := [token for token in tokens if not 0 <= token < field["classes"]]:
         raise ValueError(f"token {outside[0]} is outside 0 to {field['classes'] - 1}: is it another tokenizer?")
-    return tokens if end is None else [*tokens, end]
+    return [*before, *tokens, *behind]
 
 
 def sample_from_text(text: str, field: Field, length: int) -> list[int]:
@@ -36,10 +37,12 @@ def sample_from_text(text: str, field: Field, length: int) -> list[int]:
 
 
 def text_from_tokens(tokens: Sequence[int], field: Field) -> str:
-    """The text of tokens, up to the one that ends it. Raises ValueError."""
-    end, alphabet, classes = field.get("end"), field.get("alphabet"), field["classes"]
+    """The text of tokens, from the one that begins it up to the one that ends it. Raises ValueError."""
+    start, end, alphabet, classes = field.get("start"), field.get("end"), field.get("alphabet"), field["classes"]
     if any(not 0 <= token < classes for token in tokens):
         raise ValueError(f"a token is outside 0 to {classes - 1}")
+    if start is not None and [*tokens[:1]] == [start]:
+        tokens = tokens[1:]
     if end is not None and end in tokens:
         tokens = tokens[: list(tokens).index(end)]
     if tokenizer := field.get("tokenizer"):

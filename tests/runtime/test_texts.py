@@ -24,6 +24,10 @@ def test_texts_end_and_are_filled_up() -> None:
     assert tokens_from_text("ab a", LETTERS, 3) == [0, 1, 3]  # cut off
     assert sample_from_text("ab", LETTERS, 5) == [0, 1, 3, 3, 3]
     assert text_from_tokens([0, 2, 3, 1], LETTERS) == "a "
+    begun = {"classes": 5, "alphabet": "ab .^", "start": 4, "end": 3}
+    assert tokens_from_text("ab a", begun, 4) == [4, 0, 1, 3]
+    assert sample_from_text("", begun, 3) == [4, 3, 3]
+    assert text_from_tokens([4, 0, 2, 3], begun) == "a "
     utf8 = {"classes": 257, "end": 256}
     assert sample_from_text("é", utf8, 4) == [0xC3, 0xA9, 256, 256]
     assert text_from_tokens([0xC3, 0xA9, 256, 65], utf8) == "é"

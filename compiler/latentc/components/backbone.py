@@ -162,6 +162,11 @@ class Backbone(Part):
         """Inputs of `encode`, data fields by name, and its output type. For networks that provide `encode`."""
         raise NotImplementedError
 
+    @property
+    def encodes_masked(self) -> bool:
+        """Whether `encode` takes, behind its inputs, a mask of the tokens that count."""
+        return False
+
     def codes(self, spec: Spec) -> Codes:
         """Input type of `decode`. For autoencoders."""
         raise NotImplementedError

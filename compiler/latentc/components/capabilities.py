@@ -194,7 +194,7 @@ compare       `forward` (state, state) -> output: the distance f32[B]
 classify      `forward` (state, time unless it classifies data as it is, conditions) -> logits over classes
 see           `see` (state) -> output: features f32[B, F, ...], perhaps at positions
 uncertainty   `forward` (time) -> output f32[B]
-encode        `encode` (states, conditions) -> output
+encode        `encode` (states, conditions, perhaps a mask bool[B, L] of the tokens that count) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
               `regularized` (state, noise if it draws codes, of the port's `distribution`) -> output, penalty f32[B]; if

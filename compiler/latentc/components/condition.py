@@ -136,6 +136,10 @@ class Condition(Part):
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
 
+    def encoded_null(self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network]) -> tuple[Var, ...]:
+        """What stands for none in the place of each operand, [1, ...], if a network computes it; otherwise nothing."""
+        return ()
+
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
         """What a loss reads from the data (or draws) and a request supplies; by default the first operand."""
         port = self.ports(name, spec)[0]

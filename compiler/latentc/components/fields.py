@@ -14,7 +14,7 @@ from latentc_runtime.class_names import LONGEST, is_name
 Size = Annotated[int, pydantic.Field(gt=0, le=16_777_216)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 ClassNames = tuple[str, ...] | str
-TEXT = ("tokenizer", "alphabet", "end")  # what makes text of tokens
+TEXT = ("tokenizer", "alphabet", "start", "end")  # what makes text of tokens
 MOST_ELEMENTS = 2**31  # of one sample
 Medium = Literal["image", "video", "audio", "points", "text", "array"]
 
@@ -86,6 +86,9 @@ class Field(Closed):
         description="text: the file that says what tokens are, a tokenizer.json as Hugging Face's libraries write it; "
         "relative to the working directory, or in a project to it",
     )
+    start: int | None = pydantic.Field(
+        None, ge=0, le=16_777_215, description="text: the token that begins a text; null: none"
+    )
     end: int | None = pydantic.Field(
         None, ge=0, le=16_777_215, description="text: the token that ends a text, and fills what is behind it"
     )
@@ -145,13 +148,14 @@ class Field(Closed):
         yield from self._text_faults()
 
     def _text_faults(self) -> Iterator[tuple[str, str, str | None]]:
-        for key in ("tokenizer", "end"):
+        for key in ("tokenizer", "start", "end"):
             if getattr(self, key) is not None and self.medium != "text":
                 yield key, f"`{key}` is of text, and this field of medium `{self.medium}`", "set `medium: text`"
         if self.tokenizer is not None and self.alphabet is not None:
             yield "tokenizer", "a tokenizer and an alphabet both say what tokens are", "leave out one of them"
-        if self.end is not None and self.end >= (self.classes or 1):
-            yield "end", f"token {self.end} is out of range: there are {self.classes}", "use one below"
+        for key in ("start", "end"):
+            if (token := getattr(self, key)) is not None and token >= (self.classes or 1):
+                yield key, f"token {token} is out of range: there are {self.classes}", "use one below"
 
     def _name_faults(self) -> Iterator[tuple[str, str, str | None]]:
         names = self.class_names

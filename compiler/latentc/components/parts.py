@@ -277,6 +277,8 @@ class FeedForward(Part):
 
     TAKES_VECTOR: ClassVar[bool] = False
     """Whether `apply` is given the condition c [B, E] too."""
+    GATED: ClassVar[bool] = False
+    """Whether a layer of its own gates what the last one takes."""
 
     @abstractmethod
     def static(self, dim: int) -> dict[str, Any]: ...

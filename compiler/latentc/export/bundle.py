@@ -318,7 +318,7 @@ def program_outputs(program: Program, fn: Function, variables: Sequence[str], sp
 
 
 # Properties of a field that say how its samples are written and shown.
-_MEDIUM = ("medium", "axes", "range", "classes", "rate", "grid", "alphabet", "tokenizer", "end")
+_MEDIUM = ("medium", "axes", "range", "classes", "rate", "grid", "alphabet", "tokenizer", "start", "end")
 
 
 def _settings(lowered: Lowered) -> tuple[Setting, ...]:

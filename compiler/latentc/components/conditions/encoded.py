@@ -58,6 +58,11 @@ class Encoded(Condition):
             mend = f"networks that encode: {', '.join(able) or 'none'}"
             yield Problem(("network",), f"network `{self.network}` {what}", mend)
             return
+        if spec.networks[self.network].encodes_masked:  # type: ignore[attr-defined]
+            message = f"network `{self.network}` takes a mask, which an encoded condition does not have"
+            mend = f"set `networks.{self.network}.masked: false`, or use `kind: sequence` with `encoder`"
+            yield Problem(("network",), message, mend)
+            return
         (port,), state = self.ports(name, spec), spec.data.shape or ()
         if self.form == "map" and not _beside(port.type, state):
             message = (
@@ -120,7 +125,9 @@ class Encoded(Condition):
             field = spec.data.fields[given.field]
             shape = tuple(int(d) for d in given.type.shape[1:])  # type: ignore[arg-type]
             if field.classes:
-                found.append(Requested(given.request, "tokens", shape, "i64", field.axes, vocabulary=field.classes))
+                found.append(
+                    Requested(given.request, "tokens", shape, "i64", field.axes, vocabulary=field.classes, **field.text)
+                )
             else:
                 found.append(Requested(given.request, "array", shape, "f32", field.axes))
         return tuple(found)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
 from latentc.components.condition import Form, GivenInput
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
+from latentc.components.kit import call
 from latentc.components.kit.tokens import rows
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, i64, module_class
@@ -24,21 +27,27 @@ if TYPE_CHECKING:
 class Sequence(ArrayCondition):
     """Tokens i64[B, L], or features f32[B, L, D] of a text encoder, and a mask of those that count.
 
-    The data has the mask in the field `NAME_mask`. None is a sequence of which only the first token counts: `pad`, or
-    for features zeros or a learned vector.
+    With an `encoder`, tokens become features by a network of the spec, once per sample. The data has the mask in the
+    field `NAME_mask`. None is a sequence of which only the first token counts: `pad`, or for features zeros or a
+    learned vector.
     """
 
     kind: Literal["sequence"]
+    encoder: str | None = Field(
+        None,
+        description="one of `networks`, which encodes the tokens as features; null: networks embed them themselves, or "
+        "the data holds features",
+    )
     pad: int = Field(0, ge=0, le=16_777_215, description="token that fills up shorter sequences, and stands for none")
     untrained_null: bool = Field(
         False,
         description="there is a null although `dropout` is 0, as in LlamaGen's checkpoints, which always have one",
     )
-    null_embedding: Literal["zeros", "learned", "learned_input", "learned_features"] = Field(
+    null_embedding: Literal["zeros", "learned", "learned_input", "learned_features", "empty_text"] = Field(
         "zeros",
         description="features that stand for none; learned: a vector of the network's width, learned_input: features "
         "of the first token, such as those of an empty text, learned_features: features of the whole sequence, all of "
-        "which count (PixArt)",
+        "which count (PixArt), empty_text: what the `encoder` makes of a text without words",
     )
     null_length: Literal["whole", "given"] = Field(
         "whole",
@@ -58,7 +67,7 @@ class Sequence(ArrayCondition):
     padding: Literal["masked", "zeros", "none"] = Field(
         "masked",
         description="features that do not count are hidden from attention, or are zeros that are seen (STARFlow); "
-        "none: all tokens count, and the data has no mask (scene layouts of taming transformers)",
+        "none: all tokens count, and the data has no mask (scene layouts of taming transformers, texts for CLIP)",
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
     RANKS: ClassVar[tuple[int, ...]] = (1, 2)
@@ -68,21 +77,44 @@ class Sequence(ArrayCondition):
     def nullable(self) -> bool:
         return super().nullable or self.untrained_null
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return () if self.encoder is None else (self.encoder,)
+
+    @property
+    def learns_null(self) -> bool:
+        """Whether networks have learned features for the absent condition, if it is one of features."""
+        return self.nullable and self.null_embedding.startswith("learned")
+
     def vocabulary(self, name: str, spec: Spec) -> int:
-        """Size of the vocabulary; 0 for features."""
+        """Size of the vocabulary of tokens that networks embed; 0 for features."""
+        return 0 if self.encoder is not None else self._classes(name, spec)
+
+    def _classes(self, name: str, spec: Spec) -> int:
+        """Size of the vocabulary of the field; 0 if it holds features."""
         field = spec.data.fields.get(self.field or name)
         return (field.classes or 0) if field is not None and len(field.shape) == 1 else 0
 
+    def shape(self, name: str, spec: Spec) -> tuple[int, ...]:
+        of = _encoding(self.encoder, spec)
+        return super().shape(name, spec) if of is None else tuple(int(d) for d in of[1].shape[1:])  # type: ignore[arg-type]
+
     def learned(self, name: str, spec: Spec) -> bool:
         """Whether networks have learned features for the absent condition."""
-        return self.nullable and self.null_embedding != "zeros" and not self.vocabulary(name, spec)
+        return self.learns_null and not self.vocabulary(name, spec)
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        if self.encoder is not None and (found := list(self._problems_of_encoder(self.encoder, name, spec))):
+            yield from found
+            return
         yield from super().problems_as(name, spec)
         field, vocabulary = self.field or name, self.vocabulary(name, spec)
+        if self.null_embedding == "empty_text" and self.encoder is None:
+            message = "nothing encodes an empty text: the condition has no `encoder`"
+            yield Problem(("null_embedding",), message, "set `encoder`, or use `learned_input`")
         if len(self.shape(name, spec)) == 1 and not vocabulary:
             yield Problem((), f"field `{field}` holds tokens without `classes`", f"set `data.fields.{field}.classes`")
-        elif self.padding == "none" and not vocabulary:
+        elif self.padding == "none" and not self._classes(name, spec):
             yield Problem(("padding",), "`padding: none` is of tokens, and these are features", "leave it out")
         elif self.padding == "none" and self.align == "end":
             yield Problem(("align",), "all tokens count, so that the last one does", "leave it out")
@@ -94,6 +126,37 @@ class Sequence(ArrayCondition):
         elif vocabulary and self.pad >= vocabulary:
             yield Problem(("pad",), f"token {self.pad} is out of range: there are {vocabulary}", "use one below")
 
+    def _problems_of_encoder(self, encoder: str, name: str, spec: Spec) -> Iterator[Problem]:
+        """What keeps a network from encoding this condition."""
+        of, field = _encoding(encoder, spec), self.field or name
+        if of is None:
+            able = [n for n in spec.networks if _encoding(n, spec) is not None]
+            what = "encodes nothing" if encoder in spec.networks else "does not exist"
+            mend = f"networks that encode: {', '.join(able) or 'none'}"
+            yield Problem(("encoder",), f"network `{encoder}` {what}", mend)
+            return
+        network = spec.networks[encoder]
+        assert isinstance(network, Backbone)
+        read = [port.name for port in of[0]]
+        if read != [field]:
+            message = f"network `{encoder}` encodes {', '.join(map(repr, read))}, and this condition is of `{field}`"
+            yield Problem(("encoder",), message.replace("'", "`"), f"set `networks.{encoder}.reads: {field}`")
+        elif of[1].rank != 3:
+            message = f"network `{encoder}` returns {list(map(str, of[1].shape[1:]))} per sample, and not a sequence"
+            yield Problem(("encoder",), message, "leave out its `pooled`, or use `kind: encoded`")
+        elif network.encodes_masked and self.padding == "none":
+            message = f"network `{encoder}` takes a mask of the tokens that count, and all of these do"
+            yield Problem(("padding",), message, f"leave it out, or set `networks.{encoder}.masked: false`")
+        elif self.null_embedding == "empty_text" and not self._empty_text(name, spec):
+            message = f"an empty text has no tokens: the field `{field}` has neither `start` nor `end`"
+            yield Problem(("null_embedding",), message, f"set `data.fields.{field}.end`")
+
+    def _empty_text(self, name: str, spec: Spec) -> list[int]:
+        """The tokens of a text without words: those that begin and end it."""
+        field = spec.data.fields.get(self.field or name)
+        marks = () if field is None else (field.start, field.end)
+        return [token for token in marks if token is not None]
+
     def masked(self, name: str, spec: Spec) -> bool:
         return self.padding == "masked"
 
@@ -101,40 +164,52 @@ class Sequence(ArrayCondition):
         shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
         length = shape[0] if shape else 1
         value = Port(name, i64(B, length) if vocabulary else f32(B, *shape), "condition", vocabulary or None)
-        if self.padding == "none":
-            return (value,)
-        mask = Port(f"{name}_mask", TensorType("bool", (B, length)), "condition")
+        masks = () if self.padding == "none" else (Port(f"{name}_mask", TensorType("bool", (B, length)), "condition"),)
         given = (Port(f"{name}_given", f32(B), "condition"),) if self.learned(name, spec) else ()
-        return (value, mask, *given)
+        return (value, *masks, *given)
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        value, *masks = self.ports(name, spec)[:2]
-        field = self.field or name
+        value, *others = self.ports(name, spec)
+        field, type = self.field or name, value.type
+        if self.encoder is not None:
+            type = i64(B, *super().shape(name, spec))
+        masks = () if self.padding == "none" else others[:1]
         return (
-            GivenInput(value.name, value.type, field, name),
+            GivenInput(value.name, type, field, name),
             *(GivenInput(mask.name, mask.type, f"{field}_mask", name, "mask") for mask in masks),
         )
 
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
     ) -> tuple[Var, ...]:
-        learned = given[0].type.rank == 3 and self.nullable and self.null_embedding != "zeros"
-        return (*given, present(b, given[0])) if learned else given
+        value, *mask = given
+        if self.encoder is not None:
+            value = _encoded(b, networks[self.encoder], value, mask, name)
+        told = (present(b, value),) if value.type.rank == 3 and self.learns_null else ()
+        return (value, *mask, *told)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        if len(operands) == 1:
-            return (b.scalar(self.pad, operands[0]),)
-        value, mask, *given = operands
+        value, *others = operands
+        null = b.scalar(self.pad if value.type.dtype == "i64" else 0.0, value)
+        if self.padding == "none":
+            return null, *(b.scalar(0.0, g) for g in others)
+        mask, *given = others
         whole = self.null_embedding == "learned_features"
         if whole and self.null_length == "given":
             counts = mask
         else:
             counts = b.constant([[i == 0 or whole for i in range(int(mask.shape[1]))]], out="first")
-        return (
-            b.scalar(self.pad if value.type.dtype == "i64" else 0.0, value),
-            counts,
-            *(b.scalar(0.0, g) for g in given),
-        )
+        return null, counts, *(b.scalar(0.0, g) for g in given)
+
+    def encoded_null(self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network]) -> tuple[Var, ...]:
+        if self.encoder is None or self.null_embedding != "empty_text":
+            return ()
+        text, length = self._empty_text(name, spec), self.length(name, spec)
+        # A text without a mask is filled up with the token that ends it.
+        fill = text[-1] if self.padding == "none" else self.pad
+        tokens = b.constant([[*text, *[fill] * (length - len(text))]], "i64", out="empty")
+        counts = [b.constant([[i < len(text) for i in range(length)]], out="first")] if self.padding != "none" else []
+        return _encoded(b, networks[self.encoder], tokens, counts, f"empty_{name}"), *counts
 
     def length(self, name: str, spec: Spec) -> int:
         shape = self.shape(name, spec)
@@ -147,18 +222,17 @@ class Sequence(ArrayCondition):
     def tokens(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> tuple[Var, Var | None]:
-        if len(operands) == 1:
-            table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
-            return b.embedding(table, operands[0], out=name), None
-        x, mask, *given = operands
+        x, *given = operands
+        mask = None if self.padding == "none" else given.pop(0)
         if self.align == "end":
+            assert mask is not None
             source = _turned(b, mask)
             x = rows(b, x, source, name) if x.type.rank == 3 else b.take_along(x, source, axis=1, out=name)
             mask = b.take_along(mask, source, axis=1, out="counts")
         if x.type.dtype == "i64":
             table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
             return b.embedding(table, x, out=name), mask
-        if self.padding == "zeros":
+        if self.padding == "zeros" and mask is not None:
             x = b.where(b.reshape(mask, shape=(*mask.shape, 1)), x, 0.0, out=name)
         if given and self.null_embedding == "learned_features":
             null = b.param(f"{prefix}_null", f32(*x.shape[1:]), "normal", std=0.02)
@@ -183,7 +257,7 @@ class Sequence(ArrayCondition):
         return b.take_along(mask, _turned(b, mask), axis=1, out="counts") if self.align == "end" else mask  # type: ignore[no-any-return]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
+        shape, vocabulary = super().shape(name, spec), self._classes(name, spec)
         field = spec.data.fields.get(self.field or name)
         axes = field.axes if field is not None else ()
         if not vocabulary:
@@ -193,6 +267,19 @@ class Sequence(ArrayCondition):
         return (
             Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=masked, pad=self.pad, **text),
         )
+
+
+def _encoding(encoder: str | None, spec: Spec) -> tuple[tuple[Port, ...], TensorType] | None:
+    """Inputs and output of the network that encodes a condition; None if there is none, or it encodes nothing."""
+    network = spec.networks.get(encoder) if encoder is not None else None
+    able = isinstance(network, Backbone) and "encode" in network.PROVIDES
+    return network.encoding(spec) if able else None  # type: ignore[union-attr]
+
+
+def _encoded(b: Builder, network: Network, tokens: Var, mask: SequenceOf[Var], out: str) -> Var:
+    """The features f32[B, L, D] of tokens i64[B, L], by a network that may take their mask."""
+    masks = mask if network.methods["encode"].inputs_of("mask") else ()
+    return call(b, network, "encode", {}, out=out, state=tokens, mask=list(masks))  # type: ignore[no-any-return]
 
 
 def _turned(b: Builder, mask: Var) -> Var:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Operands = Mapping[str, Var]
 """Operands of conditions by the names of their ports."""
 
+_EMPTY = "empty_"
+"""Before the name of a port: the operand that a network computes to stand for none."""
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -88,7 +91,10 @@ class Conditions:
         return found
 
     def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
-        """Operands of networks, computed from the inputs. Conditions that are not among these are drawn."""
+        """Operands of networks, computed from the inputs. Conditions that are not among these are drawn.
+
+        Beside them stands what networks compute for the absent conditions, so that loops need not do so again.
+        """
         known, found = dict(inputs), dict[str, Var]()
         # Those with a prior last: their priors may be told the others.
         for name, condition in sorted(self.items(), key=lambda item: item[1].prior is not None):
@@ -97,7 +103,15 @@ class Conditions:
                 known[own[0]] = self._drawn(b, name, condition, known)
             made = condition.operands(b, name, tuple(known[key] for key in own), self.networks)
             found |= {port.name: x for port, x in zip(condition.ports(name, self.spec), made, strict=True)}
+            if condition.nullable:
+                found |= {_EMPTY + port: x for port, x in self._encoded_null(b, name, condition).items()}
         return found
+
+    def _encoded_null(self, b: Builder, name: str, condition: Condition) -> dict[str, Var]:
+        """What networks compute to stand for none, by the names of ports."""
+        ports = [port.name for port in condition.ports(name, self.spec)]
+        nulls = condition.encoded_null(b, name, self.spec, self.networks)
+        return dict(zip(ports, nulls, strict=True)) if nulls else {}
 
     def _prior_program(self, name: str, condition: Condition) -> PriorProgram:
         assert condition.prior is not None
@@ -174,6 +188,10 @@ class Conditions:
 
     def _null_of(self, b: Builder, name: str, condition: Condition, operands: Operands) -> dict[str, Var]:
         ports = [port.name for port in condition.ports(name, self.spec)]
+        if all(_EMPTY + port in operands for port in ports):
+            return {port: operands[_EMPTY + port] for port in ports}
+        if encoded := self._encoded_null(b, name, condition):
+            return encoded
         nulls = condition.null_operands(b, name, tuple(operands[p] for p in ports), self.spec)
         return dict(zip(ports, nulls, strict=True))
 

@@ -16,7 +16,9 @@ class GeluMlp(FeedForward):
 
     kind: Literal["gelu_mlp"]
     ratio: float = Field(4.0, gt=0, description="hidden width in units of the width")
-    approximate: Literal["tanh", "none"] = Field("tanh", description="GELU by tanh, or exactly")
+    approximate: Literal["tanh", "none", "sigmoid"] = Field(
+        "tanh", description="GELU by tanh, exactly, or as x sigmoid(1.702 x) (CLIP's quick GELU)"
+    )
     bias: bool = Field(True, description="biases of both layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
     hidden_dropout: float = Field(0.0, ge=0, lt=1, description="behind the GELU, in training")
@@ -36,7 +38,11 @@ def _forward(config: GeluMlp, init: str) -> BlockBody:
     @module_class("Mlp")
     def mlp(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
         """Two linear layers with GELU between them."""
-        x = b.gelu(dense(b, "fc1", x, hidden, config.bias, init), approximate=config.approximate, out="x")
+        x = dense(b, "fc1", x, hidden, config.bias, init, out="x")
+        if config.approximate == "sigmoid":
+            x = b.mul(x, b.sigmoid(x * 1.702), out="x")
+        else:
+            x = b.gelu(x, approximate=config.approximate, out="x")
         x = b.dropout(x, p=config.hidden_dropout, out="x") if config.hidden_dropout else x
         x = dense(b, "fc2", x, dim, config.bias, init)
         return b.dropout(x, p=config.dropout, out="x") if config.dropout else x

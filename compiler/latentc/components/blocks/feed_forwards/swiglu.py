@@ -27,6 +27,7 @@ class Swiglu(FeedForward):
     )
     bias: bool = Field(False, description="biases of the three layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
+    GATED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "swiglu", "multiple_of": 8}
 
     def static(self, dim: int) -> dict[str, Any]:

@@ -57,10 +57,18 @@ def conditioned(config: Attention, init: str, projection: bool) -> BlockBody:
 def masked(config: Attention, init: str) -> BlockBody:
     @module_class("MaskedAttention")
     def attention(
-        b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, front: int = 0
+        b: Builder,
+        x: Var,
+        mask: Var,
+        *rotary: Var,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+        head_width: int | None = None,
+        front: int = 0,
     ) -> Var:
         """Multi-head self-attention to the tokens where `mask` is true."""
-        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads, front=front)
+        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads, head_width=head_width, front=front)
         return config.projected(b, config.mixed(b, q, k, v, mask), dim, init, front=front)
 
     return attention
