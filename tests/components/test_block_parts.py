@@ -51,7 +51,8 @@ def _spec(name: str, parts: dict[str, Any], **options: Any) -> Spec:
     """A spec whose network is the example of its kind, with some other parts and options."""
     network = {**_plain(NETWORKS[name].EXAMPLE), **options}
     _parts(network).update(_plain(parts))
-    data = {"kind": "npz", "path": "train.npz", "classes": 10, "shape": [3, 8, 8]}
+    data: dict[str, Any] = {"kind": "npz", "path": "train.npz", "classes": 10, "shape": [3, 8, 8]}
+    data["fields"] = {"caption": {"shape": [5], "classes": 12}}
     conditioning = {"class": {"kind": "label"}, "time": {"kind": "timestep", "frequencies": 16}}
     spec = {"latentc": 1, "name": "t", "data": data, "backbone": network, "conditioning": conditioning}
     return spec_from_text(yaml_from_data(spec), "t.yaml")
