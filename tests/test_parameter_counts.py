@@ -235,10 +235,12 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("128", "main"): 421_529_606,  # paper: 422 M
             ("256", "main"): 553_838_086,  # paper: 554 M
             ("256-uncond", "main"): 552_814_086,
-            ("256-uncond-text", "main"): 552_814_086,
-            ("256-uncond-text", "eye"): 25_557_032,  # torchvision's ResNet-50
             ("512", "main"): 558_997_638,  # paper: 559 M
         },
+    ),
+    "adm_sdg": (
+        "transformers' CLIPVisionModelWithProjection",
+        {("B/32", "eye"): 87_849_216, ("B/16", "eye"): 86_192_640, ("L/14", "eye"): 303_966_208},
     ),
     "rcg_adm": ("LTH14/rcg", {(None, "main"): 553_077_254}),
     "rcg_ldm": ("LTH14/rcg", {(None, "main"): 389_872_388}),

@@ -48,6 +48,8 @@ ADM = (*DIGITS, *under("backbone", UNET), "backbone.block.head_channels=8", "con
 MP_UNET = ("width=16", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.head_channels=8")
 EDM2 = (*DIGITS, *under("networks.main", MP_UNET), "networks.uncertainty.frequencies=8", "sampler.steps=3")
 EDM2 = (*EDM2, "conditioning.time.frequencies=16")
+EYE = ("width=16", "depth=1", "patch=4", "block.mixer.heads=2", "head.features=8", "image=12", "normalise=null")
+EYE = under("networks.eye", (*EYE, "pretrained=null"))
 CLASSIFIER = under("networks.classifier", (*UNET, "block.head_channels=8", "frequencies=16"))
 CAUSAL = (
     "data={kind: npz, path: train.npz, fields: {x: {shape: [1]}, covariates: {shape: [1]}, treatment: {shape: [1]}}}",
@@ -173,14 +175,8 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
     "adm_classifier": Tiny("adm_classifier", ADM),
-    "adm-text": Tiny(
-        "adm",
-        (
-            *(*ADM, "sampler.steps=3", "data.fields={text: {shape: [32]}}", "networks.eye.layers=[1, 1, 1, 1]"),
-            *("networks.eye.width=4", "networks.eye.bottleneck=false", "networks.eye.pretrained=null"),
-        ),
-        "256-uncond-text",
-    ),
+    "adm_sdg": Tiny("adm_sdg", (*ADM, *EYE, "sampler.steps=3")),
+    "adm_sdg-text": Tiny("adm_sdg", (*ADM, *EYE, "sampler.steps=3", "data.fields={text: {shape: [8]}}"), "text"),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),
     "maskgit": Tiny("digits_maskgit", (*under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=4")),
     "cdcd": Tiny(

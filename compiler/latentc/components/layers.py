@@ -35,6 +35,12 @@ INITS: dict[str, tuple[str, dict[str, Any]]] = {
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation by channel, of values from 0 to 1."""
 
+STATISTICS = {
+    "imagenet": (MEAN, STD),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+"""Mean and standard deviation by channel of the images that networks were trained with, of values from 0 to 1."""
+
 
 def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: bool) -> Var:
     kind, args = INITS.get(init, (init, {}))
@@ -103,13 +109,13 @@ def conv(
     return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)  # type: ignore[no-any-return]
 
 
-def patch_conv(b: Builder, name: str, x: Var, channels: Any, patch: int, init: str) -> Var:
+def patch_conv(b: Builder, name: str, x: Var, channels: Any, patch: int, init: str, bias: bool = True) -> Var:
     """Each P x P patch of x [B, C, H, W] embedded by a linear map: [B, channels, H / P, W / P]."""
     kind, args = INITS.get(init, (init, {}))
     fan_in = {"fan_in": x.shape[1] * patch**2} if init == "linear_default" else {}
     weight = b.param(f"{name}.weight", f32(channels, x.shape[1], patch, patch), kind, **args, **fan_in)
-    bias = b.param(f"{name}.bias", f32(channels), kind if fan_in else "zeros", **fan_in)
-    return b.conv(x, weight, bias, stride=patch, out="x")
+    biases = [b.param(f"{name}.bias", f32(channels), kind if fan_in else "zeros", **fan_in)] if bias else []
+    return b.conv(x, weight, *biases, stride=patch, out="x")
 
 
 def depthwise(b: Builder, name: str, x: Var, kernel: int, init: str, out: str = "") -> Var:
@@ -160,8 +166,13 @@ def group_norm(b: Builder, name: str, x: Var, groups: int, eps: float, out: str 
 
 def standardised(b: Builder, x: Var) -> Var:
     """Images f32[B, 3, H, W] in [-1, 1] less ImageNet's mean, over its deviation, channel by channel."""
-    scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
-    shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
+    return normalised(b, x, MEAN, STD)
+
+
+def normalised(b: Builder, x: Var, mean: tuple[float, ...], std: tuple[float, ...]) -> Var:
+    """Images f32[B, C, H, W] in [-1, 1] less a mean, over a deviation, channel by channel; both of values in [0, 1]."""
+    scale = b.constant([[[0.5 / s]] for s in std], out="scale")
+    shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(mean, std, strict=True)], out="shift")
     return b.add(b.mul(x, scale, out="x"), shift, out="x")  # type: ignore[no-any-return]
 
 
@@ -169,6 +180,7 @@ __all__ = [
     "EPS",
     "MEAN",
     "MP_EPS",
+    "STATISTICS",
     "batch_norm",
     "conv",
     "depthwise",
@@ -177,6 +189,7 @@ __all__ = [
     "halving_conv",
     "linear",
     "mp_linear",
+    "normalised",
     "patch_conv",
     "standardised",
 ]

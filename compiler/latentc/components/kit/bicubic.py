@@ -99,4 +99,16 @@ def resized_image(b: Builder, x: Var, wanted: int) -> Var:
     return b.matmul(rows, b.transpose(matrix, perm=(1, 0)), out="seen")  # type: ignore[no-any-return]
 
 
-__all__ = ["bicubic_matrix", "image_matrix", "resized_image", "resized_positions"]
+def scaled_image(b: Builder, x: Var, wanted: int, how: str) -> Var:
+    """x f32[B, C, s, s] as f32[B, C, t, t], t = `wanted`, by bicubic interpolation, `antialiased` or plain."""
+    side = int(x.shape[3])
+    if side == int(wanted):
+        return x
+    if how != "antialiased":
+        return b.resize(x, size=(wanted, wanted), mode="bicubic", out="x")  # type: ignore[no-any-return]
+    matrix = b.constant(bicubic_matrix(side, int(wanted), antialias=True), out="scaling")
+    rows = b.matmul(matrix, x, out="rows")
+    return b.matmul(rows, b.transpose(matrix, perm=(1, 0)), out="x")  # type: ignore[no-any-return]
+
+
+__all__ = ["bicubic_matrix", "image_matrix", "resized_image", "resized_positions", "scaled_image"]

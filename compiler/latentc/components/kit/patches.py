@@ -39,9 +39,11 @@ def unpatchify(b: Builder, tokens: Var, shape: tuple[Any, Any, Any], out: str = 
     return b.reshape(x, shape=(tokens.shape[0], channels, height, width), out=out)  # type: ignore[no-any-return]
 
 
-def embedded_patches(b: Builder, name: str, x: Var, width: Any, patch: int, init: str, tokens: Any) -> Var:
+def embedded_patches(
+    b: Builder, name: str, x: Var, width: Any, patch: int, init: str, tokens: Any, bias: bool = True
+) -> Var:
     """f32[B, C, H, W] -> f32[B, T, D] with D = `width` and T = `tokens`, row by row: a linear map of each patch."""
-    x = patch_conv(b, name, x, width, patch, init)
+    x = patch_conv(b, name, x, width, patch, init, bias)
     return b.transpose(b.reshape(x, shape=(x.shape[0], width, tokens)), perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
 
 

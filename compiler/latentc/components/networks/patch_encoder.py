@@ -1,7 +1,7 @@
-"""A vision transformer that encodes an image as a sequence of features: the encoder of GIVT for dense prediction.
+"""A vision transformer that encodes an image, as features of its patches or as one vector: ViT, CLIP's, MoCo v3's.
 
-Why a file of its own: other networks that encode return codes, vectors or maps, or have a decoder too.
-Symbols: B batch, C channels, T patches, D width.
+Why a file of its own: other networks that encode return codes or maps, or have a decoder too.
+Symbols: B batch, C channels, T patches, D width, F features.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.blocks.projection import Projection
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
+from latentc.components.kit.bicubic import scaled_image
 from latentc.components.kit.patches import embedded_patches
+from latentc.components.layers import STATISTICS, normalised
 from latentc.components.parts import Positions, Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
@@ -27,22 +30,47 @@ if TYPE_CHECKING:
 
 
 class PatchEncoder(Backbone):
-    """Encodes images f32[B, C, H, H] as features f32[B, T, D] of their patches (ViT, Dosovitskiy et al. 2020,
-    arXiv:2010.11929, without a class token).
+    """Encodes images f32[B, C, H, H] as features f32[B, T, D] of their patches, or as one vector f32[B, F].
+
+    A vision transformer (ViT, Dosovitskiy et al. 2020, arXiv:2010.11929), such as CLIP's (Radford et al. 2021,
+    arXiv:2103.00020) or MoCo v3's (Chen et al. 2021, arXiv:2104.02057).
     """
 
     kind: Literal["patch_encoder"]
     reads: str | None = Field(
         None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
     )
-    width: int = Field(gt=0, le=65_536, description="channels of a feature (D)")
+    image: int | None = Field(
+        None, gt=0, le=65_536, description="side that images are scaled to first, in pixels; null: they are as they are"
+    )
+    scaling: Literal["bicubic", "antialiased"] = Field(
+        "bicubic",
+        description="how `image` scales: bicubic between four pixels (RCG), or averaging more of them if the image "
+        "becomes smaller (CLIP)",
+    )
+    normalise: Literal["imagenet", "clip"] | None = Field(
+        None,
+        description="images from -1 to 1 are first given the mean and deviation that pretrained weights expect, "
+        "ImageNet's or CLIP's; null: they are as they are",
+    )
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
-    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how patches know their place")
+    patch_bias: bool = Field(True, description="bias of the layer that embeds patches (CLIP: false)")
+    class_token: bool = Field(False, description="a learned token stands before the patches")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    enter_norm: bool = Field(False, description="normalises tokens before the first block, too (CLIP)")
     block: Block = Field(description="the block that is repeated; its norm is the last layer, too")
+    output: Literal["patches", "class", "mean"] = Field(
+        "patches", description="what it returns: all patches, the class token, or the mean of the patches"
+    )
+    head: Projection | None = Field(None, description="linear layers behind that; null: none")
+    standardise: bool = Field(
+        False, description="each vector it returns is given mean 0 and deviation 1, over its numbers (RCG)"
+    )
     weights: Weights = Field("xavier", description="how linear layers start")
     conditions: tuple[str, ...] | None = Field((), description="always empty: it is told nothing")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode", "see"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_encoder",
         "width": 16,
@@ -57,6 +85,10 @@ class PatchEncoder(Backbone):
         },
     }
 
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        """It sees samples unless it reads another field."""
+        return self.PROVIDES if self.reads is None else self.PROVIDES - {"see"}
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.reads is not None and self.reads not in spec.data.fields:
             known = ", ".join(spec.data.fields) or "none"
@@ -66,15 +98,28 @@ class PatchEncoder(Backbone):
         if shape[1] != shape[2] or not shape[1]:
             what = spec.data.words if self.reads is None else f"others in `{self.reads}`"
             yield Problem(("reads",), f"a patch_encoder takes square images [C, H, H], and the data has {what}")
-        elif shape[1] % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}")
+        elif self._seen(shape[1]) % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {self._seen(shape[1])}")
         else:
-            grid = shape[1] // self.patch
-        if isinstance(self.positions, Positions) and self.positions.ROTARY:
-            yield Problem(("positions",), f"`{self.positions.kind}` adds nothing to patches", "use `{kind: learned}`")
-        yield from self.block.problems_of_width(self.width, grid)
+            grid = self._seen(shape[1]) // self.patch
+        if self.normalise is not None and shape[0] not in (0, 3):
+            message = f"`{self.normalise}` is the mean of 3 channels, and these images have {shape[0]}"
+            yield Problem(("normalise",), message, "leave `normalise` out")
+        yield from self._problems_of_tokens()
+        yield from self.block.problems_of_width(self.width, None if self.class_token else grid)
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
+
+    def _problems_of_tokens(self) -> Iterator[Problem]:
+        """Positions that add nothing or have no place for a class token, and an output that is not there."""
+        positions = self.positions
+        if isinstance(positions, Positions) and positions.ROTARY:
+            yield Problem(("positions",), f"`{positions.kind}` adds nothing to patches", "use `{kind: learned}`")
+        elif self.class_token and isinstance(positions, Positions) and positions.GRIDDED:
+            message = f"a class token has no place in the square of `{positions.kind}`"
+            yield Problem(("positions",), message, "use `{kind: learned}`, or leave `class_token` out")
+        if self.output == "class" and not self.class_token:
+            yield Problem(("output",), "there is no class token", "set `class_token: true`, or use `mean`")
 
     def _shape(self, spec: Spec) -> tuple[int, int, int]:
         """Channels, rows and columns; zeros of what is no image, which `problems` refuses."""
@@ -82,15 +127,22 @@ class PatchEncoder(Backbone):
         shape = () if field is None else field.shape
         return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (0, 0, 0)
 
+    def _seen(self, size: int) -> int:
+        """Side of the images that it sees, in pixels, of images of side `size`."""
+        return size if self.image is None else self.image
+
+    def features_seen(self, spec: Spec) -> int:
+        return self.width if self.head is None else self.head.features
+
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
-        shape = self._shape(spec)
-        features = f32(B, (shape[1] // self.patch) * (shape[2] // self.patch), self.width)
-        return (Port(self.reads or "x", f32(B, *shape), "state"),), features
+        shape, features = self._shape(spec), self.features_seen(spec)
+        tokens = [(self._seen(shape[1]) // self.patch) ** 2] if self.output == "patches" else []
+        return (Port(self.reads or "x", f32(B, *shape), "state"),), f32(B, *tokens, features)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         channels, size, _ = self._shape(spec)
         static = {
-            "size": size,
+            "size": self._seen(size),
             "patch": self.patch,
             "channels": channels,
             "width": self.width,
@@ -98,30 +150,69 @@ class PatchEncoder(Backbone):
             **self.block.static(self.width),
         }
         x = Port("x", f32(B, channels, size, size), "state")
-        method = add_method(mb, name, "encode", _encode(self), [x], static)
-        return Network(name, {"encode": method}, self.PROVIDES)
+        methods = {"encode": add_method(mb, name, "encode", _encode(self), [x], static)}
+        provides = self.provides(spec)
+        if "see" in provides:
+            methods["see"] = add_method(mb, name, "see", _encode(self, sees=True), [x], static)
+        return Network(name, methods, provides)
 
 
 @cache
-def _encode(config: PatchEncoder) -> BlockBody:
+def _encode(config: PatchEncoder, sees: bool = False) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
     block = condition.block(mixer, feed_forward, norm, config.weights)
     positions = config.positions
     assert isinstance(positions, Positions)
+    shape = "B channels size size" if config.image is None else "B channels H W"
 
-    @module_class("PatchEncoder", "encode", x="B channels size size")
+    @module_class("PatchEncoder", "see" if sees else "encode", x=shape)
     def encode(
         b: Builder, x: Var, *, size: int, patch: int, channels: int, width: int, depth: int, **static: Any
     ) -> Var:
-        """Features [B, T, width] of the patches of images x."""
+        """Features of images x."""
+        x = x if config.normalise is None else normalised(b, x, *STATISTICS[config.normalise])
+        x = x if config.image is None else scaled_image(b, x, size, config.scaling)
         grid = size // patch
-        x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", Named(grid**2, "T"))
+        tokens = Named(grid**2, "T")
+        x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", tokens, config.patch_bias)
+        if config.class_token:
+            token = b.param("cls_token", f32(1, 1, width), "normal", std=0.02)
+            x = b.concat(b.broadcast_to(token, x, shape=(x.shape[0], 1, width), out="token"), x, axis=1, out="x")
         x = positions.add(b, x, width, grid)
+        x = norm.apply(b, "enter_norm", x) if config.enter_norm else x
         for name in items("blocks", depth):
             x = b.sub(name, block, x, dim=width, **config.block.own(width, {**static, "grid": grid}))
-        return norm.apply(b, "norm", x)
+        x = _read(b, config, norm.apply(b, "norm", x))
+        x = x if config.head is None else config.head.apply(b, "head", x, config.weights)
+        x = standardised_rows(b, x) if config.standardise else x
+        return b.transpose(x, perm=(0, 2, 1), out="features") if sees and x.type.rank == 3 else x  # type: ignore[no-any-return]
 
+    encode.body.__doc__ = _doc(config, sees)
     return encode
+
+
+def _doc(config: PatchEncoder, sees: bool) -> str:
+    if config.output != "patches":
+        return "A vector for each of images x."
+    return f"Features {'[B, F, T]' if sees else '[B, T, F]'} of the patches of images x."
+
+
+def _read(b: Builder, config: PatchEncoder, x: Var) -> Var:
+    """What is returned of tokens x f32[B, T, D], a class token first if there is one."""
+    batch, count, width = x.shape
+    if config.output == "class":
+        return b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(batch, width), out="x")  # type: ignore[no-any-return]
+    x = b.slice(x, axis=1, start=1, stop=count, out="x") if config.class_token else x
+    return b.mean(x, axes=(1,), keepdims=False, out="x") if config.output == "mean" else x  # type: ignore[no-any-return]
+
+
+def standardised_rows(b: Builder, x: Var) -> Var:
+    """x f32[..., F] less its mean over F, over its deviation (that of F - 1 numbers)."""
+    last = x.type.rank - 1
+    centred = b.op("sub", x, b.mean(x, axes=(last,), keepdims=True, out="mean"), out="centred")
+    total = b.sum(b.mul(centred, centred), axes=(last,), keepdims=True)
+    deviation = b.sqrt(b.mul(total, 1 / (int(x.shape[last]) - 1)), out="deviation")
+    return b.div(centred, deviation, out="x")  # type: ignore[no-any-return]
 
 
 __all__ = ["PatchEncoder"]

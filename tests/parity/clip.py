@@ -1,0 +1,44 @@
+"""CLIP's vision transformer (Radford et al. 2021), by the Hugging Face names of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from cases import Array, Forward
+from parity_data import Numbers
+
+from latentc.components.layers import STATISTICS
+
+SIZES = (
+    *("data.shape=[3, 16, 16]", "backbone.width=8", "backbone.multipliers=[1]", "backbone.attention=[]"),
+    *(
+        "backbone.block.heads=2",
+        "backbone.block.groups=4",
+        "networks.eye.image=16",
+        "networks.eye.width=32",
+        "networks.eye.depth=2",
+    ),
+    *("networks.eye.patch=4", "networks.eye.block.mixer.heads=4", "networks.eye.head.features=12"),
+)
+
+
+def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    """The images of which the recorded ones are the normalised."""
+    mean, std = (np.float32(numbers)[:, None, None] for numbers in STATISTICS["clip"])
+    return {"x": (numbers.inputs["x"] * std + mean) * 2 - 1}
+
+
+CASES = [
+    Forward(
+        "clip.vision",
+        "adm_sdg",
+        SIZES,
+        inputs,
+        prefixes={"eye": ""},
+        names="huggingface",
+        network="eye",
+        method="encode",
+    )
+]
