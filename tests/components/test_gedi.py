@@ -20,6 +20,7 @@ FIELDS = (
 TOPIC = ["data.fields.topic={shape: [2], classes: 12}", "data.fields.topic_mask={shape: [2], dtype: bool}"]
 TOPIC += ["conditioning.topic={kind: prompt}", "networks.discriminator.conditions=[class, topic, prompt]"]
 SIZES = [FIELDS, "networks.discriminator.class_tokens=[1, 2]"]
+THREE = ["data.classes=3", "data.class_names=null", "networks.discriminator.class_tokens=[1, 2, 8]"]
 SIZES += [f"networks.{name}.{size}" for name in ("main", "discriminator") for size in SMALL]
 
 
@@ -45,20 +46,21 @@ def penalised(logits: np.ndarray, came: list[int], penalty: float, scale: float)
 
 
 @pytest.mark.parametrize(
-    ("penalty", "top", "prompt", "topic"),
+    ("penalty", "top", "prompt", "topic", "classes"),
     [
-        (1.0, 10, True, False),
-        (1.2, 10, True, False),
-        (1.2, 10, True, True),
-        (1.3, 2, False, False),
-        (1.5, 0, True, False),
+        (1.0, 10, True, False, 2),
+        (1.2, 10, True, False, 2),
+        (1.2, 10, True, True, 2),
+        (1.3, 2, False, False, 2),
+        (1.5, 0, True, True, 3),
     ],
 )
-def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool, topic: bool) -> None:
+def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool, topic: bool, classes: int) -> None:
     """With a topic, which stands before the prompt, classes have biases, and the sampler has one, too."""
     options = [f"sampler.repetition_penalty={penalty}", f"sampler.penalty_scale={top}", "sampler.weight=3"]
     options += [f"sampler.penalize_prompt={str(prompt).lower()}"]
     options += [*TOPIC, "networks.discriminator.class_bias=true", "sampler.bias=0.5"] if topic else []
+    options += THREE if classes == 3 else []
     spec = load_spec("gedi", None, [*SIZES, *options])
     lowered, rng = lower(spec), np.random.default_rng(1)
     own_weights = {
@@ -73,7 +75,7 @@ def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool,
     given = {"y": np.array([1, 0]), "prompt": prompts, "prompt_mask": known, "weight": np.full(2, 3.0)}
     topics, of_topic = np.array([[9, 10], [11, 0]]), np.array([[1, 1], [1, 0]], bool)
     given |= {"topic": topics, "topic_mask": of_topic}
-    bias = weights["discriminator.class_bias"][0] if topic else np.zeros(2)
+    bias = weights["discriminator.class_bias"][0] if topic else np.zeros(classes)
     names = [value.name for value in lowered.module.entry("sample.6").inputs]
     (found,) = oracle.run("sample.6", *(given[name] for name in names))
 
@@ -90,9 +92,9 @@ def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool,
         words = prompts[i][known[i]]
         own = {"prompt": prompts[i : i + 1], "prompt_mask": known[i : i + 1]}
         own |= {"topic": topics[i : i + 1], "topic_mask": of_topic[i : i + 1]}
-        codes = [np.array([given["y"][i]]), np.array([1 - given["y"][i]])]
+        codes = [np.array([(given["y"][i] + k) % classes]) for k in range(classes)]
         told_words = [*(topics[i][of_topic[i]] if topic else []), *words]
-        score = np.zeros(2)
+        score = np.zeros(classes)
         for k, code in enumerate(codes):  # the prompt's own log-probability behind the code, word after word
             for j, word in enumerate(told_words):
                 # As one prompt of the words before it, whatever of them is the topic.
@@ -102,7 +104,7 @@ def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool,
                 if not topic:
                     told = {"y": code, "prompt": before[:, :4], "prompt_mask": np.arange(4)[None] < j}
                 score[k] += log_softmax(logits("discriminator", [], told))[word]
-        shift = np.array([bias[codes[0][0]] + 0.5 * topic, bias[codes[1][0]]])
+        shift = np.array([bias[code[0]] for code in codes]) + 0.5 * topic * (np.arange(classes) < 1)
         count, came, so_far = len(told_words), words.tolist() if prompt else [], []
         for step in range(6):
             opinions = [log_softmax(logits("discriminator", so_far, {"y": code, **own})) for code in codes]
@@ -118,7 +120,7 @@ def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool,
                 led = penalised(led, came, penalty, top)
             token = int(led.argmax())
             assert token == found[i, step]
-            score = np.array([both[0][token], both[1][token]])
+            score = np.array([opinion[token] for opinion in both])
             came.append(token)
             so_far.append(token)
 
@@ -132,3 +134,30 @@ def test_a_missing_discriminator_is_named_with_its_kinds() -> None:
     with pytest.raises(DiagnosticError) as caught:
         load_spec("gedi", None, [FIELDS, "networks.discriminator=null"])
     assert all("of kind language_model" in str(d.help) for d in caught.value.diagnostics if d.code == "E0306")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_loss_tells_classes_apart(classes: int) -> None:
+    """As train_GeDi.py has it, whose `threeway` has three classes: mean losses of the tokens under each are scores."""
+    options = ["objective.generative=0.8", "networks.discriminator.class_bias=true"]
+    lowered, rng = (
+        lower(load_spec("gedi", None, [*SIZES, *options, *(THREE if classes == 3 else [])])),
+        np.random.default_rng(2),
+    )
+    held = random_weights(network_params(lowered, lowered.networks["discriminator"]), rng, 0.5)
+    tokens, y = rng.integers(12, size=(3, 6)), np.array([0, classes - 1, 1])
+    given = {"tokens": tokens, "y": y, "prompt": np.zeros((3, 4), int), "prompt_mask": np.zeros((3, 4), bool)}
+    names = [value.name for value in lowered.module.entry("loss.terms").inputs]
+    oracle = Interpreter(lowered.module, {f"discriminator.{path}": array for path, array in held.items()})
+    found = oracle.run("loss.terms", *(given[name] for name in names))
+
+    method, scores = Interpreter(lowered.module, held), []
+    ports = [port.name for port in lowered.networks["discriminator"].methods["forward"].inputs]
+    for label in range(classes):
+        told = {**given, "tokens": tokens[:, :-1], "y": np.full(3, label)}
+        log_p = log_softmax(method.run("discriminator.forward", *(told[port] for port in ports))[0])
+        scores.append(np.take_along_axis(log_p, tokens[..., None], 2).mean((1, 2)))
+    logits = log_softmax(held["logit_scale"] * np.stack(scores, 1) + held["class_bias"])
+    generative, discriminative = (-np.take_along_axis(x, y[:, None], 1)[:, 0] for x in (np.stack(scores, 1), logits))
+    np.testing.assert_allclose(found[1:], [generative, discriminative], rtol=1e-5)
+    np.testing.assert_allclose(found[0], 0.8 * generative + 0.2 * discriminative, rtol=1e-5)

@@ -212,7 +212,7 @@ flow_norms    if the objective asks for it `train_forward`, as a flow's `forward
 shift         `shift` (noise, conditions) -> output, log_det f32[B], of all dimensions
 adapt         `forward`, `inverse` (state) -> output of the same shape; the one undoes the other and changes no volume
 weigh_classes next_token, and `score` (conditions) -> output, output: log-probability of the prompt f32[B] and the
-              number of its tokens f32[B]; `weigh` (state f32[B, 2]) -> output: scores of two classes
+              number of its tokens f32[B]; `weigh` (state f32[B, K]) -> output: scores of a class and those behind it
 pixels        `forward` (state, conditions) -> output, parameters of the distributions; `log_prob` (state, conditions)
               -> output f32[B] in nats; `draw` (noise: uniform numbers, conditions) -> output
 """

@@ -75,18 +75,28 @@ def named(b: Builder, rows: Rows, y: Var) -> tuple[Var, Var | None]:
 
 @cache
 def weigh(biased: bool) -> BlockBody:
-    """Scores f32[B, 2] of a class and the other one, times a learned number; `biased`: plus one of each class."""
+    """Scores f32[B, K] of a class and the K - 1 behind it, times a learned number; `biased`: plus one of each class."""
 
     @module_class("LanguageModel", "weigh")
     def weigh(b: Builder, scores: Var, *y: Var, **static: Any) -> Var:
         scores = b.mul(scores, b.param("logit_scale", f32(1, 1), "ones"), out="scores")
+        count = int(scores.shape[1])
         for own in y:
-            table = b.reshape(b.param("class_bias", f32(1, 2), "zeros"), shape=(2, 1))
-            both = [b.take(table, c, axis=0) for c in (own, b.op("sub", 1, own))]
-            scores = b.add(scores, b.concat(*both, axis=1, out="bias"), out="scores")
+            table = b.reshape(b.param("class_bias", f32(1, count), "zeros"), shape=(count, 1))
+            classes = [own, *(class_behind(b, own, k, count) for k in range(1, count))]
+            scores = b.add(
+                scores, b.concat(*(b.take(table, c, axis=0) for c in classes), axis=1, out="bias"), out="scores"
+            )
         return scores
 
-    weigh.body.__doc__ = "Scores of a class and the other one, times the learned number" + (
+    weigh.body.__doc__ = "Scores of a class and the others, times the learned number" + (
         ", and that of each class added." if biased else "."
     )
     return weigh
+
+
+def class_behind(b: Builder, y: Var, k: int, count: int, out: str = "") -> Var:
+    """i64[B]: the class k behind y i64[B] of `count`, which go round."""
+    if count == 2:
+        return b.op("sub", 1, y, out=out)  # type: ignore[no-any-return]
+    return b.take(b.constant((np.arange(count) + k) % count, out="behind"), y, axis=0, out=out)  # type: ignore[no-any-return]

@@ -40,9 +40,9 @@ class LanguageModel(Backbone):
     `prefill`: conditions -> logits f32[B, V] of the first token, caches. `decode`: token i64[B], position i64[] (the
     number of the token that is wanted), caches -> logits f32[B, V], caches. `score`: conditions -> log-probability in
     nats of the prompt's tokens behind the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
-    scores f32[B, 2] of a class and the other one, times a learned number; with `class_bias` it is told the class, too,
-    and adds a number of each. `read`, if the objective asks for it: tokens i64[B, T - 1] -> logits f32[B, T - 1, V] of
-    the tokens behind each of them, which nothing precedes.
+    scores f32[B, K] of a class and the K - 1 behind it, times a learned number; with `class_bias` it is told the class,
+    too, and adds a number of each. `read`, if the objective asks for it: tokens i64[B, T - 1] -> logits
+    f32[B, T - 1, V] of the tokens behind each of them, which nothing precedes.
     """
 
     kind: Literal["language_model"]
@@ -162,8 +162,9 @@ class LanguageModel(Backbone):
             signatures["read"] = ((state,), ("logits",))
         if "weigh_classes" in self.provides(spec):
             signatures["score"] = (told, ("output", "output"))
-            which = (Port("y", i64(B), "condition", 2),) if self.class_bias else ()
-            signatures["weigh"] = ((Port("scores", f32(B, 2), "state"), *which), ("output",))
+            classes = max(spec.data.classes, 2)
+            which = (Port("y", i64(B), "condition", classes),) if self.class_bias else ()
+            signatures["weigh"] = ((Port("scores", f32(B, classes), "state"), *which), ("output",))
         methods = {
             method: add_method(mb, name, method, _METHODS[method](self, entries, before), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()

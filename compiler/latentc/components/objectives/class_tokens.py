@@ -11,6 +11,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.texts import mean_of_text
+from latentc.components.networks._class_names import class_behind
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
@@ -25,7 +26,7 @@ class ClassTokens(Objective):
     """lambda L_g + (1 - lambda) L_d (Krause et al. 2020, arXiv:2009.06367, equation 9).
 
     L_g is the cross-entropy of the tokens under their class, in nats per token, L_d that of the class by Bayes' rule
-    from the cross-entropies under both. Of texts that end, the tokens count up to the one that ends it.
+    from the cross-entropies under every one. Of texts that end, the tokens count up to the one that ends it.
     """
 
     kind: Literal["class_tokens"]
@@ -41,8 +42,8 @@ class ClassTokens(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         field = spec.data.fields.get("y")
-        if field is None or field.classes != 2:
-            yield Problem((), "class_tokens tells two classes apart", "set `data.classes: 2`")
+        if field is None or (field.classes or 0) < 2:
+            yield Problem((), "class_tokens tells classes apart, and there are fewer than two", "set `data.classes: 2`")
         network = spec.networks.get(self.network)
         for name, condition in network.told(spec).items() if isinstance(network, Backbone) else ():
             if condition.dropped:
@@ -66,9 +67,10 @@ class ClassTokens(Objective):
             losses = token_losses(b, logits, tokens)
             return b.neg(mean_of_text(b, losses, tokens, spec.data.modelled.end), out=out)  # type: ignore[no-any-return]
 
-        own = log_p(told, "own")
-        other = log_p({**told, "y": b.op("sub", 1, told["y"], out="other_y")}, "other")
-        pair = b.concat(b.reshape(own, shape=(B, 1)), b.reshape(other, shape=(B, 1)), axis=1, out="scores")
+        own, classes = log_p(told, "own"), spec.data.classes
+        others = [class_behind(b, told["y"], k, classes, "other_y") for k in range(1, classes)]
+        scores = [own, *(log_p({**told, "y": y}, "other") for y in others)]
+        pair = b.concat(*(b.reshape(score, shape=(B, 1)) for score in scores), axis=1, out="scores")
         pair = call(b, network, "weigh", told, state=pair, out="scores")
         first = b.reshape(b.slice(pair, axis=1, start=0, stop=1), shape=(B,))
         discriminative = b.op("sub", b.logsumexp(pair, axis=1), first, out="discriminative")

@@ -18,6 +18,7 @@ from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.repetition import History
 from latentc.components.kit.texts import joined
 from latentc.components.kit.tokens import rank
+from latentc.components.networks._class_names import class_behind
 from latentc.components.parts import Problem
 from latentc.components.samplers.autoregressive import Autoregressive
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 class Gedi(Autoregressive):
     """Generative discriminators (Krause et al. 2020, arXiv:2009.06367).
 
-    The discriminator, told the class or the other one of two, gives every next token two log-probabilities; with those
-    of the tokens so far, per token, they say how probable the class is if that token follows. Its logarithm, times
+    The discriminator, told the class or another one, gives every next token a log-probability under each; with those of
+    the tokens so far, per token, they say how probable the class is if that token follows. Its logarithm, times
     `weight`, is added to the log-probabilities of the first model. Of the tokens that speak against the class most,
     which together have less than the probability `filter`, those with a class probability below `target` are out.
     """
@@ -66,8 +67,8 @@ class Gedi(Autoregressive):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         field = spec.data.fields.get("y")
-        if field is None or field.classes != 2:
-            yield Problem((), "a gedi sampler leads towards one of two classes", "set `data.classes: 2`")
+        if field is None or (field.classes or 0) < 2:
+            yield Problem((), "a gedi sampler leads towards one of several classes", "set `data.classes: 2`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: y i64[B], prompt, weight f32[B], u f32[T, B] unless greedy -> i64[B, T]."""
@@ -80,20 +81,21 @@ class Gedi(Autoregressive):
         u = b.input("u", f32(length, B)) if self.temperature else None
         names = " ".join(port.role if port.role == "cache" else "logits" for port in main.methods["prefill"].outputs)
         logits, *caches = call(b, main, "prefill", told, out=names)
-        both = self._both(b, told)
+        classes = spec.data.classes
+        both = self._under_each(b, told, classes)
         score, count = call(b, other, "score", both, out="score count")
         names = " ".join(port.role if port.role == "cache" else "logits" for port in other.methods["prefill"].outputs)
         opinions, *others = call(b, other, "prefill", both, out=names)
-        count = b.split(count, axis=0, sizes=(B, B), out="count count_2")[0]
+        count = b.split(count, axis=0, sizes=(B,) * classes, out=" ".join(["count", *["count_2"] * (classes - 1)]))[0]
         continued = {port.name for port in main.methods["prefill"].inputs}
         came = self._came(b, told, logits, continued, length) if self.repetition_penalty > 1 else []
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         y = [told["y"]] if other.methods["weigh"].inputs_of("condition") else []
-        token, *state = self._next(b, other, logits, opinions, score, count, came, (weight, *y), first)
+        token, *state = self._next(b, other, classes, logits, opinions, score, count, came, (weight, *y), first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
         if length > 1:
             rows = [b.slice(u, axis=0, start=1, stop=length, out="u_rest")] if u else []
-            body = partial(self._both_step, main, other, len(caches), len(state))
+            body = partial(self._step_of_all, main, other, classes, len(caches), len(state))
             carried = [token, *state, *caches, *others]
             outs = b.loop(f"{entry}.decode", length - 1, body, invariants=[weight, *y], carried=carried, tables=rows)
             tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
@@ -104,12 +106,12 @@ class Gedi(Autoregressive):
             sources["u"] = RandomSource("uniform", "token", length)
         return Program(entry, self.kind, length, 2 * length, sources, (Setting("weight", self.weight),))
 
-    def _both(self, b: Builder, told: Operands) -> dict[str, Var]:
-        """The conditions with the class, then with the other one: a batch of 2 B."""
+    def _under_each(self, b: Builder, told: Operands, classes: int) -> dict[str, Var]:
+        """The conditions with the class, then with each other one: a batch of K B."""
         found = {}
         for name, x in told.items():
-            other = b.op("sub", 1, x, out="other") if name == "y" else x
-            found[name] = b.concat(x, other, axis=0, out=name)
+            behind = [class_behind(b, x, k, classes, "other") if name == "y" else x for k in range(1, classes)]
+            found[name] = b.concat(x, *behind, axis=0, out=name)
         return found
 
     def _came(self, b: Builder, told: Operands, logits: Var, continued: Collection[str], length: int) -> list[Var]:
@@ -122,10 +124,11 @@ class Gedi(Autoregressive):
         history = History.of(b, logits, joined(b, texts) if texts else None, length)
         return [history.came, history.last]
 
-    def _both_step(
+    def _step_of_all(
         self,
         main: Network,
         other: Network,
+        classes: int,
         caches: int,
         states: int,
         b: Builder,
@@ -142,16 +145,17 @@ class Gedi(Autoregressive):
         operands: dict[str, Any] = {"token": token, "position": position, "cache": own}
         logits, *own = call(b, main, "decode", {}, out=names, **operands)
         names = " ".join(["logits", *["cache"] * len(others)])
-        operands = {"token": b.concat(token, token, axis=0), "position": position, "cache": others}
+        operands = {"token": b.concat(*[token] * classes, axis=0), "position": position, "cache": others}
         opinions, *others = call(b, other, "decode", {}, out=names, **operands)
         u = rows[0] if rows else None
-        token, *found = self._next(b, other, logits, opinions, score, count, came, kept, u)
+        token, *found = self._next(b, other, classes, logits, opinions, score, count, came, kept, u)
         return (token, *found, *own, *others), (token,)
 
     def _next(
         self,
         b: Builder,
         other: Network,
+        classes: int,
         logits: Var,
         opinions: Var,
         score: Var,
@@ -160,16 +164,17 @@ class Gedi(Autoregressive):
         kept: Sequence[Var],
         u: Var | None,
     ) -> list[Var]:
-        """The next token i64[B], both scores with it f32[2 B], the tokens scored f32[B], and the history, if any.
+        """The next token i64[B], the scores with it f32[K B], the tokens scored f32[B], and the history, if any.
 
         `kept`: the weight f32[B], and the class i64[B] if the discriminator has to know it to weigh scores.
         """
         batch, size = logits.shape
         weight, *y = kept
         count = b.add(count, 1.0, out="count")
-        scores = b.add(_log_softmax(b, opinions), b.reshape(score, shape=(2 * batch, 1)), out="scores")
-        for_class, against = b.split(scores, axis=0, sizes=(batch, batch), out="for_class against")
-        per_token = [b.div(x, b.reshape(count, shape=(batch, 1)), out="per_token") for x in (for_class, against)]
+        scores = b.add(_log_softmax(b, opinions), b.reshape(score, shape=(classes * batch, 1)), out="scores")
+        names = " ".join(["for_class", *["against"] * (classes - 1)])
+        each = b.split(scores, axis=0, sizes=(batch,) * classes, out=names)
+        per_token = [b.div(x, b.reshape(count, shape=(batch, 1)), out="per_token") for x in each]
         stacked = b.concat(*(b.reshape(x, shape=(batch * size, 1)) for x in per_token), axis=1, out="pairs")
         told = {}
         for c in y:
@@ -177,7 +182,11 @@ class Gedi(Autoregressive):
             told["y"] = b.reshape(every, shape=(batch * size,), out="y")
         weighed = call(b, other, "weigh", told, state=stacked, out="weighed")
         if self.bias:
-            weighed = b.add(weighed, b.constant(np.array([self.bias, 0.0], np.float32), out="bias"), out="weighed")
+            weighed = b.add(
+                weighed,
+                b.constant(np.eye(1, classes, dtype=np.float32)[0] * np.float32(self.bias), out="bias"),
+                out="weighed",
+            )
         own = b.reshape(b.slice(weighed, axis=1, start=0, stop=1), shape=(batch, size))
         total = b.reshape(b.logsumexp(weighed, axis=1), shape=(batch, size))
         log_class = b.op("sub", own, total, out="log_class")
@@ -189,8 +198,8 @@ class Gedi(Autoregressive):
             led = history.penalised(b, led, self.repetition_penalty, self.penalty_scale)
         token = self.pick(b, led, u)
         column = b.reshape(token, shape=(batch, 1))
-        found = [b.take_along(x, column, axis=1) for x in (for_class, against)]
-        score = b.reshape(b.concat(*found, axis=0), shape=(2 * batch,), out="score")
+        found = [b.take_along(x, column, axis=1) for x in each]
+        score = b.reshape(b.concat(*found, axis=0), shape=(classes * batch,), out="score")
         if history is None:
             return [token, score, count]
         history = history.with_token(b, token)
