@@ -18,11 +18,13 @@ onnx = pytest.importorskip("onnx")
 from emitted import emitted  # noqa: E402
 from forked import python  # noqa: E402
 from forked_training import trained  # noqa: E402
+from random_weights import random_weights  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 from tiny_systems import SYSTEMS  # noqa: E402
 
 from latentc.diagnostics import DiagnosticError  # noqa: E402
 from latentc.emit import project_from_lowered  # noqa: E402
+from latentc.ir.core import parameters  # noqa: E402
 from latentc.ir.interpret import Interpreter  # noqa: E402
 from latentc.lower import lower  # noqa: E402
 from latentc.spec import load_spec  # noqa: E402
@@ -119,6 +121,40 @@ def test_the_loss_is_that_of_the_papers(scored: Any, tmp_path: Path) -> None:
         drawn = project.sampler.PROGRAMS["sample"][64].sample(policy, y=classes, scale=scale, u=u)
         assert torch.equal(tokens, drawn) and torch.equal(samples, drawn)
         assert torch.allclose(log_p, scored(policy, tokens, classes), atol=1e-6)
+
+
+@pytest.mark.parametrize("average", ["tokens", "samples", "length"])
+def test_tokens_behind_the_end_of_a_text_do_not_count(average: str) -> None:
+    """As `completion_mask` of AR-GRPO's code, for TRL's `bnpo`, `grpo` and `dr_grpo`."""
+    system, rewards = SYSTEMS["class_prefix_gpt2"], "rewards: [{kind: python, function: 'r:f'}]"
+    changes = [f"objective={{kind: group_relative_policy, {rewards}, group: 2, kl: 0, updates: 2, average: {average}}}"]
+    changes += ["sampler={kind: autoregressive, temperature: 1, top_p: 1}"]
+    lowered, rng = lower(load_spec(system.spec, None, [*system.sizes, *changes])), np.random.default_rng(0)
+    held = random_weights(parameters(lowered.module, lowered.module.entries["main.forward"]), rng, 0.3)
+    length = int(lowered.networks["main"].methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
+    rolled, y, reward = rng.integers(11, size=(2, 2, length)), np.array([0, 1]), rng.normal(size=(2, 2))
+    for c, g, at in ((0, 0, 2), (0, 1, 0), (1, 0, length - 1)):
+        rolled[c, g, at:] = 11
+    before = np.log(rng.uniform(0.05, 0.2, size=rolled.shape))
+    given = {"rolled": rolled, "y": y, "reward": reward, "before": before}
+    oracle = Interpreter(lowered.module, {f"main.{path}": array for path, array in held.items()})
+    found = oracle.run("loss", *(given[value.name] for value in lowered.module.entry("loss").inputs))[0]
+
+    flat = rolled.reshape(4, length)
+    (logits,) = Interpreter(lowered.module, held).run("main.forward", flat[:, :-1], y.repeat(2))
+    log_p = np.take_along_axis(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), flat[..., None], 2)
+    ratio = np.exp(log_p.reshape(before.shape) - before)
+    advantage = (reward - reward.mean(1, keepdims=True)) / (reward.std(1, ddof=1, keepdims=True) + 1e-4)
+    gain = np.minimum(ratio * advantage[..., None], ratio.clip(0.8, 1.2) * advantage[..., None])
+    ends = rolled == 11
+    counts = np.cumsum(ends, 2) - ends < 1
+    sums = (gain * counts).sum(2)
+    wanted = {
+        "tokens": sums.sum() / counts.sum(),
+        "samples": (sums / counts.sum(2)).mean(),
+        "length": sums.mean() / length,
+    }
+    assert found == pytest.approx(-wanted[average], rel=1e-5)
 
 
 def scorer() -> bytes:

@@ -16,6 +16,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.condition import GivenInput
 from latentc.components.contract import Need, Network, OutputField, Program, Rollout, Update
 from latentc.components.kit import Conditions
+from latentc.components.kit.texts import counted
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.rewards._reward import Reward
@@ -64,6 +65,11 @@ class GroupRelativePolicy(Objective):
     kl: float = Field(0.1, ge=0, description="factor of the divergence from the reference; 0: there is none")
     updates: int = Field(1, gt=0, le=64, description="optimiser steps on the same samples")
     normalise: bool = Field(True, description="advantages are divided by the deviation of their group's rewards")
+    average: Literal["tokens", "samples", "length"] = Field(
+        "tokens",
+        description="of texts that end: all tokens up to the ends count alike, or all samples do, or losses are added "
+        "up and divided by the length of a sample (TRL's `bnpo`, `grpo` and `dr_grpo`)",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "group_relative_policy",
         "group": 2,
@@ -125,8 +131,11 @@ class GroupRelativePolicy(Objective):
             more = b.op("sub", reference, log_p, out="more")
             divergence = b.op("sub", b.exp(more) - more, 1.0, out="divergence")
             losses, values = losses + divergence * self.kl, [clipped, divergence]
-        loss = b.mean(losses, axes=(1, 2), keepdims=False, out="loss")
-        outs = [b.mean(x, axes=(1, 2), keepdims=False) for x in values]
+        counts = counted(b, tokens, spec.data.modelled.end)
+        if counts is not None:
+            counts = b.reshape(counts, shape=(B, group, count), out="counts")
+        loss = self._average(b, losses, counts, self.average, "loss")
+        outs = [self._average(b, x, counts, "tokens") for x in values]
         b.output(loss, b.mean(reward, axes=(1,), keepdims=False, out="mean_reward"), *outs)
         b.finish("The loss of the policy, its reward, the share of clipped tokens and the divergence, per condition.")
         names = ("loss", "reward", "clipped", *(("divergence",) if self.kl else ()))
@@ -136,6 +145,19 @@ class GroupRelativePolicy(Objective):
         given: dict[tuple[str, str], str] = {(i.request, i.part): i.field for i in inputs}
         rollout = Rollout(ROLLOUT, self.group, gives, given)
         return (replace(update, rollout=rollout, repeats=self.updates),)
+
+    def _average(self, b: Builder, x: Var, counts: Var | None, over: str, out: str = "") -> Var:
+        """f32[B], the mean of x f32[B, G, T]; `counts` f32[B, G, T] is 1 for the tokens up to the end of a text."""
+        if counts is None:
+            return b.mean(x, axes=(1, 2), keepdims=False, out=out)  # type: ignore[no-any-return]
+        x = b.mul(x, counts, out="counted")
+        if over == "length":
+            return b.mean(x, axes=(1, 2), keepdims=False, out=out)  # type: ignore[no-any-return]
+        if over == "samples":
+            each = b.div(b.sum(x, axes=(2,), keepdims=False), b.sum(counts, axes=(2,), keepdims=False), out="each")
+            return b.mean(each, axes=(1,), keepdims=False, out=out)  # type: ignore[no-any-return]
+        total = b.mean(b.sum(counts, axes=(1, 2), keepdims=False), axes=(0,), keepdims=False, out="count")
+        return b.div(b.sum(x, axes=(1, 2), keepdims=False), total, out=out)  # type: ignore[no-any-return]
 
     def _advantage(self, b: Builder, reward: Var) -> Var:
         """f32[B, G]: rewards relative to their group."""
