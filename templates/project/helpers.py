@@ -443,6 +443,8 @@ class WeightNormed(nn.Module):
     `output_std`: that of the outputs for the first batch, which sets g and the bias (weight_norm.py).
     """
 
+    kept: Tensor | None = None
+
     def __init__(self, *sizes: int, dim: int = 0, output_std: float = 1.0, **options):
         super().__init__(*sizes, **options)
         self.g = nn.Parameter(torch.ones(self.weight.shape[dim]))
@@ -454,7 +456,23 @@ class WeightNormed(nn.Module):
             nn.init.zeros_(self.bias)
 
     def normed(self) -> Tensor:
-        return weight_norm(self.weight, self.g, self.dim)
+        return weight_norm(self.weight, self.g, self.dim) if self.kept is None else self.kept
+
+
+def normed_once(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A method in which weights are normalised once, not in every step of its loops."""
+
+    def once(self, *inputs: Tensor) -> Tensor:
+        layers = [layer for layer in self.modules() if isinstance(layer, WeightNormed)]
+        for layer in layers:
+            layer.kept = layer.normed()
+        try:
+            return method(self, *inputs)
+        finally:
+            for layer in layers:
+                layer.kept = None
+
+    return once
 
 
 class WNConv1d(WeightNormed, nn.Conv1d):

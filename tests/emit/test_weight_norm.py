@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from emitted import emitted
 from forked import python
+from tiny_systems import SYSTEMS
 
 from latentc.emit.helpers import helper_source
 from latentc.emit.optimizers import training_files
@@ -12,7 +15,7 @@ from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.templates import template
 
-CLASSES = ("weight_norm", "WeightNormed", "WNConv2d", "WNConvTranspose2d", "WNLinear")
+CLASSES = ("weight_norm", "WeightNormed", "normed_once", "WNConv2d", "WNConvTranspose2d", "WNLinear")
 CODE = """
 import torch
 import torch.distributed as dist
@@ -60,9 +63,8 @@ print("as one")
 
 def test_layers_start_from_the_first_batch(tmp_path: Path) -> None:
     source = helper_source(CLASSES)
-    (tmp_path / "layers.py").write_text(
-        f"import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n{source}"
-    )
+    imports = ("from collections.abc import Callable", "import torch", "import torch.nn.functional as F")
+    (tmp_path / "layers.py").write_text("\n".join([*imports, "from torch import Tensor, nn", source]))
     (tmp_path / "weight_norm.py").write_text(template("project/weight_norm.py"))
     done = python(tmp_path, "-c", CODE, ranks=2)
     assert done.stdout.count("as one") == 2, done.stdout + done.stderr
@@ -73,3 +75,23 @@ def test_projects_without_weight_norm_have_no_such_file() -> None:
         spec = load_spec("pixelcnn_pp", None, overrides)
         files = training_files(spec.train, lower(spec).module)
         assert ("weight_norm.py" in files) == has == ("start_layers(" in files["train.py"])
+
+
+def test_weights_are_normalised_once_for_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    spec = load_spec("pixelcnn_pp", None, list(SYSTEMS["pixelcnn_pp"].sizes))
+    with emitted(lower(spec, to_emit=True), spec, tmp_path) as project:
+        model, normed = project.model.NETWORKS["main"]().eval(), []
+        original = project.model.weight_norm
+        monkeypatch.setattr(project.model, "weight_norm", lambda *args: normed.append(1) or original(*args))
+        (program,) = project.sampler.PROGRAMS["sample"].values()
+        u, y = torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2])
+        with torch.no_grad():
+            once = program.sample(model, u=u, y=y)
+        layers = [m for m in model.modules() if isinstance(m, project.model.WeightNormed)]
+        assert len(normed) == len(layers) and all(layer.kept is None for layer in layers)
+        monkeypatch.setattr(project.model.WeightNormed, "kept", property(lambda _: None, lambda _, value: None))
+        with torch.no_grad():
+            assert torch.equal(program.sample(model, u=u, y=y), once)
+        assert len(normed) > 2 * len(layers)

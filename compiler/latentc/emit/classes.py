@@ -11,7 +11,17 @@ from latentc.emit.body import Body, Context
 from latentc.emit.constants import Constants
 from latentc.emit.expressions import Expressions
 from latentc.emit.groups import Groups, with_loops, with_origins
-from latentc.emit.leaves import NORMS, find_leaves, initialisation, leaf_of, normed_layers, same_leaf
+from latentc.emit.leaves import (
+    NORM,
+    NORMS,
+    find_leaves,
+    initialisation,
+    leaf_of,
+    normed_layers,
+    normed_leaf,
+    norms_in_loops,
+    same_leaf,
+)
 from latentc.emit.members import EmitError, Members
 from latentc.emit.text import Text, call, commas, docstring, free_name, identifier, layout, size_text
 from latentc.ir.core import CALLS, Function, Module, Node, Param, Value
@@ -205,7 +215,10 @@ class _ClassPrinter:
             name = free_name(wanted, taken)
             taken.add(name)
             seen[key] = methods[fn.name] = name
-            texts.append([*layout("    ", f"def {name}{signature}:"), *(f"        {x}".rstrip() for x in lines)])
+            decorators = ["    @normed_once"] if norms_in_loops(self.owner.module, fn) else []
+            self.owner.helpers |= dict.fromkeys(["normed_once"] if decorators else [])
+            head = [*decorators, *layout("    ", f"def {name}{signature}:")]
+            texts.append([*head, *(f"        {x}".rstrip() for x in lines)])
         return methods, texts
 
     def _method(self, fn: Function, with_doc: bool) -> tuple[str, list[str]]:
@@ -246,6 +259,9 @@ class _ClassPrinter:
     def _leaf(self, node: Node, body: Expressions, params: dict[Value, Param]) -> Text | None:
         if node.outputs and node.outputs[0] in self.norms and len(node.inputs) == 1:
             return Text(f"self.{self.norms[node.outputs[0]][0]}({body.arg(node.inputs[0]).code})")
+        normed = normed_leaf(node, params)
+        if normed is not None and (found := self.members.leaf_at(normed)) is not None and NORM in dict(found.attrs):
+            return Text(f"{self.access.get(normed) or self.members.inside(normed)}.normed()")
         leaf = leaf_of(node, params)
         if leaf is None or leaf.path not in self.leaves or not same_leaf(leaf, self.leaves[leaf.path]):
             return None

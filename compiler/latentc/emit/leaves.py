@@ -13,7 +13,7 @@ from typing import Any
 from latentc.emit.helpers import HELPERS
 from latentc.emit.ops import conv_keywords, per_axis
 from latentc.emit.text import Text, call, commas, literal
-from latentc.ir.core import Function, Init, Node, Param, Value
+from latentc.ir.core import Function, Init, Module, Node, Param, Value, reachable
 from latentc.ir.types import TensorType
 
 # op -> index of the weight among its operands; the operands after it are the bias.
@@ -154,6 +154,21 @@ def normed_layers(fn: Function) -> Function:
     if not layers:
         return fn
     return fn.with_(nodes=tuple(layers.get(n, n) for n in fn.nodes if n.op not in NORMED or n not in layers))
+
+
+def normed_leaf(node: Node, params: Mapping[Value, Param]) -> str | None:
+    """The path of the layer whose weight a node normalises, if `normed_layers` left the norm where it is."""
+    if node.op != "weight_norm" or any(v not in params for v in node.inputs):
+        return None
+    paths = [params[v].name.rpartition(".") for v in node.inputs]
+    return paths[0][0] if [last for _, _, last in paths] == ["weight", "g"] and paths[0][0] == paths[1][0] else None
+
+
+def norms_in_loops(module: Module, fn: Function) -> bool:
+    """True if a loop of a method normalises weights, which are the same in every step."""
+    bodies = tuple(node.attrs["body"] for node in fn.nodes if node.op == "loop")
+    nodes = (node for name in reachable(module, bodies) for node in module.functions[name].nodes)
+    return bool(bodies) and any("weight_norm" in (node.op, node.attrs.get(NORM)) for node in nodes)
 
 
 def same_leaf(a: Leaf, b: Leaf) -> bool:

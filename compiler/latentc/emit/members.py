@@ -111,6 +111,13 @@ class Members:
         inner = self.printed(child).reach(path[len(child) + 1 :])
         return None if inner is None else self.access[child] + inner
 
+    def leaf_at(self, path: str) -> Leaf | None:
+        """The leaf module at a dotted path, in this class or a child's."""
+        child = self._child_above(path)
+        if child is None or child == path:
+            return self.leaves.get(path)
+        return self.printed(child).members.leaf_at(path[len(child) + 1 :])
+
     def _helper(self, name: str) -> str:
         self.owner.helpers[name] = None
         return name
