@@ -15,17 +15,25 @@ from latentc.ir.types import B, i64
 from latentc.lower import lower
 from latentc.spec import load_spec
 
-# orders/group_sizes_lookup.json of the authors, whose sizes for other numbers of steps differ by one in places
+# orders/group_sizes_lookup.json of the authors
 PUBLISHED = {
     (20, 256): [1, 2, 4, 5, 7, 8, 10, 11, 12, 14, 15, 16, 17, 18, 18, 19, 19, 20, 20, 20],
     (48, 1024): [*range(1, 24), 23, 24, 25, 26, 26, 27, 28, 28, 29, 29, 30, 30, 31, 31, 32, 32, 32, *[33] * 7, 34],
+    # by no rule that is known
+    (128, 256): [*[1] * 41, *[2] * 46, *[3] * 41],
+    (32, 256): [1, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 10, *[11] * 4, *[12] * 8],
+    (24, 256): [*range(1, 12), 11, 12, 13, 14, 14, 14, 15, 15, 16, 16, 16, 17, 17],
+    (16, 256): [1, 4, 6, 8, 11, 13, 15, 17, 19, 20, 22, 23, 24, 24, 24, 25],
+    (8, 256): [1, 15, 24, 32, 40, 45, 49, 50],
 }
 
 
 def test_sizes_of_groups_are_the_published_ones() -> None:
     for (steps, length), sizes in PUBLISHED.items():
         assert list(group_sizes(steps, length)) == sizes, steps
-    assert all(sum(group_sizes(steps, 256)) == 256 for steps in (128, 64, 32, 24, 16, 12, 8))
+    assert list(group_sizes(512, 1024)) == [*[1] * 162, *[2] * 188, *[3] * 162]
+    assert group_sizes(192, 1024)[-2:] == (8, 10) and group_sizes(40, 1024)[-6:] == (39, 39, 40, 40, 40, 40)
+    assert all(sum(group_sizes(steps, 250)) == 250 for steps in (128, 64, 32, 24, 16, 12, 8))
     assert group_sizes(16, 16) == (1,) * 16
 
 

