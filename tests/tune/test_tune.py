@@ -188,7 +188,7 @@ def test_no_candidate_fits(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "tuned").iterdir()} == {"candidates.csv", "pareto.svg", "pareto.png"}
 
 
-@pytest.mark.parametrize("where", ["open_screen", "write_plot"])
+@pytest.mark.parametrize("where", ["denoising.open_screen", "run.write_plot"])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     spec, weights = made(tmp_path)
     before = set(tmp_path.iterdir())
@@ -196,7 +196,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune_run, where, interrupted)
+    monkeypatch.setattr(f"latentc.tune.{where}", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuned(spec, weights, tmp_path / "tuned", evaluations=(2,))
     assert set(tmp_path.iterdir()) == before
@@ -443,4 +443,4 @@ def test_classifiers_are_refused() -> None:
     spec = load_spec("adm_g")
     assert isinstance(spec.sampler, ArraySampler)
     with pytest.raises(DiagnosticError, match="does not support guidance by `classifier`"):
-        tune_run._own_sampler(spec)
+        tune_run._kind(spec)

@@ -297,7 +297,7 @@ def tune(
     key: Key = None,
     variant: Variant = None,
     overrides: Sets = None,
-    evaluations: Annotated[str, typer.Option("--evaluations", metavar="N,N", help="What to try; else 2 to 50.")] = "",
+    evaluations: Annotated[str, typer.Option("--evaluations", metavar="N,N", help="What to try.")] = "",
     samples: Annotated[int, typer.Option("--samples", min=16, metavar="N", help="Samples that are judged.")] = 256,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Samples that are timed at once.")] = 1,
     seed: Seed = 0,

@@ -10,10 +10,14 @@ from typing import Any
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.alternatives import alternatives
 from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.confidence import Confidence
 from latentc.measure.calls import evenly
 from latentc.spec import load_spec
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
+
+Tunable = ArraySampler | Confidence
+"""Samplers that can be tuned."""
 
 COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 """Network evaluations per sample to try, if they are fewer than the spec's own."""
@@ -32,16 +36,25 @@ SHORTEST = 6  # fewest steps of such a sampler
 class Candidate:
     """A sampler and its changes of the spec's `optimize`; `found` says how it was found.
 
-    found: spec (the spec's own), grid, timesteps (searched), interval (of guidance), cache or stitch.
+    found: spec (the spec's own), grid, timesteps (searched), interval (of guidance), schedules (searched numbers of a
+    masked sampler), cache or stitch.
     """
 
-    sampler: ArraySampler
+    sampler: Tunable
     found: str = "grid"
     optimize: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def solver(self) -> ArraySampler:
+        """The sampler of one that denoises in steps."""
+        assert isinstance(self.sampler, ArraySampler)
+        return self.sampler
 
     def name(self) -> str:
         """Solver, order, spacing and other changes, in a few words."""
         s = self.sampler
+        if not isinstance(s, ArraySampler):
+            return f"{s.kind} searched" if self.found == "schedules" else s.kind
         spacing = "searched" if s.timesteps else s.spacing.kind if s.spacing is not None else ""
         parts = [s.kind, str(getattr(s, "order", None) or ""), spacing]
         if (interval := s.guidance_interval) not in (None, (0.0, 1.0)):
@@ -55,6 +68,9 @@ class Candidate:
     def columns(self) -> dict[str, Any]:
         """What distinguishes it from other candidates, as plain data."""
         s = self.sampler
+        if not isinstance(s, ArraySampler):
+            other = dict.fromkeys(("order", "spacing", "timesteps", "guidance_interval"))
+            return {"found": self.found, "kind": s.kind, "steps": s.steps, **other, "optimize": None}
         return {
             "found": self.found,
             "kind": s.kind,
@@ -66,7 +82,7 @@ class Candidate:
             "optimize": dict(self.optimize) or None,
         }
 
-    def write(self, path: Path, base: str, own: ArraySampler, heading: str = "") -> Spec:
+    def write(self, path: Path, base: str, own: Tunable, heading: str = "") -> Spec:
         """Write the candidate as a spec that extends `base`, whose sampler is `own`; returns the spec as read back."""
         wanted = self.sampler.model_dump(mode="json", by_alias=True)
         if self.sampler.kind == own.kind:  # merged into the sampler of the base, else in place of it

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from latentc.components.samplers.base import ArraySampler
 from latentc.evaluate.metrics import Figures
 from latentc.evaluate.sources import labels_of
 from latentc.ir.costs import flops
@@ -19,7 +18,7 @@ from latentc.measure.metrics import alternated
 from latentc.pipeline import optimised
 from latentc.spec.schema import Spec
 from latentc.tune.budget import Measured
-from latentc.tune.candidates import Candidate
+from latentc.tune.candidates import Candidate, Tunable
 from latentc_runtime import Pipeline, load
 
 Array = np.ndarray
@@ -36,14 +35,14 @@ class Compiling:
     """
 
     base: Path
-    own: ArraySampler
+    own: Tunable
     compile: Compile
     seed: int
     count: int
     batch: int
     device: str
 
-    def samples(self, sampler: ArraySampler) -> Array:
+    def samples(self, sampler: Tunable) -> Array:
         """The samples to judge, drawn by another sampler without quantised layers or reused work."""
         with self._compiled(Candidate(sampler, optimize=EXACT)) as (_, pipe):
             return next(iter(pipe.run(pipe.usual_request(self.count, self.seed)).values()))

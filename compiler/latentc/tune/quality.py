@@ -5,7 +5,7 @@ Symbols: N samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,10 @@ from latentc_runtime.manifest import Output
 
 Array = np.ndarray
 RESERVED = ("error", "psnr", "seconds", "evaluations")
+
+
+Figure = Callable[[Array, Array | None], float]
+"""A number that says how bad samples [N, ...] of classes i64[N], if any, are."""
 
 
 class Judge(Protocol):

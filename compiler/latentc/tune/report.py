@@ -17,7 +17,7 @@ from latentc.tune.screen import Screened
 class Tuned:
     """The results of `tune`. `own` is the spec's own sampler; `chosen` is None if no candidate is within the budget.
 
-    `reference_error`: difference of the reference solution from one of half as many steps.
+    `reference_error`: difference of the reference solution from one of half as many steps; None without one.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Tuned:
     own: Measured
     chosen: Measured | None
     goal: Goal
-    reference_error: float
+    reference_error: float | None
     stopped: bool  # the search ran out of time
     left: int = 0  # promising candidates that there was no time to compile
 
@@ -44,7 +44,8 @@ class Tuned:
             rows.append([mark, m.candidate.name(), *costs, *(f"{m.quality[name]:.4g}" for name in qualities)])
         head = f"{self.name} on {self.device}: {len(self.screened)} tried, {len(self.measured)} compiled and measured"
         lines = [f"{head} on {self.samples} samples", "", *aligned(rows, left=2), ""]
-        lines.append(f"error of the reference itself: {self.reference_error:.2g}")
+        if self.reference_error is not None:
+            lines.append(f"error of the reference itself: {self.reference_error:.2g}")
         if self.stopped:
             lines.append("the search ran out of time: not everything was tried")
         if self.left:

@@ -1,8 +1,9 @@
 """`tune`: the search for the fewest steps at a quality budget, from a spec and its weights to a folder.
 
 One evaluation of the network is compiled once; samplers run over it in numpy, so that trying one costs its evaluations
-(screen.py). The best candidates are compiled as `latentc compile` would, timed, and judged on samples that the search
-never saw (compiled.py); the budget chooses among those (budget.py).
+(denoising.py). Of a sampler of masked tokens it is the program, whose tables are inputs (masked.py). The best
+candidates are compiled as `latentc compile` would, timed, and judged on samples that the search never saw
+(compiled.py); the budget chooses among those (budget.py).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from latentc import resources
-from latentc.components.contract import Lowered
-from latentc.components.samplers.alternatives import reference
 from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.components.samplers.confidence import Confidence
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.evaluate.bounds import Bound
 from latentc.evaluate.judge import Wanted, open_judge
@@ -27,46 +29,25 @@ from latentc.evaluate.sources import labels_of
 from latentc.export.bundle import program_outputs
 from latentc.export.folder import new_folder
 from latentc.measure.metrics import mean_distance, psnr
-from latentc.passes.feature_cache_methods import block_lists
 from latentc.spec import resolved_yaml
 from latentc.spec.schema import Spec
 from latentc.tune.budget import COSTS, Goal, Measured, check_bounds
-from latentc.tune.candidates import COUNTS, Candidate, reusing
+from latentc.tune.candidates import Candidate, Tunable
 from latentc.tune.compiled import Compile, Compiling
-from latentc.tune.denoiser import Array, Denoiser, open_denoiser
+from latentc.tune.denoising import Denoising
+from latentc.tune.found import Search
+from latentc.tune.masked import Masked
+from latentc.tune.options import Options
 from latentc.tune.plot import need_matplotlib, write_plot
-from latentc.tune.quality import Judge, Named, UserJudge
+from latentc.tune.quality import Array, Figure, Judge, Named, UserJudge
 from latentc.tune.report import Tuned
-from latentc.tune.screen import FINE, Tell, open_screen, shortlist
+from latentc.tune.screen import Tell
 from latentc.weights import Expr
 from latentc_runtime.noise import normals
 
 MARK = "candidates.csv"  # marks a folder as results of tuning, which may be replaced
-TRAJECTORY_BYTES = 1 << 29  # most memory for the reference solution of the search
 SEARCH = 0.5  # share of the allowed time for the search; the rest is for compiling and measuring
 _JUDGED = 1 << 32  # offset of the seeds on which candidates are judged from those of the search
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to search.
-
-    `bounds`: the budget. `counts`: network evaluations to try. `samples`: how many judge a compiled candidate; the
-    search uses a quarter as many, 16 to 64 (fewer for large data). `batch`: samples timed at once. `seconds`: when to
-    begin nothing more; the search gets half of them. `metrics`: names of figures, and FILE.py:FUNCTION of the user.
-    `features` and `reference`: extractors of these figures, and what they compare with.
-    """
-
-    bounds: tuple[Bound, ...] = ()
-    counts: tuple[int, ...] = ()
-    samples: int = 256
-    batch: int = 1
-    seed: int = 0
-    seconds: float | None = None
-    metrics: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    reference: str | None = None
-    device: str = "cpu"
 
 
 def tune(
@@ -85,7 +66,7 @@ def tune(
     DiagnosticError: E0501, E0502, E0608, E0706, E0708, E0714 to E0716, and what compiling raises.
     """
     need_matplotlib()
-    own = _own_sampler(spec)
+    kind, own = _kind(spec)
     if not 0 <= options.seed < 1 << 64:
         mend = "seeds are whole numbers from 0 to 2^64 - 1"
         raise DiagnosticError(Diagnostic("E0608", f"seed {options.seed} is out of range", help=mend))
@@ -99,19 +80,12 @@ def tune(
         return stopped
 
     with new_folder(folder, "folder of tuning results", MARK) as target:
-        denoiser = open_denoiser(spec, weights, options.device)
-        lowered = denoiser.lowered
-        judges = _judges(spec, lowered, options)
-        goal = _goal(own, denoiser, options, judges)
-        tell(0, 1, "the reference solution")
-        screen = open_screen(own, denoiser, denoiser.given(options.seed, _few(options, denoiser)), stop, tell)
-        coarse = denoiser.samples(reference(own, denoiser.target, FINE // 2), screen.given)
-        screened = screen.run(_counts(own, denoiser, options))
-        candidates = shortlist(screened)
-        candidates += reusing(candidates, spec, _small_networks(lowered), _depth(lowered))
-        exact = reference(own, denoiser.target, FINE)
-        reference_error = mean_distance(coarse, screen.fine.samples)
-        del denoiser, screen  # the engine and the trajectory
+        search: Search = kind(spec, own, weights, options, stop, tell)
+        judges = _judges(spec, search, options)
+        goal = _goal(search, spec, options, judges)
+        found = search.run(_figure(goal, judges))
+        candidates, exact = found.candidates, found.exact
+        del search  # the engine and the trajectory
         measured = _measured(
             spec, [Candidate(own, "spec"), *candidates], exact, compile, judges, options, tell, begun + allowed
         )
@@ -122,12 +96,12 @@ def tune(
             folder=folder,
             batch=options.batch,
             samples=options.samples,
-            screened=tuple(screened),
+            screened=found.screened,
             measured=tuple(sorted(measured, key=lambda m: (m.gflop, m.evaluations))),
             own=measured[0],
             chosen=chosen,
             goal=goal,
-            reference_error=reference_error,
+            reference_error=found.reference_error,
             stopped=stopped,
             left=1 + len(candidates) - len(measured),
         )
@@ -142,68 +116,39 @@ def tune(
     return tuned
 
 
-def _own_sampler(spec: Spec) -> ArraySampler:
-    """The spec's sampler. DiagnosticError E0708 if its steps cannot be searched."""
-    if isinstance(spec.sampler, ArraySampler) and parameterization_of(spec.objective) is not None:
-        refused = [(path, f"guidance by `{term.kind}`") for path, term in spec.sampler.terms() if term.OF_SCORE]
-        refused += [] if spec.sampler.annealing is None else [(("annealing",), "condition annealing")]
+def _kind(spec: Spec) -> tuple[Any, Any]:
+    """The search of the spec's sampler, and that sampler. DiagnosticError E0708 if its steps cannot be searched."""
+    own = spec.sampler
+    refused: list[tuple[tuple[str | int, ...], str]] = []
+    if isinstance(own, ArraySampler) and parameterization_of(spec.objective) is not None:
+        refused = [(path, f"guidance by `{term.kind}`") for path, term in own.terms() if term.OF_SCORE]
+        refused += [] if own.annealing is None else [(("annealing",), "condition annealing")]
         if not refused:
-            return spec.sampler
+            return Denoising, own
+    elif isinstance(own, Confidence):
+        refused = [] if own.reuse is None else [(("reuse",), "steps that reuse what another computed")]
+        if not refused:
+            return Masked, own
+    if refused:
         path, what = refused[0]
         message = f"tuning does not support {what}"
         raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", *path), help="remove it"))
-    message = f"the spec `{spec.name}` has no sampler that denoises in steps"
-    mend = "tuning is for samplers that denoise step by step, of diffusion and flow; tokens are drawn one by one"
+    message = f"the spec `{spec.name}` has no sampler that denoises in steps, or reveals masked tokens by confidence"
+    mend = "tuning is for samplers of diffusion and flow, and for `confidence`; other tokens are drawn one by one"
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))
-
-
-# ---- what to try
-
-
-def _few(options: Options, denoiser: Denoiser) -> int:
-    """Number of samples of the search: fewer if their whole trajectory, states and estimates, would be large."""
-    room = TRAJECTORY_BYTES // (2 * FINE * 4 * math.prod(denoiser.shape))
-    return int(min(max(16, min(64, options.samples // 4)), max(1, room)))
-
-
-def _counts(own: ArraySampler, denoiser: Denoiser, options: Options) -> tuple[int, ...]:
-    """Numbers of evaluations to try: those asked for, else all that are fewer than the spec's own and within budget."""
-    if options.counts:
-        return options.counts
-    most = float(own.table(denoiser.target).all_progress.size - 1)
-    limits = [bound.value for bound in options.bounds if bound.name == "evaluations" and not bound.relative]
-    return tuple(count for count in COUNTS if count <= min([most, *limits]))
-
-
-def _small_networks(lowered: Lowered) -> list[str]:
-    """Networks that can replace `main` in some steps."""
-    main = lowered.networks["main"]
-    return [
-        name
-        for name, network in lowered.networks.items()
-        if name != "main"
-        and network.provides == main.provides
-        and network.methods["forward"].inputs == main.methods["forward"].inputs
-    ]
-
-
-def _depth(lowered: Lowered) -> int:
-    """Number of blocks of `main`, if they are one list; else 0."""
-    lists = block_lists(lowered.module.functions[lowered.networks["main"].methods["forward"].function])
-    return len(next(iter(lists.values()))) if len(lists) == 1 else 0
 
 
 # ---- judging and measuring
 
 
-def _judges(spec: Spec, lowered: Lowered, options: Options) -> list[Judge]:
+def _judges(spec: Spec, search: Search, options: Options) -> list[Judge]:
     """What judges samples besides the exact solution, metrics of the user last.
 
     Without `metrics` it is the Fréchet distance to the data, if these can be read here. DiagnosticError E0401, E0714,
     E0720 to E0722.
     """
-    program = lowered.programs[0]
-    fn = lowered.module.entry(program.entry)
+    program = search.lowered.programs[0]
+    fn = search.lowered.module.entry(program.entry)
     output = program_outputs(program, fn, [value.name for value in fn.outputs], spec)[0].output
     bounded = [bound.name for bound in options.bounds if bound.name in FIGURES]
     files = [name for name in options.metrics if ".py" in name]
@@ -213,37 +158,51 @@ def _judges(spec: Spec, lowered: Lowered, options: Options) -> list[Judge]:
     try:
         judges.append(Named(open_judge(wanted, spec.data, output, lambda done, total, stage: None), output))
     except DiagnosticError:
-        if names or options.features or options.reference is not None:
+        if names or options.features or options.reference is not None or not (search.exact or files):
             raise
     return [*judges, *map(UserJudge, files)]
 
 
-def _goal(own: ArraySampler, denoiser: Denoiser, options: Options, judges: Sequence[Judge]) -> Goal:
+def _goal(search: Search, spec: Spec, options: Options, judges: Sequence[Judge]) -> Goal:
     """The budget; the judges are tried on noise, before the search begins. DiagnosticError E0714, E0715."""
-    lowered = denoiser.lowered
-    given = denoiser.given(options.seed, max(64, min(options.samples, 256)))
+    lowered = search.lowered
+    given = search.given(options.seed, max(64, min(options.samples, 256)))
     made = lowered.module.entry(lowered.programs[0].entry).outputs[0].type
     noise = normals(given.seeds, "x", tuple(int(d) for d in made.shape[1:]))  # type: ignore[arg-type]
-    names, higher, primary = ["error", "psnr"], {"psnr"}, "error"
+    if made.dtype == "i64":
+        assert spec.data.tokens is not None
+        noise = np.abs(noise * 1e3).astype(np.int64) % spec.data.tokens.vocabulary
+    exact = ["error", "psnr"] if search.exact else []
+    names, higher, primary = list(exact), {*exact[1:]}, "error" if search.exact else ""
     for judge in judges:
         figures = list(judge(noise, labels_of(given, lowered.conditions)))
         names += [name for name in figures if name not in names]
         higher |= judge.higher
-        if options.metrics:
+        if options.metrics or not primary:
             primary = figures[0]
-    stochastic = any(part.stochastic for part in own.table(denoiser.target).parts())
     # As good as the spec's own sampler; the error of a stochastic one means nothing.
-    default = Bound("error", 0.05) if primary == "error" and stochastic else Bound(primary, 1.0, relative=True)
+    without = primary == "error" and search.stochastic
+    default = Bound("error", 0.05) if without else Bound(primary, 1.0, relative=True)
     bounds = options.bounds or (default,)
-    check_bounds(bounds, names, stochastic)
+    check_bounds(bounds, names, search.stochastic)
     primary = next((bound.name for bound in bounds if bound.name not in COSTS), primary)
     return Goal(bounds, primary, frozenset(higher))
+
+
+def _figure(goal: Goal, judges: Sequence[Judge]) -> Figure:
+    """What ranks candidates, as a number that is lower if they are better."""
+    sign = -1.0 if goal.primary in goal.higher else 1.0
+
+    def figure(samples: Array, classes: Array | None) -> float:
+        return sign * next(found[goal.primary] for j in judges if goal.primary in (found := j(samples, classes)))
+
+    return figure
 
 
 def _measured(
     spec: Spec,
     candidates: Sequence[Candidate],
-    exact: ArraySampler,
+    exact: Tunable | None,
     compile: Compile,
     judges: Sequence[Judge],
     options: Options,
@@ -262,11 +221,14 @@ def _measured(
         seed = (options.seed + _JUDGED) % (1 << 64)
         own = candidates[0].sampler
         compiling = Compiling(base, own, compile, seed, options.samples, options.batch, options.device)
-        tell(0, len(candidates), "the reference solution of the samples to judge")
-        solution = compiling.samples(exact)
+        if exact is not None:
+            tell(0, len(candidates), "the reference solution of the samples to judge")
+        solution = None if exact is None else compiling.samples(exact)
 
         def judge(samples: Array, classes: Array | None) -> Figures:
-            figures = {"error": mean_distance(samples, solution), "psnr": psnr(samples, solution)}
+            figures: Figures = {}
+            if solution is not None:
+                figures = {"error": mean_distance(samples, solution), "psnr": psnr(samples, solution)}
             for other in judges:
                 figures |= other(samples, classes)
             return figures

@@ -62,7 +62,7 @@ class Screen:
         return mean_distance(self.denoiser.samples(sampler, self.given), self.fine.samples)
 
     def _screened(self, candidate: Candidate) -> Screened:
-        target, sampler = self.denoiser.target, candidate.sampler
+        target, sampler = self.denoiser.target, candidate.solver
         count = sampler.table(target).all_progress.size
         return Screened(candidate, count, sampler.runs(target), self.error(sampler))
 
@@ -79,14 +79,14 @@ class Screen:
     def _timesteps(self, found: Sequence[Screened]) -> list[Screened]:
         """Searched timesteps for the best solver at each count, starting from those of the next smaller count."""
         target = self.denoiser.target
-        rivals = [s for s in best_of_counts(found) if s.candidate.sampler.steps > 1]
+        rivals = [s for s in best_of_counts(found) if s.candidate.solver.steps > 1]
         costs = step_costs(self.fine) if rivals else np.zeros((0, 1))
         shorter: list[float] = []
         searches: list[Screened] = []
         for i, rival in enumerate(rivals):
             if self.stop():
                 break
-            sampler = rival.candidate.sampler
+            sampler = rival.candidate.solver
             self.tell(i, len(rivals), f"timesteps of {sampler.kind}, {rival.evaluations} evaluations")
             *usual, end = (float(t) for t in sampler.grid(target).times)
             cheapest = [float(self.fine.t[j]) for j in cheapest_path(costs, sampler.steps)]
@@ -109,7 +109,7 @@ class Screen:
         tried = []
         for best in best_of_counts(found):
             for interval in INTERVALS:
-                sampler = best.candidate.sampler.guided_in(interval)
+                sampler = best.candidate.solver.guided_in(interval)
                 if sampler.runs(self.denoiser.target) < best.runs:
                     tried.append(Candidate(sampler, "interval"))
         return self._each(tried, "guidance intervals")

@@ -130,6 +130,21 @@ class Confidence(MaskedSampler):
         changed = {name: at_steps(values, steps) for name, values in lists.items() if isinstance(values, tuple)}
         return super().with_steps(steps).model_copy(update=changed)
 
+    def listed(self, length: int) -> Confidence:
+        """The same sampler of `length` tokens, with a number for each step in place of every schedule."""
+        progress, noise = self.progress_of_steps(), numbers_of(self.randomness, self.steps)
+        noise = noise if isinstance(self.randomness, tuple) else noise * (1 - progress)
+        changed: dict[str, Any] = {
+            "schedule": tuple(map(float, fraction_of(self.schedule, progress, length)[:-1])),
+            "randomness": tuple(map(float, noise)),
+            "temperature": tuple(map(float, 1 / self.sharpness_of_steps())),
+            "final_temperature": None,
+        }
+        if self.guidance is not None:
+            weights = tuple(map(float, self.guidance.weights(list(self.guided_progress()))))
+            changed["guidance"] = self.guidance.model_copy(update={"schedule": weights, "interval": (0.0, 1.0)})
+        return self.model_copy(update=changed)
+
     @property
     def noisy(self) -> bool:
         """Whether the choice of tokens is random in some steps."""

@@ -1,0 +1,85 @@
+"""The search of samplers that denoise in steps: solvers, timesteps, guidance intervals, reused work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from latentc.components.contract import Lowered
+from latentc.components.samplers.alternatives import reference
+from latentc.components.samplers.base import ArraySampler
+from latentc.measure.metrics import mean_distance
+from latentc.passes.feature_cache_methods import block_lists
+from latentc.spec.schema import Spec
+from latentc.tune.candidates import COUNTS, reusing
+from latentc.tune.denoiser import open_denoiser
+from latentc.tune.found import Found
+from latentc.tune.options import Options
+from latentc.tune.quality import Figure
+from latentc.tune.screen import FINE, Tell, open_screen, shortlist
+from latentc.weights import Expr
+from latentc_runtime.sources import Given
+
+TRAJECTORY_BYTES = 1 << 29  # most memory for the reference solution of the search
+
+
+class Denoising:
+    """The search over the network on its engine, all samplers from the same noise."""
+
+    exact = True
+
+    def __init__(
+        self,
+        spec: Spec,
+        own: ArraySampler,
+        weights: Mapping[str, Mapping[str, Expr]],
+        options: Options,
+        stop: Callable[[], bool],
+        tell: Tell,
+    ) -> None:
+        self._denoiser = open_denoiser(spec, weights, options.device)
+        self.own, self.lowered = own, self._denoiser.lowered
+        self.stochastic = any(part.stochastic for part in own.table(self._denoiser.target).parts())
+        self._spec, self._options, self._stop, self._tell = spec, options, stop, tell
+
+    def given(self, seed: int, count: int) -> Given:
+        return self._denoiser.given(seed, count)
+
+    def run(self, figure: Figure) -> Found:
+        denoiser, own = self._denoiser, self.own
+        self._tell(0, 1, "the reference solution")
+        given = denoiser.given(self._options.seed, self._few())
+        screen = open_screen(own, denoiser, given, self._stop, self._tell)
+        coarse = denoiser.samples(reference(own, denoiser.target, FINE // 2), screen.given)
+        most = self._options.most(own.table(denoiser.target).all_progress.size - 1)
+        screened = screen.run(self._options.counts or tuple(count for count in COUNTS if count <= most))
+        candidates = shortlist(screened)
+        candidates += reusing(candidates, self._spec, _small_networks(self.lowered), _depth(self.lowered))
+        exact = reference(own, denoiser.target, FINE)
+        return Found(tuple(screened), tuple(candidates), exact, mean_distance(coarse, screen.fine.samples))
+
+    def _few(self) -> int:
+        """Number of samples of the search: fewer if their whole trajectory, states and estimates, would be large."""
+        room = TRAJECTORY_BYTES // (2 * FINE * 4 * math.prod(self._denoiser.shape))
+        return int(min(max(16, min(64, self._options.samples // 4)), max(1, room)))
+
+
+def _small_networks(lowered: Lowered) -> list[str]:
+    """Networks that can replace `main` in some steps."""
+    main = lowered.networks["main"]
+    return [
+        name
+        for name, network in lowered.networks.items()
+        if name != "main"
+        and network.provides == main.provides
+        and network.methods["forward"].inputs == main.methods["forward"].inputs
+    ]
+
+
+def _depth(lowered: Lowered) -> int:
+    """Number of blocks of `main`, if they are one list; else 0."""
+    lists = block_lists(lowered.module.functions[lowered.networks["main"].methods["forward"].function])
+    return len(next(iter(lists.values()))) if len(lists) == 1 else 0
+
+
+__all__ = ["Denoising"]

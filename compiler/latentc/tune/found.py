@@ -1,0 +1,49 @@
+"""What searches have in common, whatever sampler they are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from latentc.components.contract import Lowered
+from latentc.tune.candidates import Candidate, Tunable
+from latentc.tune.quality import Figure
+from latentc.tune.screen import Screened
+from latentc_runtime.sources import Given
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search tried, and the candidates to compile.
+
+    `exact`: a sampler of the reference solution, and `reference_error`, how far it is from one of half as many steps;
+    None if there is no such solution.
+    """
+
+    screened: tuple[Screened, ...]
+    candidates: tuple[Candidate, ...]
+    exact: Tunable | None = None
+    reference_error: float | None = None
+
+
+class Search(Protocol):
+    """A search of the samplers of a spec. `exact`: whether samples have a reference solution from the same noise.
+
+    `stochastic`: the spec's own sampler has none, whatever others have.
+    """
+
+    own: Tunable
+    lowered: Lowered
+    exact: bool
+    stochastic: bool
+
+    def given(self, seed: int, count: int) -> Given:
+        """Default conditions of `count` samples."""
+        ...
+
+    def run(self, figure: Figure) -> Found:
+        """The search; `figure` judges samples by what ranks candidates, lower is better."""
+        ...
+
+
+__all__ = ["Found", "Search"]

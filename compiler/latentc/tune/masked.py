@@ -1,0 +1,76 @@
+"""The search of samplers that reveal masked tokens: a number per step for all that a schedule says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from latentc.components.samplers.confidence import Confidence
+from latentc.evaluate.sources import labels_of
+from latentc.lower import lower
+from latentc.spec.schema import Spec
+from latentc.tune.candidates import Candidate
+from latentc.tune.drawing import open_drawing
+from latentc.tune.found import Found
+from latentc.tune.options import Options
+from latentc.tune.quality import Figure
+from latentc.tune.schedules import descended
+from latentc.tune.screen import Screened, Tell
+from latentc.weights import Expr
+from latentc_runtime.sources import Given, default_given
+
+COUNTS = (4, 6, 8, 12)
+"""Numbers of steps to try, if they are fewer than the spec's own: the search costs as their square."""
+
+UPDATES = 20  # of all numbers, each after as many nudges as there are numbers
+
+
+class Masked:
+    """The search over the program on its engine, all samplers on the same seeds, `options.samples` of them."""
+
+    exact = False
+    stochastic = True
+
+    def __init__(
+        self,
+        spec: Spec,
+        own: Confidence,
+        weights: Mapping[str, Mapping[str, Expr]],
+        options: Options,
+        stop: Callable[[], bool],
+        tell: Tell,
+    ) -> None:
+        self.own, self.lowered = own, lower(spec)
+        self._spec, self._weights, self._options = spec, weights, options
+        self._stop, self._tell = stop, tell
+
+    def given(self, seed: int, count: int) -> Given:
+        return default_given(count, seed % (1 << 64), self.lowered.conditions, self.lowered.programs[0].settings)
+
+    def run(self, figure: Figure) -> Found:
+        most = self._options.most(self.own.steps - 1)
+        counts = self._options.counts or tuple(count for count in COUNTS if count <= most)
+        given = self.given(self._options.seed, self._options.samples)
+        labels = labels_of(given, self.lowered.conditions)
+        screened: list[Screened] = []
+        for steps in counts:
+            if self._stop():
+                break
+            usual = self.own.with_steps(steps)
+            assert isinstance(usual, Confidence)
+            drawing = open_drawing(self._spec, usual, self._weights, self._options.device)
+
+            def judged(sampler: Confidence, drawing=drawing) -> float:  # type: ignore[no-untyped-def]
+                return figure(drawing.samples(sampler, given), labels)
+
+            def tell(done: int, steps: int = steps) -> None:
+                self._tell(done, UPDATES, f"schedules of {steps} steps")
+
+            start = usual.listed(drawing.length)
+            runs = steps if usual.guidance is None else 2 * steps
+            screened.append(Screened(Candidate(usual), steps, runs, judged(start)))
+            best, least = descended(start, drawing.length, judged, UPDATES, self._stop, tell)
+            screened.append(Screened(Candidate(best, "schedules"), steps, runs, least))
+        return Found(tuple(screened), tuple(one.candidate for one in screened))
+
+
+__all__ = ["Masked"]
