@@ -32,8 +32,9 @@ class SettingCondition(Condition):
     range: tuple[float, float] = Field((0.0, 1.0), description="least and greatest value")
     default: float = Field(0.0, description="value of a request that names none")
     distribution: Literal["uniform", "inverse"] = Field(
-        "uniform", description="in training; inverse: the density falls as 1 / value"
+        "uniform", description="in training; inverse: the density falls as value^-power"
     )
+    power: float = Field(1.0, ge=0, le=100, description="of the distribution `inverse` (beta of improved MeanFlow)")
     told: Literal["value", "one_minus_inverse"] = Field(
         "value", description="what is embedded: the value v, or 1 - 1 / v"
     )
@@ -61,8 +62,13 @@ class SettingCondition(Condition):
 
     def inputs(self, name: str, spec: Spec) -> tuple[DrawnInput, ...]:
         low, high = self.range
-        kind = "log_uniform" if self.distribution == "inverse" else "uniform_between"
-        draw = Draw(name, kind, {"low": low, "high": high})
+        ends = {"low": low, "high": high}
+        if self.distribution == "uniform":
+            draw = Draw(name, "uniform_between", ends)
+        elif self.power == 1:
+            draw = Draw(name, "log_uniform", ends)
+        else:
+            draw = Draw(name, "power_law", {**ends, "power": self.power})
         return (DrawnInput(name, f32(B), draw, Asked(self.setting or name, self.default, low, high)),)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
