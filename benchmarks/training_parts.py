@@ -76,10 +76,17 @@ def ratio(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]]
     return lambda found: found[one][figure] / found[other][figure]
 
 
-def accurate(spec: str, overrides: tuple[str, ...] = (), variant: str | None = None) -> System:
+def accurate(
+    spec: str,
+    overrides: tuple[str, ...] = (),
+    variant: str | None = None,
+    steps: int | None = None,
+    sampler: tuple[str, ...] = (),
+) -> System:
     """One system of digits, whose samples are to be of the classes that are asked for."""
     goal = Goal("class accuracy", lambda found: found["samples"]["accuracy"], 0.95)
-    return System({"trained": Trained(spec, overrides, variant=variant)}, {"samples": Drawn("trained")}, (goal,))
+    trained = Trained(spec, overrides, steps, variant)
+    return System({"trained": trained}, {"samples": Drawn("trained", sampler)}, (goal,))
 
 
 def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
