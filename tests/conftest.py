@@ -13,6 +13,8 @@ import onnxruntime
 import pytest
 import torch
 
+from latentc_runtime.backends.openvino import OpenVino
+
 GOLDEN = Path(__file__).parent / "golden"
 STATES: dict[int, Any] = {}  # of the generators of test files, by identity: as they are before the first test
 
@@ -52,6 +54,17 @@ def one_thread_of_onnxruntime() -> None:
         original(self, model, sess_options, *rest, **options)
 
     onnxruntime.InferenceSession.__init__ = init
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_of_openvino() -> None:
+    """Its threads compile and compute in turns with the tests of the other process."""
+    original = OpenVino.__init__
+
+    def init(self: OpenVino, device: str, threads: int | None, precision: str) -> None:
+        original(self, device, threads or 1, precision)
+
+    OpenVino.__init__ = init  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

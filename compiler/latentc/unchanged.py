@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -84,6 +85,7 @@ def _states(weights: Mapping[str, Path]) -> list[tuple[str, Path, os.stat_result
     return [(name, path, path.stat()) for name, given in weights.items() for path in files_of(given)]
 
 
+@functools.cache
 def _code() -> str:
     """Sha256 of the sources of the compiler and the runtime."""
     digest = hashlib.sha256()

@@ -14,12 +14,13 @@ from latentc.checkpoint import name_map, network_types, symbols
 from latentc.diagnostics import DiagnosticError
 from latentc.interchange.checkpoints import _constants, candidates, fit_variant, name_maps, opened_variant
 from latentc.spec import load_spec, own_variant_names
+from latentc.spec.resolve import resolve_file
 from latentc.weights import Array, export_weights, write_safetensors
 from latentc.weights.kinds import may_follow, name_kinds
 from latentc.weights.state_dicts import Reading
 
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
-MAPPED = [name for name in VARIANTS if load_spec(name).weights]
+MAPPED = [name for name in VARIANTS if resolve_file(name).document.data.get("weights")]
 PARTS = {("vfmtok_tokenizer", names) for names in ("dino", "dinov2")}  # files of parts, no checkpoints of systems
 ZERO = np.zeros((), np.float32)
 

@@ -17,7 +17,7 @@ Arrays = Callable[[Numbers, Any], Mapping[str, Array]]
 """(numbers, spec) -> arrays by the names of inputs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: there is one of each
 class Case:
     """One set of numbers. `sizes` are overrides of the spec; a weight's name begins with `prefixes[network]`."""
 
@@ -33,7 +33,7 @@ class Case:
     names: str = "official"  # the name map of the spec that fits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward(Case):
     """A call of a `method` of `network`; `output` makes of its result what the authors' code returns."""
 
@@ -42,12 +42,12 @@ class Forward(Case):
     method: str = "forward"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loss(Case):
     """The first metric of the loss (a mean over the batch), given the batch and the draws."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sampler(Case):
     """A whole sampler, given its inputs: the conditions as a program takes them, and every random draw."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from parity_data import Numbers, error, load
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import arrays, network_weights
+from latentc.checkpoint import arrays, network_weights, write_weights
 from latentc.components.contract import Lowered
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
+from latentc.measure.forward import run_method
 from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
 from latentc.weights.read import materialise
@@ -41,9 +44,30 @@ def lowered_of(name: str, variant: str | None, sizes: tuple[str, ...]) -> tuple[
     return spec, lower(spec)
 
 
-def official(case: Case, folder: Path) -> tuple[Numbers, Any, Lowered, list[str]]:
-    """(the numbers, the spec, what it is lowered to, a weights file per network)."""
-    numbers = load(case.numbers)
+@dataclass(frozen=True)
+class Official:
+    """A case's numbers, its spec, what that is lowered to, and a weights file per network."""
+
+    case: Case
+    numbers: Numbers
+    spec: Any
+    lowered: Lowered
+    files: list[str]
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """The weights of the networks that the case is about, by latentc's own names."""
+        networks = [self.case.network] if isinstance(self.case, Forward) else None
+        return network_weights(self.spec, self.lowered, self.files, self.case.names, None, networks)
+
+
+FOLDER = tempfile.TemporaryDirectory(prefix="latentc-parity-")
+
+
+@lru_cache(maxsize=4)
+def official(case: Case) -> Official:
+    """What all backends share; tests of a case follow one another."""
+    numbers, folder = load(case.numbers), Path(tempfile.mkdtemp(dir=FOLDER.name))
     spec, lowered = lowered_of(case.spec, case.variant, tuple(case.sizes))
     files = []
     for network, prefix in case.prefixes.items():
@@ -52,7 +76,7 @@ def official(case: Case, folder: Path) -> tuple[Numbers, Any, Lowered, list[str]
         own = {n.removeprefix(prefix): Array(numbers.weights[n]) for n in names}
         write_safetensors(folder / f"{network}.safetensors", own)
         files.append(f"{network}={folder / network}.safetensors")
-    return numbers, spec, lowered, files
+    return Official(case, numbers, spec, lowered, files)
 
 
 def by_name(case: Case, numbers: Numbers, spec: Any, names: list[str]) -> list[np.ndarray]:
@@ -81,39 +105,35 @@ def built(project: Any, weights: dict[str, Any], name: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize("backend", ["oracle", "torch", "onnx", "openvino"])
 @of(Forward)
-def test_forward(case: Forward, backend: str, tmp_path: Path) -> None:
-    numbers, spec, lowered, files = official(case, tmp_path)
-    names = [port.name for port in lowered.networks[case.network].methods[case.method].inputs]
-    given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
-    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names, "network": case.network}
-    sizes["method"] = case.method
-    outs = api.run_method(case.spec, files, given, backend, **sizes)  # type: ignore[arg-type]
-    check(case, outs if case.every_output else next(iter(outs.values())), numbers, spec)
+def test_forward(case: Forward, backend: str) -> None:
+    one = official(case)
+    names = [port.name for port in one.lowered.networks[case.network].methods[case.method].inputs]
+    given = dict(zip(names, by_name(case, one.numbers, one.spec, names), strict=True))
+    outs = run_method(one.spec, one.lowered, one.weights[case.network], given, backend, case.network, case.method)
+    check(case, outs if case.every_output else next(iter(outs.values())), one.numbers, one.spec)
 
 
 @of(Forward)
 def test_weights_come_back_under_the_official_names(case: Forward, tmp_path: Path) -> None:
-    _, spec, lowered, files = official(case, tmp_path)
-    own, back = tmp_path / "own.safetensors", tmp_path / "back.safetensors"
-    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "network": case.network}
-    api.convert_weights(case.spec, files, own, case.names, **sizes)
-    api.convert_weights(case.spec, own, back, None, case.names, **sizes)
-    first = network_weights(spec, lowered, [f"{case.network}={own}"], None, None, [case.network])[case.network]
-    again = network_weights(spec, lowered, [f"{case.network}={back}"], case.names, None, [case.network])[case.network]
-    for name, tensor in first.items():
+    one, back = official(case), tmp_path / "back.safetensors"
+    own = {case.network: one.weights[case.network]}
+    write_weights(one.spec, one.lowered, own, back, case.names, {})
+    given = [f"{case.network}={back}"]
+    again = network_weights(one.spec, one.lowered, given, case.names, None, [case.network])[case.network]
+    for name, tensor in own[case.network].items():
         assert np.array_equal(materialise(tensor), materialise(again[name])), name
 
 
 @pytest.mark.parametrize("backend", ["oracle", "torch"])
 @of(Loss)
-def test_loss(case: Loss, backend: str, tmp_path: Path) -> None:
-    numbers, spec, lowered, files = official(case, tmp_path)
-    (update,) = lowered.updates
+def test_loss(case: Loss, backend: str) -> None:
+    one = official(case)
+    (update,) = one.lowered.updates
     names = [*update.batch, *(draw.name for draw in update.draws)]
-    given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
+    given = dict(zip(names, by_name(case, one.numbers, one.spec, names), strict=True))
     sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names}
-    found = api.loss(case.spec, files, given, backend, **sizes)  # type: ignore[arg-type]
-    assert error(next(iter(found.values())), case.wanted(numbers).mean()) < case.tolerance
+    found = api.loss(case.spec, one.files, given, backend, **sizes)  # type: ignore[arg-type]
+    assert error(next(iter(found.values())), case.wanted(one.numbers).mean()) < case.tolerance
 
 
 SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for backend in case.backends]
@@ -121,25 +141,25 @@ SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for ba
 
 @pytest.mark.parametrize(("case", "backend"), SAMPLED, ids=lambda value: getattr(value, "numbers", value))
 def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
-    numbers, spec, lowered, files = official(case, tmp_path)
+    one = official(case)
+    numbers, spec, lowered = one.numbers, one.spec, one.lowered
     program = lowered.programs[0]
     names = [value.name for value in lowered.module.entry(program.entry).inputs]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
     if backend == "oracle":
-        loaded = network_weights(spec, lowered, files, case.names)
-        own = {f"{net}.{name}": a for net, weights in loaded.items() for name, a in arrays(weights).items()}
+        own = {f"{net}.{name}": a for net, weights in one.weights.items() for name, a in arrays(weights).items()}
         out, *_ = Interpreter(lowered.module, own).run(program.entry, *given.values())
     elif backend == "torch":
-        loaded = network_weights(spec, lowered, files, case.names)
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
             made = project.sampler.PROGRAMS["sample"][program.steps]
-            nets = [built(project, loaded[name], name) for name in made.networks]
+            nets = [built(project, one.weights[name], name) for name in made.networks]
             out = made.sample(*nets, *tensors(list(given.values())))
             out = (out[0] if isinstance(out, tuple) else out).numpy()
     else:
         sizes = [*case.sizes, f"target.engine={backend}"]
         bundle = tmp_path / "bundle"
-        api.compile(case.spec, files, bundle, variant=case.variant, overrides=sizes, names=case.names)
+        given_names: Any = {"variant": case.variant, "overrides": sizes, "names": case.names}
+        api.compile(case.spec, one.files, bundle, run=False, **given_names)
         pipe = latentc_runtime.load(bundle, device="cpu")
         told = {
             source.condition: given[name]
