@@ -108,7 +108,7 @@ UNREPRESENTED = ("conditioning.representation=null", "networks.rdm=null", "weigh
 NOISY = (*SETTINGS, DIGITS, "objective.process.sigma_max=8", "conditioning.time.frequencies=32")
 SIZED = (*UNET, "recentre=false")
 NOISY_200 = (*NOISY, "sampler.steps=200", "train.ema=0.99")
-SCORES = Trained("score_sde", (*NOISY_200, *under("backbone", *SIZED)), 1500)
+SCORES = Trained("score_sde", (*NOISY_200, "objective.reduction=mean", *under("backbone", *SIZED)), 1500)
 WIDE = ("blocks=1", "multiplier=2", "mean=[0.0]", "deviation=[1.0]")
 
 UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")

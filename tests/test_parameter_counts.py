@@ -226,6 +226,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("vp-ddpmpp-deep", "main"): 106_632_579,
             ("vp-ncsnpp", "main"): 62_693_251,
             ("vp-ddpm", "main"): 35_218_947,
+            ("ve-ncsnpp-levels", "main"): 62_693_251,
         },
     ),
     "adm": (

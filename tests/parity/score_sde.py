@@ -74,7 +74,7 @@ CASES = [
     Forward("score_sde.ncsnpp_skip", "score_sde", SKIPS, ve_inputs, "ve-ncsnpp-ffhq1024", output=over_sigma),
     Forward("score_sde.ddpmpp", "score_sde", VP, vp_inputs, "vp-ddpmpp"),
     Forward("score_sde.ddpm", "score_sde", VP, ddpm_inputs, "vp-ddpm", output=over_level),
-    Loss("score_sde.loss_ve", "score_sde", VE, loss_inputs, "ve-ncsnpp"),
+    Loss("score_sde.loss_ve", "score_sde", (*VE, "objective.reduction=mean"), loss_inputs, "ve-ncsnpp"),
     Loss("score_sde.loss_vp", "score_sde", VP, loss_inputs, "vp-ddpmpp"),
     corrected("score_sde.sampler_pc_ve", VE, "ve-ncsnpp", "snr: 0.16"),
     corrected("score_sde.sampler_pc_vp", VP, "vp-ddpmpp", "predictor: euler_maruyama, corrector: none"),

@@ -31,6 +31,11 @@ class Unet(Levels):
     early: tuple[str, ...] = Field(
         (), description="conditions added to the features of the time; others are added to its embedding"
     )
+    told_time: bool = Field(
+        True,
+        description="whether blocks are told the time (Song et al.'s `conditional`); without, the network has no "
+        "embedding and is told no vectors",
+    )
     block: ResidualBlock = Field(ResidualBlock(), description="the residual block")
     resampling: Literal["block", "conv", "padded_conv", "filter"] = Field(
         "block",
@@ -57,6 +62,10 @@ class Unet(Levels):
             if name not in self.told(spec):
                 known = ", ".join(self.told(spec)) or "none"
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
+        vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
+        if vectors and not self.told_time:
+            message = f"without an embedding blocks cannot be told the condition `{vectors[0]}`"
+            yield Problem(("told_time",), message, "leave it out, or list other `conditions`")
         if self.block.transformer is not None:
             yield from self._problems_of_transformer(spec)
 
@@ -72,6 +81,14 @@ class Unet(Levels):
             if channels and channels % groups and (level == last or self.attends(level)):
                 message = f"the transformer's {groups} groups do not divide the {channels} channels of level {level}"
                 yield Problem(("multipliers", level), message, "choose another `width`, or `block.groups`")
+
+    def static(self, spec: Spec) -> dict[str, Any]:
+        """Without the sizes of the features of a time that blocks are not told."""
+        own = super().static(spec)
+        if self.told_time:
+            return own
+        assert isinstance(spec.time, TimeFeatures)
+        return {name: size for name, size in own.items() if name not in spec.time.static()}
 
     @property
     def attends_to_any_width(self) -> bool:
@@ -124,11 +141,14 @@ class Parts(Path):
             for entry, operands in self.told("tokens")
         ]
         self.context = joined(b, sequences)
+        self.c: Var | None = None
+        if not config.told_time:
+            return
         told = self.told("vector")
         vectors = [operand for _, operands in told for operand in operands]
-        embedder = _embedder(config.early, config.block.weights, time, tuple(entry for entry, _ in told))
+        embedder = _embedder(config.early, config.block, time, tuple(entry for entry, _ in told))
         embedding = config.embedding * width
-        self.c: Var = b.sub("embedder", embedder, t, *vectors, embedding=embedding, out="c", **static)
+        self.c = b.sub("embedder", embedder, t, *vectors, embedding=embedding, out="c", **static)
 
     def enter(self) -> Var:
         return conv(
@@ -151,7 +171,9 @@ class Parts(Path):
 
 
 @cache
-def _embedder(early: tuple[str, ...], weights: Any, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
+def _embedder(
+    early: tuple[str, ...], block: ResidualBlock, time: TimeFeatures, entries: tuple[Entry, ...]
+) -> BlockBody:
     @module_class("Embedder")
     def embedder(b: Builder, t: Var, *operands: Var, embedding: int, **static: Any) -> Var:
         """Embeds time and conditions."""
@@ -166,9 +188,9 @@ def _embedder(early: tuple[str, ...], weights: Any, time: TimeFeatures, entries:
                     c = b.add(c, embedded, out="c")
             return c
 
-        c = b.silu(linear(b, "fc1", added(c, size, True), embedding, weights, size=size), out="c")
-        c = linear(b, "fc2", c, embedding, weights, out="c")
-        return b.silu(added(c, embedding, False), out="c")
+        c = linear(b, "fc1", added(c, size, True), embedding, block.weights, size=size)
+        c = linear(b, "fc2", block.activated(b, c, "c"), embedding, block.weights, out="c")
+        return block.activated(b, added(c, embedding, False), "c")
 
     return embedder
 

@@ -127,12 +127,14 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         down, on the way up, and what follows the latter; `mid_at` is the first middle block, `read_at` the norm before
         the output of each level. `joint_at` and `conv_at` are what halves the resolution after a level, and
         `joint_up_at` and `conv_up_at` what doubles it: a block or a convolution, 0 for the one that there is not.
-        `by_blocks` and `filtered` are 1 if it is blocks, and if a filtered residual branch joins the input, else 0.
+        `by_blocks`, `filtered` and `told_time` are 1 if it is blocks, if a filtered residual branch joins the input,
+        and if blocks are told the time, else 0.
         """
         assert isinstance(spec.time, TimeFeatures)
         last, own = len(self.multipliers) - 1, super().sizes(spec)
         attends = [int(self.attends(level)) for level in range(last + 1)]
-        at = 3 + spec.time.DRAWN
+        stem = spec.time.DRAWN + 2 * self.told_time
+        at = stem + 1
         joint = 1 if self.encoder == "standard" else 2
         down, up, out, read = ([0] * (last + 1) for _ in range(4))
         for level in range(last + 1):
@@ -151,11 +153,12 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         none, by_blocks = (0,) * (last + 1), self.resampling == "block"
         joints = {"joint_at": tuple(halves), "joint_up_at": tuple(doubles)}
         convs = {"conv_at": tuple(halves), "conv_up_at": tuple(doubles)}
-        places: dict[str, int | tuple[int, ...]] = {"stem_at": 2 + spec.time.DRAWN, "mid_at": middle}
+        places: dict[str, int | tuple[int, ...]] = {"stem_at": stem, "mid_at": middle}
         places |= {"down_at": tuple(down), "up_at": tuple(up), "out_at": tuple(out), "read_at": tuple(read)}
         places |= {name: value if by_blocks else none for name, value in joints.items()}
         places |= {name: none if by_blocks else value for name, value in convs.items()}
         places |= {"by_blocks": int(by_blocks), "filtered": int(self.encoder == "residual")}
+        places |= {"told_time": int(self.told_time)}
         return {**own, **places}
 
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
@@ -248,9 +251,9 @@ class _Denoiser(Parts):
         return x
 
     def _read(self, x: Var, level: int, channels: Any, place: Place = "last") -> Var:
-        """A norm, SiLU and convolution; level 0 has the plain names."""
+        """A norm, activation and convolution; level 0 has the plain names."""
         b, block, suffix = self.b, self.config.block, f"_{level}" if level else ""
-        h = b.silu(block.norm(b, f"out_norm{suffix}", x), out="h")
+        h = block.activated(b, block.norm(b, f"out_norm{suffix}", x))
         return conv(b, f"out_conv{suffix}", h, channels, 3, block.weights, place, out="out")
 
 

@@ -97,7 +97,7 @@ def _network(config: UnetEncoder, time: TimeFeatures, entries: tuple[Entry, ...]
         if config.pool.startswith("all_means"):
             means = [b.mean(v, axes=tuple(range(2, v.type.rank)), keepdims=False) for v in (*skips, x)]
             return b.sub("head", _head(config), b.concat(*means, axis=1, out="means"), hidden=HIDDEN, classes=classes)  # type: ignore[no-any-return]
-        h = b.silu(config.block.norm(b, "out_norm", x), out="h")
+        h = config.block.activated(b, config.block.norm(b, "out_norm", x))
         if config.pool == "mean":
             h = b.mean(h, axes=tuple(range(2, h.type.rank)), keepdims=False, out="h")
             return linear(b, "out", h, classes, config.block.weights)
@@ -119,7 +119,7 @@ def _head(config: UnetEncoder) -> BlockBody:
             return linear(b, "fc2", b.relu(h, out="h"), classes, block.weights)
         batch = h.shape[0]
         h = block.norm(b, "norm", b.reshape(h, shape=(batch, hidden, 1), out="h"))
-        return linear(b, "out", b.silu(b.reshape(h, shape=(batch, hidden)), out="h"), classes, block.weights)
+        return linear(b, "out", block.activated(b, b.reshape(h, shape=(batch, hidden))), classes, block.weights)
 
     return forward
 

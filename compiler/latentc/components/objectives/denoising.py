@@ -273,13 +273,17 @@ class DenoisingObjective(Objective):
     ) -> tuple[Var, ...]:
         """f32[B] each: the loss, and what it is the sum of if that is several terms."""
         error = self.error(b, target, point, x0, noise, out)
-        return (per_sample_mean(b, self.cost(b, error), out="loss"),)
+        return (self.per_sample(b, self.cost(b, error)),)
 
     def weighed(
         self, b: Builder, networks: Mapping[str, Network], told: Var, terms: tuple[Var, ...]
     ) -> tuple[Var, ...]:
         """The terms, weighed by what another network says of the time `told` f32[B] that networks are given."""
         return terms
+
+    def per_sample(self, b: Builder, cost: Var) -> Var:
+        """f32[B]: the loss of each sample, from its elementwise cost."""
+        return per_sample_mean(b, cost, out="loss")
 
     def cost(self, b: Builder, error: Var) -> Var:
         """Elementwise cost of an error."""

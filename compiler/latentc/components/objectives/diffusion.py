@@ -164,6 +164,11 @@ class Diffusion(DiffusionLoss):
         description="of the squared error: as the prediction has it, or that of the score times g^2, with g the SDE's "
         "diffusion, which bounds the likelihood (Song et al. 2021, arXiv:2101.09258)",
     )
+    reduction: Literal["mean", "half_sum"] = Field(
+        "mean",
+        description="the loss of a sample is the mean over its elements, or half their sum (`reduce_mean: False` of "
+        "Song et al. 2021)",
+    )
     stable_target: bool = Field(
         False,
         description="predictions are compared with the mean of all data of the batch that may have led to x_t, "
@@ -210,6 +215,9 @@ class Diffusion(DiffusionLoss):
             yield Problem(("stable_target",), message, "leave it out, or choose another `variance`")
         if self.pool == "class":
             yield from self._problems_of_classes(spec)
+        if self.reduction == "half_sum" and (self.learns_variance or self.uncertainty is not None):
+            message = "half the sum is of a squared or absolute error alone"
+            yield Problem(("reduction",), message, "leave out `variance` and `uncertainty`, or use `mean`")
         if self.weighting == "none":
             return
         if self.process.point(self.process.first).d_sigma is None:
@@ -266,12 +274,21 @@ class Diffusion(DiffusionLoss):
         mean = b.posterior_mean(*operands, **({} if kernel is None else {"extra": kernel.extra}), out="mean")
         return mean, b.div(at.x_t - (mean if still else alpha * mean), sigma, out="noise")
 
+    def per_sample(self, b: Builder, cost: Var) -> Var:
+        if self.reduction == "mean":
+            return super().per_sample(b, cost)
+        return b.mul(b.sum(cost, axes=tuple(range(1, cost.type.rank)), keepdims=False), 0.5, out="loss")  # type: ignore[no-any-return]
+
     def is_weighted(self, target: Parameterization) -> bool:
         return self.weighting == "likelihood"
 
     def says(self) -> str:
         if self.weighting == "likelihood":
-            return "The mean squared error of the score under likelihood weighting, one value per sample."
+            error = "mean squared error" if self.reduction == "mean" else "halved sum of squared errors"
+            return f"The {error} of the score under likelihood weighting, one value per sample."
+        if self.reduction == "half_sum":
+            error = "squared" if self.error_norm == "l2" else "absolute"
+            return f"Half the sum of the {error} errors of the prediction, one value per sample."
         return super().says()
 
     def terms(
@@ -297,7 +314,7 @@ class Diffusion(DiffusionLoss):
             growth, fading = point.d_sigma / point.sigma, point.d_alpha / point.alpha
             growth = b.op("sub", growth, fading, out="growth") if isinstance(fading, Var) else growth
             weight = b.op("mul", 2.0, growth, out="weight")
-        return (per_sample_mean(b, error * error * weight, out="loss"),)
+        return (self.per_sample(b, error * error * weight),)
 
 
 def _is_class(condition: Condition, name: str, spec: Spec) -> bool:

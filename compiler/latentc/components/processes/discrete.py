@@ -14,7 +14,8 @@ from latentc.components.contract import Draw
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Array, Maths, Symbolic
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Prior, Process
+from latentc.components.processes.process import Limit, Prior, Process
+from latentc.components.processes.sde import Vp
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -125,6 +126,17 @@ class Discrete(Process):
     def nearest(self, times: Array) -> Array:
         levels = np.exp(np.interp(times, np.arange(self.steps), np.log(self.levels)))
         return np.argmin(np.abs(levels[:, None] - self.levels), axis=1).astype(np.float64)
+
+    def limit(self) -> Limit | None:
+        """As `continuous: False` in the code of Song et al. 2021 (arXiv:2011.13456)."""
+        if self.schedule != "linear":
+            return None
+        sde = Vp(kind="vp", beta_min=self.steps * float(self.betas[0]), beta_max=self.steps * float(self.betas[-1]))
+
+        def told(s: Array) -> Array:
+            return (s.astype(np.float32) * np.float32(self.steps - 1)).astype(np.float64)
+
+        return Limit(sde, lambda s: np.floor(told(s)), lambda s: told(s) + self.time_offset)
 
     def draw(self) -> Draw:
         return Draw("t", "integers", {"high": self.steps})

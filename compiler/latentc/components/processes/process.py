@@ -54,6 +54,18 @@ class Kernel:
     apply: Callable[[Builder, Var, Var], Var]
 
 
+@dataclass(frozen=True)
+class Limit:
+    """The SDE whose steps a process of discrete levels is, for networks that know those levels.
+
+    At time s of the `sde` a network is told `told(s)`, and its prediction is of noise at the level's time `level(s)`.
+    """
+
+    sde: Process
+    level: Callable[[Array], Array]
+    told: Callable[[Array], Array]
+
+
 class Process(Part):
     """A forward process. Formulas take `m`, the functions to write them over, and times t of any shape."""
 
@@ -124,6 +136,10 @@ class Process(Part):
 
     def in_steps(self, count: int) -> Levels | None:
         """The process in `count` discrete steps, as its authors write it; None if they do not, or for too few."""
+        return None
+
+    def limit(self) -> Limit | None:
+        """The SDE that it is a discretisation of; None if it has none, or is continuous itself."""
         return None
 
     def kernel(self, shape: Sequence[int]) -> Kernel | None:
@@ -266,4 +282,4 @@ class Parameterization:
             yield Problem((), message, "leave it out, or use another process")
 
 
-__all__ = ["Boundary", "Kernel", "Levels", "Parameterization", "Prior", "Process", "Variance"]
+__all__ = ["Boundary", "Kernel", "Levels", "Limit", "Parameterization", "Prior", "Process", "Variance"]

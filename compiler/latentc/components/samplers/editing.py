@@ -2,12 +2,14 @@
 
 After every step the known part of the state is replaced by that of the given sample, noised to the step's time. The
 part of a difference v is keep * v where pixels are given, and its mean over the channels where the grey image is.
+Start and end are those of the authors' code (controllable_generation.py): a colourised image starts from the grey image
+and noise in two of the channels, and the last step keeps its noise where nothing is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,10 +18,12 @@ from latentc.components.contract import Network, Program
 from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import Conditions
+from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Point
-from latentc.components.samplers.loop import Known, Project
+from latentc.components.samplers.loop import Known, Project, imposed_on
 from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.table import Table
+from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
@@ -31,38 +35,67 @@ if TYPE_CHECKING:
 Edit = Literal["inpaint", "colourise"]
 
 
+@dataclass(frozen=True, eq=False)
+class Imposed:
+    """When the known part is replaced, and at which noise.
+
+    `point`: the process where the known part stands after each of the N rows of a table; `after` f64[N]: 1 for rows
+    after which it is replaced, else 0; `first`: the process [1] where it stands before the first row, or None if it
+    is not noised there; `denoise`: whether it ends without noise.
+    """
+
+    point: Point
+    after: Array
+    first: Point | None
+    denoise: bool
+
+    @property
+    def columns(self) -> dict[str, Array]:
+        last = np.append(np.ones(len(self.after) - 1), 0.0 if self.denoise else 1.0)
+        return {"known_alpha": self.point.alpha, "known_sigma": self.point.sigma * last, "known": self.after}
+
+
 def edit_program(
     name: Edit,
     mb: ModuleBuilder,
     network: Network,
     conditions: Conditions,
     table: Table,
-    point: Point,
+    imposed: Imposed,
     spec: Spec,
     guides: Sequence[Guide] = (),
     annealing: Annealing | None = None,
 ) -> Program:
     """Entry `NAME.STEPS`: as `sample`, and `given` f32[B, C, ...]; `inpaint` takes `keep` f32[B, 1, ...], 1 where it
-    stays. `point` is the process at the time of each row of the table.
+    stays.
     """
     field = spec.data.fields[network.methods["forward"].input("state").name]
     assert field.shape is not None
     own = [Condition("given", "array", field.shape, "f32", field.axes)]
     if name == "inpaint":
         own.append(Condition("keep", "array", (1, *field.shape[1:]), "f32", field.axes))
-    noisy = float(table.columns["noise"][-1] != 0.0)
-    last = np.append(np.ones(table.rows - 1), noisy)  # without noise in the last step, the known part has none either
-    columns = {"known_alpha": point.alpha, "known_sigma": point.sigma * last}
     sources: dict[str, Source] = {c.name: ConditionSource(c.name) for c in own}
-    sources["known_noise"] = RandomSource("normal", "known", table.rows)
+    rows = table.rows + (imposed.first is not None)
+    sources["known_noise"] = RandomSource("normal", "known", rows)
 
     def known(b: Builder) -> Known:
         data = network.methods["forward"].input("state").type
         given = b.input("given", data)
         keep = (b.input("keep", f32(B, 1, *data.shape[2:])),) if name == "inpaint" else ()
-        return Known(given, b.input("known_noise", f32(table.rows, *data.shape)), _PARTS[name], keep)
+        noise, part, enter = b.input("known_noise", f32(rows, *data.shape)), _PARTS[name], _STARTS[name]
+        if imposed.first is None:
+            return Known(given, noise, part, lambda b, x: enter(b, x, keep, given), keep)
+        of_data, of_noise = float(imposed.first.alpha[0]), float(imposed.first.sigma[0])
+        drawn = b.reshape(b.slice(noise, axis=0, start=0, stop=1), shape=given.shape, out="drawn")
+        target = weighted_sum(b, "target", (of_data, given), (of_noise, drawn))
+        noise = b.slice(noise, axis=0, start=1, stop=rows, out="known_noise")
 
-    edited = replace(table, columns={**table.columns, **columns})
+        def start(b: Builder, x: Var) -> Var:
+            return imposed_on(b, enter(b, x, keep, given), target, part, keep)
+
+        return Known(given, noise, part, start, keep)
+
+    edited = replace(table, columns={**table.columns, **imposed.columns})
     entry = f"{name}.{table.steps}"
     program = sample_program(
         mb, network, conditions, edited, guides=guides, annealing=annealing, entry=entry, known=known
@@ -78,6 +111,17 @@ def _grey(b: Builder, v: Var, keep: tuple[Var, ...]) -> Var:
     return b.mean(v, axes=(1,), keepdims=True, out="part")  # type: ignore[no-any-return]
 
 
-_PARTS: dict[str, Project] = {"inpaint": _kept_pixels, "colourise": _grey}
+def _with_kept(b: Builder, x: Var, keep: tuple[Var, ...], target: Var) -> Var:
+    return imposed_on(b, x, target, _kept_pixels, keep)
 
-__all__ = ["Edit", "edit_program"]
+
+def _with_grey(b: Builder, x: Var, keep: tuple[Var, ...], target: Var) -> Var:
+    """The grey image of `target`, and x in all channels but the first."""
+    others = b.constant(np.array([0.0, 1.0, 1.0]).reshape(1, 3, *[1] * (x.type.rank - 2)), "f32", out="others")
+    return b.add(b.mul(x, others, out="x"), _grey(b, target, keep), out="x")  # type: ignore[no-any-return]
+
+
+_PARTS: dict[Edit, Project] = {"inpaint": _kept_pixels, "colourise": _grey}
+_STARTS: dict[Edit, Callable[..., Var]] = {"inpaint": _with_kept, "colourise": _with_grey}
+
+__all__ = ["Edit", "Imposed", "edit_program"]

@@ -25,19 +25,24 @@ Project = Callable[[Builder, Var, tuple[Var, ...]], Var]
 
 @dataclass(frozen=True)
 class Known:
-    """A part of the sample that is given: `given` [B, C, ...], noised anew after each row by `noise` [N, B, C, ...].
+    """A part of the sample that is given: `given` [B, C, ...], noised anew after rows by `noise` [N, B, C, ...].
 
-    The table has columns `known_alpha` and `known_sigma`. `operands` are what `part` takes.
+    The table has columns `known_alpha`, `known_sigma` and `known`: 1 where the part is replaced, else 0. `operands` are
+    what `part` takes. `start` makes the first state of one of noise.
     """
 
     given: Var
     noise: Var
     part: Project
+    start: Callable[[Builder, Var], Var]
     operands: tuple[Var, ...] = ()
 
-    def imposed(self, b: Builder, x: Var, target: Var, operands: tuple[Var, ...]) -> Var:
-        """x with the known part of `target`."""
-        return b.add(x, self.part(b, target - x, operands), out="x")  # type: ignore[no-any-return]
+
+def imposed_on(
+    b: Builder, x: Var, target: Var, part: Project, operands: tuple[Var, ...], share: Coefficient = 1.0
+) -> Var:
+    """x with the known part of `target`, or unchanged if `share` is 0."""
+    return weighted_sum(b, "x", (1.0, x), (share, part(b, target - x, operands)))
 
 
 def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Annealing | None) -> dict[str, np.ndarray]:
@@ -99,7 +104,8 @@ def loop(
             drawn = others[noise is not None]
             terms = (values["known_alpha"], kept[asks]), (values["known_sigma"], drawn)
             noised = weighted_sum(inner, "target", *terms)
-            new = (known.imposed(inner, new[0], noised, kept[asks + 1 :]), *new[1:])
+            x = imposed_on(inner, new[0], noised, known.part, kept[asks + 1 :], values["known"])
+            new = (x, *new[1:])
         return (*new, *remembered), ()
 
     tables = [*columns, *([] if noise is None else [noise]), *([] if known is None else [known.noise]), *kick.values()]
@@ -183,4 +189,4 @@ class _Row:
         return self.b.broadcast_to(one, like, shape=(like.shape[0],), out=out)  # type: ignore[no-any-return]
 
 
-__all__ = ["Known", "Project", "loop"]
+__all__ = ["Known", "Project", "imposed_on", "loop"]

@@ -8,6 +8,7 @@ noise and score, and that is 0 for a predictor.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers._likelihood import Likelihood
 from latentc.components.samplers._reverse_diffusion import euler_maruyama, index_of, reverse_diffusion
 from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
-from latentc.components.samplers.editing import Edit, edit_program
+from latentc.components.samplers.editing import Edit, Imposed, edit_program
 from latentc.components.samplers.grid import evaluation
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Body, Step, Table
@@ -48,7 +49,10 @@ class PredictorCorrector(ArraySampler):
         "sample", description="norms of `langevin`: of each sample, or their means over the batch (the authors)"
     )
     probability_flow: bool = Field(False, description="predictors step along the probability-flow ODE, without noise")
-    denoise: bool = Field(True, description="the last step adds no noise")
+    denoise: bool = Field(
+        True,
+        description="the last step adds no noise; in `inpaint` and `colourise`, only to what is given",
+    )
     inpaint: bool = Field(False, description="adds the program `inpaint`: parts of an image are given")
     colourise: bool = Field(False, description="adds the program `colourise`: the grey image is given")
     likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
@@ -57,9 +61,13 @@ class PredictorCorrector(ArraySampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
+        target = parameterization_of(spec.objective)
         if self.spacing is not None:
             mend = "leave it out, or name `timesteps`"
             yield Problem(("spacing",), f"the steps of `{self.kind}` are spaced evenly in time", mend)
+        if self.timesteps is not None and target is not None and target.process.limit() is not None:
+            message = f"the steps are of the SDE that `{target.process.kind}` is steps of, evenly spaced"
+            yield Problem(("timesteps",), message, "leave it out")
         if self.probability_flow and self.predictor == "ancestral":
             message = "ancestral sampling is of the SDE, not of the probability flow"
             yield Problem(("predictor",), message, "use `reverse_diffusion` or `euler_maruyama`")
@@ -69,14 +77,14 @@ class PredictorCorrector(ArraySampler):
             yield Problem(("colourise",), "there are no three channels of a colour", "leave it out")
 
     def interval(self, target: Parameterization) -> Interval:
-        return continuous_interval(target, self.kind)
+        return continuous_interval(replace(target, process=_sde(target.process)), self.kind)
 
     def end(self, target: Parameterization) -> float:
         self.interval(target)  # says whether there are steps
         return target.process.data
 
     def table(self, target: Parameterization) -> Table:
-        process, times = target.process, self._times(target)
+        process, times = _sde(target.process), self._times(target)
         corrections = self.corrector_steps if self.corrector != "none" else 0
         corrector = [self._corrector(process, times)] * corrections if corrections else []
         rows = np.stack([*corrector, self._predictor(process, times)], axis=1)
@@ -85,7 +93,7 @@ class PredictorCorrector(ArraySampler):
             noise[-1] = 0.0
         columns = {"keep": keep, "score": score, "size": size, "noise": noise}
         every = np.repeat(times, corrections + 1)
-        columns |= evaluation(process, every, target.predicts, "score")
+        columns |= _evaluation(target, every)
         body = BATCH if self.norms == "batch" else SAMPLE
         return Table(self.kind, body, columns, prior=process.prior_scale(process.first), substeps=corrections + 1)
 
@@ -129,13 +137,35 @@ class PredictorCorrector(ArraySampler):
         offered: dict[Edit, bool] = {"inpaint": self.inpaint, "colourise": self.colourise}
         edits = [edit for edit, wanted in offered.items() if wanted]
         if edits:
-            table, conditions = self.table(target), self.conditions(spec, networks)
-            point = target.process.point(np.repeat(self._times(target), table.substeps))
+            table = self.model_copy(update={"denoise": False}).table(target)
+            imposed, conditions = self._imposed(target, table.substeps), self.conditions(spec, networks)
             more = self.guides(mb, networks, target.process), self.annealing_of(networks, spec)
-            found += [edit_program(e, mb, networks["main"], conditions, table, point, spec, *more) for e in edits]
+            found += [edit_program(e, mb, networks["main"], conditions, table, imposed, spec, *more) for e in edits]
         if self.likelihood is not None:
             found += self.likelihood.programs(mb, networks, spec, target)
         return tuple(found)
+
+    def _imposed(self, target: Parameterization, substeps: int) -> Imposed:
+        """What is known is replaced after the correctors of a time and after its predictor, at that time."""
+        times, point = self._times(target), _sde(target.process).point
+        if substeps == 1:  # what would be replaced after no corrector is replaced before the predictor
+            return Imposed(point(np.append(times[1:], times[-1])), np.ones(len(times)), point(times[:1]), self.denoise)
+        after = np.tile(np.arange(substeps) >= substeps - 2, len(times)).astype(np.float64)
+        return Imposed(point(np.repeat(times, substeps)), after, None, self.denoise)
+
+
+def _sde(process: Process) -> Process:
+    """The process in continuous time, whose steps a process on discrete levels is."""
+    limit = process.limit()
+    return process if limit is None else limit.sde
+
+
+def _evaluation(target: Parameterization, times: Array) -> dict[str, Array]:
+    """Columns that turn the network's output at times of the SDE into the score."""
+    limit = target.process.limit()
+    if limit is None:
+        return evaluation(target.process, times, target.predicts, "score")
+    return evaluation(target.process, limit.level(times), target.predicts, "score") | {"t": limit.told(times)}
 
 
 def times_of(interval: Interval, count: int) -> Array:

@@ -104,7 +104,7 @@ def denoise(
     if table.prior != 1.0:
         x = b.mul(x, table.prior, out="x")
     if known is not None:
-        x = known.imposed(b, x, known.given, known.operands)
+        x = known.start(b, x)
     memory: list[Var] = []
     before = None
     for part in table.parts():

@@ -6,9 +6,10 @@ Symbols: B batch, C channels; `space` stands for the spatial axes.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator
 
 from latentc.ir.builder import Builder, Var, f32
 
@@ -16,9 +17,24 @@ Weights = Literal["xavier", "torch"]
 """How layers start. `xavier`: Glorot uniform, last layers of a branch scaled by 1e-5 and projections to queries, keys
 and values by sqrt(0.2) (DDPM++). `torch`: PyTorch's default, last layers 0 (ADM)."""
 Place = Literal["inner", "attention", "last"]
-Filter = Literal["box", "planes", "binomial"]
+
+
+def _symmetric(by: str | tuple[float, ...]) -> str | tuple[float, ...]:
+    if isinstance(by, str):
+        return by
+    if not 2 <= len(by) <= 16:
+        raise ValueError(f"a filter has 2 to 16 weights along an axis, not {len(by)}")
+    if by != by[::-1]:
+        raise ValueError(f"the filter {list(by)} is not symmetric")
+    if sum(by) <= 0:
+        raise ValueError(f"the filter {list(by)} sums to {sum(by):g}, and is scaled to sum to 1")
+    return by
+
+
+Filter = Annotated[Literal["box", "planes", "binomial"] | tuple[float, ...], AfterValidator(_symmetric)]
 """What changes the resolution. `box`: means and repetition. `planes`: the same along the last two of three axes (ADM).
-`binomial`: the filter 1 3 3 1."""
+`binomial`: the filter 1 3 3 1. Taps: a filter of these weights along each axis, symmetric and scaled to sum to 1."""
+Activation = Literal["silu", "relu", "leaky_relu", "elu"]
 Way = Literal["same", "down", "up"]
 
 _GAINS: dict[Place, float] = {"inner": 1.0, "attention": math.sqrt(0.2), "last": 1e-5}
@@ -84,6 +100,13 @@ def group_norm(b: Builder, name: str, x: Var, groups: int, group_size: int, eps:
     return b.group_norm(x, *params, groups=count, eps=eps)
 
 
+def activated(b: Builder, x: Var, activation: Activation, out: str = "h") -> Var:
+    """The activation of x; a leaky ReLU has slope 0.2 below 0 (Song et al. 2021)."""
+    if activation == "leaky_relu":
+        return b.leaky_relu(x, slope=0.2, out=out)
+    return b.op(activation, x, out=out)
+
+
 def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
     """x at half (`down`) or twice (`up`) the resolution."""
     if way == "same":
@@ -94,20 +117,28 @@ def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
         return b.reshape(maps, shape=(batch, channels, depth, *maps.shape[2:]), out=out)
     if by == "box":
         return b.avg_pool(x, size=2, out=out) if way == "down" else b.upsample_nearest(x, factor=2, out=out)
-    kernel = binomial(b, x, 1.0 if way == "down" else 2.0 ** (x.type.rank - 2))
-    channels = x.shape[1]
+    taps, channels, axes = taps_of(by), x.shape[1], x.type.rank - 2
+    kernel = separable(b, x, taps, 1.0 if way == "down" else 2.0**axes)
     if way == "down":
-        return b.conv(x, kernel, stride=2, padding=1, groups=channels, out=out)
-    return b.conv_transpose(x, kernel, stride=2, padding=1, groups=channels, out=out)
+        return b.conv(x, kernel, stride=2, padding=(len(taps) - 1) // 2, groups=channels, out=out)
+    cut = (len(taps) - 1) // 2
+    if len(taps) % 2 == 0:
+        return b.conv_transpose(x, kernel, stride=2, padding=cut, groups=channels, out=out)
+    # An odd filter has no middle between two pixels: upfirdn2d puts one more of its taps before than behind.
+    h = b.conv_transpose(x, kernel, stride=2, padding=cut - 1, groups=channels, out=out)
+    for axis in range(2, x.type.rank):
+        h = b.slice(h, axis=axis, start=0, stop=2 * x.shape[axis], out=out)
+    return h
 
 
 def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weights: Weights, out: str = "h") -> Var:
     """A 3-wide convolution of x, then halving by the filter, without padding between them."""
     weight, bias = _kernel(b, name, x, features, 3, weights, "inner")
-    if by != "binomial":
+    if by in ("box", "planes"):
         return resampled(b, b.conv(x, weight, bias, padding=1), "down", by, out=out)
-    h = b.conv(x, weight, bias, padding=2)
-    return b.conv(h, binomial(b, h, 1.0), stride=2, groups=features, out=out)
+    taps = taps_of(by)
+    h = b.conv(x, weight, bias, padding=(len(taps) + 1) // 2)
+    return b.conv(h, separable(b, h, taps, 1.0), stride=2, groups=features, out=out)
 
 
 def halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
@@ -129,21 +160,32 @@ def doubling_conv(
 
 def binomial(b: Builder, x: Var, gain: float, side: int = 4) -> Var:
     """The binomial filter of each channel of x: f32[C, 1, side, ...], which sums to `gain`."""
-    axes = x.type.rank - 2
-    taps = np.array([math.comb(side - 1, k) for k in range(side)]) / 2 ** (side - 1)
-    kernel = taps
+    return separable(b, x, tuple(math.comb(side - 1, k) for k in range(side)), gain)
+
+
+def taps_of(by: Filter) -> tuple[float, ...]:
+    """The weights of a filter along each axis."""
+    return (1.0, 3.0, 3.0, 1.0) if isinstance(by, str) else by
+
+
+def separable(b: Builder, x: Var, taps: tuple[float, ...], gain: float) -> Var:
+    """The filter of each channel of x with these weights along each axis: f32[C, 1, K, ...], which sums to `gain`."""
+    axes, along = x.type.rank - 2, np.array(taps) / sum(taps)
+    kernel = along
     for _ in range(axes - 1):
-        kernel = np.multiply.outer(kernel, taps)
+        kernel = np.multiply.outer(kernel, along)
     one = b.constant(gain * kernel[None, None], out="taps")
-    return b.broadcast_to(one, shape=(x.shape[1], 1, *(side,) * axes), out="taps")
+    return b.broadcast_to(one, shape=(x.shape[1], 1, *(len(taps),) * axes), out="taps")
 
 
 __all__ = [
     "SHAPES",
+    "Activation",
     "Filter",
     "Place",
     "Way",
     "Weights",
+    "activated",
     "binomial",
     "conv",
     "doubling_conv",

@@ -13,19 +13,31 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.blocks.heads import joined_heads
-from latentc.components.blocks.unet.layers import SHAPES, Filter, Way, Weights, conv, group_norm, linear, resampled
+from latentc.components.blocks.unet.layers import (
+    SHAPES,
+    Activation,
+    Filter,
+    Way,
+    Weights,
+    activated,
+    conv,
+    group_norm,
+    linear,
+    resampled,
+)
 from latentc.components.blocks.unet.transformer import MapTransformer
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import Named, product
 
 
 class ResidualBlock(Closed):
-    """The residual block of a U-Net: twice GroupNorm, SiLU and a 3-wide convolution, beside a shortcut."""
+    """The residual block of a U-Net: twice GroupNorm, activation and a 3-wide convolution, beside a shortcut."""
 
     order: Literal["norm_first", "conv_first"] = Field(
         "norm_first",
-        description="GroupNorm and SiLU stand before each convolution or behind it; then the embedding is added behind "
-        "the first SiLU, or scales and shifts the result of the first norm (Phil Wang's denoising-diffusion-pytorch)",
+        description="GroupNorm and activation stand before each convolution or behind it; then the embedding is added "
+        "behind the first activation, or scales and shifts the result of the first norm (Phil Wang's "
+        "denoising-diffusion-pytorch)",
     )
     groups: int = Field(32, gt=0, le=1_024, description="most groups of a GroupNorm")
     group_size: int = Field(1, gt=0, le=65_536, description="least channels per group")
@@ -38,7 +50,10 @@ class ResidualBlock(Closed):
     resample: Filter = Field(
         "box",
         description="filter of resampling: means and repetition, the same along the last two of three axes (`planes`: "
-        "ADM's of volumes), or binomial (1 3 3 1)",
+        "ADM's of volumes), binomial (1 3 3 1), or the weights of a symmetric filter, such as [1, 2, 1]",
+    )
+    activation: Activation = Field(
+        "silu", description="before convolutions and of the embedding; `leaky_relu` has slope 0.2"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution, in training")
     weights: Weights = Field("torch", description="how layers start")
@@ -65,27 +80,32 @@ class ResidualBlock(Closed):
         b: Builder,
         name: str,
         x: Var,
-        c: Var,
+        c: Var | None,
         features: Any,
         attends: bool = False,
         way: Way = "same",
         context: tuple[Var, ...] = (),
     ) -> Var:
-        """x [B, C, ...] -> [B, features, ...] under the embedding c [B, E]; the attention sees the context."""
-        static = {"channels": x.shape[1], "features": features, "embedding": c.shape[1]}
+        """x [B, C, ...] -> [B, features, ...] under the embedding c [B, E], if any; the attention sees the context."""
+        told = () if c is None else (c,)
+        static = {"channels": x.shape[1], "features": features, **({} if c is None else {"embedding": c.shape[1]})}
         context = context if attends and self.transformer is not None else ()
         if attends:
             static["heads"] = self.head_count(features)
         if context:
             static["context_dim"] = context[0].shape[-1]
         shortcut = int(x.shape[1]) != int(features) or (self.project and way != "same")
-        body = _block(self, x.type.rank - 2, way, attends, shortcut)
-        return b.sub(name, body, x, c, *context, out="x", **static)  # type: ignore[no-any-return]
+        body = _block(self, x.type.rank - 2, way, attends, shortcut, bool(told))
+        return b.sub(name, body, x, *told, *context, out="x", **static)  # type: ignore[no-any-return]
 
     def joined(self, b: Builder, h: Var, x: Var) -> Var:
         """The sum with the shortcut."""
         total: Var = b.add(h, x, out="x")
         return b.mul(total, math.sqrt(0.5), out="x") if self.rescale else total
+
+    def activated(self, b: Builder, x: Var, out: str = "h") -> Var:
+        """The activation of x."""
+        return activated(b, x, self.activation, out)
 
     def norm(self, b: Builder, name: str, x: Var) -> Var:
         """A GroupNorm of x."""
@@ -93,24 +113,23 @@ class ResidualBlock(Closed):
 
 
 @cache
-def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: bool) -> BlockBody:
+def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: bool, embeds: bool) -> BlockBody:
     name = "AttentionBlock" if attends else {"same": "ResidualBlock", "down": "DownBlock", "up": "UpBlock"}[way]
 
-    told = {"context": "B L context_dim"} if attends and config.transformer is not None else {}
+    told = {"c": "B embedding"} if embeds else {}
+    if attends and config.transformer is not None:
+        told["context"] = "B L context_dim"
 
-    @module_class(f"Projected{name}" if shortcut and way == "same" else name, x=SHAPES[axes], c="B embedding", **told)
-    def forward(
+    def built(
         b: Builder,
         x: Var,
-        c: Var,
+        c: Var | None,
         *context: Var,
         channels: int,
         features: int,
-        embedding: int,
         heads: int | None = None,
-        context_dim: int | None = None,
+        **_: Any,
     ) -> Var:
-        """A residual block of x [B, channels, ...], conditioned by c [B, embedding]."""
         h = (_norms_first if config.order == "norm_first" else _convolutions_first)(b, config, x, c, features, way)
         x = resampled(b, x, way, config.resample, out="x")
         if shortcut:
@@ -122,33 +141,48 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
             return config.transformer.apply(b, "attention", x, context, heads, config.groups, config.weights)
         return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads)  # type: ignore[no-any-return]
 
+    called = f"Projected{name}" if shortcut and way == "same" else name
+    if not embeds:
+
+        @module_class(called, x=SHAPES[axes], **told)
+        def plain(b: Builder, x: Var, *context: Var, **static: Any) -> Var:
+            """A residual block of x [B, channels, ...]."""
+            return built(b, x, None, *context, **static)
+
+        return plain
+
+    @module_class(called, x=SHAPES[axes], **told)
+    def forward(b: Builder, x: Var, c: Var, *context: Var, **static: Any) -> Var:
+        """A residual block of x [B, channels, ...], conditioned by c [B, embedding]."""
+        return built(b, x, c, *context, **static)
+
     return forward
 
 
-def _norms_first(b: Builder, config: ResidualBlock, x: Var, c: Var, features: Any, way: Way) -> Var:
-    """The branch beside the shortcut; the embedding c enters before or in the second norm."""
-    h = resampled(b, b.silu(config.norm(b, "norm0", x), out="h"), way, config.resample)
+def _norms_first(b: Builder, config: ResidualBlock, x: Var, c: Var | None, features: Any, way: Way) -> Var:
+    """The branch beside the shortcut; the embedding c enters before or in the second norm, if there is one."""
+    h = resampled(b, config.activated(b, config.norm(b, "norm0", x)), way, config.resample)
     h = conv(b, "conv0", h, features, 3, config.weights)
-    if config.embedding == "add":
-        h = b.add(h, _shift(b, config, h, c, features), out="h")
-        h = b.silu(config.norm(b, "norm1", h), out="h")
+    if c is None or config.embedding == "add":
+        h = h if c is None else b.add(h, _shift(b, config, h, c, features), out="h")
+        h = config.activated(b, config.norm(b, "norm1", h))
     else:
         h = _modulated(b, config, "norm1", h, c, features)
     h = b.dropout(h, p=config.dropout, out="h") if config.dropout else h
     return conv(b, "conv1", h, features, 3, config.weights, "last")
 
 
-def _convolutions_first(b: Builder, config: ResidualBlock, x: Var, c: Var, features: Any, way: Way) -> Var:
-    """The branch beside the shortcut; the embedding c enters behind or in the first norm."""
+def _convolutions_first(b: Builder, config: ResidualBlock, x: Var, c: Var | None, features: Any, way: Way) -> Var:
+    """The branch beside the shortcut; the embedding c enters behind or in the first norm, if there is one."""
     h = conv(b, "conv0", resampled(b, x, way, config.resample), features, 3, config.weights)
-    if config.embedding == "add":
-        h = b.silu(config.norm(b, "norm0", h), out="h")
-        h = b.add(h, _shift(b, config, h, c, features), out="h")
+    if c is None or config.embedding == "add":
+        h = config.activated(b, config.norm(b, "norm0", h))
+        h = h if c is None else b.add(h, _shift(b, config, h, c, features), out="h")
     else:
         h = _modulated(b, config, "norm0", h, c, features)
     h = b.dropout(h, p=config.dropout, out="h") if config.dropout else h
     h = conv(b, "conv1", h, features, 3, config.weights)
-    return b.silu(config.norm(b, "norm1", h), out="h")
+    return config.activated(b, config.norm(b, "norm1", h))
 
 
 def _shift(b: Builder, config: ResidualBlock, h: Var, c: Var, features: Any) -> Var:
@@ -158,12 +192,12 @@ def _shift(b: Builder, config: ResidualBlock, h: Var, c: Var, features: Any) -> 
 
 
 def _modulated(b: Builder, config: ResidualBlock, norm: str, h: Var, c: Var, features: Any) -> Var:
-    """SiLU of the norm of h, which the embedding c [B, E] scales and shifts."""
+    """The activation of the norm of h, which the embedding c [B, E] scales and shifts."""
     ones = (1,) * (h.type.rank - 2)
     modulation = linear(b, "affine", c, 2 * features, config.weights)
     scale, shift = b.split(modulation, axis=1, sizes=(features, features), out="scale shift")
     scale, shift = (b.reshape(v, shape=(c.shape[0], features, *ones), out=v.value.name) for v in (scale, shift))
-    return b.silu(config.norm(b, norm, h) * (scale + 1.0) + shift, out="h")
+    return config.activated(b, config.norm(b, norm, h) * (scale + 1.0) + shift)
 
 
 @cache

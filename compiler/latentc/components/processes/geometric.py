@@ -1,0 +1,99 @@
+"""Noise levels that grow geometrically: NCSN's, of which the VE SDE is the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field
+
+from latentc.components.contract import Draw
+from latentc.components.parts import Problem
+from latentc.components.processes.formulas import Array, Maths, Symbolic
+from latentc.components.processes.prediction import Prediction
+from latentc.components.processes.process import Limit, Process
+from latentc.components.processes.sde import Ve
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Geometric(Process):
+    """T noise levels, timestep 0 (noise) to T - 1 (nearly data): NCSN's (Song and Ermon 2019, arXiv:1907.05600).
+
+    As `continuous: False` with the VE SDE in the code of Song et al. 2021 (arXiv:2011.13456): the data stays, and the
+    network is told the timestep.
+    """
+
+    kind: Literal["geometric"]
+    steps: int = Field(1000, gt=1, le=100_000, description="number of noise levels (T)")
+    sigma_min: float = Field(0.01, gt=0, description="least noise level")
+    sigma_max: float = Field(50.0, gt=0, description="greatest noise level")
+    SPACING: ClassVar[str | None] = None
+    WHOLE: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "geometric", "steps": 100}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.sigma_min >= self.sigma_max:
+            yield Problem(("sigma_min",), f"the least noise level is not below the greatest, {self.sigma_max:g}")
+
+    @property
+    def levels(self) -> Array:
+        """f64[T]: sigma of each timestep, falling."""
+        return np.geomspace(self.sigma_max, self.sigma_min, self.steps)
+
+    def alpha(self, m: Maths, t: Any) -> Any:
+        return 1.0
+
+    def sigma(self, m: Maths, t: Any) -> Any:
+        if not (isinstance(t, np.ndarray | float) and np.asarray(t).dtype.kind == "f"):
+            return m.row(self.levels, t, "sigma")
+        share = np.asarray(t) / (self.steps - 1)
+        return self.sigma_max * (self.sigma_min / self.sigma_max) ** share
+
+    def network_time(self, m: Maths, t: Any) -> Any:
+        return m.real(t, out="time")
+
+    @property
+    def first(self) -> float:
+        return 0.0
+
+    @property
+    def last(self) -> float:
+        return self.steps - 1.0
+
+    @property
+    def data(self) -> float:
+        return float(self.steps)
+
+    def prior_scale(self, t: float) -> float:
+        return float(self.point(t).sigma)
+
+    def time_of_level(self, level: ArrayLike) -> Array:
+        share = np.log(np.asarray(level, np.float64) / self.sigma_max) / np.log(self.sigma_min / self.sigma_max)
+        return np.asarray(share * (self.steps - 1))
+
+    def nearest(self, times: Array) -> Array:
+        return np.clip(np.rint(times), 0, self.steps - 1)
+
+    def limit(self) -> Limit:
+        sde = Ve(kind="ve", sigma_min=self.sigma_min, sigma_max=self.sigma_max, eps=1e-5)
+
+        def level(s: Array) -> Array:
+            return np.rint((np.float32(1) - s.astype(np.float32)) * np.float32(self.steps - 1)).astype(np.float64)
+
+        return Limit(sde, level, level)
+
+    def draw(self) -> Draw:
+        return Draw("t", "integers", {"high": self.steps})
+
+    def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
+        return draw
+
+    def at(self, m: Symbolic, t: Any) -> Any:
+        return t
+
+
+__all__ = ["Geometric"]
