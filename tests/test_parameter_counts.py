@@ -283,6 +283,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "sums of the layers of google-research/maskgit; paper: 227 M with the tokenizer",
         {("256", "main"): 172_457_193, ("512", "main"): 173_047_017},
     ),
+    "mage_classifier": (
+        "LTH14/mage, VisionTransformerMage without the image's embedding, which it does not use",
+        {("B-finetune", "main"): 87_579_112, ("L-finetune", "main"): 305_675_240},
+    ),
     "mage": (
         "LTH14/mage without what it does not use; paper: 176 and 439 M with the tokenizer's decoder",
         {("B", "main"): 144_896_745, ("L", "main"): 407_788_521, ("B-class", "main"): 145_664_745},

@@ -22,6 +22,7 @@ OTHERS = {
     "language_model",
     "masked_transformer",
     "text_to_text",
+    "token_classifier",
     "token_transformer",
     "scale_transformer",
     "query_transformer",

@@ -164,6 +164,25 @@ def test_lamb_takes_steps_as_long_as_the_weights(decay: float, always: bool, opt
     assert module.weight.abs().max() > 0.01
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_lars_takes_gradients_as_long_as_a_fraction_of_a_matrix(decay: float, optimizers: ModuleType) -> None:
+    module = nn.Module()
+    module.weight, module.bias = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]])), nn.Parameter(torch.ones(2))
+    given = settings("lars", lr=0.5, momentum=0.75, trust=0.1, weight_decay=decay)
+    made = optimizers.make_optimizer(module, given)
+    weight, bias, speeds = module.weight.detach().clone(), torch.ones(2), [torch.zeros(2, 2), torch.zeros(2)]
+    for step in range(1, 4):
+        gradient = torch.tensor([[1.0, -0.5], [0.25, 0.0]]) * step
+        module.weight.grad, module.bias.grad = gradient.clone(), gradient[0].clone()
+        made.step()
+        change = gradient + decay * weight
+        speeds[0] = 0.75 * speeds[0] + 0.1 * weight.norm() / change.norm() * change
+        speeds[1] = 0.75 * speeds[1] + gradient[0]  # a vector is neither scaled nor decayed
+        weight, bias = weight - 0.5 * speeds[0], bias - 0.5 * speeds[1]
+        torch.testing.assert_close(module.weight.detach(), weight)
+        torch.testing.assert_close(module.bias.detach(), bias)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_state_is_all_that_a_resumed_run_needs(kind: str, optimizers: ModuleType) -> None:
     def step(net: nn.Module, made: torch.optim.Optimizer, number: int) -> None:

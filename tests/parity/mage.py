@@ -1,4 +1,4 @@
-"""MAGE (Li et al. 2022): the tokenizer's codes, training's encoder and decoder, the loss, and generation."""
+"""MAGE (Li et al. 2022): the tokenizer's codes, training's encoder and decoder, the loss, generation, a classifier."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ SIZES = (
 )
 STAGE = ("backbone.width=32", "backbone.multipliers=[1, 1, 1, 1, 1]", "backbone.blocks=1", "backbone.decoder_blocks=1")
 STAGE = (*STAGE, "backbone.bottleneck.channels=32")
+CLASSIFIER = ("data.classes=10", "data.class_names=null")
 T = 256
 
 
@@ -113,6 +114,13 @@ CASES = [
         wanted=lambda numbers: numbers.outputs["out.loss"],
         output=loss,
         method="forward_kept",
+    ),
+    Forward(
+        "mage.classifier",
+        "mage_classifier",
+        (*CLASSIFIER, "backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2"),
+        lambda numbers, spec: {"idx": numbers.inputs["codes"]},
+        "B-probe",
     ),
     Sampler("mage.sampler_gen_image", "mage", SIZES, sampler, tolerance=1e-9),
 ]

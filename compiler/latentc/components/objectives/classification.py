@@ -43,7 +43,8 @@ class Classification(Objective):
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
-        x = b.input("x", network.methods["forward"].input("state").type)
+        field = "x" if spec.data.tokens is None else "tokens"
+        x = b.input(field, network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
         y = given["y"] if "y" in given else b.input("y", i64(B))
         told = conditions.dropped(b, conditions.operands(b, given))
@@ -55,7 +56,7 @@ class Classification(Objective):
         right = b.cast(b.equal(b.argmax(logits, axis=1), y), to="f32", out="accuracy")
         b.output(loss, right)
         b.finish("The cross-entropy of the label and whether it is right, one value per sample each.")
-        fields = dict.fromkeys(("x", *conditions.fields, "y"))
+        fields = dict.fromkeys((field, *conditions.fields, "y"))
         return publish(mb, ("loss", "accuracy"), tuple(fields), conditions.draws())
 
 
