@@ -20,12 +20,12 @@ EXAMPLES = "digits"  # the family of specs that only train small networks on sma
 HEAD = """\
 # Systems
 
-Every published system that ships as a spec: its sizes, the recorded results of its authors' code that latentc
-reproduces with their weights, and what was measured. A forward pass or a loss agrees within 1e-5 of the largest
-value, a sampler with recorded noise within 1e-4, by the float64 oracle, the emitted PyTorch, ONNX Runtime and
-OpenVINO; weights go both ways by name (`tests/parity`, `tests/test_parity.py`). `tests/test_parameter_counts.py` says
-where each count of weights comes from: the authors' class wherever it could be had. This page is made from the specs,
-the tests and [systems.yaml](systems.yaml).
+Every published system that ships as a spec: its sizes, the recorded results of the authors' code that latentc
+reproduces with the authors' weights, and measurements. The float64 oracle, the emitted PyTorch, ONNX Runtime and
+OpenVINO agree with these results, forward passes and losses within 1e-5 of the largest value, samplers with recorded
+noise within 1e-4. Weights are mapped both ways by name (`tests/parity`, `tests/test_parity.py`). The source of each
+parameter count is in `tests/test_parameter_counts.py`: the authors' class where available. This page is generated from
+the specs, the tests and [systems.yaml](systems.yaml).
 """
 
 
@@ -82,14 +82,14 @@ def page() -> str:
     """The text of docs/systems.md."""
     told = notes()
     names = ", ".join(f"`{name}`" for name in told["verified"])
-    verified = f"`latentc verify` passes at tiny sizes in every form of the loop, on both CPU engines, for {names}."
+    verified = f"`latentc verify` passes at tiny sizes in every loop form, on both CPU engines, for {names}."
     lines = [HEAD, verified, ""]
     families: dict[str, list[str]] = {}
     for name, path in published().items():
         families.setdefault(path.parent.name, []).append(name)
     for family, names in families.items():
         lines += [f"## {family.replace('_', ' ').capitalize()}", ""]
-        lines += ["| spec | paper | sizes | authors' numbers | measured | missing |", "|---|---|---|---|---|---|"]
+        lines += ["| spec | paper | sizes | authors' results | measured | missing |", "|---|---|---|---|---|---|"]
         for name in names:
             note, spec = told["systems"][name], load_spec(name)
             figures = "; ".join(note.get("figures", ()))

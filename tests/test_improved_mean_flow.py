@@ -77,14 +77,6 @@ def column(a: np.ndarray) -> np.ndarray:
     return a[:, None, None, None]
 
 
-def test_scales_of_guidance_follow_a_power_of_their_own() -> None:
-    """The authors' beta: 1 is the logarithmic distribution."""
-    for power, kind in ((1, "log_uniform"), (2, "power_law"), (0, "power_law")):
-        low, _ = lowered(f"conditioning.omega.power={power}")
-        draw = next(d for d in low.updates[0].draws if d.name == "omega")
-        assert draw.distribution == kind and draw.parameters.get("power", 1) == power
-
-
 @pytest.mark.parametrize("overrides", [(), UNGUIDED], ids=["guided", "unguided"])
 def test_the_loss_is_the_papers(overrides: tuple[str, ...]) -> None:
     low, weights = lowered(*overrides)

@@ -98,16 +98,6 @@ def _log_uniform(
     return made
 
 
-def _power_law(
-    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, low: ArrayLike, high: ArrayLike, power: ArrayLike
-) -> Array:
-    """A density that falls as value^-power between low and high, for a power other than 1 (`log_uniform`)."""
-    q = 1.0 - _column(power, shape)
-    first, last = _column(low, shape) ** q, _column(high, shape) ** q
-    made: Array = (first + (last - first) * noise.uniforms(seeds, stream, shape, index)) ** (1.0 / q)
-    return made
-
-
 def _integers(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, high: ArrayLike) -> Array:
     """Integers 0..high-1, high up to 2^32: the upper half of word x high."""
     limit = _column(high, shape).astype(np.uint64)
@@ -236,13 +226,6 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
         _log_uniform,
         f"{{low}} * ({{high}} / {{low}}) ** {_OPEN}",
         ("low", "high"),
-        bounds=lambda parameters: (parameters["low"], parameters["high"]),
-    ),
-    "power_law": Distribution(
-        _power_law,
-        "({low} ** (1 - {power}) + ({high} ** (1 - {power}) - {low} ** (1 - {power}))"
-        f" * {_OPEN}) ** (1 / (1 - {{power}}))",
-        ("low", "high", "power"),
         bounds=lambda parameters: (parameters["low"], parameters["high"]),
     ),
     "integers": Distribution(

@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of all processes, as one process has them of the whole batch."""
+"""Batch normalisation with statistics over the batches of all processes."""
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ class Sum(torch.autograd.Function):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d whose mean and variance in training are those of the batches of all processes.
 
-    Unlike nn.SyncBatchNorm it runs on CPUs, too, and can be differentiated twice. All batches have one size.
+    Unlike nn.SyncBatchNorm it runs on CPUs and can be differentiated twice. All batches must be of one size.
     """
 
     @torch.compiler.disable

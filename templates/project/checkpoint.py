@@ -1,4 +1,4 @@
-"""Checkpoints that hold all that training depends on, and weights files with plain state-dict names."""
+"""Checkpoints with the full training state, and weights files with plain state-dict names."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
-"""Reads config.yaml. Settings are flags too: `--steps 10`, `--optimizer.lr 2e-4`, `--data.path images`.
+"""Reads config.yaml. Settings are also flags: `--steps 10`, `--optimizer.lr 2e-4`, `--data.path images`.
 
-`--help` lists them with their values and meanings.
+`--help` lists them with their values and descriptions.
 """
 
 import math
@@ -14,7 +14,7 @@ import yaml
 
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
 
-Rule = tuple[str, Callable[[Any], bool]]  # what a setting takes, in words and as a test
+Rule = tuple[str, Callable[[Any], bool]]  # the allowed values of a setting, in words and as a test
 
 
 def one_of(*words: str) -> Rule:
@@ -95,64 +95,64 @@ TRAIN["schedule.kind"] = one_of("constant", "cosine", "linear", "exponential", "
 TRAIN["schedule.decay_from"] = whole(1)
 
 # endregion
-# {kind: {setting: what it takes, and its meaning}} of the optimisers that this project was emitted with
+# {kind: {setting: (rule, description)}} of the optimisers that this project was emitted with
 OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}
 
 MEANINGS = {
-    "config": "another file of settings, instead of config.yaml",
-    "train.out": "folder of checkpoints, samples, curves and weights",
-    "train.resume": "go on from the newest intact checkpoint in `out`",
-    "train.deterministic": "only deterministic algorithms of PyTorch, slower on a GPU",
+    "config": "settings file to use instead of config.yaml",
+    "train.out": "folder for checkpoints, samples, logs and weights",
+    "train.resume": "continue from the newest intact checkpoint in `out`",
+    "train.deterministic": "use only deterministic PyTorch algorithms, which are slower on a GPU",
     "train.steps": "optimiser steps",
     "train.batch_size": "samples per optimiser step, over all processes",
     "train.accumulate": "forward passes per optimiser step",
-    "train.schedule.kind": "course of the learning rate after the warm-up",
-    "train.schedule.warmup": "steps from 0 up to the learning rate",
-    "train.schedule.hold": "fraction of all steps at the learning rate after the warm-up",
-    "train.schedule.final": "fraction of the learning rate at the end",
+    "train.schedule.kind": "learning rate schedule after warm-up",
+    "train.schedule.warmup": "steps over which the learning rate rises from 0",
+    "train.schedule.hold": "fraction of all steps at the full learning rate after warm-up",
+    "train.schedule.final": "final fraction of the learning rate",
     # region decay
-    "train.schedule.decay_from": "steps at the full rate before it falls as 1 / sqrt(step)",
+    "train.schedule.decay_from": "step from which the rate falls as 1 / sqrt(step)",
     # endregion
     # region fixed
-    "train.ema": "decay per step of the averaged weights; null for none",
+    "train.ema": "decay per step of the averaged weights; null: none",
     # endregion
     # region power
-    "train.ema.sigma_rel": "widths of the averages, over the steps",
+    "train.ema.sigma_rel": "widths of the averages, relative to the number of steps",
     "train.ema.snapshot_every": "steps between stored averages",
-    "train.ema.target": "width of the average that is reconstructed at the end; null: the first one",
+    "train.ema.target": "width of the average reconstructed at the end; null: the first one",
     "train.ema.half": "store averages in float16",
     # endregion
-    "train.clip": "largest norm of the gradient; null for no limit",
+    "train.clip": "maximum gradient norm; null: no limit",
     "train.precision": "precision of the forward pass",
     # region fp16
-    "train.loss_scaling": "factor of the loss in fp16, by which gradients are divided",
+    "train.loss_scaling": "loss scale in fp16; gradients are divided by it",
     # endregion
-    "train.compile": "run networks through torch.compile",
-    "train.recompute": "keep only the inputs of blocks for the backward pass: less memory, more work",
-    "train.parallel": "how several processes share the work",
-    "train.seed": "seed of the initial weights, the noise and the order of the data",
+    "train.compile": "compile networks with torch.compile",
+    "train.recompute": "recompute blocks in the backward pass: less memory, more work",
+    "train.parallel": "strategy for several processes",
+    "train.seed": "seed of the initial weights, the noise and the data order",
     "train.checkpoint_every": "steps between checkpoints",
-    "train.keep": "number of newest checkpoints that are kept",
-    "train.log_every": "steps between lines of the log",
-    "train.sample_every": "steps between sample grids; null for none",
-    "train.evaluate_every": "steps between figures of samples (FID, precision, recall); null for none",
-    "train.evaluate_samples": "samples that are judged",
-    "train.evaluate_features": "TorchScript of features; null for principal components",
-    "train.workers": "processes that load data; 0 loads in the training process",
+    "train.keep": "number of newest checkpoints to keep",
+    "train.log_every": "steps between log lines",
+    "train.sample_every": "steps between sample grids; null: none",
+    "train.evaluate_every": "steps between sample metrics (FID, precision, recall); null: none",
+    "train.evaluate_samples": "number of samples for these metrics",
+    "train.evaluate_features": "TorchScript feature extractor; null: principal components",
+    "train.workers": "data loader processes; 0 loads in the training process",
     "data.path": "the file or folder of the data",
     "data.keys": "{field: name of its array in the file}, if they differ",
     "data.part": "which part of the data",
-    "data.horizontal_flip": "mirror half of the training images",
-    "data.augment": "probability of each geometric augmentation; 0 for none",
-    "data.crops": "cached views of each image: the center, or ten crops",
-    "data.rate": "samples per second of all files",
+    "data.horizontal_flip": "mirror images at random with probability 1/2",
+    "data.augment": "probability of each geometric augmentation; 0: none",
+    "data.crops": "cached views of each image: the centre, or ten crops",
+    "data.rate": "sample rate of all files, in Hz",
     "data.split": "which split of the data",
-    "data.label": "suffix of the file, or key of the .json, that holds the label",
-    "data.moments": "what the second half of the cached channels holds",
+    "data.label": "suffix of the label file, or key in the .json",
+    "data.moments": "contents of the second half of the cached channels",
     "data.scale": "factor of the cached latents",
     "data.latent_mean": "mean of the cached latents per channel",
     "data.latent_std": "standard deviation of the cached latents per channel",
-    "data.deviation": "standard deviation of the latents as the model sees them",
+    "data.deviation": "standard deviation of the normalised latents",
     "data.first_stage.weights": "weights of the first stage",
     "data.first_stage.shift": "subtracted from its latents",
     "data.first_stage.scale": "factor of its latents after that",
@@ -162,7 +162,7 @@ MEANINGS = {
 
 
 def help_text(config: dict[str, Any]) -> str:
-    """A line per setting that has a meaning of its own; the others describe the model and its data."""
+    """One line per setting that has a description; the others describe the model and its data."""
     rules, meanings = train_rules(config["train"])
     meanings |= MEANINGS
     lines = []
@@ -188,7 +188,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_rules(train: dict[str, Any]) -> tuple[dict[str, Rule], dict[str, str]]:
-    """What each setting of `train` takes, and the meanings of those of optimisers, by their paths."""
+    """The rules of the settings in `train`, and the descriptions of those of optimisers, by path."""
     rules, meanings = dict(TRAIN), {}
     places = {f"optimizers.{name}": own for name, own in train.get("optimizers", {}).items()}
     for place, own in {"optimizer": train.get("optimizer"), **places}.items():
@@ -202,7 +202,7 @@ def train_rules(train: dict[str, Any]) -> tuple[dict[str, Rule], dict[str, str]]
 
 
 def check(train: dict[str, Any]) -> None:
-    """SystemExit where a setting of `train` is unknown, missing, or not what it should be."""
+    """SystemExit if a setting of `train` is unknown, missing or invalid."""
     found, (rules, _) = flat(train), train_rules(train)
     for path in [*found, *rules]:
         if path not in rules:
@@ -215,7 +215,7 @@ def check(train: dict[str, Any]) -> None:
 
 
 def parsed(value: Any) -> Any:
-    """A value with its numbers as numbers."""
+    """The value with texts such as 1e-4 converted to numbers."""
     if isinstance(value, dict):
         return {k: parsed(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -224,7 +224,7 @@ def parsed(value: Any) -> Any:
 
 
 def override(config: dict[str, Any], flag: str, text: str) -> None:
-    """Sets one setting by its path, which may leave out `train`. SystemExit if there is none of that name."""
+    """Sets one setting by its path, in which `train` may be omitted. SystemExit if it does not exist."""
     path = flag.replace("-", "_").split(".")
     if path[0] not in config:
         path.insert(0, "train")
@@ -245,7 +245,7 @@ def override(config: dict[str, Any], flag: str, text: str) -> None:
 def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
     """The settings, with flags `--name value` applied. `--config FILE` reads another file.
 
-    SystemExit where one is wrong.
+    SystemExit if one is invalid.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     file, flags, wants_help = Path(__file__).with_name("config.yaml"), [], False

@@ -1,4 +1,4 @@
-"""Training data in batches. The order of samples depends on the seed and the step alone.
+"""Training data in batches. The order of samples depends only on the seed and the step.
 
     python data.py        # says what the data is, and encodes it if there is a first stage
 
@@ -18,7 +18,7 @@ from dataset import open_dataset
 
 
 def generator(*key: int) -> torch.Generator:
-    """A generator on the CPU that depends on the key alone."""
+    """A CPU generator that depends only on the key."""
     state = np.random.SeedSequence([int(k) for k in key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 

@@ -1,4 +1,4 @@
-"""Averages of the weights with power-function profiles, and others that are made of them after training.
+"""Averages of the weights with power-function profiles, and the reconstruction of others after training.
 
 A profile gives the weights of step s the share s^g among the steps up to t. Its width `sigma_rel` is the
 standard deviation of s over t. Of averages that were stored during training, those of other widths can be

@@ -1,4 +1,4 @@
-"""Images encoded by the first stage, once, into a cache beside their folder.
+"""Images encoded once by the first stage, into a cache next to their folder.
 
 Fields that are `resized` are codes of the same views, made smaller before, in caches of their own. A cache is
 named by what it was made of: other images, crops or another first stage are encoded anew.

@@ -1,4 +1,4 @@
-"""Judges samples during training: `--evaluate_every 1000` adds curves to TensorBoard.
+"""Sample metrics during training: `--evaluate_every 1000` adds curves to TensorBoard.
 
     fid                 Fréchet distance of the features of samples to those of real ones; lower is better
     precision, recall   share of samples within the real ones, and of real ones within the samples

@@ -46,14 +46,6 @@ def causal_mask(mask: Tensor, q: Tensor) -> Tensor:
     return mask & seen if mask.dtype == torch.bool else torch.where(seen, mask, -torch.inf)
 
 
-def alibi_slopes(heads: int) -> Tensor:
-    """Slopes [heads] of ALiBi: 2^(-8 k / heads) up to a power of 2, then those halfway between."""
-    below = 2 ** (heads.bit_length() - 1)
-    slopes = 2.0 ** (-8 * torch.arange(1, below + 1) / below)
-    further = 2.0 ** (-4 * torch.arange(1, 2 * below + 1, 2) / below)
-    return torch.cat([slopes, further])[:heads]
-
-
 def sincos_1d(width: int, length: int, base: float) -> Tensor:
     """Fixed positions of a sequence [length, width]: sines, then cosines."""
     omega = 1.0 / base ** (torch.arange(width // 2, dtype=torch.float64) / (width // 2))

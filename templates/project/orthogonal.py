@@ -1,4 +1,4 @@
-"""Orthogonal regularisation: it pulls different rows of a matrix towards right angles."""
+"""Orthogonal regularisation: pulls different rows of a matrix towards orthogonality."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""This process among its peers, and networks spread over them: DDP, or FSDP2."""
+"""This process and its peers, and networks distributed over them with DDP or FSDP2."""
 
 import os
 import signal
@@ -94,9 +94,9 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
 
 
 def recompute(network: nn.Module) -> None:
-    """Keeps only the inputs of blocks for the backward pass, which runs their forward pass again.
+    """Keeps only the inputs of blocks for the backward pass, which recomputes their forward pass.
 
-    Blocks with buffers stay as they are: a second pass would update running statistics twice.
+    Blocks with buffers are not recomputed: a second pass would update running statistics twice.
     """
     inner: set[nn.Module] = set()
     for block in blocks_of(network):
@@ -106,7 +106,7 @@ def recompute(network: nn.Module) -> None:
 
 
 def shard(network: nn.Module, run: Run, trained: bool) -> None:
-    """FSDP2: each block of a module list, then the rest, is gathered only while it works.
+    """FSDP2: each block of a module list, then the rest, is gathered only while in use.
 
     After a forward pass the rest stays gathered for the backward pass, if the network is trained. Scalars
     have no dimension to shard: they stay whole on every process, which averages their gradients itself.

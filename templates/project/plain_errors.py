@@ -1,4 +1,4 @@
-"""One line instead of a traceback for what a user can mend.
+"""One line instead of a traceback for errors that a user can fix.
 
 Scripts import this module before the packages that may be missing.
 """

@@ -1,4 +1,4 @@
-"""Reconstructs an average of the weights from those that train.py stored (post-hoc EMA).
+"""Reconstructs an average of the weights from those stored by train.py (post-hoc EMA).
 
 python reconstruct.py --sigma-rel 0.13                        # over all steps
 python reconstruct.py --sigma-rel 0.2 --step 65536 --out early.safetensors

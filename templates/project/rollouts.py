@@ -1,4 +1,4 @@
-"""Rollouts: samples that the networks draw in training, and their rewards.
+"""Rollouts: samples drawn by the networks during training, and their rewards.
 
 A reward of config.yaml is a saved network, or a Python function of a module beside this file.
 """

@@ -1,6 +1,6 @@
-"""Rounds: equal parts of training, each with its own course of the learning rate.
+"""Rounds: equal parts of training, each with its own learning rate schedule.
 
-In a project with `rounds` in config.yaml the student of one round is the teacher of the next.
+In a project with `rounds` in config.yaml, the student of one round is the teacher of the next.
 """
 
 import math
@@ -28,7 +28,7 @@ def round_of(step: int, steps: int, rounds: dict[str, Any] | None) -> Round:
 
 
 def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
-    """The share of the learning rate at a step: a linear warm-up, all of it for a while, then its course."""
+    """The fraction of the learning rate at a step: linear warm-up, hold, then the schedule."""
     warmup, final, at = course["warmup"], course["final"], step - of_round.first
     if at < warmup:
         return (at + 1) / warmup

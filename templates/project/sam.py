@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the gradient is taken where the loss is higher."""
+"""Sharpness-aware minimisation: the gradient is taken at a nearby point of higher loss."""
 
 import torch
 from torch import Tensor

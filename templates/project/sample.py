@@ -74,7 +74,7 @@ class Steps:
 
 
 def inputs_of(program: Any, given: Given, device: torch.device) -> dict[str, Any]:
-    """What a program takes, by name."""
+    """The inputs of a program, by name."""
     found: dict[str, Any] = {}
     for name, entry in program.inputs.items():
         if entry.rows is not None and entry.source.distribution == "normal":
@@ -85,7 +85,7 @@ def inputs_of(program: Any, given: Given, device: torch.device) -> dict[str, Any
 
 
 def program_of(name: str | None = None, steps: int | None = None) -> Any:
-    """The program of that name and that many steps, by default the first. SystemExit if there is none."""
+    """The program with that name and step count, by default the first. SystemExit if there is none."""
     if not PROGRAMS:
         raise SystemExit("the spec names no sampler")
     name = next(iter(PROGRAMS)) if name is None else name
@@ -101,7 +101,7 @@ def program_of(name: str | None = None, steps: int | None = None) -> Any:
 
 
 def declared(program: Any, names: Sequence[str] = ()) -> tuple[list[Condition], list[Setting]]:
-    """The conditions and settings that a program's inputs come from; labels get names that fit."""
+    """The conditions and settings behind a program's inputs; labels get class names of matching number."""
     conditions, settings = needed(program.inputs.values())
     held = [
         replace(c, names=tuple(names)) if c.form == "label" and c.classes == len(names) else c
@@ -112,7 +112,7 @@ def declared(program: Any, names: Sequence[str] = ()) -> tuple[list[Condition], 
 
 
 def names_for(weights: Path) -> list[str]:
-    """Names of the classes, in class_names.txt of this project or where training wrote the weights."""
+    """Class names from class_names.txt, in this project or next to the weights."""
     for folder in (Path(__file__).parent, weights, weights.parent, weights.parent.parent):
         if (file := folder / "class_names.txt").is_file():
             return file.read_text(encoding="utf-8").splitlines()
@@ -123,7 +123,7 @@ def names_for(weights: Path) -> list[str]:
 def draw(
     networks: dict[str, nn.Module], given: Given, program: Any = None, batch: int = 64
 ) -> dict[str, Tensor]:
-    """The outputs of a program by name, [B, ...] on the CPU; the first of a sampler are the samples."""
+    """The outputs of a program by name, [B, ...] on the CPU; a sampler's first output is the samples."""
     program = program or program_of()
     models = [networks[name].eval() for name in program.networks]
     device = next(models[0].parameters()).device
@@ -136,7 +136,7 @@ def draw(
 
 
 def preview_given(columns: int = 8, indexes: dict[str, Any] | None = None) -> Given:
-    """What training shows: rows of up to ten classes; other conditions as `default_given` makes them."""
+    """Inputs of training previews: rows of up to ten classes, other conditions from `default_given`."""
     conditions, settings = declared(program_of())
     counts = [c.classes for c in conditions if c.form == "label"]
     rows = min([10, *counts])
@@ -145,7 +145,7 @@ def preview_given(columns: int = 8, indexes: dict[str, Any] | None = None) -> Gi
 
 
 def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
-    """How the class of each sample is shown; empty if samples have none."""
+    """The display name of each sample's class; empty if samples have none."""
     columns = []
     for condition in (c for c in conditions if c.form == "label"):
         labels = given.conditions[condition.name]
@@ -157,9 +157,9 @@ def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
 def save(
     samples: Tensor, config: dict[str, Any], path: Path, columns: int, labels: Sequence[str] = ()
 ) -> None:
-    """Writes samples in the format that the path's suffix names; without a suffix, a folder of files.
+    """Writes samples in the format of the path's suffix; without a suffix, a folder of files.
 
-    `labels`: a text per sample, beside the pictures of a .png if Pillow is installed.
+    `labels`: one text per sample, shown next to the images of a .png if Pillow is installed.
     """
     data = config["data"]
     fields = data["fields"]
@@ -176,7 +176,7 @@ def save(
 
 
 def labelled(samples: np.ndarray, field: dict[str, Any], columns: int, labels: Sequence[str]) -> bytes:
-    """A .png of pictures with the label of each."""
+    """A .png of labelled images."""
     from labels import labelled_grid
     from media import pictures
     from pixels import png
@@ -185,7 +185,7 @@ def labelled(samples: np.ndarray, field: dict[str, Any], columns: int, labels: S
 
 
 def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> dict[str, nn.Module]:
-    """The networks that samples are drawn with, from .safetensors or a checkpoint (its averages, if any)."""
+    """The networks needed for sampling, from .safetensors or a checkpoint (its averages, if any)."""
     if not file.exists():
         raise SystemExit(f"--weights: there is no file {file}")
     try:
@@ -197,7 +197,7 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
         name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
         for name in networks
     }
-    if not any(states.values()):  # of a lone network
+    if not any(states.values()):  # a single network without prefix
         states = {"main": tensors}
     for name, network in networks.items():
         if why := misfit(states.get(name, {}), network):
@@ -210,7 +210,7 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
 def with_first_stage(
     networks: dict[str, nn.Module], config: dict[str, Any], device: torch.device
 ) -> dict[str, nn.Module]:
-    """The networks, and what decodes samples if programs do. SystemExit if its weights are missing."""
+    """Adds the first stage if programs call it. SystemExit if its weights are missing."""
     if "first_stage" not in CALLED:
         return networks
     from first_stage import load
@@ -222,19 +222,19 @@ def with_first_stage(
 
 
 def natural(text: str, least: int = 0) -> int:
-    """A whole number from `least` up. ValueError where it is none."""
+    """An integer, at least `least`. ValueError otherwise."""
     if int(text) < least:
         raise ValueError(f"{text} is less than {least}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 up. ValueError where it is none."""
+    """An integer, at least 1. ValueError otherwise."""
     return natural(text, 1)
 
 
 def pair(text: str) -> tuple[str, str]:
-    """`NAME=VALUE`. ValueError where it is no such text."""
+    """Parses `NAME=VALUE`. ValueError if malformed."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise ValueError(f"{text} is not NAME=VALUE")
@@ -242,7 +242,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def setting(text: str) -> tuple[str, float]:
-    """`NAME=NUMBER`. ValueError where it is no such text."""
+    """Parses `NAME=NUMBER`. ValueError if malformed."""
     name, value = pair(text)
     return name, float(value)
 
@@ -277,7 +277,7 @@ def condition_of(name: str, file: str) -> Any:
 def indexes_for(
     conditions: Sequence[Condition], values: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Where neighbours are searched that `values` do not hold. SystemExit if the data cannot be read."""
+    """Indexes for the neighbours that `values` lack. SystemExit if the data cannot be read."""
     searched = [c for c in conditions if c.retrieved and np.shape(values.get(c.name))[-2:] != c.shape]
     if not searched:
         return {}
@@ -288,7 +288,7 @@ def indexes_for(
 
 
 def given_of(flags: argparse.Namespace, program: Any, config: dict[str, Any]) -> Given:
-    """What the flags ask of a program. SystemExit says what does not fit."""
+    """The request that the flags describe. SystemExit if it is invalid."""
     conditions, settings = declared(program, names_for(flags.weights))
     values = {name: condition_of(name, file) for name, file in flags.given}
     indexes = indexes_for(conditions, values, config)
@@ -334,9 +334,9 @@ def main() -> None:
         "--class",
         dest="classes",
         metavar="CLASSES",
-        help="such as 0-9 or 3,tabby; else the first ten",
+        help="such as 0-9 or 3,tabby; default: the first ten",
     )
-    parser.add_argument("--per-class", type=positive, default=10, metavar="N", help="samples of each class")
+    parser.add_argument("--per-class", type=positive, default=10, metavar="N", help="samples per class")
     parser.add_argument("--count", type=natural, metavar="N", help="number of samples")
     parser.add_argument(
         "--given",
@@ -344,27 +344,25 @@ def main() -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a condition as .npy, .npz, .txt with a text per line, or a number",
+        help="a condition as .npy, .npz, .txt with one text per line, or a number",
     )
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")
-    parser.add_argument("--truncation", type=float, help="bound of a generator's noise; inf for none")
+    parser.add_argument("--truncation", type=float, help="bound on a generator's noise; inf: none")
     parser.add_argument(
         "--setting",
         type=setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="such as temperature=0.9",
+        help="a setting, such as temperature=0.9",
     )
-    parser.add_argument("--program", metavar="NAME", help="one of the programs that sampler.py holds")
-    parser.add_argument("--steps", type=int, help="one of the step counts that sampler.py holds")
-    parser.add_argument(
-        "--labels", action="store_true", help="show the classes beside the pictures of a .png"
-    )
+    parser.add_argument("--program", metavar="NAME", help="one of the programs in sampler.py")
+    parser.add_argument("--steps", type=int, help="one of the step counts in sampler.py")
+    parser.add_argument("--labels", action="store_true", help="label the images of a .png with their classes")
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--raw", type=Path, help=".npz file for the arrays: outputs, conditions, seeds")
+    parser.add_argument("--raw", type=Path, help="write outputs, conditions and seeds to this .npz")
     parser.add_argument("-o", "--output", type=Path, help=f"{', '.join(FORMATS)}; or a folder")
     flags = parser.parse_args()
     program = program_of(flags.program, flags.steps)

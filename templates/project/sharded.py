@@ -1,4 +1,4 @@
-"""Checkpoints of sharded networks: each process writes its own part, and any number of processes reads them.
+"""Checkpoints of sharded networks: each process writes its own part; any number of processes can read them.
 
 A folder per kind (networks, averages, optimizers) holds a safetensors file per process. The metadata of a
 file say where its parts belong; state.json lists the files with their checksums.

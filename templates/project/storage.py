@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and safetensors files with a checksum of every tensor."""
+"""Atomic file writes, and safetensors files with a checksum per tensor."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls write(temporary path), which makes a file or a folder, and renames the result to `path`.
+    """Calls write(temporary path), which creates a file or a folder, and renames the result to `path`.
 
-    After a crash or on a full disk there is the old file or the new one, never a part. Raises OSError.
+    After a crash or on a full disk there is either the old or the new file, never a part. Raises OSError.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
     try:
@@ -55,7 +55,7 @@ def remove(path: Path) -> None:
 
 
 def remove_whole(path: Path) -> None:
-    """Deletes a folder at once: whatever happens meanwhile, no part of it is left under its name."""
+    """Deletes a folder atomically: even if interrupted, no part of it is left under its name."""
     leaving = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     path.rename(leaving)
     remove(leaving)
@@ -86,7 +86,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Reads a safetensors file. ValueError if it is damaged; OSError if it cannot be read.
 
-    Files of other programs, which have no checksums, are taken as they are.
+    Files from other programs, which have no checksums, are accepted without a check.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -112,7 +112,7 @@ def inherited(tensors: dict[str, Tensor], network: nn.Module, fresh: Sequence[st
 
 
 def misfit(tensors: dict[str, Tensor], network: nn.Module) -> str | None:
-    """Why tensors are not those of a network; None if they are."""
+    """Why tensors do not match a network; None if they do."""
     own = network.state_dict()
     for name in [*own, *tensors]:
         if name not in tensors:

@@ -2,14 +2,14 @@
 
     python train.py                                              # one process
     python train.py --steps 1000 --out runs/try                  # any setting of config.yaml is a flag
-    torchrun --nproc-per-node 8 train.py --parallel fsdp         # many: DDP, or FSDP2
-    python train.py --resume true                                # goes on from the newest checkpoint
+    torchrun --nproc-per-node 8 train.py --parallel fsdp         # several: ddp, or fsdp (FSDP2)
+    python train.py --resume true                                # continues from the newest checkpoint
 
     # on each of 4 nodes, which share the folder `--out`
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 train.py
 
-A resumed run is bit-equal to one that never stopped. With another number of processes it takes the same data
-in the same order. SIGTERM and Ctrl-C save a checkpoint first.
+A resumed run ends with the same bits as an uninterrupted one. With another number of processes it uses the
+same data in the same order. SIGTERM and Ctrl-C save a checkpoint before exiting.
 """
 
 import plain_errors  # noqa: F401
@@ -45,18 +45,18 @@ from storage import inherited, sweep, write_whole
 
 
 def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a network's optimiser: its own, if it has any."""
+    """The settings of a network's optimiser: its own, or the default."""
     return train.get("optimizers", {}).get(network, train["optimizer"])
 
 
 def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) -> None:
-    """Gives networks the weights they start from: a file's, or those of the network they copy or average."""
+    """Loads the initial weights of networks, from a file or from the network they copy or average."""
     for name, role in roles.items():
         if (file := role.get("pretrained")) and not resumed:
             load_weights(networks[name], name, Path(file), role.get("fresh_weights", ()))
     for name, role in roles.items():
         if source := role.get("copy_of"):
-            try:  # what the source lacks stays as it was initialised
+            try:  # weights that the source lacks keep their initial values
                 own, fresh = networks[name], role.get("fresh_weights", ())
                 own.load_state_dict(inherited(networks[source].state_dict(), own, fresh), strict=False)
             except RuntimeError as error:
@@ -81,7 +81,7 @@ def start_layers(
     home: torch.device,
     run: Run,
 ) -> None:
-    """Starts weight normalisation from the first batch, unless weights were given."""
+    """Initialises weight normalisation from the first batch, unless weights were loaded."""
     from weight_norm import start_from_data
 
     size, feed = config["train"]["batch_size"] // run.world, batches(dataset, config, 0, run.rank, run.world)
@@ -105,7 +105,7 @@ def start_layers(
 # endregion
 @torch.no_grad()
 def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Module], decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * weight; running statistics alike."""
+    """ema = decay * ema + (1 - decay) * weight, including running statistics."""
     for name, average in averages.items():
         torch._foreach_lerp_(list(average.parameters()), list(networks[name].parameters()), 1 - decay)
         for kept, buffer in zip(average.buffers(), networks[name].buffers(), strict=True):
@@ -131,15 +131,15 @@ def train_step(
 ) -> list[Tensor]:
     """One optimiser step, the `turn`-th of step `step`, of round `of_round`.
 
-    Returns the metrics (over this process's samples) and the norm of the gradient. Gradients are for the
-    trained networks alone: only their processes wait for each other, the others are called as they are.
+    Returns the metrics (over this process's samples) and the gradient norm. Only the trained networks get
+    gradients and synchronise them between processes; the others are called without their wrapper.
     """
     for name in update.networks:
-        if run.parallel == "fsdp":  # what is still gathered is not what gradients end in
+        if run.parallel == "fsdp":  # gradients accumulate in the shards, not in gathered weights
             reshard(networks[name])
         networks[name].requires_grad_(False)
     # region forced
-    if run.parallel == "fsdp":  # what forward passes overwrite is gathered for them alone
+    if run.parallel == "fsdp":  # a forward pass would overwrite only gathered copies of the weights
         for name in update.trained:
             for module in networks[name].modules():
                 if hasattr(module, "force_norm"):
@@ -153,7 +153,7 @@ def train_step(
     totals = gradients(update, networks, wrapped, batch, train, step, turn, of_round, run)
     # region sam
     radii = {n: radius for n in update.trained if (radius := settings_of(n, train).get("sam"))}
-    if radii:  # the gradient where the loss is higher
+    if radii:  # take the gradient at a nearby point of higher loss
         from sam import climb
 
         climbers = {n: [p for g in optimizers[n].param_groups for p in g["params"]] for n in radii}
@@ -180,7 +180,7 @@ def train_step(
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    if run.parallel == "fsdp":  # averages and checkpoints read the parts, also of what no gradient reached
+    if run.parallel == "fsdp":  # averages and checkpoints read the shards, even of weights without gradient
         for name in update.networks:
             reshard(networks[name])
     return [*totals, norm.full_tensor() if hasattr(norm, "full_tensor") else norm]
@@ -216,7 +216,7 @@ def gradients(
         if run.parallel == "fsdp":
             for model in trained:
                 model.set_requires_gradient_sync(last)
-                # Differentiated twice: the second backward pass needs what was gathered for the first one.
+                # Differentiated twice: the second backward pass needs the weights gathered for the first.
                 model.set_reshard_after_backward(not update.differentiates)
         with ExitStack() as quiet:
             if run.parallel == "ddp" and not last:
@@ -235,7 +235,7 @@ def gradients(
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = outputs[0] * (scaling(train) / parts)
             # endregion
-            if run.parallel == "ddp" and update.partial:  # DDP waits for a gradient of every weight
+            if run.parallel == "ddp" and update.partial:  # DDP expects a gradient of every weight
                 loss = loss + 0 * sum(p.sum() for model in trained for p in model.parameters())
             loss.backward()
         if run.parallel == "fsdp" and update.differentiates:
@@ -255,12 +255,12 @@ def gradients(
 
 # region fp16
 def scaling(train: dict[str, Any]) -> float:
-    """Factor of the loss, so that few gradients are too small for float16."""
+    """Loss scale, which keeps most gradients within the range of float16."""
     return train["loss_scaling"] if train["precision"] == "fp16" else 1.0
 
 
 def finite(gradients: list[Tensor], scaling: float) -> None:
-    """Divides gradients by the factor of the loss; those that are too large for float16 become 0."""
+    """Divides gradients by the loss scale; gradients that overflowed float16 become 0."""
     for gradient in gradients:
         own = gradient.to_local() if hasattr(gradient, "to_local") else gradient
         torch.nan_to_num(own.div_(scaling), nan=0.0, posinf=0.0, neginf=0.0, out=own)

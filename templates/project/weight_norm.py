@@ -1,4 +1,4 @@
-"""Layers with weight normalisation start from data (Salimans and Kingma 2016, arXiv:1602.07868)."""
+"""Data-dependent initialisation of weight normalisation (Salimans and Kingma 2016, arXiv:1602.07868)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

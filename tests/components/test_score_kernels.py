@@ -18,10 +18,8 @@ from latentc.diagnostics import DiagnosticError
 from latentc.emit.model import model_source
 from latentc.ir.builder import ModuleBuilder, Var, module_class
 from latentc.ir.core import parameters
-from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
-from latentc.lower import lower
 from latentc.measure.execute import executable
 from latentc.spec import load_spec
 from latentc.weights import Array
@@ -145,25 +143,9 @@ def test_what_a_kernel_needs_is_told() -> None:
             load_spec("llamagen", overrides=["backbone.width=96", mixer % more])
 
 
-@pytest.mark.parametrize("heads", [1, 2, 6, 8, 12])
-def test_fixed_slopes_are_those_of_alibi(heads: int) -> None:
-    """Those of the authors' `kerple_power_original`: no slope below 0.01, and nothing is learned."""
-
-    def slopes(n: int) -> list[float]:
-        if n & (n - 1) == 0:
-            return [2 ** (-8 * (k + 1) / n) for k in range(n)]
-        below = 1 << n.bit_length() - 1
-        return slopes(below) + slopes(2 * below)[::2][: n - below]
-
-    module = built(KerplePower(kind="kerple_power", bias="slopes"), heads, 4)
-    made = INITS["alibi_slopes"](None, (heads, 1, 1))  # type: ignore[arg-type]
-    (found,) = Interpreter(module, {"main.bias_a": made, "bias_a": made}).run(
-        "main.forward", np.zeros((1, heads, 4, 4))
-    )
-    np.testing.assert_allclose(-found[0, :, 3, 1], np.maximum(slopes(heads), 0.01) * 2, rtol=1e-12)
-
-
 def test_it_is_emitted() -> None:
     overrides = ["data={kind: digits}", "backbone.block.mixer.score_kernel={kind: kerple_log}", "backbone.depth=1"]
+    from latentc.lower import lower
+
     text = model_source(lower(load_spec("digits_dit", overrides=overrides)), "main")
     assert "torch.log(" in text and "nn.init.uniform_(self.bias_p, 0.0, 2.0)" in text

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
-Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `latentc compile` wrote.")]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder written by `latentc compile`.")]
 Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one value; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -24,30 +24,33 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="A .safetensors, .pt or .npz file; NETWORK=FILE for each of several. Default: the spec's own.",
+        help="A .safetensors, .pt or .npz file, or NETWORK=FILE per network. Default: the spec's own.",
     ),
 ]
-Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map the file follows.")]
-Key = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Which state dict of a checkpoint: ema.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Sample i has seed N + i.")]
+Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map for this file.")]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", help="State dict to use from a checkpoint, such as ema.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed; sample i uses N + i.")]
 Classes = Annotated[
-    str | None, typer.Option("--class", metavar="CLASSES", help='0-9,"a name",17; or all, the default.')
+    str | None, typer.Option("--class", metavar="CLASSES", help='Such as 0-9,"a name",17. Default: all.')
 ]
 PerClass = Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples per class.")]
 Count = Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")]
-Guidance = Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Default: the spec's.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", metavar="SCALE", help="Guidance scale. Default: the spec's.")
 ]
-Program = Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")]
-Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--setting", metavar="NAME=VALUE", help="A setting, such as temperature=0.9; repeatable."),
+]
+Program = Annotated[str | None, typer.Option("--program", metavar="NAME", help="Program to run. Default: the first.")]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Number of steps, one of the bundle's.")]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, tensorrt or auto.")]
 Workers = Annotated[
     str | None,
-    typer.Option(
-        "--workers", metavar="N|ray[:ADDRESS]", help="Processes, or actors of a Ray cluster, that draw samples."
-    ),
+    typer.Option("--workers", metavar="N|ray[:ADDRESS]", help="Sample with N processes or on a Ray cluster."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that latentc did not write.")]
 

@@ -53,23 +53,25 @@ def compile(
         typer.Option("--form", help="How the sampling loop is compiled."),
     ] = None,
     steps: Annotated[
-        str | None, typer.Option("--steps", metavar="N,N", help="Step counts to include, the default first.")
+        str | None, typer.Option("--steps", metavar="N,N", help="Step counts to include, default first.")
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option("--max-batch", min=1, help="Largest batch of one engine call.")
     ] = None,
     by_reference: Annotated[
-        bool, typer.Option("--by-reference", help="Reference the weights file, do not copy it.")
+        bool, typer.Option("--by-reference", help="Reference the weights file instead of copying it.")
     ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild even if it is up to date.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild even if up to date.")] = False,
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", metavar="FILE", help="What `latentc calibrate` wrote.")
+        Path | None, typer.Option("--calibration", metavar="FILE", help="A file written by `latentc calibrate`.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Keep a quantised engine even if not worth it.")] = False,
-    no_run: Annotated[bool, typer.Option("--no-run", help="Do not run the finished bundle once.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep a quantised engine even if it misses its budget.")
+    ] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Skip the test run of the finished bundle.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compile a spec and its weights into a bundle: an engine that holds the whole sampler."""
+    """Compile a spec and its weights into a bundle: an engine that contains the whole sampler."""
     stages: list[str] = []
     warnings: list[str] = []
     with bar_for("compiling") as bar:
@@ -147,7 +149,7 @@ def sample(
     bundle: Bundle,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .gif, .txt, .npz; or a folder."),
+        typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .gif, .txt or .npz file, or a folder."),
     ] = None,
     classes: Classes = None,
     per_class: PerClass = 1,
@@ -157,7 +159,7 @@ def sample(
         typer.Option(
             "--given",
             metavar="NAME=FILE",
-            help="A condition: a number, .npy or .npz; one or a batch. Text as .txt, a line each.",
+            help="A condition: a number, .npy or .npz, one value or one per sample; text as .txt, one line per sample.",
         ),
     ] = None,
     seed: Seed = 0,
@@ -165,27 +167,31 @@ def sample(
     setting: Settings = None,
     program: Program = None,
     steps: Steps = None,
-    noise: Annotated[Path | None, typer.Option("--noise", metavar="FILE", help="An .npz of the noise itself.")] = None,
+    noise: Annotated[
+        Path | None, typer.Option("--noise", metavar="FILE", help="An .npz with the noise, instead of seeds.")
+    ] = None,
     as_: Annotated[
         Literal["folder", "npz", "webdataset", "parquet"] | None,
-        typer.Option("--as", help="Write a sample set: PNGs, ADM's .npz, shards. Continues if interrupted."),
+        typer.Option(
+            "--as", help="Write a sample set: PNGs, ADM's .npz, or shards. Repeat to continue after an interruption."
+        ),
     ] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="Show the classes beside the pictures of a .png.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Label images in a .png with their classes.")] = False,
     raw: Annotated[
         Path | None, typer.Option("--raw", metavar="FILE", help="Also write the raw samples to this .npz.")
     ] = None,
     batch: Batch = None,
     truncation: Annotated[
-        float | None, typer.Option("--truncation", metavar="BOUND", help="Bound of a generator's noise; inf: none.")
+        float | None, typer.Option("--truncation", metavar="BOUND", help="Bound on a generator's noise; inf: none.")
     ] = None,
     backend: Annotated[
         Literal["engine", "oracle", "torch"],
-        typer.Option("--backend", help="The engine, or the spec by numpy in float64 or by the emitted PyTorch."),
+        typer.Option("--backend", help="The engine, numpy in float64 (oracle), or the emitted PyTorch."),
     ] = "engine",
     device: Device = "auto",
     index: Annotated[
         Path | None,
-        typer.Option("--index", metavar="FOLDER", help="Where neighbours are searched; default: NAME.index."),
+        typer.Option("--index", metavar="FOLDER", help="Index for neighbours. Default: NAME.index."),
     ] = None,
     workers: Workers = None,
 ) -> None:
@@ -225,13 +231,13 @@ def sample(
 def verify(
     bundle: Bundle,
     budget: Annotated[
-        float | None, typer.Option("--budget", min=0, callback=a_time, metavar="SECONDS", help="Time it may take.")
+        float | None, typer.Option("--budget", min=0, callback=a_time, metavar="SECONDS", help="Time limit.")
     ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Verify a bundle: the oracle, the emitted PyTorch and the engine agree, and a control does not."""
+    """Verify a bundle: oracle, emitted PyTorch and engine must agree, and a control must differ."""
     with bar_for("verifying") as bar:
         report = api.verify(bundle, budget, device, seed, advancing(bar))
     echo(report.data() if as_json else report.text(), end="")
@@ -242,9 +248,9 @@ def verify(
 def bench(
     bundle: Bundle,
     batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "1,8",
-    steps: Annotated[str, typer.Option("--steps", metavar="N,N", help="Step counts; default: all.")] = "",
+    steps: Annotated[str, typer.Option("--steps", metavar="N,N", help="Step counts. Default: all.")] = "",
     compare: Annotated[bool, typer.Option("--compare", help="Compare with the emitted PyTorch.")] = False,
-    seconds: Annotated[float, typer.Option("--seconds", min=0, callback=a_time, help="Time for each case.")] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, callback=a_time, help="Time per case.")] = 5.0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -260,22 +266,24 @@ def triton(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="REPO", help="The model repository to write.")],
     kind: Annotated[
         Literal["auto", "ensemble", "sampler"],
-        typer.Option("--kind", help="Triton runs the engine, or latentc's runtime does."),
+        typer.Option("--kind", help="Whether Triton or latentc's runtime runs the engine."),
     ] = "auto",
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="The model's name; else the spec's.")
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the model. Default: the spec's.")
     ] = None,
     steps: Steps = None,
     program: Program = None,
-    instances: Annotated[int, typer.Option("--instances", min=1, metavar="N", help="Engines side by side.")] = 1,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where they run.")] = "auto",
+    instances: Annotated[int, typer.Option("--instances", min=1, metavar="N", help="Number of parallel engines.")] = 1,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Device of the engines.")] = "auto",
     delay: Annotated[
-        int, typer.Option("--delay", min=0, metavar="US", help="Wait of a request for others, µs.")
+        int, typer.Option("--delay", min=0, metavar="US", help="Time to wait for more requests to batch, in µs.")
     ] = 1000,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads of one.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads per engine.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle as a model repository of NVIDIA Triton."""
+    """Write a bundle as an NVIDIA Triton model repository."""
     with bar_for("deploying"):
         made = api.deploy_triton(bundle, output, kind, name, steps, program, instances, device, delay, threads)
     if as_json:
@@ -287,38 +295,47 @@ def triton(
 
 def tune(
     spec: Spec,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of results to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
     weights: Weights = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", metavar="NAME=VALUE", help="error=0.05, fid=1.1x, evaluations=10; repeatable."),
+        typer.Option(
+            "--budget", metavar="NAME=VALUE", help="A limit: error=0.05, fid=1.1x, evaluations=10; repeatable."
+        ),
     ] = None,
     names: Names = None,
     key: Key = None,
     variant: Variant = None,
     overrides: Sets = None,
     evaluations: Annotated[str, typer.Option("--evaluations", metavar="N,N", help="What to try.")] = "",
-    samples: Annotated[int, typer.Option("--samples", min=16, metavar="N", help="Samples that are judged.")] = 256,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Samples that are timed at once.")] = 1,
+    samples: Annotated[
+        int, typer.Option("--samples", min=16, metavar="N", help="Number of samples to evaluate.")
+    ] = 256,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Batch size for timing.")] = 1,
     seed: Seed = 0,
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0, callback=a_time, help="After which nothing more is tried.")
-    ] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0, callback=a_time, help="Time limit.")] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", metavar="NAMES|FILE.py:FUNCTION", help="fid,accuracy,… or your own; repeatable."),
+        typer.Option(
+            "--metric",
+            metavar="NAMES|FILE.py:FUNCTION",
+            help="Figures such as fid,accuracy, or your own function; repeatable.",
+        ),
     ] = None,
     features: Annotated[
         list[str] | None,
-        typer.Option("--features", metavar="NAME[=FILE]", help="What figures compare: inception=FILE."),
+        typer.Option(
+            "--features", metavar="NAME[=FILE]", help="Feature extractor for figures, such as inception=FILE."
+        ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", metavar="DATA|STATS.npz", help="With what; default: the spec's data.")
+        str | None,
+        typer.Option("--reference", metavar="DATA|STATS.npz", help="Reference for figures. Default: the spec's data."),
     ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Tune the sampler: the fewest steps at a quality, as a spec that extends this one, with a plot."""
+    """Tune the sampler for the fewest steps at a given quality. Writes a spec that extends this one, and a plot."""
     with bar_for("tuning") as bar:
         found = api.tune(
             spec,

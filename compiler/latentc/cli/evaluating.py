@@ -31,31 +31,42 @@ from latentc.cli._shared import (
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Argument(metavar="BUNDLE|SAMPLES", help="A bundle, or samples in files.")],
+    samples: Annotated[Path, typer.Argument(metavar="BUNDLE|SAMPLES", help="A bundle, or sample files.")],
     reference: Annotated[
         str | None,
         typer.Option(
-            "--reference", "-r", metavar="DATA|STATS.npz", help="A folder, an .npz, a spec; default: the bundle's data."
+            "--reference",
+            "-r",
+            metavar="DATA|STATS.npz",
+            help="A folder, an .npz or a spec. Default: the bundle's data.",
         ),
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME,NAME", help="fid,recall,…; default: all.")
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME,NAME", help="Figures such as fid,recall. Default: all."),
     ] = None,
     features: Annotated[
         list[str] | None,
-        typer.Option("--features", metavar="NAME[=FILE]", help="inception=FILE, digits, own.yaml; repeatable."),
+        typer.Option(
+            "--features", metavar="NAME[=FILE]", help="Feature extractor: inception=FILE, digits, own.yaml; repeatable."
+        ),
     ] = None,
     classifier: Annotated[
-        str | None, typer.Option("--classifier", metavar="NAME=FILE", help="What tells classes: resnet50=FILE.")
+        str | None,
+        typer.Option("--classifier", metavar="NAME=FILE", help="Classifier for class accuracy: resnet50=FILE."),
     ] = None,
     training: Annotated[
-        str | None, typer.Option("--training", metavar="DATA", help="What may have been copied; default: the data.")
+        str | None,
+        typer.Option("--training", metavar="DATA", help="Training data, to detect copies. Default: the spec's data."),
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--count", min=2, metavar="N", help="Samples; default: the reference's, ≤ 10 000.")
+        int | None,
+        typer.Option(
+            "--count", min=2, metavar="N", help="Number of samples. Default: as in the reference, at most 10 000."
+        ),
     ] = None,
     guidance: Annotated[
-        str | None, typer.Option("--guidance", metavar="S,S", help="Scales to compare, such as 1,1.5,2.")
+        str | None, typer.Option("--guidance", metavar="S,S", help="Guidance scales to compare, such as 1,1.5,2.")
     ] = None,
     setting: Settings = None,
     seed: Seed = 0,
@@ -63,10 +74,11 @@ def evaluate(
     steps: Steps = None,
     batch: Batch = None,
     most: Annotated[
-        int | None, typer.Option("--reference-count", min=2, metavar="N", help="Real samples to read; else 50 000.")
+        int | None,
+        typer.Option("--reference-count", min=2, metavar="N", help="Number of real samples to read. Default: 50 000."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where report.html and metrics.json go.")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for report.html and metrics.json.")
     ] = None,
     statistics: Annotated[
         Path | None, typer.Option("--save-reference", metavar="FILE", help="Write the reference's mu and sigma (.npz).")
@@ -75,7 +87,7 @@ def evaluate(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate samples: FID, precision, recall, class accuracy, copies of training data; per class, with a report."""
+    """Evaluate samples: FID, precision, recall, class accuracy, training-data copies; per class, with a report."""
     scales = [a_number(text) for text in (guidance or "").split(",") if text.strip()]
     with bar_for("evaluating") as bar:
         found = api.evaluate(
@@ -107,16 +119,19 @@ def evaluate(
 def classify(
     bundle: Bundle,
     samples: Annotated[
-        Path, typer.Argument(metavar="SAMPLES", help="An .npy, or an .npz with x and perhaps the labels y.")
+        Path, typer.Argument(metavar="SAMPLES", help="An .npy, or an .npz with x and optionally labels y.")
     ],
     rounds: Annotated[
-        str, typer.Option("--rounds", metavar="RUNS:KEEP,…", help="Runs of the program, then classes that remain.")
+        str,
+        typer.Option(
+            "--rounds", metavar="RUNS:KEEP,…", help="Runs per class, then how many classes to keep, per round."
+        ),
     ] = "1",
     classes: Annotated[
         str | None, typer.Option("--class", metavar="CLASSES", help='Candidates: 0-9,"a name",17. Default: all.')
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .npz for labels, errors and runs.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write labels, errors and runs to this .npz.")
     ] = None,
     seed: Seed = 0,
     batch: Batch = None,
@@ -152,36 +167,39 @@ def classify(
 def search(
     bundle: Bundle,
     reward: Annotated[
-        str, typer.Option("--reward", metavar="FILE.py:FUNCTION", help="Gives a number per sample, more for better.")
+        str,
+        typer.Option("--reward", metavar="FILE.py:FUNCTION", help="Returns one number per sample, higher is better."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .txt, .npz; or a folder.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .txt or .npz file, or a folder."),
     ] = None,
     classes: Classes = None,
     per_class: PerClass = 1,
     count: Count = None,
-    rollouts: Annotated[
-        int, typer.Option("--rollouts", metavar="N", help="Samples that are drawn for each one that is kept.")
-    ] = 32,
+    rollouts: Annotated[int, typer.Option("--rollouts", metavar="N", help="Samples drawn per sample kept.")] = 32,
     levels: Annotated[
-        int, typer.Option("--levels", metavar="N", help="Depth of the tree of shared noise; 1: the best of N.")
+        int, typer.Option("--levels", metavar="N", help="Depth of the tree of shared noise; 1: best of N.")
     ] = 4,
     sharpness: Annotated[
         float | None,
-        typer.Option("--sharpness", metavar="S", help="Draw by exp(S x reward), in place of seeking the best."),
+        typer.Option(
+            "--sharpness", metavar="S", help="Sample in proportion to exp(S x reward) instead of seeking the best."
+        ),
     ] = None,
     seed: Seed = 0,
     guidance: Guidance = None,
     setting: Settings = None,
     steps: Steps = None,
     raw: Annotated[
-        Path | None, typer.Option("--raw", metavar="FILE", help="An .npz for samples, rewards and their history.")
+        Path | None,
+        typer.Option("--raw", metavar="FILE", help="Write samples, rewards and their history to this .npz."),
     ] = None,
     batch: Batch = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Search for samples that a function rewards, in a tree of shared noise (DTS*, DTS); needs a stochastic sampler."""
+    """Search for samples with a high reward in a tree of shared noise (DTS*, DTS). Needs a stochastic sampler."""
     if output is None and raw is None and not as_json:
         raise typer.BadParameter("nothing to write: give -o FILE, --raw FILE.npz, --json or several")
     with bar_for("searching") as bar:

@@ -12,23 +12,23 @@ import typer
 from latentc import api
 from latentc.cli._shared import Json, Key, Names, Sets, Variant, Weights, bar_for, echo
 
-Replace = Annotated[bool, typer.Option("--force", help="Replace a folder that latentc wrote.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace a folder written by latentc.")]
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE", help="A folder of diffusers, or a checkpoint.")],
+    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE", help="A diffusers folder, or a checkpoint.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write.")],
     system: Annotated[
-        str | None, typer.Option("--spec", metavar="NAME", help="The shipped spec, if the file fits several.")
+        str | None, typer.Option("--spec", metavar="NAME", help="Shipped spec, if the file matches several.")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", "-v", metavar="NAME", help="Its variant, if the file fits several.")
+        str | None, typer.Option("--variant", "-v", metavar="NAME", help="Variant of it, if the file matches several.")
     ] = None,
     key: Key = None,
     force: Replace = False,
     as_json: Json = False,
 ) -> None:
-    """Import a pipeline of diffusers or an official checkpoint as a spec, whose default weights it is."""
+    """Import a diffusers pipeline or an official checkpoint as a spec with these weights as its default."""
     with bar_for("importing"):
         found = api.import_checkpoint(source, output, system, variant, key, force)
     _warn(found.notes)
@@ -50,7 +50,7 @@ def diffusers(
     force: Replace = False,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle, or a spec and its weights, as a folder that diffusers loads."""
+    """Write a bundle, or a spec and its weights, as a diffusers folder."""
     with bar_for("writing"):
         made = api.export_diffusers(source, output, weights, names, key, variant, overrides or (), force)
     _warn(made.notes)

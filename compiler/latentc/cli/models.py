@@ -14,7 +14,7 @@ from latentc.faults import data_from_diagnostics, missing_packages
 
 
 def specs(as_json: Json = False) -> None:
-    """List the specs that ship with latentc by family, with their variants."""
+    """List the shipped specs by family, with their variants."""
     found = api.specs()
     if as_json:
         echo(found)
@@ -29,10 +29,10 @@ def check(
     spec: Spec,
     variant: Variant = None,
     overrides: Sets = None,
-    resolved: Annotated[bool, typer.Option("--resolved", help="Print the spec with every default.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print the spec with all defaults.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a spec: every mistake with its file, line and column."""
+    """Check a spec and report every error with file, line and column."""
     if resolved:
         echo(api.resolved(spec, variant, overrides or ()), end="")
         return
@@ -53,11 +53,13 @@ def show(
     ir: Annotated[bool, typer.Option("--ir", help="Print the IR.")] = False,
     after: Annotated[str | None, typer.Option("--after", metavar="PASS", help="Print the IR after this pass.")] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Print every constant in full, so that the IR parses back.")
+        bool, typer.Option("--full", help="Print constants in full, so that the IR can be parsed back.")
     ] = False,
     why: Annotated[
         str | None,
-        typer.Option("--why", metavar="RULE", help="Explain where a fusion rule matched or failed; `all`: every rule."),
+        typer.Option(
+            "--why", metavar="RULE", help="Explain where a fusion rule matched or failed; `all` for every rule."
+        ),
     ] = None,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the network.")] = None,
     plan: Annotated[
@@ -65,12 +67,12 @@ def show(
         typer.Option(
             "--plan",
             metavar="gpus=N,NAME",
-            help="Plan its training on accelerators (gpus=256,h100): memory, traffic, time, limits.",
+            help="Estimate training on accelerators (gpus=256,h100): memory, traffic, time, bottleneck.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show parameter count, FLOPs and memory of a spec, its IR, a diagram or a plan of its training."""
+    """Show a spec's parameter count, FLOPs and memory, its IR, a diagram or a training plan."""
     if plan is not None:
         planned = api.plan(spec, plan, variant, overrides or ())
         echo(planned.data() if as_json else planned.text(), end="")
@@ -100,23 +102,23 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def schema() -> None:
-    """Print the JSON Schema of specs, for completion in editors."""
+    """Print the JSON Schema of specs, for editor completion."""
     echo(api.schema())
 
 
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model and of its file.")] = "my-model",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model and its file.")] = "my-model",
     system: Annotated[
-        str, typer.Option("--from", metavar="SYSTEM", help="What it starts from: dit, edm, maskgit, …")
+        str, typer.Option("--from", metavar="SYSTEM", help="System to start from: dit, edm, maskgit, …")
     ] = "dit",
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.yaml.")] = None,
 ) -> None:
-    """Write a first spec, commented, that trains on handwritten digits in minutes."""
+    """Write a commented first spec that trains on handwritten digits in minutes."""
     path = api.init(name, system, output)
     echo(f"{path}: edit it, then `latentc check {path}` and `latentc train {path}`")
 
 
-def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="As in error[E0204].")]) -> None:
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as E0204.")]) -> None:
     """Explain an error code: cause, example and remedy."""
     echo(api.explain(code), end="")
 
@@ -135,35 +137,37 @@ def emit(
 
 def train(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SPEC|DIR", help="A spec, or a folder that `emit` wrote.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to emit.")] = None,
+    source: Annotated[str, typer.Argument(metavar="SPEC|DIR", help="A spec, or a folder written by `emit`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the project.")
+    ] = None,
     variant: Variant = None,
     overrides: Sets = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes of torchrun.")] = 1,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Number of processes, run by torchrun.")] = 1,
 ) -> None:
-    """Emit the project if necessary and run its train.py, which gets all further flags (--steps 10)."""
+    """Emit the project if needed and run its train.py with all further flags (--steps 10)."""
     folder = api.train(source, output, context.args, variant, overrides or (), processes)
     echo(f"trained in {folder}")
 
 
 def forward(
     spec: Spec,
-    inputs: Annotated[Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the network's inputs.")],
+    inputs: Annotated[Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz with the network's inputs.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write, an array per output.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write, one array per output.")
     ],
     weights: Weights = None,
     backend: Annotated[
-        Literal["oracle", "torch", "onnx", "openvino"], typer.Option("--backend", help="What runs it.")
+        Literal["oracle", "torch", "onnx", "openvino"], typer.Option("--backend", help="Backend to run on.")
     ] = "oracle",
     variant: Variant = None,
     overrides: Sets = None,
     names: Names = None,
     key: Key = None,
-    network: Annotated[str, typer.Option("--network", metavar="NAME", help="Which of the spec's networks.")] = "main",
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="Which of its methods.")] = "forward",
+    network: Annotated[str, typer.Option("--network", metavar="NAME", help="Network of the spec.")] = "main",
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="Method of the network.")] = "forward",
 ) -> None:
-    """Run a method of a network once."""
+    """Run one method of a network."""
     given = (variant, overrides or (), names, key, network, method)
     with bar_for("running"):
         api.forward_file(spec, weights, inputs, output, backend, *given)
@@ -172,18 +176,19 @@ def forward(
 def loss(
     spec: Spec,
     inputs: Annotated[
-        Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the data's fields and the random draws.")
+        Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz with the data fields and random draws.")
     ],
     weights: Weights = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .npz for the loss and its parts.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the loss and its parts to this .npz.")
     ] = None,
-    backend: Annotated[Literal["oracle", "torch"], typer.Option("--backend", help="What runs it.")] = "oracle",
+    backend: Annotated[Literal["oracle", "torch"], typer.Option("--backend", help="Backend to run on.")] = "oracle",
     update: Annotated[
-        str | None, typer.Option("--update", metavar="NAME", help="Which of several losses; the first by default.")
+        str | None,
+        typer.Option("--update", metavar="NAME", help="Loss to evaluate, if there are several. Default: the first."),
     ] = None,
     training: Annotated[
-        bool, typer.Option("--training", help="Run networks as in training: batch norms use the batch.")
+        bool, typer.Option("--training", help="Run networks in training mode: batch norms use batch statistics.")
     ] = False,
     variant: Variant = None,
     overrides: Sets = None,
@@ -203,17 +208,15 @@ def weights(
     spec: Spec,
     to: Annotated[
         list[str],
-        typer.Option("--to", "-o", metavar="FILE", help="The .safetensors to write; NETWORK=FILE once for each."),
+        typer.Option("--to", "-o", metavar="FILE", help="The .safetensors to write, or NETWORK=FILE per network."),
     ],
     source: Weights = None,
     names: Names = None,
-    to_names: Annotated[str | None, typer.Option("--to-names", metavar="MAP", help="The name map to write by.")] = None,
+    to_names: Annotated[str | None, typer.Option("--to-names", metavar="MAP", help="Name map for the output.")] = None,
     key: Key = None,
     variant: Variant = None,
     overrides: Sets = None,
-    network: Annotated[
-        str | None, typer.Option("--network", metavar="NAME", help="Convert one of several networks alone.")
-    ] = None,
+    network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="Convert only this network.")] = None,
 ) -> None:
     """Write a checkpoint under other names: import with --names, export with --to-names."""
     taken: list[str] = []
@@ -237,18 +240,27 @@ def doctor(as_json: Json = False) -> None:
 
 def index(
     spec: Spec,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The index; NAME.index is found.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="The index to write; NAME.index next to NAME.latentc is found automatically.",
+        ),
+    ],
     condition: Annotated[
-        str | None, typer.Option("--condition", metavar="NAME", help="Which, if several are made of neighbours.")
+        str | None,
+        typer.Option("--condition", metavar="NAME", help="Condition to index for, if several use neighbours."),
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option("--queries", metavar="FILE", help="An .npy with a query per class; default: its mean."),
+        typer.Option("--queries", metavar="FILE", help="An .npy with one query per class. Default: the class mean."),
     ] = None,
     variant: Variant = None,
     overrides: Sets = None,
 ) -> None:
-    """Write the embeddings of a spec's data as an index, in which neighbours are searched."""
+    """Write the embeddings of a spec's data as an index for neighbour search."""
     made = api.index(spec, output, condition, queries, variant, overrides or ())
     classes = "" if made.queries is None else f", queries of {len(made.queries)} classes"
     echo(f"{output}: {len(made):,} embeddings of {made.size} numbers{classes}")

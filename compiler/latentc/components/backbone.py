@@ -69,28 +69,28 @@ class Backbone(Part):
     """Whether it is used in training only."""
 
     conditions: tuple[str, ...] | None = Field(
-        None, description="names of the conditions it is told; null: all that it has a place for"
+        None, description="names of the conditions it takes; null: all that it has an input for"
     )
 
     copy_of: str | None = Field(
         None,
-        description="network whose weights training starts from; null: none. Weights it lacks are initialised as usual",
+        description="network to initialise weights from; null: none. Weights it lacks are initialised as usual",
     )
     pretrained: str | None = Field(
-        None, description="weights file (.safetensors) that training starts from; null: initialised at random"
+        None, description="weights file (.safetensors) that training starts from; null: random initialisation"
     )
     fresh_weights: tuple[str, ...] = Field(
         (),
-        description="patterns of weights that start as usual although `copy_of` or `pretrained` has them, such as "
-        "`blocks.*.attn.*`",
+        description="patterns of weights that are initialised as usual although `copy_of` or `pretrained` has them, "
+        "such as `blocks.*.attn.*`",
     )
     frozen: bool | None = Field(
-        None, description="whether training leaves its weights as they are; null: if there are `pretrained` ones"
+        None, description="training does not change its weights; null: true if it is `pretrained`"
     )
     frozen_weights: tuple[str, ...] = Field(
         (),
-        description="patterns of weights that training leaves as they are although it trains the others, such as "
-        "`encoder.*`; with some, `frozen: null` means false",
+        description="patterns of weights that stay fixed while the others are trained, such as `encoder.*`; if "
+        "given, `frozen: null` means false",
     )
 
     @property

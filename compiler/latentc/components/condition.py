@@ -84,12 +84,12 @@ class Condition(Part):
     CARRIED: ClassVar[bool] = False
     """Whether losses and sampling programs compute it, so that neither data nor requests give it."""
 
-    field: str | None = Field(None, description="field of the data it comes from; null: the one of its own name")
+    field: str | None = Field(None, description="data field that it is read from; null: the field of the same name")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="probability of training without it; 0: always given, so no guidance"
+        0.0, ge=0, lt=1, description="probability that training drops it; 0: never, so it cannot be guided"
     )
     prior: Prior | None = Field(
-        None, description="a model of the condition, from which programs draw it; null: a request gives it"
+        None, description="a model of the condition, from which programs draw it; null: requests pass it"
     )
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:

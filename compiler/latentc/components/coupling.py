@@ -21,7 +21,7 @@ class Coupling(Part):
     The path x_t = alpha x1 + sigma x0 runs from x0 of that density to the data x1, in training and in sampling.
     """
 
-    condition: str = Field(description="name of the condition that the base density depends on")
+    condition: str = Field(description="condition that the base distribution depends on")
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.condition not in spec.conditions:

@@ -22,20 +22,18 @@ class Data(Part):
     `shape`, `tokens` and `classes` are short for those three; if `fields` declares them instead, they say the same.
     """
 
-    classes: int = Option(
-        0, ge=0, le=16_777_216, description="number of classes, labelled from 0; 0: samples have no label"
-    )
+    classes: int = Option(0, ge=0, le=16_777_216, description="number of classes, labelled from 0; 0: unlabelled")
     class_names: ClassNames | None = Option(
         None,
-        description="names of the classes in order, or a text file with one name per line, relative to the spec; null: "
-        "those that the data itself holds",
+        description="names of the classes in order, or a text file with one name per line, relative to the spec; "
+        "null: those stored in the data",
     )
     shape: tuple[Size, ...] | None = Option(
         None,
         max_length=8,
-        description="short for `fields: {x: {shape: …}}`; [C, H, W] with 1 or 3 channels is an image",
+        description="shorthand for `fields: {x: {shape: …}}`; [C, H, W] with 1 or 3 channels is an image",
     )
-    tokens: Tokens | None = Option(None, description="short for `fields: {tokens: …}`, instead of `shape`")
+    tokens: Tokens | None = Option(None, description="shorthand for `fields: {tokens: …}`, instead of `shape`")
     # A property `fields` adds those that the short forms declare.
     fields_: dict[AxisName, Field] = Option(
         default_factory=dict, alias="fields", description="arrays of a sample, by name"
@@ -167,13 +165,13 @@ class Data(Part):
 class Images(Data):
     """Data whose images can be mirrored or augmented in training."""
 
-    horizontal_flip: bool = Option(False, description="mirror half of the training images")
+    horizontal_flip: bool = Option(False, description="mirror images at random with probability 1/2")
     augment: float = Option(
         0,
         ge=0,
         le=1,
-        description="probability of each geometric augmentation of EDM (0.12 there), mirroring included; what was done "
-        "is the field `augment` [9]; 0: none",
+        description="probability of each geometric augmentation of EDM (0.12 there), including mirroring; adds the "
+        "augmentation parameters as field `augment` [9]; 0: none",
     )
 
     @property
@@ -192,9 +190,9 @@ class Images(Data):
 class Pictures(Images):
     """Data whose samples are image files of any size; a first stage can encode them."""
 
-    horizontal_flip: bool = Option(True, description="mirror half of the training images")
+    horizontal_flip: bool = Option(True, description="mirror images at random with probability 1/2")
     crops: Literal["center", "ten"] = Option(
-        "center", description="what a first stage encodes: the middle square, or ten crops of 1.1 times the side"
+        "center", description="crops that a first stage encodes: the centre square, or ten crops at 1.1 times the side"
     )
     requires: ClassVar[tuple[str, ...]] = ("pillow>=10",)
     holds_images: ClassVar[bool] = True

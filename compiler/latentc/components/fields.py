@@ -51,10 +51,10 @@ class Field(Closed):
     axes: tuple[AxisName, ...] = pydantic.Field(
         (), description="names of the axes of `shape`; by default those usual for the medium, or axis_0, axis_1, …"
     )
-    medium: Medium = pydantic.Field("array", description="how samples are written and shown")
+    medium: Medium = pydantic.Field("array", description="how samples are written and displayed")
     range: tuple[float, float] | None = pydantic.Field(
         None,
-        description="values shown as black and white, or at full scale; [-1, 1] for image, video and audio",
+        description="values of black and white, or full scale; [-1, 1] for image, video and audio",
     )
     classes: int | None = pydantic.Field(
         None, gt=0, le=16_777_216, description="number of integer values: classes, or vocabulary size"
@@ -66,31 +66,31 @@ class Field(Closed):
         None, gt=0, description="samples per second (audio) or frames per second (video)"
     )
     noise: float | None = pydantic.Field(
-        None, gt=0, description="deviation of normal noise that is added whenever training reads it; null: none"
+        None, gt=0, description="standard deviation of Gaussian noise added whenever training reads it; null: none"
     )
     resized: bool | None = pydantic.Field(
         None,
-        description="latents of the image, resized by bicubic interpolation before the first stage encodes it; `shape` "
-        "says how small (Hi-MAR's pivots)",
+        description="latents of a smaller version of the image, resized bicubically before the first stage encodes "
+        "it; `shape` sets the size (Hi-MAR's pivots)",
     )
     grid: tuple[Size, ...] | None = pydantic.Field(
         None,
         max_length=8,
-        description="tokens that fill a grid row by row: [rows, columns], or [frames, rows, columns]",
+        description="grid that tokens fill row by row: [rows, columns], or [frames, rows, columns]",
     )
     alphabet: str | None = pydantic.Field(
-        None, min_length=2, description="text: the character of each token; null: tokens are bytes of UTF-8"
+        None, min_length=2, description="text: the character of each token; null: tokens are UTF-8 bytes"
     )
     tokenizer: str | None = pydantic.Field(
         None,
-        description="text: the file that says what tokens are, a tokenizer.json as Hugging Face's libraries write it; "
-        "relative to the working directory, or in a project to it",
+        description="text: a tokenizer.json as written by Hugging Face libraries; relative to the working directory, "
+        "or in a project to the project",
     )
     start: int | None = pydantic.Field(
         None, ge=0, le=16_777_215, description="text: the token that begins a text; null: none"
     )
     end: int | None = pydantic.Field(
-        None, ge=0, le=16_777_215, description="text: the token that ends a text, and fills what is behind it"
+        None, ge=0, le=16_777_215, description="text: token that ends a text, also used as padding"
     )
 
     def model_post_init(self, context: Any) -> None:

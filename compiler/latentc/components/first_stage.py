@@ -21,15 +21,15 @@ class FirstStage(Closed):
     """An autoencoder: training reads the codes of images, and the samples of programs are decoded."""
 
     spec: str = Field(description="the autoencoder: a shipped spec (`sd_vae`), or a path relative to this file")
-    variant: str | None = Field(None, description="one of that spec's variants")
+    variant: str | None = Field(None, description="variant of that spec")
     weights: str | None = Field(None, description="its weights: a file or folder; null: samples stay latents or tokens")
     names: str | None = Field(None, description="name map of that spec for the weights; null: latentc's own names")
-    key: str | None = Field(None, description="state dict to take from a checkpoint (`ema`); null: the one that fits")
+    key: str | None = Field(None, description="state dict to use from a checkpoint (`ema`); null: the one that fits")
     shift: float | tuple[float, ...] = Field(
-        0.0, description="subtracted from latents before `scale` (FLUX: 0.1159); a list: by channel"
+        0.0, description="subtracted from latents before `scale` (FLUX: 0.1159); a list: per channel"
     )
     scale: Factor | tuple[Factor, ...] = Field(
-        1.0, description="factor on latents that brings them to about unit variance; a list: by channel"
+        1.0, description="factor that scales latents to about unit variance; a list: per channel"
     )
 
     @property

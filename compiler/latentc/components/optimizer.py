@@ -26,19 +26,22 @@ class Optimizer(Component):
     of two or more dimensions outside embeddings. `SOURCE` defines what the expression needs besides `torch`.
     """
 
-    lr: float = Field(1e-4, gt=0, description="learning rate once warmed up")
-    weight_decay: float = Field(0.0, ge=0, description="per step and unit of learning rate; not of biases and norms")
-    decay_embeddings: bool = Field(False, description="whether embedding tables decay too")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate, after warm-up")
+    weight_decay: float = Field(
+        0.0, ge=0, description="weight decay per step, in units of the learning rate; not applied to biases and norms"
+    )
+    decay_embeddings: bool = Field(False, description="also decay embedding tables")
     sam: float | None = Field(
         None,
         gt=0,
-        description="radius of sharpness-aware minimisation (arXiv:2010.01412), two backward passes; null: none",
+        description="radius of sharpness-aware minimisation (arXiv:2010.01412), which takes two backward passes; "
+        "null: none",
     )
     orthogonal: float | None = Field(
         None,
         gt=0,
-        description="strength of orthogonal regularisation (arXiv:1809.11096): of half the squared products of "
-        "different rows of a matrix, embeddings excepted; null: none",
+        description="strength of orthogonal regularisation (arXiv:1809.11096), half the squared products of "
+        "different rows of a matrix, except embeddings; null: none",
     )
     TORCH: ClassVar[str] = ""
     SOURCE: ClassVar[str] = ""

@@ -23,8 +23,8 @@ class Prior(Closed):
     """
 
     network: str = Field(description="one of `networks`, which models the condition")
-    objective: Annotated[Component, OneOf("objectives")] = Field(description="how that network is trained")
-    sampler: Annotated[Component, OneOf("samplers")] = Field(description="how the condition is drawn")
+    objective: Annotated[Component, OneOf("objectives")] = Field(description="objective of that network")
+    sampler: Annotated[Component, OneOf("samplers")] = Field(description="sampler of the condition")
 
     def system(self, name: str, spec: Spec) -> Spec:
         """The prior of condition `name` as a spec: its network is `main`, and the condition's field is modelled.

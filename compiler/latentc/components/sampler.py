@@ -37,9 +37,9 @@ class FixedPoint(Closed):
     them. Every iteration makes at least one more of them what it is one after the other.
     """
 
-    block: int = Field(16, gt=1, le=65_536, description="tokens that are found at a time")
+    block: int = Field(16, gt=1, le=65_536, description="number of tokens solved jointly")
     iterations: int = Field(
-        8, gt=0, le=65_536, description="evaluations of each block; as many as it has tokens: the exact inverse"
+        8, gt=0, le=65_536, description="evaluations per block; as many as the block has tokens: the exact inverse"
     )
 
 

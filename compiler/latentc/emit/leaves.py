@@ -324,8 +324,6 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "uniform":
             bound = literal(float(args["bound"])).code
             return f"torch.empty({dims}).uniform_(-{bound}, {bound})"
-        case "alibi_slopes":
-            return f"{call(helper('alibi_slopes'), [size(shape[0])]).code}.reshape({dims})"
         case "sincos_1d":
             sizes = [size(args[k]) for k in ("width", "length")]
             text = call(helper("sincos_1d"), sizes, base=float(args["base"])).code

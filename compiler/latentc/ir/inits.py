@@ -106,18 +106,6 @@ def log_arange(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(np.log(np.arange(1, shape[-1] + 1, dtype=np.float64)), shape).copy()
 
 
-def alibi_slopes(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Slopes of ALiBi (Press et al. 2022) along the first axis: 2^(-8 k / n) for k = 1 to n heads.
-
-    If n is no power of 2, those of the power below it, then every second one of the power above it.
-    """
-    heads = shape[0]
-    below = 2 ** (heads.bit_length() - 1)
-    slopes = 2.0 ** (-8.0 * np.arange(1, below + 1) / below)
-    further = 2.0 ** (-4.0 * np.arange(1, 2 * below + 1, 2) / below)
-    return np.asarray(np.concatenate([slopes, further])[:heads].reshape(-1, *[1] * (len(shape) - 1)) * np.ones(shape))
-
-
 def directions(rng: np.random.Generator, shape: tuple[int, ...], heads: int, maps: int, points: int) -> Array:
     """Offsets of points around a query (Deformable DETR): [heads * maps * points * 2], (column, row) in pixels.
 
@@ -233,19 +221,8 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_1d, sincos_2d, rope_1d, rope_2d),
-        *(
-            rope_prefix,
-            alibi_slopes,
-            count,
-            directions,
-            linspace,
-            log_arange,
-            rotations,
-            softplus_inverse,
-            uniform_between,
-        ),
+        *(rope_prefix, count, directions, linspace, log_arange, rotations, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
-DETERMINISTIC = {"zeros", "count", "ones", "constant", "alibi_slopes", "sincos_1d", "sincos_2d"}
-DETERMINISTIC |= {"rope_1d", "rope_2d", "rope_prefix"}
+DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d", "rope_1d", "rope_2d", "rope_prefix"}

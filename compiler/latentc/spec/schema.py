@@ -29,23 +29,23 @@ class Spec(Closed):
     latentc: Literal[1] = Field(1, description="version of the spec's format")
     name: Name = Field(description="short name: letters, digits and . _ + -")
     source: str | None = Field(None, description="where the system is published")
-    extends: str | None = Field(None, description="one base: a path relative to this file, or a shipped spec")
-    data: Annotated[Data, OneOf("data")] = Field(description="the training samples, and the fields that a network sees")
+    extends: str | None = Field(None, description="one base spec: a path relative to this file, or a shipped spec")
+    data: Annotated[Data, OneOf("data")] = Field(description="the training samples and their fields")
     networks: dict[Identifier, Annotated[Component, OneOf("networks")]] = Field(
-        min_length=1, description="the networks by name; `backbone: x` is short for `networks: {main: x}`"
+        min_length=1, description="the networks by name; `backbone: x` is shorthand for `networks: {main: x}`"
     )
     conditioning: dict[Identifier, Annotated[Component, OneOf("conditions")]] = Field(
-        default_factory=dict, description="inputs of the networks beside the sample, by name: the class, the time, ..."
+        default_factory=dict, description="network inputs besides the sample, by name: the class, the time, ..."
     )
     objective: Annotated[Component | None, OneOf("objectives")] = Field(
-        None, description="what the network predicts and the loss; null: cannot be trained"
+        None, description="prediction target and loss; null: cannot be trained"
     )
     sampler: Annotated[Component | None, OneOf("samplers")] = Field(
         None, description="how samples are drawn; null: cannot be sampled"
     )
     train: Train = Field(Train(), description="how the networks are trained")
-    optimize: Optimize = Field(Optimize(), description="what the passes may do")
-    target: Target = Field(Target(), description="the engine it is compiled for")
+    optimize: Optimize = Field(Optimize(), description="optional passes")
+    target: Target = Field(Target(), description="the engine to compile for")
     weights: dict[Identifier, dict[Identifier, tuple[dict[str, Any], ...]]] = Field(
         default_factory=dict, description="name maps: checkpoint flavour → network → renaming rules"
     )
@@ -53,7 +53,7 @@ class Spec(Closed):
         default_factory=dict, description="default weights by network, for commands without `--weights`"
     )
     variants: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="named changes to this spec, merged in by --variant"
+        default_factory=dict, description="named overrides of this spec, merged by --variant"
     )
 
     # Where the values were written, for diagnostics of later stages; not part of the spec's content.

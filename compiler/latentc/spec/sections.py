@@ -27,8 +27,8 @@ class Checkpoint(Closed):
     """The weights that a network has, unless a command is given others."""
 
     weights: str = Field(description="a file or folder, relative to this file or to the current folder")
-    names: str | None = Field(None, description="name map of this spec that it follows; null: latentc's own names")
-    key: str | None = Field(None, description="state dict to take from a checkpoint (`ema`); null: the one that fits")
+    names: str | None = Field(None, description="name map of this spec for the file; null: latentc's own names")
+    key: str | None = Field(None, description="state dict to use from a checkpoint (`ema`); null: the one that fits")
 
 
 class Schedule(Closed):
@@ -36,18 +36,23 @@ class Schedule(Closed):
 
     kind: Literal["constant", "cosine", "linear", "exponential", "inverse_sqrt"] = Field(
         "constant",
-        description="course after the warm-up; exponential: by the same factor each step, down to `final`; "
-        "inverse_sqrt: 1 / sqrt(step / decay_from) from that step on",
+        description="learning rate after warm-up; exponential: decays by a constant factor per step, down to "
+        "`final`; inverse_sqrt: 1 / sqrt(step / decay_from) from that step on",
     )
-    warmup: int = Field(0, ge=0, le=1_000_000_000, description="optimiser steps from 0 up to the learning rate")
+    warmup: int = Field(
+        0, ge=0, le=1_000_000_000, description="optimiser steps over which the learning rate rises from 0"
+    )
     hold: float = Field(
-        0.0, ge=0, lt=1, description="fraction of all steps at the learning rate after the warm-up, before its course"
+        0.0, ge=0, lt=1, description="fraction of all steps at the full learning rate after warm-up, before the decay"
     )
     final: float = Field(
-        0.0, ge=0, le=1, description="fraction of the rate at the end, unless constant or inverse_sqrt"
+        0.0, ge=0, le=1, description="final fraction of the learning rate, except for constant and inverse_sqrt"
     )
     decay_from: int | None = Field(
-        None, gt=0, le=1_000_000_000, description="optimiser steps at the full rate, for inverse_sqrt (EDM2: t_ref)"
+        None,
+        gt=0,
+        le=1_000_000_000,
+        description="inverse_sqrt: optimiser step from which the rate decays (EDM2: t_ref)",
     )
 
     @model_validator(mode="after")
@@ -72,7 +77,7 @@ class PowerEma(Closed):
         (0.05, 0.1),
         min_length=1,
         max_length=8,
-        description="widths of the profiles that training keeps: standard deviation over the number of steps",
+        description="widths of the stored profiles: standard deviation relative to the number of steps",
     )
     snapshot_every: int = Field(4096, gt=0, le=1_000_000_000, description="steps between stored averages")
     target: float | None = Field(
@@ -80,9 +85,9 @@ class PowerEma(Closed):
         ge=0.001,
         le=0.25,
         description="width of the average in `weights.safetensors`, reconstructed at the end; null: the first of "
-        "`sigma_rel`, as it was kept",
+        "`sigma_rel`, as stored",
     )
-    half: bool = Field(False, description="stored averages are in float16")
+    half: bool = Field(False, description="store averages in float16")
 
     @model_validator(mode="after")
     def _widths_differ(self) -> Self:
@@ -101,45 +106,42 @@ class Train(Closed):
         default_factory=default_optimizer, description="the optimiser"
     )
     optimizers: dict[Identifier, Annotated[Component, OneOf("optimizers")]] = Field(
-        default_factory=dict, description="{network: optimiser}, for networks with their own one"
+        default_factory=dict, description="{network: optimiser}, for networks with an optimiser of their own"
     )
-    schedule: Schedule = Field(Schedule(), description="course of the learning rate")
+    schedule: Schedule = Field(Schedule(), description="learning rate schedule")
     ema: Unit | PowerEma | None = Field(
-        0.9999, description="decay per step of the averaged weights, or averages to reconstruct from; null for none"
+        0.9999, description="decay per step of the averaged weights, or averages to reconstruct from; null: none"
     )
-    clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null for no limit")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    clip: float | None = Field(None, gt=0, description="maximum gradient norm; null: no limit")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of the forward pass (autocast)")
     loss_scaling: float = Field(
         1.0,
         gt=0,
         le=1 << 24,
-        description="factor of the loss in `fp16`, by which gradients are divided, so that few vanish; those that are "
-        "not finite become 0 (EDM)",
+        description="loss scale in `fp16`; gradients are divided by it, and non-finite ones set to 0 (EDM)",
     )
-    compile: bool = Field(False, description="run the network through torch.compile")
+    compile: bool = Field(False, description="compile the network with torch.compile")
     recompute: bool = Field(
-        False, description="keep only the inputs of blocks for the backward pass, and run their forward pass again"
+        False, description="keep only the inputs of blocks for the backward pass and recompute their forward pass"
     )
-    parallel: Literal["none", "ddp", "fsdp"] = Field("ddp", description="used with several processes")
-    seed: int = Field(0, ge=0, lt=1 << 63, description="of the initial weights, the noise and the order")
+    parallel: Literal["none", "ddp", "fsdp"] = Field("ddp", description="strategy for several processes")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the initial weights, the noise and the data order")
     checkpoint_every: int = Field(10_000, gt=0, le=1_000_000_000, description="steps between checkpoints")
-    keep: int = Field(3, gt=0, le=65_536, description="newest checkpoints that are kept")
-    log_every: int = Field(100, gt=0, le=1_000_000_000, description="steps between lines of the log")
-    sample_every: int | None = Field(
-        None, gt=0, le=1_000_000_000, description="steps between sample grids; null for none"
-    )
+    keep: int = Field(3, gt=0, le=65_536, description="number of newest checkpoints to keep")
+    log_every: int = Field(100, gt=0, le=1_000_000_000, description="steps between log lines")
+    sample_every: int | None = Field(None, gt=0, le=1_000_000_000, description="steps between sample grids; null: none")
     evaluate_every: int | None = Field(
         None,
         gt=0,
         le=1_000_000_000,
-        description="steps between figures of samples (FID, precision, recall); null: none",
+        description="steps between sample metrics (FID, precision, recall); null: none",
     )
-    evaluate_samples: int = Field(512, ge=8, le=1_000_000, description="samples that are judged")
+    evaluate_samples: int = Field(512, ge=8, le=1_000_000, description="number of samples for these metrics")
     evaluate_features: str | None = Field(
         None,
-        description="TorchScript of features, from pictures u8[N, 3, H, W]; null: principal components of the data",
+        description="TorchScript feature extractor for images u8[N, 3, H, W]; null: principal components of the data",
     )
-    workers: int = Field(2, ge=0, le=1_024, description="processes that load data; 0 loads in the training process")
+    workers: int = Field(2, ge=0, le=1_024, description="data loader processes; 0 loads in the training process")
 
     @model_validator(mode="after")
     def _scales_half_precision(self) -> Self:
@@ -164,46 +166,51 @@ class Calibration(Closed):
     samples: int = Field(8, gt=0, le=4096, description="number of samples to draw")
     steps: int = Field(8, gt=0, le=100_000, description="calls of each network method, evenly spaced")
     classes: int = Field(8, gt=0, le=65_536, description="number of different classes, evenly spaced")
-    seed: int = Field(0, ge=0, lt=1 << 63, description="of the first sample; the next ones follow")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the first sample; counted up for the next")
     range: Literal["max", "percentile", "mse"] = Field(
-        "mse", description="range of a scale: the largest value, 99.99 % of the values, or the one with the least error"
+        "mse",
+        description="range covered by a scale: the largest value, 99.99 % of the values, or the cut-off with the "
+        "least squared error",
     )
 
 
 class Budget(Closed):
     """The allowed error of quantisation. Layers stay unquantised to keep it, or compile fails."""
 
-    psnr: float = Field(30.0, gt=0, description="least PSNR in dB of final samples against fp32, with the same noise")
-    perplexity: float = Field(0.01, gt=0, description="largest relative increase, of networks that score tokens")
+    psnr: float = Field(30.0, gt=0, description="minimum PSNR in dB of final samples against fp32, with the same noise")
+    perplexity: float = Field(
+        0.01, gt=0, description="maximum relative increase in perplexity, for networks that score tokens"
+    )
     metrics: dict[Identifier, float | Limit] = Field(
         default_factory=dict,
         max_length=64,
-        description="limits of figures of `latentc evaluate`: {fid: 1.1x, accuracy: 0.98x}; x: times the unquantised",
+        description="limits on figures of `latentc evaluate`: {fid: 1.1x, accuracy: 0.98x}; x: relative to the "
+        "unquantised engine",
     )
-    samples: int = Field(512, ge=2, le=1_000_000, description="samples that these figures are measured on")
+    samples: int = Field(512, ge=2, le=1_000_000, description="number of samples for these figures")
     features: tuple[str, ...] = Field(
-        (), max_length=8, description="extractors of these figures, as `--features` takes"
+        (), max_length=8, description="feature extractors for these figures, as for `--features`"
     )
-    reference: str | None = Field(None, description="what these figures compare with; null: `data`")
+    reference: str | None = Field(None, description="reference for these figures; null: `data`")
 
 
 class Quantize(Closed):
     """Linear layers in 8 or 4 bits."""
 
-    scheme: SchemeName = Field(description="static or dynamic int8, only weights in int8 or int4, or fp8")
+    scheme: SchemeName = Field(description="static or dynamic int8, int8 or int4 weights only, or fp8")
     smooth: float | None = Field(
-        None, ge=0, le=1, description="SmoothQuant's alpha, the share of outliers moved to the weights; null: none"
+        None, ge=0, le=1, description="SmoothQuant's alpha, the share of outliers moved into the weights; null: none"
     )
-    exclude: tuple[str, ...] = Field((), description="layers to leave unquantised: paths, * matches any text")
+    exclude: tuple[str, ...] = Field((), description="layers to leave unquantised: paths, where * matches any text")
     calibration: Calibration = Field(Calibration(), description="how scales are measured")
-    budget: Budget = Field(Budget(), description="the error that is allowed")
-    min_speedup: float = Field(1.0, ge=0, description="least speedup over the unquantised engine")
+    budget: Budget = Field(Budget(), description="quality limits")
+    min_speedup: float = Field(1.0, ge=0, description="minimum speedup over the unquantised engine")
 
 
 class Stitch(Closed):
     """Trajectory stitching: a small network takes the first steps, `main` the others (T-Stitch, Pan et al. 2024)."""
 
-    network: str = Field(description="one of `networks`, trained for the same objective as main")
+    network: str = Field(description="one of `networks`, trained with the same objective as main")
     until: float = Field(
         gt=0, lt=1, description="main takes over at this fraction of the way from noise (0) to data (1)"
     )
@@ -212,11 +219,11 @@ class Stitch(Closed):
 class Cache(Closed):
     """Block caching: the residual of a range of main's blocks is computed at some steps and reused at the others."""
 
-    blocks: tuple[Index, Index] = Field(description="[first, last + 1] of the blocks, counted from 0")
-    among: str | None = Field(None, description="the list of blocks, if the network has several")
+    blocks: tuple[Index, Index] = Field(description="[first, last + 1] of the cached blocks, counted from 0")
+    among: str | None = Field(None, description="name of the list of blocks, if the network has several")
     parts: tuple[str, ...] = Field(
         (),
-        description="calls in a block, such as attn and mlp, cached separately; none: all blocks as one",
+        description="calls in a block, such as attn and mlp, to cache separately; none: all blocks as one",
     )
     every: int = Field(
         2, gt=0, le=100_000, description="compute at every n-th step and at the first of each loop; 1: no caching"
@@ -230,11 +237,12 @@ class Optimize(Closed):
     """What the passes may do beyond exact rewriting."""
 
     guidance: Literal["batched", "sequential"] = Field(
-        "batched", description="both branches of guidance in one call of twice the batch, or one by one"
+        "batched", description="run both guidance branches as one call of twice the batch, or one after the other"
     )
     experts: Literal["auto", "dense", "sparse"] = Field(
         "auto",
-        description="every expert for every token, or (`onnxruntime` in fp32) only those it is routed to; both exact",
+        description="run every expert on every token, or (`onnxruntime` in fp32) only on those routed to it; both "
+        "exact",
     )
     kv_tile: int | None = Field(
         None,
@@ -243,16 +251,16 @@ class Optimize(Closed):
         description="tokens per write to the key-value caches, if the loop is inside the engine; null: about the "
         "square root of the number of tokens on `openvino`, otherwise 1",
     )
-    quantize: Quantize | None = Field(None, description="quantisation of linear layers; null for none")
-    cache: Cache | None = Field(None, description="reuse of the residual of blocks at several steps; null for none")
-    stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null for none")
+    quantize: Quantize | None = Field(None, description="quantisation of linear layers; null: none")
+    cache: Cache | None = Field(None, description="reuse of the blocks' residual across steps; null: none")
+    stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null: none")
 
 
 class Profile(Closed):
     """The batch sizes that a TensorRT plan is built for, in samples; guidance doubles them."""
 
     min: int = Field(1, gt=0, le=65_536, description="smallest number of samples per run")
-    opt: int = Field(8, gt=0, le=65_536, description="number of samples that it is tuned for")
+    opt: int = Field(8, gt=0, le=65_536, description="number of samples to optimise for")
     max: int = Field(64, gt=0, le=65_536, description="largest number of samples per run")
 
 
@@ -262,20 +270,20 @@ Capability = Annotated[str, Field(pattern=r"^sm\d{2,3}$")]
 class Target(Closed):
     """The engine a spec is compiled for."""
 
-    engine: EngineName = Field(DEFAULT, description="what runs the bundle")
-    form: Literal["auto", "unroll", "loop", "host"] = Field("auto", description="where the sampler's loop is")
+    engine: EngineName = Field(DEFAULT, description="engine that runs the bundle")
+    form: Literal["auto", "unroll", "loop", "host"] = Field("auto", description="form of the sampling loop")
     opset: int = Field(23, ge=20, le=25, description="ONNX operator set")
     max_batch: int = Field(64, gt=0, le=65_536, description="largest batch of one engine call")
     precision: PrecisionName = Field("fp32", description="numeric precision of the engine")
-    plans: bool = Field(True, description="build TensorRT plans; otherwise the bundle has only ONNX files")
+    plans: bool = Field(True, description="build TensorRT plans; false: the bundle contains only ONNX files")
     capabilities: tuple[Capability, ...] = Field(
-        (), description="GPUs that TensorRT plans are built for, such as sm89; none: the GPU of this machine"
+        (), description="GPUs to build TensorRT plans for, such as sm89; none: the GPU of this machine"
     )
     profiles: tuple[Profile, ...] = Field(
-        (), description="batch sizes that TensorRT plans are built for; none: one profile up to `max_batch`"
+        (), description="batch sizes to build TensorRT plans for; none: one profile up to `max_batch`"
     )
-    version_compatible: bool = Field(False, description="`tensorrt` plans that also run on later versions")
-    hardware_compatible: bool = Field(False, description="`tensorrt` plans that run on all GPUs from Ampere on")
+    version_compatible: bool = Field(False, description="`tensorrt`: build plans that also run on later versions")
+    hardware_compatible: bool = Field(False, description="`tensorrt`: build plans that run on all GPUs from Ampere on")
     strip_weights: bool = Field(
-        False, description="`tensorrt` plans without weights, which are filled in from the bundle when it is opened"
+        False, description="`tensorrt`: build plans without weights, which are filled in from the bundle when opened"
     )

@@ -27,9 +27,11 @@ _USUAL: dict[Told, str] = {"vector": "adaln_zero", "time": "time_norm", None: "i
 class Block(Closed):
     """One transformer block, by its parts."""
 
-    mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens see each other")
-    feed_forward: Annotated[Component, OneOf("blocks/feed_forwards")] = Field(description="what each token does alone")
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before both")
+    mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens exchange information")
+    feed_forward: Annotated[Component, OneOf("blocks/feed_forwards")] = Field(
+        description="applied to each token on its own"
+    )
+    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="norm before the mixer and the feed-forward")
     condition: Annotated[Component, OneOf("blocks/conditions")] = Field(description="how the condition enters")
 
     def parts(self) -> tuple[Mixer, FeedForward, Norm, BlockCondition]:

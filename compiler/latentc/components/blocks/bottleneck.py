@@ -122,11 +122,14 @@ class SelectedRows(TableBottleneck):
         None,
         min_length=2,
         max_length=1_048_576,
-        description="rows that tokens stand for, in their order; null: all (VQ-Diffusion, Gu et al. 2021, "
+        description="codebook rows that tokens stand for, in order; null: all (VQ-Diffusion, Gu et al. 2021, "
         "arXiv:2111.14822, and `remap` of taming transformers)",
     )
     unknown: int = Field(
-        0, ge=0, le=1_048_575, description="with `used`: the token of all other rows, which the encoder may choose, too"
+        0,
+        ge=0,
+        le=1_048_575,
+        description="with `used`: the token for all other rows, which the encoder may also choose",
     )
 
     @property

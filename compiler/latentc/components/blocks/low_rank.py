@@ -17,8 +17,8 @@ from latentc.ir.builder import Builder, Var, f32
 class LowRank(Closed):
     """An adapter: the weights `lora_A` and `lora_B` of a layer, beside its own."""
 
-    rank: int = Field(8, gt=0, le=4_096, description="rank of the change; of a kernel of k by k it is k times this")
-    alpha: float = Field(8.0, gt=0, description="the change is scaled by alpha / rank")
+    rank: int = Field(8, gt=0, le=4_096, description="rank of the update; for a kernel of k by k it is k times this")
+    alpha: float = Field(8.0, gt=0, description="the update is scaled by alpha / rank")
 
     def adapted(self, b: Builder, name: str, weight: Var, rank: Any = None) -> Var:
         """The weight [out, in, ...] of layer `name` plus the change; `rank`: that with its name.

@@ -35,22 +35,30 @@ class Vision(Closed):
     depth: int = Field(gt=0, le=512, description="blocks; ViT-L: 24")
     heads: int = Field(gt=0, le=1_024, description="heads of each attention; ViT-L: 16")
     patch: int = Field(14, gt=0, le=1_024, description="side of a patch, in pixels")
-    ratio: int = Field(4, gt=0, le=64, description="hidden width of the feed-forwards in units of the width")
-    registers: int = Field(4, ge=0, le=1_024, description="further learned tokens behind the class token")
-    side: int = Field(37, gt=0, le=4_096, description="side of the square of patches that positions were learned for")
-    offset: float = Field(
-        0.0, ge=0, lt=1, description="added to the side that positions are resized to; without registers 0.1"
+    ratio: int = Field(4, gt=0, le=64, description="hidden width of the feed-forwards as a multiple of the width")
+    registers: int = Field(4, ge=0, le=1_024, description="additional learned tokens (registers) after the class token")
+    side: int = Field(
+        37, gt=0, le=4_096, description="side of the patch grid that position embeddings were trained for"
     )
-    antialias: bool = Field(True, description="positions are resized with antialiasing; without registers not")
+    offset: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="offset added to the side when position embeddings are resized; 0.1 without registers",
+    )
+    antialias: bool = Field(True, description="resize position embeddings with antialiasing; false without registers")
     image: int | None = Field(
         None,
         gt=1,
         le=65_536,
-        description="side that images are scaled to first, in pixels: bicubic, corner pixels on corner pixels, behind "
-        "a Gaussian blur if that is smaller (VFMTok); null: they are as they are",
+        description="side to which images are first resized, in pixels: bicubic with aligned corners, after a "
+        "Gaussian blur when shrinking (VFMTok); null: not resized",
     )
     levels: tuple[Index, ...] = Field(
-        min_length=1, max_length=64, description="blocks whose patches it gives, from 0, ascending; the last block ends"
+        min_length=1,
+        max_length=64,
+        description="indices of the blocks whose patch features are returned, from 0, ascending; the last one is "
+        "the last block",
     )
 
     def seen(self, size: int) -> int:

@@ -22,7 +22,7 @@ class ArrayCondition(Condition):
     """An array per sample, of the shape that its data field declares; zeros stand for none."""
 
     default: float | None = Field(
-        None, description="what every element is if a request does not give it; null: a request must"
+        None, description="default value of every element if a request does not pass it; null: required"
     )
     RANKS: ClassVar[tuple[int, ...]] = ()
     """Allowed ranks of its field; empty: any rank."""

@@ -9,7 +9,7 @@ from latentc.components.conditions._arrays import ArrayCondition
 
 
 class ArrayGiven(ArrayCondition):
-    """An array of any rank (a mel spectrogram, say), which the network itself knows how to take."""
+    """An array of any rank, such as a mel spectrogram, that the network takes directly."""
 
     kind: Literal["array"]
     FORMS: ClassVar[tuple[Form, ...]] = ("array",)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Carried(Condition):
-    """An array of the state's shape that the objective and the sampler compute: the velocity that a network corrects.
-
-    It enters as channels beside the state. Neither data nor requests give it, and it is never left out.
+    """An array of the state's shape computed by the objective and the sampler, such as the velocity that a network
+    corrects. It enters as channels concatenated to the state. Neither data nor requests provide it, and it is never
+    dropped.
     """
 
     kind: Literal["carried"]
-    field: None = Field(None, description="it is computed, not read from the data")
-    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    field: None = Field(None, description="computed, not read from the data")
+    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
     CARRIED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "carried"}

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class Encoded(Condition):
-    """The output of another network of the spec, which encodes fields of the data.
+    """The output of another network of the spec, which encodes data fields.
 
-    The network is trained with those it conditions, unless it is frozen. A request gives the fields.
+    That network is trained together with those it conditions, unless it is frozen. Requests pass the fields.
     """
 
     kind: Literal["encoded"]
     network: str = Field(description="one of `networks`, which provides `encode`")
-    field: None = Field(None, description="the fields are those that the network encodes")
+    field: None = Field(None, description="the encoder determines the fields")
     form: Form | None = Field(
-        None, description="how it enters networks: array, vector, tokens or map; null: as they take it"
+        None, description="how it enters networks: array, vector, tokens or map; null: whichever the network supports"
     )
     end: int | None = Field(
-        None, ge=0, le=16_777_215, description="token that closes codes which are tokens (LARP's separator); null: none"
+        None, ge=0, le=16_777_215, description="token appended to codes that are tokens (LARP's separator); null: none"
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("array", "vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "encoded", "network": "encoder"}

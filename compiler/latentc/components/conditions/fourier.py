@@ -16,12 +16,12 @@ class Fourier(TimeFeatures):
 
     kind: Literal["fourier"]
     frequencies: int = Field(
-        256, gt=0, le=65_536, multiple_of=2, description="size of the embedding: two per frequency"
+        256, gt=0, le=65_536, multiple_of=2, description="size of the embedding: two features per frequency"
     )
     scale: float = Field(16.0, gt=0, description="standard deviation of the frequencies")
     sines_first: bool = Field(False, description="sines before cosines")
-    learned: bool = Field(False, description="the frequencies are trained, from random ones on")
-    with_time: bool = Field(False, description="t itself before the others, one feature more")
+    learned: bool = Field(False, description="the frequencies are trained, starting from random ones")
+    with_time: bool = Field(False, description="t itself is an additional first feature")
     DRAWN: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "fourier"}
 

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class GuidanceScale(Condition):
-    """The scale of classifier-free guidance that a distilled network is told (Meng et al. 2023, arXiv:2210.03142).
+    """The scale of classifier-free guidance, as input of a distilled network (Meng et al. 2023, arXiv:2210.03142).
 
     Training draws it uniformly from `range`; in a request it is the setting `guidance`. It is embedded like a time, by
-    sinusoids and two linear layers, the second of which starts at zero: a copy of a teacher that is not told the scale
-    starts with the teacher's predictions.
+    sinusoids and two linear layers, the second initialised to zero: a copy of a teacher without this input starts with
+    the teacher's predictions.
     """
 
     kind: Literal["guidance_scale"]
-    range: tuple[float, float] = Field((1.0, 4.0), description="least and greatest scale; 1 is no guidance")
-    default: float = Field(1.5, description="scale of a request that names none")
+    range: tuple[float, float] = Field((1.0, 4.0), description="smallest and largest scale; 1 is no guidance")
+    default: float = Field(1.5, description="default scale for requests")
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
-    field: None = Field(None, description="it is drawn, not read from the data")
-    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    field: None = Field(None, description="drawn at random, not read from the data")
+    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "guidance_scale"}
 

@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 
 class Label(Condition):
-    """One of K classes, embedded by a table with a vector per class.
+    """One of K classes, embedded by a table with one vector per class.
 
-    As an index it is i64[B] with index K for none; one-hot (or soft, a distribution over classes) it is f32[B, K] with
-    zeros for none.
+    As an index it is i64[B], with index K as the null; one-hot (or soft, a distribution over classes) it is f32[B, K],
+    with zeros as the null.
     """
 
     kind: Literal["label"]
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="probability of training without the label; 0: no null class, so no guidance"
+        0.1, ge=0, lt=1, description="probability that training drops the label; 0: no null class, so no guidance"
     )
     untrained_null: bool = Field(
         False,
-        description="there is a null class although `dropout` is 0, as in checkpoints of MAR and VAR, whose tables "
-        "always have one",
+        description="add a null class although `dropout` is 0, as in checkpoints of MAR and VAR, whose tables always "
+        "have one",
     )
-    encoding: Literal["index", "one_hot"] = Field("index", description="how networks are given it")
+    encoding: Literal["index", "one_hot"] = Field("index", description="how it is passed to networks")
     null_embedding: Literal["learned", "zeros", "mean"] = Field(
-        "learned", description="embedding that stands for no class: a row of the table, zeros or the mean of all rows"
+        "learned", description="embedding of the null class: a row of the table, zeros, or the mean of all rows"
     )
     weights: Init = Field(
         "normal",
-        description="how the table starts: `normal` has deviation 0.02, `unit_normal` 1, `lecun` 1 / sqrt(width); "
-        "`magnitude_preserving`: of unit rows",
+        description="initialisation of the table: `normal` has standard deviation 0.02, `unit_normal` 1, `lecun` 1 / "
+        "sqrt(width); `magnitude_preserving`: rows of unit length",
     )
-    bias: bool = Field(False, description="adds a learned vector to every embedding")
-    unit_variance: bool = Field(False, description="multiplies `one_hot` by sqrt(K), whatever the class (EDM)")
+    bias: bool = Field(False, description="add a learned vector to every embedding")
+    unit_variance: bool = Field(False, description="multiply `one_hot` by sqrt(K), for every class (EDM)")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "label"}
 

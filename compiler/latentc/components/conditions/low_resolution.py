@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 
 
 class LowResolution(Condition):
-    """The image at a resolution that is lower by `factor`, for super-resolution.
+    """The image at a resolution lower by `factor`, for super-resolution.
 
-    Training makes it of the data, as the mean of each square of pixels; a request gives it. It enters as channels
-    beside the state, enlarged as `enlarged` says.
+    Training computes it from the data as block means; requests pass it. It enters as channels concatenated to the
+    state, upsampled as set by `enlarged`.
     """
 
     kind: Literal["low_resolution"]
-    factor: int = Field(4, gt=1, le=64, description="sides of the image by sides of the low resolution")
+    factor: int = Field(
+        4, gt=1, le=64, description="downsampling factor: side of the image over side of the low resolution"
+    )
     enlarged: Literal["repeated", "bilinear"] = Field(
-        "repeated", description="each pixel is repeated, or pixels are interpolated between their centres (ADM)"
+        "repeated", description="upsampling: nearest, or interpolation between pixel centres (ADM)"
     )
     default: float | None = Field(
-        None, description="what every pixel is if a request does not give it, 0 for none; null: a request must"
+        None, description="default value of every pixel if a request does not pass it, 0 for none; null: required"
     )
-    field: None = Field(None, description="it is made of the sample")
+    field: None = Field(None, description="derived from the sample")
     FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "low_resolution", "factor": 2}
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Map(ArrayCondition):
-    """An image [C, H, W], or a map of labels [H, W] that enters one-hot, as channels beside the state.
+    """An image [C, H, W], or a one-hot encoded label map [H, W], as channels concatenated to the state.
 
-    It has the height and width of the state, or divides them: then each of its pixels is repeated.
+    Its height and width equal those of the state, or divide them; then its pixels are repeated.
     """
 
     kind: Literal["map"]

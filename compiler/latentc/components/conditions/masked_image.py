@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class MaskedImage(Condition):
-    """The image where it is known, and a mask that is 1 there and 0 in the hole, for inpainting.
+    """The known part of an image and a mask that is 1 there and 0 in the hole, for inpainting.
 
-    Training hides each of `tiles` x `tiles` tiles of the data with probability `hidden`; a request gives the image and
-    the mask as `NAME_mask`. Both enter as channels beside the state.
+    Training hides each of `tiles` x `tiles` tiles of the data with probability `hidden`; requests pass the image, and
+    the mask as `NAME_mask`. Both enter as channels concatenated to the state.
     """
 
     kind: Literal["masked_image"]
-    tiles: int = Field(8, gt=0, le=1_024, description="tiles per side that training hides; divides the sides")
-    hidden: float = Field(0.3, gt=0, lt=1, description="probability of hiding a tile")
-    field: None = Field(None, description="it is made of the sample")
-    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    tiles: int = Field(8, gt=0, le=1_024, description="tiles per side for random masks; must divide the sides")
+    hidden: float = Field(0.3, gt=0, lt=1, description="probability of hiding a tile, in training")
+    field: None = Field(None, description="derived from the sample")
+    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_image", "tiles": 2}
 

@@ -21,34 +21,36 @@ if TYPE_CHECKING:
 
 
 class MaskedText(Condition):
-    """A text of which a share is hidden at random, in training and in programs (BART, Lewis et al. 2020).
+    """A text of which a random share is hidden, in training and in programs (BART, Lewis et al. 2020).
 
-    Training hides it in the sample itself; a request gives a text, which may hold masks already, and may say which of
-    its tokens begin words. As a network takes it: tokens i64[B, T], and a mask of those up to the one that ends the
-    text.
+    Training hides parts of the sample itself; requests pass a text, which may already contain masks, and optionally
+    which tokens begin words. Network inputs are tokens i64[B, T] and a mask of those up to the end token.
     """
 
     kind: Literal["masked_text"]
-    mask: int = Field(ge=0, le=16_777_215, description="token that stands for what is hidden")
+    mask: int = Field(ge=0, le=16_777_215, description="mask token")
     share: float = Field(
-        0.4, ge=0, le=1, description="share of the words that is hidden, rounded up, at least one; 0: only given masks"
+        0.4,
+        ge=0,
+        le=1,
+        description="fraction of words hidden in training, rounded up, at least one; 0: masks are always given",
     )
     end: int | None = Field(
         None,
         ge=0,
         le=16_777_215,
-        description="token that ends a text, as the field says; null: none",
+        description="token that ends a text, as in the field; null: none",
     )
     shape: Literal["words", "span"] = Field(
         "words",
-        description="words drawn one by one, each replaced by a mask, or a row of words, replaced by a single mask",
+        description="hide individual words, each replaced by a mask, or a span of words, replaced by a single mask",
     )
     starts: str | None = Field(
-        None, description="data field that is 1 for tokens that begin a word, and else 0; null: every token is a word"
+        None, description="data field that is 1 for tokens that begin a word, otherwise 0; null: every token is a word"
     )
-    field: None = Field(None, description="it is made of the sample")
-    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
-    prior: None = Field(None, description="a request gives the text")
+    field: None = Field(None, description="derived from the sample")
+    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
+    prior: None = Field(None, description="requests pass the text")
     FORMS: ClassVar[tuple[Form, ...]] = ("array",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_text", "mask": 1}
 

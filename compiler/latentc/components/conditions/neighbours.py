@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 class Neighbours(Condition):
     """The embeddings of the k nearest neighbours of a sample, nearest first (Blattmann et al. 2022, arXiv:2204.11824).
 
-    Its operand is f32[B, k, D]; zeros stand for none, also of a network that was never trained without neighbours.
-    Training searches them for the embedding of each sample, which `field` of the data holds (an array of any rank is
-    flattened). A request gives the neighbours, or what to search for in the index beside the bundle.
+    Its operand is f32[B, k, D]; the null value is zeros, even for networks never trained without neighbours. Training
+    searches neighbours by the embedding of each sample in data field `field` (arrays of any rank are flattened).
+    Requests pass the neighbours, or what to search for in the index next to the bundle.
     """
 
     kind: Literal["neighbours"]
-    count: int = Field(4, gt=0, le=4_096, description="how many neighbours (k)")
+    count: int = Field(4, gt=0, le=4_096, description="number of neighbours (k)")
     database: str | None = Field(
         None,
-        description="folder that `latentc index` wrote, or an .npy file of embeddings [N, D]; null: the training data",
+        description="folder written by `latentc index`, or an .npy file of embeddings [N, D]; null: the training data",
     )
-    metric: Literal["cosine", "l2"] = Field("cosine", description="by which the training data are searched")
-    itself: bool = Field(False, description="whether a sample may be its own neighbour, if the data are the database")
+    metric: Literal["cosine", "l2"] = Field("cosine", description="embedding field used to search the training data")
+    itself: bool = Field(False, description="a sample may be its own neighbour, if the database is the training data")
     embedding: Literal["none", "linear"] = Field(
-        "none", description="how embeddings become tokens: as they are, or by a linear layer to the network's width"
+        "none", description="how embeddings become tokens: unchanged, or through a linear layer to the network's width"
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "neighbours", "field": "x"}

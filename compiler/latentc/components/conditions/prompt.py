@@ -9,9 +9,9 @@ from latentc.components.conditions.sequence import Sequence
 
 
 class Prompt(Sequence):
-    """Tokens i64[B, L] and a mask of those that count; shorter prompts are filled up behind their end.
+    """Tokens i64[B, L] and a mask of the valid ones; shorter prompts are padded at the end.
 
-    The data has the mask in the field `NAME_mask`. None is a prompt of the token `pad`.
+    The data has the mask in the field `NAME_mask`. The null is a prompt of the token `pad`.
     """
 
     kind: Literal["prompt"]  # type: ignore[assignment]

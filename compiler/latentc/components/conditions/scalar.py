@@ -11,10 +11,10 @@ from latentc.ir.builder import Builder, Var
 
 
 class Scalar(TimeFeatures):
-    """scale t + shift, one number, for networks whose own parameters depend on the time (DiMR)."""
+    """scale t + shift, a single number, for networks whose parameters depend on the time directly (DiMR)."""
 
     kind: Literal["scalar"]
-    scale: float = Field(1.0, description="multiplies the time")
+    scale: float = Field(1.0, description="factor of the time")
     shift: float = Field(0.0, description="added to the scaled time")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "scalar", "scale": 0.001}
 

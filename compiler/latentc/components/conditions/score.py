@@ -15,15 +15,14 @@ from latentc.ir.builder import Builder, Var
 
 
 class Score(ArrayCondition):
-    """A number per sample from 0, other conditions say nothing about it, to 1 (Dufour et al. 2024, arXiv:2405.20324).
-
-    Networks know what 0 means without ever being trained without the condition, so guidance can leave it out: it then
-    leads from what the same prompt gives at coherence 0 to what it gives at 1.
+    """A score per sample from 0, where the other conditions are meaningless, to 1 (Dufour et al. 2024,
+    arXiv:2405.20324). Networks learn the meaning of 0 without condition dropout, so guidance can use it: it then
+    points from the prediction at coherence 0 to that at 1 for the same prompt.
     """
 
     kind: Literal["score"]
-    default: float | None = Field(1.0, ge=0, le=1, description="score of a request that names none")
-    scale: float = Field(1000.0, gt=0, le=1e6, description="factor of the score before its sinusoids")
+    default: float | None = Field(1.0, ge=0, le=1, description="default score for requests")
+    scale: float = Field(1000.0, gt=0, le=1e6, description="factor of the score before the sinusoids")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens", "array")
     RANKS: ClassVar[tuple[int, ...]] = (0,)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "score"}

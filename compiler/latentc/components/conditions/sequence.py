@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 
 class Sequence(ArrayCondition):
-    """Tokens i64[B, L], or features f32[B, L, D] of a text encoder, and a mask of those that count.
+    """Tokens i64[B, L], or features f32[B, L, D] of a text encoder, and a mask of the valid entries.
 
-    With an `encoder`, tokens become features by a network of the spec, once per sample. The data has the mask in the
-    field `NAME_mask`. None is a sequence of which only the first token counts: `pad`, or for features zeros or a
-    learned vector.
+    With an `encoder`, a network of the spec turns tokens into features once per sample. The data has the mask in the
+    field `NAME_mask`. In the null only the first token is valid: `pad`, or for features zeros or a learned vector.
     """
 
     kind: Literal["sequence"]
@@ -38,10 +37,10 @@ class Sequence(ArrayCondition):
         description="one of `networks`, which encodes the tokens as features; null: networks embed them themselves, or "
         "the data holds features",
     )
-    pad: int = Field(0, ge=0, le=16_777_215, description="token that fills up shorter sequences, and stands for none")
+    pad: int = Field(0, ge=0, le=16_777_215, description="padding token of shorter sequences, also used as the null")
     untrained_null: bool = Field(
         False,
-        description="there is a null although `dropout` is 0, as in LlamaGen's checkpoints, which always have one",
+        description="has a null although `dropout` is 0, as in LlamaGen's checkpoints",
     )
     null_embedding: Literal["zeros", "learned", "learned_input", "learned_features", "empty_text"] = Field(
         "zeros",
@@ -51,18 +50,18 @@ class Sequence(ArrayCondition):
     )
     null_length: Literal["whole", "given"] = Field(
         "whole",
-        description="of learned features: all count, or as many as of the sequence that they replace (LlamaGen)",
+        description="mask of learned null features: none masked, or that of the sequence they replace (LlamaGen)",
     )
     projection: Literal["linear", "mlp", "none"] = Field(
         "linear",
-        description="of features to the network's width; mlp: two linear layers with GELU between them; none: they "
-        "stay as wide as they are, for blocks that attend to features of any width",
+        description="projection of features to the network's width; mlp: two linear layers with GELU between them; "
+        "none: unchanged, for blocks that attend to features of any width",
     )
-    bias: bool = Field(True, description="the projection of features has biases")
+    bias: bool = Field(True, description="biases of the feature projection")
     align: Literal["start", "end"] = Field(
         "start",
-        description="where networks have the entries that count, which are given in one piece: end, right before the "
-        "tokens that follow (LlamaGen)",
+        description="where networks place the valid entries, which are contiguous; end: directly before the tokens "
+        "that follow (LlamaGen)",
     )
     padding: Literal["masked", "zeros", "none"] = Field(
         "masked",

@@ -21,30 +21,28 @@ if TYPE_CHECKING:
 
 
 class SettingCondition(Condition):
-    """A number that training draws and a request sets, such as the scale or the interval of guidance that a network has
-    learned.
-
-    It is embedded as a time is, by sinusoids and two linear layers.
+    """A number that training draws and requests set, such as the scale or interval of guidance in a network trained
+    with it. It is embedded like a time, by sinusoids and two linear layers.
     """
 
     kind: Literal["setting"]
-    setting: str | None = Field(None, description="its name in requests; null: that of the condition")
-    range: tuple[float, float] = Field((0.0, 1.0), description="least and greatest value")
-    default: float = Field(0.0, description="value of a request that names none")
+    setting: str | None = Field(None, description="name in requests; null: that of the condition")
+    range: tuple[float, float] = Field((0.0, 1.0), description="smallest and largest value")
+    default: float = Field(0.0, description="default value for requests")
     distribution: Literal["uniform", "inverse"] = Field(
-        "uniform", description="in training; inverse: the density falls as value^-power"
+        "uniform", description="distribution in training; inverse: density proportional to 1 / value"
     )
-    power: float = Field(1.0, ge=0, le=100, description="of the distribution `inverse` (beta of improved MeanFlow)")
     told: Literal["value", "one_minus_inverse"] = Field(
-        "value", description="what is embedded: the value v, or 1 - 1 / v"
+        "value", description="quantity that is embedded: the value v, or 1 - 1 / v"
     )
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
     weights: Literal["normal", "lecun"] = Field(
         "normal",
-        description="how its linear layers start: lecun, of deviation 1 / sqrt(inputs) (improved MeanFlow), or 0.02",
+        description="initialisation of linear layers: lecun, with standard deviation 1 / sqrt(inputs) (improved "
+        "MeanFlow), or normal, with 0.02",
     )
-    field: None = Field(None, description="it is drawn, not read from the data")
-    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    field: None = Field(None, description="drawn at random, not read from the data")
+    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "setting"}
 
@@ -62,13 +60,8 @@ class SettingCondition(Condition):
 
     def inputs(self, name: str, spec: Spec) -> tuple[DrawnInput, ...]:
         low, high = self.range
-        ends = {"low": low, "high": high}
-        if self.distribution == "uniform":
-            draw = Draw(name, "uniform_between", ends)
-        elif self.power == 1:
-            draw = Draw(name, "log_uniform", ends)
-        else:
-            draw = Draw(name, "power_law", {**ends, "power": self.power})
+        kind = "log_uniform" if self.distribution == "inverse" else "uniform_between"
+        draw = Draw(name, kind, {"low": low, "high": high})
         return (DrawnInput(name, f32(B), draw, Asked(self.setting or name, self.default, low, high)),)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:

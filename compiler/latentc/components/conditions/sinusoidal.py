@@ -13,12 +13,12 @@ from latentc.ir.builder import Builder, Var, module_class
 class Sinusoidal(TimeEmbedding):
     """Sines, then cosines of t through two linear layers with Mish between them (Diffusion Policy, DP3).
 
-    The periods run from 2 pi to 2 pi `max_period`, both included; there are as many sinusoids as the network is wide.
+    Periods run from 2 pi to 2 pi `max_period`, inclusive; there are as many sinusoids as the network has channels.
     """
 
     kind: Literal["sinusoidal"]
     max_period: float = Field(10000.0, gt=1, description="longest period, in units of t / 2 pi")
-    ratio: int = Field(4, gt=0, le=1_024, description="width of the hidden layer, in multiples of the embedding's")
+    ratio: int = Field(4, gt=0, le=1_024, description="hidden width, as a multiple of the embedding's")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sinusoidal"}
 
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:

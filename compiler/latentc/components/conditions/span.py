@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 
 class Span(Condition):
-    """How far a step goes, |t - r|, for networks that predict average velocities (Geng et al. 2025, arXiv:2505.13447).
+    """The length of a step, |t - r|, for networks that predict average velocities (Geng et al. 2025, arXiv:2505.13447).
 
-    It is a second time: losses and samplers supply it, and where they do not it is 0, which asks for the velocity at
-    the time itself. It is embedded as `conditioning.time: {kind: timestep}` is.
+    It is a second time input: losses and samplers supply it, and by default it is 0, which means the instantaneous
+    velocity. It is embedded like `conditioning.time: {kind: timestep}`.
     """
 
     kind: Literal["span"]
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
-    max_period: float = Field(10000.0, gt=1, description="longest period, in units of the span")
+    max_period: float = Field(10000.0, gt=1, description="longest period, relative to the span")
     weights: Literal["normal", "lecun"] = Field(
         "normal",
-        description="how its linear layers start: lecun, of deviation 1 / sqrt(inputs) (improved MeanFlow), or 0.02",
+        description="initialisation of linear layers: lecun, with standard deviation 1 / sqrt(inputs) (improved "
+        "MeanFlow), or normal, with 0.02",
     )
-    field: None = Field(None, description="it follows from the times, not from the data")
-    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    field: None = Field(None, description="computed from the times, not read from the data")
+    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "span"}
 

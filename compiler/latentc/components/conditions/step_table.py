@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class StepTable(TimeEmbedding):
-    """A table of sinusoids with a row per timestep, then two linear layers with SiLU (DiffWave, Kong et al. 2021).
+    """A table of sinusoids with one row per timestep, then two linear layers with SiLU (DiffWave, Kong et al. 2021).
 
-    Between two timesteps rows are interpolated linearly, so that a sampler may tell fractional times.
+    Rows are interpolated linearly for fractional timesteps.
     """
 
     kind: Literal["step_table"]
-    levels: int = Field(gt=1, le=100_000, description="rows: the number of timesteps of the process")
+    levels: int = Field(gt=1, le=100_000, description="number of rows: the process's timesteps")
     frequencies: int = Field(128, gt=2, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "step_table", "levels": 100}
 

@@ -16,7 +16,9 @@ class Timestep(TimeFeatures):
     kind: Literal["timestep"]
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
     max_period: float = Field(10000.0, gt=1, description="longest period, in units of t")
-    endpoint: bool = Field(False, description="the longest period is reached (DDPM), not only approached (ADM)")
+    endpoint: bool = Field(
+        False, description="the longest period is reached exactly (DDPM) instead of only approached (ADM)"
+    )
     sines_first: bool = Field(False, description="sines before cosines (DDPM)")
 
     @model_validator(mode="after")

@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 
 
 class Vector(ArrayCondition):
-    """A vector per sample, embedded by a linear layer: features of another model, augmentation parameters, a score."""
+    """A vector per sample, embedded by a linear layer, such as features of another model, augmentation parameters or a
+    score.
+    """
 
     kind: Literal["vector"]
     null_embedding: Literal["zeros", "learned", "learned_input"] = Field(
         "zeros",
-        description="what stands for none: the vector 0, a learned embedding, or a learned vector before it (RCG)",
+        description="null value: the zero vector, a learned embedding, or a learned input vector (RCG)",
     )
     embedding: Literal["linear", "none"] = Field(
-        "linear", description="how it enters: by a linear layer, or its numbers as one token that blocks attend to"
+        "linear", description="how it enters: through a linear layer, or as one token that blocks attend to"
     )
-    bias: bool = Field(True, description="of the linear layer")
+    bias: bool = Field(True, description="bias of the linear layer")
     weights: Init = Field(
-        "normal", description="how the linear layer starts; `magnitude_preserving`: of unit rows, without bias"
+        "normal", description="initialisation of the linear layer; `magnitude_preserving`: rows of unit length, no bias"
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens", "array")
     RANKS: ClassVar[tuple[int, ...]] = (1,)

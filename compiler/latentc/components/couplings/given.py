@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Given(Coupling):
-    """x0 = condition + std noise, of an array of the data's shape: a sample of another model that is to be corrected.
+    """x0 = condition + std noise, for an array of the data's shape, such as another model's sample to be corrected.
 
-    With a prior that draws the condition, one program draws the sample and corrects it (the flow-matching
-    postprocessing of Zhao and Schwing 2025, arXiv:2503.10638).
+    If the condition has a prior, one program draws that sample and corrects it (the flow-matching postprocessing of
+    Zhao and Schwing 2025, arXiv:2503.10638).
     """
 
     kind: Literal["given"]
-    condition: str = Field("generated", description="name of the condition that the path starts from")
+    condition: str = Field("generated", description="condition that the path starts from")
     std: float = Field(0.05, gt=0, description="standard deviation of the noise, in units of the data")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "given"}
 

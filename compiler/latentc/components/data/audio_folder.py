@@ -11,11 +11,11 @@ from latentc.components.fields import Field
 
 
 class AudioFolder(Data):
-    """PCM WAV files in one sub-folder per class; a random stretch of each, padded with silence if it is shorter."""
+    """PCM WAV files in one sub-folder per class; takes a random segment of each, padded with silence if shorter."""
 
     kind: Literal["audio_folder"]
-    path: str = Option("data/train", description="folder that holds one folder per class; any WAV if `classes` is 0")
-    rate: float = Option(22050, gt=0, description="samples per second of all files")
+    path: str = Option("data/train", description="folder with one folder per class; any WAV files if `classes` is 0")
+    rate: float = Option(22050, gt=0, description="sample rate of all files, in Hz")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "audio_folder", "classes": 4, "shape": [1, 256]}
 
     def _array(self, shape: tuple[int, ...]) -> Field:

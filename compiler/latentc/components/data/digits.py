@@ -19,13 +19,13 @@ class Digits(Data):
     """scikit-learn's handwritten digits: 1,797 images of 8 × 8 pixels with 17 grey levels.
 
     As images they are scaled to [-1, 1]; as tokens each pixel is one token, its grey level. Further fields are
-    principal components: [C, h, w] the first C of each of h by w squares of an image, [C] those of the whole, divided
-    by the deviation of all numbers of the field.
+    principal components: [C, h, w] the first C of each of h by w squares of an image, [C] those of the whole image,
+    divided by the standard deviation over all values of the field.
     """
 
     kind: Literal["digits"]
-    classes: Literal[10] = Field(10, description="the ten digits")
-    as_: Literal["images", "tokens"] = Field("images", alias="as", description="what the network sees")
+    classes: Literal[10] = Field(10, description="always 10")
+    as_: Literal["images", "tokens"] = Field("images", alias="as", description="what the network models")
     shape: tuple[Literal[1], Literal[8], Literal[8]] | None = Field(None, description="[1, 8, 8], set by `as`")
     tokens: Tokens | None = Field(None, description="17 levels on an 8 × 8 grid, set by `as`")
     part: Literal["train", "test", "all"] = Field(

@@ -10,7 +10,7 @@ from latentc.components.dataset import Pictures
 
 
 class Edm(Pictures):
-    """A zip or folder of images that dataset_tool.py of EDM, EDM2 or StyleGAN wrote, with labels in dataset.json."""
+    """A zip or folder of images written by dataset_tool.py of EDM, EDM2 or StyleGAN, with labels in dataset.json."""
 
     kind: Literal["edm"]
     path: str = Field("data/train.zip", description="the zip or the folder")

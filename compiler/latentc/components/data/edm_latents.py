@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class EdmLatents(Data):
-    """A zip or folder of latents that `dataset_tool.py encode` of EDM2 wrote, with labels in dataset.json.
+    """A zip or folder of latents written by `dataset_tool.py encode` of EDM2, with labels in dataset.json.
 
-    They are drawn from their stored mean and deviation in every epoch, then normalised per channel. A first stage that
-    is named decodes samples with the same normalisation; it encodes nothing.
+    They are sampled from their stored mean and deviation in every epoch, then normalised per channel. A first stage, if
+    given, only decodes samples, with the same normalisation.
     """
 
     kind: Literal["edm_latents"]
@@ -27,7 +27,7 @@ class EdmLatents(Data):
         (5.81, 3.25, 0.12, -2.15), max_length=256, description="mean of the latents per channel; the default is EDM2's"
     )
     latent_std: tuple[float, ...] = Field(
-        (4.17, 4.62, 3.71, 3.28), max_length=256, description="their standard deviation per channel"
+        (4.17, 4.62, 3.71, 3.28), max_length=256, description="standard deviation of the latents per channel"
     )
     deviation: float = Field(0.5, gt=0, description="standard deviation of the normalised latents")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm_latents", "classes": 4, "shape": [4, 8, 8]}

@@ -16,7 +16,7 @@ class ImageFolder(Pictures):
     """Images in one sub-folder per class, as torchvision's ImageFolder reads them; classes in sorted order."""
 
     kind: Literal["image_folder"]
-    path: str = Field("data/train", description="folder that holds one folder per class; any images if `classes` is 0")
+    path: str = Field("data/train", description="folder with one folder per class; any images if `classes` is 0")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "image_folder", "classes": 4, "shape": [3, 16, 16]}
 
     @classmethod

@@ -10,15 +10,15 @@ from latentc.components.dataset import Pictures
 
 
 class ImageNet(Pictures):
-    """ImageNet (ILSVRC 2012) in its own layout, labelled in the sorted order of synsets as published checkpoints are.
+    """ImageNet (ILSVRC 2012) in its own layout, labelled in sorted synset order like published checkpoints.
 
-    Finds train/n01440764/*.JPEG, ILSVRC/Data/CLS-LOC/train, and val with folders or with its list of labels. Names
-    come from LOC_synset_mapping.txt, synset_words.txt or the development kit.
+    Finds train/n01440764/*.JPEG, ILSVRC/Data/CLS-LOC/train, and val with folders or its list of labels. Names come from
+    LOC_synset_mapping.txt, synset_words.txt or the development kit.
     """
 
     kind: Literal["imagenet"]
-    path: str = Field("data/imagenet", description="folder that holds `train` and `val`")
-    part: Literal["train", "val"] = Field("train", description="which images")
+    path: str = Field("data/imagenet", description="folder that contains `train` and `val`")
+    part: Literal["train", "val"] = Field("train", description="training or validation images")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "imagenet", "classes": 4, "shape": [3, 16, 16]}
 
     def held_out(self) -> ImageNet:

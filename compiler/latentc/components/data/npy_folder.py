@@ -10,7 +10,7 @@ from latentc.components.dataset import Images
 
 
 class NpyFolder(Images):
-    """A folder with one .npy file per field (x.npy [N, …], y.npy [N]), mapped into memory: for large data."""
+    """A folder with one .npy file per field (x.npy [N, …], y.npy [N]), memory-mapped, for large data."""
 
     kind: Literal["npy_folder"]
     path: str = Field("data/train", description="the folder")

@@ -16,7 +16,7 @@ class Npz(Images):
     kind: Literal["npz"]
     path: str = Field("data/train.npz", description="the file")
     keys: dict[AxisName, str] = Field(
-        default_factory=dict, description="array names of fields that are called otherwise in the file, as {x: images}"
+        default_factory=dict, description="array names of fields that differ in the file, as {x: images}"
     )
     adds_noise: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "npz", "classes": 4, "shape": [4, 8, 8]}

@@ -11,15 +11,15 @@ from latentc.components.fields import AxisName
 
 
 class Parquet(Pictures):
-    """Parquet files with a column of images (as Hugging Face stores them) or of numbers per field.
+    """Parquet files with one column of images (as stored by Hugging Face) or numbers per field.
 
-    They are copied once into an Arrow file beside them, which is mapped into memory.
+    They are copied once to an Arrow file next to them, which is memory-mapped.
     """
 
     kind: Literal["parquet"]
-    path: str = Field("data/train", description="a .parquet file, or the folder of all")
+    path: str = Field("data/train", description="a .parquet file, or a folder of them")
     keys: dict[AxisName, str] = Field(
-        default_factory=dict, description="columns of fields; by default `image` or `img`, and `label` or `labels`"
+        default_factory=dict, description="column per field; by default `image` or `img`, and `label` or `labels`"
     )
     requires: ClassVar[tuple[str, ...]] = ("pillow>=10", "pyarrow>=15")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "parquet", "classes": 4, "shape": [3, 16, 16]}

@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 
 class Table(Data):
-    """Columns of a .csv or .tsv file with a row of names, or keys of a .jsonl file with an object per line.
+    """Columns of a .csv or .tsv file with a header row, or keys of a .jsonl file with one object per line.
 
-    A field of numbers is one column, or NAME_0, NAME_1, … for several; JSON lists work, too. A label is a number or a
-    name; names are numbered in sorted order. Text becomes tokens; the fields NAME_mask and NAME_starts, if there are
-    any, say which of them count, and which begin a word. `tokens` may be called `text` in the file, and `y` `label`.
+    A numeric field is one column, or several named NAME_0, NAME_1, …; JSON lists also work. A label is a number or a
+    name; names are numbered in sorted order. Text becomes tokens; the fields NAME_mask and NAME_starts, if present,
+    mark the valid tokens and those that begin a word. `tokens` may be called `text` in the file, and `y` `label`.
     """
 
     kind: Literal["table"]
     path: str = Field("data/train.csv", description="the file")
     keys: dict[AxisName, str] = Field(
-        default_factory=dict, description="columns of fields that are called otherwise in the file, as {tokens: review}"
+        default_factory=dict, description="column names of fields that differ in the file, as {tokens: review}"
     )
     row: str | None = Field(
         None,
-        description="how a text stands in one row of tokens, cut into blocks as long as a sample: `{text}`, and "
-        "`{label}` for its label; texts end with the field's `end`, and a space parts them; null: each is a sample",
+        description="template of a text when texts are concatenated and cut into blocks of the sample length: "
+        "`{text}`, and `{label}` for its label; texts end with the field's `end` and are separated by a space; null: "
+        "each text is a sample",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "table", "classes": 4, "fields": {"x": {"shape": [8]}}}
 

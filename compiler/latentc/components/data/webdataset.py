@@ -12,12 +12,12 @@ from latentc.components.dataset import Pictures
 class WebDataset(Pictures):
     """Images in uncompressed .tar files, labelled by a .cls file or a key of the .json of the same name.
 
-    The files are indexed when they are opened. Names of classes come from class_names.txt beside them.
+    The files are indexed when opened. Class names come from class_names.txt next to them.
     """
 
     kind: Literal["webdataset"]
-    path: str = Field("data/train", description="a .tar file, or the folder of all")
+    path: str = Field("data/train", description="a .tar file, or a folder of them")
     label: str = Field(
-        "cls", pattern=r"^[A-Za-z0-9_.]{1,32}$", description="suffix of the file, or key of the .json, with the label"
+        "cls", pattern=r"^[A-Za-z0-9_.]{1,32}$", description="suffix of the label file, or key in the .json"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "webdataset", "classes": 4, "shape": [3, 16, 16]}

@@ -34,7 +34,7 @@ class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
     sigma: float = Field(
         1.0, gt=0, le=64, description="standard deviation of the Gaussian blur, in pixels of the state"
     )
-    kernel: int = Field(9, gt=0, le=255, description="width of the blur's kernel in pixels, odd")
+    kernel: int = Field(9, gt=0, le=255, description="kernel size of the blur in pixels, odd")
     absent: tuple[str, ...] = Field((), description="conditions left out of both predictions")
 
     @property

@@ -35,12 +35,13 @@ class ConditionAnnealing(Closed):
 
     noise: float = Field(0.1, ge=0, le=100, description="scale of the noise (s)")
     start: Fraction = Field(
-        0.1, description="progress from noise (0) to data (1) until which the condition is all noise (1 - tau_2)"
+        0.1,
+        description="progress from noise (0) to data (1) up to which the condition is replaced by noise (1 - tau_2)",
     )
-    stop: Fraction = Field(0.4, description="progress from which there is no noise (1 - tau_1)")
-    mix: Fraction = Field(1.0, description="share of the rescaled condition (psi); 0: not rescaled")
+    stop: Fraction = Field(0.4, description="progress from which no noise is added (1 - tau_1)")
+    mix: Fraction = Field(1.0, description="weight of the rescaled condition (psi); 0: no rescaling")
     conditions: tuple[str, ...] | None = Field(
-        None, min_length=1, description="the conditions that are annealed; null: all labels and arrays"
+        None, min_length=1, description="the annealed conditions; null: all labels and arrays"
     )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

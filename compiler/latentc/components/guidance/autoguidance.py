@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Autoguidance(ScheduledGuidance, GuidanceTerm):
-    """Adds (scale - 1) (p - q): q by a smaller or less trained network (Karras et al. 2024, arXiv:2406.02507).
+    """Adds (scale - 1) (p - q), with q from a smaller or less trained network (Karras et al. 2024, arXiv:2406.02507).
 
-    Both networks predict the same quantity of the same process. `without: [class]` combines it with leaving the class
-    out, as EDM2 does where the weaker network is unconditional.
+    Both networks predict the same quantity of the same process. `without: [class]` also drops the class in q, as in
+    EDM2 with an unconditional weaker network.
     """
 
     kind: Literal["autoguidance"]

@@ -12,9 +12,8 @@ from latentc.ir.builder import ModuleBuilder
 
 
 class BlurGuidance(BlurredGuidance):
-    """Adds (scale - 1) (p - q), q where all of the predicted data is blurred (Hong et al. 2023, arXiv:2210.00939, 4.1).
-
-    It needs neither a condition nor training without one. The paper's s is scale - 1.
+    """Adds (scale - 1) (p - q), with q computed after blurring all of the predicted data (Hong et al. 2023,
+    arXiv:2210.00939, 4.1). It needs neither a condition nor condition dropout. The paper's s is scale - 1.
     """
 
     SETTING: ClassVar[str] = "blur_guidance"

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 
 class ClassifierGuidance(ScoreTerm):
-    """score + scale * gradient by x of log p(class | x, t) (Dhariwal and Nichol 2021, arXiv:2105.05233).
-
-    The classifier is a network trained on samples of the same process, told the same time. A prediction at pure noise
-    (alpha 0), the first of a flow, is not guided.
+    """Adds scale times the gradient of log p(class | x, t) with respect to x to the score (Dhariwal and Nichol 2021,
+    arXiv:2105.05233). The classifier is trained on samples of the same process and takes the same time. Predictions
+    at pure noise (alpha 0), such as the first of a flow, are not guided.
     """
 
     SETTING: ClassVar[str] = "classifier_guidance"
@@ -41,13 +40,13 @@ class ClassifierGuidance(ScoreTerm):
         None,
         min_length=1,
         max_length=100,
-        description="networks that take its place, each in its own of equal ranges of noise, least noise first (PPAP)",
+        description="networks used instead of it, each in one of equal noise ranges, lowest noise first (PPAP)",
     )
     timesteps: int | None = Field(
         None,
         gt=1,
         le=100_000,
-        description="the ranges of `experts` are of so many timesteps; null: of the process's, 1000 if it has none",
+        description="number of timesteps that the ranges of `experts` divide; null: the process's, 1000 if it has none",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier", "scale": 2.0}
 

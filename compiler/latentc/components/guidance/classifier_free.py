@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 
 class ClassifierFree(ScheduledGuidance, GuidanceTerm):
-    """Adds (scale - 1) (c - u): c with the conditions, u without (Ho and Salimans 2022, arXiv:2207.12598).
-
-    Several terms give each condition a scale of its own. InstructPix2Pix (Brooks et al. 2023, arXiv:2211.09800) has
-    `{without: [text]}` and `{without: [image], absent: [text]}`.
+    """Adds (scale - 1) (c - u), with c the prediction with the conditions and u without (Ho and Salimans 2022,
+    arXiv:2207.12598). Several terms give each condition its own scale: InstructPix2Pix (Brooks et al. 2023,
+    arXiv:2211.09800) has `{without: [text]}` and `{without: [image], absent: [text]}`.
     """
 
     MEMORY: ClassVar[bool] = True

@@ -34,13 +34,13 @@ class Guidance(Closed):
     scale: float = Field(1.0, ge=0, description="default scale; 1 is no guidance. An input of the engine")
     interval: tuple[Fraction, Fraction] = Field(
         (0.0, 1.0),
-        description="part of the way from noise (0) to data (1) where it acts (Kynkäänniemi et al. 2024)",
+        description="progress range from noise (0) to data (1) in which it is active (Kynkäänniemi et al. 2024)",
     )
     channels: int | None = Field(
         None,
         gt=0,
         le=65_536,
-        description="guides only the first so many channels (3 in the DiT paper's code); null: all",
+        description="guide only this many leading channels (3 in the DiT paper's code); null: all",
     )
 
     def acts(self, progress: float) -> bool:
@@ -53,8 +53,8 @@ class Scheduled(Closed):
 
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="how the guidance (scale - 1) grows with the progress p: not at all, as q, or as "
-        "(1 - cos(pi q)) / 2 with q = p^power (power-cosine of MDT and DiffiT)",
+        description="how scale - 1 grows with the progress p: constant, as q, or as (1 - cos(pi q)) / 2 with q = "
+        "p^power (power-cosine of MDT and DiffiT)",
     )
     power: float = Field(1.0, gt=0, le=100, description="exponent of the progress in `schedule`")
 
@@ -200,7 +200,7 @@ class GuidanceTerm(Part):
 
     scale: float
     name: str | None = Field(
-        None, pattern="^[a-z][a-z0-9_]{0,31}$", description="name of the scale in requests; null: the usual one"
+        None, pattern="^[a-z][a-z0-9_]{0,31}$", description="name of the scale in requests; null: the default name"
     )
 
     @property
@@ -252,7 +252,7 @@ class ScoreTerm(Scheduled, GuidanceTerm):
 
     scale: float = Field(1.0, ge=0, description="default scale; 0 is no guidance. An input of the engine")
     interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), description="part of the way from noise (0) to data (1) where it acts"
+        (0.0, 1.0), description="progress range from noise (0) to data (1) in which it is active"
     )
 
     @property

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Interference(Scheduled, GuidanceTerm):
-    """(1 - scale) g + scale m: g the prediction guided by the other terms, m the mean target of training.
+    """(1 - scale) g + scale m, with g the prediction guided by the other terms and m the mean training target.
 
-    Contrastive flow matching (Stoica et al. 2025, arXiv:2506.05350, section 5.4) learns (u - scale m) / (1 - scale) in
-    place of a flow u, where `scale` is the weight of the contrast. m is what a network `constant` has learned.
+    Contrastive flow matching (Stoica et al. 2025, arXiv:2506.05350, section 5.4) learns (u - scale m) / (1 - scale)
+    instead of the flow u, where `scale` is the weight of the contrast. m is learned by a network `constant`.
     """
 
     SETTING: ClassVar[str] = "interference"
@@ -36,10 +36,10 @@ class Interference(Scheduled, GuidanceTerm):
 
     kind: Literal["interference"]
     network: str = Field(description="one of `networks`, which predicts m")
-    scale: float = Field(0.05, ge=0, description="default share of m; 0 changes nothing. An input of the engine")
+    scale: float = Field(0.05, ge=0, description="default share of m; 0 is no change. An input of the engine")
     kept: float | None = Field(None, ge=0, le=100, description="factor of g; null: 1 - scale")
     interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), description="part of the way from noise (0) to data (1) where it acts"
+        (0.0, 1.0), description="progress range from noise (0) to data (1) in which it is active"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "interference", "network": "mean"}
 

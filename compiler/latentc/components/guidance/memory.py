@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 
 class MemoryGuidance(ScheduledGuidance, GuidanceTerm):
-    """Adds (scale - 1) (p - q): q with an empty memory, p with what the network carries from step to step.
+    """Adds (scale - 1) (p - q), with q from an empty memory and p from what the network carries between steps.
 
-    Guidance of RIN's latents at a rate of its own, scale - 1, as in the code of coherence-aware diffusion (Dufour et
-    al. 2024, arXiv:2405.20324), where neither p nor q is told the conditions (`absent`) that classifier-free guidance
-    leaves out.
+    This guides RIN's latents with a scale of their own, as in the code of coherence-aware diffusion (Dufour et al.
+    2024, arXiv:2405.20324), where both p and q lack the conditions (`absent`) that classifier-free guidance drops.
     """
 
     SETTING: ClassVar[str] = "memory_guidance"

@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 class ScoreGuidance(ScoreTerm):
     """Adds scale times the gradient of a score of the predicted data to the score of the state.
 
-    The gradient goes through the network, so scores need no training on noisy data (universal guidance, Bansal et al.
-    2023, arXiv:2302.07121). Scores of images: SDG (Liu et al. 2021, arXiv:2112.05744); of events: Finzi et al. 2023,
-    arXiv:2306.07526. A prediction at pure noise (alpha 0), the first of a flow, is not guided.
+    The gradient is backpropagated through the network, so scores need not be trained on noisy data (universal guidance,
+    Bansal et al. 2023, arXiv:2302.07121). Scores of images: SDG (Liu et al. 2021, arXiv:2112.05744); of events: Finzi
+    et al. 2023, arXiv:2306.07526. Predictions at pure noise (alpha 0), such as the first of a flow, are not guided.
     """
 
     SETTING: ClassVar[str] = "score_guidance"
     INPUT: ClassVar[str] = "score_scale"
 
     kind: Literal["score"]
-    score: Annotated[GuidingScore, OneOf("guidance/scores")] = Field(description="what the samples are to have much of")
+    score: Annotated[GuidingScore, OneOf("guidance/scores")] = Field(
+        description="the score that samples should increase"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "score", "score": {"kind": "event", "above": 0.0}, "scale": 1.0}
 
     def needs(self) -> tuple[Need, ...]:

@@ -15,27 +15,24 @@ from latentc.ir.builder import ModuleBuilder
 
 
 class SelfAttentionGuidance(BlurredGuidance):
-    """Adds (scale - 1) (p - q), q where attended parts of the data are blurred (Hong et al. 2023, arXiv:2210.00939).
-
-    A token is attended if the queries give it more than `threshold` in sum. It needs neither a condition nor training
-    without one. The paper's s is scale - 1.
+    """Adds (scale - 1) (p - q), with q computed after blurring attended parts of the data (Hong et al. 2023,
+    arXiv:2210.00939). A token is attended if the attention it receives sums to more than `threshold`. It needs
+    neither a condition nor condition dropout. The paper's s is scale - 1.
     """
 
     SETTING: ClassVar[str] = "self_attention_guidance"
     INPUT: ClassVar[str] = "attention_scale"
 
     kind: Literal["self_attention"]
-    block: str | None = Field(
-        None, description="where the attention is, by its place in the network (`blocks.5`); null: in the middle"
-    )
+    block: str | None = Field(None, description="block whose attention is used (`blocks.5`); null: the middle one")
     threshold: float = Field(
-        1.0, ge=0, description="attention that makes a token attended; 1 is that of even attention"
+        1.0, ge=0, description="attention above which a token counts as attended, relative to uniform attention (1)"
     )
     softness: float = Field(
         0.01,
         ge=0,
-        description="attention over which the mask rises from 0 to 1 around `threshold`; 0: a step as in the paper, on "
-        "which side of which rounding decides, so that engines may differ",
+        description="width of the mask's ramp from 0 to 1 around `threshold`; 0: a step as in the paper, where "
+        "rounding decides borderline cases, so engines may differ",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "self_attention", "scale": 1.5, "kernel": 3}
 

@@ -26,25 +26,23 @@ if TYPE_CHECKING:
 
 
 class SkippedTokens(ScheduledGuidance, GuidanceTerm):
-    """Adds (scale - 1) (p - q): in q a share of the tokens, drawn anew, skips the blocks of the network's `routes`.
+    """Adds (scale - 1) (p - q), where in q a random share of the tokens skips the blocks of the network's `routes`.
 
-    Guidance of TREAD (Krause et al. 2025, arXiv:2501.04765): it takes fewer FLOPs than a second whole evaluation, and
-    needs no condition. Shares may differ from those of training. With `better_share` all other predictions skip, too,
-    and p is what guidance changes, in place of a prediction by all tokens.
+    Guidance of TREAD (Krause et al. 2025, arXiv:2501.04765): it costs fewer FLOPs than a second full evaluation and
+    needs no condition. Shares may differ from training. With `better_share`, all other predictions skip tokens too, and
+    guidance is applied to p instead of a prediction with all tokens.
     """
 
     OF_SCORE: ClassVar[bool] = True
 
     kind: Literal["skipped_tokens"]
-    share: float = Field(gt=0, lt=1, description="share of the tokens that skip blocks in q (the authors' gamma2)")
+    share: float = Field(gt=0, lt=1, description="fraction of tokens that skip blocks in q (the authors' gamma2)")
     better_share: float = Field(
-        0.0, ge=0, lt=1, description="share of the tokens that skip them in p and all other predictions (gamma1)"
+        0.0, ge=0, lt=1, description="fraction of tokens that skip them in p and all other predictions (gamma1)"
     )
     network: str = Field("main", description="one of `networks`, with `routes`, which predicts q")
-    without: tuple[str, ...] = Field((), description="conditions left out of q alone")
-    absent: tuple[str, ...] = Field(
-        (), description="conditions left out of both p and q (all of them, in the authors' code)"
-    )
+    without: tuple[str, ...] = Field((), description="conditions left out of q only")
+    absent: tuple[str, ...] = Field((), description="conditions left out of both p and q (in the authors' code, all)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "skipped_tokens", "scale": 1.5, "share": 0.7}
 
     @property

@@ -28,8 +28,12 @@ Bound = Annotated[float, Field(ge=-1e9, le=1e9)]
 class Box(Closed):
     """Outcomes between two bounds in every number, in the units of the data."""
 
-    lower: tuple[Bound, ...] = Field(min_length=1, max_length=1_024, description="least outcome, per number")
-    upper: tuple[Bound, ...] = Field(min_length=1, max_length=1_024, description="largest outcome, per number")
+    lower: tuple[Bound, ...] = Field(
+        min_length=1, max_length=1_024, description="lower bound of the outcome, per dimension"
+    )
+    upper: tuple[Bound, ...] = Field(
+        min_length=1, max_length=1_024, description="upper bound of the outcome, per dimension"
+    )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         size = spec.data.fields["x"].shape[0]

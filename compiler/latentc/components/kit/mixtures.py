@@ -22,13 +22,15 @@ class Mixture(Closed):
     covariance.
     """
 
-    components: int = Field(16, gt=0, le=4_096, description="Gaussians (M)")
-    per_channel: bool = Field(False, description="a mixture of its own for each channel")
-    halved: bool = Field(True, description="deviations are (x + sqrt(x^2 + 4)) / 2; false: x + sqrt(x^2 + 4) / 2")
-    least: float = Field(1e-6, gt=0, le=1, description="least deviation")
+    components: int = Field(16, gt=0, le=4_096, description="number of Gaussians (M)")
+    per_channel: bool = Field(False, description="separate mixture per channel")
+    halved: bool = Field(
+        True, description="standard deviations are (x + sqrt(x^2 + 4)) / 2; false: x + sqrt(x^2 + 4) / 2"
+    )
+    least: float = Field(1e-6, gt=0, le=1, description="minimum standard deviation")
     correlated: bool = Field(
         False,
-        description="one Gaussian, whose covariance is L L^T for a predicted matrix L, of which the lower half counts",
+        description="a single Gaussian with covariance L L^T, where L is the lower triangle of a predicted matrix",
     )
 
     @model_validator(mode="after")

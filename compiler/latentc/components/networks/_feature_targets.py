@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class FeaturePredictor(Closed):
     """Two linear layers with GELU between them."""
 
-    ratio: float = Field(4.0, gt=0, le=64, description="hidden width in units of the width")
-    norm: bool = Field(True, description="a layer norm before the second layer")
+    ratio: float = Field(4.0, gt=0, le=64, description="hidden width as a multiple of the width")
+    norm: bool = Field(True, description="layer norm before the second layer")
 
 
 @cache

@@ -26,15 +26,17 @@ class GranuleNetwork(Backbone):
 
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    heads: int = Field(gt=0, le=1_024, description="heads of the attention; divide the width")
-    ratio: int = Field(4, gt=0, le=64, description="hidden width of the MLPs in units of the width")
+    heads: int = Field(gt=0, le=1_024, description="attention heads; must divide the width")
+    ratio: int = Field(4, gt=0, le=64, description="hidden width of the MLPs as a multiple of the width")
     side: int = Field(gt=1, le=256, description="side of the square of latents, a power of 2")
     latent: int = Field(gt=0, le=65_536, description="channels of the latents (Z)")
     kind_channels: int = Field(
-        8, gt=0, le=1_024, description="channels of a head that tell kinds of tokens apart, even"
+        8, gt=0, le=1_024, description="channels per attention head used to distinguish token kinds, even"
     )
     drop_path: DropPath = Field(
-        0.0, description="in training, probability that a sample skips a branch of the last block; it grows from 0"
+        0.0,
+        description="stochastic depth in training: probability that a sample skips a branch of the last block, "
+        "increasing from 0 over the blocks",
     )
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 

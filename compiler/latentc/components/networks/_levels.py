@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 class Levels(Backbone):
     """Levels of blocks, each at half the resolution of the one before."""
 
-    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels that the multipliers multiply")
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="base channels, multiplied by `multipliers`")
     multipliers: tuple[Multiplier, ...] = Field(
-        min_length=1, max_length=16, description="channels of each level over `width`"
+        min_length=1, max_length=16, description="channels of each level as a multiple of `width`"
     )
-    blocks: int = Field(gt=0, le=64, description="residual blocks per level on the way down")
+    blocks: int = Field(gt=0, le=64, description="residual blocks per level of the downward path")
     attention: tuple[Level, ...] = Field(
-        (), max_length=64, description="levels whose blocks end with self-attention, from 0"
+        (), max_length=64, description="levels whose blocks end with self-attention, counted from 0"
     )
     frequencies: int | None = Field(
         None,
         gt=2,
         le=65_536,
         multiple_of=2,
-        description="size of the features of the time; null: as in `conditioning.time`",
+        description="size of the timestep features; null: as in `conditioning.time`",
     )
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
     TIME: ClassVar[bool] = True

@@ -28,7 +28,7 @@ class Decoder(Closed):
 
     width: int = Field(gt=0, le=65_536, description="channels of a token")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    heads: int = Field(gt=0, le=1_024, description="heads of their attention")
+    heads: int = Field(gt=0, le=1_024, description="their attention heads")
 
 
 class MaskedParts:

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 class MaskedTrunk(Backbone):
     """An encoder and a decoder over the patches of an array, behind tokens that hold the condition."""
 
-    width: int = Field(gt=0, le=65_536, description="channels of a token inside (D)")
-    depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
-    patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
-    buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
-    block: Block = Field(description="the block of encoder and decoder")
-    weights: Weights = Field("xavier", description="how linear layers start")
+    width: int = Field(gt=0, le=65_536, description="inner channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks in the encoder, and in the decoder")
+    patch: int = Field(1, gt=0, le=1_024, description="side of the data patch that forms one token")
+    buffer: int = Field(
+        64, gt=0, le=65_536, description="number of buffer tokens before the sequence that hold the condition (R)"
+    )
+    block: Block = Field(description="block of encoder and decoder")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
     FRONTS: ClassVar[bool] = False
     """Whether tokens in front may have weights of their own."""

@@ -29,7 +29,7 @@ class OneSequence(Backbone):
     width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token (D)")
     half: int = Field(ge=0, le=256, description="blocks before the middle one, and as many after it")
     patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
-    time_mlp: bool = Field(description="the features of the time pass through two linear layers")
+    time_mlp: bool = Field(description="two linear layers after the timestep features")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
     TIME: ClassVar[bool] = True

@@ -20,16 +20,18 @@ from latentc.ir.builder import Builder, Var, module_class
 class Route(Closed):
     """Blocks that some tokens skip in training (TREAD, Krause et al. 2025, arXiv:2501.04765)."""
 
-    start: Index = Field(description="the first block that they skip, counted from 0")
-    end: int = Field(ge=-512, le=511, description="the last block that they skip; -1: the last of all")
-    ratio: float = Field(0.5, gt=0, lt=1, description="share of the tokens that skip them, drawn anew for each sample")
+    start: Index = Field(description="first block that is skipped, counted from 0")
+    end: int = Field(ge=-512, le=511, description="last block that is skipped; -1: the last one")
+    ratio: float = Field(
+        0.5, gt=0, lt=1, description="fraction of tokens that skip the blocks, drawn anew for each sample"
+    )
 
 
 class Alignment(Closed):
     """Projections of a block's output, for a loss that aligns them with features of another network (REPA, Yu et al.
     2024, arXiv:2410.06940). They exist in training only."""
 
-    blocks: Index = Field(8, description="how many blocks come before it")
+    blocks: Index = Field(8, description="number of blocks before it")
     hidden: Size = Field(2048, description="channels of the two hidden layers of a projection")
     features: tuple[Size, ...] = Field((768,), min_length=1, max_length=16, description="channels of each projection")
 

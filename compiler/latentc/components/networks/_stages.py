@@ -27,16 +27,18 @@ Heads = Annotated[int, Field(gt=0, le=1_024)]
 class Staged(Backbone):
     """Stages of transformer blocks. `multipliers`, `depths` and the like have one entry per stage."""
 
-    width: int = Field(gt=0, le=65_536, description="channels that the multipliers multiply")
+    width: int = Field(gt=0, le=65_536, description="base channels, multiplied by `multipliers`")
     multipliers: tuple[Multiplier, ...] = Field(
-        min_length=1, max_length=31, description="channels of each stage over `width`, in the order of the path"
+        min_length=1,
+        max_length=31,
+        description="channels of each stage as a multiple of `width`, in the order of the path",
     )
     depths: tuple[Index, ...] = Field(min_length=1, max_length=31, description="blocks of each stage")
     heads: tuple[Heads, ...] | None = Field(
-        None, min_length=1, max_length=31, description="heads of the mixer in each stage; null: as it says"
+        None, min_length=1, max_length=31, description="heads of the mixer in each stage; null: as set in the mixer"
     )
-    block: Block = Field(description="the block that stages repeat")
-    weights: Weights = Field("xavier", description="how linear layers and convolutions start")
+    block: Block = Field(description="block repeated in the stages")
+    weights: Weights = Field("xavier", description="initialisation of linear layers and convolutions")
 
     @property
     def stages(self) -> int:

@@ -22,47 +22,47 @@ Read = Literal["tied", "tied_by_place", "linear"]
 
 
 class Embedding(Closed):
-    """Tokens as rows of a table or as their bits, the condition beside them, learned positions, and a norm."""
+    """Embeds tokens by a table or by their bits, adds the condition and learned positions, and applies a norm."""
 
-    kind: Kind = Field("table", description="rows of a learned table, or a linear map of the bits (MaskBit)")
-    condition: Literal["first", "last"] = Field("first", description="where the condition's tokens stand")
+    kind: Kind = Field("table", description="a learned table, or a linear map of the bits (MaskBit)")
+    condition: Literal["first", "last"] = Field("first", description="position of the condition's tokens")
     labels: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="rows of the table between those of the tokens and of the mask, one per class, and 1 for none if "
-        "it may be dropped (MaskGIT)",
+        description="rows of the table between those of the tokens and the mask: one per class, plus 1 for the null "
+        "if it may be dropped (MaskGIT)",
     )
     shared: bool = Field(
         True,
-        description="a class is its row among the `labels`, if there are any; false: it has an embedding of its own",
+        description="a class uses its row among the `labels`, if there are any; false: a separate embedding",
     )
     late: bool = Field(
         False,
-        description="a condition that is no row of the table joins behind the positions and the norm (RCG's MAGE)",
+        description="a condition that is not a row of the table is added after the positions and the norm (RCG's MAGE)",
     )
     condition_norm: bool = Field(
-        False, description="with `late`: the condition has positions and a norm of its own before it joins (MaskGIT-r)"
+        False, description="with `late`: the condition has its own positions and norm before it is added (MaskGIT-r)"
     )
     norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="the norm of what enters; null: that of the blocks"
+        None, description="norm of the input; null: that of the blocks"
     )
     blank: int | None = Field(
-        None, ge=0, le=1_000_000, description="which of the `labels` stands where there is no condition; null: none"
+        None, ge=0, le=1_000_000, description="index among the `labels` used without a condition; null: none"
     )
 
     mask: int | None = Field(
-        None, ge=0, le=16_777_215, description="token that masks others; null: a row of the table behind all others"
+        None, ge=0, le=16_777_215, description="token used as the mask; null: a row of the table after all others"
     )
-    start: int | None = Field(None, ge=0, le=16_777_215, description="token that begins every sequence; null: none")
+    start: int | None = Field(None, ge=0, le=16_777_215, description="start token of every sequence; null: none")
     class_tokens: ClassTokens | None = Field(
         None, description="name of each class as text or tokens, all of as many tokens; null: as `labels` says"
     )
     places: int | None = Field(
-        None, gt=0, le=1_048_576, description="rows of the table of positions; null: as many as there are tokens"
+        None, gt=0, le=1_048_576, description="rows of the position table; null: as many as there are tokens"
     )
     segments: int = Field(
-        0, ge=0, le=64, description="rows of a table of segments, of which every token gets the first (BERT: 2)"
+        0, ge=0, le=64, description="rows of the segment table, of which every token gets the first (BERT: 2)"
     )
 
     def static(self) -> dict[str, int]:
@@ -117,13 +117,13 @@ class Readout(Closed):
 
     kind: Read = Field(
         "tied",
-        description="logits are products with the token table, plus a bias per row; or per place and token, without "
-        "the mask (`tied_by_place`, MaskBit's baseline); or a linear layer of their own",
+        description="logits are products with the token table plus a bias per row; or per position and token, "
+        "excluding the mask (`tied_by_place`, MaskBit's baseline); or a separate linear layer",
     )
-    detached: bool = Field(False, description="the loss does not reach the table through tied logits (MAGE)")
-    approximate: Literal["tanh", "none"] = Field("tanh", description="GELU by tanh, or exactly")
+    detached: bool = Field(False, description="no gradient flows into the table through tied logits (MAGE)")
+    approximate: Literal["tanh", "none"] = Field("tanh", description="GELU with the tanh approximation, or exact")
     norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="its norm; null: that of the blocks"
+        None, description="norm of the head; null: that of the blocks"
     )
 
 

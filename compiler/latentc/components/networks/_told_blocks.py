@@ -14,7 +14,7 @@ class ToldBlocks(Backbone):
 
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    block: Block = Field(description="the block that is repeated")
+    block: Block = Field(description="the repeated block")
 
     @property
     def attends_to_any_width(self) -> bool:

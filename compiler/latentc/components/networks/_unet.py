@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 class Unet(Levels):
     """Levels of residual blocks with GroupNorm, told an embedding of time and conditions."""
 
-    stem: float = Field(1.0, gt=0, le=1_024, description="channels of the first convolution over `width`")
-    embedding: int = Field(4, gt=0, le=1_024, description="size of the embedding of time and conditions over `width`")
+    stem: float = Field(1.0, gt=0, le=1_024, description="channels of the first convolution as a multiple of `width`")
+    embedding: int = Field(
+        4, gt=0, le=1_024, description="size of the embedding of time and conditions as a multiple of `width`"
+    )
     early: tuple[str, ...] = Field(
-        (), description="conditions added to the features of the time; others are added to its embedding"
+        (), description="conditions added to the timestep features; others are added to the time embedding"
     )
     told_time: bool = Field(
         True,
@@ -39,8 +41,8 @@ class Unet(Levels):
     block: ResidualBlock = Field(ResidualBlock(), description="the residual block")
     resampling: Literal["block", "conv", "padded_conv", "filter"] = Field(
         "block",
-        description="levels are joined by residual blocks that resample (BigGAN), by convolutions, of which those of "
-        "stride 2 pad on both sides (ADM) or behind alone (`padded_conv`: DDPM), or by `block.resample` alone",
+        description="resampling between levels: by residual blocks (BigGAN); by convolutions, whose stride-2 ones "
+        "pad on both sides (ADM) or only at the end (`padded_conv`: DDPM); or only by `block.resample`",
     )
 
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map", "tokens")

@@ -20,30 +20,28 @@ if TYPE_CHECKING:
 
 
 class Adapter(Backbone):
-    """Adds conditions to a trained network (ControlNet, Zhang et al. 2023, arXiv:2302.05543; of consistency models CCM,
-    Xiao et al. 2023, arXiv:2312.06971).
-
-    It is the beginning of the other network with weights of its own, told conditions of its own in the way that the
-    architecture takes them. What each of its blocks returns passes a linear layer that starts at zero and is added to
-    what the other network's block returns; of a U-Net's encoder to the skips that the other's decoder reads, and of its
-    middle to the other's. Whoever evaluates that network evaluates the adapter first. Several adapters of one network
-    add up.
+    """Adds conditions to a trained network (ControlNet, Zhang et al. 2023, arXiv:2302.05543; for consistency models
+    CCM, Xiao et al. 2023, arXiv:2312.06971). It is a copy of the beginning of the other network, with its own
+    weights and conditions. Each of its blocks' outputs passes a zero-initialised linear layer and is added to the
+    output of the other network's block; in a U-Net, encoder outputs are added to the skips that the other's decoder
+    reads, and the middle's to the other's middle. Evaluating that network evaluates the adapter first. The outputs
+    of several adapters of one network are added.
     """
 
     kind: Literal["adapter"]
-    network: str = Field("main", description="the network that it adapts")
+    network: str = Field("main", description="the adapted network")
     blocks: int | None = Field(
         None,
         gt=0,
         le=512,
-        description="how many of the other network's blocks it has, from the first; of a U-Net as many outputs of the "
-        "encoder, then the middle; null: all",
+        description="number of the other network's blocks that it copies, from the first; for a U-Net, number of "
+        "encoder outputs, followed by the middle; null: all",
     )
     in_turn: tuple[str, ...] = Field(
         (),
         max_length=64,
-        description="conditions of its own of which training tells each sample one, drawn at random, and leaves out "
-        "the others, so that it learns to follow each of them alone (CCM)",
+        description="its own conditions that are trained one at a time: each training sample gets one, drawn at "
+        "random, so that the adapter learns to follow each alone (CCM)",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"control"})
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adapter", "blocks": 1}

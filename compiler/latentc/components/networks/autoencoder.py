@@ -32,33 +32,42 @@ if TYPE_CHECKING:
 class Autoencoder(Backbone):
     """Encoder and decoder of VQGAN (Esser et al. 2021, arXiv:2012.09841) and latent diffusion (arXiv:2112.10752).
 
-    Takes images x f32[B, C, H, W], or, if it `reads` a field of C labels, maps i64[B, H, W]. Each level but the last
-    halves the resolution on the way in and doubles it on the way out.
+    Takes images x f32[B, C, H, W], or label maps i64[B, H, W] if it `reads` a field of C labels. Each level but the
+    last halves the resolution in the encoder and doubles it in the decoder.
     """
 
     kind: Literal["autoencoder"]
-    width: int = Field(gt=0, le=65_536, description="channels that the multipliers multiply (128 as published)")
+    width: int = Field(gt=0, le=65_536, description="base channels, multiplied by `multipliers` (128 as published)")
     multipliers: tuple[Size, ...] = Field(
         min_length=1,
         max_length=16,
-        description="channels of each level over `width`, from the highest resolution to the lowest",
+        description="channels of each level as a multiple of `width`, from the highest resolution to the lowest",
     )
     decoder_multipliers: tuple[Size, ...] | None = Field(
-        None, min_length=1, max_length=16, description="those of the decoder, in the same order; null: as `multipliers`"
+        None,
+        min_length=1,
+        max_length=16,
+        description="channels of the decoder's levels, in the same order; null: as `multipliers`",
     )
     blocks: int = Field(2, gt=0, le=64, description="residual blocks per level of the encoder")
     decoder_blocks: int | None = Field(
-        None, gt=0, le=64, description="those of the decoder; null: one more than `blocks`"
+        None, gt=0, le=64, description="residual blocks per level of the decoder; null: one more than `blocks`"
     )
-    middle_blocks: int = Field(2, gt=0, le=64, description="residual blocks at the lowest resolution, in each half")
-    decoder_middle_blocks: int | None = Field(None, gt=0, le=64, description="those of the decoder; null: as many")
+    middle_blocks: int = Field(
+        2, gt=0, le=64, description="residual blocks at the lowest resolution, in encoder and decoder each"
+    )
+    decoder_middle_blocks: int | None = Field(
+        None, gt=0, le=64, description="residual blocks at the decoder's lowest resolution; null: as `middle_blocks`"
+    )
     attention: tuple[Level, ...] = Field(
-        (), max_length=64, description="levels whose residual blocks are followed by attention, from 0"
+        (), max_length=64, description="levels whose residual blocks are followed by attention, counted from 0"
     )
     decoder_attention: tuple[Level, ...] | None = Field(
-        None, max_length=64, description="those of the decoder; null: as `attention`"
+        None, max_length=64, description="those levels in the decoder; null: as `attention`"
     )
-    middle_attention: bool = Field(True, description="attention behind the first residual block in the middle")
+    middle_attention: bool = Field(
+        True, description="attention after the first residual block at the lowest resolution"
+    )
     features: int | None = Field(
         None,
         gt=0,
@@ -67,31 +76,31 @@ class Autoencoder(Backbone):
     )
     quant_conv: bool = Field(True, description="a convolution between encoder and bottleneck")
     post_quant_conv: bool = Field(True, description="a convolution between bottleneck and decoder")
-    quant_kernel: Literal[1, 3] = Field(1, description="side of the kernels of these two convolutions")
-    clamp: bool = Field(False, description="images are bounded to [-1, 1], but not in training")
-    bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="what codes are")
+    quant_kernel: Literal[1, 3] = Field(1, description="kernel size of these two convolutions")
+    clamp: bool = Field(False, description="clamp images to [-1, 1], except in training")
+    bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="type of the codes")
     groups: int = Field(32, gt=0, le=1_024, description="groups of each GroupNorm")
     eps: float = Field(1e-6, gt=0, description="added to the variance in GroupNorm")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="before the second convolution of a residual block, in training"
+        0.0, ge=0, lt=1, description="dropout before the second convolution of a residual block, in training"
     )
     biases: bool = Field(
         True, description="biases of the residual blocks' convolutions and of the encoder's first (MaskGIT: none)"
     )
     shortcut_of: Literal["input", "output"] = Field(
         "input",
-        description="what the shortcut of a residual block that changes the channels projects: its input, or what its "
-        "convolutions give (MaskGIT)",
+        description="input of the shortcut projection in residual blocks that change the channels: the block's "
+        "input, or the output of its convolutions (MaskGIT)",
     )
     downsampling: Literal["conv", "average"] = Field(
-        "conv", description="halves the resolution by a convolution of stride 2, or by averages of 2 x 2 pixels"
+        "conv", description="halve the resolution with a stride-2 convolution, or by averaging 2 x 2 pixels"
     )
     upsampling: Literal["conv", "nearest"] = Field(
-        "conv", description="doubles the resolution by repeating pixels, and a convolution behind that, or without one"
+        "conv", description="double the resolution by repeating pixels, followed by a convolution or not"
     )
-    output_kernel: Literal[1, 3] = Field(3, description="side of the kernel of the encoder's last convolution")
+    output_kernel: Literal[1, 3] = Field(3, description="kernel size of the encoder's last convolution")
     reads: str | None = Field(
-        None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
+        None, description="data field that it encodes, for an `encoded` condition; null: the samples themselves"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
     ANNEALS: ClassVar[bool] = True

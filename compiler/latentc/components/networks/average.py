@@ -10,17 +10,17 @@ from latentc.components.networks.like import Like
 
 
 class Average(Like):
-    """The exponential moving average of another network's weights over training, for losses that read it.
+    """The exponential moving average of another network's weights over training, for use in losses.
 
-    It starts as a copy and moves after every step; no gradient reaches it.
+    It starts as a copy and is updated after every step; it gets no gradients.
     """
 
     kind: Literal["average"]  # type: ignore[assignment]
-    decay: float = Field(0.999, ge=0, lt=1, description="share of the old average that stays, per step")
-    frozen: Literal[True] = Field(True, description="no optimiser moves it")  # type: ignore[assignment]
-    conditions: None = Field(None, description="it is told what the other network is told")
-    copy_of: None = Field(None, description="it starts as a copy of the other network")
-    pretrained: None = Field(None, description="it starts as a copy of the other network")
+    decay: float = Field(0.999, ge=0, lt=1, description="decay of the average per step")
+    frozen: Literal[True] = Field(True, description="not trained by an optimiser")  # type: ignore[assignment]
+    conditions: None = Field(None, description="the same conditions as the other network")
+    copy_of: None = Field(None, description="starts as a copy of the other network")
+    pretrained: None = Field(None, description="starts as a copy of the other network")
 
     @property
     def average_of(self) -> str:

@@ -37,30 +37,37 @@ if TYPE_CHECKING:
 
 
 class Bert(Backbone):
-    """Predicts every token of a partly masked sequence by a transformer over tokens and conditions.
+    """Predicts every token of a partly masked sequence with a transformer over tokens and conditions.
 
-    `forward`: idx i64[B, T] with its null for a masked token, the conditions -> logits f32[B, T, V or more]. With a
-    decoder, the encoder's output for the condition stands for masked tokens in it, and `forward_kept`, which takes
-    rank i64[B, T] too, encodes only the K tokens of the highest ranks. Training calls it. BERT: Devlin et al. 2018,
-    arXiv:1810.04805. `remember` and `recall` are for samplers that reuse keys and values of the tokens that they leave
-    as they are (ReCAP).
+    `forward`: idx i64[B, T] with its null for masked tokens, the conditions -> logits f32[B, T, V or more]. With a
+    decoder, the encoder's output for the condition replaces masked tokens in its input, and `forward_kept`, which also
+    takes rank i64[B, T] and is called in training, encodes only the K tokens of the highest ranks. BERT: Devlin et al.
+    2018, arXiv:1810.04805. `remember` and `recall` are for samplers that reuse keys and values of unchanged tokens
+    (ReCAP).
     """
 
     kind: Literal["bert"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks; of the encoder, if there is a decoder")
-    block: Block = Field(description="the block that is repeated; its condition is `in_context`")
+    block: Block = Field(description="the repeated block; its condition is `in_context`")
     splits: int = Field(
-        1, gt=0, le=64, description="digits that each token is masked and predicted as (MaskBit's groups of bits)"
+        1,
+        gt=0,
+        le=64,
+        description="digits into which each token is split, to be masked and predicted separately (MaskBit's "
+        "groups of bits)",
     )
-    embedding: Embedding = Field(Embedding(), description="how tokens and the condition enter")
-    readout: Readout = Field(Readout(), description="how logits are read from the last features")
+    embedding: Embedding = Field(Embedding(), description="embedding of tokens and condition")
+    readout: Readout = Field(Readout(), description="output head that computes the logits")
     long_skips: bool = Field(
-        False, description="blocks of the second half also take what their counterparts in the first return (MaskGIT-r)"
+        False,
+        description="blocks of the second half also take the outputs of their counterparts in the first (MaskGIT-r)",
     )
-    decoder: Decoder | None = Field(None, description="blocks of a decoder, which sees every token; null: none")
-    weights: Weights = Field("normal", description="how linear layers start")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
+    decoder: Decoder | None = Field(
+        None, description="number of decoder blocks, which see every token; null: no decoder"
+    )
+    weights: Weights = Field("normal", description="initialisation of linear layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the embedded tokens, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "bert",
         "width": 16,

@@ -29,21 +29,21 @@ INIT, SLOPE, EPS = "linear_default", 0.1, 1e-5
 
 
 class BlurredDiscriminator(Backbone):
-    """Scores each patch of an image as VQGAN+ and MaskBit do (Weber et al. 2024, arXiv:2409.16211).
+    """Scores each patch of an image as in VQGAN+ and MaskBit (Weber et al. 2024, arXiv:2409.16211).
 
-    Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w], or of video x f32[B, C, F, H, W] f32[B F, 1, h, w], each
-    frame by itself. A convolution of 5 x 5, then `depth` times one of 3 x 3, half the resolution, group norm and leaky
-    ReLU, at twice the channels each time but the first; convolutions of 1 x 1 and 5 x 5 score what is left.
+    Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w], or for video x f32[B, C, F, H, W] f32[B F, 1, h, w], frame
+    by frame. A 5 x 5 convolution, then `depth` times a 3 x 3 convolution, downsampling by 2, group norm and leaky ReLU,
+    doubling the channels each time but the first; 1 x 1 and 5 x 5 convolutions compute the scores.
     """
 
     kind: Literal["blurred_discriminator"]
     width: int = Field(64, gt=0, le=65_536, description="channels of the first convolution")
-    depth: int = Field(3, gt=0, le=12, description="halvings of the resolution")
+    depth: int = Field(3, gt=0, le=12, description="number of times the resolution is halved")
     blur: Blur | None = Field(
-        4, description="side of the kernel that each halving blurs by; null: means of 2 x 2 pixels instead"
+        4, description="kernel size of the blur before downsampling; null: means of 2 x 2 pixels instead"
     )
     groups: int = Field(32, gt=0, le=1_024, description="groups of each GroupNorm")
-    side: int = Field(16, gt=0, le=1_024, description="largest side of the map of scores: larger ones are max-pooled")
+    side: int = Field(16, gt=0, le=1_024, description="largest side of the score map: larger maps are max-pooled")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "blurred_discriminator", "width": 8, "depth": 2, "groups": 4}

@@ -35,18 +35,19 @@ Positive = Annotated[float, Field(gt=0)]
 class CanvasTransformer(GranuleNetwork):
     """Predicts the last canvas and the codes of a stage's clusters (NVG, Wang et al. 2025, arXiv:2508.12811).
 
-    In place of the first canvas, which is empty, it reads a learned one.
-
-    `forward`: canvas f32[B, L, Z], structure f32[B, L, K] (embedded at the stage), stage i64[B], the conditions -> the
-    last canvas f32[B, L, Z], logits f32[B, L, V], the same for all positions of a cluster. `train_forward`, with an
-    alignment: the same, and features f32[B, L, C] of each projection.
+    A learned canvas replaces the first one, which is empty. `forward`: canvas f32[B, L, Z], structure f32[B, L, K]
+    (embedded at the stage), stage i64[B], the conditions -> the last canvas f32[B, L, Z], logits f32[B, L, V], equal
+    for all positions of a cluster. `train_forward`, with an alignment: the same, and features f32[B, L, C] of each
+    projection.
     """
 
     kind: Literal["canvas_transformer"]
     factors: tuple[Positive, ...] | None = Field(
-        None, description="what normalises the canvas before each stage, and the last: K + 2 numbers; null: 1 each"
+        None,
+        description="divisors that normalise the canvas before each stage, and the last canvas: K + 2 values; "
+        "null: 1 each",
     )
-    alignment: Alignment | None = Field(None, description="projections for a loss that aligns features; null: none")
+    alignment: Alignment | None = Field(None, description="projection heads for a feature alignment loss; null: none")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_granules"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "canvas_transformer",

@@ -31,18 +31,20 @@ if TYPE_CHECKING:
 class CascadeTransformer(ToldBlocks):
     """Transformer over patches of an image at several resolutions (PixelFlow, Chen et al. 2025, arXiv:2504.07963).
 
-    Takes x f32[B, C, H, W] at any of them, t f32[B], its conditions, and the number of patches along a side f32[B];
-    returns f32[B, C_out, H, W]. Time, vectors and that number are added up; tokens are attended to, if the block's
-    condition knows how.
+    Takes x f32[B, C, H, W] at any of them, t f32[B], its conditions, and the number of patches per side f32[B]; returns
+    f32[B, C_out, H, W]. The embeddings of time, vectors and that number are added; condition tokens need a block
+    condition that attends to them.
     """
 
     kind: Literal["cascade_transformer"]
-    stages: int = Field(4, gt=0, le=16, description="resolutions, each twice the one before; the last is the data's")
+    stages: int = Field(
+        4, gt=0, le=16, description="number of resolutions, each twice the previous; the last is the data's"
+    )
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels (P)")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(
-        description="how tokens know their place: rotary ones"
+        description="position encoding, which must be rotary"
     )
-    weights: Weights = Field("xavier", description="how linear layers start")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "cascade_transformer",
         "stages": 2,

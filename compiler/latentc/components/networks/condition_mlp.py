@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class ConditionMlp(Backbone):
-    """`embed`: conditions -> numbers f32[B, `numbers`], by linear layers with ReLU between them."""
+    """`embed`: conditions -> f32[B, `numbers`], by linear layers with ReLU between them."""
 
     kind: Literal["condition_mlp"]
-    width: int = Field(gt=0, le=65_536, description="hidden units of a layer")
-    depth: int = Field(2, gt=0, le=64, description="hidden layers")
-    numbers: int = Field(1, gt=0, le=65_536, description="numbers that it returns")
-    positive: bool = Field(False, description="returns softplus of the last layer")
+    width: int = Field(gt=0, le=65_536, description="width of the hidden layers")
+    depth: int = Field(2, gt=0, le=64, description="number of hidden layers")
+    numbers: int = Field(1, gt=0, le=65_536, description="dimension of the output")
+    positive: bool = Field(False, description="apply softplus to the output")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "condition_mlp", "width": 8}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"embed_conditions"})

@@ -26,8 +26,8 @@ class ConditionTable(Backbone):
     """`embed`: a label i64[B] -> its row of a learned table, f32[B, `numbers`]."""
 
     kind: Literal["condition_table"]
-    numbers: int = Field(1, gt=0, le=65_536, description="numbers of a row")
-    start: float = Field(0.0, ge=-1e6, le=1e6, description="what all numbers are before training")
+    numbers: int = Field(1, gt=0, le=65_536, description="dimension of a row")
+    start: float = Field(0.0, ge=-1e6, le=1e6, description="initial value of all entries")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "condition_table", "numbers": 4}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"embed_conditions"})

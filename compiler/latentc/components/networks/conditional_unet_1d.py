@@ -37,14 +37,16 @@ class ConditionalUnet1d(Backbone):
 
     kind: Literal["conditional_unet_1d"]
     widths: tuple[Size, ...] = Field(
-        min_length=2, max_length=16, description="channels of each level; each halves the sequence"
+        min_length=2, max_length=16, description="channels of each level; each level halves the sequence"
     )
     time_width: int = Field(128, gt=2, le=65_536, multiple_of=2, description="width of the time embedding")
-    kernel: Literal[1, 3, 5, 7, 9] = Field(5, description="size of the convolutions")
+    kernel: Literal[1, 3, 5, 7, 9] = Field(5, description="kernel size of the convolutions")
     groups: int = Field(8, gt=0, le=1_024, description="groups of the group norms")
     blocks: int = Field(2, ge=1, le=16, description="residual blocks per level and in the middle (Simple DP3: 1)")
     modulation: Literal["film", "add", "mlp_film"] = Field(
-        "film", description="scale and shift, shift alone, or scale and shift by two linear layers"
+        "film",
+        description="how conditions modulate: scale and shift, shift only, or scale and shift through two linear "
+        "layers",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "vector")

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Constant(Backbone):
-    """Returns f32[B, C, ...], one learned array of the data's shape for all samples; zeros at first.
+    """Returns f32[B, C, ...], one learned array of the data's shape for all samples, initially zero.
 
-    As a denoiser that is told neither state nor time it learns the mean of its targets.
+    As a denoiser without state or time input, it learns the mean of its targets.
     """
 
     kind: Literal["constant"]
-    conditions: tuple[str, ...] | None = Field((), description="none: it is told nothing")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "constant"}
 

@@ -32,27 +32,28 @@ if TYPE_CHECKING:
 class ContextTransformer(Backbone):
     """Transformer over the tokens of conditions and patches (improved MeanFlow, Geng et al. 2025, arXiv:2512.02012).
 
-    Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Each condition is so many tokens:
-    its embedding added to learned vectors. In training a second head predicts the velocity beside the average.
+    Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Each condition becomes a number
+    of tokens: its embedding added to learned vectors. In training a second head also predicts the instantaneous
+    velocity.
     """
 
     kind: Literal["context_transformer"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks, those of one head included")
+    depth: int = Field(gt=0, le=512, description="number of blocks, including those of one head")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input")
-    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
-    block: Block = Field(description="the block that is repeated")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="position encoding")
+    block: Block = Field(description="the repeated block")
     weights: Literal["xavier", "normal", "small_lecun"] = Field(
         "xavier",
-        description="how linear layers start; small_lecun: with deviation 0.32 / sqrt(inputs), and the tokens of "
-        "conditions 1 / sqrt(width) (improved MeanFlow), instead of 0.02",
+        description="initialisation of linear layers; small_lecun: standard deviation 0.32 / sqrt(inputs), and 1 / "
+        "sqrt(width) for the condition tokens (improved MeanFlow), instead of 0.02",
     )
     tokens: dict[str, Annotated[int, Field(gt=0, le=1_024)]] = Field(
-        {}, description="tokens per condition, and of the time as `time`; others: 1"
+        {}, description="tokens per condition, with `time` for the time; others: 1"
     )
-    tells_time: bool = Field(True, description="the time is a condition; improved MeanFlow tells the span alone")
+    tells_time: bool = Field(True, description="the time is a condition; in improved MeanFlow only the span is")
     velocity_head: int | None = Field(
-        None, gt=0, le=512, description="blocks of a second head, in training alone, that predicts the velocity"
+        None, gt=0, le=512, description="blocks of a second head, used only in training, that predicts the velocity"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")

@@ -28,20 +28,18 @@ if TYPE_CHECKING:
 
 
 class Convolution(Backbone):
-    """Encodes samples x f32[B, C, H, W] as a vector f32[B, D].
-
-    Convolutions of 4 by 4 with ReLUs halve the sides, and a linear layer gives the vector
-    (van den Oord et al. 2016, arXiv:1606.05328, section 2.4).
+    """Encodes samples x f32[B, C, H, W] as a vector f32[B, D]. 4 x 4 convolutions with ReLUs halve the sides, then a
+    linear layer outputs the vector (van den Oord et al. 2016, arXiv:1606.05328, section 2.4).
     """
 
     kind: Literal["convolution"]
     size: int = Field(gt=0, le=65_536, description="dimension of the vector (D)")
     widths: tuple[Size, ...] = Field(
-        min_length=1, max_length=16, description="channels of the maps, the largest map first"
+        min_length=1, max_length=16, description="channels of the feature maps, largest map first"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
     TAKES: ClassVar[tuple[Form, ...]] = ()
-    conditions: tuple[str, ...] | None = Field((), description="always empty: it is told nothing")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "convolution", "size": 3, "widths": [4, 4]}
 
     @property

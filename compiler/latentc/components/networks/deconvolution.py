@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 
 class Deconvolution(Backbone):
-    """Encodes a vector f32[B, D] of the data as a map f32[B, W, H, W] as large as the samples.
+    """Upsamples a data vector f32[B, D] to a map f32[B, W, H, W] of the samples' size.
 
-    A linear layer gives the smallest map; transposed convolutions of 4 by 4 double its sides, with ReLUs between them
-    (van den Oord et al. 2016, arXiv:1606.05328, section 2.3).
+    A linear layer outputs the smallest map; 4 x 4 transposed convolutions with ReLUs between them double its sides (van
+    den Oord et al. 2016, arXiv:1606.05328, section 2.3).
     """
 
     kind: Literal["deconvolution"]
     field: AxisName = Field(description="data field of the vector")
     widths: tuple[Size, ...] = Field(
-        min_length=1, max_length=16, description="channels of the maps, the smallest map first"
+        min_length=1, max_length=16, description="channels of the feature maps, smallest map first"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
     TAKES: ClassVar[tuple[Form, ...]] = ()
-    conditions: tuple[str, ...] | None = Field((), description="always empty: it is told nothing")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "deconvolution", "field": "place", "widths": [4, 4]}
 
     @property

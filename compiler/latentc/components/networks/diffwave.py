@@ -32,7 +32,7 @@ class Diffwave(Backbone):
     """DiffWave (Kong et al. 2021, arXiv:2009.09761): residual layers of gated dilated convolutions.
 
     Takes x f32[B, C, L], t f32[B] and its conditions; returns f32[B, C, L]. An array f32[B, M, F], such as a mel
-    spectrogram, is upsampled to the waveform and enters every layer; vectors (a class, a speaker) are added to every
+    spectrogram, is upsampled to the waveform and enters every layer; vectors (a class, a speaker) are added in every
     layer. Without conditions it is the unconditional model.
     """
 
@@ -40,7 +40,10 @@ class Diffwave(Backbone):
     width: int = Field(64, gt=0, le=65_536, description="residual channels")
     depth: int = Field(30, gt=0, le=512, description="number of residual layers")
     cycle: int = Field(
-        10, gt=0, le=24, description="layers until the dilation, doubled from layer to layer, is 1 again"
+        10,
+        gt=0,
+        le=24,
+        description="dilation cycle: the dilation doubles per layer and restarts at 1 after this many layers",
     )
     time_width: int = Field(512, gt=0, le=65_536, description="width of the time embedding")
     vector_width: int = Field(128, gt=0, le=65_536, description="width of the embeddings of vectors and classes")

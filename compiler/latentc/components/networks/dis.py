@@ -28,16 +28,18 @@ class Dis(OneSequence):
     """Diffusion state space models (Fei et al. 2024, arXiv:2402.05608).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions as tokens; returns f32[B, C_out, H, W]. With conditions, the
-    sum of all tokens that are no patches scales and shifts the last norm.
+    sum of all non-patch tokens scales and shifts the last norm.
     """
 
     kind: Literal["dis"]
-    mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens see each other")
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before each mixer, and after the last")
-    time_mlp: bool = Field(True, description="the features of the time pass through two linear layers")
-    skips: bool = Field(True, description="blocks of the second half are joined with their counterparts in the first")
+    mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens exchange information")
+    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="norm before each mixer, and after the last")
+    time_mlp: bool = Field(True, description="two linear layers after the timestep features")
+    skips: bool = Field(True, description="skip connections from the first half of the blocks to the second")
     drop_path: DropPath = Field(
-        0.0, description="in training, probability that a sample skips what the last block computed; it grows from 0"
+        0.0,
+        description="stochastic depth in training: probability that a sample skips the last block, increasing "
+        "from 0 over the blocks",
     )
     INIT: ClassVar[str] = "linear_default"
     EXAMPLE: ClassVar[dict[str, Any]] = {

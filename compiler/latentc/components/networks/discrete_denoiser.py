@@ -31,27 +31,29 @@ GridSide = Annotated[int, Field(gt=0, le=65_536)]
 class DiscreteDenoiser(Backbone):
     """VQ-Diffusion's transformer (Gu et al. 2022, arXiv:2111.14822).
 
-    Takes tokens i64[B, T] of which V is the mask, t f32[B] and one condition; returns logits f32[B, T, V]. A label
-    enters the second norm of every block; an array [L, E] is read by cross-attention.
+    Takes tokens i64[B, T], with V as the mask, t f32[B] and one condition; returns logits f32[B, T, V]. A label enters
+    the second norm of every block; an array [L, E] is read by cross-attention.
     """
 
     kind: Literal["discrete_denoiser"]
     width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    heads: int = Field(gt=0, le=1_024, description="heads; divide the width")
-    ratio: int = Field(4, gt=0, le=64, description="hidden width of the feed-forward layer over D")
+    heads: int = Field(gt=0, le=1_024, description="heads; must divide the width")
+    ratio: int = Field(4, gt=0, le=64, description="hidden width of the feed-forward as a multiple of D")
     feed_forward: Literal["conv", "linear"] = Field(
-        "conv", description="its two layers: convolutions of 3 x 3 over the grid, or linear"
+        "conv", description="the feed-forward's two layers: 3 x 3 convolutions over the grid, or linear layers"
     )
-    activation: Literal["gelu2", "gelu"] = Field("gelu2", description="gelu2 is x sigmoid(1.702 x)")
+    activation: Literal["gelu2", "gelu"] = Field("gelu2", description="activation; gelu2 is x sigmoid(1.702 x)")
     times: Literal["table", "sinusoids"] = Field(
-        "table", description="how norms know the time: a learned vector per step, or sinusoids of 4000 t / steps"
+        "table", description="time input of the norms: a learned vector per step, or sinusoids of 4000 t / steps"
     )
     positions: Literal["axial", "none"] = Field("axial", description="learned vectors per row and column, or none")
     position_grid: tuple[GridSide, GridSide] | None = Field(
-        None, description="axial positions are the first T of a grid of this size; null: that of the tokens"
+        None, description="grid whose first T positions axial positions use; null: that of the tokens"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the outputs of attention and feed-forward, in training")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout of the outputs of attention and feed-forward, in training"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "discrete_denoiser", "width": 16, "depth": 1, "heads": 2}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise_tokens"})

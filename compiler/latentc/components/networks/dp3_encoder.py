@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Dp3Encoder(Backbone):
     """Encodes observations of 3D Diffusion Policy (Ze et al. 2024, arXiv:2403.03954).
 
-    Takes a point cloud f32[B, P, C] or one per observation step f32[B, S, P, C], and the robot's state f32[B, D] or
+    Takes a point cloud f32[B, P, C], or one per observation step f32[B, S, P, C], and the robot's state f32[B, D] or
     f32[B, S, D]; returns the features of all steps f32[B, S * G].
     """
 
@@ -35,15 +35,17 @@ class Dp3Encoder(Backbone):
     points: AxisName = Field("point_cloud", description="data field of the point cloud: [points, coordinates]")
     state: AxisName | None = Field("agent_pos", description="data field of the robot's state; null: none")
     widths: tuple[Size, ...] = Field(
-        (64, 128, 256), min_length=1, max_length=64, description="layers applied to each point"
+        (64, 128, 256), min_length=1, max_length=64, description="widths of the layers applied to each point"
     )
-    features: int = Field(64, gt=0, le=65_536, description="features of a point cloud")
+    features: int = Field(64, gt=0, le=65_536, description="dimension of a point cloud's features")
     state_widths: tuple[Size, ...] = Field(
-        (64, 64), min_length=1, max_length=64, description="layers applied to the robot's state"
+        (64, 64), min_length=1, max_length=64, description="widths of the layers applied to the robot's state"
     )
     layer_norm: bool = Field(True, description="normalise after each layer on points")
     final_norm: bool = Field(True, description="normalise the features of a point cloud")
-    last_relu: bool = Field(True, description="ReLU after the last layer on points (the authors: not with colours)")
+    last_relu: bool = Field(
+        True, description="ReLU after the last layer on points (disabled by the authors for coloured points)"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "dp3_encoder",

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 
 class EarlyExits(Backbone):
-    """Exits behind blocks of a denoiser (DeeDiff, Tang et al. 2023, arXiv:2309.17074; also called AdaDiff).
+    """Exits after blocks of a denoiser (DeeDiff, Tang et al. 2023, arXiv:2309.17074; also called AdaDiff).
 
-    Each has a head like the network's own and estimates from the tokens and the time how uncertain its prediction is,
-    between 0 and 1. The term `early_exit` of the loss trains both; `sampler.exit` leaves the network by them.
+    Each exit has a head like the network's own, and estimates from the tokens and the time the uncertainty of its
+    prediction, between 0 and 1. The loss term `early_exit` trains both; `sampler.exit` uses the exits.
     """
 
     kind: Literal["early_exits"]
-    network: str = Field("main", description="the denoiser that can be left")
+    network: str = Field("main", description="the denoiser with exits")
     after: tuple[Index, ...] | None = Field(
         None,
         max_length=512,
-        description="the blocks with an exit, as how many of them have run; null: all but the last",
+        description="blocks followed by an exit, counted from 1; null: all but the last",
     )
-    conditions: tuple[str, ...] | None = Field((), description="none: it is told what the denoiser has computed")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes the denoiser's features")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"exit"})
     TIME: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "early_exits"}

@@ -34,11 +34,11 @@ RATIO, EPS, SLOPE, INIT = 4, 1e-6, 0.2, "linear_default"
 
 
 class FeatureDiscriminator(Backbone):
-    """Scores each patch at several depths of DINO (Caron et al. 2021, arXiv:2104.14294), as tokenizers use it.
+    """Scores each patch at several depths of DINO (Caron et al. 2021, arXiv:2104.14294), as used by tokenizers.
 
-    Takes x f32[B, 3, H, W] in [-1, 1], resized to the transformer's side; returns `score` f32[B, (L + 1) T], of the
-    embedded patches and of `levels`. Weights `vision.*` are those of a file and stay: `frozen_weights: ["vision.*"]`.
-    Statistics of the heads' norms are those of the batch, always (Sauer et al. 2023, arXiv:2301.09515).
+    Takes x f32[B, 3, H, W] in [-1, 1], resized to the transformer's input; returns `score` f32[B, (L + 1) T], from the
+    embedded patches and from `levels`. Weights `vision.*` are loaded from a file and stay frozen: `frozen_weights:
+    ["vision.*"]`. The heads' norms always use batch statistics (Sauer et al. 2023, arXiv:2301.09515).
     """
 
     kind: Literal["feature_discriminator"]
@@ -46,18 +46,21 @@ class FeatureDiscriminator(Backbone):
     depth: int = Field(12, gt=0, le=512, description="blocks; ViT-S: 12")
     heads: int = Field(6, gt=0, le=1_024, description="heads of each attention; ViT-S: 6")
     patch: int = Field(16, gt=0, le=1_024, description="side of a patch, in pixels")
-    side: int = Field(14, gt=0, le=4_096, description="patches along each side of the image that it is resized to")
+    side: int = Field(14, gt=0, le=4_096, description="patches per side of the resized image")
     levels: tuple[Index, ...] = Field(
-        (2, 5, 8, 11), min_length=1, max_length=64, description="blocks whose outputs heads read, from 0, ascending"
+        (2, 5, 8, 11),
+        min_length=1,
+        max_length=64,
+        description="indices of blocks whose outputs the heads read, from 0, ascending",
     )
     crops: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="probability of seeing a part of a larger image, drawn at random, in place of the resized image "
-        "(VFMTok: 0.5, there of a whole batch at once)",
+        description="probability of taking a random crop of a larger image instead of resizing it (VFMTok: 0.5, "
+        "there for a whole batch at once)",
     )
-    kernel: int = Field(9, gt=0, le=255, description="patches that a head's second convolution reaches, odd")
+    kernel: int = Field(9, gt=0, le=255, description="kernel size of a head's second convolution, in patches, odd")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate", "discriminate_crops"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class GranuleQuantizer(Backbone):
     """Codebook and smoothing convolutions of a multi-granularity tokenizer (NVG, Wang et al. 2025, arXiv:2508.12811).
 
-    `canvases`: tokens i64[B, T] -> the latents before each stage and behind the last, f32[B, K + 2, L, Z]. `add_0`, …:
+    `canvases`: tokens i64[B, T] -> the latents before each stage and after the last, f32[B, K + 2, L, Z]. `add_0`, …:
     the canvas f32[B, L, Z], codes i64[B, 2^k] and labels i64[B, L] of stage k -> the next canvas.
     """
 
@@ -37,12 +37,12 @@ class GranuleQuantizer(Backbone):
     codebook: Annotated[
         GranularityCodebook,
         OneOfThese("blocks/bottlenecks", classes=(GranularityCodebook,), default="granularity_codebook"),
-    ] = Field(description="that of the tokenizer")
+    ] = Field(description="codebook of the tokenizer")
     scale: float = Field(
         1.0,
         gt=0,
         le=1e6,
-        description="factor of the tokenizer's latents, for small ones: a linear layer tells codes apart by them",
+        description="scale of the tokenizer's latents, for small ones, so that a linear layer can tell codes apart",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"quantize_granules"})
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -35,24 +35,21 @@ class DecoderBlocks(Closed):
     """Blocks behind the encoder that see every token, as wide as its own."""
 
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    heads: int = Field(gt=0, le=1_024, description="heads of their attention")
+    heads: int = Field(gt=0, le=1_024, description="their attention heads")
 
 
 class HierarchicalAutoencoder(MaskedTrunk):
     """Features of pivots, then of dense tokens given those of the pivots (Hi-MAR, Zheng et al. 2025, ICML).
 
-    `pivots`: x f32[B, N, C], mask f32[B, N] (1 where one is hidden), the conditions -> features f32[B, N + T, D];
-    the dense tokens are hidden. `forward`: x f32[B, T, C], mask f32[B, T], left_out f32[B, N] (1 where a learned
-    token is in a pivot's place), features of the pivots f32[B, N, D], the conditions -> f32[B, N + T, D].
-
-    Conditions that are sequences, such as captions, are tokens in front, without a buffer if no condition is a vector.
+    `pivots`: x f32[B, N, C], mask f32[B, N] (1: hidden), the conditions -> features f32[B, N + T, D]; the dense tokens
+    are hidden. `forward`: x f32[B, T, C], mask f32[B, T], left_out f32[B, N] (1: a learned token replaces the pivot),
+    features of the pivots f32[B, N, D], the conditions -> f32[B, N + T, D]. Sequence conditions, such as captions, are
+    tokens in front, without a buffer if no condition is a vector.
     """
 
     kind: Literal["hierarchical_autoencoder"]
     side: int = Field(gt=0, le=1_024, description="side of the square of pivots")
-    decoder: DecoderBlocks | None = Field(
-        None, description="depth and heads of the decoder, if they are not the encoder's; null: the same"
-    )
+    decoder: DecoderBlocks | None = Field(None, description="depth and heads of the decoder; null: as the encoder's")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "hierarchical_autoencoder",
         "width": 16,

@@ -48,19 +48,22 @@ class LanguageModel(Backbone):
     kind: Literal["language_model"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    context: int = Field(1024, gt=0, le=1_048_576, description="places that the model knows")
+    context: int = Field(1024, gt=0, le=1_048_576, description="maximum sequence length")
     start: int | None = Field(
-        None, ge=0, le=16_777_215, description="token that begins every sequence; null: the class or the prompt does"
+        None,
+        ge=0,
+        le=16_777_215,
+        description="start token of every sequence; null: none, the class or prompt starts it",
     )
     class_tokens: ClassTokens | None = Field(
         None,
         description="token that stands for each class (GeDi), or its name and what parts it from the text, as text or "
         "tokens; null: a learned embedding of each class",
     )
-    logit_scale: bool = Field(False, description="a learned number that scores of classes are multiplied by (GeDi)")
-    class_bias: bool = Field(False, description="a learned number per class that is then added to its score (GeDi)")
-    block: Block = Field(description="the block that is repeated; its mixer is causal")
-    weights: Weights = Field("normal", description="how linear layers start")
+    logit_scale: bool = Field(False, description="learned factor of the class scores (GeDi)")
+    class_bias: bool = Field(False, description="learned bias per class, added to the scaled score (GeDi)")
+    block: Block = Field(description="the repeated block; its mixer is causal")
+    weights: Weights = Field("normal", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "language_model",
         "width": 16,

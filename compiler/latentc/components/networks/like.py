@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Like(Backbone):
-    """A second network of the same architecture as another, with weights of its own: a teacher, a critic."""
+    """A second network with the architecture of another and its own weights, such as a teacher or a critic."""
 
     kind: Literal["like"]
-    network: str = Field("main", description="the network it is like")
+    network: str = Field("main", description="the network whose architecture it copies")
     conditions: tuple[str, ...] | None = Field(
-        None, description="names of the conditions it is told; null: those that the other network is told"
+        None, description="names of the conditions it takes; null: those of the other network"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset()
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "like"}

@@ -32,29 +32,31 @@ NORM = RmsNorm(kind="rms_norm", eps=1e-12)
 
 
 class LinearAttentionUnet(LevelsDenoiser):
-    """The U-Net of denoising-diffusion-pytorch (Phil Wang), as stochastic interpolants with couplings have it.
+    """The U-Net of denoising-diffusion-pytorch (Phil Wang), as used by stochastic interpolants with couplings.
 
     Albergo et al. 2023, arXiv:2310.03725. Takes x f32[B, C, ...] with one to three spatial axes, t f32[B] and its
-    conditions; returns f32[B, C_out, ...]. Each level has `blocks` residual blocks and a mixer on both ways; the time
-    and each vector are embedded by two layers of their own, and blocks are told all of them side by side.
+    conditions; returns f32[B, C_out, ...]. Each level has `blocks` residual blocks and a mixer in each direction; the
+    time and each vector are embedded by two layers of their own, and blocks take their concatenation.
     """
 
     kind: Literal["linear_attention_unet"]
-    blocks: int = Field(2, gt=0, le=64, description="residual blocks per level and way")
+    blocks: int = Field(2, gt=0, le=64, description="residual blocks per level in each direction")
     attention: tuple[Level, ...] = Field(
-        (), max_length=64, description="levels that attend as the middle does, from 0; the others by `mixer`"
+        (),
+        max_length=64,
+        description="levels whose mixer is that of the middle, counted from 0; the others use `mixer`",
     )
-    embedding: int = Field(4, gt=0, le=1_024, description="size of each embedding over `width`")
+    embedding: int = Field(4, gt=0, le=1_024, description="size of each embedding as a multiple of `width`")
     block: ResidualBlock = Field(ResidualBlock(order="conv_first", groups=8), description="the residual block")
     mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(
         EfficientAttention(kind="efficient_attention", heads=4, head_width=32, norm=NORM),
-        description="how the positions of a level see each other",
+        description="mixer over the positions of a level",
     )
     middle: Annotated[Component, OneOf("blocks/mixers")] = Field(
         Attention(kind="attention", heads=4, head_width=32, qkv_bias=False),
-        description="how the positions of the lowest feature map see each other",
+        description="mixer over the positions of the lowest feature map",
     )
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(NORM, description="before mixers, over the channels")
+    norm: Annotated[Component, OneOf("blocks/norms")] = Field(NORM, description="norm before mixers, over the channels")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "linear_attention_unet",
         "width": 8,

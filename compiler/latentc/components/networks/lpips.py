@@ -34,22 +34,24 @@ EPS = 1e-10
 class Lpips(Backbone):
     """LPIPS with VGG-16 (Zhang et al. 2018, arXiv:1801.03924).
 
-    Takes x and y f32[B, 3, H, W] in [-1, 1]; returns their distance f32[B]: at five depths the squared difference of
-    the features of each pixel, scaled to length 1, weighted by channel, and averaged over pixels. Images of one channel
-    are taken as grey. The distance of video f32[B, 3, F, H, W] is the mean over frames.
+    Takes x and y f32[B, 3, H, W] in [-1, 1]; returns their distance f32[B]: at five depths, the squared difference of
+    per-pixel features normalised to length 1, weighted by channel and averaged over pixels. Single-channel images are
+    treated as grey. The distance of video f32[B, 3, F, H, W] is the mean over frames.
     """
 
     kind: Literal["lpips"]
-    frozen: bool | None = Field(True, description="always true: its weights are those of the `pretrained` file")
+    frozen: bool | None = Field(True, description="always true: its weights come from the `pretrained` file")
     width: int = Field(64, gt=0, le=1_024, description="channels of its first stage (VGG-16: 64)")
     resize: int | None = Field(
         None,
         gt=0,
         le=4_096,
-        description="rows and columns to which images are brought first, bilinearly (Song et al. 2023, "
-        "arXiv:2303.01469: smaller images to 224); null: as they are",
+        description="size to which images are first resized, bilinearly (Song et al. 2023, arXiv:2303.01469: 224 for "
+        "smaller images); null: not resized",
     )
-    pooling: Literal["max", "average"] = Field("max", description="between its stages; average: consistency models'")
+    pooling: Literal["max", "average"] = Field(
+        "max", description="pooling between stages; average: as in consistency models"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"compare"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lpips", "width": 8}

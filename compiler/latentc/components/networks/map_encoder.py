@@ -30,19 +30,24 @@ if TYPE_CHECKING:
 class MapEncoder(Backbone):
     """Encodes x f32[B, C, H, W] as features f32[B, D, H / patch, W / patch] (DoD, Yue et al. 2024, arXiv:2410.08531).
 
-    Blocks over patches; means over squares of `pool` by `pool` of them, projected to K channels, which is all that the
-    blocks behind, those of the decoder, see.
+    Encoder blocks over patches; then means over squares of `pool` by `pool` patches, projected to K channels, are the
+    only input of the decoder's blocks.
     """
 
     kind: Literal["map_encoder"]
-    width: int = Field(gt=0, le=65_536, multiple_of=4, description="channels inside and of the features (D)")
+    width: int = Field(gt=0, le=65_536, multiple_of=4, description="channels of the blocks and the features (D)")
     depth: int = Field(gt=0, le=512, description="blocks of the encoder")
     decoder_depth: int = Field(gt=0, le=512, description="blocks of the decoder")
     bottleneck: int = Field(gt=0, le=65_536, description="channels between encoder and decoder (K)")
-    pool: int = Field(1, gt=0, le=1_024, description="side of the square of patches that share one place between them")
-    patch: int = Field(1, gt=0, le=1_024, description="side of the patch that is one token")
+    pool: int = Field(
+        1,
+        gt=0,
+        le=1_024,
+        description="side of the square of patches averaged into one position between encoder and decoder",
+    )
+    patch: int = Field(1, gt=0, le=1_024, description="side of the patch that forms one token")
     block: Block = Field(description="the transformer block")
-    weights: Weights = Field("xavier", description="how linear layers start")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "map_encoder",
         "width": 16,
@@ -60,7 +65,7 @@ class MapEncoder(Backbone):
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
     TAKES: ClassVar[tuple[Form, ...]] = ()
-    conditions: tuple[str, ...] | None = Field((), description="always empty: it is told nothing")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape

@@ -36,31 +36,28 @@ if TYPE_CHECKING:
 class MaskedAutoencoder(MaskedTrunk):
     """Encodes the known tokens and decodes features of all of them (MAR, Li et al. 2024, arXiv:2406.11838).
 
-    `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is hidden), the conditions -> f32[B, T, D]. D is the
-    decoder's width here. The encoder's attention leaves hidden tokens out, so that any number of them may be known.
-    `forward_known` returns the same if at most K tokens of each sample are known, and encodes only P + K tokens.
-    Training calls it. `remember` and `recall` are for samplers that reuse keys and values of the tokens that they leave
-    as they are (ReCAP).
-
-    With a `predictor`, `targets` encodes a sample of which nothing is hidden, as f32[B, T, D], and `predict` tells what
-    features f32[B, T, D] make of that (D-JEPA, Chen et al. 2024, arXiv:2410.03755). Conditions that are sequences, such
-    as captions, are tokens behind the buffer (D-JEPA·T2I, arXiv:2411.14808).
+    `forward`: x f32[B, T, C], mask f32[B, T] (1: hidden), the conditions -> f32[B, T, D], where D is the decoder's
+    width. The encoder's attention masks hidden tokens, so any number of them may be known. `forward_known` returns the
+    same if at most K tokens of each sample are known, and encodes only P + K tokens; it is called in training.
+    `remember` and `recall` are for samplers that reuse keys and values of unchanged tokens (ReCAP). With a `predictor`,
+    `targets` encodes a sample with nothing hidden as f32[B, T, D], and `predict` predicts these from features f32[B, T,
+    D] (D-JEPA, Chen et al. 2024, arXiv:2410.03755). Sequence conditions, such as captions, are tokens after the buffer
+    (D-JEPA·T2I, arXiv:2411.14808).
     """
 
     kind: Literal["masked_autoencoder"]
     learned_positions: Literal["all", "tokens", "none"] = Field(
         "all",
-        description="all: of buffer and tokens in encoder and decoder, and of the features (MAR); tokens: of tokens "
-        "in encoder and decoder (D-JEPA). Unless `all`, the buffer has learned tokens of its own",
+        description="learned positions; all: of buffer and tokens in encoder and decoder, and of the features (MAR); "
+        "tokens: of tokens in encoder and decoder (D-JEPA). Unless `all`, the buffer consists of learned tokens",
     )
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
-        None, description="rotary positions in every attention, of a square of tokens; null: none"
+        None, description="rotary positions in every attention, for a square of tokens; null: none"
     )
-    decoder: Decoder | None = Field(
-        None, description="width, depth and heads of the decoder, if they are not the encoder's; null: the same"
-    )
+    decoder: Decoder | None = Field(None, description="width, depth and heads of the decoder; null: as the encoder's")
     predictor: FeaturePredictor | None = Field(
-        None, description="predicts an averaged encoder's features of hidden tokens, for the loss (D-JEPA); null: none"
+        None,
+        description="predicts an averaged encoder's features of the hidden tokens, for the loss (D-JEPA); null: none",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_autoencoder",

@@ -29,13 +29,11 @@ if TYPE_CHECKING:
 
 class MaskedDenoiser(Backbone):
     """Predicts data and noise of a noisy image, parts of which may be hidden (UMD, Hansen-Estruch et al. 2024,
-    arXiv:2406.17688).
-
-    `forward` is told all of x f32[B, C, H, W], t f32[B] and its conditions, and returns the noise f32[B, C, H, W], or
-    the data if the objective samples by that.
-    `predict` also returns the data, in front, and a representation f32[B, D]; `predict_hidden_0`, … take a number per
-    patch f32[B, T] besides, hide the patches with the highest, as many as the objective says, and return where they
-    are, f32[B, T]. Time and conditions are added up.
+    arXiv:2406.17688). `forward` takes all of x f32[B, C, H, W], t f32[B] and its conditions, and returns the noise
+    f32[B, C, H, W], or the data if the objective samples with that. `predict` also returns the data, first, and a
+    representation f32[B, D]; `predict_hidden_0`, … additionally take one number per patch f32[B, T], hide the
+    patches with the highest numbers, as many as the objective sets, and return where they are, f32[B, T]. The
+    embeddings of time and conditions are added.
     """
 
     kind: Literal["masked_denoiser"]
@@ -45,9 +43,9 @@ class MaskedDenoiser(Backbone):
     patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
     class_tokens: int = Field(4, gt=0, le=1_024, description="learned tokens whose mean is the representation")
     block: Block = Field(
-        description="the block that both repeat; with the condition `in_context` each has those as a token"
+        description="block of encoder and decoder; with the condition `in_context` the condition is a token"
     )
-    weights: Weights = Field("xavier", description="how linear layers start")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_denoiser",
         "width": 16,

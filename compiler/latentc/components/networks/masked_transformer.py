@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 class MaskedTransformer(Backbone):
     """Predicts every token of a partly masked grid (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
 
-    `forward`: idx i64[B, T] with V for a masked token, the conditions -> logits f32[B, T, V + 1]. Blocks are modulated
-    by the conditions, and the output layer shares its weight with the token embedding, as in Halton-MaskGIT (Besnier et
-    al. 2025, arXiv:2503.17076).
+    `forward`: idx i64[B, T] with V for masked tokens, the conditions -> logits f32[B, T, V + 1]. Conditions modulate
+    the blocks, and the output layer shares its weight with the token embedding, as in Halton-MaskGIT (Besnier et al.
+    2025, arXiv:2503.17076).
     """
 
     kind: Literal["masked_transformer"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
     registers: int = Field(1, ge=0, le=65_536, description="learned tokens appended to the sequence")
-    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
-    block: Block = Field(description="the block that is repeated")
-    weights: Weights = Field("xavier", description="how linear layers start")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="position encoding")
+    block: Block = Field(description="the repeated block")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_transformer",
         "width": 16,

@@ -33,26 +33,28 @@ if TYPE_CHECKING:
 class MixtureTransformer(Backbone):
     """Predicts a Gaussian mixture for every continuous token (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
 
-    Causal: `forward`: x f32[B, T - 1, C], y i64[B] -> f32[B, T, P], row i of token i given those before it; `prefill`:
-    y -> f32[B, P], caches; `decode`: token f32[B, C], position i64[], caches -> f32[B, P], caches, a pair of keys and
-    values f32[B, H, T, d] for each block. Masked: `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is
-    hidden), y -> f32[B, T, P]. Blocks of `cross_attention` see an encoder's features f32[B, L, E], too, whose keys and
-    values follow the caches; then there may be no label.
+    Causal: `forward`: x f32[B, T - 1, C], y i64[B] -> f32[B, T, P], row i for token i given the previous ones;
+    `prefill`: y -> f32[B, P], caches; `decode`: token f32[B, C], position i64[], caches -> f32[B, P], caches, a pair of
+    keys and values f32[B, H, T, d] per block. Masked: `forward`: x f32[B, T, C], mask f32[B, T] (1: hidden), y ->
+    f32[B, T, P]. `cross_attention` blocks also attend to an encoder's features f32[B, L, E], whose keys and values
+    follow the caches; then the label is optional.
     """
 
     kind: Literal["mixture_transformer"]
-    style: Literal["causal", "masked"] = Field("causal", description="in order, or any tokens from any others")
-    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token inside (D)")
+    style: Literal["causal", "masked"] = Field(
+        "causal", description="in order, or arbitrary tokens from arbitrary others"
+    )
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="inner channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    mixture: Mixture = Field(Mixture(), description="what is predicted of a token")
+    mixture: Mixture = Field(Mixture(), description="distribution predicted for a token")
     joined_mask: bool = Field(
-        True, description="half of the channels say whether a token is hidden; false: hidden ones are replaced"
+        True, description="half of the channels mark whether a token is hidden; false: hidden tokens are replaced"
     )
-    block: Block = Field(description="the block that is repeated; causal in the causal style")
+    block: Block = Field(description="the repeated block; causal in the causal style")
     patch: tuple[Annotated[int, Field(gt=0, le=64)], Annotated[int, Field(gt=0, le=64)]] = Field(
-        (1, 1), description="rows and columns of the data whose channels are one token"
+        (1, 1), description="rows and columns of the data that form one token"
     )
-    weights: Weights = Field("xavier", description="how linear layers start")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "mixture_transformer",
         "width": 16,

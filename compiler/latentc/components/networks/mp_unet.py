@@ -24,18 +24,19 @@ if TYPE_CHECKING:
 
 
 class MagnitudePreservingUnet(LevelsDenoiser):
-    """The U-Net of EDM2 (Karras et al. 2024, arXiv:2312.02696): the magnitudes of activations and weights are fixed.
-
-    Takes x f32[B, C, ...] with one to three spatial axes, t f32[B] and its conditions; returns f32[B, C_out, ...].
-    Conditions that are vectors should have `weights: magnitude_preserving`.
+    """The U-Net of EDM2 (Karras et al. 2024, arXiv:2312.02696), which preserves the magnitudes of activations and
+    weights. Takes x f32[B, C, ...] with one to three spatial axes, t f32[B] and its conditions; returns f32[B,
+    C_out, ...]. Vector conditions should have `weights: magnitude_preserving`.
     """
 
     kind: Literal["mp_unet"]
     embedding: float | None = Field(
-        None, gt=0, le=1_024, description="size of the embedding over `width`; null: the largest multiplier"
+        None, gt=0, le=1_024, description="size of the embedding as a multiple of `width`; null: the largest multiplier"
     )
-    label_balance: Fraction = Field(0.5, description="share of each condition in its sum with the embedding before")
-    concat_balance: Fraction = Field(0.5, description="share of a skip beside the feature map it is joined with")
+    label_balance: Fraction = Field(0.5, description="weight of each condition in its sum with the embedding so far")
+    concat_balance: Fraction = Field(
+        0.5, description="weight of a skip relative to the feature map it is concatenated with"
+    )
     block: MagnitudeBlock = Field(MagnitudeBlock(), description="the residual block")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "mp_unet",

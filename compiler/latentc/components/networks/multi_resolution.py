@@ -41,10 +41,12 @@ class Branch(Closed):
 
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     half: int = Field(ge=0, le=256, description="blocks before the middle one, and as many after it")
-    patch: int = Field(1, gt=0, le=1_024, description="side of a patch, in pixels of the input of this branch")
-    shrink: int = Field(1, gt=0, le=1_024, description="the input is averaged over squares of this side before")
-    block: Literal["coarse", "fine"] = Field("fine", description="which block it repeats")
-    heads: Heads | None = Field(None, description="heads of the mixer; null: as it says")
+    patch: int = Field(1, gt=0, le=1_024, description="side of a patch, in pixels of this branch's input")
+    shrink: int = Field(
+        1, gt=0, le=1_024, description="factor by which the branch's input is first downsampled by averaging"
+    )
+    block: Literal["coarse", "fine"] = Field("fine", description="block repeated in the branch")
+    heads: Heads | None = Field(None, description="heads of the mixer; null: as set in the mixer")
 
     @property
     def scale(self) -> int:
@@ -60,17 +62,19 @@ class Branch(Closed):
 class MultiResolution(Backbone):
     """Branches of blocks from the lowest resolution to the highest (DiMR, Liu et al. 2024, arXiv:2406.09416).
 
-    Takes x f32[B, C, H, H], t f32[B] and its conditions as tokens, which branches of the `coarse` block take; returns
-    f32[B, C_out, H, H]. Conditions of several tokens are what its blocks look at, if they do. In training the other
-    branches return what they predict at their resolutions, from coarse to fine, besides.
+    Takes x f32[B, C, H, H], t f32[B] and its conditions as tokens, which enter branches of the `coarse` block; returns
+    f32[B, C_out, H, H]. Its blocks can attend to conditions with several tokens. In training it also returns the other
+    branches' predictions at their resolutions, from coarse to fine.
     """
 
     kind: Literal["multi_resolution"]
-    branches: tuple[Branch, ...] = Field(min_length=1, max_length=8, description="from coarse to fine")
-    coarse: Block = Field(description="the block of coarse branches, which sees the conditions")
-    fine: Block = Field(description="the block of fine branches")
-    detached: bool = Field(False, description="branches learn nothing from those above them")
-    output_kernel: int = Field(3, gt=0, le=63, description="side of the kernel that maps a branch to its output")
+    branches: tuple[Branch, ...] = Field(min_length=1, max_length=8, description="branches from coarse to fine")
+    coarse: Block = Field(description="block of coarse branches, which take the conditions")
+    fine: Block = Field(description="block of fine branches")
+    detached: bool = Field(False, description="no gradient flows from a branch into coarser ones")
+    output_kernel: int = Field(
+        3, gt=0, le=63, description="kernel size of the convolution that maps a branch to its output"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
     TIME: ClassVar[bool] = True

@@ -29,19 +29,19 @@ SIDE = 4
 
 
 class PatchDiscriminator(Backbone):
-    """Scores each patch of an image (Isola et al. 2016, arXiv:1611.07004), as VQGAN has it.
+    """Scores each patch of an image (Isola et al. 2016, arXiv:1611.07004), as in VQGAN.
 
-    Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w], or of video x f32[B, C, F, H, W] f32[B F, 1, h, w], each
-    frame by itself. Convolutions of stride 2, then two of stride 1, with leaky ReLU and norms between them.
+    Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w], or for video x f32[B, C, F, H, W] f32[B F, 1, h, w], frame
+    by frame. Stride-2 convolutions, then two of stride 1, with leaky ReLU and norms between them.
     """
 
     kind: Literal["patch_discriminator"]
     width: int = Field(64, gt=0, le=65_536, description="channels of the first convolution")
-    depth: int = Field(3, gt=0, le=12, description="convolutions of stride 2")
+    depth: int = Field(3, gt=0, le=12, description="number of stride-2 convolutions")
     norm: Literal["batch", "activation"] = Field(
         "batch",
-        description="batch norm, or a learned shift and scale per channel that start from the first batch (ActNorm, "
-        "Kingma and Dhariwal 2018, arXiv:1807.03039), behind convolutions with biases (`use_actnorm`)",
+        description="batch norm, or a learned shift and scale per channel initialised from the first batch (ActNorm, "
+        "Kingma and Dhariwal 2018, arXiv:1807.03039), after convolutions with biases (`use_actnorm`)",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True

@@ -38,7 +38,7 @@ class PatchEncoder(Backbone):
 
     kind: Literal["patch_encoder"]
     reads: str | None = Field(
-        None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
+        None, description="data field that it encodes, for an `encoded` condition; null: the samples themselves"
     )
     image: int | None = Field(
         None, gt=0, le=65_536, description="side that images are scaled to first, in pixels; null: they are as they are"
@@ -58,9 +58,9 @@ class PatchEncoder(Backbone):
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
     patch_bias: bool = Field(True, description="bias of the layer that embeds patches (CLIP: false)")
     class_token: bool = Field(False, description="a learned token stands before the patches")
-    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="position encoding")
     enter_norm: bool = Field(False, description="normalises tokens before the first block, too (CLIP)")
-    block: Block = Field(description="the block that is repeated; its norm is the last layer, too")
+    block: Block = Field(description="the repeated block; its norm is also the last layer")
     output: Literal["patches", "class", "mean"] = Field(
         "patches", description="what it returns: all patches, the class token, or the mean of the patches"
     )
@@ -68,8 +68,8 @@ class PatchEncoder(Backbone):
     standardise: bool = Field(
         False, description="each vector it returns is given mean 0 and deviation 1, over its numbers (RCG)"
     )
-    weights: Weights = Field("xavier", description="how linear layers start")
-    conditions: tuple[str, ...] | None = Field((), description="always empty: it is told nothing")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode", "see"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_encoder",

@@ -41,42 +41,42 @@ if TYPE_CHECKING:
 class PatchTransformer(ToldBlocks):
     """Transformer over patches of an image or latent (DiT, Peebles and Xie 2022, arXiv:2212.09748).
 
-    Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the
-    embedded time; maps are concatenated to x; tokens are attended to, if the block's condition knows how. Of a sequence
-    x f32[B, C, T], each vector is a token, and maps are sequences of as many.
+    Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the embedded
+    time; maps are concatenated to x; condition tokens need a block condition that attends to them. For a sequence x
+    f32[B, C, T], each vector is a token, and maps are sequences of the same length.
     """
 
     kind: Literal["patch_transformer"]
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
-        description="how tokens know their place; null: they are not told, as convolutions and biases are enough"
+        description="position encoding; null: none, if convolutions or position biases suffice"
     )
     rotary: Annotated[Component | None, OneOf("blocks/positions")] = Field(
-        None, description="rotary positions beside those; null: none"
+        None, description="additional rotary positions; null: none"
     )
     interleaved: Annotated[Component | None, OneOf("blocks/feed_forwards")] = Field(
-        None, description="feed-forward of every second block, beginning with the second; null: that of `block`"
+        None, description="feed-forward of every second block, starting with the second; null: that of `block`"
     )
     generated_patches: bool = Field(
-        False, description="the weight that embeds patches is a learned one plus a linear map of the condition (CAN)"
+        False, description="the patch embedding's weight is a learned weight plus a linear map of the condition (CAN)"
     )
-    weights: Weights = Field("xavier", description="how linear layers start")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     output: Literal["modulated", "silu"] = Field(
         "modulated",
-        description="before the last layer the tokens are normalised, then scaled and shifted by the condition (DiT) "
-        "or passed through SiLU (DiffiT)",
+        description="before the last layer, tokens are normalised, then scaled and shifted by the condition (DiT) or "
+        "passed through SiLU (DiffiT)",
     )
-    final_norm: bool = Field(False, description="a norm, as in blocks, behind the last of them (ViTok)")
+    final_norm: bool = Field(False, description="norm after the last block, of the blocks' kind (ViTok)")
     unused_channels: int = Field(
         0,
         ge=0,
         le=65_536,
-        description="output channels that are computed and dropped (SiT keeps DiT's variance channels)",
+        description="output channels that are computed and discarded (SiT keeps DiT's variance channels)",
     )
     routes: tuple[Route, ...] = Field(
         (), max_length=64, description="blocks that some tokens skip in training, from first to last"
     )
-    alignment: Alignment | None = Field(None, description="projections for a loss that aligns features; null: none")
+    alignment: Alignment | None = Field(None, description="projection heads for a feature alignment loss; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_transformer",
         "width": 16,

@@ -42,20 +42,20 @@ if TYPE_CHECKING:
 class PixelCnn(Backbone):
     """Gated convolutions in a vertical and a horizontal stack (van den Oord et al. 2016, arXiv:1606.05328).
 
-    `forward`: x f32[B, C, H, W] from -1 to 1, conditions -> logits of the values of each channel given those before it,
-    f32[B, C V, H, W], channel after channel. `log_prob`: x, conditions -> log-probability in nats f32[B].
-    `draw`: uniform numbers f32[B, H, W, C], conditions -> x, channel after channel.
+    `forward`: x f32[B, C, H, W] from -1 to 1, conditions -> logits of each channel's value given the previous ones,
+    f32[B, C V, H, W], channel by channel. `log_prob`: x, conditions -> log-probability in nats f32[B]. `draw`: uniform
+    variates f32[B, H, W, C], conditions -> x, channel by channel.
     """
 
     kind: Literal["pixelcnn"]
     width: int = Field(gt=0, le=8_192, description="features of each stack (D), a multiple of the channels")
     depth: int = Field(ge=2, le=128, description="layers (L)")
-    kernel: int = Field(5, ge=3, le=31, description="side of the filter, which is odd (K)")
-    first_kernel: int = Field(7, ge=3, le=31, description="the same in the first layer")
+    kernel: int = Field(5, ge=3, le=31, description="kernel size, odd (K)")
+    first_kernel: int = Field(7, ge=3, le=31, description="kernel size of the first layer")
     head_width: int = Field(
         gt=0, le=65_536, description="features of the layer before the logits, a multiple of the channels"
     )
-    values: int = Field(256, gt=1, le=65_536, description="number of values that data from -1 to 1 takes (V)")
+    values: int = Field(256, gt=1, le=65_536, description="number of levels of the data from -1 to 1 (V)")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "pixelcnn",
         "width": 6,

@@ -34,27 +34,27 @@ if TYPE_CHECKING:
 
 
 class PixelCnnPp(Backbone):
-    """Gated convolutions of two streams at three resolutions (Salimans et al. 2017, arXiv:1701.05517).
+    """Gated convolutions in two streams at three resolutions (Salimans et al. 2017, arXiv:1701.05517).
 
-    `forward`: x f32[B, C, H, W] from -1 to 1, conditions -> parameters of the distribution of each pixel given those
-    before it, f32[B, F, H, W]; see `kit/pixels.py`. `log_prob`: x, conditions -> log-probability in nats f32[B].
-    `draw`: uniform numbers f32[B, H, W, N], conditions -> x, pixel after pixel.
+    `forward`: x f32[B, C, H, W] from -1 to 1, conditions -> parameters of each pixel's distribution given the previous
+    ones, f32[B, F, H, W]; see `kit/pixels.py`. `log_prob`: x, conditions -> log-probability in nats f32[B]. `draw`:
+    uniform variates f32[B, H, W, N], conditions -> x, pixel by pixel.
     """
 
     kind: Literal["pixelcnn_pp"]
     width: int = Field(gt=0, le=8_192, description="channels of the feature maps (D)")
-    blocks: int = Field(gt=0, le=64, description="gated blocks per stream and level on the way down")
-    levels: int = Field(3, gt=0, le=6, description="resolutions, each half of the one before")
-    mixture: int = Field(10, gt=0, le=1_024, description="logistics in the distribution of a pixel")
-    values: int = Field(256, gt=1, le=65_536, description="number of values that data from -1 to 1 takes")
-    dropout: float = Field(0.5, ge=0, lt=1, description="inside the blocks, in training")
+    blocks: int = Field(gt=0, le=64, description="gated blocks per stream and level of the downward path")
+    levels: int = Field(3, gt=0, le=6, description="number of resolutions, each half the previous")
+    mixture: int = Field(10, gt=0, le=1_024, description="number of logistic components per pixel")
+    values: int = Field(256, gt=1, le=65_536, description="number of levels of the data from -1 to 1")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout inside the blocks, in training")
     weight_norm: bool = Field(
-        True, description="learn the directions and lengths of weights apart; lengths and biases start from data"
+        True, description="weight normalisation, with data-dependent initialisation of lengths and biases"
     )
     upsampling_norm: Literal["inputs", "outputs"] = Field(
         "inputs",
-        description="what has a length each in transposed convolutions: `inputs` as in PyTorch, or as elsewhere, and "
-        "starting from data, `outputs`",
+        description="axis of weight normalisation in transposed convolutions: `inputs` as in PyTorch, or `outputs`, "
+        "as in other layers and with data-dependent initialisation",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "pixelcnn_pp",

@@ -51,94 +51,102 @@ if TYPE_CHECKING:
 class QueryAutoencoder(Backbone):
     """Holistic tokenizer (LARP, Wang et al. 2024, arXiv:2410.21264), or one of patches (ViTok, arXiv:2501.09755).
 
-    Takes x f32[B, C, F, H, W] or f32[B, C, H, W]. The encoder reads N queries beside the patches, whose outputs become
-    codes; the decoder reads queries of the patches behind these. Without `tokens` both read patches alone, each of
-    which is a token. Latents are f32[B, Z, N]. With `code_sequence`, losses may read them as a sequence.
+    Takes x f32[B, C, F, H, W] or f32[B, C, H, W]. The encoder processes N queries together with the patches, and the
+    queries' outputs become codes; the decoder processes patch queries together with the codes. Without `tokens`, both
+    process only patches, each of which is a token. Latents are f32[B, Z, N]. With `code_sequence`, losses may read them
+    as a sequence.
     """
 
     kind: Literal["query_autoencoder"]
     tokens: int | None = Field(
-        1024, gt=0, le=1_048_576, description="tokens of a sample (N), whatever its size; null: one for each patch"
+        1024,
+        gt=0,
+        le=1_048_576,
+        description="number of tokens per sample (N), independent of its size; null: one per patch",
     )
     tokens_by: Literal["queries", "resized", "mixed"] = Field(
         "queries",
-        description="how these are made: queries read the patches; the square of patches is resized by linear "
-        "interpolation, and back in the decoder, or a learned matrix mixes them (GIVT's for dense prediction)",
+        description="how these tokens are formed: queries read the patches; the square of patches is resized by "
+        "linear interpolation, and back in the decoder; or a learned matrix mixes them (GIVT's for dense prediction)",
     )
-    width: int = Field(gt=0, le=65_536, description="channels of a token of the encoder (D)")
+    width: int = Field(gt=0, le=65_536, description="channels of an encoder token (D)")
     depth: int = Field(gt=0, le=512, description="blocks of the encoder")
-    decoder_width: int | None = Field(None, gt=0, le=65_536, description="those of the decoder; null: `width`")
-    decoder_depth: int | None = Field(None, gt=0, le=512, description="those of the decoder; null: `depth`")
+    decoder_width: int | None = Field(None, gt=0, le=65_536, description="channels of a decoder token; null: `width`")
+    decoder_depth: int | None = Field(None, gt=0, le=512, description="blocks of the decoder; null: `depth`")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
-    frames: int = Field(gt=0, le=1_024, description="frames of a patch")
-    decoder_patch: int | None = Field(None, gt=0, le=1_024, description="side of a patch it decodes; null: `patch`")
-    decoder_frames: int | None = Field(None, gt=0, le=1_024, description="frames of such a patch; null: `frames`")
-    block: Block = Field(description="the block that is repeated")
-    decoder_block: Block | None = Field(None, description="that of the decoder; null: as `block`")
-    bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="what codes are")
+    frames: int = Field(gt=0, le=1_024, description="frames per patch")
+    decoder_patch: int | None = Field(None, gt=0, le=1_024, description="side of a decoded patch; null: `patch`")
+    decoder_frames: int | None = Field(None, gt=0, le=1_024, description="frames per decoded patch; null: `frames`")
+    block: Block = Field(description="the repeated block")
+    decoder_block: Block | None = Field(None, description="block of the decoder; null: as `block`")
+    bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="type of the codes")
     learned: tuple[Place, ...] = Field(
-        ("queries",), max_length=4, description="whose positions are learned; those of the others are sines and cosines"
+        ("queries",), max_length=4, description="which positions are learned; the others are sinusoids"
     )
-    typed: tuple[Place, ...] = Field((), max_length=4, description="what has a learned vector that tells it apart")
+    typed: tuple[Place, ...] = Field((), max_length=4, description="what gets a learned type embedding")
     stored: tuple[Place, ...] = Field(
         (),
         max_length=4,
-        description="whose positions are one table f32[1, T, D] that checkpoints hold; at first sines and cosines, if "
-        "not `learned`",
+        description="what has its positions in one table f32[1, T, D] that checkpoints contain; initially sinusoids, "
+        "unless `learned`",
     )
-    unplaced: tuple[Place, ...] = Field((), max_length=4, description="what gets no positions added")
+    unplaced: tuple[Place, ...] = Field((), max_length=4, description="what gets no positions")
     rotary: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         None, description="rotary positions of every attention, along the whole sequence; null: none"
     )
     planes: Literal[3, 4] | None = Field(
         None,
-        description="tokens are those of planes, means of the patches over frames, rows and columns (3), or over each "
-        "half of the frames, rows and columns (4; Suhail et al. 2024); null: they are not",
+        description="tokens are those of planes: means of the patches over frames, rows and columns (3), or over "
+        "each half of the frames, rows and columns (4; Suhail et al. 2024); null: no planes",
     )
     planes_by: Literal["mean", "projection"] = Field(
         "mean",
-        description="what makes a plane's vector of those along an axis: their mean, or a linear map of them all",
+        description="how the vectors along an axis are reduced to one plane vector: their mean, or a linear map of "
+        "all of them",
     )
     planes_as: Literal["joined", "summed"] = Field(
-        "joined", description="what the decoder is told of a patch: its vectors of all planes, or their sum"
+        "joined", description="decoder input per patch: its vectors from all planes, or their sum"
     )
-    queries_first: bool = Field(False, description="the encoder reads queries before the patches, not behind them")
+    queries_first: bool = Field(
+        False, description="the encoder places queries before the patches instead of after them"
+    )
     lengths: tuple[Size, ...] | None = Field(
         None,
         min_length=1,
         max_length=64,
-        description="how many latents training keeps of a sample, each as often; a learned vector takes the places of "
-        "those behind them. null: all",
+        description="numbers of latents that training keeps per sample, drawn uniformly; a learned vector replaces "
+        "the remaining ones. null: all",
     )
-    encoder_norm: bool = Field(False, description="a norm behind the blocks of the encoder, as behind the decoder's")
-    final_eps: float = Field(1e-6, gt=0, description="eps of the LayerNorm behind the blocks")
+    encoder_norm: bool = Field(False, description="norm after the encoder's blocks, as after the decoder's")
+    final_eps: float = Field(1e-6, gt=0, description="eps of the LayerNorm after the blocks")
     output: Literal["linear", "transposed_conv"] = Field(
         "linear",
-        description="how tokens become patches: with a bias for each number of a patch, or for each channel (ViTok)",
+        description="bias of the layer that maps tokens to patches: one per value of a patch, or one per channel "
+        "(ViTok)",
     )
     latent_norm: LatentNorm | None = Field(
         None,
-        description="norm of what the bottleneck takes: `layer` over the channels of a token, or those of all tokens "
-        "(`layer_whole`); `batch` of each channel over batch and tokens, or of each of each token (`batch_whole`)",
+        description="norm of the bottleneck's input: `layer` over the channels of a token, `layer_whole` over all "
+        "tokens; `batch` per channel over batch and tokens, `batch_whole` per channel and token",
     )
     reads: str | None = Field(
-        None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
+        None, description="data field that it encodes, for an `encoded` condition; null: the samples themselves"
     )
     filled_to: int | None = Field(
         None,
         gt=0,
         le=1_024,
-        description="frames of a video, which shorter ones reach as `filled_by` says; null: the video's own",
+        description="frames to which shorter videos are extended as set by `filled_by`; null: the video's own",
     )
     filled_by: Literal["last", "nearest"] = Field(
         "last",
-        description="what fills them: the last frame again and again, or, if the given ones are spread evenly from the "
-        "first to the last, the nearest of them",
+        description="how shorter videos are extended: repeat the last frame, or spread the given frames evenly and "
+        "fill with the nearest",
     )
     base: float = Field(
-        10000.0, gt=1, le=1e12, description="longest period of the sines of latents and queries, over 2 pi"
+        10000.0, gt=1, le=1e12, description="longest period of the sinusoids of latents and queries, over 2 pi"
     )
-    weights: Weights = Field("xavier", description="how linear layers start")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode", "code_sequence"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "query_autoencoder",

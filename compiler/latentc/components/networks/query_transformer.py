@@ -30,21 +30,20 @@ if TYPE_CHECKING:
 
 
 class QueryTransformer(Backbone):
-    """Transformer over known tokens and queries of positions (LPD, Zhang et al. 2025, arXiv:2507.01957).
+    """Transformer over known tokens and position queries (LPD, Zhang et al. 2025, arXiv:2507.01957).
 
     `forward`: idx i64[B, T], order i64[B, T] (the position at each place of the order), mask bool[B, 2 T + 1, 2 T + 1]
-    (what the condition, the known tokens and the queries see of these, each in that order), the conditions -> logits
-    f32[B, T, V] of the places.
-    `group_0`: positions i64[B, m] to predict, the conditions -> logits f32[B m, V], and the caches, a pair (keys,
-    values) f32[B, H_kv, known tokens, d] per block; `group_1`, …: tokens i64[B, n] of the group before, their positions
-    i64[B, n], positions to predict i64[B, m], the caches -> the same.
+    (which of condition, known tokens and queries see each other, in that order), the conditions -> logits f32[B, T, V]
+    of the places. `group_0`: positions i64[B, m] to predict, the conditions -> logits f32[B m, V], and the caches, a
+    pair (keys, values) f32[B, H_kv, known tokens, d] per block; `group_1`, …: tokens i64[B, n] of the previous group,
+    their positions i64[B, n], positions to predict i64[B, m], the caches -> the same.
     """
 
     kind: Literal["query_transformer"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    block: Block = Field(description="the block that is repeated")
-    weights: Weights = Field("xavier", description="how linear layers start")
+    block: Block = Field(description="the repeated block")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "query_transformer",
         "width": 16,

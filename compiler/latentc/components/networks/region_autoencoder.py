@@ -49,28 +49,30 @@ class Regions(Closed):
 
     depth: int = Field(6, gt=0, le=512, description="blocks")
     heads: int = Field(8, gt=0, le=1_024, description="heads of both attentions")
-    points: int = Field(4, gt=0, le=256, description="points that a head of a query reads in each map")
+    points: int = Field(4, gt=0, le=256, description="points that each head of a query reads per feature map")
     hidden: int = Field(1024, gt=0, le=1_048_576, description="hidden width of the feed-forwards")
-    causal: bool = Field(True, description="a query sees itself and those before it alone")
+    causal: bool = Field(True, description="causal: a query sees only itself and earlier queries")
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="of both attentions, their weights, and both layers of the feed-forwards, in training",
+        description="dropout of both attentions, their weights, and both feed-forward layers, in training",
     )
 
 
 class Pixels(Closed):
     """The convolutional decoder of images: that of `autoencoder`, without attention at its levels."""
 
-    width: int = Field(gt=0, le=65_536, description="channels that the multipliers multiply (128 as published)")
+    width: int = Field(gt=0, le=65_536, description="base channels, multiplied by `multipliers` (128 as published)")
     multipliers: tuple[Size, ...] = Field(
-        min_length=1, max_length=16, description="channels of each level over `width`, from the highest resolution down"
+        min_length=1,
+        max_length=16,
+        description="channels of each level as a multiple of `width`, from the highest resolution down",
     )
     blocks: int = Field(2, gt=0, le=64, description="residual blocks per level")
     groups: int = Field(32, gt=0, le=1_024, description="groups of each GroupNorm")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="before the second convolution of a residual block, in training"
+        0.0, ge=0, lt=1, description="dropout before the second convolution of a residual block, in training"
     )
 
     @property
@@ -87,31 +89,31 @@ class Pixels(Closed):
 class RegionAutoencoder(Backbone):
     """Tokenizer of a vision model's features (VFMTok, Zheng et al. 2025, arXiv:2507.08441).
 
-    Takes images x f32[B, 3, H, H] in [-1, 1]. N learned queries, a square, read maps of several depths of the vision
-    model, and are quantised. The decoder makes an image of them, and, in training, the features of the vision model's
-    last block: their penalty is that of the codes and `alignment` (1 - cosine of both).
+    Takes images x f32[B, 3, H, H] in [-1, 1]. N learned queries, forming a square, read feature maps from several
+    depths of the vision model and are quantised. The decoder reconstructs the image and, in training, the features of
+    the vision model's last block; the penalty is that of the codes plus `alignment` times (1 - cosine of both).
     """
 
     kind: Literal["region_autoencoder"]
-    vision: Vision = Field(description="the vision model, whose weights training leaves as they are")
-    tokens: int = Field(256, gt=0, le=1_048_576, description="regions of an image (N), a square number")
+    vision: Vision = Field(description="the vision model, which stays frozen")
+    tokens: int = Field(256, gt=0, le=1_048_576, description="number of regions of an image (N), a square number")
     width: int = Field(gt=0, le=65_536, description="channels of a query, and of the decoder (D)")
     regions: Regions = Field(default_factory=lambda: Regions(), description="how queries read the vision model")
-    bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="what codes are")
-    depth: int = Field(6, gt=0, le=512, description="blocks of the decoder of features")
-    block: Block = Field(description="the block that the decoder of features repeats; its mixer is causal")
-    registers: int = Field(4, ge=0, le=1_024, description="further learned tokens behind the decoder's queries")
-    pixels: Pixels = Field(description="the decoder of images from features")
+    bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="type of the codes")
+    depth: int = Field(6, gt=0, le=512, description="blocks of the feature decoder")
+    block: Block = Field(description="block of the feature decoder; its mixer is causal")
+    registers: int = Field(4, ge=0, le=1_024, description="additional learned tokens after the decoder's queries")
+    pixels: Pixels = Field(description="decoder from features to images")
     decoded: int | None = Field(
         None,
         gt=0,
         le=65_536,
-        description="side that `decode` scales images to, in pixels, by bicubic interpolation (VFMTok's figures are of "
-        "256); null: as they are",
+        description="size to which `decode` resizes images, in pixels, bicubically (VFMTok's figures are at 256); "
+        "null: not resized",
     )
-    alignment: float = Field(1.0, ge=0, description="weight of 1 - cosine of the decoded features and the true ones")
-    weights: Weights = Field("xavier", description="how linear layers start")
-    frozen_weights: tuple[str, ...] = Field((VISION,), description="patterns of weights that training leaves alone")
+    alignment: float = Field(1.0, ge=0, description="weight of 1 - cosine similarity between decoded and true features")
+    weights: Weights = Field("xavier", description="initialisation of linear layers")
+    frozen_weights: tuple[str, ...] = Field((VISION,), description="patterns of weights that stay frozen")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "region_autoencoder",

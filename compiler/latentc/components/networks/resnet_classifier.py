@@ -29,28 +29,30 @@ MOMENTUM, EPS = 0.1, 1e-5
 
 
 class ResnetClassifier(Backbone):
-    """ResNet (He et al. 2015, arXiv:1512.03385), torchvision's: logits f32[B, K] of x f32[B, C, H, W].
+    """torchvision's ResNet (He et al. 2015, arXiv:1512.03385): logits f32[B, K] of x f32[B, C, H, W].
 
-    With `adapter` the stem and the first two convolutions of every block have a low-rank adapter each. Only these and
-    the batch norms are then trained (PPAP).
+    With `adapter`, the stem and the first two convolutions of every block have a low-rank adapter each, and only these
+    and the batch norms are trained (PPAP).
     """
 
     kind: Literal["resnet_classifier"]
     layers: tuple[Size, Size, Size, Size] = Field((2, 2, 2, 2), description="blocks per level")
-    width: int = Field(64, gt=0, le=4_096, description="channels of the first level; doubled at each of the others")
-    bottleneck: bool = Field(False, description="blocks of three convolutions, as in ResNet-50")
+    width: int = Field(64, gt=0, le=4_096, description="channels of the first level; doubled at each further level")
+    bottleneck: bool = Field(False, description="bottleneck blocks of three convolutions, as in ResNet-50")
     adapter: LowRank | None = Field(None, description="low-rank adapters of convolutions; null: none")
     normalise: bool = Field(
-        False, description="x from -1 to 1 is first given ImageNet's mean and deviation, as pretrained weights expect"
+        False,
+        description="first convert x from [-1, 1] to ImageNet's mean and standard deviation, as pretrained "
+        "weights expect",
     )
     image: int | None = Field(
         None,
         gt=0,
         le=65_536,
-        description="side that images are scaled to first, in pixels, bilinear and antialiased (MaskBit: 224); null: "
-        "they are as they are",
+        description="size to which images are first resized, in pixels, bilinear and antialiased (MaskBit: 224); "
+        "null: not resized",
     )
-    conditions: tuple[str, ...] | None = Field((), description="none: the class is what it predicts")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it predicts the class")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify", "see"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "resnet_classifier",

@@ -31,38 +31,40 @@ Head = Literal["discriminative", "classes", "twin_classes", "classes_and_fake"]
 
 
 class ResnetDiscriminator(Backbone):
-    """Scores how much an image looks like data, and may classify it (BigGAN, Brock et al. 2019, arXiv:1809.11096).
+    """Scores how realistic an image is, and optionally classifies it (BigGAN, Brock et al. 2019, arXiv:1809.11096).
 
-    Takes x f32[B, C, S, S] and, with `projection`, y i64[B]. Returns `score` f32[B, 1], linear in the last feature map
-    pooled over pixels, then the logits of each head, linear in the same: `discriminative` f32[B, 2 K] (ADC-GAN, Hou et
-    al. 2022, arXiv:2107.10060), `classes` and `twin_classes` f32[B, K], `classes_and_fake` f32[B, K + 1].
+    Takes x f32[B, C, S, S] and, with `projection`, y i64[B]. Returns `score` f32[B, 1], linear in the pooled last
+    feature map, then the logits of each head, linear in the same: `discriminative` f32[B, 2 K] (ADC-GAN, Hou et al.
+    2022, arXiv:2107.10060), `classes` and `twin_classes` f32[B, K], `classes_and_fake` f32[B, K + 1].
     """
 
     kind: Literal["resnet_discriminator"]
-    width: int = Field(gt=0, le=65_536, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
+    width: int = Field(gt=0, le=65_536, description="base channels, multiplied by `channel_multipliers` (BigGAN: 96)")
     channel_multipliers: tuple[Size, ...] = Field(
-        max_length=16, min_length=1, description="channels of each level's output, over `width`"
+        max_length=16, min_length=1, description="output channels of each level, as a multiple of `width`"
     )
     input_multiplier: int | None = Field(
         None,
         gt=0,
         le=1_024,
-        description="channels of a convolution before the blocks, over `width`; null: there is none",
+        description="channels of a convolution before the blocks, as a multiple of `width`; null: no convolution",
     )
     downsample_levels: int = Field(ge=0, le=64, description="number of leading levels that downsample by 2")
     block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
     blocks_per_level: int = Field(1, gt=0, le=64, description="residual blocks per level; the first one downsamples")
     attention: tuple[Size, ...] = Field(
-        (), max_length=64, description="sides of feature maps that self-attention follows"
+        (), max_length=64, description="sides of feature maps followed by self-attention"
     )
-    pooling: Literal["sum", "mean"] = Field("sum", description="of the last feature map over its pixels")
+    pooling: Literal["sum", "mean"] = Field("sum", description="pooling of the last feature map")
     projection: bool = Field(
-        True, description="add the projection of the pooled features on the class (Miyato and Koyama 2018)"
+        True, description="add the projection of the pooled features onto the class embedding (Miyato and Koyama 2018)"
     )
-    heads: tuple[Head, ...] = Field((), description="further outputs: logits of auxiliary classifiers, in this order")
-    spectral_norm: bool = Field(True, description="divide the weights of all layers by their largest singular value")
+    heads: tuple[Head, ...] = Field(
+        (), description="additional outputs: logits of auxiliary classifiers, in this order"
+    )
+    spectral_norm: bool = Field(True, description="spectral norm: divide all weights by their largest singular value")
     weights: Literal["orthogonal", "normal", "xavier"] = Field(
-        "orthogonal", description="initialisation; normal: std 0.02; xavier: as WGAN-GP has it"
+        "orthogonal", description="initialisation; normal: std 0.02; xavier: as in WGAN-GP"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)

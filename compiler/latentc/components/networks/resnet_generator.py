@@ -31,41 +31,41 @@ if TYPE_CHECKING:
 class ResnetGenerator(Backbone):
     """A generator of upsampling residual blocks with batch norms (BigGAN, Brock et al. 2019, arXiv:1809.11096).
 
-    Takes z f32[B, Z] and, if the spec has a class, y i64[B]; returns f32[B, C, H, W] between -1 and 1. Class and z
-    enter through the scales and shifts of the norms. Gulrajani et al. 2017 (arXiv:1704.00028) and Miyato et al. 2018
+    Takes z f32[B, Z] and, if the spec has a class, y i64[B]; returns f32[B, C, H, W] between -1 and 1. The scales and
+    shifts of the norms come from the class and z. Gulrajani et al. 2017 (arXiv:1704.00028) and Miyato et al. 2018
     (arXiv:1802.05957) have `embedding: null` and `latent_input: first`.
     """
 
     kind: Literal["resnet_generator"]
-    width: int = Field(gt=0, le=65_536, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
+    width: int = Field(gt=0, le=65_536, description="base channels, multiplied by `channel_multipliers` (BigGAN: 96)")
     channel_multipliers: tuple[Size, ...] = Field(
         max_length=16,
         min_length=2,
-        description="channels of the first feature map, then of each level's output, over `width`",
+        description="channels of the first feature map, then of each level's output, as a multiple of `width`",
     )
     first_side: int = Field(4, gt=0, le=1_024, description="side of the first feature map; each level doubles it")
     block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
     blocks_per_level: int = Field(1, gt=0, le=64, description="residual blocks per level; the last one upsamples")
     attention: tuple[Size, ...] = Field(
-        (), max_length=64, description="sides of feature maps that self-attention follows"
+        (), max_length=64, description="sides of feature maps followed by self-attention"
     )
     latent_dim: int = Field(gt=0, le=65_536, description="dimension of the latent z (Z)")
     latent_input: Literal["first", "split", "all"] = Field(
         "split",
-        description="where z enters: the first layer only; split, a part there and one in the norms of each level; "
-        "or all of z in both (BigGAN-deep)",
+        description="where z enters: the first layer only; split between the first layer and the norms of each "
+        "level; or all of z in both (BigGAN-deep)",
     )
     embedding: int | None = Field(
         128,
         gt=0,
         le=65_536,
-        description="dimension of the class embedding that all norms share; null: each norm has its own scale and "
+        description="dimension of the class embedding shared by all norms; null: each norm has its own scale and "
         "shift per class",
     )
     eps: float = Field(1e-5, gt=0, description="added to the variance in batch norms")
-    spectral_norm: bool = Field(True, description="divide the weights of all layers by their largest singular value")
+    spectral_norm: bool = Field(True, description="spectral norm: divide all weights by their largest singular value")
     weights: Literal["orthogonal", "normal", "xavier"] = Field(
-        "orthogonal", description="initialisation; normal: std 0.02; xavier: as WGAN-GP has it"
+        "orthogonal", description="initialisation; normal: std 0.02; xavier: as in WGAN-GP"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)

@@ -38,22 +38,25 @@ PLACES = Learned(kind="learned")
 class RetrievalTransformer(Backbone):
     """Causal transformer that attends to its conditions, such as neighbours (Blattmann et al. 2022, arXiv:2204.11824).
 
-    `forward`: idx i64[B, T - 1], conditions -> logits f32[B, T, V]; logits i are of token i given those before it.
+    `forward`: idx i64[B, T - 1], conditions -> logits f32[B, T, V]; logits i predict token i from the previous ones.
     `prefill`: conditions -> logits f32[B, V] of token 0, then the caches; `decode`: token i64[B], position i64[],
-    conditions, caches -> logits f32[B, V] of token `position`, then the grown caches, a pair (keys, values)
-    f32[B, H_kv, T, d] a block.
+    conditions, caches -> logits f32[B, V] of token `position`, then the grown caches, a pair (keys, values) f32[B,
+    H_kv, T, d] per block.
     """
 
     kind: Literal["retrieval_transformer"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    block: Block = Field(description="the block that is repeated; its mixer is causal, its condition `cross_attention`")
+    block: Block = Field(description="the repeated block; its mixer is causal, its condition `cross_attention`")
     spare: int = Field(
-        1, gt=0, le=65_536, description="rows of the table behind those of the tokens; the last is the start token"
+        1,
+        gt=0,
+        le=65_536,
+        description="additional rows of the table after those of the tokens; the last is the start token",
     )
-    final_norm: bool = Field(True, description="a norm before the logits")
-    output_bias: bool = Field(False, description="logits have a bias")
-    weights: Weights = Field("normal", description="how linear layers start")
+    final_norm: bool = Field(True, description="norm before the logits")
+    output_bias: bool = Field(False, description="bias of the logits")
+    weights: Weights = Field("normal", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "retrieval_transformer",
         "width": 16,

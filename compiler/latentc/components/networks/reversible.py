@@ -31,21 +31,25 @@ if TYPE_CHECKING:
 class Reversible(Backbone):
     """Additive couplings between halves of the channels (i-RevNet, Jacobsen et al. 2018, arXiv:1802.07088).
 
-    `forward` and `inverse`: x f32[B, C, H, W] -> f32[B, C, H, W], as GIVT has them (arXiv:2312.02116).
+    `forward` and `inverse`: x f32[B, C, H, W] -> f32[B, C, H, W], as in GIVT (arXiv:2312.02116).
     """
 
     kind: Literal["reversible"]
-    blocks: int = Field(8, gt=0, le=512, description="couplings, of which each changes the other half")
+    blocks: int = Field(8, gt=0, le=512, description="number of couplings, which alternately change each half")
     bottleneck: int | None = Field(
-        None, gt=1, le=65_536, multiple_of=2, description="twice the channels inside a block; null: those of a patch"
+        None,
+        gt=1,
+        le=65_536,
+        multiple_of=2,
+        description="twice the inner channels of a block; null: twice those of a patch",
     )
     patch: tuple[Annotated[int, Field(gt=0, le=64)], Annotated[int, Field(gt=0, le=64)]] = Field(
-        (1, 1), description="rows and columns whose channels become those of one place"
+        (1, 1), description="rows and columns of the data that form one position"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="behind the second convolution of a block, in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the second convolution of a block, in training")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"adapt"})
     TAKES: ClassVar[tuple[Form, ...]] = ()
-    conditions: tuple[str, ...] | None = Field((), description="always empty: it is told nothing")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "reversible", "blocks": 2, "bottleneck": 8}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

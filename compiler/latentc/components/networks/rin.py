@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class Rin(Backbone):
-    """RIN (Jabri et al. 2022, arXiv:2212.11972), as coherence-aware diffusion has it (arXiv:2405.20324).
+    """RIN (Jabri et al. 2022, arXiv:2212.11972), as in coherence-aware diffusion (arXiv:2405.20324).
 
-    Takes x f32[B, C, H, W], t f32[B], its conditions as tokens, and the latents of the evaluation before; returns
+    Takes x f32[B, C, H, W], t f32[B], its conditions as tokens, and the latents of the previous evaluation; returns
     f32[B, C_out, H, W] and the latents f32[B, L, D].
     """
 
@@ -39,31 +39,35 @@ class Rin(Backbone):
     data_width: int = Field(gt=0, le=65_536, description="channels of a token (E)")
     width: int = Field(gt=0, le=65_536, multiple_of=8, description="channels of a latent (D)")
     latents: int = Field(
-        gt=0, le=65_536, description="latents (L); with `concatenate` those of time and conditions are among them"
+        gt=0, le=65_536, description="number of latents (L); with `concatenate` including those of time and conditions"
     )
-    blocks: int = Field(gt=0, le=256, description="blocks that read, process and write")
+    blocks: int = Field(gt=0, le=256, description="number of read-process-write blocks")
     layers: int = Field(gt=0, le=256, description="self-attention layers on the latents in each block")
     patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
-    heads: int = Field(16, gt=0, le=1_024, description="heads that read and write")
-    compute_heads: int = Field(16, gt=0, le=1_024, description="heads of the layers on the latents")
-    latent_ratio: int = Field(4, gt=0, le=64, description="hidden width on latents over D")
-    data_ratio: int = Field(4, gt=0, le=64, description="hidden width on tokens over E")
-    bias: bool = Field(True, description="biases of the linear layers of blocks")
+    heads: int = Field(16, gt=0, le=1_024, description="heads of the read and write attentions")
+    compute_heads: int = Field(16, gt=0, le=1_024, description="heads of the latent self-attention")
+    latent_ratio: int = Field(
+        4, gt=0, le=64, description="hidden width of the feed-forward on latents, as a multiple of D"
+    )
+    data_ratio: int = Field(
+        4, gt=0, le=64, description="hidden width of the feed-forward on tokens, as a multiple of E"
+    )
+    bias: bool = Field(True, description="biases of the blocks' linear layers")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="before the second linear layer of the layers on the latents, in training"
+        0.0, ge=0, lt=1, description="dropout before the second linear layer of the latent layers, in training"
     )
     drop_path: DropPath = Field(
-        0.0, description="probability that a sample skips a branch of the layers on the latents, in training"
+        0.0, description="stochastic depth in training: probability that a sample skips a branch of the latent layers"
     )
     concatenate: bool = Field(
-        True, description="time and conditions are tokens beside the latents; false: the time is added to the latents"
+        True, description="time and conditions are additional latents; false: the time is added to the latents"
     )
-    attend: bool = Field(False, description="the latents read the time and the conditions at the start of each block")
-    registers: int = Field(0, ge=0, le=65_536, description="learned tokens before those of a sequence (text)")
+    attend: bool = Field(False, description="the latents attend to time and conditions at the start of each block")
+    registers: int = Field(0, ge=0, le=65_536, description="learned tokens in front of those of a sequence (text)")
     sequence_layers: int = Field(
         0, ge=0, le=256, description="self-attention layers on the conditions, with 16 heads and layer scales"
     )
-    time_scale: float = Field(1000.0, gt=0, le=1e6, description="factor of the time before its sinusoids")
+    time_scale: float = Field(1000.0, gt=0, le=1e6, description="factor of the time before the sinusoids")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "rin",
         "data_width": 16,

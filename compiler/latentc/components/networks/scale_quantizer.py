@@ -32,15 +32,15 @@ class ScaleQuantizer(Backbone):
 
     `scale_inputs`: tokens i64[B, L] -> the latents before each scale but the first, at its resolution, f32[B, L - n n,
     Z]. `add_0`: tokens i64[B, n n] of the first scale -> the latents f32[B, Z, h, h], and the input of the next scale
-    f32[B, n n, Z]; `add_1`, …: latents, tokens -> the same. `mix_0`, …, of all scales: as these, of shares
-    f32[B, n n, V] of all codes; the last returns latents alone. Its weights are those of the tokenizer.
+    f32[B, n n, Z]; `add_1`, …: latents, tokens -> the same. `mix_0`, …, for all scales: the same for mixtures f32[B, n
+    n, V] of all codes; the last returns only latents. Its weights are those of the tokenizer.
     """
 
     kind: Literal["scale_quantizer"]
     codebook: Annotated[
         MultiScaleCodebook,
         OneOfThese("blocks/bottlenecks", classes=(MultiScaleCodebook,), default="multi_scale_codebook"),
-    ] = Field(description="that of the tokenizer")
+    ] = Field(description="codebook of the tokenizer")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"quantize_scales", "mix_scales"})
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "scale_quantizer", "codebook": MultiScaleCodebook.EXAMPLE}
 

@@ -33,24 +33,25 @@ if TYPE_CHECKING:
 
 
 class ScaleTransformer(Backbone):
-    """Transformer whose tokens see those of their scale and of the scales before (VAR, Tian et al. 2024,
-    arXiv:2404.02905).
+    """Transformer in which tokens see those of their own and previous scales (VAR, Tian et al. 2024, arXiv:2404.02905).
 
     `forward`: the latents before each scale but the first, at its resolution, f32[B, L - n n, Z], and the conditions ->
     logits f32[B, L, V]. `scale_0`: the conditions -> logits f32[B, n n, V] of the first scale, then the caches, a pair
     (keys, values) f32[B, H_kv, tokens so far, d] per block; `scale_1`, …: latents f32[B, n n, Z], the conditions, the
-    caches -> the same for the next scale, and of the last one logits alone.
+    caches -> the same for the next scale; the last returns only logits.
     """
 
     kind: Literal["scale_transformer"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    scales: tuple[Size, ...] = Field(min_length=2, max_length=64, description="sides of the scales' maps of tokens")
+    scales: tuple[Size, ...] = Field(min_length=2, max_length=64, description="sides of the token maps, one per scale")
     latent: int = Field(gt=0, le=65_536, description="channels of the tokenizer's latents (Z)")
-    block: Block = Field(description="the block that is repeated")
-    weights: Weights = Field("normal", description="how linear layers start")
+    block: Block = Field(description="the repeated block")
+    weights: Weights = Field("normal", description="initialisation of linear layers")
     drop_path: DropPath = Field(
-        0.0, description="in training, probability that a sample skips a branch of the last block; it grows from 0"
+        0.0,
+        description="stochastic depth in training: probability that a sample skips a branch of the last block, "
+        "increasing from 0 over the blocks",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "scale_transformer",

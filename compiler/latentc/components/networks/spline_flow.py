@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SplineFlow(Backbone):
-    """Linear rational splines, each made by a multilayer perceptron of the conditions and of the numbers before it.
+    """Linear rational splines, parameterised by a multilayer perceptron of the conditions and the previous dimensions.
 
     `forward`: x f32[B, D], conditions -> z f32[B, D], log-determinant per dimension f32[B]. `inverse`: z, conditions ->
     x. `shift`: z, conditions -> x, log-determinant f32[B]. Durkan et al. 2019, arXiv:1906.04032, with the splines of
@@ -36,10 +36,10 @@ class SplineFlow(Backbone):
     """
 
     kind: Literal["spline_flow"]
-    width: int = Field(gt=0, le=65_536, description="hidden units of a layer")
-    depth: int = Field(2, gt=0, le=64, description="hidden layers")
-    bins: int = Field(8, gt=1, le=1_024, description="bins of a spline (K)")
-    bound: float = Field(3.0, gt=0, le=1_000, description="numbers beyond it are left as they are")
+    width: int = Field(gt=0, le=65_536, description="width of the hidden layers")
+    depth: int = Field(2, gt=0, le=64, description="number of hidden layers")
+    bins: int = Field(8, gt=1, le=1_024, description="bins per spline (K)")
+    bound: float = Field(3.0, gt=0, le=1_000, description="bound beyond which values are unchanged")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "spline_flow", "width": 8, "bins": 4}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"flow", "shift"})

@@ -29,37 +29,37 @@ if TYPE_CHECKING:
 
 
 class StagedClassifier(Staged):
-    """Classifies images by stages of blocks, each at half the resolution of the one before (Swin, Iwin).
+    """Classifies images with stages of blocks, each at half the resolution of the previous one (Swin, Iwin).
 
     With one stage and `class_token` it is a vision transformer, such as DeiT (Touvron et al. 2020, arXiv:2012.12877).
-    Takes x f32[B, C, H, H]; returns logits f32[B, K] over the classes of the data's labels. It is told neither the time
+    Takes x f32[B, C, H, H]; returns logits f32[B, K] over the classes of the data's labels. It takes neither the time
     nor conditions.
     """
 
     kind: Literal["staged_classifier"]
-    conditions: tuple[str, ...] | None = Field(
-        (), max_length=0, description="names of the conditions it is told: none, as the class is what it predicts"
-    )
+    conditions: tuple[str, ...] | None = Field((), max_length=0, description="always empty: it predicts the class")
     patch: int = Field(4, gt=0, le=1_024, description="side of a patch, in pixels of the input")
-    patch_norm: bool = Field(True, description="normalises the embedded patches")
-    class_token: bool = Field(
-        False, description="a learned token stands before the patches, and its output is read; false: their mean"
-    )
+    patch_norm: bool = Field(True, description="norm of the embedded patches")
+    class_token: bool = Field(False, description="read out a learned class token; false: the mean of the patches")
     image: int | None = Field(
         None,
         gt=0,
         le=65_536,
-        description="side that images are scaled to first, bilinearly; null: as they are",
+        description="size to which images are first resized, bilinearly; null: not resized",
     )
     normalise: bool = Field(
-        False, description="x from -1 to 1 is first given ImageNet's mean and deviation, as pretrained weights expect"
+        False,
+        description="first convert x from [-1, 1] to ImageNet's mean and standard deviation, as pretrained "
+        "weights expect",
     )
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
-        None, description="how tokens know their place; null: they are not told"
+        None, description="position encoding; null: none"
     )
-    weights: Weights = Field("normal", description="how linear layers and convolutions start")
+    weights: Weights = Field("normal", description="initialisation of linear layers and convolutions")
     drop_path: DropPath = Field(
-        0.0, description="in training, probability that a sample skips a branch of the last block; it grows from 0"
+        0.0,
+        description="stochastic depth in training: probability that a sample skips a branch of the last block, "
+        "increasing from 0 over the blocks",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 class StagedUnet(Staged):
-    """Stages of blocks, each at half the resolution of the one before, then as many at twice (DiCo, DiffiT, AsCAN).
+    """Stages of blocks, each at half the previous resolution, then as many upwards (DiCo, DiffiT, AsCAN).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the embedded
-    time; maps are concatenated to x. Stages are counted on the way down, in the middle, and on the way up, so their
+    time; maps are concatenated to x. Stages are listed on the way down, in the middle, and on the way up, so their
     number is odd.
     """
 
@@ -46,20 +46,23 @@ class StagedUnet(Staged):
         None,
         min_length=1,
         max_length=31,
-        description="residual blocks of convolutions in each stage, after the others on the way up and before them "
-        "elsewhere; null: none",
+        description="convolutional residual blocks per stage, after the other blocks in upward stages and before "
+        "them elsewhere; null: none",
     )
-    convolution: ResidualBlock = Field(ResidualBlock(), description="the residual block of convolutions")
+    convolution: ResidualBlock = Field(ResidualBlock(), description="the convolutional residual block")
     resampling: Resampling = Field(
-        "pixel_shuffle", description="stages are joined by pixels that become channels, or by strided convolutions"
+        "pixel_shuffle", description="resampling between stages: space-to-depth, or strided convolutions"
     )
     embedding: int | None = Field(
-        None, gt=0, le=65_536, description="size of the embedded time and conditions; null: one for each width, of it"
+        None,
+        gt=0,
+        le=65_536,
+        description="size of the embedded time and conditions; null: one per width, of the same size",
     )
     output: Literal["modulated", "silu"] = Field(
         "modulated",
-        description="before the last convolution the result is normalised, then scaled and shifted by the condition "
-        "(DiCo) or passed through SiLU",
+        description="before the last convolution, the features are normalised, then scaled and shifted by the "
+        "condition (DiCo) or passed through SiLU",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "staged_unet",

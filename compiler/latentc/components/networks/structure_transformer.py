@@ -29,8 +29,8 @@ class StructureTransformer(GranuleNetwork):
     """Predicts the velocity of a noisy structure embedding (NVG, Wang et al. 2025, arXiv:2508.12811).
 
     `forward`: structure f32[B, L, K], time f32[B], canvas f32[B, L, Z], stage i64[B], the conditions -> velocity f32[B,
-    L, K]. The embedding is here one of numbers -1, 0 and 1; those of stages before `stage`, from 1 on, are known, and
-    are the positions of canvas and structure, which follow the class in the sequence.
+    L, K]. Here the embedding consists of the numbers -1, 0 and 1. Those of stages before `stage`, from 1 on, are known,
+    and serve as the positions of canvas and structure, which follow the class in the sequence.
     """
 
     kind: Literal["structure_transformer"]

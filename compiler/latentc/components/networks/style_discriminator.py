@@ -32,21 +32,24 @@ Wide = Literal["first", "second"]
 
 
 class StyleDiscriminator(Backbone):
-    """Scores an image as the discriminator of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), in its simple form.
+    """Scores an image with StyleGAN2's discriminator (Karras et al. 2020, arXiv:1912.04958) in a simplified form.
 
-    Takes x f32[B, C, S, S]; returns `score` f32[B, 1], or of video x f32[B, C, F, S, S] f32[B F, 1], each frame by
-    itself. Without equalised weights and standard deviations of the batch, as tokenizers have it (MaskGIT, Chang et al.
-    2022, arXiv:2202.04200; ViTok, Hansen-Estruch et al. 2025, arXiv:2501.09755).
+    Takes x f32[B, C, S, S]; returns `score` f32[B, 1], or for video x f32[B, C, F, S, S] f32[B F, 1], frame by frame.
+    Without equalised weights and minibatch standard deviation, as used by tokenizers (MaskGIT, Chang et al. 2022,
+    arXiv:2202.04200; ViTok, Hansen-Estruch et al. 2025, arXiv:2501.09755).
     """
 
     kind: Literal["style_discriminator"]
-    channel_base: int = Field(16_384, gt=0, le=1_048_576, description="channels of a feature map, times its side")
-    channel_max: int = Field(512, gt=0, le=65_536, description="largest number of channels")
+    channel_base: int = Field(
+        16_384, gt=0, le=1_048_576, description="channels of a feature map times its side, if below the maximum"
+    )
+    channel_max: int = Field(512, gt=0, le=65_536, description="maximum number of channels")
     blur: Blur | None = Field(
-        4, description="side of the kernel that each halving blurs by; null: means of 2 x 2 pixels instead"
+        4, description="kernel size of the blur before downsampling; null: means of 2 x 2 pixels instead"
     )
     wide: Wide = Field(
-        "second", description="which convolution of a block raises the channels (MaskGIT: the second, ViTok: the first)"
+        "second",
+        description="convolution of a block that increases the channels (MaskGIT: the second, ViTok: the first)",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True

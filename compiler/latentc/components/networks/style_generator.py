@@ -40,19 +40,19 @@ class StyleGenerator(Backbone):
 
     `map`: z f32[B, Z] and y i64[B] -> styles f32[B, W] and their average f32[W]; `synthesize`: styles f32[B, L, W] and
     a noise image f32[B, 1, H, W] per convolution -> images f32[B, C, H, W]; `synthesize_const`: with the generator's
-    own noise; `forward`: both, without truncation. It samples with trained weights: training needs the moving average
-    of styles, which no objective keeps.
+    own noise; `forward`: both, without truncation. It only samples with trained weights: training would need the moving
+    average of styles, which no objective keeps.
     """
 
     kind: Literal["style_generator"]
     channel_base: int = Field(
         32768, gt=0, le=16_777_216, description="channels of a level times its side, if below `channel_max`"
     )
-    channel_max: int = Field(512, gt=0, le=65_536, description="most channels of a level")
+    channel_max: int = Field(512, gt=0, le=65_536, description="maximum number of channels of a level")
     latent_dim: int = Field(512, gt=0, le=65_536, description="dimension of the latent z (Z)")
     style_dim: int = Field(512, gt=0, le=65_536, description="dimension of styles (W)")
-    mapping_layers: int = Field(8, gt=0, le=64, description="layers of the mapping network")
-    mapping_rate: float = Field(0.01, gt=0, description="learning rate of the mapping network over that of the rest")
+    mapping_layers: int = Field(8, gt=0, le=64, description="number of layers of the mapping network")
+    mapping_rate: float = Field(0.01, gt=0, description="learning rate of the mapping network relative to the rest")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate_by_style"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
     EXAMPLE: ClassVar[dict[str, Any]] = {

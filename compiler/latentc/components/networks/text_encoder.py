@@ -87,7 +87,7 @@ class TextEncoder(Backbone):
         None, description="how tokens know their place, such as learned; null: by `relative` alone"
     )
     relative: Buckets | None = Field(None, description="biases of the scores by distance (T5); null: none")
-    block: Block = Field(description="the block that is repeated; its norm is the last layer, too")
+    block: Block = Field(description="the repeated block; its norm is also the last layer")
     pooled: Literal["highest", "end"] | None = Field(
         None,
         description="returns one vector: the features of the first token of the highest number, or that ends the text; "
@@ -98,8 +98,8 @@ class TextEncoder(Backbone):
     )
     unit: bool = Field(False, description="the vector is divided by its length")
     embedding: Init = Field("normal", description="how the table of tokens starts")
-    weights: Weights = Field("normal", description="how linear layers start")
-    conditions: tuple[str, ...] | None = Field((), description="always empty: it is told nothing")
+    weights: Weights = Field("normal", description="initialisation of linear layers")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "text_encoder",

@@ -46,11 +46,11 @@ class TextToText(Backbone):
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     encoder_depth: int = Field(gt=0, le=512, description="blocks of the encoder")
     decoder_depth: int = Field(gt=0, le=512, description="blocks of the decoder")
-    context: int = Field(1024, gt=0, le=1_048_576, description="places that encoder and decoder know")
-    offset: int = Field(2, ge=0, le=1_024, description="unused rows before the first place in the tables of places")
-    start: int = Field(ge=0, le=16_777_215, description="token that the decoder begins with")
+    context: int = Field(1024, gt=0, le=1_048_576, description="maximum sequence length of encoder and decoder")
+    offset: int = Field(2, ge=0, le=1_024, description="unused rows before the first position in the position tables")
+    start: int = Field(ge=0, le=16_777_215, description="start token of the decoder")
     source_start: int | None = Field(
-        None, ge=0, le=16_777_215, description="token that begins the encoder's text, before the class; null: none"
+        None, ge=0, le=16_777_215, description="start token of the encoder's text, before the class; null: none"
     )
     class_tokens: ClassTokens | None = Field(
         None, description="name of each class as text or tokens; null: a learned embedding of each class"
@@ -60,8 +60,10 @@ class TextToText(Backbone):
         description="the decoder's text stands behind `source_start` and the class, too, which training predicts and "
         "whose log-probability beams count, as in fairseq",
     )
-    block: Block = Field(description="the block of both; its mixer is causal, which the encoder leaves out")
-    weights: Weights = Field("normal", description="how linear layers start")
+    block: Block = Field(
+        description="block of encoder and decoder; its mixer is causal, without the mask in the encoder"
+    )
+    weights: Weights = Field("normal", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "text_to_text",
         "width": 16,

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class TokenDit(Backbone):
-    """Denoises all tokens of a sample together, given features of each (Hi-MAR, Zheng et al. 2025, ICML).
+    """Denoises all tokens of a sample jointly, given features of each (Hi-MAR, Zheng et al. 2025, ICML).
 
     `forward`: x f32[B, T, C], t f32[B], z f32[B, T, Z] -> f32[B, T, C].
     """
 
     kind: Literal["token_dit"]
-    width: int = Field(gt=0, le=65_536, multiple_of=4, description="channels of a token inside (D)")
+    width: int = Field(gt=0, le=65_536, multiple_of=4, description="inner channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    block: Block = Field(description="the block that is repeated; features of the tokens scale, shift and gate it")
+    block: Block = Field(description="the repeated block; features of the tokens provide its scale, shift and gate")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "token_dit",
         "width": 16,

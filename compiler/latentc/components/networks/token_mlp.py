@@ -31,7 +31,7 @@ class TokenMlp(Backbone):
     """
 
     kind: Literal["token_mlp"]
-    width: int = Field(gt=0, le=65_536, description="channels inside (D)")
+    width: int = Field(gt=0, le=65_536, description="channels of the residual stream (D)")
     depth: int = Field(gt=0, le=512, description="number of residual blocks")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_mlp", "width": 16, "depth": 1}
 

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 class TokenTransformer(Backbone):
     """Causal transformer whose first tokens are the conditions (LlamaGen, Sun et al. 2024, arXiv:2406.06525).
 
-    `forward`: idx i64[B, T - 1], conditions -> logits f32[B, T, V]; logits i are of token i given those before it.
+    `forward`: idx i64[B, T - 1], conditions -> logits f32[B, T, V]; logits i predict token i from the previous ones.
     `prefill`: conditions -> logits f32[B, V] of token 0, then the caches; `decode`: token i64[B], position i64[],
-    caches -> logits f32[B, V] of token `position`, then the grown caches, a pair (keys, values) f32[B, H_kv, L, d] a
+    caches -> logits f32[B, V] of token `position`, then the grown caches, a pair (keys, values) f32[B, H_kv, L, d] per
     block.
     """
 
@@ -46,30 +46,30 @@ class TokenTransformer(Backbone):
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
-        description="how tokens know their place; null: by the causal mask, and by biases if the mixer has any"
+        description="position encoding; null: none but the causal mask and any biases of the mixer"
     )
-    block: Block = Field(description="the block that is repeated; its mixer is causal")
-    weights: Weights = Field("normal", description="how linear layers start")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
+    block: Block = Field(description="the repeated block; its mixer is causal")
+    weights: Weights = Field("normal", description="initialisation of linear layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the embedded tokens, in training")
     shared: bool = Field(
         False,
-        description="conditions are rows of the tokens' table: a class the row of its number, codes those of theirs "
+        description="conditions are rows of the token table: a class the row of its index, codes their own rows "
         "(taming transformers, Esser et al. 2021, arXiv:2012.09841)",
     )
     spare_tokens: int = Field(
         0,
         ge=0,
         le=1_048_576,
-        description="rows of that table behind those of the vocabulary, which only conditions name (LARP's separator)",
+        description="rows of that table after those of the vocabulary, used only by conditions (LARP's separator)",
     )
     window: tuple[Size, Size] | None = Field(
         None,
-        description="rows and columns of the tokens that it sees at once, of larger samples (sampler `sliding`), and "
-        "that training cuts out; null: the whole sample",
+        description="window of rows and columns of tokens that it sees at once, for larger samples (sampler "
+        "`sliding`); training crops to it; null: the whole sample",
     )
     reading: Reading = Field(
         "raster",
-        description="order in which the tokens of a grid follow each other, as taming transformers' permuters have it",
+        description="order of the tokens of a grid, as in taming transformers' permuters",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "token_transformer",

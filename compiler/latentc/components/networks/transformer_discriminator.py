@@ -29,18 +29,18 @@ INIT: Weights = "xavier"
 
 
 class TransformerDiscriminator(Backbone):
-    """Scores a sample by the token of its class (LARP, Wang et al. 2024, arXiv:2410.21264).
+    """Scores a sample by its class token (LARP, Wang et al. 2024, arXiv:2410.21264).
 
-    Takes x f32[B, C, F, H, W] or f32[B, C, H, W]; returns `score` f32[B, 1], linear in the output of the token that
-    stands before the patches.
+    Takes x f32[B, C, F, H, W] or f32[B, C, H, W]; returns `score` f32[B, 1], linear in the output of the class token in
+    front of the patches.
     """
 
     kind: Literal["transformer_discriminator"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
-    frames: int = Field(1, gt=0, le=1_024, description="frames of a patch")
-    block: Block = Field(description="the block that is repeated")
+    frames: int = Field(1, gt=0, le=1_024, description="frames per patch")
+    block: Block = Field(description="the repeated block")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -36,23 +36,21 @@ Depth = Annotated[int, Field(ge=0, le=64)]
 
 
 class TransformerFlow(Backbone):
-    """Autoregressive flows over patches, in raster order and its reverse by turns (Zhai et al. 2024, arXiv:2412.06329).
-
-    `forward`: x f32[B, channels, H, W], conditions -> latent f32[B, T, C], log-determinant f32[B] per dimension.
-    Of flows that only shift, `variances` of the latent says those of its prior f32[T, C]; `inverse` takes a standard
-    normal one. `inverse`: latent, conditions -> x. `guided_inverse`: latent, conditions, conditions of the other branch
-    (`null_NAME`), the attention temperature of that branch f32[B] (with `guidance: density` of all attention), guidance
-    scale f32[N, B] -> x. Each flow predicts log scale and shift of a token from the tokens before it; without
-    `start_token` the first token stays as it is, and N is T - 1, with it T.
-
-    STARFlow (Gu et al. 2025, arXiv:2506.06276) is a choice of options: `depths`, `told_flows: last`, `positions`,
+    """Autoregressive flows over patches, alternating between raster order and its reverse (Zhai et al. 2024,
+    arXiv:2412.06329). `forward`: x f32[B, channels, H, W], conditions -> latent f32[B, T, C], log-determinant f32[B]
+    per dimension. For flows that only shift, `variances` maps the latent to the variances of its prior f32[T, C];
+    `inverse` takes a standard normal latent. `inverse`: latent, conditions -> x. `guided_inverse`: latent,
+    conditions, conditions of the other branch (`null_NAME`), the attention temperature of that branch f32[B] (with
+    `guidance: density`, of all attention), guidance scale f32[N, B] -> x. Each flow predicts log scale and shift of
+    a token from the previous tokens; without `start_token` the first token is unchanged and N is T - 1, with it N is
+    T. STARFlow (Gu et al. 2025, arXiv:2506.06276) is a choice of options: `depths`, `told_flows: last`, `positions`,
     `conditions_as: prefix`, `start_token`, `scale`, `soft_clip`, `final_norm`, `guidance`.
     """
 
     kind: Literal["transformer_flow"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token inside a flow (D)")
+    width: int = Field(gt=0, le=65_536, description="channels of a token in a flow (D)")
     last_width: int | None = Field(
-        None, gt=0, le=65_536, description="those inside the last flow, with heads of the same size; null: as `width`"
+        None, gt=0, le=65_536, description="channels in the last flow, with the same head size; null: as `width`"
     )
     flows: int = Field(gt=0, le=64, description="number of autoregressive flows")
     depth: int = Field(gt=0, le=64, description="transformer blocks per flow")
@@ -60,42 +58,43 @@ class TransformerFlow(Backbone):
         None,
         min_length=1,
         max_length=64,
-        description="those of each flow, 0 leaves it out; null: `depth` each",
+        description="blocks of each flow, 0 omits a flow; null: `depth` each",
     )
     patch: int = Field(gt=0, le=1_024, description="side of a patch in pixels")
-    channels_last: bool = Field(False, description="a token is its patch as [P, P, C], rather than [C, P, P]")
-    reverse_first: bool = Field(False, description="the first flow goes in the reverse of raster order")
+    channels_last: bool = Field(False, description="a token is its patch as [P, P, C] instead of [C, P, P]")
+    reverse_first: bool = Field(False, description="the first flow runs in reverse raster order")
     conditions_as: Literal["sum", "prefix"] = Field(
-        "sum", description="conditions are added to every token, or are tokens before the first"
+        "sum", description="conditions are added to every token, or are tokens in front"
     )
-    told_flows: Literal["all", "last"] = Field("all", description="which flows are told the conditions, and guided")
+    told_flows: Literal["all", "last"] = Field("all", description="which flows take the conditions and are guided")
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         None, description="rotary positions of every flow; null: a learned table per flow"
     )
     start_token: bool = Field(
-        False, description="a learned token from which the first one is predicted; without it that one stays as it is"
+        False, description="a learned token from which the first one is predicted; false: the first token is unchanged"
     )
     scale: Literal["exp", "softplus", "none"] = Field(
         "exp",
-        description="what makes scales positive, 1 at 0; none: flows only shift, which preserves volumes, and the "
-        "variances of the prior follow those of the latents in training (NICE)",
+        description="function that makes scales positive, 1 at 0; none: flows only shift (volume-preserving), and "
+        "the prior's variances follow those of the latents in training (NICE)",
     )
-    soft_clip: float | None = Field(
-        None, gt=0, description="largest magnitude of what scale and shift follow from, by tanh; null: any"
-    )
+    soft_clip: float | None = Field(None, gt=0, description="bound on the raw scale and shift, by tanh; null: none")
     final_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="normalises what comes out of the blocks of a flow"
+        None, description="norm after the blocks of a flow"
     )
     guidance: Literal["linear", "density"] = Field(
         "linear",
-        description="of scale and shift each: u + scale (c - u), or of the normal densities they stand for: "
-        "c (c / u)^(scale - 1), where c is not the wider one (STARFlow)",
+        description="guidance of scale and shift separately: u + scale (c - u); or of the normal densities they "
+        "describe: c (c / u)^(scale - 1), where c is not the wider one (STARFlow)",
     )
     guides: Literal["both", "scale", "shift"] = Field(
-        "both", description="what `linear` guidance is of: scale and shift, or one of them (TarFlow's `guide_what`)"
+        "both",
+        description="what `linear` guidance applies to: scale and shift, or one of them (TarFlow's `guide_what`)",
     )
-    block: Block = Field(description="the block that is repeated; its mixer is causal")
-    weights: Weights = Field("xavier", description="how linear layers start; the last one of a flow starts at zero")
+    block: Block = Field(description="the repeated block; its mixer is causal")
+    weights: Weights = Field(
+        "xavier", description="initialisation of linear layers; the last one of a flow starts at zero"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "transformer_flow",
         "width": 16,

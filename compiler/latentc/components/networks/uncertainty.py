@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 class Uncertainty(Backbone):
     """A linear function of features of the time t f32[B]: f32[B] (Karras et al. 2024, arXiv:2312.02696, equation 21).
 
-    An objective that names it divides its loss by the variance that it estimates, so that all noise levels weigh alike.
+    An objective that uses it divides its loss by the variance it estimates, which balances noise levels.
     """
 
     kind: Literal["uncertainty"]
-    conditions: tuple[str, ...] | None = Field((), description="none: it is told the time alone")
-    frequencies: int = Field(128, gt=0, le=65_536, multiple_of=2, description="number of features of the time")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes only the time")
+    frequencies: int = Field(128, gt=0, le=65_536, multiple_of=2, description="number of timestep features")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"uncertainty"})
     TIME: ClassVar[bool] = True
     TRAINING_ONLY: ClassVar[bool] = True

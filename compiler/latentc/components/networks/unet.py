@@ -35,30 +35,31 @@ if TYPE_CHECKING:
 
 
 class UnetDenoiser(Unet, LevelsDenoiser):
-    """A U-Net with a skip from every block on the way down to one on the way up (Ho et al. 2020).
+    """A U-Net with a skip connection from every downward block to an upward one (Ho et al. 2020).
 
-    Its options are those by which Karras et al. 2022 (arXiv:2206.00364) compare DDPM++ and NCSN++ (Song et al. 2021)
+    Its options are those in which Karras et al. 2022 (arXiv:2206.00364) compare DDPM++ and NCSN++ (Song et al. 2021)
     and ADM (Dhariwal and Nichol 2021). Takes x f32[B, C, ...] with one to three spatial axes, t f32[B] and its
     conditions; returns f32[B, C_out, ...].
     """
 
     kind: Literal["unet"]
     decoder_attention: Literal["all", "last"] = Field(
-        "all", description="which blocks of a level attend on the way up, if the level has attention"
+        "all", description="which blocks of a level have attention on the upward path, if the level has attention"
     )
     decoder_heads: int | None = Field(
-        None, gt=0, le=1_024, description="heads of attention on the way up; null: as `block` says"
+        None, gt=0, le=1_024, description="attention heads on the upward path; null: as set in `block`"
     )
     encoder: Literal["standard", "skip", "skip_concat", "residual", "padded_residual"] = Field(
         "standard",
-        description="how the input enters further levels: not, added to x, beside x, or added by a residual branch, "
-        "whose convolutions have the filter of `block.resample` or pad behind alone",
+        description="how the input enters further levels: not at all, added to x, concatenated to x, or through a "
+        "residual branch, whose convolutions have the filter of `block.resample` or pad only at the end",
     )
     decoder: Literal["standard", "skip", "residual"] = Field(
         "standard",
-        description="how levels contribute to the output: the last alone, the sum of all, or by a residual branch",
+        description="which levels contribute to the output: only the last, the sum of all, or all through a residual "
+        "branch",
     )
-    recentre: bool = Field(False, description="the network sees 2 x - 1, for data in [0, 1] (Song et al. 2021)")
+    recentre: bool = Field(False, description="the network's input is 2 x - 1, for data in [0, 1] (Song et al. 2021)")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "unet",
         "width": 8,

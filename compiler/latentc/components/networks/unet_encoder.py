@@ -35,17 +35,17 @@ class UnetEncoder(Unet):
     """Classifies a noisy sample: half a U-Net, then pooling (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
     Takes x f32[B, C, ...] and t f32[B]; returns logits f32[B, K] over the classes of the data's labels. By default it
-    is told no conditions: the class is what it predicts.
+    takes no conditions, since it predicts the class.
     """
 
     kind: Literal["unet_encoder"]
     conditions: tuple[str, ...] | None = Field(
-        (), description="names of the conditions it is told; the class is what it predicts"
+        (), description="names of the conditions it takes; it predicts the class"
     )
     pool: Literal["attention", "mean", "all_means", "all_means_normalized"] = Field(
         "attention",
-        description="what the logits are of: attention from the mean to all positions; the mean (`adaptive` in ADM's "
-        "code); the means behind all blocks, through a hidden layer (`spatial`), perhaps normalised (`spatial_v2`)",
+        description="input of the logits: attention from the mean to all positions; the mean (`adaptive` in ADM's "
+        "code); the means after all blocks, through a hidden layer (`spatial`), optionally normalised (`spatial_v2`)",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -29,8 +29,8 @@ class Uvit(OneSequence):
     """
 
     kind: Literal["uvit"]
-    block: Block = Field(description="the block that is repeated")
-    time_mlp: bool = Field(False, description="the features of the time pass through two linear layers")
+    block: Block = Field(description="the repeated block")
+    time_mlp: bool = Field(False, description="two linear layers after the timestep features")
     output_conv: bool = Field(True, description="ends with a 3 x 3 convolution")
     INIT: ClassVar[str] = "normal"
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class VectorMlp(Backbone):
     """Denoises vectors (RCG, Li et al. 2023, arXiv:2312.03701): x f32[B, C], t f32[B] -> f32[B, C].
 
-    Arrays are contexts as they are, other conditions are embedded; every block adds a projection of the sum of both.
+    Arrays are used as context directly, other conditions are embedded; every block adds a projection of their sum.
     """
 
     kind: Literal["vector_mlp"]
@@ -37,9 +37,11 @@ class VectorMlp(Backbone):
     time_width: int = Field(gt=0, le=65_536, description="channels of the embedded time (E)")
     context: int = Field(512, gt=0, le=65_536, description="channels of the embedded conditions (K)")
     frequencies: int | None = Field(
-        None, gt=2, le=65_536, multiple_of=2, description="size of the features of the time; null: `width`"
+        None, gt=2, le=65_536, multiple_of=2, description="size of the timestep features; null: `width`"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the second linear layer of a block, in training")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout before the second linear layer of a block, in training"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vector_mlp", "width": 16, "depth": 1, "time_width": 8, "context": 8}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})

@@ -29,7 +29,7 @@ EPS = 1e-12
 
 
 class VectorTransformer(Backbone):
-    """Predicts each vector of a sequence from those before it (LARP's prior, Wang et al. 2024, arXiv:2410.21264).
+    """Predicts each vector of a sequence from the previous ones (LARP's prior, Wang et al. 2024, arXiv:2410.21264).
 
     `forward`: z f32[B, N - 1, Z], all vectors but the last -> f32[B, N - 1, Z], all but the first.
     """
@@ -37,12 +37,12 @@ class VectorTransformer(Backbone):
     kind: Literal["vector_transformer"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    length: int = Field(gt=1, le=1_048_576, description="vectors of a sequence (N), of which it sees all but one")
+    length: int = Field(gt=1, le=1_048_576, description="vectors per sequence (N); the network sees all but one")
     channels: int = Field(gt=0, le=65_536, description="channels of a vector (Z)")
-    normalize: bool = Field(True, description="predictions have length 1")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded vectors, in training")
-    block: Block = Field(description="the block that is repeated; its mixer is causal")
-    weights: Weights = Field("normal", description="how linear layers start")
+    normalize: bool = Field(True, description="normalise predictions to length 1")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the embedded vectors, in training")
+    block: Block = Field(description="the repeated block; its mixer is causal")
+    weights: Weights = Field("normal", description="initialisation of linear layers")
     TRAINING_ONLY: ClassVar[bool] = True
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_vector"})
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -31,27 +31,34 @@ LEVELS = 3
 
 
 class WideResnet(Backbone):
-    """Wide ResNet (Zagoruyko and Komodakis 2016, arXiv:1605.07146) that is told the noise level (Song et al. 2021).
+    """Wide ResNet (Zagoruyko and Komodakis 2016, arXiv:1605.07146) conditioned on the noise level (Song et al. 2021).
 
-    Takes x f32[B, C, H, W] and t f32[B]; returns logits f32[B, K]. Three levels of blocks, each at half the resolution
-    and twice the channels of the one before. Every image is given mean 0 and deviation 1 first.
+    Takes x f32[B, C, H, W] and t f32[B]; returns logits f32[B, K]. Three levels of blocks, each with half the
+    resolution and twice the channels of the previous one. Every image is first normalised to mean 0 and standard
+    deviation 1.
     """
 
     kind: Literal["wide_resnet"]
-    blocks: int = Field(4, gt=0, le=512, description="blocks of each level; WRN-28: 4")
+    blocks: int = Field(4, gt=0, le=512, description="blocks per level; WRN-28: 4")
     width: int = Field(16, gt=0, le=65_536, description="channels of the first convolution")
-    multiplier: int = Field(10, gt=0, le=1_024, description="channels of the first level over `width`; WRN-28-10: 10")
+    multiplier: int = Field(
+        10, gt=0, le=1_024, description="channels of the first level as a multiple of `width`; WRN-28-10: 10"
+    )
     embedding: int = Field(512, gt=0, le=65_536, description="channels of the embedded time")
     frequencies: int | None = Field(
-        None, gt=0, le=65_536, multiple_of=2, description="features of the time; null: as `conditioning.time` says"
+        None,
+        gt=0,
+        le=65_536,
+        multiple_of=2,
+        description="size of the timestep features; null: as in `conditioning.time`",
     )
     mean: tuple[float, ...] | None = Field(
-        None, max_length=1_024, description="of the data by channel, which is subtracted first; null: nothing is"
+        None, max_length=1_024, description="mean of the data per channel, subtracted first; null: none"
     )
     deviation: tuple[Deviation, ...] | None = Field(
-        None, max_length=1_024, description="of the data by channel, by which it is divided first; null: it is not"
+        None, max_length=1_024, description="standard deviation of the data per channel, a divisor; null: none"
     )
-    conditions: tuple[str, ...] | None = Field((), description="none: the class is what it predicts")
+    conditions: tuple[str, ...] | None = Field((), description="always empty: it predicts the class")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
     TIME: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -38,32 +38,32 @@ class AgainstDiscriminator(Reconstruction):
         0.0,
         ge=0,
         le=1,
-        description="scale of the noise of the labels in the logistic loss of the discriminator, as `non_saturating` "
-        "of the adversarial objective has it",
+        description="scale of the label noise in the discriminator's logistic loss, as in `non_saturating` of the "
+        "adversarial objective",
     )
-    label_noise_limit: float = Field(0.3, gt=0, le=1, description="largest noise of a label")
+    label_noise_limit: float = Field(0.3, gt=0, le=1, description="maximum label noise")
     terms: tuple[Annotated[Term, OneOf("objectives/terms", named=True)], ...] = Field(
-        (), max_length=64, description="further terms of the loss of the discriminator alone: penalties"
+        (), max_length=64, description="additional penalties in the discriminator's loss"
     )
     generator: Literal["linear", "logistic"] = Field(
-        "linear", description="adversarial term: the negative score, or softplus of it (non-saturating)"
+        "linear", description="adversarial term: negative score, or its softplus (non-saturating)"
     )
     start: int = Field(
         0,
         ge=0,
         le=1_000_000_000,
-        description="step of training from which on the discriminator is trained and the adversarial term counts",
+        description="training step from which the discriminator is trained and the adversarial term counts",
     )
     head_start: int = Field(
         0,
         ge=0,
         le=1_000_000_000,
-        description="steps by which the adversarial term counts later than the discriminator is trained",
+        description="steps by which the adversarial term starts later than the discriminator's training",
     )
     warmup: int = Field(
         0, ge=0, le=1_000_000_000, description="steps over which the weight of the adversarial term then rises from 0"
     )
-    every: int = Field(1, gt=0, le=1_000_000, description="the discriminator is trained in every so many steps only")
+    every: int = Field(1, gt=0, le=1_000_000, description="train the discriminator only every this many steps")
 
     @property
     def _game(self) -> ScoreTerm:

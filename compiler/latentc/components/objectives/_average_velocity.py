@@ -6,7 +6,7 @@ Symbols: B batch; t a time, r the time nearer the data at which the average ends
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -34,15 +34,10 @@ class AverageVelocity(DenoisingObjective):
         description="the path from noise to data, and the distribution of both times",
     )
     averaged: float = Field(
-        0.25, ge=0, le=1, description="share of the samples whose span is not 0; the others are flow matching"
-    )
-    end_mean: float | None = Field(None, description="`process.logit_mean` of the time r; null: as of t")
-    end_std: float | None = Field(None, gt=0, description="`process.logit_std` of the time r; null: as of t")
-    order: Literal["swap", "clamp"] = Field(
-        "swap", description="what is done if r is drawn nearer the noise than t: the two change places, or r becomes t"
+        0.25, ge=0, le=1, description="fraction of samples with a nonzero span; the others are plain flow matching"
     )
     power: float = Field(
-        1.0, ge=0, le=2, description="p of the weight (e + eps)^-p with e the summed squared error; 0: none"
+        1.0, ge=0, le=2, description="p of the weight (e + eps)^-p, where e is the summed squared error; 0: unweighted"
     )
     eps: float = Field(0.01, gt=0, description="added to the summed squared error in the weight")
     AVERAGES: ClassVar[bool] = True
@@ -55,9 +50,6 @@ class AverageVelocity(DenoisingObjective):
         if not any(isinstance(condition, Span) for condition in spec.conditions.values()):
             message = "the network is not told the span of time that its velocity is averaged over"
             yield Problem((), message, "add `conditioning.span: {kind: span}`")
-        for name, value in (("end_mean", self.end_mean), ("end_std", self.end_std)):
-            if value is not None and self.process.times == "uniform":
-                yield Problem((name,), "times that are uniform follow no normal number", "set `process.times`")
 
     @property
     def falls(self) -> bool:
@@ -74,13 +66,9 @@ class AverageVelocity(DenoisingObjective):
         Adds the draws as inputs.
         """
         u, u_r, instant = (b.input(draw.name, f32(B)) for draw in self.time_draws())
-        ends = {"logit_mean": self.end_mean, "logit_std": self.end_std}
-        of_end = self.process.model_copy(update={name: value for name, value in ends.items() if value is not None})
-        first = self.process.training_time(m, u, "flow_velocity")
-        second = of_end.training_time(m, u_r, "flow_velocity")
+        first, second = (self.process.training_time(m, draw, "flow_velocity") for draw in (u, u_r))
         later, sooner = ("maximum", "minimum") if self.falls else ("minimum", "maximum")
-        t = b.op(later, first, second, out="t") if self.order == "swap" else first
-        matched = b.less(instant, 1.0 - self.averaged)
+        t, matched = b.op(later, first, second, out="t"), b.less(instant, 1.0 - self.averaged)
         return t, b.where(matched, t, b.op(sooner, first, second), out="r"), matched
 
     def span(self, b: Builder, t: Var, r: Var) -> tuple[Var, list[Var]]:

@@ -45,8 +45,8 @@ _LEAST = 0.002  # the noise level at which trajectories of a path end that reach
 class LogNormal(Closed):
     """A normal distribution of the logarithm of the noise level (improved consistency training)."""
 
-    mean: float = Field(-1.1, description="of the logarithm of sigma / alpha")
-    std: float = Field(2.0, gt=0, description="of the logarithm of sigma / alpha")
+    mean: float = Field(-1.1, description="mean of log(sigma / alpha)")
+    std: float = Field(2.0, gt=0, description="standard deviation of log(sigma / alpha)")
 
 
 @dataclass(frozen=True)
@@ -73,38 +73,38 @@ class ConsistencyObjective(Objective):
     arXiv:2303.01469). If `main` is frozen, its adapters alone are trained (CCM, Xiao et al. 2023, arXiv:2312.06971)."""
 
     base: Annotated[DenoisingObjective, OneOfThese("objectives", classes=(Diffusion, Flow))] = Field(
-        Diffusion(kind="diffusion"), description="the process, and what the network's output means"
+        Diffusion(kind="diffusion"), description="the process, and the prediction of the network"
     )
-    steps: int = Field(18, gt=1, le=100_000, description="steps of the grid of times, from noise to data")
+    steps: int = Field(18, gt=1, le=100_000, description="steps of the time grid, from noise to data")
     growth: Growth | None = Field(
-        None, description="grids of fewer steps for the beginning of training; null: `steps` from the start"
+        None, description="coarser grids at the beginning of training; null: `steps` from the start"
     )
     spacing: Annotated[Component | None, OneOf("samplers/spacings", named=True)] = Field(
-        None, description="how its times are spread; null: as usual for the process, on a schedule `trailing`"
+        None, description="spacing of the times; null: the process's default, `trailing` for schedules"
     )
-    stride: int = Field(1, gt=0, le=100_000, description="steps of the grid between the two times of a pair")
+    stride: int = Field(1, gt=0, le=100_000, description="grid steps between the two times of a pair")
     levels: LogNormal | None = Field(
-        None, description="pairs are drawn by the noise level of the first time; null: all alike"
+        None, description="pairs are drawn by the noise level of the first time; null: uniformly"
     )
     target: str | None = Field(
         None,
-        description="one of `networks` that says where the less noisy state leads: an average of `main` or of one of "
-        "its adapters; null: `main` itself, without a gradient",
+        description="one of `networks` that predicts the end from the less noisy state: an average of `main` or of "
+        "one of its adapters; null: `main` itself, without a gradient",
     )
     distance: Literal["l2", "l1", "pseudo_huber", "perceptual"] = Field(
         "pseudo_huber",
-        description="mean squared or absolute difference, sqrt(|d|^2 + c^2) - c, or what the network `perceptual` "
-        "(LPIPS) says",
+        description="mean squared or absolute difference, sqrt(|d|^2 + c^2) - c, or the distance of the network "
+        "`perceptual` (LPIPS)",
     )
-    c: float = Field(0.00054, gt=0, description="c of the pseudo-Huber distance per square root of the dimensions")
+    c: float = Field(0.00054, gt=0, description="c of the pseudo-Huber distance, per square root of the dimension")
     weighting: Literal["none", "inverse_step"] = Field(
-        "none", description="of the distance; inverse_step: 1 over the difference of the two noise levels"
+        "none", description="weight of the distance; inverse_step: 1 over the difference of the two noise levels"
     )
     least: float | None = Field(
-        None, gt=0, description="noise level sigma / alpha at which trajectories end; null: the process's least"
+        None, gt=0, description="noise level sigma / alpha at which trajectories end; null: the process's smallest"
     )
     data_std: float | None = Field(
-        None, gt=0, description="standard deviation of the data, in the consistency function; null: the process's, 0.5"
+        None, gt=0, description="standard deviation of the data in the consistency function; null: the process's, 0.5"
     )
     DENOISES: ClassVar[bool] = True
     CONSISTENT: ClassVar[bool] = True

@@ -29,7 +29,7 @@ class Distillation(Objective):
     """Teaches `main` what the frozen network `teacher` predicts, in the parameterization of the teacher's objective."""
 
     base: Annotated[DenoisingObjective, OneOfThese("objectives", classes=(Diffusion, Flow))] = Field(
-        Diffusion(kind="diffusion"), description="the objective that the teacher was trained with, diffusion or flow"
+        Diffusion(kind="diffusion"), description="the diffusion or flow objective that the teacher was trained with"
     )
     DENOISES: ClassVar[bool] = True
     DISTILS: ClassVar[bool] = True

@@ -25,12 +25,12 @@ class Growth(Closed):
     first: int = Field(10, gt=0, le=100_000, description="steps of the first grid")
     rule: Literal["doubling", "square_root"] = Field(
         "doubling",
-        description="grids of twice the steps, each for an equal part of training (Song and Dhariwal 2023, "
-        "arXiv:2310.14189); or of one step more, so that the square of their number rises evenly (Song et al. 2023, "
-        "arXiv:2303.01469)",
+        description="grids that double in steps, each for an equal part of training (Song and Dhariwal 2023, "
+        "arXiv:2310.14189), or that grow by one step such that the square of the step count rises evenly (Song et "
+        "al. 2023, arXiv:2303.01469)",
     )
     over: int | None = Field(
-        None, gt=0, le=1_000_000_000, description="steps of training in which they rise; null: `train.steps`"
+        None, gt=0, le=1_000_000_000, description="training steps over which the grid grows; null: `train.steps`"
     )
 
     def grids(self, last: int, training: int) -> list[tuple[int, int]]:

@@ -32,8 +32,8 @@ class FeaturePrediction(Closed):
     sample (D-JEPA, Chen et al. 2024, arXiv:2410.03755). The encoder is told all conditions."""
 
     target: str = Field("target", description="the average of `main` whose features are predicted")
-    weight: float = Field(1.0, gt=0, description="factor of the term")
-    beta: float = Field(2.0, gt=0, description="difference at which the square gives way to the absolute value")
+    weight: float = Field(1.0, gt=0, description="weight of the term")
+    beta: float = Field(2.0, gt=0, description="difference below which the loss is quadratic, above which it is linear")
 
     def needs(self) -> tuple[Need, ...]:
         return (
@@ -66,11 +66,11 @@ class HiddenTokens(DenoisingObjective):
     A fraction r of each sample's tokens is hidden, r normal with mean 1, truncated to [`least_hidden`, 1].
     """
 
-    least_hidden: float = Field(0.7, gt=0, lt=1, description="least fraction of the tokens that is hidden")
+    least_hidden: float = Field(0.7, gt=0, lt=1, description="minimum fraction of hidden tokens")
     deviation: float = Field(0.25, gt=0, description="standard deviation of the hidden fraction")
     repeats: int = Field(4, gt=0, le=64, description="times and noises drawn per token and evaluation of `main` (K)")
     prediction: FeaturePrediction | None = Field(
-        None, description="predicts features of an averaged encoder, too (D-JEPA); null: does not"
+        None, description="also predicts features of an averaged encoder (D-JEPA); null: none"
     )
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -24,15 +24,15 @@ class Reconstruction(Objective):
     """An objective of `main`, an autoencoder; a frozen network `perceptual`, if there is one, compares images."""
 
     reconstruction: str
-    reconstruction_weight: float = Field(1.0, ge=0, description="weight of that error")
+    reconstruction_weight: float = Field(1.0, ge=0, description="weight of the reconstruction error")
     delta: float = Field(
-        1.0, gt=0, description="error below which Huber's is squared, e^2 / (2 delta); above it is |e| - delta / 2"
+        1.0, gt=0, description="delta of the Huber loss: e^2 / (2 delta) below it, |e| - delta / 2 above"
     )
     perceptual: float = Field(
         1.0,
         ge=0,
-        description="weight of the distance that the network `perceptual` tells: its own (LPIPS), or the squared "
-        "difference of its logits, if it is a classifier",
+        description="weight of the perceptual distance of the network `perceptual`: its own (LPIPS), or for a "
+        "classifier the squared difference of its logits",
     )
 
     def compares(self, spec: Spec) -> tuple[Need, ...]:

@@ -39,10 +39,10 @@ class Adversarial(Objective):
     terms: tuple[Annotated[Term, OneOf("objectives/terms", named=True)], ...] = Field(
         (Hinge(kind="hinge"),),
         min_length=1,
-        description="terms of the losses: at least one of the score or of a classifier, then penalties",
+        description="terms of the losses: at least one on the score or of a classifier, then penalties",
     )
     discriminator_steps: int = Field(
-        1, gt=0, le=64, description="optimiser steps of the discriminator for each of the generator"
+        1, gt=0, le=64, description="optimiser steps of the discriminator per step of the generator"
     )
     generator_batch: int = Field(
         1, gt=0, le=64, description="batch size of the generator, as a multiple of `train.batch_size`"

@@ -32,22 +32,21 @@ EPS, MOST = 1e-4, 1e4
 class AdversarialAutoencoding(AgainstDiscriminator):
     """Reconstruction and perceptual error, the penalty on codes, and a discriminator (VQGAN, arXiv:2012.09841).
 
-    `main` against `discriminator`. An `adaptive` adversarial term is weighted by the ratio of the gradients of both
-    errors with respect to the decoder's last convolution. The network `perceptual`, if there is one, compares
+    Trains `main` against `discriminator`. An `adaptive` adversarial term is weighted by the ratio of both errors'
+    gradients with respect to the decoder's last convolution. The network `perceptual`, if there is one, compares
     reconstruction and image.
     """
 
     kind: Literal["adversarial_autoencoding"]
     penalty: float = Field(1.0, ge=0, description="weight of the bottleneck's penalty")
     adaptive: bool = Field(
-        True, description="the adversarial term is also weighted by the ratio of gradients; else by `adversarial` alone"
+        True,
+        description="the adversarial term is also weighted by the ratio of gradients; false: only by `adversarial`",
     )
     entropy_boost: float = Field(
-        0.0, ge=0, description="at first the entropies of the bottleneck weigh 1 + this times as much, and ever less"
+        0.0, ge=0, description="initially the bottleneck's entropy loss is weighted by 1 + this, decaying linearly"
     )
-    entropy_steps: int = Field(
-        2_000, gt=0, le=1_000_000_000, description="steps after which they weigh as the bottleneck says"
-    )
+    entropy_steps: int = Field(2_000, gt=0, le=1_000_000_000, description="steps until the decay ends")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial_autoencoding"}
 
     @property

@@ -29,18 +29,19 @@ class Autoencoding(Reconstruction):
     kind: Literal["autoencoding"]
     reconstruction: Literal["l1", "l2", "huber", "binary_cross_entropy", "cross_entropy"] = Field(
         "l1",
-        description="absolute, squared or Huber's error (absolute, but squared near 0), or that of logits against "
-        "values from 0 to 1, or against `labels`, the sum of whose errors it is",
+        description="absolute, squared or Huber error (absolute, but squared near 0), or cross-entropy of logits "
+        "against values from 0 to 1, or against `labels`, summed over the labels",
     )
     labels: tuple[Annotated[int, Field(gt=1, le=65_536)], ...] | None = Field(
         None,
         min_length=1,
         max_length=64,
-        description="classes of each label of a pixel, which are its channels, one-hot, label after label; null: one",
+        description="classes of each label of a pixel; the channels are their one-hot encodings, label after label; "
+        "null: a single one",
     )
-    unlabelled: bool = Field(False, description="pixels whose label is the first class do not count")
-    reduction: Literal["mean", "sum"] = Field("mean", description="of the error over the values of a sample")
-    weight: float = Field(1.0, ge=0, description="factor on the penalty of the bottleneck")
+    unlabelled: bool = Field(False, description="ignore pixels whose label is the first class")
+    reduction: Literal["mean", "sum"] = Field("mean", description="reduction of the error over the values of a sample")
+    weight: float = Field(1.0, ge=0, description="weight of the bottleneck's penalty")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoencoding"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -29,15 +29,18 @@ if TYPE_CHECKING:
 class CascadedFlow(Objective):
     """The squared error of the velocity in each of K stages (PixelFlow, Chen et al. 2025, arXiv:2504.07963).
 
-    A stage goes from an enlarged image to an image of twice the resolution, both with the same noise. The loss is the
+    A stage goes from an upsampled image to an image of twice the resolution, both with the same noise. The loss is the
     mean over all stages of every sample; the authors draw one stage per sample.
     """
 
     kind: Literal["cascaded_flow"]
-    stages: int = Field(4, gt=0, le=16, description="resolutions, each twice the one before (K)")
-    steps: int = Field(1000, gt=1, le=1_000_000, description="whole times of a stage, which training draws from")
+    stages: int = Field(4, gt=0, le=16, description="number of resolutions, each twice the previous (K)")
+    steps: int = Field(1000, gt=1, le=1_000_000, description="discrete times per stage, from which training draws")
     correlation: float = Field(
-        -1 / 3, ge=-1 / 3, lt=0, description="of the noise of two pixels of a 2 x 2 block between stages (gamma)"
+        -1 / 3,
+        ge=-1 / 3,
+        lt=0,
+        description="correlation of the noise of two pixels in a 2 x 2 block between stages (gamma)",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cascaded_flow", "stages": 2}
 

@@ -30,8 +30,8 @@ class ClassTokens(Objective):
     """
 
     kind: Literal["class_tokens"]
-    network: str = Field("main", description="the network that is trained")
-    generative: float = Field(0.6, ge=0, le=1, description="share of the generative loss (lambda)")
+    network: str = Field("main", description="the trained network")
+    generative: float = Field(0.6, ge=0, le=1, description="weight of the generative loss (lambda)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "class_tokens"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Classification(Objective):
-    """Cross-entropy of the label, by a classifier that is told no time."""
+    """Cross-entropy of the label, for a classifier without a time input."""
 
     kind: Literal["classification"]
-    smoothing: float = Field(0.0, ge=0, lt=1, description="share of the probability spread evenly over all classes")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing: probability spread evenly over all classes")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classification"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 
 
 class ConsistencyDistillation(ConsistencyObjective):
-    """Teaches where the trajectories of a trained denoiser end (Song et al. 2023, arXiv:2303.01469, algorithm 2; latent
-    consistency models, Luo et al. 2023, arXiv:2310.04378).
-
-    The frozen network `teacher` gives the less noisy state by a step of its probability-flow ODE, under guidance.
+    """Learns the ends of a trained denoiser's trajectories (Song et al. 2023, arXiv:2303.01469, algorithm 2; latent
+    consistency models, Luo et al. 2023, arXiv:2310.04378). The frozen network `teacher` computes the less noisy
+    state by a step of its probability-flow ODE, under guidance.
     """
 
     kind: Literal["consistency_distillation"]
     solver: Literal["euler", "heun"] = Field(
-        "euler", description="step of the teacher, in its noise level: first order (DDIM) or second"
+        "euler", description="the teacher's step in noise level: first order (DDIM) or second"
     )
     scale: float = Field(
-        1.0, ge=0, description="scale of the teacher's guidance, unless a condition `guidance_scale` tells it; 1: none"
+        1.0, ge=0, description="guidance scale of the teacher, unless a condition `guidance_scale` provides it; 1: none"
     )
     DISTILS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "consistency_distillation", "solver": "heun", "steps": 8}

@@ -13,10 +13,9 @@ from latentc.ir.builder import Builder, Var
 
 
 class ConsistencyTraining(ConsistencyObjective):
-    """Teaches where trajectories end from data alone (Song et al. 2023, arXiv:2303.01469, algorithm 3; with `levels`,
-    `weighting: inverse_step` and no `target` as Song and Dhariwal 2023, arXiv:2310.14189).
-
-    With a frozen `main` that knows it already, and a network of kind `adapter`, that one learns to control it (CCM).
+    """Learns the ends of trajectories from data alone (Song et al. 2023, arXiv:2303.01469, algorithm 3; with `levels`,
+    `weighting: inverse_step` and no `target` as Song and Dhariwal 2023, arXiv:2310.14189). With a frozen, already
+    trained `main` and a network of kind `adapter`, it trains the adapter to control `main` (CCM).
     """
 
     kind: Literal["consistency_training"]

@@ -46,8 +46,8 @@ class SampleWeight(Closed):
     """A weight per sample of the loss, over the mean weight of the batch: of the coherence of captions, for instance
     (Dufour et al. 2024, arXiv:2405.20324, whom `dropped: false` follows)."""
 
-    field: str = Field(description="the data field with the weights, a number per sample")
-    dropped: bool = Field(True, description="whether samples whose condition training drops keep theirs; false: 0")
+    field: str = Field(description="data field with the weights, one number per sample")
+    dropped: bool = Field(True, description="samples whose condition is dropped keep their weight; false: 0")
 
     def apply(self, b: Builder, weight: Var, dropped: Sequence[Var], terms: Sequence[Var]) -> tuple[Var, ...]:
         """The terms f32[B] by the weight f32[B]; `dropped` bool[B] are masks of the samples without a condition."""
@@ -112,8 +112,8 @@ class DenoisingObjective(Objective):
 
     self_conditioning: Fraction = Field(
         0.0,
-        description="share of samples for which a network with memory is given that of an evaluation before, without "
-        "a gradient (RIN); others are given zeros",
+        description="fraction of samples for which a network with memory gets that of a previous evaluation, without "
+        "a gradient (RIN); the others get zeros",
     )
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -38,13 +38,13 @@ class DiffusionLoss(DenoisingObjective):
         Discrete(kind="discrete"), description="the forward process, from data to noise"
     )
     predicts: Literal["noise", "x0", "velocity", "score", "scaled_score", "preconditioned"] = Field(
-        "noise", description="what the network's output means"
+        "noise", description="the quantity the network predicts"
     )
     variance: Variance = Field(
-        "fixed_small", description="of the reverse steps; learned_range doubles the network's output channels"
+        "fixed_small", description="variance of the reverse steps; learned_range doubles the network's output channels"
     )
     error_norm: Literal["l2", "l1"] = Field(
-        "l2", description="squared error of the prediction, or absolute error (DiffWave)"
+        "l2", description="error of the prediction: squared, or absolute (DiffWave)"
     )
 
     uncertainty: str | None = Field(
@@ -161,8 +161,8 @@ class Diffusion(DiffusionLoss):
     kind: Literal["diffusion"]
     weighting: Literal["none", "likelihood"] = Field(
         "none",
-        description="of the squared error: as the prediction has it, or that of the score times g^2, with g the SDE's "
-        "diffusion, which bounds the likelihood (Song et al. 2021, arXiv:2101.09258)",
+        description="weighting of the squared error: as given by the prediction, or that of the score times g^2, "
+        "where g is the SDE's diffusion, which bounds the likelihood (Song et al. 2021, arXiv:2101.09258)",
     )
     reduction: Literal["mean", "half_sum"] = Field(
         "mean",
@@ -171,27 +171,26 @@ class Diffusion(DiffusionLoss):
     )
     stable_target: bool = Field(
         False,
-        description="predictions are compared with the mean of all data of the batch that may have led to x_t, "
-        "weighted by how likely they did, in place of the sample that did (stable target fields, Xu et al. 2023, "
-        "arXiv:2302.00670); the larger the batch, the less the target varies",
+        description="the target is the mean of all data of the batch that may have led to x_t, weighted by "
+        "likelihood, instead of the sample itself (stable target fields, Xu et al. 2023, arXiv:2302.00670); larger "
+        "batches reduce the target's variance",
     )
     pool: Literal["batch", "class"] = Field(
         "batch",
-        description="samples that the means of `stable_target` are over: all of the batch, as the authors have it, "
-        "also for a network that is told a condition, which the means then do not depend on; or those of the sample's "
-        "class",
+        description="samples averaged by `stable_target`: the whole batch, as in the authors' code even for "
+        "conditional networks, so that the mean ignores the condition; or those of the sample's class",
     )
     reference: int = Field(
         1,
         gt=0,
         le=1_024,
-        description="samples of the batch per sample that the network is trained on, which are its first: the others "
-        "are in the means of `stable_target` alone",
+        description="batch size of `stable_target` per trained sample; the network is trained on the first samples, "
+        "and the others are only averaged",
     )
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
-        (), max_length=16, description="terms that are added to the loss"
+        (), max_length=16, description="additional loss terms"
     )
-    sample_weight: SampleWeight | None = Field(None, description="weighs samples by a data field; null: all alike")
+    sample_weight: SampleWeight | None = Field(None, description="weight samples by a data field; null: equally")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
 
     @property

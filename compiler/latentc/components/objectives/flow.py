@@ -37,10 +37,10 @@ class FlowLoss(DenoisingObjective):
         Interpolant(kind="interpolant"), description="the path from noise to data"
     )
     predicts: Literal["velocity", "score", "noise", "x0"] = Field(
-        "velocity", description="what the network's output means; velocity is dx/dt"
+        "velocity", description="the quantity the network predicts; velocity is dx/dt"
     )
     weighting: Literal["none", "velocity", "likelihood"] = Field(
-        "none", description="of the loss of score and noise predictions, as in SiT, table 2"
+        "none", description="weighting of the loss of score and noise predictions, as in SiT, table 2"
     )
 
     def parameterization(self) -> Parameterization:
@@ -79,12 +79,12 @@ class Flow(FlowLoss):
 
     kind: Literal["flow"]
     coupling: Annotated[Coupling | None, OneOf("couplings")] = Field(
-        None, description="where the path starts, if not from noise alone"
+        None, description="source of the path, if it is not noise alone"
     )
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
-        (), max_length=16, description="terms that are added to the loss"
+        (), max_length=16, description="additional loss terms"
     )
-    sample_weight: SampleWeight | None = Field(None, description="weighs samples by a data field; null: all alike")
+    sample_weight: SampleWeight | None = Field(None, description="weight samples by a data field; null: equally")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow"}
 
     @property

@@ -35,36 +35,35 @@ ROLLOUT = "rollout"
 
 
 class GroupRelativePolicy(Objective):
-    """GRPO (Shao et al. 2024, arXiv:2402.03300) of a model of tokens, as AR-GRPO has it (Yuan et al. 2025,
-    arXiv:2508.06924).
+    """GRPO (Shao et al. 2024, arXiv:2402.03300) for token models, as in AR-GRPO (Yuan et al. 2025, arXiv:2508.06924).
 
-    In every step `main` draws a `group` of samples of each condition of the batch by the spec's own sampler. The
-    advantage of a sample is its reward less the mean of its group, divided by the group's deviation. Each token's
-    probability is raised or lowered by the clipped ratio to what it was at the draw, with a penalty of its divergence
-    from the frozen network `reference`. `train.batch_size` counts conditions. Dropout of the network is best 0: it
-    would blur the ratios.
+    In every step `main` draws a `group` of samples for each condition of the batch with the spec's own sampler. A
+    sample's advantage is its reward minus its group's mean, divided by the group's standard deviation. Token
+    probabilities are updated through the clipped ratio to their values when drawn, with a penalty on the divergence
+    from the frozen network `reference`. `train.batch_size` counts conditions. Set the network's dropout to 0: it would
+    blur the ratios.
     """
 
     kind: Literal["group_relative_policy"]
     rewards: tuple[Annotated[Reward, OneOf("objectives/rewards", named=True)], ...] = Field(
-        min_length=1, max_length=32, description="scores of samples, which are added up with their weights"
+        min_length=1, max_length=32, description="rewards of samples, summed with their weights"
     )
-    group: int = Field(8, ge=2, le=1_024, description="samples that are drawn of each condition (G)")
-    clip: float = Field(0.2, gt=0, lt=1, description="the ratio of probabilities counts from 1 - clip to 1 + clip")
+    group: int = Field(8, ge=2, le=1_024, description="samples drawn per condition (G)")
+    clip: float = Field(0.2, gt=0, lt=1, description="the probability ratio is clipped to [1 - clip, 1 + clip]")
     clip_above: float | None = Field(
-        None, gt=0, le=1_024, description="the ratio counts up to 1 + this; null: as `clip`"
+        None, gt=0, le=1_024, description="upper clip of the ratio: 1 + this; null: as `clip`"
     )
     most: float | None = Field(
-        None, gt=1, le=65_536, description="largest ratio, also of samples whose advantage is negative; null: any"
+        None, gt=1, le=65_536, description="upper bound of the ratio, also for negative advantages; null: none"
     )
     guided: bool = Field(
         False,
-        description="probabilities are those under the sampler's guidance, which draws the samples; false: of the "
-        "network told the conditions (AR-GRPO's code)",
+        description="probabilities are those under the sampler's guidance, which draws the samples; false: those of "
+        "the conditional network (AR-GRPO's code)",
     )
-    kl: float = Field(0.1, ge=0, description="factor of the divergence from the reference; 0: there is none")
-    updates: int = Field(1, gt=0, le=64, description="optimiser steps on the same samples")
-    normalise: bool = Field(True, description="advantages are divided by the deviation of their group's rewards")
+    kl: float = Field(0.1, ge=0, description="weight of the KL divergence from the reference; 0: none")
+    updates: int = Field(1, gt=0, le=64, description="optimiser steps per batch of samples")
+    normalise: bool = Field(True, description="divide advantages by the standard deviation of their group's rewards")
     average: Literal["tokens", "samples", "length"] = Field(
         "tokens",
         description="of texts that end: all tokens up to the ends count alike, or all samples do, or losses are added "

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class GroupedToken(Objective):
     """Cross-entropy of each token given the groups before its own, in nats (LPD, Zhang et al. 2025, arXiv:2507.01957).
 
-    Each sample has a random order and one of several divisions into groups, the same for a batch in the authors' code.
+    Each sample has a random order and one of several divisions into groups; in the authors' code these are the same for
+    a whole batch.
     """
 
     kind: Literal["grouped_token"]
@@ -33,7 +34,7 @@ class GroupedToken(Objective):
         (256, 128, 64, 32, 24, 20, 16, 12, 8),
         min_length=1,
         max_length=64,
-        description="numbers of groups, of which each sample takes one; their sizes grow as a cosine falls",
+        description="possible numbers of groups, one drawn per sample; group sizes follow a cosine",
     )
     groups: tuple[tuple[Steps, ...], ...] | None = Field(
         None, min_length=1, max_length=64, description="sizes of the groups instead, one list per division"

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 class GuidanceDistillation(Distillation):
     """The first stage of Meng et al. 2023 (arXiv:2210.03142): the student matches the teacher's guided prediction.
 
-    The target is u + w (c - u), c with the conditions and u without. The student is told w by a condition of kind
-    `guidance_scale`, drawn anew for every sample, or learns one fixed `scale`.
+    The target is u + w (c - u), with c the prediction with the conditions and u without. The student takes w through a
+    condition of kind `guidance_scale`, drawn per sample, or learns one fixed `scale`.
     """
 
     kind: Literal["guidance_distillation"]
     scale: float | None = Field(
-        None, ge=0, description="fixed guidance scale; null: the one that the condition `guidance_scale` tells"
+        None, ge=0, description="fixed guidance scale; null: given by the condition `guidance_scale`"
     )
     channels: int | None = Field(
         None,
         gt=0,
         le=65_536,
-        description="guides only the first so many channels (3 in the DiT paper's code); null: all",
+        description="guide only this many leading channels (3 in the DiT paper's code); null: all",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "guidance_distillation", "scale": 2.0}
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class HybridDistillation(Distillation):
     """The hybrid objective of LiT (Wang et al. 2025, arXiv:2501.12976, section 4.3).
 
-    The loss of the base objective, plus the squared differences of the student's prediction and of its variance
-    channels from the teacher's at the same x_t, t and conditions, each times a weight.
+    The loss of the base objective, plus the weighted squared differences of the student's prediction and variance
+    channels from the teacher's at the same x_t, t and conditions.
     """
 
     kind: Literal["hybrid_distillation"]
-    prediction: float = Field(0.5, ge=0, description="weight of the difference of the predictions (lambda_1)")
-    variance: float = Field(0.05, ge=0, description="weight of the difference of the variance channels (lambda_2)")
+    prediction: float = Field(0.5, ge=0, description="weight of the difference between predictions (lambda_1)")
+    variance: float = Field(0.05, ge=0, description="weight of the difference between variance channels (lambda_2)")
     DISTILS: ClassVar[bool] = False  # the student learns from data too, and its conditions are dropped as usual
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "hybrid_distillation", "variance": 0.0}
 

@@ -31,9 +31,9 @@ METHOD = "train_forward"
 class ToldGuidance(Closed):
     """The conditions of kind `setting` that tell the network of guidance: v + (1 - 1 / w) (v(c) - v(no c))."""
 
-    scale: str = Field("omega", description="the condition that is the scale w")
-    start: str = Field("t_min", description="the condition that is the least time at which it guides")
-    end: str = Field("t_max", description="the condition that is the greatest such time")
+    scale: str = Field("omega", description="condition that provides the scale w")
+    start: str = Field("t_min", description="condition that provides the smallest time at which guidance is active")
+    end: str = Field("t_max", description="condition that provides the largest such time")
 
     @property
     def names(self) -> tuple[str, str, str]:
@@ -43,15 +43,15 @@ class ToldGuidance(Closed):
 class ImprovedMeanFlow(AverageVelocity):
     """MeanFlow as a regression of the velocity (Geng et al. 2025, arXiv:2512.02012).
 
-    The derivative is along the velocity that the network's second head predicts, not along that of the sample, which
-    the network does not see; and the scale and the interval of guidance are conditions, which a request sets.
+    The derivative is taken along the velocity predicted by the network's second head rather than the sample's velocity,
+    which the network does not see. Scale and interval of guidance are conditions that requests set.
     """
 
     kind: Literal["improved_mean_flow"]
     averaged: float = Field(
-        0.5, ge=0, le=1, description="share of the samples whose span is not 0; the others are flow matching"
+        0.5, ge=0, le=1, description="fraction of samples with a nonzero span; the others are plain flow matching"
     )
-    guidance: ToldGuidance | None = Field(None, description="the conditions that tell of guidance; null: none")
+    guidance: ToldGuidance | None = Field(None, description="conditions that describe the guidance; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "improved_mean_flow"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 class LogLikelihood(Objective):
     """Negative log-likelihood of noisy data, in nats per dimension without the constant log(2 pi) / 2.
 
-    A flow whose prior's variances follow the latents learns under a standard normal prior all the same.
-    The metric `bits` is in bits per dimension of data with so many `levels` between -1 and 1.
+    A flow whose prior variances follow the latents is still trained with a standard normal prior. The metric `bits` is
+    in bits per dimension of data with `levels` values between -1 and 1.
     """
 
     kind: Literal["log_likelihood"]
     noise: Literal["gaussian", "uniform"] = Field(
         "gaussian",
-        description="noise added to the data: of deviation `std`, or uniform over one level (dequantisation)",
+        description="noise added to the data: Gaussian with standard deviation `std`, or uniform over one level "
+        "(dequantisation)",
     )
     std: float = Field(0.05, ge=0, description="standard deviation of Gaussian noise, in units of the data")
-    levels: int = Field(256, gt=1, le=65_536, description="number of values that data from -1 to 1 takes")
+    levels: int = Field(256, gt=1, le=65_536, description="number of levels of the data from -1 to 1")
     latent_norm: float = Field(
-        0.0, ge=0, description="weight of the mean squares of what each flow in a row is given (STARFlow: 1e-4)"
+        0.0, ge=0, description="weight of the mean squared input of each flow in turn (STARFlow: 1e-4)"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
 

@@ -28,38 +28,41 @@ if TYPE_CHECKING:
 class Contrast(Closed):
     """A term that drives the prediction away from negative samples (CDCD, Zhu et al. 2022, arXiv:2206.07771)."""
 
-    weight: float = Field(5e-5, ge=0, le=1e6, description="factor of the term")
+    weight: float = Field(5e-5, ge=0, le=1e6, description="weight of the term")
     negatives: int = Field(10, gt=0, le=64, description="negative samples per sample (K)")
     source: Literal["shuffled", "data"] = Field(
         "shuffled",
-        description="shuffled: the sample itself, its `chunks` in another order (intra); data: the field `negatives` "
-        "[K, T], other samples (inter)",
+        description="shuffled: the sample itself with its `chunks` permuted (intra); data: other samples, from the "
+        "field `negatives` [K, T] (inter)",
     )
-    chunks: int = Field(8, gt=1, le=4_096, description="shuffled: pieces of the sequence that change places")
+    chunks: int = Field(8, gt=1, le=4_096, description="shuffled: number of chunks that are permuted")
     mode: Literal["step", "sample"] = Field(
-        "step", description="what is compared: the steps to the negative sample, or the predicted sample with it"
+        "step", description="what is contrasted: the steps to the negative sample, or the predicted sample with it"
     )
 
 
 class MaskAndReplaceLoss(Objective):
-    """The bound's term at a random step, an auxiliary loss of the predicted sample (VQ-Diffusion, Gu et al. 2022,
-    arXiv:2111.14822) and contrastive terms, in nats per token.
+    """The variational bound's term at a random step, an auxiliary loss on the predicted sample (VQ-Diffusion, Gu et al.
+    2022, arXiv:2111.14822) and contrastive terms, in nats per token.
     """
 
     kind: Literal["mask_and_replace"]
     steps: int = Field(100, gt=1, le=100_000, description="steps of the process (S)")
     kept: tuple[Fraction, Fraction] = Field(
-        (0.99999, 0.000009), description="probability that a token is still itself after the first and after all steps"
+        (0.99999, 0.000009),
+        description="probability that a token is unchanged after the first step and after all steps",
     )
     masked: tuple[Fraction, Fraction] = Field(
-        (0.000009, 0.99999), description="probability that it is masked after the first and after all steps"
+        (0.000009, 0.99999), description="probability that it is masked after the first step and after all steps"
     )
     auxiliary: float = Field(5e-4, ge=0, le=1e6, description="weight of the auxiliary loss")
-    adaptive: bool = Field(True, description="the auxiliary loss weighs more at early steps, contrastive ones at late")
+    adaptive: bool = Field(
+        True, description="the auxiliary loss has more weight at early steps, contrastive ones at late steps"
+    )
     importance: bool = Field(
         False,
-        description="steps are drawn by the root of their mean square loss so far, which the network keeps, and "
-        "weighted by the inverse (Nichol and Dhariwal 2021); false: uniformly",
+        description="steps are drawn in proportion to the root of their mean squared loss so far, stored in the "
+        "network, and weighted by the inverse (Nichol and Dhariwal 2021); false: uniformly",
     )
     mask_weights: tuple[float, float] = Field((1.0, 1.0), description="weights of masked and of other tokens")
     contrasts: tuple[Contrast, ...] = Field((), max_length=8, description="contrastive terms")

@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 class MaskedDiffusion(Objective):
     """Hides patches of noisy and of clean images (UMD, Hansen-Estruch et al. 2024, arXiv:2406.17688).
 
-    Of a noisy image the noise is predicted where patches are seen and the data where they are hidden; of a clean one,
-    whose time is 0, the data where they are hidden. Every sample is trained both ways, with weights 1 - `clean` and
-    `clean`; the authors divide the batch.
+    For a noisy image, the network predicts the noise at visible patches and the data at hidden ones; for a clean image
+    (time 0), the data at hidden patches. Every sample is trained both ways, with weights 1 - `clean` and `clean`; the
+    authors divide the batch instead.
     """
 
     kind: Literal["masked_diffusion"]
     process: Annotated[Process, OneOf("processes")] = Field(
         Discrete(kind="discrete", schedule="cosine", time_offset=1.0), description="the forward process"
     )
-    hidden: Fraction = Field(0.375, description="share of the patches of a noisy image that are hidden")
-    clean: Fraction = Field(0.5, description="share of images without noise; 0: none")
+    hidden: Fraction = Field(0.375, description="fraction of the patches of a noisy image that are hidden")
+    clean: Fraction = Field(0.5, description="fraction of images without noise; 0: none")
     sampling: Literal["noise", "x0"] = Field(
-        "noise", description="which of its two predictions the network is sampled by; both are trained"
+        "noise", description="which of the two predictions is used for sampling; both are trained"
     )
-    clean_hidden: Fraction = Field(0.75, description="share of the patches of a clean image that are hidden")
+    clean_hidden: Fraction = Field(0.75, description="fraction of the patches of a clean image that are hidden")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_diffusion"}
 
     DENOISES: ClassVar[bool] = True

@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 class MaskedText(Objective):
     """Cross-entropy of a share of the tokens of each text given the others (Devlin et al. 2018, arXiv:1810.04805).
 
-    round(share (n + beside)) of its n tokens or words, at least one, the token that ends it apart. All hidden tokens
-    of a batch count alike, as in Hugging Face's transformers.
+    It predicts round(share (n + beside)) of the n tokens or words, at least one, excluding the end token. All hidden
+    tokens of a batch have equal weight, as in Hugging Face's transformers.
     """
 
     kind: Literal["masked_text"]
-    share: float = Field(0.15, gt=0, le=1, description="share of the tokens that is predicted")
+    share: float = Field(0.15, gt=0, le=1, description="fraction of tokens that are predicted")
     beside: int = Field(
         0, ge=0, le=64, description="tokens that count in the length of a text beside its own (BERT: [CLS] and [SEP])"
     )
     most: int | None = Field(None, gt=0, description="tokens or words hidden at most; null: as many as the share says")
     starts: str | None = Field(
-        None, description="data field that is 1 for tokens that begin a word, and else 0; words are hidden whole then"
+        None,
+        description="data field that is 1 for tokens that begin a word, otherwise 0; words are then hidden as a whole",
     )
-    kept: Fraction = Field(0.1, description="share of these that the network is given as they are")
+    kept: Fraction = Field(0.1, description="fraction of these that the network sees unchanged")
     replaced: Fraction = Field(
-        0.1, description="share of these behind another token of the same text; all others are masked"
+        0.1, description="fraction of these replaced by another token of the same text; the rest are masked"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_text"}
 

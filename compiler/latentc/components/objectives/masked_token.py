@@ -38,33 +38,35 @@ class TruncatedNormal(Closed):
 
     mean: float = Field(0.55, ge=0, le=1, description="mean before truncation")
     deviation: float = Field(0.25, gt=0, le=10, description="standard deviation before truncation")
-    least: float = Field(0.5, ge=0, lt=1, description="least fraction; an encoder is never given these tokens")
-    most: float = Field(1.0, gt=0, le=1, description="largest fraction")
+    least: float = Field(0.5, ge=0, lt=1, description="minimum fraction; an encoder never sees these tokens")
+    most: float = Field(1.0, gt=0, le=1, description="maximum fraction")
 
 
 class MaskedToken(Objective):
     """Cross-entropy of masked tokens given the others (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
 
-    A fraction `schedule`(u) of each sample's tokens is masked, u uniform in (0, 1): arccos: 2/pi arccos(u)
+    A fraction `schedule`(u) of each sample's tokens is masked, with u uniform in (0, 1): arccos: 2/pi arccos(u)
     (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, root: 1 - sqrt(u), square: 1 - u^2, cubic: 1 - u^3; or a
-    truncated normal one (MAGE, Li et al. 2022, arXiv:2211.09117), or one of a beta distribution, rounded to the nearest
-    number of tokens (AutoNAT, Ni et al. 2024, arXiv:2406.05478). At least one token is. Every masked token of a batch
-    counts alike.
+    truncated normal (MAGE, Li et al. 2022, arXiv:2211.09117) or beta-distributed fraction, rounded to the nearest
+    number of tokens (AutoNAT, Ni et al. 2024, arXiv:2406.05478). At least one token is masked. All masked tokens of a
+    batch have equal weight.
     """
 
     kind: Literal["masked_token"]
     schedule: MaskSchedule = Field("cosine", description="distribution of the masked fraction")
-    beta: tuple[Concentration, Concentration] = Field((12.0, 3.0), description="parameters of `beta`'s distribution")
-    fraction: TruncatedNormal = Field(TruncatedNormal(), description="that distribution for `truncated_normal`")
+    beta: tuple[Concentration, Concentration] = Field((12.0, 3.0), description="parameters of the `beta` distribution")
+    fraction: TruncatedNormal = Field(
+        TruncatedNormal(), description="mean and standard deviation of `truncated_normal`"
+    )
     independent: bool = Field(
         False,
-        description="each token is masked with that probability by itself (Halton-MaskGIT, MaskBit), not a fraction of "
-        "them",
+        description="mask each token independently with that probability (Halton-MaskGIT, MaskBit) instead of an "
+        "exact fraction",
     )
     smoothing: Fraction = Field(
         0.0, description="label smoothing: weight of the uniform distribution in the target (MaskGIT's paper: 0.1)"
     )
-    visible: bool = Field(False, description="count the loss of tokens that the network sees as well (Halton-MaskGIT)")
+    visible: bool = Field(False, description="include the loss of visible tokens (Halton-MaskGIT)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_token", "smoothing": 0.1}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

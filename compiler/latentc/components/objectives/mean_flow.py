@@ -40,22 +40,20 @@ class TrainedGuidance(Closed):
     v(c) and v(no c) are the network's own velocities. The effective scale is omega / (1 - kappa).
     """
 
-    omega: float = Field(1.0, gt=0, description="share of the velocity of the sample itself")
-    kappa: float = Field(0.5, ge=0, lt=1, description="share of the network's own velocity under the condition")
+    omega: float = Field(1.0, gt=0, description="weight of the sample's own velocity")
+    kappa: float = Field(0.5, ge=0, lt=1, description="weight of the network's own velocity under the condition")
     interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), description="the times between which it guides, in the process's time"
+        (0.0, 1.0), description="interval in which guidance is active, in the process's time"
     )
 
 
 class MeanFlow(AverageVelocity):
-    """Learns the average velocity over a span of time, so that one evaluation samples (Geng et al. 2025,
-    arXiv:2505.13447).
-
-    The network is told the time and, by the condition `span`, how far the average reaches.
+    """Learns the average velocity over a time span, for sampling in one evaluation (Geng et al. 2025,
+    arXiv:2505.13447). The network takes the time and, through the condition `span`, the length of the average.
     """
 
     kind: Literal["mean_flow"]
-    guidance: TrainedGuidance | None = Field(None, description="guidance that the network learns; null: none")
+    guidance: TrainedGuidance | None = Field(None, description="guidance that the network is trained with; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mean_flow", "guidance": {"omega": 0.8, "kappa": 0.5}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

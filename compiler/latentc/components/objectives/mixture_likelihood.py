@@ -26,17 +26,18 @@ if TYPE_CHECKING:
 class MixtureLikelihood(Objective):
     """The negative log-likelihood in nats per token (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
 
-    Of a masked network a fraction `schedule`(v) of the tokens is hidden, v uniform in [0, 1 - `least_masking`], and the
-    loss is of those, of which every one of a batch counts alike.
+    For a masked network, a fraction `schedule`(v) of the tokens is hidden, with v uniform in [0, 1 - `least_masking`],
+    and the loss covers those, all with equal weight in a batch.
     """
 
     kind: Literal["mixture_likelihood"]
-    masked: bool = Field(False, description="the network predicts hidden tokens, rather than the next one")
+    masked: bool = Field(False, description="the network predicts hidden tokens instead of the next one")
     schedule: ShareSchedule = Field(
         "cosine",
-        description="the hidden fraction: 2/pi arccos(v), cos(pi v / 2), 1 - v^3, 1 - v, 1 - sqrt(v) or 1 - v^2",
+        description="distribution of the hidden fraction, as a function of a uniform v: 2/pi arccos(v), cos(pi v / "
+        "2), 1 - v^3, 1 - v, 1 - sqrt(v) or 1 - v^2",
     )
-    least_masking: float = Field(0.3, ge=0, lt=1, description="bounds the fraction that is hidden from below")
+    least_masking: float = Field(0.3, ge=0, lt=1, description="lower bound of the hidden fraction")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_likelihood"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class NextGranularity(Objective):
-    """The losses of NVG's two networks at stages drawn at random (Wang et al. 2025, arXiv:2508.12811, section 2.2).
+    """The losses of NVG's two networks at randomly drawn stages (Wang et al. 2025, arXiv:2508.12811, section 2.2).
 
-    Of `main`: the squared error of the last canvas, and the cross-entropy of the codes of a stage's clusters. Of
-    `structure`: the squared error of the velocity, noise - data, or 0 of the channels that its stage knows, at times
-    whose logits are standard normal. With `features`, 1 - the cosine between projections of `main` and what a frozen
-    encoder sees in the image, a data field per projection (REPA, Yu et al. 2024, arXiv:2410.06940).
+    For `main`: the squared error of the last canvas, and the cross-entropy of the codes of a stage's clusters. For
+    `structure`: the squared error of the velocity, which is noise - data, or 0 in channels known at its stage, at times
+    whose logits are standard normal. With `features`, also 1 - the cosine between projections of `main` and a frozen
+    encoder's features of the image, one data field per projection (REPA, Yu et al. 2024, arXiv:2410.06940).
     """
 
     kind: Literal["next_granularity"]
@@ -34,7 +34,7 @@ class NextGranularity(Objective):
     features: tuple[str, ...] = Field(
         (),
         max_length=16,
-        description="data fields of features f32[L, C] that the projections of `main` are aligned with",
+        description="data fields of the features f32[L, C] that `main`'s projections are aligned with",
     )
     alignment: float = Field(0.5, ge=0, description="weight of the alignment with these features")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_granularity"}

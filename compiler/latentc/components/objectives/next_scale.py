@@ -28,10 +28,10 @@ class Progression(Closed):
     """Training of the small scales first (VAR's code: `pg` of the steps of training, `pg0`, `pgwp`)."""
 
     first: int = Field(ge=0, le=63, description="last scale that is trained from the start, counted from 0")
-    start: int = Field(0, ge=0, le=1_000_000_000, description="step from which further scales join, evenly")
-    stop: int = Field(gt=0, le=1_000_000_000, description="step from which all are trained")
+    start: int = Field(0, ge=0, le=1_000_000_000, description="step from which further scales are added, evenly")
+    stop: int = Field(gt=0, le=1_000_000_000, description="step from which all scales are trained")
     warmup: int = Field(
-        1, gt=0, le=1_000_000_000, description="steps over which the weight of a scale but the last rises to 1"
+        1, gt=0, le=1_000_000_000, description="steps over which the weight of each scale but the last rises to 1"
     )
 
     def joins(self, scales: int) -> list[int]:
@@ -61,14 +61,14 @@ class Progression(Closed):
 
 
 class NextScale(Objective):
-    """Cross-entropy of the tokens of every scale given the scales before it (VAR, Tian et al. 2024), in nats.
+    """Cross-entropy of each scale's tokens given the previous scales (VAR, Tian et al. 2024), in nats.
 
-    The network is told what the true tokens of these stand for, by `quantizer`, which is frozen.
+    The frozen `quantizer` turns the true tokens of previous scales into the network's input.
     """
 
     kind: Literal["next_scale"]
     progressive: Progression | None = Field(
-        None, description="scales that join in training; null: all are trained from the start"
+        None, description="progressive training of scales; null: all are trained from the start"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_scale"}
 

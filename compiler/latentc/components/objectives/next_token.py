@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 
 class NextToken(Objective):
-    """Cross-entropy of every token given the class and the tokens before it, in nats.
+    """Cross-entropy of every token given the class and the previous tokens, in nats.
 
-    Of texts that end, the tokens count up to the one that ends it, and all of a batch alike, as in Hugging Face's
-    transformers and fairseq. Tokens that a decoder repeats from its encoder's text count, too.
+    Tokens count up to a text's end token, if it has one, all with equal weight in a batch, as in Hugging Face's
+    transformers and fairseq. Tokens that a decoder repeats from its encoder's text also count.
     """
 
     kind: Literal["next_token"]
     keep: Fraction = Field(
         1.0,
-        description="probability that the network is given a token as it is, not a random one (taming transformers' "
+        description="probability that a token is kept instead of replaced by a random one (taming transformers' "
         "`pkeep`)",
     )
     smoothing: Fraction = Field(0.0, description="label smoothing: weight of the uniform distribution in the target")
     bare: bool = Field(
         False,
-        description="the network is told nothing, and the first token is not predicted: of blocks of a row of texts, "
-        "which hold their classes themselves",
+        description="unconditional: the network takes no conditions, and the first token is not predicted; for "
+        "blocks of concatenated texts that contain their classes",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_token"}
 

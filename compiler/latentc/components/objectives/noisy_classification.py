@@ -39,8 +39,8 @@ class NoisyClassification(Objective):
     )
     range: tuple[Fraction, Fraction] | None = Field(
         None,
-        description="the part of a discrete process's timesteps that it learns, from data (0) to noise (1), for "
-        "experts (PPAP's multi-experts); null: all",
+        description="range of a discrete process's timesteps to train on, from data (0) to noise (1), for experts "
+        "(PPAP's multi-experts); null: all",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_classification", "process": {"kind": "discrete", "steps": 100}}
 

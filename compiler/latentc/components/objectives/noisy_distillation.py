@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class NoisyDistillation(Objective):
-    """`main` learns from noisy images what the frozen `teacher` says of the clean ones (PPAP, arXiv:2212.05973).
+    """`main` learns from noisy images the frozen `teacher`'s prediction on the clean ones (PPAP, arXiv:2212.05973).
 
-    The loss is the divergence of the teacher's class probabilities, sharpened by `temperature`, from those of `main`,
-    as a mean over the classes. The data may be samples of the diffusion model.
+    The loss is the KL divergence of `main`'s class probabilities from the teacher's, sharpened by `temperature`, as a
+    mean over the classes. The data may be samples of the diffusion model.
     """
 
     kind: Literal["noisy_distillation"]
@@ -40,9 +40,9 @@ class NoisyDistillation(Objective):
         Discrete(kind="discrete"), description="the forward process, from data to noise"
     )
     range: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), description="the part of the timesteps that it learns, from the data (0) to the noise (1)"
+        (0.0, 1.0), description="range of the timesteps to train on, from data (0) to noise (1)"
     )
-    temperature: float = Field(0.25, gt=0, description="divides the teacher's logits")
+    temperature: float = Field(0.25, gt=0, description="temperature of the teacher's logits")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_distillation", "range": [0.0, 0.5]}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

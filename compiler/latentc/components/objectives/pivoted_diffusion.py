@@ -28,29 +28,30 @@ if TYPE_CHECKING:
 class PivotedDiffusion(DiffusionLoss):
     """Losses of `pivot_head` on hidden pivots and of `head` on hidden dense tokens (Hi-MAR, Zheng et al. 2025, ICML).
 
-    A fraction r of the pivots is hidden, r normal with mean 1, truncated to [`least_hidden`, 1]; of the dense tokens
-    cos(pi u / 2), u uniform; or fractions of a beta distribution of both. Dense tokens are told the features of the
-    pivots that were hidden, without a gradient. Errors of pivots are averaged over those that are hidden; those of
-    dense tokens are summed over the hidden ones and divided by the number of all.
+    The hidden fraction is r for the pivots, with r normal with mean 1, truncated to [`least_hidden`, 1], and cos(pi u /
+    2) for the dense tokens, with u uniform; or both are beta distributed. Dense tokens get the features of the hidden
+    pivots, without a gradient. Pivot errors are averaged over the hidden ones; dense token errors are summed over the
+    hidden ones and divided by the total number.
     """
 
     kind: Literal["pivoted_diffusion"]
     pivots: str | None = Field(
-        None, description="data field of the pivots [C, side, side]; null: averages of squares of the sample"
+        None, description="data field of the pivots [C, side, side]; null: block means of the sample"
     )
-    least_hidden: float = Field(0.7, gt=0, lt=1, description="least fraction of the pivots that is hidden")
+    least_hidden: float = Field(0.7, gt=0, lt=1, description="minimum hidden fraction of the pivots")
     deviation: float = Field(0.25, gt=0, description="standard deviation of the hidden fraction")
     beta: tuple[Concentration, Concentration] | None = Field(
-        None, description="parameters of the beta distribution of hidden fractions; null: they are as above"
+        None, description="parameters of the beta distribution of hidden fractions; null: the distribution above"
     )
-    pivot_dropout: float = Field(0.5, ge=0, le=1, description="share of samples without pivots in the dense phase")
+    pivot_dropout: float = Field(0.5, ge=0, le=1, description="fraction of samples without pivots in the dense phase")
     pivot_warmup: int = Field(
         0,
         ge=0,
         le=1_000_000_000,
-        description="steps of training over which that share falls from 1, linearly; the authors' does per epoch",
+        description="training steps over which that fraction decreases linearly from 1; the authors decrease it per "
+        "epoch",
     )
-    weights: tuple[float, float] = Field((0.4, 0.6), description="of the loss of the pivots, of the dense tokens")
+    weights: tuple[float, float] = Field((0.4, 0.6), description="weights of the loss of pivots and of dense tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "pivoted_diffusion",
         "process": {"kind": "discrete", "schedule": "cosine", "steps": 100},

@@ -26,28 +26,29 @@ if TYPE_CHECKING:
 
 
 class PriorAutoencoding(AgainstDiscriminator):
-    """Reconstruction, a penalty on the codes, and the cross-entropy of each code given those before it, by `prior`.
+    """Reconstruction, a penalty on the codes, and the cross-entropy of each code given the previous ones, from `prior`.
 
-    The gradient of the last reaches the codes as well, so that they become easy to predict (LARP, Wang et al. 2024,
-    arXiv:2410.21264, section 3.3). In every round but the first the prior sees, in places of a random share, codes that
-    it predicted in the round before (scheduled sampling).
-    Networks `discriminator` and `perceptual`, if there are any, add an adversarial term and a perceptual distance.
+    The last term's gradient also reaches the codes, which makes them easy to predict (LARP, Wang et al. 2024,
+    arXiv:2410.21264, section 3.3). In every round but the first, the prior sees its own predictions of the previous
+    round in a random share of the places (scheduled sampling). Networks `discriminator` and `perceptual`, if present,
+    add an adversarial term and a perceptual distance.
     """
 
     kind: Literal["prior_autoencoding"]
     adversarial: float = Field(0.3, ge=0, description="weight of the adversarial term")
     penalty: float = Field(0.1, ge=0, description="weight of the penalty of the bottleneck")
     weight: float = Field(0.06, ge=0, description="weight of the prior's cross-entropy")
-    rounds: int = Field(2, gt=0, le=16, description="evaluations of the prior")
+    rounds: int = Field(2, gt=0, le=16, description="number of evaluations of the prior")
     every_round: bool = Field(
         True,
-        description="the cross-entropy is a mean over the rounds; false: that of the last, which alone has gradients",
+        description="average the cross-entropy over the rounds; false: only that of the last round, which alone has "
+        "gradients",
     )
-    share: Fraction = Field(0.5, description="share of the codes that are replaced by predicted ones")
+    share: Fraction = Field(0.5, description="fraction of codes replaced by predicted ones")
     share_warmup: int = Field(
-        0, ge=0, le=1_000_000_000, description="steps of training over which that share rises from 0, linearly"
+        0, ge=0, le=1_000_000_000, description="training steps over which that fraction rises linearly from 0"
     )
-    temperature: float = Field(1.0, gt=0, le=1_024, description="divides the products of predictions and codes")
+    temperature: float = Field(1.0, gt=0, le=1_024, description="temperature of the products of predictions and codes")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prior_autoencoding"}
 
     def trained(self, spec: Spec) -> tuple[str, ...]:

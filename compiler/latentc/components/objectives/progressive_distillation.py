@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 class ProgressiveDistillation(Distillation):
     """Salimans and Ho 2022 (arXiv:2202.00512): each round halves the steps of the sampler.
 
-    The student starts as a copy of the teacher. One step of it is to end where two steps of the teacher end, at the
-    times of the spec's sampler, which is deterministic and of first order (DDIM, Euler's method). After a round the
-    student is the next round's teacher. Rounds are equal parts of `train.steps`.
+    The student starts as a copy of the teacher. One step of it learns to match two steps of the teacher, at the times
+    of the spec's sampler, which must be deterministic and first-order (DDIM, Euler's method). After a round the student
+    becomes the next round's teacher. Rounds are equal parts of `train.steps`.
     """
 
     kind: Literal["progressive_distillation"]
@@ -43,11 +43,11 @@ class ProgressiveDistillation(Distillation):
         (32, 16, 8, 4),
         min_length=1,
         max_length=64,
-        description="the student's sampling steps in each round, each half of those before",
+        description="the student's sampling steps per round, each half of the previous",
     )
     weighting: Literal["none", "snr_plus_one", "truncated_snr"] = Field(
         "none",
-        description="of the squared error: none (of the network's own prediction), or of the implied data, times "
+        description="weighting of the squared error: none (of the network's own prediction), or on the implied data, "
         "SNR + 1 or max(SNR, 1)",
     )
     NORMAL: ClassVar[bool] = True

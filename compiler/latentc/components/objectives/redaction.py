@@ -25,21 +25,17 @@ if TYPE_CHECKING:
 
 class Redaction(Distillation):
     """Makes a trained network forget classes by distilling its conditioning network (Kong and Chaudhuri 2023,
-    arXiv:2305.11351).
-
-    The embedding of a redacted class is taught to be the teacher's of the class `instead`, that of all others to stay
-    the teacher's. No other weight gets a gradient, no data is needed, and no sampler draws the class any more, because
-    the network is never told it.
+    arXiv:2305.11351). The embedding of a redacted class is trained towards the teacher's embedding of the class
+    `instead`, and those of all other classes towards the teacher's own. No other weight gets a gradient and no data
+    is needed. Afterwards no sampler can draw the class, because the network never receives it.
     """
 
     kind: Literal["redaction"]
     classes: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
         min_length=1, max_length=65_536, description="the classes to redact, from 0"
     )
-    instead: int | None = Field(
-        None, ge=0, lt=2**31, description="the class that is drawn in their place; null: none at all"
-    )
-    weight: float = Field(1.0, gt=0, description="factor of the error of redacted classes")
+    instead: int | None = Field(None, ge=0, lt=2**31, description="class drawn instead; null: the null class")
+    weight: float = Field(1.0, gt=0, description="weight of the error of redacted classes")
     DISTILS: ClassVar[bool] = False  # samplers guide as they did before
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "redaction", "classes": [1]}
 

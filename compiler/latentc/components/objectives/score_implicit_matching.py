@@ -31,19 +31,19 @@ ONLINE = "online"
 
 
 class ScoreImplicitMatching(Distillation):
-    """Distils a denoiser into a generator of one evaluation without data (Luo et al. 2024, arXiv:2410.16794).
+    """Distils a denoiser into a one-step generator without data (Luo et al. 2024, arXiv:2410.16794).
 
-    `main` is the generator: the denoiser at the one time of the sampler. Network `online` learns to denoise its
-    samples; where the two denoisers differ by y, the generator moves its sample x0 to lower d'(y) (x0 - D_online(x_t)),
-    with d' the gradient of the pseudo-Huber distance sqrt(|y|^2 + c^2) - c. Its gradient is that of the distance
-    between the scores, at every time (theorem 3.1).
+    `main` is the generator: the denoiser at the sampler's single time. Network `online` learns to denoise its samples;
+    where the two denoisers differ by y, the generator's sample x0 is moved to lower d'(y) (x0 - D_online(x_t)), with d'
+    the gradient of the pseudo-Huber distance sqrt(|y|^2 + c^2) - c. Its gradient is that of the distance between the
+    scores, at every time (theorem 3.1).
     """
 
     kind: Literal["score_implicit_matching"]
-    c: float = Field(0.01, gt=0, description="c of the pseudo-Huber distance, per square root of the dimensions")
+    c: float = Field(0.01, gt=0, description="c of the pseudo-Huber distance, per square root of the dimension")
     scale: float = Field(1.0, ge=0, description="scale of the teacher's classifier-free guidance; 1: none")
     online_steps: int = Field(
-        1, gt=0, le=64, description="optimiser steps of the online network for each of the generator"
+        1, gt=0, le=64, description="optimiser steps of the online network per step of the generator"
     )
     NORMAL: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "score_implicit_matching"}

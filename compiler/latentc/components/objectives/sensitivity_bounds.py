@@ -38,26 +38,28 @@ class SensitivityBounds(Objective):
     """
 
     kind: Literal["sensitivity_bounds"]
-    model: Model = Field("marginal", description="what of the shift is bounded")
+    model: Model = Field("marginal", description="the bounded property of the shift")
     gamma: float = Field(gt=0, description="its bound; above 1 for `marginal` and `rosenbaum`")
-    treatment: str = Field("treatment", description="condition that is the treatment")
+    treatment: str = Field("treatment", description="condition that represents the treatment")
     latents: int = Field(256, gt=1, le=65_536, description="latents drawn per sample and step (n)")
     within: Box | None = Field(
-        None, description="moves the probability that an outcome lies within rather than the mean outcome"
+        None, description="bounds the probability that an outcome lies within the region instead of the mean outcome"
     )
     lagrangian: Literal["projected", "plain"] = Field(
         "projected",
-        description="what is added to the mean outcome: (max(0, l - mu s)^2 - l^2) / 2 mu, which asks nothing of slack "
-        "beyond l / mu; or -l s + mu s^2 / 2, whose square draws any slack to the bound (the authors' code)",
+        description="penalty added to the mean outcome: (max(0, l - mu s)^2 - l^2) / 2 mu, which vanishes for slack "
+        "beyond l / mu; or -l s + mu s^2 / 2, which pulls any slack to the bound (the authors' code)",
     )
     penalty: float = Field(5.0, gt=0, description="weight of squared violations (mu)")
-    growth: float = Field(1.0, ge=1, le=1_000, description="factor of the penalty after every `growth_every` steps")
-    growth_every: int = Field(1000, gt=0, le=1_000_000_000, description="steps of training before it grows again")
+    growth: float = Field(1.0, ge=1, le=1_000, description="growth factor of the penalty every `growth_every` steps")
+    growth_every: int = Field(
+        1000, gt=0, le=1_000_000_000, description="training steps between increases of the penalty"
+    )
     multipliers_every: int = Field(
         1,
         gt=0,
         le=1_000_000,
-        description="multipliers are updated in every so many steps; above 1 on their own samples",
+        description="update multipliers every this many steps; if above 1, on separate samples",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sensitivity_bounds", "gamma": 2.0, "latents": 4}
 

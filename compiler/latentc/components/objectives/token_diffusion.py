@@ -11,7 +11,7 @@ from latentc.components.objectives.diffusion import DiffusionLoss
 class TokenDiffusion(HiddenTokens, DiffusionLoss):
     """The diffusion loss of network `head` on the hidden tokens, given features of `main` (MAR, arXiv:2406.11838).
 
-    A fraction r of each sample's tokens is hidden, r normal with mean 1, truncated to [`least_hidden`, 1]. With a
+    A fraction r of each sample's tokens is hidden, with r normal with mean 1, truncated to [`least_hidden`, 1]. With a
     `prediction` it is D-JEPA's (arXiv:2410.03755).
     """
 

@@ -13,9 +13,8 @@ from latentc.components.objectives.flow import FlowLoss
 
 class TokenFlow(HiddenTokens, FlowLoss):
     """The flow-matching loss of network `head` on the hidden tokens, given features of `main` (D-JEPA, Chen et al.
-    2024, arXiv:2410.03755; D-JEPA·T2I, arXiv:2411.14808).
-
-    A fraction r of each sample's tokens is hidden, r normal with mean 1, truncated to [`least_hidden`, 1].
+    2024, arXiv:2410.03755; D-JEPA·T2I, arXiv:2411.14808). A fraction r of each sample's tokens is hidden, with r
+    normal with mean 1, truncated to [`least_hidden`, 1].
     """
 
     kind: Literal["token_flow"]

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 class VelocityRefinement(Objective):
     """Trains `refiner` to turn the velocity at t into that at t + dt (FlowTurbo, Zhao et al. 2024, arXiv:2409.18128).
 
-    The frozen network `main` predicts v at x_t, and is asked again at x_t + dt v. The refiner is told v and learns the
-    difference. Conditions are dropped for the second prediction and for the refiner alike.
+    The frozen network `main` predicts v at x_t, and again at x_t + dt v. The refiner takes v and learns the difference.
+    Conditions are dropped jointly for the second prediction and the refiner.
     """
 
     kind: Literal["velocity_refinement"]
     process: Annotated[Interpolant, OneOfThese("processes", classes=(Interpolant,))] = Field(
-        Interpolant(kind="interpolant"), description="the path that `main` was trained on, whose velocity it predicts"
+        Interpolant(kind="interpolant"), description="the path that `main` was trained on; `main` predicts its velocity"
     )
-    refiner: str = Field("refiner", description="one of `networks`: the one that is trained")
+    refiner: str = Field("refiner", description="one of `networks`: the trained one")
     max_step: float = Field(
-        0.12, gt=0, le=1, description="dt is uniform between 0 and this, in the time of the path, per sample"
+        0.12, gt=0, le=1, description="dt is uniform between 0 and this, in the path's time, per sample"
     )
     DENOISES: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "velocity_refinement"}

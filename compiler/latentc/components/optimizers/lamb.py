@@ -48,13 +48,15 @@ def ratio(weight: Tensor, change: Tensor) -> Tensor:
 
 
 class Lamb(Optimizer):
-    """LAMB (You et al. 2019, arXiv:1904.00962): AdamW, whose steps are as long as the weights, times `lr`."""
+    """LAMB (You et al. 2019, arXiv:1904.00962): AdamW, with each step scaled to the norm of its weight, times `lr`."""
 
     kind: Literal["lamb"] = "lamb"
-    lr: float = Field(1e-3, gt=0, description="learning rate once warmed up, relative to the weights")
-    betas: tuple[Unit, Unit] = Field((0.9, 0.999), description="decays of the averages of gradients and their squares")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate after warm-up, relative to the weights")
+    betas: tuple[Unit, Unit] = Field(
+        (0.9, 0.999), description="decay rates of the averaged gradients and their squares"
+    )
     eps: float = Field(1e-8, gt=0, description="added to the root of the averaged square")
-    always_adapt: bool = Field(False, description="whether steps of weights that do not decay are scaled, too")
+    always_adapt: bool = Field(False, description="also scale the steps of weights without weight decay")
     TORCH: ClassVar[str] = "Lamb(groups, settings)"
     SOURCE: ClassVar[str] = SOURCE
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lamb"}

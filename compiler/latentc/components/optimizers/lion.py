@@ -33,14 +33,14 @@ class Lion(torch.optim.Optimizer):
 
 
 class Lion(Optimizer):
-    """Lion (Chen et al. 2023, arXiv:2302.06675): steps of one size, by the sign of an average; decoupled weight decay.
-
-    Its authors advise a learning rate 3 to 10 times lower than AdamW's, and a weight decay as many times higher.
+    """Lion (Chen et al. 2023, arXiv:2302.06675): steps of constant size along the sign of an average; decoupled weight
+    decay. Its authors recommend a learning rate 3 to 10 times lower than AdamW's, and a weight decay higher by the
+    same factor.
     """
 
     kind: Literal["lion"] = "lion"
-    lr: float = Field(3e-5, gt=0, description="learning rate once warmed up, the size of a step")
-    betas: tuple[Unit, Unit] = Field((0.9, 0.99), description="share of the average in a step; its decay per step")
+    lr: float = Field(3e-5, gt=0, description="peak learning rate after warm-up, which is the step size")
+    betas: tuple[Unit, Unit] = Field((0.9, 0.99), description="weight of the average in a step, and its decay per step")
     TORCH: ClassVar[str] = 'Lion(groups, tuple(settings["betas"]))'
     SOURCE: ClassVar[str] = SOURCE
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lion"}

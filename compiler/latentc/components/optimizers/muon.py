@@ -69,13 +69,13 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon (Jordan et al. 2024): the momentum of matrices is orthogonalised; all other weights move by AdamW.
+    """Muon (Jordan et al. 2024): the momentum of matrices is orthogonalised; all other weights use AdamW.
 
-    Kernels of convolutions count as matrices [out, in * kernel]; embeddings do not.
+    Convolution kernels count as matrices [out, in * kernel]; embeddings do not.
     """
 
     kind: Literal["muon"] = "muon"
-    lr: float = Field(0.02, gt=0, description="learning rate of matrices once warmed up")
+    lr: float = Field(0.02, gt=0, description="peak learning rate of matrices, after warm-up")
     momentum: Unit = Field(0.95, description="decay per step of the averaged gradient of matrices")
     adam_lr: float = Field(3e-4, gt=0, description="learning rate of all other weights")
     betas: tuple[Unit, Unit] = Field((0.9, 0.95), description="decay per step of their two moment averages")

@@ -14,7 +14,7 @@ class Sgd(Optimizer):
 
     kind: Literal["sgd"] = "sgd"
     momentum: Unit = Field(0.9, description="decay per step of the averaged gradient; 0: none")
-    nesterov: bool = Field(False, description="Nesterov's momentum")
+    nesterov: bool = Field(False, description="use Nesterov momentum")
     TORCH: ClassVar[str] = 'torch.optim.SGD(groups, momentum=settings["momentum"], nesterov=settings["nesterov"])'
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sgd"}
 

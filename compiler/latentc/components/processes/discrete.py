@@ -24,27 +24,28 @@ if TYPE_CHECKING:
 class Discrete(Process):
     """T noise levels, timestep 0 (nearly data) to T - 1 (nearly noise), given by betas (Ho et al. 2020, equation 2).
 
-    `linear`: betas evenly spaced, from 1e-4 to 0.02 at 1000 levels and scaled by 1000 / T at other counts (improved
-    DDPM, ADM, DiT). `scaled_linear`: their square roots evenly spaced, from 0.00085 to 0.012 (latent diffusion).
-    `cosine`: alphas_cumprod follows cos((t + 0.008) / 1.008 * pi / 2)^2 with betas of at most 0.999 (Nichol and
-    Dhariwal 2021, equation 17; EDM's iDDPM); it has no ends to give.
+    `linear`: betas evenly spaced, from 1e-4 to 0.02 at 1000 levels and scaled by 1000 / T for other T (improved DDPM,
+    ADM, DiT). `scaled_linear`: their square roots evenly spaced, from 0.00085 to 0.012 (latent diffusion). `cosine`:
+    alphas_cumprod follows cos((t + 0.008) / 1.008 * pi / 2)^2 with betas of at most 0.999 (Nichol and Dhariwal 2021,
+    equation 17; EDM's iDDPM); it takes no end points.
     """
 
     kind: Literal["discrete"]
     schedule: Literal["linear", "scaled_linear", "cosine"] = Field(
-        "linear", description="how the noise grows with the timestep"
+        "linear", description="noise schedule over the timesteps"
     )
     steps: int = Field(1000, gt=1, le=100_000, description="number of noise levels (T)")
     beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; null: the schedule's own")
     beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; null: the schedule's own")
-    time_offset: float = Field(0.0, description="added to the timestep that the network is told (U-ViT: 1)")
+    time_offset: float = Field(0.0, description="offset of the timestep input of the network (U-ViT: 1)")
     interpolation: Literal["log_level", "level", "alpha"] = Field(
         "log_level",
-        description="what is linear between two timesteps: log(sigma / alpha), sigma / alpha (diffusers' Euler and "
-        "Heun), or alpha (DiffWave)",
+        description="quantity interpolated linearly between timesteps: log(sigma / alpha), sigma / alpha (diffusers' "
+        "Euler and Heun), or alpha (DiffWave)",
     )
     prior: Prior = Field(
-        "standard", description="sampling starts with deviation 1, or with that of the first level (marginal: EDM)"
+        "standard",
+        description="standard deviation at the start of sampling: 1, or that of the first level (marginal: EDM)",
     )
     SPACING: ClassVar[str | None] = None
     WHOLE: ClassVar[bool] = True

@@ -15,18 +15,18 @@ from latentc.components.processes.process import Process
 
 
 class Edm(Process):
-    """x = x0 + sigma noise, time is sigma itself (Karras et al. 2022, arXiv:2206.00364, table 1).
+    """x = x0 + sigma noise, where time is sigma itself (Karras et al. 2022, arXiv:2206.00364, table 1).
 
-    The network sees c_in x and is told log(sigma) / 4. What it predicts as `preconditioned`, F, has unit variance: the
-    denoised sample is c_skip x + c_out F. The mean squared error of F is EDM's weighted loss of the denoised sample.
+    The network takes c_in x and log(sigma) / 4. Its `preconditioned` prediction F has unit variance: the denoised
+    sample is c_skip x + c_out F. The mean squared error of F is EDM's weighted loss of the denoised sample.
     """
 
     kind: Literal["edm"]
     sigma_data: float = Field(0.5, gt=0, description="standard deviation of the data")
     p_mean: float = Field(-1.2, description="mean of log(sigma) in training")
     p_std: float = Field(1.2, gt=0, description="standard deviation of log(sigma) in training")
-    sigma_min: float = Field(0.002, gt=0, description="least noise level of sampling")
-    sigma_max: float = Field(80.0, gt=0, description="greatest noise level of sampling")
+    sigma_min: float = Field(0.002, gt=0, description="smallest noise level of sampling")
+    sigma_max: float = Field(80.0, gt=0, description="largest noise level of sampling")
     SPACING: ClassVar[str | None] = "karras"
     TRIED: ClassVar[tuple[str, ...]] = ("log_snr",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm"}

@@ -32,20 +32,20 @@ class Interpolant(Process):
     kind: Literal["interpolant"]
     path: Literal["linear", "gvp", "vp"] = Field("linear", description="path from noise to data")
     noise_time: Literal[0, 1] = Field(
-        0, description="time of the noise; data is at the other end. 0 in SiT, 1 in rectified flow and MeanFlow"
+        0, description="time at the noise end; data is at the other end. 0 in SiT, 1 in rectified flow and MeanFlow"
     )
-    beta_min: float = Field(0.1, gt=0, description="vp path: noise rate at the data")
-    beta_max: float = Field(20.0, gt=0, description="vp path: noise rate at the noise")
+    beta_min: float = Field(0.1, gt=0, description="vp path: noise rate at the data end")
+    beta_max: float = Field(20.0, gt=0, description="vp path: noise rate at the noise end")
     train_eps: float | None = Field(
-        None, ge=0, lt=0.5, description="distance kept from the ends of time in training; null: SiT's own"
+        None, ge=0, lt=0.5, description="distance kept from both ends of time in training; null: as in SiT"
     )
     times: Literal["uniform", "logit_normal", "log_normal"] = Field(
         "uniform",
-        description="distribution of training times; logit_normal: the sigmoid of a normal number; log_normal: the "
-        "logarithm of the noise level sigma / alpha is one (REPA), not of path `vp`",
+        description="distribution of training times; logit_normal: the sigmoid of a normal variate; log_normal: the "
+        "log of the noise level sigma / alpha is normal (REPA), not for path `vp`",
     )
-    logit_mean: float = Field(0.0, description="mean of that normal number")
-    logit_std: float = Field(1.0, gt=0, description="its standard deviation")
+    logit_mean: float = Field(0.0, description="mean of the normal variate")
+    logit_std: float = Field(1.0, gt=0, description="standard deviation of the normal variate")
     ODE: ClassVar[Literal["time", "level"]] = "time"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "interpolant"}
 

@@ -20,14 +20,14 @@ LEAST = 1e-12
 class Pfgmpp(Edm):
     """EDM's process with the perturbation of a Poisson flow (Xu et al. 2023, arXiv:2302.04265).
 
-    The field that N-dimensional data makes in N + D dimensions has the kernel 1 / (R^2 + r^2)^((N + D) / 2) at radius r
-    and distance R from the data: R^2 / (R^2 + r^2) is beta distributed (N / 2, D / 2), the direction uniform. With
-    r = sigma sqrt(D) all that EDM states in sigma carries over; so do its networks, solvers and grids. D = 1 is PFGM,
-    and as D grows the kernel becomes the normal of EDM.
+    The field of N-dimensional data in N + D dimensions has the kernel 1 / (R^2 + r^2)^((N + D) / 2) at radius r and
+    distance R from the data: R^2 / (R^2 + r^2) is beta distributed (N / 2, D / 2), the direction uniform. With r =
+    sigma sqrt(D), everything EDM states in sigma carries over, including its networks, solvers and grids. D = 1 is
+    PFGM; as D grows, the kernel approaches EDM's normal.
     """
 
     kind: Literal["pfgmpp"]  # type: ignore[assignment]
-    extra_dimensions: float = Field(128.0, gt=0, le=1e12, description="D, dimensions beside those of the data")
+    extra_dimensions: float = Field(128.0, gt=0, le=1e12, description="D, number of additional dimensions")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "pfgmpp", "extra_dimensions": 128}
 
     def kernel(self, shape: Sequence[int]) -> Kernel:

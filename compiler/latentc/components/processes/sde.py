@@ -35,8 +35,8 @@ def vp_rates(low: float, high: float, eps: float) -> tuple[float, float]:
 class Sde(Process):
     """A process of continuous time from the data (0) to the noise (1)."""
 
-    eps: float = Field(1e-3, gt=0, lt=0.5, description="least time at which sampling evaluates the network")
-    train_eps: float = Field(1e-5, gt=0, lt=0.5, description="least time drawn in training")
+    eps: float = Field(1e-3, gt=0, lt=0.5, description="smallest time at which sampling evaluates the network")
+    train_eps: float = Field(1e-5, gt=0, lt=0.5, description="smallest training time")
 
     @property
     def first(self) -> float:
@@ -60,12 +60,12 @@ class Sde(Process):
 class Preserving(Sde):
     """An SDE on which the data fades at rates beta_min to beta_max."""
 
-    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
-    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
+    beta_min: float = Field(0.1, gt=0, description="noise rate at the data end")
+    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise end")
     times: Literal["uniform", "log_snr"] = Field(
         "uniform",
-        description="how training times are drawn: uniformly, or so that log(alpha^2 / sigma^2) is uniform, which is "
-        "importance sampling for `objective.weighting: likelihood` (Song et al. 2021, arXiv:2101.09258)",
+        description="distribution of training times: uniform, or such that log(alpha^2 / sigma^2) is uniform, which "
+        "is importance sampling for `objective.weighting: likelihood` (Song et al. 2021, arXiv:2101.09258)",
     )
 
     def alpha(self, m: Maths, t: Any) -> Any:
@@ -103,11 +103,13 @@ class Vp(Preserving):
     """The variance-preserving SDE; predicting the noise on it is EDM's VP preconditioning."""
 
     kind: Literal["vp"]
-    time_scale: float = Field(999.0, gt=0, description="the network is told the time times this")
+    time_scale: float = Field(999.0, gt=0, description="factor of the network's time input")
     tells: Literal["time", "log_snr"] = Field(
-        "time", description="what the network is told: the time times `time_scale`, or log(alpha^2 / sigma^2)"
+        "time", description="time input of the network: the time times `time_scale`, or log(alpha^2 / sigma^2)"
     )
-    prior: Prior = Field("standard", description="sampling starts with deviation 1, or sigma(1) (marginal: EDM)")
+    prior: Prior = Field(
+        "standard", description="standard deviation at the start of sampling: 1, or sigma(1) (marginal: EDM)"
+    )
     TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp"}
 
@@ -141,7 +143,7 @@ class SubVp(Preserving):
     """The sub-VP SDE: VP's alpha with less noise, sigma = 1 - alpha^2."""
 
     kind: Literal["sub_vp"]
-    time_scale: float = Field(999.0, gt=0, description="the network is told the time times this")
+    time_scale: float = Field(999.0, gt=0, description="factor of the network's time input")
     TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sub_vp"}
 
@@ -161,7 +163,7 @@ class SubVp(Preserving):
 
 
 class Ve(Sde):
-    """The variance-exploding SDE: sigma grows geometrically, the data stays.
+    """The variance-exploding SDE: sigma grows geometrically, the data is not scaled.
 
     Predicting the `scaled_score` on it is EDM's VE preconditioning.
     """
@@ -171,10 +173,10 @@ class Ve(Sde):
     sigma_max: float = Field(100.0, gt=0, description="noise level at time 1 (Song et al.: 50)")
     tells: Literal["log_half_sigma", "log_sigma", "sigma"] = Field(
         "log_half_sigma",
-        description="what the network is told as its time: log(sigma / 2) (EDM), log(sigma) (Song et al.) or sigma",
+        description="time input of the network: log(sigma / 2) (EDM), log(sigma) (Song et al.) or sigma",
     )
-    eps: float = Field(0.0, ge=0, lt=0.5, description="least time at which sampling evaluates the network")
-    train_eps: float = Field(0.0, ge=0, lt=0.5, description="least time drawn in training (Song et al.: 1e-5)")
+    eps: float = Field(0.0, ge=0, lt=0.5, description="smallest time at which sampling evaluates the network")
+    train_eps: float = Field(0.0, ge=0, lt=0.5, description="smallest training time (Song et al.: 1e-5)")
     TRIED: ClassVar[tuple[str, ...]] = ("karras",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ve"}
 

@@ -14,20 +14,21 @@ from latentc.components.processes.process import Process
 
 
 class Signal(Process):
-    """alpha = sqrt(gamma), sigma = sqrt(1 - gamma), with time from the data (0) to the noise (1).
-
-    gamma is a segment of a curve, scaled to run from 1 to 0 (Chen 2023, arXiv:2301.10972): `sigmoid` and `cosine` from
-    `start` to `end`, or the straight line; `plain_cosine` is cos(pi / 2 (t + ns) / (1 + ds))^2 (Chen et al. 2022,
-    arXiv:2208.04202). The network is told gamma. Sampling ends at time 0, also where gamma is clamped there.
+    """alpha = sqrt(gamma), sigma = sqrt(1 - gamma), with time from the data (0) to the noise (1). gamma is a segment of
+    a curve, scaled to run from 1 to 0 (Chen 2023, arXiv:2301.10972): `sigmoid` and `cosine` from `start` to `end`,
+    or the straight line; `plain_cosine` is cos(pi / 2 (t + ns) / (1 + ds))^2 (Chen et al. 2022, arXiv:2208.04202).
+    The network takes gamma. Sampling ends at time 0, even if gamma is clamped there.
     """
 
     kind: Literal["signal"]
-    schedule: Literal["sigmoid", "cosine", "linear", "plain_cosine"] = Field("sigmoid", description="the curve")
-    start: float = Field(-3.0, ge=-100, le=100, description="sigmoid, cosine: where its segment begins, at the data")
-    end: float = Field(3.0, ge=-100, le=100, description="sigmoid, cosine: where its segment ends, at the noise")
+    schedule: Literal["sigmoid", "cosine", "linear", "plain_cosine"] = Field(
+        "sigmoid", description="shape of the curve"
+    )
+    start: float = Field(-3.0, ge=-100, le=100, description="sigmoid, cosine: start of the segment, at the data end")
+    end: float = Field(3.0, ge=-100, le=100, description="sigmoid, cosine: end of the segment, at the noise end")
     tau: float = Field(1.0, gt=0, le=100, description="sigmoid: temperature; cosine: half of the exponent")
     clip: tuple[float, float] = Field(
-        (1e-9, 1.0 - 1e-4), description="bounds of gamma: the first also of `linear`, neither of `plain_cosine`"
+        (1e-9, 1.0 - 1e-4), description="bounds of gamma; `linear` uses only the first, `plain_cosine` neither"
     )
     ns: float = Field(0.0002, ge=0, lt=1, description="plain_cosine: shift of the time")
     ds: float = Field(0.00025, ge=0, lt=1, description="plain_cosine: stretch of the time")

@@ -47,23 +47,25 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 class Tolerances(Closed):
     """How the steps of Dormand and Prince's method are chosen."""
 
-    rtol: float = Field(1e-3, gt=0, lt=1, description="error allowed in a step, as a share of the state's magnitude")
-    atol: float = Field(1e-6, gt=0, lt=1e6, description="error allowed besides, in units of the state")
+    rtol: float = Field(1e-3, gt=0, lt=1, description="relative error tolerance per step")
+    atol: float = Field(1e-6, gt=0, lt=1e6, description="absolute error tolerance per step, in units of the state")
     first_step: float | None = Field(
-        None, gt=0, description="length of the first try, in the process's time; null: Hairer's rule, in 2 evaluations"
+        None,
+        gt=0,
+        description="length of the first tried step, in the process's time; null: Hairer's rule, 2 evaluations",
     )
     max_steps: int = Field(
-        100, gt=0, le=100_000, description="most tries of a step; samples whose end is not reached by then are NaN"
+        100, gt=0, le=100_000, description="maximum number of tried steps; samples not finished by then are NaN"
     )
     norm: Literal["sample", "batch"] = Field(
         "sample",
-        description="the root mean square that measures an error: of each sample, which has steps of its own, or of "
-        "the whole batch, as the authors' flat vector",
+        description="error norm: root mean square per sample, giving each its own steps, or over the whole flattened "
+        "batch, as the authors",
     )
     rules: Literal["scipy", "torchdiffeq"] = Field(
         "scipy",
-        description="whose details: scipy's RK45 ends with a shorter step, torchdiffeq's dopri5 steps beyond the end "
-        "and interpolates there; their error estimates and limits of the next step differ too",
+        description="reference implementation: scipy's RK45 shortens the last step, torchdiffeq's dopri5 steps past "
+        "the end and interpolates; their error estimates and step limits also differ",
     )
 
     @property

@@ -74,9 +74,9 @@ class ExactLikelihood(Closed):
     """The program `log_likelihood`: log p(x) in nats and bits per dimension of data given as `x`, and its latent."""
 
     probe: Literal["rademacher", "gaussian"] = Field(
-        "rademacher", description="random vector along which the derivative estimates the divergence: signs, or normals"
+        "rademacher", description="random vectors for estimating the divergence: signs, or normals"
     )
-    dequantise: bool = Field(True, description="adds uniform noise of one of 256 levels to the data, as they are 8-bit")
+    dequantise: bool = Field(True, description="add uniform noise of one of 256 levels to 8-bit data")
 
     def programs_of(
         self,
@@ -141,7 +141,9 @@ class ExactLikelihood(Closed):
 class Likelihood(ExactLikelihood):
     """The same in fixed steps of the classical Runge-Kutta method."""
 
-    steps: int = Field(100, gt=0, le=100_000, description="Runge-Kutta steps, of four evaluations and derivatives each")
+    steps: int = Field(
+        100, gt=0, le=100_000, description="Runge-Kutta steps, with four evaluations and derivatives each"
+    )
 
     def programs(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, target: Parameterization

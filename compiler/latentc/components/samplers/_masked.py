@@ -112,13 +112,13 @@ class MaskedSampler(Sampler):
     steps: int = Field(gt=0, le=100_000, description="evaluations of the network")
     schedule: MaskSchedule | Fractions = Field(
         "arccos",
-        description="how the number of hidden tokens falls over the steps: arccos, cosine, cubic, linear, power_2.5, "
-        "root, square, log or exp, of which the last two depend on how many there are; or the fraction that is hidden "
-        "after each step but the last",
+        description="schedule of the number of hidden tokens over the steps: arccos, cosine, cubic, linear, "
+        "power_2.5, root, square, log or exp, the last two depending on the number of tokens; or a list of hidden "
+        "fractions after each step but the last",
     )
-    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draw only from the k most likely tokens; 0: all")
     guidance: SteppedGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
-    inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
+    inpaint: bool = Field(True, description="add a program `inpaint`, which keeps given tokens and draws the others")
 
     @abstractmethod
     def guided_progress(self) -> np.ndarray:

@@ -31,14 +31,14 @@ POINTS = 1001
 class MixtureSampler(Sampler):
     """Draws tokens from predicted mixtures."""
 
-    temperature: float = Field(1.0, ge=0, le=100, description="factor of the deviations (variance scaling)")
-    sharpness: float = Field(1.0, gt=0, le=100, description="factor of the logits of the mixtures' components")
+    temperature: float = Field(1.0, ge=0, le=100, description="factor of the standard deviations (variance scaling)")
+    sharpness: float = Field(1.0, gt=0, le=100, description="factor of the mixture component logits")
     guidance: ScheduledGuidance | None = Field(
         None,
-        description="distribution-based guidance: a scale s samples p^s q^(1 - s), p of one component told the "
-        "condition and q not; by rejection, channel by channel",
+        description="density guidance: scale s samples p^s q^(1 - s), where p is a component's density with the "
+        "condition and q without; by rejection, per channel",
     )
-    proposals: int = Field(100, gt=0, le=10_000, description="draws of the rejection sampler per token (Q)")
+    proposals: int = Field(100, gt=0, le=10_000, description="draws per token of the rejection sampler (Q)")
 
     def drawn(
         self,

@@ -26,8 +26,8 @@ class SteppedGuidance(ScheduledGuidance):
 
     schedule: Literal["constant", "linear", "cosine"] | PerStep = Field(  # type: ignore[assignment]
         "constant",
-        description="how the guidance (scale - 1) grows with the progress p: not at all, as q, or as "
-        "(1 - cos(pi q)) / 2 with q = p^power (power-cosine of MDT and DiffiT); or its factor in each step",
+        description="how scale - 1 grows with the progress p: constant, as q, or as (1 - cos(pi q)) / 2 with q = "
+        "p^power (power-cosine of MDT and DiffiT); or a list of factors, one per step",
     )
 
     def grown(self, progress: Sequence[float]) -> Array:

@@ -14,7 +14,7 @@ class Reuse(Closed):
     tokens of the set alone, which see what that step computed of the others."""
 
     after: int = Field(0, ge=0, le=100_000, description="steps over all tokens before the first set")
-    steps: int = Field(1, gt=0, le=64, description="steps of a set that reuse what its first step computed")
+    steps: int = Field(1, gt=0, le=64, description="steps per set that reuse the results of its first step")
 
     def sets(self, left: Sequence[int], most: int) -> list[tuple[int, int]]:
         """(first step, the step behind the last) of each set, of at most so many tokens unless it is a single step.

@@ -19,8 +19,7 @@ Denoise = Annotated[
     Field(
         gt=1,
         le=100_000,
-        description="ends with a step of reverse diffusion without noise, one of as many as this (the authors: 1000); "
-        "null: with the solution",
+        description="final noiseless step of reverse diffusion, as one of this many (the authors: 1000); null: none",
     ),
 ]
 

@@ -15,10 +15,12 @@ from latentc.ir.builder import Builder, Var
 class TokenSampler(Sampler):
     """Draws tokens by inverse CDF, one uniform number per token."""
 
-    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
-    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
+    temperature: float = Field(
+        1.0, ge=0, description="temperature of the logits; 0 takes the most likely token (greedy)"
+    )
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draw only from the k most likely tokens; 0: all")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
+        1.0, gt=0, le=1, description="draw from the most likely tokens that together reach this probability"
     )
 
     def pick(self, b: Builder, logits: Var, u: Var | None) -> Var:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Autoencode(Sampler):
-    """Program `reconstruct` encodes and decodes the samples that a request gives as `x`; `encode` gives their codes."""
+    """Program `reconstruct` encodes and decodes samples passed as `x`; `encode` returns their codes."""
 
     kind: Literal["autoencode"]
-    guidance: None = Field(None, description="always null: nothing is guided")
+    guidance: None = Field(None, description="always null: there is no guidance")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoencode"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -35,7 +35,7 @@ def window_problems(spec: Spec) -> Iterator[Problem]:
 
 
 class Autoregressive(TokenSampler, ScoringSampler):
-    """Draws each token from the network's distribution by inverse CDF, one uniform number per token."""
+    """Draws each token from the network's distribution by inverse CDF, from one uniform variate per token."""
 
     kind: Literal["autoregressive"]
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")

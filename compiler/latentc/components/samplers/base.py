@@ -48,29 +48,30 @@ class ArraySampler(GuidedSampler):
     # whether its solution in many steps stands for the exact one; true of one kind
     REFERENCE: ClassVar[bool] = False
 
-    steps: int = Field(50, gt=0, le=100_000, description="how often the state is updated")
+    steps: int = Field(50, gt=0, le=100_000, description="number of updates of the state")
     spacing: Annotated[Component | None, OneOf("samplers/spacings", named=True)] = Field(
-        None, description="how the steps are spread, a name or a component; null: as usual for the process and solver"
+        None, description="spacing of the steps, a name or a component; null: the default for process and solver"
     )
     timesteps: tuple[float, ...] | None = Field(
         None,
         max_length=100_000,
-        description="where the network is evaluated instead, in the process's time from noise to data (also between "
-        "the whole timesteps of a schedule); sets steps",
+        description="explicit evaluation times in the process's time, from noise to data (timesteps may be "
+        "fractional); sets steps",
     )
     guidance: GuidanceTerms = Field(
-        None, description="a term of guidance (classifier-free by default) or a list of them; null: none"
+        None, description="one guidance term (classifier-free by default) or a list of them; null: none"
     )
     annealing: ConditionAnnealing | None = Field(
-        None, description="noise on the conditions in the first steps, for more varied samples (CADS); null: none"
+        None, description="noise on the conditions in the first steps, for more diverse samples (CADS); null: none"
     )
 
     classify: Classification | None = Field(
-        None, description="compiles a program `classify` too, for `latentc classify`; null: none"
+        None, description="also compile a program `classify`, for `latentc classify`; null: none"
     )
 
     exit: EarlyExit | None = Field(
-        None, description="leaves the network by exits behind some of its blocks (DeeDiff); null: it runs as a whole"
+        None,
+        description="leave the network early through exits after some of its blocks (DeeDiff); null: run all blocks",
     )
 
     def model_post_init(self, context: Any) -> None:
@@ -309,21 +310,21 @@ class Ancestral(ArraySampler):
     }
 
     respacing: str | None = Field(
-        None, description="improved DDPM's text instead: '10', '10,20' (a count per section) or 'ddim25'; sets steps"
+        None, description="improved DDPM's notation: '10', '10,20' (a count per section) or 'ddim25'; sets steps"
     )
     clip: float | None = Field(
-        None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
+        None, gt=0, description="bound on the data estimate, in its units (1 for pixels in -1…1); null: none"
     )
     clip_quantile: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="bounds the estimated data by this quantile of its magnitudes instead, where that exceeds `clip`, "
-        "and scales it to `clip` (Imagen's dynamic thresholding: 0.995); null: none",
+        description="dynamic thresholding (Imagen): if this quantile of the data estimate's magnitudes exceeds "
+        "`clip`, clamp to it and rescale to `clip` (0.995); null: none",
     )
-    clip_per_channel: bool = Field(False, description="the quantile is of each channel, not of the whole sample")
+    clip_per_channel: bool = Field(False, description="compute the quantile per channel instead of per sample")
     clip_state: float | None = Field(
-        None, gt=0, description="bound of the state after every step, in units of the data (DiffWave: 1); null: none"
+        None, gt=0, description="bound on the state after every step, in units of the data (DiffWave: 1); null: none"
     )
 
     @property

@@ -31,38 +31,34 @@ if TYPE_CHECKING:
 
 
 class BeamSearch(Sampler):
-    """Keeps the likeliest beginnings of a text, by fairseq's rules (Ott et al. 2019, arXiv:1904.01038).
+    """Beam search by fairseq's rules (Ott et al. 2019, arXiv:1904.01038).
 
-    Of the 2 K likeliest continuations, those among the first K that end a text are done, and the first K others go on.
-    A text is found once K are done or there is no room for more; it is the one of the highest log-probability divided
-    by its number of tokens to the power `length_penalty`, the token that ends it included. The last token of a sample
-    always ends the text.
+    Of the 2 K most likely continuations, those among the first K that end a text are finished, and the first K others
+    are continued. The search ends once K texts are finished or the maximum length is reached. The result has the
+    highest log-probability divided by its number of tokens, including the end token, to the power `length_penalty`. The
+    last token of a sample always ends the text.
     """
 
     kind: Literal["beam_search"]
-    beams: int = Field(5, gt=0, le=64, description="beginnings that are kept (K)")
+    beams: int = Field(5, gt=0, le=64, description="number of beams (K)")
     length_penalty: float = Field(
         1.0,
         ge=-16,
         le=16,
-        description="power of the length that log-probabilities are divided by; above 0: for long texts",
+        description="exponent of the length by which log-probabilities are divided; above 0 favours long texts",
     )
     no_repeat: int = Field(
-        0, ge=0, le=64, description="this many tokens in a row come only once in a text; 0: as often as they like"
+        0, ge=0, le=64, description="n-grams of this length occur at most once per text; 0: no limit"
     )
-    shortest: int = Field(1, ge=0, le=1_048_576, description="tokens of a text before the one that ends it, at least")
-    ahead: int = Field(
-        0, ge=0, le=1_048_576, description="tokens before a text that count in its length, as fairseq counts its prefix"
-    )
+    shortest: int = Field(1, ge=0, le=1_048_576, description="minimum number of tokens before the end token")
+    ahead: int = Field(0, ge=0, le=1_048_576, description="prefix tokens included in a text's length, as in fairseq")
     never: tuple[Annotated[int, Field(ge=0, le=16_777_215)], ...] = Field(
         (),
         max_length=64,
-        description="tokens that are not written, as one that only fills texts up (fairseq's padding)",
+        description="tokens that are never generated, such as padding (fairseq's)",
     )
-    stops: bool = Field(
-        True, description="steps end once every text of the batch is found; false: there are always as many"
-    )
-    guidance: None = Field(None, description="not guided")
+    stops: bool = Field(True, description="stop once every text of the batch is finished; false: always run all steps")
+    guidance: None = Field(None, description="always null: there is no guidance")
     COUNTS_REPEATED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "beam_search", "beams": 2, "no_repeat": 2}
 

@@ -39,7 +39,7 @@ class StageGuidance(Closed):
 
     scale: float = Field(1.0, ge=0, description="scale where the weight is 1; 1 is no guidance. An input of the engine")
     weights: tuple[Fraction, ...] | None = Field(
-        None, max_length=16, description="share of scale - 1 in each stage; null: all of it"
+        None, max_length=16, description="fraction of scale - 1 per stage; null: all of it"
     )
 
 
@@ -51,16 +51,16 @@ class CascadeSampler(Sampler):
     """
 
     kind: Literal["cascade"]
-    steps: int = Field(30, gt=0, le=100_000, description="evaluations in each stage")
+    steps: int = Field(30, gt=0, le=100_000, description="evaluations per stage")
     steps_per_stage: tuple[Steps, ...] | None = Field(
-        None, max_length=16, description="evaluations in each stage by itself; null: `steps` in all"
+        None, max_length=16, description="evaluations of each stage individually; null: `steps` for all"
     )
-    shift: float = Field(1.0, gt=0, le=1_000, description="greater: steps are shorter near the noise of a stage")
+    shift: float = Field(1.0, gt=0, le=1_000, description="larger values shorten steps near the noise of a stage")
     guidance: StageGuidance | None = Field(None, description="classifier-free guidance; null: none")
     adaptive: Tolerances | None = Field(
         None,
-        description="integrates each stage by Dormand and Prince's method in steps that it chooses, as `dopri5`, in "
-        "place of `steps`; null: Euler's method",
+        description="integrate each stage adaptively with the Dormand–Prince method, as `dopri5`, instead of "
+        "`steps`; null: Euler's method",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cascade", "steps": 2, "guidance": {"scale": 2.0, "weights": [0, 1]}}
 

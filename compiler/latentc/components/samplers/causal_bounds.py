@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class CausalBounds(Sampler):
-    """Least and largest mean outcome under the treatment that a request names (Frauen et al. 2024, arXiv:2311.16026).
+    """Smallest and largest mean outcome under the requested treatment (Frauen et al. 2024, arXiv:2311.16026).
 
-    From latents that the networks `lower` and `upper` shift, if `propensity` says by how much. With it, the program
-    `effect` bounds the difference between treatments 1 and 0, for covariates alone.
+    Computed from latents that the networks `lower` and `upper` shift, by an amount that `propensity` determines if
+    there is one. With it, the program `effect` bounds the difference between treatments 1 and 0, given only covariates.
     """
 
     kind: Literal["causal_bounds"]
-    treatment: str = Field("treatment", description="condition that is the treatment")
+    treatment: str = Field("treatment", description="condition that represents the treatment")
     latents: int = Field(2048, gt=0, le=1_048_576, description="latents per sample (n)")
     within: Box | None = Field(
-        None, description="bounds the probability that an outcome lies within, for which the objective says so, too"
+        None, description="also bounds the probability that an outcome lies within the region, if the objective does"
     )
-    guidance: None = Field(None, description="not guided")
+    guidance: None = Field(None, description="always null: there is no guidance")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "causal_bounds", "latents": 4}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

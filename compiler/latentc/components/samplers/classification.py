@@ -37,9 +37,9 @@ class Classification(Closed):
     All classes of a sample get the same noise, which its seed decides; `latentc classify` compares them in rounds.
     """
 
-    trials: int = Field(16, gt=0, le=4_096, description="predictions per class in one run of the program (N)")
+    trials: int = Field(16, gt=0, le=4_096, description="predictions per class and run of the program (N)")
     error: Literal["noise", "prediction"] = Field(
-        "noise", description="what the squared error is of: the noise, as in the paper, or what the network predicts"
+        "noise", description="target of the squared error: the noise, as in the paper, or the network's prediction"
     )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -44,54 +44,56 @@ class ConfidentReuse(Reuse):
     temperature: float = Field(
         1.0,
         gt=0,
-        description="divides the logits that tokens are drawn anew of at progress 1; from 1 by the square root of the "
-        "progress",
+        description="temperature of the logits from which tokens are redrawn at progress 1; from 1 by the square "
+        "root of the progress",
     )
     catch_up: bool = Field(
         True,
-        description="steps for which the schedule rounds to no token draw one, and those behind them so many less; "
-        "false: the last step so many less (ReCAP's code)",
+        description="steps whose schedule rounds to no token draw one, and later steps make up for it; false: only "
+        "the last step does (ReCAP's code)",
     )
 
 
 class Confidence(MaskedSampler):
-    """Keeps the tokens with the highest log probability plus Gumbel noise (MaskGIT, arXiv:2202.04200)."""
+    """Keeps the tokens with the highest log-probability plus Gumbel noise (MaskGIT, arXiv:2202.04200)."""
 
     kind: Literal["confidence"]
     steps: int = Field(12, gt=0, le=100_000, description="evaluations of the network")
     progress: Literal["start", "end"] = Field(
         "start",
-        description="progress of step i of N: i / (N - 1), and known tokens are rounded down (Halton-MaskGIT's code); "
-        "or (i + 1) / N, and hidden tokens are rounded down (MaskGIT, MAGE and MaskBit)",
+        description="progress of step i of N: i / (N - 1), rounding known tokens down (Halton-MaskGIT's code); or (i "
+        "+ 1) / N, rounding hidden tokens down (MaskGIT, MAGE and MaskBit)",
     )
     double: bool = Field(
-        False, description="evaluates the schedule in float64 before it is rounded, as MAGE's code; else in float32"
+        False, description="evaluate the schedule in float64 before rounding, as MAGE's code; false: in float32"
     )
     guidance_progress: Literal["start", "end"] = Field(
         "start", description="with `progress: end`, guidance grows with i / N (MaskBit), or with (i + 1) / N (RCG)"
     )
-    temperature: Positive | PositivePerStep = Field(1.0, description="divides the logits; or a number for each step")
+    temperature: Positive | PositivePerStep = Field(1.0, description="temperature of the logits, or one per step")
     final_temperature: float | None = Field(
-        None, gt=0, description="temperature at progress 1, linear from `temperature` at 0; null: the same throughout"
+        None,
+        gt=0,
+        description="temperature at progress 1, interpolated linearly from `temperature` at 0; null: constant",
     )
     randomness: Annotated[float, Field(ge=0)] | PerStep = Field(
-        4.5, description="factor of the Gumbel noise at progress 0; it falls linearly to 0; or its factor in each step"
+        4.5, description="factor of the Gumbel noise at progress 0, falling linearly to 0; or one factor per step"
     )
     judged: Literal["drawn", "predicted"] = Field(
         "drawn",
-        description="logits whose log probabilities are the confidence: those that tokens are drawn of, divided by "
-        "`temperature`, or as the network predicts them (AutoNAT)",
+        description="logits used for confidence: those that tokens are drawn from, divided by `temperature`, or the "
+        "network's own (AutoNAT)",
     )
     random_steps: int = Field(
         0,
         ge=0,
         le=100_000,
-        description="first steps that keep any tokens, whatever their confidence (Halton-MaskGIT's `randomize`: 2 for "
-        "`warm_up`, all steps for `random`, both with `randomness: 0`)",
+        description="first steps that keep random tokens, regardless of confidence (Halton-MaskGIT's `randomize`: 2 "
+        "for `warm_up`, all steps for `random`, both with `randomness: 0`)",
     )
-    redraw: bool = Field(False, description="known tokens are drawn anew in every step, as by Halton-MaskGIT's code")
+    redraw: bool = Field(False, description="redraw known tokens in every step, as Halton-MaskGIT's code")
     reuse: ConfidentReuse | None = Field(
-        None, description="steps that reuse what the one before computed; null: none (ReCAP)"
+        None, description="steps that reuse results of the previous one; null: none (ReCAP)"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "confidence", "steps": 4, "guidance": {"scale": 3.0}}
 

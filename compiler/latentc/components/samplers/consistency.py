@@ -24,11 +24,11 @@ class Consistency(ArraySampler):
     arXiv:2303.01469, algorithm 1)."""
 
     kind: Literal["consistency"]
-    steps: int = Field(2, gt=0, le=100_000, description="how often the network is evaluated")
+    steps: int = Field(2, gt=0, le=100_000, description="number of network evaluations")
     subtract_least: bool = Field(
         True,
-        description="the least noise level, which ends of trajectories have already, is left out of the noise that is "
-        "added (Song et al. 2023); false: all is added (latent consistency models)",
+        description="the added noise excludes the smallest noise level, which trajectory ends already have (Song et "
+        "al. 2023); false: the full level is added (latent consistency models)",
     )
     SPACING: ClassVar[str] = "trailing"
     JUMPS: ClassVar[bool] = True

@@ -26,13 +26,13 @@ class Ddim(Ancestral):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ddim", "steps": 4, "guidance": {"scale": 2.0, "channels": 1}}
 
     kind: Literal["ddim"]
-    eta: float = Field(0.0, ge=0, le=1, description="share of DDPM's noise: 0 none (deterministic), 1 all of it")
+    eta: float = Field(0.0, ge=0, le=1, description="fraction of DDPM's noise: 0 is deterministic, 1 all of it")
 
-    final: Final = Field("zero", description="where the last step ends: at the data, or at the lowest noise level")
+    final: Final = Field("zero", description="end of the last step: the data, or the lowest noise level")
 
     noise_of_clipped: bool = Field(
         True,
-        description="with `clip`: the noise of a step follows from the clipped estimate (ADM); false: from the "
+        description="with `clip`: recompute the noise of a step from the clipped estimate (ADM); false: use the "
         "network's own (diffusers' default)",
     )
 

@@ -20,15 +20,17 @@ from latentc.ir.builder import Builder, Var
 
 
 class Ddpm(Ancestral):
-    """Ancestral sampling (Ho et al. 2020), on fewer timesteps as improved DDPM (Nichol and Dhariwal 2021)."""
+    """Ancestral sampling (Ho et al. 2020), optionally on fewer timesteps as in improved DDPM (Nichol and Dhariwal
+    2021).
+    """
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ddpm", "steps": 5, "guidance": {"scale": 2.0}}
 
     kind: Literal["ddpm"]
-    steps: int = Field(250, gt=0, le=100_000, description="timesteps of the chain")
+    steps: int = Field(250, gt=0, le=100_000, description="number of timesteps of the chain")
     variance: Variance | None = Field(
         None,
-        description="of a step: the posterior's (fixed_small), beta (fixed_large), the network's; null: the "
+        description="variance of a step: the posterior's (fixed_small), beta (fixed_large), the network's; null: the "
         "objective's",
     )
 

@@ -18,8 +18,8 @@ class Deis(Gridded):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "deis", "steps": 5, "guidance": {"scale": 2.0}}
 
     kind: Literal["deis"]
-    order: Literal[1, 2, 3, 4] = Field(3, description="of the solver: how many estimates a step uses")
-    polynomial: adams.Variable = Field("log_rho", description="in sigma / alpha (rho), or in its logarithm")
+    order: Literal[1, 2, 3, 4] = Field(3, description="order of the solver: number of estimates per step")
+    polynomial: adams.Variable = Field("log_rho", description="polynomials in sigma / alpha (rho), or in its logarithm")
 
     def table(self, target: Parameterization) -> Table:
         return adams.deis(self.grid(target), target.predicts, self.order, self.polynomial)

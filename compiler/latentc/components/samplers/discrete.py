@@ -27,19 +27,15 @@ if TYPE_CHECKING:
 
 
 class Discrete(Sampler):
-    """From all masks, draws each state from the posterior under the predicted tokens (VQ-Diffusion, Gu et al. 2022,
-    arXiv:2111.14822), by the Gumbel-max trick.
-
-    With fewer evaluations than the process has steps, they are its last and every few before it, and the posterior is
-    that of a step earlier by as many as are left out.
+    """Starts from all masks and draws each state from the posterior given the predicted tokens (VQ-Diffusion, Gu et al.
+    2022, arXiv:2111.14822), by the Gumbel-max trick. With fewer evaluations than the process has steps, it uses the
+    last step and every few before it, and the posterior skips the steps in between.
     """
 
     kind: Literal["discrete"]
-    steps: int = Field(
-        100, gt=0, le=100_000, description="evaluations of the network, if the process has as many steps"
-    )
+    steps: int = Field(100, gt=0, le=100_000, description="network evaluations, one per step of the process")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="categories outside the nucleus of this probability are not predicted"
+        1.0, gt=0, le=1, description="nucleus of the predicted distribution: drop categories beyond this probability"
     )
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "discrete", "steps": 4}

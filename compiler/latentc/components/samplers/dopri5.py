@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 
 class Dopri5(Tolerances, GuidedSampler):
-    """dx/dt of the probability flow over the process's time, in as many steps as the tolerances need: the sampler of
-    Song et al. 2021 (arXiv:2011.13456; scipy's RK45, 1e-5 both), SiT and PixelFlow (torchdiffeq's dopri5).
-
-    By default every sample has steps of its own, so that it does not depend on the others of its batch; with one
-    sample this is what the authors run. A batch ends when its last sample does. `evaluations` is a second output.
+    """Integrates the probability flow over the process's time, in as many steps as the tolerances need: the sampler of
+    Song et al. 2021 (arXiv:2011.13456; scipy's RK45, 1e-5 both), SiT and PixelFlow (torchdiffeq's dopri5). By
+    default every sample has its own steps, so that it does not depend on the rest of its batch; for a single sample
+    this equals the authors' sampler. A batch ends when its last sample does. `evaluations` is a second output.
     """
 
     kind: Literal["dopri5"]
@@ -43,13 +42,14 @@ class Dopri5(Tolerances, GuidedSampler):
         None,
         ge=0,
         lt=0.5,
-        description="time kept from the ends of a path; null: 0.001 from those where its velocity is singular, if any",
+        description="distance kept from the ends of the path; null: 0.001 from ends where the velocity is singular, "
+        "if any",
     )
     guidance: GuidanceTerms = Field(
-        None, description="a term of guidance (classifier-free by default) or a list of them; null: none"
+        None, description="one guidance term (classifier-free by default) or a list of them; null: none"
     )
     denoise: Denoise = None
-    likelihood: ExactLikelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
+    likelihood: ExactLikelihood | None = Field(None, description="add the program `log_likelihood`; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "dopri5",
         "rtol": 0.1,

@@ -27,7 +27,7 @@ class DpmSolverPp(Multistep):
     }
 
     kind: Literal["dpm_solver_pp"]
-    solver_type: SolverType = Field("midpoint", description="variant of the second order")
+    solver_type: SolverType = Field("midpoint", description="variant of the second-order solver")
 
     def table(self, target: Parameterization) -> Table:
         return dpm_solver_pp(

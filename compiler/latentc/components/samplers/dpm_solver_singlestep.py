@@ -23,8 +23,8 @@ from latentc.components.samplers.table import LINEAR, Table
 class DpmSolverSinglestep(ArraySampler):
     """DPM-Solver-fast (Lu et al. 2022, arXiv:2206.00927, section 3.4); with `predict_x0` DPM-Solver++ (2211.01095).
 
-    Steps of `order` evaluations each, the last of fewer if the number of evaluations requires it. It ends at the
-    process's last time, not at the data.
+    Each step takes `order` evaluations, the last one fewer if the total requires it. It ends at the process's last
+    time, not at the data.
     """
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "dpm_solver_singlestep", "steps": 7, "guidance": {"scale": 2.0}}
@@ -32,9 +32,11 @@ class DpmSolverSinglestep(ArraySampler):
 
     kind: Literal["dpm_solver_singlestep"]
     steps: int = Field(10, gt=0, le=100_000, description="network evaluations")
-    order: Literal[1, 2, 3] = Field(3, description="of the solver: evaluations per step")
-    predict_x0: bool = Field(True, description="DPM-Solver++ (estimates of the data); false: DPM-Solver (of the noise)")
-    eps: float = Field(1e-3, gt=0, lt=0.5, description="time kept from the ends of a path")
+    order: Literal[1, 2, 3] = Field(3, description="order of the solver: evaluations per step")
+    predict_x0: bool = Field(
+        True, description="DPM-Solver++ (predicts the data); false: DPM-Solver (predicts the noise)"
+    )
+    eps: float = Field(1e-3, gt=0, lt=0.5, description="distance kept from the ends of the path")
 
     def interval(self, target: Parameterization) -> Interval:
         process = target.process

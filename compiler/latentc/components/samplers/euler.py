@@ -11,7 +11,7 @@ from latentc.components.samplers.table import Table
 
 
 class Euler(ode.Integrator):
-    """Euler's method: a flow's velocity over time (SiT), or the noise over its level (EDM)."""
+    """Euler's method: integrates a flow's velocity over time (SiT), or the noise over its level (EDM)."""
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "euler", "steps": 4, "guidance": {"scale": 2.0}}
 

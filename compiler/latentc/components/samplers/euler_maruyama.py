@@ -8,7 +8,7 @@ from latentc.components.samplers.sde import Stochastic
 
 
 class EulerMaruyama(Stochastic):
-    """The Euler-Maruyama method: one evaluation and one noise per step."""
+    """The Euler-Maruyama method: one evaluation and one noise draw per step."""
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "euler_maruyama", "steps": 5, "guidance": {"scale": 2.0}}
 

@@ -38,10 +38,10 @@ class EarlyExit(Closed):
     after: tuple[Index, ...] | None = Field(
         None,
         max_length=100_000,
-        description="how many of its blocks each evaluation runs, from noise to data; null: all",
+        description="number of blocks each evaluation runs, from noise to data; null: all",
     )
     dynamic: bool = Field(
-        False, description="compiles the programs by which `latentc_runtime.exits` decides at run time, too"
+        False, description="also compile the programs with which `latentc_runtime.exits` decides at run time"
     )
 
     def needs(self) -> tuple[Need, ...]:

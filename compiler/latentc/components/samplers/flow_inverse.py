@@ -26,30 +26,32 @@ if TYPE_CHECKING:
 
 
 class FlowInverse(Sampler):
-    """Inverts a flow, token after token (TarFlow, Zhai et al. 2024, arXiv:2412.06329).
+    """Inverts a flow, token by token (TarFlow, Zhai et al. 2024, arXiv:2412.06329).
 
-    The network says what guidance is of: log scale and shift, u + scale (c - u), or the densities. A flow without
-    conditions can be guided too, away from the same flow with another attention temperature. Offers the program
-    `log_likelihood` beside `sample`.
+    The network determines what is guided: log scale and shift, as u + scale (c - u), or the densities. An unconditional
+    flow can also be guided, away from the same flow with another attention temperature. Also offers the program
+    `log_likelihood`.
     """
 
     kind: Literal["flow_inverse"]
     guidance: Guidance | None = Field(None, description="guidance of log scale and shift; null: none")
-    annealed: bool = Field(False, description="guidance grows from none at the first token to its scale at the last")
+    annealed: bool = Field(
+        False, description="guidance increases from none at the first token to its scale at the last"
+    )
     attention_temperature: float = Field(
         1.0,
         gt=0,
-        description="divides the attention scores of the branch that guidance leads away from, of all "
-        "attention if the network guides densities",
+        description="temperature of the attention scores in the branch that guidance moves away from, or of all "
+        "attention if density guidance is inside the network",
     )
     denoise: float = Field(
         0.0,
         ge=0,
-        description="standard deviation of the noise that one last step removes by the gradient of the log-density: "
-        "that of the training; 0: none",
+        description="standard deviation of the noise removed by a final step along the gradient of the log-density, "
+        "as in training; 0: none",
     )
     jacobi: FixedPoint | None = Field(
-        None, description="finds tokens by blocks, in Jacobi iterations (STARFlow); null: one after the other"
+        None, description="solve blocks of tokens by Jacobi iteration (STARFlow); null: token by token"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_inverse", "guidance": {"scale": 2.0}, "denoise": 0.05}
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class FlowMap(ArraySampler):
-    """Steps x - (t - r) u(x, r, t) by the average velocity u over each step from t to r, so that one may do (MeanFlow,
-    Geng et al. 2025, arXiv:2505.13447, algorithm 2)."""
+    """Steps x - (t - r) u(x, r, t) with the average velocity u over each step from t to r, so that one step can suffice
+    (MeanFlow, Geng et al. 2025, arXiv:2505.13447, algorithm 2).
+    """
 
     kind: Literal["flow_map"]
-    steps: int = Field(1, gt=0, le=100_000, description="how often the network is evaluated")
+    steps: int = Field(1, gt=0, le=100_000, description="number of network evaluations")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_map", "steps": 2}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -29,18 +29,22 @@ if TYPE_CHECKING:
 
 
 class FlowTurbo(Sampler):
-    """Heun steps, pseudo-corrector steps and refiner steps, in this order (Zhao et al. 2024, arXiv:2409.18128).
+    """Heun steps, then pseudo-corrector steps, then refiner steps (Zhao et al. 2024, arXiv:2409.18128).
 
-    A pseudo-corrector step takes the velocity at its start from the step before, so it evaluates `main` once, not
-    twice. A refiner step evaluates the small network `refiner` twice, and not `main`. All steps are equally long.
-    Under guidance of some channels both branches carry a velocity, as in the authors' code.
+    A pseudo-corrector step reuses the velocity of the previous step, so it evaluates `main` once instead of twice. A
+    refiner step evaluates only the small network `refiner`, twice. All steps have the same length. If only some
+    channels are guided, both branches carry a velocity, as in the authors' code.
     """
 
     kind: Literal["flow_turbo"]
-    heun: int = Field(1, ge=0, le=10_000, description="steps of Heun's method by `main`")
-    pseudo: int = Field(5, ge=0, le=10_000, description="steps by `main` that reuse the velocity of the step before")
-    refined: int = Field(3, ge=0, le=10_000, description="steps by the refiner")
-    refiner: str = Field("refiner", description="one of `networks`: the small one, told the velocity")
+    heun: int = Field(1, ge=0, le=10_000, description="Heun steps with `main`")
+    pseudo: int = Field(
+        5, ge=0, le=10_000, description="steps with `main` that reuse the velocity of the previous step"
+    )
+    refined: int = Field(3, ge=0, le=10_000, description="steps with the refiner")
+    refiner: str = Field(
+        "refiner", description="one of `networks`: the small one, which takes the velocity as an input"
+    )
     guidance: ScheduledGuidance | None = Field(
         None, description="classifier-free guidance of both networks; null: none"
     )

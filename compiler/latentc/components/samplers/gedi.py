@@ -39,24 +39,32 @@ class Gedi(Autoregressive):
     """
 
     kind: Literal["gedi"]  # type: ignore[assignment]
-    discriminator: str = Field("discriminator", description="network that is told the class")
-    weight: float = Field(30.0, ge=0, description="of the class's log-probability (omega); a request may give another")
-    filter: float = Field(0.8, ge=0, le=1, description="probability of the tokens that may be out (1 - rho); 0: none")
-    target: float = Field(0.8, gt=0, le=1, description="class probability of tokens that stay in any case (tau)")
+    discriminator: str = Field("discriminator", description="network that takes the class")
+    weight: float = Field(
+        30.0, ge=0, description="exponent of the class's probability (omega); requests may override it"
+    )
+    filter: float = Field(
+        0.8, ge=0, le=1, description="total probability of the tokens that may be filtered out (1 - rho); 0: none"
+    )
+    target: float = Field(
+        0.8, gt=0, le=1, description="class probability above which a token is never filtered out (tau)"
+    )
     repetition_penalty: float = Field(
         1.0,
         ge=1,
-        description="logits are divided by it once for every time that their token came before; 1: they are not",
+        description="repetition penalty: logits are divided by it once per previous occurrence of their token; 1: none",
     )
     penalty_scale: float = Field(
         10.0,
         ge=0,
-        description="largest logit, before that penalty and after it; 0: logits are multiplied by it instead",
+        description="largest logit, before and after that penalty; 0: logits are multiplied by the penalty instead",
     )
-    penalize_prompt: bool = Field(True, description="tokens of the prompt came before, too")
-    bias: float = Field(0.0, description="added to the score of the class, before the other's is compared with it")
-    guidance: None = Field(None, description="the discriminator guides instead")  # type: ignore[assignment]
-    temperature: float = Field(0.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
+    penalize_prompt: bool = Field(True, description="tokens of the prompt count as previous occurrences")
+    bias: float = Field(0.0, description="bias added to the score of the class before it is compared with the other's")
+    guidance: None = Field(None, description="always null: the discriminator guides instead")  # type: ignore[assignment]
+    temperature: float = Field(
+        0.0, ge=0, description="temperature of the logits; 0 takes the most likely token (greedy)"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gedi", "weight": 3.0, "repetition_penalty": 1.2}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -21,22 +21,19 @@ if TYPE_CHECKING:
 
 
 class Halton(MaskedSampler):
-    """Reveals tokens spread evenly over the grid.
-
-    After Besnier et al. 2025 (arXiv:2503.17076).
-    """
+    """Reveals tokens in an order that spreads them evenly over the grid (Besnier et al. 2025, arXiv:2503.17076)."""
 
     kind: Literal["halton"]
     steps: int = Field(32, gt=0, le=100_000, description="evaluations of the network")
     sharpness: tuple[float, float] = Field(
-        (1.0, 1.0), description="factor of the logits in the first and in the last step, linear between them"
+        (1.0, 1.0), description="factor of the logits at the first and last step, interpolated linearly"
     )
-    warmup: int = Field(0, ge=0, le=100_000, description="steps at the start whose sharpness is halved")
-    rotate: bool = Field(True, description="each sample starts at a random place of the sequence")
+    warmup: int = Field(0, ge=0, le=100_000, description="initial steps with half the sharpness")
+    rotate: bool = Field(True, description="each sample starts at a random position of the sequence")
     redraw: bool = Field(
         True,
-        description="revealed tokens are drawn anew in every step; false: once, as the authors' code does since its "
-        "models of 2025",
+        description="redraw revealed tokens in every step; false: draw them once, as the authors' code does since "
+        "its models of 2025",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "halton", "steps": 4, "guidance": {"scale": 3.0}}
 

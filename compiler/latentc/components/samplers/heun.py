@@ -24,12 +24,12 @@ class Heun(ode.Integrator):
 
     kind: Literal["heun"]
     last: Literal["heun", "euler"] = Field(
-        "heun", description="the last step over a path's time: Heun's, or Euler's, which saves an evaluation (REPA)"
+        "heun", description="last step over a path's time: Heun, or Euler, which saves an evaluation (REPA)"
     )
 
     guided: Literal["evaluations", "steps"] = Field(
         "evaluations",
-        description="where guidance acts: by the progress of each evaluation, or of both as of the step's start (REPA)",
+        description="progress used for guidance: that of each evaluation, or of the step's start for both (REPA)",
     )
 
     @classmethod

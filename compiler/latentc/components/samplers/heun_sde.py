@@ -8,7 +8,7 @@ from latentc.components.samplers.sde import Stochastic
 
 
 class HeunSde(Stochastic):
-    """SiT's stochastic Heun: the noise first, then the trapezoid of the drift; two evaluations per step."""
+    """SiT's stochastic Heun: first the noise, then the trapezoid rule for the drift; two evaluations per step."""
 
     HEUN: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "heun_sde", "steps": 4, "last": "tweedie"}

@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 
 class Infill(Sampler):
-    """Hides a share of the tokens of a given text, and draws them anew (Kumar et al. 2020, arXiv:2003.02245).
+    """Hides a share of the tokens of a given text and draws them anew (Kumar et al. 2020, arXiv:2003.02245).
 
-    A request gives the text as `text`; masks that it holds are filled in, too.
+    Requests pass the text as `text`; masks in it are also filled in.
     """
 
     kind: Literal["infill"]
     share: float = Field(
-        1 / 7, ge=0, le=1, description="share of the tokens that is hidden, rounded, at least one; 0: only given masks"
+        1 / 7, ge=0, le=1, description="fraction of hidden tokens, rounded, at least one; 0: masks are always given"
     )
     again: bool = Field(
         False,
         description="places are drawn one by one, also again, that of the token that ends a text among them, and their "
         "number is rounded down (the authors' code)",
     )
-    temperature: float = Field(1.0, gt=0, description="divides the logits")
-    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
+    temperature: float = Field(1.0, gt=0, description="temperature of the logits")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draw only from the k most likely tokens; 0: all")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
+        1.0, gt=0, le=1, description="draw from the most likely tokens that together reach this probability"
     )
-    guidance: None = Field(None, description="not guided")
+    guidance: None = Field(None, description="always null: there is no guidance")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "infill", "top_k": 8}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -45,29 +45,29 @@ class TokenReuse(Reuse):
     evaluate the tokens of the set alone, which see what that step computed of the others.
     """
 
-    condition: bool = Field(True, description="tokens that hold the condition are reused, too")
+    condition: bool = Field(True, description="also reuse the tokens that hold the condition")
     diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm, Euler))] | None = Field(
-        None, description="how `head` denoises a token in these steps; null: as in the others"
+        None, description="sampler of `head` in these steps; null: as in the others"
     )
 
 
 class MaskedAutoregressive(Sampler):
-    """In each step network `main` sees the tokens made so far, and `head` denoises the next ones (arXiv:2406.11838)."""
+    """In each step, `main` sees the tokens so far and `head` denoises the next ones (arXiv:2406.11838)."""
 
     kind: Literal["masked_autoregressive"]
-    steps: int = Field(64, gt=0, le=100_000, description="sets of tokens, one evaluation of `main` each")
-    schedule: Schedule = Field("cosine", description="how the number of hidden tokens falls over the steps")
+    steps: int = Field(64, gt=0, le=100_000, description="sets of tokens, with one evaluation of `main` each")
+    schedule: Schedule = Field("cosine", description="schedule of the number of hidden tokens over the steps")
     diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm, Euler))] = Field(
-        Ddpm(kind="ddpm", steps=100, respacing="100"), description="how `head` denoises a token"
+        Ddpm(kind="ddpm", steps=100, respacing="100"), description="sampler with which `head` denoises a token"
     )
     temperature: float = Field(1.0, ge=0, description="factor of the noise in the steps of `diffusion`")
     guidance: ScheduledGuidance | None = Field(
-        None, description="classifier-free guidance of `head`; its progress is the known fraction of the tokens"
+        None, description="classifier-free guidance of `head`; its progress is the fraction of known tokens"
     )
     reuse: TokenReuse | None = Field(
-        None, description="steps that reuse what the one before computed; null: none (ReCAP)"
+        None, description="steps that reuse results of the previous one; null: none (ReCAP)"
     )
-    inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
+    inpaint: bool = Field(True, description="add a program `inpaint`, which keeps given tokens and draws the others")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_autoregressive",
         "steps": 3,

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
 
 class MixtureAutoregressive(MixtureSampler):
-    """Draws each token from its mixture given those before it (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
+    """Draws each token from its mixture given the previous ones (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
 
-    With beams, each draws one first token, then `fans` tokens in every step, of which those of the likeliest beginnings
-    go on; the likeliest is the sample. (The authors' code chooses once more, by a token behind the last.)
+    With beams, each beam draws one first token, then `fans` tokens in every step, of which those with the most likely
+    prefixes continue; the most likely sequence is the sample. (The authors' code chooses once more, by a token after
+    the last.)
     """
 
     kind: Literal["mixture_autoregressive"]
-    beams: int = Field(1, gt=0, le=64, description="beginnings that are kept (K)")
-    fans: int = Field(1, gt=0, le=256, description="tokens that each of them draws (F)")
+    beams: int = Field(1, gt=0, le=64, description="number of beams (K)")
+    fans: int = Field(1, gt=0, le=256, description="tokens drawn per evaluation (F)")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "mixture_autoregressive",
         "temperature": 0.95,

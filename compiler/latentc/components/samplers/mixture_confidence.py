@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class MixtureConfidence(MixtureSampler):
-    """Draws all hidden tokens, and keeps those of the highest density (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
+    """Draws all hidden tokens and keeps those with the highest density (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
 
-    Gumbel noise is added to the log-density, less from step to step, and none in the last.
+    Gumbel noise is added to the log-density, decreasing over the steps to none in the last.
     """
 
     kind: Literal["mixture_confidence"]
     steps: int = Field(16, gt=0, le=100_000, description="evaluations of the network (N)")
-    schedule: Schedule = Field("cosine", description="how the number of hidden tokens falls over the steps")
+    schedule: Schedule = Field("cosine", description="schedule of the number of hidden tokens over the steps")
     randomness: float = Field(35.0, ge=0, description="factor of the Gumbel noise before the first step")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_confidence", "steps": 3, "proposals": 8}
 

@@ -25,10 +25,10 @@ class Gridded(ArraySampler):
     SPACING: ClassVar[str] = "linspace"
     BEYOND: ClassVar[bool] = True
 
-    steps: int = Field(20, gt=0, le=100_000, description="steps, each one network evaluation")
-    final: Final = Field("zero", description="where the last step ends: at the data, or at the lowest noise level")
+    steps: int = Field(20, gt=0, le=100_000, description="number of steps, with one network evaluation each")
+    final: Final = Field("zero", description="end of the last step: the data, or the lowest noise level")
     eps: float = Field(
-        1e-3, gt=0, lt=0.5, description="time kept from a path's noise end (and with sigma_min, from the data)"
+        1e-3, gt=0, lt=0.5, description="distance kept from a path's noise end (and with sigma_min, from the data)"
     )
 
     def interval(self, target: Parameterization) -> Interval:
@@ -42,10 +42,10 @@ class Gridded(ArraySampler):
 class Multistep(Gridded):
     """A `Gridded` sampler in log signal-to-noise."""
 
-    order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")
-    lower_order_final: bool = Field(True, description="end with steps of lower order, which is steadier")
+    order: Literal[1, 2, 3] = Field(2, description="order of the solver: number of estimates per step")
+    lower_order_final: bool = Field(True, description="use lower order for the last steps, for stability")
     clip: float | None = Field(
-        None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
+        None, gt=0, description="bound on the data estimate, in its units (1 for pixels in -1…1); null: none"
     )
 
     @classmethod

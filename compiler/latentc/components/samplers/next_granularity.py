@@ -34,24 +34,24 @@ SHIFTS = (256, 0.5), (4096, 1.15)
 
 
 class NextGranularitySampler(Sampler):
-    """Draws clusters and codes in turns (NVG, Wang et al. 2025, arXiv:2508.12811, algorithm 2 and section A.6).
+    """Alternately draws clusters and codes (NVG, Wang et al. 2025, arXiv:2508.12811, algorithm 2 and section A.6).
 
-    At stages 1 to K - 1 Euler's method makes a structure embedding of noise, the channels of earlier stages kept; the
-    half of each cluster with the largest values of the stage's channel is split off, or one drawn with these as
-    unnormalised probabilities. The last split is arbitrary. Then the codes of the clusters are drawn. The progress of
-    the guidance is k / K at stage k, that of a structure's guidance that of the stage before.
+    At stages 1 to K - 1, Euler's method generates a structure embedding from noise, keeping the channels of earlier
+    stages; each cluster is split into the half with the largest values in the stage's channel, or a half drawn with
+    these as unnormalised probabilities, and the rest. The last split is arbitrary. Then the codes of the clusters are
+    drawn. The progress of the guidance is k / K at stage k; a structure's guidance uses that of the previous stage.
     """
 
     kind: Literal["next_granularity"]
     structure_steps: int = Field(25, gt=0, le=100_000, description="evaluations per structure")
-    top_p: float = Field(
-        0.5, gt=0, le=1, description="nucleus of the codes at the last stage; at the first all are in it"
-    )
+    top_p: float = Field(0.5, gt=0, le=1, description="nucleus of the codes at the last stage; at the first, all codes")
     random_splits: bool = Field(
-        False, description="halves are drawn with Gumbel noise (`use_gumbel_topk` of the authors); false: the largest"
+        False, description="draw halves with Gumbel noise (`use_gumbel_topk` of the authors); false: take the largest"
     )
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the codes; null: none")
-    structure_guidance: ScheduledGuidance | None = Field(None, description="the same of the structure; null: none")
+    structure_guidance: ScheduledGuidance | None = Field(
+        None, description="classifier-free guidance of the structure; null: none"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "next_granularity",
         "structure_steps": 2,

@@ -34,9 +34,9 @@ HARDENING, HARDEST = 0.27, 0.005
 
 
 class NextScaleSampler(TokenSampler):
-    """Draws the tokens of one scale after the other (VAR, Tian et al. 2024, arXiv:2404.02905).
+    """Draws the tokens of one scale after another (VAR, Tian et al. 2024, arXiv:2404.02905).
 
-    The progress of the guidance is k / (K - 1) at scale k, so that `linear` does not guide the first; caches of both
+    The progress of the guidance is k / (K - 1) at scale k, so `linear` does not guide the first; the caches of both
     branches grow from there.
     """
 
@@ -44,8 +44,8 @@ class NextScaleSampler(TokenSampler):
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     smooth: bool = Field(
         False,
-        description="scales are latents of mixtures of codes, by a Gumbel softmax that hardens from scale to scale, in "
-        "place of single tokens (`more_smooth` of the authors' code, which figures were made with, not metrics)",
+        description="use mixtures of codes from a Gumbel softmax, which sharpens from scale to scale, instead of "
+        "single tokens (`more_smooth` of the authors' code, used there for figures but not for metrics)",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "next_scale",

@@ -32,9 +32,9 @@ Scaling = Literal["none", "vp"]
 class Churn(Closed):
     """Noise that is added before a step (EDM, Karras et al. 2022, algorithm 2)."""
 
-    amount: float = Field(40.0, ge=0, description="S_churn: how much over all steps")
-    min: float = Field(0.0, ge=0, description="S_min: least noise level at which it is added")
-    max: float | None = Field(None, gt=0, description="S_max: greatest such level; null: no bound")
+    amount: float = Field(40.0, ge=0, description="S_churn: total amount over all steps")
+    min: float = Field(0.0, ge=0, description="S_min: smallest noise level at which noise is added")
+    max: float | None = Field(None, gt=0, description="S_max: largest such level; null: no bound")
     noise: float = Field(1.0, gt=0, description="S_noise: standard deviation of the noise")
 
 
@@ -55,7 +55,8 @@ class Integrator(ArraySampler):
         None,
         ge=0,
         lt=0.5,
-        description="time kept from the ends of a path; null: 0.001 from those where its velocity is singular, if any",
+        description="distance kept from the ends of the path; null: 0.001 from ends where the velocity is singular, "
+        "if any",
     )
 
     def variable(self, target: Parameterization) -> Variable:

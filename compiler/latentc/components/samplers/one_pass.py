@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 class OnePass(Sampler):
     """Runs a generator once, on normal noise that may be truncated (BigGAN, section 3.1).
 
-    Truncation t draws from the normal distribution between -t and t, as drawing again whatever is beyond does; here it
-    is the inverse of its cumulative distribution at one uniform number each. Smaller t: better samples, less varied.
+    Truncation t restricts the normal distribution to [-t, t], equivalent to redrawing values outside; it is computed as
+    the inverse CDF of one uniform variate each. Smaller t gives better but less diverse samples.
     """
 
     kind: Literal["one_pass"]
     truncation: float | None = Field(
-        None, gt=0, description="default bound of the noise's magnitude; null: none. A request may give another"
+        None, gt=0, description="default bound on the noise's magnitude; null: none. Requests may override it"
     )
-    guidance: None = Field(None, description="a generator is not guided; `truncation` trades variety for quality")
+    guidance: None = Field(
+        None, description="always null: generators are not guided; `truncation` trades diversity for quality"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "one_pass", "truncation": 0.5}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -32,25 +32,28 @@ if TYPE_CHECKING:
 class ParallelDecoding(TokenSampler):
     """Draws groups of tokens in an order of positions (LPD, Zhang et al. 2025, arXiv:2507.01957).
 
-    The progress of the guidance is the place in the order over T.
+    The progress of the guidance is the place in the order divided by T.
     """
 
     kind: Literal["parallel_decoding"]
-    steps: int = Field(20, gt=0, le=100_000, description="groups, whose sizes grow as a cosine falls")
+    steps: int = Field(20, gt=0, le=100_000, description="number of groups, whose sizes follow a cosine")
     groups: tuple[Steps, ...] | None = Field(
-        None, min_length=1, max_length=100_000, description="sizes of the groups instead of `steps`"
+        None, min_length=1, max_length=100_000, description="group sizes, instead of `steps`"
     )
     order: Literal["local", "random", "raster"] = Field(
         "local",
-        description="positions in a locality-aware order, in one drawn for each sample, or row by row",
+        description="order of positions: locality-aware, random per sample, or row by row",
     )
-    orders: int = Field(64, gt=0, le=65_536, description="locality-aware orders, of which each sample takes one")
-    orders_seed: int = Field(0, ge=0, le=4_294_967_295, description="seed that these orders are drawn with")
+    orders: int = Field(64, gt=0, le=65_536, description="number of locality-aware orders, one drawn per sample")
+    orders_seed: int = Field(0, ge=0, le=4_294_967_295, description="seed with which these orders are drawn")
     proximity: float = Field(
-        1.0, ge=0, le=64, description="least sum of 1 / distance to known neighbours of a position that is taken first"
+        1.0, ge=0, le=64, description="minimum sum of 1 / distance to known neighbours for a position to be taken first"
     )
     repulsion: float = Field(
-        1.0, ge=0, le=1_024, description="rows and columns within which such positions exclude each other in a group"
+        1.0,
+        ge=0,
+        le=1_024,
+        description="distance in rows and columns within which these positions exclude each other in a group",
     )
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {

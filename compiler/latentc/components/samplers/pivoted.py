@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 
 
 class Pivoted(Sampler):
-    """Draws pivots as MAR does, then dense tokens in a few steps (Hi-MAR, Zheng et al. 2025, ICML).
+    """Draws pivots as in MAR, then dense tokens in a few steps (Hi-MAR, Zheng et al. 2025, ICML).
 
-    A step of the dense phase denoises all tokens together, and replaces those that are still hidden.
+    Each dense step denoises all tokens jointly and replaces those that are still hidden.
     """
 
     kind: Literal["pivoted"]
     pivots: Annotated[Sampler, OneOf("samplers", base=MaskedAutoregressive)] = Field(
-        MaskedAutoregressive(kind="masked_autoregressive", steps=32), description="how the pivots are drawn"
+        MaskedAutoregressive(kind="masked_autoregressive", steps=32), description="sampler of the pivots"
     )
     steps: int = Field(4, gt=0, le=100_000, description="evaluations of `main` for the dense tokens (M)")
-    schedule: Schedule = Field("cosine", description="how the number of hidden dense tokens falls over the steps")
+    schedule: Schedule = Field("cosine", description="schedule of the number of hidden dense tokens over the steps")
     diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm))] = Field(
         Ddpm(kind="ddpm", steps=250, respacing="250", variance="fixed_large"),
-        description="how `head` denoises the dense tokens",
+        description="sampler with which `head` denoises the dense tokens",
     )
     temperature: float = Field(1.0, ge=0, description="factor of the noise in the steps of `diffusion`")
     guidance: ScheduledGuidance | None = Field(
-        None, description="classifier-free guidance of `head`; its progress is the known fraction of the dense tokens"
+        None, description="classifier-free guidance of `head`; its progress is the fraction of known dense tokens"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "pivoted",

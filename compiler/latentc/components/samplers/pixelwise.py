@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Pixelwise(Sampler):
-    """Draws each pixel from its distribution given those before it. Offers `log_likelihood` beside `sample`."""
+    """Draws each pixel from its distribution given the previous ones. Also offers `log_likelihood`."""
 
     kind: Literal["pixelwise"]
-    guidance: None = Field(None, description="distributions of pixels are not guided")
+    guidance: None = Field(None, description="always null: pixel distributions are not guided")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "pixelwise"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -24,19 +24,21 @@ if TYPE_CHECKING:
 
 
 class ProbabilityFlow(ArraySampler):
-    """dx/dt of the probability flow over the process's time, by a Runge-Kutta method in fixed steps.
+    """Integrates the probability flow over the process's time, with a Runge-Kutta method in fixed steps.
 
-    Song et al. 2021 (arXiv:2011.13456) use that of Dormand and Prince with steps that an error estimate chooses; given
-    as `timesteps`, the same steps have the same result.
+    Song et al. 2021 (arXiv:2011.13456) use the Dormand-Prince method with adaptive steps; the same steps given as
+    `timesteps` have the same result.
     """
 
     kind: Literal["probability_flow"]
-    steps: int = Field(50, gt=0, le=100_000, description="steps of the integrator")
+    steps: int = Field(50, gt=0, le=100_000, description="number of integrator steps")
     method: Literal["rk4", "dopri5"] = Field(
-        "rk4", description="the classical method, 4 evaluations per step, or Dormand and Prince's of order 5, 6 of them"
+        "rk4",
+        description="the classical fourth-order method, 4 evaluations per step, or Dormand–Prince of order 5, 6 "
+        "per step",
     )
     denoise: Denoise = None
-    likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
+    likelihood: Likelihood | None = Field(None, description="add the program `log_likelihood`; null: none")
     PROGRAMS: ClassVar[tuple[str, ...]] = (*ArraySampler.PROGRAMS, "likelihood")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "probability_flow",

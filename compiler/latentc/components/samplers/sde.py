@@ -31,19 +31,22 @@ class Stochastic(ArraySampler):
     HEUN: ClassVar[bool] = False
 
     steps: int = Field(
-        250, gt=1, le=100_000, description="updates, the last one (which takes no noise) included: SiT's num_steps"
+        250, gt=1, le=100_000, description="number of updates, including the last, noiseless one: SiT's num_steps"
     )
-    diffusion: Form = Field("sigma", description="how much noise when: SiT's diffusion form")
+    diffusion: Form = Field("sigma", description="noise level over time: SiT's diffusion form")
     norm: float = Field(1.0, gt=0, description="scale of the diffusion")
     last: LastStep = Field(
         "mean",
-        description="the update without noise: by the drift (mean), the velocity (euler), to the expected "
-        "data (tweedie), or none",
+        description="noiseless last update: along the drift (mean), along the velocity (euler), to the expected data "
+        "(tweedie), or none",
     )
     last_size: float = Field(
-        0.04, gt=0, lt=1, description="time the last update bridges; with timesteps, from the last of them to the data"
+        0.04,
+        gt=0,
+        lt=1,
+        description="time bridged by the last update; with timesteps, from the last of them to the data",
     )
-    eps: float = Field(1e-3, ge=0, lt=0.5, description="time kept from the ends if the drift is singular there")
+    eps: float = Field(1e-3, ge=0, lt=0.5, description="distance kept from the ends if the drift is singular there")
 
     def table(self, target: Parameterization) -> Table:
         interval, process, size = self.interval(target), target.process, self.last_size

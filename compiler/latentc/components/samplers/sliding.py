@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Sliding(TokenSampler):
-    """Draws each token, row by row, from a window with it in the middle (Esser et al. 2021, arXiv:2012.09841)."""
+    """Draws each token, row by row, from a window centred on it (Esser et al. 2021, arXiv:2012.09841)."""
 
     kind: Literal["sliding"]
-    temperature: float = Field(1.0, gt=0, description="divides the logits")
-    guidance: None = Field(None, description="always null: nothing is guided")
+    temperature: float = Field(1.0, gt=0, description="temperature of the logits")
+    guidance: None = Field(None, description="always null: there is no guidance")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sliding", "top_k": 8}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -27,18 +27,15 @@ if TYPE_CHECKING:
 
 
 class Staged(Sampler):
-    """Diffusion on diffusion (DoD, Yue et al. 2024, arXiv:2410.08531): every stage but the first is told what the
-    encoder of a condition sees in the sample of the stage before, and draws a sample from noise of its own.
-
-    The first stage leaves that condition out, so that training has to drop it now and then.
+    """Diffusion on diffusion (DoD, Yue et al. 2024, arXiv:2410.08531): every stage but the first is conditioned on an
+    encoding of the previous stage's sample, and draws a sample from new noise. The first stage leaves that condition
+    out, so training must sometimes drop it.
     """
 
     kind: Literal["staged"]
-    stages: int = Field(2, gt=0, le=64, description="how often the sampler runs (S)")
-    condition: str = Field(description="the condition that is encoded from the sample of the stage before")
-    sampler: Annotated[ArraySampler, OneOf("samplers", base=ArraySampler)] = Field(
-        description="the sampler of every stage"
-    )
+    stages: int = Field(2, gt=0, le=64, description="number of sampler runs (S)")
+    condition: str = Field(description="condition that is encoded from the previous stage's sample")
+    sampler: Annotated[ArraySampler, OneOf("samplers", base=ArraySampler)] = Field(description="sampler of every stage")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "staged",
         "condition": "visual",

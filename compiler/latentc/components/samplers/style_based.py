@@ -20,20 +20,22 @@ if TYPE_CHECKING:
 
 
 class StyleBased(Sampler):
-    """Runs a style-based generator once: w_avg + psi (w - w_avg) is the style (StyleGAN, Karras et al. 2019, App. B).
+    """Runs a style-based generator once, with the style w_avg + psi (w - w_avg) (StyleGAN, Karras et al. 2019, App.
 
-    A smaller psi gives better samples with less variety; it is a setting of requests.
+    B). A smaller psi gives better but less diverse samples; it is a request setting.
     """
 
     kind: Literal["style_based"]
-    psi: float = Field(1.0, description="default truncation psi; 1: styles as they are, 0: the average style")
+    psi: float = Field(1.0, description="default truncation psi; 1: unchanged styles, 0: the average style")
     cutoff: int | None = Field(
         None, gt=0, le=64, description="number of leading layers whose style is truncated; null: all"
     )
     noise: Literal["random", "const", "none"] = Field(
-        "random", description="noise images: drawn for each sample, the generator's own, or zeros"
+        "random", description="noise images: random per sample, the generator's own, or zeros"
     )
-    guidance: None = Field(None, description="a generator is not guided; `psi` trades variety for quality")
+    guidance: None = Field(
+        None, description="always null: generators are not guided; `psi` trades diversity for quality"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "style_based", "psi": 0.7}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -21,7 +21,7 @@ BFunction = Literal["bh1", "bh2"]
 
 
 class Unipc(Multistep):
-    """UniPC multistep, a predictor with a corrector that costs no evaluation (Zhao et al. 2023)."""
+    """UniPC multistep: a predictor and a corrector that needs no extra evaluation (Zhao et al. 2023)."""
 
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "unipc",

@@ -28,18 +28,18 @@ class Description(Closed):
     """What a network of features takes and gives; a YAML file of these keys describes one of the user's own."""
 
     file: str | None = Field(None, description="the network, relative to the description: TorchScript (.pt) or .onnx")
-    title: str | None = Field(None, description="what it is, for tables")
-    resize: Side | None = Field(None, description="side to which pictures are resized; null: as they are")
-    crop: Side | None = Field(None, description="side of the middle square that the network sees; null: all")
-    filter: Literal["bicubic", "bilinear"] = Field("bicubic", description="of Pillow's resizing, antialiased")
-    channels: Literal[1, 3] = Field(3, description="grey, or RGB")
-    range: tuple[float, float] = Field((0.0, 1.0), description="what black and white become before mean and std")
-    mean: tuple[float, ...] = Field((0.0,), description="subtracted, per channel or one for all")
-    std: tuple[float, ...] = Field((1.0,), description="divisor after that, per channel or one for all")
-    features: Output = Field(0, description="number or name (ONNX) of the output that holds the features")
-    logits: Output | None = Field(None, description="the output that holds logits; null: none")
-    classifies: bool = Field(False, description="the logits are of the data's classes, in their order")
-    frechet: str = Field("fd", description="name of the Fréchet distance between these features")
+    title: str | None = Field(None, description="display name")
+    resize: Side | None = Field(None, description="side to which images are resized; null: not resized")
+    crop: Side | None = Field(None, description="side of the centre crop that the network sees; null: no crop")
+    filter: Literal["bicubic", "bilinear"] = Field("bicubic", description="filter of Pillow's resizing, antialiased")
+    channels: Literal[1, 3] = Field(3, description="greyscale or RGB")
+    range: tuple[float, float] = Field((0.0, 1.0), description="values of black and white before mean and std")
+    mean: tuple[float, ...] = Field((0.0,), description="mean to subtract, per channel or one for all")
+    std: tuple[float, ...] = Field((1.0,), description="standard deviation to divide by, per channel or one for all")
+    features: Output = Field(0, description="index or name (ONNX) of the output with the features")
+    logits: Output | None = Field(None, description="index or name of the output with the logits; null: none")
+    classifies: bool = Field(False, description="the logits are for the data's classes, in their order")
+    frechet: str = Field("fd", description="name of the Fréchet distance of these features")
 
 
 def read_description(file: Path) -> Description:

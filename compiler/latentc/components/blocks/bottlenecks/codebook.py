@@ -23,33 +23,38 @@ LEAST = 1e-5
 
 
 class Codebook(SelectedRows):
-    """Each position of the latents becomes the nearest row of a codebook (van den Oord et al. 2017, arXiv:1711.00937).
+    """Replaces each latent vector by the nearest codebook row (van den Oord et al. 2017, arXiv:1711.00937).
 
-    The penalty pulls the row to the encoder's output by `pull`, and the output to the row by `commitment`.
+    The penalty moves the row towards the encoder's output, weighted by `pull`, and the output towards the row, weighted
+    by `commitment`.
     """
 
     kind: Literal["codebook"]
     size: int = Field(gt=1, le=16_777_216, description="rows of the codebook: number of different tokens")
     normalize: bool = Field(
-        False, description="compare directions: rows and latents have length 1 (Yu et al. 2021, arXiv:2110.04627)"
+        False,
+        description="compare directions: rows and latents are normalised to length 1 (Yu et al. 2021, "
+        "arXiv:2110.04627)",
     )
-    pull: float = Field(1.0, ge=0, description="weight of the pull on rows")
-    commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
+    pull: float = Field(1.0, ge=0, description="weight of the loss that moves rows towards the encoder's output")
+    commitment: float = Field(
+        0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards rows"
+    )
     temperature: float | None = Field(
         None,
         gt=0,
         le=1_024,
-        description="training draws rows from the softmax of cosines over this, instead of the nearest (Wang et al. "
-        "2024, arXiv:2410.21264); for `normalize`. null: the nearest",
+        description="temperature: training draws rows from the softmax of cosines divided by this, instead of taking "
+        "the nearest (Wang et al. 2024, arXiv:2410.21264); for `normalize`. null: the nearest",
     )
     entropy: float = Field(
         0.0,
         ge=0,
-        description="weight of the mean entropy of each position's distribution over rows, less that of their mean "
-        "(Chang et al. 2022, arXiv:2202.04200)",
+        description="weight of the entropy loss: mean entropy of each position's distribution over rows, minus the "
+        "entropy of the mean distribution (Chang et al. 2022, arXiv:2202.04200)",
     )
     entropy_temperature: float = Field(
-        0.01, gt=0, description="divides the negative squared distances whose softmax that distribution is"
+        0.01, gt=0, description="temperature of that distribution, the softmax of negative squared distances"
     )
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "codebook", "size": 16, "channels": 4}

@@ -16,21 +16,22 @@ LOW, HIGH = -30.0, 20.0
 
 
 class Gaussian(Bottleneck):
-    """The encoder gives mean and log-variance of the latents (Kingma and Welling 2013, arXiv:1312.6114).
+    """The encoder outputs mean and log-variance of the latents (Kingma and Welling 2013, arXiv:1312.6114).
 
     The penalty is the KL divergence to a standard normal, in nats per sample.
     """
 
     kind: Literal["gaussian"]
     variational: bool = Field(
-        True, description="false: the encoder gives the latents themselves, which are not drawn and cost nothing"
+        True,
+        description="false: deterministic latents: the encoder outputs them directly, without sampling or KL penalty",
     )
     added_noise: float = Field(
         0.0,
         ge=0,
         le=1_000,
-        description="deviation of further noise that training adds to the latents, so that the decoder learns to "
-        "remove it (STARFlow)",
+        description="standard deviation of noise added to the latents in training, which the decoder learns to "
+        "remove (STARFlow)",
     )
     ANY_RANK: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gaussian", "channels": 4}

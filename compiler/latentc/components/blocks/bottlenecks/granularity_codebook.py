@@ -23,27 +23,31 @@ if TYPE_CHECKING:
 class GranularityCodebook(Bottleneck):
     """Multi-granularity quantisation (NVG, Wang et al. 2025, arXiv:2508.12811, section 2.1).
 
-    The L = `side`^2 positions are clustered by their latents, two by two, up to one cluster; each stage's clusters,
-    from one to L, take the codes nearest to the mean of what the stages before left over. The tokens of a sample are
-    the 2 L - 1 codes of all stages, then the L labels of the last. The penalty is that of a `multi_scale_codebook`.
+    The L = `side`^2 positions are clustered by their latents, pairwise, down to one cluster. In each stage, from one
+    cluster to L, every cluster gets the code nearest to the mean residual of the previous stages. The tokens of a
+    sample are the 2 L - 1 codes of all stages, then the L labels of the last. The penalty is that of a
+    `multi_scale_codebook`.
     """
 
     kind: Literal["granularity_codebook"]
-    size: int = Field(gt=1, le=16_777_216, description="rows of the codebook, which all stages share")
+    size: int = Field(gt=1, le=16_777_216, description="rows of the codebook shared by all stages")
     side: int = Field(gt=1, le=256, description="side of the square of latents, a power of 2")
-    normalize: bool = Field(False, description="codes are compared by direction alone")
-    commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
+    normalize: bool = Field(False, description="codes are compared by direction only")
+    commitment: float = Field(
+        0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards rows"
+    )
     convolutions: int = Field(
-        4, ge=0, le=64, description="smoothing convolutions, shared by neighbouring stages; 0: one per stage"
+        4, ge=0, le=64, description="number of smoothing convolutions, shared by neighbouring stages; 0: one per stage"
     )
     share: float = Field(
-        0.5, ge=0, le=1, description="factor of the convolution that is added to what a stage adds; 0: none"
+        0.5, ge=0, le=1, description="weight of the convolution added to each stage's contribution; 0: none"
     )
     warmup: int = Field(
         0,
         ge=0,
         le=1_000_000_000,
-        description="first steps of training, in which all rows of the codebook learn by a softmax of their distances",
+        description="initial training steps in which all rows of the codebook learn through a softmax of their "
+        "distances",
     )
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -28,26 +28,26 @@ LEAST = 1e-10
 
 
 class GumbelCodebook(SelectedRows):
-    """Each position of the latents becomes the likeliest row of a codebook, by logits that a 1 x 1 convolution gives.
+    """Replaces each latent vector by the most likely codebook row, with logits from a 1 x 1 convolution.
 
-    Training adds Gumbel noise to the logits, which draws the row, and takes gradients through their softmax over a
+    Training adds Gumbel noise to the logits to draw the row, and backpropagates through their softmax with a
     temperature (Jang et al. 2016, arXiv:1611.01144), as `GumbelQuantize` of taming transformers. The penalty is `kl`
-    times the divergence of the distribution from the uniform one. Their encoder draws rows outside training, too; here
-    it takes the likeliest.
+    times the KL divergence of the distribution from the uniform one. Their encoder also samples rows outside training;
+    this one takes the most likely.
     """
 
     kind: Literal["gumbel_codebook"]
     size: int = Field(gt=1, le=16_777_216, description="rows of the codebook: number of different tokens")
-    kl: float = Field(5e-4, ge=0, description="weight of the divergence from the uniform distribution")
+    kl: float = Field(5e-4, ge=0, description="weight of the KL divergence from the uniform distribution")
     straight_through: bool = Field(
-        True, description="training decodes the drawn row; false: the mean of the rows under the softmax"
+        True, description="training decodes the drawn row; false: the softmax-weighted mean of the rows"
     )
-    temperature: float = Field(1.0, gt=0, le=1_024, description="of the softmax in training, at its first step")
+    temperature: float = Field(1.0, gt=0, le=1_024, description="Gumbel-softmax temperature at the first training step")
     final_temperature: float | None = Field(
-        None, gt=0, le=1_024, description="to which it falls by half a cosine; null: it stays"
+        None, gt=0, le=1_024, description="temperature at the end of the half-cosine decay; null: constant"
     )
     temperature_steps: int = Field(
-        1_000_000, gt=0, le=1_000_000_000, description="steps of training until then, if it falls"
+        1_000_000, gt=0, le=1_000_000_000, description="training steps over which the temperature decays"
     )
     discrete: ClassVar[bool] = True
     OWN_LOGITS: ClassVar[bool] = True

@@ -10,10 +10,10 @@ from latentc.ir.types import B, TensorType
 
 
 class LateCodebook(Codebook):
-    """A codebook that belongs to the decoder: codes are what the encoder gives, and `decode` takes the nearest rows.
+    """A codebook in the decoder: codes are the encoder's output, and `decode` quantises them to the nearest rows.
 
-    So a diffusion of latents may end near a row (latent diffusion's VQ-regularised first stages, Rombach et al. 2022,
-    arXiv:2112.10752). It is trained as `codebook` is.
+    Latents sampled by diffusion therefore only have to end near a row (latent diffusion's VQ-regularised first stages,
+    Rombach et al. 2022, arXiv:2112.10752). It is trained like `codebook`.
     """
 
     kind: Literal["late_codebook"]  # type: ignore[assignment]

@@ -16,18 +16,23 @@ LEAST = 1e-5
 
 
 class LookupFree(Bottleneck):
-    """The sign of each channel is a bit of the token (Yu et al. 2023, arXiv:2310.05737), so `channels` are bits.
-
-    The penalty pulls the encoder's output to its signs, and lowers the entropy of each position's distribution over
-    tokens, softmax(2 z c / temperature) for token c, below that of their mean.
+    """The sign of each channel is one bit of the token (Yu et al. 2023, arXiv:2310.05737), so `channels` is the number
+    of bits. The penalty moves the encoder's output towards its signs, and reduces the entropy of each position's
+    distribution over tokens, softmax(2 z c / temperature) for token c, relative to the entropy of their mean.
     """
 
     kind: Literal["lookup_free"]
     channels: int = Field(gt=0, le=24, description="bits of a token (Z): there are 2^Z tokens")
-    commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
-    entropy: float = Field(0.0, ge=0, description="weight of the entropies")
-    temperature: float = Field(0.01, gt=0, description="of the distribution over tokens")
-    diversity: float = Field(1.0, ge=0, description="weight of the entropy of the mean, over that of each position")
+    commitment: float = Field(
+        0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards rows"
+    )
+    entropy: float = Field(0.0, ge=0, description="weight of the entropy loss")
+    temperature: float = Field(0.01, gt=0, description="temperature of the distribution over tokens")
+    diversity: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the entropy of the mean distribution, relative to that of the per-position entropy",
+    )
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lookup_free", "channels": 4, "entropy": 0.02}
 

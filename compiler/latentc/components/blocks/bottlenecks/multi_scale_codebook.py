@@ -21,22 +21,26 @@ from latentc.ir.types import B, TensorType
 class MultiScaleCodebook(Bottleneck):
     """Multi-scale residual quantisation (VAR, Tian et al. 2024, arXiv:2404.02905, algorithms 1 and 2).
 
-    Each scale's map takes the nearest codes to the mean residual over its areas, and adds their bicubic enlargement,
+    Each scale quantises the mean residual over its areas to the nearest codes and adds their bicubic upsampling,
     smoothed by a convolution. The tokens of a sample are those of all scales in a row. The penalty is the mean over the
     scales of the squared distances between the latents so far and the encoder's output, in both directions.
     """
 
     kind: Literal["multi_scale_codebook"]
-    size: int = Field(gt=1, le=16_777_216, description="rows of the codebook, which all scales share")
+    size: int = Field(gt=1, le=16_777_216, description="rows of the codebook shared by all scales")
     scales: tuple[Size, ...] = Field(
-        min_length=1, max_length=64, description="sides of the maps of tokens; the last is that of the latents"
+        min_length=1, max_length=64, description="sides of the token maps; the last is that of the latents"
     )
-    normalize: bool = Field(False, description="codes are compared by direction alone")
-    commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
+    normalize: bool = Field(False, description="codes are compared by direction only")
+    commitment: float = Field(
+        0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards rows"
+    )
     convolutions: int = Field(
-        4, ge=0, le=64, description="smoothing convolutions, shared by neighbouring scales; 0: one per scale"
+        4, ge=0, le=64, description="number of smoothing convolutions, shared by neighbouring scales; 0: one per scale"
     )
-    share: float = Field(0.5, ge=0, le=1, description="share of the convolution in what a map adds; 0: there is none")
+    share: float = Field(
+        0.5, ge=0, le=1, description="share of the convolution in each map's contribution; 0: no convolution"
+    )
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "multi_scale_codebook", "size": 16, "channels": 4, "scales": [1, 2, 4]}
 

@@ -16,13 +16,14 @@ from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
 class AdalnSingle(CachedCondition):
-    """One linear map of the condition scales, shifts and gates the branches of all blocks, to which each block adds a
-    learned table; tokens of conditions enter by cross-attention between them (PixArt-alpha, Chen et al. 2023,
-    arXiv:2310.00426)."""
+    """One linear map of the condition provides scale, shift and gate of the branches in all blocks, plus a learned
+    table per block; condition tokens enter by cross-attention in between (PixArt-alpha, Chen et al. 2023,
+    arXiv:2310.00426).
+    """
 
     kind: Literal["adaln_single"]
     cross_heads: int | None = Field(
-        None, gt=0, le=1_024, description="heads of the cross-attention; null: as many as the mixer has"
+        None, gt=0, le=1_024, description="heads of the cross-attention; null: as many as the mixer's"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_single"}
 

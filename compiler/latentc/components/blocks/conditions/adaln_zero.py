@@ -22,9 +22,9 @@ class TextBranch(Closed):
     Queries turn by their place as the mixer's do; keys do not.
     """
 
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before the branch")
+    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="norm before each branch")
     qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="normalises queries and keys, each of all heads at once; null: none"
+        None, description="norm of queries and keys, over all heads at once; null: none"
     )
     bias: bool = Field(True, description="biases of the projections")
 
@@ -38,23 +38,23 @@ class TextBranch(Closed):
 
 
 class AdalnZero(CachedCondition):
-    """Norms scaled and shifted, branches gated, by a linear map of the condition that starts at zero (DiT)."""
+    """Norms are scaled and shifted and branches gated by a zero-initialised linear map of the condition (DiT)."""
 
     kind: Literal["adaln_zero"]
     feed_forward_eps: float | None = Field(
-        None, gt=0, description="eps of the norm before the feed-forward layer; null: that of `norm`"
+        None, gt=0, description="eps of the norm before the feed-forward; null: that of `norm`"
     )
     feed_forward_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="the norm before the feed-forward layer (PixelFlow); null: as `norm`"
+        None, description="norm before the feed-forward (PixelFlow); null: as `norm`"
     )
     gates: Literal["zero", "one"] = Field(
-        "zero", description="where gates start: blocks are the identity (DiT), or as without the condition (FlashDiT)"
+        "zero", description="initial gates: blocks start as the identity (DiT), or as without the condition (FlashDiT)"
     )
-    shift: bool = Field(True, description="norms are shifted too, not only scaled")
+    shift: bool = Field(True, description="norms are shifted as well as scaled")
     text: TextBranch | None = Field(
-        None, description="tokens of conditions enter by attention in a branch of its own; null: they cannot"
+        None, description="condition tokens enter through a separate attention branch; null: they cannot enter"
     )
-    gate_branches: bool = Field(False, description="a gate for each branch of a mixer that has several")
+    gate_branches: bool = Field(False, description="separate gate per branch of a mixer that has several")
     TELLS_MIXER: ClassVar[bool] = True
     TELLS_FEED_FORWARD: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}

@@ -14,14 +14,16 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 class CrossAttention(BlockCondition):
-    """Pre-norm blocks of three branches: the mixer, attention to the tokens of the condition, the feed-forward.
+    """Pre-norm blocks with three branches: mixer, attention to the condition tokens, feed-forward.
 
     As in latent diffusion and RARM (Blattmann et al. 2022, arXiv:2204.11824); queries, keys and values of the second
     branch have no biases.
     """
 
     kind: Literal["cross_attention"]
-    proj_bias: bool = Field(True, description="a bias of the layer behind the second branch's attention (GIVT: none)")
+    proj_bias: bool = Field(
+        True, description="bias of the output projection of the second branch's attention (GIVT: none)"
+    )
     TAKES: ClassVar[Told] = None
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cross_attention"}
 

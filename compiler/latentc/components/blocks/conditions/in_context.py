@@ -25,14 +25,16 @@ class InContext(CachedCondition):
     norm_after: bool = Field(
         False, description="post-norm, as in BERT: norms follow the residual sums instead of preceding the branches"
     )
-    gated: bool = Field(False, description="branches are scaled by learned vectors, which start at zero")
+    gated: bool = Field(False, description="branches are scaled by learned vectors, initially zero")
     front: Literal["shared", "own"] = Field(
         "shared",
-        description="weights of tokens in front of the sample's, such as captions: the same, or own ones in every "
-        "linear layer and norm, so that attention alone joins both (MM-DiT, Esser et al. 2024, arXiv:2403.03206)",
+        description="weights for tokens in front of the sample's, such as captions: shared, or separate in every "
+        "linear layer and norm, so that only attention mixes both (MM-DiT, Esser et al. 2024, arXiv:2403.03206)",
     )
     branch_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="normalises what each branch returns before it is added, too (STARFlow's `use_post_norm`)"
+        None,
+        description="norm of each branch's output before it is added, in addition to the pre-norm (STARFlow's "
+        "`use_post_norm`)",
     )
     TAKES: ClassVar[Told] = None
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}

@@ -17,9 +17,10 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 class QkvBias(BlockCondition):
-    """A linear map of the condition is added to queries, keys and values (DiffiT, Hatamizadeh et al. 2024).
+    """Adds a linear map of the condition to queries, keys and values (DiffiT, Hatamizadeh et al. 2024).
 
-    Their time-dependent self-attention (arXiv:2312.02139, equations 3 to 8): the block is pre-norm and residual.
+    This is their time-dependent self-attention (arXiv:2312.02139, equations 3 to 8); the block is pre-norm and
+    residual.
     """
 
     kind: Literal["qkv_bias"]
@@ -27,8 +28,8 @@ class QkvBias(BlockCondition):
         None,
         gt=0,
         le=1_024,
-        description="before the block a 3 x 3 convolution of SiLU of a GroupNorm with so many groups, and around both "
-        "a shortcut (the paper's residual cell of image-space models, equations 9 and 10); null: neither",
+        description="precedes the block by a 3 x 3 convolution of SiLU of a GroupNorm with this many groups, with a "
+        "shortcut around both (the paper's residual cell of image-space models, equations 9 and 10); null: neither",
     )
     THROUGH_MIXER: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "qkv_bias"}

@@ -15,11 +15,11 @@ class TimeNorm(BlockCondition):
     """Pre-norm residual blocks whose norms depend on the time (DiMR, Liu et al. 2024, arXiv:2406.09416)."""
 
     kind: Literal["time_norm"]
-    dropout: float = Field(0.0, ge=0, lt=1, description="of what mixer and feed-forward add, in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the outputs of mixer and feed-forward, in training")
     context: bool = Field(
         False,
-        description="tokens also look at conditions of several tokens, such as captions, by keys and values of a layer "
-        "of their own; else these join the tokens",
+        description="tokens attend to conditions with several tokens, such as captions, through keys and values from "
+        "a separate layer; otherwise these are joined to the tokens",
     )
     TAKES: ClassVar[Told] = "time"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "time_norm"}

@@ -22,8 +22,8 @@ Activation = Literal["swiglu", "gelu"]
 class CapacitySchedule(Closed):
     """A capacity that falls in training from all experts per token to the one that is set (Shi et al. 2025)."""
 
-    hold: int = Field(ge=0, le=10_000_000, description="the last training pass in which experts take all tokens")
-    until: int = Field(gt=0, le=10_000_000, description="the training pass from which on the capacity is the one set")
+    hold: int = Field(ge=0, le=10_000_000, description="last training pass in which experts process all tokens")
+    until: int = Field(gt=0, le=10_000_000, description="training pass from which the configured capacity applies")
 
 
 def problems_of_capacity(capacity: float, schedule: CapacitySchedule | None, experts: int) -> Iterator[Problem]:

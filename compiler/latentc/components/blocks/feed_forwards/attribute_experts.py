@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 class AttributeExperts(FeedForward):
     """Conditional experts routed by attributes (Uni-Perceiver-MoE, Zhu et al. 2022, arXiv:2206.04674).
 
-    The condition c, such as the embedded class, chooses K of E experts for a whole sample. Both linear layers are the
-    experts' sum, weighted by their scores, which add up to 1 if there are several: one product per layer, however many
-    experts there are.
+    The condition c, such as the embedded class, selects K of E experts for a whole sample. Both linear layers use the
+    experts' weights summed by score, with scores that add up to 1 if K > 1, so there is one matmul per layer whatever
+    the number of experts.
     """
 
     kind: Literal["attribute_experts"]
     experts: int = Field(8, gt=1, le=1_024, description="number of experts (E)")
-    chosen: int = Field(2, gt=0, le=1_024, description="experts of a sample (K)")
-    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
-    approximate: Literal["tanh", "none"] = Field("none", description="GELU by tanh, or exactly")
+    chosen: int = Field(2, gt=0, le=1_024, description="experts per sample (K)")
+    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, as a multiple of the width")
+    approximate: Literal["tanh", "none"] = Field("none", description="GELU with the tanh approximation, or exact")
     activation: bool = Field(False, description="GELU between the router's linear layer and its norm")
     TAKES_VECTOR: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attribute_experts", "experts": 3, "ratio": 2}

@@ -23,19 +23,23 @@ if TYPE_CHECKING:
 class ExpertChoice(FeedForward):
     """Expert-choice routing (Zhou et al. 2022, arXiv:2202.09368; EC-DiT, Sun et al. 2024, arXiv:2410.02098).
 
-    Of a sample's T tokens an expert takes the T * capacity / E with the highest scores, rounded down.
+    Each expert takes the T * capacity / E tokens (rounded down) with the highest scores from a sample's T tokens.
     """
 
     kind: Literal["expert_choice"]
     experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
-    capacity: float = Field(1.0, gt=0, le=1_024, description="experts per token, on average")
+    capacity: float = Field(1.0, gt=0, le=1_024, description="mean number of experts per token")
     schedule: CapacitySchedule | None = Field(None, description="a higher capacity early in training; null: none")
-    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
-    shared: float = Field(0.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
+    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, as a multiple of the width")
+    shared: float = Field(
+        0.0, ge=0, description="hidden width of the shared expert, as a multiple of the width; 0: none"
+    )
     activation: Activation = Field("gelu", description="feed-forward of a routed expert")
     shared_activation: Activation = Field("swiglu", description="feed-forward of the shared expert")
     expert_std: float | None = Field(
-        None, gt=0, description="standard deviation of the experts' initial weights; null: as the network's `weights`"
+        None,
+        gt=0,
+        description="standard deviation of the experts' initial weights; null: as set by the network's `weights`",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "expert_choice",

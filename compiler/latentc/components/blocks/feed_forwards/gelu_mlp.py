@@ -15,13 +15,13 @@ class GeluMlp(FeedForward):
     """fc2(gelu(fc1(x))) (Vaswani et al. 2017 with Hendrycks and Gimpel 2016)."""
 
     kind: Literal["gelu_mlp"]
-    ratio: float = Field(4.0, gt=0, description="hidden width in units of the width")
+    ratio: float = Field(4.0, gt=0, description="hidden width as a multiple of the width")
     approximate: Literal["tanh", "none", "sigmoid"] = Field(
         "tanh", description="GELU by tanh, exactly, or as x sigmoid(1.702 x) (CLIP's quick GELU)"
     )
     bias: bool = Field(True, description="biases of both layers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
-    hidden_dropout: float = Field(0.0, ge=0, lt=1, description="behind the GELU, in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the output, in training")
+    hidden_dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the GELU, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gelu_mlp"}
 
     def static(self, dim: int) -> dict[str, Any]:

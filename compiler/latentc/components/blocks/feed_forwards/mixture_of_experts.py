@@ -21,23 +21,27 @@ if TYPE_CHECKING:
 
 
 class MixtureOfExperts(FeedForward):
-    """Top-k routed experts with a shared one (DeepSeekMoE, Dai et al. 2024; DiT-MoE, arXiv:2407.11633)."""
+    """Top-k routed experts with a shared expert (DeepSeekMoE, Dai et al. 2024; DiT-MoE, arXiv:2407.11633)."""
 
     kind: Literal["mixture_of_experts"]
     experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
-    per_token: int = Field(2, gt=0, le=1_024, description="experts that a token goes through (K)")
-    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
-    shared: float = Field(2.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
+    per_token: int = Field(2, gt=0, le=1_024, description="experts per token (K)")
+    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, as a multiple of the width")
+    shared: float = Field(
+        2.0, ge=0, description="hidden width of the shared expert, as a multiple of the width; 0: none"
+    )
     activation: Activation = Field("swiglu", description="feed-forward of a routed expert")
     shared_activation: Activation = Field("swiglu", description="feed-forward of the shared expert")
     expert_std: float | None = Field(
-        None, gt=0, description="standard deviation of the experts' initial weights; null: as the network's `weights`"
+        None,
+        gt=0,
+        description="standard deviation of the experts' initial weights; null: as set by the network's `weights`",
     )
-    normalise: bool = Field(False, description="gates of a token are divided by their sum")
+    normalise: bool = Field(False, description="normalise the gates of a token to sum to 1")
     balance: float = Field(
         0.01,
         ge=0,
-        description="weight of the loss that spreads tokens evenly over experts, added for every block and micro-batch",
+        description="weight of the load-balancing loss, added for every block and micro-batch",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_of_experts", "experts": 4}
 

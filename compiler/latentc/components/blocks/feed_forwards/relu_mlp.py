@@ -15,7 +15,7 @@ class ReluMlp(FeedForward):
     """fc2(relu(fc1(x))) (Vaswani et al. 2017, arXiv:1706.03762)."""
 
     kind: Literal["relu_mlp"]
-    ratio: float = Field(4.0, gt=0, description="hidden width in units of the width")
+    ratio: float = Field(4.0, gt=0, description="hidden width as a multiple of the width")
     bias: bool = Field(True, description="biases of both layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "relu_mlp"}
 

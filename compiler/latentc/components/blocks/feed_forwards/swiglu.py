@@ -12,21 +12,23 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 class Swiglu(FeedForward):
-    """w2(silu(w1 x) * w3 x) (Shazeer 2020, arXiv:2002.05202); two thirds of 4 D wide, rounded up."""
+    """w2(silu(w1 x) * w3 x) (Shazeer 2020, arXiv:2002.05202); the default hidden width is two thirds of 4 D, rounded
+    up.
+    """
 
     kind: Literal["swiglu"]
-    hidden: int | None = Field(None, gt=0, le=1_048_576, description="hidden width; null: as `ratio` says")
+    hidden: int | None = Field(None, gt=0, le=1_048_576, description="hidden width; null: set by `ratio`")
     ratio: float | None = Field(
-        None, gt=0, le=1_024, description="hidden width in units of the width; null: 8/3 of it, rounded up"
+        None, gt=0, le=1_024, description="hidden width as a multiple of the width; null: 8/3, rounded up"
     )
     activation: Literal["silu", "gelu", "gelu_tanh"] = Field(
-        "silu", description="of the gate; with GELU, exact or by tanh, it is GEGLU"
+        "silu", description="activation of the gate; with GELU, exact or by tanh, this is GEGLU"
     )
     multiple_of: int = Field(
-        256, gt=0, le=65_536, description="what the default hidden width is rounded up to a multiple of"
+        256, gt=0, le=65_536, description="multiple to which the default hidden width is rounded up"
     )
     bias: bool = Field(False, description="biases of the three layers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the output, in training")
     GATED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "swiglu", "multiple_of": 8}
 

@@ -21,29 +21,34 @@ if TYPE_CHECKING:
 
 
 class TokenPool(FeedForward):
-    """Batch-level pool of tokens with dynamic capacity (DiffMoE, Shi et al. 2025, arXiv:2503.14487).
+    """Batch-level token pool with dynamic capacity (DiffMoE, Shi et al. 2025, arXiv:2503.14487).
 
-    In training an expert takes the B * T * capacity / E tokens of the batch with the highest scores, rounded down. A
-    predictor learns which tokens these are, and `threshold` averages the least chance of as many. At inference an
-    expert takes as many tokens as the predictor gives a chance above its threshold. What a sample becomes therefore
-    depends on the batch it is in: of both branches of guidance, or of one with `optimize.guidance: sequential`.
+    In training, each expert takes the B * T * capacity / E tokens (rounded down) of the batch with the highest scores.
+    A predictor learns which tokens these are, and `threshold` averages the smallest probability among as many. At
+    inference, an expert takes as many tokens as the predictor gives a probability above its threshold. A sample
+    therefore depends on the rest of its batch: on both branches of guidance, or on one with `optimize.guidance:
+    sequential`.
     """
 
     kind: Literal["token_pool"]
     experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
-    capacity: float = Field(1.0, gt=0, le=1_024, description="experts per token in training, on average")
+    capacity: float = Field(1.0, gt=0, le=1_024, description="mean number of experts per token in training")
     schedule: CapacitySchedule | None = Field(None, description="a higher capacity early in training; null: none")
-    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
-    shared: float = Field(0.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
+    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, as a multiple of the width")
+    shared: float = Field(
+        0.0, ge=0, description="hidden width of the shared expert, as a multiple of the width; 0: none"
+    )
     activation: Activation = Field("gelu", description="feed-forward of a routed expert")
     shared_activation: Activation = Field("gelu", description="feed-forward of the shared expert")
     expert_std: float | None = Field(
-        None, gt=0, description="standard deviation of the experts' initial weights; null: as the network's `weights`"
+        None,
+        gt=0,
+        description="standard deviation of the experts' initial weights; null: as set by the network's `weights`",
     )
     predictor_weight: float = Field(
         0.01, ge=0, description="weight of the capacity predictor's loss, added for every block and micro-batch"
     )
-    momentum: float = Field(0.95, ge=0, lt=1, description="share of the old thresholds that a training step keeps")
+    momentum: float = Field(0.95, ge=0, lt=1, description="decay per training step of the averaged thresholds")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "token_pool",
         "experts": 4,

@@ -37,71 +37,69 @@ if TYPE_CHECKING:
 
 
 class Attention(CachedMixer):
-    """softmax(q k^T / sqrt(d)) v over H heads (Vaswani et al. 2017); fewer key heads: Ainslie et al. 2023."""
+    """softmax(q k^T / sqrt(d)) v over H heads (Vaswani et al. 2017); fewer key and value heads: Ainslie et al. 2023."""
 
     kind: Literal["attention"]
-    heads: int = Field(gt=0, le=1_024, description="query heads; divide the width, unless `head_width` is given")
-    head_width: int | None = Field(
-        None, gt=0, le=16_384, description="channels of a head; null: the width over `heads`"
-    )
+    heads: int = Field(gt=0, le=1_024, description="query heads; must divide the width, unless `head_width` is given")
+    head_width: int | None = Field(None, gt=0, le=16_384, description="channels per head; null: the width over `heads`")
     kv_heads: int | None = Field(
-        None, gt=0, le=1_024, description="key and value heads, a divisor of `heads`; null: as many"
+        None, gt=0, le=1_024, description="key and value heads, a divisor of `heads`; null: same as `heads`"
     )
-    causal: bool = Field(False, description="a token sees only itself and those before it")
+    causal: bool = Field(False, description="causal mask: a token sees only itself and earlier tokens")
     unmasked: int = Field(
         0,
         ge=0,
         le=1_048_576,
-        description="with `causal`: how many of the first tokens, which are those of conditions, all tokens see, those "
-        "before them too (taming transformers' `n_unmasked`)",
+        description="with `causal`: number of leading tokens, those of conditions, visible to all tokens including "
+        "each other (taming transformers' `n_unmasked`)",
     )
     bias: bool = Field(True, description="biases of the four projections")
-    qkv_bias: bool | None = Field(None, description="of those to queries, keys and values; null: as `bias`")
+    qkv_bias: bool | None = Field(None, description="biases of the query, key and value projections; null: as `bias`")
     key_bias: bool = Field(True, description="keys have a bias, if queries and values have one")
     qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="normalises queries and keys, each head by itself (Henry et al. 2020)"
+        None, description="norm of queries and keys, per head (Henry et al. 2020)"
     )
     cosine: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
-        description="scores are cosines times a learned factor per head, which starts at 4 and is at most this; null: "
-        "they are products over sqrt(d)",
+        description="scores are cosines times a learned factor per head, initially 4 and at most this; null: dot "
+        "products over sqrt(d)",
     )
-    score_factor: float = Field(1.0, gt=0, le=1_024, description="further factor of the scores; not with `cosine`")
+    score_factor: float = Field(1.0, gt=0, le=1_024, description="additional factor of the scores; not with `cosine`")
     qk_norm_joint: bool = Field(False, description="`qk_norm` is over all heads at once (Halton-MaskGIT)")
     relative_bias: bool = Field(
         False,
-        description="adds to the scores a learned number per head and per offset of rows and columns, for a square of "
-        "tokens (Swin Transformer, Liu et al. 2021)",
+        description="learned relative position bias per head and offset of rows and columns, for a square of tokens "
+        "(Swin Transformer, Liu et al. 2021)",
     )
     generated_projection: bool = Field(
         False,
-        description="the weight of the output projection is a learned one plus a linear map of the condition (CAN)",
+        description="the weight of the output projection is a learned weight plus a linear map of the condition (CAN)",
     )
     axial_rotary: bool = Field(
         False,
-        description="each head of queries and keys is normalised to a learned length, and rotated by its row and "
-        "column in a square of tokens, at learned frequencies (HDiT, Crowson et al. 2024)",
+        description="queries and keys are normalised to a learned length per head, and rotated by row and column in "
+        "a square of tokens at learned frequencies (HDiT, Crowson et al. 2024)",
     )
     mixed_rotary: float | None = Field(
         None,
         gt=1,
         le=1e12,
-        description="queries and keys rotate by row and column in a square of tokens, at learned frequencies of each "
-        "head, which lie between 1 and 1 over this at first (RoPE-Mixed, Heo et al. 2024); null: they do not",
+        description="queries and keys are rotated by row and column in a square of tokens at learned frequencies per "
+        "head, initially between 1 and 1 over this (RoPE-Mixed, Heo et al. 2024); null: no rotation",
     )
     rotary_halves: bool = Field(
-        False, description="rotary positions turn channels i and i + d / 2 of a head together, not neighbours"
+        False, description="rotary positions pair channels i and i + d / 2 of a head instead of neighbours"
     )
     score_kernel: Annotated[Component | None, OneOf("blocks/score_kernels")] = Field(
-        None, description="a kernel of the distance between tokens along the sequence, which changes the scores"
+        None, description="kernel of the distance between tokens along the sequence, which modifies the scores"
     )
     adapter: LowRank | None = Field(
-        None, description="low-rank adapters of the weights that make queries, keys, values and output; null: none"
+        None, description="low-rank adapters of the query, key, value and output projections; null: none"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
-    weight_dropout: float = Field(0.0, ge=0, lt=1, description="of the attention weights, in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the output, in training")
+    weight_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the attention weights, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attention", "heads": 2}
 
     @property

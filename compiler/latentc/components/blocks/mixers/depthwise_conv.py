@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 class DepthwiseConv(PlainMixer):
     """A depthwise convolution between two linear layers, with channel attention (DiCo, Ai et al. 2025).
-
-    arXiv:2505.11196. Channel attention multiplies each channel by the sigmoid of a linear map of the channels' means.
-    Without norm, linear layers, activation and attention it is the convolution of ConvNeXt (Liu et al. 2022).
+    arXiv:2505.11196. Channel attention multiplies each channel by the sigmoid of a linear map of the channel means.
+    Without norm, linear layers, activation and attention, this is the convolution of ConvNeXt (Liu et al. 2022).
     """
 
     kind: Literal["depthwise_conv"]
-    kernel: int = Field(3, gt=0, le=63, description="side of the kernel, odd")
+    kernel: int = Field(3, gt=0, le=63, description="kernel size, odd")
     linear: bool = Field(True, description="linear layers before and after the convolution")
-    activation: Literal["gelu", "none"] = Field("gelu", description="after the convolution")
-    channel_attention: bool = Field(True, description="weighs channels by their means, before the last linear layer")
-    norm: bool = Field(True, description="blocks normalise what it convolves")
+    activation: Literal["gelu", "none"] = Field("gelu", description="activation after the convolution")
+    channel_attention: bool = Field(
+        True, description="channel attention: scale channels by a function of their means, before the last linear layer"
+    )
+    norm: bool = Field(True, description="blocks normalise the input of the convolution")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "depthwise_conv"}
 
     @property

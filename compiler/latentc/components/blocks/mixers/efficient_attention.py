@@ -19,18 +19,18 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 class EfficientAttention(PlainMixer):
-    """softmax(q) (softmax(k)^T v) / sqrt(d): of queries over their channels, of keys over the tokens.
+    """softmax(q) (softmax(k)^T v) / sqrt(d), with softmax over channels for queries and over tokens for keys.
 
-    Shen et al. 2021, arXiv:1812.01243. Takes time linear in T.
+    Shen et al. 2021, arXiv:1812.01243. Linear time in T.
     """
 
     kind: Literal["efficient_attention"]
-    heads: int = Field(4, gt=0, le=1_024, description="heads; divide the width, unless `head_width` is given")
-    head_width: int | None = Field(
-        None, gt=0, le=16_384, description="channels of a head; null: the width over `heads`"
+    heads: int = Field(4, gt=0, le=1_024, description="heads; must divide the width, unless `head_width` is given")
+    head_width: int | None = Field(None, gt=0, le=16_384, description="channels per head; null: the width over `heads`")
+    bias: bool = Field(False, description="biases of the query, key and value projections")
+    norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="norm after the output projection"
     )
-    bias: bool = Field(False, description="biases of the projections to queries, keys and values")
-    norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(None, description="after the output projection")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "efficient_attention", "heads": 2, "norm": {"kind": "rms_norm"}}
 
     @property

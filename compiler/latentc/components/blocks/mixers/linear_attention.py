@@ -27,18 +27,20 @@ TINY = 1e-6
 class LinearAttention(Mixer):
     """f(q) (f(k)^T v) / (f(q) sum f(k)) with f = ReLU (Katharopoulos et al. 2020), plus a convolution of v (LiT).
 
-    LiT, Wang et al. 2025, arXiv:2501.12976. Takes time linear in T; fewer heads mean more arithmetic, T D^2 / H.
+    LiT, Wang et al. 2025, arXiv:2501.12976. Linear time in T; the cost is T D^2 / H, so fewer heads cost more.
     """
 
     kind: Literal["linear_attention"]
-    heads: int = Field(gt=0, le=1_024, description="heads; divide the width")
-    kernel: int = Field(5, ge=0, le=63, description="side of the depthwise convolution of the values, odd; 0: none")
-    shared_kernel: bool = Field(True, description="all heads have one kernel, of the channels of a head")
-    bias: bool = Field(False, description="biases of the projections to queries, keys and values")
+    heads: int = Field(gt=0, le=1_024, description="heads; must divide the width")
+    kernel: int = Field(
+        5, ge=0, le=63, description="kernel size of the depthwise convolution of the values, odd; 0: none"
+    )
+    shared_kernel: bool = Field(True, description="all heads share one kernel, with the channels of a head")
+    bias: bool = Field(False, description="biases of the query, key and value projections")
     generated: bool = Field(
         False,
-        description="the weights of the output projection and the kernel are learned ones plus linear maps of the "
-        "condition (CAN); each head then has a kernel of its own",
+        description="the output projection and the kernel are learned weights plus linear maps of the condition "
+        "(CAN); each head then has its own kernel",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "linear_attention", "heads": 2, "kernel": 3}
 

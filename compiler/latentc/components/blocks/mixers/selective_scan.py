@@ -16,21 +16,21 @@ from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
 class SelectiveScan(PlainMixer):
-    """Mamba (Gu and Dao 2023, arXiv:2312.00752), in both directions (Vision Mamba, Zhu et al. 2024, arXiv:2401.09417).
+    """Mamba (Gu and Dao 2023, arXiv:2312.00752), bidirectional (Vision Mamba, Zhu et al. 2024, arXiv:2401.09417).
 
-    Tokens are a sequence. Each direction has its own convolution, projections and decays; both share the layers around
-    them and the gate.
+    Tokens form a sequence. Each direction has its own convolution, projections and decays; both share the surrounding
+    layers and the gate.
     """
 
     kind: Literal["selective_scan"]
-    expand: float = Field(2.0, gt=0, le=64, description="channels inside, in units of the width")
-    state: int = Field(16, gt=0, le=1_024, description="numbers of state per channel (N)")
-    kernel: int = Field(4, gt=0, le=63, description="tokens that the convolution sees: one and those before it")
+    expand: float = Field(2.0, gt=0, le=64, description="inner channels, as a multiple of the width")
+    state: int = Field(16, gt=0, le=1_024, description="state dimension per channel (N)")
+    kernel: int = Field(4, gt=0, le=63, description="kernel size of the causal convolution, in tokens")
     rank: int | None = Field(
         None, gt=0, le=65_536, description="rank of the step sizes (R); null: a 16th of the width, rounded up"
     )
-    bidirectional: bool = Field(True, description="scans from the last token to the first too, and adds both")
-    bias: bool = Field(False, description="biases of the first and the last layer")
+    bidirectional: bool = Field(True, description="also scan from the last token to the first, and add both")
+    bias: bool = Field(False, description="biases of the first and last linear layer")
     conv_bias: bool = Field(True, description="biases of the convolutions")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "selective_scan", "state": 4}
 

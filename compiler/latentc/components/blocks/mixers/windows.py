@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 class Windows(Mixer):
     """Another mixer within windows of a square of tokens (Swin Transformer, Liu et al. 2021, arXiv:2103.14030).
 
-    An interleaved window takes every W-th row and column, so that its tokens come from the whole square; a depthwise
-    convolution beside it connects neighbours (Iwin Transformer, Huo and Li 2025, arXiv:2507.18405). If one window
+    An interleaved window takes every W-th row and column, so its tokens come from the whole square; a parallel
+    depthwise convolution connects neighbours (Iwin Transformer, Huo and Li 2025, arXiv:2507.18405). If one window
     covers all tokens, there is no convolution.
     """
 
     kind: Literal["windows"]
     size: int = Field(gt=0, le=1_024, description="side of a window, in tokens")
-    interleaved: bool = Field(False, description="tokens of a window are evenly spaced, not neighbours")
+    interleaved: bool = Field(False, description="the tokens of a window are evenly spaced instead of adjacent")
     convolution: int | None = Field(
-        None, gt=0, le=63, description="side of the kernel of a depthwise convolution that is added; null: none"
+        None, gt=0, le=63, description="kernel size of an added depthwise convolution; null: none"
     )
     mixer: Annotated[Mixer, OneOfThese("blocks/mixers", classes=(Attention,))] = Field(
-        description="how tokens of a window see each other"
+        description="how tokens of a window exchange information"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "windows",

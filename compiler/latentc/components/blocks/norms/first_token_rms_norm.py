@@ -15,15 +15,14 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 class FirstTokenRmsNorm(Norm):
-    """RMSNorm whose scale is 1 + a linear map, which starts at 0, of the first token (ADARMSN, Liu et al. 2024).
-
-    arXiv:2406.09416, whose authors' code has it for classes, which come first. On a map it takes the first row, each
-    column that of its own.
+    """RMSNorm whose scale is 1 + a linear map, initially 0, of the first token (ADARMSN, Liu et al. 2024).
+    arXiv:2406.09416, used by the authors' code for classes, which come first. On a map, each column uses its token
+    in the first row.
     """
 
     kind: Literal["first_token_rms_norm"]
     eps: float = Field(1e-6, gt=0, description="added to the mean square")
-    rows: bool = Field(False, description="tokens are a square, whose first row gives the scales of each column")
+    rows: bool = Field(False, description="tokens form a square, whose first row sets the scales of each column")
     CENTRED: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "first_token_rms_norm"}
 

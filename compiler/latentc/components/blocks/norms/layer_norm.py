@@ -17,7 +17,7 @@ class LayerNorm(Norm):
     kind: Literal["layer_norm"]
     eps: float = Field(1e-6, gt=0, description="added to the variance")
     affine: bool = Field(False, description="learned scale and shift")
-    bias: bool = Field(True, description="the learned shift, if `affine`")
+    bias: bool = Field(True, description="learned shift, if `affine`")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "layer_norm"}
 
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:

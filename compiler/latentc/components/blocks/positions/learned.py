@@ -11,11 +11,14 @@ from latentc.ir.builder import Builder, Var, f32
 
 
 class Learned(Positions):
-    """A learned vector for each position, added to the input (ViT, Dosovitskiy et al. 2020)."""
+    """A learned vector per position, added to the input (ViT, Dosovitskiy et al. 2020)."""
 
     kind: Literal["learned"]
     spare: int = Field(
-        0, ge=0, le=65_536, description="vectors behind those of the sequence, which checkpoints hold (minGPT: 1)"
+        0,
+        ge=0,
+        le=65_536,
+        description="additional position vectors that checkpoints contain after those of the sequence (minGPT: 1)",
     )
     GRIDDED: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "learned"}

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class Rope1d(Positions):
-    """Queries and keys rotated by their place in the sequence, tokens of conditions included (Su et al. 2021,
-    arXiv:2104.09864)."""
+    """Rotates queries and keys by their position in the sequence, including condition tokens (Su et al. 2021,
+    arXiv:2104.09864).
+    """
 
     kind: Literal["rope_1d"]
-    base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
+    base: float = Field(10000.0, gt=1, description="ratio of the longest to the shortest wavelength")
     GRIDDED: ClassVar[bool] = False
     ROTARY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_1d"}

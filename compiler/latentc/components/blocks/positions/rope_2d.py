@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 class Rope2d(Positions):
-    """Half of a head's channel pairs turn with the row, half with the column (LlamaGen, after Su et al. 2021)."""
+    """Rotates half of a head's channel pairs by the row and half by the column (LlamaGen, after Su et al. 2021)."""
 
     kind: Literal["rope_2d"]
-    base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
-    first: Literal["row", "column"] = Field("row", description="what the first half turns with (diffusers: column)")
+    base: float = Field(10000.0, gt=1, description="ratio of the longest to the shortest wavelength")
+    first: Literal["row", "column"] = Field(
+        "row", description="position that rotates the first half of the channels (diffusers: column)"
+    )
     ROTARY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_2d"}
 

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class RopePrefix(Positions):
-    """Channel pairs of a head turn with row, column, and place in the prefix (STARFlow, Gu et al. 2025).
+    """Rotates channel pairs of a head by row, column, and position in the prefix (STARFlow, Gu et al. 2025).
 
-    Tokens of the prefix are at row and column 0, those of the grid at place 0; L places are spread over as much as the
+    Prefix tokens are at row and column 0, grid tokens at prefix position 0; the L prefix positions are scaled to the
     side of the grid.
     """
 
     kind: Literal["rope_prefix"]
-    base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
-    pairs: int = Field(8, gt=0, le=1_024, description="channel pairs that turn with the place in the prefix")
+    base: float = Field(10000.0, gt=1, description="ratio of the longest to the shortest wavelength")
+    pairs: int = Field(8, gt=0, le=1_024, description="channel pairs rotated by the position in the prefix")
     side: int | None = Field(
-        None, gt=0, le=65_536, description="side in whose units rows and columns are counted; null: that of the grid"
+        None, gt=0, le=65_536, description="side of the grid that rows and columns are scaled to; null: the actual grid"
     )
     ROTARY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_prefix", "pairs": 2}

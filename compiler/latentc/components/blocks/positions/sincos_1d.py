@@ -11,11 +11,11 @@ from latentc.ir.builder import Builder, Var, f32
 
 
 class Sincos1d(Learned):
-    """Sines, then cosines, of the place in the sequence, added to the input (Vaswani et al. 2017; LARP)."""
+    """Sines, then cosines, of the position in the sequence, added to the input (Vaswani et al. 2017; LARP)."""
 
     kind: Literal["sincos_1d"]  # type: ignore[assignment]
     base: float = Field(10000.0, gt=1, le=1e12, description="longest period, over 2 pi")
-    stored: bool = Field(False, description="checkpoints hold the table, which may then be another (LARP)")
+    stored: bool = Field(False, description="checkpoints contain the table, which may then differ (LARP)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sincos_1d"}
 
     def _table(self, b: Builder, length: Any, dim: int) -> Var:

@@ -18,7 +18,7 @@ class Sincos2d(Positions):
     """Sines and cosines of row and column, added to the patches (MAE, He et al. 2021; DiT)."""
 
     kind: Literal["sincos_2d"]
-    stored: bool = Field(False, description="checkpoints hold the table, which may then be another (PixArt)")
+    stored: bool = Field(False, description="checkpoints contain the table, which may then differ (PixArt)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sincos_2d"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

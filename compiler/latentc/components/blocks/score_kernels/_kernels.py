@@ -8,14 +8,9 @@ LEAST = 1e-2
 """Least value of parameters that must be positive, as in the authors' code."""
 
 
-def positive(b: Builder, name: str, heads: int, high: float, greatest: float | None = None) -> Var:
-    """A parameter f32[H, 1, 1] that starts uniformly between 0 and `high`, clamped between `LEAST` and `greatest`.
-
-    Gradients pass the clamp, so that a parameter at a bound can leave it, as in the authors' code.
-    """
-    raw = b.param(name, f32(heads, 1, 1), "uniform_between", low=0.0, high=high)
-    bounded = b.maximum(raw, LEAST) if greatest is None else b.clamp(raw, low=LEAST, high=greatest)
-    return b.add(raw, b.stop_gradient(bounded - raw), out=name.split("_")[-1])  # type: ignore[no-any-return]
+def positive(b: Builder, name: str, heads: int, high: float) -> Var:
+    """A parameter f32[H, 1, 1] that starts uniformly between 0 and `high`."""
+    return b.param(name, f32(heads, 1, 1), "uniform_between", low=0.0, high=high)
 
 
 def distances(b: Builder, tokens: int, causal: bool) -> Var:

@@ -9,28 +9,26 @@ from pydantic import Field
 
 from latentc.components.blocks.score_kernels._kernels import LEAST, positive
 from latentc.components.parts import Problem, ScoreKernel
-from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 Learned = Literal["scale", "power", "scale_and_power"]
-Summand = Literal["scale", "power", "scale_and_power", "slopes"]
 
 
 class KerplePower(ScoreKernel):
     """Adds -a d^p to the scores of tokens at distance d, or multiplies them by exp(-a d^p), or both.
 
-    a is positive and p between 0 and 2, per head; what is not learned is 1. Chi et al. 2022, arXiv:2205.09921.
+    Per head, a is positive and p between 0 and 2; parameters that are not learned are 1. Chi et al. 2022,
+    arXiv:2205.09921.
     """
 
     kind: Literal["kerple_power"]
-    bias: Summand | None = Field(
-        "scale_and_power",
-        description="what is learned of the summand; slopes: nothing, a are those of ALiBi (Press et al. 2022) and p "
-        "is 1; null: none is added",
+    bias: Learned | None = Field(
+        "scale_and_power", description="learned parameters of the additive term; null: no additive term"
     )
-    factor: Learned | None = Field(None, description="what is learned of the factor; null: there is none")
+    factor: Learned | None = Field(None, description="learned parameters of the factor; null: no factor")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "kerple_power"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -46,16 +44,12 @@ class KerplePower(ScoreKernel):
         return factor, None if self.bias is None else _decay(b, "bias", self.bias, distance, heads)
 
 
-def _decay(b: Builder, name: str, learned: Summand, distance: Var, heads: int) -> Var:
+def _decay(b: Builder, name: str, learned: Learned, distance: Var, heads: int) -> Var:
     """-a d^p, f32[1, H, T_q, T]."""
-    if learned == "slopes":
-        # The least slopes of many heads are below the bound, which the authors' code puts them to as well.
-        slopes = b.maximum(b.param(f"{name}_a", f32(heads, 1, 1), "alibi_slopes", "buffer"), LEAST, out="slopes")
-        return b.neg(slopes * distance, out="bias")  # type: ignore[no-any-return]
     if learned != "scale":
-        p = positive(b, f"{name}_p", heads, 2.0, greatest=2.0)
+        p = b.clamp(positive(b, f"{name}_p", heads, 2.0), low=LEAST, high=2.0, out="p")
         # 0^p is 0 for every p here; log(0) would spoil the derivative by p.
         distance = b.where(b.equal(distance, 0.0), 0.0, b.pow(b.maximum(distance, 1.0), p), out="distance")
     if learned != "power":
-        distance = positive(b, f"{name}_a", heads, 1.0) * distance
+        distance = b.maximum(positive(b, f"{name}_a", heads, 1.0), LEAST) * distance
     return b.neg(distance, out="bias")  # type: ignore[no-any-return]

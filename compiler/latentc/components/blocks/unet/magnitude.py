@@ -30,14 +30,17 @@ def mp_conv(b: Builder, name: str, x: Var, features: Any, kernel: int, out: str 
 class MagnitudeBlock(Closed):
     """A residual block of EDM2: the embedding scales channels, sums keep the magnitude of their terms."""
 
-    balance: Fraction = Field(0.3, description="share of the residual branch in its sum with the shortcut")
-    attention_balance: Fraction = Field(0.3, description="share of attention in its sum with the shortcut")
+    balance: Fraction = Field(0.3, description="weight of the residual branch in its sum with the shortcut")
+    attention_balance: Fraction = Field(0.3, description="weight of attention in its sum with the shortcut")
     head_channels: int = Field(
-        64, gt=0, le=65_536, description="least channels per head of attention; blocks with fewer do not attend"
+        64,
+        gt=0,
+        le=65_536,
+        description="minimum channels per attention head; blocks with fewer channels have no attention",
     )
-    resample: Filter = Field("box", description="filter of resampling: means and repetition, or binomial (1 3 3 1)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution, in training")
-    clip: float | None = Field(256.0, gt=0, description="bound of the block's output; null: none")
+    resample: Filter = Field("box", description="resampling filter: mean and nearest, or binomial (1 3 3 1)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the second convolution, in training")
+    clip: float | None = Field(256.0, gt=0, description="bound on the block's output; null: none")
 
     def apply(
         self, b: Builder, name: str, x: Var, c: Var, features: Any, attends: bool, way: Way, normalizes: bool

@@ -22,9 +22,9 @@ from latentc.ir.types import Named, product
 class MapTransformer(Closed):
     """Blocks of self-attention, attention to given tokens and a gated feed-forward (Rombach et al. 2022, LDM)."""
 
-    depth: int = Field(1, gt=0, le=64, description="blocks per transformer")
-    ratio: int = Field(4, gt=0, le=64, description="hidden width of the feed-forward over the channels")
-    eps: float = Field(1e-6, gt=0, description="of the GroupNorm before the blocks")
+    depth: int = Field(1, gt=0, le=64, description="transformer blocks per attention")
+    ratio: int = Field(4, gt=0, le=64, description="hidden width of the feed-forward as a multiple of the channels")
+    eps: float = Field(1e-6, gt=0, description="eps of the GroupNorm before the blocks")
 
     def apply(
         self, b: Builder, name: str, x: Var, context: tuple[Var, ...], heads: Any, groups: int, weights: Weights

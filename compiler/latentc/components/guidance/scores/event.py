@@ -26,20 +26,20 @@ SWITCH, DEPTH = 3.0, 8
 
 
 class Event(GuidingScore):
-    """log P(number > `above`), or < `below`, given the noisy state (Finzi et al. 2023, arXiv:2306.07526).
+    """log P(statistic > `above`), or < `below`, given the noisy state (Finzi et al. 2023, arXiv:2306.07526).
 
-    Given the state the data is taken to be normal, with the mean that the network predicts and the covariance that
-    follows from the derivative of the prediction; the number is taken to be linear in it. So samples at a scale of 1
-    have the statistics of the event, and do not just fulfil it.
+    Given the state, the data is assumed normal, with the predicted mean and the covariance that follows from the
+    derivative of the prediction, and the statistic linear in it. At scale 1, samples therefore have the statistics of
+    the event rather than just satisfying it.
     """
 
     kind: Literal["event"]
     number: Literal["mean", "max", "min", "square"] = Field(
-        "mean", description="over all chosen elements of a sample: the mean, greatest, least, or mean square"
+        "mean", description="statistic over all chosen elements of a sample: mean, maximum, minimum, or mean square"
     )
     channels: tuple[Index, ...] | None = Field(None, min_length=1, description="the chosen channels; null: all")
-    above: float | None = Field(None, description="the event: the number is greater than this")
-    below: float | None = Field(None, description="the event: the number is less than this")
+    above: float | None = Field(None, description="the event: the statistic is greater than this")
+    below: float | None = Field(None, description="the event: the statistic is less than this")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "event", "number": "max", "above": 0.5}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

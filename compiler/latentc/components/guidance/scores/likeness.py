@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 class Likeness(GuidingScore):
-    """SDG's guidance (Liu et al. 2021, arXiv:2112.05744): the likeness of the data to a reference image or text.
+    """SDG's guidance (Liu et al. 2021, arXiv:2112.05744): the similarity of the data to a reference image or text.
 
-    With `network` features that it sees in both are compared, without it pixels: `content` position by position,
-    `style` by products of features, whatever their position. `meaning` compares the mean of the features, over the
-    positions, with features that are the reference: those of a text by the encoder that the network was trained with.
+    With a `network`, features of both are compared, without it pixels: `content` compares position by position, `style`
+    products of features regardless of position. `meaning` compares the mean feature over the positions with reference
+    features: those of a text, from the encoder that the network was trained with.
     """
 
     kind: Literal["likeness"]
     reference: str = Field(
-        description="the condition that gives the reference: an array of the data's shape, or for `meaning` of features"
+        description="condition that provides the reference: an array of the data's shape, or features for `meaning`"
     )
     network: str | None = Field(None, description="one of `networks`, which provides `see`; null: compare pixels")
-    match: Literal["content", "style", "meaning"] = Field("content", description="what is to be alike")
+    match: Literal["content", "style", "meaning"] = Field("content", description="what should match")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "likeness", "reference": "sketch"}
 
     def needs(self) -> tuple[Need, ...]:

@@ -50,7 +50,7 @@ class Denoised:
 class DenoisingTerm(Part):
     """A term that is added to the loss of a denoiser."""
 
-    weight: float = Field(description="factor of the term")
+    weight: float = Field(description="weight of the term")
 
     @property
     def trains(self) -> tuple[str, ...]:

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 class Contrast(DenoisingTerm):
-    """Keeps predictions away from the target of another sample of the batch (Stoica et al. 2025, arXiv:2506.05350).
+    """Pushes predictions away from the target of another sample of the batch (Stoica et al. 2025, arXiv:2506.05350).
 
-    The loss is |prediction - target|^2 - weight |prediction - target of the other|^2, means over the dimensions.
+    The loss is |prediction - target|^2 - weight |prediction - target of the other|^2, as means over the dimensions.
     """
 
     kind: Literal["contrast"]
-    weight: float = Field(0.05, gt=0, lt=1, description="factor of the squared distance that is subtracted")
+    weight: float = Field(0.05, gt=0, lt=1, description="factor of the subtracted squared distance")
     conditional_only: bool = Field(
-        False, description="only samples that keep their conditions; their terms are scaled up to the whole batch"
+        False, description="use only samples that keep their conditions, with their terms scaled up to the whole batch"
     )
     mean: str | None = Field(
         None,
-        description="one of `networks`, of kind `constant`, which learns the mean target beside it, for guidance "
-        "by `interference`; null: none",
+        description="one of `networks`, of kind `constant`, trained to predict the mean target, for guidance by "
+        "`interference`; null: none",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "contrast"}
 

@@ -18,11 +18,12 @@ LEAST = 1e-8
 
 
 class Direction(DenoisingTerm):
-    """1 - cosine of the prediction and its target, vectors [C] at each place (LightningDiT, Yao et al. 2025,
-    arXiv:2501.01423)."""
+    """1 - cosine of the prediction and its target, over the channel vector [C] at each position (LightningDiT, Yao et
+    al. 2025, arXiv:2501.01423).
+    """
 
     kind: Literal["direction"]
-    weight: float = Field(1.0, gt=0, le=1_000, description="factor of the term")
+    weight: float = Field(1.0, gt=0, le=1_000, description="weight of the term")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "direction"}
 
     def value(self, denoised: Denoised) -> Var:

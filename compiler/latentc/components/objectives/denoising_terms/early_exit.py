@@ -17,17 +17,15 @@ from latentc.ir.builder import Var
 
 
 class EarlyExit(DenoisingTerm):
-    """DeeDiff's two losses of every exit (Tang et al. 2023, arXiv:2309.17074): its squared error, which counts less
-    where it is uncertain, and the squared difference of its uncertainty from tanh |error|.
-
-    The uncertainties are those of whole samples, means over the tokens and over the elements of the error; they weigh
-    the errors without a gradient.
+    """DeeDiff's two losses per exit (Tang et al. 2023, arXiv:2309.17074): its squared error, with less weight where it
+    is uncertain, and the squared difference of its uncertainty from tanh |error|. Uncertainties are per sample:
+    means over the tokens and over the elements of the error. They weight the errors without a gradient.
     """
 
     kind: Literal["early_exit"]
-    weight: float = Field(1.0, gt=0, description="factor of both losses")
+    weight: float = Field(1.0, gt=0, description="weight of both losses")
     network: str = Field("exits", description="one of `networks`, of kind `early_exits`")
-    uncertainty: float = Field(1.0, ge=0, description="weight of the uncertainties' loss in the sum")
+    uncertainty: float = Field(1.0, ge=0, description="weight of the uncertainty loss in the sum")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "early_exit"}
 
     @property

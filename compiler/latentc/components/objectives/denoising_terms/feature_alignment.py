@@ -29,7 +29,7 @@ class FeatureAlignment(DenoisingTerm):
     """
 
     kind: Literal["feature_alignment"]
-    weight: float = Field(0.5, gt=0, description="factor of the term")
+    weight: float = Field(0.5, gt=0, description="weight of the term")
     features: tuple[str, ...] = Field(
         ("features",), min_length=1, max_length=16, description="data fields of the encoders' features"
     )

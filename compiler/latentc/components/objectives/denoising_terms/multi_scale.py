@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class MultiScale(DenoisingTerm):
     """Mean squared errors at the resolutions of a network's other outputs (DiMR, Liu et al. 2024, arXiv:2406.09416).
 
-    The target is averaged over squares of r by r pixels and multiplied by r, so that noise keeps its variance.
+    The target is averaged over r by r pixels and multiplied by r, which preserves the noise variance.
     """
 
     kind: Literal["multi_scale"]
-    weight: float = Field(1.0, gt=0, description="factor of the term")
+    weight: float = Field(1.0, gt=0, description="weight of the term")
     scales: tuple[float, ...] = Field(
-        (0.25,), min_length=1, max_length=8, description="factor of each lower resolution, from coarse to fine"
+        (0.25,), min_length=1, max_length=8, description="weight of each lower resolution, from coarse to fine"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "multi_scale"}
 

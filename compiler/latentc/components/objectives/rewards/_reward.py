@@ -12,7 +12,7 @@ from latentc.components.parts import Part
 class Reward(Part):
     """A score of samples, higher for better ones; the rewards of an objective are added up."""
 
-    weight: float = Field(1.0, description="factor of the score")
+    weight: float = Field(1.0, description="weight of the reward")
 
     def settings(self) -> dict[str, Any]:
         """What config.yaml of a training project says of it."""

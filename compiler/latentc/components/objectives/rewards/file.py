@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class FileReward(Reward):
-    """What a saved network says of samples: of `torch.export` (.pt2), or in ONNX (.onnx), which ONNX Runtime runs.
+    """A score from a saved network: from `torch.export` (.pt2), or ONNX (.onnx), run by ONNX Runtime.
 
-    It takes samples [N, ...] as the sampler returns them, images from -1 to 1 or tokens, N being dynamic, and returns
-    a score f32[N], or logits of classes f32[N, K].
+    It takes samples [N, ...] as returned by the sampler, images from -1 to 1 or tokens, with dynamic N, and returns a
+    score f32[N], or class logits f32[N, K].
     """
 
     kind: Literal["file"]
-    file: str = Field(description="the network; a relative path is one beside the project's train.py")
+    file: str = Field(description="the reward network; relative paths are next to the project's train.py")
     of: Literal["probability", "log_probability"] = Field(
-        "probability", description="what of the asked class the score is, if the network returns logits"
+        "probability", description="what the score is for networks that return logits, for the requested class"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "file", "file": "scorer.pt2"}
 

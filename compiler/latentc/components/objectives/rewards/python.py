@@ -10,9 +10,9 @@ from latentc.components.objectives.rewards._reward import Reward
 
 
 class PythonReward(Reward):
-    """A Python function that the training project imports, from a module beside its train.py or an installed one.
+    """A Python function that the training project imports, from a module next to its train.py or an installed one.
 
-    It is called as `function(samples, conditions)`: samples as the sampler returns them, images from -1 to 1 or tokens,
+    It is called as `function(samples, conditions)`: samples as returned by the sampler, images from -1 to 1 or tokens,
     a tensor [N, ...], and the conditions by name, tensors [N, ...]. It returns a score f32[N].
     """
 

@@ -14,7 +14,7 @@ class ClassifierTerm(Term):
     """Cross-entropies of a head of the discriminator, in nats."""
 
     generator_weight: float | None = Field(
-        None, ge=0, description="factor in the loss of the generator; null: `weight`, 0: the generator does not see it"
+        None, ge=0, description="weight in the generator's loss; null: `weight`, 0: only in the discriminator's"
     )
     CLASSIFIES: ClassVar[bool] = True
 

@@ -53,7 +53,7 @@ class Round:
 class Term(Part):
     """A term of the adversarial objective."""
 
-    weight: float = Field(1.0, gt=0, description="factor of the term")
+    weight: float = Field(1.0, gt=0, description="weight of the term")
     READS: ClassVar[tuple[str, ...]] = ("score",)
     """The outputs of the discriminator that it reads."""
     CLASSIFIES: ClassVar[bool] = False

@@ -12,14 +12,15 @@ from latentc.ir.builder import Var
 
 
 class AuxiliaryClassifier(ClassifierTerm):
-    """The head `classes` learns the class of data; the generator makes samples that it classifies rightly.
+    """The head `classes` learns the class of data; the generator is trained to make samples it classifies correctly.
 
-    AC-GAN (Odena et al. 2017, arXiv:1610.09585), whose classifier learns from samples as well: `learns_from_samples`.
+    AC-GAN (Odena et al. 2017, arXiv:1610.09585), where the classifier also learns from samples, has
+    `learns_from_samples`.
     """
 
     kind: Literal["auxiliary_classifier"]
     learns_from_samples: bool = Field(
-        False, description="train the classifier on samples too, with their drawn classes"
+        False, description="also train the classifier on samples, with the classes they were drawn for"
     )
     READS: ClassVar[tuple[str, ...]] = ("classes",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "auxiliary_classifier"}

@@ -10,10 +10,10 @@ from latentc.ir.builder import Builder, Var
 
 
 class DiscriminativeClassifier(ClassifierTerm):
-    """The head `discriminative` tells data and samples of each class apart, as 2 K classes.
+    """The head `discriminative` distinguishes data and samples of each class, as 2 K classes.
 
-    Class 2 y is data of class y, class 2 y + 1 a sample. The generator minimises the cross-entropy of its samples with
-    2 y and maximises that with 2 y + 1 (ADC-GAN, Hou et al. 2022, arXiv:2107.10060).
+    Class 2 y is data of class y, class 2 y + 1 a sample. The generator minimises its samples' cross-entropy with 2 y
+    and maximises that with 2 y + 1 (ADC-GAN, Hou et al. 2022, arXiv:2107.10060).
     """
 
     kind: Literal["discriminative_classifier"]

@@ -12,7 +12,7 @@ from latentc.ir.builder import Var
 class FakeClass(ClassifierTerm):
     """The head `classes_and_fake` learns the class of data, and class K for samples (AM-GAN, arXiv:1703.02000).
 
-    The generator makes samples that it takes for data of their class. AM-GAN has no other term.
+    The generator is trained to make samples it classifies as data of their class. AM-GAN has no other term.
     """
 
     kind: Literal["fake_class"]

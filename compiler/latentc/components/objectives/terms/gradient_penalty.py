@@ -16,18 +16,18 @@ TINY = 1e-12  # under the square root, whose slope at 0 is infinite
 
 
 class GradientPenalty(Term):
-    """(|gradient of the score by the image| - target)^2, averaged over images; in the loss of the discriminator.
+    """(|gradient of the score by the image| - target)^2, averaged over images, in the discriminator's loss.
 
     WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028): the defaults. R1 and R2 (Mescheder et al. 2018,
     arXiv:1801.04406): `target: 0` with `at: real` or `at: fake`, and a weight of gamma / 2.
     """
 
     kind: Literal["gradient_penalty"]
-    weight: float = Field(10.0, gt=0, description="factor of the term")
+    weight: float = Field(10.0, gt=0, description="weight of the term")
     at: Literal["interpolated", "real", "fake"] = Field(
-        "interpolated", description="images: uniformly between data and samples, data, or samples"
+        "interpolated", description="points of evaluation: uniformly between data and samples, data, or samples"
     )
-    target: float = Field(1.0, ge=0, description="norm that gradients shall have")
+    target: float = Field(1.0, ge=0, description="target norm of the gradients")
     DIFFERENTIATES: ClassVar[bool] = True
     REACHES_GENERATOR: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gradient_penalty"}

@@ -15,14 +15,15 @@ from latentc.ir.builder import Var
 class LeCam(Term):
     """max(0, score of data - average for samples)^2 + max(0, average for data - score of samples)^2.
 
-    In the loss of the discriminator, which keeps moving averages of its scores (Tseng et al. 2021, arXiv:2104.03310).
+    In the discriminator's loss; the discriminator stores moving averages of its scores (Tseng et al. 2021,
+    arXiv:2104.03310).
     """
 
     kind: Literal["lecam"]
-    weight: float = Field(0.001, gt=0, description="factor of the term")
-    decay: Fraction = Field(0.999, description="of the averages, per update")
+    weight: float = Field(0.001, gt=0, description="weight of the term")
+    decay: Fraction = Field(0.999, description="decay of the averages, per update")
     of: Literal["scores", "means"] = Field(
-        "scores", description="each score is compared with the average, or their mean over the batch"
+        "scores", description="compare each score with the average, or their mean over the batch"
     )
     REACHES_GENERATOR: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lecam"}

@@ -18,13 +18,13 @@ LABEL_NOISE = ("label_noise_of_data", "label_noise_of_samples")
 class NonSaturating(ScoreTerm):
     """Logistic loss; the generator maximises the log-probability of data (Goodfellow et al. 2014, arXiv:1406.2661).
 
-    With `label_noise` the discriminator's labels of data lie below 1, and those of samples above 0, by normal numbers
-    of that scale without their sign, at most `label_noise_limit` (Wang et al. 2024, arXiv:2410.21264).
+    With `label_noise`, the discriminator's labels are below 1 for data and above 0 for samples, by the magnitude of a
+    normal variate of that scale, at most `label_noise_limit` (Wang et al. 2024, arXiv:2410.21264).
     """
 
     kind: Literal["non_saturating"]
-    label_noise: float = Field(0.0, ge=0, le=1, description="scale of the noise of labels; 0: they are 1 and 0")
-    label_noise_limit: float = Field(0.3, gt=0, le=1, description="largest noise of a label")
+    label_noise: float = Field(0.0, ge=0, le=1, description="scale of the label noise; 0: labels are exactly 1 and 0")
+    label_noise_limit: float = Field(0.3, gt=0, le=1, description="maximum label noise")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "non_saturating"}
 
     def draws(self) -> tuple[Draw, ...]:

@@ -10,9 +10,9 @@ from latentc.ir.builder import Var
 
 
 class TwinAuxiliaryClassifier(ClassifierTerm):
-    """The head `classes` learns from data, its twin `twin_classes` from samples; the generator is scored by both.
+    """The head `classes` learns from data, its twin `twin_classes` from samples; the generator's loss uses both.
 
-    The generator minimises the cross-entropy of the first and maximises that of the twin (TAC-GAN, Gong et al. 2019,
+    It minimises the cross-entropy of the first and maximises that of the twin (TAC-GAN, Gong et al. 2019,
     arXiv:1907.02690).
     """
 

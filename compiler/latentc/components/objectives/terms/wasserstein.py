@@ -9,7 +9,7 @@ from latentc.ir.builder import Builder, Var
 
 
 class Wasserstein(ScoreTerm):
-    """The difference of the mean scores (Arjovsky et al. 2017, arXiv:1701.07875); goes with a gradient penalty."""
+    """The difference of the mean scores (Arjovsky et al. 2017, arXiv:1701.07875); use it with a gradient penalty."""
 
     kind: Literal["wasserstein"]
     THRESHOLD: ClassVar[float | None] = None

@@ -17,7 +17,7 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 class Betas(Spacing):
     """The noise levels of a short schedule, given by its betas: DiffWave's fast sampling (Kong et al. 2021).
 
-    The network is told the times at which its own process has these levels, also between its timesteps.
+    The network receives the times, possibly fractional, at which its own process has these levels.
     """
 
     kind: Literal["betas"]

@@ -19,10 +19,10 @@ from latentc.components.samplers.spacings.spacing import Interval, Spacing
 class OfLevels(Spacing):
     """Falling noise levels between two ends; a last step follows from the lowest."""
 
-    sigma_min: float | None = Field(None, gt=0, description="least noise level; null: the process's own")
-    sigma_max: float | None = Field(None, gt=0, description="greatest noise level; null: the process's own")
+    sigma_min: float | None = Field(None, gt=0, description="smallest noise level; null: the process's own")
+    sigma_max: float | None = Field(None, gt=0, description="largest noise level; null: the process's own")
     rounded: bool = Field(
-        False, description="take the whole timestep nearest to each level (EDM's samplers of iDDPM networks)"
+        False, description="round each level to the nearest whole timestep (EDM's samplers of iDDPM networks)"
     )
 
     @abstractmethod
@@ -48,7 +48,7 @@ class OfLevels(Spacing):
 
 
 class Karras(OfLevels):
-    """Powers `rho` of evenly spaced numbers (equation 5)."""
+    """Evenly spaced in the `rho`-th root of the level (equation 5)."""
 
     kind: Literal["karras"]
     rho: float = Field(7.0, gt=0, description="exponent: larger puts more steps near the data")
@@ -64,7 +64,7 @@ class Karras(OfLevels):
 
 
 class LogSnr(OfLevels):
-    """Evenly in log(alpha / sigma): DPM-Solver's logSNR, EDM's `ve` discretisation."""
+    """Evenly spaced in log(alpha / sigma): DPM-Solver's logSNR, EDM's `ve` discretisation."""
 
     kind: Literal["log_snr"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_snr"}
@@ -76,7 +76,9 @@ class LogSnr(OfLevels):
 
 
 class VpLevels(OfLevels):
-    """The levels at even times of the VP SDE that has the two ends: EDM's `vp` discretisation for any network."""
+    """The levels at evenly spaced times of the VP SDE with the same end points: EDM's `vp` discretisation for any
+    network.
+    """
 
     kind: Literal["vp_levels"]
     eps: float = Field(1e-3, gt=0, lt=1, description="time of the last level")
@@ -89,12 +91,12 @@ class VpLevels(OfLevels):
 
 
 class IddpmLevels(OfLevels):
-    """Levels of improved DDPM's cosine schedule, evenly by their index: EDM's `iddpm` discretisation."""
+    """Levels of improved DDPM's cosine schedule, evenly spaced by index: EDM's `iddpm` discretisation."""
 
     kind: Literal["iddpm_levels"]
-    sigma_min: float | None = Field(0.002, gt=0, description="least noise level; null: the process's own")
-    sigma_max: float | None = Field(81.0, gt=0, description="greatest noise level; null: the process's own")
-    steps: int = Field(1000, gt=1, le=100_000, description="timesteps of the schedule")
+    sigma_min: float | None = Field(0.002, gt=0, description="smallest noise level; null: the process's own")
+    sigma_max: float | None = Field(81.0, gt=0, description="largest noise level; null: the process's own")
+    steps: int = Field(1000, gt=1, le=100_000, description="number of timesteps of the schedule")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "iddpm_levels"}
 
     def chosen(self, low: float, high: float, count: int) -> Array:

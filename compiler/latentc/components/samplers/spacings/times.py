@@ -15,7 +15,7 @@ from latentc.components.samplers.spacings.timesteps import respaced
 
 
 class Even(Spacing):
-    """Evenly from the first time to the last: of a schedule whole timesteps, as improved DDPM and DiT choose them.
+    """Evenly spaced from the first time to the last; on a schedule, whole timesteps as chosen by improved DDPM and DiT.
 
     On a continuous process: SiT's grid, EDM's `vp` discretisation, DPM-Solver's time_uniform.
     """
@@ -32,7 +32,7 @@ class Even(Spacing):
 
 
 class Uniform(Spacing):
-    """Evenly in time, also between the timesteps of a schedule, and down to its lowest: DPM-Solver's time_uniform."""
+    """Evenly spaced in time, with fractional timesteps on a schedule, down to its lowest: DPM-Solver's time_uniform."""
 
     kind: Literal["uniform"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "uniform"}
@@ -42,7 +42,7 @@ class Uniform(Spacing):
 
 
 class Quadratic(Spacing):
-    """Evenly in the square root of time, closer towards the data: DPM-Solver's time_quadratic."""
+    """Evenly spaced in the square root of time, denser towards the data: DPM-Solver's time_quadratic."""
 
     kind: Literal["quadratic"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "quadratic"}
@@ -56,7 +56,7 @@ class Quadratic(Spacing):
 
 
 class Shifted(Spacing):
-    """Evenly in time, then shifted: of the way from noise (0) to data (1), s becomes shift s / (1 + (shift - 1) s).
+    """Evenly spaced in time, then shifted: progress s from noise (0) to data (1) becomes shift s / (1 + (shift - 1) s).
 
     Steps are shorter near the noise if `shift` is below 1 (LightningDiT's `timestep_shift`, Yao et al. 2025,
     arXiv:2501.01423; the shift of Stable Diffusion 3 is 1 / `shift`: Esser et al. 2024, arXiv:2403.03206, 5.3.2).

@@ -46,7 +46,7 @@ class Leading(OfTimesteps):
     """Multiples of T // steps, plus an offset."""
 
     kind: Literal["leading"]
-    offset: int = Field(0, ge=0, le=100_000, description="added to every timestep")
+    offset: int = Field(0, ge=0, le=100_000, description="offset of every timestep")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "leading"}
 
     def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
@@ -55,7 +55,7 @@ class Leading(OfTimesteps):
 
 
 class Trailing(OfTimesteps):
-    """T - 1 and down by T / steps: the first step starts from pure noise."""
+    """From T - 1 down in steps of T / steps: the first step starts from pure noise."""
 
     kind: Literal["trailing"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "trailing"}
@@ -65,7 +65,7 @@ class Trailing(OfTimesteps):
 
 
 class Descending(OfTimesteps):
-    """T - 1 and down by T / (N - 1), rounded up, and 0 as the last of N (UMD)."""
+    """From T - 1 down in steps of T / (N - 1), rounded up, with 0 as the last of N (UMD)."""
 
     kind: Literal["descending"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "descending"}
@@ -78,7 +78,7 @@ class Descending(OfTimesteps):
 
 
 class Linspace(OfTimesteps):
-    """Both ends and evenly between."""
+    """Evenly spaced, including both ends."""
 
     kind: Literal["linspace"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "linspace"}
