@@ -54,7 +54,7 @@ def test_long_form() -> None:
 @pytest.mark.parametrize(
     ("field", "said"),
     [
-        ({"shape": (5, 8, 8), "medium": "image"}, "image of 5 channels: only 1 (grey) and 3 (RGB) can be shown"),
+        ({"shape": (5, 8, 8), "medium": "image"}, "image of 5 channels: only 1 (grey) and 3 (RGB) can be displayed"),
         ({"shape": (3, 8, 8, 8), "medium": "image"}, "image with no axis `height`"),
         ({"shape": (3, 8), "axes": ("a",)}, "1 axes are named for a shape of rank 2"),
         ({"shape": (3, 8), "axes": ("a", "a")}, "two axes have the same name"),

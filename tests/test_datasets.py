@@ -218,7 +218,7 @@ def test_damaged_files_are_refused(tmp_path: Path, images: Path) -> None:
             opened(f"{{kind: npz, path: '{tmp_path}/{name}.npz', classes: 10, shape: [1, 8, 8]}}")
     for name, array in (("text", np.array(["a"] * 6)), ("single", np.float32(1)), ("complex", x + 1j)):
         np.savez(tmp_path / f"of_{name}.npz", x=array, y=y)
-        with pytest.raises(ValueError, match="field `x` is no array of numbers"):
+        with pytest.raises(ValueError, match="field `x` is not an array of numbers"):
             opened(f"{{kind: npz, path: '{tmp_path}/of_{name}.npz', classes: 10, shape: [1, 8, 8]}}")
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY half")
     with pytest.raises(ValueError, match=r"x\.npy cannot be read"):

@@ -217,12 +217,12 @@ REFUSED = [
     ("digits_guided", ["conditioning.guidance.default=9"], "9 is outside the range"),
     ("digits_guided", ["conditioning.guidance.range=[3, 2]"], "scales from 3 to 2"),
     ("digits_guided", ["conditioning.strength={kind: guidance_scale}"], "more than one guidance scale"),
-    ("digits_guided", ["sampler.guidance={scale: 2}"], "never without its conditions"),
+    ("digits_guided", ["sampler.guidance={scale: 2}"], "without its conditions"),
     ("digits_guided", ["networks.teacher.conditions=[style]"], "no condition `style`"),
     ("digits_guided", ["networks.main.copy_of=tutor"], "network `tutor` does not exist"),
     ("digits_guided", ["networks.main.copy_of=main"], "is this network itself"),
     ("digits_guided", ["networks.main.pretrained=a.safetensors"], "already says what it starts from"),
-    ("digits_dit", ["conditioning.guidance={kind: guidance_scale}"], "does not teach a network"),
+    ("digits_dit", ["conditioning.guidance={kind: guidance_scale}"], "does not train a network"),
     ("digits_distilled", ["objective.rounds=[9, 4]"], "4 steps are not half of 9"),
     ("digits_distilled", ["objective.rounds=[0]"], "is 0, but must be greater than 0"),
     ("digits_distilled", ["sampler.steps=8"], "the sampler takes 8 steps, and the last round 4"),
@@ -233,7 +233,7 @@ REFUSED = [
     ("digits_distilled", ["sampler.clip=1"], "of `ddim` is no affine function"),
     ("digits_distilled", ["sampler.clip_state=1"], "of `ddim` is no affine function"),
     ("digits_distilled", ["train.steps=3", "train.schedule.warmup=0"], "less than a step for each of 4 rounds"),
-    ("digits_distilled", ["networks.teacher.conditions=[class]"], "is told other conditions than `main`"),
+    ("digits_distilled", ["networks.teacher.conditions=[class]"], "takes other conditions than `main`"),
 ]
 
 

@@ -150,8 +150,8 @@ def test_other_samplers_ask_for_the_velocity_at_one_time() -> None:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["conditioning.span=null"], "is not told the span of time"),
-        (["objective={kind: flow}"], "does not teach a network average velocities"),
+        (["conditioning.span=null"], "does not take the span"),
+        (["objective={kind: flow}"], "does not train a network to predict average velocities"),
         (["conditioning.class.dropout=0"], "guidance needs a network that is trained without its condition"),
         (["objective.guidance={interval: [0.5, 0.5]}"], "the interval is empty"),
         (["conditioning.span=null", "objective={kind: flow}"], "steps by average velocities"),

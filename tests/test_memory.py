@@ -86,7 +86,7 @@ def test_the_loss_remembers_for_some_samples() -> None:
 
 
 def test_other_networks_remember_nothing() -> None:
-    with pytest.raises(DiagnosticError, match="carries no memory"):
+    with pytest.raises(DiagnosticError, match="has no memory between evaluations"):
         load_spec("dit", overrides=["objective.self_conditioning=0.5"])
 
 

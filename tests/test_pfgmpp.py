@@ -190,7 +190,7 @@ def test_what_a_reference_does_not_fit_is_refused(overrides: list[str], says: st
     ("overrides", "says"),
     [
         ([], "mean is over samples of the same class, and there is `augment` as well"),
-        (["conditioning.class=null", "backbone.early=[augment]"], "told no class"),
+        (["conditioning.class=null", "backbone.early=[augment]"], "does not take the class"),
         (["objective.stable_target=false"], "is of the means of stable targets"),
     ],
 )

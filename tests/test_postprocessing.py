@@ -52,8 +52,8 @@ def test_a_sample_and_its_correction_are_one_program(tmp_path: Path) -> None:
     ("overrides", "says"),
     [
         (["objective.coupling.condition=nothing"], "no condition `nothing`"),
-        (["objective.coupling.condition=class"], "no array of the data's shape"),
-        (["data.fields.generated.shape=[1, 4, 4]"], "no array of the data's shape"),
+        (["objective.coupling.condition=class"], "not an array of the data's shape"),
+        (["data.fields.generated.shape=[1, 4, 4]"], "not an array of the data's shape"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:

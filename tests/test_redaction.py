@@ -61,7 +61,7 @@ def test_the_class_embedding_of_a_unet_is_redacted(encoding: str, early: bool) -
     ("overrides", "says"),
     [
         (["objective.classes=[10]"], "no class 10"),
-        (["objective.instead=3"], "class 3 cannot stand in"),
+        (["objective.instead=3"], "class 3 cannot replace"),
         (["objective.instead=null", "conditioning.class.dropout=0", "sampler.guidance=null"], "what no class is"),
         (["networks.teacher.pretrained=null"], "has no weights to teach"),
     ],

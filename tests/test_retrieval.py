@@ -172,7 +172,7 @@ def test_another_database_serves_in_training(tmp_path: Path) -> None:
     [
         (["conditioning.neighbours.field=y"], "`y` of the data holds no embeddings"),
         (["conditioning.neighbours.field=null"], "no field is named"),
-        (["conditioning.neighbours=null"], "a transformer attends to tokens of conditions"),
+        (["conditioning.neighbours=null"], "a transformer attends to condition tokens"),
         (["backbone.block.transformer=null"], "condition `neighbours` enters as tokens"),
         (
             ["conditioning.neighbours.database=a.npy", "conditioning.neighbours.itself=true"],

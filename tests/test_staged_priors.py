@@ -172,12 +172,12 @@ def test_the_levels_of_digits_are_principal_components() -> None:
         ("digits_dod", ["objective.coupling={kind: upsampled}"], "takes noise for the path's start"),
         ("digits_dod", ["networks.embedder.pool=3"], "squares of 3 patches of 2 do not tile 8 by 8"),
         ("digits_dod", ["sampler.sampler={kind: ddpm, respacing: '9'}"], "`respacing` chooses timesteps"),
-        ("digits_nested", ["data.fields.quarters.shape=[4, 3, 3]"], "components [4, 3, 3] are none of squares"),
-        ("digits_nested", ["data.fields.y={classes: 10, noise: 0.1}"], "noise is added to numbers"),
+        ("digits_nested", ["data.fields.quarters.shape=[4, 3, 3]"], "components [4, 3, 3] do not fit squares"),
+        ("digits_nested", ["data.fields.y={classes: 10, noise: 0.1}"], "noise cannot be added to integers"),
         (
             "digits_dit",
             ["data={kind: huggingface, path: d, fields: {x: {shape: [1, 8, 8], noise: 1}}}"],
-            "without noise",
+            "cannot have noise",
         ),
     ],
 )

@@ -42,7 +42,7 @@ def classes_from_text(text: str, count: int, names: Sequence[str] = (), most: in
     found: list[int] = []
     for item, quoted in _items(text):
         if len(found) > most:
-            raise RequestError(f"more than {most} samples in one request", "ask for them in several")
+            raise RequestError(f"more than {most} samples in one request", "split them into several requests")
         if not quoted and item == "all":
             found += range(count)
         elif not quoted and (numbers := re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", item, re.ASCII)):
@@ -61,7 +61,7 @@ def _items(text: str) -> Iterator[tuple[str, bool]]:
         at = found.end()
         if not comma:
             return
-    raise RequestError(f"`{shown(text)}` is not a list of classes", 'put a comma behind each name in quotes: "a, b",c')
+    raise RequestError(f"`{shown(text)}` is not a list of classes", 'separate quoted names by commas: "a, b",c')
 
 
 def _range(text: str, first: int, last: int, count: int) -> range:

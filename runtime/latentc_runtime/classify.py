@@ -67,7 +67,7 @@ def classify(
     label = next((c for c in pipe.manifest.conditions_of(entry) if c.form == "label"), None)
     state = next(c for c in pipe.manifest.conditions_of(entry) if c.form == "array" and c.name in ("x", "tokens"))
     if label is None or not label.classes:
-        raise BundleError("E0608", f"program `{name}` is not told a class", "classify with a class-conditional model")
+        raise BundleError("E0608", f"program `{name}` does not take a class", "classify with a class-conditional model")
     if given.shape[1:] != tuple(state.shape):
         message = f"samples have the shape {list(given.shape[1:])}, not {list(state.shape)}"
         raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")

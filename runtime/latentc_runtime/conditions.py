@@ -311,7 +311,7 @@ def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None, most: i
 def _in_one_request(count: int, most: int = MOST_SAMPLES) -> int:
     """`count`, unless it is more than allowed."""
     if count > most:
-        raise RequestError(f"{count} samples in one request; at most {most}", "ask for them in several")
+        raise RequestError(f"{count} samples in one request; at most {most}", "split them into several requests")
     return count
 
 

@@ -423,7 +423,7 @@ def test_inherited_variants_need_not_fit_what_a_spec_changes(latentc: Run, tmp_p
     path = tmp_path / "mine.yaml"
     data = "{kind: npz, path: x.npz, shape: [4, 16, 16], classes: 0}"
     path.write_text(f"latentc: 1\nextends: uvit\nname: mine\ndata: {data}\nconditioning: {{class: null}}\n")
-    assert "guidance needs a condition to leave out" in latentc("check", path).err
+    assert "guidance needs a condition to drop" in latentc("check", path).err
     path.write_text(path.read_text() + "sampler: {guidance: null}\n")
     assert latentc("check", path).status == 0
     refused(latentc("check", path, "--variant", "imagenet64-M/4"), "E0206")

@@ -258,7 +258,7 @@ def test_bounds_of_treatments_and_effects() -> None:
         (["networks.multipliers.numbers=1"], "`multipliers` returns 1 numbers, not 2"),
         (["networks.propensity.conditions=null"], "a propensity score is of the covariates alone"),
         ([f"sampler.{WITHIN}"], "the sampler bounds something else"),
-        ([f"{part}.within={{lower: [1], upper: [0]}}" for part in ("objective", "sampler")], "no outcome lies within"),
+        ([f"{part}.within={{lower: [1], upper: [0]}}" for part in ("objective", "sampler")], "the region is empty"),
     ],
 )
 def test_what_does_not_fit(options: list[str], message: str) -> None:

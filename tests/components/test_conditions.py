@@ -181,7 +181,7 @@ def test_a_sequence_is_masked_and_padded() -> None:
         ("mel: {kind: array}", "which the data does not have"),
         ("text: {kind: sequence}", "condition `text` enters as tokens"),
         ("style: {kind: map}", "has 2 or 3 axes per sample"),
-        ("style: {kind: timestep}", "cannot stand under `conditioning.style`"),
+        ("style: {kind: timestep}", "cannot be used under `conditioning.style`"),
         ("style: {kind: label}", "is no label"),
         ("seen: {kind: encoded, network: eye}", "network `eye` does not exist"),
     ],
@@ -199,7 +199,7 @@ def test_a_token_transformer_begins_with_one_condition(tmp_path: Path) -> None:
         "  fields: {text: {shape: [7], classes: 11}, text_mask: {shape: [7], dtype: bool}}}\n"
         "conditioning: {text: {kind: sequence}}\n"
     )
-    with pytest.raises(DiagnosticError, match=r"one condition, and is told `class`, `text`"):
+    with pytest.raises(DiagnosticError, match=r"one condition, but takes `class`, `text`"):
         load_spec(file)
     file.write_text(file.read_text() + "backbone: {conditions: [class]}\n")
     (program,) = lower(load_spec(file)).programs

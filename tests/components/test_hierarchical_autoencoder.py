@@ -63,4 +63,4 @@ def test_hidden_fractions_may_be_of_a_beta_distribution() -> None:
 def test_weights_of_tokens_in_front_are_refused() -> None:
     with pytest.raises(DiagnosticError) as error:
         load_spec("himar", None, [*LABELS, "networks.main.block.condition.front=own"])
-    assert "no tokens in front that could have weights of their own" in str(error.value.diagnostics)
+    assert "no leading tokens that could have separate weights" in str(error.value.diagnostics)

@@ -139,7 +139,7 @@ def test_planes_of_known_frames_are_channels_beside_the_state(variant: str, give
     (made,) = Interpreter(lowered.module, main).run("main.forward", x, t, planes)
     (expected,) = Interpreter(joint.module, all_weights).run("main.forward", np.concatenate([x, planes], 1), t)
     assert np.allclose(made, expected[:, :3])
-    with pytest.raises(DiagnosticError, match="no map beside the samples"):
+    with pytest.raises(DiagnosticError, match="not a map of their size"):
         load_spec("four_plane_frames", variant, [*FRAMES, "data.shape=[3, 41]"])
 
 

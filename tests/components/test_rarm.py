@@ -102,7 +102,7 @@ def test_network_and_sampler_of_the_authors_weights(tmp_path: Path) -> None:
     [
         ("backbone.block.mixer.causal=false", "so its mixer must be causal"),
         ("backbone.block.condition={kind: in_context}", "attend to conditions, and those of `in_context` do not"),
-        ("backbone.conditions=[]", "attends to conditions, and is told none"),
+        ("backbone.conditions=[]", "attends to conditions, but takes none"),
         ("conditioning.class={kind: label}", "tokens of one sequence have several widths"),
     ],
 )

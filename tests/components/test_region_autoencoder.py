@@ -214,10 +214,10 @@ def test_dinov2_is_read_from_its_own_file(tmp_path: Path) -> None:
     [
         ("data.shape=[1, 16, 16]", "square images of 3 channels"),
         ("backbone.vision.patch=6", "do not tile a side of 20"),
-        ("backbone.vision.levels=[2, 1]", "do not ascend"),
+        ("backbone.vision.levels=[2, 1]", "must be in ascending order"),
         ("backbone.vision.levels=[0, 1]", "the last level is 1"),
         ("backbone.tokens=8", "8 regions are no square"),
-        ("backbone.block.mixer.causal=false", "each behind those that it sees"),
+        ("backbone.block.mixer.causal=false", "each sees only what precedes it"),
         ("backbone.pixels.multipliers=[1, 1, 1, 1, 1, 1]", "a side that is a multiple of 32"),
         ("backbone.pixels.groups=3", "do not divide into 3 groups"),
         ("backbone.regions.heads=3", "3 heads do not divide a width of 16"),

@@ -121,11 +121,11 @@ def test_windows_of_a_grid() -> None:
     [
         ("taming_depth", "networks.main.window=[5, 4]", "a window of 5 by 4 tokens"),
         ("taming-windows", "sampler={kind: autoregressive}", "no cache to continue from"),
-        ("taming_depth", "networks.main.shared=false", "is told numbers of tokens by"),
+        ("taming_depth", "networks.main.shared=false", "has token numbers"),
         ("taming", "data.fields.y.classes=20", "has 20 values, and the table 17 rows"),
         ("taming_depth", "networks.encoder.reads=depth", "the data has no field `depth`"),
-        ("taming_scenes", "conditioning.layout.align=end", "all tokens count, so that the last one does"),
-        ("taming_scenes", "data.fields.layout={shape: [5, 3]}", "`padding: none` is of tokens"),
+        ("taming_scenes", "conditioning.layout.align=end", "all tokens are valid, so the last one is too"),
+        ("taming_scenes", "data.fields.layout={shape: [5, 3]}", "`padding: none` is for tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, override: str, message: str) -> None:

@@ -76,7 +76,7 @@ def test_the_network_is_the_papers(name: str, backend: str, tmp_path: Path) -> N
     [
         ("dico", ["data.shape=[4, 32, 34]"], "34 cannot be halved"),
         ("diffit_image", ["data.shape=[3, 32, 64]"], "need a square of tokens"),
-        ("maskgit", ["backbone.block.mixer.head_width=8"], "have the width over `heads` channels"),
+        ("maskgit", ["backbone.block.mixer.head_width=8"], "have width / `heads` channels"),
     ],
 )
 def test_what_does_not_fit_is_refused(system: str, options: list[str], words: str) -> None:

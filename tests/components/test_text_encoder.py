@@ -124,7 +124,7 @@ def test_the_vector_of_a_text_is_a_condition(tmp_path):
         (("encoder: text", "encoder: other"), "network `other` does not exist"),
         (("  text:\n    kind: text_encoder", "  text:\n    kind: text_encoder\n    pooled: end"), "and not a sequence"),
         (("pad: 3}", "padding: none}"), "takes a mask of the tokens that count"),
-        (("encoder: text, ", ""), "nothing encodes an empty text"),
+        (("encoder: text, ", ""), "an empty text cannot be encoded"),
         ((", start: 0, end: 1", ""), "an empty text has no tokens"),
         (("shape: [5], classes: 28, medium: text,", "shape: [5, 2]} #"), "takes tokens, and field `caption`"),
         (("    relative:", "    unit: true\n    relative:"), "it is of one vector"),

@@ -53,7 +53,7 @@ def test_the_first_stage_of_cdcd_has_the_tokens_that_it_models() -> None:
     ("more", "message"),
     [
         ("used: [0, 8]", r"no row 8: there are 8 \(0 to 7\)"),
-        ("used: [2, 3, 2]", "some row is there twice"),
+        ("used: [2, 3, 2]", "a row is listed twice"),
         ("used: [2, 3], unknown: 2", r"no token 2: there are 2 \(0 to 1\)"),
     ],
 )

@@ -43,7 +43,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "schedule": (SCHEDULER, {"beta_schedule": "sigmoid"}, "only linear, scaled_linear, squaredcos_cap_v2"),
     "scheduler": (SCHEDULER, {"_class_name": "PNDMScheduler"}, "the scheduler PNDMScheduler has no equal"),
     "activation": (TRANSFORMER, {"activation_fn": "geglu"}, "activation_fn is 'geglu'"),
-    "number": (TRANSFORMER, {"num_layers": "two"}, "num_layers is 'two': it must be a positive whole number"),
+    "number": (TRANSFORMER, {"num_layers": "two"}, "num_layers is 'two': it must be a positive integer"),
     "class": (TRANSFORMER, {"_class_name": "PixArtTransformer2DModel"}, "PixArtTransformer2DModel has no equal"),
     "pipeline": ("model_index.json", {"_class_name": "FluxPipeline"}, "the pipeline FluxPipeline has no equal"),
 }
@@ -158,7 +158,7 @@ def test_networks_without_an_equal(tmp_path: Path) -> None:
     for system, reason in {
         "sit": "it computes output channels that it drops",
         "digits_maskgit": "no DiTTransformer2DModel: its network is",
-        "edm": "a UNet2DModel is told a class at most",
+        "edm": "a UNet2DModel takes at most a class",
     }.items():
         spec = load_spec(system)
         for model in {*MODELS.values()}:

@@ -163,7 +163,10 @@ def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["sampler.classify={}", "conditioning={time: {kind: timestep}}", "sampler.guidance=null"], "no class to find"),
+        (
+            ["sampler.classify={}", "conditioning={time: {kind: timestep}}", "sampler.guidance=null"],
+            "no class to predict",
+        ),
     ],
 )
 def test_what_is_refused(overrides: list[str], words: str) -> None:

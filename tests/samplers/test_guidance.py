@@ -194,7 +194,7 @@ def test_block_caches_keep_each_evaluation_apart(tmp_path: Path) -> None:
         ("[{kind: autoguidance, network: other}]", "network", "needs a network `other`"),
         ("{kind: interference, network: main}", "network", "not their mean"),
         ("{kind: skipped_tokens, share: 0.5}", "network", "has `routes`"),
-        ("{kind: memory}", "guidance", "carries no memory"),
+        ("{kind: memory}", "guidance", "has no memory between evaluations"),
     ],
 )
 def test_what_is_refused(guidance: str, path: str, words: str) -> None:

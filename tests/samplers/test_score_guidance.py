@@ -190,9 +190,9 @@ def test_engines_and_emitted_sampler_agree(form: str, look: str, tmp_path: Path)
         ("{kind: event}", "the event has no bound"),
         ("{kind: event, above: 1, channels: [3]}", "channel 3 of data that has 1"),
         ("{kind: likeness, reference: sketch}", "no such condition: `sketch`"),
-        ("{kind: likeness, reference: class}", "no array of the data's shape"),
+        ("{kind: likeness, reference: class}", "not an array of the data's shape"),
         ("{kind: likeness, reference: class, network: main}", "gives the features that it sees"),
-        ("{kind: likeness, reference: class, match: meaning}", "pixels have none"),
+        ("{kind: likeness, reference: class, match: meaning}", "needs features, not pixels"),
     ],
 )
 def test_what_is_refused(score: str, words: str) -> None:

@@ -69,7 +69,7 @@ def rounds_from_text(text: str) -> list[tuple[int, int | None]]:
     for part in text.split(","):
         runs, colon, keep = part.strip().partition(":")
         if not runs.isdecimal() or (colon and not keep.isdecimal()):
-            message = f"`{part}` is no round: RUNS, or RUNS:CLASSES that remain after it"
+            message = f"`{part}` is not a round: write RUNS, or RUNS:CLASSES to keep"
             raise DiagnosticError.of("E0704", message, help="such as 1:5,4:1")
         found.append((int(runs), int(keep) if colon else None))
     return found

@@ -188,4 +188,4 @@ def fused(manifest: Manifest) -> str:
     plans = {plan.capability: 0 for plan in manifest.plans}
     for plan in manifest.plans:
         plans[plan.capability] += plan.fused_attentions
-    return fusion_text(manifest.fusion, plans) if manifest.fusion is not None else "nothing is known of its operators"
+    return fusion_text(manifest.fusion, plans) if manifest.fusion is not None else "its operators are unknown"

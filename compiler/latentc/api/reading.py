@@ -81,7 +81,7 @@ def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path
     name = name.removesuffix(".yaml")
     if Path(name).name != name:
         mend = f"write `latentc init NAME -o {name}.yaml`"
-        raise DiagnosticError.of("E0209", f"`{name}` is a path, and a model is called by a name", help=mend)
+        raise DiagnosticError.of("E0209", f"`{name}` is a path; give a model name", help=mend)
     file = Path(f"{name}.yaml" if path is None else path)
     text = first_spec(name, system)
     spec_from_text(text, str(file))  # a name that a spec cannot have
@@ -126,7 +126,7 @@ def why(source: Source, rule: str, variant: str | None = None, overrides: Sequen
     rules = list(report.applied)
     if rule not in (*rules, "all"):
         mend = did_you_mean(rule, rules, f"the rules are {', '.join(rules)}; `all` is every one")
-        raise DiagnosticError.of("E0712", f"no fusion rule is called {rule!r}", help=mend)
+        raise DiagnosticError.of("E0712", f"unknown fusion rule {rule!r}", help=mend)
     return "".join(report.why(name) for name in (rules if rule == "all" else [rule]))
 
 
@@ -205,6 +205,6 @@ def explain(code: str) -> str:
     page = resources.explain_page(code.upper())
     if page is None:
         close = nearest(code.upper(), resources.codes())
-        mend = f"did you mean {close}?" if close else "codes stand in brackets: error[E0204]"
+        mend = f"did you mean {close}?" if close else "codes are in brackets: error[E0204]"
         raise DiagnosticError.of("E0707", f"there is no code `{code}`", help=mend)
     return page

@@ -202,7 +202,7 @@ def _number(text: str) -> float | None:
 def check_files(output: Path | str | None, raw: Path | str | None) -> None:
     """DiagnosticError E0412 if pictures and raw samples are to be the same file."""
     if output is not None and raw is not None and Path(output).absolute() == Path(raw).absolute():
-        message = f"pictures and arrays would both be written to {output}"
+        message = f"images and arrays would both be written to {output}"
         raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
 
 
@@ -256,7 +256,7 @@ def given_classes(
         chosen = [class_from_name(one, names) if isinstance(one, str) else one for one in text]
     if (number := len(chosen) * per_class if count is None else count) > MOST_SAMPLES:
         message = f"{number} samples in one request; at most {MOST_SAMPLES}"
-        raise DiagnosticError.of("E0704", message, help="ask for them in several")
+        raise DiagnosticError.of("E0704", message, help="split them into several requests")
     if count is not None:
         return [chosen[i % len(chosen)] for i in range(count)] if chosen else []
     return [number for number in chosen for _ in range(per_class)]

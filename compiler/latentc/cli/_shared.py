@@ -65,7 +65,7 @@ def echo(value: Any, end: str = "\n") -> None:
 def a_time(value: float | None) -> float | None:
     """Refuses nan, which `min=0` of an option lets through."""
     if value is not None and math.isnan(value):
-        raise typer.BadParameter("nan is no time: give seconds from 0 on, inf for no limit")
+        raise typer.BadParameter("nan is not a time: give seconds from 0, or inf for no limit")
     return value
 
 

@@ -191,7 +191,7 @@ class Backbone(Part):
                 message = (
                     f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.forms)}"
                 )
-                yield Problem((), message, "list the conditions it is told in `conditions`")
+                yield Problem((), message, "list the conditions it takes in `conditions`")
         yield from self._problems_of_widths(spec)
 
     @property

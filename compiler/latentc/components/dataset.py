@@ -135,7 +135,7 @@ class Data(Part):
                 yield Problem(("fields", name, key), message, mend)
             if field.noise is not None and not self.adds_noise:
                 mend = "use `npz` or `npy_folder`, or leave it out"
-                yield Problem(("fields", name, "noise"), f"data of kind `{self.kind}` are read without noise", mend)
+                yield Problem(("fields", name, "noise"), f"data of kind `{self.kind}` cannot have noise", mend)
             if field.resized:
                 yield from self._problems_of_resized(name, field)
         if "y" not in self.fields_ and "y" in self.fields:
@@ -148,7 +148,7 @@ class Data(Part):
             for key, message, mend in self.fields["y"].faults():
                 yield Problem((key,), message, mend)
         if self.class_names is not None and "y" not in self.fields:
-            yield Problem(("class_names",), "class names of data without classes", "add `classes:`, their number")
+            yield Problem(("class_names",), "class names, but the data has no classes", "add `classes:`, their number")
         tokens = (self.tokens.length,) if self.tokens is not None else None
         short = {"x": self.shape, "tokens": tokens}
         for name, shape in short.items():

@@ -131,7 +131,7 @@ class Field(Closed):
             yield from self._grid_faults()
         yield from self._name_faults()
         if self.noise is not None and self.dtype != "f32":
-            yield "noise", "noise is added to numbers, and these are integers", "leave `noise` out"
+            yield "noise", "noise cannot be added to integers", "leave `noise` out"
         if self.classes is not None and self.dtype != "i64":
             yield "dtype", "a field with `classes` holds integers", "leave `dtype` out"
         if self.range is not None and not self.range[0] < self.range[1]:
@@ -152,7 +152,7 @@ class Field(Closed):
             if getattr(self, key) is not None and self.medium != "text":
                 yield key, f"`{key}` is of text, and this field of medium `{self.medium}`", "set `medium: text`"
         if self.tokenizer is not None and self.alphabet is not None:
-            yield "tokenizer", "a tokenizer and an alphabet both say what tokens are", "leave out one of them"
+            yield "tokenizer", "`tokenizer` and `alphabet` both define the tokens", "leave out one of them"
         for key in ("start", "end"):
             if (token := getattr(self, key)) is not None and token >= (self.classes or 1):
                 yield key, f"token {token} is out of range: there are {self.classes}", "use one below"
@@ -162,7 +162,7 @@ class Field(Closed):
         if not isinstance(names, tuple):
             return
         if self.classes is None:
-            yield "class_names", "a field without `classes` has class names", "add `classes:`, the number of classes"
+            yield "class_names", "class names, but the field has no `classes`", "add `classes:`, the number of classes"
         elif len(names) != self.classes:
             message = f"{len(names)} class names, but {self.classes} classes"
             yield "class_names", message, "give one name per class, in the order of the class numbers"
@@ -181,7 +181,7 @@ class Field(Closed):
             fitting = " or ".join(f"[{', '.join(axes)}]" for axes in usual.values())
             yield "axes", f"{self.medium} with {what}", f"axes are {fitting}, in any order, or use `medium: array`"
         elif self.medium in ("image", "video") and self.size("channel") not in (1, 3):
-            message = f"{self.medium} of {self.size('channel')} channels: only 1 (grey) and 3 (RGB) can be shown"
+            message = f"{self.medium} of {self.size('channel')} channels: only 1 (grey) and 3 (RGB) can be displayed"
             yield "medium", message, "use `medium: array`"
 
     def _grid_faults(self) -> Iterator[tuple[str, str, str | None]]:

@@ -30,7 +30,9 @@ class Arrays:
         self.in_memory = in_memory
         for name, array in arrays.items():
             if array.ndim == 0 or array.dtype.kind not in "biuf":
-                raise ValueError(f"field `{name}` is no array of numbers, one per sample: {array.dtype}{array.shape}")
+                raise ValueError(
+                    f"field `{name}` is not an array of numbers, one per sample: {array.dtype}{array.shape}"
+                )
         self.size = len(next(iter(arrays.values())))
         if not self.size:
             raise ValueError("the data is empty")

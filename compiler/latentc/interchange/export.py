@@ -243,7 +243,7 @@ def _guidance(spec: Spec, name: str) -> Iterator[str]:
             yield f"{name} guides all {shape[0]} channels, and the spec's sampler {channels}"
         if getattr(term, "interval", (0.0, 1.0)) != (0.0, 1.0) or getattr(term, "schedule", "constant") != "constant":
             yield f"{name} guides every step with one scale"
-        yield f"{name} is told the guidance scale at each call: guidance_scale={term.scale:g}"
+        yield f"{name} takes the guidance scale at each call: guidance_scale={term.scale:g}"
     if len(spec.sampler.terms()) > 1:
         yield f"{name} has one term of guidance, and the spec's sampler {len(spec.sampler.terms())}"
 

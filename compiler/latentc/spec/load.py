@@ -28,7 +28,7 @@ def load_spec(source: str | Path, variant: str | None = None, overrides: Sequenc
     """
     if str(source) == "-":
         if sys.stdin is None:
-            message = "the spec is to be read from standard input, which is closed"
+            message = "the spec should be read from standard input, which is closed"
             raise DiagnosticError.of("E0401", message, help="name a file, or pipe the spec in")
         text = text_from_bytes(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
         return spec_from_text(text, "<stdin>", variant, overrides)

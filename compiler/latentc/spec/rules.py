@@ -255,7 +255,7 @@ def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:
         role = getattr(part, "ROLE", None)
         if role is not None and (role == "time") != (name == "time"):
             fitting = ", ".join(kind for kind, cls in load("conditions").items() if _fits(cls, name))
-            message = f"`{part.kind}` cannot stand under `conditioning.{name}`"
+            message = f"`{part.kind}` cannot be used under `conditioning.{name}`"
             yield Problem("E0306", ("conditioning", name), message, help=f"use one of {fitting}")
     for name, condition in spec.conditions.items():
         if isinstance(condition, Condition):

@@ -118,7 +118,7 @@ def _entry(number: int, raw: Any, sizes: Sizes) -> list[list[Rule]]:
         found = []
         for rules in lists:
             if any(isinstance(rule, Mapping) and "either" in rule for rule in rules):
-                raise ValueError("`either` must not stand in another `either`")
+                raise ValueError("`either` cannot be nested in another `either`")
             found.append([rule for one in rules for rule in _rules(number, one, sizes)])
         return found
     return [list(_rules(number, raw, sizes))]

@@ -97,7 +97,7 @@ class Block(Closed):
             yield Problem(("block", "norm"), message, "use the condition `{kind: time_norm}`")
         heads, size = mixer.head_count, mixer.head_size(width)
         if mixer.own_head_size and not any_heads:
-            message = "heads of this network have the width over `heads` channels"
+            message = "heads of this network have width / `heads` channels"
             yield Problem(("block", "mixer", "head_width"), message, "leave it out")
         elif width % heads and not mixer.own_head_size:
             below = width - width % heads
@@ -116,7 +116,7 @@ class Block(Closed):
         """
         mixer, _, _, condition = self.parts()
         if condition.separates and not fronts:
-            message = f"a {network} has no tokens in front that could have weights of their own"
+            message = f"a {network} has no leading tokens that could have separate weights"
             yield Problem(("block", "condition", "front"), message, "leave it out, or use a `masked_autoencoder`")
         elif condition.separates and not mixer.separates:
             message = f"this `{mixer.kind}` has the same weights for all tokens"

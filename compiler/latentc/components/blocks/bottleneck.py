@@ -149,7 +149,7 @@ class SelectedRows(TableBottleneck):
             if not 0 <= row < size:
                 yield Problem(("used", i), f"no row {row}: there are {size} (0 to {size - 1})")
         if len(set(used)) < len(used):
-            yield Problem(("used",), "some row is there twice, and has two tokens", "leave out one of them")
+            yield Problem(("used",), "a row is listed twice and would have two tokens", "leave out one of them")
         if self.unknown >= len(used):
             yield Problem(("unknown",), f"no token {self.unknown}: there are {len(used)} (0 to {len(used) - 1})")
 

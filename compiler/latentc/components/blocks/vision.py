@@ -77,7 +77,7 @@ class Vision(Closed):
         if self.width % self.heads:
             yield Problem(("heads",), f"{self.heads} heads do not divide a width of {self.width}")
         if list(self.levels) != sorted(set(self.levels)):
-            yield Problem(("levels",), f"{list(self.levels)} do not ascend")
+            yield Problem(("levels",), f"{list(self.levels)} must be in ascending order")
         elif self.levels[-1] != self.depth - 1:
             message = f"the last of {self.depth} blocks is {self.depth - 1}, and the last level is {self.levels[-1]}"
             yield Problem(("levels",), message, f"end `levels` with {self.depth - 1}, or set `depth`")

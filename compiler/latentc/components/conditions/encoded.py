@@ -65,9 +65,7 @@ class Encoded(Condition):
             return
         (port,), state = self.ports(name, spec), spec.data.shape or ()
         if self.form == "map" and not _beside(port.type, state):
-            message = (
-                f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))}, no map beside the samples"
-            )
+            message = f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))}, not a map of their size"
             yield Problem(("form",), message, "leave `form` out, or choose another network")
         if self.end is not None and (port.type.rank != 2 or port.type.dtype != "i64"):
             yield Problem(("end",), f"network `{self.network}` does not encode as tokens", "leave `end` out")

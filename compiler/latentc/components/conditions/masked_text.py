@@ -60,14 +60,14 @@ class MaskedText(Condition):
             yield Problem((), f"a masked text is made of tokens, and the data has {spec.data.words}")
         elif self.mask >= tokens.vocabulary:
             message = f"token {self.mask} is out of range: there are {tokens.vocabulary}"
-            yield Problem(("mask",), message, "name the token that stands for what is hidden")
+            yield Problem(("mask",), message, "name the mask token")
         elif self.end != spec.data.modelled.end:
             end = spec.data.modelled.end
             message = f"`end` is {self.end}, and texts of the data end with {end}"
-            yield Problem(("end",), message, "say the same in both places")
+            yield Problem(("end",), message, "use the same in both places")
         yield from problems_of_starts(self.starts, spec)
         if self.starts is not None and self.end is None:
-            message = "with hidden words of several tokens a text gets shorter, and none says where it ends"
+            message = "masking words of several tokens shortens a text, so it needs an end token"
             yield Problem(("starts",), message, "set `data.fields.tokens.end` and `end`")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:

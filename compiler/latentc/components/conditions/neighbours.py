@@ -63,7 +63,7 @@ class Neighbours(Condition):
             yield Problem(("field",), f"neighbours are searched by an embedding of each sample, and {what}", mend)
         if name in spec.data.fields:
             message = f"condition `{name}` is searched for, but the data has a field of that name"
-            yield Problem((), message, "call the condition otherwise, or read the field with `{kind: sequence}`")
+            yield Problem((), message, "rename the condition, or read the field with `{kind: sequence}`")
         if self.database is not None and self.itself:
             yield Problem(("itself",), "`itself` is about training data as the database", "leave it out")
 

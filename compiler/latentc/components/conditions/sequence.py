@@ -109,18 +109,18 @@ class Sequence(ArrayCondition):
         yield from super().problems_as(name, spec)
         field, vocabulary = self.field or name, self.vocabulary(name, spec)
         if self.null_embedding == "empty_text" and self.encoder is None:
-            message = "nothing encodes an empty text: the condition has no `encoder`"
+            message = "an empty text cannot be encoded: the condition has no `encoder`"
             yield Problem(("null_embedding",), message, "set `encoder`, or use `learned_input`")
         if len(self.shape(name, spec)) == 1 and not vocabulary:
             yield Problem((), f"field `{field}` holds tokens without `classes`", f"set `data.fields.{field}.classes`")
         elif self.padding == "none" and not self._classes(name, spec):
-            yield Problem(("padding",), "`padding: none` is of tokens, and these are features", "leave it out")
+            yield Problem(("padding",), "`padding: none` is for tokens, but these are features", "leave it out")
         elif self.padding == "none" and self.align == "end":
-            yield Problem(("align",), "all tokens count, so that the last one does", "leave it out")
+            yield Problem(("align",), "all tokens are valid, so the last one is too", "leave it out")
         elif vocabulary and self.padding == "zeros":
-            yield Problem(("padding",), "`padding: zeros` is of features, and these are tokens", "leave it out")
+            yield Problem(("padding",), "`padding: zeros` is for features, but these are tokens", "leave it out")
         elif self.projection == "none" and self.null_embedding == "learned" and self.nullable:
-            message = "a learned vector of the network's width stands for features that do not have it"
+            message = "a learned null vector has the network's width, but the features do not"
             yield Problem(("null_embedding",), message, "use `learned_input`")
         elif vocabulary and self.pad >= vocabulary:
             yield Problem(("pad",), f"token {self.pad} is out of range: there are {vocabulary}", "use one below")

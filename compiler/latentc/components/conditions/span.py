@@ -42,7 +42,7 @@ class Span(Condition):
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         if isinstance(spec.objective, Objective) and not spec.objective.AVERAGES:
-            message = f"the objective `{spec.objective.kind}` does not teach a network average velocities"
+            message = f"the objective `{spec.objective.kind}` does not train a network to predict average velocities"
             yield Problem((), message, "use the objective `mean_flow`, or leave this condition out")
         if sum(isinstance(other, Span) for other in spec.conditions.values()) > 1:
             yield Problem((), "there is more than one span", "keep one")

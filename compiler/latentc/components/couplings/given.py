@@ -36,7 +36,7 @@ class Given(Coupling):
         ports = spec.conditions[self.condition].ports(self.condition, spec)
         shape = [tuple(map(int, port.type.shape[1:])) for port in ports if port.type.is_float]  # type: ignore[arg-type]
         if shape != [spec.data.shape]:
-            message = f"condition `{self.condition}` is no array of the data's shape {list(spec.data.shape)}"
+            message = f"condition `{self.condition}` is not an array of the data's shape {list(spec.data.shape)}"
             yield Problem(("condition",), message, f"use `conditioning.{self.condition}: {{kind: map}}`")
 
     def base(self, b: Builder, noise: Var, operands: Mapping[str, Var]) -> Var:

@@ -28,7 +28,7 @@ class Upsampled(Coupling):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if not isinstance(spec.conditions.get(self.condition, None), LowResolution | None):
-            message = f"condition `{self.condition}` is no image of low resolution"
+            message = f"condition `{self.condition}` is not a low-resolution image"
             yield Problem(("condition",), message, f"use `conditioning.{self.condition}: {{kind: low_resolution}}`")
 
     def base(self, b: Builder, noise: Var, operands: Mapping[str, Var]) -> Var:

@@ -44,4 +44,4 @@ class EdmLatents(Data):
             given = f"{len(self.latent_mean)} means and {len(self.latent_std)} deviations"
             yield Problem(("latent_std",), f"{given} for {channels} channels", "give one of each per channel")
         if not all(std > 0 for std in self.latent_std):
-            yield Problem(("latent_std",), "a standard deviation is not above 0")
+            yield Problem(("latent_std",), "a standard deviation must be above 0")

@@ -46,5 +46,5 @@ class Table(Data):
                 ("row",), "a row is of texts, `{text}` in it", "as `row: '{label}: {text}'`, of `tokens` of text"
             )
         if not getattr(spec.objective, "bare", False):
-            message = "blocks of a row hold their classes, and the objective would tell one more"
+            message = "blocks of a `row` contain their classes, and the objective would add another one"
             yield Problem(("row",), message, "use `objective: {kind: next_token, bare: true}`")

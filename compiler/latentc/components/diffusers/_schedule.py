@@ -68,7 +68,7 @@ def spacing(config: Config) -> Data:
     if kind != "leading":
         return {"kind": kind}
     if not isinstance(offset, int) or offset < 0:
-        config.refuse("steps_offset", "it must be a whole number from 0 on")
+        config.refuse("steps_offset", "it must be an integer, at least 0")
         offset = 0
     return {"kind": kind, "offset": offset}
 
@@ -81,7 +81,7 @@ def of_objective(spec: Spec) -> tuple[Data, Parameterization]:
     process = target.process
     asked(isinstance(process, Discrete), f"its process is `{process.kind}`, and these schedulers have timesteps")
     assert isinstance(process, Discrete)
-    asked(process.time_offset == 0, "its network is told the timestep plus an offset")
+    asked(process.time_offset == 0, "its network takes the timestep plus an offset")
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
     asked(target.predicts in predictions, f"its network predicts `{target.predicts}`")
     betas = process.betas

@@ -112,7 +112,7 @@ class DiTTransformer2DModel(Model):
         net, time, label = spec.networks["main"], spec.time, spec.conditions.get("class")
         asked(isinstance(net, PatchTransformer), f"its network is `{net.kind}`, not the transformer of DiT")
         assert isinstance(net, PatchTransformer) and spec.data.shape is not None
-        asked(isinstance(time, Timestep), "its network is told the time in another way than by a timestep's sinusoids")
+        asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
         asked(list(spec.conditions) == ["class"] and isinstance(label, Label), "DiT has one condition, a class label")
         assert isinstance(label, Label)
         mixer, feed_forward, norm, condition = net.block.parts()

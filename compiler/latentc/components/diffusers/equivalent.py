@@ -61,7 +61,7 @@ class Config:
         value = self[key]
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
             return value
-        self.refuse(key, "it must be a positive whole number")
+        self.refuse(key, "it must be a positive integer")
         return 1
 
     def wholes(self, key: str) -> list[int]:
@@ -69,7 +69,7 @@ class Config:
         value = self[key]
         if isinstance(value, list | tuple) and value and all(type(item) is int and item >= 1 for item in value):
             return list(value)
-        self.refuse(key, "it must be a list of positive whole numbers")
+        self.refuse(key, "it must be a list of positive integers")
         return [1]
 
     def words(self, key: str, allowed: Mapping[str, Any]) -> list[Any]:

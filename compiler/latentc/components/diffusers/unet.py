@@ -148,11 +148,11 @@ class UNet2DModel(Model):
         asked(isinstance(net, UnetDenoiser), f"its network is `{net.kind}`, not a U-Net")
         assert isinstance(net, UnetDenoiser) and spec.data.shape is not None
         told, block = net.told(spec), net.block
-        asked(isinstance(time, Timestep), "its network is told the time in another way than by a timestep's sinusoids")
+        asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
         assert isinstance(time, Timestep)
         label = told.get("class")
-        asked(list(told) in ([], ["class"]), "a UNet2DModel is told a class at most")
-        asked(label is None or isinstance(label, Label), "a UNet2DModel is told a class at most")
+        asked(list(told) in ([], ["class"]), "a UNet2DModel takes at most a class")
+        asked(label is None or isinstance(label, Label), "a UNet2DModel takes at most a class")
         assert label is None or isinstance(label, Label)
         asked(label is None or (label.encoding, label.null_embedding) == ("index", "learned"), "its label is no index")
         asked(len(spec.data.shape) == 3, "a UNet2DModel takes images [C, H, W]")

@@ -41,7 +41,7 @@ class Autoguidance(ScheduledGuidance, GuidanceTerm):
         yield from settings_problems(self, spec)
         yield from left_out_problems(self.without, "without", spec)
         if self.network == "main":
-            message = "`main` cannot guide itself: the weaker network is another one"
+            message = "`main` cannot guide itself: the weaker network must be another one"
             yield Problem(("network",), message, "name another of `networks`, or use `kind: classifier_free`")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:

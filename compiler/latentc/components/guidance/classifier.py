@@ -61,8 +61,8 @@ class ClassifierGuidance(ScoreTerm):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         label = spec.conditions.get("class")
         if label is None or getattr(label, "encoding", None) != "index":
-            message = "classifier guidance is towards a class, and requests have none"
-            mend = "add `conditioning.class: {kind: label}`, and `conditions: []` to a backbone that is not told it"
+            message = "classifier guidance needs a class, but requests have none"
+            mend = "add `conditioning.class: {kind: label}`, and `conditions: []` to a backbone that does not take it"
             yield Problem((), message, mend)
         yield from super().problems(spec)
 

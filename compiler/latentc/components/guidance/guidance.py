@@ -281,13 +281,13 @@ def interval_problems(interval: tuple[float, float]) -> Iterator[Problem]:
 def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     """What keeps the conditions from being left out, or contradicts itself; paths relative to the guidance."""
     if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
-        message = f"`{spec.objective.kind}` trains a network that is never without its conditions"
+        message = f"`{spec.objective.kind}` never trains the network without its conditions"
         yield Problem((), message, "set `sampler.guidance: null`: the network has learned guidance")
     elif not spec.conditions:
-        yield Problem((), "guidance needs a condition to leave out, and this spec has none", "leave `guidance` out")
+        yield Problem((), "guidance needs a condition to drop, but this spec has none", "leave `guidance` out")
     elif not any(condition.nullable for condition in spec.conditions.values()):
         name = next(iter(spec.conditions))
-        message = f"guidance needs a network trained without its condition now and then, but `{name}` is never dropped"
+        message = f"guidance needs a condition that training sometimes drops, but `{name}` is never dropped"
         yield Problem((), message, f"set `conditioning.{name}.dropout` to 0.1, or leave `guidance` out")
     yield from settings_problems(guidance, spec)
 
@@ -298,14 +298,14 @@ def token_guidance_problems(guidance: Guidance | None, spec: Spec) -> Iterator[P
         return
     yield from guidance_problems(guidance, spec)
     if guidance.channels is not None:
-        yield Problem(("channels",), "tokens are guided as a whole", "leave it out")
+        yield Problem(("channels",), "`channels` does not apply to tokens", "leave it out")
 
 
 def settings_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     """An empty interval, or more channels than the data has; paths relative to the guidance."""
     yield from interval_problems(guidance.interval)
     if guidance.channels is not None and spec.data.shape and guidance.channels > spec.data.shape[0]:
-        message = f"{guidance.channels} channels are guided, of data that has {spec.data.shape[0]}"
+        message = f"{guidance.channels} channels are guided, but the data has {spec.data.shape[0]}"
         yield Problem(("channels",), message)
 
 
@@ -317,5 +317,5 @@ def left_out_problems(names: Sequence[str], key: str, spec: Spec) -> Iterator[Pr
             others = ", ".join(spec.conditions) or "none"
             yield Problem((key, i), f"no such condition: `{name}`", f"conditions of this spec: {others}")
         elif not condition.nullable:
-            message = f"condition `{name}` is never dropped in training, so the network does not know its absence"
+            message = f"condition `{name}` is never dropped in training, so the network was not trained without it"
             yield Problem((key, i), message, f"set `conditioning.{name}.dropout` to 0.1")

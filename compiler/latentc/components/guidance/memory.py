@@ -48,7 +48,7 @@ class MemoryGuidance(ScheduledGuidance, GuidanceTerm):
         yield from settings_problems(self, spec)
         yield from left_out_problems(self.absent, "absent", spec)
         if not getattr(spec.networks.get("main"), "MEMORY", False):
-            message = "the network carries no memory from evaluation to evaluation"
+            message = "the network has no memory between evaluations"
             yield Problem((), message, "use a network with memory, such as `rin`, or leave this guidance out")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:

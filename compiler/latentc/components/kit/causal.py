@@ -41,7 +41,7 @@ class Box(Closed):
             if len(getattr(self, name)) != size:
                 yield Problem((name,), f"outcomes have {size} numbers, and `{name}` {len(getattr(self, name))}")
         if any(low >= high for low, high in zip(self.lower, self.upper, strict=False)):
-            yield Problem(("upper",), "no outcome lies within: an upper bound is not above the lower one")
+            yield Problem(("upper",), "the region is empty: an upper bound is not above the lower one")
 
     def has(self, b: Builder, outcomes: Var) -> Var:
         """f32[B, n]: 1 for those of outcomes f32[B, n, D] that lie within."""

@@ -86,7 +86,9 @@ def cuts(mb: ModuleBuilder, network: Network, after: Sequence[int] | None) -> Cu
     found = with_exits(mb, network, after)
     count, numbers = len(found.blocks), found.after
     if not numbers or any(not 0 < n < count for n in numbers) or list(numbers) != sorted(set(numbers)):
-        raise ValueError(f"it has {count} blocks of tokens, so that exits stand behind rising ones of 1 to {count - 1}")
+        raise ValueError(
+            f"it has {count} blocks of tokens, so exits must follow increasing blocks from 1 to {count - 1}"
+        )
     _ = found.context
     return found
 

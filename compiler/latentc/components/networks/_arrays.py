@@ -26,7 +26,7 @@ def problems_of_arrays(network: Backbone, spec: Spec) -> Iterator[Problem]:
         yield Problem((), f"a {network.kind} needs a condition", "add one, such as `conditioning.covariates`")
     for entry in entries:
         if len(entry.ports) != 1 or entry.ports[0].type.dtype != "f32":
-            yield Problem((), f"condition `{entry.name}` is no array of numbers", "use `{kind: array}`")
+            yield Problem((), f"condition `{entry.name}` is not an array of numbers", "use `{kind: array}`")
 
 
 def size_of(entries: Sequence[Entry]) -> int:

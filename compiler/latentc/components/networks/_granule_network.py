@@ -54,7 +54,9 @@ class GranuleNetwork(Backbone):
         if spec.data.tokens is None:
             yield Problem((), f"a {self.kind} takes tokens, but the data has {spec.data.words}")
         if self.side & (self.side - 1):
-            yield Problem(("side",), f"a square of side {self.side} is not halved down to one position", "use 4, 8, 16")
+            yield Problem(
+                ("side",), f"a square of side {self.side} cannot be halved down to one position", "use 4, 8, 16"
+            )
         of_kind, of_space = self.channels
         if self.width % self.heads:
             yield Problem(("width",), f"{self.heads} heads do not divide the width of {self.width}")

@@ -68,7 +68,7 @@ class Levels(Backbone):
     def _problems_of_level(self, level: int, multiplier: float) -> Iterator[Problem]:
         channels = whole(self.width, multiplier)
         if not channels:
-            yield Problem(("multipliers", level), f"{multiplier} * {self.width} channels is no positive whole number")
+            yield Problem(("multipliers", level), f"{multiplier} * {self.width} channels is not a positive integer")
             return
         groups = self.groups_that_do_not_fit(channels)
         if groups is not None:
@@ -157,7 +157,7 @@ def _ratio(multiplier: float) -> Fraction:
 
 
 def whole(width: int, multiplier: float) -> int:
-    """`multiplier * width`, or 0 if that is no positive whole number."""
+    """`multiplier * width`, or 0 if that is not a positive integer."""
     channels = width * _ratio(multiplier)
     return int(channels) if channels.denominator == 1 and channels > 0 else 0
 

@@ -42,7 +42,7 @@ def problems_of(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
     yield from config.outward_block.problems_of_condition(config.kind, None)
     for name, width in (("width", config.width), ("decoder_width", config.decoder_width or config.width)):
         if width % 4:
-            yield Problem((name,), f"sines and cosines of rows and columns need a width that divides by 4: {width}")
+            yield Problem((name,), f"sines and cosines of rows and columns need a width divisible by 4: {width}")
     if config.bottleneck.square is not None:
         yield Problem(("bottleneck",), "tokens are a sequence, without a side", "use `{kind: codebook}`")
     if config.decoded_patch != (config.patch, config.frames) and config.queries is None:

@@ -71,7 +71,7 @@ class Staged(Backbone):
         for stage, multiplier in enumerate(self.multipliers):
             width, level = whole(self.width, multiplier), self.level(stage)
             if not width:
-                message = f"{multiplier} * {self.width} channels is no positive whole number"
+                message = f"{multiplier} * {self.width} channels is not a positive integer"
                 yield Problem(("multipliers", stage), message)
             elif side % 2**level:
                 yield Problem(("multipliers",), f"a side of {side} cannot be halved {level} times")

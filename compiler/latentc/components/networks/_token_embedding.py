@@ -106,7 +106,7 @@ class Embedding(Closed):
             message = "classes are rows of the tokens' table, and tokens that are split have several"
             yield Problem(("embedding", "labels"), message, "leave it out")
         if self.condition_norm and not (self.late and self.condition == "first"):
-            message = "a condition with a norm of its own stands first, and joins behind the norm of the tokens"
+            message = "a condition with its own norm comes first and is added after the tokens' norm"
             yield Problem(("embedding", "condition_norm"), message, "set `late: true` and `condition: first`")
         if self.blank is not None and self.blank >= self.labels:
             yield Problem(("embedding", "blank"), f"row {self.blank} of {self.labels} does not exist")

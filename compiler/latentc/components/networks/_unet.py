@@ -56,10 +56,10 @@ class Unet(Levels):
                 message = "planes are of data [C, D, H, W], and the data has " + spec.data.words
                 yield Problem(("block", "resample"), message, "use `box`")
             if "padded" in self.resampling + getattr(self, "encoder", ""):
-                message = "convolutions that pad behind alone halve all axes, and `planes` the last two"
+                message = "convolutions that pad only at the end halve all axes, but `planes` only the last two"
                 yield Problem(("block", "resample"), message, "use `box`, or another of `resampling` and `encoder`")
         if not whole(self.width, self.stem):
-            yield Problem(("stem",), f"{self.stem} * {self.width} channels is no positive whole number")
+            yield Problem(("stem",), f"{self.stem} * {self.width} channels is not a positive integer")
         for i, name in enumerate(self.early):
             if name not in self.told(spec):
                 known = ", ".join(self.told(spec)) or "none"
@@ -74,7 +74,7 @@ class Unet(Levels):
     def _problems_of_transformer(self, spec: Spec) -> Iterator[Problem]:
         """Without tokens to attend to, or with a norm whose groups do not fit: it has no least channels per group."""
         if not any(self.form_of(part) == "tokens" for part in self.told(spec).values()):
-            message = "a transformer attends to tokens of conditions, and this network is told none"
+            message = "a transformer attends to condition tokens, but this network takes none"
             yield Problem(("block", "transformer"), message, "leave it out, or add a condition that enters as tokens")
         last = len(self.multipliers) - 1  # where the middle block attends
         for level, multiplier in enumerate(self.multipliers):

@@ -69,7 +69,7 @@ class Adapter(Backbone):
         original = self.original(spec)
         if original is None:
             fitting = [n for n, net in spec.networks.items() if isinstance(net, Backbone) and net.same_as is None]
-            what = "is no architecture to adapt" if self.network in spec.networks else "does not exist"
+            what = "is not an architecture to adapt" if self.network in spec.networks else "does not exist"
             yield Problem(("network",), f"network `{self.network}` {what}", f"name one of {', '.join(fitting)}")
             return
         if original.pretrained is None:
@@ -95,12 +95,12 @@ class Adapter(Backbone):
         told, others = self.told(spec), original.told(spec)
         for i, name in enumerate(self.in_turn):
             if name not in told:
-                yield Problem(("in_turn", i), f"it is told no condition `{name}`", f"it is told {', '.join(told)}")
+                yield Problem(("in_turn", i), f"it does not take the condition `{name}`", f"it takes {', '.join(told)}")
             elif name in others:
-                message = f"network `{self.network}` is told `{name}` as well, and would do without it"
+                message = f"network `{self.network}` is told `{name}` as well, and would lose it"
                 yield Problem(("in_turn", i), message, f"leave it out of `networks.{self.network}.conditions`")
             elif not told[name].dropped:
-                message = f"nothing stands for none of `{name}`, whose `dropout` is 0"
+                message = f"`{name}` has no null value, because its `dropout` is 0"
                 yield Problem(("in_turn", i), message, f"set `conditioning.{name}.dropout`")
         if len(set(self.in_turn)) < len(self.in_turn) or len(self.in_turn) == 1:
             yield Problem(("in_turn",), "one condition alone, or twice, takes no turns", "name two or more, each once")

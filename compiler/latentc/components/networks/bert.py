@@ -92,10 +92,10 @@ class Bert(Backbone):
             return
         base = digit_base(tokens.vocabulary, self.splits)
         if base is None:
-            message = f"{tokens.vocabulary} tokens are no power of {self.splits}, so they do not split into digits"
+            message = f"{tokens.vocabulary} tokens are not a power of {self.splits}, so they do not split into digits"
             yield Problem(("splits",), message, "change `splits` or `data.tokens.vocabulary`")
         elif self.embedding.kind == "bits" and base & (base - 1):
-            yield Problem(("embedding", "kind"), f"{base} values are no whole number of bits", "use `kind: table`")
+            yield Problem(("embedding", "kind"), f"{base} values are not a whole number of bits", "use `kind: table`")
         yield from self.embedding.problems(self.splits, self.readout.kind)
         yield from self.embedding.problems_of_text(tokens.vocabulary, self.entries(spec))
         total = tokens.length + self.embedding.first(self.told(spec))
@@ -103,7 +103,7 @@ class Bert(Backbone):
             message = f"sequences have {total} places, more than {self.embedding.places}"
             yield Problem(("embedding", "places"), message)
         if spec.data.modelled.end is not None and (self.decoder or self.long_skips or self.splits > 1):
-            message = "tokens behind the end of a text are hidden from plain blocks alone"
+            message = "tokens after the end of a text are masked only in plain blocks"
             yield Problem((), message, "leave out `decoder`, `long_skips` and `splits`, or `data.fields.tokens.end`")
         for entry in self.entries(spec):
             values = entry.ports[0].values
@@ -115,7 +115,7 @@ class Bert(Backbone):
                 yield Problem(("embedding", "labels"), message, f"use {values} labels")
         yield from self.block.problems_of_width(self.width)
         if self.long_skips and self.depth % 2 == 0:
-            message = f"long skips join as many blocks before the middle one as behind it, and {self.depth} is even"
+            message = f"long skips need equally many blocks before and after the middle one, but {self.depth} is even"
             yield Problem(("depth",), message, f"use {self.depth + 1} blocks")
         if self.decoder is not None:
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))

@@ -71,7 +71,7 @@ class Diffwave(Backbone):
         arrays = [name for name, condition in self.told(spec).items() if self.form_of(condition) == "array"]
         if len(arrays) > 1:
             message = f"a diffwave takes one array, and conditions {' and '.join(arrays)} are arrays"
-            yield Problem(("conditions",), message, "list the conditions it is told in `conditions`")
+            yield Problem(("conditions",), message, "list the conditions it takes in `conditions`")
         for name in arrays:
             given = [int(d) for port in self.told(spec)[name].ports(name, spec) for d in port.type.shape[1:]]  # type: ignore[arg-type]
             if len(given) != 2 or given[1] * self.hop != shape[1]:

@@ -92,7 +92,7 @@ class FeatureDiscriminator(Backbone):
         if self.width % self.heads:
             yield Problem(("heads",), f"{self.heads} heads do not divide a width of {self.width}")
         if list(self.levels) != sorted(set(self.levels)):
-            yield Problem(("levels",), f"{list(self.levels)} do not ascend")
+            yield Problem(("levels",), f"{list(self.levels)} must be in ascending order")
         elif self.levels[-1] >= self.depth:
             yield Problem(("levels",), f"no block {self.levels[-1]}: there are {self.depth} (0 to {self.depth - 1})")
         if self.kernel % 2 == 0 or self.kernel // 2 > self.side**2:

@@ -73,7 +73,9 @@ class HierarchicalAutoencoder(MaskedTrunk):
         else:
             _, height, width = spec.data.shape
             if height % self.patch or width % self.patch or height != width:
-                yield Problem(("patch",), f"patches of {self.patch} are no square of tokens in {height} by {width}")
+                yield Problem(
+                    ("patch",), f"patches of {self.patch} do not form a square of tokens in {height} by {width}"
+                )
             elif height // self.patch % self.side:
                 message = f"{self.side} pivots a side do not divide {height // self.patch} tokens"
                 yield Problem(("side",), message, "choose a divisor")

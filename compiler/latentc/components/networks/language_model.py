@@ -110,7 +110,7 @@ class LanguageModel(Backbone):
         yield from problems_of_names(rows_of(self.class_tokens), tokens.vocabulary, entries)
         forms = [entry.form for entry in entries]
         if forms.count("array") > 1 and forms[-forms.count("array") :] != ["array"] * forms.count("array"):
-            message = "something stands between the prompts that a language_model goes on from"
+            message = "the prompts that a language_model continues are not adjacent"
             yield Problem((), message, "name them last in `conditions`")
         for entry in entries:
             if entry.form == "array":
@@ -119,7 +119,7 @@ class LanguageModel(Backbone):
                     message = f"prompt `{entry.name}` has {field.classes} tokens, and the data {tokens.vocabulary}"
                     yield Problem((), message, "give both the same vocabulary")
         if not entries and self.start is None:
-            yield Problem(("start",), "nothing stands before the first token", "set `start`, the token that begins")
+            yield Problem(("start",), "nothing precedes the first token", "set `start`, the token that begins")
         length = self.before(entries, spec) + tokens.length - 1
         if length > self.context:
             yield Problem(("context",), f"sequences have {length} places, more than {self.context}")

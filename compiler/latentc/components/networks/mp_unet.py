@@ -50,7 +50,7 @@ class MagnitudePreservingUnet(LevelsDenoiser):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.embedding is not None and not whole(self.width, self.embedding):
-            yield Problem(("embedding",), f"{self.embedding} * {self.width} is no positive whole number")
+            yield Problem(("embedding",), f"{self.embedding} * {self.width} is not a positive integer")
 
     def heads_of_level(self, channels: int) -> int:
         return max(1, channels // self.block.head_channels)

@@ -146,7 +146,7 @@ class MultiResolution(Backbone):
             yield Problem(("branches", i, "patch"), message)
             return
         if below is not None and below.scale % branch.scale:
-            message = f"a token of {branch.scale} pixels a side is no whole part of one of {below.scale} below"
+            message = f"a token of {branch.scale} pixels a side is not a whole fraction of one of {below.scale} below"
             yield Problem(("branches", i, "patch"), message)
         block = self.blocks(branch)
         of_condition = block.problems_of_condition(self.kind, "time", None, tokens=branch.block == "coarse")

@@ -164,7 +164,7 @@ class RegionAutoencoder(Backbone):
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
         if not self.block.parts()[0].ordered:
-            message = "queries of the decoder stand in one sequence with the regions, each behind those that it sees"
+            message = "the decoder's queries share a sequence with the regions, and each sees only what precedes it"
             yield Problem(("block", "mixer"), message, "set `causal: true`")
         if self.bottleneck.square is not None:
             yield Problem(("bottleneck",), "regions are a sequence", "use `{kind: codebook}`")

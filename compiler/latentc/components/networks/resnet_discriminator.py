@@ -126,7 +126,7 @@ class ResnetDiscriminator(Backbone):
         for i, wanted in enumerate(self.attention):
             widths = [m * self.width for m, s in zip(self.channel_multipliers, sides, strict=True) if s == wanted]
             if not widths:
-                message = f"no level makes feature maps of {wanted} by {wanted}"
+                message = f"no level has feature maps of {wanted} by {wanted}"
                 yield Problem(("attention", i), message, f"their sides are {', '.join(map(str, dict.fromkeys(sides)))}")
             elif wanted % 2:
                 yield Problem(("attention", i), f"self-attention pools squares of two, which do not tile {wanted}")

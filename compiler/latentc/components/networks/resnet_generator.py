@@ -91,7 +91,7 @@ class ResnetGenerator(Backbone):
                 yield Problem(("channel_multipliers",), f"{made}, not {height} by {width}", mend)
         for i, side in enumerate(self.attention):
             if side not in sides:
-                message = f"no level makes feature maps of {side} by {side}"
+                message = f"no level has feature maps of {side} by {side}"
                 yield Problem(("attention", i), message, f"their sides are {', '.join(map(str, sides))}")
             elif self.channel_multipliers[sides.index(side) + 1] * self.width % 8:
                 yield Problem(("attention", i), "self-attention divides its channels by 8", "choose another `width`")

@@ -83,7 +83,7 @@ class RetrievalTransformer(Backbone):
             message = f"blocks of a {self.kind} attend to conditions, and those of `{condition.kind}` do not"
             yield Problem(("block", "condition"), message, "use `{kind: cross_attention}`")
         if not self.told(spec):
-            message = f"a {self.kind} attends to conditions, and is told none"
+            message = f"a {self.kind} attends to conditions, but takes none"
             yield Problem((), message, "add `conditioning.neighbours: {kind: neighbours, field: …}`")
         yield from self.problems_of_conditions(spec)
         for name, told in self.told(spec).items():

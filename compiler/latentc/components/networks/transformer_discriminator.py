@@ -71,7 +71,7 @@ class TransformerDiscriminator(Backbone):
         if frames % self.frames:
             yield Problem(("frames",), f"patches of {self.frames} frames do not tile {frames}")
         if self.width % 4:
-            message = f"sines and cosines of rows and columns need a width that divides by 4: {self.width}"
+            message = f"sines and cosines of rows and columns need a width divisible by 4: {self.width}"
             yield Problem(("width",), message)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)

@@ -129,7 +129,7 @@ class DenoisingObjective(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.self_conditioning and not getattr(spec.networks.get("main"), "MEMORY", False):
-            message = "the network carries no memory from evaluation to evaluation"
+            message = "the network has no memory between evaluations"
             yield Problem(("self_conditioning",), message, "leave it out, or use a network with memory, such as `rin`")
         if self.weighing is not None:
             yield from self._problems_of_weight(self.weighing.field, spec)

@@ -236,14 +236,14 @@ class Diffusion(DiffusionLoss):
             message = f"the mean is over samples of the same class, and there is `{others[0]}` as well"
             yield Problem(("pool",), message, "keep one condition, a class, or use `pool: batch`")
         if not labels:
-            yield Problem(("pool",), "the network is told no class", "use `pool: batch`")
+            yield Problem(("pool",), "the network does not take the class", "use `pool: batch`")
 
     def _problems_of_reference(self, spec: Spec) -> Iterator[Problem]:
         """Samples that no mean reads, a batch that does not divide, terms of all samples."""
         batch, parts = spec.train.batch_size, spec.train.accumulate
         if not self.stable_target:
             yield Problem(
-                ("reference",), "samples beside those trained on are for stable targets", "set `stable_target: true`"
+                ("reference",), "samples besides the trained ones are for stable targets", "set `stable_target: true`"
             )
         if batch % (parts * self.reference):
             each = "" if parts == 1 else f" in each of {parts} parts (`train.accumulate`)"

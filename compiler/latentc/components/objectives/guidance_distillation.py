@@ -56,7 +56,7 @@ class GuidanceDistillation(Distillation):
             )
             yield Problem((), message, "set the `dropout` of a condition to what the teacher was trained with")
         if self.channels is not None and spec.data.shape and self.channels > spec.data.shape[0]:
-            message = f"{self.channels} channels are guided, of data that has {spec.data.shape[0]}"
+            message = f"{self.channels} channels are guided, but the data has {spec.data.shape[0]}"
             yield Problem(("channels",), message)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

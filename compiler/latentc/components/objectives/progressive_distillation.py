@@ -80,7 +80,7 @@ class ProgressiveDistillation(Distillation):
             yield Problem((), str(error), "use `{kind: ddim, spacing: trailing}`, or `euler` on a flow")
         student, teacher = (spec.networks.get(name) for name in ("main", TEACHER))
         if isinstance(student, Backbone) and isinstance(teacher, Backbone) and student.told(spec) != teacher.told(spec):
-            message = f"`{TEACHER}` is told other conditions than `main`, which becomes the next round's teacher"
+            message = f"`{TEACHER}` takes other conditions than `main`, which becomes the next round's teacher"
             yield Problem((), message, f"use `networks.{TEACHER}: {{kind: like, pretrained: FILE}}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

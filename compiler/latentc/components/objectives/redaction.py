@@ -56,7 +56,7 @@ class Redaction(Distillation):
             if not 0 <= number < count:
                 yield Problem(("classes", i), f"no class {number}: they are 0 to {count - 1}")
         if self.instead is not None and (self.instead >= count or self.instead in self.classes):
-            message = f"class {self.instead} cannot stand in for those that are redacted"
+            message = f"class {self.instead} cannot replace the redacted ones"
             yield Problem(("instead",), message, f"choose another of 0 to {count - 1}")
         if self.instead is None and not label.nullable:
             message = "without a class instead the network must know what no class is"

@@ -46,7 +46,7 @@ class Classification(Closed):
         """No class to find; paths relative to this section."""
         label = spec.conditions.get("class")
         if label is None:
-            message = "there is no class to find: the network is not told one"
+            message = "there is no class to predict: the network does not take one"
             yield Problem((), message, "add `conditioning.class: {kind: label}`, or leave `classify` out")
 
     def columns(self, target: Parameterization) -> dict[str, Array]:

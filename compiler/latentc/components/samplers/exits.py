@@ -60,7 +60,7 @@ class EarlyExit(Closed):
         for i, number in enumerate(self.after or ()):
             if number == 0 or (numbers is not None and number < max(numbers, default=0) and number not in numbers):
                 behind = "each" if numbers is None else ", ".join(map(str, numbers))
-                yield Problem(("after", i), f"there is no exit behind block {number}", f"exits stand behind {behind}")
+                yield Problem(("after", i), f"there is no exit after block {number}", f"exits follow {behind}")
         plain = table.body is LINEAR and not table.history and table.tail is None and table.clip_state is None
         if self.dynamic and (guided or table.stochastic or not plain or table.clip is not None):
             what = "with guidance" if guided else f"of `{table.solver}`"

@@ -66,7 +66,7 @@ class Codebook(SelectedRows):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.temperature is not None and not self.normalize:
-            yield Problem(("temperature",), "rows are drawn by their cosines", "set `normalize: true`")
+            yield Problem(("temperature",), "rows are drawn by cosine similarity", "set `normalize: true`")
         yield from self.problems_of_rows()
 
     def static(self) -> dict[str, Any]:

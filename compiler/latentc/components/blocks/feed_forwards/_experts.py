@@ -29,7 +29,7 @@ class CapacitySchedule(Closed):
 def problems_of_capacity(capacity: float, schedule: CapacitySchedule | None, experts: int) -> Iterator[Problem]:
     """What is wrong with a capacity of experts per token and its schedule."""
     if capacity > experts:
-        message = f"a capacity of {capacity} experts per token is more than the {experts} there are"
+        message = f"a capacity of {capacity} experts per token exceeds `experts` ({experts})"
         yield Problem(("capacity",), message, f"choose up to {experts}")
     if schedule is not None and schedule.until <= schedule.hold:
         message = f"the capacity falls from pass {schedule.hold} to pass {schedule.until}, which is not after it"

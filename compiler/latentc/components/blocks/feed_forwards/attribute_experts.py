@@ -39,7 +39,7 @@ class AttributeExperts(FeedForward):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.chosen > self.experts:
-            message = f"{self.chosen} experts of a sample are more than the {self.experts} there are"
+            message = f"{self.chosen} experts per sample exceed `experts` ({self.experts})"
             yield Problem(("chosen",), message, f"choose 1 to {self.experts}")
 
     def static(self, dim: int) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class MixtureOfExperts(FeedForward):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.per_token > self.experts:
-            message = f"{self.per_token} experts a token are more than the {self.experts} there are"
+            message = f"{self.per_token} experts per token exceed `experts` ({self.experts})"
             yield Problem(("per_token",), message, f"choose 1 to {self.experts}")
 
     def static(self, dim: int) -> dict[str, Any]:

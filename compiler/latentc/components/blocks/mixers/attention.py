@@ -175,19 +175,21 @@ class Attention(CachedMixer):
             yield Problem(("score_kernel",), message, "leave out its `factor`, or `kv_heads`")
         scaled = self.cosine is not None or self.score_factor != 1.0
         if scaled and self.score_kernel is not None:
-            yield Problem(("score_kernel",), "a score kernel is of scores over sqrt(d)", "leave out either")
+            yield Problem(("score_kernel",), "a score kernel needs scores divided by sqrt(d)", "leave out either")
         if self.cosine is not None and self.score_factor != 1.0:
-            yield Problem(("score_factor",), "cosines have a learned factor", "leave it out")
+            yield Problem(("score_factor",), "`cosine` scores have a learned factor", "leave it out")
 
         if self.unmasked and (not self.causal or self.score_kernel is not None or self.relative_bias):
-            message = "attention that is not causal, or has a kernel or biases of the scores, shows all that it shows"
+            message = "non-causal attention, or attention with a score kernel or relative bias, has no such mask"
             yield Problem(("unmasked",), message, "leave it out")
         where = "axial_rotary" if self.axial_rotary else "mixed_rotary"
         if self.turns and (self.causal or self.kv_heads not in (None, self.heads)):
-            message = "queries and keys rotate on a square of tokens, which has no order, with a key head each"
+            message = "rotation on a square of tokens has no causal order, and needs one key head per query head"
             yield Problem((where,), message, "leave out `causal` and `kv_heads`")
         if self.axial_rotary and self.mixed_rotary is not None:
-            yield Problem(("mixed_rotary",), "queries and keys rotate already: `axial_rotary`", "leave out either")
+            yield Problem(
+                ("mixed_rotary",), "queries and keys are already rotated by `axial_rotary`", "leave out either"
+            )
 
     def static(self, dim: int) -> dict[str, Any]:
         grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}

@@ -58,7 +58,9 @@ class LinearAttention(Mixer):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.kernel and self.kernel % 2 == 0:
-            yield Problem(("kernel",), f"a kernel of side {self.kernel} has no centre", f"use {self.kernel + 1}")
+            yield Problem(
+                ("kernel",), f"a kernel of side {self.kernel} has no centre: it must be odd", f"use {self.kernel + 1}"
+            )
 
     def static(self, dim: int) -> dict[str, Any]:
         return {"heads": self.heads}

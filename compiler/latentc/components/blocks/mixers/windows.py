@@ -65,10 +65,10 @@ class Windows(Mixer):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.convolution is not None and self.convolution % 2 == 0:
-            message = f"a kernel of side {self.convolution} has no centre"
+            message = f"a kernel of side {self.convolution} has no centre: it must be odd"
             yield Problem(("convolution",), message, f"use {self.convolution + 1}")
         if self.mixer.ordered:
-            yield Problem(("mixer",), "tokens of a window have no order to be causal in", "set `causal: false`")
+            yield Problem(("mixer",), "tokens of a window have no causal order", "set `causal: false`")
 
     def problems_of_grid(self, grid: int) -> Iterator[Problem]:
         if grid > self.size and grid % self.size:

@@ -31,7 +31,7 @@ class Rope1d(Positions):
                 continue
             head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
             if head_dim % 2:
-                message = f"rope_1d turns pairs of channels, so a head of {head_dim} must be even"
+                message = f"rope_1d rotates pairs of channels, so a head of {head_dim} must be even"
                 yield Problem((), message, "change the width or the number of heads")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:

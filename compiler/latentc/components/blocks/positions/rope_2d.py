@@ -31,7 +31,9 @@ class Rope2d(Positions):
                 continue
             head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
             if head_dim % 4:
-                message = f"rope_2d turns pairs of channels along two axes, so a head of {head_dim} must divide by 4"
+                message = (
+                    f"rope_2d rotates pairs of channels along two axes, so a head of {head_dim} must be divisible by 4"
+                )
                 yield Problem((), message, "change the width or the number of heads")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:

@@ -40,7 +40,9 @@ class RopePrefix(Positions):
             head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
             rest = head_dim - 2 * self.pairs
             if rest <= 0 or rest % 4:
-                message = f"a head of {head_dim} has no pairs for rows and columns beside {self.pairs} for the prefix"
+                message = (
+                    f"a head of {head_dim} has no pairs left for rows and columns besides {self.pairs} for the prefix"
+                )
                 yield Problem(("pairs",), message, "the head's channels less 2 `pairs` must be a multiple of 4")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:

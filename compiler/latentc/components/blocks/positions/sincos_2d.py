@@ -25,7 +25,7 @@ class Sincos2d(Positions):
         for network in spec.networks.values():
             width = getattr(network, "width", 4)
             if getattr(network, "positions", None) is self and width % 4:
-                message = f"sincos_2d needs a width that divides by 4, not {width}"
+                message = f"sincos_2d needs a width divisible by 4, not {width}"
                 yield Problem((), message, f"the nearest is {max(4, round(width / 4) * 4)}")
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:

@@ -33,7 +33,7 @@ class KerplePower(ScoreKernel):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.bias is None and self.factor is None:
-            yield Problem(("bias",), "the kernel neither adds to the scores nor multiplies them", "name one of both")
+            yield Problem(("bias",), "the kernel neither adds to the scores nor multiplies them", "set one of them")
 
     @property
     def multiplies(self) -> bool:

@@ -52,7 +52,7 @@ class Likeness(GuidingScore):
         if self.match == "meaning":
             yield from self._problems_of_features(shapes, spec)
         elif shapes[:1] != [tuple(spec.data.shape or ())]:
-            message = f"condition `{self.reference}` is no array of the data's shape {list(spec.data.shape or ())}"
+            message = f"condition `{self.reference}` is not an array of the data's shape {list(spec.data.shape or ())}"
             yield Problem(("reference",), message, "use a condition of kind `array` or `map`")
 
     def _problems_of_features(self, shapes: list[tuple[Any, ...]], spec: Spec) -> Iterator[Problem]:
@@ -60,7 +60,9 @@ class Likeness(GuidingScore):
         network = spec.networks.get(self.network or "")
         count = network.features_seen(spec) if isinstance(network, Backbone) else None
         if self.network is None:
-            yield Problem(("match",), "features are compared, and pixels have none", "name a `network` that sees some")
+            yield Problem(
+                ("match",), "this comparison needs features, not pixels", "name a `network` that provides them"
+            )
         elif count is not None and shapes[:1] != [(count,)]:
             message = f"condition `{self.reference}` is not the {count} features that `{self.network}` sees"
             yield Problem(("reference",), message, f"give its data field the shape [{count}]")
