@@ -244,7 +244,7 @@ def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["sampler.guidance={kind: blur, kernel: 4}"], "has no centre"),
+        (["sampler.guidance={kind: blur, kernel: 4}"], "has no centre: it must be odd"),
         (["sampler.guidance={kind: blur, kernel: 17}"], "too wide for a mirrored image of 8"),
         (["sampler.guidance={kind: self_attention, kernel: 3, absent: [style]}"], "no such condition: `style`"),
         (["sampler.annealing={start: 0.5, stop: 0.5}"], "ends before it starts"),

@@ -48,7 +48,7 @@ class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
             yield Problem((), f"only images [C, H, W] can be blurred, and the data has {spec.data.words}")
             return
         if self.kernel % 2 == 0:
-            message = f"a kernel of {self.kernel} pixels has no centre"
+            message = f"a kernel of {self.kernel} pixels has no centre: it must be odd"
             yield Problem(("kernel",), message, f"set it to {self.kernel + 1}")
         elif self.kernel // 2 >= min(spec.data.shape[1:]):
             most = 2 * min(spec.data.shape[1:]) - 1

@@ -40,12 +40,10 @@ class TokenClassifier(Backbone):
     """
 
     kind: Literal["token_classifier"]
-    conditions: tuple[str, ...] | None = Field(
-        (), max_length=0, description="names of the conditions it is told: none, as the class is what it predicts"
-    )
+    conditions: tuple[str, ...] | None = Field((), max_length=0, description="always empty: it predicts the class")
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    block: Block = Field(description="the block that is repeated; its condition is `in_context`")
+    block: Block = Field(description="the repeated block; its condition is `in_context`")
     embedding: Embedding = Field(Embedding(), description="how tokens enter")
     pooling: Literal["mean", "first"] = Field(
         "mean", description="what is read: the mean of the data's tokens, then normalised, or the normalised first one"
@@ -53,10 +51,12 @@ class TokenClassifier(Backbone):
     batch_norm: bool = Field(
         False, description="what is read is normalised by the batch in training, without a learned scale"
     )
-    weights: Weights = Field("normal", description="how linear layers start")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
+    weights: Weights = Field("normal", description="initialisation of linear layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the embedded tokens, in training")
     drop_path: DropPath = Field(
-        0.0, description="in training, probability that a sample skips a branch of the last block; it grows from 0"
+        0.0,
+        description="stochastic depth in training: probability that a sample skips a branch of the last block, "
+        "increasing from 0 over the blocks",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -83,7 +83,7 @@ class TokenClassifier(Backbone):
         if not classes_of(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
         if self.embedding.kind == "bits" and tokens.vocabulary & (tokens.vocabulary - 1):
-            message = f"{tokens.vocabulary} values are no whole number of bits"
+            message = f"{tokens.vocabulary} values are not a whole number of bits"
             yield Problem(("embedding", "kind"), message, "use `kind: table`")
         yield from self.embedding.problems(1, "linear")
         yield from self.embedding.problems_of_text(tokens.vocabulary, ())

@@ -46,7 +46,7 @@ class Lars(Optimizer):
     """LARS (You et al. 2017, arXiv:1708.03888): SGD whose steps are as long as a fraction of the weight, times `lr`."""
 
     kind: Literal["lars"] = "lars"
-    lr: float = Field(0.1, gt=0, description="learning rate once warmed up")
+    lr: float = Field(0.1, gt=0, description="peak learning rate, after warm-up")
     momentum: Unit = Field(0.9, description="decay of the sum of gradients")
     trust: float = Field(1e-3, gt=0, description="length of a matrix's gradient over that of the matrix")
     TORCH: ClassVar[str] = "Lars(groups, settings)"

@@ -36,26 +36,28 @@ class PredictorCorrector(ArraySampler):
     """Predictor and corrector steps from time 1 to the process's `eps`, each with noise (Song et al. 2021)."""
 
     kind: Literal["predictor_corrector"]
-    steps: int = Field(1000, gt=1, le=100_000, description="predictor steps, at evenly spaced times with both ends")
+    steps: int = Field(
+        1000, gt=1, le=100_000, description="number of predictor steps, at evenly spaced times including both ends"
+    )
     predictor: Literal["reverse_diffusion", "euler_maruyama", "ancestral", "none"] = Field(
-        "reverse_diffusion", description="discretisation of the reverse-time SDE; none: correctors alone"
+        "reverse_diffusion", description="discretisation of the reverse-time SDE; none: only correctors"
     )
     corrector: Literal["langevin", "annealed", "none"] = Field(
-        "langevin", description="step size from the norms of score and noise, or (NCSN) from the noise level; or none"
+        "langevin", description="step size: from the norms of score and noise, from the noise level (NCSN), or none"
     )
     snr: float = Field(0.16, gt=0, description="signal-to-noise ratio of a corrector step")
     corrector_steps: int = Field(1, gt=0, le=1_000, description="corrector steps before each predictor step")
     norms: Literal["sample", "batch"] = Field(
-        "sample", description="norms of `langevin`: of each sample, or their means over the batch (the authors)"
+        "sample", description="norms of `langevin`: per sample, or the mean over the batch (the authors)"
     )
-    probability_flow: bool = Field(False, description="predictors step along the probability-flow ODE, without noise")
+    probability_flow: bool = Field(False, description="predictors follow the probability-flow ODE, without noise")
     denoise: bool = Field(
         True,
         description="the last step adds no noise; in `inpaint` and `colourise`, only to what is given",
     )
-    inpaint: bool = Field(False, description="adds the program `inpaint`: parts of an image are given")
-    colourise: bool = Field(False, description="adds the program `colourise`: the grey image is given")
-    likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
+    inpaint: bool = Field(False, description="add the program `inpaint`, which keeps given parts of an image")
+    colourise: bool = Field(False, description="add the program `colourise`, which takes a grey image")
+    likelihood: Likelihood | None = Field(None, description="add the program `log_likelihood`; null: none")
     PROGRAMS: ClassVar[tuple[str, ...]] = (*ArraySampler.PROGRAMS, "inpaint", "colourise", "likelihood")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "predictor_corrector", "steps": 4, "corrector_steps": 2}
 

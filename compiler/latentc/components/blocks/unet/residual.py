@@ -39,14 +39,16 @@ class ResidualBlock(Closed):
         "behind the first activation, or scales and shifts the result of the first norm (Phil Wang's "
         "denoising-diffusion-pytorch)",
     )
-    groups: int = Field(32, gt=0, le=1_024, description="most groups of a GroupNorm")
-    group_size: int = Field(1, gt=0, le=65_536, description="least channels per group")
-    eps: float = Field(1e-5, gt=0, description="of GroupNorm")
+    groups: int = Field(32, gt=0, le=1_024, description="maximum number of groups of a GroupNorm")
+    group_size: int = Field(1, gt=0, le=65_536, description="minimum channels per group")
+    eps: float = Field(1e-5, gt=0, description="eps of GroupNorm")
     embedding: Literal["add", "scale_shift"] = Field(
-        "scale_shift", description="the embedding is added before the second norm, or scales and shifts its result"
+        "scale_shift", description="the embedding is added before the second norm, or scales and shifts its output"
     )
-    rescale: bool = Field(False, description="divides the sum with the shortcut by sqrt(2)")
-    project: bool = Field(False, description="blocks that resample project their shortcut, whatever the channels")
+    rescale: bool = Field(False, description="divide the sum with the shortcut by sqrt(2)")
+    project: bool = Field(
+        False, description="resampling blocks always project their shortcut, even if channels are unchanged"
+    )
     resample: Filter = Field(
         "box",
         description="filter of resampling: means and repetition, the same along the last two of three axes (`planes`: "
@@ -55,15 +57,15 @@ class ResidualBlock(Closed):
     activation: Activation = Field(
         "silu", description="before convolutions and of the embedding; `leaky_relu` has slope 0.2"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution, in training")
-    weights: Weights = Field("torch", description="how layers start")
-    heads: int | None = Field(None, gt=0, le=1_024, description="heads of attention; null: as `head_channels` says")
-    head_channels: int = Field(64, gt=0, le=65_536, description="channels per head of attention, if `heads` is null")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the second convolution, in training")
+    weights: Weights = Field("torch", description="initialisation of layers")
+    heads: int | None = Field(None, gt=0, le=1_024, description="attention heads; null: set by `head_channels`")
+    head_channels: int = Field(64, gt=0, le=65_536, description="channels per attention head, if `heads` is null")
     qkv: Literal["parts", "heads", "channels"] = Field(
         "parts", description="order of the query, key and value rows: one after the other, per head, or per channel"
     )
     transformer: MapTransformer | None = Field(
-        None, description="blocks that attend do so by a transformer, which attends to tokens of conditions too (LDM)"
+        None, description="attention is a transformer, which also attends to condition tokens (LDM)"
     )
 
     def head_count(self, channels: Any) -> Any:
