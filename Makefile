@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage chaos fuzz installs gallery lint format clean rtx triton
+# Tests start hundreds of processes: they should not compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-fast coverage chaos fuzz installs gallery lint format clean packages rtx triton
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
 
 test: .venv/ready  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
+
+test-fast: .venv/ready  ## every test with its first parameters, without those marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 coverage: .venv/ready  ## every test, with the lines it reaches: tracing doubles the time of the interpreter's tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
@@ -38,11 +44,15 @@ format: .venv/ready
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
+	@# Triton's environment is installed at the same time.
+	@{ $(MAKE) --no-print-directory triton || echo "without Triton: tests that run its server are skipped"; } & \
+	$(MAKE) --no-print-directory packages; status=$$?; wait; exit $$status
+	@$(MAKE) --no-print-directory rtx || echo "without TensorRT-RTX: tests that build its plans are skipped"
+	touch $@
+
+packages:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@$(MAKE) --no-print-directory rtx || echo "without TensorRT-RTX: tests that build its plans are skipped"
-	@$(MAKE) --no-print-directory triton || echo "without Triton: tests that run its server are skipped"
-	touch $@
 
 # Its package is built where it is installed, with what is there, so it cannot be one of the extras above.
 rtx:

@@ -24,7 +24,16 @@ gc.set_threshold(100_000, 20, 50)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="rewrite the golden files with what came out")
+    parser.addoption("--fast", action="store_true", help="each test with its first parameters only, without slow ones")
     parser.addoption("--exhaustive", action="store_true", help="test every variant where the first and last are enough")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        chosen = {item for item in first.values() if item.get_closest_marker("slow") is None}
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.hookimpl(tryfirst=True)

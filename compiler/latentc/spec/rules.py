@@ -20,13 +20,12 @@ from latentc.components.objective import Objective
 from latentc.components.parts import Part
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
-from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
+from latentc.diagnostics import Diagnostic, Label, did_you_mean
 from latentc.spec.engine_rules import ENGINE_RULES
 from latentc.spec.problem import Problem, Rule
 from latentc.spec.schema import Spec
 from latentc.spec.yaml import Document, PathKey
-from latentc.weights.rules import parse_map
-from latentc.weights.templates import AnySizes
+from latentc.weights.rules import fault_of
 
 
 def check_rules(spec: Spec, document: Document) -> list[Diagnostic]:
@@ -138,11 +137,8 @@ def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
                 known = ", ".join(spec.networks)
                 yield Problem("E0411", path, f"no network `{network}`", help=f"networks of this spec: {known}")
             for index, rule in enumerate(rules):
-                try:
-                    parse_map([rule], AnySizes())
-                except DiagnosticError as error:
-                    text = error.diagnostics[0].message.removeprefix("rule 1 of the name map: ")
-                    yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {text}")
+                if fault := fault_of(rule):
+                    yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {fault}")
 
 
 def checkpoints_are_known(spec: Spec) -> Iterator[Problem]:

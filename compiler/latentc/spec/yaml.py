@@ -234,7 +234,7 @@ class _Composer:
         if event.anchor:
             self.anchors[event.anchor] = None
         # A block has no text of its own to underline: its span is empty, at its start.
-        span = replace(span, end_line=span.line, end_column=span.column)
+        span = Span(span.file, span.line, span.column, span.line, span.column)
         self.stack.append(_Open(Node(value, span), event.anchor))
 
     def close(self, event: Any) -> None:
@@ -243,7 +243,7 @@ class _Composer:
         span = done.node.span
         if end.index > start.index:  # flow style: the closing bracket
             span = replace(span, end_line=end.line + 1, end_column=end.column + 1)
-        self.add(replace(done.node, span=span), done.size, done.height + 1, done.anchor)
+        self.add(Node(done.node.value, span), done.size, done.height + 1, done.anchor)
 
     def scalar(self, event: yaml.ScalarEvent) -> None:
         span = self.span(event)
@@ -316,10 +316,10 @@ class _Composer:
             message = f"more than {MAX_NODES} values once aliases are expanded"
             raise self.error("E0105", message, node.span, "use fewer aliases of large values")
         if isinstance(top.node.value, list):
-            top.node.value.append(replace(node, key=None))
+            top.node.value.append(Node(node.value, node.span))
         elif isinstance(top.node.value, dict) and top.keyed:
             name, key = top.keyed
-            top.node.value[name] = replace(node, key=key)
+            top.node.value[name] = Node(node.value, node.span, key)
             top.keyed = None
 
     # ---- places and errors

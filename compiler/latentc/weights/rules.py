@@ -38,6 +38,8 @@ _LIST = re.compile(r"\{(\w+):[^{}]*\}")
 _MOST_NAMES = 4096  # from one name by `over`
 _MOST_ALTERNATIVES = 64
 _MOST_RULES = 4096  # from one rule by `for`
+_MOST_FAULTS = 1 << 14
+_FAULTS: dict[str, str] = {}  # of rules as they are written
 
 RawRule = Mapping[str, Any]
 Bindings = dict[str, str]
@@ -106,6 +108,20 @@ def parse_map(raw: Sequence[RawRule], sizes: Sizes | None = None) -> list[tuple[
         raise DiagnosticError(*faults)
     chosen = itertools.product(*(parsed[place] for place in range(len(raw))))
     return [tuple(itertools.chain.from_iterable(lists)) for lists in chosen]
+
+
+def fault_of(rule: Any) -> str:
+    """What is wrong with a rule before its network is known, or "". Variants and related specs share their rules."""
+    written = repr(rule)
+    if written not in _FAULTS:
+        if len(_FAULTS) == _MOST_FAULTS:
+            _FAULTS.clear()
+        try:
+            parse_map([rule], AnySizes())
+            _FAULTS[written] = ""
+        except DiagnosticError as error:
+            _FAULTS[written] = error.diagnostics[0].message.removeprefix("rule 1 of the name map: ")
+    return _FAULTS[written]
 
 
 def _entry(number: int, raw: Any, sizes: Sizes) -> list[list[Rule]]:
