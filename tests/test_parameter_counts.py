@@ -243,7 +243,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "transformers' CLIPVisionModelWithProjection",
         {("B/32", "eye"): 87_849_216, ("B/16", "eye"): 86_192_640, ("L/14", "eye"): 303_966_208},
     ),
-    "rcg_adm": ("LTH14/rcg", {(None, "main"): 553_077_254}),
+    "rcg_adm": ("LTH14/rcg", {(None, "main"): 553_077_254, ("images", "encoder"): 106_786_560}),
     "rcg_ldm": ("LTH14/rcg", {(None, "main"): 389_872_388}),
     "rcg_mage": (
         "MAGE's, and a linear layer for the representation",
@@ -567,6 +567,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L/2", "main"): 458_104_096 - 1001 * 1024,
             ("XL/2", "main"): 675_131_040 - 1001 * 1152,
             ("L/2", "rdm"): 62_721_280,
+            ("images", "encoder"): 106_786_560,
+            ("images-L", "encoder"): 325_338_112,
             ("class", "rdm"): 72_176_896 + 1000 * 512,
         },
     ),

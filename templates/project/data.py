@@ -42,6 +42,10 @@ def open_data(config: dict[str, Any]) -> Samples:
     """The data of the settings. SystemExit if it is missing or does not fit the model."""
     try:
         source = open_dataset(config["data"])
+        if "encoded" in config:
+            from features import with_features
+
+            source = with_features(source, config)
         if "neighbours" in config:
             from neighbours import WithNeighbours
 

@@ -6,6 +6,8 @@ named by what it was made of: other images, crops or another first stage are enc
 
 import hashlib
 import importlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,16 @@ class Encoded:
         fields: dict[str, Any],
         stage: dict[str, Any],
         resized: dict[str, np.ndarray],
+        views: Callable[[int], np.ndarray],
+        identity: list[str],
     ):
         self.codes, self.y, self.fields, self.stage, self.size = codes, labels, fields, stage, len(codes)
         self.resized = resized
+        self.views, self.identity = (
+            views,
+            identity,
+        )  # u8[views, H, W, C] of an image; what all of them are made of
+        self.features: dict[str, np.ndarray] = {}  # [N, views, ...] of every image, by field
 
     def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Latents `x` or `tokens`, and labels; the first view if there is no `rng`."""
@@ -39,6 +48,7 @@ class Encoded:
         found = first_stage.field_from_codes(self.codes[index, view], self.stage, rng)
         for name, codes in self.resized.items():
             found[name] = first_stage.field_from_codes(codes[index, view], self.stage, rng)["x"]
+        found |= {name: features[index, view] for name, features in self.features.items()}
         return {**found, "y": self.y[index]} if "y" in self.fields else found
 
 
@@ -69,7 +79,8 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     flip, crops = settings["horizontal_flip"], settings["crops"]
     weights = first_stage.file_of(stage)
     status = weights.stat()
-    made_of = [f"{weights} {status.st_size} {status.st_mtime_ns}", str(flip), crops, *images.identity()]
+    identity = [str(flip), crops, *images.identity()]
+    made_of = [f"{weights} {status.st_size} {status.st_mtime_ns}", *identity]
 
     def codes(small: int | None) -> np.ndarray:
         """Those of the images, `small` pixels a side, if they are made smaller."""
@@ -88,7 +99,8 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     resized = {
         name: codes(field["shape"][-1] * pixels) for name, field in fields.items() if field.get("resized")
     }
-    return Encoded(codes(None), images.y, fields, stage, resized)
+    views = partial(views_of, images, flip=flip, crops=crops)
+    return Encoded(codes(None), images.y, fields, stage, resized, views, identity)
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:

@@ -31,6 +31,13 @@ MAGE = (
     *("networks.main.width=64", "networks.main.depth=2", "networks.main.block.mixer.heads=4"),
     *("networks.main.decoder={width: 64, depth: 1, heads: 4}", "data.fields={representation: {shape: [12]}}"),
 )
+ENCODER = (
+    *(*UNET[:3], "networks.main.width=8", "networks.main.attention=[]", "networks.main.block={groups: 4, heads: 2}"),
+    *("data.shape=[3, 24, 24]", "data.fields.representation.shape=[12]", "networks.encoder.image=16"),
+    *("networks.encoder.width=32", "networks.encoder.depth=2", "networks.encoder.patch=4"),
+    *("networks.encoder.block.mixer.heads=4", "networks.encoder.head.features=12"),
+    "networks.encoder.head.hidden=[24, 24]",
+)
 NOISE = (*RDM, "objective.predicts=noise", "sampler.steps=10")
 
 
@@ -78,5 +85,16 @@ CASES = [
     Forward("rcg.ldm", "rcg_ldm", LDM, adm),
     Forward("rcg.mage", "rcg_mage", MAGE, mage, output=some),
     Forward("rcg.rdm_simplemlp", "rcg_representation", RDM, rdm, output=vectors),
+    Forward(
+        "rcg.encoder",
+        "rcg_adm",
+        ENCODER,
+        lambda numbers, spec: {"x": numbers.inputs["x"]},
+        "images",
+        prefixes={"encoder": ""},
+        names="moco",
+        network="encoder",
+        method="encode",
+    ),
     Sampler("rcg.sampler_rdm_ddim10_eta1", "rcg_representation", NOISE, sampler, output=vectors),
 ]

@@ -85,9 +85,13 @@ class Data(Part):
         return self.fields["x"] if "x" in self.fields else self.fields["tokens"]
 
     def settings(self) -> dict[str, Any]:
-        """Settings of the reader in `latentc.datasets`, as config.yaml of a project holds them: without class names."""
+        """Settings of the reader in `latentc.datasets`, as config.yaml of a project holds them.
+
+        They have neither class names nor fields that networks compute.
+        """
         without = {"class_names"}
-        fields = {n: f.model_dump(mode="json", exclude_none=True, exclude=without) for n, f in self.fields.items()}
+        read = {n: f for n, f in self.fields.items() if f.encoded_by is None}
+        fields = {n: f.model_dump(mode="json", exclude_none=True, exclude=without) for n, f in read.items()}
         return {**self.model_dump(mode="json", by_alias=True, exclude=without), "fields": fields}
 
     @classmethod
@@ -126,6 +130,11 @@ class Data(Part):
             yield Problem(place, f"field `{name}` is not latents [C, h, w] as the sample is", "give it such a shape")
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        from latentc.components.encoded_fields import problems_of_encoded  # which imports networks
+
+        for name, field in self.fields.items():
+            if field.encoded_by is not None:
+                yield from problems_of_encoded(name, field, spec)
         for name, numbers in zip(("shift", "scale"), self.normalisation, strict=True):
             if self.first_stage is not None and len(numbers) not in (1, *(self.shape or ())[:1]):
                 message = f"{len(numbers)} numbers, and the latents are {self.words}"

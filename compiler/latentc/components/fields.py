@@ -73,6 +73,11 @@ class Field(Closed):
         description="latents of a smaller version of the image, resized bicubically before the first stage encodes "
         "it; `shape` sets the size (Hi-MAR's pivots)",
     )
+    encoded_by: str | None = pydantic.Field(
+        None,
+        description="one of `networks`, frozen, which computes the field from the samples once, before training; null: "
+        "the data holds it",
+    )
     grid: tuple[Size, ...] | None = pydantic.Field(
         None,
         max_length=8,

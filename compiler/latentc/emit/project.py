@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from latentc import __version__
 from latentc.components.contract import Lowered, Program, Rollout, Update
+from latentc.components.encoded_fields import encoded_fields
 from latentc.components.fields import Medium
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
@@ -111,6 +112,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
     decoded: Medium = "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
     files |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
+    if encoded_fields(spec):
+        files["features.py"] = template("project/features.py")
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
     files |= training_files(spec.train, lowered.module, any(update.rollout for update in lowered.updates))
@@ -153,6 +156,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
         **({"rewards": list(rewards)} if rewards else {}),
         "data": data,
         **({"held_out": held_out} if held_out else {}),
+        **({"encoded": {n: asdict(of) for n, of in encoded.items()}} if (encoded := encoded_fields(spec)) else {}),
         **({"neighbours": neighbours} if (neighbours := searched(spec)) else {}),
     }
 
@@ -196,6 +200,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "classes": data["classes"],
         "given": [c.name for c in lowered.conditions if c.required and c.form != "label" and not c.retrieved],
         "searches": bool(searched(spec)),
+        "encodes": bool(encoded_fields(spec)),
         "rolls_out": any(update.rollout for update in lowered.updates),
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",

@@ -18,6 +18,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.projection import Projection
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
+from latentc.components.encoded_fields import IMAGES, images_of
 from latentc.components.kit.bicubic import scaled_image
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.layers import STATISTICS, normalised
@@ -38,7 +39,8 @@ class PatchEncoder(Backbone):
 
     kind: Literal["patch_encoder"]
     reads: str | None = Field(
-        None, description="data field that it encodes, for an `encoded` condition; null: the samples themselves"
+        None,
+        description="data field that it encodes, or `images`: those that the first stage encodes; null: the samples",
     )
     image: int | None = Field(
         None, gt=0, le=65_536, description="side that images are scaled to first, in pixels; null: they are as they are"
@@ -90,9 +92,10 @@ class PatchEncoder(Backbone):
         return self.PROVIDES if self.reads is None else self.PROVIDES - {"see"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.reads is not None and self.reads not in spec.data.fields:
-            known = ", ".join(spec.data.fields) or "none"
-            yield Problem(("reads",), f"the data has no field `{self.reads}`", f"fields of the data: {known}")
+        if self.reads is not None and self.reads not in spec.data.fields and not (self._stage and images_of(spec)):
+            known, what = ", ".join(spec.data.fields) or "none", f"the data has no field `{self.reads}`"
+            what = "the data holds no images that a first stage encodes" if self._stage else what
+            yield Problem(("reads",), what, f"fields of the data: {known}")
             return
         shape, grid = self._shape(spec), None
         if shape[1] != shape[2] or not shape[1]:
@@ -121,10 +124,15 @@ class PatchEncoder(Backbone):
         if self.output == "class" and not self.class_token:
             yield Problem(("output",), "there is no class token", "set `class_token: true`, or use `mean`")
 
+    @property
+    def _stage(self) -> bool:
+        """Whether it may read the images of the first stage."""
+        return self.reads == IMAGES
+
     def _shape(self, spec: Spec) -> tuple[int, int, int]:
         """Channels, rows and columns; zeros of what is no image, which `problems` refuses."""
         field = spec.data.fields.get(self.reads or "x")
-        shape = () if field is None else field.shape
+        shape = field.shape if field is not None else images_of(spec) if self._stage else ()
         return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (0, 0, 0)
 
     def _seen(self, size: int) -> int:

@@ -1,0 +1,72 @@
+"""Data fields that a frozen network of the spec computes from other fields, once per sample, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from latentc.components.backbone import Backbone
+from latentc.components.fields import Field
+from latentc.components.parts import Problem
+from latentc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+IMAGES = "images"
+"""What a network reads that encodes the images of a first stage, as no field holds these."""
+
+
+@dataclass(frozen=True)
+class EncodedField:
+    """A field that network `network` computes from what it `reads`: a data field, or `images` of the first stage."""
+
+    network: str
+    reads: str
+
+
+def encoded_fields(spec: Spec) -> dict[str, EncodedField]:
+    """The fields of the data that networks compute."""
+    found = {}
+    for name, field in spec.data.fields.items():
+        network = spec.networks.get(field.encoded_by or "")
+        if isinstance(network, Backbone) and "encode" in network.PROVIDES:
+            found[name] = EncodedField(field.encoded_by or "", network.encoding(spec)[0][0].name)
+    return found
+
+
+def images_of(spec: Spec) -> tuple[int, ...]:
+    """The shape of the images that the first stage encodes; empty if training does not see them."""
+    stage = spec.first_stage
+    seen = stage is not None and spec.data.holds_images and stage.data.shape is not None
+    return tuple(stage.data.shape) if seen else ()  # type: ignore[union-attr, arg-type]
+
+
+def problems_of_encoded(name: str, field: Field, spec: Spec) -> Iterator[Problem]:
+    """What keeps a network from computing this field."""
+    place, encoder = ("fields", name, "encoded_by"), field.encoded_by
+    network = spec.networks.get(encoder or "")
+    if not isinstance(network, Backbone) or "encode" not in network.PROVIDES:
+        able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
+        what = "encodes nothing" if network is not None else "does not exist"
+        yield Problem(place, f"network `{encoder}` {what}", f"networks that encode: {', '.join(able) or 'none'}")
+        return
+    ports, type = network.encoding(spec)
+    if len(ports) != 1 or network.encodes_masked:
+        yield Problem(place, f"network `{encoder}` reads more than one field", "use one that encodes an image")
+    elif (read := spec.data.fields.get(ports[0].name)) is not None and read.encoded_by is not None:
+        yield Problem(place, f"network `{encoder}` reads `{ports[0].name}`, which a network computes, too")
+    elif network.trainable or network.pretrained is None:
+        message = f"network `{encoder}` is trained, and this field is computed before training"
+        yield Problem(place, message, f"set `networks.{encoder}.pretrained: FILE`, or use a condition `encoded`")
+    elif _shape(type) != field.shape:
+        message = f"network `{encoder}` returns {list(_shape(type))} per sample, but the field has {list(field.shape)}"
+        yield Problem(("fields", name, "shape"), message, f"write `shape: {list(_shape(type))}`")
+
+
+def _shape(type: TensorType) -> tuple[int, ...]:
+    return tuple(int(d) for d in type.shape[1:])  # type: ignore[arg-type]
+
+
+__all__ = ["IMAGES", "EncodedField", "encoded_fields", "images_of", "problems_of_encoded"]

@@ -1,0 +1,121 @@
+"""Data fields that a frozen network computes: what the emitted project caches, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forked import python
+from parity_data import error
+from PIL import Image
+from random_weights import random_weights
+from safetensors.numpy import save_file
+
+from latentc import api
+from latentc.checkpoint import network_params
+from latentc.diagnostics import DiagnosticError
+from latentc.lower import lower, lower_networks
+from latentc.spec import load_spec
+
+ENCODER = [
+    *("networks.encoder.image=8", "networks.encoder.width=16", "networks.encoder.depth=1", "networks.encoder.patch=4"),
+    *("networks.encoder.block.mixer.heads=2", "networks.encoder.head={features: 6, hidden: [8], batch_norm: true}"),
+]
+RDM = ["networks.rdm.width=16", "networks.rdm.depth=1", "networks.rdm.time_width=8"]
+FIELD = "representation: {shape: [6], encoded_by: encoder}"
+TRAIN = ["train.workers=0", "train.precision=fp32", "train.batch_size=2", "train.steps=1"]
+ADM = [
+    *(*ENCODER, *RDM, *TRAIN, "networks.main.width=8", "networks.main.multipliers=[1]", "networks.main.attention=[]"),
+    *("networks.main.block={groups: 4, heads: 2}", "conditioning.time.frequencies=8"),
+    f"data={{kind: npz, path: images.npz, fields: {{x: {{shape: [3, 12, 12]}}, {FIELD}}}}}",
+]
+DIT = [
+    *(*ENCODER, *RDM, *TRAIN, "networks.main.width=16", "networks.main.depth=1", "networks.main.block.mixer.heads=2"),
+    "data={kind: image_folder, path: images, first_stage: {spec: stage.yaml, weights: stage.safetensors}, "
+    f"fields: {{x: {{shape: [4, 4, 4]}}, {FIELD}}}}}",
+]
+STAGE = "latentc: 1\nname: stage\nextends: sd_vae\n"
+STAGE += "backbone: {width: 8, multipliers: [1, 2], blocks: 1, groups: 4, bottleneck: {channels: 4}}\n"
+READ = """
+import numpy as np
+from config import load_config
+from data import open_data
+source = open_data(load_config()).source
+index = np.arange(source.size)
+np.savez("read.npz", first=source.rows(index)["representation"], drawn=source.rows(index, np.random.default_rng(0))
+         ["representation"])
+"""
+
+
+def weights(spec: Any, network: str, file: Path, variant: str | None = None, sizes: Any = ()) -> None:
+    lowered = lower_networks(load_spec(spec, variant, sizes))
+    own = random_weights(network_params(lowered, lowered.networks[network]), np.random.default_rng(0), 0.3)
+    save_file({n: np.float32(np.abs(a) if n.endswith("running_var") else a) for n, a in own.items()}, file)
+
+
+def encoded(spec: str, sizes: list[str], images: np.ndarray) -> np.ndarray:
+    given: Any = {"variant": "images", "overrides": sizes, "network": "encoder", "method": "encode"}
+    return next(iter(api.run_method(spec, ["encoder=mocov3.safetensors"], {"x": images}, "oracle", **given).values()))
+
+
+def test_samples_have_what_the_network_makes_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 3, 12, 12)).astype(np.float32)
+    np.savez("images.npz", x=images)
+    weights("rcg_adm", "encoder", Path("mocov3.safetensors"), "images", ADM)
+    project = api.train("rcg_adm", "project", [], variant="images", overrides=ADM)
+    (cache,) = tmp_path.glob("images.npz.encoder.*.npy")
+    assert error(np.load(cache), encoded("rcg_adm", ADM, images)) < 1e-4
+    np.savez(project / "images.npz", x=images)  # paths are relative to the folder that scripts run in
+    done = python(project, "-c", READ)
+    assert done.returncode == 1 and "roles.encoder.pretrained: there is no file" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_images_of_a_first_stage_are_encoded_view_by_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(f"images/{i}.png")
+    Path("stage.yaml").write_text(STAGE)
+    sizes = [*DIT, f"data.first_stage.spec={tmp_path / 'stage.yaml'}"]
+    weights(tmp_path / "stage.yaml", "main", Path("stage.safetensors"))
+    weights("rcg", "encoder", Path("mocov3.safetensors"), "images", sizes)
+    api.emit("rcg", ".", "images", sizes, force=True)
+    done = python(tmp_path, "-c", READ)
+    assert done.returncode == 0, done.stderr
+    with np.load("read.npz") as read:
+        first, drawn = read["first"], read["drawn"]
+    views = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    plain, mirrored = encoded("rcg", sizes, views), encoded("rcg", sizes, np.ascontiguousarray(views[..., ::-1]))
+    assert error(first, plain) < 1e-4
+    near = [[np.abs(row - other[i]).max() < 1e-4 for other in (plain, mirrored)] for i, row in enumerate(drawn)]
+    assert all(sum(row) == 1 for row in near) and {row.index(True) for row in near} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("data.fields.representation.encoded_by=none", "network `none` does not exist"),
+        ("data.fields.representation.encoded_by=rdm", "network `rdm` encodes nothing"),
+        ("data.fields.representation.shape=[5]", "returns [6] per sample, but the field has [5]"),
+        ("networks.encoder.pretrained=null", "is trained, and this field is computed before training"),
+        ("networks.encoder.reads=representation", "a patch_encoder takes square images"),
+        ("networks.encoder.reads=images", "the data holds no images that a first stage encodes"),
+        ("networks.encoder.class_token=false", "there is no class token"),
+        ("networks.encoder.positions={kind: sincos_2d}", "has no place in the square"),
+        ("networks.encoder.patch=3", "patches of 3 do not tile a side of 8"),
+    ],
+)
+def test_what_is_refused(change: str, words: str) -> None:
+    with pytest.raises(DiagnosticError) as refused:
+        load_spec("rcg_adm", "images", [*ADM, change])
+    assert any(words in d.message for d in refused.value.diagnostics), refused.value
+
+
+def test_a_request_does_not_give_what_is_drawn() -> None:
+    lowered = lower(load_spec("rcg_adm", "images", ADM))
+    assert lowered.conditions == () and lowered.sampled == ("main", "rdm")
