@@ -232,7 +232,8 @@ def test_json_schema() -> None:
     json.dumps(schema)
     assert schema["required"] == ["latentc"]
     assert set(schema["properties"]) >= {"backbone", "networks", "variants", "extends", "train"}
-    assert schema["properties"]["backbone"]["discriminator"]["propertyName"] == "kind"
+    network, extended = schema["properties"]["backbone"]["anyOf"]
+    assert network["discriminator"]["propertyName"] == "kind" and extended["required"] == ["extends"]
     assert schema["additionalProperties"] is False
     transformer = schema["$defs"]["Transformer"]
     assert {"kind", "width", "depth"} <= set(transformer["required"])

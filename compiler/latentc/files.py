@@ -54,6 +54,10 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     return {name: materialise(expr) for name, expr in read_npz(path).items()}
 
 
+CONDITION_FILES = (".npy", ".npz", ".txt")
+"""How names of files of conditions end."""
+
+
 def read_condition(path: Path | str, name: str) -> Any:
     """The value of a condition from a file: .npy, or .npz with `value` and `mask`, an array of that name, or only one.
 

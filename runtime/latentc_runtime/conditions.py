@@ -71,7 +71,7 @@ def checked_given(
 
 def described(condition: Condition) -> str:
     """The values that a condition takes, and how to give them."""
-    name, shape = condition.name, ", ".join(map(str, condition.shape))
+    name, shape, example = condition.name, ", ".join(map(str, condition.shape)), "FILE.npy"
     axes = f" ({', '.join(condition.axes)})" if condition.axes else ""
     match condition.form:
         case "label":
@@ -83,6 +83,7 @@ def described(condition: Condition) -> str:
             length = f"up to {shape}" if condition.mask else shape
             text = "a text, or " if condition.medium == "text" else ""
             what = f"{text}{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
+            example = "TEXT" if condition.medium == "text" else example
         case "array" if condition.retrieved:
             what = f"the neighbours f32[{shape}], or with an index a query f32[{condition.shape[-1]}],"
         case "array" if not condition.shape:
@@ -90,7 +91,7 @@ def described(condition: Condition) -> str:
         case "array":
             longest = ", where the first axis may be shorter" if condition.mask else ""
             what = f"{condition.dtype}[{shape}]{axes}{longest}"
-    return f'`{name}` takes {what} per sample: `conditions={{"{name}": …}}`, `--given {name}=FILE.npy`'
+    return f'`{name}` takes {what} per sample: `conditions={{"{name}": …}}`, `--given {name}={example}`'
 
 
 def per_sample(condition: Condition, value: Any) -> bool:

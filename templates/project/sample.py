@@ -2,7 +2,7 @@
 
     python sample.py --weights runs/train/weights.safetensors --class 0-9 --per-class 10 -o grid.png
 
-Sample i has seed `seed + i`; it depends on its own seed, conditions and settings alone. `--given NAME=FILE`
+Sample i has seed `seed + i`; it depends on its own seed, conditions and settings alone. `--given NAME=VALUE`
 gives a condition that is no class: one for all samples, or one per sample. `--raw out.npz` keeps the arrays.
 """
 
@@ -248,11 +248,13 @@ def setting(text: str) -> tuple[str, float]:
 
 
 def condition_of(name: str, file: str) -> Any:
-    """A condition: an .npy, an .npz (`value` and `mask`, or one array), lines of a .txt, or a number."""
+    """A condition: an .npy, an .npz (`value`, `mask` or one array), lines of a .txt, a number, a text."""
     if not Path(file).exists():
         try:
             return float(file)
         except ValueError:
+            if not file.endswith((".npy", ".npz", ".txt")):
+                return file
             raise SystemExit(f"--given {name}: no such file: {file}") from None
     if file.endswith(".txt"):
         try:
@@ -343,8 +345,8 @@ def main() -> None:
         type=pair,
         action="append",
         default=[],
-        metavar="NAME=FILE",
-        help="a condition as .npy, .npz, .txt with one text per line, or a number",
+        metavar="NAME=VALUE",
+        help="a condition as .npy, .npz, .txt with one text per line, or a number or text itself",
     )
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")

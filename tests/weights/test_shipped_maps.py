@@ -16,7 +16,7 @@ from latentc.weights.rules import parse_map
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
 
 # Variants that rules are for which neither the first nor the last has.
-FURTHER = {"edm": ("cifar10-ve",)}
+FURTHER = {"dimr": ("XL/2R-256-text",), "edm": ("cifar10-ve",)}
 
 # Options that a map is for beside those of the variants.
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {

@@ -178,25 +178,25 @@ def sample_set(
 
 
 def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Conditions by name, files of them read; a text that is a number, and no file, stands for itself.
+    """Conditions by name, files of them read; a number, or a text that is not called like a file, stands for itself.
 
     DiagnosticError E0401 to E0403, E0408.
     """
-    from latentc.files import read_condition
+    from latentc.files import CONDITION_FILES, read_condition
 
     found = dict(given or {})
     for name, value in found.items():
         if isinstance(value, str | Path):
-            number = None if Path(value).exists() else _number(str(value))
-            found[name] = read_condition(value, name) if number is None else number
+            is_file = Path(value).exists() or Path(value).suffix in CONDITION_FILES
+            found[name] = read_condition(value, name) if is_file else _number_or_text(str(value))
     return found
 
 
-def _number(text: str) -> float | None:
+def _number_or_text(given: str) -> float | str:
     try:
-        return float(text)
+        return float(given)
     except ValueError:
-        return None
+        return given
 
 
 def check_files(output: Path | str | None, raw: Path | str | None) -> None:

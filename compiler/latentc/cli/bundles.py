@@ -158,8 +158,8 @@ def sample(
         list[str] | None,
         typer.Option(
             "--given",
-            metavar="NAME=FILE",
-            help="A condition: a number, .npy or .npz, one value or one per sample; text as .txt, one line per sample.",
+            metavar="NAME=VALUE",
+            help="A condition: a number, a text, .npy or .npz, one value or one per sample; .txt, one text per line.",
         ),
     ] = None,
     seed: Seed = 0,

@@ -3,6 +3,9 @@
 Mappings merge key by key, anything else replaces. A mapping with another `kind` replaces the old one, because the keys
 of one kind mean nothing to another. A condition, network, name map or checkpoint that is set to null is removed. A spec
 with variants of its own has those alone; they change further what the base's of the same name change.
+
+A network may itself have a base, the network `main` of another spec: `{extends: t5, variant: v1.1-xl}`. Name maps of
+that one come with it unless the spec has its own.
 """
 
 from __future__ import annotations
@@ -85,8 +88,12 @@ def resolve_text(
     variant: str | None,
     overrides: Sequence[str],
     option: str = "--set",
+    chain: tuple[str, ...] = (),
 ) -> Resolved:
-    """Resolve the spec in `text`, called `file` in diagnostics; `path` is what `extends` is relative to."""
+    """Resolve the spec in `text`, called `file` in diagnostics; `path` is what `extends` is relative to.
+
+    `chain`: the files that a network of each extends the next.
+    """
     root = _with_base(text, file, path or Path(file), ())
     fields = dict(root.fields)
     variants = fields.pop("variants", None)
@@ -98,6 +105,7 @@ def resolve_text(
         root = merge(root, _variant(variants, variant))
     for number, text in enumerate(overrides, start=1):
         root = _set(root, text, f"{option} #{number}")
+    root = _with_networks(root, (*chain, file))
     return Resolved(Document(root), variants.fields if variants else {}, variant)
 
 
@@ -157,6 +165,36 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Nod
         message = f"`extends` goes in a circle: {way}"
         raise DiagnosticError.of("E0211", message, extends.span, help="remove one `extends`")
     return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here), root)
+
+
+def _with_networks(root: Node, chain: tuple[str, ...]) -> Node:
+    """`root` with the bases of its networks in place of their `extends`, and the name maps of these bases."""
+    networks = root.fields.get("networks", Node(None, root.span))
+    for name, network in networks.fields.items():
+        extends, variant = network.fields.get("extends"), network.fields.get("variant")
+        if extends is None:
+            continue
+        if wrong := [key for key in (extends, variant) if key is not None and not isinstance(key.value, str)]:
+            raise _wrong_type(
+                "`extends` is the name or the path of a spec, and `variant` one of its variants", wrong[0]
+            )
+        base = named_spec(str(extends.value), Path(extends.span.file).parent, extends.span)
+        if _shown(base) in chain:
+            message = f"`extends` goes in a circle: {' → '.join((*chain, _shown(base)))}"
+            raise DiagnosticError.of("E0211", message, extends.span, help="remove one `extends`")
+        chosen = None if variant is None else str(variant.value)
+        found = resolve_text(read_text(base, _shown(base)), _shown(base), base, chosen, (), chain=chain).document.root
+        main = found.fields.get("networks", Node(None, extends.span)).fields.get("main")
+        if main is None:
+            message = f"`{extends.value}` has no network `main`"
+            raise DiagnosticError.of("E0210", message, extends.span, help="name a spec with one network")
+        own = {key: node for key, node in network.fields.items() if key not in ("extends", "variant")}
+        root = _put(root, [("networks", network.span), (name, network.span)], merge(main, replace(network, value=own)))
+        for names, maps in found.fields.get("weights", Node(None, extends.span)).fields.items():
+            there = root.fields.get("weights", Node(None, extends.span)).fields.get(names, Node(None, extends.span))
+            if (rules := maps.fields.get("main")) is not None and name not in there.fields:
+                root = _put(root, [(key, extends.span) for key in ("weights", names, name)], rules)
+    return root
 
 
 def _check_version(root: Node) -> None:

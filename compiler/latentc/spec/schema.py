@@ -117,12 +117,21 @@ def json_schema() -> dict[str, Any]:
         if "const" in kind and "kind" not in definition.get("required", []):
             definition["required"] = ["kind", *definition.get("required", [])]
     networks["additionalProperties"] = False  # names outside the pattern
-    component = next(iter(networks["patternProperties"].values()))
+    pattern, component = next(iter(networks["patternProperties"].items()))
+    # A network that extends that of another spec need not say its kind.
+    extended = {"type": "object", "required": ["extends"], "properties": _OF_ANOTHER}
+    networks["patternProperties"][pattern] = component = {"anyOf": [component, extended]}
     backbone = {**component, "description": "the network, where there is one"}
     schema["properties"]["backbone"] = backbone
     # A file that extends another need not repeat what the base says.
     schema["required"] = ["latentc"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "latentc spec"}
+
+
+_OF_ANOTHER = {
+    "extends": {"type": "string", "description": "spec whose network `main` this one is, but for the other keys here"},
+    "variant": {"type": "string", "description": "variant of that spec"},
+}
 
 
 # ---- what may stand at a path
