@@ -103,7 +103,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     api.emit(system.spec, folder / "project", system.variant, sizes)
     run(folder / "project", "train.py")
     weights = folder / "project/runs/train/weights.safetensors"
-    api.compile(system.spec, weights, folder / "bundle", variant=system.variant, overrides=sizes)
+    api.compile(system.spec, weights, folder / "bundle", variant=system.variant, overrides=sizes, run=False)
     return Made(system, sizes, arrays, folder / "project", folder / "bundle", files)
 
 

@@ -106,7 +106,7 @@ def test_the_sampler_moves_from_the_coupled_start(overrides: tuple[str, ...], tm
 
     file, bundle = tmp_path / "main.safetensors", tmp_path / "bundle"
     write_safetensors(file, {name: Array(w.astype(np.float32)) for name, w in weights.items()})
-    api.compile("digits_sr", file, bundle, overrides=[*SMALL, *EULER, *overrides])
+    api.compile("digits_sr", file, bundle, overrides=[*SMALL, *EULER, *overrides], run=False)
     pipe = latentc_runtime.load(bundle, device="cpu")
     conditions = {"class": given["y"]} | {name: request[name].astype(np.float32) for name in told}
     out = pipe.sample(conditions=conditions, noise={"x": given["noise"].astype(np.float32)})

@@ -128,7 +128,7 @@ def test_a_request_sets_scale_and_interval(tmp_path: Path) -> None:
     oracle, given = Interpreter(low.module, {f"main.{name}": w for name, w in weights.items()}), batch()
     file, bundle = tmp_path / "main.safetensors", tmp_path / "bundle"
     write_safetensors(file, {name: Array(w.astype(np.float32)) for name, w in weights.items()})
-    api.compile("digits_improved_mean_flow", file, bundle, overrides=list(SMALL))
+    api.compile("digits_improved_mean_flow", file, bundle, overrides=list(SMALL), run=False)
     pipe = latentc_runtime.load(bundle, device="cpu")
     settings = {"guidance": 3.0, "guidance_start": 0.25, "guidance_end": 0.75}
     noise = given["noise"].astype(np.float32)

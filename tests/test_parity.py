@@ -161,7 +161,7 @@ def test_stitched_sampler(backend: str, tmp_path: Path) -> None:
             api.convert_weights("t_stitch", files, source, "official", overrides=overrides)
         form: Any = "loop" if backend == "one file" else backend
         names = None if backend == "one file" else "official"
-        api.compile("t_stitch", source, tmp_path / "bundle", overrides=overrides, names=names, form=form)
+        api.compile("t_stitch", source, tmp_path / "bundle", overrides=overrides, names=names, form=form, run=False)
         pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
         out = pipe.sample(given["y"], noise={"x": given["x"]})
     found = error(out, numbers.outputs["out"][:1])
@@ -330,6 +330,7 @@ def test_sampler(case: str, backend: str, tmp_path: Path) -> None:
             tmp_path / "bundle",
             overrides=[*SIZES[system], f"sampler={sampler}"],
             names="official",
+            run=False,
         )
         pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
         noise = {name: given[name] for name in given if isinstance(program.sources[name], RandomSource)}
@@ -440,7 +441,7 @@ def test_generator_bundle(engine: str, tmp_path: Path) -> None:
         weights["blocks.1.0.bn2.stored_var"] = weights["blocks.1.0.bn2.stored_var"] * 1.1
     overrides = [*SIZES["biggan"], f"target.engine={'openvino' if engine == 'openvino' else 'onnxruntime'}"]
     bundle = tmp_path / "biggan.latentc"
-    api.compile("biggan", checkpoint(tmp_path, weights), bundle, overrides=overrides, names="official")
+    api.compile("biggan", checkpoint(tmp_path, weights), bundle, overrides=overrides, names="official", run=False)
     pipe = latentc_runtime.load(bundle, device="cpu")
     images = pipe.sample(numbers.inputs["y"], noise={"z": numbers.inputs["z"]})
     found = error(images, numbers.outputs["out.x"])

@@ -191,7 +191,7 @@ def test_programs_reconstruct_and_encode(engine: str, tmp_path: Path) -> None:
     numbers = load("llamagen_vq")
     file = saved(tmp_path, numbers.weights)
     overrides = [*TOKENIZER, f"target.engine={engine}"]
-    api.compile("vq_f16", file, tmp_path / "b", overrides=overrides, names="official")
+    api.compile("vq_f16", file, tmp_path / "b", overrides=overrides, names="official", run=False)
     pipe = latentc_runtime.load(tmp_path / "b")
     given = {"x": numbers.inputs["x"]}
     assert error(pipe.sample(conditions=given), numbers.outputs["out.dec"]) < FORWARD

@@ -376,6 +376,7 @@ def test_engines_in_every_form(engine: str, options: list[str], tmp_path: Path) 
             bundle,
             overrides=[*TINY, *options, f"target.engine={engine}"],
             form=form,  # type: ignore[arg-type]
+            run=False,
         )
         pipe = latentc_runtime.load(bundle, device="cpu")
         found.append(pipe.sample(**asked))

@@ -76,7 +76,7 @@ def execute(command: Command, folder: Path) -> str | None:
         case "curl":
             return _asked(args, folder)
         case "make":
-            targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
             return None if args[0] in targets else f"no target {args[0]}"
         case "python" | "torchrun":
             return _python(program, args, folder)

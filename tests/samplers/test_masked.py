@@ -47,7 +47,7 @@ def test_programs_of_a_bundle_draw_the_oracles_tokens(case: str, engine: str, tm
     spec = load_spec("digits_maskgit", overrides=overrides)
     lowered = lower(spec)
     weights = stored(lowered, tmp_path / "w.safetensors")
-    api.compile("digits_maskgit", tmp_path / "w.safetensors", tmp_path / "bundle", overrides=overrides)
+    api.compile("digits_maskgit", tmp_path / "w.safetensors", tmp_path / "bundle", overrides=overrides, run=False)
     pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
     rng = np.random.default_rng(0)
     given, keep = rng.integers(0, 17, (3, 64)), (rng.random((3, 64)) < 0.4).astype(np.float32)
