@@ -107,6 +107,16 @@ def test_spacing_is_diffusers(spacing, steps):
         assert ours.tolist() == theirs.timesteps.tolist()
 
 
+@pytest.mark.parametrize(("asked", "steps"), [(10, 10), (7, 8), (30, 31), (150, 167)])
+def test_latent_diffusion_takes_every_multiple(asked, steps):
+    """As its `make_ddim_timesteps`, which counts in strides of T // S from 1 and so may take more steps than S."""
+    wanted = np.arange(0, 1000, 1000 // asked)[::-1] + 1
+    spacing = load("samplers/spacings")["leading"].example(offset=1, stride=1000 // asked)
+    assert spacing.timesteps(1000, steps).tolist() == wanted.tolist()
+    with pytest.raises(ValueError, match="beyond the schedule"):
+        spacing.timesteps(1000, steps + 1)
+
+
 @pytest.mark.parametrize(("total", "steps", "stride"), [(1000, 126, 8), (1000, 7, 167), (200, 8, 29), (10, 2, 10)])
 def test_descending_timesteps_are_umds(total, steps, stride):
     """Their `-T // steps` rounds the stride up; timestep 0 follows."""

@@ -158,3 +158,11 @@ def test_first_steps_keep_any_tokens_and_the_others_the_most_likely() -> None:
         chosen = np.argsort(np.argsort(-confidence, axis=1, kind="stable"), axis=1) < count
         tokens = np.where(chosen, drawn, tokens)
     assert np.array_equal(made, np.minimum(tokens, 16))  # no sample has the mask
+
+
+def test_rcgs_guidance_of_tokens_grows_to_its_whole_scale() -> None:
+    """Its code adds 6 (step + 1) / N times the difference, at a scale of 7 here."""
+    sampler = load_spec("rcg_mage", overrides=["sampler.guidance={scale: 7, schedule: linear}"]).sampler
+    steps = sampler.steps  # type: ignore[union-attr]
+    weights = sampler.guidance.weights(list(sampler.guided_progress()))  # type: ignore[union-attr]
+    np.testing.assert_allclose(weights * 6, 6 * np.arange(1, steps + 1) / steps)

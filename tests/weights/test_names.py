@@ -582,3 +582,34 @@ def test_the_first_alternative_that_fits_the_network_writes() -> None:
     for ours, theirs in ((("w1", "w2", "w3"), {"gate", "up", "down"}), (("w1", "w2"), {"fc1", "fc2"})):
         check_inverse(rules, {name: ([2, 2], "f32") for name in ours})
         assert set(export_weights(dict.fromkeys(ours, one), rules)) == theirs
+
+
+def test_tensors_that_follow_from_sizes_are_written() -> None:
+    rules = """
+- {ignore: "blocks.{2*i+1}.mask", for: {i: blocks}, fill: {causal: 3, dtype: bool}}
+- {ignore: ids, fill: {arange: grid+1, shape: [1, grid+1], dtype: i64}}
+- {ignore: count, fill: {value: 7, shape: [], dtype: i64}}
+- {from: "*", to: "*"}
+"""
+    sizes = {"grid": 2, "blocks": 2}
+    made = export_weights({"w": Array(np.ones(3))}, yaml.safe_load(rules), sizes)
+    found = {name: materialise(tensor) for name, tensor in made.items()}
+    assert set(found) == {"w", "blocks.1.mask", "blocks.3.mask", "ids", "count"}
+    assert found["blocks.1.mask"].tolist() == np.tri(3, dtype=bool).tolist()
+    assert found["ids"].tolist() == [[0, 1, 2]] and found["count"].shape == () and found["count"] == 7
+    assert list(import_weights(made, yaml.safe_load(rules), {"w": ([3], "f32")}, sizes)) == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("{ignore: a, fill: 1}", "`fill` is a mapping"),
+        ("{ignore: a, fill: {valu: 1}}", "did you mean 'value'"),
+        ("{ignore: a, fill: {value: 1, width: 2}}", "by value takes no 'width'"),
+        ("{ignore: 'a.{i}', fill: {value: 1}}", "without placeholders"),
+        ("{ignore: a, fill: {value: 0, shape: [65536, 65536]}}", "more than"),
+    ],
+)
+def test_faulty_fills_are_told(rule: str, says: str) -> None:
+    with pytest.raises(DiagnosticError, match=says):
+        parse_map([yaml.safe_load(rule)], {})

@@ -131,6 +131,9 @@ def _export(
                 copy = None if bindings is None else rule.theirs[0].fill(bindings)
                 if copy is not None:
                     made.setdefault(copy, made[name])
+    for rule in rules:
+        if rule.filled_by is not None and rule.theirs[0].text not in made:
+            made[rule.theirs[0].text] = rule.filled_by()
     problems.add("constants that a weight of ours gives already", [name for name in constants if name in made])
     made.update(constants)
     return made, problems

@@ -7,6 +7,7 @@ A map is a list of entries:
     {…, for: {l: levels}}                   one rule per l = 0 to levels - 1; {l} and expressions of it become numbers
     {ignore: NAME}                          a tensor of theirs that this network does not need; or a list of names
     {ignore: NAME, write: NAME}             the same, but exported as a copy of another of their tensors (tied weights)
+    {ignore: NAME, fill: {value: 0, …}}     the same, but exported as numbers that follow from sizes (fills.py)
     {extra: NAME}                           a tensor of ours that their files lack; or a list of names
     {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; export: the first that fits
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,12 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.weights.expr import Array, Expr
+from latentc.weights.fills import parse_fill
 from latentc.weights.operations import Shape
 from latentc.weights.steps import Step, parse_step
 from latentc.weights.templates import AnySizes, Sizes, Template, filled, template, whole
 
-KEYS = {"from": ("to", "ops", "over"), "ignore": ("write",), "extra": (), "either": ()}
+KEYS = {"from": ("to", "ops", "over"), "ignore": ("write", "fill"), "extra": (), "either": ()}
 """{first key of a kind of rule: keys allowed beside it}; `for` is also allowed with all but `either`."""
 
 _LIST = re.compile(r"\{(\w+):[^{}]*\}")
@@ -54,6 +56,7 @@ class Rule:
     ours: tuple[Template, ...]
     operations: tuple[Step, ...] = ()
     written_as: Template | None = None
+    filled_by: Callable[[], Array] | None = None
 
     def describe(self) -> str:
         """The rule as diagnostics show it: its number, from 1, and its first name."""
@@ -157,8 +160,13 @@ def _rules(number: int, raw: Any, sizes: Sizes) -> Iterator[Rule]:
     _check_lists([*names, *([written] if written else [])])
     if written is not None and any(_fields(name) != _fields(written) for name in names):
         raise ValueError("`ignore` and `write` must have the same placeholders")
+    fill = parse_fill(raw["fill"], sizes) if "fill" in raw else None
+    if fill is not None and (written is not None or any(name.fields for name in names)):
+        raise ValueError(
+            "a tensor with `fill` needs a name without placeholders, or of letters of `for`, and no `write`"
+        )
     for name in names:
-        yield Rule(number, (name,), (), (), written) if kind == "ignore" else Rule(number, (), (name,))
+        yield Rule(number, (name,), (), (), written, fill) if kind == "ignore" else Rule(number, (), (name,))
 
 
 def _repeated(raw: RawRule, sizes: Sizes) -> Iterator[RawRule]:

@@ -43,15 +43,19 @@ class OfTimesteps(Spacing):
 
 
 class Leading(OfTimesteps):
-    """Multiples of T // steps, plus an offset."""
+    """Multiples of T // steps, plus an offset.
+
+    Latent diffusion's code takes every multiple below T, so that 30 steps of 1000 are 31, 33 timesteps apart.
+    """
 
     kind: Literal["leading"]
     offset: int = Field(0, ge=0, le=100_000, description="offset of every timestep")
+    stride: int | None = Field(None, gt=0, le=100_000, description="multiples of this instead; null: T // steps")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "leading"}
 
     def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
         points = steps + beyond
-        return np.arange(points, dtype=np.int64)[::-1] * (total // points) + self.offset
+        return np.arange(points, dtype=np.int64)[::-1] * (self.stride or total // points) + self.offset
 
 
 class Trailing(OfTimesteps):
