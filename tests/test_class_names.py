@@ -48,7 +48,7 @@ def test_names_in_the_spec_or_in_a_file_beside_it(tmp_path: Path) -> None:
         (".", "E0402", "is not a file"),
         ("[a, b, c, d, e, f, g, h, i, 1]", "E0203", "not text"),
         (LIST.replace("one", "x" * 257), "E0305", "name of class 1"),
-        (LIST.replace("one", "o\\u202Ene"), "E0111", "not shown"),
+        (LIST.replace("one", "o\\u202Ene"), "E0111", "invisible character"),
         (LIST.replace("one", ""), "E0305", "name of class 1"),
     ],
 )

@@ -193,7 +193,7 @@ def test_audio_folder(width: int, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=said):
             open_dataset(settings).rows(EVERY[:1])
     (tmp_path / "a" / "long.wav").write_bytes(b"RIFF")
-    with pytest.raises(ValueError, match="no PCM WAV"):
+    with pytest.raises(ValueError, match="not a PCM WAV"):
         open_dataset(settings).rows(EVERY[:1])
 
 

@@ -23,19 +23,19 @@ FOLDERS = {
     "blocks/norms": "Norms",
     "blocks/conditions": "How the condition enters a block",
     "blocks/positions": "Positions",
-    "blocks/score_kernels": "Kernels of the scores of attention",
-    "blocks/bottlenecks": "Bottlenecks of autoencoders",
+    "blocks/score_kernels": "Attention score kernels",
+    "blocks/bottlenecks": "Autoencoder bottlenecks",
     "conditions": "Conditions",
     "processes": "Processes",
-    "couplings": "Couplings: where a flow starts",
+    "couplings": "Couplings: the start of a flow",
     "objectives": "Objectives",
     "objectives/terms": "Terms of the adversarial objective",
-    "objectives/rewards": "Rewards of rollouts",
-    "objectives/denoising_terms": "Further terms of a denoiser's loss",
+    "objectives/rewards": "Rewards",
+    "objectives/denoising_terms": "Additional denoising loss terms",
     "samplers": "Samplers",
     "samplers/spacings": "Spacings",
     "guidance": "Guidance",
-    "guidance/scores": "Scores that guide",
+    "guidance/scores": "Guidance scores",
     "optimizers": "Optimisers",
 }
 
@@ -98,8 +98,12 @@ def _listed(kinds) -> str:
 
 
 def vocabulary() -> str:
-    lines = ["# Vocabulary", "", "Every component a spec can name, by the section it stands in. Fields that many kinds"]
-    lines += ["of a section share stand at its start.", ""]
+    lines = [
+        "# Vocabulary",
+        "",
+        "Every component that a spec can name, by section. Fields shared by many kinds of a section",
+    ]
+    lines += ["are listed at its start.", ""]
     for folder, title in FOLDERS.items():
         lines += _section(title, components.load(folder))
     return "\n".join(lines)

@@ -146,5 +146,5 @@ def test_an_inverse_square_root_needs_its_start() -> None:
     from latentc.diagnostics import DiagnosticError
 
     text = "{latentc: 1, extends: edm2, name: x, train: {schedule: {decay_from: null}}}"
-    with pytest.raises(DiagnosticError, match="`decay_from` is of `kind: inverse_sqrt`"):
+    with pytest.raises(DiagnosticError, match="`decay_from` belongs to `kind: inverse_sqrt`"):
         spec_from_text(text)

@@ -93,7 +93,7 @@ def test_without_a_query_an_entry_is_drawn_by_the_seed() -> None:
         ({"query": np.full(16, np.nan)}, "a query of `neighbours` has shape [16]"),
         ({"query": "seven"}, "`neighbours` is not an array of numbers"),
         ({"class": 3}, "no class 3"),
-        ({"class": 0.5}, "`class` of `neighbours` is a whole number"),
+        ({"class": 0.5}, "`class` of `neighbours` is an integer"),
         (np.zeros((2, 3, 16)), "condition `neighbours` has shape [3, 16]"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_damaged_index_is_refused(damage: str, tmp_path: Path) -> None:
         (tmp_path / "about.json").write_text(json.dumps({"format": 9, "metric": "cosine"}))
     if damage == "vectors":
         np.save(tmp_path / "vectors.npy", VECTORS[:7])
-    with pytest.raises(ValueError, match="is no index"):
+    with pytest.raises(ValueError, match="is not an index"):
         open_index(tmp_path)
 
 
@@ -235,7 +235,7 @@ def test_another_index_may_be_named(folder: Path, tmp_path: Path) -> None:
     write_index(with_labels(VECTORS), tmp_path / "small")
     for index, message in [
         (tmp_path / "small", "holds 300 embeddings of 16 numbers; `neighbours` is 4 of 64"),
-        (tmp_path / "none", "is no index"),
+        (tmp_path / "none", "is not an index"),
         ({"text": tmp_path / "other"}, "no condition `text` is made of neighbours"),
     ]:
         with pytest.raises(BundleError) as error:

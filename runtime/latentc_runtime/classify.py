@@ -133,7 +133,7 @@ def _first_seed(seed: int) -> np.uint64:
     try:
         return np.uint64(seed_words([seed])[0])
     except ValueError as error:
-        raise BundleError("E0608", str(error), "give a whole number from 0 to 2^64 - 1") from None
+        raise BundleError("E0608", str(error), "give an integer from 0 to 2^64 - 1") from None
 
 
 def _best(errors: NDArray[np.float64], keep: int) -> NDArray[np.bool_]:

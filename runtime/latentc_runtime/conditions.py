@@ -136,7 +136,7 @@ def _with_classes(
     if labels[0] in given:
         raise RequestError(f"`classes` and the condition `{labels[0]}` are the same", "give one of them")
     if not isinstance(classes, str) and np.ndim(_numbers("classes", classes)) == 0:
-        raise RequestError(f"classes are a list of whole numbers, not {classes!r}", "give one class per sample: [3, 3]")
+        raise RequestError(f"classes are a list of integers, not {classes!r}", "give one class per sample: [3, 3]")
     return {**given, labels[0]: classes}
 
 
@@ -179,7 +179,7 @@ def _tokens(condition: Condition, given: Any) -> Any:
     if not texts or not all(isinstance(one, str) for one in texts):
         return given
     if condition.medium != "text":
-        raise RequestError(f"condition `{condition.name}` is no text", described(condition))
+        raise RequestError(f"condition `{condition.name}` is not text", described(condition))
     convert, (length,) = tokens_from_text if condition.mask else sample_from_text, condition.shape
     try:
         tokens = [np.array(convert(one, condition.text, length), np.int64) for one in texts]
@@ -253,7 +253,7 @@ def _number_of(condition: Condition, name: str) -> int:
     if name.isascii() and name.isdigit() and len(name) < 10 and name not in condition.names:
         return int(name)
     if not condition.names:
-        mend = f"give whole numbers, as this model has no class names: {described(condition)}"
+        mend = f"give integers, since this model has no class names: {described(condition)}"
         raise RequestError(f"`{shown(name)}` is not a class", mend)
     return class_from_name(name, condition.names)
 
@@ -273,7 +273,7 @@ def _labels(condition: Condition, array: Array, most: int) -> Read:
     empty = array.ndim == 1 and array.size == 0
     if array.ndim > 1 or (array.dtype.kind not in "iu" and not empty):
         what = f"{array.dtype} of shape {list(array.shape)}"
-        raise RequestError(f"`{name}` is a list of whole numbers, one per sample, not {what}", mend)
+        raise RequestError(f"`{name}` is a list of integers, one per sample, not {what}", mend)
     labels = np.atleast_1d(array).astype(np.int64)
     outside = labels[(labels < 0) | (labels >= count)]
     if outside.size:
@@ -331,14 +331,14 @@ def _repeated(condition: Condition, rows: Array, count: int) -> Array:
 
 
 def _seeds(seeds: ArrayLike, count: int) -> NDArray[np.uint64]:
-    mend = "give one whole number from 0 to 2^64 - 1 per sample, or one number: sample i then has seed + i"
+    mend = "give one integer from 0 to 2^64 - 1 per sample, or a single one: sample i then has seed + i"
     values: Any = seeds
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
         values = range(int(seeds), int(seeds) + count)
     elif (
         isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence | np.ndarray) or np.ndim(_objects(seeds)) != 1
     ):
-        raise RequestError("seeds are one whole number or a list of them", mend)
+        raise RequestError("seeds are an integer or a list of integers", mend)
     if len(values) != count:
         raise RequestError(f"{len(values)} seeds for {count} samples", mend)
     try:

@@ -134,7 +134,7 @@ class Index:
             raise RequestError(message, "give a query, or build the index from data with classes")
         numbers = _numbers(condition, classes)
         if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
-            raise RequestError(f"`class` of `{condition.name}` is a whole number, or one per sample", "such as 3")
+            raise RequestError(f"`class` of `{condition.name}` is an integer, or one per sample", "such as 3")
         outside = [int(c) for c in np.atleast_1d(numbers) if not 0 <= c < len(self.queries)]
         if outside:
             raise RequestError(f"no class {outside[0]}", f"classes of this index: 0 to {len(self.queries) - 1}")
@@ -199,7 +199,7 @@ def open_index(folder: Path) -> Index:
         return Index(made.vectors, made.labels, made.queries, made.metric, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else error
-        raise ValueError(f"{folder} is no index: {reason}") from None
+        raise ValueError(f"{folder} is not an index: {reason}") from None
 
 
 def _usearch() -> Any:

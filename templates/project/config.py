@@ -22,7 +22,7 @@ def one_of(*words: str) -> Rule:
 
 
 def whole(least: int) -> Rule:
-    return f"a whole number from {least} up", lambda v: type(v) is int and v >= least
+    return f"an integer, at least {least}", lambda v: type(v) is int and v >= least
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Rule:
@@ -239,7 +239,7 @@ def override(config: dict[str, Any], flag: str, text: str) -> None:
     try:
         node[path[-1]] = parsed(yaml.safe_load(text))
     except yaml.YAMLError:
-        raise SystemExit(f"--{flag}: {text!r} is no YAML value") from None
+        raise SystemExit(f"--{flag}: {text!r} is not a YAML value") from None
 
 
 def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
     try:
         config = parsed(yaml.safe_load(file.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SystemExit(f"--config: {file} is no YAML: {' '.join(str(error).split())}") from None
+        raise SystemExit(f"--config: {file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or not isinstance(config.get("train"), dict):
         raise SystemExit(f"--config: {file} has no settings under `train`")
     for flag, text in flags:

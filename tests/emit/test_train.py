@@ -167,8 +167,8 @@ def test_samples_and_refusals(project: Path) -> None:
         ("train.py", ["--stepz", "3"], "no such setting"),
         ("train.py", [*DIVERGES, "--out", "runs/nan"], "the loss is nan at step 4"),
         ("train.py", ["--batch_size", "15", "--accumulate", "2"], "does not divide"),
-        ("train.py", ["--steps", "ten"], "a whole number from 1"),
-        ("train.py", ["--steps", "{"], "no YAML value"),
+        ("train.py", ["--steps", "ten"], "an integer, at least 1"),
+        ("train.py", ["--steps", "{"], "not a YAML value"),
         ("train.py", ["--parallel", "DDP"], "one of none, ddp, fsdp"),  # else each process would train alone
         ("train.py", ["--precision", "bf61"], "one of fp32, bf16"),
         ("train.py", ["--optimizer", "{kind: adamw}"], "optimizer.lr is missing"),

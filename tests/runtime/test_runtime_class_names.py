@@ -93,7 +93,7 @@ def test_a_bundle_with_names(named):
         (["tabbi"], "did you mean `tabby` (8)?"),
         (["crane"], "ambiguous"),
         (["12"], "no class 12"),
-        (["tabby", 0.5], "whole numbers"),
+        (["tabby", 0.5], "integers"),
     ):
         with pytest.raises(BundleError) as caught:
             pipe.sample(classes)

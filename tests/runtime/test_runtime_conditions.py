@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused_with_a_mend(pipe, change, message, mend):
 
 def test_labels_by_index_are_not_soft(tmp_path):
     pipe = load(tiny.loop_bundle(tmp_path / "bundle"), device="cpu")
-    with pytest.raises(BundleError, match="whole numbers"):
+    with pytest.raises(BundleError, match="integers"):
         pipe.sample(conditions={"class": np.full((2, 10), 0.1)})
     np.testing.assert_array_equal(pipe.sample(conditions={"class": 3}, count=2), pipe.sample([3, 3]))
 

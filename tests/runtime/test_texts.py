@@ -69,7 +69,7 @@ def test_a_request_gives_text() -> None:
         with pytest.raises(RequestError, match=message):
             checked_given([prompt], [], given={"prompt": value})
     numbers = Condition("tokens", "tokens", (2,), vocabulary=4)
-    with pytest.raises(RequestError, match="is no text"):
+    with pytest.raises(RequestError, match="is not text"):
         checked_given([numbers], [], given={"tokens": "ab"})
 
 

@@ -232,9 +232,9 @@ def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("budget", "code", "said"),
     [
-        ("error", "E0715", "is no budget"),
-        ("error=x", "E0715", "is no budget"),
-        ("error=-1", "E0715", "is no budget"),
+        ("error", "E0715", "is not a budget"),
+        ("error=x", "E0715", "is not a budget"),
+        ("error=-1", "E0715", "is not a budget"),
         ("eror=1", "E0715", "did you mean `error`"),
         ("charm=0.9", "E0715", "measured are evaluations, seconds, error, psnr"),
     ],

@@ -497,7 +497,7 @@ def test_placeholders() -> None:
         ({"from": "a", "to": "b", "ops": [{"transpose": {"prem": [0]}}]}, "did you mean 'perm'"),
         ({"from": "a", "to": "b", "ops": [{"transpose": {}}]}, "transpose needs perm"),
         ({"from": "a", "to": "b", "ops": [{"transpose": [1, 1]}]}, "not a permutation"),
-        ({"from": "a", "to": "b", "ops": [{"transpose": [0.5]}]}, "whole number"),
+        ({"from": "a", "to": "b", "ops": [{"transpose": [0.5]}]}, "integer"),
         ({"from": "a", "to": "b", "ops": [{"scale": 0}]}, "cannot be undone"),
         ({"from": "a", "to": "b", "ops": [{"scale": "__import__('os')"}]}, "are allowed"),
         ({"from": "a", "to": "b", "ops": [{"scale": "9**9**9"}]}, "are allowed"),

@@ -40,7 +40,7 @@ class Sounds:
                 count, width = file.getnchannels(), file.getsampwidth()
                 sound = pcm(file.readframes(length), width).reshape(-1, count).T
         except (wave.Error, EOFError) as error:
-            raise ValueError(f"{self.files[index]} is no PCM WAV file: {error}") from None
+            raise ValueError(f"{self.files[index]} is not a PCM WAV file: {error}") from None
         if count != channels:
             if channels != 1:
                 raise ValueError(f"{self.files[index]} has {count} channels, and the model takes {channels}")

@@ -25,7 +25,7 @@ def folder_of(settings: dict[str, Any]) -> Path:
             raise ValueError(f"split: {root} has no `{split}`; it has {', '.join(splits)}")
         root = root / split
     if not (root / "state.json").is_file():
-        raise ValueError(f"path: {root} is no data set that `save_to_disk` wrote: it has no state.json")
+        raise ValueError(f"path: {root} is not a data set written by `save_to_disk`: it has no state.json")
     return root
 
 

@@ -25,7 +25,7 @@ def files_of(settings: dict[str, Any]) -> list[Path]:
     root = Path(settings["path"])
     found = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
     if not found:
-        raise ValueError(f"path: {root} is no .parquet file and no folder with some")
+        raise ValueError(f"path: {root} is neither a .parquet file nor a folder of them")
     return found
 
 

@@ -26,7 +26,7 @@ class WebDataset(Pictures):
         root = Path(path)
         self.files = [root] if root.is_file() else sorted(root.glob("*.tar"))
         if not self.files:
-            raise ValueError(f"path: {root} is no .tar file and no folder with some")
+            raise ValueError(f"path: {root} is neither a .tar file nor a folder of them")
         places, labels = [], []
         for number, file in enumerate(self.files):
             with reading(file, "an uncompressed .tar"):

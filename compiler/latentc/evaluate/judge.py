@@ -189,7 +189,7 @@ def _reference(wanted: Wanted, data: Data | None, output: Output | None) -> _Giv
         return _Given(wanted.reference, *real_source(wanted.reference, output, wanted.most))
     if data is None:
         raise DiagnosticError.of(
-            "E0722", "nothing is known to compare these samples with", help=f"`--reference`: {HELP}"
+            "E0722", "there is no reference to compare these samples with", help=f"`--reference`: {HELP}"
         )
     return _Given("data", source_of(data, output, "data", wanted.most, held_out=True), None)
 

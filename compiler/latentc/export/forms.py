@@ -42,7 +42,7 @@ def choose_form(module: Module, program: Program, max_batch: int | None, engine:
         return "unroll", "the sampler has no loop"
     costs, count = ENGINES[engine].unrolling, program.evaluations
     if ends_early(module):
-        return "loop", f"written out, the sampler would always run {program.steps} steps, and may need fewer"
+        return "loop", f"unrolled, the sampler would always run {program.steps} steps, and may need fewer"
     if count <= costs.evaluations:
         return "unroll", f"{count} evaluations of the network are few"
     if costs.copies:

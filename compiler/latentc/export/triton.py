@@ -121,7 +121,7 @@ def _hindrance(manifest: Manifest, entry: ProgramEntry) -> str | None:
     if engine.triton is None:
         return f"Triton has no backend for {engine.title}"
     if engine.triton.precisions is not None and manifest.precision not in engine.triton.precisions:
-        return f"Triton's {engine.title} backend cannot be told to compute in {manifest.precision}"
+        return f"Triton's {engine.title} backend cannot be configured to compute in {manifest.precision}"
     if any(plan.stripped for plan in manifest.plans):
         return "its plans hold no weights"
     if engine.triton.samples_first and any(i.rows is not None for i in entry.inputs):

@@ -298,4 +298,4 @@ def _named(part: Part) -> dict[str, Expr]:
 
 
 def _unequal(spec: Spec, reason: str) -> DiagnosticError:
-    return DiagnosticError.of("E0418", f"`{spec.name}` has no equal in diffusers: {reason}")
+    return DiagnosticError.of("E0418", f"`{spec.name}` has no equivalent in diffusers: {reason}")

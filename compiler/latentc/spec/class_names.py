@@ -97,7 +97,7 @@ def names_from_file(path: Path, span: Span | None = None) -> tuple[str, ...]:
     lines = [line.strip() for line in text.rstrip().split("\n")]
     for number, line in enumerate(lines, 1):
         if (found := HIDDEN.search(line)) is not None:
-            message = f"line {number} of `{path}` holds a character that is not shown: U+{ord(found.group()):04X}"
+            message = f"line {number} of `{path}` holds an invisible character: U+{ord(found.group()):04X}"
             raise DiagnosticError.of("E0111", message, span, help="leave it out")
         if not line:
             message = f"line {number} of `{path}` is empty"

@@ -162,7 +162,7 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Nod
     here = (*chain, path.resolve())
     if base.resolve() in here:
         way = " → ".join(link.name for link in (*here[here.index(base.resolve()) :], base))
-        message = f"`extends` goes in a circle: {way}"
+        message = f"circular `extends`: {way}"
         raise DiagnosticError.of("E0211", message, extends.span, help="remove one `extends`")
     return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here), root)
 
@@ -180,7 +180,7 @@ def _with_networks(root: Node, chain: tuple[str, ...]) -> Node:
             )
         base = named_spec(str(extends.value), Path(extends.span.file).parent, extends.span)
         if _shown(base) in chain:
-            message = f"`extends` goes in a circle: {' → '.join((*chain, _shown(base)))}"
+            message = f"circular `extends`: {' → '.join((*chain, _shown(base)))}"
             raise DiagnosticError.of("E0211", message, extends.span, help="remove one `extends`")
         chosen = None if variant is None else str(variant.value)
         found = resolve_text(read_text(base, _shown(base)), _shown(base), base, chosen, (), chain=chain).document.root
@@ -224,7 +224,7 @@ def _without_backbone(root: Node) -> Node:
     main = networks.fields.get("main") if networks else None
     if main is not None:
         place, first = backbone.key or backbone.span, main.key or main.span
-        labels = (Label(place, "is short for `networks: {main: …}`"), Label(first, "also given here"))
+        labels = (Label(place, "is shorthand for `networks: {main: …}`"), Label(first, "also given here"))
         raise DiagnosticError.of("E0215", "the main network is described twice", place, labels, help="keep one")
     if networks is not None and isinstance(networks.value, dict):
         fields["networks"] = replace(networks, value={"main": backbone, **networks.value})

@@ -138,7 +138,7 @@ def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
                 yield Problem("E0411", path, f"no network `{network}`", help=f"networks of this spec: {known}")
             for index, rule in enumerate(rules):
                 if fault := fault_of(rule):
-                    yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {fault}")
+                    yield Problem("E0411", (*path, index), f"invalid rule in a name map: {fault}")
 
 
 def checkpoints_are_known(spec: Spec) -> Iterator[Problem]:
@@ -302,7 +302,7 @@ def fresh_weights_are_of_copies(spec: Spec) -> Iterator[Problem]:
     """Only a network that starts from other weights can leave some of them out."""
     for name, network in spec.networks.items():
         if isinstance(network, Backbone) and network.fresh_weights and not (network.copy_of or network.pretrained):
-            message = "all its weights start as usual: it is a copy of no network, and starts from no file"
+            message = "it has neither `copy_of` nor `pretrained`, so all its weights are initialised as usual"
             help = "set `copy_of` or `pretrained`, or leave it out"
             yield Problem("E0305", ("networks", name, "fresh_weights"), message, help=help)
 
@@ -337,7 +337,7 @@ def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
     if "main" not in spec.networks:
         yield Problem("E0309", ("optimize", "stitch"), "there is no network `main` to take over")
     if isinstance(spec.sampler, Sampler) and not _evaluates_steps(spec):
-        message = f"the sampler `{spec.sampler.kind}` takes no steps from noise to data"
+        message = f"the sampler `{spec.sampler.kind}` does not step from noise to data"
         yield Problem("E0309", ("optimize", "stitch"), message, help="leave `stitch` out")
 
 
@@ -349,8 +349,8 @@ def cached_steps_are_there(spec: Spec) -> Iterator[Problem]:
     path: PathKey = ("optimize", "cache")
     sampler = spec.sampler
     if isinstance(sampler, Sampler) and not _evaluates_steps(spec):
-        message = f"the sampler `{sampler.kind}` takes no steps from noise to data"
-        yield Problem("E0311", path, message, help="leave `cache` out: tokens keep keys and values already")
+        message = f"the sampler `{sampler.kind}` does not step from noise to data"
+        yield Problem("E0311", path, message, help="leave `cache` out: token samplers already cache keys and values")
     for i, step in enumerate(cache.steps or ()):
         if not 0 <= step < (count := getattr(sampler, "steps", step + 1)):
             message = f"step {step} is out of range: the sampler has steps 0 to {count - 1}"

@@ -58,9 +58,9 @@ class Schedule(Closed):
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
         if (self.kind == "inverse_sqrt") != (self.decay_from is not None):
-            raise ValueError("`decay_from` is of `kind: inverse_sqrt`, which needs it")
+            raise ValueError("`decay_from` belongs to `kind: inverse_sqrt`, which requires it")
         if self.kind == "exponential" and not self.final:
-            raise ValueError("a factor per step never leads to 0: `kind: exponential` needs a `final` above 0")
+            raise ValueError("a constant factor per step never reaches 0: `kind: exponential` needs a `final` above 0")
         if self.hold and self.kind in ("constant", "inverse_sqrt"):
             raise ValueError(f"`hold` delays a fall to `final`, which `kind: {self.kind}` does not have")
         return self
@@ -92,7 +92,7 @@ class PowerEma(Closed):
     @model_validator(mode="after")
     def _widths_differ(self) -> Self:
         if len({f"{width:g}" for width in self.sigma_rel}) < len(self.sigma_rel):
-            raise ValueError("the widths in `sigma_rel` differ from each other")
+            raise ValueError("the widths in `sigma_rel` must differ from each other")
         return self
 
 

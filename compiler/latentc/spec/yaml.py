@@ -220,7 +220,7 @@ class _Composer:
         span = self.span(event)
         span = replace(span, end_line=span.line, end_column=span.column + len(name))
         message = f"the tag `{_short(name)}` is not allowed"
-        note = "a spec holds plain values only; a tag is never acted on"
+        note = "a spec contains only plain values; tags are never evaluated"
         help_text = "remove the tag; put quotes around the value if it must be text"
         self.errors.append(Diagnostic("E0104", message, span, notes=(note,), help=help_text))
 
@@ -254,7 +254,7 @@ class _Composer:
             try:
                 value = plain_scalar(event.value)
             except OverflowError:
-                note = "whole numbers have 64 bits, others are float64 (up to about 1.8e308)"
+                note = "integers have 64 bits, other numbers are float64 (up to about 1.8e308)"
                 message = f"`{_short(event.value)}` is too large"
                 self.errors.append(Diagnostic("E0109", message, span, notes=(note,)))
         elif any("\ud800" <= character <= "\udfff" for character in event.value):
@@ -283,7 +283,7 @@ class _Composer:
     def refuse_hidden(self, text: str, span: Span) -> None:
         """Text goes into code, tables and file names, where characters that nobody sees do harm."""
         if (found := HIDDEN.search(text)) is not None:
-            message = f"the text holds a character that is not shown: U+{ord(found.group()):04X}"
+            message = f"the text holds an invisible character: U+{ord(found.group()):04X}"
             self.errors.append(Diagnostic("E0111", message, span, help="leave it out"))
 
     def alias(self, event: Any) -> None:
@@ -335,10 +335,10 @@ class _Composer:
         return DiagnosticError(*self.errors, Diagnostic(code, message, span, help=help_text))
 
     def bad_key(self, span: Span) -> DiagnosticError:
-        return self.error("E0108", "a key must be plain text", span, "write `key: value`; `{{ x }}` is no YAML")
+        return self.error("E0108", "a key must be plain text", span, "write `key: value`; `{{ x }}` is not YAML")
 
     def too_deep(self, span: Span) -> DiagnosticError:
-        return self.error("E0105", f"nested more than {MAX_DEPTH} levels deep", span, "no key of a spec is so deep")
+        return self.error("E0105", f"nested more than {MAX_DEPTH} levels deep", span, "no spec needs keys this deep")
 
     def refuse_unprintable(self, text: str) -> None:
         """PyYAML refuses control characters without a line; say where they are."""

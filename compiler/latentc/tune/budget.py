@@ -42,7 +42,7 @@ def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], stochastic
         if bound.name not in known:
             close = nearest(bound.name, known)
             mend = f"did you mean `{close}`?" if close else f"measured are {', '.join(known)}"
-            raise DiagnosticError(Diagnostic("E0715", f"nothing measured is called `{bound.name}`", help=mend))
+            raise DiagnosticError(Diagnostic("E0715", f"there is no figure called `{bound.name}`", help=mend))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Goal:
             notes.append(f"the best {name} is {best.figure(name):.3g}, with {best.evaluations} evaluations")
         mend = f"relax the budget; the measured candidates are in {folder}"
         return DiagnosticError(
-            Diagnostic("E0716", f"no candidate keeps the budget {self}", notes=tuple(notes), help=mend)
+            Diagnostic("E0716", f"no candidate meets the budget {self}", notes=tuple(notes), help=mend)
         )
 
 

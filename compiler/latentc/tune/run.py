@@ -68,7 +68,7 @@ def tune(
     need_matplotlib()
     kind, own = _kind(spec)
     if not 0 <= options.seed < 1 << 64:
-        mend = "seeds are whole numbers from 0 to 2^64 - 1"
+        mend = "seeds are integers from 0 to 2^64 - 1"
         raise DiagnosticError(Diagnostic("E0608", f"seed {options.seed} is out of range", help=mend))
     tell = progress or (lambda done, total, stage: None)
     begun, allowed = time.monotonic(), math.inf if options.seconds is None else options.seconds

@@ -247,7 +247,7 @@ def whole(text: Any, sizes: Sizes) -> int:
     """`number`, which must be a whole one. ValueError."""
     value = number(text, sizes)
     if value != int(value):
-        raise ValueError(f"{text!r} must be a whole number")
+        raise ValueError(f"{text!r} must be an integer")
     return int(value)
 
 

@@ -77,7 +77,7 @@ def open_backend(
     runs the graphs they were made from. Raises BundleError E0606 or E0613.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise BundleError("E0606", f"threads are a whole number from 1, not {threads!r}", "leave `threads` out")
+        raise BundleError("E0606", f"threads must be an integer, at least 1, not {threads!r}", "leave `threads` out")
     if engine in ("tensorrt", "tensorrt-rtx"):
         from latentc_runtime.backends.tensorrt import TensorRt
 

@@ -93,7 +93,7 @@ class TensorRt:
         if self.name == "tensorrt":
             return "compile again on this machine"
         if not hasattr(self.trt.ComputeCapability, here.upper()):
-            return f"TensorRT-RTX {self.trt.__version__} knows no {here}"
+            return f"TensorRT-RTX {self.trt.__version__} does not support {here}"
         return f"compile again with `--set target.capabilities=[{here}]`"
 
     def engine(self, path: Path, external: Mapping[str, Path]) -> PlanEngine:

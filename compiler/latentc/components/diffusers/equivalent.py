@@ -76,7 +76,7 @@ class Config:
         """What each word of a list stands for."""
         value = self[key]
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item in allowed for item in value):
-            self.refuse(key, f"only {', '.join(allowed)} have an equal")
+            self.refuse(key, f"only {', '.join(allowed)} have an equivalent")
             return []
         return [allowed[item] for item in value]
 
@@ -101,7 +101,7 @@ class Config:
         value = self[key]
         if isinstance(value, str) and value in allowed:
             return allowed[value]
-        self.refuse(key, f"only {', '.join(allowed)} have an equal")
+        self.refuse(key, f"only {', '.join(allowed)} have an equivalent")
         return next(iter(allowed.values()))
 
     def left(self) -> list[str]:
@@ -172,7 +172,7 @@ def asked(condition: bool, reason: str) -> None:
 
 def wrong_class(found: object, names: Mapping[str, Any] | tuple[str, ...]) -> str:
     """The reason for a class without an equal."""
-    return f"{found} has no equal; those that do: {', '.join(names)}"
+    return f"{found} has no equivalent; those that do: {', '.join(names)}"
 
 
 __all__ = ["Config", "Data", "Equivalent", "Model", "Scheduler", "Unequal", "asked", "wrong_class"]

@@ -79,7 +79,7 @@ class DPMSolverMultistepScheduler(Scheduler):
 
     def changes(self, config: Config) -> Data:
         objective, sampler = _read(config, "dpm_solver_pp")
-        config.must("algorithm_type", "dpmsolver++", why="only dpmsolver++ has an equal")
+        config.must("algorithm_type", "dpmsolver++", why="only dpmsolver++ has an equivalent")
         config.must("use_lu_lambdas", False)
         config.must("lambda_min_clipped", float("-inf"), "-inf", why="timesteps cut at a signal-to-noise ratio")
         config.must("variance_type", None, why="the pipeline leaves the learned variance out already")

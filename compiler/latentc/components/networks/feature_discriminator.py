@@ -85,9 +85,7 @@ class FeatureDiscriminator(Backbone):
         if shape is None or len(shape) != 3 or shape[0] != 3:
             yield Problem((), f"a {self.kind} takes images of 3 channels, but the data has {spec.data.words}")
         elif self.crops and min(shape[1:]) <= self.side * self.patch:
-            message = (
-                f"there is nothing to crop: {shape[1]} by {shape[2]} is not more than {self.side * self.patch} pixels"
-            )
+            message = f"nothing to crop: {shape[1]} by {shape[2]} is not more than {self.side * self.patch} pixels"
             yield Problem(("crops",), message, "leave it out, or use larger images")
         if self.width % self.heads:
             yield Problem(("heads",), f"{self.heads} heads do not divide a width of {self.width}")

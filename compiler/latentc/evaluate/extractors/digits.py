@@ -53,7 +53,7 @@ class Digits(Extractor):
         return Features(found.astype(np.float32), (found @ last[0] + last[1]).astype(np.float32))
 
     def takes(self) -> str:
-        return "they are of images of 8 × 8 pixels; name others with `--features`"
+        return "they need images of 8 × 8 pixels; choose others with `--features`"
 
 
 @functools.cache

@@ -38,7 +38,7 @@ class Inception(Extractor):
     def __init__(self, file: Path, device: str = "cpu") -> None:
         self.sha256 = file_identity(file)
         if file.suffix == ".pkl":
-            mend = f"a pickle runs code when it is opened; take {WHERE}"
+            mend = f"opening a pickle can run code; use {WHERE}"
             raise DiagnosticError.of("E0721", f"{file} is a pickle", help=mend)
         needed("torch", "the Inception network", 'pip install "latentc[evaluate]"')
         self.device = torch_device(device)

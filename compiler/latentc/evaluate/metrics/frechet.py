@@ -29,7 +29,7 @@ FID = Metric(
 
 def _lacks_spatial(compared: Compared) -> str | None:
     if compared.spatial is None:
-        return "these features do not keep their place in the picture (Inception's state dict has such)"
+        return "these features are not spatial (Inception's state dict has spatial ones)"
     if compared.reference.spatial is None:
         return "the reference has no spatial statistics (`mu_s`, `sigma_s`)"
     return _lacks(compared)
