@@ -42,11 +42,14 @@ def test_tokens_are_the_places_of_used_rows(bottleneck: Codebook | GumbelCodeboo
     assert np.allclose(mode.reshape(2, 3, 20).transpose(0, 2, 1), table[nearest])  # reconstruction knows all rows
 
 
-def test_the_first_stage_of_cdcd_has_the_tokens_that_it_models() -> None:
-    spec = load_spec("cdcd")
+@pytest.mark.parametrize(("variant", "count", "total"), [("imagenet", 974, 7_777_706), ("coco", 2887, 11_765_535)])
+def test_the_first_stage_of_cdcd_has_the_tokens_that_it_models(variant: str, count: int, total: int) -> None:
+    """The rows are those of help_folder/statistics of github.com/microsoft/VQ-Diffusion, in ascending order."""
+    spec = load_spec("cdcd", variant)
     assert spec.first_stage is not None
     bottleneck = getattr(spec.first_stage.networks["main"], "bottleneck")  # noqa: B009
-    assert bottleneck.vocabulary == 974 and sum(bottleneck.used) == 7_777_706
+    assert bottleneck.vocabulary == count and sum(bottleneck.used) == total
+    assert list(bottleneck.used) == sorted(bottleneck.used)
 
 
 @pytest.mark.parametrize(
