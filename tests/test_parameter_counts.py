@@ -239,11 +239,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("512", "main"): 558_997_638,  # paper: 559 M
         },
     ),
-    "adm_sdg": (
+    "clip_vision": (
         "transformers' CLIPVisionModelWithProjection",
-        {("B/32", "eye"): 87_849_216, ("B/16", "eye"): 86_192_640, ("L/14", "eye"): 303_966_208},
+        {("B/32", "main"): 87_849_216, ("B/16", "main"): 86_192_640, ("L/14", "main"): 303_966_208},
     ),
-    "rcg_adm": ("LTH14/rcg", {(None, "main"): 553_077_254, ("images", "encoder"): 106_786_560}),
+    "moco_v3": (
+        "LTH14/rcg, the encoder with its projector",
+        {("B", "main"): 106_786_560, ("L", "main"): 325_338_112},
+    ),
+    "rcg_adm": ("LTH14/rcg", {(None, "main"): 553_077_254}),
     "rcg_ldm": ("LTH14/rcg", {(None, "main"): 389_872_388}),
     "rcg_mage": (
         "MAGE's, and a linear layer for the representation",
@@ -567,7 +571,6 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L/2", "main"): 458_104_096 - 1001 * 1024,
             ("XL/2", "main"): 675_131_040 - 1001 * 1152,
             ("L/2", "rdm"): 62_721_280,
-            ("images", "encoder"): 106_786_560,
             ("images-L", "encoder"): 325_338_112,
             ("class", "rdm"): 72_176_896 + 1000 * 512,
         },

@@ -11,17 +11,8 @@ from parity_data import Numbers
 
 from latentc.components.layers import STATISTICS
 
-SIZES = (
-    *("data.shape=[3, 16, 16]", "backbone.width=8", "backbone.multipliers=[1]", "backbone.attention=[]"),
-    *(
-        "backbone.block.heads=2",
-        "backbone.block.groups=4",
-        "networks.eye.image=16",
-        "networks.eye.width=32",
-        "networks.eye.depth=2",
-    ),
-    *("networks.eye.patch=4", "networks.eye.block.mixer.heads=4", "networks.eye.head.features=12"),
-)
+SIZES = ("data.shape=[3, 16, 16]", "backbone.image=16", "backbone.width=32", "backbone.depth=2", "backbone.patch=4")
+SIZES += ("backbone.block.mixer.heads=4", "backbone.head.features=12")
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -30,15 +21,4 @@ def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": (numbers.inputs["x"] * std + mean) * 2 - 1}
 
 
-CASES = [
-    Forward(
-        "clip.vision",
-        "adm_sdg",
-        SIZES,
-        inputs,
-        prefixes={"eye": ""},
-        names="huggingface",
-        network="eye",
-        method="encode",
-    )
-]
+CASES = [Forward("clip.vision", "clip_vision", SIZES, inputs, names="transformers", method="encode")]
