@@ -1,7 +1,7 @@
-"""Diagnostics: what a user got wrong, as data, and the text that shows it beside their own lines.
+"""Diagnostics: user errors as data, and their rendering next to the user's own lines.
 
-Anything a user can cause is raised as a `DiagnosticError` holding one or more `Diagnostic`s; only the command
-line prints them. The layout follows rustc's: the place, the user's line, carets, then notes and help.
+Every error a user can cause is raised as a `DiagnosticError` with one or more `Diagnostic`s; only the command line
+prints them. The layout follows rustc's: place, source line, carets, then notes and help.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a source text: 1-based lines and columns in characters, the end column exclusive."""
+    """A range of a source text: 1-based lines and columns in characters, end column exclusive."""
 
     file: str
     line: int
@@ -28,7 +28,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Label:
-    """A text shown under a span. A label on the diagnostic's own span stands beside its carets."""
+    """A text shown under a span. A label on the diagnostic's own span is shown next to its carets."""
 
     span: Span
     text: str
@@ -36,9 +36,9 @@ class Label:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One thing that is wrong: a code, a message, the place, further places, notes and a mend.
+    """One error: a code, a message, its place, further places, notes and a remedy.
 
-    templates/explain/CODE.md says what happened, shows an example and how to mend it.
+    templates/explain/CODE.md explains the error, with an example and how to fix it.
     """
 
     code: str
@@ -50,7 +50,7 @@ class Diagnostic:
 
 
 class DiagnosticError(Exception):
-    """One or more diagnostics a user can cause; the command line renders them and exits with 1."""
+    """One or more user errors; the command line renders them and exits with 1."""
 
     def __init__(self, *diagnostics: Diagnostic) -> None:
         super().__init__(*diagnostics)

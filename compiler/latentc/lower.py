@@ -30,7 +30,7 @@ LARGEST = 1 << 40
 
 
 def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lowered:
-    """The module of a checked spec: its networks, its loss, and the sampler's programs for each number of `steps`.
+    """Lowers a checked spec: its networks, its loss, and the sampler's programs for each number of `steps`.
 
     The default is the sampler's own number of steps. Programs end with the decoder of the data's first stage if the
     spec names its weights; with `to_emit`, for a training project, they always do, and the encoder is included.
@@ -61,7 +61,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     if spec.optimize.guidance == "sequential":
-        # Here, not for engines alone: where samples of a batch see each other, it decides what a sample becomes.
+        # Here rather than only for engines: if samples of a batch interact, it affects the samples.
         module = expand_guidance(module, "sequential")
     _check_patterns(module, networks, spec)
     conditions = {r.name: r for name, part in _asked(spec).items() for r in part.requests(name, spec)}
@@ -70,7 +70,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
 
 
 def lower_networks(spec: Spec, verified: bool = True) -> Lowered:
-    """The module of a checked spec's networks alone, without losses and programs: all that weights depend on."""
+    """Lowers only the networks of a checked spec, without losses and programs; weights depend on nothing else."""
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
     module = mb.finish()
@@ -86,7 +86,7 @@ def _prepared(mb: ModuleBuilder, networks: dict[str, Network], sampler: Sampler,
 
 
 def _asked(spec: Spec) -> dict[str, Condition]:
-    """The conditions that requests give: not those drawn from a prior, made by the sampler or for training alone."""
+    """Conditions passed by requests: not those drawn from a prior, computed by the sampler or used only in training."""
     made = spec.sampler.makes() if isinstance(spec.sampler, Sampler) else ()
     given = {name: part for name, part in spec.conditions.items() if part.prior is None and name not in made}
     networks = [network for network in spec.networks.values() if isinstance(network, Backbone)]
@@ -156,7 +156,7 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
 
 
 def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) -> None:
-    """DiagnosticError E0305 if a pattern of weights is of none of its network's."""
+    """DiagnosticError E0305 if a pattern matches no weight of its network."""
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)
         for key in ("fresh_weights", "frozen_weights"):

@@ -115,7 +115,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
 
 
 class PassError(Exception):
-    """A pass left a module that is not well formed; the message names it, those before it, and shows the nodes."""
+    """A pass left an ill-formed module; the message names the pass and those before it, and shows the nodes."""
 
     def __init__(self, name: str, before: Sequence[str], error: VerifyError) -> None:
         history = f" (after {', '.join(before)})" if before else ""
@@ -127,7 +127,7 @@ def optimised(
 ) -> Lowered:
     """The lowered spec after the target's passes, or after the pass named `after`.
 
-    `quantization` tells which layers are quantised; its tensors are used along with the weights
+    `quantization` selects the quantised layers; its tensors are used along with the weights
     (`{**weights, **tensors}`). Raises PassError if a pass breaks the module, ValueError for an unknown `after`.
     """
     passes = PASSES[spec.target.engine]
@@ -135,7 +135,7 @@ def optimised(
     if after is not None and after not in names:
         guess = nearest(after, names)
         hint = f"; did you mean {guess!r}?" if guess else ""
-        raise ValueError(f"no pass is called {after!r}: they are {', '.join(names)}{hint}")
+        raise ValueError(f"no pass is called {after!r}: there are {', '.join(names)}{hint}")
     module = prune(_for_inference(lowered, quantized=spec.optimize.quantize is not None))
     facts = dict(lowered.facts)
     for i, current in enumerate(passes):
@@ -185,12 +185,12 @@ class HoistReport:
     loops: tuple[Hoisted, ...]
 
     def data(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
+        """Plain data, for JSON."""
         loops = [asdict(loop) for loop in self.loops]
         return {"before": self.before.data(), "after": self.after.data(), "loops": loops}
 
     def text(self) -> str:
-        """As lines for a terminal."""
+        """Text for a terminal."""
         reads = [
             f"{short(r.total, 'B')} {when} hoisting ({short(r.total // self.steps, 'B')} per step)"
             for r, when in ((self.before, "before"), (self.after, "after"))
@@ -213,7 +213,7 @@ def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
 def _for_inference(lowered: Lowered, quantized: bool) -> Module:
     """The module without losses and the networks that only they use.
 
-    Where layers are `quantized`, also without the methods that only training calls: no sample shows their inputs.
+    If layers are `quantized`, also without methods that only training calls: calibration never sees their inputs.
     """
     dropped = {"loss", *lowered.networks} - set(lowered.sampled)
     entries = {

@@ -234,7 +234,7 @@ def test_the_profile_that_takes_the_batch(cuda: FakeCuda, tmp_path: Path) -> Non
 
 MISFITS = [
     ({"capability": (12, 0)}, {}, "for sm89 and this GPU is sm120", "target.capabilities=[sm120]"),
-    ({"capability": (9, 0)}, {}, "for sm89 and this GPU is sm90", "TensorRT-RTX 1.7.1.116 knows no sm90"),
+    ({"capability": (9, 0)}, {}, "for sm89 and this GPU is sm90", "TensorRT-RTX 1.7.1.116 does not support sm90"),
     (
         {"version": "1.8.0.1"},
         {},
@@ -244,7 +244,7 @@ MISFITS = [
     ({"version": "2.0.0"}, {"version_compatible": True}, "2.0.0 is installed", "tensorrt-rtx==1.7.1.116"),
     ({"version": "1.7.0"}, {"version_compatible": True}, "1.7.0 is installed", "tensorrt-rtx==1.7.1.116"),
     ({}, {"driver": "13.2"}, "driver for CUDA 13.2 and this one is for 13.1", "update the NVIDIA driver"),
-    ({"capability": (7, 5)}, {"hardware_compatible": True}, "this GPU is sm75", "knows no sm75"),
+    ({"capability": (7, 5)}, {"hardware_compatible": True}, "this GPU is sm75", "does not support sm75"),
 ]
 
 

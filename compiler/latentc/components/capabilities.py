@@ -1,6 +1,6 @@
 """What networks can do for objectives and samplers: capabilities, the methods of each, the roles of their ports.
 
-Nothing outside the components knows a kind: what fits together is decided by these and by the types of ports.
+No code outside the components depends on a kind: parts are matched by capabilities and by the types of ports.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ CAPABILITIES: dict[Capability, str] = {
     "denoise_hidden": "predicts data and noise of partly hidden samples",
     "embed_conditions": "embeds its conditions as one vector",
     "control": "adds to the blocks of another network",
-    "exit": "predicts from what blocks of a denoiser return, and how uncertain that is",
-    "refine": "corrects a prediction that it is told, from a noisy sample and its time",
+    "exit": "predicts from the outputs of a denoiser's blocks, with an uncertainty",
+    "refine": "corrects a prediction that it takes as input, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "any_order": "predicts tokens at any positions from those at any others",
     "next_scale": "predicts the tokens of each scale from the scales before it",
@@ -100,16 +100,16 @@ CAPABILITIES: dict[Capability, str] = {
     "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
     "discriminate_crops": "scores how much a sample, or a part of it that is drawn, looks like data",
-    "compare": "tells how different two samples look",
+    "compare": "measures how different two samples look",
     "classify": "predicts the class of a noisy sample at its time",
     "see": "gives the features that it sees in a sample",
     "uncertainty": "estimates the log-variance of a denoiser's error at a time",
     "encode": "encodes its input for other networks",
     "autoencode": "encodes data as codes and decodes them",
-    "code_sequence": "shows losses its latents as a sequence",
+    "code_sequence": "exposes its latents to losses as a sequence",
     "next_vector": "predicts each vector of a sequence from those before it",
     "flow": "maps data to noise with a known log-determinant, and back",
-    "flow_norms": "tells losses the norms of what each of its flows is given",
+    "flow_norms": "exposes the norms of its flows' inputs to losses",
     "shift": "maps noise to samples with a known log-determinant",
     "adapt": "maps samples to others of the same shape and volume, and back",
     "weigh_classes": "scores a prompt, and classes by the scores of their sequences",
@@ -119,19 +119,19 @@ CAPABILITIES: dict[Capability, str] = {
 """Capabilities of networks, in the words of diagnostics. A capability fixes the methods and the roles of their ports:
 
 denoise       `forward` (state, time, conditions) -> output; a second time, if any, is the span over which a velocity is
-              averaged, 0 unless given; perhaps `train_forward`, the same in training, with noise that losses draw as
-              uniform numbers behind the conditions, and features [B, T, C] that losses may read behind the output;
-              perhaps memory f32[B, ...] both in and out, from the evaluation before and for the next, zeros at first
+              averaged, 0 unless given; optionally `train_forward`, the same in training, with uniform noise drawn by
+              losses after the conditions, and features [B, T, C] for losses after the output; optionally memory
+              f32[B, ...] as input and output, passed from one evaluation to the next, initially zeros
 skip_tokens   denoise, and for each share of tokens in the sampler's `shares` the method `routed_method(share)`: as
               `forward`, and noise [B, T] per route: uniform scores, by the highest of which tokens skip its blocks
 denoise_stages
               `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
-              each at twice the resolution of the one before; the last is called `forward`
+              each at twice the previous resolution; the last is called `forward`
 embed_conditions `embed` (conditions) -> output f32[B, D]; built if the objective asks for it
 control       `control` (state, time, conditions) -> outputs, one for each leading block of the network that it adapts
-exit          `forward` (time, what the denoiser's `train_forward` returns behind its output) -> outputs: the prediction
+exit          `forward` (time, what the denoiser's `train_forward` returns after its output) -> outputs: the prediction
               of every exit, then the uncertainty f32[B] of each
-refine        the same, told a condition that its caller computes (`Condition.CARRIED`)
+refine        the same, with a condition that its caller computes (`Condition.CARRIED`)
 denoise_tokens
               `forward` (tokens as state, of which `null` is the mask; time, conditions) -> logits
 denoise_hidden

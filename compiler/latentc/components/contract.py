@@ -1,7 +1,7 @@
 """The contract between parts of a lowered spec: networks with typed ports, losses with their draws, programs.
 
-`lower` makes a `Lowered`; the emitter writes a training project from it, the exporter a bundle. Nothing outside the
-components knows a kind: what fits together is decided by capabilities (`Need`) and by the roles and types of ports.
+`lower` builds a `Lowered`, from which the emitter writes a training project and the exporter a bundle. No code outside
+the components depends on a kind: parts are matched by capabilities (`Need`) and by the roles and types of ports.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from latentc_runtime.sources import Condition, Input, Setting, Source
 class Need:
     """A capability that an objective or sampler requires of `network`.
 
-    `outputs` are names of outputs that it reads; `place` says which part of the component asks, and `who` names that
-    part in diagnostics.
+    `outputs` names the outputs it reads; `place` is the part of the component that requires it, and `who` the name of
+    that part in diagnostics.
     """
 
     network: str
@@ -34,10 +34,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a method. `state` is the sample itself; `logits` are scores of a discrete output.
+    """An input or output of a method. `state` is the sample itself; `logits` score a discrete output.
 
-    Integers are 0 to `values` - 1; `null` is the one that stands for none. `distribution`: that of noise, if a
-    capability leaves it to the network; a row of `latentc_runtime.distributions.DISTRIBUTIONS`.
+    Integers are 0 to `values` - 1; `null` is the null value. `distribution` is the noise distribution, a row of
+    `latentc_runtime.distributions.DISTRIBUTIONS`, if the capability lets the network choose it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a network: its function in the module, and what its operands and results are."""
+    """A method of a network: its function in the module, with its input and output ports."""
 
     function: str
     inputs: tuple[Port, ...]
@@ -78,7 +78,7 @@ def _only(ports: tuple[Port, ...], role: Role) -> Port:
 
 @dataclass(frozen=True)
 class PriorProgram:
-    """A program that draws a condition, for the programs that need it: its function, and the source of each input."""
+    """A program that draws a condition for other programs: its function, and the source of each input."""
 
     function: Function
     sources: Mapping[str, Source]
@@ -88,13 +88,13 @@ class PriorProgram:
 
 @dataclass(frozen=True)
 class Network:
-    """A network of a spec: its methods by name, and what it can do.
+    """A network of a spec: its methods by name, and its capabilities.
 
     Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
-    file. `sizes` are numbers, or one per level, that name maps may use beside the constructor arguments of its class.
-    `drawn`: the program that draws a condition from it, by the condition's name. `adapters`: the networks that compute
-    its inputs of role `control`, in their order. `reading`: the cells of a grid, numbered row by row, in the order in
-    which its tokens follow each other; None: row by row.
+    file. `sizes` are numbers, or lists with one per level, that name maps may use besides the constructor arguments of
+    its class. `drawn` maps condition names to the programs that draw them. `adapters` are the networks that compute its
+    inputs of role `control`, in order. `reading` is the order of its tokens, as cell numbers of a grid counted row by
+    row; None means row by row.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Network:
 
     @property
     def main_method(self) -> str:
-        """The method that verification and costs look at: `forward`, or of a network without it the first."""
+        """The method used for verification and costs: `forward`, or the first if there is none."""
         return "forward" if "forward" in self.methods else next(iter(self.methods))
 
     @property
@@ -116,12 +116,12 @@ class Network:
 
     @property
     def discrete(self) -> bool:
-        """Whether its main method returns logits, so that agreement and perplexity measure its error."""
+        """Whether its main method returns logits; its error is then measured by agreement and perplexity."""
         return any(port.role == "logits" for port in self.main.outputs)
 
     @property
     def recurrent(self) -> bool:
-        """Whether samplers decode with caches, so that `forward` is for whole sequences only."""
+        """Whether samplers decode with caches, so that `forward` is only for whole sequences."""
         return any(port.role == "cache" for method in self.methods.values() for port in method.inputs)
 
     @property
@@ -143,9 +143,9 @@ class Draw:
 class Rollout:
     """Samples that an update learns from, drawn by program `program` before its optimiser steps, without gradients.
 
-    `group` of them are drawn of each sample of the batch, whose fields are the conditions: `given` says by (condition
-    that a request gives, "value" or "mask") which. The loss takes, behind the batch, what `gives` names: outputs of the
-    program as [B, group, ...], and `reward` f32[B, group], what the objective's rewards say of its output `samples`.
+    `group` samples are drawn per sample of the batch, with conditions from its fields: `given` maps (request condition,
+    "value" or "mask") to the field. After the batch, the loss takes the inputs named in `gives`: outputs of the program
+    as [B, group, ...], and `reward` f32[B, group], the objective's rewards for the output `samples`.
     """
 
     program: str
@@ -156,18 +156,17 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Update:
-    """One optimiser's part in a step of training: minimise output 0 of entry `loss` over the weights of `networks`.
+    """One optimiser update in a training step: minimises output 0 of entry `loss` over the weights of `networks`.
 
-    The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]; no data where it is empty), then
-    the draws. All its outputs are scalars to log, named by `metrics`. Weights of other networks that it calls stay;
-    what a forward pass in training writes (running statistics, spectral vectors) is written in every network it calls.
-    `partial`: some of these weights get no gradient. `name`, an identifier, tells several updates apart, and their
-    metrics begin with it (`generator/loss`). `repeats` are the optimiser steps, each on samples of its own,
-    but all on the same if there is a `rollout`.
+    The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]; no data if it is empty), then
+    the draws. All outputs are scalars to log, named by `metrics`. Weights of other networks it calls are unchanged, but
+    state that a training forward pass writes (running statistics, spectral vectors) is updated in every network called.
+    `partial`: some of these weights get no gradient. `name`, an identifier, distinguishes several updates and prefixes
+    their metrics (`generator/loss`). `repeats` is the number of optimiser steps, each on new samples (with a
+    `rollout`, all on the same).
     `batch_multiple` is the batch size as a multiple of `train.batch_size`; it is 1 if the loss reads data.
-    The loss is given `reference` times as many samples of data as draws: it trains on the first of them.
-    It is made in steps from `start` on, counted from 0, and of these in every `every`-th. A loss with an input
-    `training_step` i64[] is told the step.
+    The loss gets `reference` times as many data samples as draws, and trains on the first of them. The update runs from
+    step `start` on, counted from 0, every `every` steps. A loss with an input `training_step` i64[] gets the step.
     """
 
     loss: str
@@ -187,11 +186,11 @@ class Update:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Training in `count` rounds of equally many steps.
+    """Training in `count` rounds of equal length.
 
-    At the start of each but the first, network `teacher` takes the weights of network `student` (its moving average, if
-    there is one), the student goes on from the same weights, and optimisers and learning rates start again. Losses
-    with an input `round` i64[] are told the round, counted from 0.
+    At the start of every round but the first, network `teacher` takes the weights of network `student` (its moving
+    average, if there is one), the student continues from the same weights, and optimisers and learning rates restart.
+    Losses with an input `round` i64[] get the round, counted from 0.
     """
 
     count: int
@@ -201,10 +200,10 @@ class Rounds:
 
 @dataclass(frozen=True)
 class OutputField:
-    """An output of a program: its name, and the data field whose samples it holds, or what these are.
+    """An output of a program: its name, and the data field or description of its samples.
 
-    None: plain numbers. `latents`: where the codes of the first stage are tokens, latents that these stand for.
-    `effort`: numbers that count what it took, which rounding may change, so that they are not verified.
+    None means plain numbers. `latents`: the latents behind the first stage's codes, if these are tokens. `effort`: work
+    counters, which rounding may change, so they are not verified.
     """
 
     name: str
@@ -217,7 +216,7 @@ class OutputField:
 class Program:
     """A program over the networks: entry `entry` of the module, with the source of each of its inputs, in order.
 
-    `steps` counts what the user counts (network evaluation points, tokens); `evaluations` the network calls.
+    `steps` is the user-visible count (evaluation points, tokens); `evaluations` counts network calls.
     `settings` are those that its sources name, `conditions` those that only this program asks a request for. `outputs`
     say what the entry's outputs are; none: samples of the field that the network models. `name` is `sample` for what
     draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.

@@ -1,4 +1,4 @@
-"""What a server is told when it starts, and the errors it answers with."""
+"""Options of a server, and the errors it responds with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from latentc_runtime.errors import BundleError
 
 KEY_VARIABLE = "LATENTC_API_KEY"
-"""Environment variable that holds the API key, so that no process list shows it."""
+"""Environment variable that holds the API key, which is not shown in process lists."""
 
 
 def _option(default: Any, about: str, least: float | None = None, shown: bool = True) -> Any:
@@ -26,17 +26,17 @@ class Options:
     """
 
     host: str = _option("127.0.0.1", "address to listen on; default: this machine only")
-    port: int = _option(8000, "0 for any free one", 0)
-    key: str | None = _option(None, f"API key that requests carry; better in {KEY_VARIABLE}", shown=False)
+    port: int = _option(8000, "port; 0 picks a free one", 0)
+    key: str | None = _option(None, f"API key required of requests; better set in {KEY_VARIABLE}", shown=False)
     device: str = _option("auto", "cpu, cuda, tensorrt or auto")
-    threads: int | None = _option(None, "CPU threads of an engine")
+    threads: int | None = _option(None, "CPU threads per engine")
     batch: int = _option(16, "largest batch of one engine call", 1)
-    delay: float = _option(0.003, "seconds to wait for other requests", 0)
-    queue: int = _option(256, "samples that may wait per model; further requests are refused", 1)
-    max_samples: int = _option(64, "samples per request", 1)
-    max_body: int = _option(16 << 20, "bytes of a request", 1)
-    preview: float = _option(0.15, "least seconds between two intermediate pictures", 0)
-    drain: float = _option(30.0, "seconds to finish requests at the end", 0)
+    delay: float = _option(0.003, "seconds to wait for more requests to batch", 0)
+    queue: int = _option(256, "maximum samples waiting per model; further requests are refused", 1)
+    max_samples: int = _option(64, "maximum samples per request", 1)
+    max_body: int = _option(16 << 20, "maximum bytes per request", 1)
+    preview: float = _option(0.15, "minimum seconds between previews", 0)
+    drain: float = _option(30.0, "seconds to finish open requests on shutdown", 0)
 
     def __post_init__(self) -> None:
         for one in fields(self):

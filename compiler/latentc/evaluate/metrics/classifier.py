@@ -58,15 +58,17 @@ METRICS = (
         _lacks_logits,
     ),
     Metric(
-        (Figure("accuracy", "higher", "share of samples in which the classifier sees the class that was asked for"),),
+        (Figure("accuracy", "higher", "fraction of samples classified as the requested class"),),
         _accuracy,
         _lacks_classes,
         few=lambda features: 1,
     ),
     Metric(
         (
-            Figure("margin", "higher", "mean log odds of the class that was asked for against the likeliest other"),
-            Figure("near_boundary", "lower", "share of samples whose two likeliest classes are within odds of 7 to 1"),
+            Figure("margin", "higher", "mean log odds of the requested class against the most likely other"),
+            Figure(
+                "near_boundary", "lower", "fraction of samples whose two most likely classes are within odds of 7 to 1"
+            ),
         ),
         _margin,
         _lacks_classes,

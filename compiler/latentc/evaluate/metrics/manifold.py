@@ -52,8 +52,8 @@ def _needs(neighbours: int) -> Callable[[Compared], str | None]:
 METRICS = (
     Metric(
         (
-            Figure("precision", "higher", "share of samples within the reference, by its 3 nearest neighbours"),
-            Figure("recall", "higher", "share of the reference within the samples, by their 3 nearest neighbours"),
+            Figure("precision", "higher", "fraction of samples within the reference, by its 3 nearest neighbours"),
+            Figure("recall", "higher", "fraction of the reference within the samples, by their 3 nearest neighbours"),
         ),
         _precision,
         _needs(NEIGHBOURS),
@@ -62,7 +62,9 @@ METRICS = (
     Metric(
         (
             Figure("density", "higher", "reference neighbourhoods that hold a sample, on average, over 5; 1 if equal"),
-            Figure("coverage", "higher", "share of reference samples with a sample among their 5 nearest neighbours"),
+            Figure(
+                "coverage", "higher", "fraction of reference samples with a sample among their 5 nearest neighbours"
+            ),
         ),
         _density,
         _needs(DENSE),

@@ -51,9 +51,11 @@ METRICS = (
     Metric(
         (
             Figure("nearest", "higher", "median distance of a sample's features from the nearest training sample's"),
-            Figure("nearest_ratio", "higher", "the same over that of unseen real samples: near 0 if copied, about 1"),
+            Figure("nearest_ratio", "higher", "relative to that of held-out real samples: near 0 if copied, about 1"),
             Figure(
-                "copies", "lower", "share nearer to a training sample than 99 % of unseen real samples; 0.01 if not"
+                "copies",
+                "lower",
+                "fraction nearer to a training sample than 99 % of held-out real samples; 0.01 if not",
             ),
         ),
         _memorisation,
