@@ -43,12 +43,12 @@ np.savez("turned.npz", x=rng.standard_normal((8, 1, 8, 8), "f4"), y=np.arange(8)
 api.emit("spec.yaml", "project")
 os.chdir("project")
 sys.path.insert(0, os.getcwd())
-sys.argv = ["train.py", "--data.path", "../turned.npz", "--workers", "0", "--optimizer.beta2_decay", "-0.5"]
+sys.argv = ["train.py", "--data.path", "../turned.npz", "--workers", "0", "--optimizer.beta", "0.5"]
 import torch, train
-made, steps = [], torch.optim.Adafactor.step
-torch.optim.Adafactor.step = lambda self: (made.append(self.defaults["beta2_decay"]), steps(self))
+made, steps = [], torch.optim.RAdam.step
+torch.optim.RAdam.step = lambda self: (made.append(self.defaults["betas"][1]), steps(self))
 train.main()
-assert made == [-0.5, -0.5]
+assert made == [0.5, 0.5]
 assert Path("runs/train/weights.safetensors").is_file()
 """
 

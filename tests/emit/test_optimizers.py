@@ -19,6 +19,7 @@ from torch import nn
 from torch_module import loaded
 
 from latentc import components
+from latentc.components.optimizer import Optimizer
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_from_lowered
 from latentc.emit.optimizers import training_files
@@ -183,6 +184,47 @@ def test_lars_takes_gradients_as_long_as_a_fraction_of_a_matrix(decay: float, op
         torch.testing.assert_close(module.bias.detach(), bias)
 
 
+def test_adafactor_is_pytorchs(optimizers: ModuleType) -> None:
+    ours, theirs = network(), network()
+    a = optimizers.make_optimizer(ours, settings("adafactor", lr=0.2, weight_decay=0.1, decay_embeddings=True))
+    decays = [p for p in theirs.parameters() if p.ndim > 1], [p for p in theirs.parameters() if p.ndim == 1]
+    groups = [{"params": own, "weight_decay": decay} for own, decay in zip(decays, (0.1, 0.0), strict=True)]
+    b = torch.optim.Adafactor(groups, lr=0.2, eps=(1e-15, 1e-3))  # its first eps bounds roots
+    for seed in range(40):  # the rate falls from step 25 on
+        torch.manual_seed(seed)
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            p.grad = torch.randn_like(p) * (1 + seed % 3)
+            q.grad = p.grad.clone()
+        a.step(), b.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_adafactor_of_vision_transformers_factors_the_two_largest_axes(optimizers: ModuleType) -> None:
+    """Zhai et al. 2022: a bound of the decay, momentum, no clipping, steps that are not relative; written out."""
+    torch.manual_seed(0)
+    module = nn.Module()
+    module.large, module.small = nn.Parameter(torch.randn(4, 2, 6)), nn.Parameter(torch.randn(3, 2))
+    zhai = {"least_side": 3, "most_beta2": 0.6, "momentum": 0.9, "clip": None, "relative": None, "slows": False}
+    made = optimizers.make_optimizer(module, settings("adafactor", lr=0.1, **zhai))
+    weights = [module.large.detach().clone().double(), module.small.detach().clone().double()]
+    rows, columns, square, averages = 0.0, 0.0, 0.0, [0.0, 0.0]
+    for n in range(1, 6):
+        slopes = [torch.randn(4, 2, 6), torch.randn(3, 2)]
+        module.large.grad, module.small.grad = slopes[0].clone(), slopes[1].clone()
+        made.step()
+        beta, large, small = min(0.6, 1 - n**-0.8), slopes[0].double(), slopes[1].double()
+        rows = beta * rows + (1 - beta) * (large**2).mean(2)  # [4, 2]
+        columns = beta * columns + (1 - beta) * (large**2).mean(0)  # [2, 6]
+        square = beta * square + (1 - beta) * small**2
+        second = rows[:, :, None] * columns[None] / rows.mean(0)[None, :, None]
+        updates = large / second**0.5, small / square**0.5
+        averages = [0.9 * old + 0.1 * new for old, new in zip(averages, updates, strict=True)]
+        weights = [weight - 0.1 * average for weight, average in zip(weights, averages, strict=True)]
+    for found, weight in zip((module.large, module.small), weights, strict=True):
+        torch.testing.assert_close(found.detach().double(), weight, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_state_is_all_that_a_resumed_run_needs(kind: str, optimizers: ModuleType) -> None:
     def step(net: nn.Module, made: torch.optim.Optimizer, number: int) -> None:
@@ -210,11 +252,15 @@ def test_it_keeps_as_many_bytes_as_it_says(kind: str, optimizers: ModuleType) ->
         p.grad = torch.ones_like(p)
     made.step()
     state = [x for own in made.state.values() for x in own.values() if isinstance(x, torch.Tensor) and x.ndim]
-    count = {
-        matrices: sum(p.numel() for g in made.param_groups if g["matrices"] == matrices for p in g["params"])
-        for matrices in (True, False)
-    }
-    assert sum(x.numel() * x.element_size() for x in state) == chosen.state_bytes(count[True], count[False])
+    if type(chosen).state_of is Optimizer.state_of:  # Muon's matrices are not those of embeddings
+        count = {
+            matrices: sum(p.numel() for g in made.param_groups if g["matrices"] == matrices for p in g["params"])
+            for matrices in (True, False)
+        }
+        wanted = chosen.state_bytes(count[True], count[False])
+    else:
+        wanted = chosen.state_of(tuple(p.shape) for p in net.parameters())
+    assert sum(x.numel() * x.element_size() for x in state) == wanted
 
 
 def kept(value: torch.Tensor) -> dict[str, Any]:

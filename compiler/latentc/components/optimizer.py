@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -52,6 +54,13 @@ class Optimizer(Component):
     def extras(self) -> frozenset[str]:
         """Those of `EXTRAS` that it uses."""
         return frozenset(name for name in self.EXTRAS if getattr(self, name))
+
+    def state_of(self, shapes: Iterable[tuple[int, ...]]) -> int:
+        """Bytes of its state for weights of these shapes."""
+        counts = [0, 0]
+        for shape in shapes:
+            counts[len(shape) >= 2] += math.prod(shape)
+        return self.state_bytes(counts[1], counts[0])
 
     def state_bytes(self, matrices: int, others: int) -> int:
         """Bytes of its state for this many weights in matrices and in vectors: by default two float32 averages."""

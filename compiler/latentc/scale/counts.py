@@ -115,8 +115,8 @@ def _weights(spec: Spec, lowered: Lowered) -> Weights:
         counts["averaged"] += total * spec.train.averages if name in lowered.sampled else 0
         counts["matrices"] += matrices
         if name in trained:
-            moved = matrices - sum(p.type.count() for p in kept.values() if _is_matrix(p))
-            counts["state_bytes"] += _optimizer(spec, name).state_bytes(moved, total - frozen - moved)
+            moved = (tuple(int(d) for d in p.type.shape) for n, p in params.items() if n not in kept)  # type: ignore[arg-type]
+            counts["state_bytes"] += _optimizer(spec, name).state_of(moved)
         for path, param in params.items():
             number, matrix = param.type.count(), param.type.count() if _is_matrix(param) else 0
             if member := _BLOCK.fullmatch(f"{name}.{path}"):
