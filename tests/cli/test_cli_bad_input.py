@@ -290,8 +290,10 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(
+    ("number", "older"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False), (signal.SIGKILL, True)],
+)
 def test_stopped_compile(tiny: Any, tmp_path: Path, number: signal.Signals, older: bool) -> None:
     """Stopped with everything written but the manifest: no half bundle, and an older one is still there."""
     if older:
