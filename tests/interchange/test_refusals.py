@@ -41,11 +41,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "betas": (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "trained_betas"),
     "zero-snr": (SCHEDULER, {"rescale_betas_zero_snr": True}, "zero terminal signal"),
     "schedule": (SCHEDULER, {"beta_schedule": "sigmoid"}, "only linear, scaled_linear, squaredcos_cap_v2"),
-    "scheduler": (SCHEDULER, {"_class_name": "PNDMScheduler"}, "the scheduler PNDMScheduler has no equal"),
+    "scheduler": (SCHEDULER, {"_class_name": "PNDMScheduler"}, "the scheduler PNDMScheduler has no equivalent"),
     "activation": (TRANSFORMER, {"activation_fn": "geglu"}, "activation_fn is 'geglu'"),
     "number": (TRANSFORMER, {"num_layers": "two"}, "num_layers is 'two': it must be a positive integer"),
-    "class": (TRANSFORMER, {"_class_name": "PixArtTransformer2DModel"}, "PixArtTransformer2DModel has no equal"),
-    "pipeline": ("model_index.json", {"_class_name": "FluxPipeline"}, "the pipeline FluxPipeline has no equal"),
+    "class": (TRANSFORMER, {"_class_name": "PixArtTransformer2DModel"}, "PixArtTransformer2DModel has no equivalent"),
+    "pipeline": ("model_index.json", {"_class_name": "FluxPipeline"}, "the pipeline FluxPipeline has no equivalent"),
 }
 
 

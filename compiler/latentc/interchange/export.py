@@ -177,7 +177,7 @@ def _scheduler(spec: Spec, piped: bool, notes: list[str]) -> tuple[Scheduler, Da
             return scheduler, config
         asked(sampler is not None, "it has no sampler")
         assert sampler is not None
-        raise Unequal(f"the sampler `{sampler.kind}` has no equal there")
+        raise Unequal(f"the sampler `{sampler.kind}` has no equivalent there")
     except Unequal as reason:
         try:
             config = USUAL.config(spec.model_copy(update={"sampler": USUAL.usual(sampler)}))

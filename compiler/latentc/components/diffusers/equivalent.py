@@ -46,7 +46,7 @@ class Config:
         self.read.add(key)
         self.notes.append(f"{self.name}.{key}: {text}")
 
-    def must(self, key: str, *allowed: Any, why: str = "a spec has no equal") -> None:
+    def must(self, key: str, *allowed: Any, why: str = "a spec has no equivalent") -> None:
         """Refuse any other value of `key`."""
         self.read.add(key)
         if not any(_same(self.values[key], value) for value in allowed):

@@ -91,7 +91,7 @@ class Adafactor(Optimizer):
     """
 
     kind: Literal["adafactor"] = "adafactor"
-    lr: float = Field(0.01, gt=0, description="learning rate once warmed up")
+    lr: float = Field(0.01, gt=0, description="peak learning rate, after warm-up")
     relative: float | None = Field(
         1e-3, gt=0, description="steps are relative to the weight's root mean square, or to this at least; null: not"
     )
