@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from on_digits import halves, images, judged
-from training_parts import FILES
+from training_parts import FILES, LETTERS
 
 from latentc import api
 from latentc_runtime import Pipeline, load
 from latentc_runtime.request import check_request
 from latentc_runtime.retrieval import with_labels, write_index
+from latentc_runtime.texts import tokens_from_text
 
 Array = NDArray[Any]
 COUNT, FRESH = 1000, 9_000_000
@@ -60,6 +61,15 @@ def captioned(bundle: Path, out: Path, condition: str = "text", **given: float) 
     """Samples of captions of one word."""
     told: dict[str, Any] = {condition: np.eye(10, dtype=np.float32)[LABELS][:, None], **given}
     return scores(opened(bundle).sample(conditions=told, seeds=SEEDS), LABELS)
+
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def written(bundle: Path, out: Path) -> dict[str, float]:
+    """Samples of texts, such as "a seven"."""
+    texts = [f"a {WORDS[label]}" for label in LABELS]
+    return scores(opened(bundle).sample(conditions={"caption": texts}, seeds=SEEDS), LABELS)
 
 
 def psnr(found: Array, wanted: Array) -> float:
@@ -167,7 +177,19 @@ def compressed(bundle: Path, out: Path) -> dict[str, float]:
 
 JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
     judge.__name__: judge
-    for judge in (classes, alone, captioned, enlarged, filled, likelihood, retrieved, referred, likened, compressed)
+    for judge in (
+        classes,
+        alone,
+        captioned,
+        written,
+        enlarged,
+        filled,
+        likelihood,
+        retrieved,
+        referred,
+        likened,
+        compressed,
+    )
 }
 
 
@@ -193,3 +215,7 @@ def write_data(folder: Path) -> None:
     right = np.eye(10, dtype=np.float32)[labels][:, None]
     np.savez(folder / "spoken.npz", tokens=tokens, caption=right, caption_mask=mask)
     np.savez(folder / "worded.npz", x=x, text=right, text_mask=mask)
+    field = {"classes": len(LETTERS), "alphabet": LETTERS, "end": 1}
+    texts = [tokens_from_text(f"a {WORDS[label]}", field, 10) for label in labels]
+    caption = np.array([text + [0] * (10 - len(text)) for text in texts], np.int64)
+    np.savez(folder / "written.npz", x=x, caption=caption, caption_mask=caption > 0)

@@ -6,7 +6,7 @@ All settings were chosen before anything was trained with them.
 
 from __future__ import annotations
 
-from training_parts import SETTINGS, SPOKEN_DIGITS, Drawn, Goal, System, Trained, under
+from training_parts import LETTERS, SETTINGS, SPOKEN_DIGITS, WRITTEN_DIGITS, Drawn, Goal, System, Trained, under
 
 WORDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}}"
 TOLD_DIGITS = (*SETTINGS, f"data={{kind: npz, path: {SPOKEN_DIGITS}, shape: [1, 8, 8], fields: {WORDS}}}")
@@ -49,12 +49,20 @@ LINEAR = "block.mixer={kind: linear_attention, heads: 2, kernel: 5}"
 PIXART = (*TOLD_DIGITS, *LATENTS, *PLAIN, TEXT, *under("backbone", *SMALL, "block.mixer.heads=4"))
 # It keeps what PixArt has learned, but for its attention, and is not taught further.
 LIT = (*TOLD_DIGITS, *LATENTS, *PLAIN, TEXT, "networks.teacher=null", *under("networks.main", *SMALL, LINEAR))
+# The letters of captions, which an encoder as T5's reads that is trained with the network.
+TEXTS = f"{{shape: [10], classes: {len(LETTERS)}, medium: text, alphabet: '{LETTERS}', end: 1}}"
+TEXTS = f"{{caption: {TEXTS}, caption_mask: {{shape: [10], dtype: bool}}}}"
+WRITTEN = (*SETTINGS, f"data={{kind: npz, path: {WRITTEN_DIGITS}, shape: [1, 8, 8], fields: {TEXTS}}}")
+WRITTEN += ("data.first_stage=null", "train.precision=fp32", *PLAIN, *under("backbone", *SMALL, "block.mixer.heads=4"))
+WRITTEN += under("networks.text", "pretrained=null", "width=32", "depth=2", "embedding=normal")
+WRITTEN += under("networks.text.block", "feed_forward.hidden=64", "mixer.heads=4")
+WRITTEN += under("networks.text.block.mixer", "head_width=8", "score_factor=2.8284271247461903")
 
 
-def captioned(trained: dict[str, Trained], entry: str = "captions") -> System:
+def captioned(trained: dict[str, Trained], judge: str = "captioned") -> System:
     """A system whose samples are to be of the digits that their captions name."""
     goal = Goal("class accuracy by captions", lambda found: found["captions"]["accuracy"], 0.9)
-    return System(trained, {"captions": Drawn(entry, judge="captioned")}, (goal,))
+    return System(trained, {"captions": Drawn("captions", judge=judge)}, (goal,))
 
 
 CAPTION_SYSTEMS: dict[str, System] = {
@@ -62,6 +70,7 @@ CAPTION_SYSTEMS: dict[str, System] = {
     "pixelflow_t2i": captioned({"captions": Trained("pixelflow_t2i", (*TOLD_DIGITS, *PIXELFLOW), 2000)}),
     "dimr_t2i": captioned({"captions": Trained("dimr", DIMR, 1200, "XL/2R-256-text")}),
     "himar_t2i": captioned({"captions": Trained("himar", HIMAR, 2000, "S-t2i")}),
+    "pixart_t5": captioned({"captions": Trained("pixart", WRITTEN, 1200, "XL/2-512-t5")}, "written"),
     "lit_t2i": captioned(
         {
             "softmax": Trained("pixart", PIXART, 1200),

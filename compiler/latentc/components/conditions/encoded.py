@@ -67,6 +67,13 @@ class Encoded(Condition):
         if self.form == "map" and not _beside(port.type, state):
             message = f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))}, not a map of their size"
             yield Problem(("form",), message, "leave `form` out, or choose another network")
+        for other, network in spec.networks.items():
+            if not isinstance(network, Backbone) or not network.TAKES or name not in network.told(spec):
+                continue
+            if network.form_of(self) == "vector" and port.type.rank != 2:
+                message = f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))} per sample, but "
+                mend = "set `form: tokens`, or let the network return one vector"
+                yield Problem(("network",), f"{message}`{other}` takes one vector", mend)
         if self.end is not None and (port.type.rank != 2 or port.type.dtype != "i64"):
             yield Problem(("end",), f"network `{self.network}` does not encode as tokens", "leave `end` out")
         yield from super().problems_as(name, spec)
