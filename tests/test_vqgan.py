@@ -99,3 +99,18 @@ def test_codes_are_drawn_as_their_bottleneck_says(tmp_path: Path) -> None:
     drawn = "networks.main.bottleneck={kind: codebook, size: 16, channels: 4, normalize: true, temperature: 0.1}"
     for update in lower(load_spec(str(tmp_path / "spec.yaml"), overrides=[drawn])).updates:
         assert update.draws == (Draw("u", "uniform"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("vqgan_taming", "imagenet"),
+        ("vqgan_taming", "imagenet-974"),
+        ("vqgan_segmentation", None),
+        *(("vq_f4", variant) for variant in ("f8", "f16-tokens", "f16-adversarial")),
+    ],
+)
+def test_beta_weights_the_rows_as_in_the_authors_quantizer(name: str, variant: str | None) -> None:
+    """VectorQuantizer2 with `legacy`, its default, has beta on the rows' term, and they trained so."""
+    bottleneck = load_spec(name, variant).networks["main"].bottleneck  # type: ignore[attr-defined]
+    assert (bottleneck.commitment, bottleneck.pull) == (1.0, 0.25)
