@@ -508,6 +508,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "apple/ml-starflow: the sizes of its layers, added up; paper: 3.8 B",
         {("t2i-256", "main"): 3_858_281_544},
     ),
+    "starflow_v": (
+        "apple/ml-starflow: the parameters of its model; paper: 7 B",
+        {("t2v-480p", "main"): 5_977_211_744, ("t2v-480p", "denoiser"): 912_884_784},
+    ),
     "starflow_class": (
         "apple/ml-starflow: the sizes of its layers, added up; paper: 1.4 B",
         {(None, "main"): 1_412_255_816},

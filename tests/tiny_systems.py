@@ -349,6 +349,17 @@ SYSTEMS: dict[str, Tiny] = {
         "digits_starflow",
         under("backbone", (*BLOCKS[:2], "flows=2", "depths=[1, 2]", "positions.pairs=2")),
     ),
+    "starflow_v": Tiny(
+        "starflow_v",
+        (
+            "data={kind: npz, path: train.npz, fields: {text: {shape: [3, 8]}, text_mask: {shape: [3], dtype: bool}, "
+            "x: {shape: [1, 3, 4, 6], axes: [channel, frame, height, width]}}}",
+            *under("networks.main", (*BLOCKS[:2], "last_width=null", "flows=2", "depths=[1, 2]", "patch=2")),
+            *under("networks.denoiser", (*BLOCKS[:2], "depth=1", "patch=2", "before=1")),
+            *(f"networks.{name}.positions={{kind: rope_prefix, pairs: 2}}" for name in ("main", "denoiser")),
+            "sampler.jacobi={block: 3, later: 6, iterations: 3, threshold: 0.01}",
+        ),
+    ),
     "rarm": Tiny(
         "rarm",
         (

@@ -89,21 +89,29 @@ def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor,
 
 
 def rope_prefix(
-    head_dim: int, grid: int, prefix: int, base: float, pairs: int, side: int
+    head_dim: int,
+    grid: int,
+    prefix: int,
+    base: float,
+    pairs: int,
+    side: float,
+    columns: int | None = None,
+    frames: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Rotary tables (cos, sin) of a prefix and a grid, each [prefix + grid * grid, head_dim / 2].
+    """Rotary tables (cos, sin) of a prefix and a grid, each [prefix + frames * grid * columns, head_dim / 2].
 
-    The last `pairs` channel pairs rotate with the place in the prefix, half of the others with the row,
-    half with the column; each of the three goes from 0 to `side`.
+    The last `pairs` channel pairs rotate with the place in the prefix and the frame, half of the others with
+    the row, half with the column; places, and rows and columns of a square, go from 0 to `side`.
     """
-    half = head_dim // 2 - pairs
-    freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)
-    angles = torch.outer(torch.arange(grid, dtype=torch.float64) * (side / grid), freqs)  # [grid, half / 2]
-    rows = angles[:, None].expand(grid, grid, -1)
-    columns = angles[None].expand(grid, grid, -1)
-    cells = torch.cat([rows, columns, angles.new_zeros(grid, grid, pairs)], dim=-1).flatten(0, 1)
-    freqs = 1.0 / base ** (torch.arange(pairs, dtype=torch.float64) / pairs)
-    places = torch.outer(torch.arange(prefix, dtype=torch.float64) * (side / max(prefix, 1)), freqs)
+    columns = columns or grid
+    half, step = head_dim // 2 - pairs, side / (grid * columns) ** 0.5
+    along = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)
+    late = 1.0 / base ** (torch.arange(pairs, dtype=torch.float64) / pairs)
+    row, column = (torch.outer(torch.arange(n, dtype=torch.float64) * step, along) for n in (grid, columns))
+    frame = torch.outer(torch.arange(frames, dtype=torch.float64), late)
+    angles = row[None, :, None], column[None, None], frame[:, None, None]
+    cells = torch.cat([a.expand(frames, grid, columns, -1) for a in angles], dim=-1).flatten(0, 2)
+    places = torch.outer(torch.arange(prefix, dtype=torch.float64) * (side / max(prefix, 1)), late)
     angles = torch.cat([torch.cat([places.new_zeros(prefix, half), places], dim=-1), cells])
     return angles.cos().float(), angles.sin().float()
 

@@ -109,7 +109,7 @@ def test_options_keep_the_flow_invertible(name: str) -> None:
     assert np.abs(other - x).max() > 1e-3  # the class matters
 
 
-JACOBI = "sampler={kind: flow_inverse, guidance: {scale: 2}, jacobi: {block: 4, iterations: 2}}"
+JACOBI = "sampler={kind: flow_inverse, guidance: {scale: 2}, jacobi: {block: 4, iterations: 3, threshold: 0.01}}"
 GUIDED = {
     **{name: options for name, options in OPTIONS.items() if "learned" not in name},
     "linear, learned positions": OPTIONS["start token, learned positions"],
@@ -368,7 +368,8 @@ def test_engines_in_every_form(engine: str, options: list[str], tmp_path: Path) 
     write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in weights.items()})
     asked: dict[str, Any] = {"classes": [3, 9], "seeds": [0, 1]}
     found = []
-    for form in ("unroll", "loop", "host"):
+    early = any("threshold" in option for option in options)  # loops that may end are not written out
+    for form in ("unroll", "loop", "host")[early:]:
         bundle = tmp_path / form
         api.compile(
             "digits_tarflow",

@@ -65,6 +65,7 @@ Capability = Literal[
     "next_vector",
     "flow",
     "flow_norms",
+    "estimate_noise",
     "shift",
     "adapt",
     "pixels",
@@ -110,6 +111,7 @@ CAPABILITIES: dict[Capability, str] = {
     "next_vector": "predicts each vector of a sequence from those before it",
     "flow": "maps data to noise with a known log-determinant, and back",
     "flow_norms": "exposes the norms of its flows' inputs to losses",
+    "estimate_noise": "estimates the noise that is in a sample",
     "shift": "maps noise to samples with a known log-determinant",
     "adapt": "maps samples to others of the same shape and volume, and back",
     "weigh_classes": "scores a prompt, and classes by the scores of their sequences",
@@ -209,6 +211,8 @@ flow          `forward` (state, conditions) -> output (the latent), log_det per 
               (latent as state) -> output: those of its prior f32[T, C], by which `inverse` scales standard normal noise
 flow_norms    if the objective asks for it `train_forward`, as a flow's `forward`, with penalty f32[B]: the sum of
               the mean squares of what each of its flows is given
+estimate_noise
+              `forward` (state, conditions) -> output, the noise in it
 shift         `shift` (noise, conditions) -> output, log_det f32[B], of all dimensions
 adapt         `forward`, `inverse` (state) -> output of the same shape; the one undoes the other and changes no volume
 weigh_classes next_token, and `score` (conditions) -> output, output: log-probability of the prompt f32[B] and the

@@ -315,6 +315,7 @@ class Positions(Part):
     GRIDDED: ClassVar[bool] = True
     ROTARY: ClassVar[bool] = False
     """Whether it is tables for attention, and adds nothing to the input."""
+    FRAMES: ClassVar[bool] = False  # whether it has tables of several frames, and of grids that are not square
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x
@@ -322,6 +323,9 @@ class Positions(Part):
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         """(cos, sin), each f32[prefix + grid * grid, head_dim / 2] and called after `name`, or nothing."""
         return ()
+
+    def rotary_of_frames(self, b: Builder, head_dim: int, grid: Any, prefix: int, name: str) -> tuple[Var, ...]:
+        return ()  # the same of a grid (frames, rows, columns), with FRAMES
 
 
 Told = Literal["vector", "time"] | None

@@ -41,6 +41,15 @@ class FixedPoint(Closed):
     iterations: int = Field(
         8, gt=0, le=65_536, description="evaluations per block; as many as the block has tokens: the exact inverse"
     )
+    threshold: float = Field(
+        0.0,
+        ge=0,
+        description="a sample's block is found once an iteration changes it by less than this, in mean squares "
+        "relative to its own, and the next begins once those of all samples are; 0: after all `iterations`",
+    )
+    later: int | None = Field(
+        None, gt=1, le=65_536, description="tokens that are found at a time behind the first frame; null: as `block`"
+    )
 
 
 class Sampler(Part):

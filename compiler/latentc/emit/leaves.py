@@ -343,7 +343,9 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
             return f"{text}[{0 if args['part'] == 'cos' else 1}]{swapped}"
         case "rope_prefix":
             sizes = [size(args[k]) for k in ("head_dim", "grid", "prefix")]
-            fixed = {"base": float(args["base"]), "pairs": int(args["pairs"]), "side": int(args["side"])}
+            fixed: dict[str, Any] = {"base": float(args["base"]), "pairs": int(args["pairs"]), "side": args["side"]}
+            if "frames" in args:
+                fixed |= {"columns": size(args["columns"]), "frames": size(args["frames"])}
             text = call(helper("rope_prefix"), sizes, **fixed).code
             return f"{text}[{0 if args['part'] == 'cos' else 1}]"
     raise ValueError(f"no torch text for buffer initialiser {param.init.kind}")

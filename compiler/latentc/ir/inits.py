@@ -194,20 +194,31 @@ def rope_prefix(
     prefix: int,
     base: float,
     pairs: int,
-    side: int,
+    side: float,
     part: str,
+    columns: int | None = None,
+    frames: int = 1,
 ) -> Array:
-    """Rotary table (STARFlow): [prefix + grid*grid, head_dim / 2], cos or sin by `part`.
+    """Rotary table (STARFlow): [prefix + frames*grid*columns, head_dim / 2], cos or sin by `part`.
 
     Of the pairs a half of all but `pairs` rotates with the row, a half with the column, the last `pairs` with the place
-    in the prefix. Rows, columns and places go from 0 to `side`.
+    in the prefix and with the number of the frame. Places, rows and columns of a square go from 0 to `side`, those of
+    other grids by the same steps as of a square of as many cells.
     """
-    half = head_dim // 2 - pairs
-    places, cells = np.arange(prefix) * (side / max(prefix, 1)), np.arange(grid) * (side / grid)
-    first = np.concatenate([np.zeros((prefix, half)), places[:, None] * _frequencies(2 * pairs, base)], axis=1)
-    rows, columns = _of_grid(cells[:, None] * _frequencies(half, base))
-    cells_all = np.concatenate([rows, columns, np.zeros((grid, grid, pairs))], axis=-1).reshape(grid * grid, -1)
-    return _part(np.concatenate([first, cells_all]), part).reshape(shape)
+    columns = grid if columns is None else columns
+    half, step = head_dim // 2 - pairs, side / (grid * columns) ** 0.5
+    along, late = _frequencies(half, base), _frequencies(2 * pairs, base)
+    places = np.arange(prefix)[:, None] * (side / max(prefix, 1)) * late
+    axes = (
+        np.arange(frames)[:, None] * late,
+        np.arange(grid)[:, None] * step * along,
+        np.arange(columns)[:, None] * step * along,
+    )
+    frame, row, column = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None]
+    shaped = [np.broadcast_to(a, (frames, grid, columns, a.shape[-1])) for a in (row, column, frame)]
+    cells = np.concatenate(shaped, axis=-1).reshape(frames * grid * columns, -1)
+    first = np.concatenate([np.zeros((prefix, half)), places], axis=1)
+    return _part(np.concatenate([first, cells]), part).reshape(shape)
 
 
 def rope_1d(

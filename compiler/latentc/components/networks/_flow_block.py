@@ -37,6 +37,8 @@ class Flow:
     soft_clip: float | None = None
     final_norm: Norm | None = None
     guides: str = "both"
+    frame: int = 0  # tokens of a frame, if it takes the frames of a video one after the other
+    apart: int = 1  # frames of a sample that it takes by themselves
 
     @property
     def cls(self) -> str:

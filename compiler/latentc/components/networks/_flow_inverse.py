@@ -6,7 +6,6 @@ Symbols: B batch, T tokens, L tokens of conditions before them, C channels of a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,6 +16,7 @@ from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import ports_of
 from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow
+from latentc.components.networks._flow_rest import Rest, stacked
 from latentc.components.networks._flow_solver import Guidance, Solver
 from latentc.components.sampler import FixedPoint
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
@@ -173,14 +173,16 @@ def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) 
         token, *caches = solve(b, prefill, shared, branches, [], entry(b, z, first, "target"), weight)
         if parts.prefix:  # the caches hold the conditions
             branches = [branch[:1] for branch in branches]
-        rest = _Rest(parts, solve, decode, order, z, scales, rotary, branches)
-        found = [_stacked(b, x) for x in known]
-        if by is not None:
+        rest = Rest(parts, solve, decode, order, z, scales, rotary, branches)
+        found = [stacked(b, x) for x in known]
+        if by is not None and parts.frame:
+            found.append(rest.by_frames(b, start, caches, by))
+        elif by is not None:
             found.append(rest.by_blocks(b, start, caches, by))
         elif int(tokens) > first + 1:
-            found += [_stacked(b, token), rest.one_by_one(b, token, caches)]
+            found += [stacked(b, token), rest.one_by_one(b, token, caches)]
         else:
-            found.append(_stacked(b, token))
+            found.append(stacked(b, token))
         x = b.concat(*found, axis=0) if len(found) > 1 else found[0]
         x = b.reshape(x, shape=(tokens, z.shape[1], features), out="x")
         return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")  # type: ignore[no-any-return]
@@ -188,113 +190,6 @@ def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) 
     if by is not None:
         inverse.body.__doc__ = "Finds the tokens that the flow maps to z, block by block, by Jacobi iterations."
     return inverse
-
-
-def _stacked(b: Builder, x: Var) -> Var:
-    return b.reshape(x, shape=(1, *x.shape), out="x")  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _Rest:
-    """The predicted tokens: latents z f32[T, B, 1, C], in `order`.
-
-    Input i of the network, at cache position i behind the conditions, is a start token or the token before the one that
-    it predicts.
-    """
-
-    parts: Flow
-    solve: Solver
-    decode: BlockBody
-    order: Var
-    z: Var
-    scales: Sequence[Var]
-    rotary: Sequence[Var]
-    branches: Sequence[Sequence[Var]]
-
-    @property
-    def invariants(self) -> list[Var]:
-        return [*self.rotary, *(x for branch in self.branches for x in branch)]
-
-    def apart(self, kept: Sequence[Var]) -> tuple[Sequence[Var], list[list[Var]]]:
-        """The rotary tables and the branches of `invariants`."""
-        rotary, flat = kept[: 2 * self.parts.rotary], kept[2 * self.parts.rotary :]
-        width = len(self.branches[0])
-        return rotary, [list(flat[j : j + width]) for j in range(0, len(flat), width)]
-
-    def one_by_one(self, b: Builder, token: Var, caches: Sequence[Var]) -> Var:
-        """Those behind the first, f32[N, B, 1, C], from it and the caches."""
-        first, tokens = self.parts.first, self.z.shape[0]
-        # In step i the token before it is at `place` of the grid, or is predicted there: both have its position.
-        places = b.slice(self.order, axis=0, start=1, stop=tokens - first, out="place")
-        positions = b.slice(b.arange(tokens), axis=0, start=1, stop=tokens - first, out="position")
-        if self.parts.prefix:
-            positions = b.op("add", positions, self.parts.prefix, out="position")
-        rest = b.slice(self.z, axis=0, start=first + 1, stop=tokens, out="z")
-        tables = [positions, places, rest]
-        tables += [b.slice(scale, axis=0, start=1, stop=tokens - first, out="scale") for scale in self.scales]
-
-        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-            (token, *caches), (position, place, z, *scale) = state, rows
-            rotary, own = self.apart(kept)
-            token, *caches = self.solve(b, self.decode, [token, place, *rotary], own, [position, *caches], z, scale)
-            return (token, *caches), (token,)
-
-        trip = int(tokens) - first - 1
-        *_, found = b.loop("inverse", trip, step, invariants=self.invariants, carried=[token, *caches], tables=tables)
-        return found  # type: ignore[no-any-return]
-
-    def by_blocks(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
-        """All of them by Jacobi iterations, from the first input. The last block begins early enough to be whole."""
-        first = self.parts.first
-        count = int(self.z.shape[0]) - first
-        size = min(by.block, count)
-        starts = np.minimum(np.arange(0, count, size), count - size) + first
-        members = starts[:, None] + np.arange(size)
-        before = np.diff(starts, prepend=starts[0] - size) - 1  # of each block's first token, in the block before
-        positions = starts - first + self.parts.prefix
-        shape = (len(starts), size, *self.z.shape[1:2], self.z.shape[3])
-        z = b.reshape(b.take(self.z, b.constant(members.reshape(-1)), axis=0), shape=shape)
-        tables = [
-            b.constant(positions, out="position"),
-            b.constant(before, out="before"),
-            b.take(self.order, b.constant(members - first, out="members"), axis=0, out="place"),
-            b.transpose(z, perm=(0, 2, 1, 3), out="z"),
-            *(b.take(scale, b.constant(starts - first, out="starts"), axis=0, out="scale") for scale in self.scales),
-        ]
-
-        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-            (block, *caches), (position, before, place, z, *scale) = state, rows
-            known = b.take(block, b.reshape(before, shape=(1,)), axis=1, out="known")
-
-            def improve(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-                (block, *caches), (known, position, place, z, *kept) = state, kept
-                scale, kept = kept[: len(self.scales)], kept[len(self.scales) :]
-                rotary, own = self.apart(kept)
-                seen = b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")
-                block, *caches = self.solve(b, self.decode, [seen, place, *rotary], own, [position, *caches], z, scale)
-                return (block, *caches), ()
-
-            found = b.loop(
-                "jacobi",
-                by.iterations,
-                improve,
-                invariants=[known, position, place, z, *scale, *kept],
-                carried=[z, *caches],
-                names=["block", *["cache"] * len(caches)],
-            )
-            return found, found[:1]
-
-        wide = b.broadcast_to(start, shape=(start.shape[0], size, start.shape[2]), out="block")
-        *_, found = b.loop(
-            "inverse", len(starts), step, invariants=self.invariants, carried=[wide, *caches], tables=tables
-        )
-        found = b.reshape(b.transpose(found, perm=(0, 2, 1, 3)), shape=(members.size, *self.z.shape[1:]), out="found")
-        if members.size > count:
-            kept = np.concatenate(
-                [np.arange(members.size - size), np.arange(members.size - 1 - before[-1], members.size)]
-            )
-            found = b.take(found, b.constant(kept), axis=0, out="found")
-        return found  # type: ignore[no-any-return]
 
 
 __all__ = ["flow_inverse"]

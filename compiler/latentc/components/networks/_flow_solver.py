@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from latentc.components.networks._flow_block import Flow
 from latentc.ir.builder import BlockBody, Builder, Var, f32
-from latentc.ir.types import B, TensorType
+from latentc.ir.types import TensorType
 
 Guidance = Literal["none", "tempered", "linear", "density"]
 """How a flow is inverted: under its conditions alone, the same with an attention temperature, or guided away from other
@@ -43,7 +43,7 @@ class Solver:
         own, *null = branches
         operands = (*shared, *own, *rest)
         fn = b.module.define(
-            method, [self._of_one_branch(x) for x in operands], self.static, [x.value.name for x in operands]
+            method, [self._of_one_branch(x, z) for x in operands], self.static, [x.value.name for x in operands]
         )
         caches = 2 * int(self.static["depth"])
         names = " ".join([*self.parts.outputs, *["cache"] * caches])
@@ -91,13 +91,13 @@ class Solver:
         mu = b.div(b.op("sub", (w + 1.0) * mu, ws * other_mu), total, out="mu")
         return b.add(b.mul(z, b.div(sigma, b.sqrt(total), out="sigma")), mu, out="token")  # type: ignore[no-any-return]
 
-    def _of_one_branch(self, x: Var) -> TensorType:
+    def _of_one_branch(self, x: Var, z: Var) -> TensorType:
         """Caches hold both branches; a method is of one."""
         if x.type.rank != 4:
             return x.type
         heads = self.static.get("kv_heads", self.static["heads"])
         length = self.parts.prefix + self.static["tokens"]
-        return f32(B, heads, length, self.static.get("head_width", self.static["dim"] // self.static["heads"]))
+        return f32(z.shape[0], heads, length, self.static.get("head_width", self.static["dim"] // self.static["heads"]))
 
 
 __all__ = ["Guidance", "Solver"]

@@ -6,8 +6,7 @@ conditions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache, reduce
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,16 +17,14 @@ from latentc.components.blocks.block import Block
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.kit.patches import image, patchify, unpatchify
-from latentc.components.networks._flow_block import Flow, flow, prior_variance, variances
-from latentc.components.networks._flow_inverse import flow_inverse
-from latentc.components.networks._flow_solver import Guidance
+from latentc.components.networks._flow_block import Flow
+from latentc.components.networks._flow_methods import METHODS, OF_NETWORK
+from latentc.components.networks._frames import Layout, layout_of
 from latentc.components.objective import Objective
 from latentc.components.parts import Norm, Positions, Problem, Weights
-from latentc.components.sampler import FixedPoint, Sampler
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
-from latentc.ir.types import B, Named
-from latentc.ir.var import as_tuple
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import ModuleBuilder, f32
+from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -45,6 +42,9 @@ class TransformerFlow(Backbone):
     a token from the previous tokens; without `start_token` the first token is unchanged and N is T - 1, with it N is
     T. STARFlow (Gu et al. 2025, arXiv:2506.06276) is a choice of options: `depths`, `told_flows: last`, `positions`,
     `conditions_as: prefix`, `start_token`, `scale`, `soft_clip`, `final_norm`, `guidance`.
+
+    For a video, x is f32[B, channels, F, H, W]: every flow but the last works within each frame, the last one over all
+    frames in order, and a token order is that within a frame (STARFlow-V, Gu et al. 2025, arXiv:2511.20462).
     """
 
     kind: Literal["transformer_flow"]
@@ -117,22 +117,39 @@ class TransformerFlow(Backbone):
         return form if form in condition.forms else None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.shape is None or len(spec.data.shape) != 3:
-            yield Problem((), f"a transformer_flow takes arrays [C, H, W], but the data has {spec.data.words}")
+        if spec.data.shape is None or len(spec.data.shape) not in (3, 4):
+            words = spec.data.words
+            yield Problem((), f"a transformer_flow takes arrays [C, H, W] or [C, F, H, W], but the data has {words}")
         else:
-            _, height, width = spec.data.shape
-            if height != width:
-                yield Problem((), f"a transformer_flow takes square inputs, not {height} by {width}")
-            elif height % self.patch or height // self.patch < 2:
-                fits = [d for d in range(1, height // 2 + 1) if height % d == 0]
-                message = f"patches of {self.patch} do not cut a side of {height} into two or more"
-                yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
+            for side in dict.fromkeys(spec.data.shape[-2:]):
+                if side % self.patch or side // self.patch < 2:
+                    fits = [d for d in range(1, side // 2 + 1) if side % d == 0]
+                    message = f"patches of {self.patch} do not cut a side of {side} into two or more"
+                    yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
+            yield from self._problems_of_layout(self.layout(spec))
+            by = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
+            if by is not None and len(spec.data.shape) == 4 and not self.start_token:
+                message = "Jacobi iterations of a video begin with a start token"
+                yield Problem(("start_token",), message, "set `start_token: true`, or leave out `sampler.jacobi`")
         yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
         yield from self._problems_of_flows()
         yield from self._problems_of_prefix(spec)
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
+
+    def _problems_of_layout(self, layout: Layout) -> Iterator[Problem]:
+        what = "a video" if layout.frames else "an array that is not square"
+        if layout.square and not layout.frames:
+            return
+        if layout.frames and self.told_flows != "last":
+            message = "flows but the last take the frames of a video by themselves, and are told nothing"
+            yield Problem(("told_flows",), message, "set `told_flows: last`")
+        if isinstance(self.positions, Positions) and self.positions.ROTARY and not self.positions.FRAMES:
+            message = f"`{self.positions.kind}` has no positions of {what}"
+            yield Problem(("positions",), message, "use `{kind: rope_prefix}`, or leave it out")
+        if self.scale == "none":
+            yield Problem(("scale",), f"flows that only shift take squares, not {what}", "use `scale: softplus`")
 
     def _problems_of_flows(self) -> Iterator[Problem]:
         if self.depths is not None and len(self.depths) != self.flows:
@@ -172,6 +189,11 @@ class TransformerFlow(Backbone):
         """Transformer blocks of a flow."""
         return self.depth if self.depths is None else self.depths[flow]
 
+    def layout(self, spec: Spec) -> Layout:
+        """How tokens lie."""
+        assert spec.data.shape is not None
+        return layout_of(spec.data.shape, self.patch, self.prefix(spec))
+
     def prefix(self, spec: Spec) -> int:
         """L: how many tokens of conditions stand before those of the sample."""
         if self.conditions_as != "prefix":
@@ -180,9 +202,11 @@ class TransformerFlow(Backbone):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
-        channels, size, _ = spec.data.shape
+        channels, *_, height, width = spec.data.shape
+        layout = self.layout(spec)
+        rows, columns = height // self.patch, width // self.patch
         static: dict[str, Any] = {
-            "size": size,
+            **layout.static(spec.data.shape, self.patch),
             "patch": self.patch,
             "channels": channels,
             "width": self.width,
@@ -191,15 +215,15 @@ class TransformerFlow(Backbone):
             **self.block.static(self.width),
             **self.condition_sizes(spec),
         }
-        length = (size // self.patch) ** 2
-        entries, prefix = self.entries(spec), self.prefix(spec)
+        length = rows * columns * (layout.frames or 1)
+        entries = self.entries(spec)
         told = ports_of(entries)
         null = tuple(Port(f"null_{p.name}", p.type, "condition", p.values, p.null) for p in told)
         latent = Port("z", f32(B, length, channels * self.patch**2), "noise")
         guided = length - (not self.start_token)
         temperature, scale = Port("temperature", f32(B), "scale"), Port("scale", f32(guided, B), "scale")
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
-            "forward": ((Port("x", f32(B, channels, size, size), "state"), *told), ("output", "log_det")),
+            "forward": ((Port("x", f32(B, *spec.data.shape), "state"), *told), ("output", "log_det")),
             "inverse": ((latent, *told), ("output",)),
             "guided_inverse": ((latent, *told, *null, temperature, scale), ("output",)),
         }
@@ -209,15 +233,15 @@ class TransformerFlow(Backbone):
             signatures["variances"] = (Port("z", latent.type, "state"),), ("output",)
         solve = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
         methods = {
-            method: add_method(mb, name, method, _METHODS[method](self, entries, prefix, solve), ports, static, outputs)
+            method: add_method(mb, name, method, METHODS[method](self, entries, layout, solve), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
         sizes = {"rms": int(not self.block.parts()[2].CENTRED), "shifts": int(self.scale == "none")}
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 
-    def flow(self, i: int, entries: tuple[Entry, ...], prefix: int) -> Flow:
+    def flow(self, i: int, entries: tuple[Entry, ...], layout: Layout) -> Flow:
         """The parts of flow i."""
-        told = self.told_flow(i)
+        told, prefix = self.told_flow(i), layout.prefix
         final_norm = self.final_norm
         assert final_norm is None or isinstance(final_norm, Norm)
         return Flow(
@@ -231,6 +255,7 @@ class TransformerFlow(Backbone):
             self.soft_clip,
             final_norm,
             self.guides,
+            *((layout.frame, 1) if i == self.flows - 1 else (0, layout.frames or 1)),
         )
 
     def told_flow(self, i: int) -> bool:
@@ -239,7 +264,7 @@ class TransformerFlow(Backbone):
 
     def sizes_of(self, i: int, static: Mapping[str, Any]) -> dict[str, Any]:
         """The static arguments of flow i, of those of the network."""
-        sizes = {"dim": static["width"], **{k: v for k, v in static.items() if k not in _OF_NETWORK}}
+        sizes = {"dim": static["width"], **{k: v for k, v in static.items() if k not in OF_NETWORK}}
         if self.depths is not None:
             sizes["depth"] = self.depths[i]
         if self.last_width is not None and i == self.flows - 1:
@@ -248,137 +273,3 @@ class TransformerFlow(Backbone):
                 own["heads"] = self.last_width // self.head_dim
             sizes |= {"dim": self.last_width, **own}
         return sizes
-
-
-_Method = Callable[[TransformerFlow, tuple[Entry, ...], int, FixedPoint | None], BlockBody]
-_OF_NETWORK = ("size", "patch", "channels", "width", "flows")
-
-
-def _rotary(
-    config: TransformerFlow, b: Builder, static: Mapping[str, Any], prefix: int
-) -> tuple[tuple[Var, ...], tuple[Var, ...]]:
-    """Rotary tables of tokens alone, and with the tokens of conditions before them."""
-    if not isinstance(config.positions, Positions):
-        return (), ()
-    grid = static["size"] // static["patch"]
-    size = static.get("head_width", static["width"] // static["heads"])
-    full = config.positions.rotary(b, size, grid, prefix)
-    if not prefix:
-        return full, full
-    stop = prefix + grid**2
-    own = tuple(b.slice(t, axis=0, start=prefix, stop=stop, out=n) for t, n in zip(full, ("cos", "sin"), strict=True))
-    return own, full
-
-
-def _forward_of(norms: bool) -> _Method:
-    @cache
-    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int, _: FixedPoint | None) -> BlockBody:
-        @module_class("TransformerFlow", *((TRAINING,) if norms else ()), x="B channels size size")
-        def forward(b: Builder, x: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
-            """The latent of x, and the log-determinant of the map per dimension."""
-            patch, flows = static["patch"], static["flows"]
-            grid, features = static["size"] // patch, static["channels"] * patch**2
-            tokens = Named(grid**2, "T")
-            x = patchify(b, x, patch, out="x", tokens=tokens, channels_last=config.channels_last)
-            order = b.arange(tokens, out="order")
-            if not config.reverse_first:
-                order = _reversed(b, order, grid**2)
-            rotary, prefixed = _rotary(config, b, static, prefix)
-            total = b.full(x, shape=(), value=0.0, dtype="f32", out="log_det")
-            squares: list[Var] = []
-            for i, name in enumerate(items("blocks", flows)):
-                order = _reversed(b, order, grid**2)
-                if norms:
-                    squares.append(b.mean(x * x, axes=(1, 2), keepdims=False, out="squares"))
-                if not config.depth_of(i):
-                    continue
-                parts = config.flow(i, entries, prefix)
-                x, *log_det = as_tuple(
-                    b.sub(
-                        name,
-                        flow(parts),
-                        x,
-                        order,
-                        *(prefixed if parts.prefix else rotary),
-                        *(conditions if parts.entries else ()),
-                        out="x log_det" if parts.scales else "x",
-                        features=features,
-                        tokens=grid**2,
-                        **config.sizes_of(i, static),
-                    )
-                )
-                for own in log_det:
-                    total = b.add(total, own, out="log_det")
-            if not norms:
-                return x, total
-            return x, total, reduce(lambda a, s: b.add(a, s, out="penalty"), squares)
-
-        if norms:
-            forward.body.__doc__ = "The same, and the sum of the mean squares of what flows are given."
-        return forward
-
-    return made
-
-
-def _reversed(b: Builder, order: Var, tokens: int) -> Var:
-    return b.op("sub", b.scalar(tokens - 1, order), order, out="order")  # type: ignore[no-any-return]
-
-
-def _inverse_of(guided: bool) -> _Method:
-    @cache
-    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int, solve: FixedPoint | None) -> BlockBody:
-        count = len(ports_of(entries))
-
-        @module_class("TransformerFlow", "guided_inverse" if guided else "inverse", z="B T=(size//patch)**2 C")
-        def inverse(b: Builder, z: Var, *others: Var, **static: Any) -> Var:
-            """The sample of which z is the latent."""
-            patch, flows, channels, size = (static[name] for name in ("patch", "flows", "channels", "size"))
-            grid, features = size // patch, channels * patch**2
-            tokens = Named(grid**2, "T")
-            x = z
-            if config.scale == "none":
-                x = b.mul(z, b.sqrt(prior_variance(b, tokens, features)), out="x")
-            order = b.arange(tokens, out="order")
-            if int(flows) % 2 != config.reverse_first:
-                order = _reversed(b, order, tokens)
-            rotary, prefixed = _rotary(config, b, static, prefix)
-            for name in reversed(items("blocks", flows)):
-                i = int(name.i)
-                order = _reversed(b, order, tokens)
-                if not config.depth_of(i):
-                    continue
-                parts = config.flow(i, entries, prefix)
-                how: Guidance = "none"
-                given = others[:count] if parts.entries else ()
-                if guided and config.told_flow(i):
-                    how, given = config.guidance, others
-                elif guided and config.guidance == "density":
-                    how, given = "tempered", (*given, others[-2])
-                x = b.sub(
-                    name,
-                    flow_inverse(parts, how, solve),
-                    x,
-                    order,
-                    *(prefixed if parts.prefix else rotary),
-                    *given,
-                    out="x",
-                    features=features,
-                    tokens=grid**2,
-                    **config.sizes_of(i, static),
-                )
-            if config.channels_last:
-                return image(b, x, channels, grid, patch, side=size)
-            return unpatchify(b, x, (channels, size, size), patch=patch)
-
-        return inverse
-
-    return made
-
-
-_METHODS: dict[str, _Method] = {
-    "forward": _forward_of(norms=False),
-    TRAINING: _forward_of(norms=True),
-    "inverse": _inverse_of(False),
-    "guided_inverse": _inverse_of(True),
-    "variances": lambda *_: variances,
-}

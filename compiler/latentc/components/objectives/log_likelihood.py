@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import log, log2, pi
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,10 +10,11 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean, training_method
-from latentc.components.kit.flows import prior_variances
+from latentc.components.kit.flows import log_density, prior_variances
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.ir.builder import ModuleBuilder
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -37,6 +38,9 @@ class LogLikelihood(Objective):
     latent_norm: float = Field(
         0.0, ge=0, description="weight of the mean squared input of each flow in turn (STARFlow: 1e-4)"
     )
+    denoiser: str | None = Field(
+        None, description="network that learns the noise in the data from the gradient of the log-density (STARFlow-V)"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
 
     @property
@@ -45,10 +49,22 @@ class LogLikelihood(Objective):
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         norms = (Need("main", "flow_norms", place=("latent_norm",)),) if self.weighs_norms else ()
-        return (Need("main", "flow"), *norms)
+        denoiser = (Need(self.denoiser, "estimate_noise", place=("denoiser",)),) if self.denoiser else ()
+        return (Need("main", "flow"), *norms, *denoiser)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.denoiser is not None and (self.noise != "gaussian" or not self.std):
+            message = "a denoiser learns to remove Gaussian noise, and there is none"
+            yield Problem(("denoiser",), message, "set `noise: gaussian` and `std`, or leave it out")
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        own = spec.networks.get(self.denoiser or "")
+        learns = self.denoiser is not None and getattr(own, "trainable", True)
+        return (*super().trained(spec), *([self.denoiser] if learns and self.denoiser else []))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
+        density = log_density(mb, network) if self.denoiser else ""
         b = mb.function("loss.terms")
         x = b.input("x", network.methods["forward"].input("state").type)
         told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
@@ -69,9 +85,27 @@ class LogLikelihood(Objective):
         bits = b.add((nats + 0.5 * log(2 * pi)) * (1 / log(2)), log2(self.levels / 2), out="bits")
         for norms in penalty:
             loss = b.add(loss, norms * self.latent_norm, out="loss")
-        b.output(loss, bits)
+        more: list[Var] = []
+        if self.denoiser:
+            more = [self._denoising(b, density, network, networks[self.denoiser], told, x)]
+            loss = b.add(loss, more[0], out="loss")
+        b.output(loss, bits, *more)
         b.finish(
             "The negative log-likelihood, one value per sample: nats without the constant, and bits per dimension."
         )
         draws = (*conditions.draws(), Draw("noise", "normal" if self.noise == "gaussian" else "uniform"))
-        return publish(mb, ("loss", "bits"), ("x", *conditions.fields), draws, self.trained(spec))
+        metrics = ("loss", "bits", *(("denoising",) if more else ()))
+        return publish(mb, metrics, ("x", *conditions.fields), draws, self.trained(spec))
+
+    def _denoising(
+        self, b: Builder, density: str, network: Network, denoiser: Network, told: Mapping[str, Var], x: Var
+    ) -> Var:
+        """f32[B]: the mean square of what the denoiser's noise lacks to that of the flow's density, by `std`."""
+        ports = network.methods["forward"].inputs
+        given = [x if port.role == "state" else told[port.name] for port in ports]
+        at = next(i for i, port in enumerate(ports) if port.role == "state")
+        _, score = b.gradient(density, "", given, wrt=(at,), out="log_p score")
+        wanted = b.stop_gradient(score * -self.std, out="wanted")
+        noise = call(b, denoiser, "forward", told, state=x, out="noise")
+        error = b.op("sub", noise * (1 / self.std), wanted, out="error")
+        return per_sample_mean(b, error * error, out="denoising")

@@ -50,21 +50,29 @@ class FlowInverse(Sampler):
         description="standard deviation of the noise removed by a final step along the gradient of the log-density, "
         "as in training; 0: none",
     )
+    denoiser: str | None = Field(
+        None, description="network that estimates the noise, which the last step removes (STARFlow-V); null: none"
+    )
     jacobi: FixedPoint | None = Field(
         None, description="solve blocks of tokens by Jacobi iteration (STARFlow); null: token by token"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_inverse", "guidance": {"scale": 2.0}, "denoise": 0.05}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "flow"),)
+        return Need("main", "flow"), *([Need(self.denoiser, "estimate_noise")] if self.denoiser else [])
 
     def fixed_point(self) -> FixedPoint | None:
         return self.jacobi
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.jacobi is not None and self.jacobi.iterations > self.jacobi.block:
-            message = f"{self.jacobi.iterations} iterations, and {self.jacobi.block} find all tokens of a block"
-            yield Problem(("jacobi", "iterations"), message, f"set `iterations: {self.jacobi.block}` or fewer")
+        if self.denoiser is not None and self.denoise:
+            message = "noise is removed once, by the gradient of the log-density or by the denoiser"
+            yield Problem(("denoise",), message, "set `denoise: 0`, or leave out `denoiser`")
+        if self.jacobi is not None and self.jacobi.iterations > (
+            most := max(self.jacobi.block, self.jacobi.later or 0)
+        ):
+            message = f"{self.jacobi.iterations} iterations, and {most} find all tokens of a block"
+            yield Problem(("jacobi", "iterations"), message, f"set `iterations: {most}` or fewer")
         if self.jacobi is not None and self.annealed:
             message = "the tokens of a block are guided alike, and `annealed` guidance differs from token to token"
             yield Problem(("annealed",), message, "leave out `annealed` or `jacobi`")
@@ -108,8 +116,12 @@ class FlowInverse(Sampler):
             at = next(i for i, port in enumerate(network.methods["forward"].inputs) if port.role == "state")
             _, score = b.gradient(density, "", given, wrt=(at,), out="log_p score")
             x = b.add(x, score * float(f"{self.denoise**2:.12g}"), out="x")  # no digits of rounding in the code
+        if self.denoiser:
+            noise = call(b, networks[self.denoiser], "forward", told, state=x, out="noise")
+            x = b.op("sub", x, noise, out="x")
         b.output(x)
-        mb.entries[entry] = b.finish(doc="Inverts the flow" + (", then denoises by one step." if self.denoise else "."))
+        denoises = bool(self.denoise or self.denoiser)
+        mb.entries[entry] = b.finish(doc="Inverts the flow" + (", then denoises by one step." if denoises else "."))
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         return Program(entry, self.kind, length, length, sources, settings)
 

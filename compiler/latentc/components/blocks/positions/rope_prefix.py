@@ -12,6 +12,7 @@ from pydantic import Field
 
 from latentc.components.parts import Positions, Problem
 from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -21,7 +22,7 @@ class RopePrefix(Positions):
     """Rotates channel pairs of a head by row, column, and position in the prefix (STARFlow, Gu et al. 2025).
 
     Prefix tokens are at row and column 0, grid tokens at prefix position 0; the L prefix positions are scaled to the
-    side of the grid.
+    side of the grid. Video frames use the prefix axis too, one position per frame.
     """
 
     kind: Literal["rope_prefix"]
@@ -31,6 +32,7 @@ class RopePrefix(Positions):
         None, gt=0, le=65_536, description="side of the grid that rows and columns are scaled to; null: the actual grid"
     )
     ROTARY: ClassVar[bool] = True
+    FRAMES: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_prefix", "pairs": 2}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -46,9 +48,19 @@ class RopePrefix(Positions):
                 yield Problem(("pairs",), message, "the head's channels less 2 `pairs` must be a multiple of 4")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
-        table = f32(prefix + grid * grid, head_dim // 2)
-        args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix, "base": self.base}
-        args |= {"pairs": self.pairs, "side": self.side or grid}
+        args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix}
+        return self._tables(b, name, args, f32(prefix + grid * grid, head_dim // 2), grid)
+
+    def rotary_of_frames(
+        self, b: Builder, head_dim: int, grid: tuple[int, int, int], prefix: int, name: str
+    ) -> tuple[Var, ...]:
+        frames, rows, columns = grid
+        args = {"head_dim": head_dim, "grid": rows, "prefix": prefix, "columns": columns, "frames": frames}
+        table = f32(prefix + frames * rows * columns, head_dim // 2)
+        return self._tables(b, name, args, table, (int(rows) * int(columns)) ** 0.5)
+
+    def _tables(self, b: Builder, name: str, args: dict[str, Any], table: TensorType, side: Any) -> tuple[Var, ...]:
+        args |= {"base": self.base, "pairs": self.pairs, "side": self.side or side}
         return tuple(
             b.param(f"{name}_{part}", table, "rope_prefix", "buffer", **args, part=part) for part in ("cos", "sin")
         )

@@ -1,0 +1,124 @@
+"""Flows of videos, the end of Jacobi iterations by a threshold, and the denoiser that learns beside a flow."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from random_weights import random_weights
+from tiny_systems import SYSTEMS
+
+from latentc.checkpoint import network_params
+from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+SIZES = SYSTEMS["starflow_v"].sizes
+
+
+@cache
+def lowered_video(*options: str) -> Lowered:
+    return lower(load_spec("starflow_v", None, [*SIZES, *options]))
+
+
+def weights_of(lowered: Lowered, name: str = "main") -> dict[str, np.ndarray]:
+    params = network_params(lowered, lowered.networks[name])
+    found = random_weights(params, np.random.default_rng(3), 0.1)
+    return {
+        path: array + path.endswith(("norm1.weight", "norm2.weight", "norm.weight")) for path, array in found.items()
+    }
+
+
+def given(samples: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.standard_normal((samples, 1, 3, 4, 6)),
+        "z": rng.standard_normal((samples, 18, 4)),
+        "text": rng.standard_normal((samples, 3, 8)),
+        "text_mask": np.ones((samples, 3), bool),
+        "scale": np.full(samples, 2.0),
+        "noise": rng.standard_normal((samples, 1, 3, 4, 6)),
+        "drop_text": np.ones(samples),
+    }
+
+
+def run(lowered: Lowered, entry: str, batch: dict[str, Any]) -> list[np.ndarray]:
+    held = {f"{n}.{p}": a for n in lowered.networks for p, a in weights_of(lowered, n).items()}
+    names = [value.name for value in lowered.module.entry(entry).inputs]
+    return list(Interpreter(lowered.module, held).run(entry, *(batch[name] for name in names)))
+
+
+def test_a_video_is_the_inverse_of_its_latent() -> None:
+    """Jacobi iterations until nothing changes find it, too; a frame says nothing of those before it."""
+    lowered, batch = lowered_video("sampler={kind: flow_inverse}"), given(2)
+    main = Interpreter(lowered.module, weights_of(lowered))
+    z, _ = main.run("main.forward", batch["x"], batch["text"], batch["text_mask"])
+    (again,) = main.run("main.inverse", z, batch["text"], batch["text_mask"])
+    np.testing.assert_allclose(again, batch["x"], atol=1e-9)
+    later = batch["x"].copy()
+    later[:, :, 2] += 1
+    changed, _ = main.run("main.forward", later, batch["text"], batch["text_mask"])
+    assert np.array_equal(changed[:, :12], z[:, :12]) and np.abs(changed - z)[:, 12:].max() > 0.1
+    exact = lowered_video(
+        "sampler={kind: flow_inverse, jacobi: {block: 6, later: 18, iterations: 18, threshold: 1e-24}}"
+    )
+    (found,) = Interpreter(exact.module, weights_of(exact)).run("main.inverse", z, batch["text"], batch["text_mask"])
+    np.testing.assert_allclose(found, batch["x"], atol=1e-9)
+
+
+def test_a_sample_does_not_depend_on_others_where_iterations_end() -> None:
+    lowered, batch = lowered_video("sampler.jacobi.threshold=0.003", "sampler.jacobi.iterations=6"), given(3)
+    entry = lowered.programs[0].entry
+    (together,) = run(lowered, entry, batch)
+    for i in range(3):
+        (alone,) = run(lowered, entry, {key: array[i : i + 1] for key, array in batch.items()})
+        np.testing.assert_allclose(alone[0], together[i], rtol=0, atol=1e-9)
+    whole = lowered_video("sampler.jacobi.threshold=0", "sampler.jacobi.iterations=6")
+    (other,) = run(whole, entry, batch)
+    assert 0 < np.abs(other - together).max() < 0.2  # the threshold ends some blocks
+
+
+def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
+    lowered, batch = lowered_video(), given(2)
+    loss, bits, denoising = run(lowered, "loss.terms", batch)
+    plain = lowered_video("objective.denoiser=null", "train.optimizers={}")
+    np.testing.assert_allclose(run(plain, "loss.terms", batch), [loss - denoising, bits], rtol=1e-6)
+    x = batch["x"] + 0.5 * batch["noise"]
+    own = {**batch, "x": x}
+    estimator = Interpreter(lowered.module, weights_of(lowered, "denoiser"))
+    (noise,) = estimator.run("denoiser.forward", x, batch["text"], batch["text_mask"])
+    main, score, step = Interpreter(lowered.module, weights_of(lowered)), np.zeros_like(x), 1e-5
+
+    def log_p(at: np.ndarray) -> np.ndarray:
+        z, log_det = main.run("main.forward", at, own["text"], own["text_mask"])
+        return np.asarray(-0.5 * (z**2).sum((1, 2)) + log_det * z[0].size)
+
+    for place in np.ndindex(*x.shape[1:]):
+        up, down = x.copy(), x.copy()
+        up[:, *place] += step
+        down[:, *place] -= step
+        score[:, *place] = (log_p(up) - log_p(down)) / (2 * step)
+    error = noise / 0.5 + 0.5 * score
+    np.testing.assert_allclose(denoising, (error**2).mean((1, 2, 3, 4)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("networks.main.told_flows=all", "flows but the last take the frames of a video by themselves"),
+        ("networks.main.start_token=false", "Jacobi iterations of a video begin with a start token"),
+        ("networks.main.positions={kind: rope_2d}", "`rope_2d` has no positions of a video"),
+        ("sampler.denoise=0.5", "noise is removed once"),
+        ("objective.noise=uniform", "a denoiser learns to remove Gaussian noise"),
+        ("networks.denoiser.block.mixer.causal=true", "every token of a frame sees every other"),
+        ("networks.denoiser.patch=4", "patches of 4 do not divide a side of 6"),
+    ],
+)
+def test_what_videos_cannot_have(option: str, message: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("starflow_v", None, [*SIZES, option])
+    assert any(message in d.message for d in caught.value.diagnostics), [d.message for d in caught.value.diagnostics]
