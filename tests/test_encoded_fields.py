@@ -96,6 +96,29 @@ def test_images_of_a_first_stage_are_encoded_view_by_view(tmp_path: Path, monkey
     assert all(sum(row) == 1 for row in near) and {row.index(True) for row in near} == {0, 1}
 
 
+def test_neighbours_are_searched_by_what_a_network_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("usearch")
+    monkeypatch.chdir(tmp_path)
+    block = "{mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
+    encoder = f"{{kind: patch_encoder, width: 8, depth: 1, patch: 4, positions: {{kind: learned}}, block: {block}"
+    encoder += "condition: {kind: in_context}}, output: mean, head: {features: 6}, pretrained: e.safetensors}"
+    sizes = [f"networks.encoder={encoder}", "data.fields={clip: {shape: [6], encoded_by: encoder}}"]
+    sizes += ["conditioning.neighbours.field=clip", *TRAIN]
+    weights("digits_rdm", "encoder", Path("e.safetensors"), None, sizes)
+    api.emit("digits_rdm", ".", None, sizes, force=True)
+    done = python(tmp_path, "-c", READ.replace("representation", "neighbours"))
+    assert done.returncode == 0, done.stderr
+    (cache,) = tmp_path.glob("data.encoder.*.npy")
+    held = np.load(cache)
+    near = held @ held.T / np.linalg.norm(held, axis=1) / np.linalg.norm(held, axis=1)[:, None] - 2 * np.eye(len(held))
+    with np.load("read.npz") as read:
+        found = read["first"]
+    cosine = (found * held[:, None]).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(held, axis=1)[:, None]
+    assert np.abs(cosine - np.sort(near, axis=1)[:, :-5:-1]).max() < 1e-4
+    with pytest.raises(DiagnosticError, match="is computed by network `encoder`"):
+        api.index("digits_rdm", tmp_path / "index", overrides=sizes)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -176,7 +176,14 @@ SYSTEMS: dict[str, Tiny] = {
     "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
     "adm_classifier": Tiny("adm_classifier", ADM),
     "adm_sdg": Tiny("adm_sdg", (*ADM, *EYE, "sampler.steps=3")),
-    "adm_sdg-text": Tiny("adm_sdg", (*ADM, *EYE, "sampler.steps=3", "data.fields={text: {shape: [8]}}"), "text"),
+    "adm_sdg-text": Tiny(
+        "adm_sdg",
+        (
+            *(*ADM, *EYE, "sampler.steps=3", "data.fields.text={shape: [5], classes: 16}"),
+            *under("networks.words", ("width=16", "depth=1", "block.mixer.heads=2", "projection=8", "pretrained=null")),
+        ),
+        "text",
+    ),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),
     "maskgit": Tiny("digits_maskgit", (*under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=4")),
     "cdcd": Tiny(

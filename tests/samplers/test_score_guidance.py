@@ -27,12 +27,24 @@ SEEING = (
     "networks.eye={kind: resnet_classifier, layers: [1, 1, 1, 1], width: 4}",
     *("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", "backbone.conditions=[class]"),
 )
+PATCHES = "{kind: patch_encoder, width: 8, depth: 1, patch: 4, positions: {kind: learned}, head: {features: 3}, block: "
+PATCHES += (
+    "{mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm, affine: true}, "
+)
+PATCHES += "condition: {kind: in_context}}}"
+MAPPED = (
+    *(f"networks.eye={PATCHES}", "conditioning.map={kind: array}", "backbone.conditions=[class]"),
+    "data={kind: npz, path: x.npz, classes: 10, shape: [1, 8, 8], fields: {map: {shape: [3, 4]}}}",
+)
 SCORES = {
     "mean above": ("{kind: event, number: mean, above: 0.3}", ()),
     "square below": ("{kind: event, number: square, below: 1.0, channels: [0]}", ()),
     "pixels": ("{kind: likeness, reference: sketch}", SEEING),
     "content": ("{kind: likeness, reference: sketch, network: eye}", SEEING),
     "style": ("{kind: likeness, reference: sketch, network: eye, match: style}", SEEING),
+    "squared map": ("{kind: prediction, network: eye, reference: map}", MAPPED),
+    "absolute map": ("{kind: prediction, network: eye, reference: map, match: absolute}", MAPPED),
+    "map of classes": ("{kind: prediction, network: eye, reference: map, match: classes}", MAPPED),
     "meaning": (
         "{kind: likeness, reference: words, network: eye, match: meaning}",
         (
@@ -69,8 +81,8 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
     oracle = Interpreter(lowered.module, weights)
     x, sketch, y = RNG.standard_normal((2, 1, 8, 8)), RNG.uniform(-1, 1, (2, 1, 8, 8)), np.array([3, 8])
     scale = np.array([2.0, 0.5])
-    words = RNG.standard_normal((2, 32))
-    given = {"x": x, "y": y, "sketch": sketch, "words": words, "score_scale": scale}
+    words, mapped = RNG.standard_normal((2, 32)), RNG.dirichlet(np.ones(3), (2, 4)).swapaxes(1, 2)
+    given = {"x": x, "y": y, "sketch": sketch, "words": words, "map": mapped, "score_scale": scale}
     program = lowered.programs[0]
     (ours,) = oracle.run(program.entry, *(given[v.name] for v in lowered.module.entry(program.entry).inputs))
     point = spec.objective.process.point(400)
@@ -97,6 +109,11 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
             return -float(((x0 - sketch[i]) ** 2).mean())
         if name == "meaning":
             return cosine(seen(x0).mean((1, 2))[:, None], words[i][:, None])
+        if name.endswith("map"):
+            difference = seen(x0) - mapped[i]
+            return -float((np.abs(difference) if name == "absolute map" else difference**2).mean())
+        if name == "map of classes":
+            return float((mapped[i] * (seen(x0) - np.log(np.exp(seen(x0)).sum(0)))).sum(0).mean())
         both = [seen(image) for image in (x0, sketch[i])]
         if name == "content":
             return cosine(*both)
@@ -199,6 +216,15 @@ def test_what_is_refused(score: str, words: str) -> None:
     with pytest.raises(DiagnosticError) as refused:
         load_spec("digits_dit", None, [*TINY, f"sampler.guidance={{kind: score, score: {score}}}"])
     assert any(words in d.message for d in refused.value.diagnostics), refused.value
+
+
+def test_maps_of_another_shape_are_refused() -> None:
+    score, seeing = SCORES["map of classes"]
+    for change, words in (("[3, 5]", r"is not the map \[3, 4\]"), ("[1, 4]", "predicts one number per position")):
+        other = [text.replace("[3, 4]", change) for text in seeing]
+        other += ["networks.eye.head.features=1"] if change == "[1, 4]" else []
+        with pytest.raises(DiagnosticError, match=words):
+            load_spec("digits_dit", None, [*TINY, *other, f"sampler.guidance={{kind: score, score: {score}}}"])
 
 
 def test_features_of_another_number_are_refused() -> None:

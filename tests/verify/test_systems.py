@@ -54,7 +54,7 @@ CHOSEN = (
     ("pixelflow_t2i", "onnxruntime"),
     ("pixelflow-adaptive", "onnxruntime"),  # whose loops end early, and call different methods
     ("controlled", "onnxruntime"),
-    ("adm_sdg", "onnxruntime"),  # guided by the features of a text
+    ("adm_sdg-text", "onnxruntime"),  # guided by the features of a text
     *((name, "onnxruntime") for name in ("dico", "dimr_text", "diffit", "diffit_image", "ascan", "iwin")),
     ("interpolant_inpaint", "onnxruntime"),  # whose sampler chooses its steps
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops

@@ -45,6 +45,13 @@ def index(
     if condition is None and len(found) > 1:
         raise DiagnosticError.of("E0620", f"{spec.name} searches for {', '.join(found)}", help="name one condition")
     search = found[condition or next(iter(found))]
+    encoder = spec.data.fields[search.field].encoded_by
+    if encoder is not None:
+        message = f"field `{search.field}` is computed by network `{encoder}`, which a training project runs"
+        mend = (
+            f"run `latentc emit`, then `python data.py` there: it writes an .npy file, `DATA.{encoder}.*.npy`, which "
+        )
+        raise DiagnosticError.of("E0620", message, help=f"{mend}`--index` takes as it is")
     needed(PACKAGE, "an index of neighbours", _INSTALL)
     wanted = None if queries is None else read_condition(queries, "queries")
     try:

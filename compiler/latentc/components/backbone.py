@@ -154,6 +154,10 @@ class Backbone(Part):
         """Features per position of what `see` returns; None of networks that do not provide it."""
         return None
 
+    def map_seen(self, spec: Spec) -> tuple[int, ...] | None:
+        """Shape [F, ...] per sample of what `see` returns; None of networks that do not provide it."""
+        return None
+
     def token_features(self, spec: Spec) -> tuple[int, int] | None:
         """(C, D): channels of a token and of its features, of networks whose heads denoise tokens; None of others."""
         return None

@@ -44,6 +44,7 @@ class Groups:
         self.module = module
         self._parent = {name: name for name, fn in module.functions.items() if fn.origin}
         self._seen: set[Any] = set()
+        self._skeletons: dict[str, Any] = {}
         roots: dict[str, set[str]] = {name: set(functions) for name, functions in networks.items()}
         # What the body of a loop calls without a name is of the instance whose method has the loop.
         bodies = {n.attrs["body"] for fn in module.functions.values() for n in fn.nodes if n.op == "loop"}
@@ -116,11 +117,21 @@ class Groups:
             self._classes |= dict.fromkeys(names, names)
 
     def _fits(self, one: list[str], other: list[str]) -> bool:
-        by_method = {_method(self.module, name): _skeleton(self.module, name) for name in one}
+        by_method = {_method(self.module, name): self._skeleton(name) for name in one}
         return all(
             by_method.get(_method(self.module, name), found) == found
-            for name, found in ((name, _skeleton(self.module, name)) for name in other)
+            for name, found in ((name, self._skeleton(name)) for name in other)
         )
+
+    def _skeleton(self, name: str) -> Any:
+        """Ops, calls and params of a function with what they start as, and of those that it calls, without sizes."""
+        if name not in self._skeletons:
+            parts = with_loops(self.module, self.module.functions[name])
+            params = tuple((p.name, p.kind, *_start(p.init)) for part in parts for p in part.params)
+            nodes = [n for part in parts for n in part.nodes if n.op != "constant"]
+            called = tuple(self._skeleton(n.attrs["fn"]) for n in nodes if n.op in CALLS)
+            self._skeletons[name] = params, tuple((n.op, n.attrs.get("name"), _options(n)) for n in nodes), called
+        return self._skeletons[name]
 
 
 def _method(module: Module, name: str) -> str:
@@ -128,11 +139,9 @@ def _method(module: Module, name: str) -> str:
     return origin.method if origin else ""
 
 
-def _skeleton(module: Module, name: str) -> Any:
-    """Ops, calls and params of a function with what they start as, without sizes."""
-    parts = with_loops(module, module.functions[name])
-    params = tuple((p.name, p.kind, *_start(p.init)) for part in parts for p in part.params)
-    return params, tuple((n.op, n.attrs.get("name")) for part in parts for n in part.nodes if n.op != "constant")
+def _options(node: Node) -> Any:
+    """What a node's attributes choose, such as a causal mask."""
+    return frozen({key: value for key, value in node.attrs.items() if isinstance(value, bool)})
 
 
 def _start(init: Init) -> tuple[Any, ...]:

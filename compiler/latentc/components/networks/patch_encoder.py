@@ -142,6 +142,12 @@ class PatchEncoder(Backbone):
     def features_seen(self, spec: Spec) -> int:
         return self.width if self.head is None else self.head.features
 
+    def map_seen(self, spec: Spec) -> tuple[int, ...] | None:
+        if self.reads is not None:
+            return None
+        features, *tokens = reversed([int(d) for d in self.encoding(spec)[1].shape[1:]])  # type: ignore[arg-type]
+        return features, *tokens
+
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         shape, features = self._shape(spec), self.features_seen(spec)
         tokens = [(self._seen(shape[1]) // self.patch) ** 2] if self.output == "patches" else []

@@ -79,6 +79,10 @@ class ResnetClassifier(Backbone):
     def features_seen(self, spec: Spec) -> int:
         return self.width * 8 * (4 if self.bottleneck else 1)
 
+    def map_seen(self, spec: Spec) -> tuple[int, ...]:
+        sides = spec.data.shape[1:] if spec.data.shape is not None and self.image is None else (self.image or 1,) * 2
+        return self.features_seen(spec), *(-(-side // 32) for side in sides)
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         static = {"width": self.width, **{f"layers_{i}": n for i, n in enumerate(self.layers, 1)}}

@@ -1,0 +1,75 @@
+"""How close what a network predicts of the data is to what a request asks for: a depth map, a segmentation.
+
+Symbols: B batch, F features or classes, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone
+from latentc.components.contract import Need, Network
+from latentc.components.guidance.scores._score import GuidingScore
+from latentc.components.kit import Operands, call, per_sample_mean
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var
+from latentc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Prediction(GuidingScore):
+    """Guidance by any network that maps images, as PPAP's by depth and segmentation (Go et al. 2022, arXiv:2212.05973).
+
+    The network predicts a map [F, ...] from the data: a depth per position, or logits of F classes. The score is the
+    negative mean over positions of its distance from the map that a request gives.
+    """
+
+    kind: Literal["prediction"]
+    network: str = Field(description="one of `networks`, which provides `see`: what it sees is the map")
+    reference: str = Field(description="the condition that gives the wanted map: an array of the shape of what it sees")
+    match: Literal["square", "absolute", "classes"] = Field(
+        "square",
+        description="the distance: squared, absolute, or the cross-entropy of the F logits at each position from the "
+        "wanted classes, given as probabilities (one-hot)",
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prediction", "network": "eye", "reference": "depth"}
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Need(self.network, "see", place=("network",)),)
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.reference,)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        condition, network = spec.conditions.get(self.reference), spec.networks.get(self.network)
+        seen = network.map_seen(spec) if isinstance(network, Backbone) else None
+        if condition is None or seen is None:
+            return  # said where the score stands, and where networks are matched with needs
+        ports = condition.ports(self.reference, spec)
+        if not ports or ports[0].type.dtype != "f32" or tuple(ports[0].type.shape[1:]) != seen:
+            message = f"condition `{self.reference}` is not the map {list(seen)} that `{self.network}` predicts"
+            mend = f"use a condition of kind `array`, of a data field of shape {list(seen)}"
+            yield Problem(("reference",), message, mend)
+        elif self.match == "classes" and seen[0] == 1:
+            yield Problem(("match",), f"`{self.network}` predicts one number per position", "use `square`")
+
+    def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:
+        return {self.reference: networks[self.network].methods["see"].output().type}
+
+    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+        predicted = call(b, networks[self.network], "see", {}, state=data, out="predicted")
+        wanted = given[self.reference]
+        if self.match == "classes":
+            highest = b.max(predicted, axes=(1,), keepdims=True, out="highest")
+            logits = b.op("sub", predicted, highest, out="logits")
+            total = b.log(b.sum(b.exp(logits), axes=(1,), keepdims=True), out="total")
+            inner = b.sum(b.mul(wanted, b.op("sub", logits, total)), axes=(1,), keepdims=False, out="score")
+            return per_sample_mean(b, inner, out="score") if inner.type.rank > 1 else inner
+        difference = b.op("sub", predicted, wanted, out="difference")
+        distance = b.abs(difference) if self.match == "absolute" else b.mul(difference, difference)
+        return b.neg(per_sample_mean(b, distance), out="score")  # type: ignore[no-any-return]
