@@ -31,6 +31,7 @@ SMALL = {
     "vocoder": "extends: audio/diffwave\ndata: {fields: {x: {shape: [1, 128]}, mel: {shape: [8, 2]}}}\n"
     "backbone: {width: 8, depth: 4, cycle: 2, time_width: 16, upsampling: [8, 8]}",
     "digits_dit": f"extends: digits/digits_dit\n{DIGITS}",
+    "digits_maskgit": "extends: digits/digits_maskgit\nbackbone: {width: 16, depth: 1}",
     "digits_guided": f"extends: digits/digits_guided\nsampler: {{steps: 4}}\n{SHORT}",
     "digits_distilled": "extends: digits/digits_distilled\nobjective: {rounds: [4, 2]}\nsampler: {steps: 2}\n"
     + SHORT.replace("steps: 2", "steps: 4"),
@@ -130,6 +131,8 @@ def tuning(folder: Path) -> None:
     text = SMALL["digits_dit"].replace("{steps: 4}", "{steps: 48}")  # good enough for the page's budgets
     (folder / "digits_dit").write_text(f"latentc: 1\nname: digits-dit\n{text}\n", encoding="utf-8")
     weights(folder, "digits_dit", {"": "weights.safetensors"})
+    small(folder, "digits_maskgit")
+    weights(folder, "digits_maskgit", {"": "maskgit.safetensors"})
     judge = folder / "examples/digits/metrics.py"
     judge.parent.mkdir(parents=True)
     shutil.copy(ROOT / "examples/digits/metrics.py", judge)
