@@ -89,8 +89,8 @@ TOKEN_SYSTEMS: dict[str, System] = {
     ),
     "pixelcnn_pp": System(
         {
-            "plain": Trained("pixelcnn_pp", (*PIXELS, *PLAIN, *LOGISTIC), variant="cifar10-class"),
-            "normed": Trained("pixelcnn_pp", (*PIXELS, *LOGISTIC), variant="cifar10-class"),
+            "plain": Trained("pixelcnn_pp", (*PIXELS, *PLAIN, *LOGISTIC), 4000, "cifar10-class"),
+            "normed": Trained("pixelcnn_pp", (*PIXELS, *LOGISTIC), 4000, "cifar10-class"),
         },
         {"plain": Drawn("plain"), "normed": Drawn("normed")},
         (Goal("class accuracy with weight norm", lambda found: found["normed"]["accuracy"], 0.95),),
