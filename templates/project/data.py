@@ -5,7 +5,9 @@
 A batch is a dict of tensors by field name, as `data.fields` of config.yaml declares them.
 """
 
+import copyreg
 from collections.abc import Iterator
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,17 @@ def generator(*key: int) -> torch.Generator:
     """A CPU generator that depends only on the key."""
     state = np.random.SeedSequence([int(k) for k in key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+
+
+def mapped_again(array: np.memmap) -> tuple[Any, ...]:
+    """How a mapped file is sent to a worker: by name, or each worker would hold a copy of all its numbers."""
+    if not isinstance(array.base, mmap):  # part of one
+        return np.array(array).__reduce__()
+    order = "C" if array.flags.c_contiguous else "F"
+    return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape, order)
+
+
+copyreg.pickle(np.memmap, mapped_again)
 
 
 class Samples(Dataset):

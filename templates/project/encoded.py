@@ -35,11 +35,10 @@ class Encoded:
     ):
         self.codes, self.y, self.fields, self.stage, self.size = codes, labels, fields, stage, len(codes)
         self.resized = resized
-        self.views, self.identity = (
-            views,
-            identity,
-        )  # u8[views, H, W, C] of an image; what all of them are made of
-        self.features: dict[str, np.ndarray] = {}  # [N, views, ...] of every image, by field
+        self.views = views  # u8[views, H, W, C] of an image
+        self.identity = identity  # what the codes are made of
+        # By field: [N, views, ...], or [N, 1, ...], the same for all views of an image.
+        self.features: dict[str, np.ndarray] = {}
 
     def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Latents `x` or `tokens`, and labels; the first view if there is no `rng`."""
@@ -48,7 +47,7 @@ class Encoded:
         found = first_stage.field_from_codes(self.codes[index, view], self.stage, rng)
         for name, codes in self.resized.items():
             found[name] = first_stage.field_from_codes(codes[index, view], self.stage, rng)["x"]
-        found |= {name: features[index, view] for name, features in self.features.items()}
+        found |= {name: each[index, view % each.shape[1]] for name, each in self.features.items()}
         return {**found, "y": self.y[index]} if "y" in self.fields else found
 
 

@@ -40,12 +40,8 @@ def with_features(source: Any, config: dict[str, Any]) -> Any:
     made = {name: cached(source, config, **of) for name, of in config["encoded"].items()}
     if not hasattr(source, "views"):
         return WithFeatures(source, made)
-    source.features |= {
-        name: array
-        if config["encoded"][name]["reads"] == "images"
-        else array[:, None].repeat(len(source.views(0)), 1)
-        for name, array in made.items()
-    }
+    images = {name for name, of in config["encoded"].items() if of["reads"] == "images"}
+    source.features |= {name: array if name in images else array[:, None] for name, array in made.items()}
     return source
 
 

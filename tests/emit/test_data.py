@@ -244,6 +244,33 @@ def test_previews_and_samples_are_of_the_medium(case: str, tmp_path: Path) -> No
     assert f"written as {suffixes[0]}" in refused and "not .wav" in refused and not (project / "out.wav").exists()
 
 
+SENT = """
+import pickle
+import numpy as np
+from multiprocessing.reduction import ForkingPickler
+from config import load_config
+from data import open_data
+samples = open_data(load_config())
+sent = bytes(ForkingPickler.dumps(samples))
+rows = np.arange(3)
+assert np.array_equal(pickle.loads(sent).source.rows(rows)["x"], samples.source.rows(rows)["x"])
+part = np.load("d/x.npy", mmap_mode="r")[2:]
+assert np.array_equal(pickle.loads(bytes(ForkingPickler.dumps(part))), part)
+print(len(sent))
+"""
+
+
+def test_workers_map_files_instead_of_holding_copies(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d" / "x.npy", np.random.default_rng(0).standard_normal((1000, 1, 8, 8)).astype(np.float32))
+    np.save(tmp_path / "d" / "y.npy", np.arange(1000) % 3)
+    data = "data={kind: npy_folder, path: d, classes: 3, shape: [1, 8, 8]}"
+    spec = load_spec("digits_dit", overrides=[data, "backbone.width=16", "backbone.depth=1"])
+    project_from_lowered(lower(spec), spec, tmp_path / "project")
+    (tmp_path / "d").rename(tmp_path / "project" / "d")
+    assert int(run(tmp_path / "project", "-c", SENT)) < 10_000
+
+
 def run(project: Path, *command: str, status: int = 0) -> str:
     done = python(project, *command)
     assert done.returncode == status, done.stderr
