@@ -132,24 +132,28 @@ def test_the_loss_draws_the_kernel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "reference", "pool"),
-    [("pfgmpp", 1, "class"), ("edm", 1, "class"), ("pfgmpp", 2, "class"), ("pfgmpp", 2, "batch")],
+    ("kind", "reference", "pool", "dropout"),
+    [
+        *(("pfgmpp", 1, "class", 0), ("edm", 1, "class", 0), ("pfgmpp", 2, "class", 0), ("pfgmpp", 2, "batch", 0)),
+        *(("pfgmpp", 1, "class", 0.5), ("edm", 2, "class", 0.5)),
+    ],
 )
-def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: int, pool: str) -> None:
+def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: int, pool: str, dropout: float) -> None:
     """The network's error against E[x0 | x_t], the mean of the pool's samples under the densities of the noise.
 
-    With a `reference` it is trained on the first of the batch.
+    With a `reference` it is trained on the first of the batch. The pool of samples whose class is dropped is the batch.
     """
     process = "{kind: pfgmpp, extra_dimensions: 128}" if kind == "pfgmpp" else "{kind: edm}"
     objective = f"objective={{kind: diffusion, process: {process}, predicts: preconditioned, stable_target: true}}"
     objective = objective.replace("stable_target: true", f"stable_target: true, reference: {reference}, pool: {pool}")
-    lowered = lower(load_spec("pfgmpp", None, [*TINY, objective]))
+    lowered = lower(load_spec("pfgmpp", None, [*TINY, objective, f"conditioning.class.dropout={dropout}"]))
     params, rng, count = network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 6
     held = {name: rng.normal(size=param.type.shape) * 0.2 for name, param in params.items()}
     oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in held.items()})
     x, y, count = rng.normal(size=(count, 1, 8, 8)) * 0.1, np.arange(count) % 2, count // reference
     z = rng.normal(size=(count, 1, 8, 8))
     given = {"x": x, "noise": z, "y": y, "u": np.linspace(-1, 2, count), "share": np.full(count, 0.4)}
+    given["drop"] = np.resize([0.9, 0.2, 0.6], count)
     found = oracle.run("loss.terms", *(given[v.name] for v in lowered.module.entry("loss.terms").inputs))[0]
     sigma, n = np.exp(1.2 * given["u"] - 1.2), 64
     if kind == "pfgmpp":  # N < D: the share is of R^2
@@ -160,12 +164,14 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: i
         distance = ((x_t[i] - x) ** 2).sum(axis=(1, 2, 3))
         r2 = 128 * sigma[i] ** 2
         log = -(n + 128) / 2 * np.log(distance + r2) if kind == "pfgmpp" else -distance / (2 * sigma[i] ** 2)
-        likely = np.exp(log - log.max()) * ((y == y[i]) | (pool == "batch"))
+        likely = np.exp(log - log.max()) * ((y == y[i]) | (pool == "batch") | (given["drop"][i] < dropout))
         mean = (likely[:, None] * x.reshape(len(x), -1)).sum(0).reshape(1, 8, 8) / likely.sum()
         deviation = np.sqrt(sigma[i] ** 2 + 0.25)
         told = np.array([np.log(sigma[i]) / 4])
         network = Interpreter(lowered.module, held)
-        (out,) = network.run("main.forward", x_t[i : i + 1] / deviation, told, np.eye(10)[y[i : i + 1]])
+        (out,) = network.run(
+            "main.forward", x_t[i : i + 1] / deviation, told, np.eye(10)[y[i : i + 1]] * (given["drop"][i] >= dropout)
+        )
         denoised = 0.25 / deviation**2 * x_t[i] + sigma[i] * 0.5 / deviation * out[0]
         weight = (sigma[i] ** 2 + 0.25) / (sigma[i] * 0.5) ** 2
         assert abs(found[i] / (weight * np.mean((denoised - mean) ** 2)) - 1) < 1e-5

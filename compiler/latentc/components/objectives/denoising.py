@@ -198,7 +198,7 @@ class DenoisingObjective(Objective):
         made = made if isinstance(made, tuple) else (made,)
         out, features = made[0], [v for v, port in zip(made, results, strict=True) if port.role == "features"]
         out = out if target.coupling is None else target.coupling.confined(b, out, full)
-        true, noise = self.truth(b, target, at, every, whole)
+        true, noise = self.truth(b, target, at, every, whole, dropped)
         terms = self.terms(b, target, at.point, true, at.x_t, noise, out, at.t)
         terms = self.weighed(b, networks, at.told, terms)
         if self.weighing is not None and weight is not None:
@@ -240,9 +240,16 @@ class DenoisingObjective(Objective):
         return found, (Draw("remember", "uniform"),)
 
     def truth(
-        self, b: Builder, target: Parameterization, at: Noised, x0: Var, fields: Mapping[str, Var]
+        self,
+        b: Builder,
+        target: Parameterization,
+        at: Noised,
+        x0: Var,
+        fields: Mapping[str, Var],
+        dropped: Sequence[Var],
     ) -> tuple[Var, Var]:
-        """The data and the noise that predictions are compared with; `fields` are those that conditions read.
+        """The data and the noise that predictions are compared with; `fields` are those that conditions read, and
+        `dropped` bool[B] masks of the trained samples without a condition.
 
         x0 and the fields are of the whole batch, of which the loss may train on the first part.
         """

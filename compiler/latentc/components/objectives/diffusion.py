@@ -6,7 +6,7 @@ Symbols: B batch, C channels; x0 the data, x_t the data noised to time t.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -178,7 +178,8 @@ class Diffusion(DiffusionLoss):
     pool: Literal["batch", "class"] = Field(
         "batch",
         description="samples averaged by `stable_target`: the whole batch, as in the authors' code even for "
-        "conditional networks, so that the mean ignores the condition; or those of the sample's class",
+        "conditional networks, so that the mean ignores the condition; or those of the sample's class, and the whole "
+        "batch for samples whose class is dropped",
     )
     reference: int = Field(
         1,
@@ -259,18 +260,28 @@ class Diffusion(DiffusionLoss):
                 )
 
     def truth(
-        self, b: Builder, target: Parameterization, at: Noised, x0: Var, fields: Mapping[str, Var]
+        self,
+        b: Builder,
+        target: Parameterization,
+        at: Noised,
+        x0: Var,
+        fields: Mapping[str, Var],
+        dropped: Sequence[Var],
     ) -> tuple[Var, Var]:
         if not self.stable_target:
-            return super().truth(b, target, at, x0, fields)
+            return super().truth(b, target, at, x0, fields, dropped)
         alpha, sigma = at.point.alpha, at.point.sigma
         still = isinstance(alpha, float) and alpha == 1.0
         kernel = target.process.kernel([int(size) for size in x0.shape[1:]])
         level = b.reshape(sigma if still else sigma / alpha, shape=(at.x_t.shape[0],), out="level")
         read = fields.values() if self.pool == "class" else ()
         labels = [b.argmax(y, axis=1, out="label") if y.type.is_float else y for y in read]  # of one-hot ones
-        operands = (at.x_t if still else at.x_t / alpha, x0, level, *labels)
-        mean = b.posterior_mean(*operands, **({} if kernel is None else {"extra": kernel.extra}), out="mean")
+        operands = (at.x_t if still else at.x_t / alpha, x0, level)
+        extra = {} if kernel is None else {"extra": kernel.extra}
+        mean = b.posterior_mean(*operands, *labels, **extra, out="mean")
+        for gone in dropped if labels else ():
+            column = b.reshape(gone, shape=(gone.shape[0], *(1 for _ in x0.shape[1:])))
+            mean = b.where(column, b.posterior_mean(*operands, **extra, out="mean_of_all"), mean, out="mean")
         return mean, b.div(at.x_t - (mean if still else alpha * mean), sigma, out="noise")
 
     def per_sample(self, b: Builder, cost: Var) -> Var:
