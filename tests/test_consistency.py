@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from emitted import emitted
+from forked import python
 from random_weights import random_weights
+from safetensors.torch import load_file
 
+from latentc.api import emit
 from latentc.components.contract import Lowered
 from latentc.components.kit.controls import control_points
 from latentc.components.objectives._growth import Growth
@@ -126,6 +131,30 @@ def test_training_on_grids_of_ever_more_steps(levels: str) -> None:
         wanted = np.mean((np.sqrt(square + c**2) - c) / (first - second))
         found = system.run("loss", x=X, y=Y, u=u, noise=NOISE, training_step=step)
         assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_an_average_that_slows_as_grids_get_steps(tmp_path: Path) -> None:
+    """Its decay by the formula of the published code, and the weights of a run by it."""
+    rule = "growth: {first: 2, rule: square_root}"
+    training = TRAINING.replace("}, weighting", "}, target: target, " + rule + ", weighting")
+    own = ["networks.teacher=null", "networks.main.copy_of=null", "networks.target.decay=0.9"]
+    own += ["networks.target.by_grids=true", "train.steps=20", "train.batch_size=4", "train.schedule.warmup=0"]
+    emit("digits_consistency", tmp_path / "project", overrides=[*SMALL, training, EDM, *own])
+    python(tmp_path / "project", "train.py", "--steps", "2", "--checkpoint_every", "1", "--out", "run")
+    kept = [load_file(tmp_path / f"project/run/checkpoints/step-0000000{k}/networks.safetensors") for k in (1, 2)]
+    trained = [name for name in kept[0] if name.startswith("target")]
+    assert trained and len(trained) * 2 == len(kept[0])
+    for name in trained:
+        source = kept[1][name.replace("target", "main", 1)]
+        assert torch.allclose(kept[1][name], torch.lerp(kept[0][name], source, 1 - 0.9), atol=1e-7)  # a grid of 2 steps
+    text = (tmp_path / "project" / "train.py").read_text()
+    (found,) = (node for node in ast.parse(text).body if getattr(node, "name", "") == "decay_of")
+    made: dict[str, Any] = {"Any": Any}
+    exec(ast.unparse(found), made)
+    role = yaml.safe_load((tmp_path / "project/config.yaml").read_text())["roles"]["target"]
+    for k in range(20):
+        steps = max(math.ceil(math.sqrt(k / 20 * (9**2 - 2**2) + 2**2) - 1), 1)
+        assert made["decay_of"](role, k) == pytest.approx(math.exp(2 * math.log(0.9) / steps))
 
 
 def test_a_perceptual_distance() -> None:
@@ -303,6 +332,7 @@ def test_several_adapters_add_up_and_start_at_zero() -> None:
         ("digits_consistency", ["objective.growth={first: 50}"], "last grid has 50 steps, and the first 50"),
         ("digits_consistency", ["objective.growth={first: 2}", "objective.stride=3"], "pairs are 3 apart"),
         ("digits_consistency", ["objective.growth={rule: square_root}", "objective.steps=999"], "in all, more than"),
+        ("digits_consistency", ["networks.target.by_grids=true"], "these do not grow"),
         ("digits_consistency", ["objective.distance=perceptual"], "perceptual"),
         ("digits_consistency", ["networks.perceptual={kind: lpips}"], "four poolings do not tile 8 by 8"),
         ("digits_consistency", ["objective.target=teacher"], "no average of `main`"),

@@ -112,6 +112,17 @@ def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Modul
             kept.lerp_(buffer, 1 - decay) if kept.is_floating_point() else kept.copy_(buffer)
 
 
+# region grown
+def decay_of(role: dict[str, Any], step: int) -> float:
+    """The decay of an average in a step of training. It may rise with the steps of the time grid."""
+    if "grids" not in role:
+        return role["decay"]
+    grids = role["grids"]
+    used = sum(start <= step for start in grids["starts"]) - 1
+    return role["decay"] ** (grids["first"] / grids["steps"][used])
+
+
+# endregion
 def sliced(batch: dict[str, Tensor], part: int, parts: int) -> dict[str, Tensor]:
     """One of the equal parts of a batch."""
     return {k: v.chunk(parts)[part] for k, v in batch.items()}
@@ -432,7 +443,13 @@ def main() -> None:
         # endregion
         for name, role in roles.items():
             if source := role.get("average_of"):
-                update_averages({name: networks[name]}, {name: networks[source]}, role["decay"])
+                # region even
+                decay = role["decay"]
+                # endregion
+                # region grown
+                decay = decay_of(role, step)
+                # endregion
+                update_averages({name: networks[name]}, {name: networks[source]}, decay)
         step += 1
         bar.update()
         # Before a checkpoint too: those of a run that has failed would push out the good ones.

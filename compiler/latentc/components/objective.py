@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from latentc.components.contract import (
@@ -19,6 +20,19 @@ from latentc.ir.builder import ModuleBuilder
 if TYPE_CHECKING:
     from latentc.components.processes.process import Parameterization
     from latentc.spec.schema import Spec
+
+
+@dataclass(frozen=True)
+class GrowingGrids:
+    """Time grids of ever more steps.
+
+    `first` is the number of steps that the spec gives the first; the grid of `steps[i]` steps is used from step
+    `starts[i]` of training on.
+    """
+
+    first: int
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
 
 
 class Objective(Part):
@@ -81,6 +95,10 @@ class Objective(Part):
     def most_known(self, tokens: int) -> int:
         """How many of a sample's `tokens` its loss leaves visible at most to a network that predicts the others."""
         return tokens
+
+    def growing(self, spec: Spec) -> GrowingGrids | None:
+        """Its time grids, if they get more steps in training."""
+        return None
 
     @property
     def in_rounds(self) -> Rounds | None:

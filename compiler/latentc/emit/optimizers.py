@@ -20,16 +20,19 @@ _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the 
 _PRECISIONS = 'one_of("fp32", "bf16")'
 
 
-def training_files(train: Train, module: Module | None = None, rolls_out: bool = False) -> dict[str, str]:
+def training_files(
+    train: Train, module: Module | None = None, rolls_out: bool = False, grown: bool = False
+) -> dict[str, str]:
     """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, orthogonal.py, ema.py,
     reconstruct.py, batch_norm.py, weight_norm.py, rollouts.py.
 
-    `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw.
+    `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw; `grown`: the
+    decay of an average rises with time grids.
     """
     chosen = _chosen(train)
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
     extras = _extras(train)
-    regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches"}
+    regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches", "grown" if grown else "even"}
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
     body = rendered(
         "project/optimizers.py", {"construction": _construction(kinds), "definitions": definitions}, trim=False

@@ -116,8 +116,10 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["features.py"] = template("project/features.py")
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
-    files |= training_files(spec.train, lowered.module, any(update.rollout for update in lowered.updates))
     config = {**config_of(spec), "model": model.sizes}
+    rolls_out = any(update.rollout for update in lowered.updates)
+    grown = any("grids" in role for role in config.get("roles", {}).values())
+    files |= training_files(spec.train, lowered.module, rolls_out, grown)
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
@@ -145,7 +147,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
         del train["loss_scaling"]
     if train["schedule"]["decay_from"] is None:
         del train["schedule"]["decay_from"]
-    roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}
+    roles = {name: role for name, network in spec.networks.items() if (role := _role(network, spec))}
     rounds = spec.objective.in_rounds if isinstance(spec.objective, Objective) else None
     rewards = spec.objective.reward_settings if isinstance(spec.objective, Objective) else ()
     return {
@@ -167,7 +169,7 @@ def searched(spec: Spec) -> dict[str, dict[str, Any]]:
     return {name: asdict(search) for name, search in found.items() if search is not None}
 
 
-def _role(network: Any) -> dict[str, Any]:
+def _role(network: Any, spec: Spec) -> dict[str, Any]:
     """A network's role in training; empty for one that is initialised at random and trained."""
     role = {key: value for key in ("copy_of", "pretrained") if (value := getattr(network, key))}
     if role and network.fresh_weights:
@@ -175,7 +177,9 @@ def _role(network: Any) -> dict[str, Any]:
     if network.frozen_weights and network.trainable:
         role["frozen_weights"] = list(network.frozen_weights)
     if (source := network.average_of) is not None:
-        return {**role, "average_of": source, "decay": network.decay}
+        role |= {"average_of": source, "decay": network.decay}
+        grids = spec.objective.growing(spec) if network.by_grids and isinstance(spec.objective, Objective) else None
+        return role if grids is None else {**role, "grids": asdict(grids)}
     return role if network.trainable else {**role, "frozen": True}
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from latentc.components import Closed, Component, OneOf, OneOfThese, find
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, first_channels, per_sample_mean
-from latentc.components.objective import Objective
+from latentc.components.objective import GrowingGrids, Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import unread_problems
 from latentc.components.objectives._growth import MOST, Grids, Growth
@@ -172,6 +172,12 @@ class ConsistencyObjective(Objective):
     def grids(self, spec: Spec) -> list[tuple[int, int]]:
         """(step of training from which it is used, steps of the grid), in order."""
         return [(0, self.steps)] if self.growth is None else self.growth.grids(self.steps, spec.train.steps)
+
+    def growing(self, spec: Spec) -> GrowingGrids | None:
+        if self.growth is None:
+            return None
+        starts, steps = zip(*self.grids(spec), strict=True)
+        return GrowingGrids(self.growth.first, starts, steps)
 
     def pairs(self, steps: int) -> tuple[Array, Array]:
         """f64[N] each: the times of the N pairs. ValueError: there is no such grid."""
