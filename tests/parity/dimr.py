@@ -1,4 +1,5 @@
-"""DiMR (Liu et al. 2024): all outputs, from coarse to fine, with each of the authors' norms and positions, and text."""
+"""DiMR (Liu et al. 2024): all outputs, from coarse to fine, with each of the authors' norms and positions, sizes of
+branches, and text."""
 
 from __future__ import annotations
 
@@ -47,6 +48,10 @@ BY_CLASS = (
     "[{width: 32, half: 1, patch: 2, shrink: 2, block: coarse}, {width: 16, half: 1, patch: 2}, {width: 8, half: 0}]"
 )
 LAYER_NORM = "[{width: 32, half: 1, patch: 2, block: coarse}, {width: 16, half: 1}]"
+OWN_SIZES = (
+    "[{width: 16, half: 1, patch: 2, shrink: 2, block: coarse, ratio: 3}, "
+    "{width: 16, half: 1, patch: 2, kernel: 3, ratio: 1.5}, {width: 8, half: 1, kernel: 5}]"
+)
 CASES = [
     case("dimr", *SIZES),
     case(
@@ -76,6 +81,13 @@ CASES = [
         "backbone.coarse.mixer.heads=2",
         "backbone.coarse.norm={kind: timed_layer_norm}",
         "backbone.fine.norm={kind: timed_layer_norm}",
+    ),
+    case(
+        "dimr.branches",
+        *DATA,
+        f"backbone.branches={OWN_SIZES}",
+        "objective.further=[{kind: multi_scale, scales: [0.0625, 0.25]}]",
+        "backbone.coarse.mixer.heads=2",
     ),
     case(
         "dimr.text",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed
+from latentc.components import Closed, Component
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.feature_map import as_map, as_tokens
@@ -47,6 +47,15 @@ class Branch(Closed):
     )
     block: Literal["coarse", "fine"] = Field("fine", description="block repeated in the branch")
     heads: Heads | None = Field(None, description="heads of the mixer; null: as set in the mixer")
+    kernel: int | None = Field(
+        None, gt=0, le=63, description="kernel size of a convolution as mixer, odd; null: as set in the mixer"
+    )
+    ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1_024,
+        description="hidden width of the feed-forward as a multiple of the width; null: as set in the feed-forward",
+    )
 
     @property
     def scale(self) -> int:
@@ -104,7 +113,15 @@ class MultiResolution(Backbone):
 
     def blocks(self, branch: Branch) -> Block:
         """The block that a branch repeats."""
-        return self.coarse if branch.block == "coarse" else self.fine
+        block = self.coarse if branch.block == "coarse" else self.fine
+        mixer, feed_forward, _, _ = block.parts()
+        own: dict[str, Component] = {}
+        if branch.kernel is not None:
+            own["mixer"] = mixer.model_copy(update={"kernel": branch.kernel})
+        if branch.ratio is not None:
+            sizes = {"ratio": branch.ratio, **({"hidden": None} if "hidden" in type(feed_forward).model_fields else {})}
+            own["feed_forward"] = feed_forward.model_copy(update=sizes)
+        return block.model_copy(update=own)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -148,6 +165,14 @@ class MultiResolution(Backbone):
         if below is not None and below.scale % branch.scale:
             message = f"a token of {branch.scale} pixels a side is not a whole fraction of one of {below.scale} below"
             yield Problem(("branches", i, "patch"), message)
+        of = self.coarse if branch.block == "coarse" else self.fine
+        for name, part in (("kernel", of.mixer), ("ratio", of.feed_forward)):
+            if getattr(branch, name) is not None and name not in type(part).model_fields:
+                yield Problem(("branches", i, name), f"`{part.kind}` has no `{name}`", "leave it out")
+                return
+        if branch.kernel is not None and branch.kernel % 2 == 0:
+            message = f"a kernel of side {branch.kernel} has no centre: it must be odd"
+            yield Problem(("branches", i, "kernel"), message, f"use {branch.kernel + 1}")
         block = self.blocks(branch)
         of_condition = block.problems_of_condition(self.kind, "time", None, tokens=branch.block == "coarse")
         for problem in (*of_condition, *block.problems_of_width(branch.width, side // branch.scale)):
