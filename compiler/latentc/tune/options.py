@@ -11,10 +11,11 @@ from latentc.evaluate.bounds import Bound
 class Options:
     """How to search.
 
-    `bounds`: the budget. `counts`: network evaluations to try. `samples`: how many judge a compiled candidate; the
-    search uses a quarter as many, 16 to 64 (fewer for large data). `batch`: samples timed at once. `seconds`: when to
-    begin nothing more; the search gets half of them. `metrics`: names of figures, and FILE.py:FUNCTION of the user.
-    `features` and `reference`: extractors of these figures, and what they compare with.
+    `bounds`: the budget. `counts`: network evaluations to try, or steps of masked tokens. `samples`: how many judge a
+    compiled candidate; the search of denoising samplers uses a quarter as many, 16 to 64 (fewer for large data).
+    `batch`: samples timed at once. `seconds`: when to begin nothing more; the search gets half of them. `metrics`:
+    names of figures, and FILE.py:FUNCTION of the user. `features` and `reference`: extractors of these figures, and
+    what they compare with.
     """
 
     bounds: tuple[Bound, ...] = ()

@@ -33,7 +33,7 @@ class MaskedText(Condition):
         0.4,
         ge=0,
         le=1,
-        description="fraction of words hidden in training, rounded up, at least one; 0: masks are always given",
+        description="fraction of words hidden in training, rounded up, at least one; 0: only masks that are given",
     )
     end: int | None = Field(
         None,

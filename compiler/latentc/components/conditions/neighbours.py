@@ -35,7 +35,7 @@ class Neighbours(Condition):
         None,
         description="folder written by `latentc index`, or an .npy file of embeddings [N, D]; null: the training data",
     )
-    metric: Literal["cosine", "l2"] = Field("cosine", description="embedding field used to search the training data")
+    metric: Literal["cosine", "l2"] = Field("cosine", description="similarity by which the training data are searched")
     itself: bool = Field(False, description="a sample may be its own neighbour, if the database is the training data")
     embedding: Literal["none", "linear"] = Field(
         "none", description="how embeddings become tokens: unchanged, or through a linear layer to the network's width"

@@ -41,7 +41,7 @@ class Reversible(Backbone):
         gt=1,
         le=65_536,
         multiple_of=2,
-        description="twice the inner channels of a block; null: twice those of a patch",
+        description="twice the inner channels of a block; null: the channels of a patch",
     )
     patch: tuple[Annotated[int, Field(gt=0, le=64)], Annotated[int, Field(gt=0, le=64)]] = Field(
         (1, 1), description="rows and columns of the data that form one position"

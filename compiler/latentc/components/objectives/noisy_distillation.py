@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class NoisyDistillation(Objective):
     """`main` learns from noisy images the frozen `teacher`'s prediction on the clean ones (PPAP, arXiv:2212.05973).
 
-    The loss is the KL divergence of `main`'s class probabilities from the teacher's, sharpened by `temperature`, as a
+    The loss is the KL divergence of the teacher's class probabilities, sharpened by `temperature`, from `main`'s, as a
     mean over the classes. The data may be samples of the diffusion model.
     """
 

@@ -34,7 +34,7 @@ class Infill(Sampler):
 
     kind: Literal["infill"]
     share: float = Field(
-        1 / 7, ge=0, le=1, description="fraction of hidden tokens, rounded, at least one; 0: masks are always given"
+        1 / 7, ge=0, le=1, description="fraction of hidden tokens, rounded, at least one; 0: only masks that are given"
     )
     again: bool = Field(
         False,

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 class StyleBased(Sampler):
-    """Runs a style-based generator once, with the style w_avg + psi (w - w_avg) (StyleGAN, Karras et al. 2019, App.
+    """Runs a style-based generator once, with the style w_avg + psi (w - w_avg) (StyleGAN, Karras et al. 2019,
+    App. B).
 
-    B). A smaller psi gives better but less diverse samples; it is a request setting.
+    A smaller psi gives better but less diverse samples; it is a request setting.
     """
 
     kind: Literal["style_based"]

@@ -24,7 +24,7 @@ class LookupFree(Bottleneck):
     kind: Literal["lookup_free"]
     channels: int = Field(gt=0, le=24, description="bits of a token (Z): there are 2^Z tokens")
     commitment: float = Field(
-        0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards rows"
+        0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards its signs"
     )
     entropy: float = Field(0.0, ge=0, description="weight of the entropy loss")
     temperature: float = Field(0.01, gt=0, description="temperature of the distribution over tokens")

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 
 class DepthwiseConv(PlainMixer):
-    """A depthwise convolution between two linear layers, with channel attention (DiCo, Ai et al. 2025).
-    arXiv:2505.11196. Channel attention multiplies each channel by the sigmoid of a linear map of the channel means.
+    """A depthwise convolution between two linear layers, with channel attention (DiCo, Ai et al. 2025,
+    arXiv:2505.11196).
+
+    Channel attention multiplies each channel by the sigmoid of a linear map of the channel means.
     Without norm, linear layers, activation and attention, this is the convolution of ConvNeXt (Liu et al. 2022).
     """
 

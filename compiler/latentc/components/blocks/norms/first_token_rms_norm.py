@@ -15,9 +15,10 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 class FirstTokenRmsNorm(Norm):
-    """RMSNorm whose scale is 1 + a linear map, initially 0, of the first token (ADARMSN, Liu et al. 2024).
-    arXiv:2406.09416, used by the authors' code for classes, which come first. On a map, each column uses its token
-    in the first row.
+    """RMSNorm whose scale is 1 + a linear map, initially 0, of the first token (ADARMSN, Liu et al. 2024,
+    arXiv:2406.09416).
+
+    The authors' code uses it for classes, which come first. On a map, each column uses its token in the first row.
     """
 
     kind: Literal["first_token_rms_norm"]

@@ -38,7 +38,10 @@ class MagnitudeBlock(Closed):
         le=65_536,
         description="minimum channels per attention head; blocks with fewer channels have no attention",
     )
-    resample: Filter = Field("box", description="resampling filter: mean and nearest, or binomial (1 3 3 1)")
+    resample: Filter = Field(
+        "box",
+        description="resampling filter: mean and nearest (box), binomial (1 3 3 1), or the weights of a symmetric one",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the second convolution, in training")
     clip: float | None = Field(256.0, gt=0, description="bound on the block's output; null: none")
 
