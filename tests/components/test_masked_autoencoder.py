@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,28 +147,45 @@ def test_errors_of_hidden_dense_tokens_alone_count() -> None:
     np.testing.assert_allclose(dense, wanted, rtol=1e-6)
 
 
-def test_dense_tokens_are_told_of_pivots_ever_more_often() -> None:
-    """They are left out of all samples at first, then of `pivot_dropout` of them."""
-    sizes = [*SYSTEMS["himar"].sizes, "objective.pivot_dropout=0.75", "objective.pivot_warmup=100"]
-    low, rng, weights = lower(load_spec("himar", None, sizes)), np.random.default_rng(0), {}
+def of_pivots(*sizes: str) -> Callable[..., tuple[np.ndarray, ...]]:
+    """Hi-MAR's loss and its two terms, of inputs that are the same but for those given by name."""
+    low, rng, weights = lower(load_spec("himar", None, [*SYSTEMS["himar"].sizes, *sizes])), np.random.default_rng(0), {}
     for name in ("main", "pivot_head", "head"):
         own = random_weights(network_params(low, low.networks[name]), rng, 0.5)
         weights |= {f"{name}.{path}": array for path, array in own.items()}
-    oracle = Interpreter(low.module, weights)
+    oracle, inputs = Interpreter(low.module, weights), low.module.functions["loss.terms"].inputs
     fixed = {
         v.name: rng.random([2, *v.type.shape[1:]]) if v.type.is_float else np.ones([2, *v.type.shape[1:]], np.int64)
-        for v in low.module.functions["loss.terms"].inputs
+        for v in inputs
     }
     fixed |= {"order": np.tile(np.arange(16), (2, 1)), "pivot_order": np.tile(np.arange(4), (2, 1))}
+    return lambda **given: oracle.run("loss.terms", *((fixed | given)[v.name] for v in inputs))
+
+
+def test_dense_tokens_are_told_of_pivots_ever_more_often() -> None:
+    """They are left out of all samples at first, then of `pivot_dropout` of them."""
+    loss = of_pivots("objective.pivot_dropout=0.75", "objective.pivot_warmup=100")
 
     def dense(step: int, without: float) -> Any:
-        given = fixed | {"training_step": np.int64(step), "without": np.full(2, without)}
-        return oracle.run("loss.terms", *(given[v.name] for v in low.module.functions["loss.terms"].inputs))[-1]
+        return loss(training_step=np.int64(step), without=np.full(2, without))[-1]
 
     alone = dense(0, 0.0)
     for step, share in ((0, 1.0), (50, 0.875), (100, 0.75), (500, 0.75)):
         assert np.array_equal(dense(step, share - 0.01), alone)
         assert share == 1.0 or not np.allclose(dense(step, share + 0.01), alone)
+
+
+def test_dense_tokens_without_a_class_may_have_pivots_that_were_told_it() -> None:
+    """As under guidance, whose branches share the pivots; the authors' code draws twice, too."""
+    loss = of_pivots("objective.pivot_warmup=0")
+    kept, gone = {"drop": np.ones(2), "dense_drop": np.ones(2)}, np.zeros(2)
+    told = {"without": np.ones(2)}
+    both, dense_gone, pivots_gone = (
+        loss(**told, **kept | change)[1:] for change in ({}, {"dense_drop": gone}, {"drop": gone})
+    )
+    assert np.array_equal(dense_gone[0], both[0]) and not np.allclose(dense_gone[1], both[1])
+    # Features of pivots reach dense tokens.
+    assert not np.allclose(pivots_gone[0], both[0]) and not np.allclose(pivots_gone[1], both[1])
 
 
 def test_a_decoder_of_another_depth_than_the_encoder_of_pivots() -> None:

@@ -141,30 +141,30 @@ class Conditions:
         draws = (given.draw if isinstance(given, DrawnInput) else given.drawn and given.drawn[0] for given in inputs)
         return tuple(draw for draw in draws if draw is not None)
 
-    def draws(self) -> tuple[Draw, ...]:
+    def draws(self, prefix: str = "") -> tuple[Draw, ...]:
         """The uniform number per sample that decides whether a condition is dropped, one for each that may be, and the
-        number of the one that is told in turn."""
+        number of the one that is told in turn. Losses that drop conditions more than once tell them by `prefix`."""
         dropped = [name for name, condition in self.items() if condition.dropped]
-        drops = (Draw("drop" if name == "class" else f"drop_{name}", "uniform") for name in dropped)
-        return *drops, *([Draw("turn", "integers", {"high": len(self.turns)})] if self.turns else [])
+        drops = (Draw(prefix + ("drop" if name == "class" else f"drop_{name}"), "uniform") for name in dropped)
+        return *drops, *([Draw(f"{prefix}turn", "integers", {"high": len(self.turns)})] if self.turns else [])
 
     @property
     def turns(self) -> tuple[str, ...]:
         """The conditions of which training tells each sample one."""
         return tuple(name for network in self.spec.networks.values() for name in getattr(network, "in_turn", ()))
 
-    def dropped(self, b: Builder, operands: Operands) -> dict[str, Var]:
+    def dropped(self, b: Builder, operands: Operands, prefix: str = "") -> dict[str, Var]:
         """The operands in training: each condition is dropped with its own probability. Adds the draws as inputs."""
-        return self.dropping(b, operands)[0]
+        return self.dropping(b, operands, prefix)[0]
 
-    def dropping(self, b: Builder, operands: Operands) -> tuple[dict[str, Var], list[Var]]:
+    def dropping(self, b: Builder, operands: Operands, prefix: str = "") -> tuple[dict[str, Var], list[Var]]:
         """As `dropped`, with a mask bool[B] per condition that may be: true where it is."""
         found, masks, turns = dict(operands), [], self.turns
-        turn = b.input("turn", i64(B)) if turns else None
+        turn = b.input(f"{prefix}turn", i64(B)) if turns else None
         for name, condition in self.items():
             if not condition.dropped:
                 continue
-            drop = b.input("drop" if name == "class" else f"drop_{name}", f32(B))
+            drop = b.input(prefix + ("drop" if name == "class" else f"drop_{name}"), f32(B))
             gone = b.less(drop, condition.dropout)
             if turn is not None and name in turns:
                 gone = b.where(b.equal(turn, turns.index(name)), gone, b.constant(True), out="gone")

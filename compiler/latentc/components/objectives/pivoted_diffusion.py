@@ -30,8 +30,8 @@ class PivotedDiffusion(DiffusionLoss):
 
     The hidden fraction is r for the pivots, with r normal with mean 1, truncated to [`least_hidden`, 1], and cos(pi u /
     2) for the dense tokens, with u uniform; or both are beta distributed. Dense tokens get the features of the hidden
-    pivots, without a gradient. Pivot errors are averaged over the hidden ones; dense token errors are summed over the
-    hidden ones and divided by the total number.
+    pivots, without a gradient. Conditions are dropped independently for pivots and for dense tokens. Pivot errors are
+    averaged over the hidden ones; dense token errors are summed over the hidden ones and divided by the total number.
     """
 
     kind: Literal["pivoted_diffusion"]
@@ -117,7 +117,10 @@ class PivotedDiffusion(DiffusionLoss):
             time,
             Draw("noise", "normal"),
         ]
-        told = conditions.dropped(b, conditions.operands(b, given))
+        operands = conditions.operands(b, given)
+        told = conditions.dropped(b, operands)
+        # The branch of guidance without a class gets the features of pivots that were drawn with it.
+        told_dense = conditions.dropped(b, operands, "dense_")
 
         if self.beta is None:
             share = b.op("sub", 1.0, b.mul(b.abs(share), self.deviation), out="fraction")
@@ -136,7 +139,7 @@ class PivotedDiffusion(DiffusionLoss):
         gone = b.reshape(gone, shape=(B, 1), out="gone")
         left_out = b.maximum(b.op("sub", 1.0, hidden), gone, out="left_out")
         masks = [hidden_dense, left_out]
-        z = call(b, main, "forward", told, state=tokens, mask=masks, features=b.stop_gradient(z), out="z")
+        z = call(b, main, "forward", told_dense, state=tokens, mask=masks, features=b.stop_gradient(z), out="z")
         z = b.slice(z, axis=1, start=count, stop=count + int(length), out="dense_features")
         shown = b.reshape(hidden_dense, shape=(B, length, 1), out="shown")
         plain = self.model_copy(update={"variance": "fixed_large"})
@@ -144,7 +147,7 @@ class PivotedDiffusion(DiffusionLoss):
         weights = [b.mul(v, float(w)) for v, w in zip((of_pivots, of_dense), self.weights, strict=True)]
         b.output(b.add(*weights, out="loss"), of_pivots, of_dense)
         b.finish("The diffusion losses of the hidden pivots and of the dense tokens, one value per sample each.")
-        draws = [*draws, *conditions.draws()]
+        draws = [*draws, *conditions.draws(), *conditions.draws("dense_")]
         batch = ("x", *([] if self.pivots is None else [self.pivots]), *conditions.fields)
         return publish(mb, ("loss", "pivots", "dense"), batch, tuple(draws), self.trained(spec))
 
