@@ -13,7 +13,7 @@ from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
-from latentc.diagnostics import DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, Span, nearest
 from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module, Value, parameters
@@ -161,13 +161,26 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
         assert isinstance(backbone, Backbone)
         for key in ("fresh_weights", "frozen_weights"):
             patterns: tuple[str, ...] = getattr(backbone, key)
-            paths = {path for fn in networks[name].functions for path in parameters(module, fn)} if patterns else ()
-            for pattern in patterns:
-                if not any(fnmatchcase(path, pattern) for path in paths):
-                    mend = f"weights have names such as `{nearest(pattern, paths) or min(paths)}`"
-                    message = f"no weight of network `{name}` is called `{pattern}`"
-                    span = spec.span("networks", name, key)
-                    raise DiagnosticError.of("E0305", message, span, help=mend)
+            of = networks[name].functions if patterns else ()
+            paths = {path for fn in of for path in parameters(module, fn)}
+            _check_names(patterns, paths, f"network `{name}`", spec.span("networks", name, key))
+    for own, optimizer in ((None, spec.train.optimizer), *spec.train.optimizers.items()):
+        patterns = getattr(optimizer, "undecayed", ())
+        moved = [own] if own else [name for name in spec.networks if name not in spec.train.optimizers]
+        of = tuple(fn for name in moved for fn in networks[name].functions) if patterns else ()
+        paths = {path for fn in of for path in parameters(module, fn)}
+        where = ("train", "optimizers", own) if own else ("train", "optimizer")
+        who = f"network `{own}`" if own else "the networks of this optimiser"
+        _check_names(patterns, paths, who, spec.span(*where, "undecayed"))
+
+
+def _check_names(patterns: tuple[str, ...], paths: set[str], whose: str, span: Span | None) -> None:
+    """DiagnosticError E0305 if a pattern matches none of the paths of weights."""
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            mend = f"weights have names such as `{nearest(pattern, paths) or min(paths)}`"
+            message = f"no weight of {whose} is called `{pattern}`"
+            raise DiagnosticError.of("E0305", message, span, help=mend)
 
 
 def _check_sizes(mb: ModuleBuilder, network: str, spec: Spec) -> None:

@@ -43,6 +43,12 @@ def or_null(rule: Rule) -> Rule:
     return f"{rule[0]}, or null", lambda v: v is None or rule[1](v)
 
 
+# region undecayed
+PATTERNS: Rule = (
+    "a list of patterns of weights' names",
+    lambda v: isinstance(v, list) and all(isinstance(pattern, str) for pattern in v),
+)
+# endregion
 FLAG: Rule = ("true or false", lambda v: isinstance(v, bool))
 TRAIN: dict[str, Rule] = {
     "out": ("a folder", lambda v: isinstance(v, str)),

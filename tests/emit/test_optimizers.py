@@ -30,6 +30,7 @@ from latentc.spec.sections import Train
 from latentc.templates import template
 
 KINDS = tuple(components.load("optimizers"))
+OPTIONAL = {*Optimizer.OPTIONAL}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def optimizers() -> ModuleType:
 
 
 def every_kind() -> Train:
-    return Train.model_validate({"optimizers": {kind: {"kind": kind} for kind in KINDS}})
+    return Train.model_validate({"optimizers": {kind: {"kind": kind, "undecayed": ["a"]} for kind in KINDS}})
 
 
 def settings(kind: str, **values: Any) -> dict[str, Any]:
@@ -63,6 +64,23 @@ def test_matrices_decay_and_vectors_never(kind: str, embeddings: bool, optimizer
     assert {n: decay[id(p)] for n, p in net.named_parameters()} == {
         n: wanted.get(n, 0.0) for n, _ in net.named_parameters()
     }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_exempt_from_decay_by_name(kind: str, optimizers: ModuleType) -> None:
+    net = network()
+    given = settings(kind, weight_decay=0.25, decay_embeddings=True, undecayed=["0.*", "3.w*"])
+    groups = {id(p): group for group in optimizers.make_optimizer(net, given).param_groups for p in group["params"]}
+    assert {n: groups[id(p)]["weight_decay"] for n, p in net.named_parameters() if p.ndim > 1} == {
+        **{"0.weight": 0.0, "1.weight": 0.25, "3.weight": 0.0}
+    }
+    if kind == "muon":  # which moves matrices alike, whether they decay or not
+        assert groups[id(net[3].weight)]["matrices"] and not groups[id(net[0].weight)]["matrices"]
+
+
+def test_a_pattern_that_exempts_nothing_is_refused() -> None:
+    with pytest.raises(DiagnosticError, match="no weight of the networks of this optimiser is called `pos_embeds`"):
+        lower(load_spec("digits_dit", None, ["train.optimizer.undecayed=[pos_embeds]"]))
 
 
 def test_llamagens_embeddings_decay_as_its_authors_decay_them(optimizers: ModuleType) -> None:
@@ -323,7 +341,7 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
     rest = {**config_of(load_spec("digits_dit"))["train"], "optimizers": {}}
     for kind in kinds:
         own = components.load("optimizers")[kind].model_validate({"kind": kind})
-        chosen = own.model_dump(mode="json", exclude={"sam", "orthogonal"})
+        chosen = own.model_dump(mode="json", exclude=OPTIONAL)
         config["check"]({**rest, "optimizer": chosen})
         for wrong in ({"lr": "fast"}, {"weight_decay": -1}, {"decay_embeddings": 1}, {"betaz": 1}, {"kind": "rprop"}):
             with pytest.raises(SystemExit, match=rf"optimizer\.{next(iter(wrong))}"):
@@ -333,7 +351,7 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit, match=r"'adagrad' is not one of .*emit the project again"):
         config["check"]({**rest, "optimizer": {"kind": "adagrad"}})
     settled = components.load("optimizers")["adamw"].model_validate({"kind": "adamw"})
-    betas = settled.model_dump(mode="json", exclude={"sam", "orthogonal"})
+    betas = settled.model_dump(mode="json", exclude=OPTIONAL)
     if "adamw" in kinds:
         for pair in ([0.9], [0.9, 2], 0.9):
             with pytest.raises(SystemExit, match=r"optimizer\.betas"):

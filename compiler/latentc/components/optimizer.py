@@ -33,6 +33,9 @@ class Optimizer(Component):
         0.0, ge=0, description="weight decay per step, in units of the learning rate; not applied to biases and norms"
     )
     decay_embeddings: bool = Field(False, description="also decay embedding tables")
+    undecayed: tuple[str, ...] = Field(
+        (), description="patterns of weights, such as `*pos_embed`, that do not decay either"
+    )
     sam: float | None = Field(
         None,
         gt=0,
@@ -49,11 +52,13 @@ class Optimizer(Component):
     SOURCE: ClassVar[str] = ""
     EXTRAS: ClassVar[tuple[str, ...]] = ("sam", "orthogonal")
     """Settings that take a file of a training project, which it has only if one of its optimisers uses them."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = (*EXTRAS, "undecayed")
+    """Settings that a training project has only if one of its optimisers uses them."""
 
     @property
     def extras(self) -> frozenset[str]:
-        """Those of `EXTRAS` that it uses."""
-        return frozenset(name for name in self.EXTRAS if getattr(self, name))
+        """Those of `OPTIONAL` that it uses."""
+        return frozenset(name for name in self.OPTIONAL if getattr(self, name))
 
     def state_of(self, shapes: Iterable[tuple[int, ...]]) -> int:
         """Bytes of its state for weights of these shapes."""

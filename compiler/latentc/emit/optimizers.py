@@ -34,23 +34,23 @@ def training_files(
     extras = _extras(train)
     regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches", "grown" if grown else "even"}
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
-    body = rendered(
-        "project/optimizers.py", {"construction": _construction(kinds), "definitions": definitions}, trim=False
-    )
-    head = docstring(
-        "The optimisers of config.yaml. Biases and norms never decay, embeddings only with `decay_embeddings`.", ""
-    )
+    undecayed = "undecayed" in extras
+    given = {"construction": _construction(kinds), "definitions": definitions, "undecayed": undecayed}
+    body = rendered("project/optimizers.py", given, trim=False)
+    says = "The optimisers of config.yaml. Biases and norms never decay, embeddings only with `decay_embeddings`"
+    head = docstring(f"{says}, and no weight that `undecayed` names." if undecayed else f"{says}.", "")
+    imports = [*(["from fnmatch import fnmatchcase"] if undecayed else []), "from typing import Any"]
     config = with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, extras))
     if "fp16" in regions:
         config = config.replace(_PRECISIONS, _PRECISIONS.replace(")", ', "fp16")'))
     files = {
-        "optimizers.py": assembled(head, ["from typing import Any"], body),
+        "optimizers.py": assembled(head, imports, body),
         "config.py": config,
         "train.py": with_regions(template("project/train.py"), regions),
     }
     more = [
         *(["rollouts.py"] if rolls_out else []),
-        *(f"{extra}.py" for extra in sorted(extras)),
+        *(f"{extra}.py" for extra in Optimizer.EXTRAS if extra in extras),
         *(["ema.py", "reconstruct.py"] if "power" in regions else []),
         *(f"{region}.py" for region in ("batch_norm", "weight_norm") if region in regions),
     ]
@@ -78,8 +78,8 @@ def _regions(train: Train, module: Module | None) -> set[str]:
 
 
 def optimizer_settings(train: Train) -> dict[str, Any]:
-    """The settings of the optimisers, as config.yaml holds them: without those of `EXTRAS` that none uses."""
-    left_out = {*Optimizer.EXTRAS} - _extras(train)
+    """The settings of the optimisers, as config.yaml holds them: without those of `OPTIONAL` that none uses."""
+    left_out = {*Optimizer.OPTIONAL} - _extras(train)
     return {
         "optimizer": train.optimizer.model_dump(mode="json", exclude=left_out),
         "optimizers": {name: o.model_dump(mode="json", exclude=left_out) for name, o in train.optimizers.items()},
@@ -107,7 +107,7 @@ def _construction(kinds: Mapping[str, type[Optimizer]]) -> str:
 
 def _checks(kinds: Mapping[str, type[Optimizer]], extras: set[str]) -> str:
     """The table of config.py: of each kind its settings, what they take, and what they mean."""
-    rows, left_out = [], {"kind", *Optimizer.EXTRAS} - extras
+    rows, left_out = [], {"kind", *Optimizer.OPTIONAL} - extras
     for name, kind in kinds.items():
         schema = kind.model_json_schema()["properties"]
         settings = {
@@ -134,6 +134,8 @@ def _rule(schema: Mapping[str, Any]) -> str:
             return "FLAG"
         case "integer":
             return f"whole({least})"
+        case "array" if "items" in schema:
+            return "PATTERNS"
         case "array":
             return f"several({len(schema['prefixItems'])}, {_rule(schema['prefixItems'][0])})"
     limits = [] if least is None else [str(least)]
