@@ -96,6 +96,28 @@ def test_images_of_a_first_stage_are_encoded_view_by_view(tmp_path: Path, monkey
     assert all(sum(row) == 1 for row in near) and {row.index(True) for row in near} == {0, 1}
 
 
+def test_other_data_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 12, 12, 3), dtype=np.uint8)
+    sizes = [*ADM, f"data={{kind: image_folder, path: images, shape: [3, 12, 12], fields: {{{FIELD}}}}}"]
+    weights("rcg_adm", "encoder", Path("mocov3.safetensors"), "images", sizes)
+    api.emit("rcg_adm", ".", "images", sizes, force=True)
+    images = encoded("rcg_adm", sizes, pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+    for rows in ([0, 1], [2, 3], [2, 3, 4]):  # at first, all replaced under their names, one added
+        for i, row in enumerate(rows):
+            Image.fromarray(pixels[row]).save(f"images/{i}.bmp")
+        done = python(tmp_path, "-c", READ)
+        assert done.returncode == 0, done.stderr
+        with np.load("read.npz") as read:
+            assert error(read["first"], images[rows]) < 1e-4
+    newest = max(tmp_path.glob("images.encoder.*.npy"), key=lambda file: file.stat().st_mtime_ns)
+    np.save(newest, images[:2])
+    done = python(tmp_path, "-c", READ)
+    assert done.returncode == 1 and "is of 2 samples, and the data has 3: delete it" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_neighbours_are_searched_by_what_a_network_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("usearch")
     monkeypatch.chdir(tmp_path)

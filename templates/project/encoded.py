@@ -36,7 +36,7 @@ class Encoded:
         self.codes, self.y, self.fields, self.stage, self.size = codes, labels, fields, stage, len(codes)
         self.resized = resized
         self.views = views  # u8[views, H, W, C] of an image
-        self.identity = identity  # what the codes are made of
+        self.made_of = identity
         # By field: [N, views, ...], or [N, 1, ...], the same for all views of an image.
         self.features: dict[str, np.ndarray] = {}
 
@@ -49,6 +49,10 @@ class Encoded:
             found[name] = first_stage.field_from_codes(codes[index, view], self.stage, rng)["x"]
         found |= {name: each[index, view % each.shape[1]] for name, each in self.features.items()}
         return {**found, "y": self.y[index]} if "y" in self.fields else found
+
+    def identity(self) -> list[str]:
+        """Texts that differ if the images or their views do, for caches."""
+        return self.made_of
 
 
 def class_names(settings: dict[str, Any]) -> list[str]:

@@ -54,8 +54,7 @@ def cached(source: Any, config: dict[str, Any], network: str, reads: str) -> np.
     made_of = [f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}", reads]
     made_of += [json.dumps(part, sort_keys=True) for part in (config["model"][network], config["data"])]
     path = Path(config["data"].get("path") or Path(__file__).parent / "data").resolve()
-    made_of += getattr(source, "identity", [])
-    made_of += [f"{path.stat().st_size} {path.stat().st_mtime_ns}"] if path.is_file() else []
+    made_of += source.identity() if hasattr(source, "identity") else files_at(path)
     digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:12]
     cache = path.parent / f"{path.name}.{network}.{digest}.npy"
     if not cache.is_file():
@@ -66,7 +65,17 @@ def cached(source: Any, config: dict[str, Any], network: str, reads: str) -> np.
         batches = views(source) if reads == "images" else samples(source, reads)
         model = frozen(network, config, weights)
         write_whole(cache, lambda file: encode(model, batches, source.size, reads == "images", file))
-    return np.load(cache, mmap_mode="r")
+    found = np.load(cache, mmap_mode="r")
+    if len(found) != source.size:
+        raise ValueError(f"{cache} is of {len(found):,} samples, and the data has {source.size:,}: delete it")
+    return found
+
+
+def files_at(path: Path) -> list[str]:
+    """Names, sizes and times of change of the data's file, or of all files in its folder."""
+    files = [file for file in [path, *sorted(path.rglob("*"))] if file.is_file()]
+    found = [(file.relative_to(path), file.stat()) for file in files]
+    return [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found]
 
 
 def frozen(name: str, config: dict[str, Any], weights: Path) -> nn.Module:

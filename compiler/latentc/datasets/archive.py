@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, reading
+from latentc.datasets.arrays import Array, reading, states
 
 
 class Archive:
@@ -59,4 +59,5 @@ class Archive:
 
     def identity(self) -> list[str]:
         status = self.path.stat()
-        return [f"{self.path} {status.st_size} {status.st_mtime_ns}", *self.names]
+        names = states(map(self.path.joinpath, self.names), self.path) if self.path.is_dir() else self.names
+        return [f"{self.path} {status.st_size} {status.st_mtime_ns}", *names]

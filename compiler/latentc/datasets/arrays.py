@@ -1,7 +1,7 @@
 """Samples in arrays, in memory or mapped from files."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,12 @@ def check_classes(name: str, x: Array, field: Mapping[str, Any]) -> None:
 def mirror(x: Array, chosen: Array, axis: int) -> Array:
     """Rows of x, those that are chosen reversed along the axis."""
     return np.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), np.flip(x, axis), x)
+
+
+def states(files: Iterable[Any], root: Any) -> list[str]:
+    """Texts that differ if files below `root` do, for caches: their names, sizes and times of change."""
+    found = [(file.relative_to(root), file.stat()) for file in files]
+    return [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found]
 
 
 def folder_names(path: str) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from latentc.datasets.arrays import class_folders, folder_names
+from latentc.datasets.arrays import class_folders, folder_names, states
 from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
 
 
@@ -20,7 +20,7 @@ class ImageFolder(Pictures):
         return str(self.files[index]), self.files[index]
 
     def identity(self) -> list[str]:
-        return [str(file.relative_to(self.path)) for file in self.files]
+        return states(self.files, self.path)
 
 
 def class_names(settings: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import reading
+from latentc.datasets.arrays import reading, states
 from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
 
 SYNSET = re.compile(r"n\d{8}")
@@ -61,7 +61,7 @@ class ImageNet(Pictures):
         return str(self.files[index]), self.files[index]
 
     def identity(self) -> list[str]:
-        return [str(file.relative_to(self.root)) for file in self.files]
+        return states(self.files, self.root)
 
 
 def is_image(file: Path) -> bool:

@@ -65,6 +65,10 @@ class Images:
         found = {"x": x, "y": self.pictures.y[index]} if "y" in self.fields else {"x": x}
         return augmented_rows(found, field, self.augment, rng) if self.augment else found
 
+    def identity(self) -> list[str]:
+        """Texts that differ if the images do, for caches."""
+        return self.pictures.identity()
+
 
 def open_images(settings: dict[str, Any], open_pictures: Callable[[dict[str, Any], int, int], Pictures]) -> Images:
     """The images that `settings` describe. Raises ValueError."""
