@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,13 @@ def test_other_data_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = python(tmp_path, "-c", READ)
     assert done.returncode == 1 and "is of 2 samples, and the data has 3: delete it" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+    newest.unlink()
+    parts = [newest.with_name(f".{newest.stem}.{process}.unfinished.npy") for process in (1, 2)]
+    for part in parts:
+        part.touch()
+    os.utime(parts[0], (0, 0))  # of a killed run; the other one may be going on
+    assert python(tmp_path, "-c", READ).returncode == 0
+    assert [part.exists() for part in parts] == [False, True]
 
 
 def test_neighbours_are_searched_by_what_a_network_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import first_stage
-from storage import write_whole
+from storage import sweep_parts, write_whole
 
 
 class Encoded:
@@ -91,8 +91,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
         digest = hashlib.sha256("\n".join([*made_of, *resized]).encode()).hexdigest()[:12]
         cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{small or side}.{digest}.npy"
         if not cache.is_file():
-            for left in cache.parent.glob(f".{cache.stem}.*.unfinished.npy"):
-                left.unlink()
+            sweep_parts(cache)
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
                 raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
             write_whole(cache, lambda file: encode(images, stage, file, flip, crops, small))

@@ -16,7 +16,7 @@ from torch import nn
 
 from checkpoint import load_weights
 from model import NETWORKS
-from storage import write_whole
+from storage import sweep_parts, write_whole
 
 BATCH = 64  # samples encoded at once
 
@@ -58,8 +58,7 @@ def cached(source: Any, config: dict[str, Any], network: str, reads: str) -> np.
     digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:12]
     cache = path.parent / f"{path.name}.{network}.{digest}.npy"
     if not cache.is_file():
-        for left in cache.parent.glob(f".{cache.stem}.*.unfinished.npy"):
-            left.unlink()
+        sweep_parts(cache)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
         batches = views(source) if reads == "images" else samples(source, reads)

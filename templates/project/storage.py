@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -65,6 +66,14 @@ def sweep(folder: Path) -> None:
     """Removes what a killed run left unfinished in a folder and the folders in it."""
     for left in [*folder.glob(".*.unfinished*"), *folder.glob("*/.*.unfinished*")]:
         remove(left)
+
+
+def sweep_parts(path: Path) -> None:
+    """Removes what killed runs left of a file; not parts touched in the last hour: other runs may go on."""
+    for left in path.parent.glob(f".{path.stem}.*.unfinished{path.suffix}"):
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - 3600:
+                left.unlink()
 
 
 def digest(tensor: Tensor) -> str:
