@@ -167,6 +167,8 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
     for own, optimizer in ((None, spec.train.optimizer), *spec.train.optimizers.items()):
         patterns = getattr(optimizer, "undecayed", ())
         moved = [own] if own else [name for name in spec.networks if name not in spec.train.optimizers]
+        if not moved:  # every network has an optimiser of its own
+            continue
         of = tuple(fn for name in moved for fn in networks[name].functions) if patterns else ()
         paths = {path for fn in of for path in parameters(module, fn)}
         where = ("train", "optimizers", own) if own else ("train", "optimizer")

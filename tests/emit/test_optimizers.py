@@ -81,6 +81,8 @@ def test_weights_are_exempt_from_decay_by_name(kind: str, optimizers: ModuleType
 def test_a_pattern_that_exempts_nothing_is_refused() -> None:
     with pytest.raises(DiagnosticError, match="no weight of the networks of this optimiser is called `pos_embeds`"):
         lower(load_spec("digits_dit", None, ["train.optimizer.undecayed=[pos_embeds]"]))
+    unused = ["train.optimizer.undecayed=[pos_embeds]", "train.optimizers.main={kind: adamw}"]
+    assert lower(load_spec("digits_dit", None, unused))  # every network has an optimiser of its own
 
 
 def test_llamagens_embeddings_decay_as_its_authors_decay_them(optimizers: ModuleType) -> None:
