@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,7 +78,7 @@ def read_condition(path: Path | str, name: str) -> Any:
         held = ", ".join(arrays) or "nothing"
         mend = f"write one with `numpy.savez(path, {name}=…)`"
         raise DiagnosticError.of("E0403", f"{path} holds {held}: which is `{name}`?", help=mend)
-    if not path.exists():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for long texts
         raise DiagnosticError.of("E0401", f"no such file: {path}")
     if path.suffix == ".txt":
         try:

@@ -6,6 +6,7 @@ Symbols: B batch (requested samples), L largest length of a condition with a mas
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -171,13 +172,16 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
 
 
 def _tokens(condition: Condition, given: Any) -> Any:
-    """Texts as tokens; anything else as it is."""
+    """Texts as tokens, or as the number that one spells for a condition without axes; anything else as it is."""
     if isinstance(given, np.ndarray) and given.dtype.kind == "U":
         given = given.tolist()
     several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
     texts = list(given) if several else [given]
     if not texts or not all(isinstance(one, str) for one in texts):
         return given
+    if condition.form == "array" and not condition.shape and not several:
+        with suppress(ValueError):
+            return float(given)
     if condition.medium != "text":
         raise RequestError(f"condition `{condition.name}` is not text", described(condition))
     convert, (length,) = tokens_from_text if condition.mask else sample_from_text, condition.shape

@@ -12,6 +12,7 @@ import plain_errors  # noqa: F401
 
 import argparse
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -248,14 +249,11 @@ def setting(text: str) -> tuple[str, float]:
 
 
 def condition_of(name: str, file: str) -> Any:
-    """A condition: an .npy, an .npz (`value`, `mask` or one array), lines of a .txt, a number, a text."""
-    if not Path(file).exists():
-        try:
-            return float(file)
-        except ValueError:
-            if not file.endswith((".npy", ".npz", ".txt")):
-                return file
-            raise SystemExit(f"--given {name}: no such file: {file}") from None
+    """A condition: an .npy, an .npz (`value`, `mask` or one array), lines of a .txt, a number or text as it is."""
+    if not os.path.isfile(file):
+        if file.endswith((".npy", ".npz", ".txt")):
+            raise SystemExit(f"--given {name}: no such file: {file}")
+        return file
     if file.endswith(".txt"):
         try:
             return Path(file).read_text(encoding="utf-8").splitlines()

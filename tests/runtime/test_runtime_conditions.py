@@ -138,10 +138,10 @@ def test_a_number_per_sample(pipe):
     score = Input("score", "f32", ("B",), ConditionSource("score"))
     manifest = replace(pipe.manifest, conditions=(*CONDITIONS, Condition("score", "array", (), "f32")))
     program = replace(pipe.program(), inputs=(*INPUTS, score))
-    for given in (0.5, [0.5, 0.25], np.array([0.5, 0.25])):
+    for given in (0.5, "0.5", [0.5, 0.25], np.array([0.5, 0.25])):
         told = {"mel": MEL[0], "text": [3, 4], "score": given}
         request = check_request(manifest, program, [0, 1], conditions=told)
-        np.testing.assert_array_equal(request.array(score), np.broadcast_to(np.float32(given), 2))
+        np.testing.assert_array_equal(request.array(score), np.broadcast_to(np.asarray(given, np.float32), 2))
     with pytest.raises(BundleError, match=r"score` has shape \[2, 1\]\n.*takes a number per sample"):
         check_request(manifest, program, [0, 1], conditions={**told, "score": [[0.5], [0.25]]})
 

@@ -203,11 +203,13 @@ def test_npz_with_a_header_that_is_no_python(tmp_path: Path) -> None:
         assert code_of(lambda: read_condition(tmp_path / "x.npy", "x")) == "E0403"
 
 
-def test_a_number_stands_for_itself_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_stands_for_itself_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = {"coherence": "0.75", "mel": np.ones(2)}
-    assert given_conditions(given) == {"coherence": 0.75, "mel": given["mel"]}
-    assert code_of(lambda: given_conditions({"coherence": "0.7x"})) == "E0401"
+    Path("dog").mkdir()
+    given = {"coherence": "0.75", "mel": np.ones(2), "folder": "dog", "long": "a dog " * 100}
+    assert given_conditions(given) == given
+    for missing in ("x.npy", "a dog " * 100 + ".txt"):
+        assert code_of(lambda name=missing: given_conditions({"mel": name})) == "E0401"
     with Path("0.75").open("wb") as file:
         np.save(file, np.float32(0.5))
     assert given_conditions(given)["coherence"] == 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -178,7 +179,7 @@ def sample_set(
 
 
 def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Conditions by name, files of them read; a number, or a text that is not called like a file, stands for itself.
+    """Conditions by name, files of them read; a text that is no file and not called like one stands for itself.
 
     DiagnosticError E0401 to E0403, E0408.
     """
@@ -187,16 +188,10 @@ def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
     found = dict(given or {})
     for name, value in found.items():
         if isinstance(value, str | Path):
-            is_file = Path(value).exists() or Path(value).suffix in CONDITION_FILES
-            found[name] = read_condition(value, name) if is_file else _number_or_text(str(value))
+            # Path.is_file raises for long texts.
+            is_file = os.path.isfile(value) or Path(value).suffix in CONDITION_FILES  # noqa: PTH113
+            found[name] = read_condition(value, name) if is_file else str(value)
     return found
-
-
-def _number_or_text(given: str) -> float | str:
-    try:
-        return float(given)
-    except ValueError:
-        return given
 
 
 def check_files(output: Path | str | None, raw: Path | str | None) -> None:
