@@ -145,6 +145,9 @@ def test_tokens_of_classes_may_be_text() -> None:
     bytes_ += ["conditioning.source={kind: masked_text, mask: 1, end: 11}"]
     spec = load_spec(system.spec, None, [*system.sizes, *bytes_, 'networks.main.class_tokens=[ab, [3, 5], "cdé"]'])
     assert spec.networks["main"].class_tokens == ((97, 98), (3, 5), (99, 100, 195, 169))  # type: ignore[attr-defined]
+    begun = [bytes_[0].replace("end: 11", "start: 9, end: 11"), *bytes_[1:]]
+    names = 'networks.main.class_tokens=[ab, [3, 5], "cdé"]'
+    assert load_spec(system.spec, None, [*system.sizes, *begun, names]).networks == spec.networks
     sizes = [*bytes_, "networks.main.embedding={class_tokens: [a, b, c]}"]
     embedding = load_spec("class_prefix_bert", None, [*SYSTEMS["class_prefix_bert"].sizes, *sizes[:2], sizes[3]])
     assert embedding.networks["main"].embedding.class_tokens == ((97,), (98,), (99,))  # type: ignore[attr-defined]

@@ -249,7 +249,7 @@ def setting(text: str) -> tuple[str, float]:
 
 
 def condition_of(name: str, file: str) -> Any:
-    """A condition: an .npy, an .npz (`value`, `mask` or one array), lines of a .txt, a number or text as it is."""
+    """A condition: an .npy, an .npz (`value`, `mask` or one array), lines of a .txt, or a text as it is."""
     if not os.path.isfile(file):
         if file.endswith((".npy", ".npz", ".txt")):
             raise SystemExit(f"--given {name}: no such file: {file}")

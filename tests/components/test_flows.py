@@ -141,6 +141,7 @@ def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> N
     ("options", "message"),
     [
         ("jacobi: {block: 4, iterations: 5}", "5 iterations, and 4 find all"),
+        ("jacobi: {block: 4, iterations: 4, later: 6}", "`later` is of the frames of a video"),
         ("annealed: true, jacobi: {block: 4, iterations: 4}", "the tokens of a block are guided alike"),
     ],
 )

@@ -126,6 +126,8 @@ def test_the_vector_of_a_text_is_a_condition(tmp_path):
         (("encoder: text", "encoder: other"), "network `other` does not exist"),
         (("  text:\n    kind: text_encoder", "  text:\n    kind: text_encoder\n    pooled: end"), "and not a sequence"),
         (("pad: 3}", "padding: none}"), "takes a mask of the tokens that count"),
+        (("pad: 3}", "pad: 999}"), "token 999 is out of range: there are 28"),
+        (("shape: [5], classes: 28", "shape: [1], classes: 28"), "no room for both `start` and `end`"),
         (("encoder: text, ", ""), "an empty text cannot be encoded"),
         ((", start: 0, end: 1", ""), "an empty text has no tokens"),
         (("shape: [5], classes: 28, medium: text,", "shape: [5, 2]} #"), "takes tokens, and field `caption`"),

@@ -608,6 +608,8 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
         ("{ignore: a, fill: {value: 1, width: 2}}", "by value takes no 'width'"),
         ("{ignore: 'a.{i}', fill: {value: 1}}", "without placeholders"),
         ("{ignore: a, fill: {value: 0, shape: [65536, 65536]}}", "more than"),
+        ("{ignore: a, fill: {causal: 65536}}", "more than"),
+        ("{ignore: a, fill: {causal: 4, shape: [3, 3]}}", "makes 16 numbers, and the shape .* holds 9"),
     ],
 )
 def test_faulty_fills_are_told(rule: str, says: str) -> None:

@@ -161,6 +161,10 @@ class Field(Closed):
         for key in ("start", "end"):
             if (token := getattr(self, key)) is not None and token >= (self.classes or 1):
                 yield key, f"token {token} is out of range: there are {self.classes}", "use one below"
+        marks = [key for key in ("start", "end") if getattr(self, key) is not None]
+        if self.medium == "text" and len(self.shape) == 1 and self.shape[0] < len(marks):
+            message = f"a text of {self.shape[0]} token has no room for both `start` and `end`"
+            yield "shape", message, "make it longer, or leave out one of them"
 
     def _name_faults(self) -> Iterator[tuple[str, str, str | None]]:
         names = self.class_names

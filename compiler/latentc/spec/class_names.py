@@ -65,7 +65,9 @@ def _tokenized(spec: Spec, field: Field, at: tuple[str, ...], part: BaseModel, p
 
     def tokens(text: str) -> tuple[int, ...]:
         try:
-            found = tokens_from_text(text, {**field.text, "classes": field.classes, "end": None}, LONGEST_NAME)
+            found = tokens_from_text(
+                text, {**field.text, "classes": field.classes, "start": None, "end": None}, LONGEST_NAME
+            )
         except ValueError as error:
             message, help = f"{text!r} has no tokens: {error}", "name a tokenizer that is there, or give token numbers"
             raise DiagnosticError.of("E0209", message, spec.span(*at, key), help=help) from None

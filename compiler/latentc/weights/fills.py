@@ -49,9 +49,8 @@ def parse_fill(raw: Any, sizes: Sizes) -> Callable[[], Array]:
         if key not in (name, "shape", "dtype"):
             raise ValueError(f"`fill` by {name} takes no {key!r}")
     shape = whole_list(raw["shape"], sizes) if "shape" in raw else None
-    count = math.prod(shape or ())
-    if count > _MOST_ELEMENTS and not isinstance(sizes, AnySizes):  # a rule is checked before the network is known
-        raise ValueError(f"`fill` of {count} numbers is more than {_MOST_ELEMENTS}")
+    if not isinstance(sizes, AnySizes):  # a rule is checked before the network is known
+        _check_count(name, raw[name], shape, sizes)
     kind = dtype_from_name(raw.get("dtype", "f32"))
 
     def made() -> Array:
@@ -61,3 +60,15 @@ def parse_fill(raw: Any, sizes: Sizes) -> Callable[[], Array]:
         return Array(numbers.reshape(shape) if numbers.ndim else np.full(shape, numbers))
 
     return made
+
+
+def _check_count(name: str, option: Any, shape: list[int] | None, sizes: Sizes) -> None:
+    """Raises ValueError if a formula makes too many numbers, or others than the shape holds."""
+    count = math.prod(shape or ())
+    if name != "value":
+        made = whole(option, sizes) ** (2 if name == "causal" else 1)
+        if shape is not None and made != count:
+            raise ValueError(f"`fill` by {name} makes {made} numbers, and the shape {shape} holds {count}")
+        count = made
+    if count > _MOST_ELEMENTS:
+        raise ValueError(f"`fill` of {count} numbers is more than {_MOST_ELEMENTS}")

@@ -122,8 +122,8 @@ class Sequence(ArrayCondition):
         elif self.projection == "none" and self.null_embedding == "learned" and self.nullable:
             message = "a learned null vector has the network's width, but the features do not"
             yield Problem(("null_embedding",), message, "use `learned_input`")
-        elif vocabulary and self.pad >= vocabulary:
-            yield Problem(("pad",), f"token {self.pad} is out of range: there are {vocabulary}", "use one below")
+        elif (known := self._classes(name, spec)) and self.pad >= known:
+            yield Problem(("pad",), f"token {self.pad} is out of range: there are {known}", "use one below")
 
     def _problems_of_encoder(self, encoder: str, name: str, spec: Spec) -> Iterator[Problem]:
         """What keeps a network from encoding this condition."""

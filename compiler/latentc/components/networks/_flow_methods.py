@@ -89,8 +89,8 @@ def _forward_of(norms: bool) -> Method:
                         **config.sizes_of(i, static),
                     )
                 )
-                for own in log_det:
-                    total = b.add(total, own, out="log_det")
+                for change in log_det:
+                    total = b.add(total, change, out="log_det")
             if not norms:
                 return x, total
             return x, total, reduce(lambda a, s: b.add(a, s, out="penalty"), squares)

@@ -108,6 +108,8 @@ class PatchEncoder(Backbone):
         if self.normalise is not None and shape[0] not in (0, 3):
             message = f"`{self.normalise}` is the mean of 3 channels, and these images have {shape[0]}"
             yield Problem(("normalise",), message, "leave `normalise` out")
+        if self.standardise and self.features_seen(spec) == 1:
+            yield Problem(("standardise",), "vectors of one number have no deviation", "leave `standardise` out")
         yield from self._problems_of_tokens()
         yield from self.block.problems_of_width(self.width, None if self.class_token else grid)
         yield from self.block.problems_of_condition(self.kind, None)

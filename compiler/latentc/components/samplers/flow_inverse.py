@@ -59,7 +59,8 @@ class FlowInverse(Sampler):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_inverse", "guidance": {"scale": 2.0}, "denoise": 0.05}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return Need("main", "flow"), *([Need(self.denoiser, "estimate_noise")] if self.denoiser else [])
+        denoiser = (Need(self.denoiser, "estimate_noise", place=("denoiser",)),) if self.denoiser else ()
+        return Need("main", "flow"), *denoiser
 
     def fixed_point(self) -> FixedPoint | None:
         return self.jacobi
@@ -73,6 +74,9 @@ class FlowInverse(Sampler):
         ):
             message = f"{self.jacobi.iterations} iterations, and {most} find all tokens of a block"
             yield Problem(("jacobi", "iterations"), message, f"set `iterations: {most}` or fewer")
+        if self.jacobi is not None and self.jacobi.later is not None and len(spec.data.shape or ()) == 3:
+            message = "`later` is of the frames of a video, and an image has none behind the first"
+            yield Problem(("jacobi", "later"), message, "leave it out")
         if self.jacobi is not None and self.annealed:
             message = "the tokens of a block are guided alike, and `annealed` guidance differs from token to token"
             yield Problem(("annealed",), message, "leave out `annealed` or `jacobi`")

@@ -75,6 +75,10 @@ class PredictorCorrector(ArraySampler):
             yield Problem(("predictor",), message, "use `reverse_diffusion` or `euler_maruyama`")
         if self.predictor == self.corrector == "none":
             yield Problem(("corrector",), "without predictor and corrector nothing is sampled", "choose one of them")
+        if self.likelihood is not None and target is not None and (limit := target.process.limit()) is not None:
+            message = f"`{target.process.kind}` has no flow between its steps, along which a likelihood is integrated"
+            mend = f"leave it out, or train with `process: {{kind: {limit.sde.kind}}}`"
+            yield Problem(("likelihood",), message, mend)
         if self.colourise and (spec.data.shape is None or spec.data.shape[0] != 3):
             yield Problem(("colourise",), "there are no three channels of a colour", "leave it out")
 
@@ -89,7 +93,7 @@ class PredictorCorrector(ArraySampler):
         process, times = _sde(target.process), self._times(target)
         corrections = self.corrector_steps if self.corrector != "none" else 0
         corrector = [self._corrector(process, times)] * corrections if corrections else []
-        rows = np.stack([*corrector, self._predictor(process, times)], axis=1)
+        rows = np.stack([*corrector, self._predictor(target, times)], axis=1)
         keep, score, size, noise = rows.reshape(-1, 4).T
         if self.denoise:
             noise[-1] = 0.0
@@ -102,9 +106,9 @@ class PredictorCorrector(ArraySampler):
     def _times(self, target: Parameterization) -> Array:
         return times_of(self.interval(target), self.steps) if self.timesteps is None else np.array(self.timesteps)
 
-    def _predictor(self, process: Process, times: Array) -> Array:
+    def _predictor(self, target: Parameterization, times: Array) -> Array:
         """f64[N, 4]: keep, score, size and noise of the predictor's row at each time."""
-        of_score, count = 0.5 if self.probability_flow else 1.0, len(times)
+        of_score, count, process = 0.5 if self.probability_flow else 1.0, len(times), _sde(target.process)
         match self.predictor:
             case "none":
                 keep, score, noise = np.ones(count), np.zeros(count), np.zeros(count)
@@ -115,8 +119,9 @@ class PredictorCorrector(ArraySampler):
             case "ancestral":
                 stepped, index = process.in_steps(count), index_of(times, count)
                 if stepped is None:
-                    message = f"ancestral sampling is of a process in steps; `{process.kind}` is not one of {count}"
-                    raise ValueError(message)
+                    own = getattr(target.process, "steps", None)
+                    what = f"`{target.process.kind}`" + (f" of {own} steps" if own is not None else "")
+                    raise ValueError(f"ancestral sampling is of a process in steps; {what} is none in {count}")
                 kept, added = stepped.keep[index], stepped.added[index]
                 keep, score, noise = 1 / kept, added / kept, stepped.ancestral[index]
         return np.stack([keep, score, np.zeros(count), noise * (not self.probability_flow)], axis=1)
