@@ -44,8 +44,8 @@ class NoiseEstimator(Backbone):
     patch: int = Field(gt=0, le=1_024, description="side of a patch in pixels")
     channels_last: bool = Field(False, description="a token is its patch as [P, P, C], rather than [C, P, P]")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="rotary positions")
-    before: int | None = Field(None, ge=0, description="frames that a frame sees before it; null: all")
-    behind: int | None = Field(None, ge=0, description="frames that a frame sees behind it; null: all")
+    before: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees before it; null: all")
+    behind: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees behind it; null: all")
     unit: float = Field(0.3, gt=0, description="what its output is multiplied by: noise of this deviation is 1 inside")
     final_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
         None, description="normalises what comes out of the blocks"

@@ -36,7 +36,9 @@ class MaskedText(Objective):
     beside: int = Field(
         0, ge=0, le=64, description="tokens that count in the length of a text beside its own (BERT: [CLS] and [SEP])"
     )
-    most: int | None = Field(None, gt=0, description="tokens or words hidden at most; null: as many as the share says")
+    most: int | None = Field(
+        None, gt=0, le=16_777_216, description="tokens or words hidden at most; null: as many as the share says"
+    )
     starts: str | None = Field(
         None,
         description="data field that is 1 for tokens that begin a word, otherwise 0; words are then hidden as a whole",
