@@ -66,12 +66,12 @@ def one_thread_of_onnxruntime() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread_of_openvino() -> None:
-    """Its threads compile and compute in turns with the tests of the other process."""
+def two_threads_of_openvino() -> None:
+    """More would take turns with the tests of the other process; with one, some versions cannot compile Mish."""
     original = OpenVino.__init__
 
     def init(self: OpenVino, device: str, threads: int | None, precision: str) -> None:
-        original(self, device, threads or 1, precision)
+        original(self, device, threads or 2, precision)
 
     OpenVino.__init__ = init  # type: ignore[method-assign]
 

@@ -177,5 +177,5 @@ def test_what_is_refused(overrides: list[str], words: str) -> None:
 
 def test_rounds_that_are_none() -> None:
     assert rounds_from_text("1:5, 4") == [(1, 5), (4, None)]
-    with pytest.raises(DiagnosticError, match="`a` is no round"):
+    with pytest.raises(DiagnosticError, match="`a` is not a round"):
         rounds_from_text("1,a")

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from latentc.components.processes.process import Parameterization
+from latentc.components.samplers._masked import ListedSampler
 from latentc.components.samplers.alternatives import alternatives
 from latentc.components.samplers.base import ArraySampler
-from latentc.components.samplers.confidence import Confidence
 from latentc.measure.calls import evenly
 from latentc.spec import load_spec
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
 
-Tunable = ArraySampler | Confidence
+Tunable = ArraySampler | ListedSampler
 """Samplers that can be tuned."""
 
 COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentc.components.contract import Lowered, Program
-from latentc.components.samplers.confidence import Confidence
+from latentc.components.samplers._masked import ListedSampler
 from latentc.engines import ENGINES
 from latentc.ir.core import Module, Node
 from latentc.lower import lower
@@ -37,7 +37,7 @@ class Drawing:
     length: int
     most: int
 
-    def samples(self, sampler: Confidence, given: Given) -> Array:
+    def samples(self, sampler: ListedSampler, given: Given) -> Array:
         """Samples of a request, drawn with the numbers of another sampler of as many steps."""
         tables = tables_of(sampler, self.length)
         parts = (given.part(i, i + self.most) for i in range(0, len(given), self.most))
@@ -45,7 +45,7 @@ class Drawing:
         return np.concatenate([self.call({**tables, **feed})[0] for feed in fed])
 
 
-def tables_of(sampler: Confidence, length: int) -> dict[str, Array]:
+def tables_of(sampler: ListedSampler, length: int) -> dict[str, Array]:
     """The tables of a listed sampler's program by name, a row per step."""
     tables = {"count": sampler.counts(length), "sharpness": sampler.sharpness_of_steps()}
     if sampler.guidance is not None:
@@ -55,7 +55,7 @@ def tables_of(sampler: Confidence, length: int) -> dict[str, Array]:
 
 
 def open_drawing(
-    spec: Spec, sampler: Confidence, weights: Mapping[str, Mapping[str, Expr]], device: str = "cpu"
+    spec: Spec, sampler: ListedSampler, weights: Mapping[str, Mapping[str, Expr]], device: str = "cpu"
 ) -> Drawing:
     """The program of `sampler`, a masked sampler of `spec` with any numbers per step, on the target's engine.
 

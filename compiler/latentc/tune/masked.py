@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from latentc.components.samplers.confidence import Confidence
+from latentc.components.samplers._masked import ListedSampler
 from latentc.evaluate.sources import labels_of
 from latentc.lower import lower
 from latentc.spec.schema import Spec
@@ -33,7 +33,7 @@ class Masked:
     def __init__(
         self,
         spec: Spec,
-        own: Confidence,
+        own: ListedSampler,
         weights: Mapping[str, Mapping[str, Expr]],
         options: Options,
         stop: Callable[[], bool],
@@ -56,10 +56,10 @@ class Masked:
             if self._stop():
                 break
             usual = self.own.with_steps(steps)
-            assert isinstance(usual, Confidence)
+            assert isinstance(usual, ListedSampler)
             drawing = open_drawing(self._spec, usual, self._weights, self._options.device)
 
-            def judged(sampler: Confidence, drawing=drawing) -> float:  # type: ignore[no-untyped-def]
+            def judged(sampler: ListedSampler, drawing=drawing) -> float:  # type: ignore[no-untyped-def]
                 return figure(drawing.samples(sampler, given), labels)
 
             def tell(done: int, steps: int = steps) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from latentc import resources
+from latentc.components.samplers._masked import ListedSampler
 from latentc.components.samplers.base import ArraySampler, parameterization_of
-from latentc.components.samplers.confidence import Confidence
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.evaluate.bounds import Bound
 from latentc.evaluate.judge import Wanted, open_judge
@@ -125,8 +125,8 @@ def _kind(spec: Spec) -> tuple[Any, Any]:
         refused += [] if own.annealing is None else [(("annealing",), "condition annealing")]
         if not refused:
             return Denoising, own
-    elif isinstance(own, Confidence):
-        refused = [] if own.reuse is None else [(("reuse",), "steps that reuse what another computed")]
+    elif isinstance(own, ListedSampler):
+        refused = [] if own.recalls(1 << 16) is None else [(("reuse",), "steps that reuse what another computed")]
         if not refused:
             return Masked, own
     if refused:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.components.samplers.confidence import Confidence
+from latentc.components.samplers._masked import ListedSampler
 
 Array = np.ndarray
 MOMENTUM = 0.5
@@ -33,7 +33,7 @@ class Schedules:
     of all.
     """
 
-    sampler: Confidence
+    sampler: ListedSampler
     length: int
 
     @property
@@ -48,7 +48,7 @@ class Schedules:
         """bool[P]: the numbers that are hidden fractions."""
         return np.arange(len(self.values)) < self.sampler.steps - 1
 
-    def at(self, values: Array) -> Confidence:
+    def at(self, values: Array) -> ListedSampler:
         """The sampler with other numbers."""
         n = self.sampler.steps
         hidden, noise, temperature, guided = np.split(values, [n - 1, 2 * n - 2, 3 * n - 2])
@@ -65,13 +65,13 @@ class Schedules:
 
 
 def descended(
-    start: Confidence,
+    start: ListedSampler,
     length: int,
-    figure: Callable[[Confidence], float],
+    figure: Callable[[ListedSampler], float],
     updates: int,
     stop: Callable[[], bool] = bool,
     tell: Callable[[int], None] = lambda done: None,
-) -> tuple[Confidence, float]:
+) -> tuple[ListedSampler, float]:
     """The sampler of least `figure` on the way of so many updates from `start`, and that figure; ends at `stop()`."""
     schedules = Schedules(start, length)
     values = schedules.clipped(schedules.values)

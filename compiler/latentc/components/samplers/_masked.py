@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +20,16 @@ from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction, joined_digits, split_digits
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
-from latentc.components.samplers._per_step import Fractions, SteppedGuidance, at_steps, fractions_at, problems_of
+from latentc.components.samplers._per_step import (
+    Fractions,
+    PerStep,
+    Positive,
+    PositivePerStep,
+    SteppedGuidance,
+    at_steps,
+    fractions_at,
+    problems_of,
+)
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
@@ -291,6 +300,27 @@ class MaskedSampler(Sampler):
     def runs(self, length: int) -> list[Run]:
         """The loops over the steps, one after the other."""
         return [Run(0, self.steps)]
+
+
+class ListedSampler(MaskedSampler):
+    """One whose schedules may be lists, a number per step, which `latentc tune` searches: `schedule`, those below and
+    that of `guidance`.
+    """
+
+    temperature: Positive | PositivePerStep = Field(1.0, description="temperature of the logits, or one per step")
+    randomness: Annotated[float, Field(ge=0)] | PerStep = Field(
+        4.5, description="factor of the Gumbel noise at progress 0, falling linearly to 0; or one factor per step"
+    )
+
+    def with_steps(self, steps: int) -> ListedSampler:
+        """The sampler in another number of steps, to which its lists are fitted."""
+        lists = {name: getattr(self, name) for name in ("temperature", "randomness")}
+        changed = {name: at_steps(values, steps) for name, values in lists.items() if isinstance(values, tuple)}
+        return super().with_steps(steps).model_copy(update=changed)  # type: ignore[return-value]
+
+    @abstractmethod
+    def listed(self, length: int) -> ListedSampler:
+        """The sampler of `length` tokens with a number for each step in place of every schedule."""
 
 
 def in_rows(b: Builder, table: Var, first: int, stop: int, steps: int) -> Var:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,12 +14,8 @@ from latentc.components.kit.tokens import draw, filtered, rank
 from latentc.components.parts import Problem
 from latentc.components.sampler import Recall
 from latentc.components.samplers._confident_sets import chosen_set, drawn_set, nth_row
-from latentc.components.samplers._masked import MaskedSampler, Request, Run, Step, fraction_of, known_counts
+from latentc.components.samplers._masked import ListedSampler, Request, Run, Step, fraction_of, known_counts
 from latentc.components.samplers._per_step import (
-    PerStep,
-    Positive,
-    PositivePerStep,
-    at_steps,
     numbers_of,
     problems_of,
 )
@@ -54,7 +50,7 @@ class ConfidentReuse(Reuse):
     )
 
 
-class Confidence(MaskedSampler):
+class Confidence(ListedSampler):
     """Keeps the tokens with the highest log-probability plus Gumbel noise (MaskGIT, arXiv:2202.04200)."""
 
     kind: Literal["confidence"]
@@ -70,14 +66,10 @@ class Confidence(MaskedSampler):
     guidance_progress: Literal["start", "end"] = Field(
         "start", description="with `progress: end`, guidance grows with i / N (MaskBit), or with (i + 1) / N (RCG)"
     )
-    temperature: Positive | PositivePerStep = Field(1.0, description="temperature of the logits, or one per step")
     final_temperature: float | None = Field(
         None,
         gt=0,
         description="temperature at progress 1, interpolated linearly from `temperature` at 0; null: constant",
-    )
-    randomness: Annotated[float, Field(ge=0)] | PerStep = Field(
-        4.5, description="factor of the Gumbel noise at progress 0, falling linearly to 0; or one factor per step"
     )
     judged: Literal["drawn", "predicted"] = Field(
         "drawn",
@@ -126,11 +118,6 @@ class Confidence(MaskedSampler):
         sets = self.reuse.sets(self._left(length), length)
         found = (list(run) for _, run in groupby(sets, lambda ends: ends[1] - ends[0]))
         return [Run(run[0][0], run[-1][1], run[0][1] - run[0][0], self._draw_set) for run in found]
-
-    def with_steps(self, steps: int) -> MaskedSampler:
-        lists = {name: getattr(self, name) for name in ("temperature", "randomness")}
-        changed = {name: at_steps(values, steps) for name, values in lists.items() if isinstance(values, tuple)}
-        return super().with_steps(steps).model_copy(update=changed)
 
     def listed(self, length: int) -> Confidence:
         """The same sampler of `length` tokens, with a number for each step in place of every schedule."""
