@@ -161,6 +161,7 @@ def test_neighbours_are_searched_by_what_a_network_makes(tmp_path: Path, monkeyp
         ("networks.encoder.class_token=false", "there is no class token"),
         ("networks.encoder.positions={kind: sincos_2d}", "has no place in the square"),
         ("networks.encoder.head.features=1", "vectors of one number have no deviation"),
+        ("networks.encoder.frozen=false", "batch norms of a head have fixed statistics"),
         ("networks.encoder.patch=3", "patches of 3 do not tile a side of 8"),
     ],
 )

@@ -110,6 +110,9 @@ class PatchEncoder(Backbone):
             yield Problem(("normalise",), message, "leave `normalise` out")
         if self.standardise and self.features_seen(spec) == 1:
             yield Problem(("standardise",), "vectors of one number have no deviation", "leave `standardise` out")
+        if self.head is not None and self.head.batch_norm and self.trainable and spec.objective is not None:
+            message = "batch norms of a head have fixed statistics, so it cannot be trained"
+            yield Problem(("head", "batch_norm"), message, "set `frozen: true`, or leave `batch_norm` out")
         yield from self._problems_of_tokens()
         yield from self.block.problems_of_width(self.width, None if self.class_token else grid)
         yield from self.block.problems_of_condition(self.kind, None)
