@@ -111,7 +111,6 @@ def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
     [
         ("networks.main.told_flows=all", "flows but the last take the frames of a video by themselves"),
         ("networks.main.start_token=false", "Jacobi iterations of a video begin with a start token"),
-        ("sampler.jacobi={block: 3, later: 8, iterations: 3}", "8 tokens at a time begin with those of one frame"),
         ("networks.main.positions={kind: rope_2d}", "`rope_2d` has no positions of a video"),
         ("sampler.denoise=0.5", "noise is removed once"),
         ("objective.noise=uniform", "a denoiser learns to remove Gaussian noise"),

@@ -22,7 +22,7 @@ from latentc.components.networks._flow_methods import METHODS, OF_NETWORK
 from latentc.components.networks._frames import Layout, layout_of
 from latentc.components.objective import Objective
 from latentc.components.parts import Norm, Positions, Problem, Weights
-from latentc.components.sampler import FixedPoint, Sampler
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.types import B
 
@@ -128,25 +128,15 @@ class TransformerFlow(Backbone):
                     yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
             yield from self._problems_of_layout(self.layout(spec))
             by = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
-            if by is not None and len(spec.data.shape) == 4:
-                yield from self._problems_of_jacobi(by, self.layout(spec))
+            if by is not None and len(spec.data.shape) == 4 and not self.start_token:
+                message = "Jacobi iterations of a video begin with a start token"
+                yield Problem(("start_token",), message, "set `start_token: true`, or leave out `sampler.jacobi`")
         yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
         yield from self._problems_of_flows()
         yield from self._problems_of_prefix(spec)
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
-
-    def _problems_of_jacobi(self, by: FixedPoint, layout: Layout) -> Iterator[Problem]:
-        if not self.start_token:
-            message = "Jacobi iterations of a video begin with a start token"
-            yield Problem(("start_token",), message, "set `start_token: true`, or leave out `sampler.jacobi`")
-        frame = layout.frame
-        found = (frame // by.block + 1) * by.block  # before blocks of `later` begin
-        later = min(by.later or by.block, layout.frames * frame - found)
-        if later > frame + 1:  # the last of them would begin with a token that is not found yet
-            message = f"{later} tokens at a time begin with those of one frame before, which has {frame}"
-            yield Problem((), message, f"set `sampler.jacobi.later: {frame + 1}` or less")
 
     def _problems_of_layout(self, layout: Layout) -> Iterator[Problem]:
         what = "a video" if layout.frames else "an array that is not square"

@@ -15,10 +15,7 @@ from latentc.components.parts import Problem
 from latentc.components.sampler import Recall
 from latentc.components.samplers._confident_sets import chosen_set, drawn_set, nth_row
 from latentc.components.samplers._masked import ListedSampler, Request, Run, Step, fraction_of, known_counts
-from latentc.components.samplers._per_step import (
-    numbers_of,
-    problems_of,
-)
+from latentc.components.samplers._per_step import numbers_of, problems_of
 from latentc.components.samplers._reuse import Reuse
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
