@@ -22,6 +22,7 @@ from latentc_runtime.sources import Condition, RequestError
 
 # Programs that classify, with the sign that makes their first output an error.
 PROGRAMS = {"classify": 1.0, "log_likelihood": -1.0}
+GRID = "grid"  # the condition that says at which of several grids of noise levels a run makes its predictions
 CHUNK = 4096  # pairs of a sample and a class whose arrays are held at once
 
 
@@ -59,6 +60,7 @@ def classify(
     """The class under which each of `samples` [n, ...] fits best, in rounds that drop unlikely classes.
 
     All classes of sample i get the same noise in a run, from a seed that follows from `seed` + i and the run's number.
+    Runs take the program's grids of noise levels in turn.
     `classes`: the candidates, numbers or names, all by default. `conditions`: the others of the program, the same for
     all samples. A flow has one run without noise: its exact likelihood. Raises BundleError E0607 to E0609.
     """
@@ -71,6 +73,7 @@ def classify(
     if given.shape[1:] != tuple(state.shape):
         message = f"samples have the shape {list(given.shape[1:])}, not {list(state.shape)}"
         raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
+    grid = next((c for c in pipe.manifest.conditions_of(entry) if c.name == GRID), None)
     candidates, first = _candidates(label, classes), _first_seed(seed)
     if name != "classify":
         rounds = (Round(),)
@@ -91,6 +94,8 @@ def classify(
                 # The run's number is in the upper bits, so that runs of neighbouring samples do not share noise.
                 seeds = (first + i.astype(np.uint64)) ^ (np.uint64(number) << np.uint64(40))
                 told = {**(conditions or {}), state.name: given[i], label.name: k}
+                if grid is not None:
+                    told[GRID] = np.full((len(i), 1), number % (grid.vocabulary or 1))
                 request = check_request(pipe.manifest, entry, None, seeds, told, most=max(len(i), 1))
                 made = next(iter(pipe.run(request, batch).values()))
                 np.add.at(totals, (i, k), sign * made)

@@ -16,6 +16,7 @@ from latentc.api.classifying import rounds_from_text
 from latentc.checkpoint import network_params
 from latentc.cli import run
 from latentc.components.samplers.base import parameterization_of
+from latentc.components.samplers.classification import spread_out
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -43,26 +44,37 @@ def test_a_sampler_with_programs_of_its_own_has_this_one_too(kind: str) -> None:
     assert sorted(names) == ["classify", "log_likelihood", "sample"]
 
 
-@pytest.mark.parametrize("error", ["noise", "prediction"])
+CASES = [("noise", "squared", None), ("prediction", "squared", None), ("noise", "absolute", 1), ("noise", "huber", 2)]
+DISTANCES = {
+    "squared": lambda d: d**2,
+    "absolute": abs,
+    "huber": lambda d: np.where(abs(d) < 1, d**2 / 2, abs(d) - 0.5),
+}
+
+
+@pytest.mark.parametrize(("error", "norm", "grid"), CASES)
 @pytest.mark.parametrize("process", PROCESSES)
-def test_the_program_is_the_mean_error_of_its_trials(process: str, error: str) -> None:
-    classifying = f"sampler.classify={{trials: 4, error: {error}}}"
+def test_the_program_is_the_mean_error_of_its_trials(process: str, error: str, norm: str, grid: int | None) -> None:
+    grids = 1 if grid is None else 3
+    classifying = f"sampler.classify={{trials: 4, error: {error}, norm: {norm}, grids: {grids}}}"
     lowered = lower(load_spec("digits_dit", None, [*TINY, *PROCESSES[process], classifying]))
     program = lowered.program("classify", 4)
     params = network_params(lowered, lowered.networks["main"])
     weights = {f"main.{n}": 0.3 * RNG.standard_normal([int(d) for d in p.type.shape]) for n, p in params.items()}
     oracle = Interpreter(lowered.module, weights)
     x, y, noise = RNG.standard_normal((3, 1, 8, 8)), np.array([1, 5, 9]), RNG.standard_normal((4, 3, 1, 8, 8))
-    given = {"x": x, "y": y, "noise": noise}
+    given = {"x": x, "y": y, "noise": noise, "grid": np.full((3, 1), grid or 0)}
     names = [value.name for value in lowered.module.entry(program.entry).inputs]
+    assert ("grid" in names) == (grid is not None)
     (found,) = oracle.run(program.entry, *(given[name] for name in names))
     forward = lowered.networks["main"].methods["forward"].function
     spec = load_spec("digits_dit", None, [*TINY, *PROCESSES[process]])
     target = parameterization_of(spec.objective)
     assert target is not None
     wanted = np.zeros(3)
+    offset = 0 if grid is None else [1, 0, 2][grid]  # the grid in the middle is the first
     for k, z in enumerate(noise):
-        part = (k + 0.5) / 4
+        part = (k * grids + offset + 0.5) / (4 * grids)
         if process == "discrete":
             t = int(part * 1000)
             alpha, sigma = (float(v) for v in (target.process.point(t).alpha, target.process.point(t).sigma))
@@ -78,9 +90,14 @@ def test_the_program_is_the_mean_error_of_its_trials(process: str, error: str) -
             truth, noisiness = (x - c_skip * (x + sigma * z)) / c_out, c_out / sigma
         x_t = alpha * x + sigma * z
         out = oracle.run(forward, scale * x_t, np.full(3, float(told)), y, prefix="main")[0]
-        factor = noisiness**2 if error == "noise" else 1.0
-        wanted += factor * np.mean((out - truth) ** 2, axis=(1, 2, 3)) / 4
+        factor = noisiness if error == "noise" else 1.0
+        wanted += np.mean(DISTANCES[norm](factor * (out - truth)), axis=(1, 2, 3)) / 4
     assert np.allclose(found, wanted, rtol=1e-9)
+
+
+def test_grids_are_taken_from_the_middle_on_far_from_each_other() -> None:
+    assert spread_out(1) == [0] and spread_out(10)[:4] == [5, 0, 2, 7]
+    assert sorted(spread_out(25)) == list(range(25))
 
 
 class Fake:
@@ -144,7 +161,9 @@ def test_a_flow_classifies_by_its_likelihood() -> None:
 def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
-    bundle = tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY, "sampler.classify={trials: 2}"), max_batch=None)
+    bundle = tiny_bundle(
+        "digits_dit", tmp_path / "bundle", (*TINY, "sampler.classify={trials: 2, grids: 2}"), max_batch=None
+    )
     x, y = RNG.standard_normal((3, 1, 8, 8)).astype(np.float32), np.array([1, 2, 3])
     np.savez(tmp_path / "x.npz", x=x, y=y)
     found, truth = api.classify(bundle, tmp_path / "x.npz", "1:2,1", output=tmp_path / "out.npz")
@@ -152,6 +171,10 @@ def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str
     once = int(found.runs[0].argmin())  # dropped after the first run, whose seed is 0
     errors = api.sample(bundle, [once], program="classify", given={"x": x[0]}, seed=0)
     assert found.runs[0, once] == 1 and found.errors[0, once] == pytest.approx(errors[0], rel=1e-5)
+    twice = int(found.runs[0].argmax())  # the second run is at the other grid, its seed has the run's number
+    runs = [(0, 0), (1, 1 << 40)]
+    errors = [api.sample(bundle, [twice], program="classify", given={"x": x[0], "grid": [k]}, seed=s) for k, s in runs]
+    assert found.errors[0, twice] == pytest.approx(np.mean(errors), rel=1e-5)
     with np.load(tmp_path / "out.npz") as file:
         assert file["labels"].tolist() == found.labels.tolist() and file["runs"].sum() == 3 * (10 + 2)
     with pytest.raises(DiagnosticError, match="`tench` is not a class"):
@@ -166,6 +189,10 @@ def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (
             ["sampler.classify={}", "conditioning={time: {kind: timestep}}", "sampler.guidance=null"],
             "no class to predict",
+        ),
+        (
+            ["sampler.classify={grids: 2}", "conditioning.grid={kind: vector}", "data.fields.grid={shape: [2]}"],
+            "the name of the program's input",
         ),
     ],
 )
