@@ -54,6 +54,7 @@ TEXTS = f"{{shape: [10], classes: {len(LETTERS)}, medium: text, alphabet: '{LETT
 TEXTS = f"{{caption: {TEXTS}, caption_mask: {{shape: [10], dtype: bool}}}}"
 WRITTEN = (*SETTINGS, f"data={{kind: npz, path: {WRITTEN_DIGITS}, shape: [1, 8, 8], fields: {TEXTS}}}")
 WRITTEN += ("data.first_stage=null", "train.precision=fp32", *PLAIN, *under("backbone", *SMALL, "block.mixer.heads=4"))
+WRITTEN += ("conditioning.caption.cached=false",)
 WRITTEN += under("networks.text", "pretrained=null", "width=32", "depth=2", "embedding=normal")
 WRITTEN += under("networks.text.block", "feed_forward.hidden=64", "mixer.heads=4")
 WRITTEN += under("networks.text.block.mixer", "head_width=8", "score_factor=2.8284271247461903")

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from captioned import SPEC as CAPTIONED
 from forked import python
 from parity_data import error
 from PIL import Image
 from random_weights import random_weights
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from latentc import api
 from latentc.checkpoint import network_params
@@ -174,3 +175,47 @@ def test_what_is_refused(change: str, words: str) -> None:
 def test_a_request_does_not_give_what_is_drawn() -> None:
     lowered = lower(load_spec("rcg_adm", "images", ADM))
     assert lowered.conditions == () and lowered.sampled == ("main", "rdm")
+
+
+CAPTIONS = [
+    *("networks.text.pretrained=text.safetensors", "data.path=train.npz", "train.steps=3", "train.sample_every=null"),
+    *("train.optimizer={kind: adam, lr: 1e-2}", "train.accumulate=2", "train.batch_size=4", "train.workers=0"),
+    "train.precision=fp32",
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["networks.text.masked=false", "conditioning.caption.null_embedding=learned_features"],
+        ["networks.text.masked=false", "conditioning.caption.padding=none"],
+    ],
+)
+def test_training_from_cached_features_of_captions_is_that_from_captions(changes: list[str], tmp_path: Path) -> None:
+    (tmp_path / "captioned.yaml").write_text(CAPTIONED)
+    rng, spec = np.random.default_rng(0), str(tmp_path / "captioned.yaml")
+    mask = np.arange(5) < rng.integers(1, 6, (70, 1))
+    x, tokens = rng.standard_normal((70, 1, 4, 4)).astype(np.float32), rng.integers(2, 28, (70, 5))
+    trained = {}
+    for cached in (False, True):
+        project = tmp_path / str(cached)
+        api.emit(spec, project, None, [*CAPTIONS, *changes, f"conditioning.caption.cached={str(cached).lower()}"])
+        np.savez(project / "train.npz", x=x, caption=tokens, caption_mask=mask)
+        weights(spec, "text", project / "text.safetensors", None, changes)
+        done = python(project, "train.py")
+        assert done.returncode == 0, done.stderr
+        trained[cached] = load_file(project / "runs/train/weights_raw.safetensors")
+    assert sorted(trained[True]) == sorted(trained[False])
+    assert max(error(a, trained[False][name]) for name, a in trained[True].items()) < 1e-3
+    loss = (project / "objective.py").read_text()
+    assert "caption_features" in loss and "text" not in loss  # training does not call the encoder
+    kept = sum(np.load(file)[-1] for file in project.glob("train.npz.text.*.starts.npy"))
+    assert kept == (0 if "conditioning.caption.padding=none" in changes else mask.sum())
+
+
+def test_features_of_captions_need_a_name_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "captioned.yaml").write_text(CAPTIONED)
+    changes = [CAPTIONS[0], "conditioning.caption.cached=true", "data.fields.empty_caption_features={shape: [2]}"]
+    with pytest.raises(DiagnosticError, match="would be the field `empty_caption_features` of a batch"):
+        load_spec(tmp_path / "captioned.yaml", None, changes)

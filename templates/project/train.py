@@ -435,8 +435,9 @@ def main() -> None:
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
             )
         # region fixed
-        if averages:
-            update_averages(averages, networks, train["ema"])
+        if averages:  # those of frozen networks stay as they are
+            moving = {n: a for n, a in averages.items() if not roles.get(n, {}).get("frozen")}
+            update_averages(moving, networks, train["ema"])
         # endregion
         # region power
         profiles.update(networks, step + 1)

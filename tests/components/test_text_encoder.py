@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from captioned import SPEC
 from random_weights import random_weights
 
 from latentc import api
@@ -14,44 +15,6 @@ from latentc.lower import lower
 from latentc.spec import load_spec, spec_from_text
 from latentc.weights import Array, write_safetensors
 
-SPEC = """
-latentc: 1
-name: captioned
-data:
-  kind: npz
-  path: train.npz
-  shape: [1, 4, 4]
-  fields:
-    caption: {shape: [5], classes: 28, medium: text, alphabet: "_$abcdefghijklmnopqrstuvwxyz", start: 0, end: 1}
-    caption_mask: {shape: [5], dtype: bool}
-networks:
-  main:
-    kind: patch_transformer
-    width: 8
-    depth: 1
-    patch: 2
-    positions: {kind: sincos_2d}
-    block:
-      mixer: {kind: attention, heads: 2}
-      feed_forward: {kind: gelu_mlp, ratio: 1}
-      norm: {kind: layer_norm}
-      condition: {kind: adaln_single}
-  text:
-    kind: text_encoder
-    width: 6
-    depth: 1
-    relative: {buckets: 8, furthest: 4}
-    block:
-      mixer: {kind: attention, heads: 2, head_width: 4, score_factor: 2, bias: false}
-      feed_forward: {kind: swiglu, hidden: 5, activation: gelu_tanh}
-      norm: {kind: rms_norm, eps: 1e-6}
-      condition: {kind: in_context}
-conditioning:
-  time: {kind: timestep}
-  caption: {kind: sequence, encoder: text, dropout: 0.5, null_embedding: empty_text, pad: 3}
-objective: {kind: flow, process: {kind: interpolant}}
-sampler: {kind: euler, steps: 1, guidance: {scale: 2.0}}
-"""
 TOKENS = np.array([[0, 5, 6, 7, 1], [0, 9, 1, 3, 3]])
 MASK = np.array([[True] * 5, [True] * 3 + [False] * 2])
 EMPTY = np.array([[0, 1, 3, 3, 3]])
@@ -135,6 +98,8 @@ def test_the_vector_of_a_text_is_a_condition(tmp_path):
         (("    relative:", "    reads: caption_mask\n    relative:"), "encodes `caption_mask`"),
         (("    relative:", "    positions: {kind: rope_1d}\n    relative:"), "is no vector for each place"),
         (("furthest: 4", "furthest: 2"), "not beyond the 2 nearest"),
+        (("pad: 3}", "pad: 3, cached: true}"), "is trained, so its features change in every step"),
+        (("encoder: text, dropout: 0.5, null_embedding: empty_text", "cached: true"), "has no `encoder`"),
         (("{kind: sequence, encoder: text,", "{kind: encoded, network: text} #"), "takes a mask, which"),
     ],
 )

@@ -108,6 +108,10 @@ class Condition(Part):
         if self.prior is not None:
             yield from self.prior.problems(name, spec)
 
+    def cached_features(self, name: str, spec: Spec) -> CachedFeatures | None:
+        """What training reads instead of encoding its field in each step; None: training encodes, or nothing does."""
+        return None
+
     @property
     def forms(self) -> tuple[Form, ...]:
         """How it can enter a network."""
@@ -136,8 +140,13 @@ class Condition(Part):
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
 
-    def encoded_null(self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network]) -> tuple[Var, ...]:
-        """What stands for none in the place of each operand, [1, ...], if a network computes it; otherwise nothing."""
+    def encoded_null(
+        self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network], known: Var | None = None
+    ) -> tuple[Var, ...]:
+        """What stands for none in the place of each operand, [1, ...], if a network computes it; otherwise nothing.
+
+        `known`: the features, if they were computed before.
+        """
         return ()
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
@@ -231,6 +240,35 @@ class GivenInput:
     part: Literal["value", "mask"] = "value"
     drawn: tuple[Draw, TensorType] | None = None
     random: Source | None = None
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Features f32[B, ...] that a frozen network encodes from a data field once, before training.
+
+    `field`: their name in a batch. `reads`: the field that network `network` encodes. `mask`: the field of the tokens
+    that count, which the network takes if it is `masked`. `empty`: the tokens, followed by `pad`, whose features, in
+    the field `empty_field`, stand for none; null: no features do.
+    """
+
+    field: str
+    type: TensorType
+    network: str
+    reads: str
+    mask: str | None
+    masked: bool
+    empty: tuple[int, ...] | None
+    pad: int
+
+    @property
+    def empty_field(self) -> str:
+        return f"empty_{self.field}"
+
+    @property
+    def types(self) -> dict[str, TensorType]:
+        """The fields of a batch with their types."""
+        fields = (self.field,) if self.empty is None else (self.field, self.empty_field)
+        return dict.fromkeys(fields, self.type)
 
 
 @dataclass(frozen=True)

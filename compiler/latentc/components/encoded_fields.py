@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from latentc.components.backbone import Backbone
 from latentc.components.fields import Field
@@ -20,19 +20,38 @@ IMAGES = "images"
 
 @dataclass(frozen=True)
 class EncodedField:
-    """A field that network `network` computes from what it `reads`: a data field, or `images` of the first stage."""
+    """A field that network `network` computes from what it `reads`: a data field, or `images` of the first stage.
+
+    `mask`: the field of the tokens that count, which the network takes if it is `masked`. `empty`: the tokens of one
+    text, followed by `pad`, whose features all samples have; null: those of their own.
+    """
 
     network: str
     reads: str
+    mask: str | None = None
+    masked: bool = False
+    empty: tuple[int, ...] | None = None
+    pad: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """It as config.yaml holds it, without what has its default."""
+        given = {key: value for key, value in asdict(self).items() if value not in (None, 0, False)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
 def encoded_fields(spec: Spec) -> dict[str, EncodedField]:
-    """The fields of the data that networks compute."""
+    """The fields of a batch that networks compute: fields of the data, and features of captions."""
     found = {}
     for name, field in spec.data.fields.items():
         network = spec.networks.get(field.encoded_by or "")
         if isinstance(network, Backbone) and "encode" in network.PROVIDES:
             found[name] = EncodedField(field.encoded_by or "", network.encoding(spec)[0][0].name)
+    for name, condition in spec.conditions.items():
+        if (features := condition.cached_features(name, spec)) is not None:
+            own = EncodedField(features.network, features.reads, features.mask, features.masked)
+            found[features.field] = own
+            if features.empty is not None:
+                found[features.empty_field] = replace(own, empty=features.empty, pad=features.pad)
     return found
 
 

@@ -158,7 +158,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
         **({"rewards": list(rewards)} if rewards else {}),
         "data": data,
         **({"held_out": held_out} if held_out else {}),
-        **({"encoded": {n: asdict(of) for n, of in encoded.items()}} if (encoded := encoded_fields(spec)) else {}),
+        **({"encoded": {n: of.settings() for n, of in encoded.items()}} if (encoded := encoded_fields(spec)) else {}),
         **({"neighbours": neighbours} if (neighbours := searched(spec)) else {}),
     }
 

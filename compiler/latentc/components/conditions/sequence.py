@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
-from latentc.components.condition import Form, GivenInput
+from latentc.components.condition import CachedFeatures, Form, GivenInput
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.kit.tokens import rows
+from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, i64, module_class
 from latentc.ir.types import B, TensorType
@@ -36,6 +37,11 @@ class Sequence(ArrayCondition):
         None,
         description="one of `networks`, which encodes the tokens as features; null: networks embed them themselves, or "
         "the data holds features",
+    )
+    cached: bool = Field(
+        False,
+        description="training reads features that the frozen `encoder` computes once, into a file beside the data, "
+        "instead of encoding captions in each step",
     )
     pad: int = Field(0, ge=0, le=16_777_215, description="padding token of shorter sequences, also used as the null")
     untrained_null: bool = Field(
@@ -111,6 +117,9 @@ class Sequence(ArrayCondition):
         if self.null_embedding == "empty_text" and self.encoder is None:
             message = "an empty text cannot be encoded: the condition has no `encoder`"
             yield Problem(("null_embedding",), message, "set `encoder`, or use `learned_input`")
+        if self.cached and self.encoder is None:
+            message = "no features are computed: the condition has no `encoder`"
+            yield Problem(("cached",), message, "set `encoder`, or leave it out")
         if len(self.shape(name, spec)) == 1 and not vocabulary:
             yield Problem((), f"field `{field}` holds tokens without `classes`", f"set `data.fields.{field}.classes`")
         elif self.padding == "none" and not self._classes(name, spec):
@@ -146,6 +155,17 @@ class Sequence(ArrayCondition):
         elif network.encodes_masked and self.padding == "none":
             message = f"network `{encoder}` takes a mask of the tokens that count, and all of these do"
             yield Problem(("padding",), message, f"leave it out, or set `networks.{encoder}.masked: false`")
+        elif self.cached and (network.trainable or network.pretrained is None):
+            message = f"network `{encoder}` is trained, so its features change in every step"
+            yield Problem(("cached",), message, f"set `networks.{encoder}.pretrained: FILE`, or leave it out")
+        elif self.cached and isinstance(spec.objective, Objective) and spec.objective.reward_settings:
+            message = "training draws samples from the captions themselves, which the network encodes anyway"
+            yield Problem(("cached",), message, "leave it out")
+        elif (features := self.cached_features(name, spec)) and (
+            taken := [key for key in features.types if key in spec.data.fields]
+        ):
+            message = f"the features would be the field `{taken[0]}` of a batch, which the data has already"
+            yield Problem(("cached",), message, "rename that field")
         elif self.null_embedding == "empty_text" and not self._empty_text(name, spec):
             message = f"an empty text has no tokens: the field `{field}` has neither `start` nor `end`"
             yield Problem(("null_embedding",), message, f"set `data.fields.{field}.end`")
@@ -155,6 +175,20 @@ class Sequence(ArrayCondition):
         field = spec.data.fields.get(self.field or name)
         marks = () if field is None else (field.start, field.end)
         return [token for token in marks if token is not None]
+
+    def _fill(self, text: SequenceOf[int] | None) -> int:
+        """The token after an empty text; a text without a mask is filled up with the token that ends it."""
+        return text[-1] if text and self.padding == "none" else self.pad
+
+    def cached_features(self, name: str, spec: Spec) -> CachedFeatures | None:
+        if not self.cached or self.encoder is None or (of := _encoding(self.encoder, spec)) is None:
+            return None
+        field, empty = self.field or name, None
+        if self.nullable and self.null_embedding == "empty_text":
+            empty = tuple(self._empty_text(name, spec))
+        mask = None if self.padding == "none" else f"{field}_mask"
+        masked: bool = spec.networks[self.encoder].encodes_masked  # type: ignore[attr-defined]
+        return CachedFeatures(f"{name}_features", of[1], self.encoder, field, mask, masked, empty, self._fill(empty))
 
     def masked(self, name: str, spec: Spec) -> bool:
         return self.padding == "masked"
@@ -182,7 +216,7 @@ class Sequence(ArrayCondition):
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
     ) -> tuple[Var, ...]:
         value, *mask = given
-        if self.encoder is not None:
+        if self.encoder is not None and value.type.dtype == "i64":  # not encoded before training
             value = _encoded(b, networks[self.encoder], value, mask, name)
         told = (present(b, value),) if value.type.rank == 3 and self.learns_null else ()
         return (value, *mask, *told)
@@ -200,14 +234,16 @@ class Sequence(ArrayCondition):
             counts = b.constant([[i == 0 or whole for i in range(int(mask.shape[1]))]], out="first")
         return null, counts, *(b.scalar(0.0, g) for g in given)
 
-    def encoded_null(self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network]) -> tuple[Var, ...]:
+    def encoded_null(
+        self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network], known: Var | None = None
+    ) -> tuple[Var, ...]:
         if self.encoder is None or self.null_embedding != "empty_text":
             return ()
         text, length = self._empty_text(name, spec), self.length(name, spec)
-        # A text without a mask is filled up with the token that ends it.
-        fill = text[-1] if self.padding == "none" else self.pad
-        tokens = b.constant([[*text, *[fill] * (length - len(text))]], "i64", out="empty")
         counts = [b.constant([[i < len(text) for i in range(length)]], out="first")] if self.padding != "none" else []
+        if known is not None:
+            return known, *counts
+        tokens = b.constant([[*text, *[self._fill(text)] * (length - len(text))]], "i64", out="empty")
         return _encoded(b, networks[self.encoder], tokens, counts, f"empty_{name}"), *counts
 
     def length(self, name: str, spec: Spec) -> int:

@@ -58,9 +58,15 @@ class Conditions:
     @property
     def stored(self) -> dict[str, TensorType]:
         """The types of these fields in the data."""
-        inputs = ((c, given) for n, c in self.items() for given in c.inputs(n, self.spec))
-        read = ((c, given) for c, given in inputs if isinstance(given, GivenInput) and given.drawn is None)
-        return {given.field: c.stored(given.type) for c, given in read}
+        found: dict[str, TensorType] = {}
+        for name, condition in self.items():
+            features = condition.cached_features(name, self.spec)
+            for given in condition.inputs(name, self.spec):
+                if features is not None and given.name == name:
+                    found |= features.types
+                elif isinstance(given, GivenInput) and given.drawn is None:
+                    found[given.field] = condition.stored(given.type)
+        return found
 
     def inputs(self, b: Builder, by_field: bool = False, sample: Var | None = None) -> dict[str, Var]:
         """Adds the inputs that data or a request supplies to a function, and returns them by name.
@@ -76,7 +82,13 @@ class Conditions:
                 for key, (value, _) in self._prior_inputs(name, condition).items():
                     found[key] = b.input(key, value.type)
                 continue
+            features = condition.cached_features(name, self.spec) if by_field else None
             for given in condition.inputs(name, self.spec):
+                if features is not None and given.name == name:
+                    names = (name, _EMPTY + name)  # the features, and those of the null, if there are any
+                    for key, (field, of) in zip(names, features.types.items(), strict=False):
+                        found[key] = b.given(field) or b.input(field, of)
+                    continue
                 if by_field and isinstance(given, GivenInput) and given.drawn is not None:
                     found[given.name] = condition.from_drawn(b, b.input(given.name, given.drawn[1]), given.type)
                     continue
@@ -104,13 +116,14 @@ class Conditions:
             made = condition.operands(b, name, tuple(known[key] for key in own), self.networks)
             found |= {port.name: x for port, x in zip(condition.ports(name, self.spec), made, strict=True)}
             if condition.nullable:
-                found |= {_EMPTY + port: x for port, x in self._encoded_null(b, name, condition).items()}
+                nulls = self._encoded_null(b, name, condition, known.get(_EMPTY + name))
+                found |= {_EMPTY + port: x for port, x in nulls.items()}
         return found
 
-    def _encoded_null(self, b: Builder, name: str, condition: Condition) -> dict[str, Var]:
-        """What networks compute to stand for none, by the names of ports."""
+    def _encoded_null(self, b: Builder, name: str, condition: Condition, known: Var | None = None) -> dict[str, Var]:
+        """What networks compute, or have computed before training, to stand for none, by the names of ports."""
         ports = [port.name for port in condition.ports(name, self.spec)]
-        nulls = condition.encoded_null(b, name, self.spec, self.networks)
+        nulls = condition.encoded_null(b, name, self.spec, self.networks, known)
         return dict(zip(ports, nulls, strict=True)) if nulls else {}
 
     def _prior_program(self, name: str, condition: Condition) -> PriorProgram:
