@@ -28,25 +28,43 @@ TRUNK = (
     "networks.head.depth=2",
     "networks.head.block.mixer.heads=4",
 )
-WHOLE = (
-    "data.shape=[4, 16, 16]",
+BLOCK = (
     "data.fields={}",
     "objective.pivots=null",
     "networks.main.width=32",
     "networks.main.depth=1",
-    "networks.main.side=8",
     "networks.main.buffer=4",
     "networks.main.block.mixer.heads=2",
-    "networks.main.block.norm.eps=1e-5",
     "networks.pivot_head.width=32",
     "networks.pivot_head.depth=1",
     "networks.head.width=32",
     "networks.head.depth=1",
     "networks.head.block.mixer.heads=2",
+)
+WHOLE = (
+    *BLOCK,
+    "data.shape=[4, 16, 16]",
+    "networks.main.side=8",
+    "networks.main.block.norm.eps=1e-5",
     "sampler.pivots.diffusion.respacing='3'",
     "sampler.pivots.guidance.scale=2",
     "sampler.guidance.scale=2",
     "sampler.steps=2",
+)
+# Its diffusions start at half of their noise: values stay near 1, so that the noise of known tokens shows.
+KNOWN = (
+    *BLOCK,
+    "data.shape=[4, 4, 4]",
+    "data.classes=10",
+    "networks.main.side=4",
+    "sampler.pivots.steps=16",
+    "sampler.pivots.diffusion={kind: ddpm, timesteps: [666, 334, 333, 0]}",
+    "sampler.pivots.guidance.scale=1.5",
+    "sampler.pivots.temperature=0.9",
+    "sampler.diffusion={kind: ddpm, timesteps: [499, 250, 249, 124, 0], variance: fixed_large}",
+    "sampler.guidance.scale=2",
+    "sampler.temperature=0.9",
+    "sampler.steps=3",
 )
 EVERY = {"main": "", "pivot_head": "", "head": ""}
 
@@ -79,32 +97,31 @@ def drawn(i: int, *shape: int) -> Array:
 
 def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     """Draws of a set of pivots are in order of position; the two branches of guidance share them."""
-    orders = numbers.noise
-    pivot_order, order = np.stack(orders[0:4:2]), np.stack(orders[1:4:2]) - 64
-    x, noise, i = np.zeros((2, 64, 4), np.float32), np.zeros((2, 3, 64, 4), np.float32), 4
-    for before, after in itertools.pairwise(spec.sampler.pivots.hidden_counts(64)):
-        places, count = np.arange(after, before), before - after
+    orders, pivots, dense = numbers.noise, spec.sampler.pivots, spec.sampler
+    count, kicks, shape = spec.networks["main"].side ** 2, pivots.diffusion.steps, spec.data.shape
+    pivot_order, order = np.stack(orders[0:4:2]), np.stack(orders[1:4:2]) - count
+    x, noise, i = np.zeros((2, count, 4), np.float32), np.zeros((2, kicks, count, 4), np.float32), len(orders)
+    for before, after in itertools.pairwise(pivots.hidden_counts(count)):
+        places, some = np.arange(after, before), before - after
         by_position = np.argsort(np.argsort(pivot_order[:, after:before], axis=1), axis=1)
-        for target, both in ((x, 1), *((noise[:, k], 2) for k in range(3))):
-            values = drawn(i, both * 2 * count, 4)[: 2 * count].reshape(2, count, 4)
+        for target, both in ((x, 1), *((noise[:, k], 2) for k in range(kicks))):
+            values = drawn(i, both * 2 * some, 4)[: 2 * some].reshape(2, some, 4)
             target[:, places] = np.take_along_axis(values, by_position[..., None], 1)
             i += 1
-    dense, steps = [], []
-    for _ in range(2):
-        dense.append(tokens(drawn(i, 2, 4, 16, 16)))
-        steps += [tokens(drawn(i + 1 + 2 * k + USED, 4, 4, 16, 16)[:2]) for k in range(250)]
-        i += 501
-    assert i == 1134
-    scale = np.full(2, 2, np.float32)
+    starts, steps = [], []
+    for _ in range(dense.steps):
+        starts.append(tokens(drawn(i, 2, *shape)))
+        steps += [tokens(drawn(i + 1 + 2 * k + USED, 4, *shape)[:2]) for k in range(dense.diffusion.steps)]
+        i += 1 + 2 * dense.diffusion.steps
     return {
         "y": numbers.inputs["labels"],
-        "pivot_scale": scale,
-        "scale": scale,
+        "pivot_scale": np.full(2, pivots.guidance.scale, np.float32),
+        "scale": np.full(2, dense.guidance.scale, np.float32),
         "pivot_order": pivot_order,
         "pivot_x": x,
         "pivot_noise": noise,
         "order": order,
-        "x": np.stack(dense, axis=1),
+        "x": np.stack(starts, axis=1),
         "noise": np.stack(steps, axis=1),
     }
 
@@ -118,6 +135,14 @@ CASES = [
         "himar.sampler_sample_tokens",
         "himar",
         WHOLE,
+        sampler,
+        wanted=lambda n: n.outputs["out.1"],
+        prefixes=EVERY,
+    ),
+    Sampler(
+        "himar.sampler_known_tokens",
+        "himar",
+        KNOWN,
         sampler,
         wanted=lambda n: n.outputs["out.1"],
         prefixes=EVERY,

@@ -20,10 +20,10 @@ from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import Conditions
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Point
-from latentc.components.samplers.loop import Known, Project, imposed_on
+from latentc.components.samplers.loop import Impose, Known
 from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.table import Table
-from latentc.components.sums import weighted_sum
+from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
@@ -82,18 +82,18 @@ def edit_program(
         data = network.methods["forward"].input("state").type
         given = b.input("given", data)
         keep = (b.input("keep", f32(B, 1, *data.shape[2:])),) if name == "inpaint" else ()
-        noise, part, enter = b.input("known_noise", f32(rows, *data.shape)), _PARTS[name], _STARTS[name]
+        noise, impose, enter = b.input("known_noise", f32(rows, *data.shape)), _PARTS[name], _STARTS[name]
         if imposed.first is None:
-            return Known(given, noise, part, lambda b, x: enter(b, x, keep, given), keep)
+            return Known(given, noise, impose, lambda b, x: enter(b, x, keep, given), keep)
         of_data, of_noise = float(imposed.first.alpha[0]), float(imposed.first.sigma[0])
         drawn = b.reshape(b.slice(noise, axis=0, start=0, stop=1), shape=given.shape, out="drawn")
         target = weighted_sum(b, "target", (of_data, given), (of_noise, drawn))
         noise = b.slice(noise, axis=0, start=1, stop=rows, out="known_noise")
 
         def start(b: Builder, x: Var) -> Var:
-            return imposed_on(b, enter(b, x, keep, given), target, part, keep)
+            return impose(b, enter(b, x, keep, given), target, keep, 1.0)
 
-        return Known(given, noise, part, start, keep)
+        return Known(given, noise, impose, start, keep)
 
     edited = replace(table, columns={**table.columns, **imposed.columns})
     entry = f"{name}.{table.steps}"
@@ -103,25 +103,29 @@ def edit_program(
     return replace(program, name=name, sources={**program.sources, **sources}, conditions=tuple(own))
 
 
-def _kept_pixels(b: Builder, v: Var, keep: tuple[Var, ...]) -> Var:
-    return b.mul(v, keep[0], out="part")  # type: ignore[no-any-return]
+def _kept_pixels(b: Builder, x: Var, target: Var, keep: tuple[Var, ...], share: Coefficient = 1.0) -> Var:
+    return weighted_sum(b, "x", (1.0, x), (share, b.mul(target - x, keep[0], out="part")))
 
 
-def _grey(b: Builder, v: Var, keep: tuple[Var, ...]) -> Var:
-    return b.mean(v, axes=(1,), keepdims=True, out="part")  # type: ignore[no-any-return]
+def _grey(b: Builder, x: Var, target: Var, keep: tuple[Var, ...], share: Coefficient = 1.0) -> Var:
+    return weighted_sum(b, "x", (1.0, x), (share, _mean(b, target - x)))
 
 
 def _with_kept(b: Builder, x: Var, keep: tuple[Var, ...], target: Var) -> Var:
-    return imposed_on(b, x, target, _kept_pixels, keep)
+    return _kept_pixels(b, x, target, keep)
 
 
 def _with_grey(b: Builder, x: Var, keep: tuple[Var, ...], target: Var) -> Var:
     """The grey image of `target`, and x in all channels but the first."""
     others = b.constant(np.array([0.0, 1.0, 1.0]).reshape(1, 3, *[1] * (x.type.rank - 2)), "f32", out="others")
-    return b.add(b.mul(x, others, out="x"), _grey(b, target, keep), out="x")  # type: ignore[no-any-return]
+    return b.add(b.mul(x, others, out="x"), _mean(b, target), out="x")  # type: ignore[no-any-return]
 
 
-_PARTS: dict[Edit, Project] = {"inpaint": _kept_pixels, "colourise": _grey}
+def _mean(b: Builder, v: Var) -> Var:
+    return b.mean(v, axes=(1,), keepdims=True, out="part")  # type: ignore[no-any-return]
+
+
+_PARTS: dict[Edit, Impose] = {"inpaint": _kept_pixels, "colourise": _grey}
 _STARTS: dict[Edit, Callable[..., Var]] = {"inpaint": _with_kept, "colourise": _with_grey}
 
 __all__ = ["Edit", "Imposed", "edit_program"]

@@ -19,30 +19,32 @@ from latentc.components.samplers.table import DATA, DATA_PART, Step, Table
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, Var
 
-Project = Callable[[Builder, Var, tuple[Var, ...]], Var]
-"""The known part of a difference of two states [B, C, ...], given further operands."""
+Impose = Callable[[Builder, Var, Var, tuple[Var, ...], Coefficient], Var]
+"""State x [B, C, ...] with the known part of another one, given further operands; x itself if the last, a share, is 0.
+"""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A part of the sample that is given: `given` [B, C, ...], noised anew after rows by `noise` [N, B, C, ...].
+    """A part of the sample that is given: `given` [B, C, ...], noised after rows by `noise` [N, B, C, ...], or by
+    `noise` [B, C, ...] after all of them (`same_noise`).
 
     The table has columns `known_alpha`, `known_sigma` and `known`: 1 where the part is replaced, else 0. `operands` are
-    what `part` takes. `start` makes the first state of one of noise.
+    what `impose` takes. `start` makes the first state of one of noise.
     """
 
     given: Var
     noise: Var
-    part: Project
+    impose: Impose
     start: Callable[[Builder, Var], Var]
     operands: tuple[Var, ...] = ()
+    same_noise: bool = False
 
-
-def imposed_on(
-    b: Builder, x: Var, target: Var, part: Project, operands: tuple[Var, ...], share: Coefficient = 1.0
-) -> Var:
-    """x with the known part of `target`, or unchanged if `share` is 0."""
-    return weighted_sum(b, "x", (1.0, x), (share, part(b, target - x, operands)))
+    def split(self, b: Builder, first: int, last: int) -> Known:
+        """For rows first to last - 1 of the table."""
+        if self.same_noise:
+            return self
+        return replace(self, noise=b.slice(self.noise, axis=0, start=first, stop=last))
 
 
 def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Annealing | None) -> dict[str, np.ndarray]:
@@ -84,6 +86,9 @@ def loop(
     invariants = [*(request.operands.values() or [request.like]), *(request.scales[key] for key in used)]
     asks = len(invariants)
     invariants += [] if known is None else [known.given, *known.operands]
+    drawn = [] if known is None else [known.noise]
+    if known is not None and known.same_noise:
+        invariants, drawn = [*invariants, *drawn], []
 
     def body(
         inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
@@ -101,18 +106,18 @@ def loop(
         step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
         new = table.advance(inner, step)
         if known is not None:
-            drawn = others[noise is not None]
-            terms = (values["known_alpha"], kept[asks]), (values["known_sigma"], drawn)
-            noised = weighted_sum(inner, "target", *terms)
-            x = imposed_on(inner, new[0], noised, known.part, kept[asks + 1 :], values["known"])
+            given, *more = kept[asks:]
+            unit = more.pop() if known.same_noise else others[noise is not None]
+            noised = weighted_sum(inner, "target", (values["known_alpha"], given), (values["known_sigma"], unit))
+            x = known.impose(inner, new[0], noised, tuple(more), values["known"])
             new = (x, *new[1:])
         return (*new, *remembered), ()
 
-    tables = [*columns, *([] if noise is None else [noise]), *([] if known is None else [known.noise]), *kick.values()]
+    tables = [*columns, *([] if noise is None else [noise]), *drawn, *kick.values()]
     # One body has one text, wherever its state comes from: then the host drives one engine.
     names = ["x", *["last"] * table.body.corrects, *["h"] * table.history, *["memory"] * len(memory)]
     names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None)]
-    names += [*["known_noise"] * (known is not None), *kick]
+    names += [*["known_noise"] * len(drawn), *kick]
     carried = [*state, *memory]
     return b.loop(name, table.rows, body, invariants=invariants, carried=carried, tables=tables, names=names)
 
@@ -189,4 +194,4 @@ class _Row:
         return self.b.broadcast_to(one, like, shape=(like.shape[0],), out=out)  # type: ignore[no-any-return]
 
 
-__all__ = ["Known", "Project", "imposed_on", "loop"]
+__all__ = ["Impose", "Known", "loop"]

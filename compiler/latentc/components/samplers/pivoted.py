@@ -7,6 +7,7 @@ diffusion of a pivot, R of the dense tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,9 +26,11 @@ from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.guided import Request
+from latentc.components.samplers.loop import Known
 from latentc.components.samplers.masked_autoregressive import MaskedAutoregressive
 from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.components.samplers.table import Table
+from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
 class Pivoted(Sampler):
     """Draws pivots as in MAR, then dense tokens in a few steps (Hi-MAR, Zheng et al. 2025, ICML).
 
-    Each dense step denoises all tokens jointly and replaces those that are still hidden.
+    Each dense step denoises all tokens jointly and replaces those that are still hidden. Before every step of that
+    diffusion the known tokens are put back, noised to its time by the noise that the diffusion started from.
     """
 
     kind: Literal["pivoted"]
@@ -99,7 +103,15 @@ class Pivoted(Sampler):
         target = parameterization_of(spec.objective)
         assert target is not None
         entry, first = f"sample.{self.steps}", pivots.table(spec, pivots.diffusion)
+        levels = self.diffusion.grid(target).point
+        known = {
+            "known_alpha": levels.alpha[1:],
+            "known_sigma": levels.sigma[1:],
+            "known": np.ones(levels.alpha.size - 1),
+        }
         table = self.diffusion.table(target).with_noise(self.temperature)
+        table = replace(table, columns={**table.columns, **known})
+        enters = float(levels.alpha[0]), float(levels.sigma[0])
         state = main.methods["forward"].input("state").type
         length, size = int(state.shape[1]), int(state.shape[2])  # type: ignore[arg-type]
         count = int(main.methods["pivots"].input("state").type.shape[1])  # type: ignore[arg-type]
@@ -144,7 +156,9 @@ class Pivoted(Sampler):
         )
         start = [b.mul(x, 0.0, out="pivots"), b.full(x, shape=(count, width), value=0.0, dtype="f32", out="features")]
         (made, features), evaluations = pivots.run(b, sets, told, fixed, start, count, count)
-        tokens = self._dense(b, networks, conditions, told, entry, table, dense_order, features, scale, drawn, rows)
+        tokens = self._dense(
+            b, networks, conditions, told, entry, table, enters, dense_order, features, scale, drawn, rows
+        )
         b.output(unpatchify(b, tokens, spec.data.shape), made)  # type: ignore[arg-type]
         mb.entries[entry] = b.finish(doc=f"Draws {count} pivots, then {length} tokens in {self.steps} steps.")
         evaluations += self.steps * (1 + table.all_progress.size)
@@ -159,13 +173,17 @@ class Pivoted(Sampler):
         told: Mapping[str, Var],
         entry: str,
         table: Table,
+        enters: tuple[float, float],
         order: Var,
         features: Var,
         scale: Var | None,
         drawn: list[Var],
         noisy: int,
     ) -> Var:
-        """f32[B, T, C]: the loop over the steps of the dense tokens, each with its own noise."""
+        """f32[B, T, C]: the loop over the steps of the dense tokens, each with its own noise.
+
+        `enters`: alpha and sigma at the first time of the diffusion.
+        """
         main, head = networks["main"], networks["head"]
         count, length = int(features.shape[1]), int(order.shape[1])
         left = hidden_counts(self.schedule, self.steps, length)
@@ -197,8 +215,19 @@ class Pivoted(Sampler):
                 cond = call(b, main, "forward", operands, **given)
             found = {"z": b.slice(cond, axis=1, start=count, stop=count + length, out="z"), **found}
             request = Request(found, lambda b, told, names: {"z": told["null_z"]}, ("z",), found["z"], used)
-            made = denoise(b, f"{entry}.dense", table, head, request, row["x"], row.get("noise"), guides)
-            return (b.where(b.reshape(waiting, shape=(B, length, 1)), made, tokens, out="tokens"),), ()
+            column = b.reshape(waiting, shape=(B, length, 1), out="column")
+            at_first = weighted_sum(b, "target", (enters[0], tokens), (enters[1], row["x"]))
+            put_back = Known(
+                tokens,
+                row["x"],
+                _put_back,
+                lambda b, x: _put_back(b, x, at_first, (column,)),
+                operands=(column,),
+                same_noise=True,
+            )
+            name, noise = f"{entry}.dense", row.get("noise")
+            made = denoise(b, name, table, head, request, row["x"], noise, guides, known=put_back)
+            return (b.where(column, made, tokens, out="tokens"),), ()
 
         size = int(drawn[0].shape[3])
         start = b.full(features, shape=(length, size), value=0.0, dtype="f32", out="tokens")
@@ -207,6 +236,11 @@ class Pivoted(Sampler):
             f"{entry}.dense_step", self.steps, body, invariants=fixed, carried=[start], tables=tables, names=names
         )
         return tokens  # type: ignore[no-any-return]
+
+
+def _put_back(b: Builder, x: Var, target: Var, waiting: tuple[Var, ...], share: Coefficient = 1.0) -> Var:
+    """x where tokens are still hidden, else the known tokens at the noise of x."""
+    return b.where(waiting[0], x, target, out="x")  # type: ignore[no-any-return]
 
 
 __all__ = ["Pivoted"]

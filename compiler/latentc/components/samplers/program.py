@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -128,7 +127,7 @@ def denoise(
                     rest[key] = b.slice(left, axis=0, start=rows.rows, stop=count, out=key)
             own = known
             if known is not None and rows.rows != part.rows:
-                own = replace(known, noise=b.slice(known.noise, axis=0, start=first, stop=last))
+                own = known.split(b, first, last)
             made = loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, annealing, kick, memory, own)
             state, memory = made[: len(state)], list(made[len(state) :])
         x = state[0]
