@@ -141,6 +141,18 @@ def test_ddim_with_the_noise_of_the_estimate_before_clipping(predicts, eta, monk
         close(run(ddim(grid(10, "leading"), predicts, eta, 1.0), network, X, NOISE), run(table, network, X, NOISE))
 
 
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+def test_ddpm_with_noise_to_the_end(final):
+    """As coherence-aware diffusion's authors write a step, in the predicted noise; also where some noise is left."""
+    points = grid(final=final)
+    x = X
+    for i, t in enumerate(points.times[: points.steps]):
+        now, then = points.alpha[i] ** 2, points.alpha[i + 1] ** 2
+        kept = now / then
+        x = (x - (1 - kept) / np.sqrt(1 - now) * network(x, t)) / np.sqrt(kept) + np.sqrt(1 - kept) * NOISE[i]
+    close(run(ddpm(points, "noise", "fixed_large", final_noise=True), network, X, NOISE), x, 1e-11)
+
+
 def test_ddim_at_eta_one_has_ddpms_noise():
     # the same posterior, so the same sample for the same noise
     close(
@@ -432,8 +444,6 @@ def test_half_the_digits_are_enough_from_pure_noise(make):
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="sigma must be 0"):
-        ddpm(grid(final="sigma_min"), "noise")
     with pytest.raises(ValueError, match="orders"):
         dpm_solver_pp(grid(), "noise", 4)
     with pytest.raises(ValueError, match="orders"):

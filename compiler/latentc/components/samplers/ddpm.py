@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from latentc.components.parts import Problem
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Variance
@@ -17,6 +19,9 @@ from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class Ddpm(Ancestral):
@@ -33,29 +38,45 @@ class Ddpm(Ancestral):
         description="variance of a step: the posterior's (fixed_small), beta (fixed_large), the network's; null: the "
         "objective's",
     )
+    final_noise: bool = Field(
+        False,
+        description="add the noise of `fixed_large` in the last step too, as coherence-aware diffusion's authors do",
+    )
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.final_noise and self.variance != "fixed_large":
+            message = "the last step has noise only if its variance is that of the forward step"
+            yield Problem(("final_noise",), message, "set `variance: fixed_large`, or leave `final_noise` out")
 
     def table(self, target: Parameterization) -> Table:
         variance = self.variance or target.variance
         if variance == "learned_range" and target.variance != "learned_range":
             raise ValueError("the objective learns no variance: choose fixed_small or fixed_large")
-        return replace(ddpm(self.grid(target), target.predicts, variance, self.bound), clip_state=self.clip_state)
+        table = ddpm(self.grid(target), target.predicts, variance, self.bound, self.final_noise)
+        return replace(table, clip_state=self.clip_state)
 
 
-def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", clip: Bound | None = None) -> Table:
+def ddpm(
+    grid: Grid,
+    predicts: Prediction,
+    variance: Variance = "fixed_small",
+    clip: Bound | None = None,
+    final_noise: bool = False,
+) -> Table:
     """Ancestral sampling (Ho et al. 2020, equations 6 and 7, on the grid's own coarser chain).
 
     The estimate is x0. `variance` of a step: the posterior's (`fixed_small`), that of the coarse chain's forward step
     (`fixed_large`, beta), or between the two by the network's second half of channels, interpolated in the logarithm
-    (`learned_range`; improved DDPM, Nichol and Dhariwal 2021, equation 15). The last step takes no noise.
+    (`learned_range`; improved DDPM, Nichol and Dhariwal 2021, equation 15). The last step takes no noise,
+    unless `final_noise`.
 
-    ValueError: a grid that ends at sigma > 0, or a conversion that does not exist.
+    ValueError: a conversion that does not exist.
     """
-    if grid.sigma[-1] != 0.0:
-        raise ValueError("DDPM ends at the data: the grid's last sigma must be 0")
     step = posterior(grid.starts, grid.ends)
     columns = {**grid.evaluation(predicts, "x0"), "x": step.coef2, "d": step.coef1}
     noisy = np.ones(grid.steps)
-    noisy[-1] = 0.0
+    noisy[-1] = float(final_noise)
     if variance == "learned_range":
         del columns["d_guide"]  # in the body: the gradient times the step's variance is added to the mean
         # The last posterior variance is 0: its logarithm is that of the step before (improved DDPM); no noise
@@ -68,7 +89,8 @@ def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", c
         return Table("ddpm", LEARNED_VARIANCE, columns, clip=clip, prior=grid.prior)
     spread = step.variance if variance == "fixed_small" else step.added
     columns["noise"] = noisy * np.sqrt(spread)
-    columns["d_guide"] = spread / step.coef1  # the gradient times the variance is added to the mean
+    # The gradient times the variance is added to the mean; a step that removes no noise has neither.
+    columns["d_guide"] = np.divide(spread, step.coef1, out=np.zeros(grid.steps), where=step.coef1 != 0)
     return Table("ddpm", LINEAR, columns, clip=clip, prior=grid.prior)
 
 
