@@ -265,3 +265,94 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         run(app, ["sample", bundle, *wrong], catch_exceptions=False)
     with pytest.raises(DiagnosticError, match="E0620"):
         run(app, ["index", "digits_dit", "-o", str(tmp_path / "no")], catch_exceptions=False)
+
+
+BLOCK = "{mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
+BLOCK += "condition: {kind: in_context}}"
+ENCODED = [
+    *TINY,
+    "data.fields={picture: {shape: [1, 8, 8]}, caption: {shape: [6], classes: 28, medium: text, end: 1, "
+    "alphabet: '_$abcdefghijklmnopqrstuvwxyz'}}",
+    "networks.eye={kind: patch_encoder, reads: picture, width: 8, depth: 1, patch: 4, positions: {kind: learned}, "
+    f"block: {BLOCK}, output: mean, head: {{features: 64}}, pretrained: eye.safetensors}}",
+    "networks.words={kind: text_encoder, masked: false, width: 8, depth: 1, positions: {kind: learned}, "
+    f"block: {BLOCK}, pooled: end, projection: 64, pretrained: words.safetensors}}",
+    "conditioning.neighbours.queries=[eye, words]",
+]
+
+
+def test_a_text_or_an_image_is_encoded_in_the_engine_as_a_query(folder: Path, tmp_path: Path) -> None:
+    from random_weights import random_weights
+    from safetensors.numpy import save_file
+
+    from latentc import api
+    from latentc.checkpoint import network_params
+    from latentc_runtime import load
+
+    lowered = lower(load_spec("digits_rdm", overrides=ENCODED))
+    assert [program.name for program in lowered.programs] == ["sample", "query_picture", "query_caption"]
+    assert lowered.sampled == ("main", "eye", "words")
+    files = []
+    for name in ("eye", "words"):
+        own = random_weights(network_params(lowered, lowered.networks[name]), np.random.default_rng(2), 0.5)
+        save_file({n: np.float32(a) for n, a in own.items()}, tmp_path / f"{name}.safetensors")
+        files.append(f"{name}={tmp_path / name}.safetensors")
+    weights = [f"main={folder / 'tiny.safetensors'}", *files]
+    api.compile("digits_rdm", weights, tmp_path / "tiny.latentc", overrides=ENCODED)
+    pipe = load(tmp_path / "tiny.latentc", index=folder / "tiny.index")
+
+    def sampled(value: Any, **more: Any) -> np.ndarray:
+        return pipe.sample(conditions={"neighbours": value}, seeds=7, **more)
+
+    def encoded(network: str, **given: Any) -> np.ndarray:
+        made = api.run_method("digits_rdm", files, given, "oracle", overrides=ENCODED, network=network, method="encode")
+        return next(iter(made.values()))
+
+    pictures = RNG.standard_normal((2, 1, 8, 8)).astype(np.float32)
+    tokens = np.array([[2, 3, 1, 1, 1, 1], [9, 1, 1, 1, 1, 1]])
+    of_words, of_eye = encoded("words", tokens=tokens), encoded("eye", x=pictures)
+    index = open_index(folder / "tiny.index")
+    found = [index.search(queries, 4) for queries in (of_words, of_eye)]
+    assert not any(np.array_equal(one[0], one[1]) for one in found)  # else the samples would not tell
+    for value, query in [
+        (["ab", "h"], of_words),
+        ({"caption": "ab"}, of_words[0]),
+        ("ab", of_words[0]),
+        ({"caption": tokens}, of_words),
+        (pictures, of_eye),
+        (pictures[1], of_eye[1]),
+        ({"picture": pictures}, of_eye),
+    ]:
+        assert np.array_equal(sampled(value), sampled({"query": query})), value
+    with pytest.raises(BundleError, match="`caption`"):
+        sampled({"caption": "AB"})
+    np.save(tmp_path / "pictures.npy", pictures)
+    (tmp_path / "captions.txt").write_text("ab\nh\n")
+    for file, query in (("pictures.npy", of_eye), ("captions.txt", of_words)):
+        wanted = sampled({"query": query})
+        arguments = ["sample", str(pipe.bundle.folder), "--index", str(folder / "tiny.index"), "--seed", "7"]
+        arguments += ["--given", f"neighbours={tmp_path / file}"]
+        for target in (["--raw", f"{file}.npz"], ["--as", "npz", "-o", f"set-{file}.npz"]):
+            target[-1] = str(tmp_path / target[-1])
+            assert CliRunner().invoke(app, [*arguments, *target], catch_exceptions=False).exit_code == 0
+        with np.load(tmp_path / f"{file}.npz") as made:
+            assert np.array_equal(next(iter(made.values())), wanted)
+    without = load(tmp_path / "tiny.latentc")
+    with pytest.raises(BundleError, match="there is no index to search"):
+        without.sample(conditions={"neighbours": {"caption": "ab"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["conditioning.neighbours.queries=[main]"], "network `main` encodes nothing"),
+        (["conditioning.neighbours.queries=[ear]"], "network `ear` does not exist"),
+        (["networks.words.masked=true"], "network `words` reads more than one field"),
+        (["networks.words.projection=63"], "network `words` returns ['63'] per sample, and an entry has 64"),
+        (["networks.words.pretrained=null"], "network `words` encodes only queries"),
+    ],
+)
+def test_queries_that_do_not_fit(changes: list[str], message: str) -> None:
+    with pytest.raises(DiagnosticError) as error:
+        load_spec("digits_rdm", overrides=[*ENCODED, *changes])
+    assert any(message in d.message for d in error.value.diagnostics), error.value

@@ -50,6 +50,8 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         more, of_priors = sum(prior.evaluations for prior in drawn), [s for prior in drawn for s in prior.settings]
         built = [replace(program, evaluations=program.evaluations + more) for program in built] if more else built
         programs = [_with_settings(program, spec, of_priors) for program in built]
+        if not to_emit:  # a training project searches by features
+            programs += [p for name, c in spec.conditions.items() for p in c.programs(mb, name, spec, networks)]
     if to_emit and programs and isinstance(spec.objective, Objective):
         rollout = spec.objective.rollout(mb, own_networks(networks, spec), spec, programs[0])
         programs += [rollout] if rollout is not None else []

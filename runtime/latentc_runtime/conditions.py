@@ -86,7 +86,8 @@ def described(condition: Condition) -> str:
             what = f"{text}{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
             example = "TEXT" if condition.medium == "text" else example
         case "array" if condition.retrieved:
-            what = f"the neighbours f32[{shape}], or with an index a query f32[{condition.shape[-1]}],"
+            encoded = "".join(f", or `{one}`" for one in condition.queries)
+            what = f"the neighbours f32[{shape}], or with an index a query f32[{condition.shape[-1]}]{encoded},"
         case "array" if not condition.shape:
             return f'`{name}` takes a number per sample: `conditions={{"{name}": 0.5}}`, `--given {name}=0.5`'
         case "array":
@@ -150,6 +151,9 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
         return _labels(condition, _numbers(condition.name, _numbered(condition, given, most)), most)
     mask = None
     if isinstance(given, Mapping):
+        if condition.retrieved and _VALUE not in given:
+            message = f"`{condition.name}` is a query, and there is no index to search"
+            raise RequestError(message, f"write one with `latentc index`; {described(condition)}")
         if set(given) - {_VALUE, _MASK} or _VALUE not in given:
             raise RequestError(f"condition `{condition.name}` holds {', '.join(given)}", "give `value` and `mask`")
         given, mask = given[_VALUE], given.get(_MASK)

@@ -136,6 +136,10 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "programs", "expected at least one"
     if len({(p.name, p.steps) for p in manifest.programs}) < len(manifest.programs):
         yield "programs", "two programs have the same name and number of steps"
+    known = {c.name for c in manifest.conditions} & {p.name.removeprefix("query_") for p in manifest.programs}
+    for i, condition in enumerate(manifest.conditions):
+        if not known.issuperset(condition.queries):
+            yield f"conditions[{i}].queries", "expected conditions that programs `query_NAME` encode"
     for i, program in enumerate(manifest.programs):
         yield from _entry_contradictions(program, f"programs[{i}]", manifest)
 

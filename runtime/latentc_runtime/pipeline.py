@@ -23,7 +23,7 @@ from latentc_runtime.media import encoded, images
 from latentc_runtime.media.pixels import Pixels
 from latentc_runtime.program import Variables, first_steps, run_program, ticks
 from latentc_runtime.request import Request, check_request, program_entry
-from latentc_runtime.retrieval import Index, open_index
+from latentc_runtime.retrieval import EncodingIndex, Index, open_index
 from latentc_runtime.sources import NUMPY, RandomSource, default_given, input_array
 
 Progress = Callable[[int, int], None]
@@ -97,7 +97,8 @@ class Pipeline:
         self.bundle = bundle
         self.manifest = located(bundle)  # the bundle's, with tokenizers by their paths
         self.backend = backend
-        self.indexes = dict(indexes or {})  # where neighbours are searched, by the condition they are for
+        # Where neighbours are searched, by the condition they are for.
+        self.indexes = {name: self._encoding(name, index) for name, index in (indexes or {}).items()}
         self._engines: dict[str, Engine] = {}
         # Reentrant, because `progress` may sample as well.
         self._turn = nullcontext() if backend.concurrent else threading.RLock()
@@ -112,6 +113,16 @@ class Pipeline:
         """The step counts in which the default program can run, the default first."""
         default = self.manifest.programs[0].name
         return tuple(entry.steps for entry in self.manifest.programs if entry.name == default)
+
+    def _encoding(self, name: str, index: Index) -> Index | EncodingIndex:
+        """The index of a condition, with the programs that encode queries for it, if there are any."""
+        conditions = {c.name: c for c in self.manifest.conditions}
+        queries = {one: conditions[one] for one in conditions[name].queries}
+
+        def encode(one: str, value: Any) -> Array:
+            return self.sample(conditions={one: value}, program=f"query_{one}")
+
+        return EncodingIndex(index, queries, encode) if queries else index
 
     def program(self, name: str | None = None, steps: int | None = None) -> ProgramEntry:
         """The program of that name and step count, by default the bundle's default. Raises BundleError E0609."""

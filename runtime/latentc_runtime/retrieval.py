@@ -12,7 +12,7 @@ Symbols: N entries, D size of an embedding, k neighbours, n queries, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from latentc_runtime.conditions import per_sample
 from latentc_runtime.distributions import draw
 from latentc_runtime.sources import Condition, RequestError
 
@@ -141,6 +142,47 @@ class Index:
         return np.asarray(self.queries[numbers], np.float32)
 
 
+@dataclass(frozen=True)
+class EncodingIndex:
+    """An index whose queries may be images or texts: {"NAME": …} by a name of `conditions`, or a value of such a form.
+
+    `encode(name, value)`: queries f32[n, D] of a value for a condition.
+    """
+
+    index: Index
+    conditions: Mapping[str, Condition]
+    encode: Callable[[str, Any], Array]
+
+    @property
+    def queries(self) -> Array | None:
+        return self.index.queries
+
+    def given(self, condition: Condition, value: Any) -> Any:
+        """As `Index.given`; what is encoded may be one for all samples, or one per sample. RequestError."""
+        name, value = self._encoded(condition, value)
+        if name is None:
+            return self.index.given(condition, value)
+        several = per_sample(self.conditions[name], value)
+        queries = self.encode(name, value)
+        return self.index.given(condition, {"query": queries if several else queries[0]})
+
+    def drawn(self, condition: Condition, seeds: NDArray[np.uint64]) -> Array:
+        return self.index.drawn(condition, seeds)
+
+    def _encoded(self, condition: Condition, value: Any) -> tuple[str | None, Any]:
+        """(the condition that a value is of, the value); None if the index itself understands it."""
+        if isinstance(value, Mapping):
+            (name, inner), *others = value.items() if value else (("", None),)
+            return (name, inner) if name in self.conditions and not others else (None, value)
+        shape = np.shape(value) if isinstance(value, np.ndarray) else ()
+        is_text = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str))
+        for name, one in self.conditions.items():
+            is_array = one.form == "array" and shape[-len(one.shape) :] == one.shape != condition.shape
+            if is_array or (is_text and one.medium == "text"):
+                return name, value
+        return None, value
+
+
 def with_labels(
     vectors: Array,
     labels: Array | None = None,
@@ -219,4 +261,4 @@ def _numbers(condition: Condition, value: Any) -> Array:
     return array
 
 
-__all__ = ["MISSING", "MISSING_HELP", "Index", "open_index", "with_labels", "write_index"]
+__all__ = ["MISSING", "MISSING_HELP", "EncodingIndex", "Index", "open_index", "with_labels", "write_index"]

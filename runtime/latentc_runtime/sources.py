@@ -113,6 +113,7 @@ class Condition:
     default: a number, or nested lists of `shape`; null if the condition is required.
     names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
     retrieved: it is the k nearest neighbours [k, D] of a query in an index, which a request may give instead.
+    queries: conditions of the bundle, each of which program `query_NAME` encodes as such a query.
     medium: tokens of `text` may be given as text, by `tokenizer` (a file), `alphabet`, `start`, `end`, as `texts` says.
     """
 
@@ -129,6 +130,7 @@ class Condition:
     default: Any = None
     names: tuple[str, ...] = ()
     retrieved: bool = False
+    queries: tuple[str, ...] = ()
     medium: Literal["array", "text"] = "array"
     tokenizer: str | None = None
     alphabet: str | None = None

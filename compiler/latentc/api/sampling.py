@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from latentc.samples.sets import Format, SampleSet
     from latentc_runtime.pipeline import Indexes
-    from latentc_runtime.retrieval import Index
+    from latentc_runtime.retrieval import EncodingIndex, Index
     from latentc_runtime.sources import Condition, Given
 
 
@@ -131,13 +131,15 @@ def sample_set(
     from latentc.samples.workers import executor_of
     from latentc_runtime.bundle import open_bundle
     from latentc_runtime.conditions import per_sample
-    from latentc_runtime.pipeline import indexes_of
+    from latentc_runtime.pipeline import Pipeline, backend_of, indexes_of
     from latentc_runtime.request import program_entry
 
     values, asked = given_conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         opened = open_bundle(bundle)
-        manifest, indexes = opened.manifest, indexes_of(opened, index)
+        manifest = opened.manifest
+        found = indexes_of(opened, index)
+        indexes: Mapping[str, Index | EncodingIndex] = found
         entry = program_entry(manifest, program, steps)
         conditions = manifest.conditions_of(entry)
         wanted = given_classes(conditions, classes, per_class, count, values, indexes)
@@ -145,6 +147,8 @@ def sample_set(
             values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
         # Searched once, so that a part of the samples is a part of their neighbours.
         searched = [c for c in conditions if c.name in indexes and c.name in values]
+        if any(c.queries for c in searched):  # the engine encodes what they may be
+            indexes = Pipeline(opened, backend_of(opened, device), found).indexes
         values |= {c.name: indexes[c.name].given(c, values[c.name]) for c in searched}
         free = [c.name for c in conditions if c.form == "label" and c.name not in values]
         if wanted is not None and len(free) != 1:
@@ -230,7 +234,7 @@ def given_classes(
     per_class: int,
     count: int | None,
     given: Mapping[str, Any],
-    indexes: Mapping[str, Index],
+    indexes: Mapping[str, Index | EncodingIndex],
 ) -> list[int] | None:
     """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
     from latentc.ranges import classes_from_text

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.capabilities import Role
-from latentc.components.contract import Draw, Network, Port
+from latentc.components.contract import Draw, Network, Port, Program
 from latentc.components.parts import Init, Part, Problem, dense
 from latentc.components.prior import Prior
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.ir.types import TensorType
 from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import Setting, Source
@@ -107,6 +107,12 @@ class Condition(Part):
                 yield Problem((), message, f"set `data.fields.{given.field}.dtype: bool`")
         if self.prior is not None:
             yield from self.prior.problems(name, spec)
+
+    def programs(
+        self, mb: ModuleBuilder, name: str, spec: Spec, networks: Mapping[str, Network]
+    ) -> tuple[Program, ...]:
+        """Programs of its own, which prepare requests."""
+        return ()
 
     def cached_features(self, name: str, spec: Spec) -> CachedFeatures | None:
         """What training reads instead of encoding its field in each step; None: training encodes, or nothing does."""

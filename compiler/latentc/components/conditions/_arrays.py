@@ -52,6 +52,16 @@ class ArrayCondition(Condition):
         return (Requested(name, "array", self.shape(name, spec), "f32", axes, default=self.default),)
 
 
+def asked(port: Port, spec: Spec) -> Requested:
+    """What a request says of the data field that an encoder reads at `port`, or of images of the first stage."""
+    field = spec.data.fields.get(port.name)
+    shape = tuple(int(d) for d in port.type.shape[1:])  # type: ignore[arg-type]
+    axes = field.axes if field is not None else ("channel", "height", "width")
+    if field is not None and field.classes:
+        return Requested(port.name, "tokens", shape, "i64", axes, vocabulary=field.classes, **field.text)
+    return Requested(port.name, "array", shape, "f32", axes)
+
+
 def present(b: Builder, like: Var) -> Var:
     """f32[B]: ones, which say that a condition with a learned null is given."""
     return b.full(like, shape=(), value=1.0, dtype="f32", out="told")  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.condition import Condition, Form, GivenInput
+from latentc.components.conditions._arrays import asked
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.parts import Problem
@@ -125,17 +126,8 @@ class Encoded(Condition):
         return int(port.type.shape[1]) if port.type.rank == 3 else 1  # type: ignore[arg-type]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        found = []
-        for given in self.inputs(name, spec):
-            field = spec.data.fields[given.field]
-            shape = tuple(int(d) for d in given.type.shape[1:])  # type: ignore[arg-type]
-            if field.classes:
-                found.append(
-                    Requested(given.request, "tokens", shape, "i64", field.axes, vocabulary=field.classes, **field.text)
-                )
-            else:
-                found.append(Requested(given.request, "array", shape, "f32", field.axes))
-        return tuple(found)
+        ports, _ = self._encoding(spec) or ((), None)
+        return tuple(asked(port, spec) for port in ports)
 
 
 def _beside(of: TensorType, state: tuple[int, ...]) -> bool:

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
 from latentc.components.condition import Condition, Form, GivenInput, Searched
-from latentc.components.contract import Port
+from latentc.components.conditions._arrays import asked
+from latentc.components.contract import Network, OutputField, Port, Program
+from latentc.components.kit import call
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
+from latentc_runtime.sources import ConditionSource
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -39,6 +43,11 @@ class Neighbours(Condition):
     itself: bool = Field(False, description="a sample may be its own neighbour, if the database is the training data")
     embedding: Literal["none", "linear"] = Field(
         "none", description="how embeddings become tokens: unchanged, or through a linear layer to the network's width"
+    )
+    queries: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="frozen networks of the spec that encode what a request may search for: images, or texts",
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "neighbours", "field": "x"}
@@ -67,6 +76,48 @@ class Neighbours(Condition):
         if self.database is not None and self.itself:
             yield Problem(("itself",), "`itself` is about training data as the database", "leave it out")
 
+        for i, network in enumerate(self.queries):
+            yield from self._problems_of_query(("queries", i), network, name, spec)
+
+    def _problems_of_query(self, place: tuple[Any, ...], network: str, name: str, spec: Spec) -> Iterator[Problem]:
+        """What keeps a network from encoding queries."""
+        encoder, size = spec.networks.get(network), self.size(name, spec)
+        if not isinstance(encoder, Backbone) or "encode" not in encoder.PROVIDES:
+            what = "encodes nothing" if network in spec.networks else "does not exist"
+            able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
+            yield Problem(place, f"network `{network}` {what}", f"networks that encode: {', '.join(able) or 'none'}")
+            return
+        ports, of = encoder.encoding(spec)
+        others = [other for n in self.queries if n != network for other in _encoders(n, spec)]
+        read = [*spec.conditions, *(other.encoding(spec)[0][0].name for other in others)]
+        if len(ports) != 1 or encoder.encodes_masked:
+            message, mend = f"network `{network}` reads more than one field", "set its `masked: false`"
+            yield Problem(place, message, mend if encoder.encodes_masked else "use one that reads one")
+        elif of.rank != 2 or int(of.shape[1]) != size:  # type: ignore[arg-type]
+            message = f"network `{network}` returns {list(map(str, of.shape[1:]))} per sample, and an entry has {size}"
+            yield Problem(place, message, f"let it return a vector of {size} numbers")
+        elif encoder.trainable:
+            mend = f"set `networks.{network}.pretrained: FILE`"
+            yield Problem(place, f"network `{network}` encodes only queries, so nothing trains it", mend)
+        elif ports[0].name in read:
+            message = f"a request could not tell what `{ports[0].name}` is for"
+            yield Problem(place, message, f"let `{network}` read a field that no condition and no other query is")
+
+    def programs(
+        self, mb: ModuleBuilder, name: str, spec: Spec, networks: Mapping[str, Network]
+    ) -> tuple[Program, ...]:
+        """Entries `query_FIELD`, one per network: the query f32[B, D] that it makes of a field."""
+        made = []
+        for network, encoder in ((n, e) for n in self.queries for e in _encoders(n, spec)):
+            (port,) = encoder.encoding(spec)[0]
+            b = mb.function(entry := f"query_{port.name}")
+            b.output(call(b, networks[network], "encode", {}, state=b.input(port.name, port.type), out="query"))
+            mb.entries[entry] = b.finish(f"What neighbours are searched for, by `{network}`.")
+            given, sources = asked(port, spec), {port.name: ConditionSource(port.name)}
+            output = (OutputField("query"),)
+            made.append(Program(entry, "query", 1, 1, sources, name=entry, outputs=output, conditions=(given,)))
+        return tuple(made)
+
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B, self.count, self.size(name, spec)), "condition"),)
 
@@ -91,7 +142,14 @@ class Neighbours(Condition):
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         shape = (self.count, self.size(name, spec))
-        return (Requested(name, "array", shape, "f32", ("neighbour", "feature"), retrieved=True),)
+        queries = tuple(encoder.encoding(spec)[0][0].name for n in self.queries for encoder in _encoders(n, spec))
+        return (Requested(name, "array", shape, "f32", ("neighbour", "feature"), retrieved=True, queries=queries),)
 
     def searched(self, name: str, spec: Spec) -> Searched:
         return Searched(self.field or name, self.count, self.database, self.metric, self.itself)
+
+
+def _encoders(network: str, spec: Spec) -> list[Backbone]:
+    """The network if it encodes; otherwise none."""
+    encoder = spec.networks.get(network)
+    return [encoder] if isinstance(encoder, Backbone) and "encode" in encoder.PROVIDES else []
