@@ -90,5 +90,5 @@ def test_it_starts_as_the_network_without(mixer: str) -> None:
 
 
 def test_blocks_that_do_not_tell_the_mixer_are_refused() -> None:
-    with pytest.raises(DiagnosticError, match="does not tell it"):
+    with pytest.raises(DiagnosticError, match="does not pass it"):
         load_spec("uvit", overrides=["backbone.block.mixer.generated_projection=true"])

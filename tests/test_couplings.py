@@ -116,15 +116,18 @@ def test_the_sampler_moves_from_the_coupled_start(overrides: tuple[str, ...], tm
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["objective.predicts=x0"], "has no `x0` to predict"),
-        (["sampler={kind: euler_maruyama, steps: 4, guidance: null}"], "takes the path's start for noise alone"),
-        (["sampler={kind: euler, over: level, steps: 4, guidance: null}"], "takes the path's start for noise alone"),
+        (["objective.predicts=x0"], "has no `x0`"),
+        (["sampler={kind: euler_maruyama, steps: 4, guidance: null}"], "assumes that the path starts from pure noise"),
+        (
+            ["sampler={kind: euler, over: level, steps: 4, guidance: null}"],
+            "assumes that the path starts from pure noise",
+        ),
         (["sampler={kind: ddim, steps: 4, spacing: {kind: trailing}}"], "chooses timesteps of a discrete schedule"),
         (["conditioning.low=null"], "no condition `low` for the base density"),
-        (["objective.coupling={kind: hole, condition: low}"], "is not an image with a hole"),
+        (["objective.coupling={kind: hole, condition: low}"], "is not a masked image"),
         (["objective.coupling={kind: upsampled, condition: class}"], "is not a low-resolution image"),
-        (["conditioning.low.factor=3"], "3 does not divide the sides"),
-        ([*HOLE, "conditioning.known.tiles=3"], "3 tiles do not divide"),
+        (["conditioning.low.factor=3"], "`factor: 3` does not divide the sides"),
+        ([*HOLE, "conditioning.known.tiles=3"], "`tiles: 3` does not divide"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:

@@ -56,15 +56,15 @@ def test_long_form() -> None:
     [
         ({"shape": (5, 8, 8), "medium": "image"}, "image of 5 channels: only 1 (grey) and 3 (RGB) can be displayed"),
         ({"shape": (3, 8, 8, 8), "medium": "image"}, "image with no axis `height`"),
-        ({"shape": (3, 8), "axes": ("a",)}, "1 axes are named for a shape of rank 2"),
+        ({"shape": (3, 8), "axes": ("a",)}, "1 axes are named, but the shape has rank 2"),
         ({"shape": (3, 8), "axes": ("a", "a")}, "two axes have the same name"),
         ({"shape": (1, 80), "medium": "audio"}, "audio needs a sampling rate"),
         ({"shape": (1, 80), "rate": 8.0}, "a field of medium `array` has no rate"),
-        ({"shape": (8,), "medium": "text"}, "text is made of tokens"),
+        ({"shape": (8,), "medium": "text"}, "a text needs a vocabulary"),
         ({"shape": (8,), "medium": "text", "classes": 3, "alphabet": "ab"}, "an alphabet of 2 characters"),
         ({"shape": (8,), "classes": 3, "grid": (3, 3)}, "a grid [3, 3] is filled by 9 tokens"),
         ({"shape": (8,), "classes": 3, "grid": (8,), "medium": "image"}, "fill a grid of rank 2"),
-        ({"shape": (8,), "classes": 3, "dtype": "f32"}, "a field with `classes` holds integers"),
+        ({"shape": (8,), "classes": 3, "dtype": "f32"}, "a field with `classes` must hold integers"),
         ({"shape": (8,), "range": (1.0, 1.0)}, "range [1.0, 1.0] is empty"),
     ],
 )

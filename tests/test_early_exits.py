@@ -85,11 +85,11 @@ def test_a_plan_and_decisions_at_run_time_agree(tmp_path: Path) -> None:
         (["networks.exits.network=nothing"], "`nothing` does not exist"),
         (["networks.exits.after=[1, 4]"], "exits must follow increasing blocks from 1 to 3"),
         (["sampler.exit.network=main"], "exit"),
-        (["sampler.exit.after=[1, 2]"], "2 numbers of blocks for 50 evaluations"),
+        (["sampler.exit.after=[1, 2]"], "2 block numbers for 50 evaluations"),
         (["sampler.steps=2", "networks.exits.after=[2]", "sampler.exit.after=[1, 4]"], "no exit after block 1"),
         (["sampler.guidance={scale: 2}"], "not with guidance"),
-        (["sampler={kind: dpm_solver_pp, steps: 9, exit: {dynamic: true}}"], "steps of first order"),
-        (["optimize.stitch={network: exits, until: 0.5}"], "neither stitched nor cached"),
+        (["sampler={kind: dpm_solver_pp, steps: 9, exit: {dynamic: true}}"], "first-order steps"),
+        (["optimize.stitch={network: exits, until: 0.5}"], "cannot be combined with stitching or caching"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: list[Any], says: str) -> None:

@@ -106,7 +106,7 @@ def test_all_but_the_attention_is_inherited(name: str, data: str, tmp_path: Path
 def test_fresh_weights_are_of_a_copy() -> None:
     with pytest.raises(DiagnosticError, match="neither `copy_of` nor `pretrained`"):
         load_spec("dit", overrides=["backbone.fresh_weights=['*.attn.*']"])
-    with pytest.raises(DiagnosticError, match="no variance to learn"):
+    with pytest.raises(DiagnosticError, match="no learned variance"):
         load_spec("lit", overrides=["objective.base.variance=fixed_small"])
 
 

@@ -111,5 +111,5 @@ def test_registers_count_among_the_latents() -> None:
     )
     low = lower(load_spec("cad", None, [*sizes, "backbone.latents=8"]))
     assert network_params(low, low.networks["main"])["latents"].type.shape[0] == 2
-    with pytest.raises(DiagnosticError, match="6 of 6 latents are the time and the conditions"):
+    with pytest.raises(DiagnosticError, match="the time and the conditions take 6 latents"):
         load_spec("cad", None, [*sizes, "backbone.latents=6"])

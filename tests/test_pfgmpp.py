@@ -108,7 +108,7 @@ def run(low: Any, weights: dict[str, Array], given: dict[str, Array]) -> Any:
 def test_what_would_draw_normal_noise_is_refused(overrides: list[str], what: str) -> None:
     with pytest.raises(DiagnosticError) as refused:
         load_spec("pfgmpp", "cifar10-D128", [*TINY, *overrides])
-    assert any(f"the {what} draws normal noise" in d.message for d in refused.value.diagnostics), refused.value
+    assert any(f"the {what} draws white Gaussian noise" in d.message for d in refused.value.diagnostics), refused.value
 
 
 def test_the_loss_draws_the_kernel() -> None:
@@ -181,10 +181,13 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: i
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["objective.stable_target=false"], "are for stable targets"),
-        (["train.batch_size=9"], "a batch of 9 is not 4 times"),
-        (["train.batch_size=12", "train.accumulate=6"], "a batch of 12 is not 4 times .* in each of 6 parts"),
-        (["objective.sample_weight={field: y}"], "fields of all samples"),
+        (["objective.stable_target=false"], "for stable targets only"),
+        (["train.batch_size=9"], "a multiple of 4 samples, but the batch has 9"),
+        (
+            ["train.batch_size=12", "train.accumulate=6"],
+            "a multiple of 4 samples in each of 6 parts .*, but the batch has 12",
+        ),
+        (["objective.sample_weight={field: y}"], "fields of every sample"),
     ],
 )
 def test_what_a_reference_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
@@ -195,9 +198,9 @@ def test_what_a_reference_does_not_fit_is_refused(overrides: list[str], says: st
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ([], "mean is over samples of the same class, and there is `augment` as well"),
-        (["conditioning.class=null", "backbone.early=[augment]"], "does not take the class"),
-        (["objective.stable_target=false"], "is of the means of stable targets"),
+        ([], "averaged over samples of one class, but there is also condition `augment`"),
+        (["conditioning.class=null", "backbone.early=[augment]"], "needs a class, but the network takes none"),
+        (["objective.stable_target=false"], "applies only to stable targets"),
     ],
 )
 def test_what_a_pool_of_one_class_does_not_fit_is_refused(overrides: list[str], says: str) -> None:

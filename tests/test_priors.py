@@ -100,7 +100,7 @@ def test_each_network_has_a_loss_of_its_own() -> None:
     ("change", "words"),
     [
         ("conditioning.representation.prior.network=nobody", "no network `nobody`"),
-        ("conditioning.representation.prior.network=main", "`main` is told the condition"),
+        ("conditioning.representation.prior.network=main", "`main` takes the condition"),
         ("conditioning.representation.prior.sampler={kind: autoregressive}", "needs a network for `next_token`"),
         ("conditioning.representation.prior.sampler.eta=2", "eta"),
         ("networks.rdm={kind: uvit, width: 8, half: 1, patch: 2, block: {}}", "block"),

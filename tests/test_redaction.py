@@ -60,10 +60,13 @@ def test_the_class_embedding_of_a_unet_is_redacted(encoding: str, early: bool) -
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["objective.classes=[10]"], "no class 10"),
-        (["objective.instead=3"], "class 3 cannot replace"),
-        (["objective.instead=null", "conditioning.class.dropout=0", "sampler.guidance=null"], "what no class is"),
-        (["networks.teacher.pretrained=null"], "has no weights to teach"),
+        (["objective.classes=[10]"], "class 10 is out of range"),
+        (["objective.instead=3"], "class 3 is redacted or out of range"),
+        (
+            ["objective.instead=null", "conditioning.class.dropout=0", "sampler.guidance=null"],
+            "never dropped in training",
+        ),
+        (["networks.teacher.pretrained=null"], "needs trained weights"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:

@@ -170,13 +170,13 @@ def test_another_database_serves_in_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["conditioning.neighbours.field=y"], "`y` of the data holds no embeddings"),
+        (["conditioning.neighbours.field=y"], "data field `y` holds no embeddings"),
         (["conditioning.neighbours.field=null"], "no field is named"),
         (["conditioning.neighbours=null"], "a transformer attends to condition tokens"),
         (["backbone.block.transformer=null"], "condition `neighbours` enters as tokens"),
         (
             ["conditioning.neighbours.database=a.npy", "conditioning.neighbours.itself=true"],
-            "`itself` is about training",
+            "`itself` applies only if",
         ),
     ],
 )

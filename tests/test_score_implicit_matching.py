@@ -109,10 +109,10 @@ def test_the_losses_are_the_papers(overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["sampler={kind: ddim, steps: 2, guidance: null}"], "the generator samples by one evaluation"),
+        (["sampler={kind: ddim, steps: 2, guidance: null}"], "the generator takes a single step"),
         (["conditioning.class.dropout=0"], "guidance needs a teacher"),
-        (["networks.online.copy_of=null"], "starts at random"),
-        (["networks.teacher.pretrained=null"], "has no weights to teach"),
+        (["networks.online.copy_of=null"], "starts from random weights"),
+        (["networks.teacher.pretrained=null"], "needs trained weights"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:

@@ -339,5 +339,5 @@ def test_times_of_even_log_snr_are_importance_sampling_for_it(kind: str) -> None
 
 
 def test_likelihood_weighting_refuses_steps() -> None:
-    with pytest.raises(DiagnosticError, match="weight is of times without steps, and `discrete` has steps"):
+    with pytest.raises(DiagnosticError, match="needs a process in continuous time, but `discrete` has time steps"):
         load_spec("digits_dit", None, ["objective.weighting=likelihood"])

@@ -87,7 +87,7 @@ def test_networks_that_are_not_told_the_time_have_official_names(variant: str) -
 
 
 def test_a_network_without_embedding_takes_no_vectors() -> None:
-    with pytest.raises(DiagnosticError, match="without an embedding blocks cannot be told the condition `class`"):
+    with pytest.raises(DiagnosticError, match="without an embedding, blocks cannot take condition `class`"):
         load_spec("digits_edm", None, ["backbone.told_time=false"])
 
 
@@ -143,7 +143,7 @@ def test_the_loss_of_discrete_levels_may_be_half_the_sum() -> None:
 
 
 def test_steps_of_a_limit_have_no_timesteps() -> None:
-    with pytest.raises(DiagnosticError, match="steps are of the SDE that `discrete` is steps of"):
+    with pytest.raises(DiagnosticError, match="steps follow the SDE that `discrete` discretises"):
         load_spec("score_sde", "vp-ddpmpp-levels", [*TINY, "sampler.steps=2", "sampler.timesteps=[1.0, 0.5]"])
 
 

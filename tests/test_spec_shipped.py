@@ -120,7 +120,7 @@ def test_a_causal_mixer_without_a_decoding_step(name: str, monkeypatch: pytest.M
     with pytest.raises(DiagnosticError) as caught:
         load_spec(name)
     (fault,) = caught.value.diagnostics
-    assert fault.message.endswith("and `attention` has no decoding step")
+    assert fault.message.endswith("but `attention` cannot decode step by step")
 
 
 def test_variants_of_a_base_are_not_those_of_a_spec_with_its_own(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_discriminator_sees_parts_of_images(adaptive: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("networks.discriminator.crops=0.5", "nothing to crop: 16 by 16 is not more than 16 pixels"),
+        ("networks.discriminator.crops=0.5", "images of 16 by 16 are too small to crop: sides must exceed 16 pixels"),
         ("objective.terms=[gradient_penalty]", "differentiates scores of whole images"),
         ("objective={kind: adversarial, terms: [hinge]}", "scores how much a sample looks like data"),
     ],
@@ -309,7 +309,7 @@ def test_parts_that_cannot_be_seen(change: str, message: str) -> None:
 
 @pytest.mark.parametrize("term", ["hinge", "auxiliary_classifier"])
 def test_terms_of_the_discriminator_alone(term: str) -> None:
-    with pytest.raises(DiagnosticError, match=f"`{term}` is no term of the discriminator's scores alone"):
+    with pytest.raises(DiagnosticError, match=f"`{term}` does not depend on the discriminator's scores alone"):
         load_spec("vqgan_taming", None, [f"objective.terms=[{term}]"])
 
 

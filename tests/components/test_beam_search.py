@@ -111,10 +111,10 @@ def test_the_text_is_that_of_fairseq(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("sampler.beams=7", "7 beams have 14 continuations, and there are 12 tokens"),
-        ("sampler.shortest=6", "texts of 6 tokens and their end do not fit in 6"),
-        ("sampler.never=[11]", "token 11 ends texts"),
-        ("data.fields={tokens: {shape: [6], classes: 12, medium: text}}", "beams are texts that end"),
+        ("sampler.beams=7", "7 beams need 14 continuations, but there are only 12 tokens"),
+        ("sampler.shortest=6", "texts of at least 6 tokens and an end token do not fit in 6"),
+        ("sampler.never=[11]", "token 11 is the end token"),
+        ("data.fields={tokens: {shape: [6], classes: 12, medium: text}}", "beam search needs texts with an end token"),
     ],
 )
 def test_what_a_search_cannot_do(option: str, message: str) -> None:

@@ -110,7 +110,7 @@ def test_an_encoder_that_is_not_given_masked_tokens_gets_the_loss_over_them() ->
     ("overrides", "message"),
     [
         (["backbone.splits=2"], "not a power of 2"),
-        (["backbone.embedding={kind: bits}"], "not a whole number of bits"),
+        (["backbone.embedding={kind: bits}"], "cannot be written as bits"),
         (["backbone.embedding={labels: 3}"], "has 11 values"),
         (["backbone.embedding={labels: 20, blank: 20}"], "does not exist"),
         (["backbone.decoder={width: 16, depth: 1, heads: 3}"], "3 heads do not divide"),

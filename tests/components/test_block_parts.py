@@ -89,12 +89,12 @@ def test_a_network_that_tells_a_vector_refuses_blocks_that_take_the_time(name: s
 
 @pytest.mark.parametrize("name", ["masked_autoencoder", "hierarchical_autoencoder"])
 def test_a_network_that_hides_tokens_refuses_a_mixer_that_sees_them(name: str) -> None:
-    with pytest.raises(DiagnosticError, match=rf"a {name} hides tokens, and `selective_scan` mixes them all"):
+    with pytest.raises(DiagnosticError, match=rf"a {name} hides tokens, but `selective_scan` cannot mask them"):
         _spec(name, {"mixer": {"kind": "selective_scan", "state": 4}})
 
 
 def test_blocks_in_chunks_refuse_weights_that_depend_on_the_condition() -> None:
-    with pytest.raises(DiagnosticError, match="do not tell the mixer the condition that its weights depend on"):
+    with pytest.raises(DiagnosticError, match="cannot pass the mixer the condition"):
         load_spec("digits_var", overrides=["networks.main.block.mixer.generated_projection=true"])
 
 
@@ -112,7 +112,7 @@ def test_blocks_start_as_the_network_says(name: str) -> None:
 
 @pytest.mark.parametrize("positions", ["kind: rope_1d", "kind: rope_2d", "kind: rope_prefix, pairs: 2"])
 def test_a_masked_transformer_refuses_rotary_positions(positions: str) -> None:
-    with pytest.raises(DiagnosticError, match=r"rope_.* has no place for the registers"):
+    with pytest.raises(DiagnosticError, match=r"rope_.* has no positions for the registers"):
         load_spec("digits_maskgit", overrides=[f"backbone.positions={{{positions}}}"])
 
 
@@ -138,5 +138,5 @@ def test_one_sequence_of_patches_is_of_a_square(system: str) -> None:
 
 def test_blocks_that_look_at_captions_need_a_mixer_that_can() -> None:
     mixer = "{kind: attention, heads: 2, kv_heads: 1}"
-    with pytest.raises(DiagnosticError, match="this `attention` looks at no other tokens"):
+    with pytest.raises(DiagnosticError, match="`attention` with these options cannot attend to other tokens"):
         load_spec("dimr", "XL/2R-256-text", [f"backbone.coarse.mixer={mixer}"])

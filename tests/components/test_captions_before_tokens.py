@@ -116,5 +116,5 @@ def test_guided_tokens_are_those_of_both_branches(system, tmp_path):
 
 
 def test_one_condition_stands_before_the_tokens():
-    with pytest.raises(DiagnosticError, match=r"begins with one condition, but takes `caption`, `class`"):
+    with pytest.raises(DiagnosticError, match=r"begins with a single condition, but takes `caption`, `class`"):
         load_spec("llamagen_t2i", overrides=[*SIZES, "conditioning.class={kind: label}", "data.classes=3"])

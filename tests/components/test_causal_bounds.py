@@ -253,11 +253,11 @@ def test_bounds_of_treatments_and_effects() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["objective.gamma=0.5"], "so gamma is above 1"),
-        (["objective.treatment=dose"], "`dose` is no array of one number"),
+        (["objective.gamma=0.5"], "so `gamma` must exceed 1"),
+        (["objective.treatment=dose"], "`dose` must be an array of one number"),
         (["networks.multipliers.numbers=1"], "`multipliers` returns 1 numbers, not 2"),
-        (["networks.propensity.conditions=null"], "a propensity score is of the covariates alone"),
-        ([f"sampler.{WITHIN}"], "the sampler bounds something else"),
+        (["networks.propensity.conditions=null"], "must depend on the covariates alone"),
+        ([f"sampler.{WITHIN}"], "bound different regions"),
         ([f"{part}.within={{lower: [1], upper: [0]}}" for part in ("objective", "sampler")], "the region is empty"),
     ],
 )

@@ -182,7 +182,7 @@ def test_a_sequence_is_masked_and_padded() -> None:
         ("text: {kind: sequence}", "condition `text` enters as tokens"),
         ("style: {kind: map}", "has 2 or 3 axes per sample"),
         ("style: {kind: timestep}", "cannot be used under `conditioning.style`"),
-        ("style: {kind: label}", "is no label"),
+        ("style: {kind: label}", "is not a label"),
         ("seen: {kind: encoded, network: eye}", "network `eye` does not exist"),
     ],
 )

@@ -275,11 +275,11 @@ def test_the_sampler_of_d_jepa_t2i() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("networks.target={kind: like, frozen: true}", "is no average of `main`"),
+        ("networks.target={kind: like, frozen: true}", "must be an average of `main`"),
         ("networks.main.predictor=null", "predicts those of a hidden one"),
-        ("networks.main.learned_positions=all", "conditions that are vectors"),
+        ("networks.main.learned_positions=all", "the sum of vector conditions"),
         ("networks.main.positions={kind: sincos_2d}", "added to the input"),
-        ("sampler.reuse={after: 1}", "not turned to other places"),
+        ("sampler.reuse={after: 1}", "keys with rotary positions"),
         ("networks.main.block.mixer={kind: attention, heads: 2, key_bias: false}", "the same weights for all tokens"),
     ],
 )

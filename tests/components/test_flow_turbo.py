@@ -124,7 +124,7 @@ def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
         ("networks.main.conditions=null", "needs a network `main` that predicts noise, data or a velocity"),
         ("networks.refiner.conditions=[class]", "needs a network `refiner` that corrects a prediction"),
         ("conditioning.other={kind: carried}", "refines one array"),
-        ("objective={kind: flow, predicts: noise}", "integrates the velocity of a flow"),
+        ("objective={kind: flow, predicts: noise}", "integrates a flow's velocity"),
     ],
 )
 def test_what_is_refused(override: str, words: str) -> None:

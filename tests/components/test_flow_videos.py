@@ -109,13 +109,13 @@ def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("networks.main.told_flows=all", "flows but the last take the frames of a video by themselves"),
-        ("networks.main.start_token=false", "Jacobi iterations of a video begin with a start token"),
-        ("networks.main.positions={kind: rope_2d}", "`rope_2d` has no positions of a video"),
-        ("sampler.denoise=0.5", "noise is removed once"),
+        ("networks.main.told_flows=all", "only the last flow sees the whole video"),
+        ("networks.main.start_token=false", "Jacobi iterations need a start token"),
+        ("networks.main.positions={kind: rope_2d}", "`rope_2d` has no positions for a video"),
+        ("sampler.denoise=0.5", "the sample is denoised once"),
         ("objective.noise=uniform", "a denoiser learns to remove Gaussian noise"),
         ("networks.denoiser.block.mixer.causal=true", "every token of a frame sees every other"),
-        ("networks.denoiser.patch=4", "patches of 4 do not divide a side of 6"),
+        ("networks.denoiser.patch=4", "patches of 4 do not tile a side of 6"),
     ],
 )
 def test_what_videos_cannot_have(option: str, message: str) -> None:

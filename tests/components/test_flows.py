@@ -141,8 +141,8 @@ def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> N
     ("options", "message"),
     [
         ("jacobi: {block: 4, iterations: 5}", "5 iterations, and 4 find all"),
-        ("jacobi: {block: 4, iterations: 4, later: 6}", "`later` is of the frames of a video"),
-        ("annealed: true, jacobi: {block: 4, iterations: 4}", "the tokens of a block are guided alike"),
+        ("jacobi: {block: 4, iterations: 4, later: 6}", "`later` applies to the later frames of a video"),
+        ("annealed: true, jacobi: {block: 4, iterations: 4}", "guide all tokens of a block alike"),
     ],
 )
 def test_jacobi_iterations_that_do_not_fit(options: str, message: str) -> None:
@@ -196,7 +196,7 @@ def test_guidance_is_of_scale_and_shift_or_of_one(guides: str) -> None:
 
 
 def test_densities_are_guided_as_a_whole() -> None:
-    with pytest.raises(DiagnosticError, match="densities are guided as a whole"):
+    with pytest.raises(DiagnosticError, match="combines whole densities"):
         load_spec("digits_tarflow", None, [*TINY, "backbone.guidance=density", "backbone.guides=scale"])
 
 

@@ -57,8 +57,8 @@ def test_a_video_follows_the_tokens_of_its_first_frames() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("networks.main.spare_tokens=0", "condition `seen` has 10 values, and the table 9 rows"),
-        ("networks.encoder.filled_to=1", "have no frames to repeat"),
+        ("networks.main.spare_tokens=0", "condition `seen` has 10 values, but the table has 9 rows"),
+        ("networks.encoder.filled_to=1", "`filled_to` extends shorter videos"),
         ("networks.encoder.reads=frames", "the data has no field `frames`"),
         ("networks.encoder.bottleneck={kind: gaussian, channels: 4}", "does not encode as tokens"),
     ],

@@ -126,7 +126,7 @@ def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool,
 
 
 def test_the_class_is_never_left_out_of_a_loss_that_compares_both() -> None:
-    with pytest.raises(DiagnosticError, match=r"leaves no condition out, and `class` has a dropout of 0\.1"):
+    with pytest.raises(DiagnosticError, match=r"never drops a condition, but `class` has a dropout of 0\.1"):
         load_spec("gedi", None, [*SIZES, "conditioning.class.dropout=0.1"])
 
 

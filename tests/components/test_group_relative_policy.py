@@ -248,9 +248,9 @@ def test_rewards_that_cannot_be_used_end_training(settings: dict[str, Any], word
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("sampler.top_k=5", "with `top_k: 5` rollouts are not drawn from what the loss compares"),
-        ("sampler.temperature=0", "rollouts of the likeliest tokens are all the same"),
-        ("networks.reference={kind: like, frozen: true}", "network `reference` starts at random"),
+        ("sampler.top_k=5", "with `top_k: 5` rollouts are drawn from another distribution"),
+        ("sampler.temperature=0", "all rollouts of a condition are the same"),
+        ("networks.reference={kind: like, frozen: true}", "network `reference` starts from random weights"),
         ("networks.reference={kind: like, copy_of: main}", "network `reference` is trained"),
         ("objective.rewards=[{kind: file, file: scorer.bin}]", "`scorer.bin` is neither a .pt2 nor an .onnx file"),
         ("objective.rewards=[{kind: python, function: score}]", "objective.rewards[0].function"),

@@ -64,5 +64,5 @@ def test_rows_are_drawn_at_a_temperature_that_falls(straight: bool, step: int, t
 
 def test_only_an_autoencoder_is_told_the_step() -> None:
     bottleneck = "{kind: gumbel_codebook, size: 16, channels: 4, final_temperature: 0.1}"
-    with pytest.raises(DiagnosticError, match="only an `autoencoder` gets the training step"):
+    with pytest.raises(DiagnosticError, match="only an `autoencoder` passes on the training step"):
         load_spec("larp_tokenizer", overrides=[f"networks.main.bottleneck={bottleneck}"])

@@ -139,15 +139,15 @@ def test_planes_of_known_frames_are_channels_beside_the_state(variant: str, give
     (made,) = Interpreter(lowered.module, main).run("main.forward", x, t, planes)
     (expected,) = Interpreter(joint.module, all_weights).run("main.forward", np.concatenate([x, planes], 1), t)
     assert np.allclose(made, expected[:, :3])
-    with pytest.raises(DiagnosticError, match="not a map of their size"):
+    with pytest.raises(DiagnosticError, match="not a map that fits the data"):
         load_spec("four_plane_frames", variant, [*FRAMES, "data.shape=[3, 41]"])
 
 
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        (["data.fields.x.shape=[1, 6, 6, 6]"], "have no two halves"),
-        (["backbone.tokens=5"], "tokens are those of planes"),
+        (["data.fields.x.shape=[1, 6, 6, 6]"], "cannot be halved"),
+        (["backbone.tokens=5"], "tokens come from `planes`"),
     ],
 )
 def test_planes_that_there_cannot_be(sizes: list[str], said: str) -> None:

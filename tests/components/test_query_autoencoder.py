@@ -207,8 +207,8 @@ def test_training_keeps_some_latents_of_each_sample() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("backbone.lengths=[1, 9]", "there are 4 latents, fewer than 9"),
-        ("backbone.bottleneck={kind: codebook, size: 5, channels: 3}", "not kept in part"),
+        ("backbone.lengths=[1, 9]", "length 9 exceeds the 4 latents"),
+        ("backbone.bottleneck={kind: codebook, size: 5, channels: 3}", "keeps only part of the tokens"),
     ],
 )
 def test_lengths_that_do_not_fit(change: str, message: str) -> None:
@@ -305,10 +305,10 @@ def test_a_learned_matrix_may_resize_as_interpolation_does() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("backbone.tokens=5", "squares of patches are resized, to squares, and there are 5 tokens"),
+        ("backbone.tokens=5", "a square number of tokens, but there are 5 tokens"),
         ("backbone.tokens=null", "there are as many tokens as patches"),
-        ("objective.labels=[3, 3]", "labels of 3 \\+ 3 classes are no 5 channels"),
-        ("objective.reconstruction=l2", "`labels` is of `cross_entropy`"),
+        ("objective.labels=[3, 3]", "3 \\+ 3 label classes do not add up to the 5 channels"),
+        ("objective.reconstruction=l2", "`labels` needs `reconstruction: cross_entropy`"),
     ],
 )
 def test_labels_and_latents_that_do_not_fit(change: str, message: str) -> None:

@@ -101,9 +101,9 @@ def test_network_and_sampler_of_the_authors_weights(tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("backbone.block.mixer.causal=false", "so its mixer must be causal"),
-        ("backbone.block.condition={kind: in_context}", "attend to conditions, and those of `in_context` do not"),
+        ("backbone.block.condition={kind: in_context}", "attend to conditions, but those of `in_context` do not"),
         ("backbone.conditions=[]", "attends to conditions, but takes none"),
-        ("conditioning.class={kind: label}", "tokens of one sequence have several widths"),
+        ("conditioning.class={kind: label}", "form one sequence, but differ in width"),
     ],
 )
 def test_what_does_not_fit_is_refused(override: str, words: str) -> None:

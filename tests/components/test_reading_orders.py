@@ -75,7 +75,7 @@ def test_all_tokens_see_the_first_ones() -> None:
     ("name", "overrides", "message"),
     [
         ("taming_depth", ("networks.main.block.mixer.unmasked=17",), "all tokens see the first 17, but only 16 are"),
-        ("taming-windows", ("networks.main.reading=z_curve",), "windows and positions of rows and columns"),
+        ("taming-windows", ("networks.main.reading=z_curve",), "windows and 2D positions"),
         (
             "taming_depth",
             ("data.tokens.grid=[3, 3]", "networks.main.reading=spiral_in"),

@@ -64,8 +64,8 @@ def test_the_loss_counts_the_scales_that_have_joined(step: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("{first: 2, stop: 9}", "no scale joins later than scale 2 of 3"),
-        ("{first: 0, start: 9, stop: 9}", "no step is"),
+        ("{first: 2, stop: 9}", "with 3 scales, none is left to join after scale 2"),
+        ("{first: 0, start: 9, stop: 9}", "training from step"),
     ],
 )
 def test_what_does_not_fit_is_refused(settings: str, message: str) -> None:

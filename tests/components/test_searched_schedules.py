@@ -43,11 +43,11 @@ def test_other_numbers_of_steps_take_numbers_between_those_listed() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("schedule=[0.5, 0.1]", "2 numbers, and there is one for each step but the last: 7"),
-        ("temperature=[1, 2]", "2 numbers, and there is one for each step: 8"),
-        ("guidance.schedule=[0.5]", "1 numbers, and there is one for each step: 8"),
-        ("final_temperature=2", "each step has a temperature already"),
-        ("reuse={after: 4, steps: 1}", "steps of a set share those of the first"),
+        ("schedule=[0.5, 0.1]", "2 numbers, but there must be one for each step but the last: 7"),
+        ("temperature=[1, 2]", "2 numbers, but there must be one for each step: 8"),
+        ("guidance.schedule=[0.5]", "1 numbers, but there must be one for each step: 8"),
+        ("final_temperature=2", "already gives one for each step"),
+        ("reuse={after: 4, steps: 1}", "steps of one set share the values of the first"),
     ],
 )
 def test_lists_that_do_not_fit(change: str, message: str) -> None:

@@ -43,5 +43,5 @@ def test_projects_and_the_likeliest_token() -> None:
     spec = load_spec("digits_var", None, SMOOTH)
     files = project_files(lower(spec, to_emit=True), spec)
     assert "decode_latents" in str(files["sampler.py"])
-    with pytest.raises(DiagnosticError, match="mixtures are of drawn codes"):
+    with pytest.raises(DiagnosticError, match="`smooth` mixes drawn codes"):
         load_spec("digits_var", None, [*SMOOTH, "sampler.temperature=0"])

@@ -64,7 +64,7 @@ def test_the_blank_row_stands_before_the_tokens(tmp_path: Path) -> None:
     [
         (["data={kind: npz, path: data.npz, classes: 10, shape: [3, 8, 8]}"], "takes tokens"),
         (["data={kind: npz, path: data.npz, tokens: {vocabulary: 16, grid: [2, 2]}}"], "the data has none"),
-        (["backbone.embedding={kind: bits}", "data.tokens.vocabulary=12"], "whole number of bits"),
+        (["backbone.embedding={kind: bits}", "data.tokens.vocabulary=12"], "cannot be written as bits"),
     ],
 )
 def test_what_is_refused(sizes: list[str], said: str) -> None:

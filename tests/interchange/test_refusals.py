@@ -156,9 +156,9 @@ def test_blocks_with_embedders_of_their_own(tmp_path: Path) -> None:
 
 def test_networks_without_an_equal(tmp_path: Path) -> None:
     for system, reason in {
-        "sit": "it computes output channels that it drops",
+        "sit": "it computes output channels and then drops them",
         "digits_maskgit": "no DiTTransformer2DModel: its network is",
-        "edm": "a UNet2DModel takes at most a class",
+        "edm": "a UNet2DModel takes at most one condition, a class",
     }.items():
         spec = load_spec(system)
         for model in {*MODELS.values()}:

@@ -188,7 +188,7 @@ def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (
             ["sampler.classify={}", "conditioning={time: {kind: timestep}}", "sampler.guidance=null"],
-            "no class to predict",
+            "classification needs a network that takes the class",
         ),
         (
             ["sampler.classify={grids: 2}", "conditioning.grid={kind: vector}", "data.fields.grid={shape: [2]}"],

@@ -221,9 +221,9 @@ def test_a_sample_that_does_not_arrive_is_no_number() -> None:
         (["objective={kind: diffusion, process: {kind: discrete}}"], "needs a process in continuous time"),
         (
             ["objective={kind: diffusion, process: {kind: vp}}", "sampler.rules=torchdiffeq"],
-            "steps beyond the end, where `vp` has no noise",
+            "beyond the last time, where `vp` has no velocity",
         ),
-        (["sampler.guidance={kind: blur, scale: 1}"], "changes more than the prediction at one state"),
+        (["sampler.guidance={kind: blur, scale: 1}"], "depends on more than the prediction at one state"),
     ],
 )
 def test_what_it_refuses(overrides: list[str], message: str) -> None:

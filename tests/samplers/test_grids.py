@@ -76,7 +76,7 @@ def test_conversion_at_the_ends():
     noise_end = Point(np.array([0.0]), np.array([1.0]), np.array([1.0]), np.array([-1.0]))
     assert conversion("noise", "score", noise_end)[1] == -1
     assert conversion("flow_velocity", "x0", noise_end)[0] == 1
-    with pytest.raises(ValueError, match="x0 does not follow from noise where alpha = 0"):
+    with pytest.raises(ValueError, match="x0 cannot be computed from noise if alpha = 0"):
         conversion("noise", "x0", noise_end)
     with pytest.raises(ValueError, match="needs a path"):
         conversion("noise", "flow_velocity", Point(np.array([0.5]), np.array([0.5])))

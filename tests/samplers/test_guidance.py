@@ -188,11 +188,11 @@ def test_block_caches_keep_each_evaluation_apart(tmp_path: Path) -> None:
     ("guidance", "path", "words"),
     [
         ("{without: [colour]}", "without", "no such condition: `colour`"),
-        ("{without: [style], absent: [style]}", "without", "absent from both"),
+        ("{without: [style], absent: [style]}", "without", "left out of both"),
         ("[{kind: autoguidance, network: main}]", "network", "cannot guide itself"),
-        ("[{name: a}, {name: a}]", "name", "two terms of guidance are called `a`"),
+        ("[{name: a}, {name: a}]", "name", "two terms of guidance are named `a`"),
         ("[{kind: autoguidance, network: other}]", "network", "needs a network `other`"),
-        ("{kind: interference, network: main}", "network", "not their mean"),
+        ("{kind: interference, network: main}", "network", "not the mean over them"),
         ("{kind: skipped_tokens, share: 0.5}", "network", "has `routes`"),
         ("{kind: memory}", "guidance", "has no memory between evaluations"),
     ],
@@ -221,7 +221,7 @@ def test_the_ends_of_an_interval_are_in_it_whichever_way_they_were_rounded() -> 
 
 
 def test_a_scale_that_a_network_is_told_keeps_its_name() -> None:
-    with pytest.raises(DiagnosticError, match="`guidance` is already the setting"):
+    with pytest.raises(DiagnosticError, match="is already set by requests as"):
         load_spec(
             "digits_guided",
             None,

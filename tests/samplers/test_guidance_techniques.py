@@ -245,7 +245,7 @@ def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
     ("overrides", "words"),
     [
         (["sampler.guidance={kind: blur, kernel: 4}"], "has no centre: it must be odd"),
-        (["sampler.guidance={kind: blur, kernel: 17}"], "too wide for a mirrored image of 8"),
+        (["sampler.guidance={kind: blur, kernel: 17}"], "too wide to reflect at the border of an image of 8"),
         (["sampler.guidance={kind: self_attention, kernel: 3, absent: [style]}"], "no such condition: `style`"),
         (["sampler.annealing={start: 0.5, stop: 0.5}"], "ends before it starts"),
         (["sampler.annealing={conditions: [style]}"], "no such condition: `style`"),
@@ -259,5 +259,7 @@ def test_what_is_refused(overrides: list[str], words: str) -> None:
 
 def test_a_block_without_attention_is_refused() -> None:
     spec = load_spec("digits_dit", None, [*TINY, "sampler.guidance={kind: self_attention, kernel: 3, block: blocks.2}"])
-    with pytest.raises(DiagnosticError, match=r"no attention in `blocks\.2`: it has blocks\.0\.attn, blocks\.1\.attn"):
+    with pytest.raises(
+        DiagnosticError, match=r"no attention in `blocks\.2`; blocks with attention: blocks\.0\.attn, blocks\.1\.attn"
+    ):
         lower(spec)

@@ -113,7 +113,7 @@ def test_patches_are_laid_out_as_they_were_cut() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sampler.diffusion.guidance={scale: 2}", "guides the diffusion"),
+        ("sampler.diffusion.guidance={scale: 2}", "sets the guidance of this diffusion"),
         ("sampler.guidance.channels=1", "`channels` does not apply to tokens"),
         ("networks.head={kind: masked_autoencoder, width: 16, depth: 1, block: {mixer: {kind: attention, heads: 2}, "
          "feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, condition: {kind: in_context}}}", "E0306"),

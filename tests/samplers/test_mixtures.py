@@ -340,10 +340,10 @@ def test_tokens_behind_an_image() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("networks.main.block.condition={kind: in_context}", "a mixture_transformer begins with one label"),
+        ("networks.main.block.condition={kind: in_context}", "a mixture_transformer begins with one class"),
         ("conditioning.image=null", "attend to 1 sequences of features"),
         ("networks.encoder.reads=photo", "the data has no field `photo`"),
-        ("networks.encoder.positions={kind: rope_2d}", "adds nothing to patches"),
+        ("networks.encoder.positions={kind: rope_2d}", "is not added to patches"),
         ("networks.encoder.patch=5", "patches of 5 do not tile a side of 512"),
     ],
 )

@@ -396,7 +396,7 @@ def test_a_program_that_cannot_be_is_refused():
     net = network(module, SHAPE[0])
     with pytest.raises(ValueError, match="needs 4 channels"):
         make("ddpm").build(module, {"main": net}, spec("diffusion learned"))
-    with pytest.raises(ValueError, match="3 guided channels"):
+    with pytest.raises(ValueError, match="3 channels are guided"):
         make("ddim", guidance={"channels": 3}).build(module, {"main": net}, spec("diffusion noise"))
     with pytest.raises(ValueError, match="may be left out"):
         make("ddim").build(module, {"main": net}, spec("diffusion noise", dropout=0.0))
@@ -406,11 +406,11 @@ def test_a_program_that_cannot_be_is_refused():
     ("kind", "values", "message"),
     [
         ("ddim", {"guidance": {"interval": [0.8, 1.2]}}, "interval"),
-        ("ddim", {"respacing": "10,20", "steps": 7}, "is 30 steps, not 7"),
+        ("ddim", {"respacing": "10,20", "steps": 7}, "has 30 steps, not 7"),
         ("ddim", {"respacing": "__import__('os')"}, "a count"),
         ("ddim", {"eta": 1.5}, "less than or equal"),
-        ("ddim", {"timesteps": [], "steps": 3}, "no timesteps in"),
-        ("ddim", {"timesteps": [9, 3], "steps": 3}, "2 timesteps: `steps: 3`"),
+        ("ddim", {"timesteps": [], "steps": 3}, "`timesteps` is empty"),
+        ("ddim", {"timesteps": [9, 3], "steps": 3}, "`timesteps` has 2 entries, but `steps` is 3"),
         ("unipc", {"order": 4}, "order"),
     ],
 )

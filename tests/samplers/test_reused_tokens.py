@@ -171,9 +171,9 @@ def test_steps_that_round_to_no_token_take_theirs_from_the_last() -> None:
 
 
 def test_what_cannot_reuse_is_refused() -> None:
-    with pytest.raises(DiagnosticError, match="remembers no keys and values"):
+    with pytest.raises(DiagnosticError, match="cannot reuse keys and values"):
         load_spec("maskgit", None, [f"sampler={{kind: confidence, {REUSE[8:].replace('=', ': ')}}}"])
-    with pytest.raises(DiagnosticError, match="known ones are drawn anew"):
+    with pytest.raises(DiagnosticError, match="`redraw` redraws known tokens"):
         load_spec("recap_maskgit", None, ["sampler.redraw=true"])
     with pytest.raises(DiagnosticError, match="masks their digits"):
         load_spec("maskbit", None, [REUSE])

@@ -175,7 +175,7 @@ def test_a_flow_is_guided_from_its_second_evaluation_on() -> None:
 @pytest.mark.parametrize(("steps", "interval"), [(1, "[0, 1]"), (8, "[0, 0.1]")])  # of which the first is pure noise
 def test_guidance_of_no_step_is_refused(steps: int, interval: str) -> None:
     term = f"{{kind: score, score: {SCORES['pixels'][0]}, interval: {interval}}}"
-    with pytest.raises(DiagnosticError, match="this guidance changes no step"):
+    with pytest.raises(DiagnosticError, match="this guidance has no effect"):
         load_spec("digits_sit", None, [*TINY, *SEEING, f"sampler={{kind: euler, steps: {steps}, guidance: {term}}}"])
 
 
@@ -205,11 +205,11 @@ def test_engines_and_emitted_sampler_agree(form: str, look: str, tmp_path: Path)
     ("score", "words"),
     [
         ("{kind: event}", "the event has no bound"),
-        ("{kind: event, above: 1, channels: [3]}", "channel 3 of data that has 1"),
+        ("{kind: event, above: 1, channels: [3]}", "channel 3 is out of range: the data has 1"),
         ("{kind: likeness, reference: sketch}", "no such condition: `sketch`"),
         ("{kind: likeness, reference: class}", "not an array of the data's shape"),
         ("{kind: likeness, reference: class, network: main}", "gives the features that it sees"),
-        ("{kind: likeness, reference: class, match: meaning}", "needs features, not pixels"),
+        ("{kind: likeness, reference: class, match: meaning}", "`match: meaning` compares features"),
     ],
 )
 def test_what_is_refused(score: str, words: str) -> None:
@@ -220,7 +220,10 @@ def test_what_is_refused(score: str, words: str) -> None:
 
 def test_maps_of_another_shape_are_refused() -> None:
     score, seeing = SCORES["map of classes"]
-    for change, words in (("[3, 5]", r"is not the map \[3, 4\]"), ("[1, 4]", "predicts one number per position")):
+    for change, words in (
+        ("[3, 5]", r"does not have the shape \[3, 4\] of the map"),
+        ("[1, 4]", "predicts one number per position"),
+    ):
         other = [text.replace("[3, 4]", change) for text in seeing]
         other += ["networks.eye.head.features=1"] if change == "[1, 4]" else []
         with pytest.raises(DiagnosticError, match=words):
@@ -230,5 +233,5 @@ def test_maps_of_another_shape_are_refused() -> None:
 def test_features_of_another_number_are_refused() -> None:
     score, seeing = SCORES["meaning"]
     other = [text.replace("[32]", "[16]") for text in seeing]
-    with pytest.raises(DiagnosticError, match="is not the 32 features that `eye` sees"):
+    with pytest.raises(DiagnosticError, match="does not have the 32 features that `eye` computes"):
         load_spec("digits_dit", None, [*TINY, *other, f"sampler.guidance={{kind: score, score: {score}}}"])

@@ -193,9 +193,9 @@ class Backbone(Part):
             if self.form_of(condition) is None:
                 taken = " or ".join(self.TAKES) or "no conditions"
                 message = (
-                    f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.forms)}"
+                    f"a {self.kind} takes {taken}, but condition `{name}` enters as {' or '.join(condition.forms)}"
                 )
-                yield Problem((), message, "list the conditions it takes in `conditions`")
+                yield Problem((), message, "list only the conditions it takes in `conditions`")
         yield from self._problems_of_widths(spec)
 
     @property
@@ -209,15 +209,19 @@ class Backbone(Part):
         widths = {name: part.token_width(name, spec) for name, part in told.items()}
         text = ", ".join(f"`{name}` {width or 'as wide as the network'}" for name, width in widths.items())
         if len(set(widths.values())) > 1:
-            yield Problem((), f"tokens of one sequence have several widths: {text}", "embed them all by a layer")
+            yield Problem(
+                (),
+                f"tokens of conditions form one sequence, but differ in width: {text}",
+                "leave out `projection: none` and `embedding: none`",
+            )
         elif set(widths.values()) - {None, getattr(self, "width", None)} and not self.attends_to_any_width:
-            message = f"tokens of conditions join those of a {self.kind}, and differ in width: {text}"
-            yield Problem((), message, "embed them by a layer")
+            message = f"tokens of conditions join those of a {self.kind}, but have another width: {text}"
+            yield Problem((), message, "leave out `projection: none` and `embedding: none`")
 
     def problems_of_time(self, spec: Spec) -> Iterator[Problem]:
         """A time embedding without features, for networks that take those."""
         if spec.time is not None and not isinstance(spec.time, TimeFeatures):
-            message = f"a {self.kind} takes features of the time, and a {spec.time.kind} has none"
+            message = f"a {self.kind} needs features of the time, but a {spec.time.kind} has none"
             yield Problem((), message, "use `conditioning.time: {kind: timestep}` or `fourier`")
 
     @abstractmethod

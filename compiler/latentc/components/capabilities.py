@@ -100,7 +100,7 @@ CAPABILITIES: dict[Capability, str] = {
     "generate": "turns noise into a sample",
     "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
-    "discriminate_crops": "scores how much a sample, or a part of it that is drawn, looks like data",
+    "discriminate_crops": "scores how much a sample, or a random crop of it, looks like data",
     "compare": "measures how different two samples look",
     "classify": "predicts the class of a noisy sample at its time",
     "see": "gives the features that it sees in a sample",
@@ -115,7 +115,7 @@ CAPABILITIES: dict[Capability, str] = {
     "shift": "maps noise to samples with a known log-determinant",
     "adapt": "maps samples to others of the same shape and volume, and back",
     "weigh_classes": "scores a prompt, and classes by the scores of their sequences",
-    "continue_rows": "predicts the tokens of a row that it is told nothing about, but for the first",
+    "continue_rows": "predicts the tokens of a row from its first token alone, without conditions",
     "pixels": "gives the distribution of each pixel from those before it",
 }
 """Capabilities of networks, in the words of diagnostics. A capability fixes the methods and the roles of their ports:

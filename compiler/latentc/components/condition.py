@@ -100,10 +100,10 @@ class Condition(Part):
             field = spec.data.fields.get(given.field)
             if field is None:
                 known = ", ".join(spec.data.fields) or "none"
-                message = f"condition `{name}` comes from field `{given.field}`, which the data does not have"
+                message = f"condition `{name}` reads field `{given.field}`, which the data does not have"
                 yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
             elif given.type.dtype == "bool" and field.dtype != "bool":
-                message = f"condition `{name}` has its mask from field `{given.field}`, which holds {field.dtype}"
+                message = f"condition `{name}` reads its mask from field `{given.field}`, which has dtype {field.dtype}"
                 yield Problem((), message, f"set `data.fields.{given.field}.dtype: bool`")
         if self.prior is not None:
             yield from self.prior.problems(name, spec)

@@ -26,7 +26,7 @@ class Coupling(Part):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.condition not in spec.conditions:
             known = ", ".join(spec.conditions) or "none"
-            message = f"no condition `{self.condition}` for the base density"
+            message = f"there is no condition `{self.condition}` for the base density"
             yield Problem(("condition",), message, f"conditions of this spec: {known}")
 
     @abstractmethod

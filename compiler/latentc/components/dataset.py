@@ -124,10 +124,16 @@ class Data(Part):
     def _problems_of_resized(self, name: str, field: Field) -> Iterator[Problem]:
         place = ("fields", name, "resized")
         if not self.holds_images or self.first_stage is None or self.tokens is not None:
-            message = f"field `{name}` is latents of the images, and data of kind `{self.kind}` make none of them here"
+            message = (
+                f"field `{name}` holds latents of the images, but data of kind `{self.kind}` cannot encode them here"
+            )
             yield Problem(place, message, "use a folder of images with a `first_stage` of latents, or leave it out")
         elif self.shape is None or len(field.shape) != 3 or field.shape[0] != self.shape[0]:
-            yield Problem(place, f"field `{name}` is not latents [C, h, w] as the sample is", "give it such a shape")
+            yield Problem(
+                place,
+                f"field `{name}` must hold latents [C, h, w] with as many channels as the sample",
+                "give it such a shape",
+            )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         from latentc.components.encoded_fields import problems_of_encoded  # which imports networks
@@ -137,7 +143,7 @@ class Data(Part):
                 yield from problems_of_encoded(name, field, spec)
         for name, numbers in zip(("shift", "scale"), self.normalisation, strict=True):
             if self.first_stage is not None and len(numbers) not in (1, *(self.shape or ())[:1]):
-                message = f"{len(numbers)} numbers, and the latents are {self.words}"
+                message = f"{len(numbers)} numbers, but the latents are {self.words}"
                 yield Problem((FIRST_STAGE, name), message, "give one for each channel, or one for all")
         for name, field in self.fields_.items():
             for key, message, mend in field.faults():
@@ -153,7 +159,7 @@ class Data(Part):
         elif "y" in self.fields_ and self.class_names != self.fields_["y"].class_names:
             if self.fields_["y"].class_names is not None:
                 message = "`class_names` and `fields.y.class_names` differ"
-                yield Problem(("fields", "y", "class_names"), message, "keep one of them")
+                yield Problem(("fields", "y", "class_names"), message, "keep only one of them")
             for key, message, mend in self.fields["y"].faults():
                 yield Problem((key,), message, mend)
         if self.class_names is not None and "y" not in self.fields:

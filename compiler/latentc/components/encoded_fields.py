@@ -75,12 +75,14 @@ def problems_of_encoded(name: str, field: Field, spec: Spec) -> Iterator[Problem
     if len(ports) != 1 or network.encodes_masked:
         yield Problem(place, f"network `{encoder}` reads more than one field", "use one that encodes an image")
     elif (read := spec.data.fields.get(ports[0].name)) is not None and read.encoded_by is not None:
-        yield Problem(place, f"network `{encoder}` reads `{ports[0].name}`, which a network computes, too")
+        yield Problem(place, f"network `{encoder}` reads `{ports[0].name}`, which is itself computed by a network")
     elif network.trainable or network.pretrained is None:
-        message = f"network `{encoder}` is trained, and this field is computed before training"
+        message = f"this field is computed before training, but network `{encoder}` is trained"
         yield Problem(place, message, f"set `networks.{encoder}.pretrained: FILE`, or use a condition `encoded`")
     elif _shape(type) != field.shape:
-        message = f"network `{encoder}` returns {list(_shape(type))} per sample, but the field has {list(field.shape)}"
+        message = (
+            f"network `{encoder}` returns {list(_shape(type))} per sample, but the field has shape {list(field.shape)}"
+        )
         yield Problem(("fields", name, "shape"), message, f"write `shape: {list(_shape(type))}`")
 
 

@@ -124,7 +124,7 @@ class Field(Closed):
     def faults(self) -> Iterator[tuple[str, str, str | None]]:
         """Contradictions between its keys, each as (key, message, help)."""
         if len(self.axes) != len(self.shape):
-            yield "axes", f"{len(self.axes)} axes are named for a shape of rank {len(self.shape)}", None
+            yield "axes", f"{len(self.axes)} axes are named, but the shape has rank {len(self.shape)}", None
         elif math.prod(self.shape) > MOST_ELEMENTS:
             message = f"a sample of shape {list(self.shape)} has {math.prod(self.shape)} elements, more than 2^31"
             yield "shape", message, None
@@ -138,7 +138,7 @@ class Field(Closed):
         if self.noise is not None and self.dtype != "f32":
             yield "noise", "noise cannot be added to integers", "leave `noise` out"
         if self.classes is not None and self.dtype != "i64":
-            yield "dtype", "a field with `classes` holds integers", "leave `dtype` out"
+            yield "dtype", "a field with `classes` must hold integers", "leave `dtype` out"
         if self.range is not None and not self.range[0] < self.range[1]:
             yield "range", f"range {list(self.range)} is empty", "give [low, high]"
         if self.medium == "audio" and self.rate is None:
@@ -146,21 +146,25 @@ class Field(Closed):
         if self.rate is not None and self.medium not in ("audio", "video"):
             yield "rate", f"a field of medium `{self.medium}` has no rate", "leave `rate` out"
         if self.medium == "text" and self.classes is None:
-            yield "medium", "text is made of tokens", "add `classes:`, the vocabulary size"
+            yield "medium", "a text needs a vocabulary", "add `classes:`, the vocabulary size"
         if self.alphabet is not None and (self.medium != "text" or len(self.alphabet) != self.classes):
             count = len(self.alphabet)
-            yield "alphabet", f"an alphabet of {count} characters is for text of {count} classes", None
+            yield "alphabet", f"an alphabet of {count} characters needs `medium: text` and `classes: {count}`", None
         yield from self._text_faults()
 
     def _text_faults(self) -> Iterator[tuple[str, str, str | None]]:
         for key in ("tokenizer", "start", "end"):
             if getattr(self, key) is not None and self.medium != "text":
-                yield key, f"`{key}` is of text, and this field of medium `{self.medium}`", "set `medium: text`"
+                yield key, f"`{key}` applies to text, but this field has medium `{self.medium}`", "set `medium: text`"
         if self.tokenizer is not None and self.alphabet is not None:
             yield "tokenizer", "`tokenizer` and `alphabet` both define the tokens", "leave out one of them"
         for key in ("start", "end"):
             if (token := getattr(self, key)) is not None and token >= (self.classes or 1):
-                yield key, f"token {token} is out of range: there are {self.classes}", "use one below"
+                yield (
+                    key,
+                    f"token {token} is out of range: the field has tokens 0 to {(self.classes or 1) - 1}",
+                    "use one of these",
+                )
         marks = [key for key in ("start", "end") if getattr(self, key) is not None]
         if self.medium == "text" and len(self.shape) == 1 and self.shape[0] < len(marks):
             message = f"a text of {self.shape[0]} token has no room for both `start` and `end`"
@@ -199,9 +203,13 @@ class Field(Closed):
         for size in self.grid:
             count *= size
         if self.classes is None or self.shape != (count,):
-            yield "grid", f"a grid {list(self.grid)} is filled by {count} tokens: shape [{count}], with `classes`", None
+            yield (
+                "grid",
+                f"a grid {list(self.grid)} holds {count} tokens, so it needs shape [{count}] and `classes`",
+                None,
+            )
         elif self.medium in _GRIDS and len(self.grid) != _GRIDS[self.medium]:
-            yield "grid", f"tokens of medium `{self.medium}` fill a grid of rank {_GRIDS[self.medium]}", None
+            yield "grid", f"tokens of medium `{self.medium}` need a grid of rank {_GRIDS[self.medium]}", None
 
 
 class Tokens(Closed):

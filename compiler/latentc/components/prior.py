@@ -57,18 +57,27 @@ class Prior(Closed):
         """A network that does not exist or cannot do what the objective and the sampler need."""
         network = spec.networks.get(self.network)
         if network is None or self.network == "main":
-            what = f"no network `{self.network}`" if network is None else "`main` is told the condition"
-            yield Problem(("prior", "network"), what, "add a network for the condition to `networks`, and name it")
+            what = (
+                f"no network `{self.network}`"
+                if network is None
+                else "`main` takes the condition, so it cannot generate it"
+            )
+            yield Problem(
+                ("prior", "network"), what, "add a network that generates the condition to `networks`, and name it"
+            )
             return
         system = self.system(name, spec)
         provided = network.provides(system)  # type: ignore[attr-defined]
         for part in (self.objective, self.sampler):
             for need in part.needs(system):  # type: ignore[attr-defined]
                 if need.network != "main":
-                    message = f"`{part.kind}` needs a network `{need.network}` too, and a prior has one network"
+                    message = f"`{part.kind}` also needs a network `{need.network}`, but a prior has only one network"
                     yield Problem(("prior",), message, "choose another objective or sampler")
                 elif need.capability not in provided:
-                    message = f"`{part.kind}` needs a network for `{need.capability}`, which `{network.kind}` is not"
+                    message = (
+                        f"`{part.kind}` needs a network for `{need.capability}`, which "
+                        f"`{network.kind}` does not provide"
+                    )
                     yield Problem(("prior", "network"), message, "name another network")
 
 

@@ -78,26 +78,28 @@ class Block(Closed):
             yield from under("block", "mixer", problems=mixer.problems_of_grid(grid))
         elif self.spatial:
             where = ("block", "mixer" if mixer.spatial else "norm" if norm.spatial else "condition")
-            message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, and this network has a sequence"
+            message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, but this network has a sequence"
             yield Problem(where, message, "use another, such as `{kind: attention}`" if mixer.spatial else None)
         if mixer.generates and not condition.TELLS_MIXER:
-            message = f"weights of the mixer depend on the condition, which `{condition.kind}` does not tell it"
+            message = (
+                f"weights of the mixer depend on the condition, but `{condition.kind}` does not pass it to the mixer"
+            )
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
         if condition.THROUGH_MIXER and not mixer.takes_vector:
-            message = f"`{condition.kind}` adds the condition inside the mixer, and a `{mixer.kind}` takes none"
+            message = f"`{condition.kind}` adds the condition inside the mixer, but a `{mixer.kind}` takes none"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`, or the mixer `attention`")
         if feed_forward.TAKES_VECTOR and not condition.TELLS_FEED_FORWARD:
-            message = f"`{feed_forward.kind}` depends on the condition, which `{condition.kind}` does not tell it"
+            message = f"`{feed_forward.kind}` depends on the condition, but `{condition.kind}` does not pass it on"
             yield Problem(("block", "feed_forward"), message, "use the condition `{kind: adaln_zero}`")
         if norm.TIMED and condition.TAKES != "time":
-            message = f"`{norm.kind}` depends on the time, which `{condition.kind}` does not hand to norms"
+            message = f"`{norm.kind}` depends on the time, but `{condition.kind}` does not pass it to norms"
             yield Problem(("block", "norm"), message, "use `{kind: layer_norm}`, or the condition `{kind: time_norm}`")
         if norm.spatial and condition.TAKES != "time":
-            message = f"`{norm.kind}` takes a square of tokens, which `{condition.kind}` does not hand to norms"
+            message = f"`{norm.kind}` takes a square of tokens, but `{condition.kind}` does not pass one to norms"
             yield Problem(("block", "norm"), message, "use the condition `{kind: time_norm}`")
         heads, size = mixer.head_count, mixer.head_size(width)
         if mixer.own_head_size and not any_heads:
-            message = "heads of this network have width / `heads` channels"
+            message = "heads of this network always have width / `heads` channels"
             yield Problem(("block", "mixer", "head_width"), message, "leave it out")
         elif width % heads and not mixer.own_head_size:
             below = width - width % heads
@@ -125,7 +127,7 @@ class Block(Closed):
             return
         taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.takes_tokens else "")
         words = " or ".join(_WORDS[each] for each in told)
-        message = f"blocks of a {network} are told {words}, and `{condition.kind}` takes {taken}"
+        message = f"blocks of a {network} are conditioned on {words}, but `{condition.kind}` takes {taken}"
         use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in told)
         yield Problem(("block", "condition"), message, f"use {use}")
 
@@ -138,19 +140,19 @@ class Block(Closed):
         if not mixer.ordered:
             yield Problem(("block", "mixer"), f"{why}, so its mixer must be causal", "set `causal: true`")
         elif not isinstance(mixer, CachedMixer):
-            message = f"{why}, and `{mixer.kind}` has no decoding step"
+            message = f"{why}, but `{mixer.kind}` cannot decode step by step"
             yield Problem(
                 ("block", "mixer"), message, "use `{kind: attention, causal: true}`, or derive it from `CachedMixer`"
             )
         elif mixer.first_seen > prefix:
             message = f"all tokens see the first {mixer.first_seen}, but only {prefix} are known from the start"
-            yield Problem(("block", "mixer", "unmasked"), message, f"use {prefix} at most")
+            yield Problem(("block", "mixer", "unmasked"), message, f"use at most {prefix}")
 
     def problems_of_masks(self, network: str) -> Iterator[Problem]:
         """What keeps the mixer from leaving out the tokens that a network of that kind hides."""
         mixer = self.parts()[0]
         if not isinstance(mixer, CachedMixer):
-            message = f"a {network} hides tokens, and `{mixer.kind}` mixes them all"
+            message = f"a {network} hides tokens, but `{mixer.kind}` cannot mask them"
             yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or derive it from `CachedMixer`")
 
     def problems_of_chunks(self, network: str) -> Iterator[Problem]:
@@ -158,13 +160,13 @@ class Block(Closed):
         mixer, _, _, condition = self.parts()
         why = f"a {network} takes tokens in chunks"
         if not isinstance(mixer, CachedMixer):
-            message = f"{why}, and `{mixer.kind}` has no such form"
+            message = f"{why}, but `{mixer.kind}` cannot"
             yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or derive it from `CachedMixer`")
         elif mixer.ordered:
-            yield Problem(("block", "mixer"), f"{why}, whose order its mask knows", "set `causal: false`")
+            yield Problem(("block", "mixer"), f"{why} in an order given by its own mask", "set `causal: false`")
         elif mixer.generates and condition.TELLS_MIXER:
-            message = f"{why}, whose blocks do not tell the mixer the condition that its weights depend on"
+            message = f"{why}, so its blocks cannot pass the mixer the condition that its weights depend on"
             yield Problem(("block", "mixer"), message, "leave out what generates them")
         if not isinstance(condition, CachedCondition):
-            message = f"{why}, and `{condition.kind}` has no such block"
+            message = f"{why}, but `{condition.kind}` cannot"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")

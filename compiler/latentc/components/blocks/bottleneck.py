@@ -147,11 +147,11 @@ class SelectedRows(TableBottleneck):
             return
         for i, row in enumerate(used):
             if not 0 <= row < size:
-                yield Problem(("used", i), f"no row {row}: there are {size} (0 to {size - 1})")
+                yield Problem(("used", i), f"row {row} is out of range: the codebook has rows 0 to {size - 1}")
         if len(set(used)) < len(used):
-            yield Problem(("used",), "a row is listed twice and would have two tokens", "leave out one of them")
+            yield Problem(("used",), "a row is listed twice, so it would have two tokens", "leave out one of them")
         if self.unknown >= len(used):
-            yield Problem(("unknown",), f"no token {self.unknown}: there are {len(used)} (0 to {len(used) - 1})")
+            yield Problem(("unknown",), f"token {self.unknown} is out of range: there are tokens 0 to {len(used) - 1}")
 
     def tokens_of(self, b: Builder, index: Var) -> Var:
         """Tokens i64[...] of the numbers of rows i64[...]."""

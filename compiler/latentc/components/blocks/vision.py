@@ -79,8 +79,8 @@ class Vision(Closed):
         if list(self.levels) != sorted(set(self.levels)):
             yield Problem(("levels",), f"{list(self.levels)} must be in ascending order")
         elif self.levels[-1] != self.depth - 1:
-            message = f"the last of {self.depth} blocks is {self.depth - 1}, and the last level is {self.levels[-1]}"
-            yield Problem(("levels",), message, f"end `levels` with {self.depth - 1}, or set `depth`")
+            message = f"the last level is {self.levels[-1]}, but the last of {self.depth} blocks is {self.depth - 1}"
+            yield Problem(("levels",), message, f"end `levels` with {self.depth - 1}, or change `depth`")
 
     def static(self) -> dict[str, int]:
         """The sizes that the emitted class is constructed with."""

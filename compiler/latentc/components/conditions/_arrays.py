@@ -37,7 +37,10 @@ class ArrayCondition(Condition):
         shape = self.shape(name, spec)
         if (self.field or name) in spec.data.fields and self.RANKS and len(shape) not in self.RANKS:
             wanted = " or ".join(str(n) for n in self.RANKS)
-            message = f"a `{self.kind}` has {wanted} axes per sample, but field `{self.field or name}` is {list(shape)}"
+            message = (
+                f"a `{self.kind}` has {wanted} axes per sample, but field `{self.field or name}` has "
+                f"shape {list(shape)}"
+            )
             yield Problem((), message, "choose another kind or another field")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:

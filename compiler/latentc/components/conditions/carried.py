@@ -33,7 +33,9 @@ class Carried(Condition):
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None:
-            yield Problem((), f"condition `{name}` has the shape of the state, and the data has {spec.data.words}")
+            yield Problem(
+                (), f"condition `{name}` has the shape of the sampler's state, but the data has {spec.data.words}"
+            )
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B, *(spec.data.shape or ())), "condition"),)

@@ -66,7 +66,10 @@ class Encoded(Condition):
             return
         (port,), state = self.ports(name, spec), spec.data.shape or ()
         if self.form == "map" and not _beside(port.type, state):
-            message = f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))}, not a map of their size"
+            message = (
+                f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))} per sample, "
+                "which is not a map that fits the data"
+            )
             yield Problem(("form",), message, "leave `form` out, or choose another network")
         for other, network in spec.networks.items():
             if not isinstance(network, Backbone) or not network.TAKES or name not in network.told(spec):

@@ -47,7 +47,7 @@ class GuidanceScale(Condition):
             message = f"the objective `{spec.objective.kind}` does not train a network with the guidance scale as input"
             yield Problem((), message, "use the objective `guidance_distillation`, or leave this condition out")
         if sum(isinstance(other, GuidanceScale) for other in spec.conditions.values()) > 1:
-            yield Problem((), "there is more than one guidance scale", "keep one")
+            yield Problem((), "a spec can have only one guidance scale", "keep one")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B), "condition"),)

@@ -60,12 +60,12 @@ class Label(Condition):
             return
         yield from super().problems_as(name, spec)
         if self.unit_variance and self.encoding == "index":
-            yield Problem(("unit_variance",), "`unit_variance` is for labels given one-hot", "add `encoding: one_hot`")
+            yield Problem(("unit_variance",), "`unit_variance` needs labels given one-hot", "add `encoding: one_hot`")
         if self.weights == "magnitude_preserving" and (self.bias or self.encoding == "index"):
-            message = "weights that preserve magnitudes are of labels given one-hot, without bias"
+            message = "magnitude-preserving weights need labels given one-hot, without a bias"
             yield Problem(("weights",), message, "set `encoding: one_hot` and `bias: false`")
         if field in spec.data.fields and not spec.data.fields[field].classes:
-            message = f"field `{field}` of the data is no label: its number of classes is not given"
+            message = f"data field `{field}` is not a label: it does not declare its number of classes"
             yield Problem((), message, f"set `data.fields.{field}.classes`")
 
     def rows(self, name: str, spec: Spec) -> int:

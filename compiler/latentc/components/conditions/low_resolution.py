@@ -49,9 +49,9 @@ class LowResolution(Condition):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 3:
-            yield Problem((), f"a low resolution is that of an image [C, H, W], not of {spec.data.words}")
+            yield Problem((), f"a low-resolution image needs images [C, H, W], but the data has {spec.data.words}")
         elif shape[1] % self.factor or shape[2] % self.factor:
-            yield Problem(("factor",), f"{self.factor} does not divide the sides {shape[1]} and {shape[2]}")
+            yield Problem(("factor",), f"`factor: {self.factor}` does not divide the sides {shape[1]} and {shape[2]}")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B, *self.shape(spec)), "condition"),)

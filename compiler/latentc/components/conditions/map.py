@@ -40,12 +40,17 @@ class Map(ArrayCondition):
         if len(shape) not in self.RANKS or len(state) != 3:
             return
         if state[1] % shape[-2] or state[2] % shape[-1] or state[1] // shape[-2] != state[2] // shape[-1]:
-            message = f"a map of {shape[-2]} by {shape[-1]} does not divide a state of {state[1]} by {state[2]}"
+            message = (
+                f"the sides of the map ({shape[-2]} by {shape[-1]}) do not divide those of the state "
+                f"({state[1]} by {state[2]})"
+            )
             yield Problem((), message, "resize the field, or choose another kind")
         if len(shape) == 2 and not self.classes(name, spec):
             field = self.field or name
             yield Problem(
-                (), f"field `{field}` is a map of labels without `classes`", f"set `data.fields.{field}.classes`"
+                (),
+                f"field `{field}` is a map of labels, but declares no `classes`",
+                f"set `data.fields.{field}.classes`",
             )
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:

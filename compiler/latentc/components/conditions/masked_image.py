@@ -36,9 +36,9 @@ class MaskedImage(Condition):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 3:
-            yield Problem((), f"a hole is that of an image [C, H, W], not of {spec.data.words}")
+            yield Problem((), f"a masked image needs images [C, H, W], but the data has {spec.data.words}")
         elif shape[1] != shape[2] or shape[1] % self.tiles:
-            yield Problem(("tiles",), f"{self.tiles} tiles do not divide the sides {shape[1]} and {shape[2]}")
+            yield Problem(("tiles",), f"`tiles: {self.tiles}` does not divide the sides {shape[1]} and {shape[2]}")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         channels, height, width = spec.data.shape or (1, 1, 1)

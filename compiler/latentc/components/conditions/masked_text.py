@@ -57,13 +57,13 @@ class MaskedText(Condition):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens
         if tokens is None:
-            yield Problem((), f"a masked text is made of tokens, and the data has {spec.data.words}")
+            yield Problem((), f"a masked text needs tokens, but the data has {spec.data.words}")
         elif self.mask >= tokens.vocabulary:
-            message = f"token {self.mask} is out of range: there are {tokens.vocabulary}"
-            yield Problem(("mask",), message, "name the mask token")
+            message = f"token {self.mask} is out of range: the data has tokens 0 to {tokens.vocabulary - 1}"
+            yield Problem(("mask",), message, "give the number of the mask token")
         elif self.end != spec.data.modelled.end:
             end = spec.data.modelled.end
-            message = f"`end` is {self.end}, and texts of the data end with {end}"
+            message = f"`end` is {self.end}, but texts in the data end with {end}"
             yield Problem(("end",), message, "use the same in both places")
         yield from problems_of_starts(self.starts, spec)
         if self.starts is not None and self.end is None:

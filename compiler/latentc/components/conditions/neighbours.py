@@ -67,14 +67,14 @@ class Neighbours(Condition):
         field = spec.data.fields.get(self.field or name)
         if field is None or field.classes is not None:
             arrays = [n for n, one in spec.data.fields.items() if one.classes is None]
-            what = f"`{self.field or name}` of the data holds no embeddings" if self.field else "no field is named"
+            what = f"data field `{self.field or name}` holds no embeddings" if self.field else "no field is named"
             mend = f"name an array in `conditioning.{name}.field`: {', '.join(arrays) or 'the data has none'}"
-            yield Problem(("field",), f"neighbours are searched by an embedding of each sample, and {what}", mend)
+            yield Problem(("field",), f"neighbours are found by an embedding of each sample, but {what}", mend)
         if name in spec.data.fields:
-            message = f"condition `{name}` is searched for, but the data has a field of that name"
+            message = f"condition `{name}` is found by search, but the data also has a field of that name"
             yield Problem((), message, "rename the condition, or read the field with `{kind: sequence}`")
         if self.database is not None and self.itself:
-            yield Problem(("itself",), "`itself` is about training data as the database", "leave it out")
+            yield Problem(("itself",), "`itself` applies only if the training data is the database", "leave it out")
 
         for i, network in enumerate(self.queries):
             yield from self._problems_of_query(("queries", i), network, name, spec)

@@ -121,18 +121,22 @@ class Sequence(ArrayCondition):
             message = "no features are computed: the condition has no `encoder`"
             yield Problem(("cached",), message, "set `encoder`, or leave it out")
         if len(self.shape(name, spec)) == 1 and not vocabulary:
-            yield Problem((), f"field `{field}` holds tokens without `classes`", f"set `data.fields.{field}.classes`")
+            yield Problem(
+                (), f"field `{field}` holds tokens, but declares no `classes`", f"set `data.fields.{field}.classes`"
+            )
         elif self.padding == "none" and not self._classes(name, spec):
             yield Problem(("padding",), "`padding: none` is for tokens, but these are features", "leave it out")
         elif self.padding == "none" and self.align == "end":
-            yield Problem(("align",), "all tokens are valid, so the last one is too", "leave it out")
+            yield Problem(("align",), "without padding all tokens are valid, so `align` has no effect", "leave it out")
         elif vocabulary and self.padding == "zeros":
             yield Problem(("padding",), "`padding: zeros` is for features, but these are tokens", "leave it out")
         elif self.projection == "none" and self.null_embedding == "learned" and self.nullable:
             message = "a learned null vector has the network's width, but the features do not"
             yield Problem(("null_embedding",), message, "use `learned_input`")
         elif (known := self._classes(name, spec)) and self.pad >= known:
-            yield Problem(("pad",), f"token {self.pad} is out of range: there are {known}", "use one below")
+            yield Problem(
+                ("pad",), f"token {self.pad} is out of range: the field has tokens 0 to {known - 1}", "use one of these"
+            )
 
     def _problems_of_encoder(self, encoder: str, name: str, spec: Spec) -> Iterator[Problem]:
         """What keeps a network from encoding this condition."""
@@ -147,13 +151,15 @@ class Sequence(ArrayCondition):
         assert isinstance(network, Backbone)
         read = [port.name for port in of[0]]
         if read != [field]:
-            message = f"network `{encoder}` encodes {', '.join(map(repr, read))}, and this condition is of `{field}`"
+            message = f"network `{encoder}` encodes {', '.join(map(repr, read))}, but this condition reads `{field}`"
             yield Problem(("encoder",), message.replace("'", "`"), f"set `networks.{encoder}.reads: {field}`")
         elif of[1].rank != 3:
-            message = f"network `{encoder}` returns {list(map(str, of[1].shape[1:]))} per sample, and not a sequence"
+            message = (
+                f"network `{encoder}` returns {list(map(str, of[1].shape[1:]))} per sample, which is not a sequence"
+            )
             yield Problem(("encoder",), message, "leave out its `pooled`, or use `kind: encoded`")
         elif network.encodes_masked and self.padding == "none":
-            message = f"network `{encoder}` takes a mask of the tokens that count, and all of these do"
+            message = f"network `{encoder}` takes a mask of valid tokens, but without padding all tokens are valid"
             yield Problem(("padding",), message, f"leave it out, or set `networks.{encoder}.masked: false`")
         elif self.cached and (network.trainable or network.pretrained is None):
             message = f"network `{encoder}` is trained, so its features change in every step"
@@ -167,7 +173,7 @@ class Sequence(ArrayCondition):
             message = f"the features would be the field `{taken[0]}` of a batch, which the data has already"
             yield Problem(("cached",), message, "rename that field")
         elif self.null_embedding == "empty_text" and not self._empty_text(name, spec):
-            message = f"an empty text has no tokens: the field `{field}` has neither `start` nor `end`"
+            message = f"an empty text has no tokens: field `{field}` has neither `start` nor `end`"
             yield Problem(("null_embedding",), message, f"set `data.fields.{field}.end`")
 
     def _empty_text(self, name: str, spec: Spec) -> list[int]:

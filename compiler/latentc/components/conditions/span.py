@@ -45,7 +45,7 @@ class Span(Condition):
             message = f"the objective `{spec.objective.kind}` does not train a network to predict average velocities"
             yield Problem((), message, "use the objective `mean_flow`, or leave this condition out")
         if sum(isinstance(other, Span) for other in spec.conditions.values()) > 1:
-            yield Problem((), "there is more than one span", "keep one")
+            yield Problem((), "a spec can have only one span", "keep one")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B), "time"),)

@@ -34,10 +34,10 @@ class StepTable(TimeEmbedding):
             return
         ends = sorted((target.process.first, target.process.last))
         if not target.process.WHOLE or ends[0] < 0:
-            message = "a table of timesteps needs a process of whole timesteps"
+            message = "a table of timesteps needs a process with integer timesteps"
             yield Problem(("kind",), message, "use `{kind: timestep}`")
         elif ends[1] != self.levels - 1:
-            message = f"the table has {self.levels} rows, and the process has {ends[1] + 1:g} timesteps"
+            message = f"the table has {self.levels} rows, but the process has {ends[1] + 1:g} timesteps"
             yield Problem(("levels",), message, f"set `levels: {ends[1] + 1:g}`")
 
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:

@@ -24,7 +24,7 @@ class Timestep(TimeFeatures):
     @model_validator(mode="after")
     def _two_ends(self) -> Self:
         if self.endpoint and self.frequencies < 4:
-            raise ValueError("an endpoint needs `frequencies` of 4 or more")
+            raise ValueError("`endpoint` needs `frequencies` of 4 or more")
         return self
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timestep"}

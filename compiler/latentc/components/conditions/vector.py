@@ -60,7 +60,7 @@ class Vector(ArrayCondition):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         yield from super().problems_as(name, spec)
         if self.embedding == "none" and self.null_embedding == "learned":
-            message = "the null is a learned embedding, but the vector is not embedded"
+            message = "the null value is a learned embedding, but the vector is not embedded"
             yield Problem(("null_embedding",), message, "use `learned_input`")
 
     def tokens(

@@ -31,7 +31,7 @@ class Hole(Coupling):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if not isinstance(spec.conditions.get(self.condition, None), MaskedImage | None):
-            message = f"condition `{self.condition}` is not an image with a hole"
+            message = f"condition `{self.condition}` is not a masked image"
             yield Problem(("condition",), message, f"use `conditioning.{self.condition}: {{kind: masked_image}}`")
 
     def base(self, b: Builder, noise: Var, operands: Mapping[str, Var]) -> Var:

@@ -52,8 +52,12 @@ class Digits(Data):
                 continue
             rows, columns = (1, 1) if len(field.shape) == 1 else field.shape[-2:] if len(field.shape) == 3 else (0, 0)
             if not rows or not columns or 8 % rows or 8 % columns or field.shape[0] > 64 // (rows * columns):
-                message = f"components {list(field.shape)} do not fit squares of an 8 by 8 image"
-                yield Problem(("fields", name, "shape"), message, "give [C] or [C, h, w], h and w of 1, 2, 4 or 8")
+                message = f"data field `{name}` of shape {list(field.shape)} cannot be computed from 8 by 8 pixels"
+                yield Problem(
+                    ("fields", name, "shape"),
+                    message,
+                    "give [C] or [C, h, w], with h and w of 1, 2, 4 or 8 and at most 64 numbers in all",
+                )
 
     def held_out(self) -> Digits:
         """The half that training does not see, if it sees one half."""

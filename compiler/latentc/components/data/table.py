@@ -43,8 +43,10 @@ class Table(Data):
         tokens = self.fields.get("tokens")
         if tokens is None or tokens.medium != "text" or "{text}" not in self.row:
             yield Problem(
-                ("row",), "a row is of texts, `{text}` in it", "as `row: '{label}: {text}'`, of `tokens` of text"
+                ("row",),
+                "a `row` needs the field `tokens` to be text, and must contain `{text}`",
+                "for example `row: '{label}: {text}'`, with a field `tokens` of medium `text`",
             )
         if not getattr(spec.objective, "bare", False):
-            message = "blocks of a `row` contain their classes, and the objective would add another one"
+            message = "rows already contain their classes, but the objective would add another token for the class"
             yield Problem(("row",), message, "use `objective: {kind: next_token, bare: true}`")

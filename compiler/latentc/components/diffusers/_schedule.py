@@ -36,9 +36,9 @@ _PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "velocity"}
 
 def objective(config: Config) -> Data:
     """The forward process and the prediction, as changes to `objective`."""
-    config.must("trained_betas", None, why="a list of betas of its own")
+    config.must("trained_betas", None, why="it gives its own list of betas")
     if "rescale_betas_zero_snr" in config.values:
-        config.must("rescale_betas_zero_snr", False, why="betas rescaled to zero terminal signal")
+        config.must("rescale_betas_zero_snr", False, why="betas are rescaled to zero terminal signal")
     schedule = config.choice("beta_schedule", _SCHEDULES)
     ends = [config.number("beta_start", 0.0001), config.number("beta_end", 0.02)]
     if schedule == "cosine":
@@ -68,7 +68,7 @@ def spacing(config: Config) -> Data:
     if kind != "leading":
         return {"kind": kind}
     if not isinstance(offset, int) or offset < 0:
-        config.refuse("steps_offset", "it must be an integer, at least 0")
+        config.refuse("steps_offset", "it must be an integer of at least 0")
         offset = 0
     return {"kind": kind, "offset": offset}
 
@@ -79,7 +79,9 @@ def of_objective(spec: Spec) -> tuple[Data, Parameterization]:
     asked(target is not None, "its objective trains no denoiser")
     assert target is not None
     process = target.process
-    asked(isinstance(process, Discrete), f"its process is `{process.kind}`, and these schedulers have timesteps")
+    asked(
+        isinstance(process, Discrete), f"its process is `{process.kind}`, but these schedulers have discrete timesteps"
+    )
     assert isinstance(process, Discrete)
     asked(process.time_offset == 0, "its network takes the timestep plus an offset")
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
@@ -96,8 +98,8 @@ def of_objective(spec: Spec) -> tuple[Data, Parameterization]:
 
 def of_spacing(sampler: ArraySampler, target: Parameterization) -> Data:
     """The keys that a sampler's spacing gives. Raises Unequal."""
-    asked(sampler.timesteps is None, "its sampler lists its timesteps")
-    asked(getattr(sampler, "respacing", None) is None, "its sampler chooses timesteps by improved DDPM's text")
+    asked(sampler.timesteps is None, "its sampler lists timesteps explicitly")
+    asked(getattr(sampler, "respacing", None) is None, "its sampler chooses timesteps by improved DDPM's `respacing`")
     found: Spacing = sampler.spacing_of(target.process)
     asked(
         isinstance(found, Leading | Trailing | Linspace | Uniform | Karras | LogSnr),
@@ -109,7 +111,7 @@ def of_spacing(sampler: ArraySampler, target: Parameterization) -> Data:
         return {"timestep_spacing": "trailing"}
     plain = {"timestep_spacing": "linspace"}
     if isinstance(found, Karras | LogSnr):
-        asked(found.sigma_min is None and found.sigma_max is None, "its sampler chooses the ends of the noise levels")
+        asked(found.sigma_min is None and found.sigma_max is None, "its sampler sets the range of noise levels itself")
         return {**plain, ("use_karras_sigmas" if isinstance(found, Karras) else "use_exponential_sigmas"): True}
     return plain
 

@@ -23,8 +23,8 @@ _SHARED: Data = {
     "rescale_betas_zero_snr": False,
 }
 _STRIDE = (
-    "a step ends at t - T // steps, which is the next timestep evaluated only if the number of steps divides T; here "
-    "it always ends at the next timestep"
+    "diffusers steps to t - T // steps, which is the next timestep evaluated only if the number of "
+    "steps divides T; here a step always ends at the next timestep"
 )
 
 
@@ -64,10 +64,14 @@ class DDIMScheduler(Scheduler):
     def config(self, spec: Spec) -> Data:
         sampler = spec.sampler
         assert isinstance(sampler, Ddim)
-        asked(sampler.eta == 0, "its DDIM adds noise (`eta`), which is an argument of the scheduler's step")
+        asked(
+            sampler.eta == 0,
+            "its DDIM adds noise (`eta`), which diffusers takes as an argument of the scheduler's step",
+        )
         asked(
             sampler.clip is None or not sampler.noise_of_clipped,
-            "the noise of its steps follows from the clipped estimate, which is an argument of the scheduler's step",
+            "its noise is recomputed from the clipped estimate, which diffusers takes as an argument of "
+            "the scheduler's step",
         )
         return {**_written(spec, sampler, self.DEFAULTS), "set_alpha_to_one": sampler.final == "zero"}
 

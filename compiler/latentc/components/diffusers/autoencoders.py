@@ -72,8 +72,8 @@ def _config(spec: Spec) -> tuple[Autoencoder, Data]:
     net = spec.networks["main"]
     asked(isinstance(net, Autoencoder), f"its network is `{net.kind}`, not an autoencoder")
     assert isinstance(net, Autoencoder) and spec.data.shape is not None
-    asked(net.decoder_multipliers in (None, net.multipliers), "its decoder has other channels than its encoder")
-    asked(net.eps == 1e-6, f"its group norms have eps {net.eps:g}, and diffusers' have 1e-06")
+    asked(net.decoder_multipliers in (None, net.multipliers), "its decoder and its encoder have different channels")
+    asked(net.eps == 1e-6, f"its group norms have eps {net.eps:g}, but diffusers' have 1e-06")
     outward = net.attention if net.decoder_attention is None else net.decoder_attention
     levels = range(len(net.multipliers))
     return net, {
@@ -125,8 +125,10 @@ class AutoencoderKL(Model):
 
     def config(self, spec: Spec) -> Data:
         net, shared = _config(spec)
-        asked(isinstance(net.bottleneck, Gaussian), f"its latents are those of `{net.bottleneck.kind}`, not Gaussian")
-        asked(net.features in (None, net.bottleneck.channels), "its encoder has more channels than its latents")
+        asked(isinstance(net.bottleneck, Gaussian), f"its bottleneck is `{net.bottleneck.kind}`, not Gaussian")
+        asked(
+            net.features in (None, net.bottleneck.channels), "its encoder outputs more channels than the latents have"
+        )
         return {
             **self.DEFAULTS,
             **shared,
@@ -172,7 +174,7 @@ class VQModel(Model):
 
     def config(self, spec: Spec) -> Data:
         net, shared = _config(spec)
-        asked(isinstance(net.bottleneck, Codebook), f"its latents are those of `{net.bottleneck.kind}`, not a codebook")
+        asked(isinstance(net.bottleneck, Codebook), f"its bottleneck is `{net.bottleneck.kind}`, not a codebook")
         assert isinstance(net.bottleneck, Codebook)
         asked(net.quant_conv and net.post_quant_conv, "a VQModel has convolutions before and after its codebook")
         return {

@@ -34,7 +34,7 @@ class DiTTransformer2DModel(Model):
     ADAPTED = ("bias", "qkv_bias", "kv_heads", "feed_forward_eps")
     NEARLY: ClassVar[dict[str, str]] = {
         **Model.NEARLY,
-        "endpoint": "its frequencies of the timestep differ from the authors', also for their published weights",
+        "endpoint": "its timestep frequencies differ from the authors', even for the published weights",
     }
     DEFAULTS: ClassVar[Data] = {
         "num_attention_heads": 16,
@@ -87,7 +87,9 @@ class DiTTransformer2DModel(Model):
         eps, dropout = config.number("norm_eps", EPS), config.number("dropout", 0.0)
         out = config["out_channels"]
         if out not in (None, channels, 2 * channels):
-            config.refuse("out_channels", f"a network of {channels} channels predicts {channels}, or twice as many")
+            config.refuse(
+                "out_channels", f"a network of {channels} channels predicts {channels} or {2 * channels} channels"
+            )
         return {
             "data": {"shape": [channels, side, side], "classes": config.whole("num_embeds_ada_norm")},
             "backbone": {
@@ -122,8 +124,8 @@ class DiTTransformer2DModel(Model):
         asked(isinstance(norm, LayerNorm), f"its norms are `{norm.kind}`, not layer_norm")
         assert isinstance(condition, AdalnZero) and isinstance(mixer, Attention)
         assert isinstance(feed_forward, GeluMlp) and isinstance(norm, LayerNorm)
-        asked(net.unused_channels == 0, "it computes output channels that it drops")
-        asked(isinstance(spec.objective, Objective), "it has no objective, so what the network predicts is not known")
+        asked(net.unused_channels == 0, "it computes output channels and then drops them")
+        asked(isinstance(spec.objective, Objective), "it has no objective, so what the network predicts is unknown")
         assert isinstance(spec.objective, Objective)
         channels, side, _ = spec.data.shape
         return {

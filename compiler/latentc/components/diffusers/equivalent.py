@@ -46,7 +46,7 @@ class Config:
         self.read.add(key)
         self.notes.append(f"{self.name}.{key}: {text}")
 
-    def must(self, key: str, *allowed: Any, why: str = "a spec has no equivalent") -> None:
+    def must(self, key: str, *allowed: Any, why: str = "latentc has no equivalent") -> None:
         """Refuse any other value of `key`."""
         self.read.add(key)
         if not any(_same(self.values[key], value) for value in allowed):
@@ -143,7 +143,7 @@ class Model(Equivalent):
     """The name map of its weights in that spec."""
     ADAPTED: ClassVar[tuple[str, ...]] = ()
     """Fields of the network that may differ: `adapted` makes up for it, or the tensors' shapes say the same."""
-    NEARLY: ClassVar[dict[str, str]] = {"eps": "results differ in their last digits"}
+    NEARLY: ClassVar[dict[str, str]] = {"eps": "results differ in the last digits"}
     """Fields whose difference changes results slightly and is warned about, with what it means."""
     SCHEDULED: ClassVar[bool] = True
     """Whether a scheduler belongs to it."""
@@ -172,7 +172,7 @@ def asked(condition: bool, reason: str) -> None:
 
 def wrong_class(found: object, names: Mapping[str, Any] | tuple[str, ...]) -> str:
     """The reason for a class without an equal."""
-    return f"{found} has no equivalent; those that do: {', '.join(names)}"
+    return f"{found} has no equivalent; supported classes: {', '.join(names)}"
 
 
 __all__ = ["Config", "Data", "Equivalent", "Model", "Scheduler", "Unequal", "asked", "wrong_class"]

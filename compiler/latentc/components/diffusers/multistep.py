@@ -31,7 +31,9 @@ _SHARED: Data = {
     "use_dynamic_shifting": False,
     "time_shift_type": "exponential",
 }
-_ROUNDED = "diffusers rounds the timesteps of these noise levels for the network; here they are exact"
+_ROUNDED = (
+    "diffusers rounds the timesteps of these noise levels before it passes them to the network; here they are exact"
+)
 _FLOW = "the noise levels of a flow"
 
 
@@ -82,7 +84,7 @@ class DPMSolverMultistepScheduler(Scheduler):
         config.must("algorithm_type", "dpmsolver++", why="only dpmsolver++ has an equivalent")
         config.must("use_lu_lambdas", False)
         config.must("lambda_min_clipped", float("-inf"), "-inf", why="timesteps cut at a signal-to-noise ratio")
-        config.must("variance_type", None, why="the pipeline leaves the learned variance out already")
+        config.must("variance_type", None, why="the pipeline already leaves out the learned variance")
         final = _final(config)
         if final == "zero":
             config.unused("euler_at_final")  # a step to the data is Euler's anyhow
@@ -99,7 +101,7 @@ class DPMSolverMultistepScheduler(Scheduler):
     def config(self, spec: Spec) -> Data:
         sampler = spec.sampler
         assert isinstance(sampler, DpmSolverPp)
-        asked(sampler.clip is None, "its sampler clips the estimate of the data")
+        asked(sampler.clip is None, "its sampler clips the estimate of x0")
         return {
             **_written(spec, sampler, self.DEFAULTS),
             "solver_order": sampler.order,
@@ -133,7 +135,7 @@ class UniPCMultistepScheduler(Scheduler):
         objective, sampler = _read(config, "unipc")
         for key in ("solver_p", "sigma_min", "sigma_max", "shift_terminal"):
             config.must(key, None)
-        config.must("disable_corrector", [], why="a corrector left out at some steps")
+        config.must("disable_corrector", [], why="the corrector is off at some steps")
         sampler |= {
             "b_function": config.choice("solver_type", {"bh2": "bh2", "bh1": "bh1"}),
             "predict_x0": config.flag("predict_x0"),
@@ -147,7 +149,7 @@ class UniPCMultistepScheduler(Scheduler):
     def config(self, spec: Spec) -> Data:
         sampler = spec.sampler
         assert isinstance(sampler, Unipc)
-        asked(sampler.clip is None, "its sampler clips the estimate of the data")
+        asked(sampler.clip is None, "its sampler clips the estimate of x0")
         asked(sampler.corrector, "its UniPC has no corrector")
         return {
             **_written(spec, sampler, self.DEFAULTS),
@@ -173,14 +175,14 @@ class DEISMultistepScheduler(Scheduler):
         config.must("algorithm_type", "deis", "dpmsolver", "dpmsolver++")  # the class takes all for the first
         config.must("solver_type", "logrho", "midpoint", "heun", "bh1", "bh2")
         if config.flag("lower_order_final"):
-            config.note("lower_order_final", "in fewer than 15 steps diffusers ends with steps of lower order")
+            config.note("lower_order_final", "with fewer than 15 steps diffusers lowers the order of the last steps")
         return {"objective": objective, "sampler": {**sampler, "polynomial": "log_rho", "final": "sigma_min"}}
 
     def config(self, spec: Spec) -> Data:
         sampler = spec.sampler
         assert isinstance(sampler, Deis)
-        asked(sampler.polynomial == "log_rho", f"its DEIS has polynomials in `{sampler.polynomial}`, not log_rho")
-        asked(sampler.final == "sigma_min", "its DEIS ends at the data, and diffusers' at the lowest noise level")
+        asked(sampler.polynomial == "log_rho", f"its DEIS uses polynomials in `{sampler.polynomial}`, not log_rho")
+        asked(sampler.final == "sigma_min", "its DEIS ends at the data, but diffusers' ends at the lowest noise level")
         return {
             **_written(spec, sampler, self.DEFAULTS),
             "solver_order": sampler.order,

@@ -34,7 +34,7 @@ def _read(config: Config, kind: str) -> Data:
         if config.flag(key):
             levels = {"kind": other}
             if spacing["kind"] != "linspace":
-                config.refuse(key, f"noise levels between the ends that {spacing['kind']} timesteps have")
+                config.refuse(key, f"noise levels whose range comes from {spacing['kind']} timesteps")
     # the first state: noise at the first level, or, with `leading` timesteps, of deviation 1
     objective["process"]["prior"] = "standard" if spacing["kind"] == "leading" else "marginal"
     if levels is None and spacing["kind"] == "linspace":
@@ -47,17 +47,20 @@ def _written(spec: Spec, sampler: Integrator, defaults: Data) -> Data:
     found, target = shared.of_objective(spec)
     variable = sampler.variable(target)
     asked(variable.over == "level" and variable.scaling == "none", "its sampler integrates over another variable")
-    asked(sampler.churn is None, "its sampler adds noise (`churn`), which is an argument of the scheduler's step")
+    asked(
+        sampler.churn is None,
+        "its sampler adds noise (`churn`), which diffusers takes as an argument of the scheduler's step",
+    )
     keys, process = shared.of_spacing(sampler, target), target.process
     assert isinstance(process, Discrete)
     leading = keys["timestep_spacing"] == "leading"
     asked(
         process.prior == ("standard" if leading else "marginal"),
-        f"sampling starts with the deviation `{process.prior}`, and that of diffusers' Euler and Heun is that of the "
-        "first noise level (1 with leading timesteps)",
+        f"sampling starts with standard deviation `{process.prior}`, but diffusers' Euler and Heun start "
+        "with that of the first noise level (1 with leading timesteps)",
     )
     if isinstance(sampler.spacing_of(process), Uniform):
-        asked(process.interpolation == "level", "between timesteps its noise level is not linear")
+        asked(process.interpolation == "level", "its noise level is not linear between timesteps")
     return {**defaults, **found, **keys}
 
 

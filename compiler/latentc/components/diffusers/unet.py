@@ -99,7 +99,9 @@ class UNet2DModel(Model):
         if attention[0] != attention[1]:
             config.refuse("up_block_types", "the levels that attend are others on the way up")
         if out not in (channels, 2 * channels):
-            config.refuse("out_channels", f"a network of {channels} channels predicts {channels}, or twice as many")
+            config.refuse(
+                "out_channels", f"a network of {channels} channels predicts {channels} or {2 * channels} channels"
+            )
         embedding = 4 * width if config["time_embedding_dim"] is None else config.whole("time_embedding_dim")
         if embedding % width:
             config.refuse("time_embedding_dim", f"it must be a multiple of {width}")
@@ -151,12 +153,15 @@ class UNet2DModel(Model):
         asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
         assert isinstance(time, Timestep)
         label = told.get("class")
-        asked(list(told) in ([], ["class"]), "a UNet2DModel takes at most a class")
-        asked(label is None or isinstance(label, Label), "a UNet2DModel takes at most a class")
+        asked(list(told) in ([], ["class"]), "a UNet2DModel takes at most one condition, a class")
+        asked(label is None or isinstance(label, Label), "a UNet2DModel takes at most one condition, a class")
         assert label is None or isinstance(label, Label)
-        asked(label is None or (label.encoding, label.null_embedding) == ("index", "learned"), "its label is no index")
+        asked(
+            label is None or (label.encoding, label.null_embedding) == ("index", "learned"),
+            "its label is not given as an index",
+        )
         asked(len(spec.data.shape) == 3, "a UNet2DModel takes images [C, H, W]")
-        asked(net.stem == net.multipliers[0], "its first convolution has other channels than its first level")
+        asked(net.stem == net.multipliers[0], "its first convolution and its first level have different channels")
         asked((net.encoder, net.decoder, net.decoder_attention) == ("standard", "standard", "all"), "it is an NCSN++")
         asked(not net.recentre, "it is for data in [0, 1]")
         asked(block.resample == "box" and not block.rescale and not block.project, "its residual blocks are not ADM's")
@@ -166,9 +171,7 @@ class UNet2DModel(Model):
         sizes = [int(scaled(net.width, multiplier)) for multiplier in net.multipliers]
         asked(time.frequencies == sizes[0], f"its time has {time.frequencies} features, and its first level {sizes[0]}")
         asked(time.max_period == 10000.0, "the longest period of its time embedding is not 10000")
-        asked(
-            min(sizes) // block.group_size >= block.groups, "its norms have fewer groups where there are few channels"
-        )
+        asked(min(sizes) // block.group_size >= block.groups, "its norms have fewer groups at levels with few channels")
         attending = {size for level, size in enumerate(sizes) if net.attends(level)} | {sizes[-1]}
         dims = {size // block.head_count(size) for size in attending}
         asked(len(dims) == 1, f"its heads have {' or '.join(map(str, sorted(dims)))} channels, depending on the level")

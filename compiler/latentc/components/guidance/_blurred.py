@@ -45,14 +45,17 @@ class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
         yield from settings_problems(self, spec)
         yield from left_out_problems(self.absent, "absent", spec)
         if spec.data.shape is None or len(spec.data.shape) != 3:
-            yield Problem((), f"only images [C, H, W] can be blurred, and the data has {spec.data.words}")
+            yield Problem((), f"only images [C, H, W] can be blurred, but the data has {spec.data.words}")
             return
         if self.kernel % 2 == 0:
             message = f"a kernel of {self.kernel} pixels has no centre: it must be odd"
             yield Problem(("kernel",), message, f"set it to {self.kernel + 1}")
         elif self.kernel // 2 >= min(spec.data.shape[1:]):
             most = 2 * min(spec.data.shape[1:]) - 1
-            message = f"a kernel of {self.kernel} pixels is too wide for a mirrored image of {min(spec.data.shape[1:])}"
+            message = (
+                f"a kernel of {self.kernel} pixels is too wide to reflect at the border of an image "
+                f"of {min(spec.data.shape[1:])}"
+            )
             yield Problem(("kernel",), message, f"set it to {most} or less")
 
 
@@ -111,7 +114,7 @@ def patch_of(tokens: int, height: int, width: int) -> int:
     while (height // factor) * (width // factor) > tokens and factor < min(height, width):
         factor *= 2
     if height % factor or width % factor or (height // factor) * (width // factor) > tokens:
-        raise ValueError(f"attention over {tokens} tokens does not form a map of an image of {height} by {width}")
+        raise ValueError(f"attention over {tokens} tokens is not a map over an image of {height} by {width}")
     return factor
 
 

@@ -48,7 +48,7 @@ class ConditionAnnealing(Closed):
         """Conditions that cannot be annealed, and an empty range; paths relative to the annealing."""
         if self.start >= self.stop:
             message = f"annealing from {self.start:g} to {self.stop:g} ends before it starts"
-            yield Problem(("stop",), message, "from noise (0) to data (1), `start` before `stop`")
+            yield Problem(("stop",), message, "make `start` less than `stop`: 0 is noise, 1 is data")
         for i, name in enumerate(self.conditions or ()):
             if name not in spec.conditions:
                 known = ", ".join(spec.conditions) or "none"

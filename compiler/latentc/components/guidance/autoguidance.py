@@ -41,8 +41,8 @@ class Autoguidance(ScheduledGuidance, GuidanceTerm):
         yield from settings_problems(self, spec)
         yield from left_out_problems(self.without, "without", spec)
         if self.network == "main":
-            message = "`main` cannot guide itself: the weaker network must be another one"
-            yield Problem(("network",), message, "name another of `networks`, or use `kind: classifier_free`")
+            message = "`main` cannot guide itself: autoguidance needs another, weaker network"
+            yield Problem(("network",), message, "name another network, or use `kind: classifier_free`")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
         return Contrast(networks[self.network], self.without, (), self.channels)

@@ -61,8 +61,10 @@ class ClassifierGuidance(ScoreTerm):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         label = spec.conditions.get("class")
         if label is None or getattr(label, "encoding", None) != "index":
-            message = "classifier guidance needs a class, but requests have none"
-            mend = "add `conditioning.class: {kind: label}`, and `conditions: []` to a backbone that does not take it"
+            message = "classifier guidance needs a class, but requests do not have one"
+            mend = (
+                "add `conditioning.class: {kind: label}`, and set `conditions: []` in a backbone that does not take it"
+            )
             yield Problem((), message, mend)
         yield from super().problems(spec)
 

@@ -52,7 +52,7 @@ class ClassifierFree(ScheduledGuidance, GuidanceTerm):
         yield from left_out_problems(self.absent, "absent", spec)
         for i, name in enumerate(self.without or ()):
             if name in self.absent:
-                yield Problem(("without", i), f"`{name}` is absent from both predictions", "leave it out of one list")
+                yield Problem(("without", i), f"`{name}` is left out of both predictions", "keep it in only one list")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
         return Contrast(None, self.without, self.absent, self.channels)

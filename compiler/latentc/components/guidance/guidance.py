@@ -275,14 +275,20 @@ def within(progress: float, interval: tuple[float, float]) -> bool:
 def interval_problems(interval: tuple[float, float]) -> Iterator[Problem]:
     """An empty interval; paths relative to the guidance."""
     if interval[0] > interval[1]:
-        yield Problem(("interval",), "the interval ends before it starts", "from noise (0) to data (1)")
+        yield Problem(
+            ("interval",),
+            "the interval ends before it starts",
+            "give [low, high] with low at most high: 0 is noise, 1 is data",
+        )
 
 
 def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     """What keeps the conditions from being left out, or contradicts itself; paths relative to the guidance."""
     if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
         message = f"`{spec.objective.kind}` never trains the network without its conditions"
-        yield Problem((), message, "set `sampler.guidance: null`: the network has learned guidance")
+        yield Problem(
+            (), message, "set `sampler.guidance: null`: the network has already learned to predict with guidance"
+        )
     elif not spec.conditions:
         yield Problem((), "guidance needs a condition to drop, but this spec has none", "leave `guidance` out")
     elif not any(condition.nullable for condition in spec.conditions.values()):

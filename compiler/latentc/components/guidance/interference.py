@@ -52,7 +52,7 @@ class Interference(Scheduled, GuidanceTerm):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from interval_problems(self.interval)
         if self.network == "main":
-            message = "`main` predicts each sample's target, not their mean"
+            message = "`main` predicts each sample's target, not the mean over them"
             yield Problem(("network",), message, "name a network of `{kind: constant}`")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Correction:

@@ -62,7 +62,10 @@ class SkippedTokens(ScheduledGuidance, GuidanceTerm):
         yield from left_out_problems(self.without, "without", spec)
         yield from left_out_problems(self.absent, "absent", spec)
         if spec.optimize.stitch is not None or getattr(spec.sampler, "exit", None) is not None:
-            message = "tokens skip blocks of the network that samples, and in some steps another one or less of it does"
+            message = (
+                "this guidance skips blocks of `main`, but in some steps another network or only "
+                "part of `main` is evaluated"
+            )
             yield Problem((), message, "leave out `optimize.stitch` and `sampler.exit`, or this guidance")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:

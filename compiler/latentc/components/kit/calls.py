@@ -266,7 +266,9 @@ def derivative_along(
     """
     of = network.methods[method]
     if network.adapters:
-        raise ValueError(f"network `{network.name}` is differentiated, and what its adapter adds is not")
+        raise ValueError(
+            f"network `{network.name}` is differentiated, but the derivative would leave out what its adapter adds"
+        )
     operands = _arranged(b, network, method, conditions, by_role)
     wrt = tuple(i for i, port in enumerate(of.inputs) if port.role in tangents)
     along = _in_order(b, tuple(of.inputs[i] for i in wrt), {}, tangents)

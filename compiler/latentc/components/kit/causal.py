@@ -39,9 +39,9 @@ class Box(Closed):
         size = spec.data.fields["x"].shape[0]
         for name in ("lower", "upper"):
             if len(getattr(self, name)) != size:
-                yield Problem((name,), f"outcomes have {size} numbers, and `{name}` {len(getattr(self, name))}")
+                yield Problem((name,), f"outcomes have {size} numbers, but `{name}` has {len(getattr(self, name))}")
         if any(low >= high for low, high in zip(self.lower, self.upper, strict=False)):
-            yield Problem(("upper",), "the region is empty: an upper bound is not above the lower one")
+            yield Problem(("upper",), "the region is empty: some upper bound is not above its lower bound")
 
     def has(self, b: Builder, outcomes: Var) -> Var:
         """f32[B, n]: 1 for those of outcomes f32[B, n, D] that lie within."""

@@ -89,8 +89,12 @@ def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[
     fn = mb.functions[function]
     points = control_points(fn)
     if len(points) < count:
-        what = "blocks of tokens" if leading_blocks(fn) else "skips of a decoder, the last block before it included"
-        held = f"{len(points)} {what}, not {count}" if points else "no list of blocks over tokens, and no skips"
+        what = (
+            "blocks of tokens"
+            if leading_blocks(fn)
+            else "skip connections into a decoder, including the last block before it"
+        )
+        held = f"{len(points)} {what}, not {count}" if points else "neither a list of token blocks nor skip connections"
         raise ValueError(f"it has {held}")
     assert fn.origin is not None  # networks are classes
     leading = leading_blocks(fn)[:count]
@@ -146,7 +150,9 @@ def controlled(mb: ModuleBuilder, network: Network, adapter: Network) -> Network
             continue
         types = [public(point.value.type) for point in points]
         if types != [port.type for port in controls]:
-            raise ValueError(f"blocks of its method `{name}` return {types[0]}, and controls are {controls[0].type}")
+            raise ValueError(
+                f"blocks of its method `{name}` return {types[0]}, but the controls are {controls[0].type}"
+            )
         made = _with_controls(mb, fn, points, adapter.name)
         ports = tuple(Port(f"{adapter.name}_{i}", port.type, "control") for i, port in enumerate(controls))
         methods[name] = replace(method, function=made, inputs=(*method.inputs, *ports))

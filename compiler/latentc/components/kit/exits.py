@@ -56,7 +56,7 @@ class Cuts:
         known = {v for node in before for v in node.outputs} | set(self.fn.inputs) | self._fixed()
         inner = {v for node in self.tail for v in node.outputs} | {self.tokens(len(self.blocks))}
         if any(v not in known and v not in inner for node in self.tail for v in node.inputs):
-            raise ValueError("what follows its last block reads more than the tokens")
+            raise ValueError("the layers after its last block read more than the tokens")
         return found
 
     def _fixed(self) -> set[Value]:
@@ -80,9 +80,9 @@ def cuts(mb: ModuleBuilder, network: Network, after: Sequence[int] | None) -> Cu
     ValueError: it cannot.
     """
     if network.adapters:
-        raise ValueError("adapters add to its blocks")
+        raise ValueError("adapters change its blocks")
     if TRAINING in network.methods:
-        raise ValueError("it does something else in training")
+        raise ValueError("it behaves differently in training")
     found = with_exits(mb, network, after)
     count, numbers = len(found.blocks), found.after
     if not numbers or any(not 0 < n < count for n in numbers) or list(numbers) != sorted(set(numbers)):

@@ -37,14 +37,16 @@ def with_attention(mb: ModuleBuilder, network: Network, block: str | None) -> Ne
     forward = network.methods["forward"]
     found = [path for path, node in _attentions(mb, forward.function) if _is_self_attention(node)]
     if not found:
-        raise ValueError(f"network `{network.name}` has no self-attention whose map could be shown")
+        raise ValueError(f"network `{network.name}` has no self-attention to take an attention map from")
     names = [".".join(path) for path in found]
     if block is None:
         chosen = found[len(found) // 2]
     else:
         fitting = [p for p, name in zip(found, names, strict=True) if name == block or name.startswith(f"{block}.")]
         if not fitting:
-            raise ValueError(f"network `{network.name}` has no attention in `{block}`: it has {', '.join(names)}")
+            raise ValueError(
+                f"network `{network.name}` has no attention in `{block}`; blocks with attention: {', '.join(names)}"
+            )
         chosen = fitting[0]
     function = _shown(mb, forward.function, chosen)
     shown = Port("attention", mb.functions[function].outputs[-1].type, "output")

@@ -36,7 +36,7 @@ class Mixture(Closed):
     @model_validator(mode="after")
     def _correlated_alone(self) -> Self:
         if self.correlated and (self.components > 1 or self.per_channel):
-            raise ValueError("a `correlated` mixture is one Gaussian of all channels: set `components: 1`")
+            raise ValueError("a `correlated` mixture has one Gaussian over all channels: set `components: 1`")
         return self
 
     def size(self, channels: int) -> int:

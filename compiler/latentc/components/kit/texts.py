@@ -77,7 +77,7 @@ def problems_of_starts(starts: str | None, spec: Spec) -> Iterator[Problem]:
         return
     field = spec.data.fields.get(starts)
     if field is None or field.dtype != "f32" or field.shape != (tokens.length,):
-        message = f"`starts` is a number for each token, and `{starts}` is not such a field of the data"
+        message = f"`starts` needs a data field with one number per token, but `{starts}` is not such a field"
         yield Problem(("starts",), message, f"add `data.fields.{starts}: {{shape: [{tokens.length}]}}`")
 
 

@@ -30,7 +30,7 @@ def rows_of(tokens: ClassTokens | None) -> Rows | None:
 
 def _tokens(row: str | tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(row, str):
-        raise TypeError(f"{row!r} is text still: a spec's is turned into tokens when it is read")
+        raise TypeError(f"{row!r} is still text: the names of a spec are turned into tokens when it is read")
     return row
 
 
@@ -51,16 +51,22 @@ def problems_of_names(
     if rows is None:
         return
     if not rows or not all(rows):
-        yield Problem(("class_tokens",), "a class has no token")
+        yield Problem(("class_tokens",), "a class has no tokens")
     elif not ragged and len({*map(len, rows)}) > 1:
-        yield Problem(("class_tokens",), "names of classes have different numbers of tokens", "use shorter names")
+        yield Problem(
+            ("class_tokens",), "names of classes have different numbers of tokens", "use names with equally many tokens"
+        )
     if any(not 0 <= token < vocabulary for row in rows for token in row):
         yield Problem(("class_tokens",), f"tokens are 0 to {vocabulary - 1}")
     for entry in entries:
         values = entry.ports[0].values
         if entry.form == "tokens" and values is not None and len(rows) != values:
-            message = f"{len(rows)} classes have tokens, and `{entry.name}` has {values} values"
-            yield Problem(("class_tokens",), message, "name those of each, and of none if the class may be dropped")
+            message = f"{len(rows)} classes have tokens, but `{entry.name}` has {values} values"
+            yield Problem(
+                ("class_tokens",),
+                message,
+                "give the tokens of each class, and of the null class if the class may be dropped",
+            )
 
 
 def named(b: Builder, rows: Rows, y: Var) -> tuple[Var, Var | None]:

@@ -67,10 +67,11 @@ class GranuleNetwork(Backbone):
             or of_kind + 2 * (self.stages + of_space) != (self.width // self.heads)
         ):
             message = (
-                f"a head of {self.width // self.heads} channels has {of_kind} for the kind, {2 * self.stages} for the "
-                f"structure, and an even number each for row and column"
+                f"of the {self.width // self.heads} channels of a head, {of_kind} (an even number) must be "
+                f"left for the kind, {2 * self.stages} for the structure, and equal, even numbers for row "
+                "and column"
             )
-            yield Problem(("kind_channels",), message, "change the width, the heads or this")
+            yield Problem(("kind_channels",), message, "change `width`, `heads` or `kind_channels`")
         if not self.told(spec):
             yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)

@@ -58,7 +58,8 @@ class Levels(Backbone):
         last_level = len(self.multipliers) - 1
         for side in self.halved_sides(shape):
             if side % 2**last_level:
-                yield Problem(("multipliers",), f"a side of {side} cannot be halved {last_level} times")
+                mend = f"use fewer levels, or sides that are multiples of {2**last_level}"
+                yield Problem(("multipliers",), f"a side of {side} cannot be halved {last_level} times", mend)
         for i, level in enumerate(self.attention):
             if level not in range(len(self.multipliers)):
                 yield Problem(("attention", i), f"level {level} is out of range: there are levels 0 to {last_level}")

@@ -26,7 +26,9 @@ def problems_of(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
         yield Problem((), f"{message}but the data has {what}")
         return
     if config.filled_to is not None and (len(shape) == 3 or given[1] > config.filled_to):
-        yield Problem(("filled_to",), f"samples of {given} have no frames to repeat", "leave it out")
+        yield Problem(
+            ("filled_to",), f"`filled_to` extends shorter videos, but samples have shape {given}", "leave it out"
+        )
         return
     frame_count = shape[1] if len(shape) == 4 else 1
     for prefix, patch, frames in (("", config.patch, config.frames), ("decoder_", *config.decoded_patch)):
@@ -42,29 +44,40 @@ def problems_of(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
     yield from config.outward_block.problems_of_condition(config.kind, None)
     for name, width in (("width", config.width), ("decoder_width", config.decoder_width or config.width)):
         if width % 4:
-            yield Problem((name,), f"sines and cosines of rows and columns need a width divisible by 4: {width}")
+            yield Problem((name,), f"2D sinusoidal positions need a width divisible by 4, not {width}")
     if config.bottleneck.square is not None:
-        yield Problem(("bottleneck",), "tokens are a sequence, without a side", "use `{kind: codebook}`")
+        yield Problem(
+            ("bottleneck",),
+            "the bottleneck needs a square of tokens, but here they are a sequence",
+            "use `{kind: codebook}`",
+        )
     if config.decoded_patch != (config.patch, config.frames) and config.queries is None:
         name = "decoder_patch" if config.decoded_patch[0] != config.patch else "decoder_frames"
-        yield Problem((name,), "tokens are patches, so the decoder has those of the encoder", "leave it out")
+        yield Problem((name,), "tokens are patches, so encoder and decoder must use the same patches", "leave it out")
     if config.planes is not None and config.tokens is not None:
-        yield Problem(("tokens",), "tokens are those of planes, not of queries", "set `tokens: null`")
+        yield Problem(("tokens",), "tokens come from `planes`, not from queries", "set `tokens: null`")
     elif config.planes == 4 and (frame_count // config.frames) % 2:
-        message = f"{frame_count // config.frames} patches along the frames have no two halves"
-        yield Problem(("planes",), message, "use `planes: 3`, or an even number")
+        message = f"{frame_count // config.frames} patches along the frames cannot be halved"
+        yield Problem(("planes",), message, "use `planes: 3`, or an even number of patches")
     count = config.token_count(spec)
     if config.tokens_by != "queries" and config.tokens is None:
-        yield Problem(("tokens_by",), "there are as many tokens as patches", "leave it out, or give `tokens`")
+        yield Problem(
+            ("tokens_by",),
+            "without `tokens` there are as many tokens as patches",
+            "leave `tokens_by` out, or give `tokens`",
+        )
     elif config.tokens_by == "resized" and (frame_count != config.frames or math.isqrt(count) ** 2 != count):
-        message = f"squares of patches are resized, to squares, and there are {count} tokens of {frame_count} frames"
-        yield Problem(("tokens_by",), message, "use `mixed`, or a square number and images")
+        message = (
+            f"`resized` needs images and a square number of tokens, but there are {count} tokens of "
+            f"{frame_count} frames"
+        )
+        yield Problem(("tokens_by",), message, "use `mixed`, or images and a square number of tokens")
     for i, length in enumerate(config.lengths or ()):
         if length > count:
-            yield Problem(("lengths", i), f"there are {count} latents, fewer than {length}")
+            yield Problem(("lengths", i), f"length {length} exceeds the {count} latents")
     if config.lengths and config.provides(spec) - {"autoencode", "encode"}:
-        message = "tokens of a codebook are not kept in part"
-        yield Problem(("lengths",), message, "leave it out, or use the bottleneck `gaussian`")
+        message = "`lengths` keeps only part of the tokens, which a codebook cannot do"
+        yield Problem(("lengths",), message, "leave `lengths` out, or use the bottleneck `gaussian`")
     yield from problems_of_rotary(config, frame_count)
     yield from config.problems_of_conditions(spec)
 
@@ -76,7 +89,7 @@ def problems_of_rotary(config: QueryAutoencoder, frames: int) -> Iterator[Proble
     if not config.rotary.ROTARY:
         yield Problem(("rotary",), f"`{config.rotary.kind}` is not rotary", "use `{kind: rope_1d}`")
     elif config.rotary.GRIDDED and (config.queries is not None or frames != config.frames):
-        message = f"`{config.rotary.kind}` is of a square of patches alone"
+        message = f"`{config.rotary.kind}` needs a square of patches"
         yield Problem(("rotary",), message, "use `{kind: rope_1d}`, or images and `tokens: null`")
 
 

@@ -46,18 +46,20 @@ def problems_of_training(routes: Sequence[Route], alignment: Alignment | None, d
     free, ends = 0, skipped(routes, depth)
     for i, (start, end) in enumerate(ends):
         if not free <= start <= end < depth:
-            message = f"no route from block {start} to {end}"
-            yield Problem(("routes", i), message, f"routes follow each other, and blocks are 0 to {depth - 1}")
+            message = f"blocks {start} to {end} are not a valid route"
+            yield Problem(
+                ("routes", i), message, f"a route starts after the previous one ends, within blocks 0 to {depth - 1}"
+            )
             return
         free = end + 1
     if alignment is not None and not 0 < alignment.blocks <= depth:
-        message = f"{alignment.blocks} blocks come before the alignment, of {depth}"
+        message = f"the alignment follows block {alignment.blocks}, but there are {depth}"
         yield Problem(("alignment", "blocks"), message, f"choose 1 to {depth}")
         return
     for start, end in ends:
         if alignment is not None and start < alignment.blocks <= end:
             message = f"tokens that skip blocks {start} to {end} have no features to align"
-            yield Problem(("alignment", "blocks"), message, f"set {end + 1} or more, or at most {start}")
+            yield Problem(("alignment", "blocks"), message, f"set it to at least {end + 1}, or at most {start}")
 
 
 class Routing:

@@ -74,7 +74,8 @@ class Staged(Backbone):
                 message = f"{multiplier} * {self.width} channels is not a positive integer"
                 yield Problem(("multipliers", stage), message)
             elif side % 2**level:
-                yield Problem(("multipliers",), f"a side of {side} cannot be halved {level} times")
+                mend = f"use fewer stages, or a side that is a multiple of {2**level}"
+                yield Problem(("multipliers",), f"a side of {side} cannot be halved {level} times", mend)
                 return
             elif self.depths[stage]:
                 yield from self._problems_of_block(stage, width, side // 2**level)

@@ -88,28 +88,46 @@ class Embedding(Closed):
         )
         for name in ("mask", "start"):
             if (token := getattr(self, name)) is not None and (token >= vocabulary or self.kind == "bits"):
-                yield Problem(("embedding", name), f"it is a row of the table of {vocabulary} tokens", "leave it out")
+                yield Problem(
+                    ("embedding", name),
+                    f"`{name}` must be a row of a table of {vocabulary} tokens, which bits do not have",
+                    "leave it out",
+                )
         if self.class_tokens is not None and (self.labels or self.kind == "bits"):
-            yield Problem(("embedding", "class_tokens"), "classes have other rows already", "leave out one of them")
+            yield Problem(
+                ("embedding", "class_tokens"),
+                "`labels` or `kind: bits` already define how classes are embedded",
+                "leave `class_tokens` out",
+            )
 
     def problems(self, splits: int, read: Read) -> Iterator[Problem]:
         if self.kind == "bits":
             if self.labels:
                 yield Problem(
-                    ("embedding", "labels"), "bits have no table that classes could be rows of", "leave it out"
+                    ("embedding", "labels"),
+                    "with `kind: bits` there is no table that could have rows for classes",
+                    "leave it out",
                 )
             if read != "linear":
-                yield Problem(("readout", "kind"), "bits have no table to tie logits to", "use `kind: linear`")
+                yield Problem(
+                    ("readout", "kind"), "with `kind: bits` there is no table to tie logits to", "use `kind: linear`"
+                )
         if splits > 1 and (self.mask is not None or self.start is not None or self.class_tokens is not None):
-            yield Problem(("embedding",), "tokens that are split have several tables", "leave out tokens of one")
+            yield Problem(
+                ("embedding",),
+                "`splits` gives tokens several tables, but this needs a single one",
+                "leave out `mask`, `start` and `class_tokens`, or `splits`",
+            )
         if splits > 1 and self.labels:
-            message = "classes are rows of the tokens' table, and tokens that are split have several"
+            message = "classes are rows of the tokens' table, but `splits` gives tokens several"
             yield Problem(("embedding", "labels"), message, "leave it out")
         if self.condition_norm and not (self.late and self.condition == "first"):
-            message = "a condition with its own norm comes first and is added after the tokens' norm"
+            message = "`condition_norm` needs a condition that comes first and is added after the tokens' norm"
             yield Problem(("embedding", "condition_norm"), message, "set `late: true` and `condition: first`")
         if self.blank is not None and self.blank >= self.labels:
-            yield Problem(("embedding", "blank"), f"row {self.blank} of {self.labels} does not exist")
+            yield Problem(
+                ("embedding", "blank"), f"row {self.blank} is out of range: there are {self.labels} rows for classes"
+            )
 
 
 class Readout(Closed):

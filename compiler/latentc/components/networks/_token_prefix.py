@@ -16,24 +16,26 @@ from latentc.ir.builder import Builder, Var
 def problems_of_prefix(told: Mapping[str, tuple[Port, ...]], shared: bool, vocabulary: int) -> Iterator[Problem]:
     """What is wrong with the operands of the conditions; `shared`: they are rows of the tokens' table."""
     if not told:
-        message = "a token_transformer begins with a condition, but takes none"
+        message = "a token_transformer begins with a condition, but here it takes none"
         yield Problem((), message, "add `conditioning.class: {kind: label}`")
     if not shared:
         for name, ports in told.items():
             if len(ports) == 1 and ports[0].type.dtype == "i64" and ports[0].type.rank == 2:
-                message = f"condition `{name}` has token numbers, but a token_transformer has no table for them"
+                message = f"condition `{name}` holds token numbers, but a token_transformer has no table for them"
                 yield Problem(("shared",), message, "set `shared: true`")
         if len(told) > 1:
             words = ", ".join(f"`{name}`" for name in told)
-            message = f"a token_transformer begins with one condition, but takes {words}"
-            yield Problem((), message, "name the one in `conditions`, or set `shared: true` for tokens")
+            message = f"a token_transformer begins with a single condition, but takes {words}"
+            yield Problem((), message, "list one of them in `conditions`, or set `shared: true` if they are tokens")
         return
     for name, ports in told.items():
         if len(ports) != 1 or ports[0].type.dtype != "i64":
-            message = f"condition `{name}` is not a class or token, and `shared` makes it a row of the table"
+            message = (
+                f"`shared` makes conditions rows of the tokens' table, but condition `{name}` is not a class or token"
+            )
             yield Problem(("shared",), message, "leave `shared` out")
         elif (ports[0].values or 0) > vocabulary:
-            message = f"condition `{name}` has {ports[0].values} values, and the table {vocabulary} rows"
+            message = f"condition `{name}` has {ports[0].values} values, but the table has {vocabulary} rows"
             yield Problem(("shared",), message, "leave `shared` out")
 
 

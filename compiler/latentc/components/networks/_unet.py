@@ -53,10 +53,10 @@ class Unet(Levels):
             return
         if self.block.resample == "planes":
             if len(spec.data.shape) != 4:
-                message = "planes are of data [C, D, H, W], and the data has " + spec.data.words
+                message = "planes need data [C, D, H, W], but the data has " + spec.data.words
                 yield Problem(("block", "resample"), message, "use `box`")
             if "padded" in self.resampling + getattr(self, "encoder", ""):
-                message = "convolutions that pad only at the end halve all axes, but `planes` only the last two"
+                message = "convolutions that pad only at the end halve all axes, but `planes` halves only the last two"
                 yield Problem(("block", "resample"), message, "use `box`, or another of `resampling` and `encoder`")
         if not whole(self.width, self.stem):
             yield Problem(("stem",), f"{self.stem} * {self.width} channels is not a positive integer")
@@ -66,8 +66,8 @@ class Unet(Levels):
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
         vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
         if vectors and not self.told_time:
-            message = f"without an embedding blocks cannot be told the condition `{vectors[0]}`"
-            yield Problem(("told_time",), message, "leave it out, or list other `conditions`")
+            message = f"without an embedding, blocks cannot take condition `{vectors[0]}`"
+            yield Problem(("told_time",), message, "leave it out, or list `conditions` without it")
         if self.block.transformer is not None:
             yield from self._problems_of_transformer(spec)
 

@@ -73,11 +73,11 @@ class Adapter(Backbone):
             yield Problem(("network",), f"network `{self.network}` {what}", f"name one of {', '.join(fitting)}")
             return
         if original.pretrained is None:
-            message = f"network `{self.network}`, which it adapts, has no weights: its `pretrained` names no file"
-            yield Problem((), message, f"train it, then name its file in `networks.{self.network}.pretrained`")
+            message = f"network `{self.network}`, which this adapts, has no weights: its `pretrained` names no file"
+            yield Problem((), message, f"train it, then name its checkpoint in `networks.{self.network}.pretrained`")
         yield from self._problems_of_turns(spec, original)
         if getattr(spec.objective, "AVERAGES", False):
-            message = "the objective differentiates the network, and would leave out what an adapter adds"
+            message = "the objective differentiates the network, but the derivative would leave out the adapter"
             yield Problem((), message, "use an objective such as `diffusion`, `flow` or `consistency_training`")
         copied = self._copied(spec)
         found = [*copied.problems_of_conditions(spec)]
@@ -88,22 +88,28 @@ class Adapter(Backbone):
                 networks = {n: net.build(mb, n, spec, 1) for n, net in ((self.network, original), ("adapter", self))}
                 self.attached(mb, "adapter", networks, spec)
             except ValueError as error:
-                yield Problem(("blocks",), f"a {original.kind} cannot be adapted so: {error}")
+                yield Problem(("blocks",), f"a {original.kind} cannot be adapted here: {error}")
 
     def _problems_of_turns(self, spec: Spec, original: Backbone) -> Iterator[Problem]:
         """Conditions in turn that it is not told, or that the adapted network is told, too, or that have no null."""
         told, others = self.told(spec), original.told(spec)
         for i, name in enumerate(self.in_turn):
             if name not in told:
-                yield Problem(("in_turn", i), f"it does not take the condition `{name}`", f"it takes {', '.join(told)}")
+                yield Problem(
+                    ("in_turn", i), f"the adapter does not take condition `{name}`", f"it takes {', '.join(told)}"
+                )
             elif name in others:
-                message = f"network `{self.network}` is told `{name}` as well, and would lose it"
+                message = f"network `{self.network}` also takes `{name}`, and would lose it in other turns"
                 yield Problem(("in_turn", i), message, f"leave it out of `networks.{self.network}.conditions`")
             elif not told[name].dropped:
                 message = f"`{name}` has no null value, because its `dropout` is 0"
                 yield Problem(("in_turn", i), message, f"set `conditioning.{name}.dropout`")
         if len(set(self.in_turn)) < len(self.in_turn) or len(self.in_turn) == 1:
-            yield Problem(("in_turn",), "one condition alone, or twice, takes no turns", "name two or more, each once")
+            yield Problem(
+                ("in_turn",),
+                "conditions can only take turns if there are several, each listed once",
+                "list two or more, each once",
+            )
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         kept = dict(mb.entries)

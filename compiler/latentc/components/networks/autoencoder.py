@@ -133,14 +133,16 @@ class Autoencoder(Backbone):
             return
         side = self.bottleneck.square
         if side is not None and (shape[1] != side * self.factor or shape[2] != side * self.factor):
-            message = f"the bottleneck is of {side} by {side} latents, and images of {shape[1:]} have others"
-            yield Problem(("bottleneck",), message, f"use sides of {side * self.factor} or change the bottleneck")
+            message = f"the bottleneck has {side} by {side} latents, but images of {shape[1:]} have another number"
+            yield Problem(
+                ("bottleneck",), message, f"use images with a side of {side * self.factor}, or change the bottleneck"
+            )
         if shape[1] % self.factor or shape[2] % self.factor:
             message = f"{len(self.multipliers)} levels need sides that are multiples of {self.factor}, not {shape[1:]}"
             yield Problem(("multipliers",), message, "change `data.shape` or the number of levels")
         others = self.decoder_multipliers
         if others is not None and len(others) != len(self.multipliers):
-            message = f"the encoder has {len(self.multipliers)} levels, the decoder {len(others)}"
+            message = f"the encoder has {len(self.multipliers)} levels, but the decoder has {len(others)}"
             yield Problem(("decoder_multipliers",), message, "give both the same number of levels")
         for name, multipliers in (("multipliers", self.multipliers), ("decoder_multipliers", others or ())):
             for i, multiplier in enumerate(multipliers):
@@ -153,11 +155,13 @@ class Autoencoder(Backbone):
             for i, level in enumerate(attention):
                 if not 0 <= level < len(self.multipliers):
                     levels = len(self.multipliers)
-                    yield Problem((name, i), f"no level {level}: there are {levels} (0 to {levels - 1})")
+                    yield Problem((name, i), f"level {level} is out of range: there are levels 0 to {levels - 1}")
         for name, there in (("quant_conv", self.quant_conv), ("post_quant_conv", self.post_quant_conv)):
             if not there and self.features not in (None, self.bottleneck.channels):
-                message = f"{self.features} features cannot be {self.bottleneck.channels} latent channels without it"
-                yield Problem((name,), message, "leave `features` or this option out")
+                message = (
+                    f"without it, {self.features} features cannot become {self.bottleneck.channels} latent channels"
+                )
+                yield Problem((name,), message, "leave out `features` or this option")
         yield from self.problems_of_conditions(spec)
 
     def _shape(self, spec: Spec) -> tuple[int, ...] | None:

@@ -40,7 +40,9 @@ class Average(Like):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.by_grids and not (isinstance(spec.objective, Objective) and spec.objective.growing(spec)):
-            message = "the decay rises with the steps of the objective's time grids, and these do not grow"
+            message = (
+                "with `by_grids` the decay follows the growth of the objective's time grids, but these do not grow"
+            )
             yield Problem(("by_grids",), message, "set `objective.growth`, or leave it out")
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "average"}

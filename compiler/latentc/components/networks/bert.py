@@ -95,60 +95,65 @@ class Bert(Backbone):
             message = f"{tokens.vocabulary} tokens are not a power of {self.splits}, so they do not split into digits"
             yield Problem(("splits",), message, "change `splits` or `data.tokens.vocabulary`")
         elif self.embedding.kind == "bits" and base & (base - 1):
-            yield Problem(("embedding", "kind"), f"{base} values are not a whole number of bits", "use `kind: table`")
+            yield Problem(
+                ("embedding", "kind"),
+                f"{base} values are not a power of 2, so they cannot be written as bits",
+                "use `kind: table`",
+            )
         yield from self.embedding.problems(self.splits, self.readout.kind)
         yield from self.embedding.problems_of_text(tokens.vocabulary, self.entries(spec))
         total = tokens.length + self.embedding.first(self.told(spec))
         if self.embedding.places is not None and total > self.embedding.places:
-            message = f"sequences have {total} places, more than {self.embedding.places}"
+            message = f"sequences have {total} positions, but `places` is {self.embedding.places}"
             yield Problem(("embedding", "places"), message)
         if spec.data.modelled.end is not None and (self.decoder or self.long_skips or self.splits > 1):
-            message = "tokens after the end of a text are masked only in plain blocks"
+            message = "tokens after the end of a text can be masked only in plain blocks"
             yield Problem((), message, "leave out `decoder`, `long_skips` and `splits`, or `data.fields.tokens.end`")
         for entry in self.entries(spec):
             values = entry.ports[0].values
             shared = self.embedding.labels and self.embedding.shared
             if shared and values is not None and values > self.embedding.labels:
                 message = (
-                    f"condition `{entry.name}` has {values} values, and the table {self.embedding.labels} rows for them"
+                    f"condition `{entry.name}` has {values} values, but the table has "
+                    f"{self.embedding.labels} rows for them"
                 )
                 yield Problem(("embedding", "labels"), message, f"use {values} labels")
         yield from self.block.problems_of_width(self.width)
         if self.long_skips and self.depth % 2 == 0:
-            message = f"long skips need equally many blocks before and after the middle one, but {self.depth} is even"
+            message = f"long skips need as many blocks before the middle one as after it, but `depth` is {self.depth}"
             yield Problem(("depth",), message, f"use {self.depth + 1} blocks")
         if self.decoder is not None:
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))
         if self.block.parts()[0].ordered:
             yield Problem(
-                ("block", "mixer"), "a bert sees all tokens, so its mixer is not causal", "set `causal: false`"
+                ("block", "mixer"), "a bert sees all tokens, so its mixer must not be causal", "set `causal: false`"
             )
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(tokens.length) is not None:
             if self.splits > 1:
-                message = "the sampler reuses keys and values of whole tokens, and `splits` masks their digits"
-                yield Problem(("splits",), message, "leave it out, or leave out `sampler.reuse`")
+                message = "the sampler reuses keys and values of whole tokens, but `splits` masks their digits"
+                yield Problem(("splits",), message, "leave out `splits` or `sampler.reuse`")
             if spec.data.modelled.end is not None:
-                message = "the sampler reuses keys and values of all tokens, and texts end before the last"
+                message = "the sampler reuses keys and values of all tokens, but texts can end before the last one"
                 yield Problem((), message, "leave out `sampler.reuse`")
             if not self.block.parts()[0].recalls:
-                message = "the sampler reuses keys and values, which this mixer cannot give"
+                message = "the sampler reuses keys and values, but this mixer does not return them"
                 yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or leave out `sampler.reuse`")
 
     def _problems_of_decoder(self, decoder: Decoder, told: Mapping[str, Condition]) -> Iterator[Problem]:
         if decoder.width % decoder.heads:
             message = f"{decoder.heads} heads do not divide the width of {decoder.width}"
-            yield Problem(("heads",), message, "change one of them")
+            yield Problem(("heads",), message, "change `width` or `heads`")
         if self.embedding.first(told) == 0:
-            message = "the decoder puts the encoder's output for the first token in place of masked ones"
-            yield Problem((), message, "add a condition at the front, or set `embedding.blank`")
+            message = "the decoder needs a token in front, whose encoder output replaces masked tokens"
+            yield Problem((), message, "add a condition in front, or set `embedding.blank`")
         if self.splits > 1:
             yield Problem(
-                (), "the decoder replaces whole tokens, and `splits` masks their digits", "leave out one of them"
+                (), "the decoder replaces whole tokens, but `splits` masks their digits", "leave out one of them"
             )
         if set(self.block.parts()[0].static(decoder.width)) != {"heads"}:
-            message = f"the decoder has heads of its own, which `{self.block.mixer.kind}` does not take"
+            message = f"the decoder has its own number of heads, which `{self.block.mixer.kind}` does not support"
             yield Problem((), message, "use the mixer `{kind: attention}` without `kv_heads`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

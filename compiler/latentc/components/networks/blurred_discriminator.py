@@ -63,8 +63,8 @@ class BlurredDiscriminator(Backbone):
             for size in shape[-2:]:
                 left = size // 2**self.depth
                 if left > self.side and left % self.side:
-                    message = f"feature maps have a side of {left}, which does not pool to {self.side}"
-                    yield Problem(("side",), message, "choose a divisor")
+                    message = f"feature maps have a side of {left}, which cannot be pooled to {self.side}"
+                    yield Problem(("side",), message, f"choose a divisor of {left}")
         if self.width % self.groups:
             message = f"{self.width} channels do not divide into {self.groups} groups"
             yield Problem(("width",), message, "change `width` or `groups`")

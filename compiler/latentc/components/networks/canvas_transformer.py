@@ -63,7 +63,7 @@ class CanvasTransformer(GranuleNetwork):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.factors is not None and len(self.factors) != self.stages + 2:
-            message = f"{len(self.factors)} factors for {self.stages + 2} canvases"
+            message = f"{len(self.factors)} factors, but there are {self.stages + 2} canvases"
             yield Problem(("factors",), message, "give one for each stage, and one for the last canvas")
         yield from problems_of_training((), self.alignment, self.depth)
 

@@ -78,7 +78,7 @@ class CascadeTransformer(ToldBlocks):
         yield from self.block.problems_of_width(self.width)
         yield from self.problems_of_conditions(spec)
         if not (isinstance(self.positions, Positions) and self.positions.ROTARY):
-            message = f"`{self.positions.kind}` positions are of one resolution"
+            message = f"`{self.positions.kind}` positions fit only one resolution"
             yield Problem(("positions",), message, "use `{kind: rope_2d}`")
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
 

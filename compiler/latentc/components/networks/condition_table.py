@@ -38,7 +38,10 @@ class ConditionTable(Backbone):
         yield from self.problems_of_conditions(spec)
         entries = self.entries(spec)
         if len(entries) != 1 or entries[0].ports[0].values is None:
-            message = f"a {self.kind} has rows for one label, but takes {', '.join(e.name for e in entries) or 'none'}"
+            message = (
+                f"a {self.kind} has one row per class, so it takes one label, not "
+                f"{', '.join(e.name for e in entries) or 'none'}"
+            )
             yield Problem(("conditions",), message, "list a condition `{kind: label}` here")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

@@ -66,7 +66,7 @@ class ConditionalUnet1d(Backbone):
             yield Problem((), message)
             return
         if spec.objective is not None and spec.objective.out_channels(1) != 1:  # type: ignore[attr-defined]
-            message = "a conditional_unet_1d returns the dimensions of its input"
+            message = "a conditional_unet_1d returns as many dimensions as it takes, so it cannot predict a variance"
             yield Problem((), message, "use a fixed `objective.variance`")
         most = 2 ** (len(self.widths) - 1)
         if shape[0] % most:
@@ -80,7 +80,7 @@ class ConditionalUnet1d(Backbone):
         for name, condition in self.told(spec).items():
             rank = [port.type.rank for port in condition.ports(name, spec)][:1]
             if self.form_of(condition) == "array" and rank and rank != [2]:
-                yield Problem(("conditions",), f"condition `{name}` is no vector", "encode or flatten it")
+                yield Problem(("conditions",), f"condition `{name}` is not a vector", "encode or flatten it")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)

@@ -34,7 +34,9 @@ class Constant(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None:
-            yield Problem((), f"a constant is an array, but the data has {spec.data.words}", "use data with a `shape`")
+            yield Problem(
+                (), f"a constant needs data with a shape, but the data has {spec.data.words}", "use data with a `shape`"
+            )
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None

@@ -84,11 +84,18 @@ class ContextTransformer(Backbone):
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
         if self.velocity_head is not None and self.velocity_head >= self.depth:
-            yield Problem(("velocity_head",), f"{self.velocity_head} of {self.depth} blocks leave none to share")
+            yield Problem(
+                ("velocity_head",),
+                f"`velocity_head: {self.velocity_head}` leaves none of the {self.depth} blocks to share",
+            )
         for name, count in self.tokens.items():
             if name not in (*spec.conditions, "time"):
                 known = ", ".join((*spec.conditions, "time"))
-                yield Problem(("tokens", name), f"{count} tokens of `{name}`", f"give them for one of {known}")
+                yield Problem(
+                    ("tokens", name),
+                    f"`{name}` is neither a condition nor `time`, so it cannot have {count} tokens",
+                    f"give tokens for one of {known}",
+                )
         yield from self.problems_of_conditions(spec)
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:

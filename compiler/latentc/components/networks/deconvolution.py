@@ -56,12 +56,12 @@ class Deconvolution(Backbone):
             known = ", ".join(spec.data.fields) or "none"
             yield Problem(("field",), f"the data has no field `{self.field}`", f"fields of the data: {known}")
         elif field.shape is None or len(field.shape) != 1 or field.classes:
-            yield Problem(("field",), f"field `{self.field}` is no vector, which a deconvolution takes")
+            yield Problem(("field",), f"field `{self.field}` is not a vector, as a deconvolution needs")
         if shape is None or len(shape) != 3:
-            yield Problem((), f"a deconvolution makes maps [W, H, W], but the data has {spec.data.words}")
+            yield Problem((), f"a deconvolution makes maps [C, H, W], but the data has {spec.data.words}")
         elif shape[1] % self.factor or shape[2] % self.factor:
             message = f"{len(self.widths) - 1} doublings do not lead to {shape[1]} by {shape[2]}"
-            yield Problem(("widths",), message, "use fewer")
+            yield Problem(("widths",), message, "use fewer `widths`")
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         field, shape = spec.data.fields.get(self.field), spec.data.shape

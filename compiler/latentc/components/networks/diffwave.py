@@ -67,16 +67,20 @@ class Diffwave(Backbone):
             yield Problem((), f"a diffwave takes waveforms [channels, time], but the data has {spec.data.words}")
             return
         if spec.objective is not None and spec.objective.out_channels(1) != 1:  # type: ignore[attr-defined]
-            yield Problem((), "a diffwave returns the channels of its input", "use a fixed `objective.variance`")
+            yield Problem(
+                (),
+                "a diffwave returns as many channels as it takes, so it cannot predict a variance",
+                "use a fixed `objective.variance`",
+            )
         arrays = [name for name, condition in self.told(spec).items() if self.form_of(condition) == "array"]
         if len(arrays) > 1:
-            message = f"a diffwave takes one array, and conditions {' and '.join(arrays)} are arrays"
-            yield Problem(("conditions",), message, "list the conditions it takes in `conditions`")
+            message = f"a diffwave takes only one array, but conditions {' and '.join(arrays)} are arrays"
+            yield Problem(("conditions",), message, "list only the one that it takes in `conditions`")
         for name in arrays:
             given = [int(d) for port in self.told(spec)[name].ports(name, spec) for d in port.type.shape[1:]]  # type: ignore[arg-type]
             if len(given) != 2 or given[1] * self.hop != shape[1]:
-                message = f"condition `{name}` is {given}: a waveform of {shape[1]} samples has "
-                message += f"[bands, {shape[1] / self.hop:g}] frames of {self.hop} samples"
+                message = f"condition `{name}` has shape {given}, but a waveform of {shape[1]} samples needs "
+                message += f"[bands, {shape[1] / self.hop:g}]: one frame per {self.hop} samples"
                 yield Problem(("upsampling",), message, "change the length of the waveform or of the condition")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

@@ -55,13 +55,13 @@ class Dis(OneSequence):
     def problems_of_blocks(self) -> Iterator[Problem]:
         mixer, norm = self.parts()
         if mixer.spatial:
-            message = f"`{mixer.kind}` needs a square of tokens, and here time and conditions are tokens too"
+            message = f"`{mixer.kind}` needs a square of tokens, but here the time and conditions are tokens too"
             yield Problem(("mixer",), message, "use another, such as `{kind: selective_scan}`")
         if norm.TIMED:
-            message = f"`{norm.kind}` depends on the time, which blocks of a dis do not take"
+            message = f"`{norm.kind}` depends on the time, but blocks of a dis do not take it"
             yield Problem(("norm",), message, "use `{kind: rms_norm}`")
         if mixer.generates:
-            message = "weights of the mixer depend on the condition, which blocks of a dis do not take"
+            message = "weights of the mixer depend on the condition, but blocks of a dis do not take it"
             yield Problem(("mixer",), message, "leave out what generates them")
         if self.width % mixer.head_count:
             yield Problem(("width",), f"{mixer.head_count} heads do not divide the width of {self.width}")

@@ -66,18 +66,23 @@ class DiscreteDenoiser(Backbone):
         if self.width % self.heads:
             yield Problem(("heads",), f"{self.heads} heads do not divide the width of {self.width}")
         if self.position_grid and tokens and math.prod(self.position_grid) < tokens.length:
-            message = f"a grid of {math.prod(self.position_grid)} positions for {tokens.length} tokens"
-            yield Problem(("position_grid",), message, "give it at least as many")
+            message = (
+                f"`position_grid` has {math.prod(self.position_grid)} positions, but samples have "
+                f"{tokens.length} tokens"
+            )
+            yield Problem(("position_grid",), message, "use at least as many positions as tokens")
         if getattr(spec.objective, "diffusion", None) is None:
-            yield Problem((), f"a {self.kind} needs the steps of an objective", "use `{kind: mask_and_replace}`")
+            yield Problem(
+                (), f"a {self.kind} needs an objective that diffuses tokens in steps", "use `{kind: mask_and_replace}`"
+            )
         yield from self.problems_of_conditions(spec)
         entries = self.entries(spec)
         if len(entries) > 1:
-            yield Problem(("conditions",), f"{len(entries)} conditions, and blocks have a place for one", "list one")
+            yield Problem(("conditions",), f"blocks take one condition, but there are {len(entries)}", "list one")
         for entry in entries:
             if entry.form == "array" and entry.ports[0].type.rank != 3:
-                message = f"condition `{entry.name}` has no sequence to attend to"
-                yield Problem((), message, "give its field the shape [tokens, channels]")
+                message = f"condition `{entry.name}` is not a sequence, so blocks cannot attend to it"
+                yield Problem((), message, "give its data field the shape [tokens, channels]")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.tokens is not None

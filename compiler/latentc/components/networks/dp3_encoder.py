@@ -72,7 +72,10 @@ class Dp3Encoder(Backbone):
                 yield Problem((key,), f"the data has no field `{name}`", f"fields of the data: {known}")
             elif len(field.shape) not in (rank, rank + 1) or field.classes:
                 wanted = "[points, coordinates]" if key == "points" else "[dimensions]"
-                message = f"field `{name}` is {list(field.shape)}: a dp3_encoder takes {wanted}, or one per step"
+                message = (
+                    f"field `{name}` has shape {list(field.shape)}, but a dp3_encoder takes "
+                    f"{wanted}, or one such array per step"
+                )
                 yield Problem((key,), message)
             else:
                 shapes.append(field.shape[:-rank])

@@ -49,7 +49,7 @@ class EarlyExits(Backbone):
         original = spec.networks.get(self.network)
         if not isinstance(original, Backbone) or "denoise" not in original.provides(spec):
             what = "denoises nothing" if self.network in spec.networks else "does not exist"
-            yield Problem(("network",), f"network `{self.network}` {what}", "name one that denoises, such as `main`")
+            yield Problem(("network",), f"network `{self.network}` {what}", "name a denoiser, such as `main`")
             return
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
@@ -59,7 +59,7 @@ class EarlyExits(Backbone):
                 built = original.build(mb, self.network, spec, 1)
                 self._built(mb, "exits", spec, cuts(mb, built, self.after))
             except ValueError as error:
-                yield Problem(("after",), f"a {original.kind} cannot be left so: {error}")
+                yield Problem(("after",), f"a {original.kind} cannot have exits here: {error}")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         return Network(name, {}, self.PROVIDES)  # its methods are built when the other network is there

@@ -85,16 +85,21 @@ class FeatureDiscriminator(Backbone):
         if shape is None or len(shape) != 3 or shape[0] != 3:
             yield Problem((), f"a {self.kind} takes images of 3 channels, but the data has {spec.data.words}")
         elif self.crops and min(shape[1:]) <= self.side * self.patch:
-            message = f"nothing to crop: {shape[1]} by {shape[2]} is not more than {self.side * self.patch} pixels"
-            yield Problem(("crops",), message, "leave it out, or use larger images")
+            message = (
+                f"images of {shape[1]} by {shape[2]} are too small to crop: sides must exceed "
+                f"{self.side * self.patch} pixels"
+            )
+            yield Problem(("crops",), message, "leave `crops` out, or use larger images")
         if self.width % self.heads:
             yield Problem(("heads",), f"{self.heads} heads do not divide a width of {self.width}")
         if list(self.levels) != sorted(set(self.levels)):
             yield Problem(("levels",), f"{list(self.levels)} must be in ascending order")
         elif self.levels[-1] >= self.depth:
-            yield Problem(("levels",), f"no block {self.levels[-1]}: there are {self.depth} (0 to {self.depth - 1})")
+            yield Problem(
+                ("levels",), f"block {self.levels[-1]} is out of range: there are blocks 0 to {self.depth - 1}"
+            )
         if self.kernel % 2 == 0 or self.kernel // 2 > self.side**2:
-            message = f"a kernel is odd and reaches at most {self.side**2} patches to a side, not {self.kernel}"
+            message = f"`kernel` must be odd and at most {2 * self.side**2 + 1}, not {self.kernel}"
             yield Problem(("kernel",), message)
         yield from self.problems_of_conditions(spec)
 

@@ -57,11 +57,11 @@ class GranuleQuantizer(Backbone):
             yield Problem((), f"a granule_quantizer takes tokens, but the data has {spec.data.words}")
             return
         if tokens.length != codebook.length:
-            message = f"these stages have {codebook.length} tokens, and samples {tokens.length}"
+            message = f"the stages of the codebook have {codebook.length} tokens, but samples have {tokens.length}"
             yield Problem(("codebook", "side"), message, f"set `data.tokens.grid: [{codebook.length}]`")
         if tokens.vocabulary != codebook.size:
-            message = f"{codebook.size} codes for {tokens.vocabulary} different tokens"
-            yield Problem(("codebook", "size"), message, "make it `data.tokens.vocabulary`")
+            message = f"the codebook has {codebook.size} codes, but the data has {tokens.vocabulary} different tokens"
+            yield Problem(("codebook", "size"), message, "give `data.tokens.vocabulary` the same value")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         codebook = self.codebook

@@ -74,11 +74,12 @@ class HierarchicalAutoencoder(MaskedTrunk):
             _, height, width = spec.data.shape
             if height % self.patch or width % self.patch or height != width:
                 yield Problem(
-                    ("patch",), f"patches of {self.patch} do not form a square of tokens in {height} by {width}"
+                    ("patch",),
+                    f"patches of {self.patch} do not divide images of {height} by {width} into a square of tokens",
                 )
             elif height // self.patch % self.side:
-                message = f"{self.side} pivots a side do not divide {height // self.patch} tokens"
-                yield Problem(("side",), message, "choose a divisor")
+                message = f"{self.side} pivots per side do not divide {height // self.patch} tokens"
+                yield Problem(("side",), message, f"choose a divisor of {height // self.patch}")
         yield from super().problems(spec)
         if self.decoder is not None:
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder))
@@ -86,11 +87,13 @@ class HierarchicalAutoencoder(MaskedTrunk):
     def _problems_of_decoder(self, decoder: DecoderBlocks) -> Iterator[Problem]:
         if self.width % decoder.heads:
             message = f"{decoder.heads} heads do not divide the width of {self.width}"
-            yield Problem(("heads",), message, "change either of them")
+            yield Problem(("heads",), message, "change `width` or `heads`")
         mixer = self.block.parts()[0]
         if set(mixer.static(self.width)) != {"heads"}:
-            message = f"the decoder has heads of its own, which `{mixer.kind}` does not take with these options"
-            yield Problem((), message, "use `{kind: attention}`, or leave it out")
+            message = (
+                f"the decoder has its own number of heads, which `{mixer.kind}` does not support with these options"
+            )
+            yield Problem((), message, "use `{kind: attention}`, or leave the decoder out")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)

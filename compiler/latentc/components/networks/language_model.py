@@ -110,19 +110,23 @@ class LanguageModel(Backbone):
         yield from problems_of_names(rows_of(self.class_tokens), tokens.vocabulary, entries)
         forms = [entry.form for entry in entries]
         if forms.count("array") > 1 and forms[-forms.count("array") :] != ["array"] * forms.count("array"):
-            message = "the prompts that a language_model continues are not adjacent"
+            message = "the prompts that a language_model continues must be the last conditions"
             yield Problem((), message, "name them last in `conditions`")
         for entry in entries:
             if entry.form == "array":
                 field = spec.data.fields.get(entry.condition.field or entry.name)
                 if field is not None and field.classes not in (None, tokens.vocabulary):
-                    message = f"prompt `{entry.name}` has {field.classes} tokens, and the data {tokens.vocabulary}"
+                    message = f"prompt `{entry.name}` has {field.classes} tokens, but the data has {tokens.vocabulary}"
                     yield Problem((), message, "give both the same vocabulary")
         if not entries and self.start is None:
-            yield Problem(("start",), "nothing precedes the first token", "set `start`, the token that begins")
+            yield Problem(
+                ("start",),
+                "there is nothing to predict the first token from",
+                "set `start`, the token that begins a text",
+            )
         length = self.before(entries, spec) + tokens.length - 1
         if length > self.context:
-            yield Problem(("context",), f"sequences have {length} places, more than {self.context}")
+            yield Problem(("context",), f"sequences have {length} positions, but `context` is {self.context}")
 
     def before(self, entries: tuple[Entry, ...], spec: Spec) -> int:
         """L: how many tokens stand before those of a sample."""

@@ -45,7 +45,7 @@ class Like(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.original(spec) is None:
             others = [n for n, net in spec.networks.items() if isinstance(net, Backbone) and not isinstance(net, Like)]
-            what = "is like another itself" if self.network in spec.networks else "does not exist"
+            what = "is itself `like` another network" if self.network in spec.networks else "does not exist"
             yield Problem(("network",), f"network `{self.network}` {what}", f"name one of {', '.join(others)}")
 
         elif self.conditions is not None:

@@ -83,14 +83,14 @@ class LinearAttentionUnet(LevelsDenoiser):
         if found:
             return
         if self.block.transformer is not None:
-            yield Problem(("block", "transformer"), "levels attend by `mixer`", "leave it out")
+            yield Problem(("block", "transformer"), "levels attend by `mixer`, not by a transformer", "leave it out")
         for level in range(len(self.multipliers)):
             before, after = int(self.before(self.width, level)), int(self.features(self.width, level))
             taken = (before,) if self.block.order == "conv_first" else (before, before + after, 2 * self.width)
             misfits = [(channels, self.groups_that_do_not_fit(channels)) for channels in taken]
             for channels, groups in misfits:
                 if groups is not None:
-                    message = f"{groups} groups do not divide {channels} channels of level {level}"
+                    message = f"{groups} groups do not divide the {channels} channels of level {level}"
                     yield Problem(("block", "groups"), message, "choose another `width`, or fewer groups")
                     return
         yield from self._problems_of_mixers(spec)
@@ -98,7 +98,7 @@ class LinearAttentionUnet(LevelsDenoiser):
     def _problems_of_mixers(self, spec: Spec) -> Iterator[Problem]:
         assert isinstance(self.norm, Norm)
         if self.norm.TIMED or self.norm.spatial:
-            yield Problem(("norm",), f"`{self.norm.kind}` needs more than the channels", "use `{kind: rms_norm}`")
+            yield Problem(("norm",), f"`{self.norm.kind}` needs more than channels", "use `{kind: rms_norm}`")
         levels = range(len(self.multipliers))
         for name, mixer, used in (
             ("mixer", self.mixer, [level for level in levels if not self.attends(level)]),
@@ -107,7 +107,7 @@ class LinearAttentionUnet(LevelsDenoiser):
             assert isinstance(mixer, Mixer)
             yield from under(name, problems=mixer.problems(spec))
             if mixer.spatial or mixer.ordered or mixer.generates:
-                message = f"positions have no square, order or condition that `{mixer.kind}` could use here"
+                message = f"`{mixer.kind}` needs a square, an order or a condition, which positions here do not have"
                 yield Problem((name,), message, "use `{kind: attention}` or `{kind: efficient_attention}`")
             widths = [self.before(self.width, level) for level in used]
             widths += [self.features(self.width, level) for level in used if level in levels]

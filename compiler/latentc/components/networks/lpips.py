@@ -62,10 +62,10 @@ class Lpips(Backbone):
             yield Problem((), f"lpips compares images of 1 or 3 channels, but the data has {spec.data.words}")
         elif any((self.resize or side) % 16 for side in shape[-2:]):
             rows, columns = (self.resize or side for side in shape[-2:])
-            message = f"four poolings do not tile {rows} by {columns} pixels"
-            yield Problem((), message, "use multiples of 16, or `resize`")
+            message = f"images of {rows} by {columns} pixels cannot be halved four times"
+            yield Problem((), message, "use sides that are multiples of 16, or set `resize`")
         if not self.frozen:
-            yield Problem(("frozen",), "the distance is not trained", "leave `frozen` out")
+            yield Problem(("frozen",), "lpips has fixed weights, so it cannot be trained", "leave `frozen` out")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

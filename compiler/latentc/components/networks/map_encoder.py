@@ -70,11 +70,11 @@ class MapEncoder(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 3 or shape[1] != shape[2]:
-            yield Problem((), f"a map_encoder takes square pictures [C, H, H], but the data has {spec.data.words}")
+            yield Problem((), f"a map_encoder takes square images [C, H, H], but the data has {spec.data.words}")
             return
         if shape[1] % (self.patch * self.pool):
             message = f"squares of {self.pool} patches of {self.patch} do not tile {shape[1]} by {shape[2]}"
-            yield Problem(("pool",), message, "choose `patch` and `pool` whose product divides the side")
+            yield Problem(("pool",), message, "choose `patch` and `pool` so that their product divides the side")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
 

@@ -92,8 +92,12 @@ class MaskedAutoencoder(MaskedTrunk):
         yield from super().problems(spec)
         alone = self.told(spec) and all(entry.form != "vector" for entry in self.entries(spec))
         if self.learned_positions == "all" and alone:
-            message = "the buffer holds the sum of conditions that are vectors, and there is none"
-            yield Problem(("learned_positions",), message, "use `tokens` or `none`, which give it tokens of its own")
+            message = "with `all`, the buffer holds the sum of vector conditions, but there is no such condition"
+            yield Problem(
+                ("learned_positions",),
+                message,
+                "use `tokens` or `none`, with which the buffer consists of learned tokens",
+            )
         if self.positions is not None:
             yield from self._problems_of_rotary(spec)
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None:
@@ -104,40 +108,48 @@ class MaskedAutoencoder(MaskedTrunk):
     def _problems_of_decoder(self, decoder: Decoder, spec: Spec) -> Iterator[Problem]:
         if decoder.width % decoder.heads:
             message = f"{decoder.heads} heads do not divide the width of {decoder.width}"
-            yield Problem(("heads",), message, "change either of them")
+            yield Problem(("heads",), message, "change `width` or `heads`")
         mixer = self.block.parts()[0]
         if set(mixer.static(decoder.width)) != {"heads"}:
-            message = f"the decoder has heads of its own, which `{mixer.kind}` does not take with these options"
-            yield Problem((), message, "use `{kind: attention}`, or leave it out")
+            message = (
+                f"the decoder has its own number of heads, which `{mixer.kind}` does not support with these options"
+            )
+            yield Problem((), message, "use `{kind: attention}`, or leave the decoder out")
         for there, what in ((self.positions, "positions"), (self.predictor, "predictor")):
             if there:
-                yield Problem((), f"with `{what}` the decoder is as wide as the encoder", "leave out either")
+                yield Problem((), f"with `{what}` the decoder must be as wide as the encoder", "leave out either")
 
     def token_features(self, spec: Spec) -> tuple[int, int] | None:
         return self.tokens(spec)[1], self.width if self.decoder is None else self.decoder.width
 
     def _problems_of_rotary(self, spec: Spec) -> Iterator[Problem]:
         if not getattr(self.positions, "ROTARY", False):
-            message = f"`{self.positions.kind}` is added to the input, which `learned_positions` is for"  # type: ignore[union-attr]
-            yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: rope_prefix}`, or leave it out")
+            message = f"`{self.positions.kind}` is added to the input, but `positions` rotate queries and keys"  # type: ignore[union-attr]
+            yield Problem(
+                ("positions",),
+                message,
+                "use `{kind: rope_2d}` or `{kind: rope_prefix}`, or `learned_positions` instead",
+            )
         shape = spec.data.shape
         if shape is not None and len(shape) == 3 and shape[1] != shape[2]:
-            yield Problem(("positions",), f"rotary positions are of a square, not {shape[1]} by {shape[2]}")
+            yield Problem(("positions",), f"rotary positions need a square, not {shape[1]} by {shape[2]}")
 
     def _problems_of_recall(self, spec: Spec) -> Iterator[Problem]:
         if self.positions is not None:
-            message = "the sampler reuses keys and values, which are not turned to other places"
-            yield Problem(("positions",), message, "leave it out, or leave out `sampler.reuse`")
+            message = "the sampler reuses keys and values, but keys with rotary positions cannot be reused elsewhere"
+            yield Problem(("positions",), message, "leave out `positions` or `sampler.reuse`")
         if any(entry.form != "vector" for entry in self.entries(spec)):
-            message = "the sampler reuses keys and values, but not those of conditions that are sequences"
+            message = "the sampler reuses keys and values, but cannot do so with conditions that are sequences"
             yield Problem((), message, "leave out `sampler.reuse`")
         mixer, _, _, condition = self.block.parts()
         if condition.separates:
-            message = "the sampler reuses keys and values, but not those of tokens in front with weights of their own"
-            yield Problem(("block", "condition", "front"), message, "leave it out, or leave out `sampler.reuse`")
+            message = "the sampler reuses keys and values, but cannot do so with separate weights for leading tokens"
+            yield Problem(("block", "condition", "front"), message, "leave out `front` or `sampler.reuse`")
         if not mixer.recalls:
-            message = "the sampler reuses keys and values, which this mixer cannot give"
-            yield Problem(("block", "mixer"), message, "use `{kind: attention}` as it is, or leave out `sampler.reuse`")
+            message = "the sampler reuses keys and values, but this mixer does not return them"
+            yield Problem(
+                ("block", "mixer"), message, "use `{kind: attention}` without options, or leave out `sampler.reuse`"
+            )
 
     def decoder_sizes(self, static: Mapping[str, Any]) -> dict[str, Any]:
         """Static arguments of the decoder's blocks, of those of the network."""

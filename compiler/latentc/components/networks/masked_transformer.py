@@ -65,11 +65,11 @@ class MaskedTransformer(Backbone):
             yield Problem((), f"a masked_transformer takes square grids of tokens, not {sides}")
         yield from self.block.problems_of_width(self.width)
         if self.block.parts()[0].ordered:
-            message = "a masked_transformer sees all tokens, so its mixer is not causal"
+            message = "a masked_transformer sees all tokens, so its mixer must not be causal"
             yield Problem(("block", "mixer"), message, "set `causal: false`")
         yield from self.block.problems_of_condition(self.kind, "vector")
         if isinstance(self.positions, Positions) and self.positions.ROTARY:
-            message = f"{self.positions.kind} has no place for the registers"
+            message = f"{self.positions.kind} has no positions for the registers"
             yield Problem(("positions",), message, "use `{kind: learned}` or `{kind: sincos_2d}`")
         if not self.told(spec):
             yield Problem((), "a masked_transformer needs a condition", "add `conditioning.class: {kind: label}`")

@@ -91,19 +91,25 @@ class MixtureTransformer(Backbone):
             yield Problem((), f"a {self.kind} takes arrays [C, H, W] or [C, T], but the data has {spec.data.words}")
         elif len(spec.data.shape) == 2:
             if self.patch != (1, 1):
-                yield Problem(("patch",), "vectors of a sequence are tokens", "leave it out")
+                yield Problem(("patch",), "each vector of a sequence is one token", "leave it out")
         elif spec.data.shape[1] % self.patch[0] or spec.data.shape[2] % self.patch[1]:
             message = f"patches of {list(self.patch)} do not tile {spec.data.shape[1]} by {spec.data.shape[2]}"
             yield Problem(("patch",), message)
         if self.style == "causal" and len(spec.data.shape or ()) in (2, 3) and self.sequence(spec.data.shape)[0] == 1:  # type: ignore[arg-type]
-            yield Problem((), "there is one token, and a causal mixture_transformer predicts it from others")
+            yield Problem(
+                (), "a causal mixture_transformer predicts a token from those before it, but there is only one"
+            )
         yield from self.block.problems_of_width(self.width)
         context = self.block.parts()[3].takes_tokens
         yield from self.block.problems_of_condition(self.kind, None, tokens=True)
         if self.style == "causal":
             yield from self.block.problems_of_decoding("a causal mixture_transformer predicts the next token")
         elif self.block.parts()[0].ordered:
-            yield Problem(("block", "mixer"), "the masked style sees all tokens", "set `causal: false`")
+            yield Problem(
+                ("block", "mixer"),
+                "the masked style sees all tokens, so its mixer must not be causal",
+                "set `causal: false`",
+            )
         yield from self.problems_of_conditions(spec)
         labels = [entry for entry in self.entries(spec) if entry.form == "tokens"]
         arrays = [entry for entry in self.entries(spec) if entry.form != "tokens"]
@@ -112,10 +118,13 @@ class MixtureTransformer(Backbone):
             or len(labels) > 1
             or any(len(e.ports) != 1 or e.ports[0].values is None for e in labels)
         ):
-            message = "a mixture_transformer begins with one label, given as an index"
-            yield Problem((), message, "name the one in `conditions`")
+            message = "a mixture_transformer begins with one class, given as an index"
+            yield Problem((), message, "list only that label in `conditions`")
         if len(arrays) != context or any(len(e.ports) != 1 or e.ports[0].type.rank != 3 for e in arrays):
-            message = f"blocks of `{self.block.parts()[3].kind}` attend to {int(context)} sequences of features [L, E]"
+            message = (
+                f"blocks of `{self.block.parts()[3].kind}` attend to {int(context)} sequences of "
+                f"features [L, E], but there are {len(arrays)}"
+            )
             mend = "use `block.condition: {kind: cross_attention}` and one condition `encoded` with `form: array`"
             yield Problem(("block", "condition"), message, mend)
 

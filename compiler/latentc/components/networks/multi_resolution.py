@@ -131,26 +131,31 @@ class MultiResolution(Backbone):
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
         if isinstance(spec.time, TimeFeatures) and spec.time.static()["frequencies"] != 1:
-            message = f"a {self.kind} takes the time as one number"
+            message = f"a {self.kind} takes the time as a single number"
             yield Problem((), message, "use `conditioning.time: {kind: scalar}`")
         mixer = self.coarse.parts()[0]
         if self.coarse.parts()[3].takes_tokens and not (isinstance(mixer, CachedMixer) and mixer.looks):
-            message = f"this `{mixer.kind}` looks at no other tokens"
-            yield Problem(("coarse", "condition", "context"), message, "use `{kind: attention}`, or leave it out")
+            message = f"`{mixer.kind}` with these options cannot attend to other tokens"
+            yield Problem(
+                ("coarse", "condition", "context"), message, "use `{kind: attention}`, or leave `context` out"
+            )
         if self.coarse.spatial and any(not self._looked_at(entry) for entry in self.entries(spec)):
-            message = "its tokens are a square and one per condition, which the mixer takes for one square"
+            message = "the tokens are a square and one per condition, but the mixer needs a square alone"
             yield Problem(
                 ("coarse", "mixer"),
                 message,
-                "use `{kind: attention}` without a relative bias and rotation, or no conditions",
+                "use `{kind: attention}` without relative bias or rotation, or leave out the conditions",
             )
         below: Branch | None = None
         for i, branch in enumerate(self.branches):
             yield from self._problems_of_branch(i, branch, below, shape[1])
             below = branch
         if self.branches[-1].scale != 1:
-            message = f"the last branch predicts one value per {self.branches[-1].scale} pixels a side"
-            help = "use `patch: 1` without `shrink` there"
+            message = (
+                f"the last branch predicts one value per {self.branches[-1].scale} pixels along a "
+                "side, not one per pixel"
+            )
+            help = "use `patch: 1` and no `shrink` there"
             yield Problem(("branches", len(self.branches) - 1, "patch"), message, help)
 
     def _looked_at(self, entry: Entry) -> bool:
@@ -163,7 +168,10 @@ class MultiResolution(Backbone):
             yield Problem(("branches", i, "patch"), message)
             return
         if below is not None and below.scale % branch.scale:
-            message = f"a token of {branch.scale} pixels a side is not a whole fraction of one of {below.scale} below"
+            message = (
+                f"the tokens of a branch must divide those of the branch before it: {branch.scale} "
+                f"pixels do not divide {below.scale}"
+            )
             yield Problem(("branches", i, "patch"), message)
         of = self.coarse if branch.block == "coarse" else self.fine
         for name, part in (("kernel", of.mixer), ("ratio", of.feed_forward)):

@@ -76,16 +76,16 @@ class NoiseEstimator(Backbone):
             return
         for side in dict.fromkeys(shape[-2:]):
             if side % self.patch:
-                yield Problem(("patch",), f"patches of {self.patch} do not divide a side of {side}")
+                yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {side}")
         for name in ("before", "behind"):
             if len(shape) == 3 and getattr(self, name) is not None:
-                yield Problem((name,), "images have no frames to see", "leave it out")
+                yield Problem((name,), "images have no other frames to see", "leave it out")
         if isinstance(self.positions, Positions) and not self.positions.FRAMES:
-            message = f"`{self.positions.kind}` has no positions of frames and of grids that are not square"
+            message = f"`{self.positions.kind}` has no positions for frames or for grids that are not square"
             yield Problem(("positions",), message, "use `{kind: rope_prefix}`")
         mixer = self.block.parts()[0]
         if not isinstance(mixer, CachedMixer) or getattr(mixer, "causal", False):
-            message = f"every token of a frame sees every other, and `{mixer.kind}` is no attention of that kind"
+            message = f"every token of a frame sees every other, so a `{mixer.kind}` with these options cannot be used"
             yield Problem(("block", "mixer"), message, "use `{kind: attention, causal: false}`")
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.block.problems_of_width(self.width, any_heads=True)

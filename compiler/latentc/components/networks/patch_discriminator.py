@@ -56,10 +56,10 @@ class PatchDiscriminator(Backbone):
             message = f"a patch_discriminator takes images [C, H, W] or video, but the data has {spec.data.words}"
             yield Problem((), message)
         elif min(shape[-2:]) // 2**self.depth < 3:
-            message = f"{self.depth} convolutions of stride 2 leave fewer than 3 of {min(shape[-2:])} pixels"
+            message = f"after {self.depth} convolutions of stride 2 fewer than 3 of {min(shape[-2:])} pixels are left"
             yield Problem(("depth",), message, "use fewer")
         if self.norm == "activation" and spec.train.parallel == "fsdp":
-            message = "activation norms take their start from the first batch as a whole, and `fsdp` splits weights"
+            message = "activation norms are initialised from the whole first batch, but `fsdp` splits weights"
             yield Problem(("norm",), message, "set `train.parallel: ddp`, or use `norm: batch`")
         yield from self.problems_of_conditions(spec)
 

@@ -94,24 +94,26 @@ class PatchEncoder(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.reads is not None and self.reads not in spec.data.fields and not (self._stage and images_of(spec)):
             known, what = ", ".join(spec.data.fields) or "none", f"the data has no field `{self.reads}`"
-            what = "the data holds no images that a first stage encodes" if self._stage else what
+            what = "the data has no images for a first stage to encode" if self._stage else what
             yield Problem(("reads",), what, f"fields of the data: {known}")
             return
         shape, grid = self._shape(spec), None
         if shape[1] != shape[2] or not shape[1]:
             what = spec.data.words if self.reads is None else f"others in `{self.reads}`"
-            yield Problem(("reads",), f"a patch_encoder takes square images [C, H, H], and the data has {what}")
+            yield Problem(("reads",), f"a patch_encoder takes square images [C, H, H], but the data has {what}")
         elif self._seen(shape[1]) % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {self._seen(shape[1])}")
         else:
             grid = self._seen(shape[1]) // self.patch
         if self.normalise is not None and shape[0] not in (0, 3):
-            message = f"`{self.normalise}` is the mean of 3 channels, and these images have {shape[0]}"
+            message = f"`{self.normalise}` normalises 3 channels, but these images have {shape[0]}"
             yield Problem(("normalise",), message, "leave `normalise` out")
         if self.standardise and self.features_seen(spec) == 1:
-            yield Problem(("standardise",), "vectors of one number have no deviation", "leave `standardise` out")
+            yield Problem(
+                ("standardise",), "vectors of one number have no standard deviation", "leave `standardise` out"
+            )
         if self.head is not None and self.head.batch_norm and self.trainable and spec.objective is not None:
-            message = "batch norms of a head have fixed statistics, so it cannot be trained"
+            message = "batch norms of a head use fixed statistics, so the network cannot be trained"
             yield Problem(("head", "batch_norm"), message, "set `frozen: true`, or leave `batch_norm` out")
         yield from self._problems_of_tokens()
         yield from self.block.problems_of_width(self.width, None if self.class_token else grid)
@@ -122,9 +124,9 @@ class PatchEncoder(Backbone):
         """Positions that add nothing or have no place for a class token, and an output that is not there."""
         positions = self.positions
         if isinstance(positions, Positions) and positions.ROTARY:
-            yield Problem(("positions",), f"`{positions.kind}` adds nothing to patches", "use `{kind: learned}`")
+            yield Problem(("positions",), f"`{positions.kind}` is not added to patches", "use `{kind: learned}`")
         elif self.class_token and isinstance(positions, Positions) and positions.GRIDDED:
-            message = f"a class token has no place in the square of `{positions.kind}`"
+            message = f"the square of `{positions.kind}` has no position for a class token"
             yield Problem(("positions",), message, "use `{kind: learned}`, or leave `class_token` out")
         if self.output == "class" and not self.class_token:
             yield Problem(("output",), "there is no class token", "set `class_token: true`, or use `mean`")

@@ -118,35 +118,37 @@ class PatchTransformer(ToldBlocks):
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
         yield from self._problems_of_training()
         if self.routes and self.block.spatial:
-            message = f"tokens that skip blocks leave no square, which `{self.block.mixer.kind}` mixes"
+            message = (
+                f"the tokens left after others skip blocks are not a square, but `{self.block.mixer.kind}` needs one"
+            )
             yield Problem(("routes",), message, "use a mixer of sequences, such as `{kind: attention}`")
 
     def _problems_of_sequence(self, spec: Spec) -> Iterator[Problem]:
         if self.patch != 1:
-            yield Problem(("patch",), "vectors of a sequence are tokens", "set `patch: 1`")
+            yield Problem(("patch",), "each vector of a sequence is one token", "set `patch: 1`")
         for name, positions in (("positions", self.positions), ("rotary", self.rotary)):
             if isinstance(positions, Positions) and positions.GRIDDED:
-                message = f"`{positions.kind}` needs rows and columns, and the data are sequences"
+                message = f"`{positions.kind}` needs rows and columns, but the data are sequences"
                 yield Problem((name,), message, f"use `{{kind: {'learned' if name == 'positions' else 'rope_1d'}}}`")
         if self.generated_patches:
-            yield Problem(("generated_patches",), "sequences have no patches", "leave it out")
+            yield Problem(("generated_patches",), "data that are sequences have no patches to generate", "leave it out")
         for name, condition in self.told(spec).items():
             types = [(port.type.dtype, *port.type.shape[2:]) for port in condition.ports(name, spec)]
             if self.form_of(condition) == "map" and types != [("f32", *(spec.data.shape or ())[1:])]:
-                message = f"condition `{name}` is a map, and the data are sequences of another length"
-                yield Problem((), message, "list the others in `conditions`")
+                message = f"condition `{name}` is a map, but its length is not that of the sequences"
+                yield Problem((), message, "list the other conditions in `conditions`")
 
     def _problems_of_training(self) -> Iterator[Problem]:
         """Routes and an alignment that do not fit the blocks."""
         for name, positions in (("positions", self.positions), ("rotary", self.rotary)):
             if self.routes and isinstance(positions, Positions) and positions.ROTARY:
-                message = f"tokens that skip blocks lose their place, which `{positions.kind}` gives inside of blocks"
+                message = f"`{positions.kind}` assigns positions inside blocks, which tokens that skip blocks lose"
                 yield Problem((name,), message, "use `{kind: sincos_2d}`")
         if isinstance(self.rotary, Positions):
             if not self.rotary.ROTARY:
                 yield Problem(("rotary",), f"`{self.rotary.kind}` is not rotary", "make it `positions`")
             elif isinstance(self.positions, Positions) and self.positions.ROTARY:
-                yield Problem(("rotary",), "`positions` are rotary, too", "leave out either")
+                yield Problem(("rotary",), "`positions` are already rotary", "leave out either")
         yield from problems_of_training(self.routes, self.alignment, self.depth)
 
     def provides(self, spec: Spec) -> frozenset[Capability]:

@@ -80,11 +80,11 @@ class PixelCnn(Backbone):
             channels = spec.data.shape[0]
             for name in ("width", "head_width"):
                 if (size := getattr(self, name)) % channels:
-                    message = f"`{name}` ({size}) is divided among the {channels} channels of a pixel"
+                    message = f"`{name}` ({size}) must be divisible by the {channels} channels of a pixel"
                     yield Problem((name,), message, f"use a multiple of {channels}")
         for name in ("kernel", "first_kernel"):
             if getattr(self, name) % 2 == 0:
-                yield Problem((name,), f"the side of a filter is odd, and {getattr(self, name)} is even")
+                yield Problem((name,), f"the side of a filter must be odd, not {getattr(self, name)}")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

@@ -84,7 +84,7 @@ class PixelCnnPp(Backbone):
             channels, *sides = spec.data.shape
             period = 2 ** (self.levels - 1)
             if channels not in (1, 3):
-                yield Problem((), f"a {self.kind} takes pixels of 1 or 3 channels, and these have {channels}")
+                yield Problem((), f"a {self.kind} takes pixels of 1 or 3 channels, but these have {channels}")
             for side in sides:
                 if side % period:
                     message = f"a side of {side} cannot be halved {self.levels - 1} times"

@@ -66,7 +66,7 @@ class QueryTransformer(Backbone):
         yield from self.block.problems_of_chunks(self.kind)
         yield from self.block.problems_of_condition(self.kind, None)
         if not self.told(spec):
-            message = "a query_transformer begins with its condition"
+            message = "a query_transformer begins with a condition, but takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)
 

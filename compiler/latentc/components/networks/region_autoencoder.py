@@ -146,7 +146,7 @@ class RegionAutoencoder(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-            message = f"a vision model sees square images of 3 channels, but the data has {spec.data.words}"
+            message = f"a vision model takes square images of 3 channels, but the data has {spec.data.words}"
             yield Problem((), message)
             return
         yield from under("vision", problems=self.vision.problems(shape[1]))
@@ -154,7 +154,7 @@ class RegionAutoencoder(Backbone):
             message = f"{len(self.pixels.multipliers)} levels need a side that is a multiple of {self.pixels.factor}"
             yield Problem(("pixels", "multipliers"), f"{message}, not {shape[1]}")
         if self.side**2 != self.tokens:
-            yield Problem(("tokens",), f"{self.tokens} regions are no square", f"use {self.side**2}")
+            yield Problem(("tokens",), f"{self.tokens} regions are not a square", f"use {self.side**2}")
         if self.width % self.regions.heads:
             yield Problem(("regions", "heads"), f"{self.regions.heads} heads do not divide a width of {self.width}")
         for i, multiplier in enumerate(self.pixels.multipliers):
@@ -164,7 +164,7 @@ class RegionAutoencoder(Backbone):
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
         if not self.block.parts()[0].ordered:
-            message = "the decoder's queries share a sequence with the regions, and each sees only what precedes it"
+            message = "queries of the decoder follow the regions in one sequence and must see only what precedes them"
             yield Problem(("block", "mixer"), message, "set `causal: true`")
         if self.bottleneck.square is not None:
             yield Problem(("bottleneck",), "regions are a sequence", "use `{kind: codebook}`")

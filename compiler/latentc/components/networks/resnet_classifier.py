@@ -71,10 +71,10 @@ class ResnetClassifier(Backbone):
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem((), f"a {self.kind} takes images [C, H, W], but the data has {spec.data.words}")
         elif self.normalise and spec.data.shape[0] != len(MEAN):
-            message = f"ImageNet's mean is of 3 channels, and the data has {spec.data.shape[0]}"
+            message = f"ImageNet's mean has 3 channels, but the data has {spec.data.shape[0]}"
             yield Problem(("normalise",), message, "leave `normalise` out")
         if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
 
     def features_seen(self, spec: Spec) -> int:
         return self.width * 8 * (4 if self.bottleneck else 1)

@@ -92,19 +92,23 @@ class ResnetDiscriminator(Backbone):
         yield from self._problems_of_classes(spec)
         levels = len(self.channel_multipliers)
         if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
-            yield Problem(("width",), f"bottleneck blocks divide channels by {RATIO}", "choose another `width`")
+            yield Problem(
+                ("width",),
+                f"bottleneck blocks need channels divisible by {RATIO}",
+                "choose another `width`",
+            )
         widths = [self.input_multiplier or 1, *self.channel_multipliers]
         if self.block == "bottleneck" and widths != sorted(widths):
-            message = "the shortcut of a bottleneck block keeps its channels, so that no level has fewer than the last"
+            message = "bottleneck blocks cannot reduce channels, so no level may have fewer than the one before"
             yield Problem(("channel_multipliers",), message)
         if self.block == "bottleneck" and self.input_multiplier is None:
-            message = "bottleneck blocks start with a ReLU, and need a convolution before the first"
+            message = "bottleneck blocks start with a ReLU, so a convolution must come before the first"
             yield Problem((), message, "give `input_multiplier`")
         _, side, columns = spec.data.shape
         if side != columns:
             yield Problem((), f"a {self.kind} takes square inputs, not {side} by {columns}")
         elif self.downsample_levels > levels:
-            message = f"{self.downsample_levels} levels cannot downsample: there are {levels}"
+            message = f"`downsample_levels: {self.downsample_levels}` exceeds the {levels} levels"
             yield Problem(("downsample_levels",), message)
         elif side % 2**self.downsample_levels:
             most = max(n for n in range(self.downsample_levels) if side % 2**n == 0)
@@ -115,11 +119,11 @@ class ResnetDiscriminator(Backbone):
 
     def _problems_of_classes(self, spec: Spec) -> Iterator[Problem]:
         if len(set(self.heads)) < len(self.heads):
-            yield Problem(("heads",), "a head is named twice")
+            yield Problem(("heads",), "a head is listed twice")
         if self.heads and not classes_of(spec):
             yield Problem(("heads",), "heads classify, but the data has no classes", "add `data.classes`")
         if self.projection and not self.told(spec):
-            message = "a projection needs the class"
+            message = "a projection needs a class, but the network takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label, dropout: 0}` or set `projection: false`")
 
     def _problems_of_attention(self, sides: list[int]) -> Iterator[Problem]:
@@ -129,9 +133,13 @@ class ResnetDiscriminator(Backbone):
                 message = f"no level has feature maps of {wanted} by {wanted}"
                 yield Problem(("attention", i), message, f"their sides are {', '.join(map(str, dict.fromkeys(sides)))}")
             elif wanted % 2:
-                yield Problem(("attention", i), f"self-attention pools squares of two, which do not tile {wanted}")
+                yield Problem(
+                    ("attention", i), f"self-attention pools 2 by 2 pixels, which do not tile a side of {wanted}"
+                )
             elif any(width % 8 for width in widths):
-                yield Problem(("attention", i), "self-attention divides its channels by 8", "choose another `width`")
+                yield Problem(
+                    ("attention", i), "self-attention needs channels divisible by 8", "choose another `width`"
+                )
 
     def sides(self, side: int) -> list[int]:
         """Sides of the feature maps of each level for images of this side."""

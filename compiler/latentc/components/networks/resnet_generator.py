@@ -86,20 +86,26 @@ class ResnetGenerator(Backbone):
         else:
             _, height, width = spec.data.shape
             if height != width or height != sides[-1]:
-                made = f"{levels} levels make {first} by {first} pixels {sides[-1]} by {sides[-1]}"
-                mend = "give the channels of the first feature map and of each doubling"
+                made = f"{levels} levels turn {first} by {first} pixels into {sides[-1]} by {sides[-1]}"
+                mend = "give channels for the first feature map and for each doubling"
                 yield Problem(("channel_multipliers",), f"{made}, not {height} by {width}", mend)
         for i, side in enumerate(self.attention):
             if side not in sides:
                 message = f"no level has feature maps of {side} by {side}"
                 yield Problem(("attention", i), message, f"their sides are {', '.join(map(str, sides))}")
             elif self.channel_multipliers[sides.index(side) + 1] * self.width % 8:
-                yield Problem(("attention", i), "self-attention divides its channels by 8", "choose another `width`")
+                yield Problem(
+                    ("attention", i), "self-attention needs channels divisible by 8", "choose another `width`"
+                )
         if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
-            yield Problem(("width",), f"bottleneck blocks divide channels by {RATIO}", "choose another `width`")
+            yield Problem(
+                ("width",),
+                f"bottleneck blocks need channels divisible by {RATIO}",
+                "choose another `width`",
+            )
         if self.block == "bottleneck" and any(after > before for before, after in pairwise(self.channel_multipliers)):
-            message = "the skip of a bottleneck block drops channels, so no level may have more than the one before"
-            yield Problem(("channel_multipliers",), message, "let them fall, or use `block: basic`")
+            message = "bottleneck blocks cannot add channels, so no level may have more than the one before"
+            yield Problem(("channel_multipliers",), message, "let channels fall, or use `block: basic`")
         parts = len(self.channel_multipliers)
         if self.latent_input == "split" and self.latent_dim % parts:
             down = self.latent_dim // parts * parts
@@ -107,8 +113,8 @@ class ResnetGenerator(Backbone):
             message = f"z of dimension {self.latent_dim} does not split into {parts} equal parts"
             yield Problem(("latent_dim",), message, f"use {near}")
         if self.embedding is None and self.latent_input != "first" and self.told(spec):
-            message = "norms with their own scale and shift per class do not take z"
-            yield Problem(("latent_input",), message, "write `latent_input: first`, or give `embedding`")
+            message = "norms with a scale and shift per class cannot also take z"
+            yield Problem(("latent_input",), message, "set `latent_input: first`, or give `embedding`")
         yield from self.problems_of_conditions(spec)
         yield from problems_of_class(self, spec)
         if any(condition.nullable for condition in self.told(spec).values()):

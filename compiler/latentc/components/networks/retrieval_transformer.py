@@ -80,7 +80,7 @@ class RetrievalTransformer(Backbone):
         yield from self.block.problems_of_decoding(f"a {self.kind} predicts the next token")
         condition = self.block.parts()[3]
         if not isinstance(condition, CrossAttention):
-            message = f"blocks of a {self.kind} attend to conditions, and those of `{condition.kind}` do not"
+            message = f"blocks of a {self.kind} attend to conditions, but those of `{condition.kind}` do not"
             yield Problem(("block", "condition"), message, "use `{kind: cross_attention}`")
         if not self.told(spec):
             message = f"a {self.kind} attends to conditions, but takes none"
@@ -88,8 +88,8 @@ class RetrievalTransformer(Backbone):
         yield from self.problems_of_conditions(spec)
         for name, told in self.told(spec).items():
             if self.form_of(told) is not None and told.masked(name, spec):
-                message = f"some tokens of `{name}` may not count, and a {self.kind} attends to all"
-                yield Problem(("conditions",), message, "leave it out, or use a token_transformer")
+                message = f"`{name}` has a mask of valid tokens, but a {self.kind} attends to all of them"
+                yield Problem(("conditions",), message, "leave the condition out, or use a token_transformer")
 
     @property
     def attends_to_any_width(self) -> bool:

@@ -61,10 +61,10 @@ class Reversible(Backbone):
             yield Problem(("patch",), f"patches of {list(self.patch)} do not tile {shape[1]} by {shape[2]}")
         channels = shape[0] * self.patch[0] * self.patch[1]
         if channels % 2:
-            yield Problem((), f"{channels} channels of a patch have no two equal halves")
+            yield Problem((), f"the {channels} channels of a patch cannot be halved")
         elif (self.bottleneck or channels) // 2 % self.groups(channels):
             groups = self.groups(channels)
-            message = f"half the bottleneck, {(self.bottleneck or channels) // 2}, has no {groups} equal groups"
+            message = f"half the bottleneck, {(self.bottleneck or channels) // 2}, does not divide into {groups} groups"
             yield Problem(("bottleneck",), message, f"use a multiple of {2 * groups}")
 
     @staticmethod

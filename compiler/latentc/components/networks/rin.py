@@ -97,17 +97,19 @@ class Rin(Backbone):
             if width % heads:
                 yield Problem((key,), f"{heads} heads do not divide a width of {width}")
         if self.sequence_layers and self.width % SEQUENCE_HEADS:
-            message = f"the layers on conditions have {SEQUENCE_HEADS} heads, which do not divide {self.width}"
+            message = (
+                f"the layers over conditions have {SEQUENCE_HEADS} heads, which do not divide the width of {self.width}"
+            )
             yield Problem(("width",), message, f"use a multiple of {SEQUENCE_HEADS}")
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
         terms = [term for _, term in getattr(spec.sampler, "terms", list)()]
         if not all(t.MEMORY for t in terms) or len({names for t in terms for names in t.left_out(spec) if names}) > 1:
-            message = "latents are carried in two branches: with all conditions, and without some"
-            yield Problem((), message, "keep terms in `sampler.guidance` that leave out the same conditions")
+            message = "latents are carried for two branches only: with all conditions, and with some left out"
+            yield Problem((), message, "keep only terms in `sampler.guidance` that leave out the same conditions")
         if self.concatenate and self.learned(spec) < 1:
             others = self.latents - self.learned(spec)
-            message = f"{others} of {self.latents} latents are the time and the conditions, and none is left"
+            message = f"the time and the conditions take {others} latents, which leaves none of the {self.latents}"
             yield Problem(("latents",), message, f"use more than {others}")
 
     def learned(self, spec: Spec) -> int:

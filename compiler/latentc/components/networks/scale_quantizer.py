@@ -51,13 +51,13 @@ class ScaleQuantizer(Backbone):
             return
         length = sum(codebook.lengths)
         if tokens.length != length:
-            message = f"these scales have {length} tokens, and samples {tokens.length}"
+            message = f"these scales have {length} tokens, but samples have {tokens.length}"
             yield Problem(("codebook", "scales"), message, f"set `data.tokens.grid: [{length}]`")
         if tokens.vocabulary != codebook.size:
-            message = f"{codebook.size} codes for {tokens.vocabulary} different tokens"
-            yield Problem(("codebook", "size"), message, "make it `data.tokens.vocabulary`")
+            message = f"the codebook has {codebook.size} codes, but the data has {tokens.vocabulary} different tokens"
+            yield Problem(("codebook", "size"), message, "give `data.tokens.vocabulary` the same value")
         if len(codebook.scales) < 2:
-            yield Problem(("codebook", "scales"), "one scale has no next one", "give two or more")
+            yield Problem(("codebook", "scales"), "a single scale has no next scale to predict", "give two or more")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         codebook = self.codebook

@@ -81,13 +81,13 @@ class ScaleTransformer(Backbone):
         if tokens is None:
             yield Problem((), f"a scale_transformer takes tokens, but the data has {spec.data.words}")
         elif tokens.length != sum(self.lengths):
-            message = f"these scales have {sum(self.lengths)} tokens, and samples {tokens.length}"
+            message = f"these scales have {sum(self.lengths)} tokens, but samples have {tokens.length}"
             yield Problem(("scales",), message, f"set `data.tokens.grid: [{sum(self.lengths)}]`")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_chunks(self.kind)
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
         if not self.told(spec):
-            message = "a scale_transformer begins with its condition"
+            message = "a scale_transformer begins with a condition, but takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)
 

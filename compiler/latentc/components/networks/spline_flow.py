@@ -47,7 +47,7 @@ class SplineFlow(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 1:
-            yield Problem((), f"a spline_flow models vectors, but here it models {spec.data.words}")
+            yield Problem((), f"a spline_flow models vectors, but the data has {spec.data.words}")
         yield from problems_of_arrays(self, spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

@@ -87,7 +87,7 @@ class StagedClassifier(Staged):
             yield from self.problems_of_stages(spec, self.seen(shape[1]) // self.patch)
             yield from self._problems_of_first(shape[0])
         if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
         yield from self.block.problems_of_condition(self.kind, None)
         if isinstance(self.positions, Positions) and self.positions.ROTARY:
             message = f"`{self.positions.kind}` is for one resolution"
@@ -100,14 +100,14 @@ class StagedClassifier(Staged):
     def _problems_of_first(self, channels: int) -> Iterator[Problem]:
         """What is wrong with how images become tokens."""
         if self.normalise and channels != len(MEAN):
-            message = f"ImageNet's mean is of {len(MEAN)} channels, and the data has {channels}"
+            message = f"ImageNet's mean has {len(MEAN)} channels, but the data has {channels}"
             yield Problem(("normalise",), message, "leave `normalise` out")
         if not self.class_token:
             return
         gridded = isinstance(self.positions, Positions) and self.positions.GRIDDED
         if self.stages > 1 or self.block.parts()[0].spatial or gridded:
-            message = "a class token has no place in a square, which later stages, mixers or positions need"
-            help = "use one stage, `{kind: attention}` and `positions: {kind: learned}`, or leave it out"
+            message = "a class token has no place in the square that later stages, the mixer or the positions need"
+            help = "use one stage, `{kind: attention}` and `positions: {kind: learned}`, or leave the class token out"
             yield Problem(("class_token",), message, help)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

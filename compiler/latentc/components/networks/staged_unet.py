@@ -106,8 +106,10 @@ class StagedUnet(Staged):
         if shape[1] != shape[2]:
             yield from self._problems_of_rectangle(spec, *shape[1:])
         if self.stages % 2 == 0:
-            message = f"{self.stages} stages have no middle"
-            yield Problem(("multipliers",), message, "give as many for the way up as for the way down, and one between")
+            message = f"{self.stages} stages have no middle one"
+            yield Problem(
+                ("multipliers",), message, "give as many for the way up as for the way down, and one in the middle"
+            )
             return
         yield from self.problems_of_stages(spec, shape[1])
         yield from self._problems_of_joints()
@@ -123,13 +125,17 @@ class StagedUnet(Staged):
             yield Problem(("multipliers",), f"a side of {width} cannot be halved {self.lowest} times")
         for entry in self.entries(spec):
             if entry.form == "map":
-                yield Problem((), f"condition `{entry.name}` is a map, which is square", "leave it out")
+                yield Problem(
+                    (),
+                    f"condition `{entry.name}` is a square map, but the data are not square",
+                    "leave it out",
+                )
 
     def _problems_of_joints(self) -> Iterator[Problem]:
         for stage in range(1, self.lowest + 1):
             width = whole(self.width, self.multipliers[stage])
             if self.resampling == "pixel_shuffle" and width % 4:
-                message = f"4 pixels do not make {width} channels"
+                message = f"pixel shuffling needs channels divisible by 4, not {width}"
                 yield Problem(("multipliers", stage), message, "use a multiple of 4 channels, or `resampling: conv`")
         for stage, count in enumerate(self.convolutions or ()):
             width = whole(self.width, self.multipliers[stage])

@@ -64,9 +64,9 @@ class StyleDiscriminator(Backbone):
             message = f"a {self.kind} takes square images [C, S, S] or video, but the data has {spec.data.words}"
             yield Problem((), message)
         elif shape[-1] < LAST or shape[-1] & (shape[-1] - 1):
-            yield Problem((), f"a {self.kind} takes sides that are powers of 2 from {LAST} on, not {shape[-1]}")
+            yield Problem((), f"a {self.kind} takes sides that are powers of 2 of at least {LAST}, not {shape[-1]}")
         elif self.channel_base < shape[-1]:
-            message = f"{self.channel_base} are less than a channel at a side of {shape[-1]}"
+            message = f"`channel_base: {self.channel_base}` leaves no channels at a side of {shape[-1]}"
             yield Problem(("channel_base",), message)
         yield from self.problems_of_conditions(spec)
 

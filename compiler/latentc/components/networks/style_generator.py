@@ -72,14 +72,14 @@ class StyleGenerator(Backbone):
             if height != width or height < FIRST_SIDE or height & (height - 1):
                 yield Problem(
                     (),
-                    f"a {self.kind} doubles images of {FIRST_SIDE} by {FIRST_SIDE} pixels, which never makes "
-                    f"{height} by {width}",
+                    f"a {self.kind} starts from {FIRST_SIDE} by {FIRST_SIDE} pixels and doubles them, "
+                    f"which never gives {height} by {width}",
                     f"use square images whose side is a power of 2, at least {FIRST_SIDE}",
                 )
             elif self.channel_base < height:
                 yield Problem(
                     ("channel_base",),
-                    f"{self.channel_base} leaves no channels at {height} by {height}",
+                    f"`channel_base: {self.channel_base}` leaves no channels at {height} by {height}",
                     f"use at least {height}",
                 )
         yield from self.problems_of_conditions(spec)

@@ -43,7 +43,10 @@ class Buckets(Closed):
     @model_validator(mode="after")
     def _reaches_all(self) -> Self:
         if self.furthest <= self.buckets // 4:
-            raise ValueError(f"`furthest` of {self.furthest} is not beyond the {self.buckets // 4} nearest distances")
+            raise ValueError(
+                f"`furthest` ({self.furthest}) must exceed {self.buckets // 4}, the number of "
+                "distances with a bucket of their own"
+            )
         return self
 
     def starts(self) -> list[int]:
@@ -121,17 +124,21 @@ class TextEncoder(Backbone):
             yield Problem(("reads",), f"the data has no field `{self.reads}`", f"fields of the data: {known}")
             return
         if len(field.shape) != 1 or not field.classes:
-            message = f"a text_encoder takes tokens, and field `{self.reads}` holds something else: {list(field.shape)}"
+            message = f"a text_encoder takes tokens, but field `{self.reads}` has shape {list(field.shape)}"
             yield Problem(("reads",), message, f"set `data.fields.{self.reads}`: `{{shape: [L], classes: VOCABULARY}}`")
         if self.pooled == "end" and field.end is None:
-            message = f"no token ends the texts of `{self.reads}`, whose features would be the vector"
+            message = f"the vector is read at the end token, but texts of `{self.reads}` have none"
             yield Problem(("pooled",), message, f"set `data.fields.{self.reads}.end`, or use `pooled: highest`")
         if self.pooled is None:
             for key in ("projection", "unit"):
                 if getattr(self, key):
-                    yield Problem((key,), "it is of one vector, and this network returns one per token", "set `pooled`")
+                    yield Problem(
+                        (key,),
+                        f"`{key}` needs a single vector, but this network returns one per token",
+                        "set `pooled`",
+                    )
         if isinstance(self.positions, Positions) and (self.positions.ROTARY or self.positions.GRIDDED):
-            message = f"`{self.positions.kind}` is no vector for each place of a text"
+            message = f"`{self.positions.kind}` does not give each position a vector"
             yield Problem(("positions",), message, "use `{kind: learned}`, or `relative`")
         yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_masks(self.kind)

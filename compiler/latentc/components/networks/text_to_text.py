@@ -98,18 +98,18 @@ class TextToText(Backbone):
         rows = rows_of(self.class_tokens)
         yield from problems_of_names(rows, tokens.vocabulary, entries, ragged=not self.repeats)
         if self.repeats and rows is None:
-            message = "the decoder repeats the tokens of the class, and it has an embedding instead"
+            message = "the decoder repeats the tokens of the class, but the class has an embedding instead"
             yield Problem(("repeats",), message, "give `class_tokens`")
         for entry in entries:
             values = entry.ports[0].values
             if entry.form == "array" and values != tokens.vocabulary:
-                message = f"text `{entry.name}` has {values} tokens, and the data {tokens.vocabulary}"
+                message = f"text `{entry.name}` has {values} tokens, but the data has {tokens.vocabulary}"
                 yield Problem((), message, "give both the same vocabulary")
         if not entries and self.source_start is None:
             yield Problem(("source_start",), "the encoder has nothing to encode", "add a condition")
         most = max(self.encoded(entries, spec), self.repeated(entries) + tokens.length)
         if most > self.context:
-            yield Problem(("context",), f"sequences have {most} places, more than {self.context}")
+            yield Problem(("context",), f"sequences have {most} positions, but `context` is {self.context}")
 
     def encoded(self, entries: tuple[Entry, ...], spec: Spec) -> int:
         """S, how many tokens the encoder takes."""

@@ -81,20 +81,20 @@ class TokenClassifier(Backbone):
             yield Problem((), message, "use a staged_classifier")
             return
         if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
         if self.embedding.kind == "bits" and tokens.vocabulary & (tokens.vocabulary - 1):
-            message = f"{tokens.vocabulary} values are not a whole number of bits"
+            message = f"{tokens.vocabulary} values are not a power of 2, so they cannot be written as bits"
             yield Problem(("embedding", "kind"), message, "use `kind: table`")
         yield from self.embedding.problems(1, "linear")
         yield from self.embedding.problems_of_text(tokens.vocabulary, ())
         total = tokens.length + self.embedding.first({})
         if self.embedding.places is not None and total > self.embedding.places:
-            message = f"sequences have {total} places, more than {self.embedding.places}"
+            message = f"sequences have {total} positions, but `places` is {self.embedding.places}"
             yield Problem(("embedding", "places"), message)
         yield from self.block.problems_of_width(self.width)
         if self.block.parts()[0].ordered and self.pooling == "first":
-            message = "the first token of a causal mixer sees no other"
-            yield Problem(("pooling",), message, "use `mean`, or set `causal: false`")
+            message = "with a causal mixer the first token sees no other"
+            yield Problem(("pooling",), message, "use `pooling: mean`, or set `causal: false`")
         yield from self.block.problems_of_condition(self.kind, None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

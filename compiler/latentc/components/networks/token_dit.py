@@ -61,9 +61,11 @@ class TokenDit(Backbone):
         for name, depends in (("mixer", mixer.generates), ("feed_forward", feed_forward.TAKES_VECTOR)):
             if depends:
                 message = (
-                    f"its weights depend on one condition per sample, and blocks of a {self.kind} have one per token"
+                    f"its weights depend on one condition per sample, but blocks of a {self.kind} have one per token"
                 )
-                yield Problem(("block", name), message, "use another, or leave out what depends on it")
+                yield Problem(
+                    ("block", name), message, "use another kind, or leave out the option that depends on the condition"
+                )
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

@@ -99,7 +99,7 @@ class TokenTransformer(Backbone):
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
         if _kind(self) == "sincos_2d":
-            message = "sincos_2d has no place for the class token"
+            message = "sincos_2d has no position for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
         yield from self.problems_of_conditions(spec)
         told = {name: c.ports(name, spec) for name, c in self.told(spec).items() if self.form_of(c) is not None}
@@ -107,15 +107,22 @@ class TokenTransformer(Backbone):
         vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
         yield from problems_of_prefix(told, self.shared, vocabulary + self.spare_tokens)
         if self.spare_tokens and not self.shared:
-            yield Problem(("spare_tokens",), "conditions are no rows of the tokens' table", "set `shared: true`")
+            yield Problem(
+                ("spare_tokens",),
+                "`spare_tokens` adds rows for conditions, but conditions do not share the tokens' table",
+                "set `shared: true`",
+            )
         prefix = prefix_length([ports[0] for ports in told.values()])
         yield from self.block.problems_of_decoding("a token_transformer predicts the next token", prefix)
         grid = spec.data.tokens.grid if spec.data.tokens is not None else ()
         if self.window is not None and (len(grid) != 2 or grid[0] < self.window[0] or grid[1] < self.window[1]):
-            message = f"a window of {self.window[0]} by {self.window[1]} tokens of {' by '.join(map(str, grid))}"
-            yield Problem(("window",), message, "use one that is no larger than `data.tokens.grid`")
+            message = (
+                f"a window of {self.window[0]} by {self.window[1]} does not fit in tokens of "
+                f"{' by '.join(map(str, grid))}"
+            )
+            yield Problem(("window",), message, "use a window no larger than `data.tokens.grid`")
         if self.reading != "raster" and (_gridded(self) or self.window is not None):
-            message = "windows and positions of rows and columns are of tokens that follow each other row by row"
+            message = "windows and 2D positions need tokens in raster order"
             yield Problem(("reading",), message, "use `positions: {kind: learned}`, and no `window`")
         elif (needed := unreadable(self.reading, grid)) is not None:
             yield Problem(("reading",), f"`{self.reading}` needs {needed}, not {' by '.join(map(str, grid))}")

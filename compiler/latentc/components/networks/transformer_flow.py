@@ -124,12 +124,12 @@ class TransformerFlow(Backbone):
             for side in dict.fromkeys(spec.data.shape[-2:]):
                 if side % self.patch or side // self.patch < 2:
                     fits = [d for d in range(1, side // 2 + 1) if side % d == 0]
-                    message = f"patches of {self.patch} do not cut a side of {side} into two or more"
+                    message = f"patches of {self.patch} do not divide a side of {side} into two or more"
                     yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
             yield from self._problems_of_layout(self.layout(spec))
             by = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
             if by is not None and len(spec.data.shape) == 4 and not self.start_token:
-                message = "Jacobi iterations of a video begin with a start token"
+                message = "for videos, Jacobi iterations need a start token"
                 yield Problem(("start_token",), message, "set `start_token: true`, or leave out `sampler.jacobi`")
         yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
@@ -143,41 +143,41 @@ class TransformerFlow(Backbone):
         if layout.square and not layout.frames:
             return
         if layout.frames and self.told_flows != "last":
-            message = "flows but the last take the frames of a video by themselves, and are told nothing"
+            message = "only the last flow sees the whole video and takes conditions; the others take single frames"
             yield Problem(("told_flows",), message, "set `told_flows: last`")
         if isinstance(self.positions, Positions) and self.positions.ROTARY and not self.positions.FRAMES:
-            message = f"`{self.positions.kind}` has no positions of {what}"
+            message = f"`{self.positions.kind}` has no positions for {what}"
             yield Problem(("positions",), message, "use `{kind: rope_prefix}`, or leave it out")
         if self.scale == "none":
-            yield Problem(("scale",), f"flows that only shift take squares, not {what}", "use `scale: softplus`")
+            yield Problem(("scale",), f"flows that only shift need square images, not {what}", "use `scale: softplus`")
 
     def _problems_of_flows(self) -> Iterator[Problem]:
         if self.depths is not None and len(self.depths) != self.flows:
-            message = f"`depths` has {len(self.depths)} numbers for {self.flows} flows"
+            message = f"`depths` has {len(self.depths)} numbers, but there are {self.flows} flows"
             yield Problem(("depths",), message, f"set `flows: {len(self.depths)}`")
         elif self.depths is not None and not any(self.depths):
-            yield Problem(("depths",), "every flow is left out", "give one of them a depth of 1 or more")
+            yield Problem(("depths",), "every flow has depth 0", "give at least one of them a depth of 1 or more")
         if self.guides != "both" and self.guidance != "linear":
-            message = f"densities are guided as a whole, not their {self.guides} alone"
-            yield Problem(("guides",), message, "leave it out, or set `guidance: linear`")
+            message = f"this guidance combines whole densities, not their {self.guides} alone"
+            yield Problem(("guides",), message, "leave `guides` out, or set `guidance: linear`")
         if self.scale == "none" and (self.guidance != "linear" or self.guides == "scale"):
             where, use = ("guides", "both") if self.guidance == "linear" else ("guidance", "linear")
-            message = "flows that do not scale are guided by their shifts"
+            message = "flows that do not scale can only be guided by their shifts"
             yield Problem((where,), message, f"set `{where}: {use}`")
         head_dim = self.head_dim
         whole = self.last_width is None or self.block.parts()[0].own_head_size or not head_dim
         if not whole and self.last_width % head_dim:  # type: ignore[operator]
-            yield Problem(("last_width",), f"heads of {head_dim} do not divide {self.last_width}")
+            yield Problem(("last_width",), f"heads of {head_dim} channels do not divide a width of {self.last_width}")
         if isinstance(self.positions, Positions) and not self.positions.ROTARY:
-            message = f"`{self.positions.kind}` is not rotary, as positions of a transformer_flow are"
-            yield Problem(("positions",), message, "leave them out for a learned table per flow")
+            message = f"positions of a transformer_flow must be rotary, but `{self.positions.kind}` is not"
+            yield Problem(("positions",), message, "leave `positions` out for a learned table per flow")
 
     def _problems_of_prefix(self, spec: Spec) -> Iterator[Problem]:
         if self.conditions_as != "prefix":
             return
         for name, condition in self.told(spec).items():
             if condition.masked(name, spec):
-                message = f"every token of the prefix is seen, and `{name}` has a mask of those that count"
+                message = f"every token of the prefix is attended to, but `{name}` has a mask of valid tokens"
                 yield Problem((), message, f"set `conditioning.{name}.padding: zeros`")
 
     @property

@@ -79,7 +79,7 @@ class UnetDenoiser(Unet, LevelsDenoiser):
                 yield Problem(("decoder_heads",), message)
         if self.decoder == "residual" and len(self.multipliers) == 1:
             yield Problem(
-                ("decoder",), "a residual branch of the output joins levels, and there is one", "use `standard`"
+                ("decoder",), "the residual branch of the output joins levels, but there is only one", "use `standard`"
             )
         elif not found:
             yield from self._problems_of_skips()

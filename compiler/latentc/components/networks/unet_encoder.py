@@ -65,7 +65,7 @@ class UnetEncoder(Unet):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert isinstance(spec.time, TimeFeatures)

@@ -50,15 +50,17 @@ class VectorMlp(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 1:
-            yield Problem((), f"a vector_mlp models vectors, but here it models {spec.data.words}")
+            yield Problem((), f"a vector_mlp models vectors, but the data has {spec.data.words}")
         yield from self.problems_of_time(spec)
         yield from self.problems_of_conditions(spec)
         arrays = [e for e in self.entries(spec) if e.form == "array"]
         for entry in arrays:
             shape = tuple(int(d) for d in entry.ports[0].type.shape[1:])  # type: ignore[arg-type]
             if shape != (self.context,):
-                message = f"condition `{entry.name}` is {list(shape)}, and the context has {self.context} channels"
-                yield Problem(("context",), message, "give it the size of the condition")
+                message = (
+                    f"condition `{entry.name}` has shape {list(shape)}, but the context has {self.context} channels"
+                )
+                yield Problem(("context",), message, "set `context` to the size of the condition")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)

@@ -79,15 +79,19 @@ class WideResnet(Backbone):
                     yield Problem((), f"a side of {side} cannot be halved {LEVELS - 1} times")
             for name, values in (("mean", self.mean), ("deviation", self.deviation)):
                 if values is not None and len(values) != shape[0]:
-                    yield Problem((name,), f"{len(values)} numbers, and the data has {shape[0]} channels")
+                    yield Problem((name,), f"{len(values)} numbers, but the data has {shape[0]} channels")
         for channels in self._channels():
             groups = min(channels // 4, GROUPS)
             if not groups or channels % groups:
-                message = f"{groups} groups, a quarter of {channels} channels, do not divide them"
-                yield Problem(("width",), message, "choose a multiple of 4")
+                message = f"{groups} groups do not divide {channels} channels"
+                yield Problem(
+                    ("width",),
+                    message,
+                    f"choose a `width` with channels divisible by 4, and by {GROUPS} from {4 * GROUPS} on",
+                )
                 break
         if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
 

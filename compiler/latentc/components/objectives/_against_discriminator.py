@@ -88,11 +88,11 @@ class AgainstDiscriminator(Reconstruction):
             yield Problem(("label_noise",), "the hinge loss has no labels", "set `loss: logistic`")
         for i, term in enumerate(self.terms):
             if term.REACHES_GENERATOR or term.READS != ("score",):
-                message = f"`{term.kind}` is no term of the discriminator's scores alone"
+                message = f"`{term.kind}` does not depend on the discriminator's scores alone"
                 yield Problem(("terms", i), message, "use `lecam` or `gradient_penalty`")
             elif term.DIFFERENTIATES and self.opposes(spec).capability == "discriminate_crops":
                 message = (
-                    f"`{term.kind}` differentiates scores of whole images, and the discriminator draws parts of them"
+                    f"`{term.kind}` differentiates scores of whole images, but the discriminator scores random crops"
                 )
                 yield Problem(("terms", i), message, "leave `crops` out of the discriminator")
 

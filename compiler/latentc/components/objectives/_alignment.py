@@ -21,14 +21,14 @@ def feature_problems(spec: Spec, names: tuple[str, ...]) -> Iterator[Problem]:
     network = spec.networks.get("main")
     shapes = network.feature_shapes(spec) if isinstance(network, Backbone) else ()
     if len(shapes) != len(names):
-        message = f"{len(names)} fields of features for {len(shapes)} projections of the network"
-        yield Problem(("features",), message, "name a field for each of its `alignment.features`")
+        message = f"{len(names)} feature fields, but the network has {len(shapes)} feature projections"
+        yield Problem(("features",), message, "name one field for each entry of the network's `alignment.features`")
         return
     for i, (name, shape) in enumerate(zip(names, shapes, strict=True)):
         field = spec.data.fields.get(name)
         if field is None or field.shape != shape:
             what = "no such field" if field is None else f"of shape {list(field.shape)}"
-            message = f"features `{name}` in the data: {what}"
+            message = f"feature field `{name}`: {what}"
             yield Problem(("features", i), message, f"declare `data.fields.{name}: {{shape: {list(shape)}}}`")
 
 

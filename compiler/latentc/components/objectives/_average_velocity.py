@@ -48,7 +48,7 @@ class AverageVelocity(DenoisingObjective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if not any(isinstance(condition, Span) for condition in spec.conditions.values()):
-            message = "the network does not take the span that its velocity is averaged over"
+            message = "the network does not take the span over which its velocity is averaged"
             yield Problem((), message, "add `conditioning.span: {kind: span}`")
 
     @property

@@ -130,18 +130,18 @@ class ConsistencyObjective(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
-        yield from unread_problems(self.base, "the process and the prediction of the base objective are taken")
+        yield from unread_problems(self.base, "only the process and the prediction of the base objective are used")
         if self.growth is not None and self.growth.first >= self.steps:
-            message = f"the last grid has {self.steps} steps, and the first {self.growth.first}"
-            yield Problem(("growth", "first"), message, "make it less than `steps`")
+            message = f"the first grid has {self.growth.first} steps, but the last has {self.steps}"
+            yield Problem(("growth", "first"), message, "make `first` less than `steps`")
             return
         counts = [count for _, count in self.grids(spec)]
         if self.stride >= self.steps or self.stride > counts[0]:
-            message = f"the grid has {counts[0]} steps, and pairs are {self.stride} apart"
+            message = f"pairs are {self.stride} steps apart, but the grid has only {counts[0]} steps"
             yield Problem(("stride",), message, "use a smaller stride")
             return
         if self.growth is not None and sum(counts) > MOST:
-            message = f"the grids have {sum(counts)} steps in all, more than {MOST}"
+            message = f"the grids have {sum(counts)} steps in total, more than {MOST}"
             yield Problem(("growth",), message, "use fewer `steps`, or the rule `doubling`")
             return
         try:
@@ -150,10 +150,13 @@ class ConsistencyObjective(Objective):
         except ValueError as error:
             yield Problem(("steps",), str(error), "choose another `spacing`, or fewer steps")
         if spec.sampler is not None and not getattr(spec.sampler, "JUMPS", False):
-            message = f"the network is taught to jump to the end of a trajectory, and `{spec.sampler.kind}` steps"
+            message = (
+                "the objective trains the network to jump to the end of a trajectory, but "
+                f"`{spec.sampler.kind}` takes single steps"
+            )
             yield Problem((), message, "use the sampler `consistency`")
         if not self.trained(spec):
-            message = "network `main` is frozen, and there is nothing else to train"
+            message = "network `main` is frozen and there is no adapter, so nothing is trained"
             yield Problem((), message, "set `networks.main.frozen: false`, or add a network of kind `adapter`")
         yield from self._problems_of_target(spec)
 
@@ -164,7 +167,7 @@ class ConsistencyObjective(Objective):
             return  # or a need that is not met
         source = getattr(found, "average_of", None)
         if source != "main" and getattr(spec.networks.get(source or ""), "adapts", None) != "main":
-            message = f"network `{self.target}` is no average of `main` or of an adapter of it"
+            message = f"network `{self.target}` is not an average of `main` or of its adapter"
             yield Problem(("target",), message, f"use `networks.{self.target}: {{kind: average}}`")
 
     # ---- the grid
@@ -190,7 +193,7 @@ class ConsistencyObjective(Objective):
             spacing = usual(kind=kind)
         times = spacing.grid(target.process, steps, consistent_interval(target)).times
         if len(set(times)) < len(times):
-            raise ValueError(f"the grid of {steps} steps has a time twice")
+            raise ValueError(f"the grid of {steps} steps contains the same time twice")
         return times[: -self.stride], times[self.stride :]
 
     def columns(self, steps: int) -> dict[str, Array]:

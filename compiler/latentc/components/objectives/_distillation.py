@@ -48,7 +48,7 @@ class Distillation(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         target = self.parameterization()
         if target.coupling is not None:
-            message = "students are trained on paths from noise alone, and this one starts elsewhere"
+            message = "students are trained on paths that start from noise, but this coupling starts elsewhere"
             yield Problem(("base", "coupling"), message, "leave it out")
         elif self.NORMAL:
             yield from target.noise_problems(spec, f"objective `{self.kind}`")
@@ -64,17 +64,20 @@ def unread_problems(base: DenoisingObjective, why: str) -> Iterator[Problem]:
     """Terms of a base objective of which only the process and the prediction count; paths relative to its owner."""
     for name in ("further", "self_conditioning", "uncertainty", "sample_weight"):
         if getattr(base, name, None):
-            yield Problem(("base", name), f"{why} without its `{name}`", "leave it out")
+            yield Problem(("base", name), f"{why}, so its `{name}` has no effect", "leave it out")
 
 
 def teacher_problems(spec: Spec) -> Iterator[Problem]:
     """A teacher without weights, or one that is trained."""
     teacher = spec.networks.get(TEACHER)
     if isinstance(teacher, Backbone) and (teacher.pretrained is None or teacher.trainable):
-        message = f"network `{TEACHER}` has no weights to teach: its `pretrained` names no file"
+        message = f"network `{TEACHER}` needs trained weights, but its `pretrained` names no file"
         if teacher.pretrained is not None:
-            message = f"network `{TEACHER}` is not frozen"
-        mend = f"train the teacher, then name its file in `networks.{TEACHER}.pretrained`; `frozen` is then true"
+            message = f"network `{TEACHER}` must be frozen"
+        mend = (
+            f"train the teacher, then name its checkpoint in `networks.{TEACHER}.pretrained`; `frozen` "
+            "is then true by default"
+        )
         yield Problem((), message, mend)
 
 

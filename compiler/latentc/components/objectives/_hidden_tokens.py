@@ -44,7 +44,7 @@ class FeaturePrediction(Closed):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         network = spec.networks.get(self.target)
         if network is not None and getattr(network, "average_of", None) != "main":
-            message = f"network `{self.target}` is no average of `main`, whose features it is to say"
+            message = f"network `{self.target}` must be an average of `main`, whose features it predicts"
             yield Problem(("prediction", "target"), message, f"set `networks.{self.target}: {{kind: average}}`")
 
     def value(

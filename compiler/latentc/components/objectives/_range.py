@@ -20,13 +20,13 @@ def problems_of_range(process: Process, range: tuple[float, float] | None) -> It
     if range is None:
         return
     if not process.WHOLE:
-        message = f"a `{process.kind}` process has no whole timesteps, of which `range` is a part"
+        message = f"`range` needs a process with integer timesteps, but `{process.kind}` has none"
         yield Problem(("range",), message, "leave it out")
         return
     first, last = timesteps(process, range)
     if first >= last:
-        message = f"no timestep lies in the range from {range[0]:g} to {range[1]:g}"
-        yield Problem(("range",), message, "from the data (0) to the noise (1): [0.2, 0.4]")
+        message = f"no timestep lies between {range[0]:g} and {range[1]:g}"
+        yield Problem(("range",), message, "give a wider range, from 0 (data) to 1 (noise), such as [0.2, 0.4]")
 
 
 __all__ = ["problems_of_range", "timesteps"]

@@ -58,8 +58,8 @@ class Adversarial(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
-            message = "no term of `objective.terms` reaches the generator"
-            yield Problem(("terms",), message, "add one of the score, such as `hinge`")
+            message = "none of `objective.terms` trains the generator"
+            yield Problem(("terms",), message, "add a term on the score, such as `hinge`")
 
     @property
     def score_decay(self) -> float | None:

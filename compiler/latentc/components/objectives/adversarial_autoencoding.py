@@ -64,13 +64,16 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         yield from super().problems(spec)
         network = spec.networks.get("main")
         if self.adaptive and network is not None and getattr(network, "output_kernel", None) is None:
-            message = f"a `{network.kind}` does not say what its last convolution maps to images"
+            message = (
+                "`adaptive` weighs the adversarial term by gradients at the last convolution, but a "
+                f"`{network.kind}` does not name one"
+            )
             yield Problem((), message, "set `adaptive: false`, or use the network `autoencoder`")
 
         bottleneck = getattr(network, "bottleneck", None)
         if self.anneals and not (getattr(network, "ANNEALS", False) and getattr(bottleneck, "entropy", 0)):
-            message = "the bottleneck of `main` has no entropies that it could weigh"
-            yield Problem(("entropy_boost",), message, "use the network `autoencoder`, and give `bottleneck.entropy`")
+            message = "`entropy_boost` scales the entropy terms of the bottleneck, but that of `main` has none"
+            yield Problem(("entropy_boost",), message, "use the network `autoencoder` and set `bottleneck.entropy`")
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR

@@ -52,11 +52,14 @@ class Autoencoding(Reconstruction):
         if self.reconstruction != "cross_entropy":
             for name in ("labels", "unlabelled"):
                 if getattr(self, name):
-                    message = f"`{name}` is of `cross_entropy`, and the error is `{self.reconstruction}`"
+                    message = f"`{name}` needs `reconstruction: cross_entropy`, but it is `{self.reconstruction}`"
                     yield Problem((name,), message, "leave it out, or change `reconstruction`")
         elif self.labels is not None and spec.data.shape is not None and sum(self.labels) != spec.data.shape[0]:
-            message = f"labels of {' + '.join(map(str, self.labels))} classes are no {spec.data.shape[0]} channels"
-            yield Problem(("labels",), message, "change it, or `data.shape`")
+            message = (
+                f"{' + '.join(map(str, self.labels))} label classes do not add up to the "
+                f"{spec.data.shape[0]} channels of the data"
+            )
+            yield Problem(("labels",), message, "change `labels` or `data.shape`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network = networks["main"]

@@ -54,7 +54,7 @@ class CascadedFlow(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         have = getattr(spec.networks.get("main"), "stages", self.stages)
         if have != self.stages:
-            message = f"the network has {have} stages, not {self.stages}"
+            message = f"the network has {have} stages, but the objective has {self.stages}"
             yield Problem(("stages",), message, f"set `networks.main.stages` to {self.stages}")
         smallest = 2**self.stages
         if spec.data.shape is not None and spec.data.shape[-1] % smallest:

@@ -43,11 +43,13 @@ class ClassTokens(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         field = spec.data.fields.get("y")
         if field is None or (field.classes or 0) < 2:
-            yield Problem((), "class_tokens tells classes apart, and there are fewer than two", "set `data.classes: 2`")
+            yield Problem(
+                (), "class_tokens needs at least two classes, but the data has fewer", "set `data.classes: 2`"
+            )
         network = spec.networks.get(self.network)
         for name, condition in network.told(spec).items() if isinstance(network, Backbone) else ():
             if condition.dropped:
-                message = f"class_tokens leaves no condition out, and `{name}` has a dropout of {condition.dropout:g}"
+                message = f"class_tokens never drops a condition, but `{name}` has a dropout of {condition.dropout:g}"
                 yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

@@ -34,10 +34,10 @@ class Classification(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if "y" not in spec.data.fields:
-            yield Problem((), "a classifier learns labels, and the data has none", "add `data.classes`")
+            yield Problem((), "a classifier needs labels, but the data has none", "add `data.classes`")
         network = spec.networks.get("main")
         if network is not None and getattr(network, "TIME", False):
-            message = f"a {network.kind} classifies noisy samples at a time"
+            message = f"a {network.kind} takes a time, so it classifies noisy samples"
             yield Problem((), message, "use `{kind: noisy_classification}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

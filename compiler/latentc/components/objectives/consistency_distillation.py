@@ -45,11 +45,19 @@ class ConsistencyDistillation(ConsistencyObjective):
         yield from teacher_problems(spec)
         told = scale_condition(spec)
         if told is not None and self.scale != 1.0:
-            yield Problem(("scale",), f"`scale` is fixed, and condition `{told}` tells another", "keep one of the two")
+            yield Problem(
+                ("scale",),
+                f"`scale` is fixed, but condition `{told}` also sets the guidance scale",
+                "keep one of the two",
+            )
         guided = told is not None or self.scale != 1.0
         if guided and not any(condition.nullable for condition in spec.conditions.values()):
-            message = "guidance needs a teacher that was trained without its condition now and then"
-            yield Problem(("scale",), message, "set the `dropout` of a condition to what the teacher was trained with")
+            message = (
+                "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
+            )
+            yield Problem(
+                ("scale",), message, "set the `dropout` of a condition to the value that the teacher was trained with"
+            )
 
     def columns(self, steps: int) -> dict[str, Array]:
         found = super().columns(steps)
@@ -58,7 +66,7 @@ class ConsistencyDistillation(ConsistencyObjective):
         found |= {"euler_x": of_x + of_data * found["data_x"], "euler_out": of_data * found["data_out"]}
         if self.solver == "heun":
             if not np.all(alpha):
-                raise ValueError("Heun's method in the noise level does not start where that is infinite")
+                raise ValueError("Heun's method cannot start at an infinite noise level")
             ratio = (sigma_s / alpha_s) / (sigma / alpha)
             first, second = (ratio - 1.0) / 2.0, (1.0 - 1.0 / ratio) / 2.0
             found["heun_x"] = (1.0 + first) * alpha_s / alpha - first * alpha_s * found["data_x"]

@@ -148,7 +148,7 @@ class DenoisingObjective(Objective):
         found = spec.data.fields.get(name)
         if found is None or found.shape or found.dtype != "f32":
             has = "has no such field" if found is None else f"has a field of {found.dtype}{list(found.shape)}"
-            message = f"weights are a number per sample, and the data {has} `{name}`"
+            message = f"`sample_weight` needs one number per sample, but the data {has} `{name}`"
             yield Problem(("sample_weight", "field"), message, f"declare `data.fields.{name}: {{}}`")
 
     @property

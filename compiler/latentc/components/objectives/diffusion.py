@@ -64,13 +64,13 @@ class DiffusionLoss(DenoisingObjective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.variance == "learned_range" and self.uncertainty is not None:
-            message = "the hybrid loss of a learned variance is not divided by an estimate of its own"
+            message = "the hybrid loss of a learned variance cannot be weighted by estimated uncertainty"
             yield Problem(("uncertainty",), message, "leave it out, or choose another `variance`")
         if self.variance == "learned_range" and not isinstance(self.process, Discrete):
-            message = f"a learned variance is of the steps of a discrete schedule, and `{self.process.kind}` has none"
+            message = f"a learned variance needs a process with discrete steps, but `{self.process.kind}` has none"
             yield Problem(("variance",), message, "use fixed_small or fixed_large")
         if self.variance == "learned_range" and self.error_norm == "l1":
-            message = "the hybrid loss of a learned variance adds a variational bound to the squared error"
+            message = "the hybrid loss of a learned variance is defined for the squared error only"
             yield Problem(("error_norm",), message, "use `l2`, or another `variance`")
 
     def parameterization(self) -> Parameterization:
@@ -211,52 +211,57 @@ class Diffusion(DiffusionLoss):
         if self.reference > 1:
             yield from self._problems_of_reference(spec)
         if self.stable_target and self.learns_variance:
-            message = "the bound of a learned variance is of single samples, not of means over a batch"
+            message = (
+                "the variational bound of a learned variance is defined for single samples, not for means over a batch"
+            )
             yield Problem(("stable_target",), message, "leave it out, or choose another `variance`")
         if self.pool == "class":
             yield from self._problems_of_classes(spec)
         if self.reduction == "half_sum" and (self.learns_variance or self.uncertainty is not None):
-            message = "half the sum is of a squared or absolute error alone"
+            message = "`reduction: half_sum` needs a plain squared or absolute error"
             yield Problem(("reduction",), message, "leave out `variance` and `uncertainty`, or use `mean`")
         if self.weighting == "none":
             return
         if self.process.point(self.process.first).d_sigma is None:
-            message = f"the weight is of times without steps, and `{self.process.kind}` has steps"
+            message = f"this weighting needs a process in continuous time, but `{self.process.kind}` has time steps"
             yield Problem(("weighting",), message, "use the process `vp`, `sub_vp` or `ve`")
         if self.error_norm != "l2" or self.learns_variance or self.uncertainty is not None:
-            message = "the likelihood is bounded by a squared error alone"
+            message = "the weighted loss bounds the likelihood only for a plain squared error"
             yield Problem(("weighting",), message, "leave out `error_norm`, `variance` and `uncertainty`")
 
     def _problems_of_classes(self, spec: Spec) -> Iterator[Problem]:
         """No means of classes, no class, or conditions besides."""
         if not self.stable_target:
-            yield Problem(("pool",), "it is of the means of stable targets", "set `stable_target: true`")
+            yield Problem(("pool",), "`pool` applies only to stable targets", "set `stable_target: true`")
         labels = [name for name, condition in spec.conditions.items() if _is_class(condition, name, spec)]
         others = [*(name for name in spec.conditions if name not in labels), *labels[1:]]
         if others:
-            message = f"the mean is over samples of the same class, and there is `{others[0]}` as well"
-            yield Problem(("pool",), message, "keep one condition, a class, or use `pool: batch`")
+            message = f"targets are averaged over samples of one class, but there is also condition `{others[0]}`"
+            yield Problem(("pool",), message, "keep the class as the only condition, or use `pool: batch`")
         if not labels:
-            yield Problem(("pool",), "the network does not take the class", "use `pool: batch`")
+            yield Problem(("pool",), "`pool: class` needs a class, but the network takes none", "use `pool: batch`")
 
     def _problems_of_reference(self, spec: Spec) -> Iterator[Problem]:
         """Samples that no mean reads, a batch that does not divide, terms of all samples."""
         batch, parts = spec.train.batch_size, spec.train.accumulate
         if not self.stable_target:
             yield Problem(
-                ("reference",), "samples besides the trained ones are for stable targets", "set `stable_target: true`"
+                ("reference",), "`reference` adds samples for stable targets only", "set `stable_target: true`"
             )
         if batch % (parts * self.reference):
             each = "" if parts == 1 else f" in each of {parts} parts (`train.accumulate`)"
-            message = f"a batch of {batch} is not {self.reference} times as many samples as are trained on{each}"
-            help = f"choose a `train.batch_size` that {parts * self.reference} divides"
+            message = (
+                f"`reference` needs a batch that is a multiple of {self.reference} samples{each}, "
+                f"but the batch has {batch}"
+            )
+            help = f"choose a `train.batch_size` that is a multiple of {parts * self.reference}"
             yield Problem(("reference",), message, help)
         for name in ("further", "sample_weight", "self_conditioning"):
             if getattr(self, name):
                 yield Problem(
                     (name,),
-                    "it reads fields of all samples, and some are not trained on",
-                    "leave it out, or `reference`",
+                    "it needs fields of every sample, but reference samples are not trained on",
+                    "leave it out, or leave out `reference`",
                 )
 
     def truth(

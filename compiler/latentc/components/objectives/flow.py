@@ -101,7 +101,7 @@ class Flow(FlowLoss):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.coupling is not None and self.predicts != "velocity":
-            message = f"a path that does not start from noise alone has no `{self.predicts}` to predict"
+            message = f"a path that does not start from pure noise has no `{self.predicts}`"
             yield Problem(("predicts",), message, "predict `velocity`")
         elif self.coupling is not None and isinstance(spec.sampler, ArraySampler):
             try:
@@ -109,8 +109,9 @@ class Flow(FlowLoss):
             except ValueError:  # the sampler's own problem, which it reports
                 return
             if any(part.stochastic or np.any(part.columns["d_x"]) for part in table.parts()):
-                message = f"`{spec.sampler.kind}` takes the path's start for noise alone"
-                yield Problem(("coupling",), message, "use the sampler `euler` or `heun`, which integrate the velocity")
+                message = f"`{spec.sampler.kind}` assumes that the path starts from pure noise"
+                mend = "use the sampler `euler` or `heun`, which integrate the velocity over time"
+                yield Problem(("coupling",), message, mend)
 
 
 __all__ = ["Flow", "FlowLoss"]

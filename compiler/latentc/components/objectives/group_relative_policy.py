@@ -83,18 +83,18 @@ class GroupRelativePolicy(Objective):
             yield from under("rewards", i, problems=reward.problems(spec))
         sampler = spec.sampler
         if not isinstance(sampler, ScoringSampler):
-            what = "there is none" if not isinstance(sampler, Sampler) else f"`{sampler.kind}` does not say it"
-            message = f"rollouts need a sampler that says how likely its tokens were, and {what}"
+            what = "there is none" if not isinstance(sampler, Sampler) else f"`{sampler.kind}` does not"
+            message = f"rollouts need a sampler that returns the probabilities of its tokens, but {what}"
             yield Problem((), message, "use `sampler: {kind: autoregressive}`")
         else:
             yield from sampler.problems_of_scores()
         reference = spec.networks.get(REFERENCE)
         if self.kl and isinstance(reference, Backbone):
             if reference.trainable:
-                message = f"network `{REFERENCE}` is trained, and the policy is to stay near what it was"
+                message = f"network `{REFERENCE}` is trained, but the policy must be compared with a fixed network"
                 yield Problem((), message, f"set `networks.{REFERENCE}.frozen: true`")
             elif reference.copy_of is None and reference.pretrained is None:
-                message = f"network `{REFERENCE}` starts at random"
+                message = f"network `{REFERENCE}` starts from random weights"
                 mend = f"use `networks.{REFERENCE}: {{kind: like, copy_of: main, frozen: true}}`"
                 yield Problem((), message, mend)
 

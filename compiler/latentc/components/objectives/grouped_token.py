@@ -50,7 +50,7 @@ class GroupedToken(Objective):
                 yield Problem(("steps", i), f"{steps} groups of {length} tokens", f"use {length} or fewer")
         for i, sizes in enumerate(self.groups or ()):
             if sum(sizes) != length:
-                yield Problem(("groups", i), f"groups of {sum(sizes)} tokens in all, and samples have {length}")
+                yield Problem(("groups", i), f"the groups add up to {sum(sizes)} tokens, but samples have {length}")
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "any_order"),)

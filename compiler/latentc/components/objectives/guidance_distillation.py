@@ -47,14 +47,16 @@ class GuidanceDistillation(Distillation):
         if (told is None) == (self.scale is None):
             what = "the guidance scale is neither fixed nor a condition"
             if told is not None:
-                what = f"`scale` is fixed, and condition `{told}` tells another"
+                what = f"`scale` is fixed, but condition `{told}` also sets the guidance scale"
             mend = "set `objective.scale`, or add `conditioning.guidance: {kind: guidance_scale}`"
             yield Problem(("scale",), what, mend if told is None else "keep one of the two")
         if not any(condition.nullable for condition in spec.conditions.values()):
             message = (
-                "guidance needs a teacher that was trained without its condition now and then, and none is dropped"
+                "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
             )
-            yield Problem((), message, "set the `dropout` of a condition to what the teacher was trained with")
+            yield Problem(
+                (), message, "set the `dropout` of a condition to the value that the teacher was trained with"
+            )
         if self.channels is not None and spec.data.shape and self.channels > spec.data.shape[0]:
             message = f"{self.channels} channels are guided, but the data has {spec.data.shape[0]}"
             yield Problem(("channels",), message)

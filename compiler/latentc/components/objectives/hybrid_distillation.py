@@ -39,9 +39,9 @@ class HybridDistillation(Distillation):
         yield from super().problems(spec)
         channels = spec.data.shape[0] if spec.data.shape else 1
         if self.variance and self.base.out_channels(channels) == channels:
-            message = "there is no variance to learn from the teacher: the base objective learns none"
-            yield Problem(("variance",), message, "set it to 0, or `base.variance: learned_range`")
-        yield from unread_problems(self.base, "the loss of the base objective is taken")
+            message = "the base objective has no learned variance, so there is none to distil"
+            yield Problem(("variance",), message, "set `variance: 0`, or `base.variance: learned_range`")
+        yield from unread_problems(self.base, "only the loss of the base objective is used")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         student, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)

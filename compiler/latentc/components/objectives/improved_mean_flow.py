@@ -62,11 +62,13 @@ class ImprovedMeanFlow(AverageVelocity):
         if self.guidance is None:
             return
         if not any(condition.nullable for condition in spec.conditions.values()):
-            message = "guidance needs a network that is trained without its condition now and then"
+            message = (
+                "guidance needs a network that is trained with dropped conditions, but no condition is ever dropped"
+            )
             yield Problem(("guidance",), message, "set the `dropout` of a condition, or leave `guidance` out")
         for field, name in zip(("scale", "start", "end"), self.guidance.names, strict=True):
             if not isinstance(spec.conditions.get(name), SettingCondition):
-                message = f"there is no condition `{name}` that a request sets"
+                message = f"no condition `{name}` can be set by requests"
                 yield Problem(("guidance", field), message, f"add `conditioning.{name}: {{kind: setting}}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

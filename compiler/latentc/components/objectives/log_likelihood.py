@@ -54,8 +54,8 @@ class LogLikelihood(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.denoiser is not None and (self.noise != "gaussian" or not self.std):
-            message = "a denoiser learns to remove Gaussian noise, and there is none"
-            yield Problem(("denoiser",), message, "set `noise: gaussian` and `std`, or leave it out")
+            message = "a denoiser learns to remove Gaussian noise, but none is added"
+            yield Problem(("denoiser",), message, "set `noise: gaussian` and `std`, or leave the denoiser out")
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         own = spec.networks.get(self.denoiser or "")

@@ -82,17 +82,23 @@ class MaskAndReplaceLoss(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         for key, (first, last) in (("kept", self.kept), ("masked", self.masked)):
             if (first < last) != (key == "masked"):
-                yield Problem((key,), f"from {first:g} to {last:g}", "tokens are kept less and masked more with time")
+                yield Problem(
+                    (key,),
+                    f"`{key}` changes from {first:g} to {last:g}",
+                    "over time `kept` must fall and `masked` must rise",
+                )
         if any(k + m > 1 for k, m in zip(self.kept, self.masked, strict=True)):
-            yield Problem(("kept",), "more than 1 together with `masked`", "lower one of them")
+            yield Problem(("kept",), "`kept` and `masked` add up to more than 1", "lower one of them")
         tokens = spec.data.tokens
         for i, term in enumerate(self.contrasts):
             if term.source == "data":
                 field = spec.data.fields.get("negatives")
                 wanted = (term.negatives, tokens.length if tokens else 0)
                 if field is None or field.shape != wanted:
-                    message = "the negative samples are the field `negatives` of the data"
-                    yield Problem(("contrasts", i, "source"), message, f"declare it with the shape {list(wanted)}")
+                    message = (
+                        "negative samples come from the data field `negatives`, which is missing or has another shape"
+                    )
+                    yield Problem(("contrasts", i, "source"), message, f"declare it with shape {list(wanted)}")
             elif tokens is not None and tokens.length % term.chunks:
                 message = f"{term.chunks} chunks do not divide {tokens.length} tokens"
                 yield Problem(("contrasts", i, "chunks"), message)

@@ -55,10 +55,12 @@ class MaskedText(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.kept + self.replaced > 1:
             yield Problem(
-                ("kept",), f"`kept` and `replaced` are {self.kept + self.replaced:g} together", "use 1 at most"
+                ("kept",),
+                f"`kept` and `replaced` add up to {self.kept + self.replaced:g}",
+                "make them add up to at most 1",
             )
         if getattr(spec.networks.get("main"), "splits", 1) > 1:
-            yield Problem((), "tokens of a text are whole, and the network splits them", "leave out `splits`")
+            yield Problem((), "texts are masked by whole tokens, but the network splits tokens", "leave out `splits`")
         yield from problems_of_starts(self.starts, spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

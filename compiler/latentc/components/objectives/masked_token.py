@@ -74,10 +74,10 @@ class MaskedToken(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.fraction.least >= self.fraction.most:
-            message = f"the least fraction ({self.fraction.least}) is not below the largest ({self.fraction.most})"
+            message = f"`least` ({self.fraction.least}) is not below `most` ({self.fraction.most})"
             yield Problem(("fraction",), message)
         if self.independent and not self.visible:
-            message = "tokens masked independently may all be visible, which leaves no loss"
+            message = "if each token is masked independently, all may stay visible, which leaves nothing to predict"
             yield Problem(("independent",), message, "set `visible: true`")
 
     def most_known(self, tokens: int) -> int:

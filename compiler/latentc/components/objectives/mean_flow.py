@@ -61,7 +61,9 @@ class MeanFlow(AverageVelocity):
         if self.guidance is None:
             return
         if not any(condition.nullable for condition in spec.conditions.values()):
-            message = "guidance needs a network that is trained without its condition now and then"
+            message = (
+                "guidance needs a network that is trained with dropped conditions, but no condition is ever dropped"
+            )
             yield Problem(("guidance",), message, "set the `dropout` of a condition, or leave `guidance` out")
         if self.guidance.interval[0] >= self.guidance.interval[1]:
             yield Problem(("guidance", "interval"), "the interval is empty", "give [low, high] with low < high")

@@ -54,7 +54,7 @@ class NextGranularity(Objective):
         sides["quantizer"] = getattr(getattr(spec.networks.get("quantizer"), "codebook", None), "side", None)
         if len({side for side in sides.values() if side is not None}) > 1:
             words = ", ".join(f"`{name}` {side}" for name, side in sides.items())
-            yield Problem((), f"networks of squares of other sides: {words}", "give all the same `side`")
+            yield Problem((), f"the networks have different sides: {words}", "give all of them the same `side`")
         yield from feature_problems(spec, self.features)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

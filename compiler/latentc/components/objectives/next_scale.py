@@ -79,11 +79,13 @@ class NextScale(Objective):
         progressive, main = self.progressive, spec.networks.get("main")
         scales = len(getattr(main, "lengths", ()))
         if progressive is not None and scales and progressive.first > scales - 2:
-            message = f"no scale joins later than scale {progressive.first} of {scales}"
-            yield Problem(("progressive", "first"), message, f"use {scales - 2} at most, or leave `progressive` out")
+            message = f"with {scales} scales, none is left to join after scale {progressive.first}"
+            yield Problem(
+                ("progressive", "first"), message, f"set `first` to at most {scales - 2}, or leave `progressive` out"
+            )
         if progressive is not None and progressive.start >= progressive.stop:
-            message = f"no step is from {progressive.start} on and before {progressive.stop}"
-            yield Problem(("progressive", "start"), message, "make it less than `stop`")
+            message = f"training from step {progressive.start} to step {progressive.stop} is empty"
+            yield Problem(("progressive", "start"), message, "make `start` less than `stop`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, quantizer, conditions = networks["main"], networks["quantizer"], Conditions(spec, networks)

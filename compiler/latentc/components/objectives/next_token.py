@@ -49,7 +49,7 @@ class NextToken(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.bare and self.keep < 1.0:
-            yield Problem(("keep",), "blocks of a row are given as they are", "leave out `keep` or `bare`")
+            yield Problem(("keep",), "blocks of a row are always used whole", "leave out `keep` or `bare`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         if self.bare:

@@ -49,7 +49,7 @@ class NoisyClassification(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if "y" not in spec.data.fields:
-            yield Problem((), "a classifier learns labels, and the data has none", "add `data.classes`")
+            yield Problem((), "a classifier needs labels, but the data has none", "add `data.classes`")
         yield from problems_of_range(self.process, self.range)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

@@ -75,7 +75,7 @@ class PivotedDiffusion(DiffusionLoss):
         if field is None:
             yield Problem(("pivots",), f"no data field `{self.pivots}`", "declare it under `data.fields`")
         elif tuple(field.shape) != wanted:
-            message = f"pivots are {list(wanted)}, and field `{self.pivots}` is {list(field.shape)}"
+            message = f"pivots have shape {list(wanted)}, but field `{self.pivots}` has {list(field.shape)}"
             yield Problem(("pivots",), message)
 
     @property

@@ -63,12 +63,12 @@ class PriorAutoencoding(AgainstDiscriminator):
         main, prior = spec.networks.get("main"), spec.networks.get("prior")
         tokens, length = getattr(main, "tokens", None), getattr(prior, "length", None)
         if tokens is not None and length is not None and tokens != length:
-            message = f"the prior is of {length} vectors, and a sample has {tokens} tokens"
+            message = f"the prior models {length} vectors, but a sample has {tokens} tokens"
             yield Problem((), message, f"set `networks.prior.length: {tokens}`")
         latent = getattr(getattr(main, "bottleneck", None), "channels", None)
         channels = getattr(prior, "channels", None)
         if latent is not None and channels is not None and latent != channels:
-            message = f"the prior is of vectors of {channels} channels, and latents have {latent}"
+            message = f"the prior models vectors of {channels} channels, but latents have {latent}"
             yield Problem((), message, f"set `networks.prior.channels: {latent}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

@@ -61,17 +61,25 @@ class ProgressiveDistillation(Distillation):
         yield from super().problems(spec)
         for i, (before, count) in enumerate(zip(self.rounds, self.rounds[1:], strict=False), start=1):
             if before != 2 * count:
-                yield Problem(("rounds", i), f"{count} steps are not half of {before}", "halve them: [32, 16, 8, 4]")
+                yield Problem(
+                    ("rounds", i), f"{count} steps are not half of the {before} before", "halve them: [32, 16, 8, 4]"
+                )
                 return
         if spec.train.steps < len(self.rounds):
-            message = f"`train.steps: {spec.train.steps}` is less than a step for each of {len(self.rounds)} rounds"
+            message = (
+                f"`train.steps: {spec.train.steps}` is too few: each of the {len(self.rounds)} rounds needs a step"
+            )
             yield Problem(("rounds",), message)
         sampler = spec.sampler
         if not isinstance(sampler, ArraySampler):
-            yield Problem((), "there is no sampler whose steps to distil", "add one: `{kind: ddim, spacing: trailing}`")
+            yield Problem(
+                (),
+                "progressive distillation needs a sampler whose steps it halves",
+                "add one: `{kind: ddim, spacing: trailing}`",
+            )
             return
         if sampler.steps != self.rounds[-1]:
-            message = f"the sampler takes {sampler.steps} steps, and the last round {self.rounds[-1]}"
+            message = f"the sampler takes {sampler.steps} steps, but the last round has {self.rounds[-1]}"
             yield Problem(("rounds",), message, f"set `sampler.steps: {self.rounds[-1]}`")
             return
         try:
@@ -80,7 +88,7 @@ class ProgressiveDistillation(Distillation):
             yield Problem((), str(error), "use `{kind: ddim, spacing: trailing}`, or `euler` on a flow")
         student, teacher = (spec.networks.get(name) for name in ("main", TEACHER))
         if isinstance(student, Backbone) and isinstance(teacher, Backbone) and student.told(spec) != teacher.told(spec):
-            message = f"`{TEACHER}` takes other conditions than `main`, which becomes the next round's teacher"
+            message = f"`{TEACHER}` and `main` take different conditions, but `main` becomes the next round's teacher"
             yield Problem((), message, f"use `networks.{TEACHER}: {{kind: like, pretrained: FILE}}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
@@ -134,7 +142,7 @@ class ProgressiveDistillation(Distillation):
         times, between = own.grid(target).times, finer.grid(target).times
         if len(between) != 2 * len(times) - 1 or not np.array_equal(between[::2], times):
             raise ValueError(
-                f"`{sampler.kind}` with {count} steps does not visit every second time of its {2 * count} steps"
+                f"the {count} steps of `{sampler.kind}` do not lie on every second time of its {2 * count} steps"
             )
         (x, out), (x_half, out_half) = _affine(own.table(target)), _affine(finer.table(target))
         process, start = target.process, target.process.point(times[:-1])
@@ -167,7 +175,7 @@ def _affine(table: Table) -> tuple[Array, Array]:
     """(a, b) of each step x' = a x + b output. ValueError: the steps are of another form."""
     plain = table.body is LINEAR and not table.history and not table.stochastic and table.tail is None
     if not plain or table.clip is not None or table.clip_state is not None:
-        raise ValueError(f"a step of `{table.solver}` is no affine function of the state and one prediction")
+        raise ValueError(f"a step of `{table.solver}` is not an affine function of the state and one prediction")
     columns = table.columns
     out = columns["d"] * columns["d_output"]
     if not np.all(out):

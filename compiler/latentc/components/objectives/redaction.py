@@ -50,17 +50,26 @@ class Redaction(Distillation):
         yield from super().problems(spec)
         count, label = spec.data.classes or 0, spec.conditions.get("class")
         if label is None or not count:
-            yield Problem((), "there are no classes to redact", "add `conditioning.class: {kind: label}`")
+            yield Problem(
+                (), "the network takes no class, so there is none to redact", "add `conditioning.class: {kind: label}`"
+            )
             return
         for i, number in enumerate(self.classes):
             if not 0 <= number < count:
-                yield Problem(("classes", i), f"no class {number}: they are 0 to {count - 1}")
+                yield Problem(("classes", i), f"class {number} is out of range: the classes are 0 to {count - 1}")
         if self.instead is not None and (self.instead >= count or self.instead in self.classes):
-            message = f"class {self.instead} cannot replace the redacted ones"
-            yield Problem(("instead",), message, f"choose another of 0 to {count - 1}")
+            message = f"class {self.instead} is redacted or out of range, so it cannot replace the redacted classes"
+            yield Problem(("instead",), message, f"choose a class from 0 to {count - 1} that is not redacted")
         if self.instead is None and not label.nullable:
-            message = "without a class instead the network must know what no class is"
-            yield Problem(("instead",), message, "name a class, or set the `dropout` that the teacher was trained with")
+            message = (
+                "without `instead`, the null class replaces redacted classes, but the class is "
+                "never dropped in training"
+            )
+            yield Problem(
+                ("instead",),
+                message,
+                "set `instead` to a class, or set `dropout` to the value that the teacher was trained with",
+            )
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         label, count = spec.conditions["class"], spec.data.classes or 0

@@ -58,14 +58,18 @@ class ScoreImplicitMatching(Distillation):
         yield from super().problems(spec)
         sampler = spec.sampler
         if not isinstance(sampler, ArraySampler) or sampler.steps != 1:
-            message = "the generator samples by one evaluation, at the time that the sampler names"
+            message = "the generator takes a single step, at the time that the sampler names"
             yield Problem((), message, "use a sampler of one step: `{kind: ddim, timesteps: [600]}`")
         if self.scale != 1.0 and not any(condition.nullable for condition in spec.conditions.values()):
-            message = "guidance needs a teacher that was trained without its condition now and then"
-            yield Problem(("scale",), message, "set the `dropout` of a condition to what the teacher was trained with")
+            message = (
+                "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
+            )
+            yield Problem(
+                ("scale",), message, "set the `dropout` of a condition to the value that the teacher was trained with"
+            )
         online = spec.networks.get(ONLINE)
         if isinstance(online, Backbone) and online.copy_of is None and online.pretrained is None:
-            message = f"network `{ONLINE}` starts at random, far from the score of the first samples"
+            message = f"network `{ONLINE}` starts from random weights, far from the score of the first samples"
             yield Problem((), message, f"use `networks.{ONLINE}: {{kind: like, copy_of: {TEACHER}}}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

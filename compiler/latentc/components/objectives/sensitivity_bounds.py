@@ -74,19 +74,19 @@ class SensitivityBounds(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.model in ("marginal", "rosenbaum") and self.gamma <= 1:
-            yield Problem(("gamma",), f"`{self.model}` bounds a ratio, so gamma is above 1", "use 2, say")
+            yield Problem(("gamma",), f"`{self.model}` bounds a ratio, so `gamma` must exceed 1", "use 2, for example")
         if self.within is not None:
             yield from under("within", problems=self.within.problems(spec))
         if getattr(spec.sampler, "within", self.within) != self.within:
-            message = "the sampler bounds something else than shifts are trained for"
-            yield Problem(("within",), message, "say the same in `sampler.within`")
+            message = "the sampler and the objective bound different regions"
+            yield Problem(("within",), message, "give both the same `within`")
         treatment = spec.conditions.get(self.treatment)
         field = spec.data.fields.get(self.treatment if treatment is None else treatment.field or self.treatment)
         if treatment is None or field is None or field.shape != (1,):
-            message = f"condition `{self.treatment}` is no array of one number"
+            message = f"condition `{self.treatment}` must be an array of one number"
             yield Problem(("treatment",), message, f"add `conditioning.{self.treatment}: {{kind: array}}`")
         if getattr(spec.networks.get("multipliers"), "positive", True) is False:
-            message = "Lagrange's multipliers of a bound are not negative"
+            message = "Lagrange multipliers must not be negative"
             yield Problem((), message, "set `networks.multipliers.positive: true`")
         for name, count in (("multipliers", 2), ("propensity", 1)):
             held = getattr(spec.networks.get(name), "numbers", count)
@@ -95,8 +95,8 @@ class SensitivityBounds(Objective):
                 yield Problem((), message, f"set `networks.{name}.numbers: {count}`")
         score = spec.networks.get("propensity")
         if score is not None and self.treatment in score.told(spec):  # type: ignore[attr-defined]
-            message = "a propensity score is of the covariates alone"
-            yield Problem((), message, "list them in `networks.propensity.conditions`")
+            message = "a propensity score must depend on the covariates alone, not on the treatment"
+            yield Problem((), message, "list only the covariates in `networks.propensity.conditions`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         updates = [self._outcomes(mb, networks, spec), self._bounds(mb, networks, spec)]

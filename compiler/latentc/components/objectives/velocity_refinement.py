@@ -61,7 +61,7 @@ class VelocityRefinement(Objective):
         if isinstance(main, Backbone) and (main.pretrained is None or main.trainable):
             what = "has no weights: its `pretrained` names no file" if main.pretrained is None else "is not frozen"
             message = f"network `main`, whose velocity is refined, {what}"
-            yield Problem((), message, "train a flow, then name its file in `networks.main.pretrained`")
+            yield Problem((), message, "train a flow, then name its checkpoint in `networks.main.pretrained`")
         yield from carried_problems(self.refiner, spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
@@ -94,7 +94,7 @@ def carried_problems(network: str, spec: Spec) -> Iterator[Problem]:
     """More carried conditions than the one that is refined."""
     names = [name for name, condition in spec.conditions.items() if condition.CARRIED]
     if len(names) > 1:
-        message = f"network `{network}` refines one array, and {', '.join(names)} are carried"
+        message = f"network `{network}` refines one array, but the sampler carries {', '.join(names)}"
         yield Problem((), message, f"keep `conditioning.{names[0]}`")
 
 

@@ -54,8 +54,8 @@ class Discrete(Process):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.schedule == "linear" and self.beta_end is None and self.steps < 21:
-            message = f"the linear schedule's betas exceed 1 with {self.steps} levels"
-            yield Problem(("steps",), message, "use 21 levels or more, or give `beta_start` and `beta_end`")
+            message = f"with {self.steps} steps the betas of the linear schedule exceed 1"
+            yield Problem(("steps",), message, "use at least 21 steps, or give `beta_start` and `beta_end`")
 
     @property
     def betas(self) -> Array:

@@ -37,7 +37,7 @@ class Geometric(Process):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.sigma_min >= self.sigma_max:
-            yield Problem(("sigma_min",), f"the least noise level is not below the greatest, {self.sigma_max:g}")
+            yield Problem(("sigma_min",), f"`sigma_min` must be below `sigma_max` ({self.sigma_max:g})")
 
     @property
     def levels(self) -> Array:

@@ -109,7 +109,7 @@ class Interpolant(Process):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.path == "vp" and self.times == "log_normal":
-            message = "path `vp` has no noise levels of a normal logarithm"
+            message = "path `vp` has no noise levels with a log-normal distribution"
             yield Problem(("times",), message, "use `uniform` or `logit_normal`")
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:

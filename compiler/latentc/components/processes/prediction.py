@@ -68,9 +68,9 @@ def functional(kind: Prediction, point: Point) -> tuple[Any, Any]:
             return point.d_alpha, point.d_sigma
         case "preconditioned":
             if point.preconditioned is None:
-                raise ValueError("this process has no `preconditioned` prediction of its own: `edm` has")
+                raise ValueError("this process defines no `preconditioned` prediction; process `edm` does")
             return point.preconditioned
-    raise ValueError(f"unknown prediction {kind!r}: one of {', '.join(KINDS)}")
+    raise ValueError(f"unknown prediction {kind!r}: choose one of {', '.join(KINDS)}")
 
 
 def conversion(source: Prediction, target: Prediction, point: Point) -> tuple[Array, Array]:
@@ -102,7 +102,7 @@ def _finite(value: Array, source: str, target: str, point: Point) -> Array:
     if bad.any():
         where = int(np.argmax(bad))
         alpha, sigma = np.atleast_1d(point.alpha)[where], np.atleast_1d(point.sigma)[where]
-        raise ValueError(f"{target} does not follow from {source} where alpha = {alpha:g} and sigma = {sigma:g}")
+        raise ValueError(f"{target} cannot be computed from {source} if alpha = {alpha:g} and sigma = {sigma:g}")
     return np.array(value, np.float64)
 
 

@@ -275,10 +275,10 @@ class Parameterization:
     def noise_problems(self, spec: Spec, what: str) -> Iterator[Problem]:
         """What keeps `what` from drawing standard normals where the path begins: another start, or other noise."""
         if self.coupling is not None:
-            message = f"the {what} takes noise for the path's start, which depends on a condition"
+            message = f"the {what} starts from noise, but with this coupling the path starts from a condition"
             yield Problem((), message, "leave it out, or `objective.coupling`")
         elif spec.data.shape is not None and self.process.kernel(spec.data.shape) is not None:
-            message = f"the {what} draws normal noise, and that of the process `{self.process.kind}` is another"
+            message = f"the {what} draws white Gaussian noise, but process `{self.process.kind}` has other noise"
             yield Problem((), message, "leave it out, or use another process")
 
 

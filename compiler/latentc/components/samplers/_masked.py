@@ -159,7 +159,7 @@ class MaskedSampler(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         splits = getattr(spec.networks.get("main"), "splits", 1)
         if spec.data.tokens is not None and self.steps > (most := spec.data.tokens.length * splits):
-            message = f"{self.steps} steps for {most} tokens: some would reveal none"
+            message = f"{self.steps} steps for {most} tokens: some steps would reveal none"
             yield Problem(("steps",), message, f"use {most} steps or fewer")
         yield from problems_of(("schedule",), self.schedule, self.steps - 1, "step but the last")
         if self.guidance is not None:

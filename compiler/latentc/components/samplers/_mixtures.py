@@ -73,10 +73,12 @@ class MixtureSampler(Sampler):
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
         mixture = None if self.guidance is None else getattr(spec.networks.get("main"), "mixture", None)
         if isinstance(mixture, Mixture) and mixture.per_channel and mixture.components > 1:
-            message = "guidance chooses one component of a token, and each channel has a mixture of its own"
-            yield Problem(("guidance",), message, "leave it out, or set `per_channel: false`")
+            message = "guidance draws one component per token, but here each channel has its own mixture"
+            yield Problem(("guidance",), message, "leave guidance out, or set `per_channel: false`")
         if isinstance(mixture, Mixture) and mixture.correlated:
-            message = "guidance draws channel by channel, and those of a `correlated` mixture depend on each other"
+            message = (
+                "guidance draws each channel independently, but channels of a `correlated` mixture depend on each other"
+            )
             yield Problem(("guidance",), message, "leave it out")
 
 

@@ -44,7 +44,7 @@ def numbers_of(value: float | Sequence[float], steps: int) -> Array:
 def problems_of(name: tuple[str, ...], value: object, wanted: int, each: str) -> Iterator[Problem]:
     """That a list has not as many numbers as there are steps; `each` says of what there is one."""
     if isinstance(value, tuple) and len(value) != wanted:
-        yield Problem(name, f"{len(value)} numbers, and there is one for each {each}: {wanted}", "give as many")
+        yield Problem(name, f"{len(value)} numbers, but there must be one for each {each}: {wanted}", "give as many")
 
 
 def at_steps(values: Sequence[float], steps: int) -> tuple[float, ...]:

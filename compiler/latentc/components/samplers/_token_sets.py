@@ -30,8 +30,8 @@ Row = tuple[Var, ...]
 def diffusion_problems(diffusion: ArraySampler) -> Iterator[Problem]:
     """What the diffusion of tokens cannot have of a sampler of whole arrays; paths relative to it."""
     if diffusion.guidance is not None:
-        message = "the sampler guides the diffusion, with one scale for all of its steps"
-        yield Problem(("guidance",), message, "leave it out, and set `sampler.guidance`")
+        message = "the sampler sets the guidance of this diffusion, with one scale for all its steps"
+        yield Problem(("guidance",), message, "leave it out, and set `sampler.guidance` instead")
     yield from inner_problems(diffusion, "this one denoises tokens")
 
 

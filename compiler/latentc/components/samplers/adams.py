@@ -51,7 +51,7 @@ def ipndm(grid: Grid, predicts: Prediction, order: int = 4) -> Table:
 def _rho(grid: Grid) -> Array:
     """f64[N + 1]: sigma / alpha. ValueError where alpha is 0."""
     if not np.all(grid.alpha > 0.0):
-        raise ValueError("a solver in sigma / alpha needs 0 < alpha: start later")
+        raise ValueError("a solver in sigma / alpha needs alpha > 0: start later")
     return grid.ratio
 
 

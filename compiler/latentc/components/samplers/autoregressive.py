@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def window_problems(spec: Spec) -> Iterator[Problem]:
     """A network that sees a window of the tokens keeps no keys and values for the next one."""
     if getattr(spec.networks.get("main"), "window", None) is not None:
-        message = "the network sees a window of the tokens, so there is no cache to continue from"
+        message = "the network sees only a window of the tokens, so it has no cache to continue from"
         yield Problem((), message, "use the sampler `sliding`")
 
 
@@ -48,18 +48,25 @@ class Autoregressive(TokenSampler, ScoringSampler):
         yield from window_problems(spec)
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
         if self.guidance is not None and self.guidance.interval[0] > 0:
-            message = "guidance of tokens starts with the first: without it there is no cache to continue from"
-            yield Problem(("guidance", "interval"), message, "start the interval at 0")
+            message = "guidance of tokens must start at the first token, because its cache is built from there"
+            yield Problem(("guidance", "interval"), message, "set `interval` to start at 0")
 
     def problems_of_scores(self) -> Iterator[Problem]:
         if not self.temperature:
             yield Problem(
-                ("temperature",), "rollouts of the likeliest tokens are all the same", "use `temperature: 1.0`"
+                ("temperature",), "at temperature 0 all rollouts of a condition are the same", "use `temperature: 1.0`"
             )
         for name, all_of_them in (("top_k", 0), ("top_p", 1.0)):
             if getattr(self, name) != all_of_them:
-                message = f"with `{name}: {getattr(self, name)}` rollouts are not drawn from what the loss compares"
-                yield Problem((name,), message, f"use `{name}: {all_of_them}`; a bundle may be compiled with another")
+                message = (
+                    f"with `{name}: {getattr(self, name)}` rollouts are drawn from another "
+                    "distribution than the loss evaluates"
+                )
+                yield Problem(
+                    (name,),
+                    message,
+                    f"use `{name}: {all_of_them}` for training; bundles can be compiled with another value",
+                )
 
     def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands | None, tokens: Var) -> Var:
         tokens = in_reading_order(b, network, tokens)

@@ -80,7 +80,7 @@ class ArraySampler(GuidedSampler):
         if count is None or count == self.steps or self.timesteps is not None:
             return
         if "steps" in self.model_fields_set:
-            raise ValueError(f"`spacing` is {count} steps, not {self.steps}: leave `steps` out")
+            raise ValueError(f"`spacing` has {count} steps, not {self.steps}: leave `steps` out")
         self.__dict__["steps"] = count  # the one place that changes a frozen model
 
     @abstractmethod
@@ -129,9 +129,11 @@ class ArraySampler(GuidedSampler):
         if not isinstance(given, list | tuple):
             return values
         if not given:
-            raise ValueError("there are no timesteps in `timesteps`: leave it out, or name one")
+            raise ValueError("`timesteps` is empty: leave it out, or give at least one")
         if values.get("steps", len(given)) != len(given):
-            raise ValueError(f"there are {len(given)} timesteps: `steps: {values['steps']}` is not their number")
+            raise ValueError(
+                f"`timesteps` has {len(given)} entries, but `steps` is {values['steps']}: leave `steps` out"
+            )
         return {**values, "steps": len(given)}
 
     @classmethod
@@ -171,9 +173,9 @@ class ArraySampler(GuidedSampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         target = parameterization_of(spec.objective)
         if target is None:
-            what = "nothing" if spec.objective is None else f"`{spec.objective.kind}`"
+            what = "there is no objective" if spec.objective is None else f"`{spec.objective.kind}` trains none"
             kinds = [kind for kind, cls in load("objectives").items() if getattr(cls, "DENOISES", False)]
-            message = f"`{self.kind}` denoises step by step, and the objective {what} trains no network for that"
+            message = f"`{self.kind}` needs a denoiser, but {what}"
             yield Problem(("kind",), message, f"objectives that do: {', '.join(kinds)}")
             return
         if isinstance(spec.objective, Part) and any(True for _ in spec.objective.problems(spec)):
@@ -181,7 +183,7 @@ class ArraySampler(GuidedSampler):
         for name, others in self.REPLACES.items():
             for other in others:
                 if self.changed(name) and self.changed(other):
-                    message = f"`{name}` already chooses where to evaluate"
+                    message = f"`{name}` already determines where the network is evaluated"
                     yield Problem((other,), message, f"keep one of `{name}`, `{other}`")
         try:
             end = self.end(target)
@@ -211,9 +213,9 @@ class ArraySampler(GuidedSampler):
         """Terms that are to change the score, and do so in no step."""
         for path, term in self.terms():
             if isinstance(term, ScoreTerm) and not table.guided(term.weights):
-                message = "this guidance changes no step: no evaluation is in its `interval` and after pure noise"
+                message = "this guidance has no effect: its `interval` contains no evaluation except at pure noise"
                 yield Problem(
-                    path, message, "use more steps or a wider `interval`: a flow's first evaluation is of noise"
+                    path, message, "use more steps or a wider `interval`: a flow's first evaluation is at pure noise"
                 )
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
@@ -274,7 +276,7 @@ def inner_problems(sampler: ArraySampler, why: str) -> Iterator[Problem]:
     """Fields that have no effect in a sampler that runs inside another; paths relative to it."""
     for name in ("annealing", *sampler.PROGRAMS):
         if sampler.changed(name):
-            yield Problem((name,), f"`{name}` is of a sampler of whole arrays, and {why}", "leave it out")
+            yield Problem((name,), f"`{name}` needs a sampler of whole arrays, but {why}", "leave it out")
 
 
 def spaced(process: Process, *spacings: str, **fields: Any) -> list[dict[str, Any]]:
@@ -293,7 +295,9 @@ def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> It
     for i, t in enumerate(timesteps):
         if not process.has(t) or (t >= end if rising else t <= end):
             before = f", before {end:g}" if process.has(end) else ""
-            message = f"there is no timestep {t:g} here: they run from {process.first:g} to {process.last:g}{before}"
+            message = (
+                f"timestep {t:g} is out of range: the process runs from {process.first:g} to {process.last:g}{before}"
+            )
             yield Problem(("timesteps", i), message)
         elif i and (t <= timesteps[i - 1] if rising else t >= timesteps[i - 1]):
             way = f"{'rise' if rising else 'fall'} from noise ({process.first:g}) to data ({process.last:g})"
@@ -337,7 +341,11 @@ class Ancestral(ArraySampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.clip is None and self.clip_quantile is not None:
-            yield Problem(("clip_quantile",), "no `clip` to scale the data to", "set `clip: 1`, or leave it out")
+            yield Problem(
+                ("clip_quantile",),
+                "`clip_quantile` needs `clip`, the value to scale the data to",
+                "set `clip: 1`, or leave it out",
+            )
 
     @model_validator(mode="before")
     @classmethod
@@ -347,10 +355,10 @@ class Ancestral(ArraySampler):
         text = str(values["respacing"])
         parts = text.removeprefix("ddim").split(",")
         if not all(part.strip().isdecimal() for part in parts):
-            raise ValueError(f"respacing {text!r}: a count, counts with commas, or ddim with a count")
+            raise ValueError(f"respacing {text!r}: give a count, counts separated by commas, or `ddim` and a count")
         count = sum(int(part) for part in parts)
         if values.get("steps", count) != count:
-            raise ValueError(f"respacing {text!r} is {count} steps, not {values['steps']}: leave `steps` out")
+            raise ValueError(f"respacing {text!r} has {count} steps, not {values['steps']}: leave `steps` out")
         return {**values, "respacing": text, "steps": count}
 
     def with_steps(self, steps: int) -> ArraySampler:
@@ -369,7 +377,7 @@ class Ancestral(ArraySampler):
             return super().grid(target)
         process = target.process
         if process.SPACING is not None:
-            raise ValueError("`respacing` chooses timesteps of a discrete schedule")
+            raise ValueError("`respacing` needs a discrete schedule, whose timesteps it chooses")
         times = respaced(round(process.first) + 1, self.respacing).astype(np.float64)
         return Grid(process, np.append(times, process.data))
 
@@ -381,7 +389,7 @@ def continuous_interval(target: Parameterization, kind: str) -> Interval:
     """
     process = target.process
     if process.point(process.first).d_alpha is None:
-        raise ValueError(f"`{kind}` needs a process in continuous time, and `{process.kind}` has time steps")
+        raise ValueError(f"`{kind}` needs a process in continuous time, but `{process.kind}` has time steps")
     if process.data != process.last:
         return Interval(process.first, process.last)
     return path_interval(target, 1e-3, data=False)

@@ -71,19 +71,23 @@ class BeamSearch(Sampler):
         if tokens is None or end is None:
             return
         if end.end is None:
-            yield Problem((), "beams are texts that end, and those of the data do not", "set `data.fields.tokens.end`")
+            yield Problem(
+                (),
+                "beam search needs texts with an end token, but those of the data have none",
+                "set `data.fields.tokens.end`",
+            )
         if 2 * self.beams > tokens.vocabulary:
             message = (
-                f"{self.beams} beams have {2 * self.beams} continuations, and there are {tokens.vocabulary} tokens"
+                f"{self.beams} beams need {2 * self.beams} continuations, but there are only {tokens.vocabulary} tokens"
             )
             yield Problem(("beams",), message, f"use {tokens.vocabulary // 2} at most")
         if self.shortest >= tokens.length:
-            message = f"texts of {self.shortest} tokens and their end do not fit in {tokens.length}"
-            yield Problem(("shortest",), message, f"use {tokens.length - 1} at most")
+            message = f"texts of at least {self.shortest} tokens and an end token do not fit in {tokens.length}"
+            yield Problem(("shortest",), message, f"use at most {tokens.length - 1}")
         for token in self.never:
             if token >= tokens.vocabulary or token == end.end:
-                message = f"token {token} ends texts, or is not one of 0 to {tokens.vocabulary - 1}"
-                yield Problem(("never",), message, "name others")
+                message = f"token {token} is the end token, or is not between 0 and {tokens.vocabulary - 1}"
+                yield Problem(("never",), message, "leave it out")
 
     def with_steps(self, steps: int) -> BeamSearch:
         return self

@@ -70,7 +70,7 @@ class CascadeSampler(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         stages = getattr(spec.objective, "cascade", None)
         if stages is None:
-            message = "`cascade` goes through stages, and the objective trains no network for that"
+            message = "`cascade` needs a network trained in stages, but the objective trains none"
             yield Problem(("kind",), message, "use `objective: {kind: cascaded_flow}`")
             return
         for path, values in (
@@ -84,7 +84,7 @@ class CascadeSampler(Sampler):
                 yield Problem(path, f"{len(values)} numbers for {stages.count} stages", "give one per stage")
         for name, value, usual_value in (("steps_per_stage", self.steps_per_stage, None), ("shift", self.shift, 1.0)):
             if self.adaptive is not None and value != usual_value:
-                yield Problem((name,), f"`adaptive` chooses the steps, and `{name}` has no effect", "leave it out")
+                yield Problem((name,), f"`adaptive` chooses the steps, so `{name}` has no effect", "leave it out")
         if self.guidance is not None:
             usual = Guidance(scale=self.guidance.scale)
             yield from under("guidance", problems=guidance_problems(usual, spec))

@@ -55,7 +55,7 @@ class Classification(Closed):
         """No class to find; paths relative to this section."""
         label = spec.conditions.get("class")
         if label is None:
-            message = "there is no class to predict: the network does not take one"
+            message = "classification needs a network that takes the class, but this one does not"
             yield Problem((), message, "add `conditioning.class: {kind: label}`, or leave `classify` out")
         if self.grids > 1 and GRID in spec.data.fields:
             message = f"`{GRID}` is a field of the data, and the name of the program's input that numbers its grids"
@@ -182,7 +182,7 @@ def quantiles(distribution: str, parameters: dict[str, float], count: int) -> Ar
             return parameters["low"] + (parameters["high"] - parameters["low"]) * middles
         case "normal":
             return np.array([NormalDist().inv_cdf(float(q)) for q in middles])
-    raise ValueError(f"no quantiles of the distribution {distribution} are known")
+    raise ValueError(f"the quantiles of distribution {distribution!r} are unknown")
 
 
 __all__ = ["PROGRAM", "Classification", "quantiles"]

@@ -91,19 +91,23 @@ class Confidence(ListedSampler):
         yield from problems_of(("temperature",), self.temperature, self.steps, "step")
         yield from problems_of(("randomness",), self.randomness, self.steps, "step")
         if isinstance(self.temperature, tuple) and self.final_temperature is not None:
-            yield Problem(("final_temperature",), "each step has a temperature already", "leave it out")
+            yield Problem(("final_temperature",), "`temperature` already gives one for each step", "leave it out")
         if self.reuse is None:
             return
         lists = [n for n in ("temperature", "randomness") if isinstance(getattr(self, n), tuple)]
         for name in [*lists, *(["judged"] if self.judged == "predicted" else [])]:
-            yield Problem((name,), "steps of a set share those of the first", "leave out `reuse`, or use one number")
+            yield Problem(
+                (name,),
+                "with `reuse`, steps of one set share the values of the first",
+                "leave out `reuse`, or give a single value",
+            )
         if self.redraw:
-            message = "steps of a set evaluate its tokens alone, and known ones are drawn anew"
-            yield Problem(("redraw",), message, "leave out either")
+            message = "with `reuse`, a step evaluates only the tokens of its set, but `redraw` redraws known tokens"
+            yield Problem(("redraw",), message, "leave out one of them")
         network = spec.networks.get("main")
         if network is not None and not getattr(network, "RECALLS", False):
-            message = f"a {network.kind} remembers no keys and values"  # type: ignore[attr-defined]
-            yield Problem(("reuse",), message, "use a `bert`, or leave it out")
+            message = f"a {network.kind} cannot reuse keys and values"  # type: ignore[attr-defined]
+            yield Problem(("reuse",), message, "use a `bert`, or leave `reuse` out")
 
     def recalls(self, tokens: int) -> Recall | None:
         most = 0 if self.reuse is None else self.reuse.most(self._left(tokens), tokens)

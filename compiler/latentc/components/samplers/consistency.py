@@ -37,7 +37,10 @@ class Consistency(ArraySampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         objective = spec.objective
         if isinstance(objective, Objective) and objective.DENOISES and not objective.CONSISTENT:
-            message = f"`consistency` jumps to the ends of trajectories, and `{objective.kind}` teaches no network them"
+            message = (
+                "`consistency` needs a network trained to jump to the end of a trajectory, but "
+                f"`{objective.kind}` trains none"
+            )
             mend = "use the objective `consistency_distillation` or `consistency_training`, or the sampler `ddim`"
             yield Problem(("kind",), message, mend)
         else:
@@ -64,7 +67,7 @@ def consistency(sampler: Consistency, target: Parameterization) -> Table:
     ValueError: times or conversions that do not exist.
     """
     if target.boundary is None:
-        raise ValueError("`consistency` needs a network that was taught where trajectories end")
+        raise ValueError("`consistency` needs a network trained by a consistency objective")
     grid = sampler.grid(target)
     point, following = grid.starts, grid.ends
     skip, out = target.boundary.coefficients(point)

@@ -45,7 +45,7 @@ class Discrete(Sampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if getattr(spec.objective, "diffusion", None) is None:
-            message = "`discrete` reverses a diffusion of tokens, and the objective trains no network for that"
+            message = "`discrete` reverses a diffusion of tokens, but the objective trains no network for that"
             yield Problem(("kind",), message, "use `objective: {kind: mask_and_replace}`")
         if self.guidance is not None:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))

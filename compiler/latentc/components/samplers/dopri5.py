@@ -71,7 +71,7 @@ class Dopri5(Tolerances, GuidedSampler):
         """The times between which it solves. ValueError: a process on discrete levels."""
         process = target.process
         if process.point(process.first).d_alpha is None:
-            raise ValueError(f"`{self.kind}` needs a process in continuous time, and `{process.kind}` has time steps")
+            raise ValueError(f"`{self.kind}` needs a process in continuous time, but `{process.kind}` has time steps")
         if process.data == process.last:
             return path_interval(target, self.eps)
         return Interval(process.first, process.last)
@@ -79,8 +79,8 @@ class Dopri5(Tolerances, GuidedSampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         target = parameterization_of(spec.objective)
         if target is None:
-            what = "nothing" if spec.objective is None else f"`{spec.objective.kind}`"
-            message = f"`{self.kind}` integrates a flow, and the objective {what} trains no network for that"
+            what = "there is no objective" if spec.objective is None else f"`{spec.objective.kind}` trains none"
+            message = f"`{self.kind}` integrates the flow of a denoiser, but {what}"
             yield Problem(("kind",), message, "use an objective such as `flow` or `diffusion`")
             return
         try:
@@ -93,18 +93,24 @@ class Dopri5(Tolerances, GuidedSampler):
         except ValueError as error:
             yield Problem(("denoise",), str(error), "leave it out")
         if self.rules == "torchdiffeq" and not self._beyond(target):
-            message = f"`torchdiffeq` steps beyond the end, where `{target.process.kind}` has no noise to speak of"
-            yield Problem(("rules",), message, "use `rules: scipy`, whose last step ends there")
+            message = (
+                "`torchdiffeq` evaluates the network beyond the last time, where "
+                f"`{target.process.kind}` has no velocity"
+            )
+            yield Problem(("rules",), message, "use `rules: scipy`, whose last step ends at the last time")
         if getattr(spec.networks.get("main"), "MEMORY", False):
-            message = "the network carries a memory from step to step, and a step may be tried again"
+            message = "an adaptive solver may reject and repeat a step, but the network carries memory between steps"
             yield Problem(("kind",), message, "use a sampler with fixed steps, such as `heun`")
         if spec.optimize.stitch is not None:
-            message = "two networks share the steps (`optimize.stitch`), which are not known before"
+            message = (
+                "an adaptive solver does not know its steps in advance, but `optimize.stitch` "
+                "divides them between two networks"
+            )
             yield Problem(("kind",), message, "use a sampler with fixed steps, such as `heun`")
         for path, term in self.terms():
             if term.OF_SCORE:
-                message = f"`{term.kind}` changes more than the prediction at one state, which takes fixed steps"
-                yield Problem(path, message, "guide by `classifier_free` or `autoguidance`, or use `heun`")
+                message = f"`{term.kind}` depends on more than the prediction at one state, so it needs fixed steps"
+                yield Problem(path, message, "use `classifier_free` or `autoguidance`, or the sampler `heun`")
         yield from self.setting_problems(spec)
         if self.likelihood is not None:
             yield from under("likelihood", problems=target.noise_problems(spec, "program `likelihood`"))

@@ -50,21 +50,21 @@ class EarlyExit(Closed):
     def problems(self, spec: Spec, table: Table, guided: bool) -> Iterator[Problem]:
         """What does not fit; paths relative to this section."""
         if spec.optimize.stitch is not None or spec.optimize.cache is not None:
-            message = "steps that leave the network early are neither stitched nor cached"
-            yield Problem((), message, "keep `exit`, or `optimize.stitch` or `optimize.cache`")
+            message = "early exits cannot be combined with stitching or caching"
+            yield Problem((), message, "keep only one of `exit`, `optimize.stitch` and `optimize.cache`")
         numbers = getattr(spec.networks.get(self.network), "after", None)
         evaluations = len(table.all_progress)
         if self.after is not None and len(self.after) != evaluations:
-            message = f"{len(self.after)} numbers of blocks for {evaluations} evaluations"
-            yield Problem(("after",), message, "give one for each")
+            message = f"{len(self.after)} block numbers for {evaluations} evaluations"
+            yield Problem(("after",), message, "give one for each evaluation")
         for i, number in enumerate(self.after or ()):
             if number == 0 or (numbers is not None and number < max(numbers, default=0) and number not in numbers):
                 behind = "each" if numbers is None else ", ".join(map(str, numbers))
                 yield Problem(("after", i), f"there is no exit after block {number}", f"exits follow {behind}")
         plain = table.body is LINEAR and not table.history and table.tail is None and table.clip_state is None
         if self.dynamic and (guided or table.stochastic or not plain or table.clip is not None):
-            what = "with guidance" if guided else f"of `{table.solver}`"
-            message = f"at run time exits are decided for steps of first order without noise, not {what}"
+            what = "with guidance" if guided else f"in steps of `{table.solver}`"
+            message = f"exits can be chosen at run time only in first-order steps without noise, not {what}"
             yield Problem(("dynamic",), message, "use `ddim` or `euler` and `guidance: null`, or `after`")
 
     def _cut(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Cuts:

@@ -67,30 +67,35 @@ class FlowInverse(Sampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.denoiser is not None and self.denoise:
-            message = "noise is removed once, by the gradient of the log-density or by the denoiser"
+            message = "the sample is denoised once, by the gradient of the log-density or by the denoiser, not by both"
             yield Problem(("denoise",), message, "set `denoise: 0`, or leave out `denoiser`")
         if self.jacobi is not None and self.jacobi.iterations > (
             most := max(self.jacobi.block, self.jacobi.later or 0)
         ):
-            message = f"{self.jacobi.iterations} iterations, and {most} find all tokens of a block"
+            message = f"{self.jacobi.iterations} iterations are too many: {most} always find all tokens of a block"
             yield Problem(("jacobi", "iterations"), message, f"set `iterations: {most}` or fewer")
         if self.jacobi is not None and self.jacobi.later is not None and len(spec.data.shape or ()) == 3:
-            message = "`later` is of the frames of a video, and an image has none behind the first"
+            message = "`later` applies to the later frames of a video, but the data are images"
             yield Problem(("jacobi", "later"), message, "leave it out")
         if self.jacobi is not None and self.annealed:
-            message = "the tokens of a block are guided alike, and `annealed` guidance differs from token to token"
+            message = (
+                "Jacobi iterations guide all tokens of a block alike, but `annealed` guidance "
+                "differs from token to token"
+            )
             yield Problem(("annealed",), message, "leave out `annealed` or `jacobi`")
         if self.guidance is None:
             for name, usual in (("annealed", False), ("attention_temperature", 1.0)):
                 if getattr(self, name) != usual:
-                    message = f"`{name}` is of guidance, and there is none"
+                    message = f"`{name}` has no effect without guidance"
                     yield Problem((name,), message, "add `guidance: {scale: 2}`, or leave it out")
             return
         if self.attention_temperature == 1.0:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))
         for name, default in (("interval", (0.0, 1.0)), ("channels", None)):
             if getattr(self.guidance, name) != default:
-                yield Problem(("guidance", name), f"the inverse of a flow is guided as a whole, without `{name}`")
+                yield Problem(
+                    ("guidance", name), f"guidance of a flow applies to its whole inverse, so `{name}` has no effect"
+                )
 
     def with_steps(self, steps: int) -> FlowInverse:
         return self

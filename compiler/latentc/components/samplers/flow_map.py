@@ -31,7 +31,9 @@ class FlowMap(ArraySampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if isinstance(spec.objective, Objective) and spec.objective.DENOISES and not spec.objective.AVERAGES:
-            message = f"`flow_map` steps by average velocities, and `{spec.objective.kind}` teaches none"
+            message = (
+                f"`flow_map` needs a network that predicts average velocities, but `{spec.objective.kind}` trains none"
+            )
             yield Problem(("kind",), message, "use `{kind: euler}`, or the objective `mean_flow`")
         else:
             yield from super().problems(spec)

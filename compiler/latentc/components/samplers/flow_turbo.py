@@ -68,10 +68,10 @@ class FlowTurbo(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         target = parameterization_of(spec.objective)
         if target is None or target.predicts != "flow_velocity":
-            message = "`flow_turbo` integrates the velocity of a flow, which the objective's network does not predict"
+            message = "`flow_turbo` integrates a flow's velocity, but the network does not predict it"
             yield Problem(("kind",), message, "use it with the objective `velocity_refinement` or `flow`")
         if self.heun + self.pseudo == 0:
-            message = "there is no step by `main`, so the refiner has no velocity to start from"
+            message = "no step evaluates `main`, so the refiner has no velocity to start from"
             yield Problem(("heun",), message, "set `heun: 1`")
         yield from carried_problems(self.refiner, spec)
         if self.guidance is not None:

@@ -76,7 +76,7 @@ class Gedi(Autoregressive):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         field = spec.data.fields.get("y")
         if field is None or (field.classes or 0) < 2:
-            yield Problem((), "a gedi sampler leads towards one of several classes", "set `data.classes: 2`")
+            yield Problem((), "a gedi sampler needs at least two classes to tell apart", "set `data.classes: 2`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: y i64[B], prompt, weight f32[B], u f32[T, B] unless greedy -> i64[B, T]."""

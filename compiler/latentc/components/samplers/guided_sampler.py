@@ -77,9 +77,11 @@ class GuidedSampler(Sampler):
         settings, told = self.settings(), _settings_of_conditions(spec)
         for (path, _), name in zip(self.terms(), settings, strict=True):
             if settings.count(name) > 1:
-                yield Problem((*path, "name"), f"two terms of guidance are called `{name}`", "give each its own `name`")
+                yield Problem(
+                    (*path, "name"), f"two terms of guidance are named `{name}`", "give each term its own `name`"
+                )
             elif name in told:
-                message = f"the condition `{told[name]}` is already the setting `{name}` of requests"
+                message = f"condition `{told[name]}` is already set by requests as `{name}`"
                 yield Problem((*path, "name"), message, "give this guidance another `name`")
 
 

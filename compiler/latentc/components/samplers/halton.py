@@ -40,13 +40,19 @@ class Halton(MaskedSampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if min(self.sharpness) <= 0:
-            yield Problem(("sharpness",), "factors of the logits are above 0", "1.0 leaves them as they are")
+            yield Problem(
+                ("sharpness",),
+                "`sharpness` multiplies the logits, so it must be positive",
+                "use 1.0 to leave them unchanged",
+            )
         if getattr(spec.networks.get("main"), "splits", 1) > 1:
-            yield Problem((), "the sequence is over whole tokens, and the network splits them", "use `confidence`")
+            yield Problem(
+                (), "the Halton sequence orders whole tokens, but the network splits them", "use `confidence`"
+            )
         grid = spec.data.tokens.grid if spec.data.tokens is not None else (1, 1)
         if len(grid) != 2 or grid[0] != grid[1]:
             sides = " by ".join(map(str, grid))
-            yield Problem((), f"the sequence is over a square grid of tokens, not {sides}", "use `confidence`")
+            yield Problem((), f"the Halton sequence needs a square grid of tokens, not {sides}", "use `confidence`")
 
     def guided_progress(self) -> np.ndarray:
         return np.arange(1, self.steps + 1) / self.steps

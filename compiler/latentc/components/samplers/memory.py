@@ -65,7 +65,9 @@ class Branches:
         """The results of a call but the memory, which the branch keeps unless the call `forgets` it."""
         apart = [left_out for left_out in self.known if left_out and left_out != absent]
         if network is not self.network or method != "forward" or (absent and apart):
-            raise ValueError(f"network {self.network.name} has a memory, and this guidance needs another branch of it")
+            raise ValueError(
+                f"network {network.name} keeps a memory between steps, but this guidance needs a memory of its own"
+            )
         memory = self.given[bool(absent)]
         if forgets:
             memory = [self.b.mul(m, 0.0, out="empty") for m in memory]

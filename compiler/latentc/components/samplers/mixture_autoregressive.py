@@ -52,7 +52,7 @@ class MixtureAutoregressive(MixtureSampler):
         yield from super().problems(spec)
         if self.guidance is not None and self.beams * self.fans > 1:
             yield Problem(
-                ("beams",), "guidance gives no density that beams could be compared by", "leave out one of them"
+                ("beams",), "beams are compared by their density, which guidance does not give", "leave out one of them"
             )
 
     def with_steps(self, steps: int) -> MixtureAutoregressive:

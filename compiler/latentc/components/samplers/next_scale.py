@@ -62,11 +62,13 @@ class NextScaleSampler(TokenSampler):
         main = getattr(spec.networks.get("main"), "lengths", None)
         quantizer = getattr(getattr(spec.networks.get("quantizer"), "codebook", None), "lengths", None)
         if main is not None and quantizer is not None and main != quantizer:
-            message = "networks `main` and `quantizer` have other scales"
+            message = "networks `main` and `quantizer` have different scales"
             yield Problem((), message, "give both the same `scales`")
         if self.smooth and not self.temperature:
             yield Problem(
-                ("smooth",), "mixtures are of drawn codes", "use a `temperature`, or `top_k: 1` for the likeliest"
+                ("smooth",),
+                "`smooth` mixes drawn codes, but at temperature 0 none are drawn",
+                "use a positive `temperature`, or `top_k: 1` for the likeliest",
             )
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 

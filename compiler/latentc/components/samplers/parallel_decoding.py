@@ -70,14 +70,14 @@ class ParallelDecoding(TokenSampler):
         tokens = spec.data.tokens
         if tokens is not None:
             if self.groups is not None and sum(self.groups) != tokens.length:
-                message = f"groups of {sum(self.groups)} tokens in all, and samples have {tokens.length}"
+                message = f"the groups add up to {sum(self.groups)} tokens, but samples have {tokens.length}"
                 yield Problem(("groups",), message)
             elif self.groups is None and self.steps > tokens.length:
                 message = f"{self.steps} groups of {tokens.length} tokens"
                 yield Problem(("steps",), message, f"use {tokens.length} or fewer")
             if self.order == "local" and (len(tokens.grid) != 2 or tokens.grid[0] != tokens.grid[1]):
                 sides = " by ".join(map(str, tokens.grid))
-                message = f"locality-aware orders are of a square of tokens, not of {sides}"
+                message = f"locality-aware orders need a square grid of tokens, not {sides}"
                 yield Problem(("order",), message, "use `order: random`")
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 

@@ -68,19 +68,25 @@ class PredictorCorrector(ArraySampler):
             mend = "leave it out, or name `timesteps`"
             yield Problem(("spacing",), f"the steps of `{self.kind}` are spaced evenly in time", mend)
         if self.timesteps is not None and target is not None and target.process.limit() is not None:
-            message = f"the steps are of the SDE that `{target.process.kind}` is steps of, evenly spaced"
+            message = f"the steps follow the SDE that `{target.process.kind}` discretises and are evenly spaced"
             yield Problem(("timesteps",), message, "leave it out")
         if self.probability_flow and self.predictor == "ancestral":
-            message = "ancestral sampling is of the SDE, not of the probability flow"
+            message = "ancestral sampling discretises the SDE, not the probability flow"
             yield Problem(("predictor",), message, "use `reverse_diffusion` or `euler_maruyama`")
         if self.predictor == self.corrector == "none":
-            yield Problem(("corrector",), "without predictor and corrector nothing is sampled", "choose one of them")
+            yield Problem(
+                ("corrector",),
+                "with neither a predictor nor a corrector, nothing is sampled",
+                "set at least one of them",
+            )
         if self.likelihood is not None and target is not None and (limit := target.process.limit()) is not None:
-            message = f"`{target.process.kind}` has no flow between its steps, along which a likelihood is integrated"
+            message = (
+                f"`{target.process.kind}` has discrete steps, so it has no flow along which to integrate a likelihood"
+            )
             mend = f"leave it out, or train with `process: {{kind: {limit.sde.kind}}}`"
             yield Problem(("likelihood",), message, mend)
         if self.colourise and (spec.data.shape is None or spec.data.shape[0] != 3):
-            yield Problem(("colourise",), "there are no three channels of a colour", "leave it out")
+            yield Problem(("colourise",), "colourising needs three colour channels", "leave it out")
 
     def interval(self, target: Parameterization) -> Interval:
         return continuous_interval(replace(target, process=_sde(target.process)), self.kind)
@@ -121,7 +127,9 @@ class PredictorCorrector(ArraySampler):
                 if stepped is None:
                     own = getattr(target.process, "steps", None)
                     what = f"`{target.process.kind}`" + (f" of {own} steps" if own is not None else "")
-                    raise ValueError(f"ancestral sampling is of a process in steps; {what} is none in {count}")
+                    raise ValueError(
+                        f"ancestral sampling needs a process in discrete steps; {what} cannot be sampled in {count}"
+                    )
                 kept, added = stepped.keep[index], stepped.added[index]
                 keep, score, noise = 1 / kept, added / kept, stepped.ancestral[index]
         return np.stack([keep, score, np.zeros(count), noise * (not self.probability_flow)], axis=1)

@@ -196,12 +196,12 @@ def _check(network: Network, conditions: Conditions, table: Table, guides: Seque
     for contrast in (guide.how for guide in guides if isinstance(guide.how, Contrast)):
         changed = contrast.degrade or contrast.worse or contrast.forgets
         if contrast.network is None and not changed and not nullable:
-            raise ValueError(f"guidance needs a condition that may be left out, and network {network.name} has none")
+            raise ValueError(f"guidance needs a condition that can be dropped, but network {network.name} takes none")
         if contrast.channels is not None and contrast.channels > channels:
-            raise ValueError(f"{contrast.channels} guided channels of data that has {channels}")
+            raise ValueError(f"{contrast.channels} channels are guided, but the data has {channels}")
     if table.body.variance and output_channels(network) != 2 * channels:
         raise ValueError(
-            f"a learned variance needs {2 * channels} channels out of the network, not {output_channels(network)}"
+            f"a learned variance needs {2 * channels} output channels of the network, not {output_channels(network)}"
         )
 
 

@@ -52,7 +52,7 @@ class Stochastic(ArraySampler):
         interval, process, size = self.interval(target), target.process, self.last_size
         noisy = self.steps if self.last == "none" else self.steps - 1
         if noisy < 1:
-            raise ValueError("a stochastic sampler takes at least one step before its last one")
+            raise ValueError("a stochastic sampler needs at least one step before its last one")
         if self.timesteps is None:
             grid = self.spacing_of(process).grid(process, noisy, interval)
         elif self.last == "none":
@@ -116,7 +116,7 @@ def diffusion_coefficient(process: Process, t: Array, form: Form, norm: float = 
             return np.asarray(0.25 * (norm * np.cos(np.pi * p) + 1.0) ** 2)
         case "increasing_decreasing":
             return np.asarray(norm * np.sin(np.pi * p) ** 2)
-    raise ValueError(f"unknown diffusion form {form!r}: one of {', '.join(get_args(Form))}")
+    raise ValueError(f"unknown diffusion form {form!r}: choose one of {', '.join(get_args(Form))}")
 
 
 def stochastic(
@@ -140,7 +140,7 @@ def stochastic(
     used = grid.steps + (1 if heun else 0)  # an Euler-Maruyama step never looks at its end
     w = diffusion_coefficient(process, times[:used], form, norm)
     if not np.all(np.isfinite(w)):
-        raise ValueError(f"diffusion form {form} is infinite at t = {times[0]:g} of {process.kind}: start later")
+        raise ValueError(f"diffusion form {form!r} is infinite at t = {times[0]:g} of {process.kind}: start later")
     step = np.diff(times)
     way = np.sign(step)
     noise = np.sqrt(2.0 * w[: grid.steps] * np.abs(step))

@@ -37,7 +37,9 @@ class Sliding(TokenSampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is not None and len(spec.data.tokens.grid) != 2:
-            yield Problem((), "windows are of a grid of tokens, and these are a sequence", "use `autoregressive`")
+            yield Problem(
+                (), "a sliding window needs a grid of tokens, but these are a sequence", "use `autoregressive`"
+            )
 
     def with_steps(self, steps: int) -> Sliding:
         return self

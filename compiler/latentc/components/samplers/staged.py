@@ -65,11 +65,11 @@ class Staged(Sampler):
         if condition is None or not condition.networks or fields != ["x"]:
             encoded = [n for n, c in spec.conditions.items() if c.networks]
             what = "is not encoded from the samples" if condition else "does not exist"
-            mend = f"conditions that networks encode: {', '.join(encoded) or 'none'}"
+            mend = f"conditions encoded by networks: {', '.join(encoded) or 'none'}"
             yield Problem(("condition",), f"condition `{self.condition}` {what}", mend)
             return
         if not condition.nullable:
-            message = f"the first stage leaves `{self.condition}` out, which training never does"
+            message = f"the first stage samples without `{self.condition}`, but training never drops it"
             yield Problem(("condition",), message, f"set `conditioning.{self.condition}.dropout` to 0.1")
         yield from under("sampler", problems=inner_problems(self.sampler, "this one runs in each of several stages"))
 

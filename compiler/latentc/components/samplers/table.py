@@ -124,7 +124,10 @@ class Table:
     def __post_init__(self) -> None:
         lengths = {len(column) for column in self.columns.values()}
         if len(lengths) != 1 or "t" not in self.columns:
-            raise ValueError(f"{self.solver}: columns of one length with a time t are a table, not {lengths}")
+            raise ValueError(
+                f"{self.solver}: the columns of a table must have one length and include the "
+                f"time t; lengths are {lengths}"
+            )
         for name, column in self.columns.items():
             if not np.all(np.isfinite(column)):
                 row = int(np.argmax(~np.isfinite(column)))
@@ -249,7 +252,7 @@ def run(table: Table, network: Network, x: NDArray[Any], noise: NDArray[Any] | N
     x, taken = x if table.prior == 1.0 else (x * table.prior).astype(x.dtype), 0
     for part in table.parts():
         if part.stochastic and (noise is None or len(noise) < taken + part.rows):
-            raise ValueError(f"{part.solver} takes noise for {part.rows} steps")
+            raise ValueError(f"{part.solver} needs noise for {part.rows} steps")
         state: tuple[Any, ...] = (x, *[x] * part.body.corrects, *[np.zeros_like(x)] * part.history)
         for i in range(part.rows):
             row, z = part.row(i), None

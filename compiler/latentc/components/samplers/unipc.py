@@ -69,9 +69,9 @@ def unipc(
     if order not in (1, 2, 3):
         raise ValueError(f"UniPC has orders 1, 2 and 3 here, not {order}")
     if clip is not None and not predict_x0:
-        raise ValueError("clipping needs estimates of the data: predict_x0")
+        raise ValueError("clipping needs estimates of x0: set predict_x0")
     if not predict_x0 and grid.sigma[-1] == 0.0:
-        raise ValueError("UniPC on noise estimates cannot step to sigma 0: end at sigma_min")
+        raise ValueError("UniPC on noise estimates cannot step to sigma = 0: end at sigma_min")
     names = ("x", "d", *history_names(order), "c_x", "c_last", "c_d", *(f"c_h{i}" for i in range(1, order + 1)))
     columns = {name: np.zeros(grid.steps) for name in names}
     orders = []

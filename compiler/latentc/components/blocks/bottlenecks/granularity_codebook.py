@@ -64,11 +64,11 @@ class GranularityCodebook(Bottleneck):
                 ("side",), f"a square of side {self.side} cannot be halved down to one position", "use 4, 8, 16"
             )
         if self.size < self.side**2:
-            message = f"{self.size} codes for {self.side**2} labels, which are tokens as well"
+            message = f"{self.size} codes are too few: the {self.side**2} labels are tokens as well"
             yield Problem(("size",), message, f"use at least {self.side**2}")
         networks = [n for n in spec.networks.values() if getattr(n, "bottleneck", None) == self]
         if self.told_step and not all(getattr(network, "TELLS_STEP", False) for network in networks):
-            message = "among these networks only an `autoencoder` gets the training step"
+            message = "of these networks only an `autoencoder` passes on the training step"
             yield Problem(("warmup",), message, "leave it out")
 
     @property

@@ -69,7 +69,7 @@ class GumbelCodebook(SelectedRows):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         networks = [n for n in spec.networks.values() if getattr(n, "bottleneck", None) == self]
         if self.told_step and not all(getattr(network, "TELLS_STEP", False) for network in networks):
-            message = "among these networks only an `autoencoder` gets the training step"
+            message = "of these networks only an `autoencoder` passes on the training step"
             yield Problem(("final_temperature",), message, "leave it out")
         yield from self.problems_of_rows()
 

@@ -48,10 +48,10 @@ class InContext(CachedCondition):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.norm_after and self.gated:
-            message = "`gated` scales the branches of pre-norm blocks, and `norm_after` makes them post-norm"
+            message = "`gated` scales the branches of pre-norm blocks, but `norm_after` makes the blocks post-norm"
             yield Problem(("gated",), message, "leave out one of them")
         if isinstance(self.branch_norm, Norm) and (self.branch_norm.TIMED or self.branch_norm.spatial):
-            message = f"`{self.branch_norm.kind}` takes more than the tokens of a branch"
+            message = f"`{self.branch_norm.kind}` needs more than the tokens of a branch"
             yield Problem(("branch_norm",), message, "use `{kind: rms_norm}`")
 
     def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:

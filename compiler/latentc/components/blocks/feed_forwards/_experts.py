@@ -32,7 +32,7 @@ def problems_of_capacity(capacity: float, schedule: CapacitySchedule | None, exp
         message = f"a capacity of {capacity} experts per token exceeds `experts` ({experts})"
         yield Problem(("capacity",), message, f"choose up to {experts}")
     if schedule is not None and schedule.until <= schedule.hold:
-        message = f"the capacity falls from pass {schedule.hold} to pass {schedule.until}, which is not after it"
+        message = f"`until` (pass {schedule.until}) must come after `hold` (pass {schedule.hold})"
         yield Problem(("schedule", "until"), message, f"choose more than {schedule.hold}")
 
 

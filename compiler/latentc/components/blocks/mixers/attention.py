@@ -177,14 +177,14 @@ class Attention(CachedMixer):
         if scaled and self.score_kernel is not None:
             yield Problem(("score_kernel",), "a score kernel needs scores divided by sqrt(d)", "leave out either")
         if self.cosine is not None and self.score_factor != 1.0:
-            yield Problem(("score_factor",), "`cosine` scores have a learned factor", "leave it out")
+            yield Problem(("score_factor",), "`cosine` scores already have a learned factor", "leave it out")
 
         if self.unmasked and (not self.causal or self.score_kernel is not None or self.relative_bias):
             message = "non-causal attention, or attention with a score kernel or relative bias, has no such mask"
             yield Problem(("unmasked",), message, "leave it out")
         where = "axial_rotary" if self.axial_rotary else "mixed_rotary"
         if self.turns and (self.causal or self.kv_heads not in (None, self.heads)):
-            message = "rotation on a square of tokens has no causal order, and needs one key head per query head"
+            message = "rotation on a square of tokens needs non-causal attention with one key head per query head"
             yield Problem((where,), message, "leave out `causal` and `kv_heads`")
         if self.axial_rotary and self.mixed_rotary is not None:
             yield Problem(

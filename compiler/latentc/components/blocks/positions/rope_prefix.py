@@ -43,9 +43,12 @@ class RopePrefix(Positions):
             rest = head_dim - 2 * self.pairs
             if rest <= 0 or rest % 4:
                 message = (
-                    f"a head of {head_dim} has no pairs left for rows and columns besides {self.pairs} for the prefix"
+                    f"a head of {head_dim} channels cannot be divided into {self.pairs} pairs for the "
+                    "prefix and equal shares for rows and columns"
                 )
-                yield Problem(("pairs",), message, "the head's channels less 2 `pairs` must be a multiple of 4")
+                yield Problem(
+                    ("pairs",), message, "the head's channels minus 2 * `pairs` must be a positive multiple of 4"
+                )
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix}

@@ -23,11 +23,13 @@ def _symmetric(by: str | tuple[float, ...]) -> str | tuple[float, ...]:
     if isinstance(by, str):
         return by
     if not 2 <= len(by) <= 16:
-        raise ValueError(f"a filter has 2 to 16 weights along an axis, not {len(by)}")
+        raise ValueError(f"a filter needs 2 to 16 weights along an axis, not {len(by)}")
     if by != by[::-1]:
         raise ValueError(f"the filter {list(by)} is not symmetric")
     if sum(by) <= 0:
-        raise ValueError(f"the filter {list(by)} sums to {sum(by):g}, and is scaled to sum to 1")
+        raise ValueError(
+            f"the filter {list(by)} sums to {sum(by):g}; the sum must be positive, because it is scaled to 1"
+        )
     return by
 
 

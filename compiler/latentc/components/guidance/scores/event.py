@@ -44,12 +44,16 @@ class Event(GuidingScore):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if (self.above is None) == (self.below is None):
-            message = "an event has one bound" if self.above is not None else "the event has no bound"
-            yield Problem((), message, "set `above` or `below`")
+            message = "an event has only one bound" if self.above is not None else "the event has no bound"
+            yield Problem((), message, "set either `above` or `below`")
         count = spec.data.shape[0] if spec.data.shape else 0
         for i, channel in enumerate(self.channels or ()):
             if channel >= count:
-                yield Problem(("channels", i), f"channel {channel} of data that has {count}", f"0 to {count - 1}")
+                yield Problem(
+                    ("channels", i),
+                    f"channel {channel} is out of range: the data has {count} channels",
+                    f"use channels 0 to {count - 1}",
+                )
 
     def statistic(self, b: Builder, data: Var) -> Var:
         if self.channels is not None:

@@ -61,10 +61,12 @@ class Likeness(GuidingScore):
         count = network.features_seen(spec) if isinstance(network, Backbone) else None
         if self.network is None:
             yield Problem(
-                ("match",), "this comparison needs features, not pixels", "name a `network` that provides them"
+                ("match",),
+                "`match: meaning` compares features, but no network is named to compute them",
+                "name a `network` that computes features",
             )
         elif count is not None and shapes[:1] != [(count,)]:
-            message = f"condition `{self.reference}` is not the {count} features that `{self.network}` sees"
+            message = f"condition `{self.reference}` does not have the {count} features that `{self.network}` computes"
             yield Problem(("reference",), message, f"give its data field the shape [{count}]")
 
     def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:

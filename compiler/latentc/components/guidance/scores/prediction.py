@@ -52,11 +52,14 @@ class Prediction(GuidingScore):
             return  # said where the score stands, and where networks are matched with needs
         ports = condition.ports(self.reference, spec)
         if not ports or ports[0].type.dtype != "f32" or tuple(ports[0].type.shape[1:]) != seen:
-            message = f"condition `{self.reference}` is not the map {list(seen)} that `{self.network}` predicts"
-            mend = f"use a condition of kind `array`, of a data field of shape {list(seen)}"
+            message = (
+                f"condition `{self.reference}` does not have the shape {list(seen)} of the map that "
+                f"`{self.network}` predicts"
+            )
+            mend = f"use a condition of kind `array` from a data field of shape {list(seen)}"
             yield Problem(("reference",), message, mend)
         elif self.match == "classes" and seen[0] == 1:
-            yield Problem(("match",), f"`{self.network}` predicts one number per position", "use `square`")
+            yield Problem(("match",), f"`{self.network}` predicts one number per position, not classes", "use `square`")
 
     def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:
         return {self.reference: networks[self.network].methods["see"].output().type}

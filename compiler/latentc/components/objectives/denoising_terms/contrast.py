@@ -41,7 +41,7 @@ class Contrast(DenoisingTerm):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.train.batch_size < 2:
-            yield Problem((), "a batch of one sample has no other to contrast with", "set a `train.batch_size` above 1")
+            yield Problem((), "a contrast needs another sample in the batch", "set `train.batch_size` to 2 or more")
 
     @property
     def trains(self) -> tuple[str, ...]:

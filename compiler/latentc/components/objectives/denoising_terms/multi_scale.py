@@ -40,7 +40,7 @@ class MultiScale(DenoisingTerm):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         branches = getattr(spec.networks.get("main"), "branches", ())
         if branches and len(branches) - 1 != len(self.scales):
-            message = f"{len(self.scales)} factors for {len(branches) - 1} lower resolutions of the network"
+            message = f"{len(self.scales)} factors, but the network has {len(branches) - 1} lower resolutions"
             yield Problem(("scales",), message, "give one for each, from coarse to fine")
 
     def value(self, denoised: Denoised) -> Var:

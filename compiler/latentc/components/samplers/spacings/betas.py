@@ -32,13 +32,15 @@ class Betas(Spacing):
 
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
         if steps != len(self.values):
-            raise ValueError(f"there are {len(self.values)} betas: `steps: {steps}` is not their number")
+            raise ValueError(f"there are {len(self.values)} betas, but `steps` is {steps}")
         bar = np.cumprod(1.0 - np.array(self.values))
         levels = np.sqrt((1.0 - bar) / bar)
         low, high = process.level_range()
         for level in (levels[0], levels[-1]):
             if not low * (1 - 1e-9) <= level <= high * (1 + 1e-9):
-                message = f"the betas lead to noise level {level:g}, and the process has {low:g} to {high:g}"
+                message = (
+                    f"the betas lead to noise level {level:g}, but the process only has levels {low:g} to {high:g}"
+                )
                 raise ValueError(f"{message}: change the first beta or use smaller ones")
         return Grid(process, np.append(process.time_of_level(levels)[::-1], process.data))
 

@@ -35,7 +35,9 @@ class OfLevels(Spacing):
         low = max(low, float(ends[0])) if self.sigma_min is None else max(least, self.sigma_min)
         high = min(high, float(ends[1])) if self.sigma_max is None else min(most, self.sigma_max)
         if not 0 < low < high < np.inf:
-            raise ValueError(f"noise levels from {high:g} to {low:g} do not fall")
+            raise ValueError(
+                f"noise levels must fall from a finite level to a lower, positive one, not from {high:g} to {low:g}"
+            )
         closing = interval.closing
         if closing is None and process.data == process.last:
             closing = interval.stop  # a path's last step ends where its level is 0 or nearly so
@@ -104,7 +106,7 @@ class IddpmLevels(OfLevels):
         within = every[(every >= low) & (every <= high)]
         places = np.round((len(within) - 1) / max(count - 1, 1) * np.arange(count)).astype(np.int64)
         if len(within) < count:
-            raise ValueError(f"{count} levels of the {len(within)} between {high:g} and {low:g}")
+            raise ValueError(f"{count} levels requested, but there are only {len(within)} between {high:g} and {low:g}")
         return np.array(within[places])
 
 

@@ -27,17 +27,24 @@ class OfTimesteps(Spacing):
     def timesteps(self, total: int, steps: int, beyond: bool = False) -> Timesteps:
         """i64[steps], descending. ValueError: more steps than the schedule has, a repeated timestep, or one outside."""
         if not 1 <= steps <= total:
-            raise ValueError(f"{steps} steps of a schedule of {total}: between 1 and {total} are possible")
+            raise ValueError(f"{steps} steps are out of range for a schedule of {total}: use 1 to {total}")
         chosen = self.chosen(total, steps, beyond)[:steps]
         if chosen[0] >= total:
-            raise ValueError(f"timestep {chosen[0]} is beyond the schedule of {total}: choose a smaller offset")
+            raise ValueError(
+                f"timestep {chosen[0]} is beyond the end of the schedule of {total}: choose a smaller offset"
+            )
         if len(set(chosen.tolist())) < steps:
-            raise ValueError(f"{steps} steps of a schedule of {total} with {self.kind} spacing repeat a timestep")
+            raise ValueError(
+                f"with {self.kind} spacing {steps} steps of a schedule of {total} repeat a timestep: use fewer"
+            )
         return chosen
 
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
         if not isinstance(process, Discrete):
-            raise ValueError(f"spacing `{self.kind}` chooses timesteps of a discrete schedule; use `even` or `karras`")
+            raise ValueError(
+                f"spacing `{self.kind}` chooses timesteps of a discrete schedule; use `even` "
+                "or `karras` for this process"
+            )
         times = self.timesteps(process.steps, steps, interval.beyond).astype(np.float64)
         return Grid(process, np.append(times, process.last if interval.closing is None else interval.closing))
 
@@ -112,7 +119,7 @@ def respaced(total: int, counts: str) -> Timesteps:
     for index, count in enumerate(sections):
         length = size + (index < extra)
         if count > length:
-            raise ValueError(f"{count} steps out of a section of {length} timesteps ({counts!r} of {total})")
+            raise ValueError(f"{count} steps do not fit in a section of {length} timesteps ({counts!r} of {total})")
         stride = 1.0 if count <= 1 else (length - 1) / (count - 1)
         # Python's round (half to even) and the running sum are improved DDPM's own, kept to the last bit.
         position = 0.0
@@ -125,7 +132,7 @@ def respaced(total: int, counts: str) -> Timesteps:
 
 def _count(text: str, whole: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"respacing {whole!r}: a count, counts with commas, or ddim with a count")
+        raise ValueError(f"respacing {whole!r}: give a count, counts separated by commas, or `ddim` and a count")
     return int(text)
 
 
