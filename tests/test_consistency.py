@@ -350,7 +350,7 @@ def test_several_adapters_add_up_and_start_at_zero() -> None:
         ("digits_consistency", ["objective.spacing=karras", "objective.steps=2000"], "the same time twice"),
         ("digits_controlled", ["networks.main.pretrained=null"], "which this adapts, has no weights"),
         ("digits_controlled", ["networks.adapter.network=target"], "not an architecture to adapt"),
-        ("digits_controlled", ["networks.adapter.blocks=9"], "cannot be adapted so"),
+        ("digits_controlled", ["networks.adapter.blocks=9"], "cannot be adapted here"),
         ("digits_controlled", ["networks.adapter.in_turn=[low, high]"], "does not take condition `high`"),
         ("digits_controlled", ["networks.adapter.in_turn=[class, low]"], "network `main` also takes `class`"),
         ("digits_controlled", ["networks.adapter.in_turn=[low]"], "`dropout` is 0"),

@@ -155,7 +155,7 @@ def test_neighbours_are_searched_by_what_a_network_makes(tmp_path: Path, monkeyp
     [
         ("data.fields.representation.encoded_by=none", "network `none` does not exist"),
         ("data.fields.representation.encoded_by=rdm", "network `rdm` encodes nothing"),
-        ("data.fields.representation.shape=[5]", "returns [6] per sample, but the field has [5]"),
+        ("data.fields.representation.shape=[5]", "returns [6] per sample, but the field has shape [5]"),
         (
             "networks.encoder.pretrained=null",
             "this field is computed before training, but network `encoder` is trained",

@@ -112,9 +112,9 @@ def test_an_encoder_that_is_not_given_masked_tokens_gets_the_loss_over_them() ->
         (["backbone.splits=2"], "not a power of 2"),
         (["backbone.embedding={kind: bits}"], "cannot be written as bits"),
         (["backbone.embedding={labels: 3}"], "has 11 values"),
-        (["backbone.embedding={labels: 20, blank: 20}"], "does not exist"),
+        (["backbone.embedding={labels: 20, blank: 20}"], "is out of range"),
         (["backbone.decoder={width: 16, depth: 1, heads: 3}"], "3 heads do not divide"),
-        (["backbone.embedding={condition: last}", "backbone.decoder={width: 16, depth: 1, heads: 2}"], "at the front"),
+        (["backbone.embedding={condition: last}", "backbone.decoder={width: 16, depth: 1, heads: 2}"], "in front"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: list[str], message: str) -> None:

@@ -83,7 +83,7 @@ def test_a_network_is_built_of_a_part_or_refuses_it(name: str, part: str, kind: 
 
 @pytest.mark.parametrize("name", ["cascade_transformer", "masked_denoiser", "patch_transformer", "staged_unet"])
 def test_a_network_that_tells_a_vector_refuses_blocks_that_take_the_time(name: str) -> None:
-    with pytest.raises(DiagnosticError, match=r"told a vector.*, and `time_norm` takes the time"):
+    with pytest.raises(DiagnosticError, match=r"conditioned on a vector.*, but `time_norm` takes the time"):
         _spec(name, {"condition": {"kind": "time_norm"}})
 
 

@@ -140,7 +140,7 @@ def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("jacobi: {block: 4, iterations: 5}", "5 iterations, and 4 find all"),
+        ("jacobi: {block: 4, iterations: 5}", "5 iterations are too many: 4 always find all"),
         ("jacobi: {block: 4, iterations: 4, later: 6}", "`later` applies to the later frames of a video"),
         ("annealed: true, jacobi: {block: 4, iterations: 4}", "guide all tokens of a block alike"),
     ],

@@ -119,9 +119,9 @@ def test_windows_of_a_grid() -> None:
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("taming_depth", "networks.main.window=[5, 4]", "a window of 5 by 4 tokens"),
+        ("taming_depth", "networks.main.window=[5, 4]", "a window of 5 by 4 does not fit"),
         ("taming-windows", "sampler={kind: autoregressive}", "no cache to continue from"),
-        ("taming_depth", "networks.main.shared=false", "has token numbers"),
+        ("taming_depth", "networks.main.shared=false", "holds token numbers"),
         ("taming", "data.fields.y.classes=20", "has 20 values, but the table has 17 rows"),
         ("taming_depth", "networks.encoder.reads=depth", "the data has no field `depth`"),
         ("taming_scenes", "conditioning.layout.align=end", "all tokens are valid, so `align` has no effect"),

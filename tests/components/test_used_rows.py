@@ -55,9 +55,9 @@ def test_the_first_stage_of_cdcd_has_the_tokens_that_it_models(variant: str, cou
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("used: [0, 8]", r"no row 8: there are 8 \(0 to 7\)"),
+        ("used: [0, 8]", r"row 8 is out of range: the codebook has rows 0 to 7"),
         ("used: [2, 3, 2]", "a row is listed twice"),
-        ("used: [2, 3], unknown: 2", r"no token 2: there are 2 \(0 to 1\)"),
+        ("used: [2, 3], unknown: 2", r"token 2 is out of range: there are tokens 0 to 1"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(more: str, message: str) -> None:
