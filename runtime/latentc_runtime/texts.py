@@ -69,8 +69,8 @@ def word_starts(tokens: Sequence[int], field: Field) -> list[bool]:
 
 
 def _bytes(field: Field) -> bool:
-    """Whether tokens are bytes; if 256 ends texts, those from it on stand for no byte."""
-    return bool(field["classes"] <= 256 or field.get("end") == 256)
+    """Whether tokens are bytes; if 256 starts or ends texts, those from it on stand for no byte."""
+    return bool(field["classes"] <= 256 or 256 in (field.get("start"), field.get("end")))
 
 
 def _tokens(text: str, field: Field) -> list[int]:

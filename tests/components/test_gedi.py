@@ -161,3 +161,9 @@ def test_the_loss_tells_classes_apart(classes: int) -> None:
     generative, discriminative = (-np.take_along_axis(x, y[:, None], 1)[:, 0] for x in (np.stack(scores, 1), logits))
     np.testing.assert_allclose(found[1:], [generative, discriminative], rtol=1e-5)
     np.testing.assert_allclose(found[0], 0.8 * generative + 0.2 * discriminative, rtol=1e-5)
+
+
+def test_a_model_that_goes_on_from_nothing_is_refused() -> None:
+    options = ["conditioning={}", "networks.main.class_tokens=null", "networks.main.start=5"]
+    with pytest.raises(DiagnosticError, match="goes on from a class or a prompt, and takes neither"):
+        load_spec("class_prefix_gpt2", None, options)

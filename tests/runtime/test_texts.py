@@ -30,6 +30,7 @@ def test_texts_end_and_are_filled_up() -> None:
     assert text_from_tokens([4, 0, 2, 3], begun) == "a "
     utf8 = {"classes": 257, "end": 256}
     assert sample_from_text("é", utf8, 4) == [0xC3, 0xA9, 256, 256]
+    assert tokens_from_text("é", {"classes": 257, "start": 256}, 4) == [256, 0xC3, 0xA9]
     assert text_from_tokens([0xC3, 0xA9, 256, 65], utf8) == "é"
     with pytest.raises(ValueError, match="does not have the character 'c'"):
         tokens_from_text("abc", LETTERS, 9)

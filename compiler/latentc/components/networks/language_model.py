@@ -118,11 +118,10 @@ class LanguageModel(Backbone):
                 if field is not None and field.classes not in (None, tokens.vocabulary):
                     message = f"prompt `{entry.name}` has {field.classes} tokens, but the data has {tokens.vocabulary}"
                     yield Problem((), message, "give both the same vocabulary")
-        if not entries and self.start is None:
+        if not entries:
+            message = "a language_model goes on from a class or a prompt, and takes neither"
             yield Problem(
-                ("start",),
-                "there is nothing to predict the first token from",
-                "set `start`, the token that begins a text",
+                (), message, "add `conditioning.class: {kind: label}`; with `data.classes: 1` it tells nothing"
             )
         length = self.before(entries, spec) + tokens.length - 1
         if length > self.context:
@@ -186,7 +185,7 @@ def _embedded(b: Builder, tokens: Var, vocabulary: Any, width: Any, out: str = "
 
 def _context(
     config: LanguageModel, b: Builder, entries: tuple[Entry, ...], operands: Sequence[Var], static: Mapping[str, Any]
-) -> tuple[Var | None, Var | None, Var | None]:
+) -> tuple[Var, Var, Var | None]:
     """What stands before the tokens: embeddings f32[B, L, D], which of them count f32[B, L], the prompt i64[B, L']."""
     vocabulary, width = static["vocabulary"], static["width"]
     parts: list[tuple[Var, Var | None]] = []
@@ -204,8 +203,6 @@ def _context(
         else:
             sizes = {key: value for key, value in static.items() if key not in ("vocabulary", "length")}
             parts.append((entry.tokens(b, f"{entry.name}_embedding", own, width, sizes)[0], None))
-    if not parts:
-        return None, None, None
     counts = [
         mask if mask is not None else b.full(x, shape=(x.shape[1],), value=1.0, dtype="f32", out="counts")
         for x, mask in parts
@@ -215,21 +212,13 @@ def _context(
     return b.concat(*(x for x, _ in parts), axis=1, out="context"), b.concat(*counts, axis=1, out="counts"), prompt
 
 
-def _with_start(
-    config: LanguageModel, b: Builder, like: Var | None, x: Var | None, counts: Var | None, static: Mapping[str, Any]
-) -> tuple[Var, Var]:
+def _with_start(config: LanguageModel, b: Builder, x: Var, counts: Var, static: Mapping[str, Any]) -> tuple[Var, Var]:
     """The same behind the start token, if there is one."""
     if config.start is None:
-        assert x is not None and counts is not None
         return x, counts
-    source = like if x is None else x
-    assert source is not None
-    ones = b.full(source, shape=(1,), value=1.0, dtype="f32", out="one")
+    ones = b.full(x, shape=(1,), value=1.0, dtype="f32", out="one")
     token = b.cast(b.mul(ones, float(config.start)), to="i64", out="start")
     start = _embedded(b, token, static["vocabulary"], static["width"], "start_x")
-    if x is None:
-        return start, ones
-    assert counts is not None
     return b.concat(start, x, axis=1, out="x"), b.concat(ones, counts, axis=1, out="counts")
 
 
@@ -282,7 +271,7 @@ def _forward(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
         vocabulary, width = static["vocabulary"], static["width"]
         x = _embedded(b, tokens, vocabulary, width)
         context, counts, _ = _context(config, b, entries, conditions, static)
-        context, counts = _with_start(config, b, x, context, counts, static)
+        context, counts = _with_start(config, b, context, counts, static)
         count = int(tokens.shape[1])
         ones = b.full(x, shape=(count,), value=1.0, dtype="f32", out="ones")
         whole, known = b.concat(context, x, axis=1, out="x"), b.concat(counts, ones, axis=1, out="known")
@@ -314,7 +303,7 @@ def _prefill(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
         """Takes what stands before the tokens: logits of the first token, and the caches."""
         vocabulary, width, length = static["vocabulary"], static["width"], static["length"]
         context, counts, _ = _context(config, b, entries, conditions, static)
-        x, counts = _with_start(config, b, None, context, counts, static)
+        x, counts = _with_start(config, b, context, counts, static)
         heads = static.get("kv_heads", static["heads"])
         shape = (heads, length, width // static["heads"])
         caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(static["depth"]))]
@@ -360,7 +349,7 @@ def _score(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> Bl
         """Log-probability in nats of the prompt given what stands before each of its tokens, and their number."""
         vocabulary, width = static["vocabulary"], static["width"]
         context, counts, prompt = _context(config, b, entries, conditions, static)
-        x, known = _with_start(config, b, None, context, counts, static)
+        x, known = _with_start(config, b, context, counts, static)
         assert prompt is not None
         batch, size = prompt.shape
         if before == 1:  # a prompt of one token, which nothing predicts
