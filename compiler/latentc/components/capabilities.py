@@ -58,6 +58,7 @@ Capability = Literal[
     "compare",
     "classify",
     "see",
+    "see_noisy",
     "uncertainty",
     "encode",
     "autoencode",
@@ -104,6 +105,7 @@ CAPABILITIES: dict[Capability, str] = {
     "compare": "measures how different two samples look",
     "classify": "predicts the class of a noisy sample at its time",
     "see": "gives the features that it sees in a sample",
+    "see_noisy": "gives the features that it sees in a noisy sample at its time",
     "uncertainty": "estimates the log-variance of a denoiser's error at a time",
     "encode": "encodes its input for other networks",
     "autoencode": "encodes data as codes and decodes them",
@@ -194,7 +196,9 @@ discriminate_crops
               as `discriminate`; `forward` also takes noise of the port's `distribution`
 compare       `forward` (state, state) -> output: the distance f32[B]
 classify      `forward` (state, time unless it classifies data as it is, conditions) -> logits over classes
-see           `see` (state) -> output: features f32[B, F, ...], perhaps at positions
+see           `see` (state) -> output: features f32[B, F, ...], perhaps at positions; perhaps `see_levels` (state) ->
+              output, one for each of several levels
+see_noisy     as `see`, and both methods take the time
 uncertainty   `forward` (time) -> output f32[B]
 encode        `encode` (states, conditions, perhaps a mask bool[B, L] of the tokens that count) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.projection import Projection
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
-from latentc.components.encoded_fields import IMAGES, images_of
-from latentc.components.kit.bicubic import scaled_image
 from latentc.components.kit.patches import embedded_patches
-from latentc.components.layers import STATISTICS, normalised
+from latentc.components.networks._image_encoder import ImageEncoder
 from latentc.components.parts import Positions, Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class PatchEncoder(Backbone):
+class PatchEncoder(ImageEncoder):
     """Encodes images f32[B, C, H, H] as features f32[B, T, D] of their patches, or as one vector f32[B, F].
 
     A vision transformer (ViT, Dosovitskiy et al. 2020, arXiv:2010.11929), such as CLIP's (Radford et al. 2021,
@@ -38,23 +36,6 @@ class PatchEncoder(Backbone):
     """
 
     kind: Literal["patch_encoder"]
-    reads: str | None = Field(
-        None,
-        description="data field that it encodes, or `images`: those that the first stage encodes; null: the samples",
-    )
-    image: int | None = Field(
-        None, gt=0, le=65_536, description="side that images are scaled to first, in pixels; null: they are as they are"
-    )
-    scaling: Literal["bicubic", "antialiased"] = Field(
-        "bicubic",
-        description="how `image` scales: bicubic between four pixels (RCG), or averaging more of them if the image "
-        "becomes smaller (CLIP)",
-    )
-    normalise: Literal["imagenet", "clip"] | None = Field(
-        None,
-        description="images from -1 to 1 are first given the mean and deviation that pretrained weights expect, "
-        "ImageNet's or CLIP's; null: they are as they are",
-    )
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
@@ -71,7 +52,6 @@ class PatchEncoder(Backbone):
         False, description="each vector it returns is given mean 0 and deviation 1, over its numbers (RCG)"
     )
     weights: Weights = Field("xavier", description="initialisation of linear layers")
-    conditions: tuple[str, ...] | None = Field((), description="always empty: it takes no conditions")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode", "see"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_encoder",
@@ -87,27 +67,13 @@ class PatchEncoder(Backbone):
         },
     }
 
-    def provides(self, spec: Spec) -> frozenset[Capability]:
-        """It sees samples unless it reads another field."""
-        return self.PROVIDES if self.reads is None else self.PROVIDES - {"see"}
-
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.reads is not None and self.reads not in spec.data.fields and not (self._stage and images_of(spec)):
-            known, what = ", ".join(spec.data.fields) or "none", f"the data has no field `{self.reads}`"
-            what = "the data has no images for a first stage to encode" if self._stage else what
-            yield Problem(("reads",), what, f"fields of the data: {known}")
+        found = list(self.problems_of_images(spec, self.patch, ("patch",)))
+        yield from found
+        if any(problem.path == ("reads",) for problem in found):
             return
-        shape, grid = self._shape(spec), None
-        if shape[1] != shape[2] or not shape[1]:
-            what = spec.data.words if self.reads is None else f"others in `{self.reads}`"
-            yield Problem(("reads",), f"a patch_encoder takes square images [C, H, H], but the data has {what}")
-        elif self._seen(shape[1]) % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {self._seen(shape[1])}")
-        else:
-            grid = self._seen(shape[1]) // self.patch
-        if self.normalise is not None and shape[0] not in (0, 3):
-            message = f"`{self.normalise}` normalises 3 channels, but these images have {shape[0]}"
-            yield Problem(("normalise",), message, "leave `normalise` out")
+        side = self.side(self.shape_read(spec)[1])
+        grid = None if side % self.patch else side // self.patch
         if self.standardise and self.features_seen(spec) == 1:
             yield Problem(
                 ("standardise",), "vectors of one number have no standard deviation", "leave `standardise` out"
@@ -131,21 +97,6 @@ class PatchEncoder(Backbone):
         if self.output == "class" and not self.class_token:
             yield Problem(("output",), "there is no class token", "set `class_token: true`, or use `mean`")
 
-    @property
-    def _stage(self) -> bool:
-        """Whether it may read the images of the first stage."""
-        return self.reads == IMAGES
-
-    def _shape(self, spec: Spec) -> tuple[int, int, int]:
-        """Channels, rows and columns; zeros of what is no image, which `problems` refuses."""
-        field = spec.data.fields.get(self.reads or "x")
-        shape = field.shape if field is not None else images_of(spec) if self._stage else ()
-        return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (0, 0, 0)
-
-    def _seen(self, size: int) -> int:
-        """Side of the images that it sees, in pixels, of images of side `size`."""
-        return size if self.image is None else self.image
-
     def features_seen(self, spec: Spec) -> int:
         return self.width if self.head is None else self.head.features
 
@@ -156,14 +107,14 @@ class PatchEncoder(Backbone):
         return features, *tokens
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
-        shape, features = self._shape(spec), self.features_seen(spec)
-        tokens = [(self._seen(shape[1]) // self.patch) ** 2] if self.output == "patches" else []
+        shape, features = self.shape_read(spec), self.features_seen(spec)
+        tokens = [(self.side(shape[1]) // self.patch) ** 2] if self.output == "patches" else []
         return (Port(self.reads or "x", f32(B, *shape), "state"),), f32(B, *tokens, features)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        channels, size, _ = self._shape(spec)
+        channels, size, _ = self.shape_read(spec)
         static = {
-            "size": self._seen(size),
+            "size": self.side(size),
             "patch": self.patch,
             "channels": channels,
             "width": self.width,
@@ -191,8 +142,7 @@ def _encode(config: PatchEncoder, sees: bool = False) -> BlockBody:
         b: Builder, x: Var, *, size: int, patch: int, channels: int, width: int, depth: int, **static: Any
     ) -> Var:
         """Features of images x."""
-        x = x if config.normalise is None else normalised(b, x, *STATISTICS[config.normalise])
-        x = x if config.image is None else scaled_image(b, x, size, config.scaling)
+        x = config.prepared(b, x, size)
         grid = size // patch
         tokens = Named(grid**2, "T")
         x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", tokens, config.patch_bias)
