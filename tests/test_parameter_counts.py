@@ -243,6 +243,17 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "transformers' CLIPVisionModelWithProjection",
         {("B/32", "main"): 87_849_216, ("B/16", "main"): 86_192_640, ("L/14", "main"): 303_966_208},
     ),
+    "clip_resnet": (
+        "openai/CLIP's ModifiedResNet; with the layers of the time of xh-liu/SDG_code",
+        {
+            ("RN50", "main"): 38_316_896,
+            ("RN101", "main"): 56_259_936,
+            ("RN50x4", "main"): 87_137_080,
+            ("RN50x16", "main"): 167_328_912,
+            ("RN50x64", "main"): 420_380_352,
+            ("RN50x16-noisy", "main"): 260_983_056,
+        },
+    ),
     "moco_v3": (
         "LTH14/rcg, the encoder with its projector",
         {("B", "main"): 106_786_560, ("L", "main"): 325_338_112},

@@ -36,7 +36,16 @@ MAPPED = (
     *(f"networks.eye={PATCHES}", "conditioning.map={kind: array}", "backbone.conditions=[class]"),
     "data={kind: npz, path: x.npz, classes: 10, shape: [1, 8, 8], fields: {map: {shape: [3, 4]}}}",
 )
+NOISY = "{kind: clip_resnet, layers: [1, 1, 1, 1], width: 2, heads: 2, features: 5, image: 32, "
+NOISY = (f"networks.eye={NOISY}time: {{frequencies: 8, width: 6}}}}", *SEEING[1:])
+WORDS = ("data.fields={words: {shape: [5]}}", "conditioning.words={kind: array}", "backbone.conditions=[class]")
 SCORES = {
+    "noisy content": ("{kind: likeness, reference: sketch, network: eye}, at: state", NOISY),
+    "noisy style": ("{kind: likeness, reference: sketch, network: eye, match: style}, at: state", NOISY),
+    "noisy meaning": (
+        "{kind: likeness, reference: words, network: eye, match: meaning}, at: state",
+        (NOISY[0], *WORDS),
+    ),
     "mean above": ("{kind: event, number: mean, above: 0.3}", ()),
     "square below": ("{kind: event, number: square, below: 1.0, channels: [0]}", ()),
     "pixels": ("{kind: likeness, reference: sketch}", SEEING),
@@ -81,8 +90,12 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
     oracle = Interpreter(lowered.module, weights)
     x, sketch, y = RNG.standard_normal((2, 1, 8, 8)), RNG.uniform(-1, 1, (2, 1, 8, 8)), np.array([3, 8])
     scale = np.array([2.0, 0.5])
-    words, mapped = RNG.standard_normal((2, 32)), RNG.dirichlet(np.ones(3), (2, 4)).swapaxes(1, 2)
+    words, mapped = (
+        RNG.standard_normal((2, 5 if "noisy" in name else 32)),
+        RNG.dirichlet(np.ones(3), (2, 4)).swapaxes(1, 2),
+    )
     given = {"x": x, "y": y, "sketch": sketch, "words": words, "map": mapped, "score_scale": scale}
+    given["sketch_noise"] = RNG.standard_normal((1, 2, 1, 8, 8))
     program = lowered.programs[0]
     (ours,) = oracle.run(program.entry, *(given[v.name] for v in lowered.module.entry(program.entry).inputs))
     point = spec.objective.process.point(400)
@@ -96,6 +109,21 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
     def seen(image: np.ndarray) -> np.ndarray:
         see = lowered.networks["eye"].methods["see"].function
         return np.asarray(oracle.run(see, image[None], prefix="eye")[0][0])
+
+    def of_state(state: np.ndarray, i: int) -> float:
+        """SDG's scores: cosines of vectors, or 1e10 times the mean over levels of the error of Gram matrices."""
+        noised = alpha * sketch[i] + sigma * given["sketch_noise"][0, i]
+        method = "see_levels" if "style" in name else "see"
+        see = lowered.networks["eye"].methods[method].function
+        looks = [oracle.run(see, image[None], np.array([400.0]), prefix="eye") for image in (state, noised)]
+        if "meaning" in name:
+            return cosine(looks[0][0][0][:, None], words[i][:, None])
+        if "content" in name:
+            return cosine(*(look[0][0][:, None] for look in looks))
+        grams = [
+            [f[0].reshape(len(f[0]), -1) @ f[0].reshape(len(f[0]), -1).T / f[0].size for f in look] for look in looks
+        ]
+        return -1e10 * float(np.mean([((a - b) ** 2).mean() for a, b in zip(*grams, strict=True)]))
 
     def number(x0: np.ndarray) -> float:
         return float(x0.mean()) if "mean" in name else float((x0**2).mean())
@@ -135,7 +163,10 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
             g = gradient(number, x0)
             change = (data(x[i] + 1e-5 * g, i) - data(x[i] - 1e-5 * g, i)) / 2e-5
             variance = max(sigma**2 / alpha * float((g * change).sum()), 1e-6)
-        slope = gradient(lambda s, i=i, v=variance: score(data(s, i), i, v), x[i])
+        if name.startswith("noisy"):
+            slope = gradient(lambda s, i=i: of_state(s, i), x[i])
+        else:
+            slope = gradient(lambda s, i=i, v=variance: score(data(s, i), i, v), x[i])
         wanted = x0 + sigma**2 / alpha * scale[i] * slope
         assert np.max(np.abs(ours[i] - wanted)) <= 2e-5 * np.max(np.abs(wanted)), name
 
@@ -189,13 +220,13 @@ def test_the_logarithm_of_a_probability_is_finite_far_below() -> None:
     assert np.allclose(found, list(map(log_p, x)), rtol=1e-6) and np.all(np.diff(found) > 0)
 
 
-@pytest.mark.parametrize(("form", "look"), [("loop", "content"), ("host", "meaning")])
+@pytest.mark.parametrize(("form", "look"), [("loop", "content"), ("host", "meaning"), ("loop", "noisy content")])
 def test_engines_and_emitted_sampler_agree(form: str, look: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     terms = "[{kind: score, score: {kind: event, above: 0.1}}, {kind: score, name: look, score: LOOK}]"
     score, seeing = SCORES[look]
-    terms = terms.replace("LOOK", score)
+    terms = terms.replace("score: LOOK", f"score: {score}")
     more = (*seeing, "sampler.steps=3", f"sampler.guidance={terms}", f"target.form={form}")
     report = verify(tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY, *more)))
     assert report.ok, report.text()
@@ -209,6 +240,8 @@ def test_engines_and_emitted_sampler_agree(form: str, look: str, tmp_path: Path)
         ("{kind: likeness, reference: sketch}", "no such condition: `sketch`"),
         ("{kind: likeness, reference: class}", "not an array of the data's shape"),
         ("{kind: likeness, reference: class, network: main}", "gives the features that it sees"),
+        ("{kind: event, above: 1}, at: state", "`event` scores data, and not noisy states"),
+        ("{kind: likeness, reference: class}, at: state", "`likeness` scores data, and not noisy states"),
         ("{kind: likeness, reference: class, match: meaning}", "`match: meaning` compares features"),
     ],
 )

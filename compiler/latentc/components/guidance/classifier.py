@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Array, How, ScoreTerm
+from latentc.components.guidance.guidance import Array, How, Noise, ScoreTerm
 from latentc.components.kit import call
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -106,6 +106,7 @@ class ClassGradient:
     """A `Slope`: the gradient by x of log p(y | x, t), which a function of the module computes."""
 
     OF_DATA: ClassVar[bool] = False
+    noise: ClassVar[tuple[Noise, ...]] = ()
     log_probability: str
 
     def __call__(

@@ -83,6 +83,10 @@ class Slope(Protocol):
     OF_DATA: ClassVar[bool]
     """Whether it looks at the data that the network predicts, by `Table.data`."""
 
+    @property
+    def noise(self) -> tuple[Noise, ...]:
+        """What it draws in an evaluation."""
+
     def __call__(
         self,
         b: Builder,
@@ -94,7 +98,7 @@ class Slope(Protocol):
     ) -> Var:
         """scale [B] times the direction at the network's input x [B, ...] and time [B].
 
-        `coefficients` f32[] are z_x, z_output, z_scale and z_cov, if it looks at the data.
+        `coefficients` f32[] are z_x, z_output, z_scale and z_cov, if it looks at the data; beside them is its noise.
         """
 
 

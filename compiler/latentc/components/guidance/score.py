@@ -11,7 +11,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.guidance import ScoreTerm
-from latentc.components.guidance.scores._score import DataSlope, GuidingScore, data_slope
+from latentc.components.guidance.scores._score import DataSlope, GuidingScore, StateSlope, data_slope, state_slope
 from latentc.components.parts import Problem, under
 from latentc.ir.builder import ModuleBuilder
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class ScoreGuidance(ScoreTerm):
-    """Adds scale times the gradient of a score of the predicted data to the score of the state.
+    """Adds scale times the gradient of a score to the score of the state. It is a score of the data that the network
+    predicts, or of the noisy state by a network that is told its time.
 
     The gradient is backpropagated through the network, so scores need not be trained on noisy data (universal guidance,
     Bansal et al. 2023, arXiv:2302.07121). Scores of images: SDG (Liu et al. 2021, arXiv:2112.05744); of events: Finzi
@@ -34,10 +35,15 @@ class ScoreGuidance(ScoreTerm):
     score: Annotated[GuidingScore, OneOf("guidance/scores")] = Field(
         description="the score that samples should increase"
     )
+    at: Literal["data", "state"] = Field(
+        "data",
+        description="what is scored: the predicted data, or the noisy state, against references with as much noise "
+        "(SDG)",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "score", "score": {"kind": "event", "above": 0.0}, "scale": 1.0}
 
     def needs(self) -> tuple[Need, ...]:
-        return tuple(replace(need, place=("score", *need.place)) for need in self.score.needs())
+        return tuple(replace(need, place=("score", *need.place)) for need in self.score.needs(self.at == "state"))
 
     def reads(self) -> tuple[str, ...]:
         return self.score.reads()
@@ -48,7 +54,12 @@ class ScoreGuidance(ScoreTerm):
             if name not in spec.conditions:
                 known = ", ".join(spec.conditions) or "none"
                 yield Problem(("score",), f"no such condition: `{name}`", f"conditions of this spec: {known}")
+        if self.at == "state" and not self.score.OF_STATES:
+            message = f"`{self.score.kind}` scores data, and not noisy states"
+            yield Problem(("at",), message, "leave it out, or use `kind: likeness` with a `network`")
         yield from under("score", problems=self.score.problems(spec))
 
-    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> DataSlope:
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> DataSlope | StateSlope:
+        if self.at == "state":
+            return state_slope(mb, networks["main"], networks, self.score)
         return data_slope(mb, networks["main"], networks, self.score)

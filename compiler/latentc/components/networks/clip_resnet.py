@@ -6,8 +6,9 @@ for one vector. Symbols: B batch, C channels, F features, T positions of the las
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,8 +16,8 @@ from pydantic import Field
 from latentc.components import Closed, Size
 from latentc.components.backbone import add_method
 from latentc.components.blocks.unet.residual import heads_of
-from latentc.components.capabilities import Capability
-from latentc.components.contract import Network, Port
+from latentc.components.capabilities import Capability, Role
+from latentc.components.contract import Method, Network, Port
 from latentc.components.layers import batch_norm
 from latentc.components.networks._image_encoder import ImageEncoder
 from latentc.components.parts import Problem
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 EPS = 1e-5
 REDUCTION = 32  # side of the pixels that a position of the last map stands for
 EXPANSION = 4  # channels that a block returns, per channel of its first convolution
+LEVELS = 5  # the stem among them
 Output = Literal["encode", "see", "see_levels"]
 
 
@@ -98,13 +100,12 @@ class ClipResnet(ImageEncoder):
         provides = self.provides(spec)
         made: list[Output] = ["encode"] if "encode" in provides else []
         made += ["see", "see_levels"] if {"see", "see_noisy"} & provides else []
-        roles = {"see_levels": ("output",) * 5}
-        methods = {
-            method: add_method(mb, name, method, _network(self, method), ports, static, roles.get(method, ("output",)))
-            for method in made
-        }
-        sizes = {"layers": self.layers, "told": int(self.time is not None)}
-        return Network(name, methods, provides, sizes=sizes)
+        methods: dict[str, Method] = {}
+        for method in made:
+            outputs: list[Role] = ["output"]
+            outputs *= LEVELS if method == "see_levels" else 1
+            methods[method] = add_method(mb, name, method, _network(self, method), ports, static, outputs)
+        return Network(name, methods, provides)
 
 
 @cache
@@ -178,10 +179,10 @@ def _block(stride: int, shortcut: bool, timed: bool) -> BlockBody:
     @module_class(name, x="B channels H W")
     def forward(b: Builder, x: Var, *told: Var, channels: Any, features: Any) -> Var:
         """Three convolutions with batch norms beside a shortcut; a mean of 2 x 2 pixels where they become fewer."""
-        of = [None] * 3
+        of: Sequence[Var | None] = [None] * 3
         if timed:
             bounds = (0, 2 * features, 4 * features, (4 + 2 * EXPANSION) * features)
-            of = [b.slice(told[0], axis=1, start=s, stop=e, out="told") for s, e in zip(bounds, bounds[1:], strict=False)]
+            of = [b.slice(told[0], axis=1, start=s, stop=e, out="told") for s, e in pairwise(bounds)]
         h = b.relu(_normed(b, "1", x, features, 1, 1, of[0]), out="h")
         h = b.relu(_normed(b, "2", h, features, 3, 1, of[1]), out="h")
         h = b.avg_pool(h, size=stride, out="h") if stride > 1 else h

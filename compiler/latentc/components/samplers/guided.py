@@ -57,7 +57,8 @@ class Evaluation:
     @property
     def noise(self) -> tuple[Noise, ...]:
         """What it draws beside the noise of the step."""
-        of_guides = (noise for _, contrast in self.contrasts for noise in contrast.noise)
+        drawing = [guide.how for guide in self.guides if not isinstance(guide.how, Correction)]
+        of_guides = (noise for how in drawing for noise in how.noise)
         return tuple(dict.fromkeys((*self.annealed, *of_guides)))
 
     @property

@@ -173,6 +173,7 @@ class _Row:
             scale = scale if isinstance(weight, float) else self.b.mul(scale, weight, out="scale")
             names = (*DATA_PART[which], *DATA[which]) if guide.how.OF_DATA else ()
             k = {name.removesuffix("_2"): self._scalar(self.coefficients[name]) for name in names}
+            k |= {noise.name: self.kicks[noise.input(which)] for noise in guide.how.noise}
             slopes.append(guide.how(self.b, x, time, self.request.operands, scale, k))
         return weighted_sum(self.b, "slope", *((1.0, slope) for slope in slopes)) if len(slopes) > 1 else slopes[0]
 

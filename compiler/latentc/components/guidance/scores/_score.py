@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from latentc.components.contract import Need, Network
+from latentc.components.guidance.guidance import Noise
 from latentc.components.kit import Operands, call, first_channels
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
@@ -37,8 +38,17 @@ class Estimate:
 class GuidingScore(Part):
     """How well data fits a wish: a number per sample, whose gradient guides the sampler."""
 
-    def needs(self) -> tuple[Need, ...]:
-        """Networks that it calls, and what they must be able to do; places relative to the score."""
+    OF_STATES: ClassVar[bool] = False
+    """Whether it can look at noisy states, at their time."""
+
+    def needs(self, noisy: bool = False) -> tuple[Need, ...]:
+        """Networks that it calls, and what they must be able to do, perhaps in noisy states; places relative to the
+        score.
+        """
+        return ()
+
+    def noised(self) -> tuple[str, ...]:
+        """Those of its operands that are data, which have the noise of the state that they are compared with."""
         return ()
 
     def reads(self) -> tuple[str, ...]:
@@ -50,8 +60,13 @@ class GuidingScore(Part):
         return {}
 
     @abstractmethod
-    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
-        """The score f32[B] of data f32[B, C, ...]; `given` are its `operands` and, if it asks, `variance` f32[B]."""
+    def build(
+        self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network], time: Var | None = None
+    ) -> Var:
+        """The score f32[B] of data f32[B, C, ...], or of a noisy state at its `time` f32[B].
+
+        `given` are its `operands` and, if it asks, `variance` f32[B].
+        """
 
     def statistic(self, b: Builder, data: Var) -> Var | None:
         """The number f32[B] whose uncertainty it wants to know as `variance`; None: it does not."""
@@ -77,6 +92,7 @@ class DataSlope:
     """A `Slope` at the predicted data: the gradient of a score of it by the network's input, through the network."""
 
     OF_DATA: ClassVar[bool] = True
+    noise: ClassVar[tuple[Noise, ...]] = ()
     given: tuple[str, ...]
     estimate: Estimate
     function: str
@@ -134,3 +150,48 @@ def data_slope(mb: ModuleBuilder, network: Network, networks: Mapping[str, Netwo
     b.output(score.build(b, data, extra, networks))
     function = b.finish("How well the predicted data fits, one value per sample.")
     return DataSlope(names, estimate, function, statistic)
+
+
+@dataclass(frozen=True)
+class StateSlope:
+    """A `Slope` at the noisy state: the gradient of a score of it by the network's input, with noised references."""
+
+    OF_DATA: ClassVar[bool] = True
+    given: tuple[str, ...]
+    noised: tuple[str, ...]
+    noise: tuple[Noise, ...]
+    function: str
+
+    def __call__(
+        self,
+        b: Builder,
+        x: Var,
+        time: Var,
+        operands: Mapping[str, Var],
+        scale: Var,
+        coefficients: Mapping[str, Var],
+    ) -> Var:
+        # The network's input is z_scale data + deviation noise; z_cov is deviation^2 / z_scale.
+        alpha = coefficients["z_scale"]
+        deviation = b.sqrt(b.mul(coefficients["z_cov"], alpha), out="deviation")
+        given = {name: operands[name] for name in self.given}
+        for name, noise in zip(self.noised, self.noise, strict=True):
+            parts = b.mul(alpha, given[name], out="part"), b.mul(deviation, coefficients[noise.name], out="part")
+            given[name] = b.add(*parts, out="noised")
+        _, slope = b.gradient(self.function, "", [x, time, *given.values()], out="score slope")
+        column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (x.type.rank - 1)), out="scale")
+        return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]
+
+
+def state_slope(
+    mb: ModuleBuilder, network: Network, networks: Mapping[str, Network], score: GuidingScore
+) -> StateSlope:
+    """The gradient of `score` at noisy states; adds the function that it differentiates to the module."""
+    data = network.methods["forward"].input("state").type
+    b = mb.function(f"{score.kind}.score")
+    x, time = b.input("x", data), b.input("t", f32(B))
+    extra = {name: b.input(f"given_{name}", type) for name, type in score.operands(data, networks).items()}
+    b.output(score.build(b, x, extra, networks, time))
+    function = b.finish("How well the noisy state fits, one value per sample.")
+    noise = tuple(Noise(f"{name}_noise", data) for name in score.noised())
+    return StateSlope(tuple(extra), score.noised(), noise, function)

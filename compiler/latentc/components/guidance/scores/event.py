@@ -69,7 +69,9 @@ class Event(GuidingScore):
                 return b.mean(b.mul(data, data), axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
         return b.mean(data, axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
 
-    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+    def build(
+        self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network], time: Var | None = None
+    ) -> Var:
         number = self.statistic(b, data)
         bound = self.above if self.above is not None else self.below
         assert bound is not None

@@ -5,16 +5,18 @@ Symbols: B batch, C channels, F features, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
+from latentc.components.capabilities import Capability
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.scores._score import GuidingScore
 from latentc.components.kit import Operands, call, per_sample_mean
 from latentc.components.parts import Problem
+from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B, TensorType
 
@@ -26,8 +28,8 @@ class Likeness(GuidingScore):
     """SDG's guidance (Liu et al. 2021, arXiv:2112.05744): the similarity of the data to a reference image or text.
 
     With a `network`, features of both are compared, without it pixels: `content` compares position by position, `style`
-    products of features regardless of position. `meaning` compares the mean feature over the positions with reference
-    features: those of a text, from the encoder that the network was trained with.
+    products of features regardless of position, at each level of a `clip_resnet`. `meaning` compares the mean feature
+    over the positions with reference features: those of a text, from the encoder that the network was trained with.
     """
 
     kind: Literal["likeness"]
@@ -38,8 +40,16 @@ class Likeness(GuidingScore):
     match: Literal["content", "style", "meaning"] = Field("content", description="what should match")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "likeness", "reference": "sketch"}
 
-    def needs(self) -> tuple[Need, ...]:
-        return () if self.network is None else (Need(self.network, "see", place=("network",)),)
+    @property
+    def OF_STATES(self) -> bool:  # type: ignore[override]
+        return self.network is not None
+
+    def needs(self, noisy: bool = False) -> tuple[Need, ...]:
+        sees: Capability = "see_noisy" if noisy else "see"
+        return () if self.network is None else (Need(self.network, sees, place=("network",)),)
+
+    def noised(self) -> tuple[str, ...]:
+        return () if self.match == "meaning" else (self.reference,)
 
     def reads(self) -> tuple[str, ...]:
         return (self.reference,)
@@ -75,16 +85,23 @@ class Likeness(GuidingScore):
         assert self.network is not None
         return {self.reference: f32(B, networks[self.network].methods["see"].output().type.shape[1])}
 
-    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+    def build(
+        self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network], time: Var | None = None
+    ) -> Var:
+        at = {} if time is None else {"time": time}
         if self.match == "meaning":
             assert self.network is not None
-            seen = call(b, networks[self.network], "see", {}, state=data, out="features")
+            seen = call(b, networks[self.network], "see", {}, state=data, out="features", **at)
             if seen.type.rank > 2:
                 seen = b.mean(seen, axes=tuple(range(2, seen.type.rank)), keepdims=False, out="features")
             return _cosine(b, seen, given[self.reference])
         both = [data, given[self.reference]]
-        if self.network is not None:
-            both = [call(b, networks[self.network], "see", {}, state=x, out="features") for x in both]
+        network = None if self.network is None else networks[self.network]
+        if network is not None and self.match == "style" and "see_levels" in network.methods:
+            out = " ".join("map" for _ in network.methods["see_levels"].outputs)
+            return _styles(b, *(call(b, network, "see_levels", {}, state=x, out=out, **at) for x in both))
+        if network is not None:
+            both = [call(b, network, "see", {}, state=x, out="features", **at) for x in both]
         if self.match == "style":
             both = [_products(b, x) for x in both]
         seen, wanted = both
@@ -104,6 +121,16 @@ def _cosine(b: Builder, x: Var, y: Var) -> Var:
     lengths = [b.sqrt(b.add(b.sum(b.mul(v, v), axes=(1,), keepdims=False), 1e-8), out="length") for v in (x, y)]
     cosine = b.div(inner, b.mul(*lengths), out="cosine")
     return per_sample_mean(b, cosine, out="likeness") if cosine.type.rank > 1 else cosine
+
+
+def _styles(b: Builder, seen: Sequence[Var], wanted: Sequence[Var]) -> Var:
+    """f32[B]: minus the mean over levels of the mean squared difference of products of features, times 1e10 (SDG)."""
+    terms = []
+    for x, y in zip(seen, wanted, strict=True):
+        difference = b.op("sub", _products(b, x), _products(b, y), out="difference")
+        # Of products that are means over channels, too.
+        terms.append((-1e10 / len(seen) / int(x.shape[1]) ** 2, per_sample_mean(b, b.mul(difference, difference))))
+    return weighted_sum(b, "likeness", *terms)
 
 
 def _products(b: Builder, x: Var) -> Var:

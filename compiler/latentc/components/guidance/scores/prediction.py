@@ -39,7 +39,7 @@ class Prediction(GuidingScore):
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prediction", "network": "eye", "reference": "depth"}
 
-    def needs(self) -> tuple[Need, ...]:
+    def needs(self, noisy: bool = False) -> tuple[Need, ...]:
         return (Need(self.network, "see", place=("network",)),)
 
     def reads(self) -> tuple[str, ...]:
@@ -64,7 +64,9 @@ class Prediction(GuidingScore):
     def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:
         return {self.reference: networks[self.network].methods["see"].output().type}
 
-    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+    def build(
+        self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network], time: Var | None = None
+    ) -> Var:
         predicted = call(b, networks[self.network], "see", {}, state=data, out="predicted")
         wanted = given[self.reference]
         if self.match == "classes":
