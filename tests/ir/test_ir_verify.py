@@ -161,6 +161,8 @@ def test_weights_shared_by_methods_must_agree():
         verify(other)
     sizes = module_of(one_weight("a", (2,), Origin("A", args)), one_weight("b", (3,), Origin("A", {"dim": 3})))
     verify(sizes)
+    # Two networks of one size that differ in an option.
+    verify(module_of(one_weight("a", (2,), Origin("A", args)), one_weight("b", (3,), Origin("A", args))))
 
 
 def test_weights_shared_by_calls_must_agree():

@@ -7,6 +7,7 @@ checked once, however often it is called, and not again by a later pass that cha
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from weakref import WeakKeyDictionary
@@ -139,9 +140,15 @@ def _recipe_fault(param: Param) -> str:
     return "" if same else f"{param.name} is {param.type}; its recipe computes {type}"
 
 
-def _owner(fn: Function) -> Hashable:
-    """The owner of a function's weights: its class with its static arguments, or the function itself."""
-    return (fn.origin.cls, frozen(fn.origin.args)) if fn.origin else fn.name
+def _owners(module: Module) -> dict[Function, Hashable]:
+    """The owner of each function's weights: its class with its static arguments, or the function itself.
+
+    A method that is there twice is of two classes of one name, and which methods belong together is not known here.
+    """
+    found = {fn: (fn.origin.cls, frozen(fn.origin.args)) for fn in module.functions.values() if fn.origin}
+    count = Counter((owner, fn.origin.method) for fn, owner in found.items() if fn.origin)
+    twice = {owner for (owner, _), number in count.items() if number > 1}
+    return {fn: fn.name if found.get(fn) in {None, *twice} else found[fn] for fn in module.functions.values()}
 
 
 def _bindings(module: Module, fn: Function) -> tuple[dict[str, TensorType], dict[str, list[Function]]]:
@@ -169,7 +176,7 @@ def _agree(where: str, known: Mapping[str, TensorType], more: Mapping[str, Tenso
 def _verify_sharing(module: Module) -> None:
     """Checks that a state-dict path has one type, among the methods of a class and among the calls under one name."""
     methods: dict[Hashable, tuple[dict[str, TensorType], dict[str, list[Function]]]] = {}
-    owner = {fn: _owner(fn) for fn in module.functions.values()}
+    owner = _owners(module)
     for fn in module.functions.values():
         own, calls = _bindings(module, fn)
         if fn.origin:
