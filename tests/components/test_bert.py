@@ -57,7 +57,7 @@ def test_hidden_tokens_are_rounded_down_and_the_last_step_knows_all() -> None:
         assert counts.tolist() == [*wanted[:-1], length]
 
 
-@pytest.mark.parametrize("schedule", ["arccos", "cosine", "cubic", "linear", "root", "square"])
+@pytest.mark.parametrize("schedule", ["arccos", "cosine", "cubic", "linear", "power_2.5", "root", "square"])
 def test_the_loss_masks_the_fraction_that_samplers_hide(schedule: Any) -> None:
     mb = ModuleBuilder()
     b = mb.function("f")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from cases import Array, Forward, Loss
+from cases import Array, Forward, Loss, Sampler
 from parity_data import Numbers
 
 SIZES = (
@@ -89,6 +89,26 @@ def of_labels(numbers: Numbers) -> Array:
     )
 
 
+SEQUENCES = (
+    *("backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2", "backbone.block.feed_forward.ratio=2"),
+    *("backbone.mixture={components: 4}", "data.classes=5", "data.class_names=null", "data.first_stage=null"),
+)
+BEAMS = "{kind: mixture_autoregressive, beams: 2, fans: 3, temperature: 0.9, sharpness: 1.5, randomness: 0.8}"  # 2.4 / C
+GUIDED = "{kind: mixture_autoregressive, temperature: 0.9, guidance: {scale: 1.8}, proposals: 16}"
+CONSTANT = "{kind: mixture_confidence, steps: 4, schedule: power_2.5, randomness: 2.0, anneal: false}"
+
+
+def draws(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    names = {"g": "gumbel", "qz": "q_z", "qu": "q_u"}
+    given = {names.get(name, name): array for name, array in numbers.inputs.items()}
+    return {**given, "scale": np.full(2, 1.8, np.float32)}
+
+
+def rows(out: Any, numbers: Numbers, spec: Any) -> Array:
+    """Tokens [B, T, C]."""
+    return np.asarray(out).transpose(0, 2, 1)
+
+
 CASES = [
     Forward("givt.ar", "givt", SIZES, causal, wanted=logits),
     Forward("givt.masked", "givt_masked", (*SIZES, "backbone.joined_mask=false"), masked, wanted=logits),
@@ -131,4 +151,28 @@ CASES = [
         network="adaptor",
     ),
     Loss("givt.ar", "givt", SIZES, loss, wanted=lambda numbers: numbers.outputs["out.nll"].sum(-1)),
+    Sampler(
+        "givt.sampler_beams",
+        "givt",
+        ("data.shape=[3, 5]", f"sampler={BEAMS}", *SEQUENCES),
+        draws,
+        output=rows,
+        tolerance=1e-5,
+    ),
+    Sampler(
+        "givt.sampler_guided",
+        "givt",
+        ("data.shape=[3, 5]", f"sampler={GUIDED}", *SEQUENCES),
+        draws,
+        output=rows,
+        tolerance=1e-5,
+    ),
+    Sampler(
+        "givt.sampler_masked",
+        "givt_masked",
+        ("data.shape=[3, 6]", f"sampler={CONSTANT}", "backbone.joined_mask=false", *SEQUENCES),
+        draws,
+        output=rows,
+        tolerance=1e-5,
+    ),
 ]

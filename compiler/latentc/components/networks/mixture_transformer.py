@@ -119,7 +119,8 @@ class MixtureTransformer(Backbone):
             or any(len(e.ports) != 1 or e.ports[0].values is None for e in labels)
         ):
             message = "a mixture_transformer begins with one class, given as an index"
-            yield Problem((), message, "list only that label in `conditions`")
+            mend = "list only that label in `conditions`; if there are no classes, set `data.classes: 1`"
+            yield Problem((), message, mend)
         if len(arrays) != context or any(len(e.ports) != 1 or e.ports[0].type.rank != 3 for e in arrays):
             message = (
                 f"blocks of `{self.block.parts()[3].kind}` attend to {int(context)} sequences of "

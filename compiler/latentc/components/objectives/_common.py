@@ -13,7 +13,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Method, Update
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 
-ShareSchedule = Literal["arccos", "cosine", "cubic", "linear", "root", "square"]
+ShareSchedule = Literal["arccos", "cosine", "cubic", "linear", "power_2.5", "root", "square"]
 Concentration = Annotated[float, Field(gt=0, le=10_000)]
 """A parameter of a beta distribution."""
 
@@ -103,8 +103,8 @@ def hidden_share(b: Builder, schedule: ShareSchedule, u: Var) -> Var:
     """f32[B]: the fraction of the tokens that training hides at u f32[B] in [0, 1]."""
     if schedule == "cosine":
         return b.cos(u * (pi / 2), out="fraction")  # type: ignore[no-any-return]
-    if schedule in ("square", "cubic"):
-        power = u * u if schedule == "square" else u * u * u
+    if schedule in ("square", "power_2.5", "cubic"):
+        power = u * u if schedule == "square" else u * u * u if schedule == "cubic" else u * u * b.sqrt(u)
         return b.op("sub", 1.0, power, out="fraction")  # type: ignore[no-any-return]
     if schedule == "root":
         return b.op("sub", 1.0, b.sqrt(u), out="fraction")  # type: ignore[no-any-return]

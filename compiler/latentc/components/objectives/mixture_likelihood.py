@@ -35,7 +35,7 @@ class MixtureLikelihood(Objective):
     schedule: ShareSchedule = Field(
         "cosine",
         description="distribution of the hidden fraction, as a function of a uniform v: 2/pi arccos(v), cos(pi v / "
-        "2), 1 - v^3, 1 - v, 1 - sqrt(v) or 1 - v^2",
+        "2), 1 - v^3, 1 - v, 1 - v^2.5, 1 - sqrt(v) or 1 - v^2",
     )
     least_masking: float = Field(0.3, ge=0, lt=1, description="lower bound of the hidden fraction")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_likelihood"}

@@ -32,12 +32,19 @@ class MixtureAutoregressive(MixtureSampler):
 
     With beams, each beam draws one first token, then `fans` tokens in every step, of which those with the most likely
     prefixes continue; the most likely sequence is the sample. (The authors' code chooses once more, by a token after
-    the last.)
+    the last.) `randomness` draws them without replacement instead, by Gumbel noise. (The authors' code counts the
+    log-likelihood once per channel unless channels have mixtures of their own: its `rand_top_k_temp` is C times ours.)
     """
 
     kind: Literal["mixture_autoregressive"]
     beams: int = Field(1, gt=0, le=64, description="number of beams (K)")
     fans: int = Field(1, gt=0, le=256, description="tokens drawn per evaluation (F)")
+    randomness: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="temperature at which prefixes are drawn without replacement; 0: the most likely continue",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "mixture_autoregressive",
         "temperature": 0.95,
@@ -54,13 +61,17 @@ class MixtureAutoregressive(MixtureSampler):
             yield Problem(
                 ("beams",), "beams are compared by their density, which guidance does not give", "leave out one of them"
             )
+        if self.randomness > 0 and self.beams * self.fans == 1:
+            message = "one token is drawn per step, so there is nothing to choose among"
+            yield Problem(("randomness",), message, "set `beams` or `fans`, or leave it out")
 
     def with_steps(self, steps: int) -> MixtureAutoregressive:
         return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: the conditions, scale f32[B] with guidance, u f32[T, B, K F, C or 1] and z
-        f32[T, B, K F, C], with guidance q_z and q_u f32[T, B, Q, C] -> f32[B, C, H, W].
+        f32[T, B, K F, C], with guidance q_z and q_u f32[T, B, Q, C], with randomness gumbel f32[T, B, K F] ->
+        f32[B, C, H, W].
         """
         network, conditions = networks["main"], Conditions(spec, networks)
         main: Any = spec.networks["main"]
@@ -78,6 +89,9 @@ class MixtureAutoregressive(MixtureSampler):
             "z": b.input("z", f32(length, B, wide, channels)),
         }
         sources |= {"u": RandomSource("uniform", "component", length), "z": RandomSource("normal", "token", length)}
+        if self.randomness > 0:
+            rows["gumbel"] = b.input("gumbel", f32(length, B, wide))
+            sources["gumbel"] = RandomSource("gumbel", "beam", length)
         if self.guidance is not None:
             sources["scale"] = SettingSource("guidance")
             rows["q_z"] = b.input("q_z", f32(length, B, self.proposals, channels))
@@ -189,7 +203,13 @@ class MixtureAutoregressive(MixtureSampler):
             return token, own, None
         own = b.reshape(own, shape=(B, self.beams, fans), out="own")
         total = b.add(own, b.reshape(score, shape=(B, self.beams, 1)), out="total")
-        best, index = b.top_k(b.reshape(total, shape=(B, wide)), k=self.beams, out="best index")
+        total = b.reshape(total, shape=(B, wide), out="total")
+        if self.randomness > 0:
+            noisy = b.add(total, b.mul(row["gumbel"], self.randomness), out="noisy")
+            _, index = b.top_k(noisy, k=self.beams, out="noisy index")
+            best = b.take_along(total, index, axis=1, out="best")
+        else:
+            best, index = b.top_k(total, k=self.beams, out="best index")
         tokens = b.reshape(token, shape=(B, wide, channels))
         wide_index = b.broadcast_to(b.reshape(index, shape=(B, self.beams, 1)), tokens, shape=(B, self.beams, channels))
         token = b.reshape(b.take_along(tokens, wide_index, axis=1), shape=(B * self.beams, channels), out="token")

@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 class MixtureConfidence(MixtureSampler):
     """Draws all hidden tokens and keeps those with the highest density (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
 
-    Gumbel noise is added to the log-density, decreasing over the steps to none in the last.
+    Gumbel noise is added to the log-density; with `anneal` it decreases over the steps to none in the last.
     """
 
     kind: Literal["mixture_confidence"]
     steps: int = Field(16, gt=0, le=100_000, description="evaluations of the network (N)")
     schedule: Schedule = Field("cosine", description="schedule of the number of hidden tokens over the steps")
     randomness: float = Field(35.0, ge=0, description="factor of the Gumbel noise before the first step")
+    anneal: bool = Field(True, description="the noise decreases linearly to 0 in the last step; false: it is constant")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_confidence", "steps": 3, "proposals": 8}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -75,7 +76,7 @@ class MixtureConfidence(MixtureSampler):
         drawn_rows = {key: b.input(key, f32(self.steps, B, *shape)) for key, shape in shapes.items()}
         sources |= {key: RandomSource(kinds[key], key, self.steps) for key in shapes}
         progress = np.arange(1, self.steps + 1) / self.steps
-        columns = {"left": self.hidden_counts(length), "noise": self.randomness * (1 - progress)}
+        columns = {"left": self.hidden_counts(length), "noise": self.randomness * (1 - progress if self.anneal else np.ones(self.steps))}
         if self.guidance is not None:
             columns["weight"] = np.asarray(self.guidance.weights(list(progress)), np.float64)
         tables = [*(b.constant(v, out=k) for k, v in columns.items()), *drawn_rows.values()]
