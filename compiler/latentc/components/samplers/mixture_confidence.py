@@ -76,7 +76,8 @@ class MixtureConfidence(MixtureSampler):
         drawn_rows = {key: b.input(key, f32(self.steps, B, *shape)) for key, shape in shapes.items()}
         sources |= {key: RandomSource(kinds[key], key, self.steps) for key in shapes}
         progress = np.arange(1, self.steps + 1) / self.steps
-        columns = {"left": self.hidden_counts(length), "noise": self.randomness * (1 - progress if self.anneal else np.ones(self.steps))}
+        noise = self.randomness * (1 - progress if self.anneal else np.ones(self.steps))
+        columns = {"left": self.hidden_counts(length), "noise": noise}
         if self.guidance is not None:
             columns["weight"] = np.asarray(self.guidance.weights(list(progress)), np.float64)
         tables = [*(b.constant(v, out=k) for k, v in columns.items()), *drawn_rows.values()]
