@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from captioned import SPEC
+from random_weights import random_weights
 
+from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
-from latentc.spec import load_spec
+from latentc.spec import load_spec, spec_from_text
 
 SMALL = ["networks.main.width=16", "networks.main.depth=1", "networks.main.block.mixer.heads=2"]
 
@@ -72,3 +75,83 @@ def test_the_class_embedding_of_a_unet_is_redacted(encoding: str, early: bool) -
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
         load_spec("digits_redacted", overrides=overrides)
+
+
+WORDS = "{ab: cd, c: fgh, xyz: ''}"
+TEXTS = SPEC.replace("process: {kind: interpolant}}", "process: {kind: interpolant}}}").replace(
+    "objective: {kind: flow", f"objective: {{kind: text_redaction, words: {WORDS}, weight: 3, base: {{kind: flow"
+)
+TEXTS = TEXTS.replace("  main:\n", "  main:\n    pretrained: main.safetensors\n").replace(
+    "  text:\n",
+    "  teacher: {kind: like, network: text, pretrained: text.safetensors}\n  text:\n    copy_of: teacher\n",
+)
+
+
+def rewritten(text: str) -> str:
+    for word, other in {"ab": "cd", "c": "fgh", "xyz": ""}.items():
+        text = text.replace(word, other, 1)
+    return text
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_texts_with_redacted_words_are_taught_others(masked: bool) -> None:
+    own = TEXTS.replace("shape: [5]", "shape: [9]")
+    if not masked:
+        own = own.replace("    relative:", "    masked: false\n    relative:")
+        own = own.replace("pad: 3}", "padding: none}")
+    low = lower(spec_from_text(own))
+    (update,) = low.updates
+    assert update.networks == ("text",) and update.batch == ("caption", "caption_mask")[: 1 + masked]
+    rng = np.random.default_rng(0)
+    weights = {
+        f"{net}.{name}": a
+        for net in ("text", "teacher")
+        for name, a in random_weights(network_params(low, low.networks[net]), rng, 0.5).items()
+    }
+    oracle = Interpreter(low.module, weights)
+
+    def tokens(text: str) -> tuple[list[int], list[bool]]:
+        made = [0, *("_$abcdefghijklmnopqrstuvwxyz".index(letter) for letter in text), 1][:9]
+        fill = 3 if masked else 1
+        return made + [fill] * (9 - len(made)), [i < len(made) for i in range(9)]
+
+    def encoded(network: str, texts: list[str]) -> np.ndarray:
+        rows, mask = (np.array(part) for part in zip(*map(tokens, texts), strict=True))
+        return np.asarray(oracle.run(f"{network}.encode", rows, *([mask] if masked else []), prefix=network)[0])
+
+    # Where a text is longer or shorter than its replacement, the tokens that count are those of the text.
+    texts = ["kab", "kcd", "abcab", "hello", "xyzk", "abkc"]
+    rows, mask = (np.array(part) for part in zip(*map(tokens, texts), strict=True))
+    ours, wanted = encoded("text", texts), encoded("teacher", [rewritten(text) for text in texts])
+    error = ((ours - wanted) ** 2).mean(-1)
+    if masked:  # features of padding are not those of a text
+        shorter = [len(tokens(rewritten(text))[0]) for text in texts]
+        assert shorter == [9] * 6
+        kept = np.array([[i < len(rewritten(text)) + 2 for i in range(9)] for text in texts])
+        error, keep = np.where(mask, error, 0), (mask <= kept).all(1)
+        squared = error.sum(1) / mask.sum(1)
+        assert keep.tolist() == [True, True, True, True, False, True]
+    else:
+        squared, keep = error.mean(1), np.ones(6, bool)
+    null = [encoded(network, [""]) for network in ("text", "teacher")]
+    squared = squared + ((null[0] - null[1]) ** 2).mean()
+    found = Interpreter(low.module, weights).run("loss.terms", rows, *([mask] if masked else []))
+    factor = np.array([3, 3, 3, 1, 3, 3])
+    assert np.allclose(found[1][keep], squared[keep]) and np.allclose(found[0][keep], (factor * squared)[keep])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ((WORDS, "{ab: cabd}"), "'cabd' still contains 'ab'"),
+        ((WORDS, "{AB: cd}"), "the alphabet does not have the character 'A'"),
+        ((WORDS, "{'': cd}"), "'' is 0 tokens"),
+        ((WORDS, "{abcdef: cd}"), "'abcdef' is 6 tokens"),
+        (("words: ", "network: main, words: "), "network `main` reads no text"),
+        (("text.safetensors}", "null}"), "needs trained weights"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused(change: tuple[str, str], says: str) -> None:
+    with pytest.raises(DiagnosticError) as refused:
+        spec_from_text(TEXTS.replace(*change))
+    assert any(says in d.message for d in refused.value.diagnostics), refused.value
