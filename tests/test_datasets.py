@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import wave
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,71 @@ def test_damaged_files_are_refused(tmp_path: Path, images: Path) -> None:
     file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
         opened(f"{{kind: image_folder, path: '{images}', classes: 2, shape: [3, 8, 8]}}").rows(EVERY)
+
+
+def unlabelled(data: str) -> Dataset:
+    overrides = [f"data={data}", "conditioning.class=null", "sampler.guidance=null"]
+    return open_dataset(load_spec("digits_dit", overrides=overrides).data.settings())
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "captions.json",
+        "captions.csv",
+        "captions.jsonl",
+        "named.tsv",
+    ],
+)
+def test_images_have_the_captions_of_a_file(file: str, tmp_path: Path, images: Path) -> None:
+    """COCO's annotations, and tables as those of Open Images, which name images without a suffix."""
+    told = [("cat/1.png", "ab"), ("dog/0.png", "b"), ("cat/1.png", "cc"), ("cat/0.png", "abcd")]
+    keys = ""
+    if file == "captions.json":
+        numbers = {name: 7 + i for i, name in enumerate(dict(told))}
+        held = {"images": [{"id": number, "file_name": name} for name, number in numbers.items()]}
+        held["annotations"] = [{"image_id": numbers[name], "caption": caption, "id": 0} for name, caption in told]
+        (tmp_path / file).write_text(json.dumps(held))
+    elif file == "captions.jsonl":
+        lines = [json.dumps({"image_id": name, "caption": caption}) for name, caption in told]
+        (tmp_path / file).write_text("\n".join(lines))
+    elif file == "captions.csv":
+        (tmp_path / file).write_text("file_name,caption\n" + "".join(f"{n},{c}\n" for n, c in told))
+    else:
+        (tmp_path / file).write_text("what\tsaid\n" + "".join(f"{n}\t{c}\n" for n, c in told))
+        keys = ", keys: {image: what, caption: said}"
+    text = "caption: {shape: [4], classes: 6, medium: text, alphabet: '_.abcd', end: 1}"
+    fields = f"fields: {{{text}, caption_mask: {{shape: [4], dtype: bool}}}}"
+    data = (
+        f"{{kind: captioned_images, path: '{images}', captions: '{tmp_path / file}'{keys}, shape: [3, 8, 8], {fields}}}"
+    )
+    for per_image, rows in ((1, [0, 1, 3]), (2, [0, 1, 2, 3])):
+        found = unlabelled(f"{data[:-1]}, per_image: {per_image}}}")
+        assert found.size == len(rows)
+        made = found.rows(np.arange(found.size))
+        tokens = [[*("_.abcd".index(c) for c in told[row][1][:3]), 1] for row in rows]
+        assert made["caption"].tolist() == [one + [0] * (4 - len(one)) for one in tokens]
+        assert made["caption_mask"].tolist() == [[i < len(one) for i in range(4)] for one in tokens]
+        plain = unlabelled(f"{{kind: image_folder, path: '{images}', shape: [3, 8, 8], horizontal_flip: false}}")
+        every = {f"{name}/{i}.png": k for k, (name, i) in enumerate((n, i) for n in ("cat", "dog") for i in range(5))}
+        wanted = plain.rows(np.array([every[told[row][0]] for row in rows]))["x"]
+        assert np.array_equal(made["x"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("none.json", None, "no such file"),
+        ("a.json", "{}", "cannot be read as COCO's annotations"),
+        ("a.json", '{"images": [], "annotations": []}', "holds no captions"),
+        ("a.csv", "image,other\n1,a\n", "has no column for `caption`; it has image, other"),
+        ("a.csv", "image,caption\nbird,a\n", "has a caption of bird, which is not in"),
+    ],
+)
+def test_captions_that_do_not_fit(file: str, content: str | None, said: str, tmp_path: Path, images: Path) -> None:
+    if content is not None:
+        (tmp_path / file).write_text(content)
+    text = "caption: {shape: [4], classes: 256, medium: text, end: 0}"
+    data = f"{{kind: captioned_images, path: '{images}', captions: '{tmp_path / file}', shape: [3, 8, 8]"
+    with pytest.raises(ValueError, match=said):
+        unlabelled(f"{data}, fields: {{{text}}}}}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from captioned import SPEC as CAPTIONED
 from forked import python
 from parity_data import error
@@ -180,6 +182,7 @@ def test_a_request_does_not_give_what_is_drawn() -> None:
     assert lowered.conditions == () and lowered.sampled == ("main", "rdm")
 
 
+CAPTIONED_FIELDS = yaml.safe_load(CAPTIONED)["data"]["fields"]
 CAPTIONS = [
     *("networks.text.pretrained=text.safetensors", "data.path=train.npz", "train.steps=3", "train.sample_every=null"),
     *("train.optimizer={kind: adam, lr: 1e-2}", "train.accumulate=2", "train.batch_size=4", "train.workers=0"),
@@ -222,3 +225,42 @@ def test_features_of_captions_need_a_name_of_their_own(tmp_path: Path) -> None:
     changes = [CAPTIONS[0], "conditioning.caption.cached=true", "data.fields.empty_caption_features={shape: [2]}"]
     with pytest.raises(DiagnosticError, match="would be the field `empty_caption_features` of a batch"):
         load_spec(tmp_path / "captioned.yaml", None, changes)
+
+
+def test_images_of_a_first_stage_have_features_of_their_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(f"images/{i}.png")
+    Path("captions.csv").write_text("image,caption\n2,ab\n0,c\n2,d\n")
+    Path("stage.yaml").write_text(STAGE)
+    Path("captioned.yaml").write_text(CAPTIONED)
+    data = f"{{kind: captioned_images, path: images, captions: captions.csv, fields: {json.dumps(CAPTIONED_FIELDS)}, "
+    data += f"shape: [4, 4, 4], first_stage: {{spec: {tmp_path / 'stage.yaml'}, weights: stage.safetensors}}}}"
+    options = [CAPTIONS[0], "conditioning.caption.cached=true", f"data={data}"]
+    weights(tmp_path / "stage.yaml", "main", Path("stage.safetensors"))
+    weights(tmp_path / "captioned.yaml", "text", Path("text.safetensors"), None, options)
+    api.emit("captioned.yaml", ".", None, options, force=True)
+    done = python(
+        tmp_path,
+        "-c",
+        READ.replace('"representation"', '"caption_features"').replace(
+            "first=", "x=source.rows(index)['x'], mask=source.rows(index)['caption_mask'], first="
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    tokens, mask = (
+        np.array([[0, 2, 3, 1, 0], [0, 4, 1, 0, 0]]),
+        np.array([[True] * 4 + [False], [True] * 3 + [False] * 2]),
+    )
+    given: Any = {"overrides": options, "network": "text", "method": "encode"}
+    found = api.run_method(
+        "captioned.yaml", ["text=text.safetensors"], {"tokens": tokens, "mask": mask}, "oracle", **given
+    )
+    with np.load("read.npz") as read:
+        assert read["x"].shape == (2, 4, 4, 4) and np.array_equal(read["mask"], mask)
+        assert error(read["first"], np.where(mask[..., None], next(iter(found.values())), 0)) < 1e-4
+        assert np.array_equal(read["first"], read["drawn"])

@@ -78,7 +78,8 @@ def _pretrained(spec: Spec) -> list[tuple[str, str]]:
 def paths_from_here(spec: Spec, project: Path) -> list[str]:
     """Flags of train.py for data and weights whose paths are relative to the current folder, not to the project."""
     flags = []
-    paths = {"--data.path": getattr(spec.data, "path", None)}
+    paths = {f"--data.{key}": getattr(spec.data, key, None) for key in ("path", "captions")}
+    paths |= {f"--data.fields.{name}.tokenizer": field.tokenizer for name, field in spec.data.fields.items()}
     paths |= {f"--roles.{name}.pretrained": path for name, path in _pretrained(spec)}
     for flag, path in paths.items():
         if path is not None and not (project / path).exists() and Path(path).exists():

@@ -26,14 +26,14 @@ class Encoded:
     def __init__(
         self,
         codes: np.ndarray,
-        labels: np.ndarray,
-        fields: dict[str, Any],
+        arrays: dict[str, np.ndarray],
         stage: dict[str, Any],
         resized: dict[str, np.ndarray],
         views: Callable[[int], np.ndarray],
         identity: list[str],
     ):
-        self.codes, self.y, self.fields, self.stage, self.size = codes, labels, fields, stage, len(codes)
+        self.codes, self.stage, self.size = codes, stage, len(codes)
+        self.arrays = arrays  # labels, captions: [N, ...] by field
         self.resized = resized
         self.views = views  # u8[views, H, W, C] of an image
         self.made_of = identity
@@ -41,14 +41,14 @@ class Encoded:
         self.features: dict[str, np.ndarray] = {}
 
     def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """Latents `x` or `tokens`, and labels; the first view if there is no `rng`."""
+        """Latents `x` or `tokens`, labels and captions; the first view if there is no `rng`."""
         views = self.codes.shape[1]
         view = np.zeros_like(index) if rng is None else rng.integers(views, size=len(index))
         found = first_stage.field_from_codes(self.codes[index, view], self.stage, rng)
         for name, codes in self.resized.items():
             found[name] = first_stage.field_from_codes(codes[index, view], self.stage, rng)["x"]
         found |= {name: each[index, view % each.shape[1]] for name, each in self.features.items()}
-        return {**found, "y": self.y[index]} if "y" in self.fields else found
+        return found | {name: array[index] for name, array in self.arrays.items()}
 
     def identity(self) -> list[str]:
         """Texts that differ if the images or their views do, for caches."""
@@ -102,7 +102,8 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
         name: codes(field["shape"][-1] * pixels) for name, field in fields.items() if field.get("resized")
     }
     views = partial(views_of, images, flip=flip, crops=crops)
-    return Encoded(codes(None), images.y, fields, stage, resized, views, identity)
+    arrays = {**images.arrays, **({"y": images.y} if "y" in fields else {})}
+    return Encoded(codes(None), arrays, stage, resized, views, identity)
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:

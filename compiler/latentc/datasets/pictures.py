@@ -18,9 +18,11 @@ class Pictures(ABC):
     in_memory = False
     size: int
     y: Array
+    arrays: dict[str, Array]  # further fields of the samples, such as captions
 
     def __init__(self, side: int, channels: int):
         self.side, self.mode = side, "L" if channels == 1 else "RGB"
+        self.arrays = {}
 
     @abstractmethod
     def content(self, index: int) -> tuple[str, Any]:
@@ -63,6 +65,7 @@ class Images:
         if self.flip and not self.augment and rng is not None:
             x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
         found = {"x": x, "y": self.pictures.y[index]} if "y" in self.fields else {"x": x}
+        found |= {name: array[index] for name, array in self.pictures.arrays.items()}
         return augmented_rows(found, field, self.augment, rng) if self.augment else found
 
     def identity(self) -> list[str]:

@@ -28,7 +28,7 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
             continue  # said by the text itself
         values = [_cells(row, name, settings["keys"], field, file) for row in rows]
         if field["medium"] == "text":
-            arrays |= _texts(name, values, field, masked=f"{name}_mask" in fields)
+            arrays |= texts_as_tokens(name, values, field, masked=f"{name}_mask" in fields)
             if f"{name}_starts" in fields:
                 starts = [word_starts(tokens, field) for tokens in arrays[name].tolist()]
                 arrays[f"{name}_starts"] = np.array(starts, np.float32)
@@ -115,7 +115,7 @@ def _blocks(rows: Rows, names: list[str], settings: dict[str, Any]) -> dict[str,
     return arrays
 
 
-def _texts(name: str, values: list[list[Any]], field: dict[str, Any], masked: bool) -> dict[str, Array]:
+def texts_as_tokens(name: str, values: list[list[Any]], field: dict[str, Any], masked: bool) -> dict[str, Array]:
     """Tokens [N, L] of texts, and with `masked` which of them are the text's."""
     (length,) = field["shape"]
     if not masked:

@@ -1,0 +1,90 @@
+"""Image files with captions: those of a COCO annotation file, or of a table with a row per caption."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.datasets.arrays import reading, states
+from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
+from latentc.datasets.table import read_rows, texts_as_tokens
+
+IMAGE = ("image", "file_name", "image_id", "ImageID")  # what columns are called
+CAPTION = ("caption", "text")
+Captions = list[tuple[str, str]]  # the name of an image file, with or without its suffix, and a caption
+
+
+class CaptionedImages(Pictures):
+    """A sample per image, with its first caption, or per caption if there are more for each."""
+
+    def __init__(self, settings: dict[str, Any], side: int, channels: int):
+        super().__init__(side, channels)
+        self.path, file = Path(settings["path"]), Path(settings["captions"])
+        images = sorted(image for image in self.path.rglob("*") if image.suffix.lower() in SUFFIXES)
+        if not images:
+            raise ValueError(f"path: {self.path} holds no images")
+        known = {image.stem: image for image in images} | {image.name: image for image in images}
+        known |= {image.relative_to(self.path).as_posix(): image for image in images}
+        self.files: list[Path] = []
+        texts: list[list[str]] = []
+        taken: dict[Path, int] = {}
+        for name, caption in captions_of(file, settings["keys"]):
+            if name not in known:
+                raise ValueError(f"captions: {file} has a caption of {name}, which is not in {self.path}")
+            image = known[name]
+            taken[image] = taken.get(image, 0) + 1
+            if taken[image] <= settings["per_image"]:
+                self.files.append(image)
+                texts.append([caption])
+        self.size, self.y = len(self.files), np.zeros(len(self.files), np.int64)
+        (field,) = [name for name, one in settings["fields"].items() if one["medium"] == "text"]
+        masked = f"{field}_mask" in settings["fields"]
+        self.arrays = texts_as_tokens(field, texts, settings["fields"][field], masked)
+        self.captions = states([file], file.parent)
+
+    def content(self, index: int) -> tuple[str, Path]:
+        return str(self.files[index]), self.files[index]
+
+    def identity(self) -> list[str]:
+        return [*states(self.files, self.path), *self.captions]
+
+
+def captions_of(file: Path, keys: dict[str, str]) -> Captions:
+    """The captions of a file, in its order. Raises ValueError."""
+    if file.suffix == ".json":
+        return _of_coco(file)
+    rows = read_rows(file)
+    names = [_column(rows[0], keys, name, usual, file) for name, usual in (("image", IMAGE), ("caption", CAPTION))]
+    with reading(file, f"a table with `{names[0]}` and `{names[1]}` in each row"):
+        return [(str(row[names[0]]), str(row[names[1]])) for row in rows]
+
+
+def _column(row: dict[str, Any], keys: dict[str, str], name: str, usual: tuple[str, ...], file: Path) -> str:
+    found = [key for key in ((keys[name],) if name in keys else usual) if key in row]
+    if not found:
+        raise ValueError(f"keys: {file} has no column for `{name}`; it has {', '.join(map(str, row))}")
+    return found[0]
+
+
+def _of_coco(file: Path) -> Captions:
+    """The captions of COCO's captions_train2017.json and the like."""
+    if not file.is_file():
+        raise ValueError(f"captions: no such file: {file}")
+    with reading(file, "COCO's annotations, `images` and `annotations` with captions"):
+        held = json.loads(file.read_text(encoding="utf-8"))
+        names = {image["id"]: image["file_name"] for image in held["images"]}
+        found = [(names[one["image_id"]], one["caption"]) for one in held["annotations"]]
+    if not found:
+        raise ValueError(f"captions: {file} holds no captions")
+    return found
+
+
+def open_pictures(settings: dict[str, Any], side: int, channels: int) -> CaptionedImages:
+    """The images that `settings` describe. Raises ValueError."""
+    return CaptionedImages(settings, side, channels)
+
+
+def open_dataset(settings: dict[str, Any]) -> Images:
+    """The images that `settings` describe, with their captions. Raises ValueError."""
+    return open_images(settings, open_pictures)
