@@ -151,6 +151,31 @@ def test_penalties_tell_the_discriminator_the_class(tmp_path: Path) -> None:
         assert np.allclose(found[2], float(wanted.detach()), rtol=1e-9)
 
 
+@pytest.mark.parametrize("term", ["r1", "interpolated"])
+def test_a_lazy_penalty_is_an_update_of_its_own(term: str, tmp_path: Path) -> None:
+    """Every 16 steps, with 16 times the weight; the other updates do not know it."""
+    kind = TERMS[term].strip("{}").removeprefix("kind: ")
+    spec, low, weights, given = lowered(f"[hinge, {{kind: {kind}, every: 16}}]")
+    assert [(u.name, u.every) for u in low.updates] == [
+        ("discriminator", 1),
+        ("gradient_penalty_1", 16),
+        ("generator", 1),
+    ]
+    assert "gradient" not in str(low.updates[0].metrics) and low.updates[1].networks == ("discriminator",)
+    update = low.updates[1]
+    names = [*update.batch, *(draw.name for draw in update.draws)]
+    assert set(names) == ({"x"} if term == "r1" else {"x", "z", "labels", "mix"})
+    with emitted(low, spec, tmp_path / "project") as project:
+        nets, data = networks(project, weights), {k: torch.tensor(v) for k, v in given.items()}
+        fake = nets["main"](data["z"], data["labels"]).detach()
+        wanted = float(plain(term, nets["discriminator"], data, fake)[0].detach())
+        made = next(u for u in project.objective.UPDATES if u.every == 16)
+        found = made.loss(*(nets[n] for n in made.networks), **{n: data[n] for n in names})
+    oracle = Interpreter(low.module, weights).run(update.loss, *(given[n] for n in names))
+    factor = 5 if term == "r1" else 10
+    assert np.allclose([*oracle, *(float(x.detach()) for x in found)], [16 * wanted, wanted / factor] * 2, rtol=1e-9)
+
+
 def test_averages_of_scores_follow_them_in_training(tmp_path: Path) -> None:
     """The term sees them as they were before; in inference they stay."""
     spec, low, weights, given = lowered("[hinge, {kind: lecam, decay: 0.9}]")
@@ -191,5 +216,5 @@ def test_a_term_names_the_output_that_is_missing() -> None:
 
 
 def test_penalties_alone_teach_a_generator_nothing() -> None:
-    with pytest.raises(DiagnosticError, match="reaches the generator"):
+    with pytest.raises(DiagnosticError, match="trains the generator"):
         load_spec("digits_biggan", None, ["objective.terms=[gradient_penalty]"])

@@ -141,7 +141,7 @@ def test_entropies_weigh_more_at_first(bottleneck: str) -> None:
     for step, weight in ((0, 0.9), (500, 0.75), (2000, 0.3), (5000, 0.3)):
         found = oracle.run("loss.autoencoder", x, np.array(step))
         np.testing.assert_allclose(found[2], without + weight * entropies, rtol=1e-9)
-    with pytest.raises(DiagnosticError, match="no entropies"):
+    with pytest.raises(DiagnosticError, match="`entropy_boost` scales the entropy terms"):
         load_spec("maskbit_tokenizer", "adversarial", [*sizes, f"{bottleneck}: 0.0}}"])
 
 
@@ -295,6 +295,7 @@ def test_a_discriminator_sees_parts_of_images(adaptive: bool) -> None:
     [
         ("networks.discriminator.crops=0.5", "images of 16 by 16 are too small to crop: sides must exceed 16 pixels"),
         ("objective.terms=[gradient_penalty]", "differentiates scores of whole images"),
+        ("objective.terms=[{kind: gradient_penalty, every: 4}]", "`gradient_penalty` is part of every update here"),
         ("objective={kind: adversarial, terms: [hinge]}", "scores how much a sample looks like data"),
     ],
 )

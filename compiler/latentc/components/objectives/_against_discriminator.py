@@ -90,6 +90,9 @@ class AgainstDiscriminator(Reconstruction):
             if term.REACHES_GENERATOR or term.READS != ("score",):
                 message = f"`{term.kind}` does not depend on the discriminator's scores alone"
                 yield Problem(("terms", i), message, "use `lecam` or `gradient_penalty`")
+            elif term.interval > 1:
+                message = f"`{term.kind}` is part of every update here"
+                yield Problem(("terms", i, "every"), message, "leave it out, or set the objective's `every`")
             elif term.DIFFERENTIATES and self.opposes(spec).capability == "discriminate_crops":
                 message = (
                     f"`{term.kind}` differentiates scores of whole images, but the discriminator scores random crops"

@@ -6,7 +6,7 @@ Symbols: B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -70,9 +70,11 @@ class Adversarial(Objective):
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         game = _Game(self.terms, networks, spec)
-        updates = game.of_discriminator(mb, self.discriminator_steps), game.of_generator(mb, self.generator_batch)
+        updates = [game.of_discriminator(mb, self.discriminator_steps)]
+        updates += [game.of_penalty(mb, i, term) for i, term in enumerate(self.terms) if term.interval > 1]
+        updates.append(game.of_generator(mb, self.generator_batch))
         mb.entries |= {update.loss: update.loss for update in updates}
-        return updates
+        return tuple(updates)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class _Game:
         classes = Draw("labels", "integers", {"high": self.spec.data.classes})
         return (Draw("z", "normal"), *((classes,) if labelled else ()))
 
+    @property
+    def usual(self) -> tuple[Term, ...]:
+        """The terms of every update."""
+        return tuple(term for term in self.terms if term.interval == 1)
+
     def of_discriminator(self, mb: ModuleBuilder, steps: int) -> Update:
         b, discriminator = mb.function("loss.discriminator"), self.networks[DISCRIMINATOR]
         conditions = Conditions(self.spec, self.networks, ("class",) if self.told else ())
@@ -111,15 +118,35 @@ class _Game:
                 value, axis=0, sizes=(B, B), out=f"{name}_of_data {name}_of_samples"
             )
         round = Round(b, discriminator, fake, real, self.spec.data.classes or 0)
-        parts = weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.terms])
-        parts |= {name: x for term in self.terms for name, x in term.metrics(round).items()}
+        parts = weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.usual])
+        parts |= {name: x for term in self.usual for name, x in term.metrics(round).items()}
         b.output(*parts.values())
         b.finish("What the discriminator minimises, then more to log.")
-        draws = {draw.name: draw for term in self.terms for draw in term.draws()}
+        draws = {draw.name: draw for term in self.usual for draw in term.draws()}
         metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in parts)
         fields = ("x", *conditions.fields)
         of_all = (*self.draws, *draws.values())
         return Update("loss.discriminator", (DISCRIMINATOR,), fields, of_all, metrics, DISCRIMINATOR, steps)
+
+    def of_penalty(self, mb: ModuleBuilder, number: int, term: Term) -> Update:
+        """The update of the discriminator by one term alone, whose weight makes up for the steps between."""
+        name = f"{term.kind}_{number}"
+        b, discriminator = mb.function(f"loss.{name}"), self.networks[DISCRIMINATOR]
+        conditions = Conditions(self.spec, self.networks, ("class",) if self.told else ())
+        x = b.input("x", discriminator.methods["forward"].input("state").type)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        real, fake = Side(x, told, told.get(operand_name("class"))), Side(x, told)
+        if term.reads_samples:
+            fake = self._samples(b)
+            fake.images = b.stop_gradient(fake.images, out="fake")
+        value = term.of_discriminator(Round(b, discriminator, fake, real, self.spec.data.classes or 0))
+        assert value is not None
+        b.output(b.mul(value, term.weight * term.interval, out="loss"), value)
+        b.finish("What the discriminator minimises every few steps, then the term itself.")
+        draws = (*(self.draws if term.reads_samples else ()), *term.draws())
+        metrics = (f"{name}/loss", f"{name}/{term.kind}")
+        update = Update(f"loss.{name}", (DISCRIMINATOR,), ("x", *conditions.fields), draws, metrics, name)
+        return replace(update, every=term.interval, partial=True)
 
     def of_generator(self, mb: ModuleBuilder, multiple: int) -> Update:
         b = mb.function("loss.generator")

@@ -64,6 +64,16 @@ class Term(Part):
     """Whether it contributes to the generator's loss."""
 
     @property
+    def reads_samples(self) -> bool:
+        """Whether it looks at samples, and not at data alone."""
+        return True
+
+    @property
+    def interval(self) -> int:
+        """Steps from one update of the discriminator by this term alone to the next; 1: it is part of every update."""
+        return 1
+
+    @property
     def generator_factor(self) -> float:
         """Its factor in the loss of the generator."""
         return self.weight

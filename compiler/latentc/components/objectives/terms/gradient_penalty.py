@@ -28,9 +28,24 @@ class GradientPenalty(Term):
         "interpolated", description="points of evaluation: uniformly between data and samples, data, or samples"
     )
     target: float = Field(1.0, ge=0, description="target norm of the gradients")
+    every: int = Field(
+        1,
+        gt=0,
+        le=1_000_000,
+        description="steps between penalties, each an update of its own, with a weight as many times as large "
+        "(StyleGAN2's lazy regularisation, Karras et al. 2020: 16); 1: part of every update",
+    )
     DIFFERENTIATES: ClassVar[bool] = True
     REACHES_GENERATOR: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gradient_penalty"}
+
+    @property
+    def reads_samples(self) -> bool:
+        return self.at != "real"
+
+    @property
+    def interval(self) -> int:
+        return self.every
 
     def draws(self) -> tuple[Draw, ...]:
         return (Draw("mix", "uniform"),) if self.at == "interpolated" else ()
