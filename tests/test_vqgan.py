@@ -88,9 +88,10 @@ def test_the_loss_is_that_of_pytorch(tmp_path: Path) -> None:
         real, fake = nets["discriminator"](given), nets["discriminator"](made)
         hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         assert float(of_discriminator) == pytest.approx(float(hinge.detach()), rel=1e-5)
-        logistic = lower(load_spec(str(tmp_path / "spec.yaml"), overrides=["objective.loss=logistic"]))
+        changes = ["objective.loss=logistic", "objective.discriminator_weight=0.4"]
+        logistic = lower(load_spec(str(tmp_path / "spec.yaml"), overrides=changes))
         (of_logistic,) = Interpreter(logistic.module, oracle.params).run("loss.discriminator", x)
-        wanted_logistic = 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+        wanted_logistic = 0.4 * 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
         assert float(of_logistic) == pytest.approx(float(wanted_logistic.detach()), rel=1e-5)
 
 

@@ -96,7 +96,10 @@ def _activation_norm(b: Builder, x: Var, *, channels: int) -> Var:
     """Shifts and scales each channel; the first pass in training sets these so that means are 0 and variances 1."""
     mean = b.mean(x, axes=(0, 2, 3), keepdims=True, out="mean")
     centred = b.op("sub", x, mean, out="centred")
-    deviation = b.sqrt(b.mean(centred * centred, axes=(0, 2, 3), keepdims=True), out="deviation")
+    # The authors' deviation is that of a sample: the sum is divided by one less than the number of pixels.
+    count = b.sum(b.slice(centred, axis=1, start=0, stop=1) * 0.0 + 1.0, axes=(0, 2, 3), keepdims=True, out="count")
+    total = b.sum(centred * centred, axes=(0, 2, 3), keepdims=True, out="total")
+    deviation = b.sqrt(b.div(total, b.maximum(count - 1.0, 1.0)), out="deviation")
     passes = b.training_passes(b.param("passes", f32(1), "zeros", "state"), otherwise=1.0, out="passes")
     of = f32(1, channels, 1, 1)
     shift = b.set_from_data(b.param("shift", of, "zeros"), b.neg(mean), passes, out="shift")

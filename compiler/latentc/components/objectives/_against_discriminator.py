@@ -34,6 +34,9 @@ class AgainstDiscriminator(Reconstruction):
     reconstruction: Literal["l1", "l2", "huber"] = Field("l1", description=PIXELS)
     adversarial: float = Field(0.8, ge=0, description="weight of the adversarial term")
     loss: Literal["hinge", "logistic"] = Field("hinge", description="loss of the discriminator")
+    discriminator_weight: float = Field(
+        1.0, gt=0, le=1e6, description="weight of that loss; matters to gradient clipping and the terms beside it"
+    )
     label_noise: float = Field(
         0.0,
         ge=0,
@@ -115,7 +118,7 @@ class AgainstDiscriminator(Reconstruction):
             draws += of_side
         round = Round(b, discriminator, fake, real)
         both = [mean(b, cost, name) for cost, name in zip(self._game.costs(round), ("of_real", "of_fake"), strict=True)]
-        game = b.mul(both[0] + both[1], 0.5, out=self._game.kind if self.terms else "loss")
+        game = b.mul(both[0] + both[1], 0.5 * self.discriminator_weight, out=self._game.kind if self.terms else "loss")
         of_terms = [(term, term.of_discriminator(round), term.weight) for term in self.terms]
         shown = weighted(b, [(self._game, game, 1.0), *of_terms])
         b.output(*shown.values())
