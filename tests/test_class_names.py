@@ -96,7 +96,7 @@ def test_known_names_come_from_beside_the_weights_or_the_data(tmp_path: Path) ->
     assert names_of(with_known_names(spec, [weights], warnings.append)) == ("Katze", "Hund") and not warnings
     beside.write_text("Katze\n")
     assert names_of(with_known_names(spec, [weights], warnings.append)) == ("cat", "dog")
-    assert "names 1 classes, and the model has 2" in warnings[0]
+    assert "names 1 classes, but the model has 2" in warnings[0]
 
 
 def test_names_of_data_that_cannot_be_read_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,9 @@ def test_npz_with_any_fields(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"path": "none.npz"}, "no such file"),
-        ({"keys": {"x": "pixels"}}, "no array `pixels` for the field `x`; it has x, y"),
-        ({"fields.y.classes": 1}, "values of `y` are 0 to 1; the model has 1"),
-        ({"fields.x.shape": [3, 16, 16]}, "and the model takes"),
+        ({"keys": {"x": "pixels"}}, "no array `pixels` for the field `x`; arrays: x, y"),
+        ({"fields.y.classes": 1}, "values of `y` run from 0 to 1, but the model has 1"),
+        ({"fields.x.shape": [3, 16, 16]}, "but the model takes"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_npy_folder_is_mapped(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no such file: .*y\.npy"):
         opened(f"{{{data}, classes: 2}}")
     np.save(tmp_path / "y.npy", np.array([0, 1, 0, 1, 0, 2]))
-    with pytest.raises(ValueError, match="values of `y` are 0 to 2"):
+    with pytest.raises(ValueError, match="values of `y` run from 0 to 2"):
         opened(f"{{{data}, classes: 2}}")
     found = opened(f"{{{data}, classes: 3}}")
     assert not found.in_memory and isinstance(found.arrays["x"], np.memmap)  # type: ignore[attr-defined]
@@ -142,7 +142,7 @@ def test_image_folder(images: Path) -> None:
     augmented = found.rows(every, rng())["x"]
     same = (augmented == rows["x"]).all((1, 2, 3))
     assert 0 < same.sum() < 10 and (augmented[~same] == rows["x"][~same][..., ::-1]).all()
-    with pytest.raises(ValueError, match="has 2, and the model has 3 classes"):
+    with pytest.raises(ValueError, match="has 2, but the model has 3 classes"):
         opened(f"{{{data}, shape: [3, 8, 8], classes: 3}}")
     assert opened(f"{{{data}, shape: [1, 8, 8], classes: 2}}").rows(EVERY)["x"].shape == (6, 1, 8, 8)
     with pytest.raises(ValueError, match="the model takes none"):
@@ -188,7 +188,7 @@ def test_audio_folder(width: int, tmp_path: Path) -> None:
     assert len(starts) > 4
     for change, said in (
         ({"rate": 200.0}, "has 100 samples per second, not 200"),
-        ({"shape": [3, 64]}, "has 1 channels, and the model takes 3"),
+        ({"shape": [3, 64]}, "has 1 channels, but the model takes 3"),
     ):
         settings["fields"]["x"] = AUDIO | change
         with pytest.raises(ValueError, match=said):

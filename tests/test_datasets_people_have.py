@@ -249,7 +249,7 @@ def test_latents_of_edm2(tmp_path: Path) -> None:
     np.testing.assert_allclose(draws.std(0), LATENTS[:, 4:] / std * 0.5, rtol=0.25, atol=1e-3)
     for path, shape, said in (
         ("none.zip", [4, 4, 4], "no such file or folder"),
-        ("set", [4, 8, 8], "are [4, 4, 4], and the model takes [4, 8, 8]"),
+        ("set", [4, 8, 8], "have shape [4, 4, 4], but the model takes [4, 8, 8]"),
     ):
         with pytest.raises(ValueError) as caught:
             open_dataset(settings_of("edm_latents", tmp_path / path, shape=shape))
@@ -295,7 +295,7 @@ def test_columns_of_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows["x"], x[[4, 0]])
     assert rows["y"].tolist() == LABELS[[4, 0]].tolist()
     for change, said in (
-        ({"keys": {"x": "pixels"}}, "no column `pixels`; it has latent, y"),
+        ({"keys": {"x": "pixels"}}, "no column `pixels`; columns: latent, y"),
         ({"keys": {"x": "latent"}, "shape": [4, 8, 8]}, "the model takes"),
         ({"keys": {"x": "latent"}, "classes": 2}, "values of `y` are 0 to 2"),
     ):

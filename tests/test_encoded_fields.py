@@ -118,7 +118,7 @@ def test_other_data_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     newest = max(tmp_path.glob("images.encoder.*.npy"), key=lambda file: file.stat().st_mtime_ns)
     np.save(newest, images[:2])
     done = python(tmp_path, "-c", READ)
-    assert done.returncode == 1 and "is of 2 samples, and the data has 3: delete it" in done.stderr, done.stderr
+    assert done.returncode == 1 and "has 2 samples, but the data has 3: delete it" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     newest.unlink()
     parts = [newest.with_name(f".{newest.stem}.{process}.unfinished.npy") for process in (1, 2)]

@@ -55,7 +55,7 @@ def test_the_shipped_spec_takes_them() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (([63], [[0, 0, 1, 1]]), "tokens are 0 to 62"),
+        (([63], [[0, 0, 1, 1]]), "tokens only from 0 to 62"),
         (([1, 2], [[0, 0, 1, 1]]), "2 classes of 1 boxes"),
         (([1], [[0, 0, 1, 1]], (0, 0, 1, 1), False, [1]), "attributes need"),
     ],

@@ -213,4 +213,4 @@ def test_the_project_refuses_a_batch_that_the_reference_does_not_divide(tmp_path
     overrides = [*TINY, "objective.stable_target=true", "objective.reference=4"]
     emit("pfgmpp", tmp_path / "project", overrides=[*overrides, "train.batch_size=8"])
     found = python(tmp_path / "project", "train.py", "--out", "run", "--batch_size", "10")
-    assert "batch_size: 10 does not divide by processes x accumulate x reference = 4" in found.stderr
+    assert "batch_size: 10 is not divisible by processes x accumulate x reference = 4" in found.stderr

@@ -93,7 +93,7 @@ def test_without_a_query_an_entry_is_drawn_by_the_seed() -> None:
         ({"query": np.full(16, np.nan)}, "a query of `neighbours` has shape [16]"),
         ({"query": "seven"}, "`neighbours` is not an array of numbers"),
         ({"class": 3}, "no class 3"),
-        ({"class": 0.5}, "`class` of `neighbours` is an integer"),
+        ({"class": 0.5}, "`class` of `neighbours` must be an integer"),
         (np.zeros((2, 3, 16)), "condition `neighbours` has shape [3, 16]"),
     ],
 )
@@ -163,7 +163,7 @@ def test_another_database_serves_in_training(tmp_path: Path) -> None:
     held = np.load(tmp_path / "vectors.npy")
     assert all((held == one).all(axis=1).any() for one in rows["neighbours"].reshape(-1, 64))
     np.save(tmp_path / "vectors.npy", VECTORS)
-    with pytest.raises(ValueError, match="embeddings of 16 numbers, and the data 64"):
+    with pytest.raises(ValueError, match="embeddings of 16 numbers, but the data has 64"):
         WithNeighbours(open_dataset(spec.data.settings()), _wanted(spec))
 
 
@@ -236,7 +236,7 @@ def test_another_index_may_be_named(folder: Path, tmp_path: Path) -> None:
     for index, message in [
         (tmp_path / "small", "holds 300 embeddings of 16 numbers; `neighbours` is 4 of 64"),
         (tmp_path / "none", "is not an index"),
-        ({"text": tmp_path / "other"}, "no condition `text` is made of neighbours"),
+        ({"text": tmp_path / "other"}, "no condition `text` uses neighbours"),
     ]:
         with pytest.raises(BundleError) as error:
             load(folder / "tiny.latentc", index=index)

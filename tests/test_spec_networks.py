@@ -59,7 +59,7 @@ def test_a_network_and_its_name_maps_come_from_another_spec(tmp_path: Path) -> N
     [
         (("extends: base.yaml", "extends: none.yaml"), "E0210", "no spec `none.yaml` was found"),
         (("variant: deep", "variant: wide"), "E0212", "unknown variant `wide`"),
-        (("extends: base.yaml", "extends: [base]"), "E0203", "the name or the path of a spec"),
+        (("extends: base.yaml", "extends: [base]"), "E0203", "the name or path of a spec"),
         (("extends: base.yaml", "extends: spec.yaml"), "E0211", "spec.yaml → "),
         (("extends: base.yaml, variant: deep", "extends: bare.yaml"), "E0210", "has no network `main`"),
         (("width: 4", "width: none"), "E0203", "networks.text.width"),

@@ -55,7 +55,7 @@ def test_the_wheel_works_without_the_repository(site: Path, tmp_path: Path) -> N
     assert Path(subprocess.check_output(where, cwd=tmp_path, env=env, text=True).strip()).is_relative_to(site)
     assert "digits_dit" in latentc(site, tmp_path, "specs")
     latentc(site, tmp_path, "init", "first")
-    assert latentc(site, tmp_path, "check", "first.yaml") == "first: the spec is sound\n"
+    assert latentc(site, tmp_path, "check", "first.yaml") == "first: no errors found\n"
     latentc(site, tmp_path, "emit", "first.yaml", "-o", "project")
     assert (tmp_path / "project/train.py").is_file()
     assert latentc(site, tmp_path, "explain", "E0203").startswith("# E0203")

@@ -28,9 +28,9 @@ def with_known_names(spec: Spec, weights: Iterable[Path], warn: Callable[[str], 
         return spec
     for source, names in _found(spec, weights):
         if len(names) != data.classes:
-            warn(f"{source} names {len(names)} classes, and the model has {data.classes}: they were left out")
+            warn(f"{source} names {len(names)} classes, but the model has {data.classes}: the names were left out")
         elif not all(map(is_name, names)):
-            warn(f"{source} holds a class name that is empty, too long or not plain text: they were left out")
+            warn(f"{source} holds a class name that is empty, too long or not plain text: the names were left out")
         else:
             return spec.model_copy(update={"data": data.model_copy(update={"class_names": tuple(names)})})
     return spec

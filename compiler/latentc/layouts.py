@@ -75,12 +75,14 @@ class Layouts:
         found = np.asarray(boxes, np.float64).reshape(-1, 4)[: self.most]
         if attributes is not None:
             if self.classes is None:
-                raise ValueError("attributes need the number of `classes` of objects")
+                raise ValueError("attributes need `classes`, the number of object classes")
             kinds = kinds + self.classes * np.asarray(attributes, np.int64).reshape(-1)[: self.most]
         if len(kinds) != len(found):
             raise ValueError(f"{len(kinds)} classes of {len(found)} boxes")
         if len(kinds) and not (kinds.min() >= 0 and kinds.max() < self.none):
-            raise ValueError(f"classes {kinds.min()} to {kinds.max()} of objects: tokens are 0 to {self.none - 1}")
+            raise ValueError(
+                f"object classes run from {kinds.min()} to {kinds.max()}, but tokens only from 0 to {self.none - 1}"
+            )
         order = np.arange(len(kinds)) if rng is None else rng.permutation(len(kinds))
         inside = [i for i in order if _overlap(found[i], crop) > 0]
         made: list[int] = []
@@ -97,7 +99,7 @@ class Layouts:
         """(classes i64[N], boxes f64[N, 4] or centres f64[N, 2], the crop) that a layout i64[L] tells."""
         every = [int(token) for token in np.asarray(tokens).reshape(-1)]
         if len(every) != self.length:
-            raise ValueError(f"{len(every)} tokens, and a layout has {self.length}")
+            raise ValueError(f"the objects need {len(every)} tokens, but a layout has {self.length}")
         crop = self._box(every[-2:]) if self.crop else WHOLE
         parts = [every[i : i + self.each] for i in range(0, self.most * self.each, self.each)]
         there = [part for part in parts if part[0] != self.none]

@@ -183,7 +183,7 @@ def _check_names(patterns: tuple[str, ...], paths: set[str], whose: str, span: S
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
             mend = f"weights have names such as `{nearest(pattern, paths) or min(paths)}`"
-            message = f"no weight of {whose} is called `{pattern}`"
+            message = f"no weight of {whose} is named `{pattern}`"
             raise DiagnosticError.of("E0305", message, span, help=mend)
 
 

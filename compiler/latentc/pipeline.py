@@ -135,7 +135,7 @@ def optimised(
     if after is not None and after not in names:
         guess = nearest(after, names)
         hint = f"; did you mean {guess!r}?" if guess else ""
-        raise ValueError(f"no pass is called {after!r}: there are {', '.join(names)}{hint}")
+        raise ValueError(f"no pass is called {after!r}; passes: {', '.join(names)}{hint}")
     module = prune(_for_inference(lowered, quantized=spec.optimize.quantize is not None))
     facts = dict(lowered.facts)
     for i, current in enumerate(passes):

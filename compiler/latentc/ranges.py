@@ -18,7 +18,7 @@ def numbers_from_text(text: str) -> list[int]:
             message = f"`{text}` is not a list of positive integers"
             raise DiagnosticError.of("E0701", message, help="write `50` or `50,250`")
         if len(part) > DIGITS:
-            message = f"{part} is too large: numbers of a list have at most {DIGITS} digits"
+            message = f"{part} is too large: numbers have at most {DIGITS} digits here"
             raise DiagnosticError.of("E0701", message, help="write a smaller one")
         if parts.count(part) > 1:
             raise DiagnosticError.of("E0701", f"`{text}` lists {part} twice", help="list each number once")

@@ -30,7 +30,7 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
     for name, content in project_files(lowered, spec).items():
         file = folder / name
         if not file.is_file() or file.read_bytes() != as_bytes(content):
-            message = f"{file} differs from what this spec emits: the folder contains another or a modified project"
+            message = f"{file} is not what this spec emits: the folder holds another project, or one that was modified"
             mend = f"train the existing project with `latentc train {folder}`, or choose another folder with -o"
             raise DiagnosticError.of("E0709", message, help=mend)
     return folder
@@ -54,7 +54,7 @@ def run_training(project: Path, arguments: Sequence[str], processes: int) -> Non
         raise
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        mend = f"its last lines above say why; run it yourself with `cd {project} && python train.py`"
+        mend = f"its last lines above say why; to run it yourself: `cd {project} && python train.py`"
         raise DiagnosticError.of("E0705", f"{project / 'train.py'} {how}", help=mend)
 
 

@@ -61,7 +61,9 @@ def open_bundle(path: str | os.PathLike[str], verify: bool = True) -> Bundle:
     E0611 a referenced file that is missing or has changed.
     """
     if not isinstance(path, str | os.PathLike):
-        raise BundleError("E0601", f"a bundle is the path of a folder, not {path!r}", "give the bundle's folder")
+        raise BundleError(
+            "E0601", f"a bundle is given by the path of its folder, not {path!r}", "give the bundle's folder"
+        )
     try:
         return _open(Path(path), verify)
     except OSError as error:

@@ -61,7 +61,7 @@ def _items(text: str) -> Iterator[tuple[str, bool]]:
         at = found.end()
         if not comma:
             return
-    raise RequestError(f"`{shown(text)}` is not a list of classes", 'put a comma after each name in quotes: "a, b",c')
+    raise RequestError(f"`{shown(text)}` is not a list of classes", 'put a comma after each quoted name: "a, b",c')
 
 
 def _range(text: str, first: int, last: int, count: int) -> range:
@@ -82,7 +82,9 @@ def class_from_name(name: str, names: Sequence[str]) -> int:
     found = whole.get(wanted) or synonyms.get(wanted) or ()
     if len(found) > 1:
         which = " or ".join(f"{number} ({names[number]})" for number in found)
-        raise RequestError(f"`{shown(name)}` is ambiguous: it is class {which}", "give the number or the whole name")
+        raise RequestError(
+            f"`{shown(name)}` is ambiguous: it could be class {which}", "give the number or the full name"
+        )
     if not found:
         raise RequestError(f"no class `{shown(name)}`", _alternatives(wanted, names))
     return found[0]

@@ -71,7 +71,7 @@ def classify(
     if label is None or not label.classes:
         raise BundleError("E0608", f"program `{name}` does not take a class", "classify with a class-conditional model")
     if given.shape[1:] != tuple(state.shape):
-        message = f"samples have the shape {list(given.shape[1:])}, not {list(state.shape)}"
+        message = f"samples have shape {list(given.shape[1:])}, not {list(state.shape)}"
         raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
     grid = next((c for c in pipe.manifest.conditions_of(entry) if c.name == GRID), None)
     candidates, first = _candidates(label, classes), _first_seed(seed)
@@ -130,7 +130,7 @@ def _candidates(label: Condition, classes: Sequence[int | str] | None) -> NDArra
     except RequestError as error:
         raise BundleError("E0608", error.message, error.help) from None
     if not len(found):
-        raise BundleError("E0608", "no classes to choose from", "name one or more, or leave `classes` out")
+        raise BundleError("E0608", "there are no classes to choose from", "name one or more, or leave `classes` out")
     return found.astype(np.int64)
 
 

@@ -130,7 +130,7 @@ def _with_classes(
     if not labels and len(indexed) == 1 and indexed[0] not in given:
         return {**given, indexed[0]: {"class": classes}}
     if not labels:
-        takes = "; ".join(map(described, conditions)) or "`count` says how many samples to make"
+        takes = "; ".join(map(described, conditions)) or "`count` must say how many samples to make"
         raise RequestError("samples of this program have no class", f"leave it out; {takes}")
     if len(labels) > 1:
         mend = f'name it: `conditions={{"{labels[0]}": …}}`'
@@ -138,7 +138,9 @@ def _with_classes(
     if labels[0] in given:
         raise RequestError(f"`classes` and the condition `{labels[0]}` are the same", "give one of them")
     if not isinstance(classes, str) and np.ndim(_numbers("classes", classes)) == 0:
-        raise RequestError(f"classes are a list of integers, not {classes!r}", "give one class per sample: [3, 3]")
+        raise RequestError(
+            f"`classes` must be a list of integers, not {classes!r}", "give one class per sample: [3, 3]"
+        )
     return {**given, labels[0]: classes}
 
 
@@ -152,7 +154,7 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
     mask = None
     if isinstance(given, Mapping):
         if condition.retrieved and _VALUE not in given:
-            message = f"`{condition.name}` is a query, and there is no index to search"
+            message = f"`{condition.name}` is a query, but there is no index to search"
             raise RequestError(message, f"write one with `latentc index`; {described(condition)}")
         if set(given) - {_VALUE, _MASK} or _VALUE not in given:
             raise RequestError(f"condition `{condition.name}` holds {', '.join(given)}", "give `value` and `mask`")
@@ -276,12 +278,12 @@ def _labels(condition: Condition, array: Array, most: int) -> Read:
         if rows.shape[1] != count:
             raise RequestError(f"`{name}` gives probabilities of {rows.shape[1]} classes, not {count}", mend)
         if not (rows >= 0).all() or (rows.sum(axis=1) > 1 + 1e-3).any():  # false for nan
-            raise RequestError(f"`{name}` holds a row that is not a distribution over classes", mend)
+            raise RequestError(f"`{name}` has a row that is not a probability distribution over classes", mend)
         return rows, np.ones((len(rows), 0), np.bool_), array.ndim == 1
     empty = array.ndim == 1 and array.size == 0
     if array.ndim > 1 or (array.dtype.kind not in "iu" and not empty):
         what = f"{array.dtype} of shape {list(array.shape)}"
-        raise RequestError(f"`{name}` is a list of integers, one per sample, not {what}", mend)
+        raise RequestError(f"`{name}` must be a list of integers, one per sample, not {what}", mend)
     labels = np.atleast_1d(array).astype(np.int64)
     outside = labels[(labels < 0) | (labels >= count)]
     if outside.size:
@@ -307,7 +309,7 @@ def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None, most: i
         _in_one_request(len(seeds), most)
     if count is not None:
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
-            raise RequestError(f"`count` is a number of samples, not {count!r}", "give 0 or more")
+            raise RequestError(f"`count` must be a number of samples, not {count!r}", "give 0 or more")
         return _in_one_request(int(count), most)
     several = [n for n in lengths if n != 1]
     if several:
@@ -346,7 +348,7 @@ def _seeds(seeds: ArrayLike, count: int) -> NDArray[np.uint64]:
     elif (
         isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence | np.ndarray) or np.ndim(_objects(seeds)) != 1
     ):
-        raise RequestError("seeds are an integer or a list of integers", mend)
+        raise RequestError("seeds must be an integer or a list of integers", mend)
     if len(values) != count:
         raise RequestError(f"{len(values)} seeds for {count} samples", mend)
     try:
@@ -373,7 +375,7 @@ def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
     values = _numbers(name, setting.value if asked is None else asked)
     if values.dtype.kind not in "iuf" or values.ndim > 1:
         what = f"{values.dtype} of shape {list(values.shape)}"
-        raise RequestError(f"`{name}` is a number or a list of them, not {what}", mend)
+        raise RequestError(f"`{name}` must be a number or a list of numbers, not {what}", mend)
     if values.ndim == 1 and len(values) != count:
         raise RequestError(f"{len(values)} values of `{name}` for {count} samples", mend)
     values = values.astype(np.float64)

@@ -55,7 +55,7 @@ def sample(
     steps = step.steps
     if plan is not None and (len(plan) != steps or not all(1 <= e <= len(stages) for e in plan)):
         message = f"a plan of {len(plan)} exits"
-        raise BundleError("E0608", message, f"give {steps} numbers of exits, 1 to {len(stages)}")
+        raise BundleError("E0608", message, f"give {steps} exit numbers from 1 to {len(stages)}")
     asked = check_request(pipe.manifest, pipe.program("sample"), classes, seeds, conditions, count=count)
     given, n = asked.given, len(asked)
     (state,) = (c.name for c in pipe.manifest.conditions_of(step) if c.name != "prediction")
@@ -98,6 +98,6 @@ def _programs(pipe: Pipeline) -> tuple[list[ProgramEntry], ProgramEntry]:
     held = {entry.name for entry in pipe.manifest.programs}
     if STEP not in held:
         mend = "compile them with `--set sampler.exit.dynamic=true`"
-        raise BundleError("E0609", "this bundle has no programs that leave the network early", mend)
+        raise BundleError("E0609", "this bundle has no programs with early exits", mend)
     names = [f"exit_{i}" for i in range(1, len(held) + 1) if f"exit_{i}" in held]
     return [pipe.program(name) for name in names], pipe.program(STEP)

@@ -75,9 +75,9 @@ def seed_words(seeds: Seeds) -> Words:
     words = np.zeros(len(values), np.uint64)
     for row, value in enumerate(values):
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-            raise ValueError(f"seeds are integers, and {value!r} is not")
+            raise ValueError(f"seeds must be integers, but {value!r} is not")
         if not 0 <= int(value) < 1 << 64:
-            raise ValueError(f"seeds are in [0, 2^64), and {value} is not")
+            raise ValueError(f"seeds must be in [0, 2^64), but {value} is not")
         words[row] = int(value)
     return words
 
@@ -111,7 +111,7 @@ def _draw(
     keys = seed_words(seeds)
     indices = np.atleast_1d(np.asarray(index, dtype=np.int64)).astype(np.uint64)
     if indices.size and int(indices.max()) > int(LOW):
-        raise ValueError("an index is in [0, 2^32)")
+        raise ValueError("an index must be in [0, 2^32)")
     size = math.prod(shape)
     # A row is one sample at one index.
     rows = indices.size * keys.size

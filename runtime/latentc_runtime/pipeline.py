@@ -72,12 +72,12 @@ def indexes_of(bundle: Bundle, index: Indexes = None) -> dict[str, Index]:
     elif not isinstance(index, Mapping):
         if len(wanted) != 1:
             mend = f"name them: {', '.join(wanted)}" if wanted else "leave it out"
-            raise BundleError("E0620", f"this bundle has {len(wanted)} conditions that an index is for", mend)
+            raise BundleError("E0620", f"this bundle has {len(wanted)} conditions that could use an index", mend)
         index = dict.fromkeys(wanted, index)
     found = {}
     for name, folder in index.items():
         if name not in wanted:
-            raise BundleError("E0620", f"no condition `{name}` is made of neighbours", f"known: {', '.join(wanted)}")
+            raise BundleError("E0620", f"no condition `{name}` uses neighbours", f"known: {', '.join(wanted)}")
         try:
             found[name] = open_index(Path(folder))
         except ValueError as error:
@@ -160,7 +160,7 @@ class Pipeline:
         """
         entry = self.program(program, steps)
         if settings is not None and not isinstance(settings, Mapping):
-            message = f"`settings` are numbers by name, not {type(settings).__name__}"
+            message = f"`settings` must be numbers by name, not {type(settings).__name__}"
             raise BundleError("E0608", message, 'give a mapping: settings={"NAME": 1.0}')
         short = {"guidance": guidance, "truncation": truncation}
         asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
@@ -185,7 +185,7 @@ class Pipeline:
         entry = request.entry
         count = len(request)
         if progress is not None and not callable(progress):
-            message = f"`progress` is called with (done, total), and {progress!r} is not a function"
+            message = f"`progress` must be a function of (done, total), not {progress!r}"
             raise BundleError("E0608", message, "give a function, such as `print`")
         size = _batch_size(count, entry, batch)
         starts = range(0, count, size)
@@ -299,7 +299,8 @@ class Pipeline:
             if result.shape != expected:
                 raise BundleError(
                     "E0607",
-                    f"the engine gave {one.name} of shape {list(result.shape)}, the manifest says {list(expected)}",
+                    f"the engine returned {one.name} of shape {list(result.shape)}, but the manifest says "
+                    f"{list(expected)}",
                     "compile the bundle again with `latentc compile`",
                 )
             made[one.name] = result
@@ -316,5 +317,5 @@ def _files(program: tuple[Statement, ...]) -> list[str]:
 
 def _batch_size(count: int, entry: ProgramEntry, batch: int | None) -> int:
     if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
-        raise BundleError("E0608", f"a batch has 1 or more samples, not {batch!r}", "leave `batch` out")
+        raise BundleError("E0608", f"a batch needs at least 1 sample, not {batch!r}", "leave `batch` out")
     return min(size for size in (max(count, 1), entry.max_batch, batch) if size is not None)

@@ -82,7 +82,7 @@ def program_entry(manifest: Manifest, name: str | None = None, steps: int | None
     raise BundleError(
         "E0609",
         f"`{name}` of this bundle runs in {counts} steps, not in {steps}",
-        f"ask for one of these, or compile another with `latentc compile SPEC --set sampler.steps={steps}`",
+        f"use one of these, or compile another with `latentc compile SPEC --set sampler.steps={steps}`",
     )
 
 
@@ -104,7 +104,7 @@ def check_request(
     """
     for what, given_values in (("conditions", conditions), ("settings", settings), ("noise", noise)):
         if given_values is not None and not isinstance(given_values, Mapping):
-            message = f"`{what}` are values by name, not {type(given_values).__name__}"
+            message = f"`{what}` must be values by name, not {type(given_values).__name__}"
             raise BundleError("E0608", message, f'give a mapping: {what}={{"NAME": …}}')
     if count is None and classes is None and not conditions and isinstance(seeds, int):
         count = _noise_count(entry, noise or {})
@@ -157,7 +157,9 @@ def _checked_noise(name: str, given: ArrayLike, count: int, entry: ProgramEntry)
         raise BundleError("E0610", f"noise `{name}` holds values that are not finite numbers", mend)
     low, high = row.bounds(source.parameters)
     if array.size and not low <= array.min() <= array.max() <= high:
-        message = f"noise `{name}` is {source.distribution}: its values lie in [{low:g}, {high:g}]"
+        message = (
+            f"noise `{name}` has the distribution {source.distribution}: its values must lie in [{low:g}, {high:g}]"
+        )
         raise BundleError("E0610", message, mend)
     return array
 

@@ -131,11 +131,11 @@ class Index:
     def _of_classes(self, condition: Condition, classes: ArrayLike) -> Array:
         """The query of a class, or of each of several."""
         if self.queries is None:
-            message = f"the index of `{condition.name}` does not know classes"
+            message = f"the index of `{condition.name}` was built without classes"
             raise RequestError(message, "give a query, or build the index from data with classes")
         numbers = _numbers(condition, classes)
         if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
-            raise RequestError(f"`class` of `{condition.name}` is an integer, or one per sample", "such as 3")
+            raise RequestError(f"`class` of `{condition.name}` must be an integer, or one per sample", "such as 3")
         outside = [int(c) for c in np.atleast_1d(numbers) if not 0 <= c < len(self.queries)]
         if outside:
             raise RequestError(f"no class {outside[0]}", f"classes of this index: 0 to {len(self.queries) - 1}")
@@ -196,7 +196,7 @@ def with_labels(
     """
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind not in "fiu":
-        raise ValueError(f"embeddings are numbers [N, D], not {vectors.dtype}{list(vectors.shape)}")
+        raise ValueError(f"embeddings must be numbers [N, D], not {vectors.dtype}{list(vectors.shape)}")
     if labels is not None and len(labels) != len(vectors):
         raise ValueError(f"{len(labels)} labels of {len(vectors)} embeddings")
     if labels is not None and queries is None and classes:
@@ -229,7 +229,7 @@ def open_index(folder: Path) -> Index:
             return with_labels(np.load(folder, mmap_mode="r", allow_pickle=False))
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         if about["format"] != _FORMAT or about["metric"] not in _METRICS:
-            raise ValueError("its about.json is of another version")
+            raise ValueError("its about.json has another version")
         arrays = {
             name: np.load(file, mmap_mode="r", allow_pickle=False)
             for name in ("vectors", "labels", "queries")

@@ -22,7 +22,9 @@ def tokens_from_text(text: str, field: Field, length: int) -> list[int]:
     before, behind = ([] if field.get(key) is None else [int(field[key])] for key in ("start", "end"))
     tokens = _tokens(text, field)[: max(0, length - len(before) - len(behind))]
     if outside := [token for token in tokens if not 0 <= token < field["classes"]]:
-        raise ValueError(f"token {outside[0]} is outside 0 to {field['classes'] - 1}: is it another tokenizer?")
+        raise ValueError(
+            f"token {outside[0]} is outside 0 to {field['classes'] - 1}: was it made by another tokenizer?"
+        )
     return [*before, *tokens, *behind]
 
 
@@ -31,8 +33,8 @@ def sample_from_text(text: str, field: Field, length: int) -> list[int]:
     tokens = tokens_from_text(text, field, length)
     missing = length - len(tokens)
     if missing and field.get("end") is None:
-        message = f"a text has {len(tokens)} tokens, and samples {length}"
-        raise ValueError(f"{message}: give the field `end`, the token that ends a text")
+        message = f"a text has {len(tokens)} tokens, but samples have {length}"
+        raise ValueError(f"{message}: set the field's `end`, the token that ends a text")
     return tokens + missing * [int(field["end"])] if missing else tokens
 
 
@@ -82,7 +84,7 @@ def _tokens(text: str, field: Field) -> list[int]:
             raise ValueError(f"the alphabet does not have the character {unknown[0]!r}")
         return [alphabet.index(character) for character in text]
     if not _bytes(field):
-        raise ValueError(f"text of {field['classes']} tokens needs a tokenizer: give the field `tokenizer`, its file")
+        raise ValueError(f"text of {field['classes']} tokens needs a tokenizer: set the field's `tokenizer`, a file")
     return list(text.encode())
 
 

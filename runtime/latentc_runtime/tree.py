@@ -76,8 +76,8 @@ def search(
     entry = pipe.program(None, steps)
     parts = _parts(entry, levels)
     if rollouts < 1 or not sharpness > 0:
-        message = f"a search of {rollouts} rollouts with a sharpness of {sharpness:g}"
-        raise BundleError("E0608", message, "give one rollout or more, and a sharpness above 0")
+        message = f"the search has {rollouts} rollouts and a sharpness of {sharpness:g}"
+        raise BundleError("E0608", message, "use at least one rollout, and a sharpness above 0")
     known = None if classes is None else np.atleast_1d(np.asarray(classes))
     trees = len(known) if known is not None else count or 1
     roots = [_Node() for _ in range(trees)]
@@ -185,7 +185,9 @@ def _parts(entry: ProgramEntry, levels: int) -> list[dict[str, range | None]]:
     random = [one for one in entry.inputs if isinstance(one.source, RandomSource)]
     stepwise = [one for one in random if one.rows is not None]
     if levels < 1 or (levels > 1 and not stepwise):
-        message = f"a tree of {levels} levels, of a sampler without noise in its steps" if levels > 1 else "no levels"
+        message = (
+            f"the tree has {levels} levels, but the sampler adds no noise in its steps" if levels > 1 else "no levels"
+        )
         mend = "compile a stochastic sampler (`sampler={kind: ddpm}`, or ddim with `eta: 1`), or search with levels=1"
         raise BundleError("E0608", message, mend)
     parts: list[dict[str, range | None]] = [{one.name: None for one in random if one.rows is None}]
@@ -220,7 +222,9 @@ def _rows(one: Input, seeds: NDArray[np.uint64], rows: range | None) -> Array:
     assert isinstance(source, RandomSource)
     if source.settings:
         raise BundleError(
-            "E0608", f"noise `{one.name}` depends on settings", "search with a sampler whose noise does not"
+            "E0608",
+            f"noise `{one.name}` depends on settings, which a search does not support",
+            "search with a sampler whose noise does not",
         )
     index = 0 if rows is None else list(rows)
     return np.asarray(draw(source.distribution, seeds, source.stream, one.sample_shape, index, **source.parameters))

@@ -251,7 +251,9 @@ class Checkpoints:
         if (set(content["averages"]), set(content["others"])) != (set(averages), set(others)):
             raise SystemExit(f"{path} was written with another setting of `ema`")
         if set(content["networks"]) != set(networks):
-            raise SystemExit(f"{path} is of another model: its networks are {', '.join(content['networks'])}")
+            raise SystemExit(
+                f"{path} belongs to another model, with networks {', '.join(content['networks'])}"
+            )
 
         def stored(kind: str, likes: dict[str, Tensor]) -> dict[str, Tensor]:
             if "files" in content:
@@ -265,7 +267,7 @@ class Checkpoints:
             states = parted(stored(kind, joined(likes)), list(held)) if held else {}
             for name, network in held.items():
                 if why := misfit(states[name], network):
-                    raise SystemExit(f"{path} is of another model: in {name}, {why}")
+                    raise SystemExit(f"{path} belongs to another model: in {name}, {why}")
                 network.load_state_dict(states[name])
         if _groups(content["optimizers"]) != _groups([o.state_dict() for o in optimizers]):
             raise SystemExit(f"{path} was written with another kind of optimizer")

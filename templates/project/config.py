@@ -22,7 +22,7 @@ def one_of(*words: str) -> Rule:
 
 
 def whole(least: int) -> Rule:
-    return f"an integer, at least {least}", lambda v: type(v) is int and v >= least
+    return f"an integer of at least {least}", lambda v: type(v) is int and v >= least
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Rule:
@@ -45,7 +45,7 @@ def or_null(rule: Rule) -> Rule:
 
 # region undecayed
 PATTERNS: Rule = (
-    "a list of patterns of weights' names",
+    "a list of patterns of weight names",
     lambda v: isinstance(v, list) and all(isinstance(pattern, str) for pattern in v),
 )
 # endregion
@@ -134,7 +134,7 @@ MEANINGS = {
     "train.loss_scaling": "loss scale in fp16; gradients are divided by it",
     # endregion
     "train.compile": "compile networks with torch.compile",
-    "train.recompute": "recompute blocks in the backward pass: less memory, more work",
+    "train.recompute": "recompute blocks in the backward pass: uses less memory but more computation",
     "train.parallel": "strategy for several processes",
     "train.seed": "seed of the initial weights, the noise and the data order",
     "train.checkpoint_every": "steps between checkpoints",
@@ -153,7 +153,7 @@ MEANINGS = {
     "data.crops": "cached views of each image: the centre, or ten crops",
     "data.rate": "sample rate of all files, in Hz",
     "data.split": "which split of the data",
-    "data.label": "suffix of the label file, or key in the .json",
+    "data.label": "factor of the cached latents",
     "data.moments": "contents of the second half of the cached channels",
     "data.scale": "factor of the cached latents",
     "data.latent_mean": "mean of the cached latents per channel",

@@ -86,7 +86,7 @@ def batches(
     train = config["train"]
     size = train["batch_size"]
     if size > samples.size:
-        raise SystemExit(f"batch_size: {size} samples per step, but the data has {samples.size}")
+        raise SystemExit(f"batch_size: {size} samples per step, but the data has only {samples.size}")
     workers = 0 if samples.source.in_memory else train["workers"]
     loader = DataLoader(
         samples,

@@ -61,7 +61,7 @@ def reconstructed(folder: Path, sigma_rel: float, step: int | None = None) -> di
     step = max(found)[0] if step is None else step
     stored = [own for own in found if own[0] <= step]
     if not stored or max(stored)[0] < step:
-        raise SystemExit(f"{folder} holds no average of step {step}: the last one is of {max(found)[0]}")
+        raise SystemExit(f"{folder} holds no average of step {step}; the last one is of step {max(found)[0]}")
     total: dict[str, Tensor] = {}
     for own, share in zip(stored, shares(stored, (step, sigma_rel)), strict=True):
         try:

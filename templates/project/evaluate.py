@@ -112,7 +112,7 @@ def real_samples(config: dict[str, Any]) -> Tensor:
     try:
         if "first_stage" in CALLED:
             if not hasattr(dataset, "pictures"):
-                raise ValueError("samples are decoded, and the data holds no images to compare with")
+                raise ValueError("samples are decoded, but the data holds no images to compare with")
             found = dataset.pictures(settings, REAL)
         else:
             source = dataset.open_dataset(settings)

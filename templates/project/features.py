@@ -128,7 +128,7 @@ def cached(
         return OfOneText(cache, source.size)
     found = PerToken(cache, mask) if packed else PerSample(cache)
     if found.size != source.size:
-        raise ValueError(f"{cache} is of {found.size:,} samples, and the data has {source.size:,}: delete it")
+        raise ValueError(f"{cache} has {found.size} samples, but the data has {source.size}: delete it")
     return found
 
 

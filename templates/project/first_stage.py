@@ -31,7 +31,7 @@ def load(stage: dict[str, Any], device: torch.device | None = None) -> nn.Module
 def _loaded(file: Path, device: torch.device) -> nn.Module:
     model, tensors = build_first_stage(), load_tensors(file)
     if why := misfit(tensors, model):
-        raise ValueError(f"{file} is of another autoencoder: {why}")
+        raise ValueError(f"{file} belongs to another autoencoder: {why}")
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False).to(device)
 

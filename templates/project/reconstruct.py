@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--sigma-rel", type=float, required=True, help="width of the average, over the steps")
     parser.add_argument(
-        "--step", type=int, help="the last step it covers, one of the stored; default: the last"
+        "--step", type=int, help="the last step it covers, one of those stored; default: the last"
     )
     parser.add_argument(
         "--snapshots", type=Path, default=Path("runs/train/snapshots"), help="the stored averages"

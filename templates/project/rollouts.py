@@ -57,7 +57,7 @@ def saved(settings: dict[str, Any], device: torch.device) -> Score:
         if found.ndim == 1:
             return found
         if "class" not in conditions:
-            raise SystemExit(f"rewards: {file} returns {list(found.shape)}, and no class was asked for")
+            raise SystemExit(f"rewards: {file} returns {list(found.shape)}, but no class was requested")
         own = found.log_softmax(1).gather(1, conditions["class"].long()[:, None])[:, 0]
         return own if settings["of"] == "log_probability" else own.exp()
 

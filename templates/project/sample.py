@@ -91,13 +91,11 @@ def program_of(name: str | None = None, steps: int | None = None) -> Any:
         raise SystemExit("the spec names no sampler")
     name = next(iter(PROGRAMS)) if name is None else name
     if name not in PROGRAMS:
-        raise SystemExit(f"--program: this project holds {', '.join(PROGRAMS)}")
+        raise SystemExit(f"--program: this project has {', '.join(PROGRAMS)}")
     held = PROGRAMS[name]
     steps = next(iter(held)) if steps is None else steps
     if steps not in held:
-        raise SystemExit(
-            f"--steps: this project holds {', '.join(map(str, held))}; emit it again for {steps}"
-        )
+        raise SystemExit(f"--steps: this project has {', '.join(map(str, held))}; emit it again for {steps}")
     return held[steps]
 
 
@@ -202,7 +200,7 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
         states = {"main": tensors}
     for name, network in networks.items():
         if why := misfit(states.get(name, {}), network):
-            raise SystemExit(f"{file} is of another model: {why}")
+            raise SystemExit(f"{file} belongs to another model: {why}")
         network.load_state_dict(states[name])
     networks = {name: network.to(device).eval() for name, network in networks.items()}
     return with_first_stage(networks, config, device)
@@ -262,7 +260,7 @@ def condition_of(name: str, file: str) -> Any:
     try:
         content = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"--given {name}: {file} is no .npy or .npz file of arrays: {error}") from None
+        raise SystemExit(f"--given {name}: {file} is not a .npy or .npz file of arrays: {error}") from None
     if isinstance(content, np.ndarray):
         return content
     if "value" in content:
@@ -270,7 +268,7 @@ def condition_of(name: str, file: str) -> Any:
     if content.files in (["query"], ["class"]):  # of neighbours
         return dict(content)
     if name not in content and len(content.files) != 1:
-        raise SystemExit(f"--given {name}: {file} holds {', '.join(content.files)}; which is it?")
+        raise SystemExit(f"--given {name}: {file} has no array {name}; it holds {', '.join(content.files)}")
     return content[name if name in content else content.files[0]]
 
 

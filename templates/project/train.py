@@ -321,10 +321,10 @@ def check(config: dict[str, Any], run: Run) -> None:
     share = run.world * train["accumulate"] * reference
     if train["batch_size"] % share:
         size, factors = train["batch_size"], "processes x accumulate" + " x reference" * (reference > 1)
-        raise SystemExit(f"batch_size: {size} does not divide by {factors} = {share}")
+        raise SystemExit(f"batch_size: {size} is not divisible by {factors} = {share}")
     rounds = config.get("rounds", {}).get("count", 1)
     if train["steps"] < rounds:
-        raise SystemExit(f"steps: {train['steps']} is less than one for each of {rounds} rounds")
+        raise SystemExit(f"steps: {train['steps']} is too few: each of {rounds} rounds needs a step")
 
 
 def main() -> None:
@@ -338,13 +338,15 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     out = Path(train["out"])
     if out.exists() and not out.is_dir():
-        raise SystemExit(f"--out: {out} is a file; name a folder")
+        raise SystemExit(f"--out: {out} is a file, not a folder")
     if run.main:
         sweep(out)
     checkpoints = Checkpoints(out, train["keep"])
     found = run.agreed(bool(checkpoints.all()))
     if found and not train["resume"]:
-        raise SystemExit(f"{out} holds checkpoints: `--resume true` goes on, `--out` starts elsewhere")
+        raise SystemExit(
+            f"{out} already holds checkpoints: `--resume true` continues, `--out` starts elsewhere"
+        )
     dataset = open_data(config)
     indexes = getattr(dataset.source, "indexes", {})  # where neighbours are searched, by condition
 
@@ -475,7 +477,7 @@ def main() -> None:
             for name in dict.fromkeys(update.metrics[0] for update in metrics):
                 value = values[name]
                 if not math.isfinite(value):
-                    raise SystemExit(f"the {name} is {value} at step {step}; {out} holds what was before")
+                    raise SystemExit(f"the {name} is {value} at step {step}; {out} keeps the state before it")
         stop = run.should_stop(step)
         if step % train["checkpoint_every"] == 0 or step == train["steps"] or stop:
             checkpoints.save(step, networks, averages, others, list(optimizers.values()), config, run)
@@ -499,7 +501,7 @@ def main() -> None:
                 writer.add_scalar(f"evaluate/{name}", value, step)
         if stop:
             if run.main:
-                print(f"\nstopped at step {step}; saved. `--resume true` goes on.")
+                print(f"\nstopped at step {step} and saved. `--resume true` continues.")
             break
     bar.close()
     if writer:

@@ -58,7 +58,7 @@ def test_specs(latentc: Run) -> None:
 
 
 def test_check(latentc: Run, tiny: Any) -> None:
-    assert latentc("check", tiny.spec).out == "tiny: the spec is sound\n"
+    assert latentc("check", tiny.spec).out == "tiny: no errors found\n"
     assert json.loads(latentc("check", "dit", "-v", "S/2", "--json").out) == {
         "ok": True,
         "name": "dit",
@@ -91,7 +91,7 @@ def test_explain(latentc: Run, code: str) -> None:
 
 def test_init_asks_nothing(latentc: Run) -> None:
     assert latentc("init").status == 0
-    assert latentc("check", "my-model.yaml").out == "my-model: the spec is sound\n"
+    assert latentc("check", "my-model.yaml").out == "my-model: no errors found\n"
     spec = load_spec("my-model.yaml")
     assert spec.data.kind == "digits" and spec.name == "my-model"
     assert latentc("init", "mine.yaml").status == 0
@@ -102,7 +102,7 @@ def test_init_asks_nothing(latentc: Run) -> None:
 def test_init_from_any_system(latentc: Run, system: str) -> None:
     """Its small form for digits where there is one, the system itself with its data's path elsewhere."""
     assert latentc("init", "one", "--from", system).status == 0
-    assert latentc("check", "one.yaml").out == "one: the spec is sound\n"
+    assert latentc("check", "one.yaml").out == "one: no errors found\n"
     small = f"digits_{system}" in shipped_specs()
     assert ("extends: " + system in Path("one.yaml").read_text()) != small
     kind = load_spec("one.yaml").data.kind

@@ -120,5 +120,5 @@ def test_two_processes_teach_and_resume_bit_equal(project: Path, parallel: str) 
 
 def test_what_training_refuses(project: Path) -> None:
     new = ["--out", "runs/refused"]
-    refused(project, "train.py", [*TEACHER, *new, "--steps", "2"], "2 is less than one for each of 3 rounds")
+    refused(project, "train.py", [*TEACHER, *new, "--steps", "2"], "2 is too few: each of 3 rounds needs a step")
     refused(project, "train.py", ["--roles.teacher.pretrained", "none", *new], "there is no file none")

@@ -166,8 +166,8 @@ def test_samples_and_refusals(project: Path) -> None:
         ("train.py", ["--out", "runs/short"], "holds checkpoints"),
         ("train.py", ["--stepz", "3"], "no such setting"),
         ("train.py", [*DIVERGES, "--out", "runs/nan"], "the loss is nan at step 4"),
-        ("train.py", ["--batch_size", "15", "--accumulate", "2"], "does not divide"),
-        ("train.py", ["--steps", "ten"], "an integer, at least 1"),
+        ("train.py", ["--batch_size", "15", "--accumulate", "2"], "is not divisible"),
+        ("train.py", ["--steps", "ten"], "an integer of at least 1"),
         ("train.py", ["--steps", "{"], "not a YAML value"),
         ("train.py", ["--parallel", "DDP"], "one of none, ddp, fsdp"),  # else each process would train alone
         ("train.py", ["--precision", "bf61"], "one of fp32, bf16"),

@@ -139,9 +139,9 @@ def test_a_foreign_checkpoint_is_refused(project: Path) -> None:
     spec = load_spec("digits_dit", overrides=[*TINY["digits_dit"], "backbone.width=32"])
     project_from_lowered(lower(spec), spec, wide)
     said = refusal(wide, *FLAGS, "--out", str(project / "whole"), "--resume", "true")
-    assert "is of another model: in main, its " in said and "[16, 256], not [32, 256]" in said
+    assert "belongs to another model: in main, its " in said and "[16, 256], not [32, 256]" in said
     weights = ["--weights", str(project / "whole/weights.safetensors")]
-    assert "is of another model" in refusal(wide, *weights, script="sample.py")
+    assert "belongs to another model" in refusal(wide, *weights, script="sample.py")
     other = project.parent / "other"
     spec = load_spec("digits_dit", overrides=[*TINY["digits_dit"], "train.optimizer={kind: sgd}"])
     project_from_lowered(lower(spec), spec, other)
@@ -179,7 +179,7 @@ def test_a_full_disk_at_a_later_checkpoint_keeps_the_earlier(project: Path) -> N
 
 def test_a_place_that_cannot_be_written_is_told(project: Path) -> None:
     (project / "file").write_text("words")
-    assert "--out: file is a file; name a folder" in refusal(project, "--out", "file")
+    assert "--out: file is a file, not a folder" in refusal(project, "--out", "file")
     assert "Not a directory; choose another folder with --out" in refusal(project, "--out", "file/run")
     (project / "theirs").mkdir(mode=0o555)
     said = refusal(project, *FLAGS, "--out", "theirs/run", preexec_fn=bound_by_permissions)

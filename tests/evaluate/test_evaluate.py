@@ -242,7 +242,7 @@ def test_a_folder_of_images_is_a_reference(tmp_path: Path, digits: tuple[np.ndar
         (["--reference", "nothing"], "E0401", "nothing"),
         (["--reference", "image_folder"], "E0722", "image_folder"),
         (["--reference", "empty.npz"], "E0722", "neither pictures nor statistics"),
-        (["--reference", "shape.npz"], "E0720", "these samples are array"),
+        (["--reference", "shape.npz"], "E0720", "but the samples are array"),
         (["--reference", "stats.npz"], "E0722", "statistics"),
         (["--reference", "stats.npz", "--features", "digits"], "E0722", "statistics of 3 features"),
         (["--classifier", "principal"], "E0721", "not a classifier"),

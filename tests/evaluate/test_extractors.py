@@ -182,7 +182,7 @@ def test_files_that_hold_something_else(tmp_path: Path, monkeypatch: pytest.Monk
         "dinov2=code.pth": "not a TorchScript file",
         "clip=text.onnx": "not an ONNX network",
         "unknown.yaml": "size",
-        "nameless.yaml": "does not name the network",
+        "nameless.yaml": "does not name a network file",
         "broken.yaml": "describes no extractor",
         "vgg=other.pth": "no features called `vgg`",
     }.items():

@@ -117,7 +117,7 @@ def test_what_cannot_be_computed_is_said() -> None:
     statistics = Reference("stats.npz", moments(theirs))
     found, missing = figures_of(Compared(ours, statistics), FIGURES)
     assert set(found) == {"fid"} and set(missing) == {*FIGURES} - {"fid"}
-    assert "statistics only" in missing["recall"] and "--classifier" not in missing["accuracy"]
+    assert "only statistics" in missing["recall"] and "--classifier" not in missing["accuracy"]
     assert "no labels" in missing["accuracy"] and "--training" in missing["nearest"]
 
 

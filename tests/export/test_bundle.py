@@ -207,7 +207,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticError, match=r"E0410.*lack main\.blocks\.1\.attn\.qkv\.weight"):
         make(lowered, spec, lacking, tmp_path / "b")
     wrong = {**weights, "blocks.1.attn.qkv.weight": weights["blocks.1.attn.proj.weight"]}
-    with pytest.raises(DiagnosticError, match=r"E0410.*wants \[96, 32\]"):
+    with pytest.raises(DiagnosticError, match=r"E0410.*needs \[96, 32\]"):
         make(lowered, spec, wrong, tmp_path / "b")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors"]
 

@@ -67,7 +67,7 @@ def test_merged_layers_are_counted(tmp_path):
 
 
 def test_an_attention_that_was_written_out_is_refused(tmp_path):
-    with pytest.raises(DiagnosticError, match=r"E0509.*of 2 attentions, only 0 became one operator"):
+    with pytest.raises(DiagnosticError, match=r"E0509.*only 0 of 2 attentions became one operator"):
         compiled(tmp_path / "b", *DIT, change=lambda module: decompose(module, ("attention",)))
     assert not list(tmp_path.iterdir())
 

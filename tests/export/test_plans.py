@@ -172,7 +172,7 @@ def test_too_many_sorted_tokens_are_refused_before_the_build(tmp_path: Path) -> 
 
 def test_a_dying_builder_and_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = {
-        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": ("E0504", "enough memory"),
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": ("E0504", "too little memory"),
         "import json; print(json.dumps({'error': 'missing', 'message': 'No module'}))": ("E0505", "tensorrt_rtx"),
     }
     start = subprocess.Popen
@@ -233,7 +233,7 @@ def test_a_build_that_is_killed_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     """As the system does it where memory runs out."""
     monkeypatch.setattr(Killed, "after", seconds)
     monkeypatch.setattr(plans.subprocess, "Popen", Killed)
-    with pytest.raises(DiagnosticError, match=r"E0504.*was killed: is there enough memory"):
+    with pytest.raises(DiagnosticError, match=r"E0504.*was killed: perhaps there is too little memory"):
         compiled(tmp_path, (*DIT, "sampler.steps=8"), form="unroll")
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
     assert not plan_cache.folder_of("plans").exists()
@@ -326,7 +326,7 @@ def test_timings_are_kept_from_build_to_build(tensorrt: Any, tmp_path: Path) -> 
 
 
 def test_tensorrt_builds_for_the_gpu_that_is_there(tensorrt: Any, tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticError, match=r"E0505.*for the GPU that is there, sm89, not for sm120"):
+    with pytest.raises(DiagnosticError, match=r"E0505.*for the GPU of this machine, sm89, not for sm120"):
         compiled(tmp_path, DIT, *TENSORRT, "target.capabilities=[sm120]", form="loop")
 
 

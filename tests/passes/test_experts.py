@@ -81,7 +81,7 @@ def test_which_form_an_engine_gets():
     dense = (["target.engine=openvino"], ["target.precision=fp16"], ["optimize.experts=dense"])
     assert not any({"expert", "experts"} & ops(*overrides) for overrides in dense)
     assert "expert" not in ops("optimize.quantize={scheme: int8_weights}")
-    with pytest.raises(DiagnosticError, match=r"E0305.*does not take sparse experts"):
+    with pytest.raises(DiagnosticError, match=r"E0305.*does not support sparse experts"):
         ops("target.engine=openvino", "optimize.experts=sparse")
 
 

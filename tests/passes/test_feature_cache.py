@@ -174,9 +174,9 @@ def test_what_cannot_be() -> None:
     for blocks in ((0, 4), (-1, 2), (2, 2), (3, 3)):
         with pytest.raises(ValueError, match="has 3 layers, 0 to 2"):
             cache(sampler(), "main", blocks, every(2))
-    with pytest.raises(ValueError, match="no part 'attn': it has none"):
+    with pytest.raises(ValueError, match="no part 'attn'; it has none"):
         cache(sampler(), "main", (0, 2), every(2), ["attn"])
-    with pytest.raises(DiagnosticError, match=r"E0311.*no part 'mixer': it has attn, mlp"):
+    with pytest.raises(DiagnosticError, match=r"E0311.*no part 'mixer'; it has attn, mlp"):
         api.check("digits_dit", None, [CACHE.format("0, 2", 2), "optimize.cache.parts=[mixer]"])
     with pytest.raises(DiagnosticError, match=r"E0311.*\[1, 5\) are out of range: network `main` has 4 blocks, 0 to 3"):
         api.check("digits_dit", None, [CACHE.format("1, 5", 2)])

@@ -43,7 +43,7 @@ def test_texts_mix_names_and_numbers(text, found):
 @pytest.mark.parametrize(
     ("text", "message", "help"),
     [
-        ("crane", "ambiguous: it is class 3 (crane) or 4 (crane)", "number"),
+        ("crane", "ambiguous: it could be class 3 (crane) or 4 (crane)", "number"),
         ("goldn retriever", "no class `goldn retriever`", "`golden retriever` (1)"),
         ("retriever", "no class", "`golden retriever` (1) or `Labrador retriever` (2)"),
         ("xyz", "no class `xyz`", "0 to 9: tench, golden retriever, Labrador retriever, …"),

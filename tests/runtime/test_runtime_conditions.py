@@ -181,7 +181,10 @@ def test_noise_of_any_distribution(pipe):
     assert made["k"].dtype == np.int64 and set(made) == {"z", "k"}
     want = pipe.sample([0, 1, 2], [5, 6, 7], conditions=given)
     np.testing.assert_array_equal(pipe.sample([0, 1, 2], conditions=given, noise=made), want)
-    for k, message in ((made["k"] + 7, r"integers: its values lie in \[0, 6\]"), (made["k"] / 2, "not an integer one")):
+    for k, message in (
+        (made["k"] + 7, r"integers: its values must lie in \[0, 6\]"),
+        (made["k"] / 2, "not an integer one"),
+    ):
         with pytest.raises(BundleError, match=message) as raised:
             pipe.sample([0, 1, 2], conditions=given, noise={"k": k})
         assert raised.value.code == "E0610" and raised.value.help
@@ -206,11 +209,11 @@ BAD = [
     ({"text": {"value": PADDED, "mask": [[1]]}}, r"mask of `text` has shape \[1, 1\]", "5"),
     ({"classes": [0, 1, 3]}, "no class 3", "0 to 2"),
     ({"classes": [[0.5, 0.5]] * 3}, "probabilities of 2 classes, not 3", "class"),
-    ({"classes": [[0.5, 0.6, 0.0]] * 3}, "not a distribution", "class"),
-    ({"classes": [[1.5, -0.5, 0.0]] * 3}, "not a distribution", "class"),
+    ({"classes": [[0.5, 0.6, 0.0]] * 3}, "not a probability distribution", "class"),
+    ({"classes": [[1.5, -0.5, 0.0]] * 3}, "not a probability distribution", "class"),
     ({"class": [0, 1, 2]}, "are the same", "one of them"),
     ({"count": 2}, "3 values of `class` for 2 samples", "one per sample"),
-    ({"count": True}, "`count` is a number of samples", "0 or more"),
+    ({"count": True}, "`count` must be a number of samples", "0 or more"),
     ({"settings": {"heat": 1}}, "no setting `heat`", "`temperature`, above 0, default 0.5"),
     ({"settings": {"temperature": 0}}, "`temperature` 0 is out of range", "above 0"),
     ({"settings": {"strength": 1.5}}, "`strength` 1.5 is out of range", "from 0 to 1, default 1"),

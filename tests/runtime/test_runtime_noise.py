@@ -113,7 +113,7 @@ def test_uniforms_are_uniform_and_open():
 
 @pytest.mark.parametrize("seeds", [[-1], [2**64], [1.5], [True], ["a"], [[1]]])
 def test_seeds_outside_their_range_are_refused(seeds):
-    with pytest.raises(ValueError, match="seeds are"):
+    with pytest.raises(ValueError, match="seeds must be"):
         noise.normals(seeds, "x", (1,))
 
 

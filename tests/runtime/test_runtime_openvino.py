@@ -224,7 +224,7 @@ def test_missing_weights_are_refused(tmp_path):
 def test_other_inputs_than_the_graph_has_are_refused(tmp_path):
     tiny.host_bundle(tmp_path / "bundle")
     engine = open_backend("cpu", 1, "openvino").engine(tmp_path / "bundle" / "step.onnx", {})
-    with pytest.raises(BundleError, match=r"E0607.*the manifest has it take"):
+    with pytest.raises(BundleError, match=r"E0607.*the manifest says it takes"):
         engine.run({"x": np.zeros((1, *tiny.SHAPE))}, ["next"])
     feed = {"x": np.zeros((1, 7, 7, 7)), "y": [0], "w": [0], "a": 1, "noise": np.zeros((1, 7, 7, 7))}
     with pytest.raises(BundleError, match=r"E0607.*step.onnx failed"):

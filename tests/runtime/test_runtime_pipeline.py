@@ -221,10 +221,10 @@ BAD = [
     ({"classes": range(10**13)}, "E0608", "10000000000000 samples in one request"),
     ({"seeds": range(10**13)}, "E0608", "10000000000000 samples in one request"),
     ({"count": 10**13}, "E0608", "10000000000000 samples in one request"),
-    ({"noise": [1]}, "E0608", "`noise` are values by name"),
-    ({"settings": 3}, "E0608", "`settings` are numbers by name"),
-    ({"conditions": 3}, "E0608", "`conditions` are values by name"),
-    ({"progress": 3}, "E0608", "is not a function"),
+    ({"noise": [1]}, "E0608", "`noise` must be values by name"),
+    ({"settings": 3}, "E0608", "`settings` must be numbers by name"),
+    ({"conditions": 3}, "E0608", "`conditions` must be values by name"),
+    ({"progress": 3}, "E0608", "must be a function"),
     ({"batch": 0}, "E0608", "batch"),
     ({"batch": 1.5}, "E0608", "batch"),
     ({"steps": 50}, "E0609", "3 steps"),
@@ -303,7 +303,7 @@ def test_engine_failures_are_told(tmp_path):
 
     cases = [
         (lambda: with_(replace(call, inputs={"x": "out"})), "step.onnx takes"),
-        (lambda: with_(replace(call, outputs={"x_next": "nothing"})), "give \\['nothing'\\]"),
+        (lambda: with_(replace(call, outputs={"x_next": "nothing"})), "returns \\['nothing'\\]"),
         (lambda: with_(replace(call, inputs=call.inputs | {"a": "out", "x": "a"})), "step.onnx failed"),
         (
             lambda: with_(
@@ -330,7 +330,7 @@ def test_fractions_do_not_become_whole_numbers(tmp_path):
     call = replace(call, inputs=call.inputs | {"y": "a"})
     loop = replace(entry.program[0], body=(call,))
     write_manifest(path, replace(manifest, programs=(replace(entry, program=(loop,)),)))
-    with pytest.raises(BundleError, match="takes int64 and got float64"):
+    with pytest.raises(BundleError, match="takes int64, but got float64"):
         open_(path).sample([0])
 
 
@@ -346,7 +346,7 @@ def test_warming_up_runs_every_engine_once_for_a_batch(form, tmp_path, monkeypat
     load(path, device="cpu", threads=1, batch=2)
     assert runs == [(name, 2)]
     for batch in (0, "2", True):
-        with pytest.raises(BundleError, match=r"E0608.*a batch has 1 or more samples"):
+        with pytest.raises(BundleError, match=r"E0608.*a batch needs at least 1 sample"):
             pipe.warm_up(batch)
     with pytest.raises(BundleError, match="E0609"):
         pipe.warm_up(1, steps=77)

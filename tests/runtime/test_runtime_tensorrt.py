@@ -217,7 +217,7 @@ def test_a_plan_without_weights_is_filled(cuda: FakeCuda, tmp_path: Path) -> Non
     _, engine = engine_of(tmp_path, name="tensorrt", stripped=True)
     assert filled == [engine.engine]
     (tmp_path / PLAN.file).write_bytes(b"other")
-    with pytest.raises(BundleError, match=r"cannot be filled with the weights of step.onnx: it lacks main.w"):
+    with pytest.raises(BundleError, match=r"the weights of step.onnx cannot be put into .*: it lacks main.w"):
         engine_of(tmp_path, name="tensorrt", stripped=True)
 
 
@@ -233,17 +233,17 @@ def test_the_profile_that_takes_the_batch(cuda: FakeCuda, tmp_path: Path) -> Non
 
 
 MISFITS = [
-    ({"capability": (12, 0)}, {}, "for sm89 and this GPU is sm120", "target.capabilities=[sm120]"),
-    ({"capability": (9, 0)}, {}, "for sm89 and this GPU is sm90", "TensorRT-RTX 1.7.1.116 does not support sm90"),
+    ({"capability": (12, 0)}, {}, "for sm89, but this GPU is sm120", "target.capabilities=[sm120]"),
+    ({"capability": (9, 0)}, {}, "for sm89, but this GPU is sm90", "TensorRT-RTX 1.7.1.116 does not support sm90"),
     (
         {"version": "1.8.0.1"},
         {},
-        "1.7.1.116 and 1.8.0.1 is installed",
+        "1.7.1.116, but 1.8.0.1 is installed",
         "pip install --no-build-isolation tensorrt-rtx==",
     ),
     ({"version": "2.0.0"}, {"version_compatible": True}, "2.0.0 is installed", "tensorrt-rtx==1.7.1.116"),
     ({"version": "1.7.0"}, {"version_compatible": True}, "1.7.0 is installed", "tensorrt-rtx==1.7.1.116"),
-    ({}, {"driver": "13.2"}, "driver for CUDA 13.2 and this one is for 13.1", "update the NVIDIA driver"),
+    ({}, {"driver": "13.2"}, "driver for CUDA 13.2, but this one is for 13.1", "update the NVIDIA driver"),
     ({"capability": (7, 5)}, {"hardware_compatible": True}, "this GPU is sm75", "does not support sm75"),
 ]
 
@@ -260,7 +260,7 @@ def test_what_does_not_fit_this_machine_is_named(cuda: FakeCuda, machine: Any, p
     with pytest.raises(BundleError) as caught:
         open_backend("tensorrt", engine="tensorrt-rtx", plans=plans)
     assert caught.value.code == "E0613" and what in caught.value.message and mend in str(caught.value.help)
-    with pytest.warns(UserWarning, match="ONNX Runtime runs the bundle: the plans do not fit"):
+    with pytest.warns(UserWarning, match="ONNX Runtime runs the bundle instead: the plans do not fit"):
         assert open_backend("auto", engine="tensorrt-rtx", plans=plans).device == "cpu"
 
 
@@ -271,7 +271,7 @@ def test_the_plan_that_fits_best_is_told_of(cuda: FakeCuda) -> None:
         open_backend("tensorrt", engine="tensorrt-rtx", plans=plans)
     assert (
         caught.value.message
-        == "the plans do not fit: they were made by tensorrt-rtx 1.7.1.116 and 1.8.0.1 is installed"
+        == "the plans do not fit: they were made by tensorrt-rtx 1.7.1.116, but 1.8.0.1 is installed"
     )
 
 
@@ -293,7 +293,7 @@ def test_a_driver_that_is_too_old(cuda: FakeCuda) -> None:
     cuda.versions["driver"] = 12080
     with pytest.raises(BundleError) as caught:
         open_backend("tensorrt", engine="tensorrt-rtx", plans=[PLAN])
-    assert "the driver is for CUDA 12.8 and cuda-python for 13.0" in caught.value.message
+    assert "the driver supports CUDA 12.8, but cuda-python needs 13.0" in caught.value.message
     assert "update the NVIDIA driver" in str(caught.value.help)
 
 

@@ -34,7 +34,7 @@ def test_texts_end_and_are_filled_up() -> None:
     assert text_from_tokens([0xC3, 0xA9, 256, 65], utf8) == "é"
     with pytest.raises(ValueError, match="does not have the character 'c'"):
         tokens_from_text("abc", LETTERS, 9)
-    with pytest.raises(ValueError, match="give the field `end`"):
+    with pytest.raises(ValueError, match="set the field's `end`"):
         sample_from_text("ab", {"classes": 3, "alphabet": "abc"}, 3)
     with pytest.raises(ValueError, match="needs a tokenizer"):
         tokens_from_text("ab", {"classes": 50_000}, 3)
@@ -120,7 +120,7 @@ def test_texts_in_a_row_are_cut_into_blocks(tmp_path: Path) -> None:
     # "ab.", " b." and " abb.", without the last three of these tokens
     assert blocks["tokens"].tolist() == [[0, 1, 3, 2], [1, 3, 2, 0]]
     assert blocks["y"].tolist() == [0, 1]
-    with pytest.raises(ValueError, match="have 11 tokens, and a block 16"):
+    with pytest.raises(ValueError, match="have 11 tokens, too few for one block of 16"):
         open_dataset({**settings, "fields": {"tokens": {**FIELD, "shape": [16]}, "y": LABEL}})
 
 
@@ -128,7 +128,7 @@ def test_texts_in_a_row_are_cut_into_blocks(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("label,text\n", "holds no rows"),
-        ("label,body\n0,ab\n", "no column `tokens` for the field `tokens`; it has label, body"),
+        ("label,body\n0,ab\n", "no column `tokens` for the field `tokens`; columns: label, body"),
         ("label,text\n0,abc\n", "does not have the character"),
         ("label,text\n5,ab\n", "the model has 2"),
     ],

@@ -71,13 +71,13 @@ def test_tree_sampling_draws_from_the_tilted_density() -> None:
 
 def test_what_is_refused() -> None:
     deterministic: Any = Fake(stochastic=False)
-    with pytest.raises(BundleError, match="without noise in its steps"):
+    with pytest.raises(BundleError, match="adds no noise in its steps"):
         tree.search(deterministic, value, count=1)
     pipe: Any = Fake()
     with pytest.raises(BundleError, match="the reward of 2 samples"):
         tree.search(pipe, lambda samples, classes: 1.0, count=2)
     for wrong in ({"rollouts": 0}, {"sharpness": 0.0}):
-        with pytest.raises(BundleError, match="rollouts with a sharpness"):
+        with pytest.raises(BundleError, match="rollouts and a sharpness"):
             tree.search(pipe, value, count=1, **wrong)
 
 

@@ -117,8 +117,8 @@ def test_accumulated_gradients_of_fsdp_are_whole() -> None:
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ("gpus=8", "names 0 accelerators"),
-        ("gpus=8,h100,a100", "names 2 accelerators"),
+        ("gpus=8", "must name one accelerator, not 0"),
+        ("gpus=8,h100,a100", "must name one accelerator, not 2"),
         ("gpus=8,h10", "no such accelerator: 'h10'"),
         ("gpu=8,h100", "no such setting: 'gpu'"),
         ("gpus=0,h100", "gpus=0: expected the number of accelerators"),
@@ -156,7 +156,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert data["layouts"]["fsdp"]["fixed"] == pytest.approx(sum(data["layouts"]["fsdp"]["memory"].values()))
     assert run(["show", "digits_dit", "--plan", "gpus=3,l40s"]) == 0
     said = capsys.readouterr().out
-    assert "does not divide by 3" in said
+    assert "is not divisible by 3" in said
     assert "train.parallel is none" in said
 
 

@@ -414,7 +414,7 @@ def test_unmatched_missing_and_doubly_mapped_names() -> None:
     flat = [{"from": "x", "to": "y", "ops": [{"reshape": {}}]}]
     assert import_weights({"x": one}, flat, {"y": ([4], "f32")})["y"].shape == (4,)
     assert "needs `from`" in failure(lambda: export_weights({"y": one}, flat))
-    assert "gives already" in failure(lambda: export_weights({"x": one}, rename, constants={"a": one}))
+    assert "already provides" in failure(lambda: export_weights({"x": one}, rename, constants={"a": one}))
 
 
 @pytest.mark.parametrize(
@@ -508,11 +508,11 @@ def test_placeholders() -> None:
         ({"from": "a", "to": "b", "ops": [{"scale": 2, "only": 1}]}, "`only` must list places in 0..0"),
         ({"from": "a", "to": "b", "ops": [{"scale": True}]}, "not a number"),
         ({"from": "a", "to": "b", "ops": [{"dtype": {"from": "f33", "to": "f32"}}]}, "f33"),
-        ({"from": "a", "to": ["b", "c"]}, "become 1, and `to` has 2"),
-        ({"from": "a", "to": ["b", "c"], "ops": [{"split": {"sizes": [1]}}]}, "become 1, and `to` has 2"),
+        ({"from": "a", "to": ["b", "c"]}, "become 1, but `to` has 2"),
+        ({"from": "a", "to": ["b", "c"], "ops": [{"split": {"sizes": [1]}}]}, "become 1, but `to` has 2"),
         ({"from": "a", "to": "b", "ops": [{"split": {"parts": 0}}]}, "0 parts"),
         ({"from": ["a", "c", "d"], "to": ["b"], "ops": [{"concatenate": 0, "each": 2}]}, "groups of 2"),
-        ({"from": ["a", "c"], "to": "b"}, "become 2, and `to` has 1"),
+        ({"from": ["a", "c"], "to": "b"}, "become 2, but `to` has 1"),
         ({"from": "a", "to": "b", "ops": [{"weight_norm": 0}]}, "groups of 2"),
         ({"from": [], "to": "b"}, "must not be empty"),
         ({"from": "a"}, "needs both"),
@@ -609,7 +609,7 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
         ("{ignore: 'a.{i}', fill: {value: 1}}", "without placeholders"),
         ("{ignore: a, fill: {value: 0, shape: [65536, 65536]}}", "more than"),
         ("{ignore: a, fill: {causal: 65536}}", "more than"),
-        ("{ignore: a, fill: {causal: 4, shape: [3, 3]}}", "makes 16 numbers, and the shape .* holds 9"),
+        ("{ignore: a, fill: {causal: 4, shape: [3, 3]}}", "makes 16 numbers, but the shape .* holds 9"),
     ],
 )
 def test_faulty_fills_are_told(rule: str, says: str) -> None:

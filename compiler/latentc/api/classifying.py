@@ -56,7 +56,7 @@ def classify(
             classes = None if label is None else classes_from_text(classes, label.classes or 1, label.names)
         found = run(pipe, samples, [Round(*one) for one in given], seed, classes, batch=batch, progress=progress)
     if truth is not None and np.shape(truth) != found.labels.shape:
-        message = f"there are {len(found.labels)} samples, and `y` has the shape {list(np.shape(truth))}"
+        message = f"there are {len(found.labels)} samples, but `y` has shape {list(np.shape(truth))}"
         raise DiagnosticError.of("E0403", message, help="give one label per sample, or none")
     if output is not None:
         write_arrays(output, {"labels": found.labels, "errors": found.errors, "runs": found.runs})
@@ -69,7 +69,7 @@ def rounds_from_text(text: str) -> list[tuple[int, int | None]]:
     for part in text.split(","):
         runs, colon, keep = part.strip().partition(":")
         if not runs.isdecimal() or (colon and not keep.isdecimal()):
-            message = f"`{part}` is not a round: write RUNS, or RUNS:CLASSES to keep"
+            message = f"`{part}` is not a round: write RUNS, or RUNS:CLASSES with the number of classes to keep"
             raise DiagnosticError.of("E0704", message, help="such as 1:5,4:1")
         found.append((int(runs), int(keep) if colon else None))
     return found

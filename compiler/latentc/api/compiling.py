@@ -61,7 +61,7 @@ def compile(
     overrides, weights = with_first_stage(source, variant, overrides, weights)
     sampler = load_spec(source, variant, overrides).sampler if steps else None
     if sampler is not None and "steps" not in type(sampler).model_fields:
-        mend = "leave the steps out: a generator runs once, and tokens are drawn one by one"
+        mend = "leave the steps out: generators run once, and token samplers draw one token at a time"
         raise DiagnosticError.of("E0708", "the sampler of this spec has no number of steps", help=mend)
     # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
@@ -103,7 +103,10 @@ def compile(
     tell, say = progress or (lambda stage: None), warn or (lambda text: None)
     if spec.data.first_stage is not None and spec.data.first_stage.weights is None:
         codes = "tokens" if spec.data.tokens is not None else "latents"
-        say(f"samples stay {codes}: give `--weights first_stage=FILE` to decode them with {spec.data.first_stage.spec}")
+        say(
+            f"samples remain {codes}: give `--weights first_stage=FILE` to decode them with "
+            f"{spec.data.first_stage.spec}"
+        )
     how: dict[str, Any] = {
         "spec_text": text,
         "form": form or spec.target.form,

@@ -74,12 +74,14 @@ def _of_bundle(
     from latentc.spec.paths import first_stage_file
 
     if variant is not None or overrides:
-        raise DiagnosticError.of("E0701", "a bundle is as it was compiled", help="leave `--variant` and `--set` out")
+        raise DiagnosticError.of(
+            "E0701", "a bundle cannot be changed after it is compiled", help="leave `--variant` and `--set` out"
+        )
     with runtime_errors():
         subject = open_subject(bundle)
     spec, notes = subject.spec, []
     if subject.quantization is not None:
-        notes.append("the bundle is quantised: its weights are those of 8 or 4 bits, rounded")
+        notes.append("the bundle is quantised: its weights are rounded to 8 or 4 bits")
     networks = [name for name in spec.networks if any(path.startswith(f"{name}.") for path in subject.weights)]
     tensors = {
         name: {path.removeprefix(f"{name}."): e for path, e in subject.weights.items() if path.startswith(f"{name}.")}
@@ -87,7 +89,9 @@ def _of_bundle(
     }
     _, others = given = with_first_stage(bundle / "spec.yaml", None, (), weights)
     if others:
-        raise DiagnosticError.of("E0415", "a bundle has its weights", help="only `-w first_stage=FILE` may be given")
+        raise DiagnosticError.of(
+            "E0415", "a bundle already contains its weights", help="give only `-w first_stage=FILE`"
+        )
     if given[0]:
         from latentc.spec import load_spec
 

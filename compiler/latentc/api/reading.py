@@ -125,7 +125,7 @@ def why(source: Source, rule: str, variant: str | None = None, overrides: Sequen
     report = fusion_report(lowered, spec)
     rules = list(report.applied)
     if rule not in (*rules, "all"):
-        mend = did_you_mean(rule, rules, f"the rules are {', '.join(rules)}; `all` is every one")
+        mend = did_you_mean(rule, rules, f"rules: {', '.join(rules)}; `all` explains every one")
         raise DiagnosticError.of("E0712", f"unknown fusion rule {rule!r}", help=mend)
     return "".join(report.why(name) for name in (rules if rule == "all" else [rule]))
 
@@ -205,6 +205,6 @@ def explain(code: str) -> str:
     page = resources.explain_page(code.upper())
     if page is None:
         close = nearest(code.upper(), resources.codes())
-        mend = f"did you mean {close}?" if close else "codes are in brackets: error[E0204]"
-        raise DiagnosticError.of("E0707", f"there is no code `{code}`", help=mend)
+        mend = f"did you mean {close}?" if close else "codes are shown in brackets: error[E0204]"
+        raise DiagnosticError.of("E0707", f"there is no error code `{code}`", help=mend)
     return page

@@ -41,13 +41,13 @@ def index(
     if not found or condition not in (None, *found):
         what = f"no condition `{condition}` is" if condition in spec.conditions or condition else "no condition is"
         mend = f"conditions that are: {', '.join(found)}" if found else "add `conditioning.NAME: {kind: neighbours}`"
-        raise DiagnosticError.of("E0620", f"{what} made of neighbours in {spec.name}", help=mend)
+        raise DiagnosticError.of("E0620", f"{what} built from neighbours in {spec.name}", help=mend)
     if condition is None and len(found) > 1:
         raise DiagnosticError.of("E0620", f"{spec.name} searches for {', '.join(found)}", help="name one condition")
     search = found[condition or next(iter(found))]
     encoder = spec.data.fields[search.field].encoded_by
     if encoder is not None:
-        message = f"field `{search.field}` is computed by network `{encoder}`, which a training project runs"
+        message = f"field `{search.field}` is computed by network `{encoder}`, which only a training project runs"
         mend = (
             f"run `latentc emit`, then `python data.py` there: it writes an .npy file, `DATA.{encoder}.*.npy`, which "
         )
@@ -59,10 +59,12 @@ def index(
         made = index_of(data, search.field, search.metric, spec.data.classes)
         if wanted is not None:
             if wanted.ndim != 2 or wanted.shape[1] != made.size:
-                raise ValueError(f"{queries} is {list(wanted.shape)}, not one query of {made.size} numbers per class")
+                raise ValueError(
+                    f"{queries} has shape {list(wanted.shape)}; one query of {made.size} numbers per class is needed"
+                )
             made = with_labels(made.vectors, made.labels, 0, made.metric, wanted)
     except (ValueError, OSError, ImportError) as error:
-        mend = "set `--set data.path=…`, or name other data"
+        mend = "set `--set data.path=…`, or use other data"
         raise DiagnosticError.of("E0620", f"the data of {spec.name} cannot be read: {error}", help=mend) from None
     try:
         write_index(made, Path(output))

@@ -152,7 +152,7 @@ def sample_set(
         values |= {c.name: indexes[c.name].given(c, values[c.name]) for c in searched}
         free = [c.name for c in conditions if c.form == "label" and c.name not in values]
         if wanted is not None and len(free) != 1:
-            message = f"`classes` could be any of {', '.join(free)}" if free else "the class is given twice"
+            message = f"`classes` could mean any of {', '.join(free)}" if free else "the class is given twice"
             raise DiagnosticError.of("E0704", message, help="give each condition once, by its name")
         shared = [c for c in conditions if c.name in values]
         several = [len(_value(values[c.name])) for c in shared if per_sample(c, values[c.name])]
@@ -201,8 +201,8 @@ def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
 def check_files(output: Path | str | None, raw: Path | str | None) -> None:
     """DiagnosticError E0412 if pictures and raw samples are to be the same file."""
     if output is not None and raw is not None and Path(output).absolute() == Path(raw).absolute():
-        message = f"images and arrays would both be written to {output}"
-        raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
+        message = f"images and arrays would be written to the same file {output}"
+        raise DiagnosticError.of("E0412", message, help="give `--raw` another file, such as samples.npz")
 
 
 def given_settings(settings: Mapping[str, Any] | None, **short: float | None) -> dict[str, Any]:

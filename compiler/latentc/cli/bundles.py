@@ -200,9 +200,9 @@ def sample(
         raise typer.BadParameter("nothing to write: give -o FILE, --raw FILE.npz or both")
     alone = raw is None and noise is None and backend == "engine" and not labels
     if as_ is not None and (not alone or output is None):
-        raise typer.BadParameter("--as needs -o, and excludes --raw, --noise, --labels and --backend")
+        raise typer.BadParameter("--as needs -o and cannot be combined with --raw, --noise, --labels or --backend")
     if workers is not None and as_ is None:
-        raise typer.BadParameter("--workers write a sample set: add --as folder, npz, webdataset or parquet")
+        raise typer.BadParameter("--workers writes a sample set: add --as folder, npz, webdataset or parquet")
     asked: dict[str, Any] = {
         "given": pairs(given, "--given"),
         "guidance": guidance,

@@ -43,7 +43,7 @@ def check(
             raise
         echo({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics)})
         raise typer.Exit(1) from None
-    echo({"ok": True, "name": name, "variant": variant} if as_json else f"{name}: the spec is sound")
+    echo({"ok": True, "name": name, "variant": variant} if as_json else f"{name}: no errors found")
 
 
 def show(

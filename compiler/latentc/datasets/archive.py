@@ -54,7 +54,7 @@ class Archive:
             known = {str(name).replace("\\", "/"): label for name, label in rows}
             labels = [known[name] for name in self.names]
             if not all(isinstance(label, int) for label in labels):
-                raise ValueError("labels are numbers of classes")
+                raise ValueError("labels must be class numbers")
         return np.array(labels, np.int64)
 
     def identity(self) -> list[str]:

@@ -41,7 +41,7 @@ class Arrays:
                 raise ValueError(f"field `{name}` has {len(array)} samples, and the first field has {self.size}")
             shape = list(as_declared(array[:1], fields[name]).shape[1:])
             if shape != list(fields[name]["shape"]):
-                raise ValueError(f"samples of `{name}` are {shape}, and the model takes {fields[name]['shape']}")
+                raise ValueError(f"samples of `{name}` have shape {shape}, but the model takes {fields[name]['shape']}")
             check_classes(name, array if in_memory or array.ndim == 1 else array[:1024], fields[name])
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
@@ -96,7 +96,7 @@ def check_classes(name: str, x: Array, field: Mapping[str, Any]) -> None:
     """Raises ValueError unless the integers of a field are in [0, classes)."""
     count = field.get("classes")
     if count is not None and x.size and not 0 <= int(x.min()) <= int(x.max()) < count:
-        raise ValueError(f"values of `{name}` are {x.min()} to {x.max()}; the model has {count}, from 0")
+        raise ValueError(f"values of `{name}` run from {x.min()} to {x.max()}, but the model has {count}, from 0")
 
 
 def mirror(x: Array, chosen: Array, axis: int) -> Array:
@@ -125,8 +125,8 @@ def class_folders(path: str, classes: int, what: str, suffixes: set[str]) -> tup
     root = Path(path)
     folders = [root / name for name in folder_names(path)]
     if classes and len(folders) != classes:
-        found = f"has {len(folders)}" if folders else "is no folder with one folder per class"
-        raise ValueError(f"path: {root} {found}, and the model has {classes} classes")
+        found = f"has {len(folders)}" if folders else "is not a folder with one sub-folder per class"
+        raise ValueError(f"path: {root} {found}, but the model has {classes} classes")
     files, labels = [], []
     for label, folder in enumerate(folders if classes else [root]):
         here = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in suffixes]

@@ -34,7 +34,7 @@ class Table:
                     tables.append(pa.ipc.open_stream(pa.memory_map(str(file))).read_all())
             self.table = pa.concat_tables(tables)
         if name not in self.table.column_names:
-            raise ValueError(f"keys: there is no column `{name}`; there are {', '.join(self.table.column_names)}")
+            raise ValueError(f"keys: there is no column `{name}`; columns: {', '.join(self.table.column_names)}")
         return self.table.column(name)
 
     def names(self) -> list[str]:
@@ -115,7 +115,9 @@ class ArrowRows:
                 raise ValueError(f"column `{key}` does not hold numbers of shape {field['shape']}")
             values = as_declared(values, field)
             if values[0].size != np.prod(field["shape"], dtype=int):
-                raise ValueError(f"rows of `{key}` are {list(values.shape[1:])}; the model takes {field['shape']}")
+                raise ValueError(
+                    f"rows of `{key}` have shape {list(values.shape[1:])}, but the model takes {field['shape']}"
+                )
             found[name] = values.reshape(len(index), *field["shape"])  # lists may be flat
             check_classes(name, found[name], field)
         return found

@@ -43,7 +43,7 @@ class Sounds:
             raise ValueError(f"{self.files[index]} is not a PCM WAV file: {error}") from None
         if count != channels:
             if channels != 1:
-                raise ValueError(f"{self.files[index]} has {count} channels, and the model takes {channels}")
+                raise ValueError(f"{self.files[index]} has {count} channels, but the model takes {channels}")
             sound = sound.mean(axis=0, keepdims=True)
         return np.pad(sound, ((0, 0), (0, length - sound.shape[1])))
 

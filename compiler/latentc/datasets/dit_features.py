@@ -51,7 +51,7 @@ def folder(path: str, what: str) -> Path:
     found = sorted(p for p in root.glob(f"*{what}") if p.is_dir()) if root.is_dir() else []
     if len(found) != 1:
         held = f"has {', '.join(p.name for p in found)}" if found else f"has no folder *{what}"
-        raise ValueError(f"path: {root} {held}: expected one, as imagenet256_{what}")
+        raise ValueError(f"path: {root} {held}, but needs exactly one, such as imagenet256_{what}")
     return found[0]
 
 
@@ -67,5 +67,5 @@ def array_of(file: Path) -> Array:
 def open_dataset(settings: dict[str, Any]) -> Features:
     """The latents that `settings` describe. Raises ValueError."""
     if "x" not in settings["fields"]:
-        raise ValueError("the data are latents, and the model takes none")
+        raise ValueError("the data are latents, but the model takes none")
     return Features(settings)

@@ -36,7 +36,7 @@ class EdmLatents:
         latents = drawn(np.stack(stored), "std", rng)
         mean, std = self.settings["latent_mean"], self.settings["latent_std"]
         if latents.shape[1] != len(mean) or len(mean) != len(std):
-            raise ValueError(f"latent_mean: {len(mean)} channels, and latents have {latents.shape[1]}")
+            raise ValueError(f"latent_mean: {len(mean)} channels, but the latents have {latents.shape[1]}")
         x = normalised(latents, mean, std, self.settings["deviation"])
         found = {"x": checked(x, self.fields["x"], f"latents of {self.archive.path}")}
         return {**found, "y": self.y[index]} if "y" in self.fields else found
@@ -54,5 +54,5 @@ class EdmLatents:
 def open_dataset(settings: dict[str, Any]) -> EdmLatents:
     """The latents that `settings` describe. Raises ValueError."""
     if "x" not in settings["fields"]:
-        raise ValueError("the data are latents, and the model takes none")
+        raise ValueError("the data are latents, but the model takes none")
     return EdmLatents(settings)

@@ -22,7 +22,7 @@ def folder_of(settings: dict[str, Any]) -> Path:
         with reading(root / "dataset_dict.json", "a list of splits"):
             splits = json.loads((root / "dataset_dict.json").read_text())["splits"]
         if split not in splits:
-            raise ValueError(f"split: {root} has no `{split}`; it has {', '.join(splits)}")
+            raise ValueError(f"split: {root} has no `{split}`; splits: {', '.join(splits)}")
         root = root / split
     if not (root / "state.json").is_file():
         raise ValueError(f"path: {root} is not a data set written by `save_to_disk`: it has no state.json")

@@ -28,7 +28,7 @@ class ImageNet(Pictures):
         self.root, self.folder = Path(path), folder_of(Path(path), part)
         synsets = synsets_of(self.root)
         if classes and len(synsets) != classes:
-            raise ValueError(f"path: {path} has {len(synsets)} synsets, and the model has {classes} classes")
+            raise ValueError(f"path: {path} has {len(synsets)} synsets, but the model has {classes} classes")
         numbers = {synset: number for number, synset in enumerate(synsets)}
         folders = synset_folders(self.folder)
         if folders:
@@ -80,7 +80,7 @@ def folder_of(root: Path, part: str) -> Path:
             return folder / part
     if part == "train" and synset_folders(root):
         return root
-    raise ValueError(f"path: {root} has no folder `{part}`, also not in ILSVRC/Data/CLS-LOC")
+    raise ValueError(f"path: {root} has no folder `{part}`, nor has its ILSVRC/Data/CLS-LOC")
 
 
 def synset_folders(folder: Path) -> list[str]:
@@ -95,7 +95,7 @@ def mapping_of(root: Path) -> dict[str, str]:
     for folder in places(root):
         for file in (folder / name for name in MAPPINGS):
             if file.is_file():
-                with reading(file, "lines of a synset and its names"):
+                with reading(file, "a list of synsets with their names"):
                     lines = [line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if line]
                     return {synset: names.strip() for synset, names in lines}
     for folder in places(root):

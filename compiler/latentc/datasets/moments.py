@@ -17,7 +17,7 @@ def drawn(stored: Array, form: str, rng: np.random.Generator | None) -> Array:
     if form == "none":
         return stored
     if stored.ndim < 2 or stored.shape[1] % 2:
-        raise ValueError(f"moments hold mean and deviation, and {list(stored.shape[1:])} has no two halves")
+        raise ValueError(f"moments hold means and deviations, but {list(stored.shape[1:])} cannot be halved")
     mean, spread = np.split(stored, 2, axis=1)
     if rng is None:
         return mean
@@ -39,5 +39,5 @@ def normalised(latents: Array, mean: Sequence[float], std: Sequence[float], devi
 def checked(latents: Array, field: dict[str, Any], what: str) -> Array:
     """The latents, if they have the shape that the model takes. Raises ValueError."""
     if list(latents.shape[1:]) != list(field["shape"]):
-        raise ValueError(f"{what} are {list(latents.shape[1:])}, and the model takes {field['shape']}")
+        raise ValueError(f"{what} have shape {list(latents.shape[1:])}, but the model takes {field['shape']}")
     return np.ascontiguousarray(latents, np.float32)

@@ -54,7 +54,7 @@ def searched(source: Any, search: dict[str, Any], classes: int = 0) -> tuple[Ind
     if search["database"] is not None:
         index = open_index(Path(search["database"]))
         if index.size != own.size:
-            raise ValueError(f"the database holds embeddings of {index.size} numbers, and the data {own.size}")
+            raise ValueError(f"the database holds embeddings of {index.size} numbers, but the data has {own.size}")
         return index, index.search(own.vectors, count).astype(np.int32)
     if search["itself"]:
         return own, own.search(own.vectors, count).astype(np.int32)

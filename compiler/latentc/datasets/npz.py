@@ -21,7 +21,7 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     with stored:
         for name, key in names.items():
             if key not in stored:
-                raise ValueError(f"keys: {file} has no array `{key}` for the field `{name}`; it has {held}")
+                raise ValueError(f"keys: {file} has no array `{key}` for the field `{name}`; arrays: {held}")
         with reading(file, "an .npz file of numbers"):
             arrays = {name: stored[key] for name, key in names.items()}
     return Arrays(arrays, fields, settings["horizontal_flip"], augment)

@@ -41,7 +41,7 @@ def table_of(settings: dict[str, Any]) -> Table:
     wanted = ["x" if name == "tokens" and settings["first_stage"] else name for name in fields]  # of what is encoded
     keys = list(dict.fromkeys(key_of(name, settings["keys"], columns) for name in wanted))
     if missing := [key for key in keys if key not in columns]:
-        raise ValueError(f"keys: {files[0]} has no column `{missing[0]}`; it has {', '.join(columns)}")
+        raise ValueError(f"keys: {files[0]} has no column `{missing[0]}`; columns: {', '.join(columns)}")
     made_of = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     digest = hashlib.sha256("\n".join([*keys, *made_of]).encode()).hexdigest()[:12]
     copy = root.parent / f"{root.name}.{digest}.arrow"

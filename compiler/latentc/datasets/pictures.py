@@ -77,7 +77,7 @@ def open_images(settings: dict[str, Any], open_pictures: Callable[[dict[str, Any
     """The images that `settings` describe. Raises ValueError."""
     field = settings["fields"].get("x", {})
     if field.get("medium") != "image":
-        raise ValueError("the data are images, and the model takes none")
+        raise ValueError("the data are images, but the model takes none")
     sizes = dict(zip(field["axes"], field["shape"], strict=True))
     pictures = open_pictures(settings, sizes["width"], sizes.get("channel", 1))
     return Images(pictures, settings["fields"], settings["horizontal_flip"], settings["augment"])

@@ -54,7 +54,7 @@ def read_rows(file: Path) -> Rows:
         raise ValueError(f"path: no such file: {file}")
     rows: Rows
     if file.suffix == ".jsonl":
-        with reading(file, "a JSON object per line"):
+        with reading(file, "one JSON object per line"):
             rows = [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     else:
         with reading(file, "a table with a row of names"), file.open(encoding="utf-8", newline="") as stream:
@@ -87,7 +87,7 @@ def _cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str
     columns = [f"{key}_{i}" for i in range(count)]
     if field["medium"] == "text" or not set(columns) <= set(row):
         held = ", ".join(map(str, row))
-        raise ValueError(f"keys: {file} has no column `{key}` for the field `{name}`; it has {held}")
+        raise ValueError(f"keys: {file} has no column `{key}` for the field `{name}`; columns: {held}")
     return [row[column] for column in columns]
 
 
@@ -107,7 +107,7 @@ def _blocks(rows: Rows, names: list[str], settings: dict[str, Any]) -> dict[str,
         labels += [label] * len(tokens)
     count = len(row) // length
     if not count:
-        raise ValueError(f"path: the texts of {file} have {len(row)} tokens, and a block {length}")
+        raise ValueError(f"path: texts of {file} have {len(row)} tokens, too few for one block of {length}")
     arrays = {"tokens": np.array(row[: count * length], np.int64).reshape(count, length)}
     if "y" in fields:
         first = labels[: count * length : length]

@@ -77,7 +77,7 @@ def label_of(parts: dict[str, bytes], label: str) -> int:
     for key in (label, "label", "class"):
         if key in about:
             return int(about[key])
-    raise ValueError(f"a sample has no file .{label}, and no key `{label}` in its .json; set `label`")
+    raise ValueError(f"a sample has neither a file .{label} nor a key `{label}` in its .json; set `label`")
 
 
 def class_names(settings: dict[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ def _doctor(gpu: Cuda | None) -> Iterator[Finding]:
             why = "this build is for CPUs" + ("" if gpu else ", and no GPU was found")
             yield Finding(name, "missing", why, f"run `{_GPU_BUILD}`")
         elif not _opens(ort, f"{provider}ExecutionProvider"):
-            mend = "see `nvidia-smi` for the driver and ONNX Runtime's requirements for the versions it wants"
+            mend = "see `nvidia-smi` for the driver, and ONNX Runtime's requirements for the versions it needs"
             yield Finding(name, "missing", f"it does not find a GPU, or {libraries}", mend)
         else:
             yield Finding(name, "ok", "runs a tiny graph")
@@ -69,7 +69,9 @@ ENGINE = Engine(
         convolutions=False,
         single_rows=True,
     ),
-    unrolling=Unrolling(4, False, "written out, a step is hardly faster and the graph grows by a network"),
+    unrolling=Unrolling(
+        4, False, "unrolled, a step is hardly faster, but the graph grows by one network per evaluation"
+    ),
     doctor=_doctor,
     # No merge_linears: queries, keys and values or w1 and w3 as one ran at 0.91 to 1.07 times the speed.
     fusions=(),

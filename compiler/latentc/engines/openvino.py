@@ -47,7 +47,7 @@ ENGINE = Engine(
         # packed. Worth it for one token per run, when reading weights is most of the time.
         gemm_unpacks=True,
     ),
-    unrolling=Unrolling(1, True, "written out, a step is hardly faster"),
+    unrolling=Unrolling(1, True, "unrolled, a step is hardly faster"),
     doctor=_doctor,
     fusions=(
         # A split is a copy: three products for queries, keys and values are 2 to 3 % of a step faster than one.

@@ -16,7 +16,7 @@ COMMON: dict[str, Any] = {
         schemes=dict.fromkeys(("int8", "fp8", "int4_weights"), ("fp16", "bf16")),
         split_heads_late=True,
     ),
-    "unrolling": Unrolling(4, False, "written out, a plan takes longer to build with each"),
+    "unrolling": Unrolling(4, False, "unrolled, every evaluation makes a plan slower to build"),
     # One large product fills a GPU better than several small ones. Not measured.
     "fusions": ("merge_linears",),
     # Its operator is one kernel or nothing.

@@ -44,6 +44,8 @@ def bound_from_text(text: str) -> Bound:
     except ValueError:
         number = math.nan
     if not equals or not name or not math.isfinite(number) or number < 0:
-        mend = "write `--budget error=0.05`, `seconds=0.2`, `evaluations=10`, or `fid=1.1x`: times the spec's own"
+        mend = (
+            "write `--budget error=0.05`, `seconds=0.2`, `evaluations=10`, or `fid=1.1x` for 1.1 times the spec's own"
+        )
         raise DiagnosticError.of("E0715", f"`{text}` is not a budget", help=mend)
     return Bound(name, number, relative)

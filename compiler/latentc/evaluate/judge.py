@@ -121,8 +121,10 @@ class Judge:
         reference, near = self.references[name], None
         if len(reference.moments.mean) != features.features.shape[1]:
             mine, theirs = features.features.shape[1], len(reference.moments.mean)
-            message = f"{reference.name} has statistics of {theirs} features, and `{name}` gives {mine}"
-            raise DiagnosticError.of("E0722", message, help="name the extractor they were made with: `--features`")
+            message = f"{reference.name} holds statistics of {theirs} features, but `{name}` computes {mine}"
+            raise DiagnosticError.of(
+                "E0722", message, help="name the extractor that they were computed with: `--features`"
+            )
         if name == self.main and self.training is not None and NEAREST & {*self.wanted}:
             near = neighbours(features.features, self.training, reference.features if self.held_out else None)
         return Compared(features.features, reference, logits, scores, labels, features.spatial, near)
@@ -150,7 +152,7 @@ def open_judge(wanted: Wanted, data: Data | None, output: Output | None, tell: T
     if wanted.classifier is not None:
         extractor = _opened(wanted.classifier, given, wanted.device)
         if not extractor.classifies:
-            mend = "name one whose logits are of the data's classes, such as resnet50=FILE, or `classifies: true`"
+            mend = "name one whose logits are the data's classes, such as resnet50=FILE, or set `classifies: true`"
             raise DiagnosticError.of("E0721", f"`{extractor.name}` is not a classifier of the data", help=mend)
         known, classifier = {**known, extractor.name: extractor}, extractor.name
     figures = wanted.figures or tuple(FIGURES)
@@ -199,13 +201,13 @@ def _opened(text: str, given: _Given, device: str) -> Extractor:
     if not isinstance(found, str):
         return found
     if given.source is None:
-        mend = "name the extractor that the statistics were made with: `--features inception=FILE`"
-        raise DiagnosticError.of("E0722", f"{given.text} holds statistics, and no samples for `{text}`", help=mend)
+        mend = "name the extractor that the statistics were computed with: `--features inception=FILE`"
+        raise DiagnosticError.of("E0722", f"{given.text} holds statistics, but no samples for `{text}`", help=mend)
     first = given.source.chunk(0, 1)[0].vectors()
     count = min(given.source.size, SAMPLES, max(64, ELEMENTS // first.size))
     rows = row_subset(given.source.size, count)
     if count < 2:
-        raise DiagnosticError.of("E0722", f"{given.source.name}: a reference needs two or more samples", help=HELP)
+        raise DiagnosticError.of("E0722", f"{given.source.name}: a reference needs at least two samples", help=HELP)
     return Principal(given.source.at(rows.tolist()).vectors())
 
 

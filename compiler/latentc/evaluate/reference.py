@@ -107,7 +107,7 @@ def reference_of(source: SampleSource, extractor: Extractor, tell: Tell) -> Refe
     """The reference that a source's samples are, in the space of an extractor. DiagnosticError E0720, E0722."""
     found, labels = features_of(source, {extractor.name: extractor}, tell)[extractor.name]
     if len(found) < 2:
-        raise DiagnosticError.of("E0722", f"{source.name}: a reference needs two or more samples", help=HELP)
+        raise DiagnosticError.of("E0722", f"{source.name}: a reference needs at least two samples", help=HELP)
     spatial = None if found.spatial is None else moments(found.spatial)
     return Reference(source.name, moments(found.features), found.features, labels, spatial, len(found))
 

@@ -258,7 +258,7 @@ def _program(
     module = only_entry(lowered.module, program.entry)
     chosen, why = choose_form(module, program, max_batch, spec.target.engine) if form == "auto" else (form, "asked for")
     if chosen == "unroll" and ends_early(module):
-        message = f"`{program.name}` stops as soon as it can; unrolled, it would always run {program.steps} steps"
+        message = f"`{program.name}` stops as soon as it can; unrolled, it would always run all {program.steps} steps"
         raise DiagnosticError.of("E0503", message, help="use form `loop` or `host`")
     fn, inputs = module.entry(program.entry), program.inputs(module)
     several = sum(other.name == program.name for other in lowered.programs) > 1

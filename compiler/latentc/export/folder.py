@@ -48,7 +48,7 @@ def _refuse_foreign(target: Path, what: str, marker: str) -> None:
         raise DiagnosticError.of(
             "E0502",
             f"{target} exists and is not a {what} that latentc wrote",
-            help="choose another place, or remove what is there yourself",
+            help="choose another place, or remove it yourself",
         )
 
 

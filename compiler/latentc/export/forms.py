@@ -42,9 +42,9 @@ def choose_form(module: Module, program: Program, max_batch: int | None, engine:
         return "unroll", "the sampler has no loop"
     costs, count = ENGINES[engine].unrolling, program.evaluations
     if ends_early(module):
-        return "loop", f"unrolled, the sampler would always run {program.steps} steps, and may need fewer"
+        return "loop", f"unrolled, the sampler would always run all {program.steps} steps, although it may need fewer"
     if count <= costs.evaluations:
-        return "unroll", f"{count} evaluations of the network are few"
+        return "unroll", f"there are only {count} evaluations of the network"
     if costs.copies:
         weights = sum(p.type.count() for p in parameters(module, module.entries[program.entry]).values())
         held = f"each of {count} evaluations would hold its own copy of {weights / 1e6:.3g} M weights"

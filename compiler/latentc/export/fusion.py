@@ -43,7 +43,7 @@ def require_fused(fusion: Fusion, engine: str, opset: int) -> None:
     taken = ENGINES[engine].attention == "operator" and opset >= TABLE["attention"].opset
     if not taken or fusion.operators >= fusion.attentions:
         return
-    message = f"of {fusion.attentions} attentions, only {fusion.operators} became one operator in the engine's files"
+    message = f"only {fusion.operators} of {fusion.attentions} attentions became one operator in the engine's files"
     mend = "`latentc show SPEC --why attention` says why the others did not"
     raise DiagnosticError.of("E0509", message, help=mend)
 

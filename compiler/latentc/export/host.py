@@ -115,7 +115,7 @@ class _Cutter:
         keep, carry, trip = node.attrs["invariants"], node.attrs["carried"], node.attrs["trip"]
         body = self.module.functions[node.attrs["body"]]
         if len(node.outputs) > carry:
-            raise ValueError(f"{body.name} stacks values: run carry_stacks before")
+            raise ValueError(f"{body.name} stacks values: run carry_stacks first")
         inner = body.inputs
         index, rows = inner[0], inner[1 + keep + carry :]
         operands, tables = _operands(node), node.inputs[keep + carry :]
@@ -212,7 +212,7 @@ class _Cutter:
         params = tuple(p for p in scope.fn.params if p.value in used)
         given = made | literals.keys() | {p.value for p in params}
         if late := [v.name for v in used - given if v not in scope.variables]:
-            raise ValueError(f"{role} reads {', '.join(late)}, which an inner loop makes row by row")
+            raise ValueError(f"{role} reads {', '.join(late)}, which an inner loop produces row by row")
         inputs = [v for v in dict.fromkeys(v for n in nodes for v in n.inputs) if v not in given]
         part = Function("main", tuple(inputs), params, (*literals.values(), *nodes), tuple(outputs))
         bodies = reachable(self.module, tuple(n.attrs["body"] for n in nodes if n.op == "loop"))

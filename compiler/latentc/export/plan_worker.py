@@ -137,7 +137,7 @@ def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, str | None, Any]
         return wanted, None, CreateConfigRTX(compute_capabilities=[divmod(number, 10)], **options)
     here, driver = _here()
     if wanted not in (None, here):
-        raise LookupError(f"TensorRT compiles for the GPU that is there, {here}, not for {wanted}")
+        raise LookupError(f"TensorRT compiles for the GPU of this machine, {here}, not for {wanted}")
     if request["version_compatible"]:
         options["version_compatible"] = True
     if request["hardware_compatible"]:

@@ -38,7 +38,7 @@ def with_profiles(target: Target, max_batch: int | None, by_reference: bool) -> 
     if ENGINES[target.engine].plans is None or not target.plans:
         return None
     if by_reference:
-        message = f"plans of {target.engine} hold their weights, so these cannot stay where they are"
+        message = f"plans of {target.engine} hold their weights, so weights cannot stay in their own files"
         mend = "compile without `--by-reference`, or without plans (`--set target.plans=false`)"
         raise DiagnosticError.of("E0504", message, help=mend)
     most = max_batch or target.max_batch
@@ -171,7 +171,9 @@ def _plan(
     if request["capability"] is None:
         file = file.rename(file.with_name(file.name.replace(".local.", f".{answer['capability']}.")))
     if answer["attentions"] < operators or answer["fused"] < expected:
-        message = f"{name}: only {answer['fused']} of {expected or operators} attentions became one kernel each"
+        message = (
+            f"{name}: only {answer['fused']} of {expected or operators} attentions were fused into one kernel each"
+        )
         mend = "use `form: host`, in which attention is one operator of the engine, or `precision: fp32`"
         raise DiagnosticError.of("E0506", message, help=mend)
     _refuse_unquantised(name, quantised, answer.get("products"))
@@ -218,9 +220,7 @@ def _refuse_unquantised(name: str, wanted: Collection[str], products: Mapping[st
     """Raises DiagnosticError E0508 for a plan with no product in a wanted dtype, which quantising only slows down."""
     if missing := set(wanted) - set(products if products is not None else wanted):
         counts = ", ".join(f"{count} in {dtype}" for dtype, count in (products or {}).items())
-        message = (
-            f"{name}: no layer of the plan multiplies in {sorted(missing)[0]}; there are {counts or 'no products'}"
-        )
+        message = f"{name}: no layer of the plan multiplies in {sorted(missing)[0]}; its products: {counts or 'none'}"
         mend = "compile without `optimize.quantize`, or with another scheme"
         raise DiagnosticError.of("E0508", message, help=mend)
 
@@ -238,7 +238,11 @@ def _built(name: str, request: Mapping[str, Any], target: Target) -> dict[str, A
         log.seek(0)
         said = log.read().decode(errors="replace")
     if worker.returncode != 0 or not text:
-        how = "was killed: is there enough memory?" if worker.returncode == -9 else f"ended with {worker.returncode}"
+        how = (
+            "was killed: perhaps there is too little memory"
+            if worker.returncode == -9
+            else f"ended with {worker.returncode}"
+        )
         raise DiagnosticError.of("E0504", f"building the plan of {name} {how}", notes=tuple(_errors(said)))
     answer: dict[str, Any] = json.loads(text)
     match answer.get("error"):
@@ -250,7 +254,7 @@ def _built(name: str, request: Mapping[str, Any], target: Target) -> dict[str, A
                 help=f"run `{ENGINES[target.engine].install}`",
             )
         case "capability":
-            mend = "set `target.capabilities` to GPUs that the engine knows"
+            mend = "set `target.capabilities` to GPUs that the engine supports"
             raise DiagnosticError.of("E0505", answer["message"], help=mend)
         case "refused":
             notes = tuple(_errors(said)) or (answer["message"],)
@@ -258,7 +262,7 @@ def _built(name: str, request: Mapping[str, Any], target: Target) -> dict[str, A
                 "E0504",
                 f"{target.engine} cannot build a plan of {name}",
                 notes=notes,
-                help="another `target.form` or `target.precision` may pass; `engine: onnxruntime` takes the graph",
+                help="another `target.form` or `target.precision` may work; `engine: onnxruntime` accepts the graph",
             )
     return answer
 

@@ -64,7 +64,7 @@ def expression(weights: Mapping[str, Expr], path: str, param: Param) -> Expr:
     if tuple(found.shape) != shape:
         raise DiagnosticError.of(
             "E0410",
-            f"{path} is {list(found.shape)} in the weights; the model wants {list(shape)}",
+            f"{path} has shape {list(found.shape)} in the weights, but the model needs {list(shape)}",
             help="the weights belong to another size or option of the spec",
         )
     return cast(found, param.type.dtype)

@@ -108,15 +108,15 @@ def _chosen(manifest: Manifest, entry: ProgramEntry, kind: Kind) -> tuple[Litera
         hindrance = triton.why_not_ensemble
     if hindrance is not None:
         return "sampler", hindrance
-    return "ensemble", f"the engine is one file, which Triton runs itself ({entry.form})"
+    return "ensemble", f"the engine is a single file, which Triton runs itself ({entry.form})"
 
 
 def _hindrance(manifest: Manifest, entry: ProgramEntry) -> str | None:
     """Why Triton cannot run the engine itself; None if it can."""
     if entry.form == "host":
-        return "its loop is driven by the host"
+        return "its loop runs on the host"
     if len(entry.program) != 1:
-        return "its engine is several files"
+        return "its engine consists of several files"
     engine = ENGINES[manifest.engine]
     if engine.triton is None:
         return f"Triton has no backend for {engine.title}"
@@ -125,7 +125,7 @@ def _hindrance(manifest: Manifest, entry: ProgramEntry) -> str | None:
     if any(plan.stripped for plan in manifest.plans):
         return "its plans hold no weights"
     if engine.triton.samples_first and any(i.rows is not None for i in entry.inputs):
-        return "its plan takes noise by step and then by sample, and Triton batches by sample first"
+        return "its plan takes noise with the step axis first, but Triton batches along the first axis"
     return None
 
 

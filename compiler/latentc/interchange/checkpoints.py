@@ -72,7 +72,7 @@ def _found(path: Path, chosen: Candidate, key: str | None) -> Found:
     )
     variant = f", variant {chosen.variant}" if chosen.variant is not None else ""
     notes = [
-        f"the file has no weights of the network `{name}`: give them with -w {name}=FILE"
+        f"the file has no weights of network `{name}`: give them with -w {name}=FILE"
         for name in lower(chosen.spec).sampled
         if name not in checkpoints
     ]
@@ -196,5 +196,5 @@ def _none(path: Path, readings: Sequence[Reading], system: str | None, variant: 
         "E0417",
         f"the tensors of {path} do not have the names and shapes of {wanted}",
         notes=(f"it holds {len(names)} tensors, such as{shown}",) if names else (),
-        help="for other sizes, write a spec that extends the system's and give it the file with `--weights`",
+        help="for other sizes, write a spec that extends the system's, and give it the file with `--weights`",
     )

@@ -77,14 +77,14 @@ def export_diffusers(
     notes = list(notes)
     networks = [name for name in weights if name != FIRST_STAGE]
     if networks != ["main"]:
-        raise _unequal(spec, f"it samples with the networks {', '.join(networks)}, and not with `main` alone")
+        raise _unequal(spec, f"it samples with the networks {', '.join(networks)}, not with `main` alone")
     main = _part(spec, weights["main"], notes)
     stage = None
     if FIRST_STAGE in weights and spec.first_stage is not None and spec.data.first_stage is not None:
         stage = _part(spec.first_stage, weights[FIRST_STAGE], notes)
         shift, scale = spec.data.normalisation
         if any(shift) or len(set(scale)) > 1:
-            raise _unequal(spec, "its latents are normalised per channel, and diffusers divides them by one factor")
+            raise _unequal(spec, "its latents are normalised per channel, but diffusers divides them by one factor")
         stage.config["scaling_factor"] = scale[0]
     pipeline = _pipeline(spec, main, stage, notes)
     scheduler = _scheduler(spec, pipeline is not None, notes) if main.model.SCHEDULED else None
@@ -129,11 +129,11 @@ def _compared(spec: Spec, again: Spec, model: Model) -> Iterator[str]:
     ours, theirs = ({n: tuple(t[0]) for n, t in network_types(lower(s), "main").items()} for s in (spec, again))
     if ours != theirs:
         odd = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
-        raise _unequal(spec, f"its tensor {odd} is {ours.get(odd)}, and that of {model.NAMES[0]} is {theirs.get(odd)}")
+        raise _unequal(spec, f"its tensor {odd} is {ours.get(odd)}, but in {model.NAMES[0]} it is {theirs.get(odd)}")
     for path, own, other in _differences(_networks(spec), _networks(again), ()):
         if path[-1] in model.ADAPTED:
             continue
-        said = f"{'.'.join(path)} is {own!r}, and in {model.NAMES[0]} it is {other!r}"
+        said = f"{'.'.join(path)} is {own!r}, but in {model.NAMES[0]} it is {other!r}"
         if path[-1] not in model.NEARLY:
             raise _unequal(spec, said)
         yield f"{said}: {model.NEARLY[path[-1]]}"
@@ -177,7 +177,7 @@ def _scheduler(spec: Spec, piped: bool, notes: list[str]) -> tuple[Scheduler, Da
             return scheduler, config
         asked(sampler is not None, "it has no sampler")
         assert sampler is not None
-        raise Unequal(f"the sampler `{sampler.kind}` has no equivalent there")
+        raise Unequal(f"the sampler `{sampler.kind}` has no equivalent in diffusers")
     except Unequal as reason:
         try:
             config = USUAL.config(spec.model_copy(update={"sampler": USUAL.usual(sampler)}))
@@ -219,7 +219,7 @@ def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> t
         network = spec.networks["main"]
         told = list(network.told(spec)) if isinstance(network, Backbone) else []
         if pipeline.conditions != tuple(told):
-            notes.append(f"no {name}, whose network is told {' and '.join(pipeline.conditions) or 'no condition'}")
+            notes.append(f"no {name}, because the network takes {' and '.join(pipeline.conditions) or 'no condition'}")
             return None
         if pipeline.autoencoder is not None:
             notes += _guidance(spec, name)
@@ -233,19 +233,22 @@ def _guidance(spec: Spec, name: str) -> Iterator[str]:
     """How a pipeline guides differently."""
     classes = spec.data.classes or 0
     if classes != 1000:
-        yield f"{name} guides by class 1000, which {classes} classes do not have: call it with guidance_scale=1"
+        yield (
+            f"{name} uses class 1000 for guidance, which {classes} classes do not include: call it with "
+            "guidance_scale=1"
+        )
     if not isinstance(spec.sampler, ArraySampler):
         return
     for _, term in spec.sampler.terms():
         channels = getattr(term, "channels", None)
         shape = spec.data.shape
         if channels is not None and shape is not None and channels != shape[0]:
-            yield f"{name} guides all {shape[0]} channels, and the spec's sampler {channels}"
+            yield f"{name} guides all {shape[0]} channels, but the spec's sampler guides {channels}"
         if getattr(term, "interval", (0.0, 1.0)) != (0.0, 1.0) or getattr(term, "schedule", "constant") != "constant":
             yield f"{name} guides every step with one scale"
         yield f"{name} takes the guidance scale at each call: guidance_scale={term.scale:g}"
     if len(spec.sampler.terms()) > 1:
-        yield f"{name} has one term of guidance, and the spec's sampler {len(spec.sampler.terms())}"
+        yield f"{name} has one term of guidance, but the spec's sampler has {len(spec.sampler.terms())}"
 
 
 def _places(main: Part, stage: Part | None) -> list[tuple[str, Part]]:

@@ -89,7 +89,7 @@ class _Reader:
         spec = merged(spec, self.scheduler(_class_of(index, "scheduler"), pipeline.scheduler))
         spec["sampler"]["steps"] = min(pipeline.steps, spec["objective"]["process"]["steps"])
         if spec["sampler"].get("variance") == "learned_range" and (autoencoder or not _learns(spec)):
-            self.refused.append(f"DDPMScheduler.variance_type is 'learned_range', and {kind} gives it no variance")
+            self.refused.append(f"DDPMScheduler.variance_type is 'learned_range', but {kind} predicts no variance")
         first_stage = None
         if autoencoder is not None:
             first_stage = self.autoencoder(autoencoder, _class_of(index, autoencoder), spec)
@@ -128,14 +128,14 @@ class _Reader:
         kind = becomes or str(given.get("_class_name", kind))
         if kind not in SCHEDULERS:
             reason = wrong_class(f"the scheduler {kind}", SCHEDULERS)
-            mend = "in diffusers, replace it by DDIMScheduler.from_config(pipe.scheduler.config) and save the pipeline"
+            mend = "in diffusers, replace it by DDIMScheduler.from_config(pipe.scheduler.config), and save the pipeline"
             raise _cannot(file, [reason], mend)
         config = SCHEDULERS[kind].config_of(given)
         changes = SCHEDULERS[kind].changes(config)
         self.collect(config)
         if SCHEDULERS[kind].SCALES_NOISE:
             self.notes.append(
-                f"{kind}: the state is scaled as it means it, which DiTPipeline does not do, so images differ"
+                f"{kind}: the state is scaled as the scheduler expects, which DiTPipeline does not do, so images differ"
             )
         return changes
 
@@ -157,7 +157,8 @@ class _Reader:
         count = spec["data"].get("classes", 0)
         if count != 1000:
             self.notes.append(
-                f"guidance takes class {count} for none; DiTPipeline takes 1000, which {count} classes do not have"
+                f"guidance uses class {count} as the null class; DiTPipeline uses 1000, which {count} "
+                "classes do not include"
             )
         if names is None:
             return
@@ -166,7 +167,7 @@ class _Reader:
             if str(key).isdecimal() and isinstance(value, str):
                 by_id[int(key)] = " ".join(value.split())
         if sorted(by_id) != list(range(count)) or not all(map(is_name, by_id.values())):
-            self.notes.append(f"id2label names {len(by_id)} classes of {count} and is not taken over")
+            self.notes.append(f"id2label names {len(by_id)} of {count} classes and is not taken over")
             return
         spec["data"]["class_names"] = [by_id[i] for i in range(count)]
 
@@ -218,7 +219,7 @@ def _json(path: Path) -> Data:
     """A JSON object. DiagnosticError E0401 to E0403."""
     try:
         if path.stat().st_size > _LARGEST:
-            raise DiagnosticError.of("E0403", f"{path} is larger than any configuration")
+            raise DiagnosticError.of("E0403", f"{path} is too large to be a configuration")
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DiagnosticError.of("E0401", f"no such file: {path}", help="save the pipeline again, whole") from error
@@ -227,7 +228,7 @@ def _json(path: Path) -> Data:
     except (ValueError, RecursionError) as error:
         raise DiagnosticError.of("E0403", f"{path} is not valid JSON") from error
     if not isinstance(found, dict):
-        raise DiagnosticError.of("E0403", f"{path} holds no JSON object")
+        raise DiagnosticError.of("E0403", f"{path} does not hold a JSON object")
     return found
 
 

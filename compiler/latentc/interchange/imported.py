@@ -64,7 +64,7 @@ def import_source(
     check_free(folder, force)
     if is_diffusers(source):
         if system is not None or variant is not None:
-            mend = "leave `--spec` and `--variant` out: its configuration says what it is"
+            mend = "leave `--spec` and `--variant` out: the folder's configuration determines the spec"
             raise DiagnosticError.of("E0417", f"{source} is a folder of diffusers", help=mend)
         found = found_in_folder(source)
     else:

@@ -85,7 +85,7 @@ def _packages() -> Iterator[Finding]:
     torch = sys.modules.get("torch")
     if torch is not None:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        detail = ", ".join(devices) or "no CUDA device: training uses the CPU"
+        detail = ", ".join(devices) or "no CUDA device: training runs on the CPU"
         yield Finding("torch devices", "ok", detail)
 
 
@@ -110,7 +110,7 @@ def engines() -> Iterator[Finding]:
         yield Finding("triton server", "ok", server)
         return
     docker = "" if shutil.which("docker") else "; docker is not here either"
-    mend = "serve what `latentc deploy triton` writes with NVIDIA's image `tritonserver`, a version ending in -py3"
+    mend = "serve what `latentc deploy triton` writes with NVIDIA's image `tritonserver`, of a version ending in -py3"
     yield Finding("triton server", "missing", f"no `tritonserver` on the path{docker}", mend)
 
 
@@ -155,6 +155,6 @@ def _backends() -> Iterator[Finding]:
             yield Finding(name, "fault", f"{type(problem).__name__}: {problem}".splitlines()[0])
         else:
             if error > TOLERANCES["fp32"].forward:
-                yield Finding(name, "fault", f"a tiny network is off by {error:.1e}", "install the package again")
+                yield Finding(name, "fault", f"a tiny network is off by {error:.1e}", "reinstall the package")
             else:
                 yield Finding(name, "ok", f"a tiny network agrees with the oracle to {error:.1e}")

@@ -144,8 +144,8 @@ class Emitted:
 
 def unfinished(entry: ProgramEntry) -> DiagnosticError:
     """DiagnosticError E0713: a program that chooses its steps has left samples on their way."""
-    message = f"after the {entry.steps} steps of `{entry.name}` not all samples have reached their end: those are NaN"
-    mend = f"compile it again with more (`--steps {10 * entry.steps}`), or with a greater `rtol` and `atol`"
+    message = f"after the {entry.steps} steps of `{entry.name}` some samples have not reached the end: those are NaN"
+    mend = f"compile it again with more steps (`--steps {10 * entry.steps}`) or a greater `rtol` and `atol`"
     return DiagnosticError.of("E0713", message, help=mend)
 
 

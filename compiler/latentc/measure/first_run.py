@@ -59,12 +59,12 @@ def check_runs(
     needed = COPIES * (held + sum(reference.size for reference in manifest.references.values()))
     costs = [_cost(lowered, entry, engine.device) for entry in manifest.programs]
     if needed > available_memory():
-        warn(f"the bundle was not run: that may need {needed / 1e9:.0f} GB of memory")
+        warn(f"the bundle was not run: that might need {needed / 1e9:.0f} GB of memory")
         return
     tell("running it once")
     for entry, (cost, whole) in zip(manifest.programs, costs, strict=True):
         if cost > LARGEST:
-            warn(f"`{entry.name}` of {entry.steps} steps was not run: one run is {cost / 1e12:.0f} TFLOP")
+            warn(f"`{entry.name}` of {entry.steps} steps was not run: one run needs {cost / 1e12:.0f} TFLOP")
             continue
         try:
             _run(folder, manifest, entry, whole, engine.device)

@@ -53,7 +53,7 @@ def feature_cache_methods(
         raise ValueError(f"network `{network}` has {several}")
     name = next(iter(lists)) if among is None else among
     if name not in lists:
-        raise ValueError(f"network `{network}` has no list of blocks `{name}`: it has {', '.join(lists) or 'none'}")
+        raise ValueError(f"network `{network}` has no list of blocks `{name}`; it has {', '.join(lists) or 'none'}")
     calls = lists[name]
     if not 0 <= first < last <= len(calls):
         message = f"blocks [{first}, {last}) are out of range: network `{network}` has {len(calls)} {name}"
@@ -79,7 +79,7 @@ def _sum_kept(owner: ModuleBuilder, fn: Function, calls: Sequence[Node], what: s
     out = calls[-1].outputs[0]
     into = next((v for v in calls[0].inputs if v.type == out.type), None)
     if into is None:
-        raise ValueError(f"the first of {what} has no input of the type {out.type} that the last returns")
+        raise ValueError(f"the first of {what} has no input of type {out.type}, which the last returns")
     added = Value(_names(fn).fresh("added"), out.type)
     caching = _method(owner, fn, CACHING, f"As forward; and what {what} add to their input.")
     caching = caching.with_(nodes=(*fn.nodes, Node("sub", (out, into), (added,))), outputs=(*fn.outputs, added))
@@ -124,7 +124,7 @@ def _block_methods(owner: ModuleBuilder, fn: Function, parts: Sequence[str]) -> 
     """A block that also returns the results of its parts, and one that takes them as inputs."""
     calls = {n.attrs["name"]: n for n in fn.nodes if n.op == "call"}
     if missing := [part for part in parts if part not in calls]:
-        raise ValueError(f"a block has no part {missing[0]!r}: it has {', '.join(calls) or 'none'}")
+        raise ValueError(f"a block has no part {missing[0]!r}; it has {', '.join(calls) or 'none'}")
     results = [calls[part].outputs[0] for part in parts]
     caching = _method(owner, fn, CACHING, f"As forward; and {' and '.join(parts)}.")
     names = _names(fn)

@@ -51,7 +51,7 @@ def check_complete(calibration: Calibration, layers: Mapping[str, Layer]) -> Non
     called = {entry.split(".")[0] for entry in calibration.feeds}
     for network in dict.fromkeys(path.split(".")[0] for path in layers):
         if network not in called:
-            message = f"calibration sees no calls of network `{network}`: programs take only its gradient"
+            message = f"calibration sees no calls of network `{network}`: programs only differentiate it"
             mend = f"leave it in full precision: `optimize.quantize.exclude: ['{network}.*']`"
             raise DiagnosticError(Diagnostic("E0801", message, help=mend))
     unseen = [path for path, layer in layers.items() if layer.group not in inputs]

@@ -79,7 +79,7 @@ def read_calibration(path: Path | str) -> Calibration:
         about = json.loads(arrays.pop("about").tobytes())
         points = {name: tuple(found) for name, found in about.pop("points").items()}
         if about["format"] != FORMAT:
-            raise _invalid(path, f"it has format {about['format']}, this latentc reads {FORMAT}")
+            raise _invalid(path, f"it has format {about['format']}, but this latentc reads {FORMAT}")
         inputs: dict[str, dict[str, Any]] = {}
         feeds: dict[str, dict[int, dict[str, Array]]] = {name: {} for name in points}
         for key, array in arrays.items():
@@ -109,7 +109,7 @@ def check_fits(calibration: Calibration, path: Path | str, model: Model) -> None
         problems.append("it was made from other weights")
     for key, value in wanted.items():
         if about.get(key) != value:
-            problems.append(f"it was made with `{key}: {about.get(key)}`; the spec says {value}")
+            problems.append(f"it was made with `{key}: {about.get(key)}`, but the spec says {value}")
     if problems:
         mend = "make one with `latentc calibrate SPEC --weights FILE -o calibration.npz`, or leave `--calibration` out"
         raise DiagnosticError(*(Diagnostic("E0803", f"{path} does not fit: {p}", help=mend) for p in problems))

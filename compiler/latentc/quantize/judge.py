@@ -134,21 +134,21 @@ def refusal(verdict: Verdict, model: Model, choice: Choice, calibration: Calibra
     settings = model.settings
     notes, faults, mends = [verdict.text(settings)], [], []
     if not verdict.good(settings):
-        faults.append("worse than its budget")
+        faults.append("worse than its budget allows")
         notes += _out_of_range(calibration, span(model.spec), verdict.quality)
         notes.append(f"the most sensitive layers are {', '.join(list(choice.sensitivity)[:3])}")
         if len(choice.quantization.plan) == len(choice.losses):
-            notes.append("no subset of the layers that was tried keeps the budget")
-        mends.append("exclude these, set `smooth: 0.5`, take another scheme, or raise `optimize.quantize.budget`")
+            notes.append("none of the subsets of layers that were tried meets the budget")
+        mends.append("exclude these, set `smooth: 0.5`, use another scheme, or raise `optimize.quantize.budget`")
     if verdict.slow(settings):
         faults.append("not fast enough")
-        mends.append("take another scheme or engine, or leave `optimize.quantize` out; small layers gain nothing")
+        mends.append("use another scheme or engine, or leave `optimize.quantize` out; small layers gain nothing")
     return DiagnosticError(
         Diagnostic(
             "E0804",
             f"the {settings.scheme} engine is {' and '.join(faults)}",
             model.spec.span("optimize", "quantize"),
             notes=tuple(notes),
-            help=f"{'; '.join(mends)}; `--force` builds it anyway, with the report of its layers",
+            help=f"{'; '.join(mends)}; `--force` builds it anyway and reports on its layers",
         )
     )

@@ -89,7 +89,7 @@ class Model:
         if idle:
             known = ", ".join(path.removesuffix(".weight") for path in list(self.layers)[:4])
             mend = f"a pattern is a path or its last parts, with * for any text: `*.adaLN`; paths are such as {known}"
-            raise DiagnosticError(*(Diagnostic("E0802", f"no layer is called `{p}`", help=mend) for p in idle))
+            raise DiagnosticError(*(Diagnostic("E0802", f"no layer is named `{p}`", help=mend) for p in idle))
         excluded = {path for found in patterns.values() for path in found}
         return {path: layer for path, layer in self.layers.items() if path not in excluded}
 

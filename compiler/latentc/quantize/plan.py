@@ -72,7 +72,7 @@ def choice(
     unfit = f"{settings.scheme} gains nothing there, or the engine does not support it"
     kept |= dict.fromkeys(model.chosen.keys() - wanted.keys(), unfit)
     if not wanted:
-        mend = "exclude fewer layers, or take another scheme"
+        mend = "exclude fewer layers, or use another scheme"
         raise DiagnosticError(Diagnostic("E0805", f"no layer is left to quantise as {settings.scheme}", help=mend))
     check_complete(calibration, wanted)
     smooth = settings.smooth is not None and settings.scheme in SMOOTHED

@@ -74,7 +74,7 @@ def check_range(
                         "E0806",
                         f"the network `{entry.split('.')[0]}` does not fit float16: {overflow}",
                         spec.span("target", "precision"),
-                        notes=("found by running it in numpy, rounded as the engine rounds, along a trajectory",),
+                        notes=("found by running it in numpy along a trajectory, with the engine's rounding",),
                         help=f"use `target.precision: {wide}`, which has a larger range",
                     )
                 )
@@ -88,7 +88,7 @@ class Overflow(Exception):
 
     def __init__(self, path: str, op: str, dtype: str, largest: float) -> None:
         self.path, self.dtype = path, dtype
-        operands = f"its operands are up to {largest:.3g}"
+        operands = f"its operands reach {largest:.3g} in magnitude"
         super().__init__(f"{path}, the result of {op} in {dtype}, is not finite; {operands}")
 
 

@@ -39,7 +39,7 @@ class Quality:
     def text(self) -> str:
         parts = [] if self.psnr is None else [f"PSNR {self.psnr:.1f} dB"]
         if self.perplexity is not None:
-            same = f"{self.agreement or 0.0:.1%} of likeliest tokens the same"
+            same = f"{self.agreement or 0.0:.1%} of most likely tokens the same"
             parts.append(f"perplexity {self.perplexity:+.2%}, {same}")
         return ", ".join(parts)
 

@@ -104,7 +104,7 @@ class Reader:
         columns = set(batch.schema.names)
         found = next((c for c in ("image", "img", "sample") if c in columns), None)
         if found is None:
-            raise DiagnosticError.of("E0726", f"{name} has no column `image`: it has {', '.join(sorted(columns))}")
+            raise DiagnosticError.of("E0726", f"{name} has no column `image`; columns: {', '.join(sorted(columns))}")
         rows = batch.column(found).to_pylist()
         if found == "sample":
             shape, dtype = self.about["shape"], self.about["dtype"]

@@ -133,7 +133,7 @@ def begin_folder(path: Path, about: Mapping[str, Any], conditions: Mapping[str, 
     mend = "choose another folder, or remove this one"
     if (path / ABOUT).is_file():
         if read_about(path) != about:
-            message = f"{path} holds samples of another request: {_difference(read_about(path), about)}"
+            message = f"{path} holds samples of a different request: {_difference(read_about(path), about)}"
             raise DiagnosticError.of("E0727", message, help=mend)
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -45,7 +45,7 @@ def parse_request(text: str) -> Request:
         else:
             values[_known(key, "setting", _KEYS)] = _number(key, value)
     if len(named) != 1:
-        raise _wrong(f"the plan names {len(named)} accelerators, not one: {text!r}")
+        raise _wrong(f"the plan must name one accelerator, not {len(named)}: {text!r}")
     device = ACCELERATORS[named[0]]
     scales: dict[str, Callable[[float], float]] = {
         "per_node": int,

@@ -88,7 +88,7 @@ def _advice(plan: Plan) -> list[str]:
     if plan.per_pass != int(plan.per_pass):
         share = plan.request.gpus * plan.accumulate
         lines.append(
-            f"  train.batch_size {plan.batch} does not divide by {share} (accelerators × accumulate): train.py stops"
+            f"  train.batch_size {plan.batch} is not divisible by {share} (accelerators × accumulate): train.py stops"
         )
     if not chosen.fits:
         most = max(chosen.largest["eager"], chosen.largest["recompute"])

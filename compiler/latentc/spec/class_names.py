@@ -69,7 +69,7 @@ def _tokenized(spec: Spec, field: Field, at: tuple[str, ...], part: BaseModel, p
                 text, {**field.text, "classes": field.classes, "start": None, "end": None}, LONGEST_NAME
             )
         except ValueError as error:
-            message, help = f"{text!r} has no tokens: {error}", "name a tokenizer that is there, or give token numbers"
+            message, help = f"{text!r} has no tokens: {error}", "name an existing tokenizer file, or give token numbers"
             raise DiagnosticError.of("E0209", message, spec.span(*at, key), help=help) from None
         return tuple(found)
 

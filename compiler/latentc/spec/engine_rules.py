@@ -17,7 +17,7 @@ def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
     if precision not in known:
         others = [name for name, row in ENGINES.items() if precision in row.precisions]
         mend = f"use {' or '.join(known)}, or the engine {' or '.join(others)}"
-        message = f"the engine `{engine}` does not support precision {precision}"
+        message = f"engine `{engine}` does not support precision {precision}"
         yield Problem("E0307", ("target", "precision"), message, help=mend)
 
 
@@ -25,8 +25,10 @@ def experts_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """Sparse experts have data-dependent shapes, which few engines take."""
     target = spec.target
     if spec.optimize.experts == "sparse" and target.precision not in ENGINES[target.engine].sparse_experts:
-        message = f"`{target.engine}` in {target.precision} does not take sparse experts"
-        yield Problem("E0305", ("optimize", "experts"), message, help="use `auto`, or `dense`, which is exact as well")
+        message = f"`{target.engine}` in {target.precision} does not support sparse experts"
+        yield Problem(
+            "E0305", ("optimize", "experts"), message, help="use `auto`, or `dense`, which gives the same results"
+        )
 
 
 def kv_tile_of_the_engine(spec: Spec) -> Iterator[Problem]:
@@ -37,9 +39,9 @@ def kv_tile_of_the_engine(spec: Spec) -> Iterator[Problem]:
     if spec.data.tokens is None:
         message = "only samplers of tokens have key-value caches"
     elif not ENGINES[target.engine].kv_tiling:
-        message = f"`{target.engine}` gains nothing from caches in blocks"
+        message = f"`{target.engine}` is not faster with caches in blocks"
     elif target.form not in ("auto", "loop"):
-        message = f"in form `{target.form}` no loop of the engine copies its caches, and blocks gain nothing"
+        message = f"in form `{target.form}` no loop of the engine copies its caches, so blocks gain nothing"
     else:
         return
     yield Problem("E0305", ("optimize", "kv_tile"), message, help="leave `kv_tile` out")
@@ -55,7 +57,7 @@ def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
     if scheme not in fitting:
         others = [name for name, row in ENGINES.items() if scheme in row.quantised.schemes]
         mend = f"use {' or '.join(fitting)}, or the engine {' or '.join(others)}"
-        yield Problem("E0310", path, f"the engine `{target.engine}` does not run {scheme}", help=mend)
+        yield Problem("E0310", path, f"engine `{target.engine}` does not support {scheme}", help=mend)
         return
     if target.precision not in fitting[scheme]:
         message = f"{scheme} on `{target.engine}` does not support precision {target.precision}"
@@ -64,8 +66,8 @@ def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0310", path, message, labels=where if spec.span("target") else (), help=mend)
     for i, capability in enumerate(target.capabilities):
         if scheme == "fp8" and engine.plans and int(capability.removeprefix("sm")) < engine.plans.least_fp8:
-            message = f"{capability} has no fp8 arithmetic"
-            mend = f"GPUs from sm{engine.plans.least_fp8} on have it; `scheme: int8` runs on all"
+            message = f"{capability} does not support fp8"
+            mend = f"use `scheme: int8`, or GPUs from sm{engine.plans.least_fp8} on"
             yield Problem("E0310", ("target", "capabilities", i), message, help=mend)
     if scheme == "int4_weights" and not engine.quantised.operators and target.opset < 21:
         yield Problem(
@@ -86,14 +88,14 @@ def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:
         fitting = [n for n, row in ENGINES.items() if row.plans is not None and name not in row.plans.refused]
         mend = f"leave it out, or set `engine: {'` or `'.join(fitting)}`"
         if plans is None:
-            yield Problem("E0308", ("target", name), f"the engine `{target.engine}` has no plans", help=mend)
+            yield Problem("E0308", ("target", name), f"engine `{target.engine}` builds no plans", help=mend)
         elif name in plans.refused:
             message = f"`{target.engine}` does not take `{name}`: {plans.refused[name]}"
             yield Problem("E0308", ("target", name), message, help=mend)
     for i, profile in enumerate(target.profiles):
         if not profile.min <= profile.opt <= profile.max:
-            message = f"the profile's batch sizes {profile.min}, {profile.opt}, {profile.max} are not in order"
-            yield Problem("E0308", ("target", "profiles", i), message, help="expected min ≤ opt ≤ max")
+            message = f"the batch sizes of the profile ({profile.min}, {profile.opt}, {profile.max}) are not in order"
+            yield Problem("E0308", ("target", "profiles", i), message, help="give them such that min ≤ opt ≤ max")
 
 
 ENGINE_RULES: tuple[Rule, ...] = (

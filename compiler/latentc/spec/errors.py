@@ -305,7 +305,7 @@ def _refused(fault: _Fault) -> Diagnostic:
 
 def _bad_pattern(fault: _Fault) -> Diagnostic:
     span = fault.document.span(fault.path)
-    label = Label(span, "letters, digits and a few signs only")
+    label = Label(span, "use only letters, digits and the few signs allowed")
     note = f"it must match the pattern {fault.context.get('pattern', '')}"
     return Diagnostic("E0209", f"{described(fault.data)} is not a valid {fault.shown}", span, (label,), (note,))
 

@@ -50,7 +50,7 @@ def load_first_stage(spec: Spec) -> Spec | None:
             found = spec_from_resolved(resolve_file(str(path), stage.variant, overrides, "size of the first stage"))
             found._origin = (str(path), stage.variant, overrides)
         except DiagnosticError as error:
-            message = f"`{stage.spec}` cannot take images of shape {shape}, which codes of this size are made from"
+            message = f"`{stage.spec}` cannot take images of shape {shape}, from which codes of this size are made"
             why = error.diagnostics[0].message
             place = ("data", "shape") if spec.data.shape is not None else ("data", "tokens")
             raise DiagnosticError.of("E0302", message, spec.span(*place), notes=(why,)) from None

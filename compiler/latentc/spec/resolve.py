@@ -98,7 +98,7 @@ def resolve_text(
     fields = dict(root.fields)
     variants = fields.pop("variants", None)
     if variants and variants.value is not None and not isinstance(variants.value, dict):
-        raise _wrong_type("`variants` must be a mapping from a name to what it changes", variants)
+        raise _wrong_type("`variants` must map names to changes", variants)
     fields.pop("extends", None)
     root = replace(root, value=fields)
     if variant is not None:
@@ -157,7 +157,7 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Nod
     if extends is None:
         return root
     if not isinstance(extends.value, str):
-        raise _wrong_type("`extends` must be the path or the name of one spec", extends)
+        raise _wrong_type("`extends` must be the path or name of one spec", extends)
     base = named_spec(extends.value, path.parent, extends.span)
     here = (*chain, path.resolve())
     if base.resolve() in here:
@@ -176,7 +176,7 @@ def _with_networks(root: Node, chain: tuple[str, ...]) -> Node:
             continue
         if wrong := [key for key in (extends, variant) if key is not None and not isinstance(key.value, str)]:
             raise _wrong_type(
-                "`extends` is the name or the path of a spec, and `variant` one of its variants", wrong[0]
+                "`extends` must be the name or path of a spec, and `variant` one of its variants", wrong[0]
             )
         base = named_spec(str(extends.value), Path(extends.span.file).parent, extends.span)
         if _shown(base) in chain:
@@ -225,7 +225,7 @@ def _without_backbone(root: Node) -> Node:
     if main is not None:
         place, first = backbone.key or backbone.span, main.key or main.span
         labels = (Label(place, "is shorthand for `networks: {main: …}`"), Label(first, "also given here"))
-        raise DiagnosticError.of("E0215", "the main network is described twice", place, labels, help="keep one")
+        raise DiagnosticError.of("E0215", "the main network is given twice", place, labels, help="keep one")
     if networks is not None and isinstance(networks.value, dict):
         fields["networks"] = replace(networks, value={"main": backbone, **networks.value})
     elif networks is None:
@@ -253,11 +253,11 @@ def _variant(variants: Node | None, wanted: str) -> Node:
     if node.value is None:
         return replace(node, value={})
     if not isinstance(node.value, dict):
-        raise _wrong_type("a variant must be a mapping of what it changes", node)
+        raise _wrong_type("a variant must be a mapping of changes", node)
     if forbidden := next((key for key in ("latentc", "extends", "variants") if key in node.value), None):
         span = node.value[forbidden].key or node.span
         message = f"a variant cannot change `{forbidden}`"
-        raise DiagnosticError.of("E0209", message, span, help="remove it from the variant")
+        raise DiagnosticError.of("E0209", message, span, help="remove this key from the variant")
     return node
 
 
@@ -272,7 +272,7 @@ def _set(root: Node, text: str, file: str) -> Node:
     add_source(file, text)
     target, equals, value = text.partition("=")
     if not equals or not target.strip():
-        help_text = "write `--set train.steps=1000`; quote the whole where the shell would split it"
+        help_text = "write for example `--set train.steps=1000`; quote it if the shell would split it"
         span = Span(file, 1, 1, 1, max(2, len(text) + 1))
         message = "`--set` takes a path, `=` and a YAML value"
         raise DiagnosticError.of("E0214", message, span, help=help_text)
@@ -287,7 +287,7 @@ def _set(root: Node, text: str, file: str) -> Node:
     if len(steps) > MAX_DEPTH:
         raise DiagnosticError.of("E0214", "the path of `--set` is too long", steps[MAX_DEPTH][1])
     if steps[0][0] in ("latentc", "extends", "variants"):
-        message = f"`{steps[0][0]}` cannot be set: the file says it"
+        message = f"`{steps[0][0]}` cannot be changed by `--set`; edit the file"
         raise DiagnosticError.of("E0213", message, steps[0][1])
     # Blanks in place of the path keep the columns of the value correct.
     try:
@@ -315,7 +315,7 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node, above: tuple[str
     if isinstance(node.value, list):
         if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(node.value)):
             label = Label(span, f"the list has {len(node.value)} items, counted from 0")
-            raise DiagnosticError.of("E0213", f"no item `{name}` in this list", span, (label,))
+            raise DiagnosticError.of("E0213", f"this list has no item `{name}`", span, (label,))
         items = list(node.value)
         items[int(name)] = _put(items[int(name)], rest, leaf, (*above, name))
         return replace(node, value=items)
@@ -326,7 +326,7 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node, above: tuple[str
     fields = dict(node.fields)
     if name not in fields and rest and rest[0][0].isdecimal():
         message = f"`{name}` is not written in the spec, so it has no items to change"
-        help_text = f"set all of it: `{name}=[…]`"
+        help_text = f"set it as a whole: `{name}=[…]`"
         raise DiagnosticError.of("E0213", message, span, help=help_text)
     if not rest and leaf.value is None and name in fields and _removable(above):
         fields.pop(name)

@@ -105,8 +105,8 @@ def warmup_within_training(spec: Spec) -> Iterator[Problem]:
         yield Problem(
             "E0303",
             ("train", "schedule", "warmup"),
-            f"the warm-up of {warmup} steps is not shorter than the training of {steps}",
-            "the learning rate would never be reached",
+            f"the warm-up of {warmup} steps must be shorter than the training of {steps}",
+            "otherwise the full learning rate is never reached",
             ((("train", "steps"), f"{steps} steps in all"),) if spec.span("train", "steps") else (),
         )
 
@@ -203,7 +203,9 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, know
             near = f"name one of the networks, or add one, of kind {' or '.join(kinds)}"
         yield Problem("E0306", path, wanted, labels=((("networks",), "the networks"),), help=near)
         return
-    does = " and ".join(CAPABILITIES[c] for c in sorted(provided)) or "does none of what objectives and samplers need"
+    does = (
+        " and ".join(CAPABILITIES[c] for c in sorted(provided)) or "cannot do any of what objectives and samplers need"
+    )
     labels: tuple[tuple[PathKey, str], ...] = ((("networks", need.network), does),)
     fitting = _kinds_for(spec, section, need.network, provided)
     mend = f"{section}s for this network: {', '.join(fitting)}" if fitting else f"use a network {' or '.join(kinds)}"
@@ -331,11 +333,11 @@ def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
         return
     others = [name for name in spec.networks if name != "main"]
     if stitch.network not in others:
-        what = "main takes the other steps" if stitch.network == "main" else f"no network `{stitch.network}`"
+        what = "`main` runs the other steps" if stitch.network == "main" else f"no network `{stitch.network}`"
         mend = f"name one of {', '.join(others)}" if others else "add one to `networks`: `small: {kind: …}`"
         yield Problem("E0309", ("optimize", "stitch", "network"), what, help=mend)
     if "main" not in spec.networks:
-        yield Problem("E0309", ("optimize", "stitch"), "there is no network `main` to take over")
+        yield Problem("E0309", ("optimize", "stitch"), "there is no network `main` to take over from it")
     if isinstance(spec.sampler, Sampler) and not _evaluates_steps(spec):
         message = f"the sampler `{spec.sampler.kind}` does not step from noise to data"
         yield Problem("E0309", ("optimize", "stitch"), message, help="leave `stitch` out")

@@ -134,7 +134,7 @@ def _kind(spec: Spec) -> tuple[Any, Any]:
         message = f"tuning does not support {what}"
         raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", *path), help="remove it"))
     message = f"the spec `{spec.name}` has no sampler that denoises in steps, or reveals masked tokens by confidence"
-    mend = "tuning is for samplers of diffusion and flow, and for `confidence`; other tokens are drawn one by one"
+    mend = "tuning supports samplers of diffusion and flow, and `confidence`; other samplers draw tokens one by one"
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))
 
 

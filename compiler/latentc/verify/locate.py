@@ -101,7 +101,7 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
         return Divergence(candidate, "the end", what, error, errors[agrees])
     detail = "these samples agree; others of the batch do not"
     if candidate != TORCH:
-        other = "the bundle is another version's, or its engines were exchanged, or only other samples differ"
+        other = "the bundle is from another version, its engines were replaced, or only other samples differ"
         detail = f"compiled anew from the spec these samples agree: {other}"
     return Divergence(candidate, "nothing", detail, error, errors[agrees])
 

@@ -108,7 +108,7 @@ class Report:
             ties = sum(c.ties for c in group)
             notes = ["ok" if worst.ok else "FAILED", *[f"{ties} tie{'s' * (ties > 1)}"] * bool(worst.ok and ties)]
             shares = [c.agreement for c in group if c.agreement is not None]
-            notes += [f"{min(shares):.1%} of likeliest tokens the same"] if shares else []
+            notes += [f"{min(shares):.1%} of most likely tokens the same"] if shares else []
             mark = ", ".join(notes)
             rows.append(
                 (worst.what, points, batches, worst.reference, worst.candidate, *_errors(worst), mark),
@@ -127,7 +127,7 @@ class Report:
             lines += ["", *(f"not compared: {s.what}: {s.why}" for s in self.skipped)]
         verdict = "verified" if self.ok else "NOT VERIFIED"
         if self.broken:
-            verdict = "NOT VERIFIED: a comparison that must fail did not, so the others mean nothing"
+            verdict = "NOT VERIFIED: a comparison that must fail did not, so the others are not reliable"
         lines += ["", f"{verdict} ({self.seconds:.1f} s)"]
         return "\n".join(lines) + "\n"
 

@@ -178,7 +178,7 @@ class _Verification:
             self._skip(f"{called.title} at batch {largest}", "it would take too long")
             feeds = [feed for feed in feeds if feed[1] != largest]
         if subject.backend is not subject.pipeline.backend:
-            self._skip(f"{called.title} by its plan", "plans are of whole programs: ONNX Runtime ran it")
+            self._skip(f"{called.title} by its plan", "plans hold whole programs, so ONNX Runtime ran it")
         results: Results = {ENGINE: [called.engine(operands) for _, _, operands in feeds]}
         if self.torch:
             run = subject.emitted.method(called.network.name, called.name)
@@ -196,7 +196,8 @@ class _Verification:
         if not small:
             seconds, budget = self._oracle_seconds(function, feeds[0][1]), self.budget
             self._skip(
-                f"{called.title} by the oracle", f"one run takes about {seconds:.0f} s, the budget is {budget:.0f} s"
+                f"{called.title} by the oracle",
+                f"one run takes about {seconds:.0f} s, but the budget is {budget:.0f} s",
             )
             return
         run, begin = self._oracle_method(called), time.perf_counter()
@@ -286,7 +287,7 @@ class _Verification:
         sizes = self._sizes(entry, title, each)
         inputs = [(f"{entry.steps} steps", size, self._request(entry, size)) for size in sizes]
         if self.torch and self._draws(program) and subject.quantization is not None:
-            self._skip(f"{title} by PyTorch", "it does not round as quantised layers do, and draws other tokens")
+            self._skip(f"{title} by PyTorch", "it does not round as quantised layers do, so it draws other tokens")
         elif self.torch:
             runners[TORCH] = lambda request: subject.emitted.program(entry)(subject.operands(request))
         oracle_inputs = self._oracle_inputs(program, inputs, title)
@@ -326,9 +327,9 @@ class _Verification:
         """Why a program that draws tokens is not compared; `tokens`: they are its output."""
         manifest = self.subject.pipeline.manifest
         if manifest.quantization is not None and manifest.quantization.scheme.endswith("_weights"):
-            return "products with packed weights round more than the graph says, and draw other tokens"
+            return "matmuls with packed weights round more than the graph says, so they draw other tokens"
         if not tokens and (manifest.quantization is not None or manifest.precision != "fp32"):
-            return "rounding draws other tokens, and the output does not show which"
+            return "rounding makes it draw other tokens, and the output does not show which"
         return None
 
     def _sizes(self, entry: ProgramEntry, title: str, each: float) -> list[int]:
@@ -360,7 +361,9 @@ class _Verification:
             if self._oracle_seconds(program.entry, samples) < self._left() / 2:
                 return inputs[:count]
         each = self._oracle_seconds(program.entry, 1)
-        self._skip(f"{title} by the oracle", f"one sample takes about {each:.0f} s, the budget is {self.budget:.0f} s")
+        self._skip(
+            f"{title} by the oracle", f"one sample takes about {each:.0f} s, but the budget is {self.budget:.0f} s"
+        )
         return []
 
     # ---- the first divergence

@@ -103,7 +103,7 @@ def _dotted(named: Mapping[str, _T]) -> Mapping[str, _T]:
 def _mapping(path: Path, tree: Any) -> Mapping[Any, Any]:
     if isinstance(tree, Mapping):
         return tree
-    raise DiagnosticError.of("E0403", f"{path} holds no state dict but a single object")
+    raise DiagnosticError.of("E0403", f"{path} holds a single object, not a state dict")
 
 
 def _folder(path: Path) -> Mapping[Any, Any]:
@@ -147,7 +147,7 @@ def named_files(given: Files, networks: Sequence[str], needed: Sequence[str]) ->
     missing = set(needed) - set(named)
     if named != [""] and ("" in named or missing or len(set(named)) < len(named)):
         for_whom = ", ".join(name or "all of them" for name in named) or "none"
-        message = f"the networks are {', '.join(networks)}, but weights are given for {for_whom}"
+        message = f"weights are given for {for_whom}, but the networks are {', '.join(networks)}"
         raise DiagnosticError.of(
             "E0415",
             message,
@@ -211,7 +211,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for file in sorted(set(where.values())):
         # An index is untrusted data: it may only name files beside itself.
         if Path(file).name != file or not (index.parent / file).is_file():
-            raise _shards(index, f"its file {file!r} is not beside it")
+            raise _shards(index, f"its file {file!r} is missing")
     return where
 
 

@@ -68,7 +68,7 @@ def _check_count(name: str, option: Any, shape: list[int] | None, sizes: Sizes) 
     if name != "value":
         made = whole(option, sizes) ** (2 if name == "causal" else 1)
         if shape is not None and made != count:
-            raise ValueError(f"`fill` by {name} makes {made} numbers, and the shape {shape} holds {count}")
+            raise ValueError(f"`fill` by {name} makes {made} numbers, but the shape {shape} holds {count}")
         count = made
     if count > _MOST_ELEMENTS:
         raise ValueError(f"`fill` of {count} numbers is more than {_MOST_ELEMENTS}")

@@ -134,7 +134,7 @@ def _export(
     for rule in rules:
         if rule.filled_by is not None and rule.theirs[0].text not in made:
             made[rule.theirs[0].text] = rule.filled_by()
-    problems.add("constants that a weight of ours gives already", [name for name in constants if name in made])
+    problems.add("constants that one of our weights already provides", [name for name in constants if name in made])
     made.update(constants)
     return made, problems
 
@@ -253,7 +253,7 @@ class _Problems:
                 shown = [f"  {name}{self._nearest(name)}" for name in entries[:_SHOWN]]
                 more = [f"  … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
                 notes.append("\n".join([f"{kind} ({len(entries)}):", *shown, *more]))
-        mend = "check that the variant is the checkpoint's, then the spec's `weights` rules"
+        mend = "check that the variant is that of the checkpoint, then the spec's `weights` rules"
         return DiagnosticError.of("E0410", message, notes=tuple(notes), help=mend)
 
     def _nearest(self, name: str) -> str:

@@ -110,11 +110,11 @@ def _entry(path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.Z
         raise DiagnosticError.of(
             "E0405",
             f"{path}: array {info.filename.removesuffix('.npy')!r} has dtype {dtype}, not a number type",
-            help="save plain numeric arrays; for bfloat16 use safetensors, .npz cannot name that type",
+            help="save plain numeric arrays; use safetensors for bfloat16, which .npz has no name for",
         )
     nbytes = math.prod(shape) * dtype.itemsize
     if header + nbytes != info.file_size or min(shape, default=0) < 0:
-        raise damaged(path, f"{info.filename!r} should have {header + nbytes} bytes and has {info.file_size}")
+        raise damaged(path, f"{info.filename!r} should have {header + nbytes} bytes, but has {info.file_size}")
     place = data_range(path, file, info)
     if place is None or dtype.newbyteorder("<") != dtype:
         return Array(_loaded(archive, info, dtype))

@@ -225,7 +225,7 @@ def _mapping(number: int, raw: RawRule, sizes: Sizes) -> Rule:
         operations.append(parse_step(operation, sizes, count, len(own)))
         count = operations[-1].counts[1]
     if count != len(own):
-        raise ValueError(f"its {len(official)} tensors in `from` become {count}, and `to` has {len(own)} names")
+        raise ValueError(f"its {len(official)} tensors in `from` become {count}, but `to` has {len(own)} names")
     return Rule(number, tuple(official), tuple(own), tuple(operations))
 
 

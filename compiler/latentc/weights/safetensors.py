@@ -86,7 +86,7 @@ def write_safetensors(
         for name in order:
             # Reading raises DiagnosticErrors of its own, so an OSError here concerns the output.
             if stream(tensors[name], file) != spans[name][1]:
-                raise ValueError(f"{name}: streamed another number of bytes than its shape has")
+                raise ValueError(f"{name}: the number of bytes streamed does not match its shape")
     return {name: (len(header) + offset, nbytes) for name, (offset, nbytes) in spans.items()}
 
 
@@ -175,6 +175,6 @@ def _sync_folder(folder: Path) -> None:
 def _damaged(path: Path, why: str) -> DiagnosticError:
     return DiagnosticError.of(
         "E0404",
-        f"{path} is not a whole safetensors file: {why}",
+        f"{path} is not a complete safetensors file: {why}",
         help="the file is truncated or damaged: fetch or write it again",
     )

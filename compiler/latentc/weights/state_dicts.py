@@ -111,7 +111,7 @@ def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -
     shown = ", ".join(place or "(the top)" for place in places[:8]) + (" …" if len(places) > 8 else "")
     near = nearest(key, [place for place in places if place]) if key else None
     what = "holds several state dicts" if key is None else f"holds no state dict {key!r}"
-    mend = f"choose one with the key, such as {places[0]!r}" if places[0] else "leave out the key"
+    mend = f"choose one with the key, such as {places[0]!r}" if places[0] else "leave the key out"
     raise DiagnosticError.of(
         "E0409",
         f"{path} {what}",

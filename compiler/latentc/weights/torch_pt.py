@@ -62,7 +62,7 @@ def _read_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Any:
     if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
         raise damaged(path, "its numbers are not little-endian")
     if entries[pickles[0]].file_size > PICKLE_LIMIT:
-        raise damaged(path, "its pickle is larger than any state dict's")
+        raise damaged(path, "its pickle is too large for a state dict")
     tree = pickled.load(archive.read(pickles[0]))
     ranges: dict[str, tuple[int, int] | None] = {}
 
@@ -99,7 +99,7 @@ def _strided(path: Path, tensor: pickled.Tensor, start: int, nbytes: int) -> Exp
     size, stride = tensor.size, tensor.stride
     stored_bytes = tensor.storage.numel * dtype_from_name(kind).itemsize
     if stored_bytes > nbytes:
-        raise damaged(path, f"storage {tensor.storage.key} has {nbytes} bytes and should have {stored_bytes}")
+        raise damaged(path, f"storage {tensor.storage.key} has {nbytes} bytes, but should have {stored_bytes}")
     if 0 in size:
         return Stored(path, start, 0, dtype, size)
     extent = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -134,7 +134,7 @@ def _read_old(path: Path) -> Any:
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        raise _refused(path, f"it names {named[1]}" if named else "it is no plain state dict") from error
+        raise _refused(path, f"it names {named[1]}" if named else "it is not a plain state dict") from error
     except Exception as error:  # damaged bytes make torch raise exceptions of many types
         raise damaged(path, f"torch cannot read it ({type(error).__name__})") from error
 

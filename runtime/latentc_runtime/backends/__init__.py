@@ -77,7 +77,7 @@ def open_backend(
     runs the graphs they were made from. Raises BundleError E0606 or E0613.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise BundleError("E0606", f"threads must be an integer, at least 1, not {threads!r}", "leave `threads` out")
+        raise BundleError("E0606", f"threads must be an integer of at least 1, not {threads!r}", "leave `threads` out")
     if engine in ("tensorrt", "tensorrt-rtx"):
         from latentc_runtime.backends.tensorrt import TensorRt
 
@@ -88,7 +88,7 @@ def open_backend(
                 if device != "auto":
                     raise
                 if error.code == "E0613":  # there is a GPU, and the plans made for it would be faster
-                    warnings.warn(f"ONNX Runtime runs the bundle: {error.message}; {error.help}", stacklevel=2)
+                    warnings.warn(f"ONNX Runtime runs the bundle instead: {error.message}; {error.help}", stacklevel=2)
         engine = "onnxruntime"
     if engine == "onnxruntime":
         from latentc_runtime.backends.onnxruntime import OnnxRuntime
@@ -108,8 +108,8 @@ def check_names(
     if set(inputs) != set(takes) or not set(outputs) <= set(gives):
         raise BundleError(
             "E0607",
-            f"{file} takes {sorted(takes)} and gives {sorted(gives)}, but the manifest has it take {sorted(inputs)} "
-            f"and give {sorted(outputs)}",
+            f"{file} takes {sorted(takes)} and returns {sorted(gives)}, but the manifest says it takes "
+            f"{sorted(inputs)} and returns {sorted(outputs)}",
             "compile the bundle again with `latentc compile`",
         )
 
@@ -134,5 +134,5 @@ def cast(array: Array, dtype: np.dtype[Any], name: str) -> Array:
     """`array` as `dtype`, contiguous. Raises BundleError if fractions would become whole numbers."""
     result = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)  # ascontiguousarray makes [] to [1]
     if array.dtype.kind == "f" and dtype.kind != "f" and not np.array_equal(result, array):
-        raise BundleError("E0607", f"engine input {name} takes {dtype} and got {array.dtype} values")
+        raise BundleError("E0607", f"engine input {name} takes {dtype}, but got {array.dtype} values")
     return result

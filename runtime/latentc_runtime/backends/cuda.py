@@ -13,7 +13,7 @@ from latentc_runtime.backends import Array
 from latentc_runtime.errors import BundleError
 
 _INSTALL = 'pip install "latentc[tensorrt]" or "latentc[tensorrt-rtx]"; `nvidia-smi` shows the driver'
-_UPDATE = "update the NVIDIA driver (`nvidia-smi` shows it), or install packages for its version of CUDA"
+_UPDATE = "update the NVIDIA driver (`nvidia-smi` shows it), or install packages for its CUDA version"
 
 
 class Cuda:
@@ -29,7 +29,7 @@ class Cuda:
         try:
             self.driver, wanted = (_release(self.call(f"cuda{x}GetVersion")) for x in ("Driver", "Runtime"))
             if self.driver != "0.0" and _major(self.driver) < _major(wanted):
-                message = f"the driver is for CUDA {self.driver} and cuda-python for {wanted}"
+                message = f"the driver supports CUDA {self.driver}, but cuda-python needs {wanted}"
                 raise BundleError("E0606", message, _UPDATE)
             self.index = int(self.call("cudaGetDevice"))
             attribute = runtime.cudaDeviceAttr

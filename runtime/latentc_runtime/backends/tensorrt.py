@@ -57,18 +57,18 @@ class TensorRt:
         here, there = _number(self.cuda.capability), _number(plan.capability)
         if not (here == there or (plan.hardware_compatible and here >= max(there, 80))):
             found["capability"] = (
-                f"they are for {plan.capability} and this GPU is {self.cuda.capability}",
+                f"they are for {plan.capability}, but this GPU is {self.cuda.capability}",
                 self._compile_again(),
             )
         later = plan.version_compatible and _release(plan.version)[:1] == _release(installed)[:1]
         if not (_release(plan.version) <= _release(installed) if later else _same(plan.version, installed)):
             found["version"] = (
-                f"they were made by {self.name} {plan.version} and {installed} is installed",
+                f"they were made by {self.name} {plan.version}, but {installed} is installed",
                 f"run `pip install --no-build-isolation {self.name}=={plan.version}` or compile again here",
             )
         if plan.driver is not None and _release(self.cuda.driver) < _release(plan.driver):
             found["driver"] = (
-                f"they were made with a driver for CUDA {plan.driver} and this one is for {self.cuda.driver}",
+                f"they were made with a driver for CUDA {plan.driver}, but this one is for {self.cuda.driver}",
                 "update the NVIDIA driver or compile again here",
             )
         return found
@@ -79,7 +79,7 @@ class TensorRt:
         if "capability" in nearest:
             names = ", ".join(sorted({plan.capability for plan in plans}))
             nearest["capability"] = (
-                f"they are for {names} and this GPU is {self.cuda.capability}",
+                f"they are for {names}, but this GPU is {self.cuda.capability}",
                 nearest["capability"][1],
             )
         whats, mends = zip(*nearest.values(), strict=True)
@@ -120,7 +120,7 @@ class TensorRt:
             errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
             missing = ", ".join(refitter.get_missing_weights()[:3])
             said = errors or (f"it lacks {missing}" if missing else "no reason given")
-            message = f"{plan.plan} cannot be filled with the weights of {path.name}: {said}"
+            message = f"the weights of {path.name} cannot be put into {plan.plan}: {said}"
             raise BundleError("E0607", message, "compile the bundle again without `target.strip_weights`")
 
     def _config(self, engine: Any) -> Any:

@@ -64,7 +64,9 @@ def _labelled(samples: Array, output: Output, path: Path, columns: int, labels: 
     if path.suffix.lower() == ".jsonl" and output.medium == "text":
         return text.labelled(samples, asdict(output), labels)
     if path.suffix.lower() != ".png" or output.medium not in PICTURES:
-        raise ValueError(f"labels are written beside pictures in a .png, not beside {output.medium} samples in {path}")
+        raise ValueError(
+            f"labels can be written only beside images in a .png, not beside {output.medium} samples in {path}"
+        )
     pictures = PICTURES[output.medium](samples, asdict(output))
     return pixels.png(labelled_grid(pictures, min(columns, len(pictures)), labels))
 
@@ -91,7 +93,10 @@ def _checked(make: Callable[[], _T]) -> _T:
     try:
         return make()
     except pixels.NotFinite as error:
-        mend = "try a smaller guidance scale, or a bundle with more precision, or with more steps if it chooses them"
+        mend = (
+            "try a smaller guidance scale, or a bundle with higher precision, or one with more steps "
+            "if it chooses them itself"
+        )
         raise BundleError("E0612", str(error), mend) from None
     except ValueError as error:
         raise BundleError("E0612", str(error)) from None

@@ -39,7 +39,7 @@ def _font() -> Any:
     try:
         from PIL import ImageFont
     except ImportError:
-        raise ValueError("labels are drawn by Pillow: pip install pillow") from None
+        raise ValueError("drawing labels needs Pillow: pip install pillow") from None
     return ImageFont.load_default(FONT)
 
 

@@ -37,7 +37,7 @@ def bytes_of(samples: Array, field: Field) -> Pixels:
     if field.get("classes"):
         low, high = 0, max(field["classes"] - 1, 1)
         if samples.dtype.kind not in "iu":
-            raise ValueError(f"tokens are integers, not {samples.dtype}")
+            raise ValueError(f"tokens must be integers, not {samples.dtype}")
         if samples.size and not 0 <= samples.min() <= samples.max() <= high:
             raise ValueError(f"a token is outside 0 to {high}")
     else:
@@ -62,9 +62,9 @@ def grid(pictures: Pixels, columns: int, gap: int = 0) -> Pixels:
     """
     pictures = np.asarray(pictures)
     if pictures.ndim != 4 or pictures.dtype != np.uint8 or len(pictures) == 0:
-        raise ValueError("a grid needs one or more pictures, u8[B, H, W, C]")
+        raise ValueError("a grid needs at least one picture, u8[B, H, W, C]")
     if columns < 1 or gap < 0:
-        raise ValueError("a grid has 1 or more columns and a gap of 0 or more pixels")
+        raise ValueError("a grid needs at least 1 column and a gap of at least 0 pixels")
     count, height, width, channels = pictures.shape
     rows = -(-count // columns)
     cells = np.full((rows * columns, height + gap, width + gap, channels), 255, np.uint8)
@@ -81,7 +81,7 @@ def png(picture: Pixels) -> bytes:
     """
     picture = np.asarray(picture)
     if picture.ndim != 3 or picture.dtype != np.uint8 or picture.shape[2] not in (1, 3) or picture.size == 0:
-        raise ValueError("a PNG needs one picture, u8[H, W, 1] or u8[H, W, 3]")
+        raise ValueError("a PNG needs a single picture, u8[H, W, 1] or u8[H, W, 3]")
     height, width, channels = picture.shape
     lines = np.zeros((height, 1 + width * channels), np.uint8)  # a filter byte (none) before each line
     lines[:, 1:] = picture.reshape(height, -1)

@@ -32,7 +32,7 @@ def gif(samples: Array, field: Field, columns: int) -> bytes:
     try:
         from PIL import Image
     except ImportError:
-        raise ValueError("a GIF is written by Pillow: pip install pillow") from None
+        raise ValueError("writing a GIF needs Pillow: pip install pillow") from None
     films = frames(samples, field).swapaxes(0, 1)
     sheets = [grid(film, columns, gap=2) for film in films]
     images = [Image.fromarray(s[..., 0] if s.shape[-1] == 1 else s) for s in sheets]

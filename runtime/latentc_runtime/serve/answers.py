@@ -65,7 +65,7 @@ def chosen_type(accept: str, output: Output) -> str:
         if matches and negated < 0:
             return matches[0]
     raise refused(
-        406, "E0612", f"{output.medium} samples do not come as {accept[:80]}", f"accept one of {', '.join(offered)}"
+        406, "E0612", f"{output.medium} samples cannot be sent as {accept[:80]}", f"accept one of {', '.join(offered)}"
     )
 
 

@@ -126,7 +126,7 @@ async def _no_route(http: HttpRequest, error: Exception) -> Response:
     path, app = http.url.path, http.app
     if error.status_code == 404:
         names = ", ".join(app.models)
-        known = f"the models are {names}: /v1/models/NAME/sample"
+        known = f"models: {names}; use /v1/models/NAME/sample"
         fault = BundleError("E0617", f"nothing is at {path[:120]}", f"{known}; /openapi.json lists all addresses")
     elif error.status_code == 405:
         fault = BundleError("E0617", f"{path[:120]} takes no {http.method}", "see /openapi.json")

@@ -79,7 +79,7 @@ class Guard:
                 _log.exception("internal error", extra={"request": request_id, "path": scope["path"]})
                 if status:
                     raise
-                fault = BundleError("E0901", "the server failed", "report it, with the server's log")
+                fault = BundleError("E0901", "the server failed", "report it, together with the server's log")
                 await _send_error(answer, HttpError(500, fault), request_id)
         finally:
             self.held -= state["size"]
@@ -100,12 +100,15 @@ class Guard:
         if self.options.loopback and re.sub(r":\d*$", "", host).lower() not in _LOCAL:
             # Otherwise a page of another site could reach this machine under a name of its own (DNS rebinding).
             raise refused(
-                403, "E0616", "this server answers to localhost only", "use http://127.0.0.1, or start it with `--host`"
+                403,
+                "E0616",
+                "this server answers only requests to localhost",
+                "use http://127.0.0.1, or start it with `--host`",
             )
         if _OPEN.fullmatch(scope["path"]):
             return
         if headers.get("sec-fetch-site") == "cross-site":
-            raise refused(403, "E0616", "a page of another site cannot use this server", "open the server's own page")
+            raise refused(403, "E0616", "pages of other sites cannot use this server", "open the server's own page")
         if self.options.key is not None:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -139,7 +142,7 @@ class Guard:
     def _too_large(self) -> HttpError:
         most = self.options.max_body
         mend = "send less, or start the server with a larger `--max-body`"
-        return refused(413, "E0615", f"the request's body has more than {most} bytes", mend, Connection="close")
+        return refused(413, "E0615", f"the body of the request has more than {most} bytes", mend, Connection="close")
 
 
 async def _discard(receive: Receive) -> None:

@@ -82,11 +82,11 @@ def open_models(bundles: Sequence[str], options: Options, metrics: Metrics) -> d
         pipeline = load(folder, options.device, threads=options.threads)
         name = alias or pipeline.manifest.name
         if not _NAME.fullmatch(name):
-            message = f"`{name}` cannot be part of an address: letters, digits, `.`, `_` and `-` can"
-            raise BundleError("E0619", message, f"give the bundle a name here: NAME={folder}")
+            message = f"`{name}` cannot be part of an address, which allows letters, digits, `.`, `_` and `-`"
+            raise BundleError("E0619", message, f"name the bundle here: NAME={folder}")
         if name in models:
-            message = f"two bundles are called `{name}`: {models[name].place} and {folder}"
-            raise BundleError("E0619", message, f"give one of them a name here: {name}-2={folder}")
+            message = f"two bundles are named `{name}`: {models[name].place} and {folder}"
+            raise BundleError("E0619", message, f"name one of them here: {name}-2={folder}")
         scheduler = Scheduler(name, pipeline, options, metrics.observer(name))
         models[name] = Model(name, folder, pipeline, scheduler)
         metrics.add_model(name, scheduler.waiting_samples, scheduler.is_ready)

@@ -94,7 +94,7 @@ def request_example(model: Model) -> Schema:
 def _zeros(condition: Condition) -> Any:
     value: Any = 0
     if math.prod(condition.shape) > 4096:
-        return "send an array, or a file as multipart/form-data"
+        return "send an array, or a file in multipart/form-data"
     for size in reversed(condition.shape):
         value = [value] * size
     return value
@@ -130,7 +130,7 @@ def _errors() -> Schema:
     said = {
         "400": "The request does not fit the model",
         "401": "The API key is missing or wrong",
-        "406": "Samples do not come in an accepted type",
+        "406": "Samples cannot be sent in an accepted type",
         "413": "The request's body is too large",
         "429": "The queue is full; Retry-After says when to try again",
         "503": "The server is starting or shutting down",

@@ -42,7 +42,7 @@ class Options:
         for one in fields(self):
             value, low = getattr(self, one.name), one.metadata["least"]
             if low is not None and not low <= value < float("inf"):  # false for nan
-                message = f"`{one.name}` is a number from {low} on, not {value}"
+                message = f"`{one.name}` must be a number of at least {low}, not {value}"
                 raise BundleError("E0619", message, f"leave `--{one.name.replace('_', '-')}` out for the default")
         if self.key is not None and not (self.key and self.key.isascii() and self.key.isprintable()):
             raise BundleError("E0619", "the API key is empty or not ASCII text", "choose a long random word")

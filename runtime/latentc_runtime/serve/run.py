@@ -54,7 +54,7 @@ def serve(bundles: Sequence[str], options: Options, announce: Callable[[str], No
         if sys.stdout is not None:
             sys.stdout.flush()  # a pipe would keep it until the end
         if not options.loopback and options.key is None:
-            _log.warning("anyone who reaches this address can use it: set an API key", extra={"address": address})
+            _log.warning("anyone who can reach this address can use it: set an API key", extra={"address": address})
         _log.info("listening", extra={"address": address, "models": list(app.models)})
         server.run(sockets=[listener])
         _log.info("stopped")
@@ -93,6 +93,6 @@ def _listener(options: Options) -> socket.socket:
         raise BundleError(
             "E0619",
             f"cannot listen on {options.host} port {options.port}: {reason}",
-            "check `--host`; another `--port` may be free; 0 takes any",
+            "check `--host`; another `--port` may be free, and 0 picks a free one",
         ) from None
     return listener

@@ -70,7 +70,7 @@ async def _sample(http: HttpRequest, model: Model, options: Options, metrics: Me
         async with asyncio.timeout(PATIENCE):
             asked = await _asked(http, model, options)
     except TimeoutError:
-        what = f"the request's body did not arrive within {PATIENCE:.0f} s"
+        what = f"the body of the request did not arrive within {PATIENCE:.0f} s"
         raise refused(408, "E0618", what, Connection="close") from None
     # In a thread, because a large condition takes a while to check.
     request = await run_in_threadpool(asked.request, model.manifest, options.max_samples, model.pipeline.indexes)
@@ -102,7 +102,7 @@ async def _asked(http: HttpRequest, model: Model, options: Options) -> Asked:
         return asked_from_json(await http.body() or b"{}")
     if kind != "multipart/form-data":
         mend = "send application/json, or multipart/form-data with files of conditions"
-        raise refused(415, "E0618", f"the request is of type {kind[:60]}", mend)
+        raise refused(415, "E0618", f"the request has type {kind[:60]}", mend)
     # FastAPI turns errors of the parser into answers of its own.
     form = await http.form(max_files=32, max_fields=32, max_part_size=options.max_body)
     files, text = {}, b"{}"

@@ -154,7 +154,7 @@ class Scheduler:
             raise refused(
                 429,
                 "E0614",
-                f"the queue of `{self.name}` is full: {self.waiting} samples wait, and at most {most} may",
+                f"the queue of `{self.name}` is full: {self.waiting} samples are waiting, and at most {most} may wait",
                 f"try again in {after} s, or start the server with a larger `--queue`",
                 Retry_After=str(after),
             )

@@ -49,7 +49,7 @@ def _npz(content: bytes, condition: Condition, samples: int) -> Any:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             if name not in ("value", "mask") and len(archive.infolist()) > 1:
-                raise ValueError(f"an array is called `{name}`")
+                raise ValueError(f"an array is named `{name}`")
             _check_size(info.file_size, condition, samples)
             with archive.open(info) as file:
                 # One byte more than the header of the archive says shows that it lies.
@@ -73,6 +73,6 @@ def _check_size(size: int, condition: Condition, samples: int) -> None:
         raise refused(
             413,
             "E0615",
-            f"the file of the condition `{condition.name}` holds {size} bytes; at most {most} make sense",
+            f"the file of the condition `{condition.name}` holds {size} bytes, but at most {most} are useful",
             described(condition),
         )

@@ -57,7 +57,7 @@ class Asked:
         except BundleError as error:
             raise http_error(error) from None
         if len(request) == 0:
-            raise refused(400, "E0608", "the request is for 0 samples", "ask for one or more")
+            raise refused(400, "E0608", "ask for at least one", "ask for one or more")
         return request
 
 
@@ -112,7 +112,7 @@ def asked_from_form(text: bytes, files: Mapping[str, bytes], manifest: Manifest,
             mend = "; ".join(map(described, known.values())) or "this model takes no conditions"
             raise refused(400, "E0608", f"no condition `{name}`", mend)
         if name in conditions:
-            raise refused(400, "E0608", f"the condition `{name}` is given twice", "send the file or the value")
+            raise refused(400, "E0608", f"the condition `{name}` is given twice", "send either the file or the value")
         conditions[name] = value_from_bytes(content, known[name], most)
     return replace(asked, conditions=conditions)
 

@@ -63,5 +63,5 @@ def extractor_from_text(text: str, device: str = "cpu") -> Extractor | str:
 
 def _unknown(name: str) -> DiagnosticError:
     known = [*WITHOUT_FILE, *WITH_FILE]
-    mend = did_you_mean(name, known, f"known are {', '.join(known)}, or a description: FILE.yaml")
+    mend = did_you_mean(name, known, f"known features: {', '.join(known)}, or a description in FILE.yaml")
     return DiagnosticError.of("E0721", f"there are no features called `{name}`", help=mend)

@@ -70,8 +70,8 @@ class Extractor(ABC):
     def __call__(self, samples: Samples) -> Features:
         """The features of samples. DiagnosticError E0720 if it cannot read samples like these."""
         if self.view != "vectors" and not samples.are_images:
-            message = f"features `{self.name}` are of images, and these samples are {samples.field['medium']}"
-            raise DiagnosticError.of("E0720", message, help="use `--features principal`, which takes any arrays")
+            message = f"features `{self.name}` need images, but the samples are {samples.field['medium']}"
+            raise DiagnosticError.of("E0720", message, help="use `--features principal`, which works with any arrays")
         try:
             return self.extract(samples.seen_as(self.view))
         except ValueError as error:

@@ -54,7 +54,7 @@ def read_description(file: Path) -> Description:
         keys = ", ".join(Description.model_fields)
         raise DiagnosticError.of("E0721", f"{file} describes no extractor: {why}", help=f"keys are {keys}") from None
     if found.file is None:
-        raise DiagnosticError.of("E0721", f"{file} does not name the network", help="add `file: network.onnx`")
+        raise DiagnosticError.of("E0721", f"{file} does not name a network file", help="add `file: network.onnx`")
     return found
 
 
@@ -103,7 +103,7 @@ class Described(Extractor):
         if wanted not in outputs:
             held = ", ".join(str(name) for name in outputs)
             mend = "name one in `features` and `logits` of its description"
-            raise DiagnosticError.of("E0721", f"{self.file} has no output `{wanted}`, but {held}", help=mend)
+            raise DiagnosticError.of("E0721", f"{self.file} has no output `{wanted}`; it has {held}", help=mend)
         found = outputs[wanted]
         return found.reshape(len(found), -1).astype(np.float32)
 
@@ -183,7 +183,7 @@ def _diagnosed(network: Network, file: Path) -> Network:
         try:
             return network(x)
         except Exception as error:
-            mend = "state the size that it takes in its description: `resize: 224`"
+            mend = "give the size that it takes in its description: `resize: 224`"
             raise unusable(file, f"failed on images {list(x.shape)}", error, mend) from None
 
     return called

@@ -24,7 +24,7 @@ class Principal(Extractor):
     def __init__(self, reference: Array) -> None:
         """`reference`: vectors [N, D], two or more."""
         if len(reference) < 2:
-            raise ValueError("principal components need two or more reference samples")
+            raise ValueError("principal components need at least two reference samples")
         flat = reference.astype(np.float64)
         self.centre = flat.mean(axis=0)
         _, _, axes = np.linalg.svd(flat - self.centre, full_matrices=False)
@@ -37,5 +37,5 @@ class Principal(Extractor):
 
     def extract(self, samples: Array) -> Features:
         if samples.shape[1:] != self.centre.shape:
-            raise ValueError(f"samples of {samples.shape[1]} values, and the reference has {len(self.centre)}")
+            raise ValueError(f"samples have {samples.shape[1]} values, but the reference has {len(self.centre)}")
         return Features(((samples - self.centre) @ self.axes.T).astype(np.float32))

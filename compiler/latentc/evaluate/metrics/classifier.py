@@ -40,7 +40,7 @@ def _margin(compared: Compared) -> Figures:
 
 
 def _lacks_logits(compared: Compared) -> str | None:
-    return None if compared.logits is not None else "these features come without a classifier's logits"
+    return None if compared.logits is not None else "the features come without a classifier's logits"
 
 
 def _lacks_classes(compared: Compared) -> str | None:

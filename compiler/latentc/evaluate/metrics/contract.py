@@ -128,7 +128,7 @@ class Metric:
 def lacks_features(compared: Compared) -> str | None:
     """What metrics lack that compare single samples of the reference."""
     if compared.reference.features is None:
-        return "the reference holds statistics only: name images, such as an .npz with `arr_0`"
+        return "the reference holds only statistics: name images, such as an .npz with `arr_0`"
     return None
 
 

@@ -15,7 +15,7 @@ def _distance(features: Array | None, reference: Moments | None) -> float:
 def _lacks(compared: Compared) -> str | None:
     features = compared.reference.features
     if len(compared) < 2 or (features is not None and len(features) < 2):
-        return "a covariance needs two samples"
+        return "a covariance needs at least two samples"
     return None
 
 

@@ -22,7 +22,7 @@ def _kid(compared: Compared) -> Figures:
 def _lacks(compared: Compared) -> str | None:
     features = compared.reference.features
     if features is not None and min(len(compared), len(features)) < 2:
-        return "it needs two samples"
+        return "it needs at least two samples"
     return lacks_features(compared)
 
 

@@ -43,7 +43,7 @@ def _needs(neighbours: int) -> Callable[[Compared], str | None]:
     def lacks(compared: Compared) -> str | None:
         features = compared.reference.features
         if features is not None and min(len(compared), len(features)) < neighbours + 2:
-            return f"it looks at {neighbours} neighbours, but there are fewer samples"
+            return f"it needs {neighbours} neighbours, but there are fewer samples"
         return lacks_features(compared)
 
     return lacks

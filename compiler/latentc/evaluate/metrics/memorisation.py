@@ -44,7 +44,7 @@ def _memorisation(compared: Compared) -> Figures:
 
 
 def _lacks(compared: Compared) -> str | None:
-    return None if compared.neighbours is not None else "the training set is not known: name it with `--training`"
+    return None if compared.neighbours is not None else "the training set is unknown: name it with `--training`"
 
 
 METRICS = (
