@@ -174,10 +174,7 @@ def write_weights(
         params, rules, sizes = network_params(lowered, network), name_map(spec, name, names), symbols(lowered, network)
         own = {n: e for n, e in tensors.items() if not computed(params[n])}
         check_inverse(rules, {n: (e.shape, e.dtype) for n, e in own.items()}, sizes)
-        # Computed buffers that official files contain (`pos_embed`): readers of such files may require them.
-        kept = ignored_names(rules, [n for n in tensors if computed(params[n])], sizes)
-        constants = {n: e for n, e in tensors.items() if n in kept}
-        named[name] = export_weights(own, rules, sizes=sizes, constants=constants)
+        named[name] = export_weights(own, rules, sizes, {n: e for n, e in tensors.items() if computed(params[n])})
     if "" in paths:
         prefixed = len(named) > 1 and not _separable(spec, lowered, named, names)
         whole = {f"{name}.{n}" if prefixed else n: e for name, own in named.items() for n, e in own.items()}

@@ -150,7 +150,7 @@ def test_dit_there_and_back() -> None:
     back = export_weights(ours, rules)
     given_constant = given.pop("pos_embed")
     assert back == given
-    assert export_weights(ours, rules, constants={"pos_embed": given_constant})["pos_embed"] is given_constant
+    assert export_weights(ours, rules, buffers={"pos_embed": given_constant})["pos_embed"] is given_constant
 
 
 EVERYTHING = """
@@ -414,7 +414,6 @@ def test_unmatched_missing_and_doubly_mapped_names() -> None:
     flat = [{"from": "x", "to": "y", "ops": [{"reshape": {}}]}]
     assert import_weights({"x": one}, flat, {"y": ([4], "f32")})["y"].shape == (4,)
     assert "needs `from`" in failure(lambda: export_weights({"y": one}, flat))
-    assert "already provides" in failure(lambda: export_weights({"x": one}, rename, constants={"a": one}))
 
 
 @pytest.mark.parametrize(
@@ -586,18 +585,35 @@ def test_the_first_alternative_that_fits_the_network_writes() -> None:
 
 def test_tensors_that_follow_from_sizes_are_written() -> None:
     rules = """
-- {ignore: "blocks.{2*i+1}.mask", for: {i: blocks}, fill: {causal: 3, dtype: bool}}
-- {ignore: ids, fill: {arange: grid+1, shape: [1, grid+1], dtype: i64}}
+- {ignore: "blocks.{2*i+1}.mask", for: {i: blocks}, fill: {value: j <= i, shape: [3, 3], dtype: bool}}
+- {ignore: ids, fill: {value: j, shape: [1, grid+1], dtype: i64}}
 - {ignore: count, fill: {value: 7, shape: [], dtype: i64}}
+- {ignore: levels, fill: {value: "0 if level[j] <= level[i] else -inf", shape: [3, 3]}}
+- {ignore: sigmas, fill: {value: "exp(log(50) + i*(log(0.5) - log(50))/2)", shape: [3], dtype: f64}}
+- {ignore: codes, fill: {value: "2*(i//2**j % 2) - 1", shape: [4, 2]}}
+- {ignore: places, fill: {buffers: [rows, columns], shape: [1, 4]}}
+- {ignore: absent, fill: {buffers: [rows, planes], shape: [1, 4]}}
+- {ignore: "first.count", fill: {value: 1, shape: []}, write: first.w}
+- {ignore: "{part}.count", fill: {value: 2, shape: []}, write: "{part}.w"}
 - {from: "*", to: "*"}
 """
-    sizes = {"grid": 2, "blocks": 2}
-    made = export_weights({"w": Array(np.ones(3))}, yaml.safe_load(rules), sizes)
+    sizes = {"grid": 2, "blocks": 2, "level": (0, 1, 1)}
+    buffers = {"rows": Array(np.array([[10], [20]])), "columns": Array(np.array([[1, 2]]))}
+    own = {name: Array(np.ones(3, np.float32)) for name in ("first.w", "second.w")}
+    made = export_weights(own, yaml.safe_load(rules), sizes, buffers)
     found = {name: materialise(tensor) for name, tensor in made.items()}
-    assert set(found) == {"w", "blocks.1.mask", "blocks.3.mask", "ids", "count"}
+    masks, counts = {"blocks.1.mask", "blocks.3.mask"}, {"first.count", "second.count"}
+    assert set(found) == {*own, *masks, *counts, "ids", "count", "levels", "sigmas", "codes", "places"}
     assert found["blocks.1.mask"].tolist() == np.tri(3, dtype=bool).tolist()
     assert found["ids"].tolist() == [[0, 1, 2]] and found["count"].shape == () and found["count"] == 7
-    assert list(import_weights(made, yaml.safe_load(rules), {"w": ([3], "f32")}, sizes)) == ["w"]
+    assert found["levels"].tolist() == [[0, -np.inf, -np.inf], [0, 0, 0], [0, 0, 0]]
+    assert np.allclose(found["sigmas"], [50, 5, 0.5]) and found["sigmas"].dtype == np.float64
+    assert found["codes"].tolist() == [[-1, -1], [1, -1], [-1, 1], [1, 1]]
+    assert found["places"].tolist() == [[11, 12, 21, 22]]
+    assert (found["first.count"], found["second.count"]) == (1, 2)
+    types = {name: ([3], "f32") for name in own}
+    for given in (made, own):
+        assert list(import_weights(given, yaml.safe_load(rules), types, sizes)) == list(own)
 
 
 @pytest.mark.parametrize(
@@ -606,12 +622,19 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
         ("{ignore: a, fill: 1}", "`fill` is a mapping"),
         ("{ignore: a, fill: {valu: 1}}", "did you mean 'value'"),
         ("{ignore: a, fill: {value: 1, width: 2}}", "by value takes no 'width'"),
-        ("{ignore: 'a.{i}', fill: {value: 1}}", "without placeholders"),
+        ("{ignore: a, fill: {value: 1}}", "needs the `shape`"),
+        ("{ignore: 'a.{i}', fill: {value: 1, shape: [1]}}", "needs `write`"),
         ("{ignore: a, fill: {value: 0, shape: [65536, 65536]}}", "more than"),
-        ("{ignore: a, fill: {causal: 65536}}", "more than"),
-        ("{ignore: a, fill: {causal: 4, shape: [3, 3]}}", "makes 16 numbers, but the shape .* holds 9"),
+        ("{ignore: a, fill: {value: k, shape: [3, 3]}}", "no number is named 'k'"),
+        ("{ignore: a, fill: {value: 'grid[i]', shape: [3]}}", "grid has 2 numbers, and `fill` reads number 2"),
+        ("{ignore: a, fill: {value: '1 +', shape: [1]}}", "cannot read the formula"),
+        ("{ignore: a, fill: {value: 'open(1)', shape: [1]}}", "a formula has only"),
+        ("{ignore: a, fill: {value: 'sqrt(1, 2)', shape: [1]}}", "sqrt takes 1 arguments, not 2"),
+        ("{ignore: a, fill: {value: 'sqrt(-1)', shape: [1]}}", "not a number everywhere"),
+        ("{ignore: a, fill: {value: 0, shape: [1, 1, 1, 1, 1, 1, 1]}}", "at most 6 axes"),
+        ("{ignore: a, fill: {buffers: rows, shape: [1]}}", "must list computed buffers"),
     ],
 )
 def test_faulty_fills_are_told(rule: str, says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
-        parse_map([yaml.safe_load(rule)], {})
+        parse_map([yaml.safe_load(rule)], {"grid": (4, 2)})

@@ -1,74 +1,163 @@
-"""Tensors that a file must hold and no network here has, because they follow from its sizes: masks, constants.
+"""Tensors that the authors' code requires and no network here has, because they follow from sizes: masks, constants.
 
-An `ignore` rule with `fill` writes one. One of its keys is a row of FORMULAS; `shape` and `dtype` say what is written.
-Computed buffers that a network here has under the same name need none: `checkpoint.write_weights` writes them.
+An `ignore` rule with `fill` writes one, either by a formula of its indices or from computed buffers of the network:
+
+    {value: 1, shape: [16, 4]}                     one number everywhere
+    {value: "j <= i", shape: [n, n], dtype: bool}  a formula of the indices i, j, k, … of the axes
+    {buffers: [rows, columns], shape: [1, n, d]}   the sum of computed buffers, broadcast and reshaped
+
+Computed buffers that a network here has under the same name need none: `export_weights` writes them.
 """
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from latentc.diagnostics import nearest
-from latentc.weights.expr import Array, dtype_from_name
-from latentc.weights.templates import AnySizes, Sizes, number, whole, whole_list
+from latentc.weights.expr import Array, Expr, dtype_from_name
+from latentc.weights.read import materialise
+from latentc.weights.templates import AnySizes, Sizes, whole_list
+
+Numbers = np.ndarray[Any, Any]
+Made = Callable[[Mapping[str, Expr]], Array | None]
+"""Makes a tensor, given the network's computed buffers; None if the network lacks one that it needs."""
 
 _MOST_ELEMENTS = 1 << 28
-Numbers = np.ndarray[Any, Any]
+_LONGEST = 200  # characters of a formula
+_INDICES = "ijklmn"  # of the axes
+_CONSTANTS = {"inf": math.inf, "pi": math.pi}
+_FUNCTIONS = {"sqrt": np.sqrt, "exp": np.exp, "log": np.log, "sin": np.sin, "cos": np.cos, "max": np.maximum}
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+}
 
 
-def _value(value: Any, sizes: Sizes) -> Numbers:
-    return np.asarray(number(value, sizes), np.float64)
-
-
-def _arange(count: Any, sizes: Sizes) -> Numbers:
-    return np.arange(whole(count, sizes))
-
-
-def _causal(count: Any, sizes: Sizes) -> Numbers:
-    return np.tri(whole(count, sizes))
-
-
-FORMULAS: Mapping[str, Callable[[Any, Sizes], Numbers]] = {"value": _value, "arange": _arange, "causal": _causal}
-"""{the main option: what makes the numbers of it}."""
-
-
-def parse_fill(raw: Any, sizes: Sizes) -> Callable[[], Array]:
+def parse_fill(raw: Any, sizes: Sizes) -> Made:
     """What makes the tensor of a rule's `fill`. Raises ValueError."""
+    kinds = ("value", "buffers")
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"`fill` is a mapping such as {{value: 0, shape: [1]}}, not {raw!r}")
-    name = next((str(key) for key in raw if key in FORMULAS), None)
-    if name is None:
-        near = nearest(str(next(iter(raw))), FORMULAS)
-        mend = f"; did you mean {near!r}?" if near else ""
-        raise ValueError(f"`fill` needs one of {', '.join(FORMULAS)}{mend}")
+    kind = next((key for key in kinds if key in raw), None)
+    if kind is None:
+        near = nearest(str(next(iter(raw))), kinds)
+        raise ValueError("`fill` needs `value` or `buffers`" + (f"; did you mean {near!r}?" if near else ""))
     for key in raw:
-        if key not in (name, "shape", "dtype"):
-            raise ValueError(f"`fill` by {name} takes no {key!r}")
-    shape = whole_list(raw["shape"], sizes) if "shape" in raw else None
-    if not isinstance(sizes, AnySizes):  # a rule is checked before the network is known
-        _check_count(name, raw[name], shape, sizes)
-    kind = dtype_from_name(raw.get("dtype", "f32"))
+        if key not in (kind, "shape", "dtype"):
+            raise ValueError(f"`fill` by {kind} takes no {key!r}")
+    if "shape" not in raw:
+        raise ValueError("`fill` needs the `shape` of the tensor, such as [1]")
+    shape, dtype = whole_list(raw["shape"], sizes), dtype_from_name(raw.get("dtype", "f32"))
+    if kind == "buffers":
+        return _of_buffers(raw["buffers"], shape, dtype)
+    if len(shape) > len(_INDICES):
+        raise ValueError(f"`fill` has at most {len(_INDICES)} axes")
+    if isinstance(sizes, AnySizes):  # a rule is checked before the network is known
+        shape = [1] * len(shape)
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(f"`fill` of {math.prod(shape)} numbers is more than {_MOST_ELEMENTS}")
+    formula = _parsed(raw["value"])
+    _evaluated(formula, [np.unique([0, max(0, size - 1)]) for size in shape], sizes)  # its corners say what is wrong
 
-    def made() -> Array:
-        numbers = FORMULAS[name](raw[name], sizes).astype(kind)
-        if shape is None:
-            return Array(numbers)
-        return Array(numbers.reshape(shape) if numbers.ndim else np.full(shape, numbers))
+    def made(_: Mapping[str, Expr]) -> Array:
+        return Array(_evaluated(formula, [np.arange(size) for size in shape], sizes).astype(dtype))
 
     return made
 
 
-def _check_count(name: str, option: Any, shape: list[int] | None, sizes: Sizes) -> None:
-    """Raises ValueError if a formula makes too many numbers, or others than the shape holds."""
-    count = math.prod(shape or ())
-    if name != "value":
-        made = whole(option, sizes) ** (2 if name == "causal" else 1)
-        if shape is not None and made != count:
-            raise ValueError(f"`fill` by {name} makes {made} numbers, but the shape {shape} holds {count}")
-        count = made
-    if count > _MOST_ELEMENTS:
-        raise ValueError(f"`fill` of {count} numbers is more than {_MOST_ELEMENTS}")
+def _of_buffers(names: Any, shape: list[int], dtype: np.dtype[Any]) -> Made:
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+        raise ValueError("`buffers` must list computed buffers of the network, such as [pos_embed]")
+
+    def made(buffers: Mapping[str, Expr]) -> Array | None:
+        if any(name not in buffers for name in names):
+            return None
+        parts = [materialise(buffers[name]).astype(np.float64) for name in names]
+        return Array(sum(parts[1:], start=parts[0]).reshape(shape).astype(dtype))
+
+    return made
+
+
+def _parsed(value: Any) -> ast.AST:
+    text = str(value)
+    if len(text) > _LONGEST:
+        raise ValueError(f"a formula of {len(text)} characters; at most {_LONGEST} are allowed")
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"`fill` cannot read the formula {text!r}") from error
+
+
+def _evaluated(formula: ast.AST, axes: Sequence[Numbers], sizes: Sizes) -> Numbers:
+    """The formula at these indices of each axis, in float64. ValueError for unknown names, and for no numbers."""
+    grid = np.meshgrid(*(axis.astype(np.float64) for axis in axes), indexing="ij", sparse=True)
+    with np.errstate(all="ignore"):
+        values = _numbers(formula, dict(zip(_INDICES, grid, strict=False)), sizes)
+    found = np.broadcast_to(values, [axis.size for axis in axes])
+    if np.isnan(found).any():
+        raise ValueError(f"`fill` by {ast.unparse(formula)!r} is not a number everywhere")
+    return found
+
+
+def _numbers(node: ast.AST, indices: Mapping[str, Numbers], sizes: Sizes) -> Any:
+    """float64 throughout: no formula can grow beyond its shape or take long."""
+
+    def at(part: ast.AST) -> Any:
+        return _numbers(part, indices, sizes)
+
+    match node:
+        case ast.Constant(value=value) if isinstance(value, int | float):
+            return np.float64(value)
+        case ast.Name(id=name) if name in indices or name in _CONSTANTS:
+            return indices[name] if name in indices else np.float64(_CONSTANTS[name])
+        case ast.Name(id=name):
+            size = sizes[name] if name in sizes else None
+            if size is None or isinstance(size, tuple):
+                near = nearest(name, [*indices, *sizes])
+                mend = f"; did you mean {near!r}?" if near else ""
+                raise ValueError(f"no number is named {name!r}" + mend)
+            return np.float64(size)
+        case ast.Subscript(value=ast.Name(id=name), slice=index):
+            if isinstance(sizes, AnySizes):
+                return at(index)
+            numbers = sizes.get(name)
+            if not isinstance(numbers, tuple) or not numbers:
+                raise ValueError(f"no list of numbers is named {name!r}")
+            place = np.asarray(at(index)).astype(np.int64)
+            if place.size and not 0 <= int(place.min()) <= int(place.max()) < len(numbers):
+                raise ValueError(f"{name} has {len(numbers)} numbers, and `fill` reads number {int(place.max())}")
+            return np.asarray(numbers, np.float64)[place]
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](at(left), at(right))
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _OPERATORS:
+            return np.asarray(_OPERATORS[type(op)](at(left), at(right)), np.float64)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -at(operand)
+        case ast.IfExp(test=test, body=body, orelse=otherwise):
+            return np.where(at(test), at(body), at(otherwise))
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+            function = _FUNCTIONS[name]
+            if len(arguments) != function.nin:
+                raise ValueError(f"{name} takes {function.nin} arguments, not {len(arguments)}")
+            return function(*map(at, arguments))
+    raise ValueError(
+        "a formula has only numbers, sizes, indices, inf, pi, + - * / // % **, comparisons, `a if c else b` and "
+        f"{', '.join(_FUNCTIONS)}"
+    )

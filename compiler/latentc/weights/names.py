@@ -53,16 +53,16 @@ def export_weights(
     ours: Mapping[str, Expr],
     rules: Sequence[RawRule],
     sizes: Sizes | None = None,
-    constants: Mapping[str, Expr] | None = None,
+    buffers: Mapping[str, Expr] | None = None,
 ) -> dict[str, Expr]:
     """Their tensors from ours, by the first alternative of the map that fits this network.
 
-    `constants`: further tensors of theirs that have no counterpart here (an ignored buffer). Raises as
-    `import_weights`.
+    `buffers` are the network's computed buffers. Those whose names the map ignores are written, since readers of such
+    files may require them (`pos_embed`); others only if a rule's `fill` needs them. Raises as `import_weights`.
     """
     first = None
     for parsed in parse_map(rules, sizes):
-        made, problems = _export(ours, parsed, constants or {})
+        made, problems = _export(ours, parsed, buffers or {})
         if not problems.count():
             return made
         first = problems if first is None else first
@@ -119,24 +119,41 @@ def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) 
 
 
 def _export(
-    ours: Mapping[str, Expr], rules: Sequence[Rule], constants: Mapping[str, Expr]
+    ours: Mapping[str, Expr], rules: Sequence[Rule], buffers: Mapping[str, Expr]
 ) -> tuple[dict[str, Expr], _Problems]:
     problems = _Problems()
-    owner = _owner_of_ours(rules)
-    made = _mapped(ours, (), owner, lambda rule, parts, _: rule.export(parts), problems, "our")
+    made = _mapped(ours, (), _owner_of_ours(rules), lambda rule, parts, _: rule.export(parts), problems, "our")
+    theirs = _owner_of_theirs(rules)
+    for name, tensor in buffers.items():
+        if (owned := theirs(name)) is not None and not owned[0].ours:
+            made.setdefault(name, tensor)
     for rule in rules:
-        if rule.written_as is not None:
-            for name in list(made):
-                bindings = rule.written_as.match(name)
-                copy = None if bindings is None else rule.theirs[0].fill(bindings)
-                if copy is not None:
-                    made.setdefault(copy, made[name])
-    for rule in rules:
-        if rule.filled_by is not None and rule.theirs[0].text not in made:
-            made[rule.theirs[0].text] = rule.filled_by()
-    problems.add("constants that one of our weights already provides", [name for name in constants if name in made])
-    made.update(constants)
+        try:
+            written = _written(rule, made, buffers)
+        except ValueError as error:
+            problems.add("tensors that cannot be written", [f"{rule.describe()}: {error}"])
+            continue
+        for name, tensor in written:
+            # A general rule for such names, such as one for every norm, may follow a special one.
+            if (owned := theirs(name)) is not None and owned[0] is rule:
+                made.setdefault(name, tensor)
     return made, problems
+
+
+def _written(rule: Rule, made: Mapping[str, Expr], buffers: Mapping[str, Expr]) -> list[tuple[str, Expr]]:
+    """The tensors that a rule which ignores a name of theirs writes under it; `made` are those written before."""
+    names: list[tuple[str, Expr | None]] = []
+    if rule.written_as is not None:
+        for name, tensor in made.items():
+            bindings = rule.written_as.match(name)
+            if bindings is not None and (copy := rule.theirs[0].fill(bindings)) is not None:
+                names.append((copy, tensor))
+    elif rule.filled_by is not None:
+        names.append((rule.theirs[0].text, None))
+    if rule.filled_by is not None and names:
+        filled = rule.filled_by(buffers)
+        names = [(name, filled) for name, _ in names]
+    return [(name, tensor) for name, tensor in names if tensor is not None]
 
 
 Owner = Callable[[str], tuple[Rule, int, Bindings] | None]

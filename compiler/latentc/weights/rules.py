@@ -8,6 +8,7 @@ A map is a list of entries:
     {ignore: NAME}                          a tensor of theirs that this network does not need; or a list of names
     {ignore: NAME, write: NAME}             the same, but exported as a copy of another of their tensors (tied weights)
     {ignore: NAME, fill: {value: 0, …}}     the same, but exported as numbers that follow from sizes (fills.py)
+    {ignore: NAME, write: NAME, fill: …}    the same, once for each tensor of theirs that `write` names
     {extra: NAME}                           a tensor of ours that their files lack; or a list of names
     {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; export: the first that fits
 
@@ -28,7 +29,7 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.weights.expr import Array, Expr
-from latentc.weights.fills import parse_fill
+from latentc.weights.fills import Made, parse_fill
 from latentc.weights.operations import Shape
 from latentc.weights.steps import Step, parse_step
 from latentc.weights.templates import AnySizes, Sizes, Template, filled, template, whole
@@ -56,7 +57,7 @@ class Rule:
     ours: tuple[Template, ...]
     operations: tuple[Step, ...] = ()
     written_as: Template | None = None
-    filled_by: Callable[[], Array] | None = None
+    filled_by: Made | None = None
 
     def describe(self) -> str:
         """The rule as diagnostics show it: its number, from 1, and its first name."""
@@ -161,9 +162,9 @@ def _rules(number: int, raw: Any, sizes: Sizes) -> Iterator[Rule]:
     if written is not None and any(_fields(name) != _fields(written) for name in names):
         raise ValueError("`ignore` and `write` must have the same placeholders")
     fill = parse_fill(raw["fill"], sizes) if "fill" in raw else None
-    if fill is not None and (written is not None or any(name.fields for name in names)):
+    if fill is not None and written is None and any(name.fields for name in names):
         raise ValueError(
-            "a tensor with `fill` needs a name without placeholders, or of letters of `for`, and no `write`"
+            "a name with placeholders needs `write` beside `fill`: one is written for each of their tensors of that name"
         )
     for name in names:
         yield Rule(number, (name,), (), (), written, fill) if kind == "ignore" else Rule(number, (), (name,))

@@ -24,7 +24,7 @@ from typing import Any
 
 from latentc.diagnostics import nearest
 
-Sizes = Mapping[str, int | tuple[int, ...]]
+Sizes = Mapping[str, float | tuple[float, ...]]
 """Sizes of a network that expressions may use: numbers, and lists of them that are read by index (`attention[0]`)."""
 
 FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
