@@ -234,7 +234,7 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
 
 def symbols(lowered: Lowered, network: Network) -> Sizes:
     """The sizes that a name map may refer to: the network's constructor arguments (`heads`), and its `sizes`."""
-    found: dict[str, int | tuple[int, ...]] = dict(network.sizes)
+    found: dict[str, float | tuple[float, ...]] = dict(network.sizes)
     for function in network.functions:
         origin = lowered.module.functions[function].origin
         for name, value in (origin.args if origin else {}).items():

@@ -595,6 +595,7 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
 - {ignore: absent, fill: {buffers: [rows, planes], shape: [1, 4]}}
 - {ignore: "first.count", fill: {value: 1, shape: []}, write: first.w}
 - {ignore: "{part}.count", fill: {value: 2, shape: []}, write: "{part}.w"}
+- {ignore: "{part}.mask", write: "{part}.w", fill: {value: i + j, shape: ["axis[0]", 1, "axis[0]-1"]}}
 - {from: "*", to: "*"}
 """
     sizes = {"grid": 2, "blocks": 2, "level": (0, 1, 1)}
@@ -602,18 +603,20 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
     own = {name: Array(np.ones(3, np.float32)) for name in ("first.w", "second.w")}
     made = export_weights(own, yaml.safe_load(rules), sizes, buffers)
     found = {name: materialise(tensor) for name, tensor in made.items()}
-    masks, counts = {"blocks.1.mask", "blocks.3.mask"}, {"first.count", "second.count"}
+    masks = {"blocks.1.mask", "blocks.3.mask", "first.mask", "second.mask"}
+    counts = {"first.count", "second.count"}
     assert set(found) == {*own, *masks, *counts, "ids", "count", "levels", "sigmas", "codes", "places"}
     assert found["blocks.1.mask"].tolist() == np.tri(3, dtype=bool).tolist()
     assert found["ids"].tolist() == [[0, 1, 2]] and found["count"].shape == () and found["count"] == 7
     assert found["levels"].tolist() == [[0, -np.inf, -np.inf], [0, 0, 0], [0, 0, 0]]
     assert np.allclose(found["sigmas"], [50, 5, 0.5]) and found["sigmas"].dtype == np.float64
     assert found["codes"].tolist() == [[-1, -1], [1, -1], [-1, 1], [1, 1]]
+    assert found["second.mask"].tolist() == [[[0, 0]], [[1, 1]], [[2, 2]]]
     assert found["places"].tolist() == [[11, 12, 21, 22]]
     assert (found["first.count"], found["second.count"]) == (1, 2)
     types = {name: ([3], "f32") for name in own}
-    for given in (made, own):
-        assert list(import_weights(given, yaml.safe_load(rules), types, sizes)) == list(own)
+    for held in (made, own):
+        assert list(import_weights(held, yaml.safe_load(rules), types, sizes)) == list(own)
 
 
 @pytest.mark.parametrize(

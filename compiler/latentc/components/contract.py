@@ -86,6 +86,10 @@ class PriorProgram:
     evaluations: int
 
 
+Sizes = Mapping[str, float | tuple[float, ...]]
+"""Numbers, or lists of them, by the names that name maps give them."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A network of a spec: its methods by name, and its capabilities.
@@ -100,7 +104,7 @@ class Network:
     name: str
     methods: Mapping[str, Method]
     provides: frozenset[Capability]
-    sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=dict)
     drawn: Mapping[str, PriorProgram] = field(default_factory=dict)
     adapters: tuple[Network, ...] = ()
     reading: tuple[int, ...] | None = None

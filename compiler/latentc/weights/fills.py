@@ -4,7 +4,9 @@ An `ignore` rule with `fill` writes one, either by a formula of its indices or f
 
     {value: 1, shape: [16, 4]}                     one number everywhere
     {value: "j <= i", shape: [n, n], dtype: bool}  a formula of the indices i, j, k, … of the axes
-    {buffers: [rows, columns], shape: [1, n, d]}   the sum of computed buffers, broadcast and reshaped
+    {buffers: [rows, columns], shape: [1, -1, d]}  the sum of computed buffers, broadcast and reshaped
+
+With `write`, which names another tensor of theirs, `axis[i]` is a size of that tensor.
 
 Computed buffers that a network here has under the same name need none: `export_weights` writes them.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,14 +28,20 @@ from latentc.weights.read import materialise
 from latentc.weights.templates import AnySizes, Sizes, whole_list
 
 Numbers = np.ndarray[Any, Any]
-Made = Callable[[Mapping[str, Expr]], Array | None]
-"""Makes a tensor, given the network's computed buffers; None if the network lacks one that it needs."""
+Made = Callable[[Mapping[str, Expr], tuple[int, ...] | None], Array | None]
+"""Makes a tensor, given the network's computed buffers and the shape of the tensor that `write` names, if any.
+
+None if the network lacks a buffer that it needs. Raises ValueError.
+"""
 
 _MOST_ELEMENTS = 1 << 28
 _LONGEST = 200  # characters of a formula
 _INDICES = "ijklmn"  # of the axes
 _CONSTANTS = {"inf": math.inf, "pi": math.pi}
-_FUNCTIONS = {"sqrt": np.sqrt, "exp": np.exp, "log": np.log, "sin": np.sin, "cos": np.cos, "max": np.maximum}
+_FUNCTIONS: dict[str, np.ufunc] = {
+    **{"sqrt": np.sqrt, "exp": np.exp, "log": np.log, "sin": np.sin, "cos": np.cos},
+    **{"min": np.minimum, "max": np.maximum},
+}
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -50,8 +59,8 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }
 
 
-def parse_fill(raw: Any, sizes: Sizes) -> Made:
-    """What makes the tensor of a rule's `fill`. Raises ValueError."""
+def parse_fill(raw: Any, sizes: Sizes, beside: bool = False) -> Made:
+    """What makes the tensor of a rule's `fill`; `beside` a tensor of theirs its shape is known. Raises ValueError."""
     kinds = ("value", "buffers")
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"`fill` is a mapping such as {{value: 0, shape: [1]}}, not {raw!r}")
@@ -64,35 +73,44 @@ def parse_fill(raw: Any, sizes: Sizes) -> Made:
             raise ValueError(f"`fill` by {kind} takes no {key!r}")
     if "shape" not in raw:
         raise ValueError("`fill` needs the `shape` of the tensor, such as [1]")
-    shape, dtype = whole_list(raw["shape"], sizes), dtype_from_name(raw.get("dtype", "f32"))
-    if kind == "buffers":
-        return _of_buffers(raw["buffers"], shape, dtype)
-    if len(shape) > len(_INDICES):
-        raise ValueError(f"`fill` has at most {len(_INDICES)} axes")
-    if isinstance(sizes, AnySizes):  # a rule is checked before the network is known
-        shape = [1] * len(shape)
-    if math.prod(shape) > _MOST_ELEMENTS:
-        raise ValueError(f"`fill` of {math.prod(shape)} numbers is more than {_MOST_ELEMENTS}")
-    formula = _parsed(raw["value"])
-    _evaluated(formula, [np.unique([0, max(0, size - 1)]) for size in shape], sizes)  # its corners say what is wrong
+    dtype = dtype_from_name(raw.get("dtype", "f32"))
+    names, formula = _names(raw["buffers"]) if kind == "buffers" else (), _parsed(raw.get("value", 0))
+    known = _with_axes(sizes, (1,) * 8 if beside else None)
+    shape = _shape(raw["shape"], known)
+    if kind == "value":
+        corners = [1] * len(shape) if isinstance(sizes, AnySizes) else shape  # unknown before the network is
+        _evaluated(formula, [np.unique([0, max(0, size - 1)]) for size in corners], known)
 
-    def made(_: Mapping[str, Expr]) -> Array:
-        return Array(_evaluated(formula, [np.arange(size) for size in shape], sizes).astype(dtype))
-
-    return made
-
-
-def _of_buffers(names: Any, shape: list[int], dtype: np.dtype[Any]) -> Made:
-    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
-        raise ValueError("`buffers` must list computed buffers of the network, such as [pos_embed]")
-
-    def made(buffers: Mapping[str, Expr]) -> Array | None:
+    def made(buffers: Mapping[str, Expr], other: tuple[int, ...] | None) -> Array | None:
+        known = _with_axes(sizes, other)
+        shape = _shape(raw["shape"], known)
+        if kind == "value":
+            return Array(_evaluated(formula, [np.arange(size) for size in shape], known).astype(dtype))
         if any(name not in buffers for name in names):
             return None
         parts = [materialise(buffers[name]).astype(np.float64) for name in names]
         return Array(sum(parts[1:], start=parts[0]).reshape(shape).astype(dtype))
 
     return made
+
+
+def _with_axes(sizes: Sizes, shape: tuple[int, ...] | None) -> Sizes:
+    return sizes if shape is None or isinstance(sizes, AnySizes) else ChainMap({"axis": shape}, sizes)  # type: ignore[arg-type]
+
+
+def _shape(raw: Any, sizes: Sizes) -> list[int]:
+    shape = whole_list(raw, sizes)
+    if len(shape) > len(_INDICES):
+        raise ValueError(f"`fill` has at most {len(_INDICES)} axes")
+    if not isinstance(sizes, AnySizes) and math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(f"`fill` of {math.prod(shape)} numbers is more than {_MOST_ELEMENTS}")
+    return shape
+
+
+def _names(names: Any) -> Sequence[str]:
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+        raise ValueError("`buffers` must list computed buffers of the network, such as [pos_embed]")
+    return names
 
 
 def _parsed(value: Any) -> ast.AST:
@@ -128,7 +146,7 @@ def _numbers(node: ast.AST, indices: Mapping[str, Numbers], sizes: Sizes) -> Any
         case ast.Name(id=name) if name in indices or name in _CONSTANTS:
             return indices[name] if name in indices else np.float64(_CONSTANTS[name])
         case ast.Name(id=name):
-            size = sizes[name] if name in sizes else None
+            size = sizes.get(name)
             if size is None or isinstance(size, tuple):
                 near = nearest(name, [*indices, *sizes])
                 mend = f"; did you mean {near!r}?" if near else ""

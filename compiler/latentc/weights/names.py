@@ -125,7 +125,9 @@ def _export(
     made = _mapped(ours, (), _owner_of_ours(rules), lambda rule, parts, _: rule.export(parts), problems, "our")
     theirs = _owner_of_theirs(rules)
     for name, tensor in buffers.items():
-        if (owned := theirs(name)) is not None and not owned[0].ours:
+        owned = theirs(name)
+        # A rule that ignores everything (other networks of the file) does not say that this is a name of theirs.
+        if owned is not None and not owned[0].ours and owned[0].theirs[0].text != "*":
             made.setdefault(name, tensor)
     for rule in rules:
         try:
@@ -142,18 +144,17 @@ def _export(
 
 def _written(rule: Rule, made: Mapping[str, Expr], buffers: Mapping[str, Expr]) -> list[tuple[str, Expr]]:
     """The tensors that a rule which ignores a name of theirs writes under it; `made` are those written before."""
-    names: list[tuple[str, Expr | None]] = []
-    if rule.written_as is not None:
-        for name, tensor in made.items():
-            bindings = rule.written_as.match(name)
-            if bindings is not None and (copy := rule.theirs[0].fill(bindings)) is not None:
-                names.append((copy, tensor))
-    elif rule.filled_by is not None:
-        names.append((rule.theirs[0].text, None))
-    if rule.filled_by is not None and names:
-        filled = rule.filled_by(buffers)
-        names = [(name, filled) for name, _ in names]
-    return [(name, tensor) for name, tensor in names if tensor is not None]
+    if rule.written_as is None:
+        filled = rule.filled_by(buffers, None) if rule.filled_by is not None else None
+        return [] if filled is None else [(rule.theirs[0].text, filled)]
+    found: list[tuple[str, Expr]] = []
+    for other, tensor in made.items():
+        bindings = rule.written_as.match(other)
+        name = None if bindings is None else rule.theirs[0].fill(bindings)
+        if name is not None:
+            copy = tensor if rule.filled_by is None else rule.filled_by(buffers, tensor.shape)
+            found += [] if copy is None else [(name, copy)]
+    return found
 
 
 Owner = Callable[[str], tuple[Rule, int, Bindings] | None]

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,10 +161,10 @@ def _rules(number: int, raw: Any, sizes: Sizes) -> Iterator[Rule]:
     _check_lists([*names, *([written] if written else [])])
     if written is not None and any(_fields(name) != _fields(written) for name in names):
         raise ValueError("`ignore` and `write` must have the same placeholders")
-    fill = parse_fill(raw["fill"], sizes) if "fill" in raw else None
+    fill = parse_fill(raw["fill"], sizes, written is not None) if "fill" in raw else None
     if fill is not None and written is None and any(name.fields for name in names):
         raise ValueError(
-            "a name with placeholders needs `write` beside `fill`: one is written for each of their tensors of that name"
+            "a name with placeholders needs `write` beside `fill`: one is written for each tensor that it names"
         )
     for name in names:
         yield Rule(number, (name,), (), (), written, fill) if kind == "ignore" else Rule(number, (), (name,))

@@ -286,9 +286,16 @@ def _value(node: ast.AST, sizes: Sizes) -> int | float:
             return result
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, sizes)
+        case ast.Call(func=ast.Name(id="len"), args=[ast.Name(id=name)], keywords=[]):
+            numbers = sizes.get(name)
+            if isinstance(numbers, tuple):
+                return len(numbers)
+            if name not in sizes:
+                raise ValueError(f"no list of numbers is named {name!r}")
+            return int(_value(ast.Name(name), sizes))
         case ast.Call(func=ast.Name(id="sqrt"), args=[argument], keywords=[]):
             value = _value(argument, sizes)
             if value < 0:
                 raise ValueError("the square root of a negative number")
             return math.sqrt(value)
-    raise ValueError("only numbers, sizes, + - * / // >> and sqrt(…) are allowed")
+    raise ValueError("only numbers, sizes, + - * / // >>, sqrt(…) and len(…) are allowed")

@@ -55,7 +55,7 @@ class Bottleneck(Part):
 
     def sizes(self) -> dict[str, Any]:
         """What name maps may need to know of it, beside its arguments."""
-        return {"own_logits": int(self.OWN_LOGITS)}
+        return {"own_logits": int(self.OWN_LOGITS), "signs": 0}
 
     @property
     def vocabulary(self) -> int | None:

@@ -55,11 +55,11 @@ class Scales:
         """Which convolutions the first `count` scales have, as name maps need to know it.
 
         `smoothed` lists them: one that all scales share (`joint`), some of which each is of several (`shared`), or one
-        per scale (`unshared`), of which there are so many.
+        per scale (`unshared`), of which there are so many. `scales` is their number.
         """
         smoothed = tuple(sorted({self.convolution(k) for k in range(count)})) if self.share else ()
         kind = {0: "unshared", 1: "joint"}.get(self.convolutions, "shared")
-        return {"joint": 0, "shared": 0, "unshared": 0, kind: len(smoothed), "smoothed": smoothed}
+        return {"scales": count, "joint": 0, "shared": 0, "unshared": 0, kind: len(smoothed), "smoothed": smoothed}
 
     def nearest(self, b: Builder, rest: Var, k: int) -> Var:
         """i64[B, n n]: the codes of scale k that are nearest to the residual f32[B, Z, h, h]."""

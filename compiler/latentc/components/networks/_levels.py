@@ -17,7 +17,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.unet.layers import SHAPES, Way
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
-from latentc.components.contract import Network, Port
+from latentc.components.contract import Network, Port, Sizes
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items
 from latentc.ir.types import B
@@ -128,7 +128,7 @@ class Levels(Backbone):
             **({} if self.frequencies is None else {"frequencies": self.frequencies}),
         }
 
-    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+    def sizes(self, spec: Spec) -> Sizes:
         """Further numbers for name maps; `attention` is 1 for each level that has it, else 0."""
         assert spec.data.shape is not None
         levels = len(self.multipliers)

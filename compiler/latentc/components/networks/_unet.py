@@ -14,6 +14,7 @@ from pydantic import Field
 from latentc.components.blocks.unet.layers import Way, conv, halving_conv, linear, resampled
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.condition import Condition, Entry, Form, TimeFeatures, with_operands
+from latentc.components.contract import Sizes
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._levels import Levels, Path, scaled, whole
 from latentc.components.parts import Problem
@@ -109,7 +110,7 @@ class Unet(Levels):
     def heads_of_level(self, channels: int) -> int:
         return int(self.block.head_count(channels))
 
-    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+    def sizes(self, spec: Spec) -> Sizes:
         """As of every U-Net; `transformer`: blocks of each transformer."""
         depth = 0 if self.block.transformer is None else self.block.transformer.depth
         return {**super().sizes(spec), "transformer": depth}

@@ -213,6 +213,7 @@ class Bert(Backbone):
             # Only the tokens themselves are drawn, not the mask and what else the table holds.
             methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base), *method.outputs[1:]))
         sizes = {
+            "splits": self.splits,
             "whole": int(self.splits == 1),
             "bits": int(self.embedding.kind == "bits"),
             "places": self.embedding.places or tokens.length + self.embedding.first(self.told(spec)),

@@ -149,7 +149,7 @@ class Rin(Backbone):
         )
         body = _network(self, time, entries)
         forward = add_method(mb, name, "forward", body, ports, static, ("output", "memory"))
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"fourier": int(spec.time.DRAWN)})
 
 
 SEQUENCE_HEADS = 16

@@ -117,7 +117,8 @@ class ScaleTransformer(Backbone):
             cache_: Role = "cache"
             outputs: tuple[Role, ...] = ("logits", *(cache_,) * (0 if last else 2 * self.depth))
             methods[f"scale_{k}"] = add_method(mb, name, f"scale_{k}", _scale(self, entries, k), ports, static, outputs)
-        return Network(name, methods, self.PROVIDES)
+        scale_of = tuple(k for k, length in enumerate(lengths) for _ in range(length))
+        return Network(name, methods, self.PROVIDES, sizes={"tokens": len(scale_of), "scale_of": scale_of})
 
 
 class _Parts:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.backbone import add_method, asks
@@ -21,13 +22,18 @@ from latentc.components.blocks.unet.layers import (
     halving_conv,
     resampled,
     strided_conv,
+    taps_of,
 )
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeFeatures, ports_of
-from latentc.components.contract import Network
+from latentc.components.contract import Network, Sizes
 from latentc.components.networks._levels import LevelsDenoiser, scaled
 from latentc.components.networks._unet import Parts, Unet, embedding_of
+from latentc.components.objective import Objective
 from latentc.components.parts import Problem
+from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.geometric import Geometric
+from latentc.components.processes.sde import Ve
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 
 if TYPE_CHECKING:
@@ -121,7 +127,7 @@ class UnetDenoiser(Unet, LevelsDenoiser):
                     return
                 below = features[level]
 
-    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+    def sizes(self, spec: Spec) -> Sizes:
         """Also where modules stand in a flat list of all, as Song et al. have them.
 
         `stem_at` is the first convolution; `down_at`, `up_at` and `out_at` are the first block of each level on the way
@@ -129,7 +135,9 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         the output of each level. `joint_at` and `conv_at` are what halves the resolution after a level, and
         `joint_up_at` and `conv_up_at` what doubles it: a block or a convolution, 0 for the one that there is not.
         `by_blocks`, `filtered` and `told_time` are 1 if it is blocks, if a filtered residual branch joins the input,
-        and if blocks are told the time, else 0.
+        and if blocks are told the time, else 0. `taps` are the weights of the resampling filter along an axis,
+        `noise_levels` those that buffers of the authors' code list, falling, and `discrete` is 1 if the process has a
+        discrete schedule of them.
         """
         assert isinstance(spec.time, TimeFeatures)
         last, own = len(self.multipliers) - 1, super().sizes(spec)
@@ -154,16 +162,30 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         none, by_blocks = (0,) * (last + 1), self.resampling == "block"
         joints = {"joint_at": tuple(halves), "joint_up_at": tuple(doubles)}
         convs = {"conv_at": tuple(halves), "conv_up_at": tuple(doubles)}
-        places: dict[str, int | tuple[int, ...]] = {"stem_at": stem, "mid_at": middle}
+        places: dict[str, float | tuple[float, ...]] = {"stem_at": stem, "mid_at": middle}
         places |= {"down_at": tuple(down), "up_at": tuple(up), "out_at": tuple(out), "read_at": tuple(read)}
         places |= {name: value if by_blocks else none for name, value in joints.items()}
         places |= {name: none if by_blocks else value for name, value in convs.items()}
         places |= {"by_blocks": int(by_blocks), "filtered": int(self.encoder == "residual")}
         places |= {"told_time": int(self.told_time)}
-        return {**own, **places}
+        taps = (1.0, 1.0) if self.block.resample in ("box", "planes") else taps_of(self.block.resample)
+        return {**own, **places, "taps": tuple(tap / sum(taps) for tap in taps), **_noise_levels(spec)}
 
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
         return _network(self, time, entries, axes)
+
+
+def _noise_levels(spec: Spec) -> Sizes:
+    """Levels of the process, falling; without any, those that Song et al.'s configurations list for all processes."""
+    target = spec.objective.parameterization() if isinstance(spec.objective, Objective) else None
+    process = None if target is None else target.process
+    if isinstance(process, Discrete | Geometric):
+        levels = tuple(sorted(map(float, process.levels), reverse=True))
+        return {"noise_levels": levels, "discrete": int(isinstance(process, Discrete))}
+    ends, steps = (50.0, 0.01), 1000
+    if isinstance(process, Ve):  # their sampler has a step for each level
+        ends, steps = (process.sigma_max, process.sigma_min), getattr(spec.sampler, "steps", steps)
+    return {"noise_levels": tuple(map(float, np.geomspace(*ends, steps))), "discrete": 0}
 
 
 @cache

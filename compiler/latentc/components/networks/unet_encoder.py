@@ -16,7 +16,7 @@ from latentc.components.blocks.unet.layers import SHAPES, linear
 from latentc.components.blocks.unet.residual import ResidualBlock, heads_of
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeFeatures
-from latentc.components.contract import Network
+from latentc.components.contract import Network, Sizes
 from latentc.components.networks._unet import Parts, Unet
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem
@@ -57,7 +57,7 @@ class UnetEncoder(Unet):
         "block": {"groups": 4, "head_channels": 8},
     }
 
-    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+    def sizes(self, spec: Spec) -> Sizes:
         """As of every U-Net; `means`, `normalized`: 1 where the pool is of all means, and where it has a norm."""
         means = int(self.pool.startswith("all_means"))
         return {**super().sizes(spec), "means": means, "normalized": int(self.pool == "all_means_normalized")}

@@ -39,6 +39,9 @@ class LookupFree(Bottleneck):
     def static(self) -> dict[str, Any]:
         return {"codes": 2**self.channels}
 
+    def sizes(self) -> dict[str, Any]:
+        return super().sizes() | {"signs": 1}
+
     def _signs(self, b: Builder, h: Var) -> Var:
         return b.cast(b.greater(h, 0.0), to="f32") * 2.0 - 1.0  # type: ignore[no-any-return]
 
