@@ -123,7 +123,7 @@ class HiddenTokens(DenoisingObjective):
         target = self.parameterization()
         at = noised(b, target, x0, self.needs_derivatives(target), (drawn, noise))
         out = call(b, head, "forward", {"z": features}, state=at.scaled, time=at.told, out="prediction")
-        terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
+        terms = self.terms(b, at, out)
         terms = self.weighed(b, networks, at.told, terms)
         names = ("loss", "mse", "vb")[: len(terms)]
         weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")

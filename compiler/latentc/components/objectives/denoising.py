@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 class Noised:
     """Data x0 noised to drawn times t: the state x_t, and what the network is given of both (`scaled`, `told`)."""
 
+    target: Parameterization
     draws: tuple[Draw, ...]
+    x0: Var
     noise: Var
     t: Var
     point: Point
@@ -86,7 +88,7 @@ def noised(
     scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
     draws = (draw, Draw("noise", "normal"), *further)
     point = Point(alpha, sigma, d_alpha, d_sigma, own)
-    return Noised(draws, noise, t, point, x_t, scaled, process.network_time(m, t))
+    return Noised(target, draws, x0, noise, t, point, x_t, scaled, process.network_time(m, t))
 
 
 def with_kernel(b: Builder, process: Process, z: Var) -> tuple[Var, tuple[Draw, ...]]:
@@ -198,8 +200,8 @@ class DenoisingObjective(Objective):
         made = made if isinstance(made, tuple) else (made,)
         out, features = made[0], [v for v, port in zip(made, results, strict=True) if port.role == "features"]
         out = out if target.coupling is None else target.coupling.confined(b, out, full)
-        true, noise = self.truth(b, target, at, every, whole, dropped)
-        terms = self.terms(b, target, at.point, true, at.x_t, noise, out, at.t)
+        at = self.truth(b, at, every, whole, dropped)
+        terms = self.terms(b, at, out)
         terms = self.weighed(b, networks, at.told, terms)
         if self.weighing is not None and weight is not None:
             by = inputs.get(weight) or b.given(weight)  # perhaps a condition reads it
@@ -208,7 +210,7 @@ class DenoisingObjective(Objective):
         names = ("loss", "mse", "vb")[: len(terms)]
         more = {draw.name: draw for term in self.further_terms for draw in term.draws()}
         if self.further_terms:
-            wanted = self.target(b, target, at.point, true, noise)
+            wanted = self.target(b, at)
             denoised = Denoised(b, spec, out, wanted, tuple(features), tuple(dropped), inputs, networks, at.told)
             added = {term.kind: term.value(denoised) for term in self.further_terms}
             weights = [term.weight for term in self.further_terms]
@@ -239,21 +241,13 @@ class DenoisingObjective(Objective):
         found = [b.mul(b.stop_gradient(m), column, out="memory") for m, column in zip(made, columns, strict=True)]
         return found, (Draw("remember", "uniform"),)
 
-    def truth(
-        self,
-        b: Builder,
-        target: Parameterization,
-        at: Noised,
-        x0: Var,
-        fields: Mapping[str, Var],
-        dropped: Sequence[Var],
-    ) -> tuple[Var, Var]:
-        """The data and the noise that predictions are compared with; `fields` are those that conditions read, and
-        `dropped` bool[B] masks of the trained samples without a condition.
+    def truth(self, b: Builder, at: Noised, x: Var, fields: Mapping[str, Var], dropped: Sequence[Var]) -> Noised:
+        """The same with the data and the noise that predictions are compared with.
 
-        x0 and the fields are of the whole batch, of which the loss may train on the first part.
+        x and the fields that conditions read are of the whole batch, of which the loss may train on the first part.
+        `dropped` bool[B]: masks of the trained samples without a condition.
         """
-        return x0, at.noise
+        return at
 
     def says(self) -> str:
         """The docstring of the emitted loss."""
@@ -267,20 +261,9 @@ class DenoisingObjective(Objective):
         """Whether the weight of the squared error depends on time derivatives of the process."""
         return False
 
-    def terms(
-        self,
-        b: Builder,
-        target: Parameterization,
-        point: Point,
-        x0: Var,
-        x_t: Var,
-        noise: Var,
-        out: Var,
-        t: Var,
-    ) -> tuple[Var, ...]:
-        """f32[B] each: the loss, and what it is the sum of if that is several terms."""
-        error = self.error(b, target, point, x0, noise, out)
-        return (self.per_sample(b, self.cost(b, error)),)
+    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
+        """f32[B] each: the loss of prediction `out`, and what it is the sum of if that is several terms."""
+        return (self.per_sample(b, self.cost(b, self.error(b, at, out))),)
 
     def weighed(
         self, b: Builder, networks: Mapping[str, Network], told: Var, terms: tuple[Var, ...]
@@ -296,16 +279,16 @@ class DenoisingObjective(Objective):
         """Elementwise cost of an error."""
         return error * error
 
-    def error(self, b: Builder, target: Parameterization, point: Point, x0: Var, noise: Var, out: Var) -> Var:
+    def error(self, b: Builder, at: Noised, out: Var) -> Var:
         """The prediction's error; of a score, times sigma."""
-        if target.predicts == "score":
-            return b.op("add", point.sigma * out, noise, out="error")  # type: ignore[no-any-return]
-        return b.op("sub", out, self.target(b, target, point, x0, noise), out="error")  # type: ignore[no-any-return]
+        if at.target.predicts == "score":
+            return b.op("add", at.point.sigma * out, at.noise, out="error")  # type: ignore[no-any-return]
+        return b.op("sub", out, self.target(b, at), out="error")  # type: ignore[no-any-return]
 
-    def target(self, b: Builder, target: Parameterization, point: Point, x0: Var, noise: Var) -> Var:
+    def target(self, b: Builder, at: Noised) -> Var:
         """What the network is to predict."""
-        u, w = functional(target.predicts, point)
-        return weighted_sum(b, "target", (u, x0), (w, noise))
+        u, w = functional(at.target.predicts, at.point)
+        return weighted_sum(b, "target", (u, at.x0), (w, at.noise))
 
 
 __all__ = ["DenoisingObjective", "Noised", "SampleWeight", "noised", "with_kernel"]

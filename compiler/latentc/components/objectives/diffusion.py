@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.posterior import posterior
-from latentc.components.processes.prediction import Point, conversion, functional
+from latentc.components.processes.prediction import conversion, functional
 from latentc.components.processes.process import Parameterization, Process, Variance
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
@@ -94,23 +95,13 @@ class DiffusionLoss(DenoisingObjective):
     def cost(self, b: Builder, error: Var) -> Var:
         return error * error if self.error_norm == "l2" else b.abs(error)
 
-    def terms(
-        self,
-        b: Builder,
-        target: Parameterization,
-        point: Point,
-        x0: Var,
-        x_t: Var,
-        noise: Var,
-        out: Var,
-        t: Var,
-    ) -> tuple[Var, ...]:
+    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
         if not self.learns_variance:
-            return super().terms(b, target, point, x0, x_t, noise, out, t)
-        out, fraction = b.split(out, axis=1, sizes=(x0.shape[1], x0.shape[1]), out="prediction fraction")
-        error = self.error(b, target, point, x0, noise, out)
+            return super().terms(b, at, out)
+        out, fraction = b.split(out, axis=1, sizes=(at.x0.shape[1], at.x0.shape[1]), out="prediction fraction")
+        error = self.error(b, at, out)
         mse = per_sample_mean(b, error * error, out="mse")
-        vb = self._variational_bound(b, x0, x_t, b.stop_gradient(out), fraction, t)
+        vb = self._variational_bound(b, at, b.stop_gradient(out), fraction)
         return mse + vb, mse, vb
 
     def weighed(
@@ -122,8 +113,9 @@ class DiffusionLoss(DenoisingObjective):
         u = call(b, networks[self.uncertainty], "forward", {}, time=told, out="u")
         return b.add(mse * b.exp(-u), u, out="loss"), mse
 
-    def _variational_bound(self, b: Builder, x0: Var, x_t: Var, prediction: Var, fraction: Var, t: Var) -> Var:
+    def _variational_bound(self, b: Builder, at: Noised, prediction: Var, fraction: Var) -> Var:
         """Bits per dimension between the true and the predicted reverse step, or at t = 0 of the data (f32[B])."""
+        x0, x_t, t = at.x0, at.x_t, at.t
         m = Symbolic(b, x0.type.rank)
         times = np.arange(self.process.first + 1)
         point = self.process.point(times)
@@ -264,30 +256,23 @@ class Diffusion(DiffusionLoss):
                     "leave it out, or leave out `reference`",
                 )
 
-    def truth(
-        self,
-        b: Builder,
-        target: Parameterization,
-        at: Noised,
-        x0: Var,
-        fields: Mapping[str, Var],
-        dropped: Sequence[Var],
-    ) -> tuple[Var, Var]:
+    def truth(self, b: Builder, at: Noised, x: Var, fields: Mapping[str, Var], dropped: Sequence[Var]) -> Noised:
         if not self.stable_target:
-            return super().truth(b, target, at, x0, fields, dropped)
+            return super().truth(b, at, x, fields, dropped)
         alpha, sigma = at.point.alpha, at.point.sigma
         still = isinstance(alpha, float) and alpha == 1.0
-        kernel = target.process.kernel([int(size) for size in x0.shape[1:]])
+        kernel = at.target.process.kernel([int(size) for size in x.shape[1:]])
         level = b.reshape(sigma if still else sigma / alpha, shape=(at.x_t.shape[0],), out="level")
         read = fields.values() if self.pool == "class" else ()
         labels = [b.argmax(y, axis=1, out="label") if y.type.is_float else y for y in read]  # of one-hot ones
-        operands = (at.x_t if still else at.x_t / alpha, x0, level)
+        operands = (at.x_t if still else at.x_t / alpha, x, level)
         extra = {} if kernel is None else {"extra": kernel.extra}
         mean = b.posterior_mean(*operands, *labels, **extra, out="mean")
         for gone in dropped if labels else ():
-            column = b.reshape(gone, shape=(gone.shape[0], *(1 for _ in x0.shape[1:])))
+            column = b.reshape(gone, shape=(gone.shape[0], *(1 for _ in x.shape[1:])))
             mean = b.where(column, b.posterior_mean(*operands, **extra, out="mean_of_all"), mean, out="mean")
-        return mean, b.div(at.x_t - (mean if still else alpha * mean), sigma, out="noise")
+        noise = b.div(at.x_t - (mean if still else alpha * mean), sigma, out="noise")
+        return replace(at, x0=mean, noise=noise)
 
     def per_sample(self, b: Builder, cost: Var) -> Var:
         if self.reduction == "mean":
@@ -306,21 +291,11 @@ class Diffusion(DiffusionLoss):
             return f"Half the sum of the {error} errors of the prediction, one value per sample."
         return super().says()
 
-    def terms(
-        self,
-        b: Builder,
-        target: Parameterization,
-        point: Point,
-        x0: Var,
-        x_t: Var,
-        noise: Var,
-        out: Var,
-        t: Var,
-    ) -> tuple[Var, ...]:
+    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
         if self.weighting == "none":
-            return super().terms(b, target, point, x0, x_t, noise, out, t)
-        error = self.error(b, target, point, x0, noise, out)
-        u, w = functional(target.predicts, point)
+            return super().terms(b, at, out)
+        error, point = self.error(b, at, out), at.point
+        u, w = functional(at.target.predicts, point)
         if not isinstance(u, float) or u:  # as an error of the noise, of which the others' are multiples
             still = isinstance(point.alpha, float) and point.alpha == 1.0
             error = b.div(error, w - u * (point.sigma if still else point.sigma / point.alpha), out="error")

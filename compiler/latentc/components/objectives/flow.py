@@ -14,11 +14,11 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.coupling import Coupling
 from latentc.components.kit import per_sample_mean
-from latentc.components.objectives.denoising import DenoisingObjective, SampleWeight
+from latentc.components.objectives.denoising import DenoisingObjective, Noised, SampleWeight
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.interpolant import Interpolant
-from latentc.components.processes.prediction import Point, Prediction
+from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.base import ArraySampler
 from latentc.ir.builder import Builder, Var
@@ -52,20 +52,10 @@ class FlowLoss(DenoisingObjective):
     def is_weighted(self, target: Parameterization) -> bool:
         return target.predicts in ("score", "noise") and self.weighting != "none"
 
-    def terms(
-        self,
-        b: Builder,
-        target: Parameterization,
-        point: Point,
-        x0: Var,
-        x_t: Var,
-        noise: Var,
-        out: Var,
-        t: Var,
-    ) -> tuple[Var, ...]:
-        error = self.error(b, target, point, x0, noise, out)
+    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
+        error, point = self.error(b, at, out), at.point
         squared = error * error
-        if self.is_weighted(target):
+        if self.is_weighted(at.target):
             # The diffusion that turns a score into its share of the velocity.
             growth = point.d_alpha / point.alpha
             drift = growth * point.sigma * point.sigma - point.sigma * point.d_sigma

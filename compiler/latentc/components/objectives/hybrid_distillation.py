@@ -51,7 +51,7 @@ class HybridDistillation(Distillation):
         at = noised(b, target, x0, self.base.needs_derivatives(target))
         told = conditions.dropped(b, conditions.operands(b, given))
         out = call(b, student, "forward", told, state=at.scaled, time=at.told, out="prediction")
-        loss, *_ = self.base.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
+        loss, *_ = self.base.terms(b, at, out)
         wanted = b.stop_gradient(
             call(b, networks[TEACHER], "forward", told, state=at.scaled, time=at.told, out="taught")
         )

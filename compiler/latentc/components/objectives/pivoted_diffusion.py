@@ -179,9 +179,9 @@ class PivotedDiffusion(DiffusionLoss):
         at = noised(b, target, x0, how.needs_derivatives(target), drawn)
         out = call(b, head, "forward", {"z": z}, state=at.scaled, time=at.told, out="prediction")
         if counted is not None:
-            error = b.mul(how.error(b, target, at.point, x0, at.noise, out), counted, out="error")
+            error = b.mul(how.error(b, at, out), counted, out="error")
             return (per_sample_mean(b, how.cost(b, error), out="of_dense"),)
-        return how.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
+        return how.terms(b, at, out)
 
 
 def _hidden(b: Builder, order: Var, fraction: Var, count: int, out: str) -> Var:
