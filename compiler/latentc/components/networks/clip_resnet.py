@@ -133,7 +133,8 @@ def _network(config: ClipResnet, output: Output) -> BlockBody:
             seen.append(x)
         if output == "see_levels":
             return tuple(seen)
-        return b.sub("attn_pool", _pool, x, channels=x.shape[1], heads=heads, features=features, out="features")  # type: ignore[no-any-return]
+        sizes = {"channels": x.shape[1], "side": size // REDUCTION, "heads": heads, "features": features}
+        return b.sub("attn_pool", _pool, x, out="features", **sizes)  # type: ignore[no-any-return]
 
     if output == "see_levels":
         forward.body.__doc__ = "Feature maps of images x: of the stem and of each level."
@@ -197,11 +198,11 @@ def _block(stride: int, shortcut: bool, timed: bool) -> BlockBody:
     return forward
 
 
-@module_class("AttentionPool", x="B channels H W")
-def _pool(b: Builder, x: Var, *, channels: Any, heads: Any, features: Any) -> Var:
+@module_class("AttentionPool", x="B channels side side")
+def _pool(b: Builder, x: Var, *, channels: Any, side: Any, heads: Any, features: Any) -> Var:
     """Attends from the mean of x to all positions and to itself, and projects the result: [B, features]."""
-    batch, _, rows, columns = x.shape
-    positions = Named(int(rows) * int(columns), "T", "positions of x")
+    batch = x.shape[0]
+    positions = Named(side**2, "T", "positions of x")
     h = b.transpose(b.reshape(x, shape=(batch, channels, positions)), perm=(0, 2, 1), out="h")
     h = b.concat(b.mean(h, axes=(1,), keepdims=True, out="mean"), h, axis=1, out="h")
     h = h + b.param("positions", f32(positions + 1, channels), "normal", std=0.02)

@@ -1,11 +1,18 @@
-"""A part of a discrete process's timesteps, which a classifier of noisy images learns."""
+"""A part of a discrete process's timesteps, in which networks of noisy images learn.
+
+Symbols: B batch; x0 the data, x_t the data noised to time t.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from latentc.components.parts import Problem
+from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.process import Process
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, Var, i64
+from latentc.ir.types import B
 
 
 def timesteps(process: Process, range: tuple[float, float] | None) -> tuple[int, int]:
@@ -29,4 +36,18 @@ def problems_of_range(process: Process, range: tuple[float, float] | None) -> It
         yield Problem(("range",), message, "give a wider range, from 0 (data) to 1 (noise), such as [0.2, 0.4]")
 
 
-__all__ = ["problems_of_range", "timesteps"]
+def noised_data(b: Builder, process: Process, range: tuple[float, float], x0: Var) -> tuple[Var, Var, int]:
+    """(x_t of x0 [B, ...] at a drawn timestep, the time f32[B] that networks are told, the number of timesteps).
+
+    Adds the inputs `step` i64[B], below that number, and `noise` of x0's type.
+    """
+    first, last = timesteps(process, range)
+    drawn, noise = b.input("step", i64(B)), b.input("noise", x0.type)
+    m = Symbolic(b, x0.type.rank)
+    t = b.add(drawn, first, out="t") if first else drawn
+    at = process.at(m, t)
+    x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
+    return x_t, process.network_time(m, t), last - first
+
+
+__all__ = ["noised_data", "problems_of_range", "timesteps"]

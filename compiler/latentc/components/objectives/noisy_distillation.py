@@ -16,13 +16,10 @@ from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, teacher_problems
-from latentc.components.objectives._range import problems_of_range, timesteps
+from latentc.components.objectives._range import noised_data, problems_of_range
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.discrete import Discrete
-from latentc.components.processes.formulas import Symbolic
-from latentc.components.sums import weighted_sum
-from latentc.ir.builder import ModuleBuilder, i64
-from latentc.ir.types import B
+from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -53,18 +50,12 @@ class NoisyDistillation(Objective):
         yield from teacher_problems(spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        network, teacher, process = networks["main"], networks[TEACHER], self.process
+        network, teacher = networks["main"], networks[TEACHER]
         conditions = Conditions(spec, networks)
-        first, last = timesteps(process, self.range)
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        drawn, noise = b.input("step", i64(B)), b.input("noise", x0.type)
-        m = Symbolic(b, x0.type.rank)
-        t = b.add(drawn, first, out="t") if first else drawn
-        at = process.at(m, t)
-        x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
-        time = process.network_time(m, t)
+        x_t, time, steps = noised_data(b, self.process, self.range, x0)
         clean = b.mul(time, 0.0, out="clean")
         said = call(b, teacher, "forward", told, state=x0, time=clean, out="said")
         wanted = b.softmax(b.stop_gradient(b.mul(said, 1.0 / self.temperature)), axis=-1, out="wanted")
@@ -74,7 +65,7 @@ class NoisyDistillation(Objective):
         same = b.equal(b.argmax(logits, axis=1), b.argmax(said, axis=1), out="same")
         b.output(loss, b.cast(same, to="f32", out="agreement"))
         b.finish("The divergence from the teacher, and whether the likeliest class is the same, one value per sample.")
-        draws = (Draw("step", "integers", {"high": last - first}), Draw("noise", "normal"), *conditions.drawn())
+        draws = (Draw("step", "integers", {"high": steps}), Draw("noise", "normal"), *conditions.drawn())
         return publish(mb, ("loss", "agreement"), ("x", *conditions.fields), draws)
 
 
