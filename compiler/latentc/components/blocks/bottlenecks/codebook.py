@@ -26,7 +26,7 @@ class Codebook(SelectedRows):
     """Replaces each latent vector by the nearest codebook row (van den Oord et al. 2017, arXiv:1711.00937).
 
     The penalty moves the row towards the encoder's output, weighted by `pull`, and the output towards the row, weighted
-    by `commitment`.
+    by `commitment`. With `decay`, rows are not trained but average the latents nearest to them.
     """
 
     kind: Literal["codebook"]
@@ -39,6 +39,16 @@ class Codebook(SelectedRows):
     pull: float = Field(1.0, ge=0, description="weight of the loss that moves rows towards the encoder's output")
     commitment: float = Field(
         0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards rows"
+    )
+    decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="decay per pass of the averages of latents that rows are, in place of `pull` (van den Oord et al. "
+        "2017, appendix A.1; `EMAVectorQuantizer` of taming transformers); null: rows are trained",
+    )
+    smoothing: float = Field(
+        1e-5, gt=0, le=1, description="with `decay`: count added to that of every row's latents (Laplace smoothing)"
     )
     temperature: float | None = Field(
         None,
@@ -67,6 +77,9 @@ class Codebook(SelectedRows):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.temperature is not None and not self.normalize:
             yield Problem(("temperature",), "rows are drawn by cosine similarity", "set `normalize: true`")
+        if self.decay is not None and self.normalize:
+            message = "rows that average latents have no fixed length, but `normalize` compares directions"
+            yield Problem(("decay",), message, "leave out either")
         yield from self.problems_of_rows()
 
     def static(self) -> dict[str, Any]:
@@ -74,7 +87,34 @@ class Codebook(SelectedRows):
 
     def table(self, b: Builder, static: dict[str, Any]) -> Var:
         of = f32(static["codes"], static["latent"])
+        if self.decay is not None:
+            return self._of_averages(b, *self._averages(b, static))
         return self._unit(b, b.param("codebook.weight", of, "uniform", bound=1 / self.size))
+
+    def _averages(self, b: Builder, static: dict[str, Any]) -> tuple[Var, Var]:
+        """Averages over passes of the sum of each row's latents f32[K, Z] and of their number f32[K]."""
+        sums = b.param("codebook.sums", f32(static["codes"], static["latent"]), "normal", "state", std=1.0)
+        return sums, b.param("codebook.counts", f32(static["codes"]), "zeros", "state")
+
+    def _of_averages(self, b: Builder, sums: Var, counts: Var) -> Var:
+        """The rows f32[K, Z]: before the first pass they are what `sums` starts from."""
+        total = b.sum(counts, axes=(0,), keepdims=True, out="total")
+        padded = b.add(counts, self.smoothing, out="padded")
+        smoothed = padded / b.sum(padded, axes=(0,), keepdims=True) * total
+        smoothed = b.where(b.greater(total, 0.0), smoothed, b.scalar(1.0, smoothed), out="smoothed")
+        return b.div(sums, b.reshape(smoothed, shape=(sums.shape[0], 1)), out="table")  # type: ignore[no-any-return]
+
+    def _moved(self, b: Builder, averages: tuple[Var, Var], rows: Var, index: Var) -> Var:
+        """The rows before this pass of training, which moves their averages towards the latents that chose them."""
+        sums, counts = averages
+        chosen = b.equal(b.reshape(index, shape=(index.shape[0], 1)), b.arange(sums.shape[0]))
+        one = b.cast(chosen, to="f32", out="one")
+        now = b.matmul(b.transpose(one, perm=(1, 0)), b.stop_gradient(rows), out="now")
+        number = b.sum(one, axes=(0,), keepdims=False, out="number")
+        assert self.decay is not None
+        sums = b.running_mean(b.reshape(now, shape=(1, *now.shape)), sums, momentum=self.decay, out="sums")
+        counts = b.running_mean(b.reshape(number, shape=(1, *number.shape)), counts, momentum=self.decay, out="counts")
+        return self._of_averages(b, sums, counts)
 
     def _unit(self, b: Builder, x: Var) -> Var:
         """Rows of x divided by their length, if directions are compared."""
@@ -121,17 +161,23 @@ class Codebook(SelectedRows):
     def _weighted(
         self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], entropy: float | Var
     ) -> tuple[Var, Var]:
-        table, rows = self.table(b, static), self._rows(b, h, static["latent"])
+        averages = None if self.decay is None else self._averages(b, static)
+        table = self.table(b, static) if averages is None else self._of_averages(b, *averages)
+        rows = self._rows(b, h, static["latent"])
         if noise is None or self.temperature is None:
             index = self._nearest(b, rows, table)
         else:
             closeness = b.op("mul", b.linear(rows, table), 1 / self.temperature, out="closeness")
             index = draw(b, closeness, b.reshape(noise, shape=(rows.shape[0],), out="u"), out="index")
+        if averages is not None:
+            table = self._moved(b, averages, rows, index)
         chosen = b.embedding(table, index, out="chosen")
-        pull = chosen - b.stop_gradient(rows)
         commit = rows - b.stop_gradient(chosen)
-        squared = pull * pull if self.pull == 1.0 else pull * pull * self.pull
-        penalty = self._grid(b, squared + commit * commit * self.commitment, h)
+        squared = commit * commit * self.commitment
+        if averages is None:
+            pull = chosen - b.stop_gradient(rows)
+            squared = b.add(pull * pull if self.pull == 1.0 else pull * pull * self.pull, squared)
+        penalty = self._grid(b, squared, h)
         penalty = b.mean(penalty, axes=(1, 2, 3), keepdims=False, out="penalty")
         if self.entropy:
             penalty = b.add(penalty, self._entropies(b, rows, table, h) * entropy, out="penalty")
