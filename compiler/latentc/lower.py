@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -167,15 +168,21 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
             paths = {path for fn in of for path in parameters(module, fn)}
             _check_names(patterns, paths, f"network `{name}`", spec.span("networks", name, key))
     for own, optimizer in ((None, spec.train.optimizer), *spec.train.optimizers.items()):
-        patterns = getattr(optimizer, "undecayed", ())
         moved = [own] if own else [name for name in spec.networks if name not in spec.train.optimizers]
         if not moved:  # every network has an optimiser of its own
             continue
-        of = tuple(fn for name in moved for fn in networks[name].functions) if patterns else ()
-        paths = {path for fn in of for path in parameters(module, fn)}
         where = ("train", "optimizers", own) if own else ("train", "optimizer")
         who = f"network `{own}`" if own else "the networks of this optimiser"
-        _check_names(patterns, paths, who, spec.span(*where, "undecayed"))
+        named = {key: getattr(optimizer, key, ()) for key in ("undecayed", "first_layer")}
+        layered = getattr(optimizer, "layer_decay", None) is not None
+        of = tuple(fn for name in moved for fn in networks[name].functions) if layered or any(named.values()) else ()
+        paths = {path for fn in of for path in parameters(module, fn)}
+        for key, patterns in named.items():
+            _check_names(patterns, paths, who, spec.span(*where, key))
+        if layered and not any(re.search(r"\bblocks\.\d+\.", path) for path in paths):
+            message = f"`layer_decay` counts the weights `blocks.I.…` of {who}, which has none"
+            mend = "leave it out, or use a transformer"
+            raise DiagnosticError.of("E0305", message, spec.span(*where, "layer_decay"), help=mend)
 
 
 def _check_names(patterns: tuple[str, ...], paths: set[str], whose: str, span: Span | None) -> None:

@@ -43,7 +43,7 @@ def or_null(rule: Rule) -> Rule:
     return f"{rule[0]}, or null", lambda v: v is None or rule[1](v)
 
 
-# region undecayed
+# region patterns
 PATTERNS: Rule = (
     "a list of patterns of weight names",
     lambda v: isinstance(v, list) and all(isinstance(pattern, str) for pattern in v),

@@ -42,7 +42,8 @@ def optimizers() -> ModuleType:
 
 
 def every_kind() -> Train:
-    return Train.model_validate({"optimizers": {kind: {"kind": kind, "undecayed": ["a"]} for kind in KINDS}})
+    used = {"undecayed": ["a"], "layer_decay": 0.5, "first_layer": ["a"]}
+    return Train.model_validate({"optimizers": {kind: {"kind": kind, **used} for kind in KINDS}})
 
 
 def settings(kind: str, **values: Any) -> dict[str, Any]:
@@ -78,8 +79,36 @@ def test_weights_are_exempt_from_decay_by_name(kind: str, optimizers: ModuleType
         assert groups[id(net[3].weight)]["matrices"] and not groups[id(net[0].weight)]["matrices"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rates_fall_from_block_to_block(kind: str, optimizers: ModuleType) -> None:
+    """As in BEiT's rule: 0 is the embeddings, I + 1 is block I, and the last what stands behind them."""
+    net = nn.Module()
+    net.tokens, net.blocks, net.head = (
+        nn.Embedding(5, 8),
+        nn.ModuleList(nn.Linear(8, 8) for _ in range(3)),
+        nn.Linear(8, 2),
+    )
+    same = {"adam_lr": 0.1} if kind == "muon" else {}
+    given = settings(kind, lr=0.1, weight_decay=0.25, layer_decay=0.5, first_layer=["tok*"], **same)
+    made = optimizers.make_optimizer(net, given)
+    rates = {id(p): group["base_lr"] for group in made.param_groups for p in group["params"]}
+    layers = {"tokens.weight": 0} | {f"blocks.{i}.{part}": i + 1 for i in range(3) for part in ("weight", "bias")}
+    for name, parameter in net.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(0.1 * 0.5 ** (4 - layers.get(name, 4))), name
+    assert len(rates) == len(list(net.parameters()))
+    made = optimizers.make_optimizer(net, settings(kind, lr=0.1, **same))
+    assert {group["base_lr"] for group in made.param_groups} == {0.1}
+
+
+def test_layers_without_blocks_are_refused() -> None:
+    with pytest.raises(DiagnosticError, match="`layer_decay` counts the weights"):
+        lower(load_spec("adm_classifier", None, ["train.optimizer.layer_decay=0.7"]))
+    with pytest.raises(DiagnosticError, match="says where `layer_decay` ends"):
+        load_spec("digits_dit", None, ["train.optimizer.first_layer=[pos_embed]"])
+
+
 def test_a_pattern_that_exempts_nothing_is_refused() -> None:
-    with pytest.raises(DiagnosticError, match="no weight of the networks of this optimiser is called `pos_embeds`"):
+    with pytest.raises(DiagnosticError, match="no weight of the networks of this optimiser is named `pos_embeds`"):
         lower(load_spec("digits_dit", None, ["train.optimizer.undecayed=[pos_embeds]"]))
     unused = ["train.optimizer.undecayed=[pos_embeds]", "train.optimizers.main={kind: adamw}"]
     assert lower(load_spec("digits_dit", None, unused))  # every network has an optimiser of its own

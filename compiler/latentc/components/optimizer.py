@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from latentc.components import Component, find
 
@@ -26,6 +26,7 @@ class Optimizer(Component):
     `TORCH` is the expression that constructs it in a training project, from `settings`, the values of these fields by
     name, and `groups`: parameter groups with `params`, `lr`, `weight_decay` and `matrices`, which is true for weights
     of two or more dimensions outside embeddings. `SOURCE` defines what the expression needs besides `torch`.
+    `layer_decay` is layer-wise decay of the learning rate (BEiT, Bao et al. 2021, arXiv:2106.08254).
     """
 
     lr: float = Field(1e-4, gt=0, description="peak learning rate, after warm-up")
@@ -35,6 +36,15 @@ class Optimizer(Component):
     decay_embeddings: bool = Field(False, description="also decay embedding tables")
     undecayed: tuple[str, ...] = Field(
         (), description="patterns of weights, such as `*pos_embed`, that do not decay either"
+    )
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="block i of N, from 0, learns at this to the power of N - i (BEiT); null: all alike",
+    )
+    first_layer: tuple[str, ...] = Field(
+        (), description="patterns of weights, such as embeddings, that learn at `layer_decay` to the power of N + 1"
     )
     sam: float | None = Field(
         None,
@@ -52,8 +62,14 @@ class Optimizer(Component):
     SOURCE: ClassVar[str] = ""
     EXTRAS: ClassVar[tuple[str, ...]] = ("sam", "orthogonal")
     """Settings that take a file of a training project, which it has only if one of its optimisers uses them."""
-    OPTIONAL: ClassVar[tuple[str, ...]] = (*EXTRAS, "undecayed")
+    OPTIONAL: ClassVar[tuple[str, ...]] = (*EXTRAS, "undecayed", "layer_decay", "first_layer")
     """Settings that a training project has only if one of its optimisers uses them."""
+
+    @model_validator(mode="after")
+    def _first_layer_decays(self) -> Self:
+        if self.first_layer and self.layer_decay is None:
+            raise ValueError("`first_layer` says where `layer_decay` ends, which is not set: set it to 0.75, say")
+        return self
 
     @property
     def extras(self) -> frozenset[str]:

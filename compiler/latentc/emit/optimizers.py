@@ -33,13 +33,17 @@ def training_files(
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
     extras = _extras(train)
     regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches", "grown" if grown else "even"}
+    regions |= {"patterns"} if {"undecayed", "first_layer"} & extras else set()
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
     undecayed = "undecayed" in extras
+    named = undecayed or "first_layer" in extras
     given = {"construction": _construction(kinds), "definitions": definitions, "undecayed": undecayed}
+    given |= {"layered": "layer_decay" in extras, "first_layer": "first_layer" in extras}
     body = rendered("project/optimizers.py", given, trim=False)
     says = "The optimisers of config.yaml. Biases and norms never decay, embeddings only with `decay_embeddings`"
     head = docstring(f"{says}, and no weight that `undecayed` names." if undecayed else f"{says}.", "")
-    imports = [*(["from fnmatch import fnmatchcase"] if undecayed else []), "from typing import Any"]
+    imports = [*(["from re import search"] if given["layered"] else []), "from typing import Any"]
+    imports += ["from fnmatch import fnmatchcase"] if named else []
     config = with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, extras))
     if "fp16" in regions:
         config = config.replace(_PRECISIONS, _PRECISIONS.replace(")", ', "fp16")'))

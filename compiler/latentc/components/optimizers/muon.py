@@ -14,7 +14,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], settings: dict[str, Any]):
         for group in groups:
-            group["lr"] = settings["lr"] if group["matrices"] else settings["adam_lr"]
+            if not group["matrices"]:
+                group["lr"] *= settings["adam_lr"] / settings["lr"]
         self.momentum, self.betas, self.eps = settings["momentum"], settings["betas"], settings["eps"]
         super().__init__(groups, {})
 
