@@ -167,7 +167,7 @@ def test_neighbours_are_searched_by_what_a_network_makes(tmp_path: Path, monkeyp
         ("networks.encoder.class_token=false", "there is no class token"),
         ("networks.encoder.positions={kind: sincos_2d}", "has no position for a class token"),
         ("networks.encoder.head.features=1", "vectors of one number have no standard deviation"),
-        ("networks.encoder.frozen=false", "batch norms of a head use fixed statistics"),
+        ("networks.encoder.frozen=false", "this field is computed before training, but network `encoder` is trained"),
         ("networks.encoder.patch=3", "patches of 3 do not tile a side of 8"),
     ],
 )

@@ -19,8 +19,8 @@ class Sum(torch.autograd.Function):
         return Sum.apply(grad)
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose mean and variance in training are those of the batches of all processes.
+class Synchronised:
+    """A batch norm whose mean and variance in training are those of the batches of all processes.
 
     Unlike nn.SyncBatchNorm it runs on CPUs and can be differentiated twice. All batches must be of one size.
     """
@@ -29,12 +29,13 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        processes, column = dist.get_world_size(), (1, -1, 1, 1)
+        processes, axes = dist.get_world_size(), (0, *range(2, x.ndim))
+        column = (1, -1, *(1 for _ in axes[1:]))
         h = x.float()
-        mean = Sum.apply(h.mean((0, 2, 3))) / processes
+        mean = Sum.apply(h.mean(axes)) / processes
         h = h - mean.view(column)
-        variance = Sum.apply(h.square().mean((0, 2, 3))) / processes
-        count = processes * x.shape[0] * x.shape[2] * x.shape[3]
+        variance = Sum.apply(h.square().mean(axes)) / processes
+        count = processes * x.numel() // x.shape[1]
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -45,8 +46,18 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return h.type_as(x)
 
 
+class SyncBatchNorm1d(Synchronised, nn.BatchNorm1d):
+    pass
+
+
+class SyncBatchNorm2d(Synchronised, nn.BatchNorm2d):
+    pass
+
+
 def synchronise(network: nn.Module) -> None:
     """Lets the batch norms of a network use the batches of all processes, in place."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if type(module) is nn.BatchNorm1d:
+            module.__class__ = SyncBatchNorm1d
+        elif type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from parallel import Run
 from sharded import check_shards, load_shards, save_shards, spread
-from storage import inherited, load_tensors, misfit, remove_whole, save_tensors, write_whole
+from storage import inherited, load_tensors, misfit, remove_whole, save_tensors, with_counts, write_whole
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 States = dict[str, dict[str, Tensor]]
@@ -52,7 +52,7 @@ def load_weights(network: nn.Module, name: str, path: Path, fresh: Sequence[str]
     if not path.is_file():
         raise SystemExit(f"roles.{name}.pretrained: there is no file {path}")
     try:
-        tensors = inherited(of_network(load_tensors(path), name), network, fresh)
+        tensors = with_counts(inherited(of_network(load_tensors(path), name), network, fresh), network)
     except ValueError as error:
         raise SystemExit(f"roles.{name}.pretrained: {error}") from None
     if why := misfit(tensors, network):

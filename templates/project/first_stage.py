@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder import build_first_stage
-from storage import load_tensors, misfit
+from storage import load_tensors, misfit, with_counts
 
 
 def file_of(stage: dict[str, Any]) -> Path:
@@ -29,7 +29,8 @@ def load(stage: dict[str, Any], device: torch.device | None = None) -> nn.Module
 
 @cache
 def _loaded(file: Path, device: torch.device) -> nn.Module:
-    model, tensors = build_first_stage(), load_tensors(file)
+    model = build_first_stage()
+    tensors = with_counts(load_tensors(file), model)
     if why := misfit(tensors, model):
         raise ValueError(f"{file} belongs to another autoencoder: {why}")
     model.load_state_dict(tensors)

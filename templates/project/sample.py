@@ -33,7 +33,7 @@ from media import FORMATS
 from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS
 from sources import Condition, Given, Input, Setting, default_given, input_array, needed
-from storage import load_tensors, misfit, write_whole
+from storage import load_tensors, misfit, with_counts, write_whole
 
 # The networks that programs call; all where there is none.
 CALLED = {
@@ -199,9 +199,10 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
     if not any(states.values()):  # a single network without prefix
         states = {"main": tensors}
     for name, network in networks.items():
-        if why := misfit(states.get(name, {}), network):
+        state = with_counts(states.get(name, {}), network)
+        if why := misfit(state, network):
             raise SystemExit(f"{file} belongs to another model: {why}")
-        network.load_state_dict(states[name])
+        network.load_state_dict(state)
     networks = {name: network.to(device).eval() for name, network in networks.items()}
     return with_first_stage(networks, config, device)
 

@@ -124,6 +124,12 @@ def inherited(tensors: dict[str, Tensor], network: nn.Module, fresh: Sequence[st
     return kept | {name: tensor for name, tensor in network.state_dict().items() if starts_anew(name)}
 
 
+def with_counts(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The tensors, with the network's own counts of batches if they have none (files of latentc)."""
+    counts = [name for name in network.state_dict() if name.endswith(".num_batches_tracked")]
+    return {name: network.state_dict()[name] for name in counts} | tensors
+
+
 def misfit(tensors: dict[str, Tensor], network: nn.Module) -> str | None:
     """Why tensors do not match a network; None if they do."""
     own = network.state_dict()

@@ -134,9 +134,9 @@ def embedding(
 
 
 def batch_norm(b: Builder, name: str, x: Var, affine: bool, eps: float, momentum: float = 0.1, out: str = "") -> Var:
-    """x [B, C, H, W] normalised by channel: running statistics, in training the batch's own (Ioffe and Szegedy 2015).
+    """x [B, C] or [B, C, H, W] normalised by channel: by running statistics, in training by those of the batch.
 
-    `affine` scales and shifts each channel by learned values.
+    Ioffe and Szegedy 2015. `affine` scales and shifts each channel by learned values.
     """
     size = f32(x.shape[1])
     ins = [

@@ -72,13 +72,15 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
         return None  # a module of torch would train it
     path = names[0].rpartition(".")[0]
     wanted = _BATCH_NORM if node.op == "batch_norm" else _NAMES
-    if node.op == "batch_norm" and (node.inputs[0].type.rank != 4 or len(names) == 3):
+    axes = node.inputs[0].type.rank - 2
+    if node.op == "batch_norm" and (axes not in (0, 2) or len(names) == 3):
         return None
     if (norm := NORMED.get(node.attrs.get(NORM, ""))) is not None and norm.extra:
         wanted = [*_NAMES[: len(names) - len(norm.extra)], *norm.extra]
     if not path or names != [f"{path}.{name}" for name in wanted[: len(names)]]:
         return None
-    return Leaf(path, node.op, tuple(sorted(node.attrs.items())), tuple(params[v] for v in taken))
+    attrs = {**node.attrs, "axes": axes} if node.op == "batch_norm" else node.attrs
+    return Leaf(path, node.op, tuple(sorted(attrs.items())), tuple(params[v] for v in taken))
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,8 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
         case "batch_norm":
             momentum = None if attrs["momentum"] == 0.1 else attrs["momentum"]
             affine = None if len(leaf.params) > 2 else False
-            text = call("nn.BatchNorm2d", [size(weight[0])], eps=attrs["eps"], momentum=momentum, affine=affine)
+            name = f"nn.BatchNorm{attrs['axes'] or 1}d"
+            text = call(name, [size(weight[0])], eps=attrs["eps"], momentum=momentum, affine=affine)
         case "layer_norm":
             text = call("nn.LayerNorm", [size(weight[0])], eps=attrs["eps"], bias=None if bias else False)
         case "rms_norm":

@@ -78,9 +78,6 @@ class PatchEncoder(ImageEncoder):
             yield Problem(
                 ("standardise",), "vectors of one number have no standard deviation", "leave `standardise` out"
             )
-        if self.head is not None and self.head.batch_norm and self.trainable and spec.objective is not None:
-            message = "batch norms of a head use fixed statistics, so the network cannot be trained"
-            yield Problem(("head", "batch_norm"), message, "set `frozen: true`, or leave `batch_norm` out")
         yield from self._problems_of_tokens()
         yield from self.block.problems_of_width(self.width, None if self.class_token else grid)
         yield from self.block.problems_of_condition(self.kind, None)
