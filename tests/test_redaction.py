@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from captioned import SPEC
+from forked import python
 from random_weights import random_weights
+from safetensors.numpy import load_file, save_file
 
+from latentc import api
 from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
@@ -155,3 +160,28 @@ def test_words_that_do_not_fit_are_refused(change: tuple[str, str], says: str) -
     with pytest.raises(DiagnosticError) as refused:
         spec_from_text(TEXTS.replace(*change))
     assert any(says in d.message for d in refused.value.diagnostics), refused.value
+
+
+def test_the_teacher_may_be_in_the_file_of_the_whole_system(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(
+        TEXTS.replace("{kind: like, network: text, pretrained: text", "{kind: like, network: text, pretrained: main")
+    )
+    changes = ["train.steps=2", "train.batch_size=4", "train.workers=0", "train.precision=fp32", "data.path=x.npz"]
+    changes += ["train.optimizer={kind: adam, lr: 1e-4}", "train.sample_every=null"]
+    api.emit(tmp_path / "spec.yaml", tmp_path / "project", None, changes)
+    low, rng = lower(load_spec(tmp_path / "spec.yaml", None, changes)), np.random.default_rng(0)
+    whole = {
+        f"{net}.{name}": np.float32(a)
+        for net in ("main", "text")
+        for name, a in random_weights(network_params(low, low.networks[net]), rng, 0.5).items()
+        if name != "pos_embed"  # which is computed
+    }
+    save_file(whole, tmp_path / "project" / "main.safetensors")
+    tokens = rng.integers(2, 28, (8, 5))
+    np.savez(tmp_path / "project" / "x.npz", x=np.zeros((8, 1, 4, 4)), caption=tokens, caption_mask=tokens > 0)
+    done = python(tmp_path / "project", "train.py")
+    assert done.returncode == 0, done.stderr
+    trained = load_file(tmp_path / "project" / "runs/train/weights_raw.safetensors")
+    for name, a in whole.items():
+        kept = trained[name.replace("text.", "teacher.")]
+        assert np.array_equal(kept, a) and np.abs(trained[name] - a).max() < 1e-3, name

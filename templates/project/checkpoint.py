@@ -33,10 +33,12 @@ def parted(tensors: dict[str, Tensor], names: list[str]) -> States:
     return {"main": tensors} if names == ["main"] else {name: of_network(tensors, name) for name in names}
 
 
-def of_network(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """A network's part of a weights file, which may hold it alone."""
-    own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-    return own or tensors
+def of_network(tensors: dict[str, Tensor], name: str, like: str | None = None) -> dict[str, Tensor]:
+    """A network's part of a weights file, else that of the network it is like; the file may hold it alone."""
+    for prefix in [f"{name}.", *([f"{like}."] if like else [])]:
+        if own := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:
+            return own
+    return tensors
 
 
 def save_weights(states: States, path: Path) -> None:
@@ -44,15 +46,19 @@ def save_weights(states: States, path: Path) -> None:
     write_whole(path, partial(save_tensors, joined(states)))
 
 
-def load_weights(network: nn.Module, name: str, path: Path, fresh: Sequence[str] = ()) -> None:
+def load_weights(
+    network: nn.Module, name: str, path: Path, fresh: Sequence[str] = (), like: str | None = None
+) -> None:
     """Loads a network from a file that holds it alone, or under its name. SystemExit if it does not fit.
 
-    Weights whose names match a pattern in `fresh` stay as they were initialised.
+    Weights whose names match a pattern in `fresh` stay as they were initialised. `like`: another name that it
+    may have in the file.
     """
     if not path.is_file():
         raise SystemExit(f"roles.{name}.pretrained: there is no file {path}")
     try:
-        tensors = with_counts(inherited(of_network(load_tensors(path), name), network, fresh), network)
+        tensors = of_network(load_tensors(path), name, like)
+        tensors = with_counts(inherited(tensors, network, fresh), network)
     except ValueError as error:
         raise SystemExit(f"roles.{name}.pretrained: {error}") from None
     if why := misfit(tensors, network):

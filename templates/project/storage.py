@@ -111,14 +111,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def inherited(tensors: dict[str, Tensor], network: nn.Module, fresh: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors, but those of the network itself where a name matches one of the patterns `fresh`.
-
-    So are the counts of batches that batch norms keep, which no weights file has.
-    """
+    """The tensors, but those of the network itself where a name matches one of the patterns `fresh`."""
 
     def starts_anew(name: str) -> bool:
-        uncounted = name.endswith(".num_batches_tracked") and name not in tensors
-        return uncounted or any(fnmatchcase(name, pattern) for pattern in fresh)
+        return any(fnmatchcase(name, pattern) for pattern in fresh)
 
     kept = {name: tensor for name, tensor in tensors.items() if not starts_anew(name)}
     return kept | {name: tensor for name, tensor in network.state_dict().items() if starts_anew(name)}

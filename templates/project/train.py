@@ -53,7 +53,7 @@ def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) 
     """Loads the initial weights of networks, from a file or from the network they copy or average."""
     for name, role in roles.items():
         if (file := role.get("pretrained")) and not resumed:
-            load_weights(networks[name], name, Path(file), role.get("fresh_weights", ()))
+            load_weights(networks[name], name, Path(file), role.get("fresh_weights", ()), role.get("like"))
     for name, role in roles.items():
         if source := role.get("copy_of"):
             try:  # weights that the source lacks keep their initial values

@@ -172,6 +172,8 @@ def searched(spec: Spec) -> dict[str, dict[str, Any]]:
 def _role(network: Any, spec: Spec) -> dict[str, Any]:
     """A network's role in training; empty for one that is initialised at random and trained."""
     role = {key: value for key in ("copy_of", "pretrained") if (value := getattr(network, key))}
+    if network.pretrained and network.same_as:
+        role["like"] = network.same_as
     if role and network.fresh_weights:
         role["fresh_weights"] = list(network.fresh_weights)
     if network.frozen_weights and network.trainable:
