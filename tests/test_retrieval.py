@@ -321,6 +321,7 @@ def test_a_text_or_an_image_is_encoded_in_the_engine_as_a_query(folder: Path, tm
         ({"caption": tokens}, of_words),
         (pictures, of_eye),
         (pictures[1], of_eye[1]),
+        (pictures.tolist(), of_eye),
         ({"picture": pictures}, of_eye),
     ]:
         assert np.array_equal(sampled(value), sampled({"query": query})), value

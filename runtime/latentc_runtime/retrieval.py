@@ -174,8 +174,11 @@ class EncodingIndex:
         if isinstance(value, Mapping):
             (name, inner), *others = value.items() if value else (("", None),)
             return (name, inner) if name in self.conditions and not others else (None, value)
-        shape = np.shape(value) if isinstance(value, np.ndarray) else ()
         is_text = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str))
+        try:
+            shape = () if is_text else np.shape(value)
+        except ValueError:  # rows of different lengths
+            shape = ()
         for name, one in self.conditions.items():
             is_array = one.form == "array" and shape[-len(one.shape) :] == one.shape != condition.shape
             if is_array or (is_text and one.medium == "text"):
