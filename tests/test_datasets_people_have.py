@@ -297,7 +297,7 @@ def test_columns_of_numbers(tmp_path: Path) -> None:
     for change, said in (
         ({"keys": {"x": "pixels"}}, "no column `pixels`; columns: latent, y"),
         ({"keys": {"x": "latent"}, "shape": [4, 8, 8]}, "the model takes"),
-        ({"keys": {"x": "latent"}, "classes": 2}, "values of `y` are 0 to 2"),
+        ({"keys": {"x": "latent"}, "classes": 2}, "values of `y` run from 0 to 2"),
     ):
         with pytest.raises(ValueError, match=said):
             asked = {"shape": [4, 4, 4], **change}

@@ -112,7 +112,7 @@ def _read(
     every = list(file_readings(path, key))
     own = [part for reading in every if sharing and (part := reading.under(f"{network}.")) is not None]
     if sharing > 1 and names is None:
-        every = []  # files of several networks in latentc's own names always have the networks' names
+        every = []  # files of several networks in latentc's own format always contain the networks' names
     fitting: dict[tuple[str, str], tuple[dict[str, Expr], Reading]] = {}
     first: DiagnosticError | None = None
     for reading in [*own, *every] or [Reading("", "", {})]:
@@ -140,8 +140,8 @@ def fitted(
     """A network's tensors from those of a file, including computed buffers. Raises DiagnosticError E0410, E0703."""
     params = network_params(lowered, lowered.networks[network])
     if names is None:
-        # Files of an emitted project have no computed buffers, and those in other files are redundant. The number of
-        # batches that PyTorch's batch norms count is not used.
+        # Checkpoints of an emitted project lack computed buffers, and those in other files are redundant. The batch
+        # counts of PyTorch's batch norms are not used.
         tensors = {
             n: e
             for n, e in tensors.items()

@@ -48,7 +48,7 @@ def _found(spec: Spec, weights: Iterable[Path]) -> Iterable[tuple[str, tuple[str
                     continue
     try:
         names = class_names(spec.data.settings())
-    except (OSError, ValueError, ImportError):  # no data here, other data, or no package to read it
+    except (OSError, ValueError, ImportError):  # no data here, other data, or the package to read it is missing
         return
     if names:
         yield str(getattr(spec.data, "path", "the data")), tuple(names)

@@ -86,8 +86,8 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str) -> str:
     return f"did you mean `{close}`?" if close else otherwise
 
 
-# Texts that are no files: what was given by --set, on standard input or by a caller. A file that was parsed
-# is kept as well, so that the line shown is the line that was read even where the file has changed since.
+# Texts that are not files: given by --set, on standard input or by a caller. The text of a parsed file is kept as well,
+# so that the line shown is the line that was read even if the file has changed since.
 _SOURCES: dict[str, str] = {}
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # the line breaks PyYAML counts
 

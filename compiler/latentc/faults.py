@@ -10,7 +10,7 @@ from typing import Any
 
 from latentc.diagnostics import NO_ROOM, Diagnostic, DiagnosticError
 
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+INTERRUPTED = 130  # exit status after Ctrl-C, as in shells
 
 
 REQUIRED = {
@@ -60,7 +60,7 @@ def exit_status(error: BaseException, debug: bool) -> tuple[int, Sequence[Diagno
     """Exit status and diagnostics for an exception: 1 for the user's errors, 2 for ours, 130 for Ctrl-C."""
     if isinstance(error, DiagnosticError):
         return 1, error.diagnostics
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's name for it
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's exception for it
         return INTERRUPTED, ()
     if isinstance(error, BrokenPipeError):  # `latentc show … | head`
         return 0, ()
@@ -71,7 +71,7 @@ def exit_status(error: BaseException, debug: bool) -> tuple[int, Sequence[Diagno
     if isinstance(error, ImportError) and (package := (error.name or "").partition(".")[0]) in REQUIRED:
         message = f"the package {REQUIRED[package]}, which latentc needs, cannot be imported: {error}"
         return 1, [Diagnostic("E0706", message, help=f"run `pip install {REQUIRED[package]}`")]
-    if hasattr(error, "format_message"):  # typer's: a wrong option or argument
+    if hasattr(error, "format_message"):  # typer's exception for a wrong option or argument
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "latentc"
         message = error.format_message().rstrip(".").replace("\n", " ")

@@ -31,7 +31,7 @@ def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool, programs: Sequ
     mixed = any(output.latents for program in programs for output in program.outputs)
     wanted = ("decode", *(("encode",) if encodes else ()), *(("decode_latents",) if mixed else ()))
     methods = {name: built.methods[name] for name in wanted if name in built.methods}
-    # Other methods are left out, so that an engine needs no weights of the encoder.
+    # Other methods are left out, so that an engine does not need the encoder's weights.
     for name in built.methods:
         del mb.entries[f"{FIRST_STAGE}.{name}"]
     mb.entries |= {f"{FIRST_STAGE}.{name}": method.function for name, method in methods.items()}

@@ -27,7 +27,7 @@ class UserFunction:
     def __call__(self, *args: Any) -> Any:
         try:
             return self._function(*args)
-        except Exception as error:  # whatever a user's code raises
+        except Exception as error:  # a user's code can raise anything
             raise self.unusable(f"failed: {type(error).__name__}: {error}") from error
 
     def unusable(self, what: str, mend: str | None = None) -> DiagnosticError:
@@ -43,10 +43,10 @@ class UserFunction:
             raise self.unusable("is not in a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # where dataclasses and named tuples look up their module
-        sys.path.insert(0, str(file.resolve().parent))  # its neighbours can be imported, as when it is run
+        sys.path.insert(0, str(file.resolve().parent))  # its neighbours can be imported, as in a script
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever a user's code raises
+        except Exception as error:  # a user's code can raise anything
             raise self.unusable(f"cannot be imported: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(str(file.resolve().parent))

@@ -51,7 +51,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         more, of_priors = sum(prior.evaluations for prior in drawn), [s for prior in drawn for s in prior.settings]
         built = [replace(program, evaluations=program.evaluations + more) for program in built] if more else built
         programs = [_with_settings(program, spec, of_priors) for program in built]
-        if not to_emit:  # a training project searches by features
+        if not to_emit:  # training projects search by features
             programs += [p for name, c in spec.conditions.items() for p in c.programs(mb, name, spec, networks)]
     if to_emit and programs and isinstance(spec.objective, Objective):
         rollout = spec.objective.rollout(mb, own_networks(networks, spec), spec, programs[0])
@@ -64,7 +64,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     if spec.optimize.guidance == "sequential":
-        # Here rather than only for engines: if samples of a batch interact, it affects the samples.
+        # Here rather than only for engines, because interacting samples affect the result everywhere.
         module = expand_guidance(module, "sequential")
     _check_patterns(module, networks, spec)
     conditions = {r.name: r for name, part in _asked(spec).items() for r in part.requests(name, spec)}
@@ -169,7 +169,7 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
             _check_names(patterns, paths, f"network `{name}`", spec.span("networks", name, key))
     for own, optimizer in ((None, spec.train.optimizer), *spec.train.optimizers.items()):
         moved = [own] if own else [name for name in spec.networks if name not in spec.train.optimizers]
-        if not moved:  # every network has an optimiser of its own
+        if not moved:  # every network has its own optimiser
             continue
         where = ("train", "optimizers", own) if own else ("train", "optimizer")
         who = f"network `{own}`" if own else "the networks of this optimiser"

@@ -46,7 +46,7 @@ class Pass:
     name: str
     run: Callable[[Module, Spec, Quantization | None], Module]
     stage: str = "expanded"
-    when: Callable[[Engine], bool] = lambda engine: True  # the engines that it is for
+    when: Callable[[Engine], bool] = lambda engine: True  # the engines it is for
 
 
 # Every pass, in order. Ops that an engine lacks in one of the loop forms are decomposed by the exporter, which chooses
@@ -139,7 +139,7 @@ def optimised(
     module = prune(_for_inference(lowered, quantized=spec.optimize.quantize is not None))
     facts = dict(lowered.facts)
     for i, current in enumerate(passes):
-        if current.name == "hoist":  # the engine should have as many attentions as there are now
+        if current.name == "hoist":  # the engine should end up with as many attentions as there are now
             facts |= {
                 f"attentions of {p.entry}": count(module, module.entries[p.entry], "attention")
                 for p in lowered.programs

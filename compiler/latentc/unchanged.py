@@ -78,7 +78,7 @@ def unchanged(folder: Path, key: str) -> Manifest | None:
             return None
         return open_bundle(folder).manifest
     except BundleError:
-        return None  # damaged: to be built again
+        return None  # damaged, so it is built again
 
 
 def _states(weights: Mapping[str, Path]) -> list[tuple[str, Path, os.stat_result]]:

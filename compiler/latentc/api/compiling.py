@@ -56,14 +56,14 @@ def compile(
     from latentc.weights.files import named_files
     from latentc_runtime.hashes import hash_file
 
-    # The passes read the largest batch from the spec, so there it is said.
+    # The passes read the largest batch from the spec, so it is set there.
     overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
     overrides, weights = with_first_stage(source, variant, overrides, weights)
     sampler = load_spec(source, variant, overrides).sampler if steps else None
     if sampler is not None and "steps" not in type(sampler).model_fields:
         mend = "leave the steps out: generators run once, and token samplers draw one token at a time"
         raise DiagnosticError.of("E0708", "the sampler of this spec has no number of steps", help=mend)
-    # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
+    # Each count is checked as if the spec set it; the bundle's spec has the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     spec = load_spec(source, variant, counts[0])
     files = named_files(weights, list(spec.networks), ())
@@ -79,7 +79,7 @@ def compile(
     given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force, "run": run}
     if calibration is not None:
-        # One that is missing is told later, by who reads it.
+        # Whoever reads it reports a missing one.
         options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
     made_from = compile_key(spec, text, files, options)
     if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:

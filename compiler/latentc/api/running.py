@@ -99,7 +99,7 @@ def tune(
     by_reference = ENGINES[spec.target.engine].plans is None  # plans hold their weights
 
     def compiled(file: Path, bundle: Path) -> None:
-        # Forced: whether a quantised candidate is good and fast enough is what tuning finds out.
+        # Forced, because tuning itself finds out whether a quantised candidate is good and fast enough.
         compile(file, weights, bundle, names=names, key=key, by_reference=by_reference, force=True, run=False)
 
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)

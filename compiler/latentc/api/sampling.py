@@ -71,7 +71,8 @@ def sample(
         entry = pipe.program(program, steps)
         wanted = given_classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values, pipe.indexes)
         made = entry.outputs[0].output
-        # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
+        # Memory per sample: the sample itself, its picture and what the runtime keeps. Refuse here, before the system
+        # kills the process.
         number = len(wanted) if wanted is not None else count or 1
         if number * (math.prod(made.shape) * 16 + 256) > available_memory():
             raise MemoryError
@@ -83,7 +84,7 @@ def sample(
 
             outputs = open_subject(bundle, device).run_request(request, backend)
         samples = next(iter(outputs.values()))
-        # Made before anything is written, so that a mistake leaves no file behind.
+        # Done before anything is written, so that a mistake leaves no file behind.
         titles = _titles(pipe.manifest.conditions_of(entry), request.given) if labels else None
         columns = per_class if titles is None or per_class > 1 else 8  # captions below pictures of different classes
         files = {} if output is None else encoded(samples, made, output, columns, titles)
@@ -145,9 +146,9 @@ def sample_set(
         wanted = given_classes(conditions, classes, per_class, count, values, indexes)
         if wanted is not None and not any(c.form == "label" for c in conditions):
             values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
-        # Searched once, so that a part of the samples is a part of their neighbours.
+        # Searched once for all samples, so that each part of the samples gets its own neighbours.
         searched = [c for c in conditions if c.name in indexes and c.name in values]
-        if any(c.queries for c in searched):  # the engine encodes what they may be
+        if any(c.queries for c in searched):  # if they can be encoded, the engine does so
             indexes = Pipeline(opened, backend_of(opened, device), found).indexes
         values |= {c.name: indexes[c.name].given(c, values[c.name]) for c in searched}
         free = [c.name for c in conditions if c.form == "label" and c.name not in values]

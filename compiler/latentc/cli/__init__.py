@@ -49,7 +49,7 @@ deploy.command()(bundles.triton)
 @deploy.callback()
 @export.callback()
 def _group() -> None:
-    pass  # so that `triton` and `diffusers` stay verbs of their own
+    pass  # so that `triton` and `diffusers` remain subcommands
 
 
 def _version(wanted: bool) -> None:
@@ -70,15 +70,15 @@ def _options(
 
 def main() -> None:
     """The console script. Exit 0, or 1 for what the user can mend, 2 for a fault of latentc, 130 for Ctrl-C."""
-    # As an exception, so that what is half-written is removed on the way out.
+    # As an exception, so that half-written files are removed on the way out.
     signal.signal(signal.SIGTERM, _leave)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored by nohup
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, _leave)
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # ignored in the background of a script
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # ignored for a script's background processes
         signal.signal(signal.SIGINT, _interrupt)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a pipe may have no sign for an arrow
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the output's encoding may lack characters such as arrows
         sys.stdout.reconfigure(errors="backslashreplace")
-    gc.set_threshold(10_000, 20, 20)  # modules are many small objects that stay: searching them often takes a tenth
+    gc.set_threshold(10_000, 20, 20)  # scanning many long-lived small objects is slow
     sys.exit(run(sys.argv[1:]))
 
 
@@ -86,12 +86,12 @@ _interruptions: list[int] = []
 
 
 def _interrupt(number: int, frame: object) -> None:
-    _interruptions.append(number)  # an import that is interrupted may raise an exception of its own
+    _interruptions.append(number)  # interrupting an import can raise other exceptions
     raise KeyboardInterrupt
 
 
 def _leave(number: int, frame: object) -> None:
-    if number != signal.SIGTERM:  # a closing terminal hangs up several times
+    if number != signal.SIGTERM:  # closing a terminal sends several signals
         signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
@@ -101,7 +101,7 @@ def run(args: list[str]) -> int:
     debug = "--debug" in args
     diagnostics: Sequence[Diagnostic]
     try:
-        # --debug is taken out here, so that it may stand behind the verb as well.
+        # --debug is removed here, so that it can also follow the verb.
         args = [arg for arg in args if arg != "--debug"] or ["--help"]
         given = app(args, prog_name="latentc", standalone_mode=False)
         if sys.stdout is not None:
@@ -112,7 +112,7 @@ def run(args: list[str]) -> int:
         if debug and status == 2:
             traceback.print_exc()
         if isinstance(error, BrokenPipeError):
-            sys.stdout = None  # Python would flush it once more
+            sys.stdout = None  # otherwise Python would flush it again at exit
     if status == INTERRUPTED:
         sys.stderr.write("interrupted\n")
     sys.stderr.write(render(diagnostics, color=sys.stderr.isatty()))

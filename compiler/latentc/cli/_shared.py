@@ -58,7 +58,7 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite files that laten
 def echo(value: Any, end: str = "\n") -> None:
     """Text as it is, anything else as JSON."""
     text = value + end if isinstance(value, str) else json.dumps(value, indent=2) + "\n"
-    if sys.stdout is not None:  # closed by who started us
+    if sys.stdout is not None:  # the parent process closed it
         sys.stdout.write(text)
 
 
@@ -110,7 +110,7 @@ def bar_for(what: str) -> Iterator[Any]:
         finally:
             done.set()
             ticker.join()
-            bar.clear()  # tqdm takes what was only refreshed for never shown, and would leave it
+            bar.clear()  # tqdm does not clear a bar that was only refreshed
 
 
 def advancing(bar: Any) -> Callable[..., None]:

@@ -146,7 +146,7 @@ def names_from_features(features: Any, keys: dict[str, str]) -> list[str]:
         return []
     label = features.get(key_of("y", keys, list(features)))
     names = label.get("names") if isinstance(label, dict) else None
-    if isinstance(names, dict):  # {"0": …} of old versions
+    if isinstance(names, dict):  # {"0": …} in old versions
         names = [names[key] for key in sorted(names, key=int)]
     return [str(name) for name in names] if isinstance(names, list) else []
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 LABELS = 9
-# Low-pass filter of the wavelet sym6 (Daubechies 1992): orthogonal to its own shifts by two; its center is tap 5.
+# Low-pass filter of the wavelet sym6 (Daubechies 1992): orthogonal to its own shifts by two; its centre is tap 5.
 SYM6 = np.array(
     [
         0.015404109327027373,
@@ -29,7 +29,7 @@ SYM6 = np.array(
     ]
 )
 CENTER = 5
-MARGIN = 6  # pixels beyond the outermost sampled one that the two filters reach
+MARGIN = 6  # pixels that the two filters reach beyond the outermost sampled one
 
 
 def augmented(images: Array, axes: tuple[int, int, int], p: float, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -79,7 +79,7 @@ def resampled(image: Array, place: Array) -> Array:
     mx, my = reach.clip(0, [width - 1, height - 1])
     fine = np.pad(image, ((0, 0), (my, my), (mx, mx)), "reflect")
     fine = upsampled(upsampled(fine).swapaxes(1, 2)).swapaxes(1, 2)
-    # Where the fine pixels of the result are, in pixels from its middle; then those of the image they show.
+    # Positions of the result's fine pixels, in pixels from its centre; then the positions that they show in the image.
     x, y = ((np.arange(2 * n + 10) - CENTER) / 2 - c for n, c in zip((width, height), middle, strict=True))
     shown = np.tensordot(place, np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))]), 1)
     columns, rows = (2 * (shown[i] + middle[i] + m) + CENTER for i, m in enumerate((mx, my)))

@@ -32,6 +32,6 @@ def components(images: np.ndarray, shape: list[int]) -> np.ndarray:
     flat = squares.reshape(-1, (8 // rows) * (8 // columns)).astype(np.float64)
     flat -= flat.mean(axis=0)
     axes = np.linalg.svd(flat, full_matrices=False)[2][:count]
-    axes *= np.sign(axes[np.arange(count), np.abs(axes).argmax(axis=1)])[:, None]  # whatever the library's signs
+    axes *= np.sign(axes[np.arange(count), np.abs(axes).argmax(axis=1)])[:, None]  # fixes their signs
     found = (flat @ axes.T).reshape(-1, rows, columns, count).transpose(0, 3, 1, 2)
     return (found / found.std()).astype(np.float32).reshape(-1, *shape)

@@ -65,5 +65,5 @@ def without_themselves(index: Index, count: int) -> Array:
     """The entries i32[N, count] nearest to each entry, others than itself. ValueError, ImportError."""
     entries = index.search(index.vectors, count + 1)
     other = entries != np.arange(len(index))[:, None]
-    other[other.all(axis=1), -1] = False  # one of many equal ones: it is not even among the nearest
+    other[other.all(axis=1), -1] = False  # among many equal entries, the entry itself may be missing
     return entries[other].reshape(len(index), count).astype(np.int32)

@@ -17,7 +17,7 @@ from latentc.datasets.arrow import (
 )
 from latentc.datasets.pictures import Images
 
-ROWS = 256  # that are copied at once
+ROWS = 256  # rows copied at once
 
 
 def files_of(settings: dict[str, Any]) -> list[Path]:
@@ -38,7 +38,7 @@ def table_of(settings: dict[str, Any]) -> Table:
     with reading(files[0], "parquet"):
         columns = pq.ParquetFile(files[0]).schema_arrow.names
     fields = [name for name in settings["fields"] if name != "augment" or not settings["augment"]]
-    wanted = ["x" if name == "tokens" and settings["first_stage"] else name for name in fields]  # of what is encoded
+    wanted = ["x" if name == "tokens" and settings["first_stage"] else name for name in fields]  # what is encoded
     keys = list(dict.fromkeys(key_of(name, settings["keys"], columns) for name in wanted))
     if missing := [key for key in keys if key not in columns]:
         raise ValueError(f"keys: {files[0]} has no column `{missing[0]}`; columns: {', '.join(columns)}")

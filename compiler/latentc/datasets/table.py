@@ -25,7 +25,7 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     arrays: dict[str, Array] = {}
     for name, field in fields.items():
         if any(_of_text(name, field, fields, *kind) for kind in (("_mask", "bool"), ("_starts", "f32"))):
-            continue  # said by the text itself
+            continue  # computed from the text
         values = [_cells(row, name, settings["keys"], field, file) for row in rows]
         if field["medium"] == "text":
             arrays |= texts_as_tokens(name, values, field, masked=f"{name}_mask" in fields)

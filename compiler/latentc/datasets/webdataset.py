@@ -15,7 +15,7 @@ from latentc.datasets.arrays import reading
 from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
 
 NAMES = ("class_names.txt", "classes.txt")
-LARGEST = 1 << 20  # bytes of a label
+LARGEST = 1 << 20  # largest size of a label, in bytes
 
 
 class WebDataset(Pictures):

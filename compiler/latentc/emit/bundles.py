@@ -123,7 +123,7 @@ class _Bundler:
         runs, others = self._runs(node.inputs[:count]), self._runs(node.inputs[count:-1])
         of_null = iter(others)
         at = 0
-        for _, length in runs:  # both branches are bundled alike
+        for _, length in runs:  # both branches bundle the same values
             if kinds[at] == "conditional" and next(of_null)[1] != length:
                 raise _UsedAlone
             at += length

@@ -26,8 +26,8 @@ from latentc.emit.members import EmitError, Members
 from latentc.emit.text import Text, call, commas, docstring, free_name, identifier, layout, size_text
 from latentc.ir.core import CALLS, Function, Module, Node, Param, Value
 
-_SELF = "@CLASS@"  # placeholder for a class's own name while texts are compared
-# Names of nn.Module that an emitted method may not have.
+_SELF = "@CLASS@"  # stands for a class's own name while texts are compared
+# Attributes of nn.Module, which emitted methods must not be named after.
 _MODULE = frozenset(
     (
         *("add_module", "apply", "buffers", "children", "compile", "cpu", "cuda", "double", "eval", "extra_repr"),
@@ -99,7 +99,7 @@ class Classes:
         return Printed(known.name, known.arguments, printer.methods, printer.values, known.members)
 
 
-# Names that a class of model.py may not have.
+# Names that classes of model.py must not have.
 _BUILTIN = frozenset({"Tensor", "Mapping", "Path", "CONSTANTS", "NETWORKS", "SNConv2d", "SNLinear", "SNEmbedding"})
 
 
@@ -172,7 +172,7 @@ class _ClassPrinter:
         inside = self.members.inside
         init = initialisation(
             [(self.access[path], leaf) for path, leaf in self.leaves.items()],
-            # Those inside a child are initialised there.
+            # Parameters of a child are initialised in the child.
             [(self.access[n], p) for n, p in self.members.plain.items() if p.kind == "weight" and not inside(n)],
             lambda size: size_text(size, self.values, self._attribute),
         )

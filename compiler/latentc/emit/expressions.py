@@ -80,10 +80,10 @@ class Expressions:
         self.outputs: list[Value] = []
         self.star: tuple[int, int] | None = None
         self.star_name = ""
-        self.pushed: set[Value] = set()  # values that are pushed on the stack of skips
+        self.pushed: set[Value] = set()  # values pushed onto the stack of skips
         self.stack = ""
-        self.collected: dict[str, tuple[Value, ...]] = {}  # lists that loops collect, and what they hold
-        self.vectors: dict[str, int] = {}  # vectors whose numbers are read one by one, and how many they are
+        self.collected: dict[str, tuple[Value, ...]] = {}  # lists that loops collect, and their values
+        self.vectors: dict[str, int] = {}  # vectors whose elements are read one by one, and their lengths
         self._scope = Scope({}, {})
         self._reserve = context.indent
         self._element = ""  # "PATH VARIABLE" of the module list that the loop being printed iterates over

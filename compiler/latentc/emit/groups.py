@@ -46,7 +46,7 @@ class Groups:
         self._seen: set[Any] = set()
         self._skeletons: dict[str, Any] = {}
         roots: dict[str, set[str]] = {name: set(functions) for name, functions in networks.items()}
-        # What the body of a loop calls without a name is of the instance whose method has the loop.
+        # A call without a name in a loop's body belongs to the instance whose method contains the loop.
         bodies = {n.attrs["body"] for fn in module.functions.values() for n in fn.nodes if n.op == "loop"}
         for name, fn in module.functions.items():
             for node in calls_of(module, fn) if fn.origin is None and name not in bodies else ():

@@ -69,7 +69,7 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
     if any(
         params[v].kind == "state" and name.endswith((".weight", ".bias")) for v, name in zip(taken, names, strict=True)
     ):
-        return None  # a module of torch would train it
+        return None  # as a torch module it would be trained
     path = names[0].rpartition(".")[0]
     wanted = _BATCH_NORM if node.op == "batch_norm" else _NAMES
     axes = node.inputs[0].type.rank - 2
@@ -341,7 +341,7 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "rope_2d":
             sizes = [size(args[k]) for k in ("head_dim", "grid")]
             text = call(helper("rope_2d"), sizes, prefix=int(args["prefix"]), base=float(args["base"])).code
-            # Columns first: the halves of the table change places.
+            # Columns first, so the halves of the table are swapped.
             swapped = f".roll({size(shape[1]).atom} // 2, 1)" if args.get("first", "row") == "column" else ""
             return f"{text}[{0 if args['part'] == 'cos' else 1}]{swapped}"
         case "rope_prefix":

@@ -186,7 +186,7 @@ class Members:
         holder, _, name = path.rpartition(".")
         base = self.access[holder] if holder else "self"
         if any(m.startswith(f"{path}.") for m in (*self.leaves, *self.children)):
-            name += "_"  # PyTorch cannot hold a weight and a module of the same name
+            name += "_"  # PyTorch does not allow a weight and a module of the same name
         self.access[path] = _attribute(base, name)
         if param.kind != "weight":
             value = buffer_value(param, self.size, self._helper)

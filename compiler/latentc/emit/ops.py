@@ -180,7 +180,7 @@ def _attention(p: Printer, n: Node) -> Text:
     if mask and n.inputs[3].type.rank < 2:
         mask = Text(f"{mask.atom}[{', '.join(['None'] * (2 - n.inputs[3].type.rank))}]")
     causal = n.attrs["causal"]
-    if mask and causal:  # PyTorch takes one of the two
+    if mask and causal:  # PyTorch takes only one of the two
         mask = call(p.helper("causal_mask"), [mask, p.arg(q)])
     return call(
         "F.scaled_dot_product_attention",

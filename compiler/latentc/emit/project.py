@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 NAMES = "class_names.txt"
-MARK = ".latentc-project"  # the file that identifies a folder as a project of ours, which may be overwritten
+MARK = ".latentc-project"  # marks a folder as an emitted project, which may be overwritten
 _COPIED = (
     *("parallel.py", "rounds.py", "checkpoint.py", "sharded.py", "storage.py"),
     *("data.py", "sample.py", "evaluate.py", "plain_errors.py", "ruff.toml"),
@@ -105,7 +105,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["autoencoder.py"] = decoder.text
         constants |= decoder.constants
     if constants:
-        # `save` writes the memory of an array as it lies there.
+        # `save` writes an array's memory as it is laid out.
         files["constants.safetensors"] = save({name: np.ascontiguousarray(a) for name, a in constants.items()})
         files["constants.py"] = template("project/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}

@@ -94,7 +94,7 @@ def fold_repeats(nodes: Sequence[Node], outputs: Sequence[Value], method: Callab
     """
     items: list[Node | Repeat] = list(nodes)
     for base in _bases(nodes):
-        left: range | None = None  # the last module of the run before, if that is a loop without it
+        left: range | None = None  # the last module of the previous run, if that is a loop without it
         for numbers in _runs(nodes, base, outputs, method):
             longer = range(left.start, numbers.stop) if left and left.stop == numbers.start else None
             shorter = numbers[:-1] if len(numbers) > 2 else None
@@ -140,7 +140,7 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Ca
     gaps = Counter(j - i for (i, _), (j, _) in pairwise(places))
     usual = max(gaps, key=lambda gap: gaps[gap], default=0)
     unusual = {number: j - i for (i, number), (j, _) in pairwise(places) if j - i != usual}
-    # Modules with as much between them as these alone are a run of their own.
+    # A group of modules with as many nodes as these alone forms its own run.
     cuts |= {number for number, gap in unusual.items() if unusual.get(number - 1) != gap}
     called = {i: method(nodes[i].attrs["fn"]) for i, _ in places}
     cuts |= {number for (i, number), (j, _) in pairwise(places) if called[i] != called[j]}

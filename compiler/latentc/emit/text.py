@@ -17,8 +17,8 @@ from latentc.emit.helpers import HELPERS
 from latentc.ir.sizes import evaluate
 from latentc.ir.types import Named
 
-WIDTH = 100  # a statement is folded into one line up to this
-HARD_WIDTH = 110  # no emitted line is longer
+WIDTH = 100  # a statement up to this long is folded into one line
+HARD_WIDTH = 110  # longest emitted line
 
 # Python's precedence, loosest first.
 COMPARE, OR, AND, SUM, PRODUCT, UNARY, POWER, ATOM = range(8)

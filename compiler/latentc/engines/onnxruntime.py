@@ -59,7 +59,7 @@ ENGINE = Engine(
     extra="cpu",
     device="auto",
     graph_engine="onnxruntime",
-    # Its CPU provider has no bfloat16 products.
+    # Its CPU provider has no bfloat16 matmul.
     precisions=("fp32", "fp16"),
     typed=True,
     quantised=Quantised(
@@ -73,9 +73,9 @@ ENGINE = Engine(
         4, False, "unrolled, a step is hardly faster, but the graph grows by one network per evaluation"
     ),
     doctor=_doctor,
-    # No merge_linears: queries, keys and values or w1 and w3 as one ran at 0.91 to 1.07 times the speed.
+    # No merge_linears: merged queries, keys and values, or w1 and w3, ran at 0.91 to 1.07 times the speed.
     fusions=(),
-    # Only it takes shapes that depend on data everywhere.
+    # The only engine that supports data-dependent shapes everywhere.
     sparse_experts=("fp32",),
     triton=Triton("onnxruntime", threads="intra_op_thread_count", folder=True),
 )

@@ -38,42 +38,44 @@ ENGINE = Engine(
     typed=False,
     quantised=Quantised(
         schemes=dict.fromkeys(("int8", "int8_weights", "int4_weights"), ("fp32", "bf16")),
-        # On x86 CPUs without AMX it quantises the input of a convolution before a concatenation instead of after it
-        # (batched guidance makes one, skip connections do), past products and ReLU, and then rounds to whole numbers
-        # instead of multiples of the scale: a small DiT's samples had 28 dB in place of 56. It does not move it past a
+        # On x86 CPUs without AMX it moves the quantisation of a convolution's input from after a concatenation (as in
+        # batched guidance or skip connections) to before it, past matmuls and ReLU, and then rounds to integers instead
+        # of multiples of the scale: samples of a small DiT dropped from 56 to 28 dB. It does not move it past a
         # maximum, which it fuses with the quantisation at no cost.
         moves_rounding=True,
-        # A Gemm between Reshapes is expanded to full width while the graph is read; a product of [B, 1, K] stays
-        # packed. Worth it for one token per run, when reading weights is most of the time.
+        # A Gemm between Reshapes is expanded to full width while the graph is read; a matmul of [B, 1, K] stays packed.
+        # Worth it for one token per run, when reading weights takes most of the time.
         gemm_unpacks=True,
     ),
     unrolling=Unrolling(1, True, "unrolled, a step is hardly faster"),
     doctor=_doctor,
     fusions=(
-        # A split is a copy: three products for queries, keys and values are 2 to 3 % of a step faster than one.
+        # A split is a copy: three matmuls for queries, keys and values make a step 2 to 3 % faster than one.
         "separate_linears",
-        # After it, when the queries have weights of their own: saves a pass over them, 2 %.
+        # After it, if the queries have their own weights: saves a pass over them, 2 %.
         "query_scale",
     ),
-    # Measured in bf16 alone: products that sum over 1536 or more channels run at 3/4 of the rate of 768.
+    # Measured in bf16 only: matmuls that sum over 1536 or more channels run at 3/4 of the rate of those over 768.
     fusions_after_quantising={"bf16": ("inner_parts",)},
-    # It fuses the products again, with the transpose of the keys inside: 5 % of a step of DiT-S/2.
+    # It fuses the matmuls again, with the transpose of the keys included: 5 % of a step of DiT-S/2.
     attention="written_out",
-    # Behind a product the tanh form costs twice the erf form: 6 % of a step of DiT-S/2.
+    # After a matmul the tanh form costs twice as much as the erf form: 6 % of a step of DiT-S/2.
     gelu="erf",
     # It copies the caches that a loop carries in every iteration.
     kv_tiling=True,
-    # It packs a constant once. If a layer has as many inputs as outputs, a transposed convolution, or a product by the
-    # transpose, of the same constant reads that packed form. A classifier's gradient, full of such pairs, was wrong.
+    # It packs a constant once. If a layer has as many inputs as outputs, a transposed convolution (or a matmul with the
+    # transpose) of the same constant reads that packed form. A classifier's gradient, which is full of such pairs, was
+    # wrong.
     mixes_shared_weights=True,
-    # It computes what depends on no input when it compiles, and may then add to it in place: PixelCNN++'s samples,
-    # whose first rows begin with zeros, were off by 3e-3 more with every run.
+    # It computes what depends on no input at compile time, and may later add to it in place: samples of PixelCNN++,
+    # whose first rows begin with zeros, drifted by another 3e-3 with every run.
     overwrites_constants=True,
-    # A softmax of an invariant, or a lone sum or product: in the second trip the operand is the first one's result.
+    # A softmax of an invariant, or a single sum or product: in the second iteration the operand is the first one's
+    # result.
     overwrites_invariants=True,
     # Refuses to compile it between other elementwise ops: "supported precisions set is not available".
     missing=("mish",),
-    # Compiles, and then fails at run time; outside loops it works.
+    # Compiles but then fails at run time; outside loops it works.
     missing_in_loops=("group_norm",),
     cpu_only=True,
     triton=Triton(

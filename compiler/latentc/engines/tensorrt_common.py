@@ -17,15 +17,15 @@ COMMON: dict[str, Any] = {
         split_heads_late=True,
     ),
     "unrolling": Unrolling(4, False, "unrolled, every evaluation makes a plan slower to build"),
-    # One large product fills a GPU better than several small ones. Not measured.
+    # One large matmul fills a GPU better than several small ones. Not measured.
     "fusions": ("merge_linears",),
-    # Its operator is one kernel or nothing.
+    # Its attention operator is one kernel or fails.
     "attention": "kernel",
-    # Attention in a loop does not build and the shapes of rotary embedding are not inferred there; written out in half
-    # precision, TensorRT fuses the attention into the same kernels itself.
+    # Attention in a loop does not build, and shapes of rotary embeddings are not inferred there; if it is written out
+    # in half precision, TensorRT fuses the attention into the same kernels itself.
     "missing_in_loops": ("attention", "rotary"),
     "any_trip": False,
-    # The runs of a step are captured as a CUDA graph. Not measured: whether a plan with a loop can be.
+    # The runs of a step are captured as a CUDA graph. Whether a plan with a loop can be captured was not tested.
     "inner_loops": False,
     # Its parser requires a loop's condition to be always true.
     "ends_loops": False,

@@ -13,7 +13,7 @@ from latentc.engines.tensorrt_common import COMMON
 if TYPE_CHECKING:
     from latentc_runtime.backends.cuda import Cuda
 
-# The index has packages that are built where they are installed; their build needs the first two.
+# The index has source packages that are built on installation; their build needs the first two.
 _INSTALL = "pip install setuptools wheel && pip install --no-build-isolation tensorrt-rtx cuda-python polygraphy"
 _COMPATIBLE = "its builder has no such option"
 
@@ -43,7 +43,7 @@ ENGINE = Engine(
         refused={
             "version_compatible": _COMPATIBLE,
             "hardware_compatible": _COMPATIBLE,
-            # 1.7.1 stops without a GPU, for whole samplers and for single steps.
+            # Version 1.7.1 fails without a GPU, for whole samplers and for single steps.
             "strip_weights": "TensorRT-RTX needs a GPU to compile a plan without weights",
         },
     ),

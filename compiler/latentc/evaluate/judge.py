@@ -27,7 +27,7 @@ from latentc_runtime.manifest import Output
 
 Array = np.ndarray
 NEAREST = {"nearest", "nearest_ratio", "copies"}
-SAMPLES, ELEMENTS = 2048, 1 << 27  # most samples and values that principal components are computed from
+SAMPLES, ELEMENTS = 2048, 1 << 27  # largest numbers of samples and values for computing principal components
 
 
 @dataclass(frozen=True)

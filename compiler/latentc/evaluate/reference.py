@@ -25,7 +25,7 @@ from latentc.samples.sets import ABOUT
 from latentc.spec import load_spec
 from latentc_runtime.manifest import Output
 
-MOST = 50_000  # real samples that are read unless more are asked for
+MOST = 50_000  # default number of real samples
 _AnyData = Annotated[Data, OneOf("data")]
 HELP = "give a folder of images, an .npz of pictures (`arr_0`) or statistics (`mu`, `sigma`), a spec, or `digits`"
 

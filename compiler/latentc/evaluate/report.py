@@ -21,11 +21,11 @@ from latentc.files import write_text
 from latentc.templates import rendered
 from latentc_runtime.media.pixels import png
 
-MARK = "metrics.json"  # marks a folder as results of an evaluation, which may be replaced
-CLASSES, COLUMNS = 20, 8  # most classes in the grid, samples of each
-PAIRS = 12  # samples beside their nearest training sample
-LARGEST = 128  # pixels of a side; larger pictures are reduced
-ENLARGED = 48  # pixels on the page of a picture that is smaller
+MARK = "metrics.json"  # marks a folder as evaluation results, which may be replaced
+CLASSES, COLUMNS = 20, 8  # largest number of classes in the grid, and samples of each
+PAIRS = 12  # samples shown next to their nearest training sample
+LARGEST = 128  # side in pixels; larger pictures are reduced
+ENLARGED = 48  # side in pixels on the page of smaller pictures
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from latentc.evaluate.sources import SampleSource
 from latentc.measure.tables import aligned, finite
 from latentc_runtime.class_names import title
 
-SHOWN = 20  # most classes in the printed table
+SHOWN = 20  # largest number of classes in the printed table
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 

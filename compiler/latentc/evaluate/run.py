@@ -23,7 +23,7 @@ from latentc_runtime import load
 from latentc_runtime.bundle import MANIFEST
 from latentc_runtime.manifest import Output
 
-MOST = 10_000  # samples that are drawn unless more are asked for
+MOST = 10_000  # default number of generated samples
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _of_bundle(path: Path, options: Options, tell: Tell) -> tuple[Judge, SampleS
         drawn = (options.seed, settings, options.program, options.steps, options.batch, options.executor)
         return Generated(pipe, count, *drawn)
 
-    for scale in scales:  # what is wrong with one is said before the reference is read
+    for scale in scales:  # mistakes in a metric are reported before the reference is read
         source(1, scale)
     judge = open_judge(options.wanted, spec.data, output, tell)
     known = judge.references[judge.main].count

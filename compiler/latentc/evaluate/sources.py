@@ -30,7 +30,7 @@ from latentc_runtime.manifest import Output
 from latentc_runtime.sources import Condition, Given, default_given
 
 Array = np.ndarray
-CHUNK, VALUES = 256, 1 << 26  # most samples and values of a chunk
+CHUNK, VALUES = 256, 1 << 26  # largest numbers of samples and values in a chunk
 Chunk = tuple[Samples, Array | None]  # samples, and their labels i64[N] if they have any
 
 
@@ -109,15 +109,13 @@ class Generated(SampleSource):
         given: dict[str, Any] = {
             name: {"value": value, "mask": usual.masks[name]} if name in usual.masks else value
             for name, value in usual.conditions.items()
-            if name not in pipe.indexes  # which draw neighbours for each chunk
+            if name not in pipe.indexes  # these draw neighbours for each chunk
         }
         asked = dict(settings or {})
         where = (program, steps, batch, pipe.backend.device)
         self.job = Job(pipe.bundle.folder, count, seed, None, None, given, asked, *where)
         self.chunk_size = chunk_size(output.shape)
-        self.job.request(
-            pipe.manifest, self.entry, range(1), pipe.indexes
-        )  # what is wrong is said before the work begins
+        self.job.request(pipe.manifest, self.entry, range(1), pipe.indexes)  # reports mistakes now
 
     @property
     def identity(self) -> str:

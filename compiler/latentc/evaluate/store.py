@@ -19,7 +19,7 @@ from latentc.evaluate.extractors.contract import Extractor, Features, joined
 from latentc.evaluate.sources import SampleSource
 from latentc_runtime.hashes import cache_folder, write_whole
 
-LIMIT = 4 << 30  # bytes of all chunks that are kept
+LIMIT = 4 << 30  # largest total size of the stored chunks, in bytes
 Tell = Callable[[int, int, str], None]
 Array = np.ndarray
 Found = tuple[Features, Array | None]
@@ -68,7 +68,7 @@ def _read(folder: Path | None, part: range) -> Found | None:
     try:
         with np.load(folder / _name(part), allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
-    except Exception:  # a chunk that cannot be read is made again, whatever numpy raises
+    except Exception:  # a chunk that cannot be read is computed again, whatever numpy raises
         return None
     labels = arrays.pop("labels", None)
     whole = "features" in arrays and all(len(a) == len(part) for a in arrays.values())

@@ -74,7 +74,7 @@ class _Cutter:
         scope = _Scope(fn, {v: self.fresh(v.name) for v in fn.inputs}, noise=views)
         result = fn.outputs[0]
         self.function(scope, ("prologue", "epilogue"))
-        # If the result comes from a loop or is an input, an engine copies it to give it its name.
+        # A result that comes from a loop or is an input needs a copy to get its name.
         if scope.variables[result] != RESULT:
             copied = Value(RESULT, result.type)
             self.engine(scope, [_copy(result, copied)], "epilogue", {copied}, {copied: RESULT})
@@ -107,7 +107,7 @@ class _Cutter:
         """Whether a loop inside a step is part of the step's engine: a call for each of its own steps costs more."""
         if not self.inner_loops or any(v in scope.noise for v in node.inputs):
             return False
-        # Where the host carries a cache, an engine may write its rows in place; in a loop of its own it copies it.
+        # If the host carries a cache, an engine may write its rows in place; a loop inside the engine copies it.
         inside = reachable(self.module, (node.attrs["body"],))
         return all(n.op != "update_slice" for name in inside for n in self.module.functions[name].nodes)
 
@@ -119,7 +119,7 @@ class _Cutter:
         inner = body.inputs
         index, rows = inner[0], inner[1 + keep + carry :]
         operands, tables = _operands(node), node.inputs[keep + carry :]
-        extra: list[Node] = []  # nodes added to the body: they select rows of tables that it gets as a whole
+        extra: list[Node] = []  # nodes added to the body, which select rows of tables that it is given whole
         whole: list[tuple[Value, Value]] = []
         small: dict[str, Any] = {}
         noise: dict[str, Rows] = {}
@@ -152,7 +152,7 @@ class _Cutter:
             self.engine(scope, made, role, later, {})
         state = [scope.variables[c or v] for v, c in zip(operands[keep:], copies, strict=True)]
         body_scope.variables.update(zip(inner[1 + keep : 1 + keep + carry], state, strict=True))
-        params, own = {p.value: p for p in scope.fn.params}, {}  # weights that steps are handed
+        params, own = {p.value: p for p in scope.fn.params}, {}  # weights that are passed to steps
         for actual, formal in (*zip(operands[:keep], inner[1 : 1 + keep], strict=True), *whole):
             if actual in params:
                 own[formal] = params[actual]

@@ -17,12 +17,12 @@ def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> E
     if isinstance(made, Param):
         return weight(made) if made.recipe is None else expr_from_recipe(made.recipe, weight)
     parts = [expr_from_recipe(arg, weight) for arg in made.args]
-    if made.op == "concat":  # adjacent parts of a file remain one range of it
+    if made.op == "concat":  # adjacent slices of a file form one range of it
         return concatenate(parts, made.attrs["axis"])
     if made.op == "pick":  # a range of the file as well
         index = made.attrs["index"]
         return reshape(slice_axis(parts[0], 0, index, index + 1), parts[0].shape[1:])
-    if made.op == "slice":  # so is a part of such a range
+    if made.op == "slice":  # so is a slice of such a range
         return slice_axis(parts[0], made.attrs["axis"], made.attrs["start"], made.attrs["stop"])
     type = recipe_type(made)
     row, attrs = RECIPES[made.op], made.attrs
@@ -83,7 +83,7 @@ def recovered(
                     found.setdefault(name, expr)
                     continue
                 axes[name], sizes[name] = cut["axis"], _shape(leaf.type)[cut["axis"]]
-                # A computed piece has the weight's own dtype, a piece that was only moved the engine's.
+                # A computed piece has the weight's own dtype, but a piece that was only moved has the engine's.
                 pieces.setdefault(name, {})[cut["start"], cut["stop"]] = cast(expr, leaf.type.dtype)
     for name, parts in pieces.items():
         bounds = sorted(parts)

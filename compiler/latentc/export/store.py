@@ -31,7 +31,7 @@ INLINE_BYTES = 1 << 10
 DERIVED = "weights/derived.safetensors"
 FOLDED = "weights/folded.safetensors"
 """Values that were folded into weights and that no engine file holds; verification needs them to undo the folding."""
-_COPY = 64 << 20  # bytes copied at a time
+_COPY = 64 << 20  # bytes copied at once
 
 
 def initial_value(param: Param) -> np.ndarray[Any, Any]:
@@ -167,7 +167,7 @@ def copy_file(source: Path, target: Path) -> None:
     """
     with source.open("rb") as src, target.open("xb") as dst:
         left = os.fstat(src.fileno()).st_size
-        with contextlib.suppress(OSError, AttributeError):  # between file systems, or if the system lacks the call
+        with contextlib.suppress(OSError, AttributeError):  # on different file systems, or if the system lacks the call
             while left and (n := os.copy_file_range(src.fileno(), dst.fileno(), min(left, _COPY))):
                 left -= n
         src.seek(dst.seek(0, os.SEEK_END))

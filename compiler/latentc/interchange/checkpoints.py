@@ -25,7 +25,7 @@ from latentc.weights.kinds import may_follow, name_kinds
 from latentc.weights.rules import RawRule
 from latentc.weights.state_dicts import Reading, several_fit
 
-_SPREAD = 0.1  # by which the number of elements of a file may differ: name maps may cut or add a few
+_SPREAD = 0.1  # largest difference in the number of elements of a file: name maps may cut or add a few
 _MOST_SHOWN = 12
 
 
@@ -96,7 +96,7 @@ def candidates(
     found: list[Candidate] = []
     for name in [system] if system is not None else resources.shipped_specs():
         if system is None and not any(may_follow(rules, names) for rules in name_maps(name) for names in kinds):
-            continue  # without a look at the networks, which takes longer
+            continue  # without building the networks, which takes longer
         opened = opened_variant(name, None)
         assert opened is not None
         if system is None and any(getattr(net, "copy_of", None) is not None for net in opened[0].networks.values()):

@@ -20,7 +20,7 @@ from latentc_runtime.class_names import is_name
 
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
 FIRST_STAGE_FILE = "first_stage.yaml"
-_LARGEST = 1 << 24  # bytes of a JSON file
+_LARGEST = 1 << 24  # largest size of a JSON file, in bytes
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from latentc.faults import needed
 Side = Annotated[int, Field(gt=0, le=4096)]
 Output = int | str
 Network = Callable[[Array], dict[Output, Array]]
-BATCH = 64  # pictures that a network sees at once
+BATCH = 64  # images per network call
 
 
 class Description(Closed):

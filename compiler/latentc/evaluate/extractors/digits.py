@@ -19,10 +19,10 @@ from latentc.evaluate.extractors.contract import Array, Extractor, Features
 from latentc.faults import needed
 from latentc_runtime.hashes import cache_folder, write_whole
 
-HIDDEN = (256, 64)  # the last of them are the features
+HIDDEN = (256, 64)  # layer sizes; the last one gives the features
 EPOCHS = 60
 BATCH = 64
-WEIGHT_DECAY = 0.1  # keeps the features of seen and unseen real images alike, so that the two real halves compare
+WEIGHT_DECAY = 0.1  # large, so that features of seen and unseen real images compare well
 
 
 class Digits(Extractor):
@@ -85,16 +85,16 @@ def classifier(progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> Any
     `progress` wraps the epochs, as `tqdm` does.
     """
     from sklearn.neural_network import MLPClassifier
-    from threadpoolctl import threadpool_limits  # which scikit-learn needs
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it
 
     fields = {"x": {"shape": [1, 8, 8], "dtype": "f32", "medium": "image"}, "y": {"shape": [], "dtype": "i64"}}
     half = open_dataset({"kind": "digits", "part": "train", "fields": fields})
     rows = half.rows(np.arange(half.size))
     images, labels = _with_shifts((rows["x"][:, 0] + 1) * 8), np.tile(rows["y"], 5)
-    # A generator object and not a number: a number would start every epoch with the same shuffling.
+    # A generator object rather than a seed, with which every epoch would start with the same shuffling.
     found = MLPClassifier(HIDDEN, alpha=WEIGHT_DECAY, batch_size=BATCH, random_state=np.random.RandomState(0))
     pixels = images.reshape(len(images), -1).astype(np.float64) / 16
-    # One thread: sums in another order would make another classifier, and such small products gain nothing from more.
+    # One thread: another order of sums would give another classifier, and such small matmuls gain nothing from more.
     with threadpool_limits(1):
         for _ in progress(range(EPOCHS)):
             found.partial_fit(pixels, labels, classes=np.arange(10))

@@ -77,7 +77,7 @@ class Inception(Extractor):
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
             with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-                checked = Path(folder, "weights.pth")  # torch-fidelity opens pickles of any content
+                checked = Path(folder, "weights.pth")  # torch-fidelity opens pickles without restrictions
                 torch.save(state, checked)
                 network = FeatureExtractorInceptionV3(self.name, names, feature_extractor_weights_path=str(checked))
         except Exception as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from latentc.evaluate.extractors.contract import Array, Extractor, Features
 
-MOST = 64  # components
+MOST = 64  # number of components
 
 
 class Principal(Extractor):

@@ -139,4 +139,4 @@ def row_subset(count: int, most: int) -> Array:
     """
     if count <= most:
         return np.arange(count)
-    return np.sort(np.random.RandomState(0).permutation(count)[:most])  # whose numbers never change (NEP 19)
+    return np.sort(np.random.RandomState(0).permutation(count)[:most])  # its stream of numbers never changes (NEP 19)

@@ -14,7 +14,7 @@ def _kid(compared: Compared) -> Figures:
     assert compared.reference.features is not None
     ours, theirs = torch.from_numpy(compared.features).double(), torch.from_numpy(compared.reference.features).double()
     size = min(SIZE, len(ours), len(theirs))
-    subsets = 1 if size == len(ours) == len(theirs) else SUBSETS  # of everything there is one subset
+    subsets = 1 if size == len(ours) == len(theirs) else SUBSETS  # with all samples there is only one subset
     found = kid.kid_features_to_metric(ours, theirs, kid_subsets=subsets, kid_subset_size=size, verbose=False)
     return {"kid": float(found[kid.KEY_METRIC_KID_MEAN])}
 

@@ -11,7 +11,7 @@ import numpy as np
 from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, lacks_features, row_subset
 from latentc.faults import needed
 
-MOST = 10_000  # samples of either side, as in ADM's evaluation: distances of all pairs are held in memory
+MOST = 10_000  # samples per side, as in ADM's evaluation: distances of all pairs are held in memory
 NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
 DENSE = 5  # of density and coverage (Naeem et al. 2020)
 
@@ -34,7 +34,7 @@ def _precision(compared: Compared) -> Figures:
 def _density(compared: Compared) -> Figures:
     prdc = needed("prdc", "density and coverage", 'pip install "latentc[evaluate]"')
     ours, theirs = _sides(compared)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints the numbers of samples
+    with contextlib.redirect_stdout(io.StringIO()):  # suppresses its printed counts
         found = prdc.compute_prdc(real_features=theirs, fake_features=ours, nearest_k=DENSE)
     return {name: float(np.float64(found[name])) for name in ("density", "coverage")}
 

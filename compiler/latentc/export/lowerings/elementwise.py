@@ -5,7 +5,7 @@ from __future__ import annotations
 from latentc.export.graph import ELEMENT
 from latentc.export.lowerings.table import TABLE, Context, lower, same
 
-# Those that ONNX calls as the IR does, and those that it calls otherwise.
+# Ops with the same name in ONNX, and those with another.
 _UNARY = (
     "neg",
     "exp",
@@ -79,5 +79,5 @@ def where(c: Context) -> None:
     if c.out_type.dtype != "bool":
         c.final("Where", c.ins)
         return
-    condition, x, y = c.ins  # ONNX Runtime has no Where of bools
+    condition, x, y = c.ins  # ONNX Runtime has no Where for bools
     c.final("Or", [c.tmp("And", [condition, x]), c.tmp("And", [c.tmp("Not", [condition]), y])])

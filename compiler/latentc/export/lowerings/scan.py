@@ -30,7 +30,7 @@ def selective_scan(c: Context) -> None:
     before, rate = inner.fresh("state"), inner.fresh("a")
     step, driven, enter, leave = (inner.fresh(name) for name in ("step", "driven", "enter", "leave"))
     declare(inner.graph.input.add(), before, state)
-    declare(inner.graph.input.add(), rate, a)  # OpenVINO takes no tensors of the graph around a Scan
+    declare(inner.graph.input.add(), rate, a)  # in OpenVINO, a Scan cannot read tensors of the enclosing graph
     for name, width in ((step, channels), (driven, channels), (enter, states), (leave, states)):
         declare(inner.graph.input.add(), name, TensorType(x.dtype, (batch, width)))
 
