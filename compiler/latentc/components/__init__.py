@@ -42,7 +42,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-# Integers of specs: every one has a bound, so that no number of a user's makes a loop or an array that never ends.
+# Integers of specs: each has a bound, so that no value can cause an endless loop or an enormous array.
 Size = Annotated[int, Field(gt=0, le=65_536)]  # channels, widths
 Steps = Annotated[int, Field(gt=0, le=100_000)]
 Index = Annotated[int, Field(ge=0, le=100_000)]  # of a step, a block
@@ -91,7 +91,7 @@ class Component(Closed):
     """A `Closed` part chosen by its `kind`; a subclass narrows `kind` to a `Literal` of one name."""
 
     kind: str
-    # A small, valid use of the component as a spec writes it, from which the generic tests build it.
+    # A small, valid spec of the component, from which the generic tests build it.
     EXAMPLE: ClassVar[dict[str, Any]] = {}
 
     @classmethod
@@ -161,13 +161,13 @@ class OneOf:
     """
 
     folder: str
-    # a spec may write a component by its kind alone
+    # a spec may give a component by its kind alone
     named: bool = field(default=False, kw_only=True)
-    # the kind of a mapping that does not say it
+    # the kind of a mapping that omits it
     default: str | None = field(default=None, kw_only=True)
-    # a spec may write a list of components
+    # a spec may give a list of components
     many: bool = field(default=False, kw_only=True)
-    # only those that derive from it; else a component that holds another of its folder would hold itself without end
+    # only components derived from it; otherwise a component that holds another of its folder would nest without end
     base: type[Component] | None = field(default=None, kw_only=True)
 
     def choices(self) -> dict[str, type[Component]]:
@@ -209,7 +209,7 @@ class OneOf:
         return core_schema.nullable_schema(schema) if _is_optional(source) else schema
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        # A component may hold one of its own folder: what is being described further out is only referred to.
+        # A component may hold another of its own folder; those already being described are only referred to.
         described = _described.get()
         classes: dict[Any, Any] = {}
         for kind, component in self.choices().items():

@@ -34,7 +34,7 @@ class Data(Part):
         description="shorthand for `fields: {x: {shape: …}}`; [C, H, W] with 1 or 3 channels is an image",
     )
     tokens: Tokens | None = Option(None, description="shorthand for `fields: {tokens: …}`, instead of `shape`")
-    # A property `fields` adds those that the short forms declare.
+    # The property `fields` adds those declared by the short forms.
     fields_: dict[AxisName, Field] = Option(
         default_factory=dict, alias="fields", description="arrays of a sample, by name"
     )
@@ -42,16 +42,14 @@ class Data(Part):
         None, description="an autoencoder that encodes images as the latents or tokens that the network models"
     )
 
-    judged_by: ClassVar[str] = (
-        "principal"  # features by which `latentc.evaluate` compares samples unless others are named
-    )
+    judged_by: ClassVar[str] = "principal"  # features that `latentc evaluate` uses by default
     requires: ClassVar[tuple[str, ...]] = ()  # packages that reading needs besides numpy
     adds_noise: ClassVar[bool] = False  # reading adds the noise that a field declares
-    holds_images: ClassVar[bool] = False  # a first stage encodes them; other data holds what one encoded already
+    holds_images: ClassVar[bool] = False  # a first stage encodes them; other data holds codes already
 
     def model_post_init(self, context: Any) -> None:
         """Fill in the short forms from `fields`."""
-        declared, filled = self.fields_, self.__dict__  # the one place that changes a frozen model
+        declared, filled = self.fields_, self.__dict__  # the only place that changes a frozen model
         if "x" in declared and self.shape is None:
             filled["shape"] = declared["x"].shape
         if (codes := declared.get("tokens")) and self.tokens is None and codes.classes and codes.classes > 1:
@@ -136,7 +134,7 @@ class Data(Part):
             )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        from latentc.components.encoded_fields import problems_of_encoded  # which imports networks
+        from latentc.components.encoded_fields import problems_of_encoded  # imported here because it imports networks
 
         for name, field in self.fields.items():
             if field.encoded_by is not None:

@@ -14,7 +14,7 @@ from latentc_runtime.class_names import LONGEST, is_name
 Size = Annotated[int, pydantic.Field(gt=0, le=16_777_216)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 ClassNames = tuple[str, ...] | str
-TEXT = ("tokenizer", "alphabet", "start", "end")  # what makes text of tokens
+TEXT = ("tokenizer", "alphabet", "start", "end")  # the keys that turn tokens into text
 MOST_ELEMENTS = 2**31  # of one sample
 Medium = Literal["image", "video", "audio", "points", "text", "array"]
 
@@ -100,7 +100,7 @@ class Field(Closed):
 
     def model_post_init(self, context: Any) -> None:
         """Fill in the defaults that depend on the rest."""
-        given, filled = self.model_fields_set, self.__dict__  # the one place that changes a frozen model
+        given, filled = self.model_fields_set, self.__dict__  # the only place that changes a frozen model
         if "dtype" not in given and self.classes is not None:
             filled["dtype"] = "i64"
         if "axes" not in given:

@@ -38,7 +38,7 @@ class GrowingGrids:
 class Objective(Part):
     """What is learned, and by which losses."""
 
-    DENOISES: ClassVar[bool] = False  # whether it has a parameterization
+    DENOISES: ClassVar[bool] = False  # true if it has a parameterization
     DISTILS: ClassVar[bool] = False
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
     AVERAGES: ClassVar[bool] = False

@@ -256,7 +256,7 @@ class DecodeState:
     keys: Var  # f32[B, H_kv, T, D / H]
     values: Var
     temperature: Var | None = None  # f32[B], divides the scores
-    plain: bool = True  # whether the other methods of the block take no mask
+    plain: bool = True  # true if the block's other methods take no mask
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ class Positions(Part):
     GRIDDED: ClassVar[bool] = True
     ROTARY: ClassVar[bool] = False
     """Whether it is tables for attention, and adds nothing to the input."""
-    FRAMES: ClassVar[bool] = False  # whether it has tables of several frames, and of grids that are not square
+    FRAMES: ClassVar[bool] = False  # true if it has tables for frames, and for grids that are not square
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x
@@ -325,7 +325,7 @@ class Positions(Part):
         return ()
 
     def rotary_of_frames(self, b: Builder, head_dim: int, grid: Any, prefix: int, name: str) -> tuple[Var, ...]:
-        return ()  # the same of a grid (frames, rows, columns), with FRAMES
+        return ()  # the same for a grid (frames, rows, columns), with FRAMES
 
 
 Told = Literal["vector", "time"] | None

@@ -69,7 +69,7 @@ def deformable_attention(
     weight = b.param("offsets.weight", f32(2 * count, dim), "zeros")
     bias = b.param("offsets.bias", f32(2 * count), "directions", heads=heads, maps=maps, points=points)
     offsets = b.reshape(b.linear(x, weight, bias), shape=(batch, grid * grid, count, 2), out="offsets")
-    # The queries' places in pixels, the centres of as many equal cells.
+    # Positions of the queries in pixels: the centres of equal cells.
     index = b.cast(b.arange(grid), to="f32", out="index")
     places = b.op("sub", b.div(b.op("mul", index + 0.5, side), grid), 0.5, out="places")
     shape = (grid, grid, 1)

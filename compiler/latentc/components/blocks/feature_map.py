@@ -20,7 +20,7 @@ def as_map(b: Builder, x: Var, grid: int, out: str = "x") -> Var:
     batch, _, dim = x.shape
     x = b.reshape(
         x, shape=(batch, grid, columns_of(x, grid), dim)
-    )  # first, so that engines with channels last need no copy
+    )  # first, so that engines with a channels-last layout need no copy
     return b.transpose(x, perm=(0, 3, 1, 2), out=out)  # type: ignore[no-any-return]
 
 

@@ -154,7 +154,7 @@ def _paired(b: Builder, x: Var) -> tuple[Var, Var]:
     products = b.matmul(x, b.transpose(x, perm=(0, 2, 1)), out="products")
     distance = square + b.transpose(square, perm=(0, 2, 1)) - products * 2.0
     index = b.arange(count)
-    again = b.less_equal(index, b.reshape(index, shape=(count, 1)), out="again")  # each pair counts once
+    again = b.less_equal(index, b.reshape(index, shape=(count, 1)), out="again")  # each pair is counted once
     distance = b.where(again, b.scalar(TAKEN, distance), distance, out="distance")
 
     def body(b: Builder, i: Var, fixed: Any, state: tuple[Var, ...], tables: Any) -> Any:
@@ -196,7 +196,7 @@ def halves(b: Builder, parents: Var, score: Var, clusters: int) -> Var:
     score f32[B, L] the second."""
     positions = int(parents.shape[1])
     size = positions // clusters
-    # By score, then by cluster. One key of both would leave few bits to the score.
+    # By score, then by cluster. A single key for both would leave few bits for the score.
     order = b.argsort(score, out="order")
     key = b.add(b.op("mul", b.take_along(parents, order, axis=1), positions), b.arange(positions), out="key")
     place = b.take_along(order, b.argsort(key), axis=1, out="place")

@@ -46,7 +46,7 @@ def as_planes(b: Builder, x: Var, grid: Grid, planes: int, by: Literal["mean", "
     volume = b.reshape(x, shape=(batch, frames, rows, columns, channels), out="volume")
     part, made = frames // count, []
     for i, name in enumerate(_names(planes)):
-        lost = max(1, i - count + 2)  # the axis that the plane has lost: of the frames, then the rows, then the columns
+        lost = max(1, i - count + 2)  # the axis that the plane lacks: frames, then rows, then columns
         x = b.slice(volume, axis=1, start=i * part, stop=(i + 1) * part) if i < count and count > 1 else volume
         kept = [axis for axis in (1, 2, 3) if axis != lost]
         x = b.transpose(x, perm=(0, *kept, lost, 4))

@@ -19,7 +19,7 @@ from latentc.ir.builder import BlockBody, Builder, Var
 DropPath = Annotated[float, Field(ge=0, lt=1)]
 """A probability with which a sample skips a residual branch in training; the others are scaled by 1 / (1 - p)."""
 
-_RATE = "drop_path_rate"  # where bodies of blocks find the probability among their static arguments
+_RATE = "drop_path_rate"  # static argument from which block bodies read the probability
 
 
 def growing_rates(b: Builder, largest: float, count: int, lag: int = 0) -> list[tuple[Var, ...]]:

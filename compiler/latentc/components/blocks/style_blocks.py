@@ -13,7 +13,7 @@ from latentc.components.blocks.unet.layers import binomial, resampled
 from latentc.ir.builder import Builder, Var, f32, module_class
 from latentc.ir.types import product
 
-SLOPE = 0.2  # of leaky ReLUs, whose outputs are multiplied by sqrt(2)
+SLOPE = 0.2  # negative slope of leaky ReLUs, whose outputs are multiplied by sqrt(2)
 EPS = 1e-8
 
 

@@ -110,7 +110,7 @@ class AutoencoderKL(Model):
     }
 
     def changes(self, config: Config) -> Data:
-        config.unused("scaling_factor", "shift_factor", "force_upcast")  # of pipelines, and about float16
+        config.unused("scaling_factor", "shift_factor", "force_upcast")  # used by pipelines and for float16
         config.must("latents_mean", None)
         config.must("latents_std", None)
         found = _halves(config)
@@ -159,7 +159,7 @@ class VQModel(Model):
     }
 
     def changes(self, config: Config) -> Data:
-        config.unused("scaling_factor", "force_upcast", "lookup_from_codebook")  # how pipelines call it
+        config.unused("scaling_factor", "force_upcast", "lookup_from_codebook")  # what pipelines call it
         config.must("norm_type", "group")
         found = _halves(config)
         latent = config.whole("latent_channels")

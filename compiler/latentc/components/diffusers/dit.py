@@ -78,7 +78,7 @@ class DiTTransformer2DModel(Model):
     def changes(self, config: Config) -> Data:
         config.must("norm_type", "ada_norm_zero", why="DiT has ada_norm_zero")
         config.must("norm_elementwise_affine", False, why="the norms of adaLN-Zero have no weights of their own")
-        config.unused("norm_num_groups", "upcast_attention")  # there are no group norms; the other is about float16
+        config.unused("norm_num_groups", "upcast_attention")  # there are no group norms; the other one is about float16
         heads, channels, side = (
             config.whole("num_attention_heads"),
             config.whole("in_channels"),

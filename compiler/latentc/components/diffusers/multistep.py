@@ -87,7 +87,7 @@ class DPMSolverMultistepScheduler(Scheduler):
         config.must("variance_type", None, why="the pipeline already leaves out the learned variance")
         final = _final(config)
         if final == "zero":
-            config.unused("euler_at_final")  # a step to the data is Euler's anyhow
+            config.unused("euler_at_final")  # a step to the data is an Euler step in any case
         else:
             config.must("euler_at_final", False)
         sampler |= {
@@ -172,7 +172,7 @@ class DEISMultistepScheduler(Scheduler):
 
     def changes(self, config: Config) -> Data:
         objective, sampler = _read(config, "deis")
-        config.must("algorithm_type", "deis", "dpmsolver", "dpmsolver++")  # the class takes all for the first
+        config.must("algorithm_type", "deis", "dpmsolver", "dpmsolver++")  # diffusers treats all as deis
         config.must("solver_type", "logrho", "midpoint", "heun", "bh1", "bh2")
         if config.flag("lower_order_final"):
             config.note("lower_order_final", "with fewer than 15 steps diffusers lowers the order of the last steps")

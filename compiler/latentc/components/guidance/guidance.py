@@ -60,7 +60,7 @@ class Scheduled(Closed):
 
     def grown(self, progress: Sequence[float]) -> Array:
         """The fraction of the guidance that applies at each progress."""
-        q = np.clip(np.asarray(progress, np.float64), 0.0, 1.0) ** self.power  # rounding leaves -1e-17 at the noise
+        q = np.clip(np.asarray(progress, np.float64), 0.0, 1.0) ** self.power  # rounding leaves -1e-17 at pure noise
         return {"constant": np.ones_like(q), "linear": q, "cosine": (1 - np.cos(np.pi * q)) / 2}[self.schedule]
 
 

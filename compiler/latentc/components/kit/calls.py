@@ -95,7 +95,7 @@ class Conditions:
                 stored = by_field and isinstance(given, GivenInput)
                 key = given.field if stored and isinstance(given, GivenInput) else given.name
                 if key not in made:
-                    # A condition may be made of the sample that the loss reads itself.
+                    # A condition may be computed from the very sample that the loss reads.
                     made[key] = (b.given(key) if stored else None) or b.input(
                         key, condition.stored(given.type) if stored else given.type
                     )
@@ -108,7 +108,7 @@ class Conditions:
         Beside them stands what networks compute for the absent conditions, so that loops need not do so again.
         """
         known, found = dict(inputs), dict[str, Var]()
-        # Those with a prior last: their priors may be told the others.
+        # Conditions with a prior come last, because priors may take the others as conditions.
         for name, condition in sorted(self.items(), key=lambda item: item[1].prior is not None):
             own = [i.name for i in condition.inputs(name, self.spec)]
             if condition.prior is not None and own[0] not in known:

@@ -93,7 +93,7 @@ class MaskAndReplace:
         ratio = b.concat(ratio, b.mul(last, 0.0) + ZERO, axis=2, out="ratio")
         total = b.logsumexp(ratio, axis=2, out="total")
         total = b.reshape(total, shape=(*tokens.shape, 1), out="total")
-        # One step fewer; before the first there is none, the entry at the end.
+        # One step fewer; the entry at the end stands for the first step, which has none before it.
         before = b.where(b.equal(t, 0), b.scalar(self.steps, t), t - 1, out="before")
         reached = self.marginal(b, ratio - total, before, "reached")
         mixed = reached + b.concat(one, last, axis=2, out="log_q_one") + total

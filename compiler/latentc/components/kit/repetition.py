@@ -65,7 +65,7 @@ class History:
             own = b.mul(own, b.exp(times * log(penalty)), out="own")
             rest = logits
         else:
-            # A free place holds no logit, and is no token that is penalised.
+            # An empty place holds no logit and no token to penalise.
             own = b.where(b.less(self.came, 0), b.scalar(NEVER, own), own, out="own")
             other = b.max(b.where(said, b.scalar(NEVER, logits), logits), axes=(1,), keepdims=True, out="other")
 

@@ -15,7 +15,7 @@ from latentc.ir.builder import Builder, Var
 
 LEAST_SIZE = 1e-3  # of a bin, in units of the whole interval
 LEAST_SLOPE = 1e-3
-LEAST_SHARE = 0.025  # of a bin, before or behind the point between its pieces
+LEAST_SHARE = 0.025  # of a bin, before or after the point between its pieces
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def spline(b: Builder, x: Var, numbers: Var, bins: Any, bound: float, inverse: b
         y = None
     below = b.less_equal(theta, found.share, out="below")
     first, last = b.minimum(theta, found.share, out="first"), b.maximum(theta, found.share, out="last")
-    # Both pieces, each with theta kept where it is defined.
+    # Both pieces, each with theta clamped to where it is defined.
     before, behind = b.op("sub", found.share, first), b.op("sub", last, found.share)
     left_base = b.add(before, found.weight_c * first, out="left_base")
     right_base = b.add(found.weight_c * (1.0 - last), found.weight_b * behind, out="right_base")
@@ -79,7 +79,7 @@ def _bin(b: Builder, at: Var, parts: tuple[Var, ...], bins: Any, bound: float, i
     widths, right = _sizes(b, widths, bins, bound)
     heights, top = _sizes(b, heights, bins, bound)
     slopes = b.add(b.softplus(slopes), LEAST_SLOPE, out="slopes")
-    # At both ends nearly that of the identity outside, as Pyro has it.
+    # Nearly the slope of the identity outside at both ends, as in Pyro.
     slopes = b.pad(slopes, axis=1, before=1, after=1, value=1 - LEAST_SLOPE, out="slopes")
     shares = b.add(b.sigmoid(shares) * (1 - 2 * LEAST_SHARE), LEAST_SHARE, out="shares")
     inner = b.slice(top if inverse else right, axis=1, start=0, stop=bins - 1, out="inner")

@@ -65,7 +65,7 @@ def hidden_count(
 ) -> Var:
     """f32[B, 1]: share (n + beside), rounded (up), 1 to `most`, of `words` f32[B, T], 1 for the n words of a text."""
     length = b.sum(words, axes=(1,), keepdims=True, out="length")
-    # Rounded up but for an error of float32.
+    # Rounded up, except for float32 rounding errors.
     count = b.maximum(b.floor(length * share + (beside * share + (0.9999 if up else 0.5))), 1.0, out="count")
     return count if most is None else b.minimum(count, float(most), out="count")  # type: ignore[no-any-return]
 

@@ -54,7 +54,7 @@ def filtered(b: Builder, logits: Var, top_k: int, top_p: float) -> Var:
     if top_p == 1.0:
         least = b.slice(ordered, axis=last, start=k - 1, stop=k, out="least")
     else:
-        # The likeliest tokens, up to and with the one that crosses top_p.
+        # The most likely tokens, up to and including the one that crosses top_p.
         p = b.softmax(ordered, axis=last, out="p")
         before = b.op("sub", b.cumsum(p, axis=last), p, out="before")
         kept = b.where(b.less_equal(before, top_p), ordered, b.scalar(-NEVER, ordered))

@@ -72,7 +72,7 @@ def problems_of_names(
 def named(b: Builder, rows: Rows, y: Var) -> tuple[Var, Var | None]:
     """i64[B, L], the tokens of the name of class y i64[B], and which of them count f32[B, L]; None: all."""
     length = longest(rows)
-    # Shorter names are filled up behind their end.
+    # Shorter names are padded at the end.
     names = np.array([[*row, *[row[-1]] * (length - len(row))] for row in rows], np.int64)
     counts = np.array([[float(i < len(row)) for i in range(length)] for row in rows], np.float32)
     code = b.take(b.constant(names), y, axis=0, out="code")

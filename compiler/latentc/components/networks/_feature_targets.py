@@ -51,7 +51,7 @@ def targets(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody:
         prefix = c.shape[1]
         x = parts.normed(b, parts.joined(b, c, x, tokens))
         total = x.shape[1]
-        # The mask is what encoders of partly hidden samples have: the blocks are the same.
+        # A mask that hides nothing, so that the blocks are those of encoders of partly hidden samples.
         visible = b.full(x, shape=(tokens if counted is not None else total,), value=1.0, dtype="bool", out="every")
         if counted is not None:
             visible = b.concat(counted, visible, axis=1, out="visible")

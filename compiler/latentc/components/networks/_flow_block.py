@@ -37,8 +37,8 @@ class Flow:
     soft_clip: float | None = None
     final_norm: Norm | None = None
     guides: str = "both"
-    frame: int = 0  # tokens of a frame, if it takes the frames of a video one after the other
-    apart: int = 1  # frames of a sample that it takes by themselves
+    frame: int = 0  # tokens per frame, if it processes the frames of a video one after the other
+    apart: int = 1  # frames of a sample, if it processes them separately
 
     @property
     def cls(self) -> str:
@@ -153,7 +153,7 @@ def flow(parts: Flow) -> BlockBody:
             h = b.reshape(h, shape=(x.shape[0], tokens, dim), out="h")
         h = parts.predictions(b, h, features)
         if not parts.start:
-            # What a token's features say is of the next token; nothing is said of the first, which stays as it is.
+            # A token's features predict the next token; nothing predicts the first, which stays unchanged.
             h = b.slice(h, axis=1, start=0, stop=tokens - 1, out="h")
             h = b.pad(h, axis=1, before=1, after=0, value=0.0, out="h")
         *raws, shift = parts.separate(b, h, features)

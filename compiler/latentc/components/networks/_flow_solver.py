@@ -48,7 +48,7 @@ class Solver:
         caches = 2 * int(self.static["depth"])
         names = " ".join([*self.parts.outputs, *["cache"] * caches])
         if self.guidance == "linear":
-            # Places and tables of positions are for both branches as they are: they have no batch.
+            # Indices and position tables have no batch, so both branches share them.
             tables = ("carried",) * (len(shared) - 1)
             shared_kinds = ("shared", *tables)
             kinds = (*shared_kinds, *("conditional",) * len(own), *("carried",) * len(rest))

@@ -61,7 +61,7 @@ def _averages(of_class: str, decay: float) -> BlockBody:
 def blurred(b: Builder, x: Var, side: Blur, out: str = "h") -> Var:
     """Every second pixel f32[B, C, H / 2, W / 2] of x f32[B, C, H, W], blurred by a binomial kernel."""
     weight = binomial(b, x, 1.0, side)
-    if side % 2:  # one more below and on the right
+    if side % 2:  # one more pixel below and to the right
         for axis in (2, 3):
             x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
     return b.conv(x, weight, stride=2, padding=(side - 2) // 2, groups=x.shape[1], out=out)  # type: ignore[no-any-return]

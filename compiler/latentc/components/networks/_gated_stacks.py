@@ -166,7 +166,7 @@ def map_layer(layer: Layer) -> BlockBody:
     def whole(b: Builder, v: Var, h: Var, *told: Var, width: int) -> tuple[Var, ...]:
         """Both stacks one layer further; of the last layer the horizontal one."""
         above = b.pad(v, axis=2, before=layer.reach, after=0, value=0.0, out="above")
-        if layer.first:  # the rows above alone
+        if layer.first:  # only the rows above
             above = b.slice(above, axis=2, start=0, stop=above.shape[2] - 1, out="above")
         *vertical, across = _vertical(b, layer, above, told, width)
         weight = _left_weights(b, layer, h.shape[1], width)

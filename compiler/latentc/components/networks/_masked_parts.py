@@ -183,7 +183,7 @@ def in_front(
         c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), vectors)
         summands.append(b.reshape(c, shape=(batch, 1, width)))
     if learned:
-        # The norm of the encoder's input magnifies gradients of tokens that are zero.
+        # The norm of the encoder's input amplifies gradients of tokens that are zero.
         start: dict[str, Any] = {} if vectors else {"std": 0.02}
         summands.append(b.param("buffer_tokens", f32(1, buffer, width), "normal" if start else "zeros", **start))
     if summands:

@@ -210,7 +210,7 @@ class Bert(Backbone):
             )
             methods["recall"] = add_method(mb, name, "recall", recalled, some, static, ("logits",))
         for key, method in methods.items():
-            # Only the tokens themselves are drawn, not the mask and what else the table holds.
+            # Only tokens of the data are drawn, not the mask or other rows of the table.
             methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base), *method.outputs[1:]))
         sizes = {
             "splits": self.splits,
@@ -321,7 +321,7 @@ def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple
             front = b.slice(x, axis=1, start=0, stop=before, out="front")
         x = b.slice(x, axis=1, start=before, stop=x.shape[1], out="x")
         if rank is not None:
-            # Tokens that the encoder was not given are masked, so it does not matter what they get here.
+            # Tokens that were not given to the encoder are masked, so what they get here does not matter.
             left = b.op("sub", rank, idx.shape[1] - static["known"], out="left")
             x = rows(b, x, b.maximum(left, 0, out="place"), "x")
         hidden = b.equal(idx, b.scalar(static["vocabulary"] + static.get("labels", 0), idx), out="hidden")

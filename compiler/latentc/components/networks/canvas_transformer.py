@@ -137,7 +137,7 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...], alignment: A
             ]
         x = b.slice(made[-1], axis=1, start=1, stop=positions + 1, out="x")
         last = b.sub("output", modulated_linear, x, c, dim=width, features=latent) * (1 / factors[-1])
-        # Means of what would change, over the positions of each cluster: those whose embeddings are equal.
+        # Mean change over the positions of each cluster: those whose embeddings are equal.
         digits = b.constant([3.0**j for j in range(int(stages))], "f32", out="digits")
         key = b.sum(structure * digits, axes=(2,), keepdims=True, out="key")
         same = b.cast(b.equal(key, b.transpose(key, perm=(0, 2, 1))), to="f32", out="same")

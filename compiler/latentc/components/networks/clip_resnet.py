@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 EPS = 1e-5
-REDUCTION = 32  # side of the pixels that a position of the last map stands for
+REDUCTION = 32  # side in pixels of what one position of the last map stands for
 EXPANSION = 4  # channels that a block returns, per channel of its first convolution
-LEVELS = 5  # the stem among them
+LEVELS = 5  # including the stem
 Output = Literal["encode", "see", "see_levels"]
 
 

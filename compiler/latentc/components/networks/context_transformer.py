@@ -73,7 +73,7 @@ class ContextTransformer(Backbone):
     }
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json(exclude={"tokens"}))  # a mapping has no hash; == compares it
+        return hash(self.model_dump_json(exclude={"tokens"}))  # a mapping cannot be hashed; == compares it
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape

@@ -109,7 +109,7 @@ def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
         x = x + b.param("positions", f32(1, grid**2 + extras, width), "zeros")
         sizes = {k: static[k] for k in mixer.static(int(width))}
         total, skips = b.fill_like(x, 0.0), []
-        # A block adds what the one before it computed: rates are those of the blocks before.
+        # A block adds the result of the previous one, so it uses the rate of the previous block.
         rates = growing_rates(b, config.drop_path, 2 * half + 1, lag=1)
         for name, rate in zip(items("in_blocks", half), rates[:half], strict=True):
             x, total = b.sub(name, plain, x, *rate, total, dim=width, out="x total", **sizes)

@@ -111,7 +111,7 @@ class DiscreteDenoiser(Backbone):
             u, t, loss = Port("u", f32(B), "noise"), Port("t", i64(B), "time"), Port("loss", f32(B), "state")
             methods["draw_steps"] = add_method(mb, name, "draw_steps", draw, [u], static, ("output", "output"))
             methods["note_losses"] = add_method(mb, name, "note_losses", note, [loss, t], static)
-        # Blocks of two attentions number them in name maps.
+        # In name maps, blocks of two attentions number them.
         return Network(name, methods, self.PROVIDES, sizes={"crosses": int(any(e.form == "array" for e in entries))})
 
 
@@ -220,7 +220,7 @@ def _of_steps() -> tuple[BlockBody, BlockBody]:
         Until each has been drawn more than 10 times, all are as likely.
         """
         root = b.sqrt(b.param("loss_history", f32(steps), "count", "buffer") + 1e-10) + 1e-4
-        # The first step has a likelihood for a loss: it is as likely as the second.
+        # The first step's loss is a likelihood; it is drawn as often as the second.
         second = b.slice(root, axis=0, start=1, stop=2)
         root = b.concat(second, b.slice(root, axis=0, start=1, stop=steps), axis=0, out="root")
         counts = b.param("loss_counts", f32(steps), "count", "buffer")

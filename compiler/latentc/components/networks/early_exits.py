@@ -62,7 +62,7 @@ class EarlyExits(Backbone):
                 yield Problem(("after",), f"a {original.kind} cannot have exits here: {error}")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        return Network(name, {}, self.PROVIDES)  # its methods are built when the other network is there
+        return Network(name, {}, self.PROVIDES)  # its methods are built once the other network exists
 
     def attached(
         self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network], spec: Spec

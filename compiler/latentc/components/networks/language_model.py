@@ -89,7 +89,7 @@ class LanguageModel(Backbone):
     def provides(self, spec: Spec) -> frozenset[Capability]:
         forms = [entry.form for entry in self.entries(spec)]
         weighs = "array" in forms and self.logit_scale
-        # Rows teach no embedding of a class.
+        # Training on rows would not train a class embedding.
         names = "tokens" not in forms or self.class_tokens is not None
         without = {"weigh_classes": weighs, "continue_rows": names}
         return self.PROVIDES - {capability for capability, has in without.items() if not has}
@@ -328,7 +328,7 @@ def _decode(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> B
         *pairs, seen, count = caches
         batch, length = seen.shape
         x = _embedded(b, b.reshape(token, shape=(batch, 1)), vocabulary, width)
-        # The token is the position-th behind those that count before it.
+        # The token is the position-th after the valid ones before it.
         place = b.add(count, b.cast(position, to="f32") - 1.0, out="place")
         x = _placed(b, x, b.reshape(place, shape=(batch, 1)), config.context, width)
         slot = b.op("add", position, before - 1, out="slot")
@@ -356,7 +356,7 @@ def _score(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> Bl
             none = b.sum(known * 0.0, axes=(1,), keepdims=False, out="none")
             return none, b.mul(none, 1.0, out="count")
         h = _features(config, b, x, known, width, static)
-        first = max(before - int(size) - 1, 0)  # the first token of a sequence is predicted by none
+        first = max(before - int(size) - 1, 0)  # nothing predicts the first token of a sequence
         skipped = 1 if before == int(size) else 0
         h = b.slice(h, axis=1, start=first, stop=before - 1, out="h")
         targets = b.slice(prompt, axis=1, start=skipped, stop=size, out="targets")

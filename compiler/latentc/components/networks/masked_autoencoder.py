@@ -165,7 +165,7 @@ class MaskedAutoencoder(MaskedTrunk):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
         most = spec.objective.most_known(length) if isinstance(spec.objective, Objective) else length
-        shortens = most < length and self.positions is None  # rotary tables are of all tokens in their order
+        shortens = most < length and self.positions is None  # rotary tables cover all tokens in order
         recall = spec.sampler.recalls(length) if isinstance(spec.sampler, Sampler) else None
         static: dict[str, Any] = {
             "tokens": length,
@@ -253,7 +253,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
             counted = b.concat(counted, every, axis=1, out="counted")
             visible = b.logical_and(seen, counted, out="visible")
         if known is not None:
-            order = b.argsort(hidden, out="order")  # those that are seen first, each kind in its own order
+            order = b.argsort(hidden, out="order")  # seen tokens first, each kind in its own order
             kept = b.slice(order, axis=1, start=0, stop=length, out="kept")
             visible = b.take_along(visible, kept, axis=1, out="visible")
             x = rows(b, x, kept, "x")

@@ -276,7 +276,7 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
         """Mixtures of all tokens from those that are not hidden and the conditions."""
         y, context = shared.told(conditions)
         batch, rows = x.shape[0], shared.rows(b, width, labels)
-        first = labels if shared.null is None else labels - 1  # the classes, without that of none
+        first = labels if shared.null is None else labels - 1  # the classes without the null class
 
         def special(i: int) -> Var:
             row = b.slice(rows, axis=0, start=first + i, stop=first + i + 1)

@@ -219,7 +219,7 @@ class PatchTransformer(ToldBlocks):
             body = _network(self, spec.time, entries, sequence, training=True)
             methods["train_forward"] = add_method(mb, name, "train_forward", body, routed, static, outputs)
         for share in shares:
-            # The authors' code keeps as many tokens as the share, rounded down, leaves.
+            # In the authors' code `share` of the tokens, rounded down, skip blocks; the others are kept.
             sizes = {**plain, kept_at(share): tokens - int(tokens * share)}
             body = _network(self, spec.time, entries, sequence, skips=share)
             methods[routed_method(share)] = add_method(mb, name, routed_method(share), body, routed, sizes)
@@ -302,7 +302,7 @@ def _network(
             x = positions.add(b, x, width, grid)
         for tables in (positions, beside):
             if tables is not None:
-                heads = static.get("heads", 1)  # not every mixer has some
+                heads = static.get("heads", 1)  # some mixers have none
                 rotary += tables.rotary(b, static.get("head_width", width // heads), grid, length)
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, {**static, "grid": grid})

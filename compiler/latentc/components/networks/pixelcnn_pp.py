@@ -112,7 +112,7 @@ def _params(config: PixelCnnPp, b: Builder, x: Var, c: tuple[Var, ...], channels
     blocks, levels, style = config.blocks, config.levels, (bool(c), config.weight_norm, config.dropout)
     normed = config.weight_norm
     ones = b.fill_like(b.slice(x, axis=1, start=0, stop=1), 1.0)
-    h = b.concat(x, ones, axis=1, out="h")  # the ones tell pixels from what is outside
+    h = b.concat(x, ones, axis=1, out="h")  # ones mark the inside of the image, zeros the outside
     u = _shifted(b, shifted_conv(b, "u_init.conv", h, width, "u", normed), 2)
     weight, bias = weights(b, "ul_init.0.conv", width, h.shape[1], (1, 3), normed)
     above = _shifted(b, b.conv(h, weight, bias, padding=(0, 1)), 2)

@@ -207,7 +207,7 @@ def _group(config: QueryTransformer, entries: tuple[Entry, ...], k: int, groups:
         before = caches[0].shape[2] if caches else 0
         x = b.concat(known, queries, axis=1, out="x")
         row, column = b.arange(count + asked), b.arange(before + count + asked)
-        # Known tokens do not see queries, whose keys and values are not kept.
+        # Known tokens do not attend to queries, whose keys and values are not cached.
         seen = b.less(b.reshape(column, shape=(1, before + count + asked)), before + count)
         asks = b.less(count - 1, b.reshape(row, shape=(count + asked, 1)))
         mask = b.logical_or(seen, asks, out="mask")

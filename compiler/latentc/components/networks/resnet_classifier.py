@@ -188,7 +188,7 @@ def max_pool(b: Builder, x: Var) -> Var:
         padded = b.pad(x, axis=axis, before=1, after=2 * count + 1 - size, value=0.0, out="padded")
         shape = [*padded.shape[:axis], count + 1, 2, *padded.shape[axis + 1 :]]
         pairs = b.reshape(padded, shape=tuple(shape), out="pairs")
-        # A window is a pair of neighbours and the first of the next pair.
+        # A window consists of one pair of neighbours and the first pixel of the next pair.
         two = b.slice(pairs, axis=axis, start=0, stop=count, out="two")
         two = b.max(two, axes=(axis + 1,), keepdims=False, out="two")
         third = b.slice(pairs, axis=axis, start=1, stop=count + 1, out="third")

@@ -76,7 +76,7 @@ class ScaleQuantizer(Backbone):
             ports = (*((latents,) if k else ()), Port("shares", f32(B, length, codebook.size), "features"))
             returns = outputs if k < last else outputs[:1]
             methods[f"mix_{k}"] = add_method(mb, name, f"mix_{k}", _add(codebook, k, True), ports, static, returns)
-        # The convolution of the last scale may be the tokenizer's alone.
+        # The last scale's convolution may belong to the tokenizer alone.
         names = codebook.of_scales(static).names(last + 1 if mixes else last)
         return Network(name, methods, self.PROVIDES, sizes=names)
 

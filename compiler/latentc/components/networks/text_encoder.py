@@ -53,7 +53,7 @@ class Buckets(Closed):
         """The least distance of each bucket of one direction that does not begin at its own number."""
         exact = self.buckets // 4
         distance = np.arange(exact, self.furthest + 1, dtype=np.float32)
-        # In float32, as T5 has it, so that distances between two buckets fall into the same one.
+        # In float32, as in T5, so that distances at the border of two buckets fall into the same one.
         place = np.log(distance / np.float32(exact)) / np.float32(np.log(self.furthest / exact)) * np.float32(exact)
         bucket = np.minimum(exact + place.astype(np.int64), 2 * exact - 1)
         return [int(distance[bucket >= i][0]) for i in range(exact + 1, 2 * exact)]

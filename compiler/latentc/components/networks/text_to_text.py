@@ -188,7 +188,7 @@ def _source(
     vocabulary, width = static["vocabulary"], static["width"]
     table, rows = _table(b, vocabulary, width), rows_of(config.class_tokens)
     parts: list[tuple[Var, Var | None]] = []
-    # A text comes behind the class, whatever the order of the spec.
+    # A text follows the class, whatever the order in the spec.
     for entry, own in sorted(with_operands(entries, operands), key=lambda pair: pair[0].form == "array"):
         if entry.form == "array":
             parts.append((b.embedding(table, own[0], out="source"), b.cast(own[1], to="f32", out="counts")))

@@ -103,7 +103,7 @@ class TokenTransformer(Backbone):
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
         yield from self.problems_of_conditions(spec)
         told = {name: c.ports(name, spec) for name, c in self.told(spec).items() if self.form_of(c) is not None}
-        told = {name: ports for name, ports in told.items() if ports}  # the others have problems of their own
+        told = {name: ports for name, ports in told.items() if ports}  # problems of the others are reported elsewhere
         vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
         yield from problems_of_prefix(told, self.shared, vocabulary + self.spare_tokens)
         if self.spare_tokens and not self.shared:

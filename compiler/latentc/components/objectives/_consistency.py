@@ -39,7 +39,7 @@ from latentc.ir.types import B
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-_LEAST = 0.002  # the noise level at which trajectories of a path end that reaches the data: EDM's
+_LEAST = 0.002  # noise level at which trajectories end on a path that reaches the data: EDM's
 
 
 class LogNormal(Closed):
@@ -164,7 +164,7 @@ class ConsistencyObjective(Objective):
         """A target that is no average of what is evaluated."""
         found = spec.networks.get(self.target or "")
         if found is None:
-            return  # or a need that is not met
+            return  # or an unmet need
         source = getattr(found, "average_of", None)
         if source != "main" and getattr(spec.networks.get(source or ""), "adapts", None) != "main":
             message = f"network `{self.target}` is not an average of `main` or of its adapter"
@@ -210,7 +210,7 @@ class ConsistencyObjective(Objective):
         levels = [process.level(times) for times in pairs]
         found["weight"] = np.ones_like(levels[0])
         if self.weighting == "inverse_step":
-            found["weight"] = 1.0 / (levels[0] - levels[1])  # 0 from an infinite level
+            found["weight"] = 1.0 / (levels[0] - levels[1])  # 0 if the level is infinite
         return found
 
     def cumulative(self, steps: int) -> Array:

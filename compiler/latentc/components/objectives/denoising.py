@@ -139,7 +139,7 @@ class DenoisingObjective(Objective):
         try:
             point = target.process.point(target.process.first)
         except ValueError:
-            return  # the process has its own words for it
+            return  # the process reports it itself
         try:
             functional(target.predicts, point)
         except ValueError as error:
@@ -204,7 +204,7 @@ class DenoisingObjective(Objective):
         terms = self.terms(b, at, out)
         terms = self.weighed(b, networks, at.told, terms)
         if self.weighing is not None and weight is not None:
-            by = inputs.get(weight) or b.given(weight)  # perhaps a condition reads it
+            by = inputs.get(weight) or b.given(weight)  # a condition may read it
             assert by is not None
             terms = self.weighing.apply(b, by, dropped, terms)
         names = ("loss", "mse", "vb")[: len(terms)]

@@ -26,7 +26,7 @@ from latentc.ir.builder import Builder, Var
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-# what a flow's spec calls velocity is dx/dt, not progressive distillation's velocity
+# the `velocity` of a flow's spec is dx/dt, not progressive distillation's velocity
 _PREDICTS: dict[str, Prediction] = {"velocity": "flow_velocity", "score": "score", "noise": "noise", "x0": "x0"}
 
 
@@ -56,7 +56,7 @@ class FlowLoss(DenoisingObjective):
         error, point = self.error(b, at, out), at.point
         squared = error * error
         if self.is_weighted(at.target):
-            # The diffusion that turns a score into its share of the velocity.
+            # The diffusion coefficient that turns a score into its contribution to the velocity.
             growth = point.d_alpha / point.alpha
             drift = growth * point.sigma * point.sigma - point.sigma * point.d_sigma
             scale = drift / point.sigma

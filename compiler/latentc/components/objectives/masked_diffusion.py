@@ -82,7 +82,7 @@ class MaskedDiffusion(Objective):
         of_data = _error(b, data, x0, hidden)
         loss = noisy = b.mul(of_noise + of_data, 0.5, out="noisy")
         if self.clean:
-            none = conditions.null(b, operands)  # clean images are never told their class
+            none = conditions.null(b, operands)  # clean images are never given their class
             zero = b.mul(at.told, 0.0, out="zero")
             which = 1 if self.hidden else 0
             made, hidden, drawn = self._predicted(b, network, "clean", which, self.clean_hidden, none, x0, zero)

@@ -80,7 +80,7 @@ class MeanFlow(AverageVelocity):
         if self.guidance is not None:
             v = self._guided(b, self.guidance, network, conditions, given, dropped, x_t, t, v)
 
-        # What the network predicts and how that changes along the path, on which r stays.
+        # The prediction and its derivative along the path, with r fixed.
         h, d_times = self.span(b, t, r)
         own, own_draws = training_noise(b, network)
         tangents: dict[Role, Any] = {"state": v, "time": d_times}

@@ -82,7 +82,7 @@ class NextGranularity(Objective):
         target = self._target(b, tokens, labels, stage, stages, positions)
         flat = b.reshape(logits, shape=(rows, logits.shape[2]))
         codes = b.mean(b.cross_entropy(flat, b.reshape(target, shape=(rows,))), axes=(0,), keepdims=False, out="codes")
-        # The structure: channels from `later` on are noisy, those before are known.
+        # The structure: channels from `later` on are noisy, earlier ones are known.
         later = b.add(later, 1, out="structure_stage")
         whole = structure(b, labels, stages, b.full(later, shape=(), value=stages, dtype="i64", out="whole")) - 1.0
         unknown = b.less(b.reshape(later, shape=(B, 1, 1)) - 2, b.arange(stages), out="unknown")
@@ -117,7 +117,7 @@ class NextGranularity(Objective):
         """i64[B, L]: the code of each position's cluster at `stage`."""
         power = b.take(b.constant([2**k for k in range(stages + 1)], out="powers"), stage, axis=0, out="power")
         power = b.reshape(power, shape=(B, 1))
-        # Codes of stage k begin at 2^k - 1; a label of stage k is that of the last over 2^(K - k).
+        # Codes of stage k begin at 2^k - 1; a label of stage k is a last-stage label divided by 2^(K - k).
         of_stage = b.div(labels * power, positions, out="of_stage")
         return b.take_along(tokens, b.add(of_stage, power - 1, out="index"), axis=1, out="target")
 

@@ -49,7 +49,7 @@ class Progression(Closed):
     def weights(self, b: Builder, step: Var, scales: int) -> Var:
         """f32[K]: how much the tokens of each scale count in a step of training, i64[]."""
         joins = self.joins(scales)
-        # A scale that the next one has joined, or that was there from the start, counts whole, and so does the last.
+        # A scale counts fully if the next one has joined or it was there from the start, and so does the last.
         whole = [0] * (self.first + 1) + [*joins[self.first + 2 :], joins[-1]]
         at = b.cast(step, to="f32", out="at")
         first = b.constant(np.array(joins, np.float32), out="joins")

@@ -64,7 +64,7 @@ class NextToken(Objective):
         told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         draws = [*conditions.drawn(), *conditions.draws()]
         if count < spec.data.tokens.length:
-            # The network sees a window, cut out at random, of the tokens and of conditions that have as many.
+            # The network sees a random window of the tokens, and of conditions of the same length.
             crops = windows(spec.data.tokens.grid, spec.networks["main"].window)  # type: ignore[attr-defined]
             where = b.take(b.constant(crops, out="crops"), b.input("corner", i64(B)), axis=0, out="where")
             draws.append(Draw("corner", "integers", {"high": len(crops)}))

@@ -119,7 +119,7 @@ class PivotedDiffusion(DiffusionLoss):
         ]
         operands = conditions.operands(b, given)
         told = conditions.dropped(b, operands)
-        # The branch of guidance without a class gets the features of pivots that were drawn with it.
+        # In guidance, the branch without a class gets the features of pivots that were drawn with it.
         told_dense = conditions.dropped(b, operands, "dense_")
 
         if self.beta is None:

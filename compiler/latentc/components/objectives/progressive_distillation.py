@@ -148,7 +148,7 @@ class ProgressiveDistillation(Distillation):
         process, start = target.process, target.process.point(times[:-1])
         with np.errstate(divide="ignore"):
             snr = (start.alpha / start.sigma) ** 2
-        of_data = conversion(target.predicts, "x0", start)[1] ** 2  # squared error of the data per that of the output
+        of_data = conversion(target.predicts, "x0", start)[1] ** 2  # squared error of x0 per that of the output
         weights = {
             "none": np.ones(count),
             "snr_plus_one": of_data * (snr + 1),

@@ -36,7 +36,7 @@ class Redaction(Distillation):
     )
     instead: int | None = Field(None, ge=0, lt=2**31, description="class drawn instead; null: the null class")
     weight: float = Field(1.0, gt=0, description="weight of the error of redacted classes")
-    DISTILS: ClassVar[bool] = False  # samplers guide as they did before
+    DISTILS: ClassVar[bool] = False  # samplers guide as before
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "redaction", "classes": [1]}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -88,7 +88,7 @@ class Redaction(Distillation):
 
         def embedded(network: str, number: Any, out: str) -> Any:
             given = label.from_stored(b, number, port.type)
-            if port.type.is_float and label.nullable:  # one-hot, of which none may be something else than zeros
+            if port.type.is_float and label.nullable:  # one-hot, of which the null class may only be zeros
                 none = b.reshape(b.equal(number, count), shape=(number.shape[0], 1))
                 given = b.where(none, label.null_operands(b, "class", (given,), spec)[0], given, out=port.name)
             operands: Operands = {**told, port.name: given}
@@ -98,7 +98,7 @@ class Redaction(Distillation):
         loss = per_sample_mean(b, error * error, out="mse")
         b.output(b.op("mul", factor, loss, out="loss"), loss)
         b.finish("The weighted squared error of the embedded class, and the mean squared error, one value per sample.")
-        # Also none at all, which must stay what it is.
+        # This includes the null class, which must not change.
         draw = Draw("labels", "integers", {"high": count + label.nullable})
         (update,) = publish(mb, ("loss", "mse"), conditions.fields, (draw, *conditions.drawn()), self.trained(spec))
         return (replace(update, partial=True),)

@@ -208,7 +208,7 @@ class SensitivityBounds(Objective):
         Its gradient is that of the probability's logarithm, as long as few outcomes change sides.
         """
         log_q = b.reshape(log_ratio, shape=(B, self.latents), out="log_q")
-        if p is not None:  # outcomes under the treatment that was given are observed
+        if p is not None:  # outcomes under the given treatment are observed
             share = b.reshape(p, shape=(p.shape[0], 1))
             log_q = b.log(b.add(b.exp(log_q) * (1.0 - share), share), out="log_q")
         return b.sum(log_q * weight, axes=(1,), keepdims=False, out="aim")  # type: ignore[no-any-return]
@@ -224,7 +224,7 @@ class SensitivityBounds(Objective):
         if self.model == "rosenbaum":
             span = b.add(most(log_ratio), most(b.neg(log_ratio)), out="span")
             return b.op("sub", math.log(self.gamma), span, out="slack")  # type: ignore[no-any-return]
-        # Latents are those of the shifted distribution, so that means over the normal one weigh them by 1 / r.
+        # Latents follow the shifted distribution, so means over the normal one are weighted by 1 / r.
         weight = b.exp(b.neg(log_ratio), out="weight")
         means = []
         for log_r in (log_ratio, b.neg(log_ratio)):

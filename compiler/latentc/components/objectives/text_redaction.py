@@ -42,7 +42,7 @@ class TextRedaction(Distillation):
         "with as many tokens",
     )
     weight: float = Field(1.0, gt=0, description="weight of the error of texts with redacted words")
-    DISTILS: ClassVar[bool] = False  # samplers guide as they did before
+    DISTILS: ClassVar[bool] = False  # samplers guide as before
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "text_redaction", "words": {"blue": "grey"}}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -108,7 +108,7 @@ class TextRedaction(Distillation):
         ours = _encoded(b, student, tokens, mask, "student")
         wanted = b.stop_gradient(_encoded(b, teacher, taught, taught_mask, "wanted"))
         loss = _mean(b, ours, wanted, mask)
-        for name, condition in spec.conditions.items():  # what stands for none must stay what it is
+        for name, condition in spec.conditions.items():  # the null text must not change
             if self.network in condition.networks and condition.nullable:
                 nulls = [condition.encoded_null(b, name, spec, {self.network: net}) for net in (student, teacher)]
                 if all(nulls):
@@ -156,14 +156,14 @@ def _rewritten(
         whole = b.op("mul", whole, b.cast(b.slice(mask, axis=1, start=0, stop=starts), to="i64"), out="whole")
     found = b.less(0, b.max(whole, axes=(1,), keepdims=False, out="most"), out="found")
     first = b.reshape(b.argmax(whole, axis=1), shape=(batch, 1), out="first")
-    place = b.op("sub", b.arange(length), first, out="place")  # from the word on
+    place = b.op("sub", b.arange(length), first, out="place")  # from this word on
     shift = len(redacted) - len(instead)
     after = b.op("add", b.arange(length), shift, out="after")
     source = b.where(b.less(place, 0), b.arange(length), after, out="source")
     source = b.minimum(b.maximum(source, 0), length - 1, out="source")
     text = b.take_along(tokens, source, axis=1, out="text")
     counts = None if mask is None else b.take_along(mask, source, axis=1, out="counts")
-    if shift > 0 and counts is not None:  # the end of a shorter text counts no longer
+    if shift > 0 and counts is not None:  # a shorter text has fewer valid tokens
         counts = b.where(b.less(after, length), counts, b.constant(False), out="counts")
     for k, one in enumerate(instead):
         here = b.equal(place, k)

@@ -32,7 +32,7 @@ class Pfgmpp(Edm):
 
     def kernel(self, shape: Sequence[int]) -> Kernel:
         data, extra = math.prod(shape), self.extra_dimensions
-        # The lesser of the two shares of R^2 + r^2 is drawn, for float32 resolves it better.
+        # The smaller share of R^2 + r^2 is drawn, because float32 resolves it better.
         outer = extra < data
         share = Draw("share", "beta", {"a": (extra if outer else data) / 2, "b": (data if outer else extra) / 2})
 

@@ -135,7 +135,7 @@ class Vp(Preserving):
     def in_steps(self, count: int) -> Levels | None:
         added = np.linspace(self.beta_min, self.beta_max, count) / count
         if not added[-1] < 1:
-            return None  # too few steps for such noise rates
+            return None  # too few steps for these noise rates
         return Levels(np.sqrt(1.0 - added), added, np.sqrt(added))
 
 

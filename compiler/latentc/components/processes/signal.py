@@ -46,13 +46,13 @@ class Signal(Process):
 
     @property
     def data(self) -> float:
-        return -1.0  # is never reached
+        return -1.0  # never reached
 
     def gamma(self, m: Maths, t: Any) -> Any:
         """Power of the signal."""
         if self.schedule == "plain_cosine":
             cosine = m.cos(m.affine(t, math.pi / 2 / (1 + self.ds), math.pi / 2 * self.ns / (1 + self.ds)))
-            return m.single(cosine * cosine)  # near the data one digit of 1 - gamma is left, in samplers as in training
+            return m.single(cosine * cosine)  # near the data 1 - gamma keeps one digit, in samplers as in training
         if self.schedule == "linear":
             return m.clamp(1.0 - t, self.clip[0], 1.0, out="gamma")
         first, last = (float(self._curve(NUMPY, x)) for x in (self.start, self.end))

@@ -218,12 +218,12 @@ class _Solver:
         fits = b.less(ratio, 1.0, out="fits") if self.clips else b.less_equal(ratio, 1.0, out="fits")
         accepted = b.logical_and(fits, active, out="accepted")
         factor = b.mul(b.pow(b.maximum(ratio, 1e-10), -0.2), SAFETY, out="factor")
-        # Below the limit, or where the error is not even a number.
+        # Below the limit, or the error is nan.
         factor = b.where(b.less(ratio, (SAFETY / SHRINK) ** 5), factor, SHRINK, out="factor")
-        if self.clips:  # no longer step right after one that did not fit
+        if self.clips:  # no longer step right after a rejected one
             most = b.where(fitted[0], b.scalar(GROW, factor), 1.0)
             factor = b.minimum(factor, most, out="factor")
-        else:  # and no shorter one after one that did
+        else:  # and no shorter step after a rejected one
             least = b.where(fits, b.scalar(1.0, factor), SHRINK)
             factor = b.minimum(b.maximum(factor, least), GROW, out="factor")
             share = b.div(remaining, size, out="share")

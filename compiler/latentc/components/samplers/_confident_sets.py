@@ -42,7 +42,7 @@ def drawn_set(
     others = b.op("sub", 1.0, b.cast(mine, to="f32"), out="others")
     counted = b.cast(b.less(nth, made[-1]), to="f32", out="counted")
     x = b.add(b.mul(position, 0), request.mask, out="x")
-    # In this order: OpenVINO drops a slice of other axes before it gathers.
+    # In this order, because OpenVINO drops a slice along other axes before it gathers.
     logits = request.drawable(b, rows(b, first, position, "local"))
     before: Any = 0
     for k, after in enumerate(made):

@@ -192,7 +192,7 @@ class MaskedSampler(Sampler):
         length, mask = int(port.type.shape[1]), int(port.null)  # type: ignore[arg-type]
         assert spec.data.tokens is not None
         count = spec.data.tokens.length
-        digits = length // count  # of a token, each masked and drawn by itself
+        digits = length // count  # of a token, each masked and drawn separately
         values = network.methods["forward"].output("logits").values
         b = mb.function(entry)
         inputs = conditions.inputs(b)
@@ -229,7 +229,7 @@ class MaskedSampler(Sampler):
 
         rows: dict[str, Var] = {"u": random("u", RandomSource("uniform", "token", self.steps), length)}
         like = given or next(iter(told.values()), None)
-        if like is None:  # a program without conditions: the batch is that of the noise
+        if like is None:  # a program without conditions takes its batch from the noise
             like = b.reshape(b.slice(rows["u"], axis=0, start=0, stop=1), shape=(B, length), out="u_0")
         start = b.full(like, shape=(length,), value=mask, dtype="i64", out="tokens")
         start = start if given is None else b.where(kept[0], given, start, out="tokens")
@@ -280,7 +280,7 @@ class MaskedSampler(Sampler):
                 tables=columns_,
                 names=names,
             )
-        if values is None:  # the mask is a token that may be drawn, and no sample has it
+        if values is None:  # the mask is a valid token, which no sample contains
             tokens = b.minimum(tokens, mask - 1, out="tokens")
         b.output(joined_digits(b, tokens, mask, digits))
         what = f"Draws {count} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
@@ -348,7 +348,7 @@ def fraction_of(schedule: MaskSchedule | Sequence[float], progress: np.ndarray, 
     with np.errstate(divide="ignore"):
         bits = np.log2(progress.dtype.type(max(length, 2)))
         fraction = -np.log2(progress) / bits if schedule == "log" else 1 - np.exp2(-bits * (1 - progress))
-    return np.clip(fraction, progress.dtype.type(1e-6), progress.dtype.type(1))  # as MaskGIT's code
+    return np.clip(fraction, progress.dtype.type(1e-6), progress.dtype.type(1))  # as in MaskGIT's code
 
 
 def known_counts(
@@ -375,6 +375,6 @@ def known_counts(
         return np.minimum(np.append(np.cumsum(drawn[:-1]), length), length)
     known = 0
     for i, count in enumerate(counts):
-        # At least one token is left for each later evaluation, until the last draws all.
+        # At least one token remains for each later evaluation, until the last draws all.
         known = counts[i] = length if i == len(counts) - 1 else min(max(known + 1, count), length - 1)
     return counts

@@ -33,7 +33,7 @@ def bounded(b: Builder, x: Var, bound: Bound, out: str) -> Var:
     batch, channels, *space = x.shape
     groups, own = ((batch, channels), channels) if bound.per_channel else ((batch,), 1)
     count = math.prod(int(size) for size in (*space, *(() if bound.per_channel else (channels,))))
-    place = bound.quantile * (count - 1)  # among the magnitudes in ascending order, of which the largest are sorted
+    place = bound.quantile * (count - 1)  # fractional rank in ascending order
     below = min(math.floor(place), count - 1)
     largest, _ = b.top_k(b.reshape(b.abs(x), shape=(*groups, count)), k=count - below, out="largest order")
 

@@ -81,7 +81,7 @@ class TokenSets:
             null = self.conditions.null(b, told)
             z, null_z = both_branches(b, self.main, self.method, told, null, state=tokens, mask=hidden, out="z")
         made = self._drawn(b, at, self.table, z, null_z, chosen, places, scale)
-        # A token of the set is at its rank's place in it.
+        # The rank of a token of the set is its place in it.
         place = b.op("sub", at["ranks"], after, out="place")
         mine = b.logical_and(waiting, b.less_equal(after, at["ranks"]), out="mine")
         index = b.clamp(place, low=0, high=count - 1, out="index")
@@ -102,7 +102,7 @@ class TokenSets:
         most = int(recall.input("state").type.shape[1])  # type: ignore[arg-type]
         waiting = b.less(at["ranks"], before, out="waiting")
         mine = b.logical_and(waiting, b.less_equal(after[-1], at["ranks"]), out="mine")
-        # Tokens of the set first, each kind in order of position; others fill up what is recalled.
+        # Tokens of the set first, each kind in order of position; others pad it to the recalled size.
         outside = b.op("sub", 1, b.cast(mine, to="i64"), out="outside")
         order = b.argsort(b.add(b.arange(length), b.op("mul", outside, length), out="key"), out="by_set")
         position = b.slice(order, axis=1, start=0, stop=most, out="position")

@@ -95,12 +95,12 @@ def _first_of_data(grid: Grid, predicts: Prediction, order: int, columns: dict[s
         return
     u, v = 1.0 / grid.sigma[1], np.array([-grid.alpha[1] / grid.sigma[1]])
     for step in range(1, min(order, grid.steps)):
-        weight = columns[f"h{step}"][step]  # of the first noise, the oldest estimate yet
+        weight = columns[f"h{step}"][step]  # of the first noise, the oldest estimate so far
         columns[f"h{step}"][step] = 0.0
         columns["x"][step] += weight * u
         for age, part in enumerate(v, 1):
             columns[f"h{age}"][step] += weight * part
-        # The state before, from the one that this step makes.
+        # The previous state, from the one that this step produces.
         x = columns["x"][step]
         past = np.array([columns["d"][step], *(columns[f"h{age}"][step] for age in range(1, step + 1))])
         u, v = u / x, np.array([0.0, *v]) - u / x * past

@@ -111,7 +111,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         token = self.pick(b, logits, first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
-        # Guidance of the first tokens; after those the unconditional half of the caches is let go.
+        # Guidance applies to the first tokens; after those, the unconditional half of the caches is dropped.
         guided = self.guided_tokens(length)
         for start, stop in ((1, guided), (guided, length)):
             if start >= stop:

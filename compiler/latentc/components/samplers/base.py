@@ -41,11 +41,11 @@ class ArraySampler(GuidedSampler):
     REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"timesteps": ("spacing",)}
     SPACING: ClassVar[str] = "even"
     BEYOND: ClassVar[bool] = False
-    # fields that ask for programs besides `sample`
+    # fields that add programs besides `sample`
     PROGRAMS: ClassVar[tuple[str, ...]] = (PROGRAM,)
-    # whether it jumps to the ends of trajectories, which networks must have been taught
+    # true if it jumps to the ends of trajectories, for which networks must be trained
     JUMPS: ClassVar[bool] = False
-    # whether its solution in many steps stands for the exact one; true of one kind
+    # true if its solution in many steps counts as exact; true for one kind
     REFERENCE: ClassVar[bool] = False
 
     steps: int = Field(50, gt=0, le=100_000, description="number of updates of the state")
@@ -81,7 +81,7 @@ class ArraySampler(GuidedSampler):
             return
         if "steps" in self.model_fields_set:
             raise ValueError(f"`spacing` has {count} steps, not {self.steps}: leave `steps` out")
-        self.__dict__["steps"] = count  # the one place that changes a frozen model
+        self.__dict__["steps"] = count  # the only place that changes a frozen model
 
     @abstractmethod
     def table(self, target: Parameterization) -> Table:
@@ -179,7 +179,7 @@ class ArraySampler(GuidedSampler):
             yield Problem(("kind",), message, f"objectives that do: {', '.join(kinds)}")
             return
         if isinstance(spec.objective, Part) and any(True for _ in spec.objective.problems(spec)):
-            return  # the objective says what is wrong
+            return  # the objective reports what is wrong
         for name, others in self.REPLACES.items():
             for other in others:
                 if self.changed(name) and self.changed(other):
@@ -366,7 +366,7 @@ class Ancestral(ArraySampler):
         return sampler if sampler is self else sampler.model_copy(update={"respacing": None})
 
     def interval(self, target: Parameterization) -> Interval:
-        # A path's data end is reached by a step of its own: its last evaluation is before it.
+        # The data end of a path is reached by a step of its own: the last evaluation comes before it.
         process = target.process
         if process.data != process.last:
             return super().interval(target)

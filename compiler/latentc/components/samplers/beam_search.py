@@ -106,7 +106,7 @@ class BeamSearch(Sampler):
         logits, *caches = call(b, network, "prefill", told, out=" ".join(names.get(role, "logits") for role in roles))
         score = b.reshape(caches.pop(), shape=(B, 1), out="score") if "output" in roles else None
         caches = [repeated(b, cache, self.beams, "cache") for cache in caches]
-        # `end` fills what is behind a text, so a beginning followed by it is that text.
+        # `end` pads a text, so a beginning followed by it is that text.
         blank = b.full(logits, shape=(length,), value=end, dtype="i64", factor=self.beams, out="blank")
         nothing = b.full(logits, shape=(), value=0.0, dtype="f32", out="done")
         best = b.add(nothing, NEVER, out="best")
@@ -123,7 +123,7 @@ class BeamSearch(Sampler):
             body = partial(self._step, network, tuple(shown), end)
             invariants = [repeated(b, told[name], self.beams) for name in shown]
             carried = [found.over(b, self.beams), token, written, score, *found.parts, *caches]
-            # Behind the last text that is found nothing changes any more.
+            # After the last text is found, nothing changes any more.
             until = 0 if self.stops else None
             outs = b.loop(
                 f"{entry}.decode", length - 1, body, invariants=invariants, carried=carried, tables=tables, until=until
@@ -210,7 +210,7 @@ class BeamSearch(Sampler):
         log_p = b.log_softmax(logits, axis=1, out="log_p")
         log_p = b.where(b.greater(barred, 0.5, out="barred"), b.scalar(NEVER, log_p), log_p, out="log_p")
         again = 0 if written is None or not self.no_repeat else max(int(written.shape[1]) - self.no_repeat + 1, 0)
-        # As many more as may be ruled out as repetitions.
+        # As many more as repetitions may rule out.
         values, ids = b.top_k(log_p, k=min(2 * self.beams + again, size), out="values ids")
         if again and written is not None:
             values = b.where(self._repeats(b, ids, written, position), b.scalar(NEVER, values), values, out="values")

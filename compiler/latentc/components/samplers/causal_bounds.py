@@ -53,7 +53,7 @@ class CausalBounds(Sampler):
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         networks = {
             need.network: networks[need.network] for need in self.needs(spec)
-        }  # not what training alone is told
+        }  # not conditions that only training uses
         built = self.build(mb, networks, spec)
         return (built, self._effect(mb, networks, spec)) if "propensity" in networks else (built,)
 

@@ -23,7 +23,7 @@ from latentc_runtime.sources import RandomSource
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-_KNOWN = 1e30  # the confidence of a token that is known already
+_KNOWN = 1e30  # confidence of known tokens
 
 
 class ConfidentReuse(Reuse):
@@ -199,7 +199,7 @@ class Confidence(ListedSampler):
             return {}
         real = np.float64 if self.double else np.float32
         fractions = fraction_of(self.schedule, self.progress_of_steps().astype(real), length)
-        fractions[-1] = 0.0  # the last step draws all that is left
+        fractions[-1] = 0.0  # the last step draws all remaining tokens
         return {"fraction": fractions.astype(np.float32)}
 
     def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
@@ -224,7 +224,7 @@ class Confidence(ListedSampler):
         free = b.sum(b.cast(open_, to="f32"), axes=(1,), keepdims=True, out="free")
         left = b.sum(b.cast(hidden, to="f32"), axes=(1,), keepdims=True, out="left")
         stay = b.minimum(b.floor(free * step.row["fraction"]), left - 1.0, out="stay")
-        # At least one is left for each later step, until the last draws all.
+        # At least one remains for each later step, until the last draws all.
         least = b.cast(b.greater(step.row["fraction"], 0.0), to="f32", out="least")
         stay = b.maximum(stay, least, out="stay")
         return b.cast(b.op("sub", float(length), stay), to="i64", out="count")  # type: ignore[no-any-return]

@@ -78,13 +78,13 @@ def ddpm(
     noisy = np.ones(grid.steps)
     noisy[-1] = float(final_noise)
     if variance == "learned_range":
-        del columns["d_guide"]  # in the body: the gradient times the step's variance is added to the mean
-        # The last posterior variance is 0: its logarithm is that of the step before (improved DDPM); no noise
-        # is added there, so a single-step chain may take anything finite.
+        del columns["d_guide"]  # applied in the body: the gradient times the step's variance is added to the mean
+        # The last posterior variance is 0, so its logarithm is taken from the step before (improved DDPM); no noise is
+        # added there, so a single-step chain may use any finite value.
         floor = step.variance[-2] if grid.steps > 1 else step.added[-1]
         columns["noise"] = noisy
         low, high = np.log(np.append(step.variance[:-1], floor)), np.log(step.added)
-        columns["log_center"] = (high + low) / 4  # halves of the log variance: of the log deviation
+        columns["log_center"] = (high + low) / 4  # halves of the log variance, which are log standard deviations
         columns["log_span"] = (high - low) / 4
         return Table("ddpm", LEARNED_VARIANCE, columns, clip=clip, prior=grid.prior)
     spread = step.variance if variance == "fixed_small" else step.added

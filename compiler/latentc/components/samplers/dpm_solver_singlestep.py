@@ -118,7 +118,7 @@ def _step(grid: Grid, predict_x0: bool) -> Iterator[tuple[float, list[float]]]:
             weights[other] += slope
         return float(keep[i] / keep[0]), weights
 
-    known, past = 1.0, np.zeros(0)  # the present state is known * first + past · estimates
+    known, past = 1.0, np.zeros(0)  # the current state is known * first + past · estimates
     for i in range(1, order + 1):
         x, weights = stage(i)
         carried = x / known

@@ -19,7 +19,7 @@ class Euler(ode.Integrator):
 
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
-        # over the noise level it is DDIM
+        # over the noise level, Euler steps are DDIM steps
         return spaced(process) if process.ODE == "time" else []
 
     def table(self, target: Parameterization) -> Table:

@@ -210,7 +210,7 @@ class _Stage:
             if self.velocity:
                 second = refined(second, first, "e")
             new = weighted_sum(inner, "x", (1.0, x), (self.h / 2, first[0]), (self.h / 2, second[0]))
-            # A refiner is told the velocity at the start of its own step, as the authors' is.
+            # A refiner gets the velocity at the start of its own step, as in the authors' code.
             return (new, *(first if self.velocity else second)), ()
 
         tables = [b.constant(column, out=name) for name, column in columns.items()]

@@ -117,7 +117,7 @@ def data_part(point: Point, predicts: Prediction) -> tuple[Array, Array]:
     u, w = (np.broadcast_to(np.asarray(v, np.float64), alpha.shape) for v in functional(predicts, point))
     determinant = alpha * w - sigma * u
     with np.errstate(divide="ignore", invalid="ignore"):
-        # A prediction of the noise says nothing about x0 where alpha is 0, but alpha * x0 is 0 there all the same.
+        # If alpha is 0, a prediction of the noise does not determine x0, but alpha * x0 is 0 all the same.
         share = np.where(determinant == 0.0, 1.0 / w, alpha / determinant)
         share_of_noise = np.where(sigma == 0.0, 0.0, sigma * share)
         return np.nan_to_num(share * w, nan=1.0), np.nan_to_num(-share_of_noise)

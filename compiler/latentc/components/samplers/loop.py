@@ -114,7 +114,7 @@ def loop(
         return (*new, *remembered), ()
 
     tables = [*columns, *([] if noise is None else [noise]), *drawn, *kick.values()]
-    # One body has one text, wherever its state comes from: then the host drives one engine.
+    # One body has one text, wherever its state comes from, so the host drives a single engine.
     names = ["x", *["last"] * table.body.corrects, *["h"] * table.history, *["memory"] * len(memory)]
     names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None)]
     names += [*["known_noise"] * len(drawn), *kick]

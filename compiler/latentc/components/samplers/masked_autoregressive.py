@@ -144,7 +144,7 @@ class MaskedAutoregressive(Sampler):
         free = None
         if given is not None and keep is not None:
             kept = b.greater(keep, 0.5, out="kept")
-            # Tokens that stay come last in the order, and are never hidden.
+            # Tokens that stay come last in the order, so they are never hidden.
             key = b.add(b.cast(kept, to="i64") * length, ranks, out="key")
             order = b.argsort(key, out="order")
             ranks = b.argsort(order, out="ranks")
@@ -207,7 +207,7 @@ class MaskedAutoregressive(Sampler):
         out. `most`: tokens of a set that reuses.
         """
         left = self.hidden_counts(length)
-        # Published code counts one token as hidden after the last step too; that with reuse does not.
+        # Published code counts one token as hidden even after the last step; the code with reuse does not.
         last = 1 if self.reuse is None else 0
         known = [(length - max(after, last)) / length for after in left[1:]]
         weights = self.guidance.weights(known) if self.guidance else np.ones(self.steps)

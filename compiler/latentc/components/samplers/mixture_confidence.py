@@ -110,7 +110,7 @@ class MixtureConfidence(MixtureSampler):
             found = b.reshape(found, shape=(B, length), out="found")
             made = b.reshape(made, shape=(B, length, channels), out="made")
             open_ = b.greater(hidden, 0.5, out="open")
-            # The least likely of those that are hidden stay hidden; what is known never is again.
+            # The least likely hidden tokens stay hidden; known tokens are never hidden again.
             score = b.add(found, b.mul(at["gumbel"], at["noise"]), out="score")
             score = b.where(open_, score, b.scalar(1e30, score), out="score")
             stays = b.less(rank(b, score), at["left"], out="stays")

@@ -141,7 +141,7 @@ class NextGranularitySampler(Sampler):
         """i64[B, 2^k]: the codes of the clusters of stage k."""
         positions, count = 2**stages, 2**k
         at = b.full(u, shape=(), value=k, dtype="i64", out="stage")
-        # Labels of the last stage whose bits are those of this one.
+        # Labels of the last stage that share the bits of this one.
         shown = structure(b, b.op("mul", labels, 2 ** (stages - k)), stages, at)
         operands: dict[str, Any] = {"state": canvas, "position": [shown, at]}
         if scale is None or self.guidance is None:
@@ -217,7 +217,7 @@ class NextGranularitySampler(Sampler):
         parents = b.reshape(labels, shape=(B, positions, 1), out="parents")
         same = b.cast(b.equal(parents, b.transpose(parents, perm=(0, 2, 1))), to="f32", out="same")
         share = b.clamp(value, low=-1.0, high=1.0, out="share") + 1.0
-        # A cluster of which the flow splits off nothing is split by the noise alone.
+        # A cluster from which the flow splits off nothing is split by the noise alone.
         share = b.reshape(share / b.maximum(b.matmul(same, share), EPS), shape=(B, positions), out="share")
         score = b.add(b.log(share + EPS), noise, out="score")
         return halves(b, labels, score, 2 ** (k - 1))

@@ -139,7 +139,7 @@ class Pivoted(Sampler):
             sources["pivot_noise"] = RandomSource("normal", "pivot_step")
         dense_order = b.input("order", i64(B, length))
         sources["order"] = RandomSource("permutation", "order")
-        # Samples first, as pivots have it: the host draws all of it at once, and a step is one call.
+        # Samples first, as for pivots: the host draws all of it at once, and a step is one call.
         starts = b.input("x", f32(B, self.steps, *tokens_type.shape[1:]))
         drawn = [b.transpose(starts, perm=(1, 0, 2, 3), out="starts")]
         sources["x"] = RandomSource("normal", "x")
@@ -206,7 +206,7 @@ class Pivoted(Sampler):
             found, used, guides = {}, {}, []
             if scales:
                 null = conditions.null(b, operands)
-                # The masks and features are those of both branches.
+                # The masks and features belong to both branches.
                 cond, other = both_branches(b, main, "forward", operands, null, **given)
                 found["null_z"] = b.slice(other, axis=1, start=count, stop=count + length, out="null_z")
                 used["scale"] = scale_at(b, scales[0], row["weight"])

@@ -92,7 +92,7 @@ class PredictorCorrector(ArraySampler):
         return continuous_interval(replace(target, process=_sde(target.process)), self.kind)
 
     def end(self, target: Parameterization) -> float:
-        self.interval(target)  # says whether there are steps
+        self.interval(target)  # tells whether there are discrete steps
         return target.process.data
 
     def table(self, target: Parameterization) -> Table:
@@ -163,7 +163,7 @@ class PredictorCorrector(ArraySampler):
     def _imposed(self, target: Parameterization, substeps: int) -> Imposed:
         """What is known is replaced after the correctors of a time and after its predictor, at that time."""
         times, point = self._times(target), _sde(target.process).point
-        if substeps == 1:  # what would be replaced after no corrector is replaced before the predictor
+        if substeps == 1:  # without correctors, replaced before the predictor instead
             return Imposed(point(np.append(times[1:], times[-1])), np.ones(len(times)), point(times[:1]), self.denoise)
         after = np.tile(np.arange(substeps) >= substeps - 2, len(times)).astype(np.float64)
         return Imposed(point(np.repeat(times, substeps)), after, None, self.denoise)
@@ -196,7 +196,7 @@ def _body(batch: bool) -> Body:
         (x,), row = step.state, step.row
         score, z = step.estimate(b, x, step.evaluate(x, 0)), step.z
         assert z is not None
-        if isinstance(row["size"], float) and row["size"] == 0.0:  # predictors alone
+        if isinstance(row["size"], float) and row["size"] == 0.0:  # predictors only
             return (weighted_sum(b, "x", (row["keep"], x), (row["score"], score), (row["noise"], z)),)
         ratio = b.div(_norm(b, z, batch), b.maximum(_norm(b, score, batch), TINY), out="ratio")
         size = b.mul(row["size"], ratio * ratio, out="size")

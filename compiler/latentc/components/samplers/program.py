@@ -98,7 +98,7 @@ def denoise(
     solver. For the others see `sample_program`.
     """
     total, taken = stochastic_rows(table), 0
-    rest = dict(kicks or {})  # what evaluations draw and no step has taken yet
+    rest = dict(kicks or {})  # drawn for evaluations, but not yet used by a step
     at = partial(_evaluation_at, network, guides, early, annealing)
     if table.prior != 1.0:
         x = b.mul(x, table.prior, out="x")

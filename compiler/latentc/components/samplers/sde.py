@@ -137,7 +137,7 @@ def stochastic(
     ValueError: a form or conversion infinite at one of the times.
     """
     process, times = grid.process, grid.times
-    used = grid.steps + (1 if heun else 0)  # an Euler-Maruyama step never looks at its end
+    used = grid.steps + (1 if heun else 0)  # an Euler-Maruyama step never uses its end point
     w = diffusion_coefficient(process, times[:used], form, norm)
     if not np.all(np.isfinite(w)):
         raise ValueError(f"diffusion form {form!r} is infinite at t = {times[0]:g} of {process.kind}: start later")

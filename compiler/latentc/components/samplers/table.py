@@ -177,7 +177,7 @@ class Table:
     def guided(self, weights: Callable[[Sequence[float]], Array]) -> bool:
         """Whether guidance of the score by these weights of the progress changes an estimate of it or a tail."""
         own = [
-            np.any(weights(list(self.columns[at])) * self.columns.get(guide, 1.0))  # without a column the body adds it
+            np.any(weights(list(self.columns[at])) * self.columns.get(guide, 1.0))  # without a column, the body adds it
             for at, guide in zip(NOT_COEFFICIENTS[: self.evaluations], GUIDES, strict=False)
         ]
         return any(own) or (self.tail is not None and self.tail.guided(weights))

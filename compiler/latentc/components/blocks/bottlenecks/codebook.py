@@ -181,7 +181,7 @@ class Codebook(SelectedRows):
         penalty = b.mean(penalty, axes=(1, 2, 3), keepdims=False, out="penalty")
         if self.entropy:
             penalty = b.add(penalty, self._entropies(b, rows, table, h) * entropy, out="penalty")
-        straight = rows + b.stop_gradient(chosen - rows)  # the gradient passes the choice as if it were none
+        straight = rows + b.stop_gradient(chosen - rows)  # straight-through: the gradient ignores the choice of code
         return self._grid(b, straight, h), penalty
 
     def _entropies(self, b: Builder, rows: Var, table: Var, h: Var) -> Var:

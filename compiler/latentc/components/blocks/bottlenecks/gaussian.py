@@ -68,7 +68,7 @@ class Gaussian(Bottleneck):
         latent = static["latent"]
         mean, log_variance = b.split(h, axis=1, sizes=(latent, latent), out="mean log_variance")
         log_variance = b.clamp(log_variance, low=LOW, high=HIGH, out="log_variance")
-        if self.added_noise:  # the sum of both is normal again
+        if self.added_noise:  # the sum of two normals is normal again
             std = b.sqrt(b.exp(log_variance) + self.added_noise**2, out="std")
         else:
             std = b.exp(log_variance * 0.5, out="std")

@@ -120,7 +120,7 @@ class GumbelCodebook(SelectedRows):
         soft = b.softmax(b.mul(perturbed, sharpness), axis=2, out="soft")
         if self.straight_through:
             chosen = b.embedding(table, b.argmax(perturbed, axis=2), out="chosen")
-            # The gradient reaches the logits as if the softmax were decoded.
+            # Straight-through: the gradient reaches the logits as if the softmax itself were decoded.
             mean = b.matmul(soft, b.stop_gradient(table), out="mean")
             chosen = b.add(chosen, mean - b.stop_gradient(mean), out="chosen")
         else:

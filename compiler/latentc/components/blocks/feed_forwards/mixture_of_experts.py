@@ -72,7 +72,7 @@ def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
         gates = b.sum(b.where(picked, b.reshape(best, shape=column), 0.0), axes=(2,), keepdims=False, out="gates")
         y = _experts.routed(b, x, gates, config.activation, hidden, init, per_token, config.expert_std)
         if config.balance:
-            # The fraction of choices that falls on an expert, times its mean score (Fedus et al. 2021, equation 4).
+            # Fraction of the choices that each expert gets, times its mean score (Fedus et al. 2021, equation 4).
             fraction = b.mean(b.cast(picked, to="f32"), axes=(0, 1, 2), keepdims=False, out="fraction")
             unevenness = b.sum(fraction * b.mean(scores, axes=(0, 1), keepdims=False), axes=(0,), keepdims=False)
             y = b.auxiliary_loss(y, b.op("mul", unevenness * experts, config.balance, out="balance"), out="y")

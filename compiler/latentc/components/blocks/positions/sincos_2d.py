@@ -30,8 +30,8 @@ class Sincos2d(Positions):
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         table = f32(1, x.shape[1], dim)
-        # First, as a sum is laid out like its first operand: patches come transposed from the convolution, and all
-        # that follows is faster on contiguous rows.
+        # First operand, because a sum has its memory layout: patches come transposed from the convolution, and
+        # everything after is faster on contiguous rows.
         kind = "state" if self.stored else "buffer"
         positions = b.param("pos_embed", table, "sincos_2d", kind, width=dim, grid=grid)
         return positions + x

@@ -48,7 +48,7 @@ def _decay(b: Builder, name: str, learned: Learned, distance: Var, heads: int) -
     """-a d^p, f32[1, H, T_q, T]."""
     if learned != "scale":
         p = b.clamp(positive(b, f"{name}_p", heads, 2.0), low=LEAST, high=2.0, out="p")
-        # 0^p is 0 for every p here; log(0) would spoil the derivative by p.
+        # 0^p is 0 for every p here; log(0) would spoil the derivative with respect to p.
         distance = b.where(b.equal(distance, 0.0), 0.0, b.pow(b.maximum(distance, 1.0), p), out="distance")
     if learned != "power":
         distance = b.maximum(positive(b, f"{name}_a", heads, 1.0), LEAST) * distance

@@ -57,7 +57,7 @@ class Likeness(GuidingScore):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         condition = spec.conditions.get(self.reference)
         if condition is None:
-            return  # said where the score stands
+            return  # the owner of the score reports it
         shapes = [tuple(port.type.shape[1:]) for port in condition.ports(self.reference, spec)]
         if self.match == "meaning":
             yield from self._problems_of_features(shapes, spec)
@@ -128,7 +128,7 @@ def _styles(b: Builder, seen: Sequence[Var], wanted: Sequence[Var]) -> Var:
     terms = []
     for x, y in zip(seen, wanted, strict=True):
         difference = b.op("sub", _products(b, x), _products(b, y), out="difference")
-        # Of products that are means over channels, too.
+        # Of products that are also means over channels.
         terms.append((-1e10 / len(seen) / int(x.shape[1]) ** 2, per_sample_mean(b, b.mul(difference, difference))))
     return weighted_sum(b, "likeness", *terms)
 

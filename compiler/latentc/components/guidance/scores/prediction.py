@@ -49,7 +49,7 @@ class Prediction(GuidingScore):
         condition, network = spec.conditions.get(self.reference), spec.networks.get(self.network)
         seen = network.map_seen(spec) if isinstance(network, Backbone) else None
         if condition is None or seen is None:
-            return  # said where the score stands, and where networks are matched with needs
+            return  # reported by the owner of the score, and where networks are matched with needs
         ports = condition.ports(self.reference, spec)
         if not ports or ports[0].type.dtype != "f32" or tuple(ports[0].type.shape[1:]) != seen:
             message = (

@@ -58,7 +58,7 @@ class Contrast(DenoisingTerm):
         one = b.fill_like(u, 1.0)
         place = b.op("sub", b.cumsum(one, axis=0), 1.0, out="place")
         others = b.op("sub", b.sum(one, axes=(0,), keepdims=True), 1.0, out="others")
-        # One of the others: those from the sample's own place on are counted one further.
+        # One of the other samples: indices from the sample's own on are shifted by one.
         drawn = b.floor(u * others, out="drawn")
         index = b.cast(b.where(b.less(drawn, place), drawn, drawn + 1.0), to="i64", out="index")
         error = b.op(

@@ -12,7 +12,7 @@ from latentc.components.objectives.terms._term import Round, Term, mean
 from latentc.ir.builder import Var, f32
 from latentc.ir.types import B
 
-TINY = 1e-12  # under the square root, whose slope at 0 is infinite
+TINY = 1e-12  # under the square root, whose derivative at 0 is infinite
 
 
 class GradientPenalty(Term):

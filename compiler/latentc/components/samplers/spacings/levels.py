@@ -40,7 +40,7 @@ class OfLevels(Spacing):
             )
         closing = interval.closing
         if closing is None and process.data == process.last:
-            closing = interval.stop  # a path's last step ends where its level is 0 or nearly so
+            closing = interval.stop  # the last step of a path ends at level 0 or nearly so
         if closing is None and process.WHOLE:
             times, closing = process.time_of_level(self.chosen(low, high, steps)), process.last
         else:
@@ -61,7 +61,7 @@ class Karras(OfLevels):
         top, bottom = high ** (1 / self.rho), low ** (1 / self.rho)
         levels = (top + ramp * (bottom - top)) ** self.rho
         if count > 1:
-            levels[0], levels[-1] = high, low  # exactly: the powers round
+            levels[0], levels[-1] = high, low  # exactly, because the powers are rounded
         return levels
 
 

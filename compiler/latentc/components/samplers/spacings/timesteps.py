@@ -121,7 +121,7 @@ def respaced(total: int, counts: str) -> Timesteps:
         if count > length:
             raise ValueError(f"{count} steps do not fit in a section of {length} timesteps ({counts!r} of {total})")
         stride = 1.0 if count <= 1 else (length - 1) / (count - 1)
-        # Python's round (half to even) and the running sum are improved DDPM's own, kept to the last bit.
+        # Python's round (half to even) and the running sum reproduce improved DDPM exactly.
         position = 0.0
         for _ in range(count):
             chosen.append(start + round(position))
