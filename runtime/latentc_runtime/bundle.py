@@ -14,7 +14,7 @@ from latentc_runtime.manifest import FileEntry, Manifest, Reference
 from latentc_runtime.manifest_json import AGAIN, bytes_from_manifest, manifest_from_bytes
 
 MANIFEST = "manifest.json"
-LARGEST_MANIFEST = 1 << 28  # bytes; a larger file is no manifest
+LARGEST_MANIFEST = 1 << 28  # bytes; a larger file is not a manifest
 
 _NO_LINKS = "copy the bundle with its files in place of links (cp -rL)"
 

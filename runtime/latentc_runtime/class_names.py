@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from latentc_runtime.sources import RequestError
 
-LONGEST = 256  # characters of one name
+LONGEST = 256  # longest name in characters
 _ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|(?!")([^,]*))(,|$)')
 
 

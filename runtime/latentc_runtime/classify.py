@@ -22,8 +22,8 @@ from latentc_runtime.sources import Condition, RequestError
 
 # Programs that classify, with the sign that makes their first output an error.
 PROGRAMS = {"classify": 1.0, "log_likelihood": -1.0}
-GRID = "grid"  # the condition that says at which of several grids of noise levels a run makes its predictions
-CHUNK = 4096  # pairs of a sample and a class whose arrays are held at once
+GRID = "grid"  # the condition that selects the grid of noise levels for a run's predictions
+CHUNK = 4096  # largest number of pairs of a sample and a class held in memory at once
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def parse(text: bytes) -> Any:
         raise CodecError("it is nested too deeply") from None
     except CodecError:
         raise
-    except ValueError as error:  # malformed JSON, text that is not UTF-8, a number of thousands of digits
+    except ValueError as error:  # malformed JSON, text that is not UTF-8, or a number of thousands of digits
         raise CodecError(str(error)) from None
 
 
@@ -84,7 +84,7 @@ def _decode(kind: Any, value: object, place: str) -> Any:
             raise _wrong(place, "an object", value)
         return {key: _decode(arguments[1], entry, _join(place, key)) for key, entry in value.items()}
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # a whole number of more than 308 digits
+        with contextlib.suppress(OverflowError):  # an integer of more than 308 digits
             if math.isfinite(number := float(value)):
                 return number
         raise _wrong(place, "a finite number", value)
@@ -108,7 +108,7 @@ def _decode_dataclass(kind: Any, value: object, place: str) -> Any:
     decoded = {key: _decode(hints[key], entry, _join(place, key)) for key, entry in value.items()}
     try:
         return kind(**decoded)
-    except ValueError as error:  # of values that do not fit together
+    except ValueError as error:  # of values that contradict each other
         raise CodecError(f"{place}: {error}") from None
 
 

@@ -203,7 +203,7 @@ def _from_noise(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda seeds, stream, shape, index: function(seeds, stream, shape, index)
 
 
-_OPEN = "torch.rand({shape}, generator=generator).clamp(min=2**-25)"  # torch.rand may give 0
+_OPEN = "torch.rand({shape}, generator=generator).clamp(min=2**-25)"  # torch.rand can return 0
 _NORMAL = "torch.randn({shape}, generator=generator)"
 _NON_NEGATIVE = lambda parameters: (0.0, math.inf)  # noqa: E731
 _UNIT = lambda parameters: (0.0, 1.0)  # noqa: E731

@@ -81,7 +81,7 @@ class HashCache:
             return hash_file(path)
         if key in self.known:
             return FileEntry(self.known[key], status.st_size)
-        # Checked before the file is read, because it may be written meanwhile.
+        # Checked before the file is read, because it may be written in the meantime.
         sure = settled(status)
         entry = hash_file(path)
         if sure and entry.size == status.st_size:

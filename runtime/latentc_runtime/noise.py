@@ -70,7 +70,7 @@ def words(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Sequence
 
 def seed_words(seeds: Seeds) -> Words:
     """Seeds as u64[B]; ValueError unless all are integers in [0, 2^64)."""
-    # One by one, because numpy turns a mix with integers from 2^63 on into floats.
+    # One by one, because numpy converts a mix with integers from 2^63 on to floats.
     values: list[object] = list(seeds.tolist() if isinstance(seeds, np.ndarray) else seeds)
     words = np.zeros(len(values), np.uint64)
     for row, value in enumerate(values):
@@ -165,7 +165,7 @@ def _normals_from_words(words: Block, out: Floats) -> None:
             target[...] = wave[:, : target.shape[1]]
 
 
-# Cosine and sine of the middles of 1024 equal parts of the circle.
+# Cosine and sine at the centres of 1024 equal parts of the circle.
 _MIDDLES = 2.0 * math.pi * (np.arange(1024) + 0.5) / 1024
 _COS, _SIN = np.cos(_MIDDLES), np.sin(_MIDDLES)
 

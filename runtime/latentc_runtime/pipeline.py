@@ -95,9 +95,9 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, backend: Backend, indexes: Mapping[str, Index] | None = None) -> None:
         self.bundle = bundle
-        self.manifest = located(bundle)  # the bundle's, with tokenizers by their paths
+        self.manifest = located(bundle)  # the bundle's, with paths of tokenizers
         self.backend = backend
-        # Where neighbours are searched, by the condition they are for.
+        # Index of neighbours for each condition that uses one.
         self.indexes = {name: self._encoding(name, index) for name, index in (indexes or {}).items()}
         self._engines: dict[str, Engine] = {}
         # Reentrant, because `progress` may sample as well.
@@ -279,7 +279,7 @@ class Pipeline:
     ) -> dict[str, Array]:
         program = request.entry.program
         for file in _files(program):
-            self._engine(file)  # before values are created: opening one may decide the device of "auto"
+            self._engine(file)  # before values are created, because opening one may determine the device of "auto"
         variables = {name: self.backend.value(array) for name, array in request.variables().items()}
 
         def seen(so_far: Callable[[], Variables]) -> None:

@@ -101,7 +101,7 @@ def _run(
                 tick()
             if s.until is not None and bool(read(variables[s.until])):
                 for _ in range((s.trip - 1 - step) * (_loop_ticks(s.body) or 1)):
-                    tick()  # of the steps that are left out
+                    tick()  # for skipped steps
                 break
             if watch is not None and watched and step < s.trip - 1:
                 watch(functools.partial(run_program, rest, variables, engine, row, lambda: None, None, read))

@@ -28,8 +28,8 @@ from latentc_runtime.sources import Condition, RequestError
 Array = NDArray[Any]
 Metric = Literal["cosine", "l2"]
 _METRICS = {"cosine": "cos", "l2": "l2sq"}
-EXACT = 1 << 16  # entries up to which every one is compared with a query; beyond, a graph is searched
-CHUNK = 1 << 12  # queries that are searched for at once
+EXACT = 1 << 16  # largest number of entries that are all compared with a query; larger indexes use a graph
+CHUNK = 1 << 12  # queries searched at once
 PACKAGE = "usearch"
 MISSING = f"searching for neighbours needs the package {PACKAGE}"
 MISSING_HELP = "run `pip install 'latentc[retrieval]'`"

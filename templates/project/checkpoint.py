@@ -19,7 +19,7 @@ from storage import inherited, load_tensors, misfit, remove_whole, save_tensors,
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 States = dict[str, dict[str, Tensor]]
-WEIGHTS = ("networks", "averages", "others")  # `others` are averages of further widths
+WEIGHTS = ("networks", "averages", "others")  # `others` are averages of other widths
 
 
 def joined(states: States) -> dict[str, Tensor]:
@@ -195,7 +195,7 @@ class Checkpoints:
     ) -> None:
         """Writes a checkpoint; every process must call it."""
         content = {
-            "step": step,  # also the position in the data, which depends on seed and step alone
+            "step": step,  # this includes the position in the data, which depends only on seed and step
             "world": run.world,
             "networks": {n: m.state_dict() for n, m in networks.items()},
             "averages": {n: m.state_dict() for n, m in averages.items()},

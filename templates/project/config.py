@@ -14,7 +14,7 @@ import yaml
 
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
 
-Rule = tuple[str, Callable[[Any], bool]]  # the allowed values of a setting, in words and as a test
+Rule = tuple[str, Callable[[Any], bool]]  # the allowed values of a setting: a description and a test
 
 
 def one_of(*words: str) -> Rule:
@@ -101,7 +101,7 @@ TRAIN["schedule.kind"] = one_of("constant", "cosine", "linear", "exponential", "
 TRAIN["schedule.decay_from"] = whole(1)
 
 # endregion
-# {kind: {setting: (rule, description)}} of the optimisers that this project was emitted with
+# {kind: {setting: (rule, description)}} of the optimisers in this project
 OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}
 
 MEANINGS = {

@@ -27,7 +27,7 @@ def generator(*key: int) -> torch.Generator:
 
 def mapped_again(array: np.memmap) -> tuple[Any, ...]:
     """How a mapped file is sent to a worker: by name, or each worker would hold a copy of all its numbers."""
-    if not isinstance(array.base, mmap):  # part of one
+    if not isinstance(array.base, mmap):  # part of one epoch
         return np.array(array).__reduce__()
     order = "C" if array.flags.c_contiguous else "F"
     return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape, order)
@@ -47,7 +47,9 @@ class Samples(Dataset):
         try:
             arrays = self.source.rows(rows, np.random.default_rng(key))
         except (OSError, ValueError) as error:
-            return {"error": str(error)}  # raised in the main process: a worker would add its traceback
+            return {
+                "error": str(error)
+            }  # raised in the main process, because a worker would add its traceback
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
@@ -96,7 +98,7 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         multiprocessing_context="spawn" if workers else None,
-        generator=torch.Generator(),  # else it would draw from the generator that dropout draws from
+        generator=torch.Generator(),  # otherwise it would draw from dropout's generator
     )
     return (checked(batch) for batch in loader)
 

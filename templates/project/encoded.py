@@ -64,7 +64,7 @@ def class_names(settings: dict[str, Any]) -> list[str]:
 def views_of(images: Any, index: int, flip: bool, crops: str) -> np.ndarray:
     """u8[views, H, W, C] of one image: its crops, then their mirror images if `flip`."""
     side = images.side
-    if crops == "ten":  # the corners and the middle of a larger image
+    if crops == "ten":  # the corners and the centre of a larger image
         large = images.pixels(index, int(side * 1.1))
         end, middle = large.shape[0] - side, (large.shape[0] - side) // 2
         places = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]

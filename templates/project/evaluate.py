@@ -22,7 +22,7 @@ import dataset
 from sample import CALLED, declared, program_of
 from sources import Given, default_given
 
-REAL = 2048  # most real samples
+REAL = 2048  # largest number of real samples
 COMPONENTS = 64
 NEIGHBOURS = 3
 BATCH = 64

@@ -54,6 +54,6 @@ def field_from_codes(
         return {"tokens": codes.astype(np.int64)}
     mean, std = codes.astype(np.float32).swapaxes(0, 1)
     noise = 0 if rng is None else rng.standard_normal(mean.shape, dtype=np.float32)
-    places = (-1,) + (1,) * (mean.ndim - 2)  # one number for all channels, or one for each of [B, C, ...]
+    places = (-1,) + (1,) * (mean.ndim - 2)  # one number for all channels, or one per channel of [B, C, ...]
     shift, scale = (np.asarray(stage[name], np.float32).reshape(places) for name in ("shift", "scale"))
     return {"x": (mean + std * noise - shift) * scale}

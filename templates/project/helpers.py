@@ -393,7 +393,7 @@ def forced_norm(weight: Tensor, training: bool, eps: float = 1e-4) -> Tensor:
         return torch.linalg.vector_norm(rows, dim=list(range(1, rows.ndim)), keepdim=True) + eps * size
 
     if training:
-        kept = weight.data  # outside autograd: what it saved of an earlier call differs by rounding alone
+        kept = weight.data  # outside autograd: the value saved by an earlier call differs only by rounding
         kept.copy_(kept * (size / length(kept)))
     return weight / length(weight)
 

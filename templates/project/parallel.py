@@ -33,12 +33,12 @@ class Run:
         self.stopped, self.flag = False, torch.zeros((), device=self.device)
         self.terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
                 signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: Any) -> None:
         self.stopped = True
-        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
+        if number == signal.SIGHUP:  # the terminal is gone, so writing to it would fail
             for stream in self.terminals:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -120,8 +120,8 @@ def shard(network: nn.Module, run: Run, trained: bool) -> None:
         if trained:
             weight.register_post_accumulate_grad_hook(average_gradient)
     mesh = init_device_mesh(run.device.type, (run.world,))
-    for module in [*reversed(blocks_of(network)), network]:  # a block inside a block comes first
-        methods = methods_of(module)  # before sharding, which gives the module another class
+    for module in [*reversed(blocks_of(network)), network]:  # blocks inside a block come first
+        methods = methods_of(module)  # before sharding, which changes the module's class
         again = None if trained else True
         fully_shard(module, mesh=mesh, reshard_after_forward=again, ignored_params=scalars)
         for name in methods:
@@ -151,7 +151,7 @@ class Ddp(DistributedDataParallel):
 
     def _run(self, name: str, *args: Any) -> Any:
         network = self.module
-        network.forward = getattr(network, name)  # DDP averages the gradients of what its own forward calls
+        network.forward = getattr(network, name)  # DDP averages only gradients of its own forward
         try:
             return self(*args)
         finally:
@@ -164,12 +164,12 @@ def wrap(network: nn.Module, run: Run, train: dict[str, Any]) -> nn.Module:
         recompute(network)
     if train["compile"]:
         methods = methods_of(network)
-        network.compile()  # in place: the names of the weights stay
+        network.compile()  # in place, so that the names of the weights stay the same
         for name in methods:
             setattr(network, name, torch.compile(getattr(network, name)))
     if run.parallel == "ddp":
         devices = [run.device.index] if run.device.type == "cuda" else None
-        # Tables that are not in checkpoints are the same everywhere: no forward pass needs to send them.
+        # Tables that are not in checkpoints are equal everywhere: forward passes need not send them.
         tables = {name for name, _ in network.named_buffers()} - set(network.state_dict())
         Ddp._set_params_and_buffers_to_ignore_for_model(network, tables)
         return Ddp(network, device_ids=devices)

@@ -41,7 +41,7 @@ def report(kind: Any, error: BaseException, trace: Any) -> None:
 
 
 sys.excepthook = report
-# TensorBoard writes in a thread of its own, and raises again what happens there in the main one.
+# TensorBoard writes in its own thread, whose errors it raises again in the main thread.
 threading.excepthook = lambda caught: (
     None if isinstance(caught.exc_value, OSError) else threading.__excepthook__(caught)
 )

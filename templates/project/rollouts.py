@@ -35,7 +35,7 @@ def imported(settings: dict[str, Any], device: torch.device) -> Score:
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:  # one that the module imports
+        if error.name != module.partition(".")[0]:  # a module that it imports is missing
             raise
         raise SystemExit(f"rewards: there is no module {module}; put {module}.py beside train.py") from None
     except AttributeError:
@@ -118,7 +118,7 @@ def roll_out(
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":
-            network.reshard()  # without a backward pass, the root's weights stay gathered
+            network.reshard()  # without a backward pass, the root's weights would stay gathered
     told = {name: torch.from_numpy(values[name]).to(run.device) for name in values}
     found["reward"] = rewarded(rewards, found.pop("samples").to(run.device), told).cpu()
     return {name: found[name].unflatten(0, (size, ROLLOUT.group)) for name in ROLLOUT.gives}

@@ -35,7 +35,7 @@ from sampler import CONDITIONS, PROGRAMS, SETTINGS
 from sources import Condition, Given, Input, Setting, default_given, input_array, needed
 from storage import load_tensors, misfit, with_counts, write_whole
 
-# The networks that programs call; all where there is none.
+# The networks that programs call, or all if there are no programs.
 CALLED = {
     name for programs in PROGRAMS.values() for program in programs.values() for name in program.networks
 }
@@ -196,7 +196,7 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
         name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
         for name in networks
     }
-    if not any(states.values()):  # a single network without prefix
+    if not any(states.values()):  # a single network has no prefix
         states = {"main": tensors}
     for name, network in networks.items():
         state = with_counts(states.get(name, {}), network)

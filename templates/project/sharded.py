@@ -27,7 +27,7 @@ def save_shards(tensors: dict[str, dict[str, Tensor]], folder: Path | None, run:
         folder.mkdir()
     folder = Path(run.agreed(str(folder)))
     for kind, held in tensors.items():
-        # Whole tensors, such as running statistics, are those of the first process.
+        # Whole tensors, such as running statistics, are taken from the first process.
         own = {name: tensor for name, tensor in held.items() if run.main or isinstance(tensor, DTensor)}
         try:
             dcp.save(

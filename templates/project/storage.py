@@ -89,7 +89,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     sums = {name: digest(tensor) for name, tensor in tensors.items()}
     save_file(tensors, path, {"sha256": json.dumps(sums)})
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read it
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files readable only by their owner
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -191,7 +191,7 @@ def train_step(
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    if run.parallel == "fsdp":  # averages and checkpoints read the shards, even of weights without gradient
+    if run.parallel == "fsdp":  # averages and checkpoints read the shards, even of weights without gradients
         for name in update.networks:
             reshard(networks[name])
     return [*totals, norm.full_tensor() if hasattr(norm, "full_tensor") else norm]
@@ -246,7 +246,7 @@ def gradients(
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = outputs[0] * (scaling(train) / parts)
             # endregion
-            if run.parallel == "ddp" and update.partial:  # DDP expects a gradient of every weight
+            if run.parallel == "ddp" and update.partial:  # DDP expects a gradient for every weight
                 loss = loss + 0 * sum(p.sum() for model in trained for p in model.parameters())
             loss.backward()
         if run.parallel == "fsdp" and update.differentiates:
@@ -296,7 +296,7 @@ def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, ru
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":
-            network.reshard()  # without a backward pass, the root's weights stay gathered
+            network.reshard()  # without a backward pass, the root's weights would stay gathered
     return samples
 
 
@@ -348,10 +348,10 @@ def main() -> None:
             f"{out} already holds checkpoints: `--resume true` continues, `--out` starts elsewhere"
         )
     dataset = open_data(config)
-    indexes = getattr(dataset.source, "indexes", {})  # where neighbours are searched, by condition
+    indexes = getattr(dataset.source, "indexes", {})  # indexes of neighbours, by condition
 
     torch.manual_seed(train["seed"])
-    # FSDP moves a block to its device as it shards it: the whole need not fit there.
+    # FSDP moves each block to its device when it shards it, so the whole need not fit there.
     home = torch.device("cpu") if run.parallel == "fsdp" else run.device
     networks = {name: build(**config["model"][name]).to(home) for name, build in NETWORKS.items()}
     # region batch_norm
@@ -368,7 +368,7 @@ def main() -> None:
         start_layers(networks, roles, dataset, config, home, run)
     # endregion
     averages: dict[str, nn.Module] = {}
-    others: dict[str, nn.Module] = {}  # averages that only checkpoints hold
+    others: dict[str, nn.Module] = {}  # averages that only checkpoints contain
     # region fixed
     if train["ema"]:
         averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
@@ -401,20 +401,20 @@ def main() -> None:
 
     writer = tensorboard(out, step) if run.main else None
     # region batches
-    fed = sum(bool(update.batch) for update in UPDATES)  # batches of data a step
+    fed = sum(bool(update.batch) for update in UPDATES)  # batches of data per step
     # endregion
     # region rollouts
     from rollouts import load_rewards, roll_out
 
     rewards = load_rewards(config["rewards"], run.device)
-    fed = 1  # batches of data a step: all updates learn from the same samples
+    fed = 1  # batches of data per step: all updates learn from the same samples
     # endregion
     feed = batches(dataset, config, step * fed, run.rank, run.world)
     hidden = None if run.main else True
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
     judge = None
     since, logged, saved = time.perf_counter(), step, step if found else -1
-    metrics = {}  # of each update, when it was made last
+    metrics = {}  # latest metrics of each update
     while step < train["steps"]:
         of_round = round_of(step, train["steps"], rounds)
         if step == of_round.first > 0:
@@ -437,7 +437,7 @@ def main() -> None:
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
             )
         # region fixed
-        if averages:  # those of frozen networks stay as they are
+        if averages:  # those of frozen networks do not change
             moving = {n: a for n, a in averages.items() if not roles.get(n, {}).get("frozen")}
             update_averages(moving, networks, train["ema"])
         # endregion
@@ -455,17 +455,17 @@ def main() -> None:
                 update_averages({name: networks[name]}, {name: networks[source]}, decay)
         step += 1
         bar.update()
-        # Before a checkpoint too: those of a run that has failed would push out the good ones.
+        # Checked before checkpoints too, because those of a failed run would displace good ones.
         if step % train["log_every"] == 0 or step % train["checkpoint_every"] == 0 or step == train["steps"]:
             values = {}
             for update, numbers in metrics.items():
-                # `loss`, or `generator/loss` where there are several
+                # `loss`, or for example `generator/loss` if there are several
                 words = [*update.metrics, update.metrics[0].replace("loss", "gradient_norm")]
                 values |= dict(zip(words, averaged(numbers, run), strict=True))
             rate = (step - logged) * train["batch_size"] / (time.perf_counter() - since)
             since, logged = time.perf_counter(), step
             bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
-            if bar.disable and run.main:  # no terminal: lines instead of a bar
+            if bar.disable and run.main:  # no terminal: print lines instead of a bar
                 shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
                 print(f"step {step}: {shown}, {rate:.0f} samples/s", flush=True)
             if writer:

@@ -24,7 +24,7 @@ def start_from_data(networks: Iterable[nn.Module], loss: Callable[[], Any], devi
         return (mean / dist.get_world_size()).to(x.device)
 
     def set_from(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        waiting.pop(layer).remove()  # a layer that is called twice starts from the first call
+        waiting.pop(layer).remove()  # a layer that is called twice is initialised from the first call
         channel = out.ndim - 1 if isinstance(layer, nn.Linear) else 1
         axes = [axis for axis in range(out.ndim) if axis != channel]
         column = [-1 if axis == channel else 1 for axis in range(out.ndim)]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # latentc_runtime and served.py lie beside this file
+sys.path.insert(0, str(Path(__file__).parent))  # latentc_runtime and served.py are in the same folder
 
 import numpy as np
 import served

@@ -81,7 +81,7 @@ class Rewriter(Builder):
         super().__init__(owner, fn.name, fn.origin)
         self._inputs = list(fn.inputs)
         self._params = {p.name: p for p in fn.params}
-        # Names of the old nodes stay taken, so that a golden text shows only what a pass changed.
+        # Names of the old nodes stay taken, so that golden texts show only what a pass changed.
         self._names = Names(v.name for v in fn.values())
 
     def own_values(self) -> dict[Value, Var]:

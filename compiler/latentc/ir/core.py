@@ -145,7 +145,7 @@ class Names:
     def __init__(self, taken: Iterable[str] = (), mark: str = "_") -> None:
         self.taken = set(taken)
         self.mark = mark
-        self._numbers: dict[str, int] = {}  # the last number tried for a name
+        self._numbers: dict[str, int] = {}  # last number tried for a name
 
     def fresh(self, name: str) -> str:
         candidate, n = name, self._numbers.get(name, 1)

@@ -46,7 +46,7 @@ _KINDS: list[tuple[str, Mapping[str, object]]] = [
 # Ops that are not drawn: arrows pass through them.
 _HIDDEN = frozenset({"constant", "reshape", "broadcast_to", "cast", "stop_gradient", "dropout", "drop_path"})
 _LINE, _PAD, _GAP_X, _GAP_Y, _MARGIN = 15, 10, 26, 38, 28
-_SLOT = 14  # width an arrow takes in a layer it passes
+_SLOT = 14  # width of an arrow in a layer that it passes
 _PULL = (1.0, 2.0, 16.0)  # weight of a straight arrow between two boxes, a box and a slot, two slots
 
 

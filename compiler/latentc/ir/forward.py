@@ -91,7 +91,7 @@ class _Push(Walk):
         needed = set(live(nodes, [tangent.value]))
         for part in nodes:
             if part in needed:
-                # Nodes that still read the vector use only its shape, which is that of the output.
+                # Nodes that still read the vector use only its shape, which is also that of the output.
                 ins = tuple(outs[i].value if v is vector.value else v for v in part.inputs)
                 b.append(Node(part.op, ins, part.outputs, part.attrs, part.loc))
             elif part.op == "constant":  # the builder may reuse it

@@ -97,7 +97,7 @@ class Builder(Appending):
         if dtype is None:
             dtype = {"f": "f32", "i": "i64", "u": "i64", "b": "bool"}[array.dtype.kind]
         kept = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}[array.dtype.kind]
-        array = array.astype(kept, order="C")  # writers of weights files take the bytes as they lie
+        array = array.astype(kept, order="C")  # writers of weight files copy memory as it is
         key = (dtype, array.shape, array.tobytes()) if array.size <= 16 else None
         if key is not None and key in self._constants:
             return self._constants[key]

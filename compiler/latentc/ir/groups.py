@@ -8,8 +8,8 @@ from typing import Any
 
 from latentc.ir.core import Function, Module, Node, Value, callees, frozen
 
-_LONGEST = 12  # nodes of a repeated unit, at most
-_LEAST = 3  # repetitions of a group, at least
+_LONGEST = 12  # largest number of nodes in a repeated unit
+_LEAST = 3  # smallest number of repetitions of a group
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ class _Run:
         operands = 2 if op == "attention" or op in EXPERTS else sum(active[:2]) if op in MATRIX else 1
         self.backward += operands * self.of._costs.node_flops(node)
         if drops:
-            self.copies += node.outputs[0].type.count()  # the mask, a byte per element
+            self.copies += node.outputs[0].type.count()  # the mask, one byte per element
             return
         if op == "drop_path":  # a factor per sample
             return

@@ -43,7 +43,7 @@ _WIDTH = 120
 
 def stub_text() -> str:
     """The text of the stub file."""
-    own = vars(Builder)  # `constant`, and `sub`, which applies a block
+    own = vars(Builder)  # `constant` and `sub`, which applies a block
     return _HEAD + "".join(_method(row) for name, row in OPS.items() if name not in own)
 
 

@@ -18,12 +18,12 @@ import numpy as np
 
 FLOATS = {"f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 INTEGERS = {"i64": np.int64, "i32": np.int32, "i8": np.int8, "u8": np.uint8}
-# Only used with a scale, as i8 and u8 may be.
+# Only used with a scale, as i8 and u8 can be.
 QUANTISED = {"f8e4m3": ml_dtypes.float8_e4m3fn, "i4": ml_dtypes.int4}
 NUMPY: dict[str, Any] = {**FLOATS, **INTEGERS, **QUANTISED, "bool": np.bool_}
 
 
-_EXPRESSION = re.compile(r"[\w.()+*/% -]+")  # what the text form can hold
+_EXPRESSION = re.compile(r"[\w.()+*/% -]+")  # what the text form can represent
 _PLUS = re.compile(r"(.+) ([+-]) (\d+)")
 _TIMES = re.compile(r"(\d+) \* (\w+)|(\w+) \* (\d+)")
 _OVER = re.compile(r"(\w+) // (\d+)")

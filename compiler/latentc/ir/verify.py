@@ -46,7 +46,7 @@ def _around(fn: Function, index: int) -> str:
     return "\n".join(lines)
 
 
-# (callee, operand types) -> output types, for the calls of one function: equal blocks have equal calls
+# (callee, operand types) -> output types of the calls of one function: equal blocks have equal calls
 _Calls = dict[tuple[str, tuple[TensorType, ...]], Sequence[TensorType]]
 
 
@@ -216,7 +216,7 @@ def verify(module: Module, stage: str = "train") -> Module:
     try:
         TopologicalSorter(calls).prepare()
     except CycleError as error:
-        around = error.args[1][::-1]  # from the one called to its callers, and back
+        around = error.args[1][::-1]  # from callees to callers, and back
         raise VerifyError(around[0], f"functions call each other in a circle: {' -> '.join(around)}") from None
     for name, function in module.entries.items():
         if not _NAME.fullmatch(name):

@@ -152,7 +152,7 @@ def _case(
                 emitted(operands)
 
         calls.append(pytorch_sample)
-    first = alternated(calls, 0.0, 1)[0][0]  # opens engines, fills caches
+    first = alternated(calls, 0.0, 1)[0][0]  # opens engines and fills caches
     before = pipeline.backend.spent
     times = alternated(calls, seconds)
     inside = pipeline.backend.spent - before

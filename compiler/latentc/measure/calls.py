@@ -97,8 +97,8 @@ class Watched(Interpreter):
         super().__init__(module, params, float_dtype)
         self.methods, self.seen, self.engines = methods, seen, engines
         self.inside = False  # a method, whose own calls are not reported
-        self.path: Path = ()  # of the node that is run
-        self.looped = False  # whether that is a loop
+        self.path: Path = ()  # the node that is run
+        self.looped = False  # true if that is a loop
         self.places = {id(node): at for fn in self.module.functions.values() for at, node in enumerate(fn.nodes)}
 
     def node(self, node: Node, xs: list[Array], prefix: str = "") -> Sequence[Array]:

@@ -151,7 +151,7 @@ def _backends() -> Iterator[Finding]:
             first = problem.diagnostics[0]
             state = "missing" if first.code == "E0706" else "fault"
             yield Finding(name, state, first.message, first.help or "")
-        except Exception as problem:  # whatever an engine raises on a broken machine is what to report
+        except Exception as problem:  # a broken machine can make an engine raise anything; that is what to report
             yield Finding(name, "fault", f"{type(problem).__name__}: {problem}".splitlines()[0])
         else:
             if error > TOLERANCES["fp32"].forward:

@@ -41,7 +41,7 @@ class Emitted:
         model, sampler, *others = (self.modules[name] for name in wanted)
         builders = model.NETWORKS | {n: build for other in others for n, build in other.NETWORKS.items()}
         self.networks: dict[str, Any] = {}
-        for name in lowered.sampled:  # no program calls a discriminator, and no bundle has its weights
+        for name in lowered.sampled:  # no program calls a discriminator, so no bundle has its weights
             net = builders[name]().eval()
             own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
             # Weights that no program uses are not in a bundle.
@@ -137,7 +137,7 @@ class Emitted:
         return found
 
     def _run(self, call: Callable[..., Any], operands: Sequence[Array]) -> list[Array]:
-        with self.torch.no_grad():  # not inference_mode: programs may differentiate
+        with self.torch.no_grad():  # not inference_mode, because programs may differentiate
             outs = call(*(self.torch.from_numpy(np.array(a)) for a in operands))
             return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
 

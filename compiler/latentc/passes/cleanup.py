@@ -70,7 +70,7 @@ class _Walk:
             self._add(new)
 
     def _add(self, node: Node) -> None:
-        if not (node.op in OPS and OPS[node.op].train_only):  # two equal dropouts are two draws
+        if not (node.op in OPS and OPS[node.op].train_only):  # two equal dropouts draw different masks
             # Function and prefix determine a call, however its static arguments were written.
             attrs: Any = (node.attrs["fn"], node.attrs["name"]) if node.op == "call" else frozen(node.attrs)
             key = (node.op, node.inputs, attrs, tuple(o.type for o in node.outputs))
@@ -92,7 +92,7 @@ class _Walk:
         try:
             with np.errstate(all="ignore"):
                 results = self._interpreter.node(node, [self._constants[v] for v in node.inputs])
-        except (ValueError, IndexError):  # it will fail when it runs, with a better message
+        except (ValueError, IndexError):  # it fails when it runs, with a better message
             return [node]
         return [
             Node("constant", (), (out,), {"value": _stored(array, out.type.dtype), "dtype": out.type.dtype}, node.loc)

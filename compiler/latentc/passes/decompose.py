@@ -53,7 +53,7 @@ def without_constant_zeros(module: Module) -> Module:
     return rewrite(module, replace)
 
 
-# ---- attention: one operator, or products and a softmax, which an engine fuses itself
+# ---- attention: one operator, or matmuls and a softmax, which an engine fuses itself
 
 HEAD_SIZES = (16, 256)
 """Smallest and largest head size with a TensorRT kernel; sizes are multiples of 8."""

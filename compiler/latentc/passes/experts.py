@@ -46,7 +46,7 @@ def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequenc
             [b.derived(f"{w.value.name}.{e}", Recipe("pick", (params[w.value],), {"index": e})) for w in stacks]
             for e in range(count)
         ]
-    except OpError:  # a name is taken
+    except OpError:  # the name is taken
         return list(OPS[node.op].decompose(b, operands, node.attrs))  # type: ignore[misc]
     expert = EXPERTS[node.op]
     return [(expert.dense if form == "dense" else expert.sparse)(b, x, gates, weights)]

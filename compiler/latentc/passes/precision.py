@@ -43,7 +43,7 @@ _MOVES = frozenset((
     "clamp", "upsample_nearest", "max_pool",
 ))
 # fmt: on
-_LITERALS = frozenset(("constant", "full"))  # created in the dtype that is needed
+_LITERALS = frozenset(("constant", "full"))  # can be created directly in the dtype that is needed
 _Flags = frozenset[str]  # the kinds of ops that a value reaches: "half", "wide"
 _NONE: _Flags = frozenset()
 

@@ -55,7 +55,7 @@ def quantised_bundle(
     DiagnosticError: E0801 to E0806, and those of reading a calibration and writing a bundle.
     """
     model = Model(lowered, spec, by_path(weights))
-    # Before the work begins, so that a metric that cannot be measured is said in time.
+    # Checked first, so that a metric that cannot be measured is reported before the work begins.
     gate = gate_of(lowered, spec, model.settings.budget, model.settings.calibration.seed)
 
     def stages(done: int, total: int, stage: str) -> None:

@@ -22,11 +22,11 @@ from latentc.quantize.quality import Quality
 from latentc.spec.sections import Quantize
 from latentc_runtime import BundleError, Pipeline, load
 
-MOST = 30  # pairs of runs that are timed
+MOST = 30  # number of timed pairs of runs
 SECONDS = 10.0
 BATCH = 8
-FAR = 10.0  # ranges of data beyond which samples are not of a trained network
-REFERENCE = "ONNX Runtime on the CPU"  # what judges plans
+FAR = 10.0  # multiples of the data's range beyond which samples cannot come from a trained network
+REFERENCE = "ONNX Runtime on the CPU"  # engine that judges plans
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def measured(
         why = f"{what} not measured: {engine} does not run on this machine ({error.message})"
         return Verdict(choice.quality, notes=(why,))
     quality, judged = choice.quality, REFERENCE
-    if quality.perplexity is None:  # else samples differ as soon as one token does
+    if quality.perplexity is None:  # otherwise samples differ as soon as one token does
         tell("sampling with the quantised engine")
         classes = model.classes()
         request = pipe.usual_request(len(classes), model.settings.calibration.seed, classes=classes)
@@ -124,7 +124,7 @@ def speedup(pipes: Sequence[Pipeline], batch: int, seconds: float = SECONDS) -> 
     """The time of the second over that of the first: median over pairs of whole samplers, run alternately."""
     calls = [functools.partial(pipe.run, pipe.usual_request(batch)) for pipe in pipes]
     for call in calls:
-        call()  # opens engines, fills caches
+        call()  # opens engines and fills caches
     first, second = alternated(calls, seconds, most=MOST)
     return statistics.median(b / a for a, b in zip(first, second, strict=True))
 

@@ -117,7 +117,7 @@ def _by_weight(model: Model, found: Mapping[str, Observed]) -> dict[str, Observe
     params, layers = params_of(model.unquantised), quantizable(model.unquantised)
     sources = {}
     for path in layers:
-        owner = path.removesuffix(params[path].name)  # sources are named within the module of the weight
+        owner = path.removesuffix(params[path].name)  # sources are named within the module that owns the weight
         sources[path] = [owner + source.name for source in source_params(params[path]) if source.type.rank > 1]
     seen = {
         source: found[layer.group] for path, layer in layers.items() if layer.group in found for source in sources[path]

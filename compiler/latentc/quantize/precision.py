@@ -28,7 +28,7 @@ from latentc.weights import materialise
 LARGEST = 2e11
 """Largest number of floating-point operations to run in numpy, and to sample a trajectory for it."""
 
-STEPS = 4  # of a shortened sampler, if its number of steps can be set
+STEPS = 4  # steps of a shortened sampler, if its number of steps can be set
 POINTS = 3  # calls of each method
 
 

@@ -13,7 +13,7 @@ from latentc.quantize.plan import Choice
 from latentc.quantize.scales import reach, saturated
 from latentc.templates import rendered
 
-SHOWN = 40  # most units in the chart of sensitivities
+SHOWN = 40  # largest number of units in the chart of sensitivities
 
 
 @dataclass(frozen=True)

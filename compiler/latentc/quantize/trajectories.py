@@ -56,7 +56,7 @@ def recorded(model: Model, classes: Sequence[int], seed: int, steps: int) -> Tra
         def seen(call: Call, operands: Sequence[Array]) -> None:
             network = lowered.networks[call.network]
             ports = network.methods[call.method].inputs
-            inputs = lowered.module.entry(call.entry).inputs  # ports may share a name: `caches`
+            inputs = lowered.module.entry(call.entry).inputs  # several ports may have the same name: `caches`
             feed = {value.name: x for value, x in zip(inputs, operands, strict=True)}
             if "next_token" in network.provides:
                 sequences.setdefault(call.network, _Sequences(network, [], [])).add(call.method, feed)  # noqa: B023

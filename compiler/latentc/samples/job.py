@@ -174,6 +174,6 @@ def given_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
                 continue
             try:
                 found[name + suffix] = np.asarray(part)
-            except ValueError:  # of unequal lengths
+            except ValueError:  # of different lengths
                 found |= {f"{name}{suffix}.{i}": np.asarray(one) for i, one in enumerate(part)}
     return found

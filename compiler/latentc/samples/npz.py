@@ -24,7 +24,7 @@ from latentc.weights.npz import DAMAGE, npy_header
 
 Array = np.ndarray
 SHARDED = False
-PIECE = 1 << 24  # bytes that are copied at once
+PIECE = 1 << 24  # bytes copied at once
 
 
 class Writer:
@@ -84,7 +84,7 @@ class Writer:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Any:
-    info = zipfile.ZipInfo(f"{name}.npy")  # whose time is fixed: equal samples are equal files
+    info = zipfile.ZipInfo(f"{name}.npy")  # with a fixed time stamp, so that equal samples give equal files
     return archive.open(info, "w", force_zip64=True)
 
 

@@ -87,7 +87,7 @@ class Reader:
     def _opened(self, file: Path) -> Any:
         try:
             return self.parquet.ParquetFile(file)
-        except (OSError, ValueError) as error:  # pyarrow's errors are these too
+        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
             raise DiagnosticError.of("E0726", f"{file} cannot be read as parquet: {error}") from None
 
     def chunks(self, size: int = 256) -> Iterator[Samples]:

@@ -28,7 +28,7 @@ def picture_from_bytes(content: bytes | Path, name: str) -> Array:
     try:
         with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as file:
             picture = np.asarray(file if file.mode in ("L", "RGB") else file.convert("RGB"))
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many exceptions for damaged files
         raise DiagnosticError.of("E0726", f"{name} cannot be read as an image: {error}") from None
     return picture[..., None] if picture.ndim == 2 else picture
 

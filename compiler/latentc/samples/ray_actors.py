@@ -16,7 +16,7 @@ from latentc.faults import needed
 from latentc.samples.job import Array, Job, Worker
 from latentc.samples.workers import Schedule
 
-STORE = 256 << 20  # bytes of the object store of a cluster that is started here
+STORE = 256 << 20  # bytes of the object store of a cluster started here
 
 
 def on_ray(job: Job, chunks: Sequence[range], *, address: str | None = None) -> Iterator[tuple[range, Array]]:
@@ -78,7 +78,7 @@ def _drawn(ray: Any, job: Job, chunks: Sequence[range]) -> Iterator[tuple[range,
     schedule = Schedule(chunks, count)
     actors: set[Any] = set()
     idle: list[Any] = []
-    running: dict[Any, tuple[Any, int | None]] = {}  # task -> its actor and the number of its chunk
+    running: dict[Any, tuple[Any, int | None]] = {}  # task -> its actor and its chunk number
 
     def hire() -> None:
         new = actor.remote(shared)
@@ -98,7 +98,7 @@ def _drawn(ray: Any, job: Job, chunks: Sequence[range]) -> Iterator[tuple[range,
                 array = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-            except ray.exceptions.RayError as error:  # it died, or its node did
+            except ray.exceptions.RayError as error:  # it or its node died
                 actors.discard(worker)
                 schedule.lose(number, str(error).strip().partition("\n")[0])
                 hire()

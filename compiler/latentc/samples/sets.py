@@ -24,9 +24,9 @@ from latentc_runtime.request import program_entry
 Array = np.ndarray
 Format = Literal["folder", "npz", "webdataset", "parquet"]
 FORMATS: tuple[Format, ...] = ("folder", "npz", "webdataset", "parquet")
-ABOUT, CONDITIONS = "samples.json", "conditions.npz"  # files beside the samples of a folder
-SHARD = 1000  # samples of a file of WebDataset or parquet
-LARGEST = 1 << 26  # bytes of a chunk
+ABOUT, CONDITIONS = "samples.json", "conditions.npz"  # files next to the samples of a folder
+SHARD = 1000  # samples per WebDataset or parquet file
+LARGEST = 1 << 26  # bytes per chunk
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def write(
     entry = program_entry(manifest, job.program, job.steps)
     indexes = indexes_of(bundle, job.index)
     first = range(min(1, job.count))
-    job.request(manifest, entry, first, indexes)  # what is wrong is said before anything is written
+    job.request(manifest, entry, first, indexes)  # mistakes are reported before anything is written
     about = {"format": format, **about_job(job, manifest, entry), "shard": shard if module.SHARDED else None}
     conditions = given_arrays(job.given)
     writer: Writer = module.Writer(path, about, job, conditions)

@@ -23,7 +23,7 @@ from latentc_runtime.class_names import title
 Array = np.ndarray
 SHARDED = True
 PICTURES = ("png", "jpg", "jpeg", "webp")
-LARGEST = 1 << 30  # bytes of one member that is read
+LARGEST = 1 << 30  # largest size of one member, in bytes
 DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, KeyError, OverflowError)
 
 
@@ -53,7 +53,7 @@ class Writer(ShardWriter):
                 self._member(f"{key}.npy", file.getvalue())
 
     def _member(self, name: str, content: bytes) -> None:
-        info = tarfile.TarInfo(name)  # whose time and owner are fixed: equal samples are equal files
+        info = tarfile.TarInfo(name)  # with a fixed time stamp and owner, so that equal samples give equal files
         info.size = len(content)
         self.tar.addfile(info, io.BytesIO(content))
 
@@ -86,7 +86,7 @@ class Reader:
                     start, held = start + len(held), []
         if held:
             yield _chunk(start, held, str(self.path))
-        if (found := start + len(held)) != self.count:  # tar has no length: a file that is cut off may look whole
+        if (found := start + len(held)) != self.count:  # tar stores no length: a truncated file may look complete
             raise DiagnosticError.of("E0726", f"{self.path} holds {found} samples instead of {self.count}")
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from latentc.diagnostics import DiagnosticError
 from latentc.samples.job import Array, Executor, Job, Worker, in_process
 
-ATTEMPTS = 3  # workers that may die of one chunk
+ATTEMPTS = 3  # number of workers that may die on one chunk
 AHEAD = 4  # chunks per worker between the oldest unfinished one and the newest
 
 
@@ -91,7 +91,7 @@ def in_processes(job: Job, chunks: Sequence[range], *, count: int) -> Iterator[t
                     number = running.pop(future)
                     lent.remove(number)
                     yield schedule.finish(number), array
-            except BrokenProcessPool as error:  # one of them died, and the pool has ended the others
+            except BrokenProcessPool as error:  # one of them died, so the pool has ended the others
                 for number in sorted(lent, reverse=True):
                     schedule.lose(number, str(error))
                 running.clear()
@@ -118,7 +118,7 @@ def _prepare(job: Job) -> None:
 
 def _draw(rows: range) -> Array:
     global _worker
-    if _worker is None:  # here and not in `_prepare`, which could not tell why it failed
+    if _worker is None:  # here rather than in `_prepare`, which could not report the reason
         assert _job is not None
         _worker = Worker(_job)
     return _worker(rows)

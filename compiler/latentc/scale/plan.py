@@ -17,8 +17,8 @@ from latentc.scale.counts import Counts, count
 from latentc.scale.request import Request
 from latentc.spec import Spec
 
-USABLE = 0.92  # of the memory; the rest is for the CUDA context, workspaces and fragmentation
-REACHED = 0.8  # of the bandwidth of links and networks
+USABLE = 0.92  # fraction of the memory; the rest is for the CUDA context, workspaces and fragmentation
+REACHED = 0.8  # fraction of the bandwidth of links and networks
 READING = 2e9  # bytes per second that a node reads from its disk or a shared file system
 
 Limit = Literal["memory", "compute", "network", "reading"]
@@ -45,7 +45,7 @@ class Layout:
     optimizer_time: float
     step_time: float
     images_per_second: float
-    reading: float  # bytes per second and node
+    reading: float  # bytes per second per node
     limit: Limit
     hours: float
     gpu_hours: float
@@ -178,9 +178,9 @@ def _memory(counts: Counts, precision: str, accumulate: int, gpus: int, parallel
     }
     if parallel == "ddp":
         memory["buckets"] = 4.0 * w.trained
-    if parallel == "fsdp":  # the root, the block at work and the next one, and the gradients of one block
+    if parallel == "fsdp":  # the root, the current block and the next one, and the gradients of one block
         memory["gathered"] = 4.0 * (w.root + 3 * w.block)
-        if accumulate > 1:  # gradients are summed up whole before they are reduced
+        if accumulate > 1:  # gradients are accumulated whole before they are reduced
             memory["gradients"] += 4.0 * w.trained
     return memory
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.scale.accelerators import ACCELERATORS, Accelerator
 
-UTILISATION = 0.4  # of the peak FLOP/s, what well-tuned transformers reach
+UTILISATION = 0.4  # fraction of the peak FLOP/s that well-tuned transformers reach
 
 
 @dataclass(frozen=True)

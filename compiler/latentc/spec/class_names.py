@@ -36,7 +36,7 @@ def with_class_names(spec: Spec) -> Spec:
     }
     if fields:
         changes["fields_"] = {**data.fields_, **fields}
-    if "y" in fields and data.class_names == data.fields_["y"].class_names:  # filled in from there
+    if "y" in fields and data.class_names == data.fields_["y"].class_names:  # filled in from that file
         changes["class_names"] = fields["y"].class_names
     return spec.model_copy(update={"data": data.model_copy(update=changes)}) if changes else spec
 

@@ -26,8 +26,8 @@ def diagnostics_from_validation(error: ValidationError, document: Document, givi
         faults.setdefault(fault.path, []).append(fault)
     for path in _misspelt(faults):
         faults.pop(path, None)
-    # Of a union's alternatives the one that got further inside says more than "this is no number"; a list is also
-    # called too short if an item of it is wrong.
+    # Of a union's alternatives, the one that matched furthest is more helpful than "this is not a number"; a list with
+    # a wrong item is also reported as too short.
     inner = {path[:length] for path in faults for length in range(len(path))}
     found = [
         _diagnostic(here)
@@ -74,7 +74,7 @@ def _fault(item: Mapping[str, Any], document: Document, giving: _Variants) -> _F
     data = document.data
     tag_skipped = False
     for key in location:
-        # A union puts the chosen kind or the name of a type into the location.
+        # A union adds the chosen kind or the name of a type to the location.
         is_tag = isinstance(data, dict) and data.get("kind") == key and not tag_skipped
         in_mapping = isinstance(data, dict) and key in data and not is_tag
         if in_mapping or (isinstance(data, list) and isinstance(key, int) and key < len(data)):
@@ -85,7 +85,7 @@ def _fault(item: Mapping[str, Any], document: Document, giving: _Variants) -> _F
     if absent is not None:
         context["absent"] = absent
         if isinstance(absent, str):
-            path = (*path, absent)  # so that several missing keys stay apart
+            path = (*path, absent)  # so that several missing keys are reported separately
     place = place_at(path, document.data)
     return _Fault(path, place, document, kind, context, item["msg"], giving)
 
@@ -94,7 +94,7 @@ def _diagnostic(faults: list[_Fault]) -> Diagnostic:
     first = faults[0]
     wanted = [_EXPECTED.get(fault.kind) or _choices(fault) for fault in faults]
     if len(faults) > 1 and all(wanted):
-        # A union of plain types: each alternative has named the type it expects.
+        # A union of plain types: each alternative names the type that it expects.
         return _wrong_type(first, " or ".join(dict.fromkeys(wanted)))
     handler = _HANDLERS.get(first.kind)
     if handler is not None:
@@ -212,7 +212,7 @@ def _missing(fault: _Fault) -> Diagnostic:
     where = f"`{shown_path(path)}`" if path else "the spec"
     key = "backbone" if fault.path == ("networks",) else absent
     help_text = f"add `{key}: …`"
-    # A variant with keys of another kind was written for the component of a base, and does not fit this one.
+    # A variant with keys of another kind was written for the base's component and does not fit this one.
     legal = set(_legal_keys(fault))
     if variants := [name for name, keys in fault.giving(path).items() if absent in keys and keys <= legal]:
         help_text += f", or choose a variant: {', '.join(variants)}"

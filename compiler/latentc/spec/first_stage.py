@@ -44,7 +44,7 @@ def load_first_stage(spec: Spec) -> Spec | None:
         return found
     shape = [found.data.shape[0], *(size * factor for size in grid)]
     if len(shape) == 3 and shape != list(found.data.shape):
-        key = "data.fields.x.shape" if "x" in found.data.fields_ else "data.shape"  # where its spec says it
+        key = "data.fields.x.shape" if "x" in found.data.fields_ else "data.shape"  # at the place in its own spec
         overrides = (f"{key}={shape}",)
         try:
             found = spec_from_resolved(resolve_file(str(path), stage.variant, overrides, "size of the first stage"))

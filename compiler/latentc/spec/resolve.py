@@ -47,12 +47,12 @@ def find_spec(source: str, folder: Path = Path()) -> Path | None:
         there = path.exists()
         if there and not path.is_dir():
             return path
-    except (OSError, ValueError):  # too long for a path, or a null byte
+    except (OSError, ValueError):  # too long for a path, or contains a null byte
         return None
     *family, name = source.removeprefix("specs/").removesuffix(".yaml").split("/")
     found = resources.shipped_specs().get(name)
     if found is not None and family in ([], [found.parent.name]):
-        return found  # also beside a folder of this name, such as a trained project
+        return found  # even if there is a folder of this name, such as a trained project
     return path if there else None
 
 
@@ -109,8 +109,8 @@ def resolve_text(
     return Resolved(Document(root), variants.fields if variants else {}, variant)
 
 
-_OF_DATA = {"path", "classes"}  # keys that name other data than the base does
-# Mappings of the user's own names, whose entries null removes; `weights` maps names to networks.
+_OF_DATA = {"path", "classes"}  # keys that replace the base's data
+# Mappings whose keys are the user's own names, and whose entries null removes; `weights` maps names to networks.
 _NAMED = (("conditioning",), ("networks",), ("weights",), ("checkpoints",), ("train", "optimizers"))
 
 
@@ -122,10 +122,10 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         return over
     fields = dict(base.fields)
-    if path == ("variants",):  # the sizes of one system are not those of another
+    if path == ("variants",):  # sizes belong to one system
         fields = {name: fields[name] for name in over.fields if name in fields}
     if path == ("data",) and not _OF_DATA.isdisjoint(over.fields):
-        fields.pop("class_names", None)  # of other data
+        fields.pop("class_names", None)  # belongs to the replaced data
     for key, node in over.fields.items():
         if node.value is None and _removable(path):
             fields.pop(key, None)
@@ -289,7 +289,7 @@ def _set(root: Node, text: str, file: str) -> Node:
     if steps[0][0] in ("latentc", "extends", "variants"):
         message = f"`{steps[0][0]}` cannot be changed by `--set`; edit the file"
         raise DiagnosticError.of("E0213", message, steps[0][1])
-    # Blanks in place of the path keep the columns of the value correct.
+    # Blanks in place of the path keep the columns of the value right.
     try:
         leaf = load_yaml(" " * (len(target) + 1) + value, file).root
     finally:
@@ -301,7 +301,7 @@ def _set(root: Node, text: str, file: str) -> Node:
     section = root.fields.get(steps[0][0])
     if section and [name for name, _ in steps] == ["data", "classes"]:
         names = section.fields.get("class_names")
-        if names and names.span.file.partition(" #")[0] != file.partition(" #")[0]:  # of other classes
+        if names and names.span.file.partition(" #")[0] != file.partition(" #")[0]:  # belongs to other classes
             kept = {name: node for name, node in section.fields.items() if name != "class_names"}
             root = replace(root, value={**root.fields, "data": replace(section, value=kept)})
     return _put(root, steps, leaf)

@@ -178,7 +178,7 @@ def needs_are_met(spec: Spec) -> Iterator[Problem]:
         needs = part.needs(spec) if isinstance(part, Objective | Sampler) else ()
         whole = {(need.network, need.capability) for need in needs if not need.place}
         for need in needs:
-            known = need.place and (need.network, need.capability) in whole  # the component's own need is reported
+            known = need.place and (need.network, need.capability) in whole  # the component reports its own need
             yield from _unmet(spec, section, part, need, bool(known))
 
 
@@ -199,7 +199,7 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, know
     kinds = [kind for kind, cls in load("networks").items() if need.capability in getattr(cls, "PROVIDES", ())]
     if network is None:
         near = f"call `{able[0]}` `{need.network}`" if able else f"add one to `networks`, of kind {' or '.join(kinds)}"
-        if need.place:  # a key names it
+        if need.place:  # the need comes from a key, which names it
             near = f"name one of the networks, or add one, of kind {' or '.join(kinds)}"
         yield Problem("E0306", path, wanted, labels=((("networks",), "the networks"),), help=near)
         return
@@ -371,7 +371,7 @@ def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
     elif isinstance(value, Mapping):
         items = value.items()
     for key, item in items:
-        if not isinstance(item, _PLAIN):  # names of a thousand classes, most often
+        if not isinstance(item, _PLAIN):  # usually the names of a thousand classes
             yield from _parts(item, (*path, key))
 
 

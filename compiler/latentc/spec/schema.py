@@ -56,7 +56,7 @@ class Spec(Closed):
         default_factory=dict, description="named overrides of this spec, merged by --variant"
     )
 
-    # Where the values were written, for diagnostics of later stages; not part of the spec's content.
+    # Where values were written, for diagnostics of later stages; not part of the spec's content.
     _document: Document | None = PrivateAttr(None)
     # (source, variant, overrides) as `load_spec` was given them; None if the spec was not read from a file.
     _origin: tuple[str, str | None, tuple[str, ...]] | None = PrivateAttr(None)
@@ -118,12 +118,12 @@ def json_schema() -> dict[str, Any]:
             definition["required"] = ["kind", *definition.get("required", [])]
     networks["additionalProperties"] = False  # names outside the pattern
     pattern, component = next(iter(networks["patternProperties"].items()))
-    # A network that extends that of another spec need not say its kind.
+    # A network that extends another spec's need not give its kind.
     extended = {"type": "object", "required": ["extends"], "properties": _OF_ANOTHER}
     networks["patternProperties"][pattern] = component = {"anyOf": [component, extended]}
     backbone = {**component, "description": "the network, where there is one"}
     schema["properties"]["backbone"] = backbone
-    # A file that extends another need not repeat what the base says.
+    # A file that extends another need not repeat the base's keys.
     schema["required"] = ["latentc"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "latentc spec"}
 
@@ -134,7 +134,7 @@ _OF_ANOTHER = {
 }
 
 
-# ---- what may stand at a path
+# ---- values allowed at a path
 
 
 @dataclass(frozen=True)

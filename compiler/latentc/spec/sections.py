@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     PrecisionName = Literal["fp32", "fp16", "bf16"]
     SchemeName = Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"]
-else:  # what some engine has, so that adding an engine is adding a file
+else:  # schemes that some engine supports, so that adding an engine is adding a file
     EngineName, PrecisionName, SchemeName = (Literal[tuple(names)] for names in (ENGINES, PRECISIONS, SCHEMES))
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]

@@ -37,7 +37,7 @@ def _block(data: Any, indent: int) -> list[str]:
         head = f"{pad}{_scalar(str(key))}:"
         line = f"{head} {_flow(value)}"
         nested = isinstance(value, dict | list) and bool(value)
-        # Mappings at the top level become blocks; below, what fits on a line stays on it.
+        # Mappings at the top level become blocks; below that, whatever fits on one line stays on it.
         if nested and (len(line) > _WIDTH or (indent == 0 and isinstance(value, dict))):
             lines += [head, *_block(value, indent + 2)]
         else:

@@ -113,12 +113,12 @@ def _composed(text: str, file: str) -> Node:
         try:
             return _Composer(file).root(text, _FAST)
         except (DiagnosticError, yaml.YAMLError):
-            pass  # PyYAML's own parser says better what is wrong, and where
+            pass  # PyYAML's own parser gives better messages and places
     return _Composer(file).root(text, yaml.BaseLoader)
 
 
 _FAST: Any = getattr(yaml, "CBaseLoader", None)  # libyaml's parser, where PyYAML was built with it
-_READ_LOOSELY = re.compile("[\t\r?%\x85\u2028\u2029\ufeff]")  # it accepts some texts with these that are no YAML 1.2
+_READ_LOOSELY = re.compile("[\t\r?%\x85\u2028\u2029\ufeff]")  # with these it accepts some invalid YAML 1.2
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: dict[str, Scalar] = {
@@ -137,7 +137,7 @@ def plain_scalar(text: str) -> Scalar:
         return _SPECIAL[text]
     if _INT.fullmatch(text):
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        # Python refuses to read very long digits; no number of a spec needs more than 64 bits.
+        # Python refuses to parse very long numbers; no number of a spec needs more than 64 bits.
         value = int(text, base) if len(text) <= 24 else 1 << 64
         if not -(1 << 63) <= value < 1 << 63:
             raise OverflowError(text)
@@ -159,7 +159,7 @@ class _Open:
     size: int = 1
     height: int = 0
     keyed: tuple[str, Span] | None = None
-    # Where each key was first written, for the diagnostic about a second one.
+    # Where each key was written first, for the diagnostic about a duplicate.
     keys: dict[str, Span] = field(default_factory=dict)
 
 
@@ -185,7 +185,7 @@ class _Composer:
                 self.event(loader.get_event())
         except yaml.MarkedYAMLError as error:
             raise DiagnosticError(*self.errors, self.malformed(error)) from None
-        except (ValueError, OverflowError):  # PyYAML's own conversion of an escape or of a version
+        except (ValueError, OverflowError):  # PyYAML's own conversion of an escape or a version
             mark = loader.get_mark()
             place = Span(self.file, mark.line + 1, mark.column + 1, mark.line + 1, mark.column + 2)
             raise self.error("E0102", "malformed YAML: no such character or version", place) from None

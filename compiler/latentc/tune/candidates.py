@@ -29,7 +29,7 @@ UNTIL = (0.25, 0.5, 0.75)
 """Where a small network hands over to `main`, from noise (0) to data (1)."""
 
 REUSED = 3  # samplers that are also tried with cached blocks and with a small network
-SHORTEST = 6  # fewest steps of such a sampler
+SHORTEST = 6  # smallest number of steps of such a sampler
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Candidate:
     def write(self, path: Path, base: str, own: Tunable, heading: str = "") -> Spec:
         """Write the candidate as a spec that extends `base`, whose sampler is `own`; returns the spec as read back."""
         wanted = self.sampler.model_dump(mode="json", by_alias=True)
-        if self.sampler.kind == own.kind:  # merged into the sampler of the base, else in place of it
+        if self.sampler.kind == own.kind:  # merged into the base's sampler; otherwise in place of it
             given = own.model_dump(mode="json", by_alias=True)
             changes = {key: value for key, value in wanted.items() if key == "kind" or value != given[key]}
         else:
@@ -114,7 +114,7 @@ def at_evaluations(sampler: ArraySampler, target: Parameterization, count: int) 
         try:
             if resized.table(target).all_progress.size == count:
                 return resized
-        except ValueError:  # more steps than the schedule has, or timesteps that coincide
+        except ValueError:  # more steps than the schedule has, or coinciding timesteps
             continue
     return None
 

@@ -23,7 +23,7 @@ from latentc_runtime import Pipeline, load
 
 Array = np.ndarray
 Compile = Callable[[Path, Path], object]  # spec file, bundle
-FEWEST, SECONDS = 5, 1.0  # timed repetitions: at least so many, for about so long
+FEWEST, SECONDS = 5, 1.0  # timed repetitions: smallest number, and about how long
 EXACT = {"quantize": None, "cache": None, "stitch": None}  # `optimize` of the reference
 
 
@@ -50,7 +50,7 @@ class Compiling:
     def measured(self, candidate: Candidate, judge: Callable[[Array, Array | None], Figures]) -> Measured:
         """A candidate compiled, timed and judged. Raises DiagnosticError and BundleError as these do."""
         with self._compiled(candidate) as (spec, pipe):
-            # Quantised layers do the same work in other numbers, and lowering them needs a calibration.
+            # Quantised layers do the same work with other numbers, and lowering them needs a calibration.
             unquantised = spec.model_copy(update={"optimize": spec.optimize.model_copy(update={"quantize": None})})
             lowered = optimised(lower(unquantised), unquantised)
             program = lowered.programs[0]

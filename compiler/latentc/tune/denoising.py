@@ -20,7 +20,7 @@ from latentc.tune.screen import FINE, Tell, open_screen, shortlist
 from latentc.weights import Expr
 from latentc_runtime.sources import Given
 
-TRAJECTORY_BYTES = 1 << 29  # most memory for the reference solution of the search
+TRAJECTORY_BYTES = 1 << 29  # largest memory for the reference solution of the search
 
 
 class Denoising:

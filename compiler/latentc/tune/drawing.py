@@ -62,7 +62,7 @@ def open_drawing(
     ONNX Runtime replaces engines that run plans. Raises DiagnosticError and BundleError as compiling and opening
     engines do.
     """
-    # A table of ones is left out of a program, and equal ones are one.
+    # A table of ones is left out of a program, and equal tables are merged.
     apart = 1.5 + np.arange(sampler.steps) / sampler.steps
     changed: dict[str, Any] = {"temperature": tuple(apart), "randomness": tuple(2 * apart)}
     if sampler.guidance is not None:

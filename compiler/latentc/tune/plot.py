@@ -9,7 +9,7 @@ from latentc.faults import needed
 from latentc.tune.budget import front
 from latentc.tune.report import Tuned
 
-PANELS = 3  # most qualities that are drawn
+PANELS = 3  # largest number of qualities drawn
 _INK, _FRONT, _CHOSEN, _OWN = "#4a5568", "#1f6feb", "#d1242f", "#1a7f37"
 
 
@@ -77,7 +77,7 @@ def _panel(axes: Any, tuned: Tuned, name: str) -> None:
     _logarithmic(axes.set_xscale, axes.xaxis)
     if min(values) > 0 and max(values) > 8 * min(values):
         _logarithmic(axes.set_yscale, axes.yaxis)
-    # The evaluations of the front's points, once each, at the best of them.
+    # The evaluation counts of the front's points, each once, at the best of them.
     for evaluations, i in {tuned.measured[i].evaluations: i for i in best}.items():
         axes.annotate(str(evaluations), points[i], xytext=(5, 5), textcoords="offset points", fontsize=8, color=_FRONT)
     axes.set_xlabel(f"milliseconds for {tuned.batch} sample{'s' if tuned.batch > 1 else ''}")

@@ -45,9 +45,9 @@ from latentc.tune.screen import Tell
 from latentc.weights import Expr
 from latentc_runtime.noise import normals
 
-MARK = "candidates.csv"  # marks a folder as results of tuning, which may be replaced
-SEARCH = 0.5  # share of the allowed time for the search; the rest is for compiling and measuring
-_JUDGED = 1 << 32  # offset of the seeds on which candidates are judged from those of the search
+MARK = "candidates.csv"  # marks a folder as tuning results, which may be replaced
+SEARCH = 0.5  # fraction of the allowed time for the search; the rest is for compiling and measuring
+_JUDGED = 1 << 32  # offset between the seeds of the search and those on which candidates are judged
 
 
 def tune(
@@ -180,7 +180,7 @@ def _goal(search: Search, spec: Spec, options: Options, judges: Sequence[Judge])
         higher |= judge.higher
         if options.metrics or not primary:
             primary = figures[0]
-    # As good as the spec's own sampler; the error of a stochastic one means nothing.
+    # As good as the spec's own sampler; the error of a stochastic sampler has no meaning.
     without = primary == "error" and search.stochastic
     default = Bound("error", 0.05) if without else Bound(primary, 1.0, relative=True)
     bounds = options.bounds or (default,)
@@ -247,7 +247,7 @@ def _base(spec: Spec, source: str | Path | None, folder: Path) -> str:
     if source is not None and str(source) in resources.shipped_specs() and not Path(source).exists():
         return str(source)
     if source is not None and Path(source).is_file():
-        # `folder` lies beside the final one, so the relative path is the same.
+        # `folder` lies next to the final one, so the relative path is the same.
         return Path(os.path.relpath(source, folder)).as_posix()
     (folder / "base.yaml").write_text(resolved_yaml(spec), encoding="utf-8")
     return "base.yaml"

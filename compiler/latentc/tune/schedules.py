@@ -18,11 +18,11 @@ from latentc.components.samplers._masked import ListedSampler
 
 Array = np.ndarray
 MOMENTUM = 0.5
-HIDDEN = 0.99  # most of the tokens that stay hidden after a step
-LEAST = 1e-4  # of the other numbers
+HIDDEN = 0.99  # largest fraction of tokens that stay hidden after a step
+LEAST = 1e-4  # bound of the other numbers
 NUDGE, HIDDEN_NUDGE = 0.1, 0.01
 RATE, HIDDEN_RATE = 0.4, 0.004  # the authors' 0.1 and 0.001, for a Fréchet distance of 4, relative to the figure
-LONGEST = 0.5, 0.05  # most that a number moves in an update
+LONGEST = 0.5, 0.05  # largest change of a number in an update
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def descended(
     here = figure(schedules.at(values))
     best, least = values, here
     fractions = schedules.fractions
-    # A fraction of fewer tokens than one would change nothing.
+    # A fraction of less than one token would change nothing.
     nudge = np.where(fractions, max(HIDDEN_NUDGE, 1 / length), NUDGE)
     rate, longest = np.where(fractions, HIDDEN_RATE, RATE), np.where(fractions, LONGEST[1], LONGEST[0])
     speed = np.zeros_like(values)

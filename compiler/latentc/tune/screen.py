@@ -20,9 +20,9 @@ from latentc.tune.search import Trajectory, cheapest_path, searched, step_costs,
 from latentc_runtime.sources import Given
 
 FINE = 100  # steps of the reference solution
-LONGEST = 12  # most evaluations whose timesteps are searched; for more, those of the longest are stretched
-SWEEPS = 2  # most sweeps over the timesteps of a candidate
-MOST = 24  # most candidates that are compiled
+LONGEST = 12  # most evaluations whose timesteps are searched; beyond, the longest found are stretched
+SWEEPS = 2  # largest number of sweeps over the timesteps of a candidate
+MOST = 24  # largest number of compiled candidates
 
 INTERVALS = ((0.0, 0.8), (0.0, 0.6), (0.1, 1.0), (0.2, 1.0), (0.2, 0.8), (0.4, 1.0))
 """Guidance intervals to try, from noise (0) to data (1)."""
@@ -91,7 +91,7 @@ class Screen:
             *usual, end = (float(t) for t in sampler.grid(target).times)
             cheapest = [float(self.fine.t[j]) for j in cheapest_path(costs, sampler.steps)]
             longer = stretched(shorter, sampler.steps, end) if shorter else usual
-            # All start where this solver does: some cannot start at pure noise.
+            # All start where this solver does, because some cannot start at pure noise.
             starts = [[usual[0], *start[1:]] for start in (usual, cheapest, longer)]
 
             def error(timesteps: Sequence[float], sampler: ArraySampler = sampler) -> float:

@@ -108,7 +108,7 @@ def searched(
 ) -> tuple[list[float], float]:
     """The best of `starts`, refined: timesteps and their error. ValueError if no start is in order."""
     rounded = [[start[0], *(_rounded(t, whole) for t in start[1:])] for start in starts]
-    # Rounding may make timesteps that lie close together coincide.
+    # Rounding may make timesteps that are close together coincide.
     kept = [r if _ordered([*r, end]) else list(start) for r, start in zip(rounded, starts, strict=True)]
     first = min((start for start in kept if _ordered([*start, end])), key=error)
     return refined(first, error, end, whole, sweeps, stop)

@@ -23,7 +23,7 @@ from latentc_runtime.request import Request
 
 Array = np.ndarray
 OWN = "(outside of any call)"
-AT_ONCE = 8  # calls of networks whose operands one compiled sampler returns
+AT_ONCE = 8  # network calls whose operands one compiled sampler returns
 
 
 def diverging_call(
@@ -132,7 +132,7 @@ class _Run:
 
     def by_oracle(self) -> tuple[list[Call], list[list[Array]], Sequence[Array]]:
         """All calls, their operands, and the results."""
-        # The emitted sampler guides as the module before its passes does.
+        # The emitted sampler guides like the module before its passes.
         lowered = self.subject.lowered if self.candidate == TORCH else self.subject.expanded
         calls: list[Call] = []
         found: list[list[Array]] = []

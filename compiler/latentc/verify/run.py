@@ -83,7 +83,7 @@ class _Verification:
         self.divergences: list[Divergence] = []
         self.skipped: list[Skipped] = []
         quantization, precision = subject.pipeline.manifest.quantization, subject.spec.target.precision
-        # The oracle rounds as quantised layers do, PyTorch does not.
+        # The oracle rounds as quantised layers do; PyTorch does not.
         self.exact, self.tolerance = (
             tolerance_of(precision, None if quantization is None else quantization.scheme, rounded)
             for rounded in (True, False)
@@ -246,7 +246,7 @@ class _Verification:
             return
         subject, name = self.subject, called.network.name
         tolerance = (self.exact if self.oracle else self.tolerance).forward
-        # Codes stay the same under a small change, and so may values that are drawn among a few.
+        # Codes do not change under a small change of the input, and neither may values drawn from a few.
         shares = (1.0,) if all(array.dtype.kind in "iu" for array in result) else (max(0.01, 10 * tolerance), 1.0)
         paths = changeable(parameters(subject.lowered.module, called.method.function), subject.arrays, name)
         error, path = 0.0, ""
@@ -280,7 +280,7 @@ class _Verification:
         subject.pipeline.warm_up(1, entry.steps, entry.name)  # some engines compile for a batch size at its first run
         begin = time.perf_counter()
         discrete = [output.dtype.kind in "iu" for output in runners[ENGINE](self._request(entry, 1))]
-        each = 5 * (time.perf_counter() - begin)  # PyTorch is assumed to be four times as slow as the engine
+        each = 5 * (time.perf_counter() - begin)  # PyTorch is assumed to be four times slower than the engine
         if self._draws(program) and (why := self._other_tokens(all(discrete))):
             self._skip(title, why)
             return
@@ -303,7 +303,7 @@ class _Verification:
         for i, output in enumerate(entry.outputs):
             if program.outputs and program.outputs[i].effort:
                 continue
-            # A program of one evaluation has no steps whose errors add up.
+            # A program of one evaluation has no steps over which errors add up.
             kind = "tokens" if discrete[i] else "forward" if program.evaluations == 1 else "sampler"
             what = _title(entry) if len(entry.outputs) == 1 else f"{_title(entry)}: {output.name}"
             own: Results = {name: [[outputs[i]] for outputs in runs] for name, runs in results.items()}
@@ -376,7 +376,7 @@ class _Verification:
             found = next((c for c in mine if not c.program), None)
             if found is not None:
                 called = next(one for one in methods if one.title == found.what)
-                # A call inside may be a little less exact than the whole; a mistake is of the size of the error.
+                # A call inside may be slightly less exact than the whole; a mistake is as large as the error itself.
                 least = max(self._between(ORACLE, candidate).forward, found.error / 100)
                 operands = called.feeds(SIZES, max(SIZES))[0][2]
                 self.divergences.append(diverging_call(subject, called, operands, candidate, least))

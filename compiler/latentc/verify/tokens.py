@@ -21,7 +21,7 @@ from latentc_runtime.sources import RandomSource
 
 Array = np.ndarray
 Noise = Mapping[str, Array]
-MOST = 16  # ties that are decided in one sequence, and trials to decide those of programs of several random numbers
+MOST = 16  # ties resolved per sequence, and trials for ties of programs with several random numbers
 
 
 def draws_tokens(subject: Subject, request: Request) -> list[bool]:
@@ -61,7 +61,7 @@ def with_ties(
     if c.ok or not draws_tokens(subject, request)[output]:
         return c
     inputs = {i.name: i for i in request.entry.inputs if isinstance(i.source, RandomSource) and i.dtype == "f32"}
-    if not inputs:  # it takes the likeliest token
+    if not inputs:  # it takes the most likely token
         return c
     tokens = got if got.dtype.kind in "iu" else drawn(subject, c.candidate, request)[output]
     noise = {name: request.array(i) for name, i in inputs.items()}

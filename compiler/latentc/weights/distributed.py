@@ -30,7 +30,7 @@ def parts_of(folder: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     for kind in ("averages", "networks"):
-        # The list is untrusted data: it may only name files of this folder.
+        # The list is untrusted data: it may only name files in this folder.
         files = [folder / kind / name.name for name in names if name.parent == Path(kind)]
         for file in files:
             if not file.is_file():

@@ -29,7 +29,7 @@ _KNOWN = (
     "model.safetensors",
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
-    "averages.safetensors",  # of a checkpoint that an emitted project writes
+    "averages.safetensors",  # written in checkpoints of emitted projects
     "networks.safetensors",
 )
 _LARGEST_INDEX = 1 << 28  # bytes
@@ -112,7 +112,7 @@ def _folder(path: Path) -> Mapping[Any, Any]:
     indices = sorted(path.glob("*.index.json"))
     files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
     known = [f for name in _KNOWN for f in (*indices, *files) if f.name in (name, f"{name}.index.json")]
-    if known:  # diffusers and transformers; the other files are copies (fp16, .bin) or unrelated
+    if known:  # of diffusers and transformers; other files are copies (fp16, .bin) or unrelated
         return _sharded(known[0]) if known[0] in indices else _tree(known[0])
     if len(indices) == 1:
         return _sharded(indices[0])
@@ -209,7 +209,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
         raise _shards(index, "it has no weight_map of names to files")
     for file in sorted(set(where.values())):
-        # An index is untrusted data: it may only name files beside itself.
+        # An index is untrusted data: it may only name files next to itself.
         if Path(file).name != file or not (index.parent / file).is_file():
             raise _shards(index, f"its file {file!r} is missing")
     return where

@@ -11,9 +11,9 @@ from typing import Any
 
 from latentc.weights.templates import FIELD, LETTER
 
-_LEAST = 0.2  # least fraction of the names in `from` that a file has; the rest are for other variants or alternatives
-_REST = "*"  # the name that stands for all names without a rule
-_ANY = "\0"  # what a placeholder for words stands for
+_LEAST = 0.2  # smallest fraction of the names in `from` that a file must have; others are for variants
+_REST = "*"  # the name for all names without a rule
+_ANY = "\0"  # the placeholder for words
 
 Kind = str | re.Pattern[str]
 

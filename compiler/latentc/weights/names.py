@@ -21,7 +21,7 @@ from latentc.weights.templates import Sizes
 Types = Mapping[str, tuple[Sequence[int], Any]]
 """{name: (shape, dtype)}; a dtype is an IR name (`f32`) or what `np.dtype` takes."""
 
-_SHOWN = 4  # names of each kind that a diagnostic lists
+_SHOWN = 4  # number of names of each kind listed in a diagnostic
 _NEEDED = {side: f"{side} names that a rule needs and that are missing" for side in ("their", "our")}
 
 

@@ -166,7 +166,7 @@ def _from_type(function: Any, kind: Global, args: Any, *rest: Any) -> Any:
     return function(*args)
 
 
-# What stands for each name that the pickle may call.
+# Replacements for each name that the pickle may call.
 _CALLED = {
     **dict.fromkeys(("collections OrderedDict", "collections defaultdict", "builtins dict"), _Dict),
     "torch Size": tuple,

@@ -76,7 +76,7 @@ def _mapped(expr: Stored) -> np.ndarray:
     if not expr.nbytes:
         return np.empty(expr.shape, expr.dtype)
     try:
-        # Mapping beyond the end would be a bus error at the first read, so look before.
+        # Reading mapped memory beyond the end of a file would be a bus error, so check first.
         if expr.file.stat().st_size < expr.offset + expr.nbytes:
             raise _changed(expr, "it is shorter than when it was opened")
         raw = np.memmap(expr.file, np.uint8, mode="r", offset=expr.offset, shape=(expr.nbytes,))

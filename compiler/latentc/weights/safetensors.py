@@ -84,7 +84,7 @@ def write_safetensors(
     with replacing(path) as file:
         file.write(header)
         for name in order:
-            # Reading raises DiagnosticErrors of its own, so an OSError here concerns the output.
+            # Reading raises its own DiagnosticErrors, so an OSError here concerns the output.
             if stream(tensors[name], file) != spans[name][1]:
                 raise ValueError(f"{name}: the number of bytes streamed does not match its shape")
     return {name: (len(header) + offset, nbytes) for name, (offset, nbytes) in spans.items()}
@@ -99,7 +99,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     _sweep(path)
     try:
-        if path.exists() and not path.is_file():  # a folder, or a device that the rename would put a file in place of
+        if path.exists() and not path.is_file():  # a folder, or a device that the rename would replace by a file
             raise OSError(errno.EEXIST, "it exists and is not a regular file")
         try:
             with temporary.open("xb") as file:

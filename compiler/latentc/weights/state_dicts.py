@@ -78,7 +78,7 @@ def state_dicts(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
         inner = [
             walk(value, f"{place}.{key}" if place else str(key), depth + 1)
             for key, value in node.items()
-            if isinstance(value, Mapping) and isinstance(key, (str, float))  # a rate of averages (LARP)
+            if isinstance(value, Mapping) and isinstance(key, (str, float))  # decay rate of averages (LARP)
         ]
         tensors = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, Expr)}
         if tensors and not any(inner):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latentc_runtime.manifest import Plan
 
 Array = NDArray[Any]
-Value = Any  # opaque outside of its backend
+Value = Any  # opaque outside its backend
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -87,7 +87,7 @@ def open_backend(
             except BundleError as error:
                 if device != "auto":
                     raise
-                if error.code == "E0613":  # there is a GPU, and the plans made for it would be faster
+                if error.code == "E0613":  # there is a GPU, for which plans would be faster
                     warnings.warn(f"ONNX Runtime runs the bundle instead: {error.message}; {error.help}", stacklevel=2)
         engine = "onnxruntime"
     if engine == "onnxruntime":
@@ -132,7 +132,7 @@ def engine_failure(what: str, error: Exception, library: str, update: str) -> Bu
 
 def cast(array: Array, dtype: np.dtype[Any], name: str) -> Array:
     """`array` as `dtype`, contiguous. Raises BundleError if fractions would become whole numbers."""
-    result = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)  # ascontiguousarray makes [] to [1]
+    result = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)  # ascontiguousarray turns [] into [1]
     if array.dtype.kind == "f" and dtype.kind != "f" and not np.array_equal(result, array):
         raise BundleError("E0607", f"engine input {name} takes {dtype}, but got {array.dtype} values")
     return result

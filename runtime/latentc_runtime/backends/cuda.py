@@ -44,7 +44,7 @@ class Cuda:
         """Calls a function of the CUDA runtime; returns its result without the status. Raises BundleError E0607."""
         try:
             status, *results = getattr(self.api, name)(*arguments)
-        except Exception as error:  # cuda-python raises where it does not find the driver's library
+        except Exception as error:  # cuda-python raises if it does not find the driver's library
             raise BundleError("E0607", f"{name}: {error}") from None
         if int(status) != 0:
             text = getattr(status, "name", str(status))
@@ -79,7 +79,7 @@ class Cuda:
 
     def __del__(self) -> None:
         if hasattr(self, "stream"):
-            with contextlib.suppress(Exception):  # at exit the driver may be gone before
+            with contextlib.suppress(Exception):  # at exit the driver may already be gone
                 self.release()
 
     def upload(self, array: Array) -> DeviceArray:
@@ -87,7 +87,7 @@ class Cuda:
         array = np.ascontiguousarray(array).reshape(array.shape)
         made = DeviceArray(self, array.shape, array.dtype, array.itemsize)
         kind = self.api.cudaMemcpyKind.cudaMemcpyHostToDevice
-        # Memory that is not pinned is staged before the call returns, so `array` may go away.
+        # Memory that is not pinned is staged before the call returns, so `array` may be freed.
         self.call("cudaMemcpyAsync", made.pointer, array.ctypes.data, made.bytes, kind, self.stream)
         return made
 

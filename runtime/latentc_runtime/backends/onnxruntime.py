@@ -57,7 +57,7 @@ class OnnxRuntime:
             raise BundleError("E0606", f"this ONNX Runtime has no {PROVIDERS[device][0]}", _INSTALL["gpu"])
         self.device = device
         self.options = {
-            # TF32 products have a mantissa of 10 bits instead of the 23 of fp32.
+            # TF32 matmuls have a mantissa of 10 bits instead of the 23 of fp32.
             "CUDAExecutionProvider": {"use_tf32": "0"},
             "TensorrtExecutionProvider": _tensorrt_options(precision) if device == "tensorrt" else {},
         }
@@ -76,10 +76,10 @@ class OnnxRuntime:
                 )
             providers = [(name, self.options.get(name, {})) for name in PROVIDERS[self.device]]
             session = self.ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise self.failure(f"{path.name} cannot be opened", error) from None
         if PROVIDERS[self.device][0] not in session.get_providers():
-            # ONNX Runtime continues without a provider if it does not find its libraries or a GPU.
+            # ONNX Runtime silently drops a provider if it does not find its libraries or a GPU.
             if self.asked != "auto":
                 raise BundleError(
                     "E0606",
@@ -144,9 +144,9 @@ class OrtEngine:
             for name in outputs:
                 place = inputs.get(shared.get(name, ""))
                 if place is not None and not isinstance(place, np.ndarray):
-                    binding.bind_ortvalue_output(name, place)  # ScatterElements then writes its rows and copies nothing
+                    binding.bind_ortvalue_output(name, place)  # ScatterElements then writes its rows in place
                 else:
-                    # By device and not by buffer: the engine allocates it, and it stays there for the next run.
+                    # Bound by device, not by buffer: the engine allocates it, and it stays there for the next run.
                     binding.bind_output(name, self.backend.memory)
             begin = time.perf_counter()
             self.session.run_with_iobinding(binding)

@@ -30,7 +30,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 class OpenVino:
     """The Backend of OpenVINO. `precision` "bf16" runs in float32 where the CPU has no bfloat16 arithmetic."""
 
-    concurrent = False  # an engine is one inference request
+    concurrent = False  # each engine is one inference request
     compiles_per_batch = True
 
     def __init__(self, device: str, threads: int | None, precision: str) -> None:
@@ -54,7 +54,7 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
-            # Threads tied to cores: two processes of one thread each would share the first core.
+            # Threads tied to cores: two processes with one thread each would share the first core.
             "ENABLE_CPU_PINNING": False,
             **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
         }
@@ -87,7 +87,7 @@ class OvEngine:
 
     def __init__(self, backend: OpenVino, name: str, model: Any) -> None:
         self.backend, self.name, self.model = backend, name, model
-        # By the graph's names: compiling may add others.
+        # By the graph's names, because compiling may add others.
         self.inputs = {port.any_name for port in model.inputs}
         self.outputs = {name for port in model.outputs for name in port.names}
         self.compiled: list[_Compiled] = []

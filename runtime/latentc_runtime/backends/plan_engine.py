@@ -55,7 +55,7 @@ class PlanEngine:
                 context.set_input_shape(name, value.shape)
             self.made[shapes] = context, [tuple(context.get_tensor_shape(name)) for name in self.outputs]
         context, results = self.made[shapes]
-        made = {  # also those that are not wanted: the engine writes all of them
+        made = {  # including unwanted ones, because the engine writes all of them
             name: DeviceArray(self.backend.cuda, shape, *kind)
             for (name, kind), shape in zip(self.outputs.items(), results, strict=True)
         }

@@ -110,7 +110,7 @@ def rows(
     found = []
     for i, sample in enumerate(outputs[main.name]):
         content = parts(sample, main.output)
-        # Numbers for what cannot be shown.
+        # Numbers for what cannot be shown as an image.
         plain = further if content else [main, *further]
         item = {"index": first + i, **origin(request, conditions, first + i), "content": content}
         if plain:

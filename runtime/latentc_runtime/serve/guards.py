@@ -20,9 +20,9 @@ from latentc_runtime.serve.options import HttpError, Options, refused
 
 _log = logging.getLogger("latentc.serve")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-BODIES = 16  # largest number of bodies of the largest size that are held at once
+BODIES = 16  # largest number of bodies of maximum size held at once
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_OPEN = re.compile(r"/(healthz|readyz|static/.*)?")  # what needs no key
+_OPEN = re.compile(r"/(healthz|readyz|static/.*)?")  # paths that need no key
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -98,7 +98,7 @@ class Guard:
         """HttpError for a request that must not be served."""
         host = headers.get("host", "")
         if self.options.loopback and re.sub(r":\d*$", "", host).lower() not in _LOCAL:
-            # Otherwise a page of another site could reach this machine under a name of its own (DNS rebinding).
+            # Otherwise a page of another site could reach this machine under its own name (DNS rebinding).
             raise refused(
                 403,
                 "E0616",

@@ -37,5 +37,5 @@ def log_to_stderr() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(least)
-    for name in ("uvicorn.access", "python_multipart.multipart"):  # errors of a form are answered
+    for name in ("uvicorn.access", "python_multipart.multipart"):  # form errors are answered instead
         logging.getLogger(name).disabled = True

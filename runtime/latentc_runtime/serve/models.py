@@ -42,7 +42,7 @@ class Model:
         manifest = self.manifest
         return {
             "name": self.name,
-            # A path tells how the machine is laid out, which is nobody's business on the network.
+            # A path reveals the layout of the machine, which should not be visible on the network.
             "bundle": self.place if options.loopback else Path(self.place).name,
             "state": self.scheduler.state,
             "engine": manifest.engine,

@@ -46,13 +46,13 @@ def serve(bundles: Sequence[str], options: Options, announce: Callable[[str], No
         h11_max_incomplete_event_size=64 << 10,
     )
     server = _Server(config, app)
-    # Before uvicorn sets the same handler, so that no signal is lost; and it raises signals again when it has stopped,
-    # which would make a regular end look like a failure.
+    # Before uvicorn sets the same handler, so that no signal is lost; uvicorn also raises signals again after it has
+    # stopped, which would make a regular end look like a failure.
     before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         announce(address)
         if sys.stdout is not None:
-            sys.stdout.flush()  # a pipe would keep it until the end
+            sys.stdout.flush()  # a pipe would hold it back until the end
         if not options.loopback and options.key is None:
             _log.warning("anyone who can reach this address can use it: set an API key", extra={"address": address})
         _log.info("listening", extra={"address": address, "models": list(app.models)})
@@ -85,7 +85,7 @@ def _listener(options: Options) -> socket.socket:
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        if sys.platform != "win32":  # where the option would let two servers share a port
+        if sys.platform != "win32":  # with this option two servers could share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, OverflowError) as error:

@@ -36,8 +36,8 @@ from latentc_runtime.sources import NUMPY
 _log = logging.getLogger("latentc.serve")
 
 KEEPALIVE = 15.0  # seconds of silence after which a stream sends a comment, for proxies
-PATIENCE = 60.0  # seconds for a body to arrive
-BACKLOG = 4  # events that a slow client may have waiting before it misses intermediate pictures
+PATIENCE = 60.0  # seconds to wait for a body
+BACKLOG = 4  # events that may wait for a slow client before it misses intermediate pictures
 
 Handler = Callable[[HttpRequest], Awaitable[Response]]
 
@@ -54,7 +54,7 @@ def handler(model: Model, options: Options, metrics: Metrics) -> Handler:
         except HttpError as refusal:
             status = refusal.status
             raise
-        except HTTPException as refusal:  # of the framework, which read a form
+        except HTTPException as refusal:  # of the framework, which parsed a form
             status = refusal.status_code
             raise
         finally:
@@ -103,7 +103,7 @@ async def _asked(http: HttpRequest, model: Model, options: Options) -> Asked:
     if kind != "multipart/form-data":
         mend = "send application/json, or multipart/form-data with files of conditions"
         raise refused(415, "E0618", f"the request has type {kind[:60]}", mend)
-    # FastAPI turns errors of the parser into answers of its own.
+    # FastAPI would answer parser errors itself.
     form = await http.form(max_files=32, max_fields=32, max_part_size=options.max_body)
     files, text = {}, b"{}"
     for name, part in form.multi_items():

@@ -28,7 +28,7 @@ from latentc_runtime.sources import joined
 
 _log = logging.getLogger("latentc.serve")
 
-PROGRESS = 0.1  # seconds between two reports of progress
+PROGRESS = 0.1  # seconds between two progress reports
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Job:
     cancelled: bool = False
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
-    taken: int = 0  # rows that were given to the engine
+    taken: int = 0  # rows already given to the engine
     made: int = 0
 
     @property
@@ -149,7 +149,7 @@ class Scheduler:
 
     def _check_room(self, count: int) -> None:
         most = self.options.queue
-        if self.waiting and self.waiting + count > most:  # an empty queue takes any request, or no retry would succeed
+        if self.waiting and self.waiting + count > most:  # an empty queue accepts any request, or retries would fail
             after = self.retry_after()
             raise refused(
                 429,
@@ -206,7 +206,7 @@ class Scheduler:
                 if self._closing:
                     return []
                 self._changed.wait()
-                self._wait_for_company()  # which all may leave meanwhile
+                self._wait_for_company()  # all of which may leave in the meantime
             pieces: list[Piece] = []
             key, room = self._jobs[0].key, self._size()
             for job in [job for job in self._jobs if job.key == key]:

@@ -19,7 +19,7 @@ from latentc_runtime.conditions import described
 from latentc_runtime.serve.options import refused
 from latentc_runtime.sources import Condition
 
-_WIDEST = 16  # bytes of a value: the largest dtype that numpy converts to one of a condition
+_WIDEST = 16  # bytes per value: the largest dtype that numpy converts to a condition's dtype
 
 
 def value_from_bytes(content: bytes, condition: Condition, samples: int) -> Any:
@@ -52,7 +52,7 @@ def _npz(content: bytes, condition: Condition, samples: int) -> Any:
                 raise ValueError(f"an array is named `{name}`")
             _check_size(info.file_size, condition, samples)
             with archive.open(info) as file:
-                # One byte more than the header of the archive says shows that it lies.
+                # One byte more than the archive's header says proves that the header is wrong.
                 data = file.read(info.file_size + 1)
             arrays[name] = _npy(data, condition, samples)
     if len(arrays) == 1:

@@ -57,7 +57,7 @@ class Op:
     source: str = ""
     train: Train | None = None
     train_only: bool = False
-    sugar: bool = False  # a name for its decomposition, which emitted code shows and passes never see
+    sugar: bool = False  # a name for its decomposition, which only emitted code shows
     engine_only: bool = False  # only passes create it, for engines; no emitted code has it
     differentiable: bool = True
 
@@ -102,7 +102,7 @@ class Op:
         except OpError:
             raise
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            # What a type rule does not foresee, such as a string for an axis, is still a fault of the node.
+            # What a type rule does not foresee, such as a string for an axis, is reported as a fault of the node too.
             raise OpError(f"{type(error).__name__} in its type rule: {error}") from error
 
 

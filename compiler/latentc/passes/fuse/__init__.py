@@ -20,17 +20,17 @@ from latentc.passes.fuse.linears import (
 from latentc.passes.fuse.moves import TRANSPOSES
 
 _EVERYWHERE = (
-    # First, because it changes weights: folds what is constant in inference into them.
+    # First, because it changes weights: folds everything that is constant in inference into them.
     *FOLDING,
     *COMPOSITES,
-    # Fewer ops, the same products.
+    # Fewer ops, the same matmuls.
     TRANSPOSES,
     LINEAR_BIAS,
     # Then modulation is one multiplication and one addition: two small ops fewer per block and step.
     MODULATION_ONE,
 )
 
-# Rules that an engine asks for by name.
+# Rules that engines ask for by name.
 _CHOSEN = {rule.name: rule for rule in (MERGE_LINEARS, SEPARATE_LINEARS, QUERY_SCALE, INNER_PARTS)}
 
 RULES: dict[str, tuple[Rule, ...]] = {

@@ -150,7 +150,7 @@ def _attention(b: Builder, v: SimpleNamespace) -> Var:
     if len(shape) == 3:
         q, k, values = (b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:])) for x in (q, k, values))
     masks = [v.mask] if hasattr(v, "mask") else []
-    if not math.isinf(v.match.numbers.get("NEVER", -math.inf)):  # rows without any key have a result then
+    if not math.isinf(v.match.numbers.get("NEVER", -math.inf)):  # rows without any visible key then have a result
         masks = [b.where(v.mask, b.scalar(0.0, q), b.scalar(v.NEVER, q))]
     out: Var = b.attention(q, k, values, *masks, causal=False, scale=scale, out="x")
     return b.reshape(out, shape=shape) if len(shape) == 3 else out  # type: ignore[no-any-return]
@@ -164,5 +164,5 @@ ATTENTION = Rule(
     _attention_check,
 )
 
-# Decomposed operators become the operator. A rule comes after the rules for the operators in its pattern.
+# Decomposed operators become the operator again. A rule follows the rules for the operators in its pattern.
 COMPOSITES = (SOFTMAX, ATTENTION, LAYER_NORM, RMS_NORM, NORM_AFFINE, GELU, GELU_TANH, SILU)
