@@ -114,7 +114,7 @@ def apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def together(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `apart` took apart; keys are numbers again, which JSON has made text."""
+    """The inverse of `apart`; keys that JSON turned into text become numbers again."""
     match value:
         case {"tensor": path}:
             return tensors[path]
@@ -148,9 +148,10 @@ def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> 
 
 
 def read_checkpoint(folder: Path, run: Run | None = None) -> dict[str, Any]:
-    """What state.json holds, and as `tensors` the {kind: tensors} of a checkpoint that is not sharded.
+    """The content of state.json and, unless the checkpoint is sharded, `tensors`: {kind: tensors}.
 
-    Of a sharded one, each process verifies a share of the files. ValueError if it is damaged or incomplete.
+    The files of a sharded one are verified, each process a part of them. ValueError if it is damaged or
+    incomplete.
     """
     try:
         found = json.loads((folder / "state.json").read_bytes())
@@ -249,7 +250,7 @@ class Checkpoints:
         optimizers: list[torch.optim.Optimizer],
         run: Run,
     ) -> int:
-        """Puts the newest intact checkpoint back; returns its step. SystemExit if it does not fit.
+        """Restores the newest intact checkpoint; returns its step. SystemExit if it does not fit.
 
         It may have been written by another number of processes, or with another setting of `parallel`.
         """

@@ -153,7 +153,7 @@ MEANINGS = {
     "data.crops": "cached views of each image: the centre, or ten crops",
     "data.rate": "sample rate of all files, in Hz",
     "data.split": "which split of the data",
-    "data.label": "factor of the cached latents",
+    "data.label": "suffix of the label file, or key in the .json",
     "data.moments": "contents of the second half of the cached channels",
     "data.scale": "factor of the cached latents",
     "data.latent_mean": "mean of the cached latents per channel",

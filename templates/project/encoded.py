@@ -1,7 +1,7 @@
 """Images encoded once by the first stage, into a cache next to their folder.
 
-Fields that are `resized` are codes of the same views, made smaller before, in caches of their own. A cache is
-named by what it was made of: other images, crops or another first stage are encoded anew.
+Fields that are `resized` hold codes of the same views at a lower resolution, each in its own cache. The name
+of a cache depends on the images, the crops and the first stage: if one changes, images are encoded again.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Encoded:
         return found | {name: array[index] for name, array in self.arrays.items()}
 
     def identity(self) -> list[str]:
-        """Texts that differ if the images or their views do, for caches."""
+        """Texts that identify the images and their views, for names of caches."""
         return self.made_of
 
 
@@ -86,7 +86,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     made_of = [f"{weights} {status.st_size} {status.st_mtime_ns}", *identity]
 
     def codes(small: int | None) -> np.ndarray:
-        """Those of the images, `small` pixels a side, if they are made smaller."""
+        """Codes of the images, first resized to `small` pixels per side unless it is None."""
         resized = [] if small is None else [f"resized to {small}"]
         digest = hashlib.sha256("\n".join([*made_of, *resized]).encode()).hexdigest()[:12]
         cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{small or side}.{digest}.npy"
@@ -107,7 +107,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
-    """Images of the data as the first stage decodes them, f32[n, 3, H, W], at most so many, evenly spaced."""
+    """At most `most` images of the data, evenly spaced, in the range of decoded ones: f32[n, 3, H, W]."""
     stage = settings["first_stage"]
     side = stage["field"]["shape"][1]
     images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
@@ -123,7 +123,7 @@ def encode(
 ) -> None:
     """Writes codes [N, views, ...] of all images as an .npy file, one image after another.
 
-    `small`: the side that they are resized to before.
+    `small`: the side in pixels to which they are resized first.
     """
     from tqdm import tqdm
 

@@ -1,7 +1,7 @@
 """Sample metrics during training: `--evaluate_every 1000` adds curves to TensorBoard.
 
     fid                 Fréchet distance of the features of samples to those of real ones; lower is better
-    precision, recall   share of samples within the real ones, and of real ones within the samples
+    precision, recall   fraction of samples within the real ones, and of real ones within the samples
 
 Features are the first principal components of the real samples. `--evaluate_features FILE` names a network
 instead: TorchScript that takes pictures u8 [N, 3, H, W] and returns features [N, F], such as NVIDIA's

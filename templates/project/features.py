@@ -1,8 +1,8 @@
-"""Fields that a frozen network computes from the samples, once, into caches beside the data.
+"""Fields that a frozen network computes from the samples, once, into caches next to the data.
 
-Samples are read as they are, not augmented; of images that a first stage encodes, every view is encoded. Of
-texts with a mask, only the features of tokens that count are kept; the others are 0. A cache is named by what
-it was made of: other data, or another network, are encoded anew.
+Samples are read without augmentation; if a first stage encodes the images, every view is encoded. Of texts
+with a mask, only features of valid tokens are kept; the others are 0. The name of a cache depends on the data
+and the network: if one of them changes, samples are encoded again.
 """
 
 import hashlib
@@ -35,9 +35,9 @@ class PerSample:
 
 
 class PerToken:
-    """Features [N, L, D], of which the cache has those of tokens that count: [T, D], sample after sample.
+    """Features [N, L, D]; the cache holds those of valid tokens, [T, D], one sample after the other.
 
-    Beside it is `starts` i64[N + 1], each sample's first row. `mask`: the field of the tokens that count.
+    A second file holds `starts` i64[N + 1], the first row of each sample. `mask`: the field of valid tokens.
     """
 
     def __init__(self, cache: Path, mask: str):

@@ -13,7 +13,7 @@ from storage import load_tensors, misfit, with_counts
 
 
 def file_of(stage: dict[str, Any]) -> Path:
-    """The weights; a relative path is one beside this file. ValueError if they are missing."""
+    """The weights file, relative to the folder of this file. ValueError if it is missing."""
     file = Path(__file__).parent / stage["weights"]
     if not file.is_file():
         command = f"latentc weights {stage['spec']} --weights FILE -o {file}"
@@ -23,7 +23,7 @@ def file_of(stage: dict[str, Any]) -> Path:
 
 
 def load(stage: dict[str, Any], device: torch.device | None = None) -> nn.Module:
-    """The autoencoder, frozen. ValueError if its weights are missing or of another one."""
+    """The autoencoder, frozen. ValueError if its weights are missing or do not fit."""
     return _loaded(file_of(stage), device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

@@ -201,8 +201,8 @@ def pool_choice(
 ) -> Tensor:
     """Gates [..., E] of experts that choose among all tokens of the batch: the scores of the chosen, else 0.
 
-    In training an expert takes capacity / E of the tokens, and its `threshold` [E] follows the least chance
-    of as many tokens. Otherwise it takes as many as have a chance above its threshold.
+    In training each expert takes capacity / E of the tokens, and its `threshold` [E] moves towards the
+    lowest of as many highest chances. In inference it takes as many tokens as exceed its threshold.
     """
     flat, likely = scores.flatten(0, -2), chances.flatten(0, -2)
     tokens, experts = flat.shape
@@ -546,11 +546,11 @@ class Update:
     """One optimiser step that minimises `loss` over the weights of the networks in `trained`.
 
     Arguments of the loss: the networks in `networks`, the data's arrays in `batch`, the random inputs from
-    `draws(size, generator)`, with `takes_round` the number of the round, and with `takes_step` that of the
-    step of training. It returns the value to minimise, then further metrics; `metrics` names them all.
+    `draws(size, generator)`, the round number if `takes_round`, and the training step if `takes_step`.
+    It returns the value to minimise, then further metrics; `metrics` names all of them.
     `differentiates`: the loss contains gradients with respect to network inputs. `partial`: it leaves some
-    network outputs unused, so that some weights get no gradient. It is made in steps from `start` on, of
-    which every `every`-th. It trains on the first of every `reference` samples.
+    network outputs unused, so that some weights get no gradient. The update runs from step `start` on, in
+    every `every`-th step, and trains on the first of every `reference` samples.
     """
 
     loss: Callable[..., Tensor | tuple[Tensor, ...]]

@@ -54,7 +54,7 @@ def start_round(
     averages: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
 ) -> None:
-    """Makes the student of the round before, or its average, the teacher; the student goes on from there."""
+    """Copies the last round's student, or its average, to teacher and student; resets the optimisers."""
     student, teacher = networks[rounds["student"]], networks[rounds["teacher"]]
     learned = averages.get(rounds["student"], student)
     for network in (teacher, student):

@@ -3,7 +3,7 @@
     python sample.py --weights runs/train/weights.safetensors --class 0-9 --per-class 10 -o grid.png
 
 Sample i has seed `seed + i`; it depends on its own seed, conditions and settings alone. `--given NAME=VALUE`
-gives a condition that is no class: one for all samples, or one per sample. `--raw out.npz` keeps the arrays.
+gives another condition than the class, for all samples or for each. `--raw out.npz` writes the arrays.
 """
 
 import plain_errors  # noqa: F401
@@ -43,9 +43,9 @@ SAMPLED = [name for name in NETWORKS if name in CALLED or not CALLED]
 
 
 class Steps:
-    """A per-step input [N, B, ...], of which a row is made only when it is read.
+    """A per-step input [N, B, ...] whose rows are computed only when they are read.
 
-    `rows` numbers them; grouped and picked from like the tensor's leading axes.
+    `rows` holds their numbers; it is indexed and reshaped like the leading axes of a tensor.
     """
 
     def __init__(self, entry: Input, given: Given, rows: np.ndarray, device: torch.device):
@@ -222,14 +222,14 @@ def with_first_stage(
 
 
 def natural(text: str, least: int = 0) -> int:
-    """An integer, at least `least`. ValueError otherwise."""
+    """An integer of at least `least`. ValueError otherwise."""
     if int(text) < least:
         raise ValueError(f"{text} is less than {least}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """An integer, at least 1. ValueError otherwise."""
+    """An integer of at least 1. ValueError otherwise."""
     return natural(text, 1)
 
 

@@ -111,7 +111,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def inherited(tensors: dict[str, Tensor], network: nn.Module, fresh: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors, but those of the network itself where a name matches one of the patterns `fresh`."""
+    """The tensors, except that names matching a pattern of `fresh` keep the network's own values."""
 
     def starts_anew(name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in fresh)

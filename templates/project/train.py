@@ -290,7 +290,7 @@ def tensorboard(folder: Path, step: int) -> Any:
 
 
 def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, run: Run) -> Tensor:
-    """Samples of networks in training. Takes no random numbers from training."""
+    """Samples of networks in training, without a change to the state of its random number generators."""
     modes = {name: network.training for name, network in networks.items()}
     samples = next(iter(draw(with_first_stage(networks, config, run.device), given).values()))
     for name, network in networks.items():
@@ -303,7 +303,7 @@ def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, ru
 def preview(
     config: dict[str, Any], networks: dict[str, nn.Module], indexes: dict[str, Any], step: int, run: Run
 ) -> None:
-    """Writes samples, a row per class."""
+    """Writes samples, one row per class."""
     given = preview_given(8, indexes)
     samples = drawn(config, networks, given, run)
     if run.main:

@@ -102,10 +102,10 @@ def test_order_depends_on_seed_and_step_alone(images: Path, modules: Callable[[D
     project.config["train"]["seed"] = 4
     assert any(not torch.equal(a["x"], b["x"]) for a, b in zip(whole, project.batches(6), strict=True))
     project.config["train"]["batch_size"] = 11
-    with pytest.raises(SystemExit, match="batch_size: 11 samples per step, but the data has 10"):
+    with pytest.raises(SystemExit, match="batch_size: 11 samples per step, but the data has only 10"):
         project.batches(1)
     project.config["data"]["path"] = "nowhere"
-    with pytest.raises(SystemExit, match="data: path: nowhere is no folder"):
+    with pytest.raises(SystemExit, match="data: path: nowhere is not a folder"):
         project.batches(1)
 
 

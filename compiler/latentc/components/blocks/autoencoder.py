@@ -144,7 +144,7 @@ def _level(blocks: Blocks, count: int, attends: bool, resampling: str) -> BlockB
 def _residual(blocks: Blocks, projects: bool) -> BlockBody:
     @module_class("ProjectedResidualBlock" if projects else "ResidualBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
-        """Twice GroupNorm, SiLU and a 3 x 3 convolution, beside a shortcut."""
+        """GroupNorm, SiLU and a 3 x 3 convolution, twice, with a shortcut."""
         h = b.silu(layers.group_norm(b, "norm1", x, blocks.groups, blocks.eps))
         h = layers.conv(b, "conv1", h, features, 3, INIT, blocks.biases, out="h")
         h = b.silu(layers.group_norm(b, "norm2", h, blocks.groups, blocks.eps))

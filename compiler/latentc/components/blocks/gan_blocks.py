@@ -44,7 +44,7 @@ def generator_block(
         return b.upsample_nearest(x, factor=2) if upsamples else x  # type: ignore[no-any-return]
 
     def basic(b: Builder, x: Var, c: Var | None = None, *, channels: int, features: int, **told: Any) -> Var:
-        """Two convolutions beside a shortcut; x [B, channels, H, W]."""
+        """Two convolutions with a shortcut; x [B, channels, H, W]."""
         h = doubled(b, activated(b, "bn1", x, c, told))
         h = layers.conv(b, "conv1", h, features, 3, inside, spectral=spectral, out="h")
         h = activated(b, "bn2", h, c, told)
@@ -115,7 +115,7 @@ def discriminator_block(kind: BlockKind, first: bool, downsamples: bool, init: s
         return b.avg_pool(x, size=2, out=out) if downsamples else x  # type: ignore[no-any-return]
 
     def basic(b: Builder, x: Var, *, channels: int, features: int) -> Var:
-        """Two convolutions beside a shortcut; x [B, channels, H, W]."""
+        """Two convolutions with a shortcut; x [B, channels, H, W]."""
         h = x if first else b.relu(x, out="h")
         h = layers.conv(b, "conv1", h, features, 3, inside, spectral=spectral, out="h")
         h = halved(b, layers.conv(b, "conv2", b.relu(h), features, 3, inside, spectral=spectral, out="h"), "h")

@@ -129,7 +129,7 @@ def _network(
         out_channels: int,
         **static: Any,
     ) -> Var:
-        """Predicts the velocity at x and time t under the conditions, at one of the resolutions."""
+        """Predicts the velocity at x and time t, given the conditions, at one of the resolutions."""
         *conditions, side = others
         full = size // patch
         grid = full // 2**halvings if halvings else full

@@ -179,7 +179,7 @@ def _block(stride: int, shortcut: bool, timed: bool) -> BlockBody:
 
     @module_class(name, x="B channels H W")
     def forward(b: Builder, x: Var, *told: Var, channels: Any, features: Any) -> Var:
-        """Three convolutions with batch norms beside a shortcut; a mean of 2 x 2 pixels where they become fewer."""
+        """Three convolutions with batch norms and a shortcut; averages 2 x 2 pixels if it downsamples."""
         of: Sequence[Var | None] = [None] * 3
         if timed:
             bounds = (0, 2 * features, 4 * features, (4 + 2 * EXPANSION) * features)

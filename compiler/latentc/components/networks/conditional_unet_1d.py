@@ -108,7 +108,7 @@ def _network(config: ConditionalUnet1d, time: TimeEmbedding, entries: tuple[Entr
     def forward(
         b: Builder, x: Var, t: Var, *conditions: Var, dimensions: int, time_width: int, condition: int, **static: Any
     ) -> Var:
-        """Predicts from noisy sequences x at time t under the conditions."""
+        """Predicts from noisy sequences x at time t, given the conditions."""
         parts = [time.vector(b, "time_embedder", t, time_width)]
         for entry, operands in with_operands(entries, conditions):
             embedder = f"{entry.ports[0].name}_embedder"
@@ -165,7 +165,7 @@ def _residual_block(config: ConditionalUnet1d) -> BlockBody:
     def forward(
         b: Builder, x: Var, c: Var, *, channels: int, condition: int, features: int, kernel: int, groups: int
     ) -> Var:
-        """Two convolution blocks beside a shortcut; the condition c modulates the first one's output."""
+        """Two convolution blocks with a shortcut; the condition c modulates the first one's output."""
         sizes = {"features": features, "kernel": kernel, "groups": groups}
         h = b.sub("block1", _conv_block, x, channels=channels, out="h", **sizes)
         c = b.mish(c)

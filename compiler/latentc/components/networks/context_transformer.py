@@ -183,7 +183,7 @@ def _network(
 
     @module_class("ContextTransformer", x="B channels size size")
     def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         return network(b, x, t, *conditions, velocity=False, **static)[0]
 
     @module_class("ContextTransformer", "train_forward", x="B channels size size")

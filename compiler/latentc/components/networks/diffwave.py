@@ -122,7 +122,7 @@ def _network(config: Diffwave, time: TimeEmbedding, entries: tuple[Entry, ...]) 
         time_width: int,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         told: list[Var] = []
         for entry, operands in with_operands(entries, conditions):
             if entry.form == "array":

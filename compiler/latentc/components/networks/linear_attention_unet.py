@@ -141,7 +141,7 @@ def _network(config: LinearAttentionUnet, time: TimeFeatures, entries: tuple[Ent
         out_channels: int,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         told = tuple(with_operands(entries, conditions))
         for entry, operands in told:
             if entry.form == "map":
@@ -237,7 +237,7 @@ def _mixed(b: Builder, config: LinearAttentionUnet, mixer: Mixer, name: str, x: 
 def _mixing(config: LinearAttentionUnet, mixer: Mixer, kind: str, axes: int) -> BlockBody:
     @module_class(f"{kind}MixingBlock", x=SHAPES[axes], c="B embedding")
     def forward(b: Builder, x: Var, c: Var, *, channels: int, features: int, embedding: int, **static: Any) -> Var:
-        """A residual block of x [B, channels, ...], then a mixer of its positions beside a shortcut."""
+        """A residual block of x [B, channels, ...], then a mixer over its positions with a shortcut."""
         assert isinstance(config.norm, Norm)
         x = config.block.apply(b, "block", x, c, features)
         batch, _, *space = x.shape

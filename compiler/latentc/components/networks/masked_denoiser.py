@@ -152,7 +152,7 @@ def _method(
 
     @module_class("MaskedDenoiser", method, x="B channels size size")
     def body(b: Builder, x: Var, t: Var, *others: Var, size: int, patch: int, channels: int, **static: Any) -> Any:
-        """Predicts data and noise of noisy x at time t under the conditions."""
+        """Predicts data and noise of noisy x at time t, given the conditions."""
         *conditions, scores = others if hides else (*others, t)
         batch, width, grid = x.shape[0], static["width"], size // patch
         tokens, front = Named(grid**2, "T"), static["class_tokens"]

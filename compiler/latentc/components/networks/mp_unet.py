@@ -73,7 +73,7 @@ def _network(config: MagnitudePreservingUnet, time: TimeFeatures, entries: tuple
         out_channels: int,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         path = _Parts(b, config, time, entries, x, t, conditions, width, blocks, static)
         x, skips = path.down()
         x = mp_conv(b, "out_conv", path.up(path.middle(x), skips), out_channels, 3, out="x")

@@ -240,7 +240,7 @@ def _methods(config: MultiResolution, time: TimeFeatures, entries: tuple[Entry, 
 
     @module_class("MultiResolution", x="B channels size size")
     def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         return network(b, x, t, conditions, False, static)[0]
 
     @module_class("MultiResolution", "train_forward", x="B channels size size")

@@ -354,7 +354,7 @@ def _network(
 
     @module_class("DiT", x=shape)
     def forward(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         return network(b, x, t, *others, **static)[0]
 
     return forward

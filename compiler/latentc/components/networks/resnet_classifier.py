@@ -139,7 +139,7 @@ def _block(config: ResnetClassifier, stride: int, shortcut: bool) -> BlockBody:
 
     @module_class(name, x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, features: int, **adapted: Any) -> Var:
-        """Convolutions with batch norms beside a shortcut."""
+        """Convolutions with batch norms and a shortcut."""
 
         def normed(name: str, h: Var) -> Var:
             return batch_norm(b, name, h, True, EPS, MOMENTUM, out="h")

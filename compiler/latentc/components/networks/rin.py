@@ -159,7 +159,7 @@ SEQUENCE_HEADS = 16
 def _network(config: Rin, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("Rin", x="B channels size size", previous="B L width")
     def forward(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> tuple[Var, Var]:
-        """Predicts from noisy x at time t under the conditions; also returns the latents for the next evaluation."""
+        """Predicts from noisy x at time t, given the conditions; also returns the latents for the next evaluation."""
         *conditions, previous = others
         batch, size, patch, width = x.shape[0], static["size"], static["patch"], static["width"]
         grid, data_width = size // patch, static["data_width"]

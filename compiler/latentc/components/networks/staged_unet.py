@@ -180,7 +180,7 @@ def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...]
         columns: int = 0,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         for entry, operands in with_operands(entries, conditions):
             if entry.form == "map":
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")

@@ -350,7 +350,7 @@ def _prefill(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool)
     def prefill(
         b: Builder, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any
     ) -> tuple[Var, ...]:
-        """Starts a sequence with its conditions: logits of token 0, and the caches with the conditions in them."""
+        """Starts a sequence with its conditions: logits of token 0, and caches that hold the conditions."""
         heads = static.get("kv_heads", static["heads"])
         x, counts = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
         if "prefix" in static:

@@ -202,7 +202,7 @@ def _network(config: UnetDenoiser, time: TimeFeatures, entries: tuple[Entry, ...
         out_channels: int,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         parts = _Denoiser(b, config, time, entries, x, t, conditions, width, blocks, static)
         parts.out_channels = out_channels
         x, skips = parts.down()

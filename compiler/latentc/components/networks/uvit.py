@@ -77,7 +77,7 @@ def _network(config: Uvit, time: TimeFeatures, entries: tuple[Entry, ...]) -> Bl
         out_channels: int,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+        """Predicts from noisy x at time t, given the conditions."""
         grid = size // patch
         patches = Named(int(grid * grid), "T", "grid ** 2")
         x = embedded_patches(b, "x_embedder", x, width, patch, "linear_default", patches)

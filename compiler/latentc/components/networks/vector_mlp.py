@@ -99,7 +99,7 @@ def _network(time: TimeFeatures, dropout: float, entries: tuple[Entry, ...]) -> 
         context: int,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy vectors x at time t under the conditions."""
+        """Predicts from noisy vectors x at time t, given the conditions."""
         embedded = time.vector(b, "time_embed", t, time_width)
         contexts = []
         for entry, operands in with_operands(entries, conditions):

@@ -155,7 +155,7 @@ def _block(kind: Literal["first", "down", "same"]) -> BlockBody:
 
     @module_class({"first": "FirstBlock", "down": "DownBlock", "same": "WideBlock"}[kind], x="B channels H W")
     def forward(b: Builder, x: Var, c: Var, *, channels: int, features: int) -> Var:
-        """Two convolutions, between which the embedded time c [B, E] is added, beside a shortcut without weights."""
+        """Two convolutions, with the embedded time c [B, E] added between them, and a shortcut without weights."""
         h = _normed(b, "norm1", x)
         x = h if kind == "first" else x
         if halve:

@@ -44,7 +44,7 @@ def publish(
     values = b.call(terms.name, "", *operands, out=" ".join(names))
     values = values if isinstance(values, tuple) else (values,)
     b.output(*(b.mean(v, axes=(0,), keepdims=False, out=n) for v, n in zip(values, names, strict=True)))
-    b.finish("The loss to minimise, then what it is made of.")
+    b.finish("The loss to minimise and its parts, as means over the batch.")
     mb.entries |= {"loss.terms": terms.name, "loss": b.name}
     return (Update("loss", trained, tuple(dict.fromkeys(batch)), draws, names),)
 

@@ -79,6 +79,6 @@ class ClassTokens(Objective):
         generative = b.neg(own, out="generative")
         loss = b.add(generative * self.generative, discriminative * (1 - self.generative), out="loss")
         b.output(loss, generative, discriminative)
-        b.finish("The loss, and what it is made of: nats per token, and nats of the class; one value per sample.")
+        b.finish("The loss and its parts: nats per token, and nats of the class; one value per sample.")
         names = ("loss", "generative", "discriminative")
         return publish(mb, names, ("tokens", *conditions.fields), conditions.drawn(), self.trained(spec))

@@ -147,7 +147,7 @@ class MaskAndReplaceLoss(Objective):
         if weight is not None:
             loss, bound = b.mul(loss, weight, out="loss"), b.mul(bound, weight, out="bound")
         b.output(loss, bound)
-        b.finish("The variational bound at a random step and what is added to it, in nats per token.")
+        b.finish("The variational bound at a random step and the terms added to it, in nats per token.")
         every = (*draws, *conditions.drawn(), *conditions.draws())
         fields = ("tokens", *conditions.fields, *(("negatives",) if reads else ()))
         return publish(mb, ("loss", "bound"), fields, every, self.trained(spec))

@@ -31,7 +31,7 @@ from latentc.ir.types import Named, product
 
 
 class ResidualBlock(Closed):
-    """The residual block of a U-Net: twice GroupNorm, activation and a 3-wide convolution, beside a shortcut."""
+    """The residual block of a U-Net: GroupNorm, activation and a 3-wide convolution, twice, with a shortcut."""
 
     order: Literal["norm_first", "conv_first"] = Field(
         "norm_first",
@@ -206,7 +206,7 @@ def _modulated(b: Builder, config: ResidualBlock, norm: str, h: Var, c: Var, fea
 def _attention(config: ResidualBlock, axes: int) -> BlockBody:
     @module_class("SelfAttention", x=SHAPES[axes])
     def forward(b: Builder, x: Var, *, channels: int, heads: int) -> Var:
-        """Self-attention among the positions of x [B, channels, ...], added to it."""
+        """Self-attention over the positions of x [B, channels, ...], added to x."""
         batch, _, *space = x.shape
         size, positions = channels // heads, Named(int(product(space)), "T", "positions of x")  # type: ignore[arg-type]
         h = b.reshape(config.norm(b, "norm", x), shape=(batch, channels, positions))
