@@ -46,6 +46,14 @@ def guided(numbers: str, sampler: str) -> Sampler:
     return Sampler(numbers, "adm_g", sizes, sampler_inputs, prefixes=pair)
 
 
+def clipped_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    given = {"x": numbers.inputs["x_T"], "y": numbers.inputs["y"], "noise": np.stack(numbers.noise)}
+    return {**given, "attention_scale": np.full(len(given["y"]), 1.8, np.float32)}
+
+
+# Self-attention guidance (Hong et al. 2022): its threshold is a step; data is clipped before the blur.
+SAG = "{kind: self_attention, scale: 1.8, sigma: 3, kernel: 31, block: mid_0, softness: 0}"
+SAG = f"sampler={{kind: ddpm, timesteps: [250, 249, 0], clip: 1.0, guidance: {SAG}}}"
 VOLUME = ("data.shape=[3, 3, 4, 6]", *DATA[1:], *network("backbone")[:-1], "backbone.block.heads=2")
 VOLUME += ("backbone.decoder_heads=4", "backbone.block.embedding=add")
 VOLUME += ("backbone.resampling=filter", "backbone.block.resample=planes")
@@ -59,4 +67,10 @@ CASES = [
     Forward("adm.classifier", "adm_classifier", (*DATA, *network("backbone")), inputs),
     guided("adm.sampler_classifier_guided_ddpm10", "kind: ddpm, respacing: '10'"),
     guided("adm.sampler_classifier_guided_ddim10", "kind: ddim, respacing: ddim10"),
+    Sampler(
+        "sag.sampler_clipped",
+        "adm",
+        (*DATA, *network("backbone"), SAG),
+        clipped_inputs,
+    ),
 ]

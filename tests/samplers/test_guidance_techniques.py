@@ -73,8 +73,8 @@ class Sampled:
         return np.asarray(machine.run(method.function, *(given[port.name] for port in method.inputs))[0])
 
 
-def close(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    return bool(np.max(np.abs(ours - theirs)) <= 1e-9 * np.max(np.abs(theirs)))
+def close(ours: np.ndarray, theirs: np.ndarray, within: float = 1e-9) -> bool:
+    return bool(np.max(np.abs(ours - theirs)) <= within * np.max(np.abs(theirs)))
 
 
 def blurred(x: np.ndarray, sigma: float, kernel: int) -> np.ndarray:
@@ -140,6 +140,33 @@ def test_blur_guidance(predicts: str) -> None:
         return system.network(x, t, Y) + (column(system.given["blur_scale"]) - 1) * (better - worse)
 
     assert close(system.ours(), system.theirs(predict))
+
+
+@pytest.mark.parametrize(
+    ("bound", "within"),
+    [("clip: 0.3", 1e-9), ("clip: 0.3, clip_quantile: 0.9", 1e-5)],  # interpolates by float32 fractions
+)
+def test_blur_of_clipped_data(bound: str, within: float) -> None:
+    """With `clip` the worse state has the bounded data, blurred, and the noise that the network predicts."""
+    sampler = f"{{kind: ddim, steps: 4, {bound}, guidance: {{kind: blur, scale: 2, sigma: 0.8, kernel: 3}}}}"
+    spec = load_spec("digits_dit", None, [*TINY, "objective.predicts=noise", f"sampler={sampler}"])
+    system = Sampled(spec)
+    target = parameterization_of(spec.objective)
+    assert target is not None
+
+    def predict(x: np.ndarray, t: float, progress: float) -> np.ndarray:
+        better = system.network(x, t, Y)
+        point = target.process.point(t)
+        data = (x - point.sigma * better) / point.alpha
+        if "quantile" in bound:
+            level = np.maximum(np.quantile(abs(data).reshape(COUNT, -1), 0.9, axis=1), 0.3)[:, None, None, None]
+            data = np.clip(data, -level, level) * 0.3 / level
+        else:
+            data = np.clip(data, -0.3, 0.3)
+        worse = system.network(point.alpha * blurred(data, 0.8, 3) + point.sigma * better, t, Y)
+        return better + (column(system.given["blur_scale"]) - 1) * (better - worse)
+
+    assert close(system.ours(), system.theirs(predict), within)
 
 
 @pytest.mark.parametrize(("block", "softness"), [("blocks.0", 0.0), (None, 0.0), (None, 0.1)])

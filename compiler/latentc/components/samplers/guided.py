@@ -12,8 +12,9 @@ from latentc.components.contract import Network
 from latentc.components.coupling import Coupling
 from latentc.components.guidance.guidance import Contrast, Correction, Guide, Noise, Skips, scale_at
 from latentc.components.kit import Operands, call, guided_call
+from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.samplers.memory import Branches, names, remembered
-from latentc.components.samplers.table import DATA_PART
+from latentc.components.samplers.table import DATA, DATA_PART
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, Var
 from latentc.ir.var import as_tuple
@@ -87,16 +88,17 @@ def prediction(
     which: int,
     memory: list[Var] | None = None,
     noise: Mapping[str, Var] | None = None,
+    clip: Bound | None = None,
 ) -> Var:
     """The output of `how.network` at x [B, C, ...] and time f32[B] (or times), guided; a variance beside it is not.
 
     `row` holds the weights of the terms whose weight is not 1 (see `weight_column`). `memory` is what a network with
     memory is given, of which guidance keeps one per branch, [2 B, ...]; it becomes what the network returns. `noise`
-    has what the evaluation draws, by the names of inputs.
+    has what the evaluation draws, by the names of inputs. `clip` bounds the data of the states that terms degrade.
 
     ValueError: a network with memory, and guidance that would need another branch, or another network.
     """
-    guided = _contrasted(b, how, request, row, x, time, which, memory, noise or {})
+    guided = _contrasted(b, how, request, row, x, time, which, memory, noise or {}, clip)
     for guide, correction in how.corrections:
         mean = call(b, correction.network, "forward", request.operands, state=x, time=time, out="mean")
         first, scale = _first(b, guided, state_channels(how.network)), _column(b, request.scales[guide.input], x)
@@ -119,6 +121,7 @@ def _contrasted(
     which: int,
     memory: list[Var] | None,
     noise: Mapping[str, Var],
+    clip: Bound | None,
 ) -> Var:
     """The prediction under the terms that are contrasts; see `prediction`."""
     told, contrasts = request.operands, how.contrasts
@@ -185,7 +188,12 @@ def _contrasted(
         else:
             z_x, z_output = (row[name] for name in DATA_PART[which])
             data = weighted_sum(b, "data", (z_x, x), (z_output, _first(b, better, channels)))
-            state = contrast.degrade(b, x, data, seen)
+            seen_x = x
+            if clip is not None:
+                unit = row[DATA[which][0]]
+                clipped = b.mul(bounded(b, b.div(data, unit, out="x0"), clip, "x0"), unit, out="clipped")
+                seen_x, data = b.add(x, b.op("sub", clipped, data, out="change"), out="clipped_x"), clipped
+            state = contrast.degrade(b, seen_x, data, seen)
             worse = predicted(how.network, absent, state, guide.input.removesuffix("_scale"))[0]
         gain, weight = request.scales[guide.input] - 1.0, row.get(weight_column(guide, which), 1.0)
         gain = gain if isinstance(weight, float) else b.mul(gain, weight, out="gain")

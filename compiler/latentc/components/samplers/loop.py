@@ -13,6 +13,7 @@ import numpy as np
 
 from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Contrast, Correction, Guide
+from latentc.components.samplers._thresholds import Bound
 from latentc.components.samplers.guided import Evaluation, Request, prediction, state_channels, weight_column
 from latentc.components.samplers.memory import branched
 from latentc.components.samplers.table import DATA, DATA_PART, Step, Table
@@ -100,7 +101,7 @@ def loop(
         scales = dict(zip(used, kept[asks - len(used) : asks], strict=True))
         asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling)
         carried, remembered = carried[: len(state)], list(carried[len(state) :])
-        row = _Row(inner, evaluations, asked, values, annealing, kicks, remembered)
+        row = _Row(inner, evaluations, asked, values, annealing, kicks, remembered, table.clip)
         slope = row.slope if any(one.slopes for one in evaluations) else None
         z = others[0] if noise is not None else None
         step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
@@ -141,7 +142,7 @@ def _coefficient_name(column: str) -> str:
 class _Row:
     """One row of a loop: what evaluates in it, for which request, with which coefficients.
 
-    `memory` is replaced by what each evaluation returns.
+    `memory` is replaced by what each evaluation returns. `clip`: bound of the data that a network predicts, or None.
     """
 
     b: Builder
@@ -151,6 +152,7 @@ class _Row:
     annealing: Annealing | None
     kicks: Mapping[str, Var]
     memory: list[Var]
+    clip: Bound | None
 
     def evaluate(self, x: Var, which: int) -> Var:
         """The prediction at x [B, C, ...] in evaluation `which` of the step."""
@@ -159,7 +161,7 @@ class _Row:
             told = self.annealing.applied(self.b, request.operands, self.coefficients, self.kicks, which)
             request = replace(request, operands=told)
         with branched(self.b, self.memory, bool(one.contrasts), any(e.contrasts for e in self.evaluations)) as memory:
-            out = prediction(self.b, one, request, self.coefficients, *given, which, memory, self.kicks)
+            out = prediction(self.b, one, request, self.coefficients, *given, which, memory, self.kicks, self.clip)
         coupling = self.request.coupling
         return out if coupling is None else coupling.confined(self.b, out, self.request.operands)
 

@@ -183,8 +183,11 @@ class Table:
         return any(own) or (self.tail is not None and self.tail.guided(weights))
 
     def data_part(self, which: int) -> dict[str, Array]:
-        """The columns by which evaluation `which` of a step gives the part of its input that is data."""
-        return {name: self.columns[name] for name in DATA_PART[which]}
+        """The columns by which evaluation `which` of a step gives the part of its input that is data, and with `clip`
+        its scale.
+        """
+        names = DATA_PART[which] if self.clip is None else (*DATA_PART[which], DATA[which][0])
+        return {name: self.columns[name] for name in names}
 
     def data(self, which: int) -> dict[str, Array]:
         """The columns by which evaluation `which` of a step gives the data, and its covariance."""
