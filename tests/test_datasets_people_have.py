@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentc.components.data.parquet import Parquet
+from latentc.components.data.webdataset import WebDataset
 from latentc.datasets import class_names, open_dataset
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.data import data_files
@@ -373,3 +375,52 @@ def test_selections_of_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "set" / "state.json").write_text(json.dumps({**state, "_indices_files": [{"filename": "i.arrow"}]}))
     with pytest.raises(ValueError, match="flatten_indices"):
         open_dataset(settings_of("huggingface", tmp_path / "set"))
+
+
+CAPTIONS = [["ab", "second"] if i % 2 else ["cd b"] for i in EVERY]
+
+
+def captioned(kind: str, folder: Path) -> None:
+    """The first of several captions in a column, or in a file or a key of each sample."""
+    if kind == "webdataset":
+        folder.mkdir()
+        with tarfile.open(folder / "0.tar", "w") as tar:
+            for i, (caption, *_) in enumerate(CAPTIONS):
+                told = {"txt": caption.encode()} if i % 2 else {"json": json.dumps({"caption": caption}).encode()}
+                for suffix, content in {"png": png(PIXELS[i]), **told}.items():
+                    info = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    plain = [caption for caption, *_ in CAPTIONS]
+    images = {"image": [{"bytes": png(p), "path": None} for p in PIXELS], "text": CAPTIONS}
+    latents = {"x": PIXELS.reshape(len(PIXELS), -1).tolist(), "caption": plain}
+    pq.write_table(pa.table(images if kind == "parquet" else latents), folder / "0.parquet")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "rows of parquet"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_images_and_rows_have_captions(kind: str, masked: bool, tmp_path: Path) -> None:
+    captioned(kind, tmp_path / "set")
+    rows = kind.startswith("rows")
+    text = {"shape": (6,), "classes": 8, "medium": "text", "alphabet": "_.abcd s", "end": 1}
+    fields = {
+        "x": {"shape": (SIDE, SIDE, 3)} if rows else {"shape": (3, SIDE, SIDE), "medium": "image"},
+        "caption": text,
+    }
+    fields |= {"caption_mask": {"shape": (6,), "dtype": "bool"}} if masked else {}
+    of_kind = WebDataset if kind == "webdataset" else Parquet
+    settings = of_kind.model_validate(
+        {"kind": of_kind.EXAMPLE["kind"], "path": str(tmp_path / "set"), "fields": fields}
+    ).settings()
+    made = pickle.loads(pickle.dumps(open_dataset(settings))).rows(EVERY)  # as workers get it
+    own = [[*("_.abcd s".index(c) for c in caption[:5]), 1] for caption, *_ in CAPTIONS]
+    fill = 0 if masked else 1
+    assert made["caption"].tolist() == [one + [fill] * (6 - len(one)) for one in own]
+    assert set(made) == {"x", "caption", *(["caption_mask"] if masked else [])}
+    if masked:
+        assert made["caption_mask"].tolist() == [[i < len(one) for i in range(6)] for one in own]

@@ -2,12 +2,14 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from latentc.datasets.arrays import Array, as_declared, augmented_rows, check_classes, reading
+from latentc.datasets.captions import caption_arrays, of_text, text_names, texts_as_tokens
 from latentc.datasets.pictures import Images, Pictures, open_images
 
 IMAGE, LABEL = ("image", "img", "pixel_values", "x"), ("label", "labels", "fine_label", "y")
@@ -48,8 +50,16 @@ class Table:
 
 def key_of(name: str, keys: dict[str, str], columns: list[str]) -> str:
     """The column of a field: as `keys` says, or of its own or a usual name."""
-    usual = {"x": IMAGE, "y": LABEL}.get(name, ())
+    usual = {"x": IMAGE, "y": LABEL, "caption": ("text",), "text": ("caption",)}.get(name, ())
     return keys.get(name) or next((c for c in (name, *usual) if c in columns), name)
+
+
+def text_of(value: Any, key: str) -> str:
+    """A text in a column, the first of several. Raises ValueError."""
+    text = value[0] if isinstance(value, list) and value else value
+    if not isinstance(text, str):
+        raise ValueError(f"column `{key}` does not hold texts")
+    return text
 
 
 def numbers(values: Any, name: str) -> Array:
@@ -69,6 +79,9 @@ class ArrowPictures(Pictures):
         self.table, self.key = table, key_of("x", keys, columns)
         self.size = len(table.column(self.key))
         label = key_of("y", keys, columns)
+        self.texts = {name: key_of(name, keys, columns) for name in text_names(settings["fields"])}
+        for name in self.texts:
+            self.arrays |= caption_arrays(partial(self.text, name), name, settings["fields"])
         self.y = np.zeros(self.size, np.int64)
         if settings["classes"]:
             self.y = numbers(table.column(label), label).astype(np.int64)
@@ -80,6 +93,10 @@ class ArrowPictures(Pictures):
         if not isinstance(content, bytes):
             raise ValueError(f"{name} does not hold the bytes of an image file")
         return name, io.BytesIO(content)
+
+    def text(self, name: str, index: int) -> str:
+        """A text of a row."""
+        return text_of(self.table.column(self.texts[name])[index].as_py(), self.texts[name])
 
     def identity(self) -> list[str]:
         return [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in self.table.files]
@@ -93,7 +110,8 @@ class ArrowRows:
     def __init__(self, table: Table, settings: dict[str, Any]):
         self.table, self.fields, self.augment = table, settings["fields"], settings["augment"]
         columns = table.names()
-        self.keys = {n: key_of(n, settings["keys"], columns) for n in self.fields if n != "augment" or not self.augment}
+        stored = [n for n in self.fields if (n != "augment" or not self.augment) and not of_text(n, self.fields)]
+        self.keys = {name: key_of(name, settings["keys"], columns) for name in stored}
         self.size = len(table.column(next(iter(self.keys.values()))))
         if not self.size:
             raise ValueError("the data is empty")
@@ -105,10 +123,14 @@ class ArrowRows:
         return augmented_rows(found, self.fields["x"], self.augment, rng) if self.augment else found
 
     def _read(self, index: Array) -> dict[str, Array]:
-        found = {}
+        found: dict[str, Array] = {}
         for name, key in self.keys.items():
             column = self.table.column(key)
             field = self.fields[name]
+            if field["medium"] == "text" and isinstance(column[int(index[0])].as_py(), str):
+                texts = [text_of(column[int(i)].as_py(), key) for i in index]
+                found |= texts_as_tokens(name, texts, field, f"{name}_mask" in self.fields)
+                continue
             with reading(f"column `{key}`", f"numbers of shape {field['shape']}"):
                 values = np.asarray([column[int(i)].as_py() for i in index])
             if values.dtype.kind not in "biuf":

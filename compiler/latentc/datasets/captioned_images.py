@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from latentc.datasets.arrays import reading, states
+from latentc.datasets.captions import caption_arrays, text_names
 from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
-from latentc.datasets.table import read_rows, texts_as_tokens
+from latentc.datasets.table import read_rows
 
 IMAGE = ("image", "file_name", "image_id", "ImageID")  # what columns are called
 CAPTION = ("caption", "text")
@@ -27,7 +28,7 @@ class CaptionedImages(Pictures):
         known = {image.stem: image for image in images} | {image.name: image for image in images}
         known |= {image.relative_to(self.path).as_posix(): image for image in images}
         self.files: list[Path] = []
-        texts: list[list[str]] = []
+        self.texts: list[str] = []
         taken: dict[Path, int] = {}
         for name, caption in captions_of(file, settings["keys"]):
             if name not in known:
@@ -36,11 +37,10 @@ class CaptionedImages(Pictures):
             taken[image] = taken.get(image, 0) + 1
             if taken[image] <= settings["per_image"]:
                 self.files.append(image)
-                texts.append([caption])
+                self.texts.append(caption)
         self.size, self.y = len(self.files), np.zeros(len(self.files), np.int64)
-        (field,) = [name for name, one in settings["fields"].items() if one["medium"] == "text"]
-        masked = f"{field}_mask" in settings["fields"]
-        self.arrays = texts_as_tokens(field, texts, settings["fields"][field], masked)
+        (field,) = text_names(settings["fields"])
+        self.arrays = caption_arrays(self.texts.__getitem__, field, settings["fields"])
         self.captions = states([file], file.parent)
 
     def content(self, index: int) -> tuple[str, Path]:

@@ -15,6 +15,7 @@ from latentc.datasets.arrow import (
     names_from_features,
     open_arrow,
 )
+from latentc.datasets.captions import of_text
 from latentc.datasets.pictures import Images
 
 ROWS = 256  # rows copied at once
@@ -37,7 +38,8 @@ def table_of(settings: dict[str, Any]) -> Table:
     files, root = files_of(settings), Path(settings["path"])
     with reading(files[0], "parquet"):
         columns = pq.ParquetFile(files[0]).schema_arrow.names
-    fields = [name for name in settings["fields"] if name != "augment" or not settings["augment"]]
+    declared = settings["fields"]
+    fields = [n for n in declared if (n != "augment" or not settings["augment"]) and not of_text(n, declared)]
     wanted = ["x" if name == "tokens" and settings["first_stage"] else name for name in fields]  # what is encoded
     keys = list(dict.fromkeys(key_of(name, settings["keys"], columns) for name in wanted))
     if missing := [key for key in keys if key not in columns]:

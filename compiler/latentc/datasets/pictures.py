@@ -18,7 +18,7 @@ class Pictures(ABC):
     in_memory = False
     size: int
     y: Array
-    arrays: dict[str, Array]  # further fields of the samples, such as captions
+    arrays: dict[str, Any]  # further fields of the samples by name, such as captions: indexed by rows
 
     def __init__(self, side: int, channels: int):
         self.side, self.mode = side, "L" if channels == 1 else "RGB"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from latentc.datasets.arrays import DTYPES, Array, Arrays, reading
-from latentc_runtime.texts import sample_from_text, tokens_from_text, word_starts
+from latentc.datasets.captions import of_text, texts_as_tokens
+from latentc_runtime.texts import tokens_from_text, word_starts
 
 USUAL = {"tokens": ("text",), "y": ("label",)}
 Rows = list[dict[str, Any]]
@@ -24,11 +25,12 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
         return Arrays(_blocks(rows, names, settings), fields)
     arrays: dict[str, Array] = {}
     for name, field in fields.items():
-        if any(_of_text(name, field, fields, *kind) for kind in (("_mask", "bool"), ("_starts", "f32"))):
+        if any(of_text(name, fields, *kind) for kind in (("_mask", "bool"), ("_starts", "f32"))):
             continue  # computed from the text
         values = [_cells(row, name, settings["keys"], field, file) for row in rows]
         if field["medium"] == "text":
-            arrays |= texts_as_tokens(name, values, field, masked=f"{name}_mask" in fields)
+            texts = [str(value[0]) for value in values]
+            arrays |= texts_as_tokens(name, texts, field, masked=f"{name}_mask" in fields)
             if f"{name}_starts" in fields:
                 starts = [word_starts(tokens, field) for tokens in arrays[name].tolist()]
                 arrays[f"{name}_starts"] = np.array(starts, np.float32)
@@ -41,11 +43,6 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
                 raise ValueError(f"column `{name}` of {file} holds numbers that are not finite")
             arrays[name] = array.astype(DTYPES[field["dtype"]])
     return Arrays(arrays, fields)
-
-
-def _of_text(name: str, field: dict[str, Any], fields: dict[str, Any], suffix: str, dtype: str) -> bool:
-    text = name.removesuffix(suffix)
-    return text != name and field["dtype"] == dtype and fields.get(text, {}).get("medium") == "text"
 
 
 def read_rows(file: Path) -> Rows:
@@ -113,17 +110,3 @@ def _blocks(rows: Rows, names: list[str], settings: dict[str, Any]) -> dict[str,
         first = labels[: count * length : length]
         arrays["y"] = np.array([_class(one, names) if names else int(one) for one in first], np.int64)
     return arrays
-
-
-def texts_as_tokens(name: str, values: list[list[Any]], field: dict[str, Any], masked: bool) -> dict[str, Array]:
-    """Tokens [N, L] of texts, and with `masked` which of them are the text's."""
-    (length,) = field["shape"]
-    if not masked:
-        rows = [sample_from_text(str(value[0]), field, length) for value in values]
-        return {name: np.array(rows, np.int64)}
-    tokens = np.zeros((len(values), length), np.int64)
-    mask = np.zeros((len(values), length), np.bool_)
-    for i, value in enumerate(values):
-        own = tokens_from_text(str(value[0]), field, length)
-        tokens[i, : len(own)], mask[i, : len(own)] = own, True
-    return {name: tokens, f"{name}_mask": mask}

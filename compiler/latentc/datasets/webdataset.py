@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentc.datasets.arrays import reading
+from latentc.datasets.captions import caption_arrays, text_names
 from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
 
 NAMES = ("class_names.txt", "classes.txt")
@@ -21,9 +22,11 @@ LARGEST = 1 << 20  # largest size of a label, in bytes
 class WebDataset(Pictures):
     """The pictures of one .tar or of all in a folder, in sorted order."""
 
-    def __init__(self, path: str, label: str, classes: int, side: int, channels: int):
+    def __init__(self, settings: dict[str, Any], side: int, channels: int):
         super().__init__(side, channels)
-        root = Path(path)
+        root, label, classes = Path(settings["path"]), settings["label"], settings["classes"]
+        fields = settings["fields"]
+        self.texts: dict[str, list[str]] = {name: [] for name in text_names(fields)}
         self.files = [root] if root.is_file() else sorted(root.glob("*.tar"))
         if not self.files:
             raise ValueError(f"path: {root} is neither a .tar file nor a folder of them")
@@ -33,10 +36,14 @@ class WebDataset(Pictures):
                 for offset, size, parts in samples_of(file):
                     places.append((number, offset, size))
                     labels.append(label_of(parts, label) if classes else 0)
+                    for name, texts in self.texts.items():
+                        texts.append(caption_of(parts, name))
         if not places:
             raise ValueError(f"path: {root} holds no images")
         self.places, self.y = np.array(places, np.int64), np.array(labels, np.int64)
         self.size = len(places)
+        for name, texts in self.texts.items():
+            self.arrays |= caption_arrays(texts.__getitem__, name, fields)
 
     def content(self, index: int) -> tuple[str, io.BytesIO]:
         number, offset, size = (int(v) for v in self.places[index])
@@ -80,6 +87,17 @@ def label_of(parts: dict[str, bytes], label: str) -> int:
     raise ValueError(f"a sample has neither a file .{label} nor a key `{label}` in its .json; set `label`")
 
 
+def caption_of(parts: dict[str, bytes], name: str) -> str:
+    """The caption of a sample: its file .txt, or that key of its .json. Raises ValueError."""
+    if "txt" in parts:
+        return parts["txt"].decode().strip()
+    about = json.loads(parts.get("json", b"{}"))
+    for key in (name, "caption", "text"):
+        if key in about:
+            return str(about[key])
+    raise ValueError(f"a sample has neither a file .txt nor a key `{name}` in its .json")
+
+
 def class_names(settings: dict[str, Any]) -> list[str]:
     """Names in class_names.txt or classes.txt, or in the samples.json of latentc, beside the files."""
     root = Path(settings["path"])
@@ -96,7 +114,7 @@ def class_names(settings: dict[str, Any]) -> list[str]:
 
 def open_pictures(settings: dict[str, Any], side: int, channels: int) -> WebDataset:
     """The pictures of .tar files. Raises ValueError."""
-    return WebDataset(settings["path"], settings["label"], settings["classes"], side, channels)
+    return WebDataset(settings, side, channels)
 
 
 def open_dataset(settings: dict[str, Any]) -> Images:
