@@ -15,4 +15,9 @@ def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {name: numbers.inputs[name] for name in ("x", "t", "y")}
 
 
-CASES = [Forward("efficientvit.dit", "can", SMALL, inputs, "efficientvit-XL/1")]
+CASES = [
+    Forward("efficientvit.dit", "can", SMALL, inputs, "efficientvit-XL/1"),
+    Forward(
+        "efficientvit.post_norm", "can", (*SMALL, "backbone.block.condition.norm_after=true"), inputs, "efficientvit-XL/1"
+    ),
+]

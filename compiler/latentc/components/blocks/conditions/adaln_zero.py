@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,11 @@ from latentc.components import Closed, Component, OneOf
 from latentc.components.blocks.cross_attention import context_attention
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
-from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, dense
+from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class TextBranch(Closed):
@@ -54,6 +57,11 @@ class AdalnZero(CachedCondition):
     text: TextBranch | None = Field(
         None, description="condition tokens enter through a separate attention branch; null: they cannot enter"
     )
+    norm_after: bool = Field(
+        False,
+        description="norms follow the branches in place of preceding them, and scale and shift what these add, without "
+        "gates (`post_norm` of efficientvit's DiT)",
+    )
     gate_branches: bool = Field(False, description="separate gate per branch of a mixer that has several")
     TELLS_MIXER: ClassVar[bool] = True
     TELLS_FEED_FORWARD: ClassVar[bool] = True
@@ -66,6 +74,11 @@ class AdalnZero(CachedCondition):
     @property
     def takes_any_width(self) -> bool:
         return True
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for name in ("gates", "gate_branches") if self.norm_after else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                yield Problem((name,), "blocks whose norms follow the branches have no gates", "leave out one of them")
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(self, mixer, feed_forward, norm, self._second(norm), init)
@@ -92,6 +105,8 @@ class AdalnZero(CachedCondition):
         """What the linear map returns, in order."""
         extra = mixer.branches - 1 if self.gate_branches else 0
         first, second = (("shift_msa",), ("shift_mlp",)) if self.shift else ((), ())
+        if self.norm_after:
+            return (*first, "scale_msa", *second, "scale_mlp")
         names = (*first, "scale_msa", "gate_msa", *second, "scale_mlp", "gate_mlp")
         return (*names, *("gate_branch" if extra == 1 else f"gate_branch_{i}" for i in range(extra)))
 
@@ -126,6 +141,15 @@ def _body(
         gate = values[name]
         return dropped(b, (gate + 1.0 if config.gates == "one" else gate) * branch, static)
 
+    def added(x: Var, branch: Var, norm: int, of: str) -> Var:
+        h = norms[norm - 1].apply(b, f"norm{norm}", branch) * values[f"scale_{of}"]
+        return x + dropped(b, h + values[f"shift_{of}"] if config.shift else h, static)
+
+    if config.norm_after:
+        (branch,) = mix(x)
+        x = added(x, branch, 1, "msa")
+        x = x if cross is None else x + dropped(b, cross(x), static)
+        return added(x, feed_forward.apply(b, "mlp", x, init, dim=dim, **feeding), 2, "mlp")
     h = modulated(norms[0].apply(b, "norm1", x) if mixer.normalised else x, "msa")
     for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h), strict=True):
         x = x + gated(name, branch)
