@@ -55,4 +55,12 @@ CASES = [
         wanted=lambda numbers: numbers.outputs["out.0"],
         output=without_mask,
     ),
+    Forward(
+        "maskgit_r.no_skip",
+        "maskgit_r",
+        (*SIZES, "backbone.long_skips=false"),
+        network,
+        wanted=lambda numbers: numbers.outputs["out.0"],
+        output=without_mask,
+    ),
 ]

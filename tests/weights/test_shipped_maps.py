@@ -65,6 +65,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("backbone.frames=1", "backbone.learned=[]", "backbone.latent_norm=batch"),
     ),
+    "maskgit_r": (("backbone.long_skips=false",),),
     "maskgit_jax": (("backbone.embedding={labels: 1000, places: 300}",),),
     "rdm": (("backbone.resampling=block",),),
     "rin": (("conditioning.time={kind: fourier}",),),

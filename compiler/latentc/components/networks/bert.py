@@ -214,6 +214,8 @@ class Bert(Backbone):
             methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base), *method.outputs[1:]))
         sizes = {
             "splits": self.splits,
+            "flat": int(not self.long_skips),
+            "half": self.depth // 2,
             "whole": int(self.splits == 1),
             "bits": int(self.embedding.kind == "bits"),
             "places": self.embedding.places or tokens.length + self.embedding.first(self.told(spec)),
