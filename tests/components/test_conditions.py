@@ -207,7 +207,7 @@ def test_a_token_transformer_begins_with_one_condition(tmp_path: Path) -> None:
         "  fields: {text: {shape: [7], classes: 11}, text_mask: {shape: [7], dtype: bool}}}\n"
         "conditioning: {text: {kind: sequence}}\n"
     )
-    with pytest.raises(DiagnosticError, match=r"one condition, but takes `class`, `text`"):
+    with pytest.raises(DiagnosticError, match=r"a single condition, but takes `class`, `text`"):
         load_spec(file)
     file.write_text(file.read_text() + "backbone: {conditions: [class]}\n")
     (program,) = lower(load_spec(file)).programs
@@ -219,5 +219,5 @@ def test_a_token_transformer_begins_with_one_condition(tmp_path: Path) -> None:
 
 def test_masks_are_truth_values() -> None:
     """Numbers would be added to the scores of attention."""
-    with pytest.raises(DiagnosticError, match=r"has its mask from field `caption_mask`, which holds f32"):
+    with pytest.raises(DiagnosticError, match=r"reads its mask from field `caption_mask`, which has dtype f32"):
         load_spec("pixart", overrides=["data.fields.caption_mask.dtype=f32"])
