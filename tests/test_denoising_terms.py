@@ -165,3 +165,26 @@ def test_contrast_learns_the_mean_target_and_samples_are_weighed() -> None:
     assert np.allclose(base, flow * trust / trust.mean(), rtol=1e-6)
     assert np.allclose(contrast, apart + ((mean - target) ** 2).mean(axis=(1, 2, 3)), rtol=1e-6)
     assert np.allclose(total, base + 0.1 * contrast + 0.5 * cosine, rtol=1e-6)
+
+
+LEARNED = "objective={kind: diffusion, process: {kind: discrete}, predicts: noise, variance: learned_range}"
+DDPM = "sampler={kind: ddpm, steps: 3}"
+
+
+@pytest.mark.parametrize(
+    ("system", "more", "words"),
+    [
+        ("umd", (LEARNED, DDPM), "returns as many channels as it takes"),
+        ("dimr", ("objective.variance=learned_range",), "lower resolutions are compared with the target alone"),
+    ],
+)
+def test_a_variance_that_a_network_cannot_learn(system: str, more: tuple[str, ...], words: str) -> None:
+    with pytest.raises(DiagnosticError, match=words):
+        load_spec(SYSTEMS[system].spec, SYSTEMS[system].variant, [*SYSTEMS[system].sizes, *more])
+
+
+def test_a_network_of_vectors_learns_a_variance() -> None:
+    sizes = ["data.fields.x.shape=[6]", "backbone.width=8", "backbone.depth=1", "objective.variance=learned_range"]
+    lowered = lower(load_spec("rcg_representation", None, sizes))
+    assert lowered.networks["main"].methods["forward"].output("output").type.shape[1] == 12
+    assert len(lowered.module.entry("loss.terms").outputs) == 3  # loss, mse, vb

@@ -224,6 +224,12 @@ class Backbone(Part):
             message = f"a {self.kind} needs features of the time, but a {spec.time.kind} has none"
             yield Problem((), message, "use `conditioning.time: {kind: timestep}` or `fourier`")
 
+    def problems_of_variance(self, spec: Spec) -> Iterator[Problem]:
+        """A learned variance, for networks that return as many channels as they take."""
+        if isinstance(spec.objective, Objective) and spec.objective.out_channels(1) != 1:
+            message = f"a {self.kind} returns as many channels as it takes, so it cannot predict a variance"
+            yield Problem((), message, "use a fixed `objective.variance`")
+
     @abstractmethod
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...
 

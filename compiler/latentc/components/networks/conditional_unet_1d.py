@@ -65,9 +65,7 @@ class ConditionalUnet1d(Backbone):
             message = f"a conditional_unet_1d takes sequences [steps, dimensions], but the data has {spec.data.words}"
             yield Problem((), message)
             return
-        if spec.objective is not None and spec.objective.out_channels(1) != 1:  # type: ignore[attr-defined]
-            message = "a conditional_unet_1d returns as many dimensions as it takes, so it cannot predict a variance"
-            yield Problem((), message, "use a fixed `objective.variance`")
+        yield from self.problems_of_variance(spec)
         most = 2 ** (len(self.widths) - 1)
         if shape[0] % most:
             message = f"{shape[0]} steps cannot be halved {len(self.widths) - 1} times"

@@ -66,12 +66,7 @@ class Diffwave(Backbone):
         if shape is None or len(shape) != 2:
             yield Problem((), f"a diffwave takes waveforms [channels, time], but the data has {spec.data.words}")
             return
-        if spec.objective is not None and spec.objective.out_channels(1) != 1:  # type: ignore[attr-defined]
-            yield Problem(
-                (),
-                "a diffwave returns as many channels as it takes, so it cannot predict a variance",
-                "use a fixed `objective.variance`",
-            )
+        yield from self.problems_of_variance(spec)
         arrays = [name for name, condition in self.told(spec).items() if self.form_of(condition) == "array"]
         if len(arrays) > 1:
             message = f"a diffwave takes only one array, but conditions {' and '.join(arrays)} are arrays"

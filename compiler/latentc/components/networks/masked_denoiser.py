@@ -74,6 +74,7 @@ class MaskedDenoiser(Backbone):
         yield from self.block.problems_of_condition(self.kind, "vector", None)
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
+        yield from self.problems_of_variance(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)

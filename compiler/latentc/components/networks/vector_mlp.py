@@ -73,6 +73,7 @@ class VectorMlp(Backbone):
             "time_width": self.time_width,
             "context": self.context,
             **self.condition_sizes(spec),
+            "out_channels": out_channels,
         }
         time = spec.time.model_copy(update={"frequencies": self.frequencies or self.width})
         entries = self.entries(spec)
@@ -97,6 +98,7 @@ def _network(time: TimeFeatures, dropout: float, entries: tuple[Entry, ...]) -> 
         hidden: int,
         time_width: int,
         context: int,
+        out_channels: int,
         **static: Any,
     ) -> Var:
         """Predicts from noisy vectors x at time t, given the conditions."""
@@ -113,7 +115,7 @@ def _network(time: TimeFeatures, dropout: float, entries: tuple[Entry, ...]) -> 
             x = b.sub(name, block, x, embedded, *told, width=width, hidden=hidden)
         weight, bias = b.param("out_norm.weight", f32(width), "ones"), b.param("out_norm.bias", f32(width), "zeros")
         x = b.silu(b.layer_norm(x, weight, bias, eps=1e-6), out="x")
-        return dense(b, "out", x, channels, True, "zeros", out="x")
+        return dense(b, "out", x, out_channels, True, "zeros", out="x")
 
     return forward
 

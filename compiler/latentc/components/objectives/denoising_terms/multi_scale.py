@@ -12,6 +12,7 @@ from pydantic import Field
 
 from latentc.components.contract import Need
 from latentc.components.kit import per_sample_mean
+from latentc.components.objective import Objective
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.sums import weighted_sum
@@ -42,6 +43,9 @@ class MultiScale(DenoisingTerm):
         if branches and len(branches) - 1 != len(self.scales):
             message = f"{len(self.scales)} factors, but the network has {len(branches) - 1} lower resolutions"
             yield Problem(("scales",), message, "give one for each, from coarse to fine")
+        if isinstance(spec.objective, Objective) and spec.objective.out_channels(1) != 1:
+            message = "lower resolutions are compared with the target alone, and the network also predicts a variance"
+            yield Problem((), message, "use a fixed `objective.variance`")
 
     def value(self, denoised: Denoised) -> Var:
         b, target = denoised.b, denoised.target
