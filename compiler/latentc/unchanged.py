@@ -25,14 +25,20 @@ if TYPE_CHECKING:
     from latentc_runtime.manifest import Manifest
 
 
-def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options: Mapping[str, Any]) -> str:
+def compile_key(
+    spec: Spec,
+    spec_text: str,
+    weights: Mapping[str, Path],
+    options: Mapping[str, Any],
+    others: Mapping[str, Path] | None = None,
+) -> str:
     """Sha256 of everything that determines a bundle: spec, identity of the weights, options, versions, our code.
 
     Files are identified by inode, size and times, not read. The key is empty if it could be ambiguous: for a file that
     was written a moment ago, or plans for the GPU of this machine. `weights` come from `weights.files.named_files`;
-    `options` are plain data.
+    `options` are plain data; `others` are further files, such as tokenizers.
     """
-    states = _states(weights)
+    states = _states(weights, others)
     target = spec.target
     plans_for_here = ENGINES[target.engine].plans is not None and target.plans and not target.capabilities
     if plans_for_here or not all(settled(status) for *_, status in states):
@@ -47,13 +53,13 @@ def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def weights_as_they_are(weights: Mapping[str, Path]) -> Callable[[], None]:
-    """A check that raises DiagnosticError E0413 if a weights file has changed since this call.
+def weights_as_they_are(weights: Mapping[str, Path], others: Mapping[str, Path] | None = None) -> Callable[[], None]:
+    """A check that raises DiagnosticError E0413 if a weights file, or one of `others`, has changed since this call.
 
     Weights are read in ranges during compilation: if training replaced the file meanwhile, old and new weights would be
     mixed.
     """
-    before = {path: identity(status) for _, path, status in _states(weights)}
+    before = {path: identity(status) for _, path, status in _states(weights, others)}
 
     def check() -> None:
         for path, known in before.items():
@@ -81,8 +87,12 @@ def unchanged(folder: Path, key: str) -> Manifest | None:
         return None  # damaged, so it is built again
 
 
-def _states(weights: Mapping[str, Path]) -> list[tuple[str, Path, os.stat_result]]:
-    return [(name, path, path.stat()) for name, given in weights.items() for path in files_of(given)]
+def _states(
+    weights: Mapping[str, Path], others: Mapping[str, Path] | None = None
+) -> list[tuple[str, Path, os.stat_result]]:
+    """Every file by name; weights may be in several."""
+    paths = [(name, path) for name, given in weights.items() for path in files_of(given)]
+    return [(name, path, path.stat()) for name, path in [*paths, *(others or {}).items()]]
 
 
 @functools.cache

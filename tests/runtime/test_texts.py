@@ -145,9 +145,15 @@ def test_a_bundle_holds_its_tokenizer(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     tokenizers = pytest.importorskip("tokenizers")
     from bundles import tiny_bundle
+    from random_weights import random_weights
+    from safetensors.numpy import save_file
     from tiny_systems import SYSTEMS
 
     import latentc_runtime
+    from latentc import api
+    from latentc.checkpoint import network_params
+    from latentc.lower import lower
+    from latentc.spec import load_spec
 
     words = ["<end>", "<mask>", "bad", "good", "film", "plot", "a", "the", "is", "of", "it", "[UNK]"]
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
@@ -156,8 +162,13 @@ def test_a_bundle_holds_its_tokenizer(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "words.json"))
     system = SYSTEMS["class_prefix_bert"]
     field = f"{{shape: [6], classes: 12, medium: text, end: 0, tokenizer: {tmp_path / 'words.json'}}}"
-    sizes = [*system.sizes, f"data.fields={{tokens: {field}}}", "sampler.share=0"]
-    bundle = tiny_bundle(system.spec, tmp_path / "bundle", [*sizes, "networks.main.embedding.start=6"])
+    sizes = [*system.sizes, f"data.fields={{tokens: {field}}}", "sampler.share=0", "networks.main.embedding.start=6"]
+    lowered = lower(load_spec(system.spec, None, sizes))
+    own = random_weights(network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 0.1)
+    save_file({name: np.float32(a) for name, a in own.items()}, tmp_path / "main.safetensors")
+    made = api.compile(system.spec, tmp_path / "main.safetensors", tmp_path / "made", overrides=sizes, run=False)
+    assert made.conditions[-1].tokenizer and (tmp_path / "made" / made.conditions[-1].tokenizer).is_file()
+    bundle = tiny_bundle(system.spec, tmp_path / "bundle", sizes)
     (tmp_path / "words.json").unlink()
     pipe = latentc_runtime.load(bundle, device="cpu")
     text = "the good film is <mask>"

@@ -73,15 +73,15 @@ def compile(
     text = resolved_yaml(spec.model_copy(update={"checkpoints": {}}))  # the bundle holds the weights
     if spec.data.first_stage is not None and spec.data.first_stage.weights is not None:
         files[FIRST_STAGE] = Path(spec.data.first_stage.weights)
-    texts = {f"tokenizer of {n}": Path(f.tokenizer) for n, f in spec.data.fields.items() if f.tokenizer is not None}
-    files = {**files, **{name: file for name, file in texts.items() if file.is_file()}}
-    same_weights = weights_as_they_are(files)
+    named = {f"tokenizer of {n}": Path(f.tokenizer) for n, f in spec.data.fields.items() if f.tokenizer is not None}
+    texts = {name: file for name, file in named.items() if file.is_file()}
+    same_weights = weights_as_they_are(files, texts)
     given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force, "run": run}
     if calibration is not None:
         # Whoever reads it reports a missing one.
         options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
-    made_from = compile_key(spec, text, files, options)
+    made_from = compile_key(spec, text, files, options, texts)
     if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:
         return manifest
 
