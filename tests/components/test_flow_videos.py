@@ -82,6 +82,28 @@ def test_a_sample_does_not_depend_on_others_where_iterations_end() -> None:
     assert 0 < np.abs(other - together).max() < 0.2  # the threshold ends some blocks
 
 
+def test_a_window_that_moves_over_the_frames() -> None:
+    """Frames behind the first window are those of a video that begins with the frames before them."""
+    solver = "block: 6, later: 12, iterations: 12, threshold: 0"  # exact
+    moving = lowered_video(f"sampler={{kind: flow_inverse, jacobi: {{{solver}, window: 2}}}}")
+    pair = lowered_video("data.fields.x.shape=[1, 2, 4, 6]", f"sampler={{kind: flow_inverse, jacobi: {{{solver}}}}}")
+    weights, batch = weights_of(moving), given(2)
+    told = batch["text"], batch["text_mask"]
+    (found,) = Interpreter(moving.module, weights).run("main.inverse", batch["z"], *told)
+    # The same weights; tables of rotary positions end earlier.
+    main = Interpreter(pair.module, {path: weights[path][: len(own)] for path, own in weights_of(pair).items()})
+    (first,) = main.run("main.inverse", batch["z"][:, :12], *told)
+    np.testing.assert_allclose(found[:, :, :2], first, atol=1e-9)
+    # The latents of the second frame under those weights, then the third frame's as the second of a pair.
+    before, _ = main.run("main.forward", np.concatenate([found[:, :, 1:2], found[:, :, 2:]], axis=2), *told)
+    latents = np.concatenate([before[:, :6], batch["z"][:, 12:]], axis=1)
+    (again,) = main.run("main.inverse", latents, *told)
+    np.testing.assert_allclose(found[:, :, 1:], again, atol=1e-9)
+    whole = lowered_video(f"sampler={{kind: flow_inverse, jacobi: {{{solver}}}}}")
+    (other,) = Interpreter(whole.module, weights).run("main.inverse", batch["z"], *told)
+    assert np.abs(other - found)[:, :, 2].max() > 1e-3
+
+
 def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
     lowered, batch = lowered_video(), given(2)
     loss, bits, denoising = run(lowered, "loss.terms", batch)
@@ -113,6 +135,7 @@ def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
         ("networks.main.start_token=false", "Jacobi iterations need a start token"),
         ("networks.main.positions={kind: rope_2d}", "`rope_2d` has no positions for a video"),
         ("sampler.denoise=0.5", "the sample is denoised once"),
+        ("sampler.jacobi.context=2", "`context` (2) must be smaller than `window` (not set)"),
         ("objective.noise=uniform", "a denoiser learns to remove Gaussian noise"),
         ("networks.denoiser.block.mixer.causal=true", "every token of a frame sees every other"),
         ("networks.denoiser.patch=4", "patches of 4 do not tile a side of 6"),

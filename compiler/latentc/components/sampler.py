@@ -50,6 +50,24 @@ class FixedPoint(Closed):
     later: int | None = Field(
         None, gt=1, le=65_536, description="tokens that are found at a time behind the first frame; null: as `block`"
     )
+    window: int | None = Field(
+        None,
+        gt=1,
+        le=65_536,
+        description="frames of a video that the flow over all frames sees at once, those of training if videos are "
+        "longer; null: all",
+    )
+    context: int | None = Field(
+        None,
+        gt=0,
+        le=65_536,
+        description="frames that begin each later `window`, encoded anew; null: all but one of it",
+    )
+
+    @property
+    def frames_seen(self) -> int:
+        """Frames that begin each later window; 0: there is one window."""
+        return 0 if self.window is None else self.context or self.window - 1
 
 
 class Sampler(Part):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow
 from latentc.components.networks._flow_solver import Solver
 from latentc.components.sampler import FixedPoint
@@ -128,22 +129,44 @@ class Rest:
         """All tokens of a video by Jacobi iterations, `later` at a time behind the first frame.
 
         There the network first sees what it saw one frame before. Inputs f32[B, T + 1, C] of the network are carried:
-        the start token, and the tokens that are found, latents in place of those that are not.
+        the start token, and the tokens that are found, latents in place of those that are not. Behind the first
+        `window` of frames, the last `context` frames begin a new one, of which the caches are filled anew.
         """
         count, (batch, _, features) = int(self.z.shape[0]), start.shape
         size, frame = min(by.block, count), self.parts.frame
-        cut = min((frame // size + 1) * size, count)
+        first = count if by.window is None else min(by.window * frame, count)
+        cut = min((frame // size + 1) * size, first)
         z = b.reshape(b.transpose(self.z, perm=(1, 0, 2, 3)), shape=(batch, count, features), out="z")
         inputs = b.concat(start, z, axis=1, out="inputs")
         later = by.later or size
-        for start_at, stop, block, back in ((0, cut, size, 0), (cut, count, later, frame)):
+        parts = [(0, cut, size, 0, 0), (cut, first, later, frame, 0)]
+        seen = by.frames_seen * frame
+        for begin in range(first, count, max(first - seen, 1)):
+            parts.append((begin, min(begin + first - seen, count), later, frame, seen - begin))
+        for start_at, stop, block, back, offset in parts:
+            if offset:
+                caches = self._remembered(b, start, start_at, seen, inputs, caches)
             whole = (stop - start_at) // block * block + start_at
             for begin, end, own in ((start_at, whole, block), (whole, stop, stop - whole)):
                 if begin < end:
-                    inputs, *caches = self._segment(b, begin, end, own, back, inputs, caches, by)
+                    inputs, *caches = self._segment(b, begin, end, own, back, offset, inputs, caches, by)
         found = b.slice(inputs, axis=1, start=1, stop=count + 1, out="found")
         found = b.transpose(found, perm=(1, 0, 2), out="found")
         return b.reshape(found, shape=(count, batch, 1, features), out="found")  # type: ignore[no-any-return]
+
+    def _remembered(
+        self, b: Builder, start: Var, stop: int, count: int, inputs: Var, caches: Sequence[Var]
+    ) -> Sequence[Var]:
+        """The caches of a window that begins with the start token and the `count` tokens before `stop`.
+
+        Those of the conditions are as before, and what stands behind the tokens at hand is never seen.
+        """
+        before = b.slice(inputs, axis=1, start=stop - count + 1, stop=stop, out="before")
+        seen = b.concat(start, before, axis=1, out="seen")
+        place = b.slice(self.order, axis=0, start=0, stop=count, out="place")
+        position = b.constant(np.int64(self.parts.prefix), out="position")
+        told = [position, place, seen, *(entry(b, scale, stop, "scale") for scale in self.scales), *self.invariants]
+        return self._solved(b, seen, told, caches)[1:]
 
     def _segment(
         self,
@@ -152,17 +175,21 @@ class Rest:
         stop: int,
         size: int,
         back: int,
+        offset: int,
         inputs: Var,
         caches: Sequence[Var],
         by: FixedPoint,
     ) -> tuple[Var, ...]:
-        """`inputs` with tokens `start` to `stop`, in blocks of `size`, and the caches; see `by_frames`."""
+        """`inputs` with tokens `start` to `stop`, in blocks of `size`, and the caches; see `by_frames`.
+
+        The input of token i is at place i + `offset` behind the conditions in the caches.
+        """
         starts = np.arange(start, stop, size)
         members = starts[:, None] + np.arange(size)
         shape = (len(starts), size, *self.z.shape[1:2], self.z.shape[3])
         z = b.reshape(b.take(self.z, b.constant(members.reshape(-1)), axis=0), shape=shape)
         tables = [
-            b.constant(starts + self.parts.prefix, out="position"),
+            b.constant(starts + self.parts.prefix + offset, out="position"),
             b.constant(starts, out="begin"),
             b.take(self.order, b.constant(members, out="members"), axis=0, out="place"),
             b.transpose(z, perm=(0, 2, 1, 3), out="z"),

@@ -237,7 +237,7 @@ class TransformerFlow(Backbone):
             for method, (ports, outputs) in signatures.items()
         }
         sizes = {"rms": int(not self.block.parts()[2].CENTRED), "shifts": int(self.scale == "none")}
-        sizes["prefix"] = self.prefix(spec)
+        sizes |= {"prefix": self.prefix(spec), "frame_tokens": rows * columns}
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 
     def flow(self, i: int, entries: tuple[Entry, ...], layout: Layout) -> Flow:
