@@ -357,3 +357,11 @@ def test_queries_that_do_not_fit(changes: list[str], message: str) -> None:
     with pytest.raises(DiagnosticError) as error:
         load_spec("digits_rdm", overrides=[*ENCODED, *changes])
     assert any(message in d.message for d in error.value.diagnostics), error.value
+
+
+def test_a_training_project_searches_by_features() -> None:
+    from latentc.emit import project_files
+
+    spec = load_spec("digits_rdm", overrides=ENCODED)
+    text = project_files(lower(spec, to_emit=True), spec)["sampler.py"]
+    assert isinstance(text, str) and "retrieved=True" in text and "quer" not in text

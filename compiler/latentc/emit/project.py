@@ -324,7 +324,9 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
             words.append(f"outputs={literal(tuple(o.name for o in program.outputs)).code}")
         programs.setdefault(program.name, []).append(f"{int(program.steps)}: Sampler({commas(words)})")
     settings = {s.name: s for program in lowered.programs for s in program.settings}
-    conditions = tuple(replace(c, names=()) for c in lowered.conditions)  # sample.py reads them from a file
+    conditions = tuple(
+        replace(c, names=(), queries=()) for c in lowered.conditions
+    )  # sample.py reads names from a file
     listing = layout("", f"CONDITIONS: tuple[Condition, ...] = {_code(conditions)}")
     listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
     held = [f"{literal(name).code}: {{{commas(rows)}}}" for name, rows in programs.items()]
