@@ -159,3 +159,16 @@ def test_text_for_classes_needs_its_tokenizer() -> None:
     (found,) = caught.value.diagnostics
     assert found.code == "E0209" and found.message.startswith("'no' has no tokens: data/bart/tokenizer.json")
     assert found.span is not None and found.span.file == "--set #1"
+
+
+@pytest.mark.parametrize(
+    ("embedding", "words"),
+    [
+        ("class_segments: true, segments: 1", "`class` has 2 values, but there are 1 segments"),
+        ("class_segments: true, segments: 2, labels: 2", "the class is a segment, so `labels` and `class_tokens`"),
+    ],
+)
+def test_segments_that_cannot_say_the_class(embedding: str, words: str) -> None:
+    sizes = [*SYSTEMS["class_prefix_bert"].sizes, f"networks.main.embedding={{mask: 1, start: 0, {embedding}}}"]
+    with pytest.raises(DiagnosticError, match=words):
+        load_spec("class_prefix_bert", None, sizes)

@@ -601,7 +601,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "class_prefix_bert": (
         "transformers.BertForMaskedLM",
-        {("base", "main"): 109_514_298, ("expand", "main"): 109_515_836},  # two rows more
+        {
+            **dict.fromkeys([("base", "main"), ("cbert", "main")], 109_514_298),
+            ("expand", "main"): 109_515_836,  # two rows more
+        },
     ),
     "class_prefix_bart": (
         "transformers.BartForConditionalGeneration, and an embedding per class",

@@ -21,6 +21,8 @@ BERT = (
     "networks.main.depth=2",
     "networks.main.embedding={mask: 3, start: 1, class_tokens: [4, 5], places: 16, segments: 2}",
 )
+SEGMENTS = (*BERT[:-1], "networks.main.embedding={mask: 3, start: 1, class_segments: true, places: 16, segments: 3}")
+SEGMENTS += ("data.classes=3", "data.class_names=null")
 BART = (
     "data.fields={tokens: {shape: [8], classes: 64, medium: text, end: 2}}",
     *BLOCKS,
@@ -38,6 +40,10 @@ def prefixed(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 def masked(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"idx": numbers.inputs["input_ids"][:, 2:], "y": np.array([0, 1])}
+
+
+def of_segments(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {"idx": numbers.inputs["input_ids"][:, 1:], "y": numbers.inputs["token_type_ids"][:, 0]}
 
 
 def restored(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -59,6 +65,10 @@ CASES = [
     Forward("gpt2.class_prefix", "class_prefix_gpt2", GPT2, prefixed),
     Forward(
         *("bert.masked_lm", "class_prefix_bert", BERT, masked), wanted=lambda numbers: numbers.outputs["out"][:, 2:]
+    ),
+    Forward(
+        *("bert.segments", "class_prefix_bert", SEGMENTS, of_segments, "cbert"),
+        wanted=lambda numbers: numbers.outputs["out"][:, 1:],
     ),
     Forward("bart.seq2seq", "class_prefix_bart", BART, restored),
     Sampler("bart.sampled", "class_prefix_bart", (*BART, "sampler={kind: autoregressive}"), drawn),

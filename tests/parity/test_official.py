@@ -43,6 +43,7 @@ FURTHER = {
     # a weight that two layers share is recorded once, and is in the state dict twice
     "gpt2.class_prefix": ["lm_head.weight"],
     "bert.masked_lm": ["cls.predictions.decoder.*"],
+    "bert.segments": ["cls.predictions.decoder.*"],
     "bart.seq2seq": ["lm_head.weight", "model.*.embed_tokens.weight"],
     "gedi.gpt2": ["lm_head.weight"],
     "t5.gated": ["encoder.embed_tokens.weight"],

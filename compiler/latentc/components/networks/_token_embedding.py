@@ -65,6 +65,12 @@ class Embedding(Closed):
         0, ge=0, le=64, description="rows of the segment table, of which every token gets the first (BERT: 2)"
     )
 
+    class_segments: bool = Field(
+        False,
+        description="the class is the segment of every token, in place of a token in front (CBERT, Wu et al. 2018, "
+        "arXiv:1812.06705)",
+    )
+
     def static(self) -> dict[str, int]:
         """The sizes that the emitted class is constructed with."""
         return {"labels": self.labels} if self.labels else {}
@@ -76,6 +82,8 @@ class Embedding(Closed):
     def first(self, told: Mapping[str, Condition]) -> int:
         """How many tokens stand before those of the data."""
         start = int(self.start is not None)
+        if self.class_segments:
+            return start
         if not told:
             return start + int(self.blank is not None)
         rows = rows_of(self.class_tokens)
@@ -86,6 +94,8 @@ class Embedding(Closed):
         yield from under(
             "embedding", problems=problems_of_names(rows_of(self.class_tokens), vocabulary, entries, False)
         )
+        if self.class_segments:
+            yield from under("embedding", problems=self._problems_of_segments(entries))
         for name in ("mask", "start"):
             if (token := getattr(self, name)) is not None and (token >= vocabulary or self.kind == "bits"):
                 yield Problem(
@@ -99,6 +109,18 @@ class Embedding(Closed):
                 "`labels` or `kind: bits` already define how classes are embedded",
                 "leave `class_tokens` out",
             )
+
+    def _problems_of_segments(self, entries: Sequence[Entry]) -> Iterator[Problem]:
+        values = entries[0].ports[0].values if len(entries) == 1 else None
+        if values is None or entries[0].ports[0].type.rank != 1:
+            message = "segments say the class, so the only condition is a class label"
+            yield Problem(("class_segments",), message, "list it in `conditions`")
+        elif values > self.segments:
+            message = f"condition `{entries[0].name}` has {values} values, but there are {self.segments} segments"
+            yield Problem(("segments",), message, f"use {values} segments")
+        if self.class_tokens is not None or self.labels:
+            message = "the class is a segment, so `labels` and `class_tokens` have no use"
+            yield Problem(("class_segments",), message, "leave them out")
 
     def problems(self, splits: int, read: Read) -> Iterator[Problem]:
         if self.kind == "bits":
@@ -167,12 +189,15 @@ def embedded(
     tables: list[Var] = []
     ids: list[Var] = []  # conditions that are rows of the table
     told: list[Var] = []
+    segment: Var | None = None  # of all tokens of a sample
     if config.start is not None:
         ids.append(b.full(idx, shape=(1,), value=config.start, dtype="i64", out="start"))
     names = rows_of(config.class_tokens)
     for entry, operands in with_operands(entries, conditions):
         port = entry.ports[0]
-        if names is not None and port.values is not None and port.type.rank == 1:
+        if config.class_segments:
+            segment = operands[0]
+        elif names is not None and port.values is not None and port.type.rank == 1:
             ids.append(named(b, names, operands[0])[0])
         elif config.labels and config.shared and port.values is not None and port.type.rank == 1:
             ids.append(b.reshape(operands[0] + vocabulary, shape=(batch, 1), out=port.name))
@@ -214,8 +239,12 @@ def embedded(
         positions = b.reshape(b.slice(places, axis=0, start=0, stop=total), shape=(1, total, width), out="positions")
     if config.segments:
         segments = b.param("segment_embed", f32(config.segments, width), "normal", std=0.02)
-        first = b.slice(segments, axis=0, start=0, stop=1, out="segment")
-        positions = b.add(positions, b.reshape(first, shape=(1, 1, width)), out="positions")
+        if segment is None:
+            first = b.slice(segments, axis=0, start=0, stop=1, out="segment")
+            positions = b.add(positions, b.reshape(first, shape=(1, 1, width)), out="positions")
+        else:
+            own = b.reshape(b.embedding(segments, segment), shape=(batch, 1, width), out="segment")
+            x = b.add(x, own, out="x")
     table = positions
     late = bool(told) and config.late
     norm = config.norm if isinstance(config.norm, Norm) else norm
