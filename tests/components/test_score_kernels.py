@@ -13,7 +13,8 @@ from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.score_kernels._kernels import distances
 from latentc.components.blocks.score_kernels.kerple_log import KerpleLog
 from latentc.components.blocks.score_kernels.kerple_power import KerplePower
-from latentc.components.parts import DecodeState, ScoreKernel
+from latentc.components.decoding import DecodeState
+from latentc.components.parts import ScoreKernel
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.model import model_source
 from latentc.ir.builder import ModuleBuilder, Var, module_class

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component
+from latentc.components.decoding import Chunk, DecodeState
 from latentc.components.layers import INITS, linear, mp_linear
 from latentc.ir.builder import BlockBody, Builder, Var
 from latentc.ir.types import f32
@@ -245,31 +246,6 @@ class CachedMixer(Mixer):
         self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
         """Tokens x [B, N, D] against a cache: (output, keys and values [B, H_kv, S + N, d] with those of x behind)."""
-
-
-@dataclass(frozen=True)
-class DecodeState:
-    """Inputs of a mixer's decoding step: the token's position, the mask of visible positions, the caches."""
-
-    position: Var  # i64[]
-    mask: Var  # bool[1 or B, 1, 1, T], true where a position is visible
-    keys: Var  # f32[B, H_kv, T, D / H]
-    values: Var
-    temperature: Var | None = None  # f32[B], divides the scores
-    plain: bool = True  # true if the block's other methods take no mask
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What several tokens x [B, N, D] in a row are decoded with: the cache of the S before them, if there are any.
-
-    `cache`: keys and values f32[B, H_kv, S, D / H] each; `mask` bool[B or 1, 1, N or 1, S + N], true for those seen;
-    None: all. `plain`: the other methods of the block take no mask.
-    """
-
-    cache: tuple[Var, ...] = ()
-    mask: Var | None = None
-    plain: bool = False
 
 
 class FeedForward(Part):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from latentc.components.parts import CachedMixer, Chunk
+from latentc.components.decoding import Chunk
+from latentc.components.parts import CachedMixer
 from latentc.ir.builder import BlockBody, Builder, Var
 
 Mix = Callable[[Var], tuple[Var, ...]]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.cross_attention import encoder_attention, look_up, remember
-from latentc.components.parts import CachedMixer, DecodeState, FeedForward, Norm
+from latentc.components.decoding import DecodeState
+from latentc.components.parts import CachedMixer, FeedForward, Norm
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.cross_attention import context_attention, context_look_up, context_memory
-from latentc.components.parts import BlockCondition, CachedMixer, DecodeState, FeedForward, Mixer, Norm, Told
+from latentc.components.decoding import DecodeState
+from latentc.components.parts import BlockCondition, CachedMixer, FeedForward, Mixer, Norm, Told
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 

@@ -11,7 +11,8 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.blocks.mixing import Mix, apart, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
-from latentc.components.parts import CachedCondition, CachedMixer, DecodeState, FeedForward, Mixer, Norm, Problem, Told
+from latentc.components.decoding import DecodeState
+from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, Problem, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from latentc.components.blocks.mixers._attention_modules import (
 from latentc.components.blocks.mixers._attention_scores import UNSEEN, masked_bias, relative_bias, seen_with_first
 from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
-from latentc.components.parts import CachedMixer, Chunk, DecodeState, Norm, Problem, ScoreKernel, dense
+from latentc.components.decoding import Chunk, DecodeState
+from latentc.components.parts import CachedMixer, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import Builder, Var, f32
 
 if TYPE_CHECKING:
