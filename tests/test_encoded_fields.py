@@ -238,29 +238,34 @@ def test_images_of_a_first_stage_have_features_of_their_captions(
     Path("captions.csv").write_text("image,caption\n2,ab\n0,c\n2,d\n")
     Path("stage.yaml").write_text(STAGE)
     Path("captioned.yaml").write_text(CAPTIONED)
-    data = f"{{kind: captioned_images, path: images, captions: captions.csv, fields: {json.dumps(CAPTIONED_FIELDS)}, "
+    data = "{kind: captioned_images, path: images, captions: captions.csv, per_image: 2, "
+    data += f"fields: {json.dumps(CAPTIONED_FIELDS)}, "
     data += f"shape: [4, 4, 4], first_stage: {{spec: {tmp_path / 'stage.yaml'}, weights: stage.safetensors}}}}"
     options = [CAPTIONS[0], "conditioning.caption.cached=true", f"data={data}"]
     weights(tmp_path / "stage.yaml", "main", Path("stage.safetensors"))
     weights(tmp_path / "captioned.yaml", "text", Path("text.safetensors"), None, options)
     api.emit("captioned.yaml", ".", None, options, force=True)
+    seen = "means=source.source.codes[source.source.picture, 0], x=source.rows(index)['x'], "
+    seen += "mask=source.rows(index)['caption_mask']"
     done = python(
         tmp_path,
         "-c",
         READ.replace('"representation"', '"caption_features"').replace(
-            "first=", "x=source.rows(index)['x'], mask=source.rows(index)['caption_mask'], first="
+            "first=",
+            f"{seen}, first=",
         ),
     )
     assert done.returncode == 0, done.stderr
-    tokens, mask = (
-        np.array([[0, 2, 3, 1, 0], [0, 4, 1, 0, 0]]),
-        np.array([[True] * 4 + [False], [True] * 3 + [False] * 2]),
-    )
+    tokens = np.array([[0, 2, 3, 1, 0], [0, 4, 1, 0, 0], [0, 5, 1, 0, 0]])
+    mask = np.array([[True] * 4 + [False], *[[True] * 3 + [False] * 2] * 2])
     given: Any = {"overrides": options, "network": "text", "method": "encode"}
     found = api.run_method(
         "captioned.yaml", ["text=text.safetensors"], {"tokens": tokens, "mask": mask}, "oracle", **given
     )
     with np.load("read.npz") as read:
-        assert read["x"].shape == (2, 4, 4, 4) and np.array_equal(read["mask"], mask)
+        assert read["x"].shape == (3, 4, 4, 4) and np.array_equal(read["mask"], mask)
+        assert np.array_equal(read["means"][0], read["means"][2]) and not np.allclose(
+            read["means"][0], read["means"][1]
+        )
         assert error(read["first"], np.where(mask[..., None], next(iter(found.values())), 0)) < 1e-4
         assert np.array_equal(read["first"], read["drawn"])

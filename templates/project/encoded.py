@@ -19,20 +19,24 @@ from storage import sweep_parts, write_whole
 
 
 class Encoded:
-    """Codes [N, views, ...] of every image; training draws one of its crops and mirror images at random."""
+    """Codes [P, views, ...] of every image, and the image of each sample: i64[N].
+
+    Training draws one of the image's crops and mirror images at random.
+    """
 
     in_memory = False
 
     def __init__(
         self,
         codes: np.ndarray,
+        picture: np.ndarray,
         arrays: dict[str, np.ndarray],
         stage: dict[str, Any],
         resized: dict[str, np.ndarray],
         views: Callable[[int], np.ndarray],
         identity: list[str],
     ):
-        self.codes, self.stage, self.size = codes, stage, len(codes)
+        self.codes, self.picture, self.stage, self.size = codes, picture, stage, len(picture)
         self.arrays = arrays  # labels, captions: [N, ...] by field
         self.resized = resized
         self.views = views  # u8[views, H, W, C] of an image
@@ -44,9 +48,10 @@ class Encoded:
         """Latents `x` or `tokens`, labels and captions; the first view if there is no `rng`."""
         views = self.codes.shape[1]
         view = np.zeros_like(index) if rng is None else rng.integers(views, size=len(index))
-        found = first_stage.field_from_codes(self.codes[index, view], self.stage, rng)
+        at = self.picture[index]  # whose codes these are
+        found = first_stage.field_from_codes(self.codes[at, view], self.stage, rng)
         for name, codes in self.resized.items():
-            found[name] = first_stage.field_from_codes(codes[index, view], self.stage, rng)["x"]
+            found[name] = first_stage.field_from_codes(codes[at, view], self.stage, rng)["x"]
         found |= {name: each[index, view % each.shape[1]] for name, each in self.features.items()}
         return found | {name: array[index] for name, array in self.arrays.items()}
 
@@ -85,6 +90,9 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     identity = [str(flip), crops, *images.identity()]
     made_of = [f"{weights} {status.st_size} {status.st_mtime_ns}", *identity]
 
+    picture = np.arange(images.size) if images.picture is None else images.picture
+    first = np.unique(picture, return_index=True)[1]  # a sample of each image
+
     def codes(small: int | None) -> np.ndarray:
         """Codes of the images, first resized to `small` pixels per side unless it is None."""
         resized = [] if small is None else [f"resized to {small}"]
@@ -94,7 +102,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
             sweep_parts(cache)
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
                 raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
-            write_whole(cache, lambda file: encode(images, stage, file, flip, crops, small))
+            write_whole(cache, lambda file: encode(images, first, stage, file, flip, crops, small))
         return np.load(cache, mmap_mode="r")
 
     pixels = side // fields["x"]["shape"][-1] if "x" in fields else 1
@@ -103,7 +111,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     }
     views = partial(views_of, images, flip=flip, crops=crops)
     arrays = {**images.arrays, **({"y": images.y} if "y" in fields else {})}
-    return Encoded(codes(None), arrays, stage, resized, views, identity)
+    return Encoded(codes(None), picture, arrays, stage, resized, views, identity)
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
@@ -119,9 +127,15 @@ def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
 
 @torch.no_grad()
 def encode(
-    images: Any, stage: dict[str, Any], path: Path, flip: bool, crops: str, small: int | None = None
+    images: Any,
+    rows: np.ndarray,
+    stage: dict[str, Any],
+    path: Path,
+    flip: bool,
+    crops: str,
+    small: int | None = None,
 ) -> None:
-    """Writes codes [N, views, ...] of all images as an .npy file, one image after another.
+    """Writes codes [P, views, ...] of the images of some rows as an .npy file, one image after another.
 
     `small`: the side in pixels to which they are resized first.
     """
@@ -130,14 +144,14 @@ def encode(
     model = first_stage.load(stage)
     device = next(model.parameters()).device
     with open(path, "wb") as file:
-        for index in tqdm(range(images.size), desc="first stage", unit="image", disable=None):
-            x = torch.from_numpy(views_of(images, index, flip, crops)).permute(0, 3, 1, 2)
+        for number, row in enumerate(tqdm(rows, desc="first stage", unit="image", disable=None)):
+            x = torch.from_numpy(views_of(images, int(row), flip, crops)).permute(0, 3, 1, 2)
             x = x.float().to(device) / 127.5 - 1
             if small is not None:
                 x = torch.nn.functional.interpolate(x, size=(small, small), mode="bicubic")
             codes = first_stage.codes_from_images(model, x).cpu().numpy()
-            if index == 0:
+            if number == 0:
                 described = {"descr": np.lib.format.dtype_to_descr(codes.dtype), "fortran_order": False}
-                described["shape"] = (images.size, *codes.shape)
+                described["shape"] = (len(rows), *codes.shape)
                 np.lib.format.write_array_header_2_0(file, described)
             file.write(codes.tobytes())

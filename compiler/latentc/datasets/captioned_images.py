@@ -38,6 +38,7 @@ class CaptionedImages(Pictures):
             if taken[image] <= settings["per_image"]:
                 self.files.append(image)
                 self.texts.append(caption)
+        self.picture = np.unique([str(image) for image in self.files], return_inverse=True)[1]
         self.size, self.y = len(self.files), np.zeros(len(self.files), np.int64)
         (field,) = text_names(settings["fields"])
         self.arrays = caption_arrays(self.texts.__getitem__, field, settings["fields"])

@@ -18,6 +18,7 @@ class Pictures(ABC):
     in_memory = False
     size: int
     y: Array
+    picture: Array | None = None  # i64[N]: the number of each sample's image, if several samples have one image
     arrays: dict[str, Any]  # further fields of the samples by name, such as captions: indexed by rows
 
     def __init__(self, side: int, channels: int):

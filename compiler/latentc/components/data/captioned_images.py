@@ -37,7 +37,8 @@ class CaptionedImages(Pictures):
         1,
         gt=0,
         le=1_024,
-        description="captions of an image, in the file's order, with each of which it is a sample (COCO has 5)",
+        description="captions of an image, in the file's order, with each of which it is a sample (COCO has 5); a "
+        "first stage encodes it once",
     )
     horizontal_flip: bool = Field(False, description="mirror images at random with probability 1/2")
     EXAMPLE: ClassVar[dict[str, Any]] = {
