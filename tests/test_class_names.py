@@ -165,7 +165,7 @@ def test_text_for_classes_needs_its_tokenizer() -> None:
     ("embedding", "words"),
     [
         ("class_segments: true, segments: 1", "`class` has 2 values, but there are 1 segments"),
-        ("class_segments: true, segments: 2, labels: 2", "the class is a segment, so `labels` and `class_tokens`"),
+        ("class_segments: true, segments: 2, labels: 2", "the class is given as a segment"),
     ],
 )
 def test_segments_that_cannot_say_the_class(embedding: str, words: str) -> None:

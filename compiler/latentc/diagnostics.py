@@ -76,7 +76,7 @@ class DiagnosticError(Exception):
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice most like `word`, or None where nothing is close; case is ignored."""
     by_folded = {choice.casefold(): choice for choice in choices}
-    found = difflib.get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.61)
     return by_folded[found[0]] if found else None
 
 

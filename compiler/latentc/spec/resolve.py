@@ -74,10 +74,9 @@ def resolve_file(
     """
     path = find_spec(source)
     if path is None:
-        known = ", ".join(resources.shipped_specs()) or "none"
-        help_text = did_you_mean(source, resources.shipped_specs(), "give a path, or the name of a shipped spec")
-        note = f"specs that ship with latentc: {known}"
-        raise DiagnosticError.of("E0401", f"no spec `{source}` was found", notes=(note,), help=help_text)
+        otherwise = "give a path, or the name of a shipped spec: `latentc specs` lists them"
+        mend = did_you_mean(source, resources.shipped_specs(), otherwise)
+        raise DiagnosticError.of("E0401", f"no spec `{source}` was found", help=mend)
     return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides, option)
 
 

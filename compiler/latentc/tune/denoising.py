@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 
 from latentc.components.contract import Lowered
 from latentc.components.samplers.alternatives import reference
 from latentc.components.samplers.base import ArraySampler
 from latentc.measure.metrics import mean_distance
 from latentc.passes.feature_cache_methods import block_lists
-from latentc.spec.schema import Spec
 from latentc.tune.candidates import COUNTS, reusing
 from latentc.tune.denoiser import open_denoiser
-from latentc.tune.found import Found
-from latentc.tune.options import Options
+from latentc.tune.found import Found, Task
 from latentc.tune.quality import Figure
-from latentc.tune.screen import FINE, Tell, open_screen, shortlist
-from latentc.weights import Expr
+from latentc.tune.screen import FINE, open_screen, shortlist
 from latentc_runtime.sources import Given
 
 TRAJECTORY_BYTES = 1 << 29  # largest memory for the reference solution of the search
@@ -28,40 +24,32 @@ class Denoising:
 
     exact = True
 
-    def __init__(
-        self,
-        spec: Spec,
-        own: ArraySampler,
-        weights: Mapping[str, Mapping[str, Expr]],
-        options: Options,
-        stop: Callable[[], bool],
-        tell: Tell,
-    ) -> None:
-        self._denoiser = open_denoiser(spec, weights, options.device)
+    def __init__(self, own: ArraySampler, task: Task) -> None:
+        self._denoiser = open_denoiser(task.spec, task.weights, task.options.device)
         self.own, self.lowered = own, self._denoiser.lowered
         self.stochastic = any(part.stochastic for part in own.table(self._denoiser.target).parts())
-        self._spec, self._options, self._stop, self._tell = spec, options, stop, tell
+        self._task = task
 
     def given(self, seed: int, count: int) -> Given:
         return self._denoiser.given(seed, count)
 
     def run(self, figure: Figure) -> Found:
-        denoiser, own = self._denoiser, self.own
-        self._tell(0, 1, "the reference solution")
-        given = denoiser.given(self._options.seed, self._few())
-        screen = open_screen(own, denoiser, given, self._stop, self._tell)
+        denoiser, own, task = self._denoiser, self.own, self._task
+        task.tell(0, 1, "the reference solution")
+        given = denoiser.given(task.options.seed, self._few())
+        screen = open_screen(own, denoiser, given, task.stop, task.tell)
         coarse = denoiser.samples(reference(own, denoiser.target, FINE // 2), screen.given)
-        most = self._options.most(own.table(denoiser.target).all_progress.size - 1)
-        screened = screen.run(self._options.counts or tuple(count for count in COUNTS if count <= most))
+        most = task.options.most(own.table(denoiser.target).all_progress.size - 1)
+        screened = screen.run(task.options.counts or tuple(count for count in COUNTS if count <= most))
         candidates = shortlist(screened)
-        candidates += reusing(candidates, self._spec, _small_networks(self.lowered), _depth(self.lowered))
+        candidates += reusing(candidates, task.spec, _small_networks(self.lowered), _depth(self.lowered))
         exact = reference(own, denoiser.target, FINE)
         return Found(tuple(screened), tuple(candidates), exact, mean_distance(coarse, screen.fine.samples))
 
     def _few(self) -> int:
         """Number of samples of the search: fewer if their whole trajectory, states and estimates, would be large."""
         room = TRAJECTORY_BYTES // (2 * FINE * 4 * math.prod(self._denoiser.shape))
-        return int(min(max(16, min(64, self._options.samples // 4)), max(1, room)))
+        return int(min(max(16, min(64, self._task.options.samples // 4)), max(1, room)))
 
 
 def _small_networks(lowered: Lowered) -> list[str]:

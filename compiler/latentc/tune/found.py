@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from latentc.components.contract import Lowered
+from latentc.spec.schema import Spec
 from latentc.tune.candidates import Candidate, Tunable
+from latentc.tune.options import Options
 from latentc.tune.quality import Figure
-from latentc.tune.screen import Screened
+from latentc.tune.screen import Screened, Tell
+from latentc.weights import Expr
 from latentc_runtime.sources import Given
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a search is given: the spec, its weights, `stop` (true once time has run out) and `tell` for progress."""
+
+    spec: Spec
+    weights: Mapping[str, Mapping[str, Expr]]
+    options: Options
+    stop: Callable[[], bool]
+    tell: Tell
 
 
 @dataclass(frozen=True)
@@ -46,4 +61,4 @@ class Search(Protocol):
         ...
 
 
-__all__ = ["Found", "Search"]
+__all__ = ["Found", "Search", "Task"]

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from latentc.components.samplers._masked import ListedSampler
 from latentc.evaluate.sources import labels_of
 from latentc.lower import lower
-from latentc.spec.schema import Spec
 from latentc.tune.candidates import Candidate
 from latentc.tune.drawing import open_drawing
-from latentc.tune.found import Found
-from latentc.tune.options import Options
+from latentc.tune.found import Found, Task
 from latentc.tune.quality import Figure
 from latentc.tune.schedules import descended
-from latentc.tune.screen import Screened, Tell
-from latentc.weights import Expr
+from latentc.tune.screen import Screened
 from latentc_runtime.sources import Given, default_given
 
 COUNTS = (4, 6, 8, 12)
@@ -30,45 +25,36 @@ class Masked:
     exact = False
     stochastic = True
 
-    def __init__(
-        self,
-        spec: Spec,
-        own: ListedSampler,
-        weights: Mapping[str, Mapping[str, Expr]],
-        options: Options,
-        stop: Callable[[], bool],
-        tell: Tell,
-    ) -> None:
-        self.own, self.lowered = own, lower(spec)
-        self._spec, self._weights, self._options = spec, weights, options
-        self._stop, self._tell = stop, tell
+    def __init__(self, own: ListedSampler, task: Task) -> None:
+        self.own, self.lowered, self._task = own, lower(task.spec), task
 
     def given(self, seed: int, count: int) -> Given:
         return default_given(count, seed % (1 << 64), self.lowered.conditions, self.lowered.programs[0].settings)
 
     def run(self, figure: Figure) -> Found:
-        most = self._options.most(self.own.steps - 1)
-        counts = self._options.counts or tuple(count for count in COUNTS if count <= most)
-        given = self.given(self._options.seed, self._options.samples)
+        task, options = self._task, self._task.options
+        most = options.most(self.own.steps - 1)
+        counts = options.counts or tuple(count for count in COUNTS if count <= most)
+        given = self.given(options.seed, options.samples)
         labels = labels_of(given, self.lowered.conditions)
         screened: list[Screened] = []
         for steps in counts:
-            if self._stop():
+            if task.stop():
                 break
             usual = self.own.with_steps(steps)
             assert isinstance(usual, ListedSampler)
-            drawing = open_drawing(self._spec, usual, self._weights, self._options.device)
+            drawing = open_drawing(task.spec, usual, task.weights, options.device)
 
             def judged(sampler: ListedSampler, drawing=drawing) -> float:  # type: ignore[no-untyped-def]
                 return figure(drawing.samples(sampler, given), labels)
 
             def tell(done: int, steps: int = steps) -> None:
-                self._tell(done, UPDATES, f"schedules of {steps} steps")
+                task.tell(done, UPDATES, f"schedules of {steps} steps")
 
             start = usual.listed(drawing.length)
             runs = steps if usual.guidance is None else 2 * steps
             screened.append(Screened(Candidate(usual), steps, runs, judged(start)))
-            best, least = descended(start, drawing.length, judged, UPDATES, self._stop, tell)
+            best, least = descended(start, drawing.length, judged, UPDATES, task.stop, tell)
             screened.append(Screened(Candidate(best, "schedules"), steps, runs, least))
         return Found(tuple(screened), tuple(one.candidate for one in screened))
 

@@ -35,7 +35,7 @@ from latentc.tune.budget import COSTS, Goal, Measured, check_bounds
 from latentc.tune.candidates import Candidate, Tunable
 from latentc.tune.compiled import Compile, Compiling
 from latentc.tune.denoising import Denoising
-from latentc.tune.found import Search
+from latentc.tune.found import Search, Task
 from latentc.tune.masked import Masked
 from latentc.tune.options import Options
 from latentc.tune.plot import need_matplotlib, write_plot
@@ -80,7 +80,7 @@ def tune(
         return stopped
 
     with new_folder(folder, "folder of tuning results", MARK) as target:
-        search: Search = kind(spec, own, weights, options, stop, tell)
+        search: Search = kind(own, Task(spec, weights, options, stop, tell))
         judges = _judges(spec, search, options)
         goal = _goal(search, spec, options, judges)
         found = search.run(_figure(goal, judges))

@@ -316,7 +316,7 @@ def settings_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     yield from interval_problems(guidance.interval)
     if guidance.channels is not None and spec.data.shape and guidance.channels > spec.data.shape[0]:
         message = f"{guidance.channels} channels are guided, but the data has {spec.data.shape[0]}"
-        yield Problem(("channels",), message)
+        yield Problem(("channels",), message, f"use at most {spec.data.shape[0]}, or leave it out for all")
 
 
 def left_out_problems(names: Sequence[str], key: str, spec: Spec) -> Iterator[Problem]:

@@ -97,12 +97,13 @@ class Embedding(Closed):
         if self.class_segments:
             yield from under("embedding", problems=self._problems_of_segments(entries))
         for name in ("mask", "start"):
-            if (token := getattr(self, name)) is not None and (token >= vocabulary or self.kind == "bits"):
-                yield Problem(
-                    ("embedding", name),
-                    f"`{name}` must be a row of a table of {vocabulary} tokens, which bits do not have",
-                    "leave it out",
-                )
+            token = getattr(self, name)
+            if token is not None and self.kind == "bits":
+                message = f"`{name}` is a row of a table of tokens, which `kind: bits` does not have"
+                yield Problem(("embedding", name), message, "leave it out")
+            elif token is not None and token >= vocabulary:
+                message = f"token {token} is out of range: the data has tokens 0 to {vocabulary - 1}"
+                yield Problem(("embedding", name), message, "use one of these, or leave it out")
         if self.class_tokens is not None and (self.labels or self.kind == "bits"):
             yield Problem(
                 ("embedding", "class_tokens"),
@@ -113,14 +114,23 @@ class Embedding(Closed):
     def _problems_of_segments(self, entries: Sequence[Entry]) -> Iterator[Problem]:
         values = entries[0].ports[0].values if len(entries) == 1 else None
         if values is None or entries[0].ports[0].type.rank != 1:
-            message = "segments say the class, so the only condition is a class label"
+            message = "segments are chosen by the class, so the only condition must be a class label"
             yield Problem(("class_segments",), message, "list it in `conditions`")
         elif values > self.segments:
             message = f"condition `{entries[0].name}` has {values} values, but there are {self.segments} segments"
             yield Problem(("segments",), message, f"use {values} segments")
         if self.class_tokens is not None or self.labels:
-            message = "the class is a segment, so `labels` and `class_tokens` have no use"
+            message = "the class is given as a segment, so `labels` and `class_tokens` have no effect"
             yield Problem(("class_segments",), message, "leave them out")
+
+    def problems_of_sizes(self, values: int, total: int) -> Iterator[Problem]:
+        """What is wrong with an embedding of `values` tokens in sequences of `total` positions."""
+        if self.kind == "bits" and values & (values - 1):
+            message = f"{values} values are not a power of 2, so they cannot be written as bits"
+            yield Problem(("embedding", "kind"), message, "use `kind: table`")
+        if self.places is not None and total > self.places:
+            message = f"sequences have {total} positions, but `places` is {self.places}"
+            yield Problem(("embedding", "places"), message, f"use at least {total}, or leave it out")
 
     def problems(self, splits: int, read: Read) -> Iterator[Problem]:
         if self.kind == "bits":

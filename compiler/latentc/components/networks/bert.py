@@ -94,18 +94,10 @@ class Bert(Backbone):
         if base is None:
             message = f"{tokens.vocabulary} tokens are not a power of {self.splits}, so they do not split into digits"
             yield Problem(("splits",), message, "change `splits` or `data.tokens.vocabulary`")
-        elif self.embedding.kind == "bits" and base & (base - 1):
-            yield Problem(
-                ("embedding", "kind"),
-                f"{base} values are not a power of 2, so they cannot be written as bits",
-                "use `kind: table`",
-            )
         yield from self.embedding.problems(self.splits, self.readout.kind)
         yield from self.embedding.problems_of_text(tokens.vocabulary, self.entries(spec))
         total = tokens.length + self.embedding.first(self.told(spec))
-        if self.embedding.places is not None and total > self.embedding.places:
-            message = f"sequences have {total} positions, but `places` is {self.embedding.places}"
-            yield Problem(("embedding", "places"), message)
+        yield from self.embedding.problems_of_sizes(base or 1, total)
         if spec.data.modelled.end is not None and (self.decoder or self.long_skips or self.splits > 1):
             message = "tokens after the end of a text can be masked only in plain blocks"
             yield Problem((), message, "leave out `decoder`, `long_skips` and `splits`, or `data.fields.tokens.end`")

@@ -73,8 +73,7 @@ class ResnetClassifier(Backbone):
         elif self.normalise and spec.data.shape[0] != len(MEAN):
             message = f"ImageNet's mean has 3 channels, but the data has {spec.data.shape[0]}"
             yield Problem(("normalise",), message, "leave `normalise` out")
-        if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
+        yield from problems_of_labels(self.kind, spec)
 
     def features_seen(self, spec: Spec) -> int:
         return self.width * 8 * (4 if self.bottleneck else 1)
@@ -98,6 +97,12 @@ def classes_of(spec: Spec) -> int:
     """K, of the field `y`; 0 without one."""
     field = spec.data.fields.get("y")
     return (field.classes or 0) if field is not None else 0
+
+
+def problems_of_labels(kind: str, spec: Spec) -> Iterator[Problem]:
+    """A classifier of that kind for data without labels."""
+    if not classes_of(spec):
+        yield Problem((), f"a {kind} predicts labels, but the data has none", "add `data.classes`")
 
 
 @cache
@@ -197,4 +202,4 @@ def max_pool(b: Builder, x: Var) -> Var:
     return x
 
 
-__all__ = ["ResnetClassifier", "classes_of"]
+__all__ = ["ResnetClassifier", "classes_of", "problems_of_labels"]

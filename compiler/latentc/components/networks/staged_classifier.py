@@ -19,7 +19,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.layers import MEAN, halving_conv, patch_conv, standardised
 from latentc.components.networks._stages import Staged
-from latentc.components.networks.resnet_classifier import classes_of
+from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
@@ -86,8 +86,7 @@ class StagedClassifier(Staged):
         else:
             yield from self.problems_of_stages(spec, self.seen(shape[1]) // self.patch)
             yield from self._problems_of_first(shape[0])
-        if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
+        yield from problems_of_labels(self.kind, spec)
         yield from self.block.problems_of_condition(self.kind, None)
         if isinstance(self.positions, Positions) and self.positions.ROTARY:
             message = f"`{self.positions.kind}` is for one resolution"

@@ -20,7 +20,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.layers import batch_norm
 from latentc.components.networks._token_embedding import Embedding, embedded
-from latentc.components.networks.resnet_classifier import classes_of
+from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
 from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, i64, items, module_class
 from latentc.ir.types import B, Named
@@ -80,17 +80,10 @@ class TokenClassifier(Backbone):
             message = f"a {self.kind} takes tokens, but the data has {spec.data.words}"
             yield Problem((), message, "use a staged_classifier")
             return
-        if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
-        if self.embedding.kind == "bits" and tokens.vocabulary & (tokens.vocabulary - 1):
-            message = f"{tokens.vocabulary} values are not a power of 2, so they cannot be written as bits"
-            yield Problem(("embedding", "kind"), message, "use `kind: table`")
+        yield from problems_of_labels(self.kind, spec)
         yield from self.embedding.problems(1, "linear")
         yield from self.embedding.problems_of_text(tokens.vocabulary, ())
-        total = tokens.length + self.embedding.first({})
-        if self.embedding.places is not None and total > self.embedding.places:
-            message = f"sequences have {total} positions, but `places` is {self.embedding.places}"
-            yield Problem(("embedding", "places"), message)
+        yield from self.embedding.problems_of_sizes(tokens.vocabulary, tokens.length + self.embedding.first({}))
         yield from self.block.problems_of_width(self.width)
         if self.block.parts()[0].ordered and self.pooling == "first":
             message = "with a causal mixer the first token sees no other"

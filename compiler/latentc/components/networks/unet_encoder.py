@@ -18,7 +18,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.contract import Network, Sizes
 from latentc.components.networks._unet import Parts, Unet
-from latentc.components.networks.resnet_classifier import classes_of
+from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import Named, product
@@ -64,8 +64,7 @@ class UnetEncoder(Unet):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
+        yield from problems_of_labels(self.kind, spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert isinstance(spec.time, TimeFeatures)

@@ -17,7 +17,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Network, Port
 from latentc.components.layers import conv, group_norm, halving_conv
-from latentc.components.networks.resnet_classifier import classes_of
+from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -90,8 +90,7 @@ class WideResnet(Backbone):
                     f"choose a `width` with channels divisible by 4, and by {GROUPS} from {4 * GROUPS} on",
                 )
                 break
-        if not classes_of(spec):
-            yield Problem((), f"a {self.kind} predicts labels, but the data has none", "add `data.classes`")
+        yield from problems_of_labels(self.kind, spec)
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
 

@@ -59,7 +59,7 @@ class GuidanceDistillation(Distillation):
             )
         if self.channels is not None and spec.data.shape and self.channels > spec.data.shape[0]:
             message = f"{self.channels} channels are guided, but the data has {spec.data.shape[0]}"
-            yield Problem(("channels",), message)
+            yield Problem(("channels",), message, f"use at most {spec.data.shape[0]}, or leave it out for all")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         student, conditions = networks["main"], Conditions(spec, networks)

@@ -118,6 +118,8 @@ def respaced(total: int, counts: str) -> Timesteps:
     chosen: list[int] = []
     for index, count in enumerate(sections):
         length = size + (index < extra)
+        if count > length and len(sections) == 1:
+            raise ValueError(f"{count} steps are out of range for a schedule of {total}: use 1 to {total}")
         if count > length:
             raise ValueError(f"{count} steps do not fit in a section of {length} timesteps ({counts!r} of {total})")
         stride = 1.0 if count <= 1 else (length - 1) / (count - 1)
