@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 
+import pytest
 from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder, module_class
@@ -182,6 +183,21 @@ def test_boxes_do_not_overlap_and_stay_inside():
         for i, (x, y, w, h) in enumerate(boxes):
             for p, q, r, s in boxes[:i]:
                 assert x >= p + r or p >= x + w or y >= q + s or q >= y + h, name
+
+
+@pytest.mark.parametrize(("readers", "named"), [(8, False), (9, True)])
+def test_a_box_that_many_others_read_is_named_in_these(readers, named):
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    x, c = b.input("x", f32(B, 4)), b.input("c", f32(B, 4))
+    for i in range(readers):
+        x = b.matmul(b.tanh(x), b.transpose(b.param(f"w{i}", f32(4, 4), "ones"), perm=(1, 0))) + c
+    b.output(x)
+    b.finish()
+    root, texts = drawn(mb.finish(), "f")
+    assert texts.count("reads c") == named * readers and ("read by 9 boxes" in texts) == named
+    arrows = sum(path.get("d").count("M") for path in root.iter(f"{SVG}path") if path.get("marker-end"))
+    assert arrows == 5 * readers + 1 - named * readers
 
 
 def test_names_are_text_not_markup():

@@ -8,7 +8,7 @@ it crosses no box.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import networkx as nx
@@ -46,6 +46,7 @@ _KINDS: list[tuple[str, Mapping[str, object]]] = [
 # Ops that are not drawn: arrows pass through them.
 _HIDDEN = frozenset({"constant", "reshape", "broadcast_to", "cast", "stop_gradient", "dropout", "drop_path"})
 _LINE, _PAD, _GAP_X, _GAP_Y, _MARGIN = 15, 10, 26, 38, 28
+_MOST_ARROWS = 8  # from one box
 _SLOT = 14  # width of an arrow in a layer that it passes
 _PULL = (1.0, 2.0, 16.0)  # weight of a straight arrow between two boxes, a box and a slot, two slots
 
@@ -124,7 +125,24 @@ def _boxes(module: Module, fn: Function) -> _Drawing:
         drawing.boxes[key] = _Box("end", [value.name, str(value.type)])
         drawing.edges.update(((origin, key), None) for origin in sorted(boxes_of(value)))
     _join_ends(drawing)
+    _name_common_sources(drawing)
     return drawing
+
+
+def _name_common_sources(drawing: _Drawing) -> None:
+    """Names a box that many others read in these, instead of drawing an arrow to each: the embedding in a U-Net."""
+    readers: dict[str, list[str]] = {}
+    for origin, key in drawing.edges:
+        readers.setdefault(origin, []).append(key)
+    for origin, keys in readers.items():
+        if len(keys) <= _MOST_ARROWS:
+            continue
+        box = drawing.boxes[origin]
+        title = box.lines[0]
+        drawing.boxes[origin] = replace(box, lines=[*box.lines, f"read by {len(keys)} boxes"])
+        for key in keys:
+            del drawing.edges[origin, key]
+            drawing.boxes[key] = replace(drawing.boxes[key], lines=[*drawing.boxes[key].lines, f"reads {title}"])
 
 
 def _join_ends(drawing: _Drawing) -> None:
