@@ -59,6 +59,15 @@ def test_encoders_of_other_features_are_refused() -> None:
         load_spec("clip_resnet_noisy", overrides=[*SIZES, "networks.main.features=6"])
 
 
+def test_a_teacher_that_sees_positions_is_refused() -> None:
+    block = "{mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
+    encoder = "{kind: patch_encoder, width: 8, depth: 1, patch: 8, positions: {kind: learned}, head: {features: 5}, "
+    encoder += f"pretrained: t.safetensors, block: {block}condition: {{kind: in_context}}}}}}"
+    ours = [size for size in SIZES if "teacher" not in size]
+    with pytest.raises(DiagnosticError, match=r"`teacher` returns features at positions, \[5, 16\] per sample"):
+        load_spec("clip_resnet_noisy", overrides=[*ours, f"networks.teacher={encoder}", "weights={}"])
+
+
 def test_training_starts_from_the_weights_of_the_teacher(tmp_path: Path) -> None:
     """All but those of the time and the positions; the file has no counts of batches."""
     sizes = [*SIZES, "data={kind: npz, path: x.npz, shape: [3, 32, 32]}", "train.steps=1", "train.batch_size=4"]

@@ -263,6 +263,14 @@ def test_maps_of_another_shape_are_refused() -> None:
             load_spec("digits_dit", None, [*TINY, *other, f"sampler.guidance={{kind: score, score: {score}}}"])
 
 
+def test_a_vector_of_another_size_is_refused() -> None:
+    eye = NOISY[0].replace(", time: {frequencies: 8, width: 6}", "")
+    data = "data={kind: npz, path: x.npz, classes: 10, shape: [1, 8, 8], fields: {map: {shape: [7]}}}"
+    score = "sampler.guidance={kind: score, score: {kind: prediction, network: eye, reference: map}}"
+    with pytest.raises(DiagnosticError, match=r"`map` does not have the shape \[5\] of the map"):
+        load_spec("digits_dit", None, [*TINY, eye, data, *MAPPED[1:3], score])
+
+
 def test_features_of_another_number_are_refused() -> None:
     score, seeing = SCORES["meaning"]
     other = [text.replace("[32]", "[16]") for text in seeing]

@@ -85,6 +85,9 @@ class ClipResnet(ImageEncoder):
     def features_seen(self, spec: Spec) -> int:
         return self.features
 
+    def map_seen(self, spec: Spec) -> tuple[int, ...] | None:
+        return (self.features,) if self.reads is None else None
+
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         return (Port(self.reads or "x", f32(B, *self.shape_read(spec)), "state"),), f32(B, self.features)
 

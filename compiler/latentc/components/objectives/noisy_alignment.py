@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOfThese
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import Objective
@@ -47,9 +48,17 @@ class NoisyAlignment(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from problems_of_range(self.process, self.range)
         yield from teacher_problems(spec)
-        seen = [network.features_seen(spec) for name in ("main", TEACHER) if (network := spec.networks.get(name))]  # type: ignore[attr-defined]
-        if len(set(seen)) > 1:
-            message = f"`main` returns {seen[0]} features and `{TEACHER}` {seen[1]}"
+        seen = {}
+        for name in ("main", TEACHER):
+            network = spec.networks.get(name)
+            seen[name] = network.map_seen(spec) if isinstance(network, Backbone) else None
+        for name, shape in seen.items():
+            if shape is not None and len(shape) > 1:
+                message = f"`{name}` returns features at positions, {list(shape)} per sample; one vector is compared"
+                yield Problem((), message, "use a network that returns a vector, such as a `clip_resnet`")
+        ours, theirs = seen["main"], seen[TEACHER]
+        if ours and theirs and len(ours) == len(theirs) == 1 and ours != theirs:
+            message = f"`main` returns {ours[0]} features and `{TEACHER}` {theirs[0]}"
             yield Problem((), message, "give both networks as many `features`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
