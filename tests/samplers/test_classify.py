@@ -206,3 +206,12 @@ def test_rounds_that_are_none() -> None:
     assert rounds_from_text("1:5, 4") == [(1, 5), (4, None)]
     with pytest.raises(DiagnosticError, match="`a` is not a round"):
         rounds_from_text("1,a")
+
+
+@pytest.mark.parametrize(("field", "condition"), [("grid", "more"), ("more", "grid")])
+def test_nothing_else_has_the_name_of_the_input_that_numbers_grids(field: str, condition: str) -> None:
+    data = f"data={{kind: npz, path: x.npz, classes: 10, shape: [1, 8, 8], fields: {{{field}: {{shape: [3]}}}}}}"
+    given = [*TINY, data, f"conditioning.{condition}={{kind: vector, field: {field}}}"]
+    lower(load_spec("digits_dit", None, [*given, "sampler.classify={trials: 2}"]))
+    with pytest.raises(DiagnosticError, match="the name of the program's input that numbers its grids"):
+        load_spec("digits_dit", None, [*given, "sampler.classify={trials: 2, grids: 3}"])

@@ -57,9 +57,10 @@ class Classification(Closed):
         if label is None:
             message = "classification needs a network that takes the class, but this one does not"
             yield Problem((), message, "add `conditioning.class: {kind: label}`, or leave `classify` out")
-        if self.grids > 1 and GRID in spec.data.fields:
-            message = f"`{GRID}` is a field of the data, and the name of the program's input that numbers its grids"
-            yield Problem(("grids",), message, "rename the field, or leave `grids` at 1")
+        if self.grids > 1 and GRID in (*spec.data.fields, *spec.conditions):
+            what = "field of the data" if GRID in spec.data.fields else "condition"
+            message = f"`{GRID}` is a {what}, and the name of the program's input that numbers its grids"
+            yield Problem(("grids",), message, "rename it, or leave `grids` at 1")
 
     def columns(self, target: Parameterization) -> dict[str, Array]:
         """f64[N] each, with several grids f64[N, R]: the coefficients of the trials."""
