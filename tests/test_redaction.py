@@ -149,6 +149,7 @@ def test_texts_with_redacted_words_are_taught_others(masked: bool) -> None:
     ("change", "says"),
     [
         ((WORDS, "{ab: cabd}"), "'cabd' still contains 'ab'"),
+        ((WORDS, "{ab: cd, kl: xabx}"), "'xabx' still contains 'ab'"),
         ((WORDS, "{AB: cd}"), "the alphabet does not have the character 'A'"),
         ((WORDS, "{'': cd}"), "'' is 0 tokens"),
         ((WORDS, "{abcdef: cd}"), "'abcdef' is 6 tokens"),

@@ -60,6 +60,7 @@ class TextRedaction(Distillation):
             what = "reads no text" if self.network in spec.networks else "does not exist"
             yield Problem(("network",), f"network `{self.network}` {what}", "name a text encoder of `networks`")
             return
+        before: dict[str, list[int]] = {}
         for word, other in self.words.items():
             try:
                 redacted, instead = self._tokens(word, spec), self._tokens(other, spec)
@@ -72,8 +73,11 @@ class TextRedaction(Distillation):
                     f"{word!r} is {len(redacted)} tokens and {other!r} {len(instead)}, but texts have 1 to {length}"
                 )
                 yield Problem(("words", word), message)
-            elif any(instead[i : i + len(redacted)] == redacted for i in range(len(instead))):
-                yield Problem(("words", word), f"{other!r} still contains {word!r}", "name another word")
+                continue
+            before[word] = redacted
+            for earlier, tokens in before.items():  # words listed later are replaced in their turn
+                if any(instead[i : i + len(tokens)] == tokens for i in range(len(instead))):
+                    yield Problem(("words", word), f"{other!r} still contains {earlier!r}", "name another word")
 
     def _reads(self, spec: Spec) -> str | None:
         """The field that the encoder reads."""
