@@ -13,6 +13,7 @@ from tiny_model import write_random_weights
 from tiny_pipelines import ours, pipeline, theirs, unet, vae, vq
 
 from latentc import api
+from latentc.diagnostics import DiagnosticError
 from latentc.spec import load_spec
 
 
@@ -160,3 +161,14 @@ def test_a_codebook_of_directions_is_one_of_unit_rows(tmp_path: Path) -> None:
     found = after(torch.from_numpy(x)).sample.detach().numpy()
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.abs(api.forward(spec, None, {"x": x}) - expected).max() > 1e-2
+
+
+def test_rows_that_average_latents_are_refused(tmp_path: Path) -> None:
+    vq().save_pretrained(tmp_path / "vq")
+    api.import_checkpoint(tmp_path / "vq", tmp_path / "imported")
+    spec, own = tmp_path / "imported/spec.yaml", tmp_path / "averages.yaml"
+    own.write_text(spec.read_text().replace("normalize: false", "normalize: false, decay: 0.9"))
+    assert "decay" in own.read_text()
+    write_random_weights(own, tmp_path / "averages.safetensors", 0.05)
+    with pytest.raises(DiagnosticError, match="rows of its codebook average latents"):
+        api.export_diffusers(own, tmp_path / "after", tmp_path / "averages.safetensors")

@@ -119,7 +119,8 @@ def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str]) -> Part:
         again = spec_from_text(yaml_from_data({"latentc": 1, "name": "again", "extends": model.SPEC, **changes}))
         notes += _compared(spec, again, model)
         return Part(model, config, again, model.adapted(spec, tensors))
-    own = [reason for _, reason in reasons if not reason.startswith("its network is")]
+    other = ("its network is", "its bottleneck is")  # of another class
+    own = [reason for _, reason in reasons if not reason.startswith(other)]
     every = "; ".join(f"no {model.NAMES[0]}: {reason}" for model, reason in reasons)
     raise _unequal(spec, own[0] if own else every)
 

@@ -176,6 +176,9 @@ class VQModel(Model):
         net, shared = _config(spec)
         asked(isinstance(net.bottleneck, Codebook), f"its bottleneck is `{net.bottleneck.kind}`, not a codebook")
         assert isinstance(net.bottleneck, Codebook)
+        asked(
+            net.bottleneck.decay is None, "rows of its codebook average latents (`decay`), but diffusers' are weights"
+        )
         asked(net.quant_conv and net.post_quant_conv, "a VQModel has convolutions before and after its codebook")
         return {
             **self.DEFAULTS,

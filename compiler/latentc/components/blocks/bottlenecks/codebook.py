@@ -80,6 +80,9 @@ class Codebook(SelectedRows):
         if self.decay is not None and self.normalize:
             message = "rows that average latents have no fixed length, but `normalize` compares directions"
             yield Problem(("decay",), message, "leave out either")
+        if self.decay is not None and self.pull != type(self).model_fields["pull"].default:
+            message = "rows that average latents (`decay`) are not trained, so nothing weighs their loss"
+            yield Problem(("pull",), message, "leave out either")
         yield from self.problems_of_rows()
 
     def static(self) -> dict[str, Any]:
