@@ -80,6 +80,43 @@ def test_values_that_travel_together_in_a_loop_of_a_class() -> None:
     run(mb.finish(), [np.random.default_rng(0).standard_normal((2, 3))])
 
 
+@module_class("Kinds", x="B width")
+def kinds(b: Any, x: Any, *, width: int) -> Any:
+    """A loop that carries three values of one shape, three of another, and one behind them, scaled in each step."""
+
+    def step(b: Any, i: Any, invariants: Any, state: Any, rows: Any) -> Any:
+        (total, *caches), (row,) = state, rows
+        scaled = [b.tanh(c * row) for c in caches]
+        made, *grown = b.call(grow, "", *scaled, args={"width": width}, out=NAMES)
+        return [total + made, *grown], []
+
+    wide = b.concat(x, x, axis=1)
+    last = b.mean(x, axes=(1,), keepdims=True)
+    given = [x, x + 1.0, x * 2.0, wide, wide + 1.0, wide * 2.0, last]
+    grow = b.module.define(grown_kinds, [v.type for v in given], {"width": int(width)}, NAMES.split())
+    total, *caches = b.call(grow, "", *given, args={"width": width}, out=NAMES)
+    total, *_ = b.loop("steps", 3, step, carried=[total, *caches], tables=[b.constant(np.arange(1.0, 4.0))])
+    return total
+
+
+NAMES = "total" + " cache" * 7
+
+
+@module_class("Kinds", "grow")
+def grown_kinds(b: Any, *cache: Any, width: int) -> Any:
+    small = b.dense("fc", cache[0] + cache[1] * cache[2], width)
+    total = b.sum(cache[3] * cache[4] - cache[5], axes=(1,), keepdims=True) + cache[6]
+    return [small + b.tanh(total), *(c + float(k) for k, c in enumerate(cache))]
+
+
+def test_values_of_several_shapes_that_travel_together() -> None:
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(kinds, [f32(B, 3)], {"width": 3})
+    text = run(mb.finish(), [np.random.default_rng(0).standard_normal((2, 3))])
+    assert "caches, caches_2, cache = rest[:3], rest[3:6], rest[6]" in text
+    assert "tanhs = [torch.tanh(cache * c) for cache in caches]" in text
+
+
 @module_class("Pair", "grow", keys="B width")
 def pair(b: Any, x: Any, keys: Any, scale: Any, *, width: int) -> Any:
     grown = keys + b.dense("fc", x, width)

@@ -19,7 +19,7 @@ class Body(Loops):
     """Prints one function: `lines`, after construction."""
 
     def __init__(self, fn: Function, context: Context) -> None:
-        bundles: set[Value] = set()
+        bundles: dict[Value, int] = {}
         if context.free or any(node.op == "loop" for node in fn.nodes):
             whole = bundled(context.module, fn)
             fn, bundles = whole.function, whole.bundles

@@ -1,16 +1,19 @@
 """Values that are always used together, such as the key-value caches of all blocks, as one starred variable.
 
-If the last three or more outputs of a call have the same type and name, they form a bundle: `logits, *caches =
-model.decode(…)`. A bundle can be passed on as a whole, be carried through loops, and have one op applied to every
-member. A function that uses a member by itself stays as it is.
+If three or more outputs of a call in a row have the same type and name, they form a bundle: `logits, *caches =
+model.decode(…)`. A bundle can be passed on as a whole, be carried through loops, and have the same ops applied to every
+member. If a member is used by itself, only the last outputs of calls form bundles; if one of those is, none do.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
+from latentc.emit.repeats import without_duplicates
 from latentc.emit.text import base_name, plural
 from latentc.ir.core import Function, Module, Node, Value
 
@@ -23,29 +26,37 @@ class _UsedAlone(Exception):
 
 @dataclass
 class Bundled:
-    """A function with each bundle as a single value; `bundles` are those values, also of loop bodies.
+    """A function with each bundle as a single value; `bundles` counts their members, also in loop bodies.
 
-    The attribute `function` of a loop node is its rewritten body. An `each` node applies its attribute `node` to every
-    member of a bundle.
+    The attribute `function` of a loop node is its rewritten body. An `each` node applies its attribute `nodes`, a chain
+    of ops, to every member of a bundle, its first input; the other inputs are those of the chain, in order.
     """
 
     function: Function
-    bundles: set[Value] = field(default_factory=set)
+    bundles: dict[Value, int] = field(default_factory=dict)
 
 
 def bundled(module: Module, fn: Function) -> Bundled:
     """The function with its bundles as single values."""
-    work = _Bundler(module)
-    try:
-        return Bundled(work.function(fn, {}), work.bundles)
-    except _UsedAlone:
-        return Bundled(fn)
+    for last in (False, True):
+        work = _Bundler(module, last)
+        try:
+            return Bundled(work.function(_once(fn), {}), work.bundles)
+        except _UsedAlone:
+            continue
+    return Bundled(fn)
+
+
+def _once(fn: Function) -> Function:
+    """The function without duplicates: members may be indexed by equal values, each computed for one of them."""
+    nodes, same = without_duplicates(fn.nodes)
+    return fn.with_(nodes=tuple(nodes), outputs=tuple(same.get(v, v) for v in fn.outputs))
 
 
 class _Bundler:
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.bundles: set[Value] = set()
+    def __init__(self, module: Module, last: bool) -> None:
+        self.module, self.last = module, last
+        self.bundles: dict[Value, int] = {}
         self._whole: dict[Value, tuple[Value, ...]] = {}  # first member -> all members
         self._one: dict[Value, Value] = {}  # first member -> the bundle
         self._members: set[Value] = set()
@@ -55,19 +66,24 @@ class _Bundler:
         for start, count in given.items():
             self._join(fn.inputs[start : start + count])
         nodes: list[Node] = []
-        position = 0
-        while position < len(fn.nodes):
-            taken, node = self._node(fn.nodes, position)
-            nodes.append(node)
-            position += taken
-        return fn.with_(inputs=self._packed(fn.inputs), nodes=tuple(nodes), outputs=self._packed(fn.outputs))
+        done: set[Node] = set()
+        for position, node in enumerate(fn.nodes):
+            if node not in done:
+                taken, new = self._node(fn.nodes, position)
+                done.update(taken)
+                nodes.append(new)
+        outputs = self._packed(fn.outputs)
+        nodes = _chained(nodes, outputs)
+        if any(v in self.bundles and v is not n.inputs[0] for n in nodes if n.op == "each" for v in n.inputs):
+            raise _UsedAlone  # two lists would have to be read side by side
+        return fn.with_(inputs=self._packed(fn.inputs), nodes=tuple(nodes), outputs=outputs)
 
     def _join(self, values: Sequence[Value], name: str = "") -> Value:
         name = name or base_name(values[0].name)
         one = Value(plural(name), values[0].type)
         self._whole[values[0]], self._one[values[0]] = tuple(values), one
         self._members.update(values)
-        self.bundles.add(one)
+        self.bundles[one] = len(values)
         return one
 
     def _packed(self, values: Sequence[Value]) -> tuple[Value, ...]:
@@ -88,34 +104,31 @@ class _Bundler:
                 at += 1
         return found
 
-    def _node(self, nodes: Sequence[Node], position: int) -> tuple[int, Node]:
-        """(number of nodes that it replaces, the new node)."""
+    def _node(self, nodes: Sequence[Node], position: int) -> tuple[Sequence[Node], Node]:
+        """(further nodes that it replaces, the new node)."""
         node = nodes[position]
         match node.op:
             case "call":
-                return 1, Node("call", self._packed(node.inputs), self._outputs(node.outputs), node.attrs, node.loc)
+                outputs = tuple(one for one, _ in self._outputs(node.outputs))
+                return (), Node("call", self._packed(node.inputs), outputs, node.attrs, node.loc)
             case "guided":
-                return 1, self._guided(node)
+                return (), self._guided(node)
             case "loop":
-                return 1, self._loop(node)
+                return (), self._loop(node)
         if node.inputs and node.inputs[0] in self._whole:
             return self._each(nodes, position)
         if any(v in self._members for v in node.inputs):
             raise _UsedAlone
-        return 1, node
+        return (), node
 
-    def _outputs(self, outputs: Sequence[Value]) -> tuple[Value, ...]:
-        start = self._tail(outputs)
-        return tuple(outputs) if start is None else (*outputs[:start], self._join(outputs[start:]))
-
-    @staticmethod
-    def _tail(outputs: Sequence[Value]) -> int | None:
-        """Index of the first of the equal outputs at the end, if there are enough of them."""
-        kinds = [(value.type, base_name(value.name)) for value in outputs]
-        start = len(outputs)
-        while start and kinds[start - 1] == kinds[-1]:
-            start -= 1
-        return start if len(outputs) - start >= _LEAST else None
+    def _outputs(self, outputs: Sequence[Value]) -> list[tuple[Value, int]]:
+        """(output, number of values it stands for), with each run of equal ones as one, if it is long enough."""
+        found: list[tuple[Value, int]] = []
+        for _, run in groupby(outputs, key=lambda value: (value.type, base_name(value.name))):
+            values = list(run)
+            whole = len(values) >= _LEAST and (not self.last or values[-1] is outputs[-1])
+            found += [(self._join(values), len(values))] if whole else [(value, 1) for value in values]
+        return found
 
     def _guided(self, node: Node) -> Node:
         kinds, guides = node.attrs["kinds"], node.attrs["guides"]
@@ -129,11 +142,11 @@ class _Bundler:
             at += length
         rest = (*(v for v, _ in others), *self._packed(node.inputs[-1:]))
         outputs = self._outputs(node.outputs)
-        attrs = {**node.attrs, "kinds": _firsts(kinds, runs), "guides": tuple(guides[: len(outputs)])}
-        return Node("guided", (*(v for v, _ in runs), *rest), outputs, attrs, node.loc)
+        attrs = {**node.attrs, "kinds": _firsts(kinds, runs), "guides": _firsts(guides, outputs)}
+        return Node("guided", (*(v for v, _ in runs), *rest), tuple(one for one, _ in outputs), attrs, node.loc)
 
     def _loop(self, node: Node) -> Node:
-        attrs, body = node.attrs, self.module.functions[node.attrs["body"]]
+        attrs, body = node.attrs, _once(self.module.functions[node.attrs["body"]])
         keep, carry = attrs["invariants"], attrs["carried"]
         kept, state = self._runs(node.inputs[:keep]), self._runs(node.inputs[keep : keep + carry])
         rows = self._packed(node.inputs[keep + carry :])
@@ -156,19 +169,41 @@ class _Bundler:
         inputs = (*(v for v, _ in kept), *(v for v, _ in state), *rows)
         return Node("loop", inputs, (*outputs, *node.outputs[carry:]), {**attrs, **changed}, node.loc)
 
-    def _each(self, nodes: Sequence[Node], position: int) -> tuple[int, Node]:
-        """The `each` node for an op that is applied to every member in order."""
-        members = self._whole[nodes[position].inputs[0]]
-        run = nodes[position : position + len(members)]
-        first = run[0]
-        alike = len(run) == len(members) and all(
-            n.op == first.op and n.inputs == (m,) and repr(n.attrs) == repr(first.attrs)
-            for n, m in zip(run, members, strict=True)
-        )
-        if not alike:
+    def _each(self, nodes: Sequence[Node], position: int) -> tuple[Sequence[Node], Node]:
+        """The `each` node for an op that is applied to every member, with the same other inputs or with members too."""
+        first = nodes[position]
+        count = len(self._whole[first.inputs[0]])
+        columns = [self._whole.get(v, (v,) * count) for v in first.inputs]
+        alone = any(v in self._members and v not in self._whole for v in first.inputs)
+        if alone or len(first.outputs) > 1 or any(len(column) != count for column in columns):
             raise _UsedAlone
-        out = self._join([n.outputs[0] for n in run])
-        return len(run), Node("each", (self._one[members[0]],), (out,), {"node": first})
+        run = [first]
+        for inputs in list(zip(*columns, strict=True))[1:]:
+            alike = (
+                node
+                for node in nodes[position:]
+                if (node.op, node.inputs) == (first.op, inputs) and repr(node.attrs) == repr(first.attrs)
+            )
+            if (node := next(alike, None)) is None:
+                raise _UsedAlone
+            run.append(node)
+        out = self._join([node.outputs[0] for node in run])
+        return run, Node("each", tuple(self._one.get(v, v) for v in first.inputs), (out,), {"nodes": (first,)})
+
+
+def _chained(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node]:
+    """The nodes, with an `each` whose only use is the next one joined to it."""
+    uses = Counter([*outputs, *(v for node in nodes for v in node.inputs)])
+    made: list[Node] = []
+    for node in nodes:
+        before = next((n for n in reversed(made) if n.outputs == node.inputs[:1]), None) if node.op == "each" else None
+        if before is None or before.op != "each" or uses[node.inputs[0]] > 1:
+            made.append(node)
+            continue
+        made.remove(before)
+        chain = {"nodes": (*before.attrs["nodes"], *node.attrs["nodes"])}
+        made.append(Node("each", (*before.inputs, *node.inputs[1:]), node.outputs, chain))
+    return made
 
 
 def _firsts(kinds: Sequence[str], runs: Sequence[tuple[Value, int]]) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class Expressions:
         self.training: str = context.training
         self.params = {p.value for p in fn.params}
         self.constants: dict[Value, Node] = {}
-        self.bundles: set[Value] = set()
+        self.bundles: dict[Value, int] = {}
         self.used_sizes: set[str] = set()
         self.unpackable: dict[str, tuple[int, int, Dim]] = {}
         self.inputs: list[str] = []
@@ -216,12 +216,17 @@ class Expressions:
 
     def _each(self, node: Node) -> Text:
         """`[c[:2] for c in caches]`."""
-        inner: Node = node.attrs["node"]
-        name = node.inputs[0].name
+        name, others = node.inputs[0].name, iter(node.inputs[1:])
         element = singular(name) if singular(name) != name else f"{name}_item"
-        self._scope.env[inner.inputs[0]] = Text(element)
-        text = TORCH[inner.op](self, inner).code + ("[0]" if len(inner.outputs) > 1 else "")
-        return Text(f"[{text} for {element} in {self.arg(node.inputs[0]).code}]")
+        while any(re.search(rf"\b{element}\b", self.arg(v).code) for v in node.inputs[1:]):
+            element += "_"
+        text = Text(element)
+        for inner in node.attrs["nodes"]:
+            self._scope.env[inner.inputs[0]] = text
+            given = [(own, next(others)) for own in inner.inputs[1:]]
+            ins = (inner.inputs[0], *(own if other is node.inputs[0] else other for own, other in given))
+            text = TORCH[inner.op](self, Node(inner.op, ins, inner.outputs, inner.attrs))
+        return Text(f"[{text.code} for {element} in {self.arg(node.inputs[0]).code}]")
 
     def _derivative(self, node: Node) -> Text:
         """`value_and_gradient(lambda x: net(x, y), x)`; `jvp(lambda z, t: net(z, y, t), (z, t), (v, dt))`."""

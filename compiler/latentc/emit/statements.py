@@ -108,18 +108,32 @@ class Statements(Expressions):
         scope = self._scope
         text = self.expression(node).code
         shapes = {tuple(v.type.shape) for v in self._leaves(node) if v not in self.params}
-        names = []
-        for out in node.outputs:
-            if out in scope.last:
-                name = self._name(out, i, targets.get(out))
-                names.append(self._starred(name, out) if len(node.outputs) > 1 else name)
-            else:
-                names.append(self._starred("_", out) if len(node.outputs) > 1 else "_")
+        names = [self._name(out, i, targets.get(out)) if out in scope.last else "_" for out in node.outputs]
         first = node.outputs[0]
         shown = first.type.rank and tuple(first.type.shape) not in shapes and first not in self.bundles
         comment = self.shape_comment(first) if shown else ""
-        left = names[0] + "," if len(names) == 1 and node.op in ("split", "unbind") else commas(names)
-        return self._layout(f"{left} = {text}", comment)
+        if len(names) == 1:
+            return self._layout(f"{names[0]}{',' if node.op in ('split', 'unbind') else ''} = {text}", comment)
+        return self._assigned(names, node.outputs, text, i, comment)
+
+    def _assigned(self, names: Sequence[str], outputs: Sequence[Value], text: str, i: int, comment: str) -> list[str]:
+        """`logits, *caches = …`; an assignment can have one star, so of several bundles each is a slice."""
+        starred = [k for k, out in enumerate(outputs) if out in self.bundles]
+        if len(starred) < 2:
+            left = commas(self._starred(n, o) for n, o in zip(names, outputs, strict=True))
+            return self._layout(f"{left} = {text}", comment)
+        front, rest = starred[0], free_name("rest", {*names, *self._scope.held_after(i)})
+        lines = self._layout(
+            f"{commas([*names[:front], f'*{rest}'])} = {text}" if front else f"{rest} = {text}", comment
+        )
+        lefts, parts, at = [], [], 0
+        for name, out in zip(names[front:], outputs[front:], strict=True):
+            count = self.bundles.get(out)
+            if name != "_":
+                lefts.append(name)
+                parts.append(f"{rest}[{at}]" if count is None else f"{rest}[{at or ''}:{at + count}]")
+            at += count or 1
+        return [*lines, *(self._layout(f"{commas(lefts)} = {commas(parts)}") if lefts else [])]
 
     def _guided(self, node: Node, i: int, targets: Mapping[Value, str]) -> list[str]:
         """A guided call with several outputs: both branches, then the guidance of each guided output."""
@@ -130,8 +144,7 @@ class Statements(Expressions):
         self._scope.hold |= dict.fromkeys(held, FOREVER)
         names = [self._name(o, i, targets.get(o)) if o in self._scope.last else "_" for o in node.outputs]
         self._scope.hold |= held
-        left = commas(self._starred(n, o) for n, o in zip(names, node.outputs, strict=True))
-        lines = self._layout(f"{left} = {both}")
+        lines = self._assigned(names, node.outputs, both, i, "")
         for name, kind in zip(names, node.attrs["guides"], strict=True):
             if kind == "guided" and name != "_":
                 lines.append(f"{name} = {self._combined(Text(name), node).code}")

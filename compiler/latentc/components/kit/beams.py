@@ -30,7 +30,7 @@ def of_beams(b: Builder, x: Var, beam: Var, beams: int, out: str = "kept") -> Va
     rest, count = x.shape[1:], int(beam.shape[1])
     x = b.reshape(x, shape=(B, beams, *rest))
     index = b.reshape(beam, shape=(B, count, *[1] * len(rest)))
-    index = b.broadcast_to(index, x, shape=(B, count, *rest))
+    index = b.broadcast_to(index, beam, shape=(B, count, *rest), out="index")
     rows = B * count if count > 1 else B
     return b.reshape(b.take_along(x, index, axis=1), shape=(rows, *rest), out=out)  # type: ignore[no-any-return]
 
