@@ -144,6 +144,15 @@ def images(half: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return (digits.images[:, None] / 8.0 - 1.0).astype(np.float32), digits.labels
 
 
+def shifted(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images f32[N, 1, 8, 8] and four copies moved by a pixel along rows or columns: f32[5 N, 1, 8, 8].
+
+    Pixels that come in are background. The classifier knows such copies, and none that are moved along both.
+    """
+    wide = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-1)
+    return np.concatenate([wide[..., i : i + 8, j : j + 8] for i, j in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))])
+
+
 def spread(values: Iterable[float], digits: int = 3) -> str:
     """The mean of several runs and their range: `0.993 (0.991 to 0.995)`; a single one as it is."""
     found = list(values)
@@ -151,4 +160,16 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
     return mean if len(found) == 1 else f"{mean} ({min(found):.{digits}f} to {max(found):.{digits}f})"
 
 
-__all__ = ["Figures", "Training", "drawn", "figures", "halves", "images", "judged", "of_seed", "spread", "trained"]
+__all__ = [
+    "Figures",
+    "Training",
+    "drawn",
+    "figures",
+    "halves",
+    "images",
+    "judged",
+    "of_seed",
+    "shifted",
+    "spread",
+    "trained",
+]
