@@ -349,7 +349,7 @@ def test_a_text_or_an_image_is_encoded_in_the_engine_as_a_query(folder: Path, tm
         (["conditioning.neighbours.queries=[main]"], "network `main` encodes nothing"),
         (["conditioning.neighbours.queries=[ear]"], "network `ear` does not exist"),
         (["networks.words.masked=true"], "network `words` reads more than one field"),
-        (["networks.words.projection=63"], "network `words` returns ['63'] per sample, and an entry has 64"),
+        (["networks.words.projection=63"], "network `words` returns ['63'] per sample, but an entry has 64"),
         (["networks.words.pretrained=null"], "network `words` encodes only queries"),
     ],
 )

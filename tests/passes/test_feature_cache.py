@@ -193,7 +193,7 @@ def test_one_of_several_lists_of_blocks() -> None:
     module = sampler(of=hourglass)
     with pytest.raises(ValueError, match=r"several lists of blocks, down \(2\), up \(3\): name one in `among`"):
         cache(module, "main", (0, 2), every(2))
-    with pytest.raises(ValueError, match="no list of blocks `middle`: it has down, up"):
+    with pytest.raises(ValueError, match="no list of blocks `middle`; it has down, up"):
         cache(module, "main", (0, 2), every(2), among="middle")
     with pytest.raises(ValueError, match="has 2 down, 0 to 1"):
         cache(module, "main", (0, 3), every(2), among="down")

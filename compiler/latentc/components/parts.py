@@ -5,6 +5,7 @@ Symbols: B batch, T tokens, D (`dim`) width, H heads.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -56,6 +57,12 @@ class Problem:
     path: tuple[str | int, ...]
     message: str
     help: str | None = None
+
+
+def a_divisor(*sizes: int) -> str:
+    """The remedy for a number that must divide all sizes."""
+    common = math.gcd(*sizes)
+    return f"choose one of {', '.join(str(d) for d in range(1, common + 1) if common % d == 0)}"
 
 
 def under(*path: str | int, problems: Iterable[Problem]) -> Iterator[Problem]:

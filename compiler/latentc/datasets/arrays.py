@@ -38,7 +38,7 @@ class Arrays:
             raise ValueError("the data is empty")
         for name, array in arrays.items():
             if len(array) != self.size:
-                raise ValueError(f"field `{name}` has {len(array)} samples, and the first field has {self.size}")
+                raise ValueError(f"field `{name}` has {len(array)} samples, but the first field has {self.size}")
             shape = list(as_declared(array[:1], fields[name]).shape[1:])
             if shape != list(fields[name]["shape"]):
                 raise ValueError(f"samples of `{name}` have shape {shape}, but the model takes {fields[name]['shape']}")

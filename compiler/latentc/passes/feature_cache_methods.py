@@ -81,7 +81,7 @@ def _sum_kept(owner: ModuleBuilder, fn: Function, calls: Sequence[Node], what: s
     if into is None:
         raise ValueError(f"the first of {what} has no input of type {out.type}, which the last returns")
     added = Value(_names(fn).fresh("added"), out.type)
-    caching = _method(owner, fn, CACHING, f"As forward; and what {what} add to their input.")
+    caching = _method(owner, fn, CACHING, f"As forward; also returns what {what} add to their input.")
     caching = caching.with_(nodes=(*fn.nodes, Node("sub", (out, into), (added,))), outputs=(*fn.outputs, added))
     cached = _method(owner, fn, CACHED, f"As forward, with what {what} added before in their place.")
     again = Value(out.name, out.type)

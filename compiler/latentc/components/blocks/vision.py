@@ -21,7 +21,7 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.kit.bicubic import resized_positions
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.layers import standardised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, a_divisor
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 
 
@@ -73,9 +73,11 @@ class Vision(Closed):
         """What is wrong with images of this side, in pixels."""
         size = self.seen(size)
         if size % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} pixels do not tile a side of {size}")
+            yield Problem(("patch",), f"patches of {self.patch} pixels do not tile a side of {size}", a_divisor(size))
         if self.width % self.heads:
-            yield Problem(("heads",), f"{self.heads} heads do not divide a width of {self.width}")
+            yield Problem(
+                ("heads",), f"{self.heads} heads do not divide a width of {self.width}", a_divisor(self.width)
+            )
         if list(self.levels) != sorted(set(self.levels)):
             yield Problem(("levels",), f"{list(self.levels)} must be in ascending order")
         elif self.levels[-1] != self.depth - 1:

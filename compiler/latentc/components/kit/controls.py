@@ -104,7 +104,7 @@ def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[
     counts = dict.fromkeys(counts, total) if len(counts) == 1 else counts
     own = {size.expr: int(size) for size in (total, *counts.values())} if leading else {}
     origin = replace(fn.origin, cls=f"{fn.origin.cls}Adapter", args={**fn.origin.args, **own})
-    doc = "What is added to the output of each of the leading blocks."
+    doc = "The values added to the outputs of the leading blocks."
     b = OtherMethod(mb, fn.with_(origin=origin), CONTROL, doc)
     missing = {point.value for point in points[:count]} - set(b.env)
     for node in fn.nodes:

@@ -119,7 +119,7 @@ def until(mb: ModuleBuilder, network: Network, cut: Cuts, number: int) -> Networ
     """The network up to block `number`: its method `to_NUMBER` returns the tokens and the tail's context."""
     forward, name = network.methods["forward"], f"to_{number}"
     nodes, outputs = cut.fn.nodes[: cut.cut(number)], (cut.tokens(number), *cut.context)
-    made = _method(mb, cut, name, f"What stands behind block {number}.", nodes, cut.fn.inputs, outputs)
+    made = _method(mb, cut, name, f"The tokens after block {number}.", nodes, cut.fn.inputs, outputs)
     results = _ports(outputs, "output")
     mb.entries[f"{network.name}.{name}"] = made
     return replace(network, methods={name: Method(made, forward.inputs, results)})
@@ -132,7 +132,7 @@ def stage(mb: ModuleBuilder, network: Network, cut: Cuts, first: int, last: int)
     nodes = cut.fn.nodes[start:] if last == end else cut.fn.nodes[start : cut.cut(last)]
     given = cut.frontier(first) if first else cut.fn.inputs
     outputs = cut.fn.outputs if last == end else cut.frontier(last)
-    name, doc = f"blocks_{first}_{last}", f"From behind block {first} to behind block {last}."
+    name, doc = f"blocks_{first}_{last}", f"From after block {first} to after block {last}."
     passed = [v for v in outputs if v not in given]
     made = _method(mb, cut, name, doc, nodes, given, passed)
     ports = _ports(given, "features") if first else forward.inputs
@@ -145,7 +145,7 @@ def trained(mb: ModuleBuilder, network: Network, cut: Cuts) -> Network:
     forward = network.methods["forward"]
     more = (*(cut.tokens(n) for n in cut.after), *cut.context)
     outputs = (*cut.fn.outputs, *more)
-    doc = "As forward; and what stands behind the blocks with an exit."
+    doc = "As forward; also returns the tokens after the blocks with an exit."
     made = _method(mb, cut, TRAINING, doc, cut.fn.nodes, cut.fn.inputs, outputs)
     mb.entries[f"{network.name}.{TRAINING}"] = made
     method = Method(made, forward.inputs, (*forward.outputs, *_ports(more, "features")))
@@ -162,7 +162,7 @@ def head(mb: ModuleBuilder, cut: Cuts, cls: str) -> str:
     tokens = cut.tokens(len(cut.blocks))
     given = Value("x", tokens.type)
     nodes = [replace(node, inputs=tuple(given if v is tokens else v for v in node.inputs)) for node in nodes]
-    doc = "Predicts from tokens as the whole network does from its last."
+    doc = "Predicts from tokens as the network does from those after its last block."
     origin = Origin(cls, fn.origin.args)
     made = Function(name, (given, *cut.context), fn.params, live(nodes, fn.outputs), fn.outputs, origin, doc)
     mb.functions[name] = made.without_unused_params()
@@ -179,8 +179,8 @@ def exit_methods(mb: ModuleBuilder, exits: Network, number: int, i: int) -> tupl
     calls = {node.attrs["name"]: node for node in fn.nodes if node.op == "call"}
     made = []
     for kind, base, doc in (
-        ("exit", "heads", f"The prediction from what stands behind block {number}."),
-        ("uncertainty", "estimators", f"How uncertain the prediction from behind block {number} is."),
+        ("exit", "heads", f"The prediction from the tokens after block {number}."),
+        ("uncertainty", "estimators", f"The uncertainty of the prediction after block {number}."),
     ):
         node, name = calls[f"{base}.{i}"], f"{kind}_{number}"
         b = Builder(mb, mb.unique(f"{fn.origin.cls}.{name}"), replace(fn.origin, method=name))

@@ -87,7 +87,7 @@ def _shown(mb: ModuleBuilder, function: str, path: tuple[str, ...]) -> str:
         return None
 
     fn = mb.functions[function]
-    doc = "As forward; and the attention that each token gets."
+    doc = "As forward; also returns the attention that each token receives."
     b = OtherMethod(mb, fn, ATTENTION, doc)
     shown = None
     for node in fn.nodes:

@@ -96,7 +96,7 @@ def _forward_of(norms: bool) -> Method:
             return x, total, reduce(lambda a, s: b.add(a, s, out="penalty"), squares)
 
         if norms:
-            forward.body.__doc__ = "The same, and the sum of the mean squares of what flows are given."
+            forward.body.__doc__ = "The same, and the sum of the mean squares of the flows' inputs."
         return forward
 
     return made

@@ -12,7 +12,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.encoded_fields import IMAGES, images_of
 from latentc.components.kit.bicubic import scaled_image
 from latentc.components.layers import STATISTICS, normalised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, a_divisor
 from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class ImageEncoder(Backbone):
             what = spec.data.words if self.reads is None else f"others in `{self.reads}`"
             yield Problem(("reads",), f"a {self.kind} takes square images [C, H, H], but the data has {what}")
         elif self.side(shape[1]) % tile:
-            yield Problem(tiled, f"patches of {tile} do not tile a side of {self.side(shape[1])}")
+            side = self.side(shape[1])
+            yield Problem(tiled, f"patches of {tile} do not tile a side of {side}", a_divisor(side))
         if self.normalise is not None and shape[0] not in (0, 3):
             message = f"`{self.normalise}` normalises 3 channels, but these images have {shape[0]}"
             yield Problem(("normalise",), message, "leave `normalise` out")

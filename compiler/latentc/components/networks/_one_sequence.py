@@ -15,7 +15,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 
@@ -45,7 +45,7 @@ class OneSequence(Backbone):
         if height != width:
             yield Problem((), f"a {self.kind} takes square inputs, not {height} by {width}")
         elif height % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
+            yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}", a_divisor(height))
         yield from self.problems_of_blocks()
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from latentc.components.parts import Positions, Problem
+from latentc.components.parts import Positions, Problem, a_divisor
 
 if TYPE_CHECKING:
     from latentc.components.networks.query_autoencoder import QueryAutoencoder
@@ -33,9 +33,13 @@ def problems_of(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
     frame_count = shape[1] if len(shape) == 4 else 1
     for prefix, patch, frames in (("", config.patch, config.frames), ("decoder_", *config.decoded_patch)):
         if shape[-1] % patch:
-            yield Problem((f"{prefix}patch",), f"patches of {patch} do not tile a side of {shape[-1]}")
+            yield Problem(
+                (f"{prefix}patch",), f"patches of {patch} do not tile a side of {shape[-1]}", a_divisor(shape[-1])
+            )
         if frame_count % frames:
-            yield Problem((f"{prefix}frames",), f"patches of {frames} frames do not tile {frame_count}")
+            yield Problem(
+                (f"{prefix}frames",), f"patches of {frames} frames do not tile {frame_count}", a_divisor(frame_count)
+            )
     # Tokens are a square if they are the patches of an image.
     grid = shape[-1] // config.patch if config.queries is None and frame_count == config.frames else None
     yield from config.block.problems_of_width(config.width, grid)

@@ -21,7 +21,7 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
-from latentc.components.parts import Positions, Problem, dense, table
+from latentc.components.parts import Positions, Problem, a_divisor, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -79,8 +79,11 @@ class ContextTransformer(Backbone):
         shape = spec.data.shape
         if shape is None or len(shape) != 3:
             yield Problem((), f"a context_transformer takes arrays [C, H, W], but the data has {spec.data.words}")
-        elif shape[1] != shape[2] or shape[1] % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile {shape[1]} by {shape[2]}")
+        elif shape[1] != shape[2]:
+            yield Problem((), f"a context_transformer takes square inputs, not {shape[1]} by {shape[2]}")
+        elif shape[1] % self.patch:
+            message = f"patches of {self.patch} do not tile {shape[1]} by {shape[2]}"
+            yield Problem(("patch",), message, a_divisor(shape[1]))
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
         if self.velocity_head is not None and self.velocity_head >= self.depth:

@@ -24,7 +24,7 @@ from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.networks._recalled_features import recalling
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, a_divisor, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
@@ -88,7 +88,9 @@ class MaskedAutoencoder(MaskedTrunk):
         else:
             _, height, width = spec.data.shape
             if height % self.patch or width % self.patch:
-                yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
+                yield Problem(
+                    ("patch",), f"patches of {self.patch} do not tile {height} by {width}", a_divisor(height, width)
+                )
         yield from super().problems(spec)
         alone = self.told(spec) and all(entry.form != "vector" for entry in self.entries(spec))
         if self.learned_positions == "all" and alone:

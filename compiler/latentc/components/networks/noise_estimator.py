@@ -24,7 +24,7 @@ from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.networks._flow_methods import OF_NETWORK
 from latentc.components.networks._frames import Layout, layout_of, patches, rotary_tables, sample_of
-from latentc.components.parts import CachedMixer, Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import CachedMixer, Norm, Positions, Problem, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -76,7 +76,9 @@ class NoiseEstimator(Backbone):
             return
         for side in dict.fromkeys(shape[-2:]):
             if side % self.patch:
-                yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {side}")
+                yield Problem(
+                    ("patch",), f"patches of {self.patch} do not tile a side of {side}", a_divisor(*shape[-2:])
+                )
         for name in ("before", "behind"):
             if len(shape) == 3 and getattr(self, name) is not None:
                 yield Problem((name,), "images have no other frames to see", "leave it out")

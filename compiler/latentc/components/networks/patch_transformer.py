@@ -29,7 +29,7 @@ from latentc.components.networks._routes import (
     projector,
 )
 from latentc.components.networks._told_blocks import ToldBlocks
-from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, a_divisor, dense
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -108,9 +108,8 @@ class PatchTransformer(ToldBlocks):
             if height != width:
                 yield Problem((), f"a patch_transformer takes square inputs, not {height} by {width}")
             elif height % self.patch:
-                fits = [d for d in range(1, height + 1) if height % d == 0]
                 message = f"patches of {self.patch} do not tile a side of {height}"
-                yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
+                yield Problem(("patch",), message, a_divisor(height))
             else:
                 grid = height // self.patch
         yield from self.block.problems_of_width(self.width, grid, any_heads=True)

@@ -20,7 +20,7 @@ from latentc.components.conditions._standardized import standardized_embedder
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.networks._rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -91,7 +91,7 @@ class Rin(Backbone):
         if shape is None or len(shape) != 3 or shape[1] != shape[2]:
             yield Problem((), f"a rin takes square arrays [C, H, W], but the data has {spec.data.words}")
         elif shape[1] % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}")
+            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}", a_divisor(shape[1]))
         inner = min(self.width, self.data_width)
         for key, heads, width in (("heads", self.heads, inner), ("compute_heads", self.compute_heads, self.width)):
             if width % heads:

@@ -20,7 +20,7 @@ from latentc.components.contract import Network, Port
 from latentc.components.layers import MEAN, halving_conv, patch_conv, standardised
 from latentc.components.networks._stages import Staged
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
-from latentc.components.parts import Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import Norm, Positions, Problem, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
 
@@ -81,10 +81,10 @@ class StagedClassifier(Staged):
         shape = spec.data.shape
         if shape is None or len(shape) != 3 or shape[1] != shape[2]:
             yield Problem((), f"a {self.kind} takes square arrays [C, H, H], but the data has {spec.data.words}")
-        elif self.seen(shape[1]) % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {self.seen(shape[1])}")
+        elif (side := self.seen(shape[1])) % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {side}", a_divisor(side))
         else:
-            yield from self.problems_of_stages(spec, self.seen(shape[1]) // self.patch)
+            yield from self.problems_of_stages(spec, side // self.patch)
             yield from self._problems_of_first(shape[0])
         yield from problems_of_labels(self.kind, spec)
         yield from self.block.problems_of_condition(self.kind, None)

@@ -57,7 +57,7 @@ class TextToText(Backbone):
     )
     repeats: bool = Field(
         False,
-        description="the decoder's text stands behind `source_start` and the class, too, which training predicts and "
+        description="the decoder's text also follows `source_start` and the class, which training predicts and "
         "whose log-probability beams count, as in fairseq",
     )
     block: Block = Field(
@@ -244,7 +244,7 @@ def _logits(b: Builder, config: TextToText, x: Var, static: Mapping[str, Any]) -
 
 
 def _begun(b: Builder, config: TextToText, entries: tuple[Entry, ...], operands: Sequence[Var], like: Var) -> Var:
-    """i64[B, 1 + E], the tokens that the decoder's text stands behind."""
+    """i64[B, 1 + E], the tokens that the decoder's text follows."""
     start = b.full(like, shape=(1,), value=config.start, dtype="i64", out="start")
     rows = rows_of(config.class_tokens)
     if not config.repeats or rows is None:

@@ -18,7 +18,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import with_averages
 from latentc.components.networks._query_parts import Grid, embedded, patches_of, waves
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 
@@ -66,12 +66,14 @@ class TransformerDiscriminator(Backbone):
             yield Problem((), f"{message}but the data has {spec.data.words}")
             return
         if shape[-1] % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[-1]}")
+            yield Problem(
+                ("patch",), f"patches of {self.patch} do not tile a side of {shape[-1]}", a_divisor(shape[-1])
+            )
         frames = shape[1] if len(shape) == 4 else 1
         if frames % self.frames:
-            yield Problem(("frames",), f"patches of {self.frames} frames do not tile {frames}")
+            yield Problem(("frames",), f"patches of {self.frames} frames do not tile {frames}", a_divisor(frames))
         if self.width % 4:
-            message = f"sines and cosines of rows and columns need a width divisible by 4: {self.width}"
+            message = f"2D sinusoidal positions need a width divisible by 4, not {self.width}"
             yield Problem(("width",), message)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)

@@ -87,7 +87,7 @@ class EarlyExit(Closed):
     def programs(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], conditions: Conditions, table: Table, spec: Spec
     ) -> list[Program]:
-        """`exit_1`, …: the state (or what stands behind the exit before), the step f32[B] -> what stands behind the
+        """`exit_1`, …: the state (or the tokens after the exit before), the step f32[B] -> the tokens after the
         next exit, its prediction and uncertainty; the last: the prediction. `exit_step`: state, prediction -> state."""
         cut = self._cut(mb, networks, spec)
         ends = (*cut.after, len(cut.blocks))
@@ -143,7 +143,7 @@ class EarlyExit(Closed):
         else:
             fields = [OutputField("prediction")]
         b.output(*results)
-        mb.entries[b.name] = b.finish(doc=f"Blocks {first + 1} to {last}, and the exit behind them.")
+        mb.entries[b.name] = b.finish(doc=f"Blocks {first + 1} to {last}, and the exit after them.")
         settings = (Setting("step", 0.0, 0.0, table.steps - 1.0),)
         return Program(
             b.name, name, table.steps, 1, sources, settings, name, outputs=tuple(fields), conditions=tuple(asked)

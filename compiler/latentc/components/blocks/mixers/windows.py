@@ -15,7 +15,7 @@ from latentc.components import OneOfThese
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.layers import depthwise
-from latentc.components.parts import Mixer, Problem
+from latentc.components.parts import Mixer, Problem, a_divisor
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
@@ -72,9 +72,8 @@ class Windows(Mixer):
 
     def problems_of_grid(self, grid: int) -> Iterator[Problem]:
         if grid > self.size and grid % self.size:
-            fits = [d for d in range(1, grid + 1) if grid % d == 0]
             message = f"windows of {self.size} do not tile {grid} by {grid} tokens"
-            yield Problem(("size",), message, f"choose one of {', '.join(map(str, fits))}")
+            yield Problem(("size",), message, a_divisor(grid))
 
     def static(self, dim: int) -> dict[str, Any]:
         return {**self.mixer.static(dim), "window": self.size}
