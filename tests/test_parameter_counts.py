@@ -36,6 +36,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "main"): 676_440_592,  # paper: 676 M
         },
     ),
+    "mean_flow_cifar10": (
+        "Gsunshine/py-meanflow, without the embedding of augmentations",
+        {("v0", "main"): 55_929_347},
+    ),
     "improved_mean_flow": (
         "Lyy-iiis/imeanflow, without the head that is for training alone",
         {

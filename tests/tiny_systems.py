@@ -652,6 +652,14 @@ SYSTEMS: dict[str, Tiny] = {
         (*EXPERTS, "backbone.block.mixer={kind: linear_attention, heads: 2, kernel: 3, generated: true}"),
     ),
     "tread": Tiny("tread", (*DIT, "backbone.routes=[{start: 1, end: 1, ratio: 0.5}]", "sampler.steps=3")),
+    "mean_flow_cifar10": Tiny(
+        "mean_flow_cifar10",
+        (
+            *(*DIGITS, "data.classes=0"),
+            *under("backbone", UNET),
+            *("backbone.block.head_channels=8", "conditioning.time.frequencies=16", "sampler.steps=2"),
+        ),
+    ),
     "mean_flow": Tiny("mean_flow", (*DIT, "sampler.steps=2")),
     "improved_mean_flow": Tiny(
         "digits_improved_mean_flow", (*under("backbone", (*BLOCKS, "depth=2", "velocity_head=1")), "sampler.steps=2")

@@ -67,6 +67,7 @@ class Classes:
         module = with_origins(module, [name for functions in networks.values() for name in functions])
         self.module = module.with_(functions={n: normed_layers(f) for n, f in module.functions.items()})
         self.groups = Groups(self.module, networks)
+        self.forward_mode = any(node.op == "jvp" for fn in module.functions.values() for node in fn.nodes)
         self.texts: list[str] = []
         self.helpers: dict[str, None] = {}
         self.constants = Constants()
@@ -266,7 +267,10 @@ class _ClassPrinter:
         if leaf is None or leaf.path not in self.leaves or not same_leaf(leaf, self.leaves[leaf.path]):
             return None
         operand = node.inputs[1] if node.op == "embedding" else node.inputs[0]
-        return Text(f"{self.access[leaf.path]}({body.tensor(operand).code})")
+        x = body.tensor(operand)
+        if node.op == "group_norm" and self.owner.forward_mode:
+            x = Text(f"{x.atom}.contiguous()")  # PyTorch has no forward mode for other layouts (its issue 152185)
+        return Text(f"{self.access[leaf.path]}({x.code})")
 
     def _call(self, node: Node, args: list[Text], element: str) -> Text:
         name, fn = node.attrs["name"], node.attrs["fn"]

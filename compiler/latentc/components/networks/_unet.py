@@ -34,6 +34,11 @@ class Unet(Levels):
     early: tuple[str, ...] = Field(
         (), description="conditions added to the timestep features; others are added to the time embedding"
     )
+    joined_span: bool = Field(
+        False,
+        description="concatenate the features of the time and those of the span, made alike, before the linear layers "
+        "(MeanFlow's U-Net), instead of adding an embedding of the span",
+    )
     told_time: bool = Field(
         True,
         description="whether blocks are told the time (Song et al.'s `conditional`); without, the network has no "
@@ -65,12 +70,28 @@ class Unet(Levels):
             if name not in self.told(spec):
                 known = ", ".join(self.told(spec)) or "none"
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
+        yield from self._problems_of_span(spec)
         vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
         if vectors and not self.told_time:
             message = f"without an embedding, blocks cannot take condition `{vectors[0]}`"
             yield Problem(("told_time",), message, "leave it out, or list `conditions` without it")
         if self.block.transformer is not None:
             yield from self._problems_of_transformer(spec)
+
+    def _problems_of_span(self, spec: Spec) -> Iterator[Problem]:
+        """Without a span to join, or with one that is to be added as well."""
+        if not self.joined_span:
+            return
+        spans = [entry.name for entry in self.entries(spec) if _is_time(entry)]
+        if not spans:
+            message = "this network is told no span whose features could join those of the time"
+            yield Problem(("joined_span",), message, "leave it out, or add `conditioning.span: {kind: span}`")
+        elif not self.told_time:
+            yield Problem(("joined_span",), "blocks that are not told the time have no embedding", "leave it out")
+        for i, name in enumerate(self.early):
+            if name in spans:
+                message = f"the features of `{name}` already stand beside those of the time"
+                yield Problem(("early", i), message, f"leave out `{name}`, or `joined_span`")
 
     def _problems_of_transformer(self, spec: Spec) -> Iterator[Problem]:
         """Without tokens to attend to, or with a norm whose groups do not fit: it has no least channels per group."""
@@ -149,7 +170,7 @@ class Parts(Path):
             return
         told = self.told("vector")
         vectors = [operand for _, operands in told for operand in operands]
-        embedder = _embedder(config.early, config.block, time, tuple(entry for entry, _ in told))
+        embedder = _embedder(config, time, tuple(entry for entry, _ in told))
         embedding = config.embedding * width
         self.c = b.sub("embedder", embedder, t, *vectors, embedding=embedding, out="c", **static)
 
@@ -173,21 +194,30 @@ class Parts(Path):
         return conv(b, f"down_{level}", x, x.shape[1], 3, block.weights, stride=stride, out="x")
 
 
+def _is_time(entry: Entry) -> bool:
+    """Whether a condition is a time that networks are told, the span."""
+    return any(port.role == "time" for port in entry.ports)
+
+
 @cache
-def _embedder(
-    early: tuple[str, ...], block: ResidualBlock, time: TimeFeatures, entries: tuple[Entry, ...]
-) -> BlockBody:
+def _embedder(config: Unet, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
+    block = config.block
+
     @module_class("Embedder")
     def embedder(b: Builder, t: Var, *operands: Var, embedding: int, **static: Any) -> Var:
         """Embeds time and conditions."""
-        c = time.features(b, t, **{k: static[k] for k in time.static()})
-        size = time.count(static["frequencies"])
+        own = {k: static[k] for k in time.static()}
+        c, size = time.features(b, t, **own), time.count(static["frequencies"])
         pairs = list(with_operands(entries, operands))
+        for entry, (span, *_) in pairs if config.joined_span else ():
+            if _is_time(entry):
+                c, size = b.concat(c, time.features(b, span, **own), axis=1, out="c"), 2 * size
+        pairs = [pair for pair in pairs if not (config.joined_span and _is_time(pair[0]))]
 
         def added(c: Var, width: Any, first: bool) -> Var:
-            for entry, own in pairs:
-                if (entry.name in early) == first:
-                    embedded = entry.vector(b, f"{entry.ports[0].name}_embedder", own, width, static)
+            for entry, given in pairs:
+                if (entry.name in config.early) == first:
+                    embedded = entry.vector(b, f"{entry.ports[0].name}_embedder", given, width, static)
                     c = b.add(c, embedded, out="c")
             return c
 

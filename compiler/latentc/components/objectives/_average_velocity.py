@@ -36,6 +36,11 @@ class AverageVelocity(DenoisingObjective):
     averaged: float = Field(
         0.25, ge=0, le=1, description="fraction of samples with a nonzero span; the others are plain flow matching"
     )
+    end: tuple[float, Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="mean and standard deviation of the normal variate whose sigmoid is r, at most t (py-meanflow's "
+        "second configuration); null: t and r are the greater and lesser of two times that `process` draws",
+    )
     power: float = Field(
         1.0, ge=0, le=2, description="p of the weight (e + eps)^-p, where e is the summed squared error; 0: unweighted"
     )
@@ -47,9 +52,20 @@ class AverageVelocity(DenoisingObjective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
+        if self.end is not None and self.process.times != "logit_normal":
+            message = f"r is the sigmoid of a normal variate, but `times` of the process is {self.process.times}"
+            yield Problem(("end",), message, "set `process.times: logit_normal`, or leave `end` out")
         if not any(isinstance(condition, Span) for condition in spec.conditions.values()):
             message = "the network does not take the span over which its velocity is averaged"
             yield Problem((), message, "add `conditioning.span: {kind: span}`")
+
+    @property
+    def _end_process(self) -> Interpolant:
+        """The process whose training times are those of r."""
+        if self.end is None:
+            return self.process
+        mean, deviation = self.end
+        return self.process.model_copy(update={"times": "logit_normal", "logit_mean": mean, "logit_std": deviation})
 
     @property
     def falls(self) -> bool:
@@ -58,7 +74,8 @@ class AverageVelocity(DenoisingObjective):
 
     def time_draws(self) -> tuple[Draw, ...]:
         """The draws behind both times, and the one that decides whether they are one."""
-        return self.process.draw(), Draw("u_r", self.process.draw().distribution), Draw("instant", "uniform")
+        end = self._end_process.draw().distribution
+        return self.process.draw(), Draw("u_r", end), Draw("instant", "uniform")
 
     def times(self, b: Builder, m: Symbolic) -> tuple[Var, Var, Var]:
         """(t, r) f32[B] with t the one nearer the noise, and bool[B]: true for flow matching, where r is t.
@@ -66,9 +83,11 @@ class AverageVelocity(DenoisingObjective):
         Adds the draws as inputs.
         """
         u, u_r, instant = (b.input(draw.name, f32(B)) for draw in self.time_draws())
-        first, second = (self.process.training_time(m, draw, "flow_velocity") for draw in (u, u_r))
+        first = self.process.training_time(m, u, "flow_velocity")
+        second = self._end_process.training_time(m, u_r, "flow_velocity")
         later, sooner = ("maximum", "minimum") if self.falls else ("minimum", "maximum")
-        t, matched = b.op(later, first, second, out="t"), b.less(instant, 1.0 - self.averaged)
+        t = first if self.end is not None else b.op(later, first, second, out="t")
+        matched = b.less(instant, 1.0 - self.averaged)
         return t, b.where(matched, t, b.op(sooner, first, second), out="r"), matched
 
     def span(self, b: Builder, t: Var, r: Var) -> tuple[Var, list[Var]]:
