@@ -280,6 +280,15 @@ ENCODED = [
     "conditioning.neighbours.queries=[eye, words]",
 ]
 
+EYE = next(change for change in ENCODED if change.startswith("networks.eye="))
+OTHER = [EYE.replace("eye=", "too="), "conditioning.other={kind: neighbours, field: x}"]
+
+
+def test_two_conditions_with_the_same_query_share_a_program() -> None:
+    changes = [*ENCODED, OTHER[1], "conditioning.other.queries=[eye]"]
+    names = [program.name for program in lower(load_spec("digits_rdm", overrides=changes)).programs]
+    assert names == ["sample", "query_picture", "query_caption"]
+
 
 def test_a_text_or_an_image_is_encoded_in_the_engine_as_a_query(folder: Path, tmp_path: Path) -> None:
     from random_weights import random_weights
@@ -349,8 +358,10 @@ def test_a_text_or_an_image_is_encoded_in_the_engine_as_a_query(folder: Path, tm
         (["conditioning.neighbours.queries=[main]"], "network `main` encodes nothing"),
         (["conditioning.neighbours.queries=[ear]"], "network `ear` does not exist"),
         (["networks.words.masked=true"], "network `words` reads more than one field"),
-        (["networks.words.projection=63"], "network `words` returns ['63'] per sample, but an entry has 64"),
+        (["networks.words.projection=63"], "network `words` returns [63] per sample, but an entry has 64"),
         (["networks.words.pretrained=null"], "network `words` encodes only queries"),
+        (["conditioning.neighbours.queries=[eye, eye]"], "network `eye` is named twice"),
+        ([*OTHER, "conditioning.other.queries=[too]"], "a request could not tell what `picture` is for"),
     ],
 )
 def test_queries_that_do_not_fit(changes: list[str], message: str) -> None:

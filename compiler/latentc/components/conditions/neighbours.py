@@ -77,7 +77,10 @@ class Neighbours(Condition):
             yield Problem(("itself",), "`itself` applies only if the training data is the database", "leave it out")
 
         for i, network in enumerate(self.queries):
-            yield from self._problems_of_query(("queries", i), network, name, spec)
+            if network in self.queries[:i]:
+                yield Problem(("queries", i), f"network `{network}` is named twice", "leave it out once")
+            else:
+                yield from self._problems_of_query(("queries", i), network, name, spec)
 
     def _problems_of_query(self, place: tuple[Any, ...], network: str, name: str, spec: Spec) -> Iterator[Problem]:
         """What keeps a network from encoding queries."""
@@ -88,13 +91,16 @@ class Neighbours(Condition):
             yield Problem(place, f"network `{network}` {what}", f"networks that encode: {', '.join(able) or 'none'}")
             return
         ports, of = encoder.encoding(spec)
-        others = [other for n in self.queries if n != network for other in _encoders(n, spec)]
+        asking = [other for other in spec.conditions.values() if isinstance(other, Neighbours)]
+        named = {n for other in asking for n in other.queries if n != network}
+        others = [other for n in named for other in _encoders(n, spec)]
         read = [*spec.conditions, *(other.encoding(spec)[0][0].name for other in others)]
         if len(ports) != 1 or encoder.encodes_masked:
             message, mend = f"network `{network}` reads more than one field", "set its `masked: false`"
             yield Problem(place, message, mend if encoder.encodes_masked else "use one that reads one")
         elif of.rank != 2 or int(of.shape[1]) != size:  # type: ignore[arg-type]
-            message = f"network `{network}` returns {list(map(str, of.shape[1:]))} per sample, but an entry has {size}"
+            shape = ", ".join(map(str, of.shape[1:]))
+            message = f"network `{network}` returns [{shape}] per sample, but an entry has {size}"
             yield Problem(place, message, f"let it return a vector of {size} numbers")
         elif encoder.trainable:
             mend = f"set `networks.{network}.pretrained: FILE`"
@@ -110,7 +116,9 @@ class Neighbours(Condition):
         made = []
         for network, encoder in ((n, e) for n in self.queries for e in _encoders(n, spec)):
             (port,) = encoder.encoding(spec)[0]
-            b = mb.function(entry := f"query_{port.name}")
+            if (entry := f"query_{port.name}") in mb.entries:
+                continue  # that of another condition with the same query
+            b = mb.function(entry)
             b.output(call(b, networks[network], "encode", {}, state=b.input(port.name, port.type), out="query"))
             mb.entries[entry] = b.finish(f"What neighbours are searched for, by `{network}`.")
             given, sources = asked(port, spec), {port.name: ConditionSource(port.name)}
