@@ -28,6 +28,8 @@ from latentc.components.samplers.ode import euler, heun
 from latentc.components.samplers.sde import stochastic
 from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import unipc
+from latentc.diagnostics import DiagnosticError
+from latentc.spec import load_spec
 
 SHAPE = (2, 3, 4, 4)
 RNG = np.random.default_rng(7)
@@ -151,6 +153,17 @@ def test_ddpm_with_noise_to_the_end(final):
         kept = now / then
         x = (x - (1 - kept) / np.sqrt(1 - now) * network(x, t)) / np.sqrt(kept) + np.sqrt(1 - kept) * NOISE[i]
     close(run(ddpm(points, "noise", "fixed_large", final_noise=True), network, X, NOISE), x, 1e-11)
+
+
+@pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
+def test_noise_in_the_last_step_is_that_of_the_forward_step(variance):
+    """Also if the objective names it."""
+    changes = [f"objective.variance={variance}", "sampler={kind: ddpm, steps: 4, final_noise: true}"]
+    if variance == "fixed_large":
+        assert load_spec("digits_dit", overrides=changes).sampler.final_noise
+    else:
+        with pytest.raises(DiagnosticError, match="the last step has noise only if"):
+            load_spec("digits_dit", overrides=changes)
 
 
 def test_ddim_at_eta_one_has_ddpms_noise():

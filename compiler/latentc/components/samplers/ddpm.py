@@ -14,7 +14,7 @@ from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Variance
 from latentc.components.samplers._thresholds import Bound
-from latentc.components.samplers.base import Ancestral
+from latentc.components.samplers.base import Ancestral, parameterization_of
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
@@ -45,7 +45,8 @@ class Ddpm(Ancestral):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        if self.final_noise and self.variance != "fixed_large":
+        target = parameterization_of(spec.objective)
+        if self.final_noise and (self.variance or (target and target.variance)) != "fixed_large":
             message = "the last step has noise only if its variance is that of the forward step"
             yield Problem(("final_noise",), message, "set `variance: fixed_large`, or leave `final_noise` out")
 
