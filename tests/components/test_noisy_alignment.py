@@ -59,6 +59,11 @@ def test_encoders_of_other_features_are_refused() -> None:
         load_spec("clip_resnet_noisy", overrides=[*SIZES, "networks.main.features=6"])
 
 
+def test_images_that_are_not_whole_positions_are_refused() -> None:
+    with pytest.raises(DiagnosticError, match=r"tile a side of 40(.|\n)*use a multiple of 32"):
+        load_spec("clip_resnet_noisy", overrides=[*SIZES, "networks.teacher.image=40"])
+
+
 def test_a_teacher_that_sees_positions_is_refused() -> None:
     block = "{mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
     encoder = "{kind: patch_encoder, width: 8, depth: 1, patch: 8, positions: {kind: learned}, head: {features: 5}, "

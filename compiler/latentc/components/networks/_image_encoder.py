@@ -58,7 +58,8 @@ class ImageEncoder(Backbone):
             yield Problem(("reads",), f"a {self.kind} takes square images [C, H, H], but the data has {what}")
         elif self.side(shape[1]) % tile:
             side = self.side(shape[1])
-            yield Problem(tiled, f"patches of {tile} do not tile a side of {side}", a_divisor(side))
+            mend = f"use a multiple of {tile}" if tiled == ("image",) else a_divisor(side)
+            yield Problem(tiled, f"patches of {tile} do not tile a side of {side}", mend)
         if self.normalise is not None and shape[0] not in (0, 3):
             message = f"`{self.normalise}` normalises 3 channels, but these images have {shape[0]}"
             yield Problem(("normalise",), message, "leave `normalise` out")

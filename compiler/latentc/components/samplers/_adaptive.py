@@ -223,7 +223,7 @@ class _Solver:
         if self.clips:  # no longer step right after a rejected one
             most = b.where(fitted[0], b.scalar(GROW, factor), 1.0)
             factor = b.minimum(factor, most, out="factor")
-        else:  # and no shorter step after a rejected one
+        else:  # and no shorter step after an accepted one
             least = b.where(fits, b.scalar(1.0, factor), SHRINK)
             factor = b.minimum(b.maximum(factor, least), GROW, out="factor")
             share = b.div(remaining, size, out="share")

@@ -126,7 +126,7 @@ def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
     cut = (len(taps) - 1) // 2
     if len(taps) % 2 == 0:
         return b.conv_transpose(x, kernel, stride=2, padding=cut, groups=channels, out=out)
-    # An even filter has its centre between two pixels: upfirdn2d puts one more tap before it than after.
+    # An odd filter has no centre between two pixels: upfirdn2d puts one more tap before that place than after.
     h = b.conv_transpose(x, kernel, stride=2, padding=cut - 1, groups=channels, out=out)
     for axis in range(2, x.type.rank):
         h = b.slice(h, axis=axis, start=0, stop=2 * x.shape[axis], out=out)
