@@ -53,6 +53,13 @@ np.savez("read.npz", first=source.rows(index)["representation"], drawn=source.ro
 """
 
 
+SENT = """
+import pickle
+sent = pickle.loads(pickle.dumps(source.features["caption_features"].features))
+assert isinstance(sent, np.memmap), "a worker would get a copy"
+"""
+
+
 def weights(spec: Any, network: str, file: Path, variant: str | None = None, sizes: Any = ()) -> None:
     lowered = lower_networks(load_spec(spec, variant, sizes))
     own = random_weights(network_params(lowered, lowered.networks[network]), np.random.default_rng(0), 0.3)
@@ -250,10 +257,7 @@ def test_images_of_a_first_stage_have_features_of_their_captions(
     done = python(
         tmp_path,
         "-c",
-        READ.replace('"representation"', '"caption_features"').replace(
-            "first=",
-            f"{seen}, first=",
-        ),
+        READ.replace('"representation"', '"caption_features"').replace("first=", f"{seen}, first=") + SENT,
     )
     assert done.returncode == 0, done.stderr
     tokens = np.array([[0, 2, 3, 1, 0], [0, 4, 1, 0, 0], [0, 5, 1, 0, 0]])

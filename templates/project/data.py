@@ -6,7 +6,7 @@ A batch is a dict of tensors by field name, as `data.fields` of config.yaml decl
 """
 
 import copyreg
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from mmap import mmap
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def generator(*key: int) -> torch.Generator:
 
 def mapped_again(array: np.memmap) -> tuple[Any, ...]:
     """How a mapped file is sent to a worker: by name, or each worker would hold a copy of all its numbers."""
-    if not isinstance(array.base, mmap):  # part of one epoch
+    if not isinstance(array.base, mmap):  # part of a mapped file
         return np.array(array).__reduce__()
     order = "C" if array.flags.c_contiguous else "F"
     return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape, order)
@@ -47,10 +47,17 @@ class Samples(Dataset):
         try:
             arrays = self.source.rows(rows, np.random.default_rng(key))
         except (OSError, ValueError) as error:
-            return {
-                "error": str(error)
-            }  # raised in the main process, because a worker would add its traceback
+            return {"error": str(error)}  # raised in the main process: a worker would add its traceback
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+    def require(self, names: Iterable[str]) -> None:
+        """SystemExit if samples lack a field."""
+        held = checked(self[np.zeros(1, np.int64), 0])
+        if missing := [name for name in names if name not in held]:
+            raise SystemExit(
+                f"data: samples have no field {missing[0]}, which training reads; they have {', '.join(held)}: "
+                "choose another kind of data in the spec and emit the project again"
+            )
 
 
 def open_data(config: dict[str, Any]) -> Samples:

@@ -43,7 +43,9 @@ class PerToken:
     def __init__(self, cache: Path, mask: str):
         self.starts, self.mask = np.load(starts_of(cache)), mask
         self.size = len(self.starts) - 1
-        self.features = np.memmap(cache, np.float32, "r").reshape(int(self.starts[-1]), -1)
+        tokens = int(self.starts[-1])
+        # Mapped in its final shape: workers would get a copy of a view.
+        self.features = np.memmap(cache, np.float32, "r", shape=(tokens, cache.stat().st_size // (4 * tokens)))
 
     def rows(self, index: np.ndarray, samples: Rows) -> np.ndarray:
         mask = samples[self.mask]
@@ -155,11 +157,16 @@ def samples(source: Any, fields: list[str]) -> Iterator[list[torch.Tensor]]:
     """Fields of all samples, in batches."""
     for start in range(0, source.size, BATCH):
         rows = source.rows(np.arange(start, min(start + BATCH, source.size)))
+        if missing := [field for field in fields if field not in rows]:
+            raise ValueError(
+                f"samples have no field {missing[0]} to encode: choose another kind of data in the spec and emit the "
+                "project again"
+            )
         yield [torch.from_numpy(np.ascontiguousarray(rows[field])) for field in fields]
 
 
 def one_text(length: int, tokens: list[int], pad: int, masked: bool) -> list[torch.Tensor]:
-    """A text [1, L], and which of its tokens count if the network is told."""
+    """A text [1, L] and, if the network takes it, the mask of its tokens."""
     text = torch.full((1, length), pad)
     text[0, : len(tokens)] = torch.tensor(tokens)
     return [text, *([torch.arange(length)[None] < len(tokens)] if masked else [])]
@@ -198,7 +205,7 @@ def encode(
 def write_packed(
     cache: Path, model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, masked: bool
 ) -> None:
-    """Writes the features of the tokens that count, and the first row of each sample."""
+    """Writes the features of valid tokens, and the first row of each sample."""
     from tqdm import tqdm
 
     device = next(model.parameters()).device

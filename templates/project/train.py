@@ -348,6 +348,7 @@ def main() -> None:
             f"{out} already holds checkpoints: `--resume true` continues, `--out` starts elsewhere"
         )
     dataset = open_data(config)
+    dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
     indexes = getattr(dataset.source, "indexes", {})  # indexes of neighbours, by condition
 
     torch.manual_seed(train["seed"])

@@ -260,6 +260,14 @@ print(len(sent))
 """
 
 
+def test_a_field_that_the_data_lacks_is_told(images: Path, modules: Callable[[Data], Modules]) -> None:
+    project = modules(data_of(f"{{kind: image_folder, path: '{images}', classes: 2, shape: [3, 8, 8]}}"))
+    samples = project["data"].open_data(project.config)
+    samples.require(["x", "y"])
+    with pytest.raises(SystemExit, match="samples have no field caption, which training reads; they have x, y"):
+        samples.require(["x", "caption"])
+
+
 def test_workers_map_files_instead_of_holding_copies(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     np.save(tmp_path / "d" / "x.npy", np.random.default_rng(0).standard_normal((1000, 1, 8, 8)).astype(np.float32))
