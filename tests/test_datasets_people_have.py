@@ -398,11 +398,11 @@ def captioned(kind: str, folder: Path) -> None:
     folder.mkdir()
     plain = [caption for caption, *_ in CAPTIONS]
     images = {"image": [{"bytes": png(p), "path": None} for p in PIXELS], "text": CAPTIONS}
-    latents = {"x": PIXELS.reshape(len(PIXELS), -1).tolist(), "caption": plain}
+    latents = {"x": PIXELS.reshape(len(PIXELS), -1).tolist(), "caption": CAPTIONS if "lists" in kind else plain}
     pq.write_table(pa.table(images if kind == "parquet" else latents), folder / "0.parquet")
 
 
-@pytest.mark.parametrize("kind", ["parquet", "webdataset", "rows of parquet"])
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "rows of parquet", "rows of parquet with lists"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_images_and_rows_have_captions(kind: str, masked: bool, tmp_path: Path) -> None:
     captioned(kind, tmp_path / "set")

@@ -62,6 +62,11 @@ def text_of(value: Any, key: str) -> str:
     return text
 
 
+def _is_tokens(value: Any) -> bool:
+    """True for a text that is stored as its tokens."""
+    return isinstance(value, list) and bool(value) and not isinstance(value[0], str)
+
+
 def numbers(values: Any, name: str) -> Array:
     """A column, or part of one, as an array. Raises ValueError."""
     array = np.asarray(values.to_pylist())
@@ -127,7 +132,7 @@ class ArrowRows:
         for name, key in self.keys.items():
             column = self.table.column(key)
             field = self.fields[name]
-            if field["medium"] == "text" and isinstance(column[int(index[0])].as_py(), str):
+            if field["medium"] == "text" and not _is_tokens(column[int(index[0])].as_py()):
                 texts = [text_of(column[int(i)].as_py(), key) for i in index]
                 found |= texts_as_tokens(name, texts, field, f"{name}_mask" in self.fields)
                 continue

@@ -25,15 +25,22 @@ class CaptionedImages(Pictures):
         images = sorted(image for image in self.path.rglob("*") if image.suffix.lower() in SUFFIXES)
         if not images:
             raise ValueError(f"path: {self.path} holds no images")
-        known = {image.stem: image for image in images} | {image.name: image for image in images}
-        known |= {image.relative_to(self.path).as_posix(): image for image in images}
+        by_path = {image.relative_to(self.path).as_posix(): image for image in images}
+        by_name: dict[str, list[Path]] = {}
+        for image in images:
+            for name in (image.name, image.stem):
+                by_name.setdefault(name, []).append(image)
         self.files: list[Path] = []
         self.texts: list[str] = []
         taken: dict[Path, int] = {}
         for name, caption in captions_of(file, settings["keys"]):
-            if name not in known:
+            found = [by_path[name]] if name in by_path else by_name.get(name, [])
+            if not found:
                 raise ValueError(f"captions: {file} has a caption of {name}, which is not in {self.path}")
-            image = known[name]
+            if len(found) > 1:
+                several = " and ".join(one.relative_to(self.path).as_posix() for one in found[:2])
+                raise ValueError(f"captions: {file} has a caption of {name}, which may be {several}: give its path")
+            (image,) = found
             taken[image] = taken.get(image, 0) + 1
             if taken[image] <= settings["per_image"]:
                 self.files.append(image)

@@ -93,8 +93,8 @@ def caption_of(parts: dict[str, bytes], name: str) -> str:
         return parts["txt"].decode().strip()
     about = json.loads(parts.get("json", b"{}"))
     for key in (name, "caption", "text"):
-        if key in about:
-            return str(about[key])
+        if isinstance(found := about.get(key), str):
+            return found
     raise ValueError(f"a sample has neither a file .txt nor a key `{name}` in its .json")
 
 
