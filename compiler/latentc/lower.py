@@ -64,7 +64,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     if spec.optimize.guidance == "sequential":
-        # Here rather than only for engines, because interacting samples affect the result everywhere.
+        # Here rather than only for engines, because it changes the result if the samples of a batch interact.
         module = expand_guidance(module, "sequential")
     _check_patterns(module, networks, spec)
     conditions = {r.name: r for name, part in _asked(spec).items() for r in part.requests(name, spec)}

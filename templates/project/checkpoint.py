@@ -196,7 +196,7 @@ class Checkpoints:
     ) -> None:
         """Writes a checkpoint; every process must call it."""
         content = {
-            "step": step,  # this includes the position in the data, which depends only on seed and step
+            "step": step,  # also the position in the data, which depends only on seed and step
             "world": run.world,
             "networks": {n: m.state_dict() for n, m in networks.items()},
             "averages": {n: m.state_dict() for n, m in averages.items()},

@@ -84,7 +84,7 @@ def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path
         raise DiagnosticError.of("E0209", f"`{name}` is a path; give a model name", help=mend)
     file = Path(f"{name}.yaml" if path is None else path)
     text = first_spec(name, system)
-    spec_from_text(text, str(file))  # not a valid name for a spec
+    spec_from_text(text, str(file))  # reports a name that specs cannot have
     if file.exists():
         raise DiagnosticError.of("E0412", f"{file} exists already", help="name another file with -o")
     write_text(file, text)

@@ -148,7 +148,7 @@ def sample_set(
             values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
         # Searched once for all samples, so that each part of the samples gets its own neighbours.
         searched = [c for c in conditions if c.name in indexes and c.name in values]
-        if any(c.queries for c in searched):  # if they can be encoded, the engine does so
+        if any(c.queries for c in searched):  # the engine encodes images and texts
             indexes = Pipeline(opened, backend_of(opened, device), found).indexes
         values |= {c.name: indexes[c.name].given(c, values[c.name]) for c in searched}
         free = [c.name for c in conditions if c.form == "label" and c.name not in values]

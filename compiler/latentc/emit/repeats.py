@@ -140,7 +140,7 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Ca
     gaps = Counter(j - i for (i, _), (j, _) in pairwise(places))
     usual = max(gaps, key=lambda gap: gaps[gap], default=0)
     unusual = {number: j - i for (i, number), (j, _) in pairwise(places) if j - i != usual}
-    # A group of modules with as many nodes as these alone forms its own run.
+    # Modules with the same unusual number of nodes between them form their own run.
     cuts |= {number for number, gap in unusual.items() if unusual.get(number - 1) != gap}
     called = {i: method(nodes[i].attrs["fn"]) for i, _ in places}
     cuts |= {number for (i, number), (j, _) in pairwise(places) if called[i] != called[j]}

@@ -90,7 +90,7 @@ def _of_bundle(path: Path, options: Options, tell: Tell) -> tuple[Judge, SampleS
         drawn = (options.seed, settings, options.program, options.steps, options.batch, options.executor)
         return Generated(pipe, count, *drawn)
 
-    for scale in scales:  # mistakes in a metric are reported before the reference is read
+    for scale in scales:  # a scale that is refused is reported before the reference is read
         source(1, scale)
     judge = open_judge(options.wanted, spec.data, output, tell)
     known = judge.references[judge.main].count

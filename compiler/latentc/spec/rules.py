@@ -178,7 +178,7 @@ def needs_are_met(spec: Spec) -> Iterator[Problem]:
         needs = part.needs(spec) if isinstance(part, Objective | Sampler) else ()
         whole = {(need.network, need.capability) for need in needs if not need.place}
         for need in needs:
-            known = need.place and (need.network, need.capability) in whole  # the component reports its own need
+            known = need.place and (need.network, need.capability) in whole  # reported as the component's own need
             yield from _unmet(spec, section, part, need, bool(known))
 
 

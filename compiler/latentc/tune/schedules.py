@@ -19,7 +19,7 @@ from latentc.components.samplers._masked import ListedSampler
 Array = np.ndarray
 MOMENTUM = 0.5
 HIDDEN = 0.99  # largest fraction of tokens that stay hidden after a step
-LEAST = 1e-4  # bound of the other numbers
+LEAST = 1e-4  # lower bound of the other numbers
 NUDGE, HIDDEN_NUDGE = 0.1, 0.01
 RATE, HIDDEN_RATE = 0.4, 0.004  # the authors' 0.1 and 0.001, for a Fréchet distance of 4, relative to the figure
 LONGEST = 0.5, 0.05  # largest change of a number in an update

@@ -246,7 +246,7 @@ class _Verification:
             return
         subject, name = self.subject, called.network.name
         tolerance = (self.exact if self.oracle else self.tolerance).forward
-        # Codes do not change under a small change of the input, and neither may values drawn from a few.
+        # Codes stay the same under a small change of a weight, and values drawn from a few may stay the same.
         shares = (1.0,) if all(array.dtype.kind in "iu" for array in result) else (max(0.01, 10 * tolerance), 1.0)
         paths = changeable(parameters(subject.lowered.module, called.method.function), subject.arrays, name)
         error, path = 0.0, ""

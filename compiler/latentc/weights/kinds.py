@@ -13,7 +13,7 @@ from latentc.weights.templates import FIELD, LETTER
 
 _LEAST = 0.2  # smallest fraction of the names in `from` that a file must have; others are for variants
 _REST = "*"  # the name for all names without a rule
-_ANY = "\0"  # the placeholder for words
+_ANY = "\0"  # stands for whatever a placeholder for words matches
 
 Kind = str | re.Pattern[str]
 

@@ -57,7 +57,7 @@ class Op:
     source: str = ""
     train: Train | None = None
     train_only: bool = False
-    sugar: bool = False  # a name for its decomposition, which only emitted code shows
+    sugar: bool = False  # a name for its decomposition: emitted code shows it, passes never see it
     engine_only: bool = False  # only passes create it, for engines; no emitted code has it
     differentiable: bool = True
 
