@@ -287,7 +287,11 @@ def test_images_have_the_captions_of_a_file(file: str, tmp_path: Path, images: P
         ("a.json", '{"images": [], "annotations": []}', "holds no captions"),
         ("a.csv", "image,other\n1,a\n", "has no column for `caption`; it has image, other"),
         ("a.csv", "image,caption\nbird,a\n", "has a caption of bird, which is not in"),
-        ("a.csv", "image,caption\n1.png,a\n", "a caption of 1.png, which may be cat/1.png and dog/1.png: give its path"),
+        (
+            "a.csv",
+            "image,caption\n1.png,a\n",
+            "a caption of 1.png, which may be cat/1.png and dog/1.png: give its path",
+        ),
     ],
 )
 def test_captions_that_do_not_fit(file: str, content: str | None, said: str, tmp_path: Path, images: Path) -> None:

@@ -45,7 +45,9 @@ class PerToken:
         self.size = len(self.starts) - 1
         tokens = int(self.starts[-1])
         # Mapped in its final shape: workers would get a copy of a view.
-        self.features = np.memmap(cache, np.float32, "r", shape=(tokens, cache.stat().st_size // (4 * tokens)))
+        self.features = np.memmap(
+            cache, np.float32, "r", shape=(tokens, cache.stat().st_size // (4 * tokens))
+        )
 
     def rows(self, index: np.ndarray, samples: Rows) -> np.ndarray:
         mask = samples[self.mask]
