@@ -55,8 +55,8 @@ class Samples(Dataset):
         held = checked(self[np.zeros(1, np.int64), 0])
         if missing := [name for name in names if name not in held]:
             raise SystemExit(
-                f"data: samples have no field {missing[0]}, which training reads; they have {', '.join(held)}: "
-                "choose another kind of data in the spec and emit the project again"
+                f"data: samples have no field {missing[0]}, which training reads; they have "
+                f"{', '.join(held)}: choose another kind of data in the spec and emit the project again"
             )
 
 

@@ -44,10 +44,10 @@ class PerToken:
         self.starts, self.mask = np.load(starts_of(cache)), mask
         self.size = len(self.starts) - 1
         tokens = int(self.starts[-1])
-        # Mapped in its final shape: workers would get a copy of a view.
-        self.features = np.memmap(
-            cache, np.float32, "r", shape=(tokens, cache.stat().st_size // (4 * tokens))
-        )
+        if not tokens:
+            raise ValueError(f"no text has a valid token in field {mask}")
+        shape = (tokens, cache.stat().st_size // (4 * tokens))
+        self.features = np.memmap(cache, np.float32, "r", shape=shape)  # workers would get a copy of a view
 
     def rows(self, index: np.ndarray, samples: Rows) -> np.ndarray:
         mask = samples[self.mask]
@@ -161,8 +161,8 @@ def samples(source: Any, fields: list[str]) -> Iterator[list[torch.Tensor]]:
         rows = source.rows(np.arange(start, min(start + BATCH, source.size)))
         if missing := [field for field in fields if field not in rows]:
             raise ValueError(
-                f"samples have no field {missing[0]} to encode: choose another kind of data in the spec and emit the "
-                "project again"
+                f"samples have no field {missing[0]} to encode: choose another kind of data in the spec and "
+                "emit the project again"
             )
         yield [torch.from_numpy(np.ascontiguousarray(rows[field])) for field in fields]
 
