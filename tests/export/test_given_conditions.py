@@ -145,7 +145,7 @@ def test_triton_takes_the_same_request(
     soft = {**second, "classes": np.full((1, 3), 0.5, np.float32)}
     answers = Server(tmp_path / "repo", monkeypatch).infer(deployed.model, [first, soft, second])
     near(answers[0]["samples"], runtime_samples(bundle))
-    assert "not a distribution" in str(answers[1])
+    assert "not a probability distribution" in str(answers[1])
     want = latentc_runtime.load(bundle, device="cpu").sample([1], 7, conditions={"sketch": SKETCH[0]})
     near(answers[2]["samples"], want)
 

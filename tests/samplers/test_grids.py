@@ -113,7 +113,7 @@ def test_latent_diffusion_takes_every_multiple(asked, steps):
     wanted = np.arange(0, 1000, 1000 // asked)[::-1] + 1
     spacing = load("samplers/spacings")["leading"].example(offset=1, stride=1000 // asked)
     assert spacing.timesteps(1000, steps).tolist() == wanted.tolist()
-    with pytest.raises(ValueError, match="beyond the schedule"):
+    with pytest.raises(ValueError, match="beyond the end of the schedule"):
         spacing.timesteps(1000, steps + 1)
 
 
