@@ -110,3 +110,22 @@ def test_colour_only_where_asked() -> None:
 
 def test_error_is_its_text() -> None:
     assert str(DiagnosticError(Diagnostic("E0401", "no file"))) == "error[E0401]: no file\n"
+
+
+@pytest.mark.parametrize(
+    ("system", "change", "message"),
+    [
+        ("digits_dit", "sampler.guidance={kind: score, score: {kind: event}}", "the event has no bound"),
+        ("digits_ar_grpo", "objective.rewards=[{kind: file, file: judge.txt}]", "is neither a .pt2 nor an .onnx file"),
+        (
+            "digits_dit",
+            "networks.main={kind: linear_attention_unet, width: 16, multipliers: [1], blocks: 1, attention: [], "
+            "mixer: {kind: attention, heads: 4, kv_heads: 3}}",
+            "3 key heads do not divide 4 query heads",
+        ),
+    ],
+)
+def test_a_part_of_a_component_reports_its_problems_once(system: str, change: str, message: str) -> None:
+    with pytest.raises(DiagnosticError) as error:
+        load_spec(system, overrides=[change])
+    assert [message in found.message for found in error.value.diagnostics].count(True) == 1, error.value

@@ -12,7 +12,7 @@ from latentc.components import OneOf
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.guidance import ScoreTerm
 from latentc.components.guidance.scores._score import DataSlope, GuidingScore, StateSlope, data_slope, state_slope
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class ScoreGuidance(ScoreTerm):
         if self.at == "state" and not self.score.OF_STATES:
             message = f"`{self.score.kind}` scores data, and not noisy states"
             yield Problem(("at",), message, "leave it out, or use `kind: likeness` with a `network`")
-        yield from under("score", problems=self.score.problems(spec))
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> DataSlope | StateSlope:
         if self.at == "state":

@@ -21,7 +21,7 @@ from latentc.components.blocks.unet.layers import SHAPES, conv, doubling_conv, l
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.condition import Entry, TimeFeatures, with_operands
 from latentc.components.networks._levels import LevelsDenoiser
-from latentc.components.parts import Mixer, Norm, Problem, under
+from latentc.components.parts import Mixer, Norm, Problem
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
 from latentc.ir.types import Named, product
 
@@ -105,7 +105,6 @@ class LinearAttentionUnet(LevelsDenoiser):
             ("middle", self.middle, [*(level for level in levels if self.attends(level)), len(self.multipliers)]),
         ):
             assert isinstance(mixer, Mixer)
-            yield from under(name, problems=mixer.problems(spec))
             if mixer.spatial or mixer.ordered or mixer.generates:
                 message = f"`{mixer.kind}` needs a square, an order or a condition, which positions here do not have"
                 yield Problem((name,), message, "use `{kind: attention}` or `{kind: efficient_attention}`")

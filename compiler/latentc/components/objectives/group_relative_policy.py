@@ -20,7 +20,7 @@ from latentc.components.kit.texts import counted
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.rewards._reward import Reward
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem
 from latentc.components.sampler import Sampler, ScoringSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
@@ -79,8 +79,6 @@ class GroupRelativePolicy(Objective):
         return Need("main", "next_token"), *((Need(REFERENCE, "next_token"),) if self.kl else ())
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        for i, reward in enumerate(self.rewards):
-            yield from under("rewards", i, problems=reward.problems(spec))
         sampler = spec.sampler
         if not isinstance(sampler, ScoringSampler):
             what = "there is none" if not isinstance(sampler, Sampler) else f"`{sampler.kind}` does not"
