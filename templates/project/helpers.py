@@ -550,7 +550,8 @@ class Update:
     It returns the value to minimise, then further metrics; `metrics` names all of them.
     `differentiates`: the loss contains gradients with respect to network inputs. `partial`: it leaves some
     network outputs unused, so that some weights get no gradient. The update runs from step `start` on, in
-    every `every`-th step, and trains on the first of every `reference` samples.
+    the first `span` of every `every` steps (one that `rests`: in all steps but these), and trains on the
+    first of every `reference` samples.
     """
 
     loss: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -565,6 +566,8 @@ class Update:
     partial: bool = False
     start: int = 0
     every: int = 1
+    span: int = 1
+    rests: bool = False
     reference: int = 1
 
 

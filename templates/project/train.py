@@ -432,7 +432,8 @@ def main() -> None:
             batch = next(feed) if update.batch else {}
             batch = {name: batch[name] for name in update.batch}
             # endregion
-            if step < update.start or step % update.every:
+            due = step >= update.start and step % update.every < update.span
+            if due == update.rests:
                 continue
             metrics[update] = train_step(
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run

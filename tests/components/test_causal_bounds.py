@@ -139,7 +139,9 @@ def test_the_lagrangian(model: str) -> None:
 def test_multipliers_of_samples_and_a_penalty_that_grows(tmp_path: Path) -> None:
     """As in the authors' code: -l s + mu s^2 / 2 trains the shifts, max(0, l - mu s) replaces multipliers l."""
     system, rows, step, mu = SYSTEMS["neural_csa_per_sample"], np.array([3, 0]), 7, 0.5 * 1.5**2
-    spec = load_spec(system.spec, system.variant, [*system.sizes, "objective.growth_every=3"])
+    spec = load_spec(
+        system.spec, system.variant, [*system.sizes, "objective.growth_every=3", "objective.multipliers_span=1"]
+    )
     low, rng = lower(spec), np.random.default_rng(1)
     own = {name: random_weights(network_params(low, net), rng, 0.7) for name, net in low.networks.items()}
     table = own["multipliers"]["weight"] = rng.uniform(0, 1, (5, 2))

@@ -170,7 +170,8 @@ class Update:
     `rollout`, all on the same).
     `batch_multiple` is the batch size as a multiple of `train.batch_size`; it is 1 if the loss reads data.
     The loss gets `reference` times as many data samples as draws, and trains on the first of them. The update runs from
-    step `start` on, counted from 0, every `every` steps. A loss with an input `training_step` i64[] gets the step.
+    step `start` on, counted from 0, in the first `span` of every `every` steps; if it `rests`, in all
+    steps but these. A loss with an input `training_step` i64[] gets the step.
     """
 
     loss: str
@@ -186,6 +187,8 @@ class Update:
     rollout: Rollout | None = None
     start: int = 0
     every: int = 1
+    span: int = 1
+    rests: bool = False
 
 
 @dataclass(frozen=True)

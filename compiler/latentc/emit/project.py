@@ -236,6 +236,8 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
             words.append("takes_step=True")
         words += [f"start={update.start}"] if update.start else []
         words += [f"every={update.every}"] if update.every > 1 else []
+        words += [f"span={update.span}"] if update.span > 1 else []
+        words += ["rests=True"] if update.rests else []
         words += [f"reference={update.reference}"] if update.reference > 1 else []
         words += ["differentiates=True"] if _differentiates(lowered.module, entry) else []
         words += ["partial=True"] if update.partial or _leaves_out(lowered.module, entry) else []

@@ -80,7 +80,9 @@ def count(spec: Spec, lowered: Lowered) -> Counts:
             Activations(lowered.module, update.networks, autocast, recompute, matrix_only)
             for recompute, matrix_only in ((False, False), (True, False), (False, True))
         ]
-        times = Fraction(update.repeats * update.batch_multiple, update.reference * update.every)
+        share = Fraction(update.span, update.every)
+        times = Fraction(update.repeats * update.batch_multiple, update.reference)
+        times *= 1 - share if update.rests else share
         sam = any(_optimizer(spec, n).sam for n in update.networks)
         forward, backward, _ = made[0].flops_of_loss(update.loss)
         flops += int(times * (forward + backward) * (2 if sam else 1))

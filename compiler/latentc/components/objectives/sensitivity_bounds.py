@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -61,6 +62,13 @@ class SensitivityBounds(Objective):
         le=1_000_000,
         description="update multipliers every this many steps; if above 1, on separate samples",
     )
+    multipliers_span: int = Field(
+        1,
+        gt=0,
+        le=1_000_000,
+        description="steps in a row that update multipliers, such as an epoch, which `multipliers_every` counts as "
+        "one; above 1, shifts rest meanwhile, and the penalty grows after each of these",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sensitivity_bounds", "gamma": 2.0, "latents": 4}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -75,6 +83,9 @@ class SensitivityBounds(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.model in ("marginal", "rosenbaum") and self.gamma <= 1:
             yield Problem(("gamma",), f"`{self.model}` bounds a ratio, so `gamma` must exceed 1", "use 2, for example")
+        if self.multipliers_span > 1 and self.multipliers_every == 1:
+            message = "shifts rest while multipliers are updated, so with `multipliers_every: 1` they never learn"
+            yield Problem(("multipliers_span",), message, "set `multipliers_every: 10`, say, or leave it out")
         if self.within is not None:
             yield from under("within", problems=self.within.problems(spec))
         if getattr(spec.sampler, "within", self.within) != self.within:
@@ -161,7 +172,8 @@ class SensitivityBounds(Objective):
         b.finish("Lagrangians of both shifts; the mean outcomes that these reach, and how far they are from the bound.")
         metrics = tuple(f"bounds/{name}" for name in ("loss", *logged))
         trained = ("lower", "upper", *(() if apart else ("multipliers",)))
-        return Update("loss.bounds", trained, conditions.fields, (Draw("latents", "normal"),), metrics, "bounds")
+        update = Update("loss.bounds", trained, conditions.fields, (Draw("latents", "normal"),), metrics, "bounds")
+        return replace(self._in_spans(update), rests=True) if self.multipliers_span > 1 else update
 
     def _apart(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
         """The regression of multipliers in steps of their own."""
@@ -177,8 +189,14 @@ class SensitivityBounds(Objective):
         b.output(b.add(*losses, out="loss"))
         b.finish("How far the multipliers of both shifts are from what their violations make of them.")
         draws, fields = (Draw("latents", "normal"),), conditions.fields
-        name, every_nth = "multipliers", self.multipliers_every
-        return Update("loss.multipliers", (name,), fields, draws, ("multipliers/loss",), name, every=every_nth)
+        name = "multipliers"
+        return self._in_spans(Update("loss.multipliers", (name,), fields, draws, ("multipliers/loss",), name))
+
+    def _in_spans(self, update: Update) -> Update:
+        """The update in the steps that are the multipliers'; the first of several in a row is not among them."""
+        span = self.multipliers_span
+        start = span if span > 1 else 0
+        return replace(update, start=start, every=span * self.multipliers_every, span=span)
 
     def _multipliers(self, b: Builder, networks: Mapping[str, Network], told: Operands) -> list[Var]:
         """f32[B] of both shifts."""
@@ -189,7 +207,10 @@ class SensitivityBounds(Objective):
         """mu, now."""
         if self.growth == 1:
             return self.penalty
-        times = b.floor(b.div(b.cast(step_of(b), to="f32"), float(self.growth_every)), out="times")
+        step = b.cast(step_of(b), to="f32", out="step")
+        if self.multipliers_span > 1:
+            step = b.maximum(b.add(step, -float(self.multipliers_span)), 0.0, out="step")
+        times = b.floor(b.div(step, float(self.growth_every)), out="times")
         return b.mul(b.exp(times * math.log(self.growth)), self.penalty, out="mu")  # type: ignore[no-any-return]
 
     def _weight(self, b: Builder, networks: Mapping[str, Network], every: Operands, flat: Var) -> list[Var]:
