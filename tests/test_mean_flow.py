@@ -160,3 +160,17 @@ def test_other_samplers_ask_for_the_velocity_at_one_time() -> None:
 def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
         load_spec("digits_mean_flow", overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["conditioning.span=null", "objective={kind: flow}"], "told no span whose features could join"),
+        (["backbone.early=[span]"], "the features of `span` already stand beside those of the time"),
+        (["objective.process.times=uniform", "objective.end=[-4, 1.6]"], "`times` of the process is uniform"),
+    ],
+)
+def test_what_the_unet_of_two_times_refuses(overrides: list[str], words: str) -> None:
+    with pytest.raises(DiagnosticError) as refused:
+        load_spec("mean_flow_cifar10", None, overrides)
+    assert any(words in diagnostic.message for diagnostic in refused.value.diagnostics)
