@@ -614,6 +614,8 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
     assert found["second.mask"].tolist() == [[[0, 0]], [[1, 1]], [[2, 2]]]
     assert found["places"].tolist() == [[11, 12, 21, 22]]
     assert (found["first.count"], found["second.count"]) == (1, 2)
+    with pytest.raises(DiagnosticError, match="not finite, as int64 must be"):
+        export_weights(own, [{"ignore": "a", "fill": {"value": "inf", "shape": [1], "dtype": "i64"}}])
     types = {name: ([3], "f32") for name in own}
     for held in (made, own):
         assert list(import_weights(held, yaml.safe_load(rules), types, sizes)) == list(own)
@@ -629,7 +631,10 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
         ("{ignore: 'a.{i}', fill: {value: 1, shape: [1]}}", "needs `write`"),
         ("{ignore: a, fill: {value: 0, shape: [65536, 65536]}}", "more than"),
         ("{ignore: a, fill: {value: k, shape: [3, 3]}}", "no number is named 'k'"),
-        ("{ignore: a, fill: {value: 'grid[i]', shape: [3]}}", "grid has 2 numbers, and `fill` reads number 2"),
+        ("{ignore: a, fill: {value: 'grid[i]', shape: [3]}}", r"reads grid\[2\], but grid has 2 numbers"),
+        ("{ignore: a, fill: {value: 'grid[i-1]', shape: [2]}}", r"reads grid\[-1\], but"),
+        ("{ignore: a, fill: {value: 1, shape: [-1]}}", r"the shape \[-1\], but sizes are at least 0"),
+        ("{ignore: a, fill: {buffers: [[1]], shape: [1]}}", "must list computed buffers"),
         ("{ignore: a, fill: {value: '1 +', shape: [1]}}", "cannot read the formula"),
         ("{ignore: a, fill: {value: 'open(1)', shape: [1]}}", "a formula has only"),
         ("{ignore: a, fill: {value: 'sqrt(1, 2)', shape: [1]}}", "sqrt takes 1 arguments, not 2"),

@@ -76,16 +76,20 @@ def parse_fill(raw: Any, sizes: Sizes, beside: bool = False) -> Made:
     dtype = dtype_from_name(raw.get("dtype", "f32"))
     names, formula = _names(raw["buffers"]) if kind == "buffers" else (), _parsed(raw.get("value", 0))
     known = _with_axes(sizes, (1,) * 8 if beside else None)
-    shape = _shape(raw["shape"], known)
+    least = 0 if kind == "value" else -1  # -1: whatever is left when buffers are reshaped
+    shape = _shape(raw["shape"], known, None if beside else least)
     if kind == "value":
         corners = [1] * len(shape) if isinstance(sizes, AnySizes) else shape  # unknown before the network is
         _evaluated(formula, [np.unique([0, max(0, size - 1)]) for size in corners], known)
 
     def made(buffers: Mapping[str, Expr], other: tuple[int, ...] | None) -> Array | None:
         known = _with_axes(sizes, other)
-        shape = _shape(raw["shape"], known)
+        shape = _shape(raw["shape"], known, least)
         if kind == "value":
-            return Array(_evaluated(formula, [np.arange(size) for size in shape], known).astype(dtype))
+            found = _evaluated(formula, [np.arange(size) for size in shape], known)
+            if dtype.kind in "iu" and np.isinf(found).any():
+                raise ValueError(f"`fill` by {ast.unparse(formula)!r} is not finite, as {dtype} must be")
+            return Array(found.astype(dtype))
         if any(name not in buffers for name in names):
             return None
         parts = [materialise(buffers[name]).astype(np.float64) for name in names]
@@ -98,8 +102,10 @@ def _with_axes(sizes: Sizes, shape: tuple[int, ...] | None) -> Sizes:
     return sizes if shape is None or isinstance(sizes, AnySizes) else ChainMap({"axis": shape}, sizes)  # type: ignore[arg-type]
 
 
-def _shape(raw: Any, sizes: Sizes) -> list[int]:
+def _shape(raw: Any, sizes: Sizes, least: int | None) -> list[int]:
     shape = whole_list(raw, sizes)
+    if least is not None and not isinstance(sizes, AnySizes) and min(shape, default=0) < least:
+        raise ValueError(f"`fill` has the shape {shape}, but sizes are at least {least}")
     if len(shape) > len(_INDICES):
         raise ValueError(f"`fill` has at most {len(_INDICES)} axes")
     if not isinstance(sizes, AnySizes) and math.prod(shape) > _MOST_ELEMENTS:
@@ -108,7 +114,7 @@ def _shape(raw: Any, sizes: Sizes) -> list[int]:
 
 
 def _names(names: Any) -> Sequence[str]:
-    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names or {*map(type, names)} != {str}:
         raise ValueError("`buffers` must list computed buffers of the network, such as [pos_embed]")
     return names
 
@@ -159,8 +165,8 @@ def _numbers(node: ast.AST, indices: Mapping[str, Numbers], sizes: Sizes) -> Any
             if not isinstance(numbers, tuple) or not numbers:
                 raise ValueError(f"no list of numbers is named {name!r}")
             place = np.asarray(at(index)).astype(np.int64)
-            if place.size and not 0 <= int(place.min()) <= int(place.max()) < len(numbers):
-                raise ValueError(f"{name} has {len(numbers)} numbers, and `fill` reads number {int(place.max())}")
+            if (outside := place[(place < 0) | (place >= len(numbers))]).size:
+                raise ValueError(f"`fill` reads {name}[{outside[0]}], but {name} has {len(numbers)} numbers")
             return np.asarray(numbers, np.float64)[place]
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](at(left), at(right))
