@@ -114,7 +114,7 @@ def test_a_pattern_is_of_some_weight() -> None:
     tiny = ["backbone.width=32", "backbone.depth=1", "backbone.block.mixer.heads=2"]
     with pytest.raises(DiagnosticError, match=r"`block.*.attn.*`(?s:.*)such as `blocks.0.attn"):
         lower(load_spec("dit", overrides=[*tiny, "backbone.frozen_weights=['block.*.attn.*']"]))
-    with pytest.raises(DiagnosticError, match=r"no weight of network `main` is called `\*.attention"):
+    with pytest.raises(DiagnosticError, match=r"no weight of network `main` is named `\*.attention"):
         more = ["backbone.pretrained=a.safetensors", "backbone.fresh_weights=['*.attention.*']"]
         lower(load_spec("dit", overrides=[*tiny, *more]))
 

@@ -61,7 +61,9 @@ def _items(text: str) -> Iterator[tuple[str, bool]]:
         at = found.end()
         if not comma:
             return
-    raise RequestError(f"`{shown(text)}` is not a list of classes", 'put a comma after each quoted name: "a, b",c')
+    raise RequestError(
+        f"`{shown(text)}` is not a list of classes", 'close quotes, and put a comma after each quoted name: "a, b",c'
+    )
 
 
 def _range(text: str, first: int, last: int, count: int) -> range:

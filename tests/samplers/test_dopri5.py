@@ -234,5 +234,5 @@ def test_what_it_refuses(overrides: list[str], message: str) -> None:
 def test_it_is_not_written_out(tmp_path: Any) -> None:
     tiny = ["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2", "sampler={kind: dopri5}"]
     made = load_spec("digits_sit", overrides=tiny)
-    with pytest.raises(DiagnosticError, match="unrolled, it would always run 100 steps"):
+    with pytest.raises(DiagnosticError, match="unrolled, it would always run all 100 steps"):
         bundle_from_lowered(lower(made), made, {}, tmp_path / "b", spec_text="", form="unroll")
