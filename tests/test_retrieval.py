@@ -92,6 +92,8 @@ def test_without_a_query_an_entry_is_drawn_by_the_seed() -> None:
         (np.zeros((2, 15)), "a query of `neighbours` has shape [2, 15]"),
         ({"query": np.full(16, np.nan)}, "a query of `neighbours` has shape [16]"),
         ({"query": "seven"}, "`neighbours` is not an array of numbers"),
+        ({"colour": 3}, "condition `neighbours` holds colour"),
+        ({}, "condition `neighbours` holds nothing"),
         ({"class": 3}, "no class 3"),
         ({"class": 0.5}, "`class` of `neighbours` must be an integer"),
         (np.zeros((2, 3, 16)), "condition `neighbours` has shape [3, 16]"),

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from latentc_runtime.conditions import per_sample
+from latentc_runtime.conditions import described, per_sample
 from latentc_runtime.distributions import draw
 from latentc_runtime.sources import Condition, RequestError
 
@@ -107,8 +107,11 @@ class Index:
             query = self._of_classes(condition, value["class"])
         elif set(value) == {"query"}:
             query = _numbers(condition, value["query"])
-        else:
+        elif "value" in value:
             return value
+        else:
+            message = f"condition `{condition.name}` holds {', '.join(map(str, value)) or 'nothing'}"
+            raise RequestError(message, f"give `query` or `class`; {described(condition)}")
         if query.ndim not in (1, 2) or query.shape[-1] != size or not np.isfinite(query).all():
             message = f"a query of `{condition.name}` has shape {list(query.shape)}"
             raise RequestError(message, f"give {size} finite numbers, or [n, {size}] for n samples")
