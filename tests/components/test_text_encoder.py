@@ -78,7 +78,7 @@ def test_the_vector_of_a_text_is_a_condition(tmp_path):
     assert np.allclose(plain, features[[0, 1], [4, 2]], atol=1e-6)
     assert [one.form for one in lowered.conditions] == ["tokens"]
     assert lowered.conditions[0].text["end"] == 1
-    with pytest.raises(DiagnosticError, match="takes one vector"):
+    with pytest.raises(DiagnosticError, match=r"returns [^']*, but `main` takes one vector"):
         load_spec(file, overrides=["networks.text.pooled=null"])
 
 

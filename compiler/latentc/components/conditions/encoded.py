@@ -67,7 +67,7 @@ class Encoded(Condition):
         (port,), state = self.ports(name, spec), spec.data.shape or ()
         if self.form == "map" and not _beside(port.type, state):
             message = (
-                f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))} per sample, "
+                f"network `{self.network}` returns {list(port.type.shape[1:])} per sample, "
                 "which is not a map that fits the data"
             )
             yield Problem(("form",), message, "leave `form` out, or choose another network")
@@ -75,7 +75,7 @@ class Encoded(Condition):
             if not isinstance(network, Backbone) or not network.TAKES or name not in network.told(spec):
                 continue
             if network.form_of(self) == "vector" and port.type.rank != 2:
-                message = f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))} per sample, but "
+                message = f"network `{self.network}` returns {list(port.type.shape[1:])} per sample, but "
                 mend = "set `form: tokens`, or let the network return one vector"
                 yield Problem(("network",), f"{message}`{other}` takes one vector", mend)
         if self.end is not None and (port.type.rank != 2 or port.type.dtype != "i64"):

@@ -99,8 +99,7 @@ class Neighbours(Condition):
             message, mend = f"network `{network}` reads more than one field", "set its `masked: false`"
             yield Problem(place, message, mend if encoder.encodes_masked else "use one that reads one")
         elif of.rank != 2 or int(of.shape[1]) != size:  # type: ignore[arg-type]
-            shape = ", ".join(map(str, of.shape[1:]))
-            message = f"network `{network}` returns [{shape}] per sample, but an entry has {size}"
+            message = f"network `{network}` returns {list(of.shape[1:])} per sample, but an entry has {size}"
             yield Problem(place, message, f"let it return a vector of {size} numbers")
         elif encoder.trainable:
             mend = f"set `networks.{network}.pretrained: FILE`"

@@ -154,9 +154,7 @@ class Sequence(ArrayCondition):
             message = f"network `{encoder}` encodes {', '.join(map(repr, read))}, but this condition reads `{field}`"
             yield Problem(("encoder",), message.replace("'", "`"), f"set `networks.{encoder}.reads: {field}`")
         elif of[1].rank != 3:
-            message = (
-                f"network `{encoder}` returns {list(map(str, of[1].shape[1:]))} per sample, which is not a sequence"
-            )
+            message = f"network `{encoder}` returns {list(of[1].shape[1:])} per sample, which is not a sequence"
             yield Problem(("encoder",), message, "leave out its `pooled`, or use `kind: encoded`")
         elif network.encodes_masked and self.padding == "none":
             message = f"network `{encoder}` takes a mask of valid tokens, but without padding all tokens are valid"
