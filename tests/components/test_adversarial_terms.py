@@ -163,6 +163,7 @@ def test_a_lazy_penalty_is_an_update_of_its_own(term: str, tmp_path: Path) -> No
     ]
     assert "gradient" not in str(low.updates[0].metrics) and low.updates[1].networks == ("discriminator",)
     update = low.updates[1]
+    assert update.repeats == low.updates[0].repeats == spec.objective.discriminator_steps > 1
     names = [*update.batch, *(draw.name for draw in update.draws)]
     assert set(names) == ({"x"} if term == "r1" else {"x", "z", "labels", "mix"})
     with emitted(low, spec, tmp_path / "project") as project:

@@ -71,7 +71,8 @@ class Adversarial(Objective):
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         game = _Game(self.terms, networks, spec)
         updates = [game.of_discriminator(mb, self.discriminator_steps)]
-        updates += [game.of_penalty(mb, i, term) for i, term in enumerate(self.terms) if term.interval > 1]
+        lazy = [(i, term) for i, term in enumerate(self.terms) if term.interval > 1]
+        updates += [game.of_penalty(mb, i, term, self.discriminator_steps) for i, term in lazy]
         updates.append(game.of_generator(mb, self.generator_batch))
         mb.entries |= {update.loss: update.loss for update in updates}
         return tuple(updates)
@@ -128,8 +129,11 @@ class _Game:
         of_all = (*self.draws, *draws.values())
         return Update("loss.discriminator", (DISCRIMINATOR,), fields, of_all, metrics, DISCRIMINATOR, steps)
 
-    def of_penalty(self, mb: ModuleBuilder, number: int, term: Term) -> Update:
-        """The update of the discriminator by one term alone, whose weight makes up for the steps between."""
+    def of_penalty(self, mb: ModuleBuilder, number: int, term: Term, steps: int) -> Update:
+        """The update of the discriminator by one term alone, whose weight makes up for the steps between.
+
+        It is repeated as often as the update by the other terms, so that their proportion is that of one update by all.
+        """
         name = f"{term.kind}_{number}"
         b, discriminator = mb.function(f"loss.{name}"), self.networks[DISCRIMINATOR]
         conditions = Conditions(self.spec, self.networks, ("class",) if self.told else ())
@@ -145,7 +149,7 @@ class _Game:
         b.finish("What the discriminator minimises every few steps, then the term itself.")
         draws = (*(self.draws if term.reads_samples else ()), *term.draws())
         metrics = (f"{name}/loss", f"{name}/{term.kind}")
-        update = Update(f"loss.{name}", (DISCRIMINATOR,), ("x", *conditions.fields), draws, metrics, name)
+        update = Update(f"loss.{name}", (DISCRIMINATOR,), ("x", *conditions.fields), draws, metrics, name, steps)
         return replace(update, every=term.interval, partial=True)
 
     def of_generator(self, mb: ModuleBuilder, multiple: int) -> Update:
