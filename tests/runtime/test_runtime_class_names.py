@@ -49,7 +49,7 @@ def test_texts_mix_names_and_numbers(text, found):
         ("xyz", "no class `xyz`", "0 to 9: tench, golden retriever, Labrador retriever, …"),
         ("10", "class 10 is out of range", "0 to 9"),
         ("5-3", "the range `5-3` is empty", "0 to 9"),
-        ('"tench', "not a list of classes", "quotes"),
+        ('"tench', "not a list of classes", "after each quoted name"),
         ("tench,,tabby", "no class ``", "0 to 9"),
         ("\x1b[31mred" + "x" * 99, "�[31mred", "0 to 9"),
     ],
