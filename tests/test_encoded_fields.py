@@ -227,6 +227,23 @@ def test_training_from_cached_features_of_captions_is_that_from_captions(changes
     assert kept == (0 if "conditioning.caption.padding=none" in changes else mask.sum())
 
 
+def test_features_of_captions_are_computed_again_if_the_tokenizer_changes(tmp_path: Path) -> None:
+    (tmp_path / "captioned.yaml").write_text(CAPTIONED)
+    words = tmp_path / "words.json"
+    field = f"{{shape: [5], classes: 28, medium: text, tokenizer: {words}, start: 0, end: 1}}"
+    null = "conditioning.caption.null_embedding=learned_features"
+    options = [*CAPTIONS, f"data.fields.caption={field}", "conditioning.caption.cached=true", null]
+    project, mask = tmp_path / "project", np.arange(5) < np.array([[2], [4]])
+    api.emit(str(tmp_path / "captioned.yaml"), project, None, options)
+    np.savez(project / "train.npz", x=np.zeros((2, 1, 4, 4), np.float32), caption=2 * mask, caption_mask=mask)
+    weights(tmp_path / "captioned.yaml", "text", project / "text.safetensors", None, options)
+    for changes, text in enumerate(("{}", "{ }")):
+        words.write_text(text)
+        done = python(project, "data.py")
+        assert done.returncode == 0, done.stderr
+        assert len(list(project.glob("train.npz.text.*.bin"))) == 1 + changes
+
+
 def test_features_of_captions_need_a_name_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "captioned.yaml").write_text(CAPTIONED)
     changes = [CAPTIONS[0], "conditioning.caption.cached=true", "data.fields.empty_caption_features={shape: [2]}"]

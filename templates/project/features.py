@@ -110,6 +110,8 @@ def cached(
     path = Path(config["data"].get("path") or Path(__file__).parent / "data").resolve()
     if empty is None:
         made_of += source.identity() if hasattr(source, "identity") else files_at(path)
+        for field in config["data"]["fields"].values():
+            made_of += files_at(Path(field["tokenizer"])) if "tokenizer" in field else []
     else:
         made_of.append(f"{empty} {pad}")
     packed = mask is not None and empty is None
