@@ -137,6 +137,17 @@ def test_rounds_drop_classes_and_share_noise() -> None:
     assert not set(by_sample[0]) & set(by_sample[1])
 
 
+def test_a_map_called_grid_is_the_callers() -> None:
+    pipe, given = Fake(), np.arange(12, dtype=np.float32).reshape(3, 4)
+    state, label = pipe.manifest.conditions_of(None)
+    own, seen, run = Condition("grid", "array", (3, 4), "f32"), [], pipe.run
+    pipe.manifest.conditions_of = lambda _: (state, label, own)
+    pipe.manifest.conditions = (label, own)
+    pipe.run = lambda request, batch: (seen.append(request.given.conditions["grid"]), run(request, batch))[1]
+    classify(pipe, np.array([[2.1, 0]]), [Round(1)], conditions={"grid": given})
+    assert all(np.array_equal(one, given) for one in seen[0]) and len(seen[0]) == 5
+
+
 def test_candidates() -> None:
     pipe: Any = Fake()
     found = classify(pipe, np.array([[2.1, 0]]), classes=[0, 4])
