@@ -159,24 +159,25 @@ def led(out: Path, known: list[tuple[str, str]], judged: list[tuple[str, str]], 
     options = [*options_of(out, known, "gedi", steps, names), *GEDI]
     run = trained("gedi", out / "gedi", overrides=options)
     weights = [f"main={unled.weights}", f"discriminator={run.weights}"]
-    api.compile("gedi", weights, out / "gedi.latentc", overrides=options, max_batch=100)
     labels = np.repeat(np.arange(3), COUNT)
     words = [f"{x.split()[0]} "[: PROMPT - 1] for _, x in judged]
     prompts = [words[i] for i in np.random.default_rng(1).permutation(len(words))[: len(labels)]]
     shares = []
-    for weight in (0.0, 30.0):
-        behind = written_by(out / "gedi.latentc", labels, {"prompt": prompts}, weight=weight)
+    for name, more in {"without GeDi": ["sampler.weight=0", "sampler.filter=0"], "with it": []}.items():
+        bundle = out / f"{'' if not more else 'un'}led.latentc"
+        api.compile("gedi", weights, bundle, overrides=[*options, *more], max_batch=100)
+        behind = written_by(bundle, labels, {"prompt": prompts})
         whole = [prompt + text for prompt, text in zip(prompts, behind, strict=True)]
         shares.append(float(np.mean(judge(whole) == np.array(names)[labels])))
-        print(f"gedi, weight {weight:g}: {whole[0]!r}, {whole[COUNT]!r}, {whole[2 * COUNT]!r}: {shares[-1]:.3f}")
+        print(f"{name}: {whole[0]!r}, {whole[COUNT]!r}, {whole[2 * COUNT]!r}: {shares[-1]:.3f}")
     goal = (shares[1] - shares[0]) / (1 - shares[0])
     print("  " + verdict("of the other texts, those whose class the judge finds when led", goal, 0.5, ""))
 
 
-def written_by(bundle: Path, labels: NDArray[Any], asked: dict[str, Any], **settings: float) -> list[str]:
+def written_by(bundle: Path, labels: NDArray[Any], asked: dict[str, Any]) -> list[str]:
     """What an engine writes of these classes."""
     pipe = latentc_runtime.load(bundle, device="cpu")
-    samples = pipe.sample(labels, conditions=asked, seeds=0, settings=settings)
+    samples = pipe.sample(labels, conditions=asked, seeds=0)
     (lines,) = pipe.files(samples, "texts.jsonl").values()
     return [json.loads(line)["text"] for line in lines.decode().splitlines()]
 
