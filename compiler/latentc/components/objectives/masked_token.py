@@ -46,10 +46,10 @@ class MaskedToken(Objective):
     """Cross-entropy of masked tokens given the others (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
 
     A fraction `schedule`(u) of each sample's tokens is masked, with u uniform in (0, 1): arccos: 2/pi arccos(u)
-    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, root: 1 - sqrt(u), square: 1 - u^2, cubic: 1 - u^3; or a
-    truncated normal (MAGE, Li et al. 2022, arXiv:2211.09117) or beta-distributed fraction, rounded to the nearest
-    number of tokens (AutoNAT, Ni et al. 2024, arXiv:2406.05478). At least one token is masked. All masked tokens of a
-    batch have equal weight.
+    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, root: 1 - sqrt(u), square: 1 - u^2, power_2.5: 1 - u^2.5,
+    cubic: 1 - u^3; or a truncated normal (MAGE, Li et al. 2022, arXiv:2211.09117) or beta-distributed fraction, rounded
+    to the nearest number of tokens (AutoNAT, Ni et al. 2024, arXiv:2406.05478). At least one token is masked. All
+    masked tokens of a batch have equal weight.
     """
 
     kind: Literal["masked_token"]

@@ -36,7 +36,9 @@ class Codebook(SelectedRows):
         description="compare directions: rows and latents are normalised to length 1 (Yu et al. 2021, "
         "arXiv:2110.04627)",
     )
-    pull: float = Field(1.0, ge=0, description="weight of the loss that moves rows towards the encoder's output")
+    pull: float = Field(
+        1.0, ge=0, description="weight of the loss that moves rows towards the encoder's output; unused with `decay`"
+    )
     commitment: float = Field(
         0.25, ge=0, description="weight of the commitment loss, which moves the encoder's output towards rows"
     )
@@ -80,9 +82,6 @@ class Codebook(SelectedRows):
         if self.decay is not None and self.normalize:
             message = "rows that average latents have no fixed length, but `normalize` compares directions"
             yield Problem(("decay",), message, "leave out either")
-        if self.decay is not None and self.pull != type(self).model_fields["pull"].default:
-            message = "rows that average latents (`decay`) are not trained, so nothing weighs their loss"
-            yield Problem(("pull",), message, "leave out either")
         yield from self.problems_of_rows()
 
     def static(self) -> dict[str, Any]:
