@@ -73,8 +73,9 @@ def classify(
     if given.shape[1:] != tuple(state.shape):
         message = f"samples have shape {list(given.shape[1:])}, not {list(state.shape)}"
         raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
-    # Another condition of the name, as of a map, is the caller's.
-    grid = next((c for c in pipe.manifest.conditions_of(entry) if (c.name, *c.shape) == (GRID, 1)), None)
+    # Another condition of the name, such as a map, is the caller's.
+    asked = pipe.manifest.conditions_of(entry)
+    grid = next((c for c in asked if (c.name, c.form, *c.shape) == (GRID, "tokens", 1)), None)
     candidates, first = _candidates(label, classes), _first_seed(seed)
     if name != "classify":
         rounds = (Round(),)

@@ -137,10 +137,11 @@ def test_rounds_drop_classes_and_share_noise() -> None:
     assert not set(by_sample[0]) & set(by_sample[1])
 
 
-def test_a_map_called_grid_is_the_callers() -> None:
-    pipe, given = Fake(), np.arange(12, dtype=np.float32).reshape(3, 4)
+@pytest.mark.parametrize("shape", [(3, 4), (1,)])
+def test_an_array_called_grid_is_the_callers(shape: tuple[int, ...]) -> None:
+    pipe, given = Fake(), np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
     state, label = pipe.manifest.conditions_of(None)
-    own, seen, run = Condition("grid", "array", (3, 4), "f32"), [], pipe.run
+    own, seen, run = Condition("grid", "array", shape, "f32"), [], pipe.run
     pipe.manifest.conditions_of = lambda _: (state, label, own)
     pipe.manifest.conditions = (label, own)
     pipe.run = lambda request, batch: (seen.append(request.given.conditions["grid"]), run(request, batch))[1]
