@@ -156,6 +156,7 @@ def test_refusals_are_diagnostics(server, case: str) -> None:
     assert (answer.status_code, found["code"]) == (status, code)
     assert found["message"] and found["request_id"] == answer.headers["x-request-id"]
     assert code.startswith("E06") and code in codes()
+    assert case != "none" or found["message"] == "the request asks for 0 samples"
 
 
 def test_a_body_of_unknown_length_is_cut_off(server) -> None:

@@ -220,7 +220,8 @@ def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> t
         network = spec.networks["main"]
         told = list(network.told(spec)) if isinstance(network, Backbone) else []
         if pipeline.conditions != tuple(told):
-            notes.append(f"no {name}, because the network takes {' and '.join(pipeline.conditions) or 'no condition'}")
+            takes, own = (" and ".join(names) or "no condition" for names in (pipeline.conditions, told))
+            notes.append(f"no {name}, whose network takes {takes}: this one takes {own}")
             return None
         if pipeline.autoencoder is not None:
             notes += _guidance(spec, name)

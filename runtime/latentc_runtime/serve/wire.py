@@ -57,7 +57,7 @@ class Asked:
         except BundleError as error:
             raise http_error(error) from None
         if len(request) == 0:
-            raise refused(400, "E0608", "ask for at least one", "ask for one or more")
+            raise refused(400, "E0608", "the request asks for 0 samples", "ask for at least one")
         return request
 
 
