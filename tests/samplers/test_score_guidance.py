@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import tiny_bundle
+from random_weights import random_weights
 
 from latentc.checkpoint import network_params
 from latentc.components.guidance.scores.event import log_normal_cdf
@@ -17,6 +18,7 @@ from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
 from latentc.lower import lower
+from latentc.measure.emitted import Emitted
 from latentc.spec import load_spec
 from latentc.verify.run import verify
 
@@ -230,6 +232,21 @@ def test_engines_and_emitted_sampler_agree(form: str, look: str, tmp_path: Path)
     more = (*seeing, "sampler.steps=3", f"sampler.guidance={terms}", f"target.form={form}")
     report = verify(tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY, *more)))
     assert report.ok, report.text()
+
+
+def test_calls_are_shown_within_a_gradient() -> None:
+    """As `verify` does where PyTorch diverges: the network is called on what is differentiated."""
+    pytest.importorskip("torch")
+    sampler = "{kind: ddim, steps: 2, guidance: {kind: score, score: {kind: event, above: 0.1}}}"
+    lowered = lower(spec := load_spec("digits_dit", None, [*TINY, f"sampler={sampler}"]))
+    own = random_weights(network_params(lowered, lowered.networks["main"]), RNG, 0.1)
+    emitted = Emitted(lowered, spec, {f"main.{name}": np.float32(a) for name, a in own.items()})
+    x, y, scale = RNG.standard_normal((2, 1, 8, 8)), np.array([3, 8]), np.array([1.0, 0.0])
+    given = {"x": np.float32(x), "y": y, "score_scale": np.float32(scale)}
+    program = lowered.programs[0]
+    operands = [given[v.name] for v in lowered.module.entry(program.entry).inputs]
+    calls = emitted.network_calls(program, {"main": ("forward",)}, operands)  # type: ignore[arg-type]
+    assert len(calls) >= 2 and np.array_equal(calls[0][2][0], given["x"])
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,12 @@ class Emitted:
         self, entry: ProgramEntry, methods: Mapping[str, Collection[str]], operands: Sequence[Array]
     ) -> list[tuple[str, str, list[Array]]]:
         """(network, method, operands) of each call of the `methods` {network: their names} while a program runs."""
-        found: list[tuple[str, str, list[Array]]] = []
+        found: list[tuple[str, str, list[Any]]] = []
+        kept = self.torch.func.debug_unwrap  # while a program differentiates, tensors are no arrays
 
         def watched(network: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             def call(*tensors: Any) -> Any:
-                found.append((network, name, [x.numpy().copy() for x in tensors]))
+                found.append((network, name, [kept(x.detach().clone()) for x in tensors]))
                 return method(*tensors)
 
             return call
@@ -134,7 +135,7 @@ class Emitted:
         finally:
             for network, name in places:
                 delattr(self.networks[network], name)
-        return found
+        return [(network, name, [x.numpy() for x in tensors]) for network, name, tensors in found]
 
     def _run(self, call: Callable[..., Any], operands: Sequence[Array]) -> list[Array]:
         with self.torch.no_grad():  # not inference_mode, because programs may differentiate
