@@ -655,7 +655,7 @@ SYSTEMS: dict[str, Tiny] = {
     "mean_flow_cifar10": Tiny(
         "mean_flow_cifar10",
         (
-            *(*DIGITS, "data.classes=0"),
+            *DIGITS,
             *under("backbone", UNET),
             *("backbone.block.head_channels=8", "conditioning.time.frequencies=16", "sampler.steps=2"),
         ),
