@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 from spec_mutations import depth, mutate
+from tiny_systems import SYSTEMS
 
 import latentc.resources as resources
 from latentc import components
@@ -54,6 +55,12 @@ def test_a_spoilt_spec_gives_a_spec_or_a_diagnostic(name: str, chance: random.Ra
         assert str(error).startswith("error[E")
     else:
         assert spec_from_text(resolved_yaml(spec)) == spec
+
+
+def test_every_tiny_system_loads() -> None:
+    """Also those that no other test takes yet."""
+    for system in SYSTEMS.values():
+        load_spec(system.spec, system.variant, list(system.sizes))
 
 
 def test_components_take_tuples_never_lists() -> None:
