@@ -122,7 +122,8 @@ class ProgramEntry:
     """A program of the bundle: `sample`, `encode`, …. Its statements start with the inputs as variables.
 
     Programs of the same name differ in `steps`; the first is the default. `max_batch` is the largest batch of one run,
-    null for no limit. `why`: the reason for the form.
+    null for no limit. `why`: the reason for the form. `branches`: of `exit_step`, the numbers of the predictions that
+    each step takes under guidance (see `exits`).
     """
 
     name: str
@@ -134,6 +135,7 @@ class ProgramEntry:
     inputs: tuple[Input, ...]
     outputs: tuple[ProgramOutput, ...]
     program: tuple[EngineCall | Loop, ...]
+    branches: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

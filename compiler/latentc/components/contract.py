@@ -227,6 +227,7 @@ class Program:
     `settings` are those that its sources name, `conditions` those that only this program asks a request for. `outputs`
     say what the entry's outputs are; none: samples of the field that the network models. `name` is `sample` for what
     draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.
+    `branches`: of a step from predictions, the numbers of those that each step takes under guidance.
     """
 
     entry: str
@@ -238,6 +239,7 @@ class Program:
     name: str = "sample"
     outputs: tuple[OutputField, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    branches: tuple[tuple[int, ...], ...] = ()
 
     def inputs(self, module: Module) -> tuple[Input, ...]:
         """The inputs of the program's entry in order, as `latentc_runtime.sources` makes them."""

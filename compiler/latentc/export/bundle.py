@@ -301,6 +301,7 @@ def _program(
         inputs=inputs,
         outputs=program_outputs(program, fn, variables, spec),
         program=tuple(statements),
+        branches=program.branches,
     )
 
 

@@ -28,6 +28,7 @@ class ClassifierFree(ScheduledGuidance, GuidanceTerm):
     arXiv:2211.09800) has `{without: [text]}` and `{without: [image], absent: [text]}`.
     """
 
+    OF_CONDITIONS: ClassVar[bool] = True
     MEMORY: ClassVar[bool] = True
 
     kind: Literal["classifier_free"]

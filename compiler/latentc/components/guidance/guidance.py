@@ -199,6 +199,9 @@ class GuidanceTerm(Part):
     """Whether it changes the score, evaluates at another state or draws numbers, so that no evaluation at one state
     shows it."""
 
+    OF_CONDITIONS: ClassVar[bool] = False
+    """Whether it only combines predictions, by the network that samples, with conditions left out."""
+
     MEMORY: ClassVar[bool] = False
     """Whether it can guide a network with memory, which has a branch with the conditions and one without."""
 

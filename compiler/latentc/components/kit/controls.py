@@ -62,12 +62,12 @@ def control_points(fn: Function) -> list[Point]:
     """
     if blocks := leading_blocks(fn):
         return [Point(node.outputs[0]) for node in blocks]
-    joins = _joins(fn)
-    skips = [Point(join.inputs[1], join) for join in reversed(joins)]
-    return [*skips, *(Point(join.inputs[0], join) for join in joins[:1])]
+    found = joins(fn)
+    skips = [Point(join.inputs[1], join) for join in reversed(found)]
+    return [*skips, *(Point(join.inputs[0], join) for join in found[:1])]
 
 
-def _joins(fn: Function) -> list[Node]:
+def joins(fn: Function) -> list[Node]:
     """The nodes that concatenate channels with a skip: earlier ones, of which the first follow."""
     before: dict[Value, set[Value]] = {}
     found: list[Node] = []
@@ -182,4 +182,4 @@ def _hint(value: Value) -> str:
     return re.sub(r"_\d+$", "", value.name)
 
 
-__all__ = ["CONTROL", "control_method", "control_points", "controlled", "leading_blocks"]
+__all__ = ["CONTROL", "control_method", "control_points", "controlled", "joins", "leading_blocks"]

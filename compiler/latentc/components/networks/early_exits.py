@@ -1,25 +1,28 @@
 """Heads and uncertainty estimates by which another network can be left early.
 
-Symbols: B batch, T tokens, D width, F features of the time.
+Symbols: B batch, C channels, T tokens, D width, F features of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Index
 from latentc.components.backbone import Backbone, public
+from latentc.components.blocks.unet.layers import conv
 from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Method, Network, Port
-from latentc.components.kit.exits import Cuts, cuts, head, trained
+from latentc.components.kit.exits import Cuts, cuts, factors, head, sizes, trained
 from latentc.components.parts import Problem, dense
 from latentc.ir.blocks import Item
-from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, module_class
-from latentc.ir.core import Origin
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.core import Origin, Value
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
 class EarlyExits(Backbone):
     """Exits after blocks of a denoiser (DeeDiff, Tang et al. 2023, arXiv:2309.17074; also called AdaDiff).
 
-    Each exit has a head like the network's own, and estimates from the tokens and the time the uncertainty of its
-    prediction, between 0 and 1. The loss term `early_exit` trains both; `sampler.exit` uses the exits.
+    Each exit has a head like the network's own, and estimates from the block's tokens and the time the uncertainty of
+    its prediction, between 0 and 1. The blocks of a U-Net are those on its way down, in its middle and on its way up,
+    in this order, and each place of a feature map is a token. Exits at a lower resolution have a linear layer that
+    restores that of the output, to which one of the U-Net's first features is added. The loss term `early_exit`
+    trains both; `sampler.exit` uses the exits.
     """
 
     kind: Literal["early_exits"]
@@ -38,7 +44,8 @@ class EarlyExits(Backbone):
     after: tuple[Index, ...] | None = Field(
         None,
         max_length=512,
-        description="blocks followed by an exit, counted from 1; null: all but the last",
+        description="blocks followed by an exit, counted from 1, those between lists of blocks included; null: all "
+        "but the last",
     )
     conditions: tuple[str, ...] | None = Field((), description="always empty: it takes the denoiser's features")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"exit"})
@@ -72,7 +79,7 @@ class EarlyExits(Backbone):
         return {**networks, self.network: trained(mb, network, cut), name: self._built(mb, name, spec, cut)}
 
     def _built(self, mb: ModuleBuilder, name: str, spec: Spec, cut: Cuts) -> Network:
-        """Its `forward`: time, the tokens of every exit, context -> the predictions, the uncertainties f32[B]."""
+        """Its `forward`: time, the features of every exit, context -> the predictions, the uncertainties f32[B]."""
         assert isinstance(spec.time, TimeFeatures) and cut.fn.origin is not None
         cls, count = cut.fn.origin.cls, Named(len(cut.after), "exits")
         last, context = head(mb, cut, f"{cls}Head"), cut.context
@@ -80,14 +87,20 @@ class EarlyExits(Backbone):
         origin = Origin(f"{cls}Exits", {**args, **spec.time.static(), "exits": count})
         b = Builder(mb, mb.unique(f"{cls}Exits.forward"), origin)
         t = b.input("t", f32(B))
-        tokens = [b.input(f"tokens_{i}", cut.tokens(number).type) for i, number in enumerate(cut.after)]
-        given = [b.input(v.name, v.type) for v in context]
+        given = [[_input(b, v, i, j) for j, v in enumerate(cut.features(n))] for i, n in enumerate(cut.after)]
+        told = {v: b.input("stem" if v is cut.stem else v.name, v.type) for v in context}
+        read = [told[v] for v in context][: len(mb.functions[last].inputs) - len(cut.last)]
         features = spec.time.features(b, t, **spec.time.static())
-        sizes = {"dim": tokens[0].shape[-1], "frequencies": features.shape[-1]}
-        heads = zip((Item("heads", i, count) for i in range(count)), tokens, strict=True)
-        predictions = [b.call(last, item, x, *given, args=args, out="prediction") for item, x in heads]
-        estimators = zip((Item("estimators", i, count) for i in range(count)), tokens, strict=True)
-        doubts = [b.sub(item, _estimator, x, features, out="doubt", **sizes) for item, x in estimators]
+        predictions, doubts = [], []
+        for i, (number, own) in enumerate(zip(cut.after, given, strict=True)):
+            item = Item("heads", i, count)
+            maps = [_restored(b, i, x, cut, number, told) for x in own] if cut.of_maps else own
+            predictions.append(b.call(last, item, *maps, *read, args=args, out="prediction"))
+        for i, own in enumerate(given):
+            item = Item("estimators", i, count)
+            x = _tokens(b, own, cut.of_maps)
+            dims = {"dim": x.shape[-1], "frequencies": features.shape[-1]}
+            doubts.append(b.sub(item, _estimator, x, features, out="doubt", **dims))
         b.output(*predictions, *doubts)
         made = b.finish("The prediction of every exit, and how uncertain each is.")
         mb.entries[f"{name}.forward"] = made
@@ -96,6 +109,57 @@ class EarlyExits(Backbone):
         ports = tuple(Port(v.name, public(v.type), role) for v, role in zip(fn.inputs, roles, strict=True))  # type: ignore[arg-type]
         outputs = tuple(Port(v.name, public(v.type), "output") for v in fn.outputs)
         return Network(name, {"forward": Method(made, ports, outputs)}, self.PROVIDES)
+
+
+def _input(b: Builder, value: Value, i: int, j: int) -> Var:
+    """The input with the features of exit `i`, the `j`-th of its block."""
+    return b.input(f"features_{i}" + (f"_{j}" if j else ""), value.type)
+
+
+def _tokens(b: Builder, features: Sequence[Var], of_maps: bool) -> Var:
+    """f32[B, T, D]: each place of maps [B, D, ...] a token; tokens of several features are joined."""
+    if not of_maps:
+        return features[0] if len(features) == 1 else b.concat(*features, axis=2, out="x")  # type: ignore[no-any-return]
+    (x,) = features
+    batch, channels, *space = x.shape
+    flat = b.reshape(x, shape=(batch, channels, math.prod(space)), out="x")
+    return b.transpose(flat, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
+
+
+def _restored(b: Builder, i: int, x: Var, cut: Cuts, number: int, told: Mapping[Value, Var]) -> Var:
+    """Maps as the tail reads them; those of a lower resolution, or of other channels, by a layer `restored_I`."""
+    (own,), (read,) = cut.features(number), cut.last
+    if sizes(own) == sizes(read):
+        return x
+    by = factors(own, read)
+    assert by is not None  # `cuts` has looked
+    stem = [] if cut.stem is None else [told[cut.stem]]
+    dims = {"channels": x.shape[1], "width": read.type.shape[1]}
+    dims |= {"entered": stem[0].shape[1]} if stem else {}
+    return b.sub(f"restored_{i}", _restoring(by, bool(stem)), x, *stem, out="x", **dims)  # type: ignore[no-any-return]
+
+
+@cache
+def _restoring(by: tuple[int, ...], with_stem: bool) -> BlockBody:
+    """Maps at a resolution that is `by` times as high along each axis: a linear map of each place, to which that of the
+    U-Net's first features is added."""
+    own, whole = (" ".join(axes[-len(by) :]) for axes in ("DHW", "IJK"))
+    shapes = {"x": f"B channels {own}", **({"stem": f"B entered {whole}"} if with_stem else {})}
+    order = [place for k in range(len(by)) for place in (2 + len(by) + k, 2 + k)]
+
+    @module_class("Restored", **shapes)
+    def forward(b: Builder, x: Var, *stem: Var, channels: int, width: int, **entered: int) -> Var:
+        """Maps [B, width, ...] at the output's resolution."""
+        batch, _, *space = x.shape
+        h = conv(b, "features", x, width * math.prod(by), 1, "torch", out="h")
+        if math.prod(by) > 1:
+            h = b.transpose(b.reshape(h, shape=(batch, width, *by, *space)), perm=(0, 1, *order))
+            h = b.reshape(h, shape=(batch, width, *(side * n for side, n in zip(space, by, strict=True))), out="h")
+        for first in stem:
+            h = b.add(h, conv(b, "stem", first, width, 1, "torch"), out="h")
+        return h
+
+    return forward
 
 
 @module_class("UncertaintyEstimator", x="B T dim", features="B frequencies")

@@ -206,7 +206,8 @@ class ArraySampler(GuidedSampler):
         if self.annealing is not None:
             yield from under("annealing", problems=self.annealing.problems(spec))
         if self.exit is not None and not misplaced:
-            yield from under("exit", problems=self.exit.problems(spec, self.table(target), self.guidance is not None))
+            terms = [term for _, term in self.terms()]
+            yield from under("exit", problems=self.exit.problems(spec, self.table(target), terms))
         yield from self.setting_problems(spec)
 
     def _idle(self, table: Table) -> Iterator[Problem]:
@@ -253,7 +254,8 @@ class ArraySampler(GuidedSampler):
         if self.classify is not None and f"{PROGRAM}.{self.classify.trials}" not in mb.entries:
             found.append(self.classify.program(mb, networks["main"], conditions, target, spec))
         if self.exit is not None and self.exit.dynamic:
-            found += self.exit.programs(mb, networks, conditions, self.table(target), spec)
+            guides = self.guides(mb, networks, target.process)
+            found += self.exit.programs(mb, networks, conditions, self.table(target), guides, spec)
         return tuple(found)
 
     def with_steps(self, steps: int) -> ArraySampler:

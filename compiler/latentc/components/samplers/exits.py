@@ -2,12 +2,13 @@
 
 By a plan, each step of the sampler's loop evaluates as many blocks as it says. At run time the host decides: programs
 `exit_1`, `exit_2`, … each run the blocks up to the next exit, and `exit_step` makes the sampler's step
-(`latentc_runtime.exits`). Symbols: B batch, N steps.
+(`latentc_runtime.exits`). Under classifier-free guidance a sample has branches, the predictions with and without
+conditions: a row of `exit_1` is one branch of a sample, and `exit_step` combines them. Symbols: B batch, N steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from pydantic import Field
 from latentc.components import Closed, Index
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import Contrast, GuidanceTerm, Guide
 from latentc.components.kit import Conditions, call, first_channels
 from latentc.components.kit.exits import Cuts, exit_methods, left, stage, with_exits
 from latentc.components.parts import Problem
+from latentc.components.samplers.guided import column, extrapolated, left_out
 from latentc.components.samplers.table import LINEAR, Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B, TensorType
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from latentc.components.samplers.program import Early
     from latentc.spec.schema import Spec
 
-NAME = "exit"
+NAME, STEP, BRANCH = "exit", "step", "branch"
 
 
 class EarlyExit(Closed):
@@ -47,7 +50,7 @@ class EarlyExit(Closed):
     def needs(self) -> tuple[Need, ...]:
         return (Need(self.network, "exit", place=("exit", "network"), who="sampling with early exits"),)
 
-    def problems(self, spec: Spec, table: Table, guided: bool) -> Iterator[Problem]:
+    def problems(self, spec: Spec, table: Table, terms: Sequence[GuidanceTerm]) -> Iterator[Problem]:
         """What does not fit; paths relative to this section."""
         if spec.optimize.stitch is not None or spec.optimize.cache is not None:
             message = "early exits cannot be combined with stitching or caching"
@@ -62,10 +65,19 @@ class EarlyExit(Closed):
                 behind = "each" if numbers is None else ", ".join(map(str, numbers))
                 yield Problem(("after", i), f"there is no exit after block {number}", f"exits follow {behind}")
         plain = table.body is LINEAR and not table.history and table.tail is None and table.clip_state is None
-        if self.dynamic and (guided or table.stochastic or not plain or table.clip is not None):
-            what = "with guidance" if guided else f"in steps of `{table.solver}`"
-            message = f"exits can be chosen at run time only in first-order steps without noise, not {what}"
-            yield Problem(("dynamic",), message, "use `ddim` or `euler` and `guidance: null`, or `after`")
+        if self.dynamic and (table.stochastic or not plain or table.clip is not None):
+            message = "exits can be chosen at run time only in first-order steps without noise"
+            yield Problem(
+                ("dynamic",), f"{message}, not in steps of `{table.solver}`", "use `ddim` or `euler`, or `after`"
+            )
+        for term in terms if self.dynamic else ():
+            if not term.OF_CONDITIONS:
+                message = "exits can be chosen at run time only under classifier-free guidance"
+                mend = "use `classifier_free` or `guidance: null`, or `after`"
+                yield Problem(("dynamic",), f"{message}, not with `{term.kind}`", mend)
+            elif term.name in (STEP, BRANCH):
+                message = f"a guidance scale cannot be named `{term.name}` if exits are chosen at run time"
+                yield Problem(("dynamic",), message, "choose another `name` for it")
 
     def _cut(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Cuts:
         backbone = spec.networks[self.network]
@@ -85,27 +97,30 @@ class EarlyExit(Closed):
     # ---- at run time
 
     def programs(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network], conditions: Conditions, table: Table, spec: Spec
-    ) -> list[Program]:
-        """`exit_1`, …: the state (or the tokens after the exit before), the step f32[B] -> the tokens after the
-        next exit, its prediction and uncertainty; the last: the prediction. `exit_step`: state, prediction -> state."""
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], conditions: Conditions, table: Table,
+        guides: Sequence[Guide], spec: Spec,
+    ) -> list[Program]:  # fmt: skip
+        """`exit_1`, …: the state (or the features after the exit before), the step f32[B] -> those after the
+        next exit, its prediction and uncertainty; the last: the prediction. `exit_step`: predictions -> state."""
         cut = self._cut(mb, networks, spec)
         ends = (*cut.after, len(cut.blocks))
+        absent = _branches(guides, conditions)
         stages = [
-            self._stage(mb, networks, conditions, table, cut, i, first, last)
+            self._stage(mb, networks, conditions, table, absent, cut, i, first, last)
             for i, (first, last) in enumerate(zip((0, *cut.after), ends, strict=True))
         ]
-        return [*stages, _step(mb, networks["main"], table)]
+        return [*stages, _step(mb, networks["main"], table, guides, conditions)]
 
     def _stage(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network], conditions: Conditions, table: Table, cut: Cuts,
-        i: int, first: int, last: int,
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], conditions: Conditions, table: Table,
+        absent: Sequence[frozenset[str]], cut: Cuts, i: int, first: int, last: int,
     ) -> Program:  # fmt: skip
         main, exits, name = networks["main"], networks[self.network], f"{NAME}_{i + 1}"
         b = mb.function(f"{name}.{table.steps}")
         method = stage(mb, main, cut, first, last)
         own = Network(main.name, {name: method}, main.provides)
         sources: dict[str, Source] = {}
+        settings: list[Setting] = []
         asked: list[Condition] = []
 
         def array(key: str, type: TensorType) -> Var:
@@ -119,8 +134,10 @@ class EarlyExit(Closed):
             state = main.methods["forward"].input("state")
             x, told = array(state.name, state.type), conditions.operands(b, conditions.inputs(b))
             sources |= conditions.sources()
-        step = b.cast(b.input("step", f32(B)), to="i64", out="row")
-        sources["step"] = SettingSource("step")
+            if len(absent) > 1:
+                branch = _index(b, BRANCH, sources, settings, len(absent))
+                told = _of_branch(b, branch, absent, conditions, told)
+        step = _index(b, STEP, sources, settings, table.steps)
         time = b.take(b.constant(table.columns["t"], out="t_table"), step, axis=0, out="t")
         outs = " ".join(port.name for port in method.outputs)
         if first:
@@ -134,38 +151,91 @@ class EarlyExit(Closed):
         if last < len(cut.blocks):
             found = dict(zip((port.name for port in method.outputs), values, strict=True))
             found = {**(given if first else {}), **found}
-            functions = exit_methods(mb, exits, last, i)
-            tokens = found[cut.tokens(last).name]
+            functions = exit_methods(mb, exits, cut, last)
+            features = [found[v.name] for v in cut.features(last)]
             context = [found[v.name] for v in cut.context]
-            results.append(b.call(functions[0], exits.name, tokens, *context, out="prediction"))
-            results.append(b.call(functions[1], exits.name, tokens, time, out="uncertainty"))
+            results.append(b.call(functions[0], exits.name, *features, *context, out="prediction"))
+            results.append(b.call(functions[1], exits.name, *features, time, out="uncertainty"))
             fields += [OutputField("prediction"), OutputField("uncertainty")]
         else:
             fields = [OutputField("prediction")]
         b.output(*results)
         mb.entries[b.name] = b.finish(doc=f"Blocks {first + 1} to {last}, and the exit after them.")
-        settings = (Setting("step", 0.0, 0.0, table.steps - 1.0),)
-        return Program(
-            b.name, name, table.steps, 1, sources, settings, name, outputs=tuple(fields), conditions=tuple(asked)
-        )
+        return Program(b.name, name, table.steps, 1, sources, tuple(settings), name, tuple(fields), tuple(asked))
 
 
-def _step(mb: ModuleBuilder, main: Network, table: Table) -> Program:
-    """The program that makes a step of the sampler, from a prediction."""
+def _branches(guides: Sequence[Guide], conditions: Conditions) -> list[frozenset[str]]:
+    """The conditions left out of each prediction that guidance combines; the first is with all."""
+    found = [frozenset[str]()]
+    for guide in guides:
+        found += [absent for absent in _pair(guide, conditions) if absent not in found]
+    return found
+
+
+def _pair(guide: Guide, conditions: Conditions) -> tuple[frozenset[str], frozenset[str]]:
+    """The conditions left out of a term's better prediction, and of its worse."""
+    assert isinstance(guide.how, Contrast)  # `problems` has looked
+    return left_out(guide.how, tuple(name for name, condition in conditions.items() if condition.nullable))
+
+
+def _of_branch(
+    b: Builder, branch: Var, absent: Sequence[frozenset[str]], conditions: Conditions, told: Mapping[str, Var]
+) -> dict[str, Var]:
+    """The operands of each row's branch i64[B]."""
+    found = dict(told)
+    for number, names in enumerate(absent[1:], 1):
+        own = b.equal(branch, number, out="own")
+        for key, null in conditions.null(b, told, sorted(names)).items():
+            x = found[key]
+            if null is not told[key]:
+                chosen = b.reshape(own, shape=(own.shape[0], *[1] * (x.type.rank - 1))) if x.type.rank > 1 else own
+                found[key] = b.where(chosen, null, x, out=key)
+    return found
+
+
+def _step(mb: ModuleBuilder, main: Network, table: Table, guides: Sequence[Guide], conditions: Conditions) -> Program:
+    """The program that makes a step of the sampler, from the prediction of every branch."""
     b, name = mb.function(f"{NAME}_step.{table.steps}"), f"{NAME}_step"
     forward = main.methods["forward"]
     state, made = forward.input("state"), forward.output()
-    x, output = b.input(state.name, state.type), b.input("prediction", made.type)
-    row = b.cast(b.input("step", f32(B)), to="i64", out="row")
+    absent = _branches(guides, conditions)
+    types = {state.name: state.type} | {f"prediction_{i}" if i else "prediction": made.type for i in range(len(absent))}
+    x, *predictions = (b.input(key, type) for key, type in types.items())
+    sources: dict[str, Source] = {key: ConditionSource(key) for key in types}
+    settings: list[Setting] = []
+    row = _index(b, STEP, sources, settings, table.steps)
+    progress = [float(p) for p in table.progress[:, 0]]
+    taken: list[set[int]] = [{0} for _ in progress]
+    output = first_channels(b, predictions[0], x)
+    for guide in guides:
+        better, worse = (absent.index(one) for one in _pair(guide, conditions))
+        weights = guide.weights(progress)
+        for branches, weight in zip(taken, weights, strict=True):
+            branches |= {better, worse} if weight != 0.0 else set()
+        if guide.input not in sources:
+            sources[guide.input] = SettingSource(guide.setting)
+            settings.append(Setting(guide.setting, guide.default))
+        scale = b.given(guide.input) or b.input(guide.input, f32(B))
+        weight = b.take(b.constant(weights, out="weights"), row, axis=0)
+        gain = column(b, b.mul(scale - 1.0, weight, out="gain"), x, "gain")
+        assert isinstance(guide.how, Contrast)
+        channels = guide.how.channels or int(x.shape[1])
+        output = extrapolated(b, output, predictions[better], predictions[worse], gain, channels)
     k = table.columns
     of_x = _scaled(b, x, (k["x"] + k["d"] * k["d_x"]) * _prior(table), row, "of_x")
-    b.output(b.add(of_x, _scaled(b, first_channels(b, output, x), k["d"] * k["d_output"], row, "of_output"), out="x"))
-    mb.entries[b.name] = b.finish(doc=f"A step of {table.solver}, from a prediction.")
-    types = {state.name: state.type, "prediction": made.type}
+    b.output(b.add(of_x, _scaled(b, output, k["d"] * k["d_output"], row, "of_output"), out="x"))
+    mb.entries[b.name] = b.finish(doc=f"A step of {table.solver}, from the prediction of every branch.")
     asked = tuple(_array(key, type) for key, type in types.items())
-    sources: dict[str, Source] = {**{key: ConditionSource(key) for key in types}, "step": SettingSource("step")}
-    settings = (Setting("step", 0.0, 0.0, table.steps - 1.0),)
-    return Program(b.name, name, table.steps, 1, sources, settings, name, (OutputField("x"),), asked)
+    every = tuple(tuple(sorted(one)) for one in taken) if guides else ()
+    outputs = (OutputField("x"),)
+    return Program(b.name, name, table.steps, 1, sources, tuple(settings), name, outputs, asked, every)
+
+
+def _index(b: Builder, name: str, sources: dict[str, Source], settings: list[Setting], count: int) -> Var:
+    """Adds an input i64[B] from 0 to `count` - 1, which is a setting of this name."""
+    sources[name] = SettingSource(name)
+    settings.append(Setting(name, 0.0, 0.0, count - 1.0))
+    return b.cast(b.input(name, f32(B)), to="i64", out="row" if name == STEP else name)  # type: ignore[no-any-return]
 
 
 def _array(name: str, type: TensorType) -> Condition:

@@ -101,7 +101,7 @@ def prediction(
     guided = _contrasted(b, how, request, row, x, time, which, memory, noise or {}, clip)
     for guide, correction in how.corrections:
         mean = call(b, correction.network, "forward", request.operands, state=x, time=time, out="mean")
-        first, scale = _first(b, guided, state_channels(how.network)), _column(b, request.scales[guide.input], x)
+        first, scale = _first(b, guided, state_channels(how.network)), column(b, request.scales[guide.input], x)
         if correction.kept is None:
             change = b.mul(scale, b.op("sub", mean, first), out="correction")
         else:
@@ -134,7 +134,7 @@ def _contrasted(
         ((guide, contrast),) = contrasts
         weight, scale = row.get(weight_column(guide, which), 1.0), request.scales[guide.input]
         scale = scale if isinstance(weight, float) else scale_at(b, scale, weight)
-        null = request.null(b, told, tuple(sorted(_left_out(contrast, request.nullable)[1])))
+        null = request.null(b, told, tuple(sorted(left_out(contrast, request.nullable)[1])))
         first = contrast.channels or state_channels(how.network)
         channels = None if first == output_channels(how.network) else first
         out = names("guided", memory) if memory else ""
@@ -143,10 +143,10 @@ def _contrasted(
     branches = Branches(b, how.network, memory or []) if memory else None
 
     known: dict[tuple[str, frozenset[str]], tuple[Var, ...]] = {}
-    asked = [(_left_out(c, request.nullable)[0], c.degrade.METHOD) for _, c in contrasts if c.degrade is not None]
+    asked = [(left_out(c, request.nullable)[0], c.degrade.METHOD) for _, c in contrasts if c.degrade is not None]
     shown = {absent: method for absent, method in asked if method != "forward"}
     sampled = next((c for _, c in contrasts if c.better is not None), Contrast())
-    usual, base = sampled.better, _left_out(sampled, request.nullable)[0]
+    usual, base = sampled.better, left_out(sampled, request.nullable)[0]
 
     def predicted(
         network: Network,
@@ -180,7 +180,7 @@ def _contrasted(
     output, channels = predicted(how.network, base)[0], state_channels(how.network)
     guided = _first(b, output, channels)
     for guide, contrast in contrasts:
-        absent, without = _left_out(contrast, request.nullable)
+        absent, without = left_out(contrast, request.nullable)
         better, *seen = predicted(how.network, absent)
         if contrast.degrade is None:
             by = contrast.network or how.network
@@ -197,13 +197,13 @@ def _contrasted(
             worse = predicted(how.network, absent, state, guide.input.removesuffix("_scale"))[0]
         gain, weight = request.scales[guide.input] - 1.0, row.get(weight_column(guide, which), 1.0)
         gain = gain if isinstance(weight, float) else b.mul(gain, weight, out="gain")
-        guided = _extrapolated(b, guided, better, worse, _column(b, gain, x, "gain"), contrast.channels or channels)
+        guided = extrapolated(b, guided, better, worse, column(b, gain, x, "gain"), contrast.channels or channels)
     if branches is not None and memory is not None:
         memory[:] = branches.left()
     return _with_rest(b, guided, output)
 
 
-def _column(b: Builder, v: Var, like: Var, out: str = "scale") -> Var:
+def column(b: Builder, v: Var, like: Var, out: str = "scale") -> Var:
     """v f32[B] as [B, 1, ...], of the rank of `like`."""
     return b.reshape(v, shape=(v.shape[0], *(1,) * (like.type.rank - 1)), out=out)  # type: ignore[no-any-return]
 
@@ -226,13 +226,13 @@ def output_channels(network: Network) -> int:
     return int(network.methods["forward"].output().type.shape[1])  # type: ignore[arg-type]
 
 
-def _left_out(contrast: Contrast, nullable: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+def left_out(contrast: Contrast, nullable: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
     """The conditions left out of the better prediction, and of the worse."""
     without = nullable if contrast.without is None else contrast.without
     return frozenset(contrast.absent), frozenset((*contrast.absent, *without))
 
 
-def _extrapolated(b: Builder, x: Var, better: Var, worse: Var, gain: Var, channels: int) -> Var:
+def extrapolated(b: Builder, x: Var, better: Var, worse: Var, gain: Var, channels: int) -> Var:
     """x + gain * (better - worse), in the first `channels` channels."""
     contrast = _first(b, better, channels) - _first(b, worse, channels)
     guided = b.add(_first(b, x, channels), b.mul(gain, contrast, out="change"), out="guided")
