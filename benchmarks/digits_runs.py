@@ -96,7 +96,13 @@ RUNS: dict[str, Run] = {
     "can": Run("can", (*PLAIN, *TRANSFORMER)),
     "diffmoe": Run("diffmoe", (*PLAIN, *TRANSFORMER, "backbone.interleaved.experts=4")),
     "dit_moe": Run("dit_moe", (*PLAIN, *TRANSFORMER, *under("backbone.block.feed_forward", "experts=4", "ratio=1"))),
-    "uni_perceiver_moe": Run("uni_perceiver_moe", (*PLAIN, *TRANSFORMER, "backbone.interleaved.experts=4")),
+    "uni_perceiver_moe": Run(
+        "uni_perceiver_moe",
+        (
+            *(*PLAIN, *TRANSFORMER, "backbone.interleaved.experts=4"),
+            *under("backbone.interleaved_mixer", "heads=4", "routed.experts=4"),
+        ),
+    ),
     "adm": Run(
         "adm",
         (

@@ -357,7 +357,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "uni_perceiver_moe": (
         "the sizes of DiT's and the experts' layers, added up",
-        {("B", "main"): 332_247_584, ("L", "main"): 1_175_631_904},
+        {("B", "main"): 435_056_672, ("L", "main"): 1_541_015_584},
     ),
     "d_jepa": (
         "D-JEPA/djepa-imagenet: the totals in comments of models/djepa.py, which leave out its two embeddings of 256 "

@@ -265,6 +265,18 @@ def drop_path(x: Tensor, rate: Tensor | float, training: bool) -> Tensor:
     return x * (kept / (1 - rate)).type_as(x)
 
 
+def with_normal_noise(x: Tensor, scale: float, training: bool) -> Tensor:
+    """In training, x plus `scale` times standard normal noise."""
+    return x + scale * torch.randn_like(x) if training else x
+
+
+def with_gumbel_noise(x: Tensor, scale: float, training: bool) -> Tensor:
+    """In training, x plus `scale` times standard Gumbel noise."""
+    if not training:
+        return x
+    return x - scale * torch.empty_like(x).exponential_().log()
+
+
 def posterior_mean(
     x: Tensor, data: Tensor, level: Tensor, group: Tensor | None = None, extra: float | None = None
 ) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from latentc import api
 from latentc.checkpoint import network_params
-from latentc.components.blocks.feed_forwards.attribute_experts import merged_linear
+from latentc.components.blocks.merged_experts import merged_linear
 from latentc.diagnostics import DiagnosticError
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder
@@ -58,7 +58,7 @@ def test_merged_layers_of_the_authors(name: str) -> None:
 
 
 def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """A DiT of two blocks, of which the second has experts whose layers are merged for each sample."""
+    """A DiT of two blocks, of which the second has experts, in attention too, merged for each sample."""
 
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
@@ -66,21 +66,22 @@ def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torc
     def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, (8,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
 
-    def experts(name: str, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    def gates(name: str, c: torch.Tensor) -> torch.Tensor:
         norm = w[f"{name}.router.norm.weight"], w[f"{name}.router.norm.bias"]
-        scores = linear(
-            f"{name}.router.gate", F.layer_norm(linear(f"{name}.router.transform", c), (8,), *norm)
-        ).softmax(-1)
-        made = []
-        for row, gates in zip(h, scores, strict=True):
-            best = gates.topk(2)
-            share = best.values / best.values.sum()
-            for part in ("fc1", "fc2"):
-                weight, bias = (w[f"{name}.{part}.{kind}"][best.indices] for kind in ("weight", "bias"))
-                row = F.linear(row, torch.tensordot(share, weight, 1), torch.tensordot(share, bias, 1))
-                row = F.gelu(row) if part == "fc1" else row
-            made.append(row)
-        return torch.stack(made)
+        tag = F.layer_norm(linear(f"{name}.router.transform", c), (8,), *norm)
+        return linear(f"{name}.router.gate", tag).softmax(-1)
+
+    def merged(name: str, row: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+        best = gates.topk(2)
+        share = best.values / best.values.sum()
+        weight, bias = (w[f"{name}.{kind}"][best.indices] for kind in ("weight", "bias"))
+        return F.linear(row, torch.tensordot(share, weight, 1), torch.tensordot(share, bias, 1))
+
+    def layers(name: str, layer: str, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """One layer, of a sample's experts if there are some."""
+        if f"{name}.router.gate.weight" not in w:
+            return linear(f"{name}.{layer}", x)
+        return torch.stack([merged(f"{name}.{layer}", *each) for each in zip(x, gates(name, c), strict=True)])
 
     angles = t[:, None] * torch.exp(-math.log(10000) * torch.arange(4) / 4)
     c = linear("t_embedder.fc2", F.silu(linear("t_embedder.fc1", torch.cat([angles.cos(), angles.sin()], -1))))
@@ -94,13 +95,15 @@ def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torc
     for i in range(2):
         shift, scale, gate, *second = linear(f"blocks.{i}.adaLN", F.silu(c)).chunk(6, -1)
         q, k, v = (
-            linear(f"blocks.{i}.attn.qkv", modulated(h, shift, scale)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            layers(f"blocks.{i}.attn", "qkv", modulated(h, shift, scale), c)
+            .unflatten(-1, (3, 2, 4))
+            .permute(2, 0, 3, 1, 4)
         )
         a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        h = h + gate[:, None] * linear(f"blocks.{i}.attn.proj", a)
+        h = h + gate[:, None] * layers(f"blocks.{i}.attn", "proj", a, c)
         m = modulated(h, *second[:2])
         if i:
-            m = experts(f"blocks.{i}.mlp", m, c)
+            m = layers(f"blocks.{i}.mlp", "fc2", F.gelu(layers(f"blocks.{i}.mlp", "fc1", m, c)), c)
         else:
             m = linear(f"blocks.{i}.mlp.fc2", F.gelu(linear(f"blocks.{i}.mlp.fc1", m), approximate="tanh"))
         h = h + second[2][:, None] * m
@@ -113,6 +116,7 @@ def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torc
 def test_the_routed_network(backend: api.Backend, tmp_path: Path) -> None:
     sizes = [*TINY[:1], "backbone.width=8", "backbone.depth=2", "backbone.block.mixer.heads=2", TINY[-1]]
     sizes += ["conditioning.time.frequencies=8", "backbone.interleaved.experts=4", "backbone.interleaved.ratio=2"]
+    sizes += ["backbone.interleaved_mixer.heads=2", "backbone.interleaved_mixer.routed.experts=4"]
     lowered, rng = lower(load_spec("uni_perceiver_moe", "B", sizes)), np.random.default_rng(0)
     weights = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.4)
     write_safetensors(tmp_path / "w.safetensors", {n: Array(a.astype(np.float32)) for n, a in weights.items()})
@@ -138,6 +142,45 @@ def test_a_sample_goes_through_the_experts_of_its_class() -> None:
     for i in range(3):
         (alone,) = oracle.run("main.forward", x[i : i + 1], t[i : i + 1], y[i : i + 1])
         np.testing.assert_allclose(both[i : i + 1], alone, atol=1e-10)
+
+
+ROUTED = "{kind: attention, heads: 2, routed: {experts: 3, chosen: 2}}"
+WINDOWS = "{kind: windows, size: 3, mixer: {kind: attention, heads: 2}}"
+
+
+def test_bits_of_a_task_choose_experts_beside_the_class() -> None:
+    bits = ["data={kind: npz, path: x.npz, fields: {x: {shape: [1, 8, 8]}, y: {classes: 3}, bits: {shape: [8]}}}"]
+    bits += [*TINY[1:], "conditioning.bits={kind: vector}", f"backbone.block.mixer={ROUTED}"]
+    lowered, rng = lower(load_spec("dit", None, bits)), np.random.default_rng(0)
+    weights = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.5)
+    names = [port.name for port in lowered.networks["main"].methods["forward"].inputs]
+    given = {"x": rng.standard_normal((2, 1, 8, 8)), "t": np.full(2, 5.0), "y": np.array([1, 1])}
+    given["bits"] = np.array([[1, 0, 0, 1, 1, 0, 0, 0], [1, 0, 0, 1, 0, 1, 1, 0.0]])
+    given["x"][1] = given["x"][0]
+    (out,) = Interpreter(lowered.module, weights).run("main.forward", *(given[name] for name in names))
+    assert error(out[0], out[1]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "override", "told"),
+    [
+        ("digits_tarflow", f"backbone.block.mixer={ROUTED[:-1]}, causal: true}}", "does not pass it to the mixer"),
+        ("dit", f"backbone.block.mixer={{kind: windows, size: 2, mixer: {ROUTED}}}", "cannot depend on the condition"),
+        ("dit", f"backbone.block.mixer={ROUTED[:-1]}, adapter: {{}}}}", "which have no `adapter`"),
+        ("dit", f"backbone.block.mixer={ROUTED.replace('chosen: 2', 'chosen: 4')}", "exceed `experts`"),
+        ("dit", f"backbone.block.mixer={ROUTED.replace('chosen: 2', 'noise_std: 2.0')}", "without `noise`"),
+        ("dit", "backbone.interleaved_mixer={kind: attention, heads: 3}", "3 heads do not divide"),
+        (
+            "dit",
+            "backbone.interleaved_mixer={kind: windows, size: 3, mixer: {kind: attention, heads: 2}}",
+            "do not tile",
+        ),
+    ],
+)
+def test_experts_that_do_not_fit_are_refused(spec: str, override: str, told: str) -> None:
+    sizes = [override] if spec != "dit" else [*TINY, override]
+    with pytest.raises(DiagnosticError, match=told):
+        load_spec(spec, None, sizes)
 
 
 def test_blocks_that_do_not_tell_the_condition_are_refused() -> None:

@@ -372,6 +372,12 @@ def drop_path(d: Draw) -> Case:
     return Case([d.floats(d.lead(), d.int(1, 3)), d.floats(low=0, high=0.9)], lambda x, rate: x)
 
 
+@case("training_noise")
+def training_noise(d: Draw) -> Case:
+    attrs = {"mode": d.choose(("normal", "gumbel")), "scale": 0.5}
+    return Case([d.floats(*d.shape())], lambda x: x, attrs)
+
+
 @case("auxiliary_loss")
 def auxiliary_loss(d: Draw) -> Case:
     return Case([d.floats(*d.shape()), d.floats()], lambda x, loss: x)

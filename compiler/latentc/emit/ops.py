@@ -213,6 +213,10 @@ def _timestep(p: Printer, n: Node) -> Text:
     )
 
 
+def _training_noise(p: Printer, n: Node) -> Text:
+    return call(p.helper(f"with_{n.attrs['mode']}_noise"), [p.arg(n.inputs[0]), literal(n.attrs["scale"]), p.training])
+
+
 def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"] = "") -> Row:
     """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how it is told."""
 
@@ -296,6 +300,7 @@ TORCH: dict[str, Row] = {
     "timestep_embedding": _timestep,
     "dropout": lambda p, n: call("F.dropout", [p.arg(n.inputs[0]), literal(n.attrs["p"]), p.training]),
     "drop_path": _helper("drop_path", training="last"),
+    "training_noise": _training_noise,
     "posterior_mean": _helper("posterior_mean", "extra"),
     "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),
     "experts": _helper("routed_experts"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from latentc.ir.core import Node, Value
 
-PURE_EXCEPT = ("dropout", "drop_path", "call", "guided", "loop")
+PURE_EXCEPT = ("dropout", "drop_path", "training_noise", "call", "guided", "loop")
 
 
 @dataclass(frozen=True)

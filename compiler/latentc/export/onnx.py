@@ -21,7 +21,7 @@ from latentc.passes.inline import inline
 OPSET = 23
 """The default opset: the first with Attention, RMSNormalization and RotaryEmbedding."""
 
-_UNUSED: tuple[str, ...] = ("dropout", "drop_path", "auxiliary_loss")  # legal only at stage train
+_UNUSED: tuple[str, ...] = ("dropout", "drop_path", "training_noise", "auxiliary_loss")  # legal only at stage train
 _BOOL = i64().with_dtype("bool")
 
 

@@ -423,6 +423,8 @@ class Appending:
     def drop_path(self, x: Operand, rate: Operand, /, *, out: str = ...) -> Var:
         """in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 -
         rate)."""
+    def training_noise(self, x: Operand, /, *, mode: str, scale: float | None, out: str = ...) -> Var:
+        """x; in training plus `scale` times standard noise: `mode` is normal or gumbel."""
     def training_passes(self, count: Operand, /, *, otherwise: float, out: str = ...) -> Var:
         """how often the network has run in training: `count` [1], which each of these runs then raises by 1; in
         inference the number `otherwise`."""

@@ -44,7 +44,9 @@ _KINDS: list[tuple[str, Mapping[str, object]]] = [
     ("reduce", REDUCE),
 ]
 # Ops that are not drawn: arrows pass through them.
-_HIDDEN = frozenset({"constant", "reshape", "broadcast_to", "cast", "stop_gradient", "dropout", "drop_path"})
+_HIDDEN = frozenset(
+    {"constant", "reshape", "broadcast_to", "cast", "stop_gradient", "dropout", "drop_path", "training_noise"}
+)
 _LINE, _PAD, _GAP_X, _GAP_Y, _MARGIN = 15, 10, 26, 38, 28
 _MOST_ARROWS = 8  # from one box
 _SLOT = 14  # width of an arrow in a layer that it passes

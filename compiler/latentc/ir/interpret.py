@@ -112,7 +112,7 @@ class Interpreter:
                 if self.training:
                     self.auxiliary.append(xs[1])
                 return xs[:1]
-            case "dropout" | "drop_path":
+            case "dropout" | "drop_path" | "training_noise":
                 return xs[:1]  # as in inference
         row = OPS[node.op]
         assert row.evaluate is not None, node.op

@@ -209,7 +209,7 @@ class _Run:
         if drops:
             self.copies += node.outputs[0].type.count()  # the mask, one byte per element
             return
-        if op == "drop_path":  # a factor per sample
+        if op in ("drop_path", "training_noise"):  # a factor per sample, or nothing
             return
         if self.of.matrix_only and op not in MATRIX:
             return

@@ -6,6 +6,7 @@ Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method, asks
+from latentc.components.blocks.block import Block
 from latentc.components.blocks.generated import generated_patches
 from latentc.components.capabilities import Capability, Role, routed_method
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
@@ -29,7 +31,7 @@ from latentc.components.networks._routes import (
     projector,
 )
 from latentc.components.networks._told_blocks import ToldBlocks
-from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, a_divisor, dense
+from latentc.components.parts import BlockCondition, Norm, Positions, Problem, Weights, a_divisor, dense
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -56,6 +58,9 @@ class PatchTransformer(ToldBlocks):
     )
     interleaved: Annotated[Component | None, OneOf("blocks/feed_forwards")] = Field(
         None, description="feed-forward of every second block, starting with the second; null: that of `block`"
+    )
+    interleaved_mixer: Annotated[Component | None, OneOf("blocks/mixers")] = Field(
+        None, description="mixer of every second block, likewise; null: that of `block`"
     )
     generated_patches: bool = Field(
         False, description="the patch embedding's weight is a learned weight plus a linear map of the condition (CAN)"
@@ -113,14 +118,31 @@ class PatchTransformer(ToldBlocks):
             else:
                 grid = height // self.patch
         yield from self.block.problems_of_width(self.width, grid, any_heads=True)
+        yield from self._problems_of_second(grid)
         yield from self.problems_of_conditions(spec)
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
         yield from self._problems_of_training()
-        if self.routes and self.block.spatial:
+        if self.routes and (self.block.spatial or self.second.spatial):
             message = (
                 f"the tokens left after others skip blocks are not a square, but `{self.block.mixer.kind}` needs one"
             )
             yield Problem(("routes",), message, "use a mixer of sequences, such as `{kind: attention}`")
+
+    def _problems_of_second(self, grid: int | None) -> Iterator[Problem]:
+        """What is wrong with every second block alone, at the fields that make it another."""
+        known = {problem.path for problem in self.block.problems_of_width(self.width, grid, any_heads=True)}
+        fields = {"mixer": "interleaved_mixer", "feed_forward": "interleaved"}
+        for problem in self.second.problems_of_width(self.width, grid, any_heads=True):
+            if problem.path in known:
+                continue
+            changed = [own for part, own in fields.items() if problem.path[1:2] == (part,)]
+            changed += [own for own in ("interleaved_mixer", "interleaved") if getattr(self, own) is not None]
+            yield replace(problem, path=(changed[0], *problem.path[2:]))
+        first, second = (block.parts()[0] for block in (self.block, self.second))
+        sizes = [mixer.head_size(self.width) for mixer in (first, second)]
+        if any(getattr(p, "ROTARY", False) for p in (self.positions, self.rotary)) and sizes[0] != sizes[1]:
+            message = f"rotary positions turn heads of {sizes[0]} channels, but these have {sizes[1]}"
+            yield Problem(("interleaved_mixer",), message, "use as many `heads` in both mixers")
 
     def _problems_of_sequence(self, spec: Spec) -> Iterator[Problem]:
         if self.patch != 1:
@@ -164,12 +186,19 @@ class PatchTransformer(ToldBlocks):
     def _tokens(self, shape: tuple[int, ...]) -> int:
         return shape[1] if len(shape) == 2 else (shape[1] // self.patch) ** 2
 
+    @property
+    def second(self) -> Block:
+        """Every second block, starting with the second."""
+        own = {"mixer": self.interleaved_mixer, "feed_forward": self.interleaved}
+        given = {name: part for name, part in own.items() if part is not None}
+        return self.block.model_copy(update=given) if given else self.block
+
     def _interleaved_sizes(self) -> dict[str, Any]:
-        """The sizes of the interleaved feed-forward, by the names that it gives them."""
-        return self.interleaved.static(self.width) if isinstance(self.interleaved, FeedForward) else {}
+        """The sizes of every second block, by the names that it gives them, if it is another."""
+        return {} if self.second is self.block else self.second.static(self.width)
 
     def interleaved_names(self) -> dict[str, str]:
-        """{size of the interleaved feed-forward: the network's static argument that gives it}."""
+        """{size of every second block, if it is another: the network's static argument that gives it}."""
         first = self.block.static(self.width)
         return {
             k: k if first.get(k, size) == size else f"interleaved_{k}" for k, size in self._interleaved_sizes().items()
@@ -258,8 +287,8 @@ def _network(
     assert beside is None or isinstance(beside, Positions)
     first = condition.block(mixer, feed_forward, norm, config.weights)
     second = first
-    if isinstance(config.interleaved, FeedForward):
-        second = condition.block(mixer, config.interleaved, norm, config.weights)
+    if config.second is not config.block:
+        second = condition.block(*config.second.parts()[:3], config.weights)
         second = BlockBody(second.body, f"Interleaved{second.cls}", second.method, second.shapes)
     count = len(ports_of(entries))
 
@@ -312,8 +341,9 @@ def _network(
         skipping = bool(training or skips)
         routes = Routing(config.routes, config.depth, others[count:], [static[n] for n in names]) if skipping else None
         features: tuple[Var, ...] = ()
-        seconds = {k: size for k, size in sizes.items() if k not in feed_forward.static(int(width))}
-        seconds |= {k: static[own] for k, own in config.interleaved_names().items()}
+        seconds = {k: static[own] for k, own in config.interleaved_names().items()}
+        seconds = config.second.own(width, {**static, **seconds, "grid": grid})
+        seconds |= {"context": len(context)} if condition.takes_tokens else {}
         for i, name in enumerate(items("blocks", depth)):
             block, own = (second, seconds) if i % 2 and second is not first else (first, sizes)
             x = routes.enter(b, i, x) if routes else x

@@ -43,6 +43,11 @@ def _check_extra(attrs: Attrs) -> None:
     need(attrs.get("extra", 1.0) > 0, "the number of further dimensions is positive")
 
 
+def _check_noise(attrs: Attrs) -> None:
+    need(attrs["mode"] in ("normal", "gumbel"), "noise is normal or gumbel, not {}", attrs["mode"])
+    need(attrs["scale"] > 0, "the scale of noise, {}, is not positive", attrs["scale"])
+
+
 def _posterior_mean(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x, data = (v.reshape(len(v), -1) for v in xs[:2])
     scaled = ((x[:, None] - data[None]) ** 2).sum(-1) / xs[2][:, None] ** 2
@@ -95,6 +100,15 @@ _ROWS = [
         shaped("x [B, *n]", "rate []"),
         flops=0,
         source="stochastic depth: Huang et al. 2016, arXiv:1603.09382",
+        train_only=True,
+        differentiable=False,
+    ),
+    Op(
+        "training_noise(x; mode, scale)",
+        "x; in training plus `scale` times standard noise: `mode` is normal or gumbel",
+        shaped("x [*n]", checks=(_check_noise,)),
+        flops=0,
+        source="Shazeer et al. 2017, arXiv:1701.06538; Riquelme et al. 2021, arXiv:2106.05974",
         train_only=True,
         differentiable=False,
     ),

@@ -54,6 +54,29 @@ def conditioned(config: Attention, init: str, projection: bool) -> BlockBody:
 
 
 @cache
+def routed(config: Attention, init: str) -> BlockBody:
+    @module_class("RoutedAttention")
+    def attention(
+        b: Builder,
+        x: Var,
+        c: Var,
+        *rotary: Var,
+        dim: int,
+        heads: int,
+        attention_experts: int,
+        kv_heads: int | None = None,
+        grid: int = 0,
+        **own: Any,
+    ) -> Var:
+        """Multi-head self-attention, whose projections are those of experts that c [B, E] chooses."""
+        assert config.routed is not None
+        gates = config.routed.gates(b, c, dim, attention_experts)
+        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, gates=gates, **own)
+
+    return attention
+
+
+@cache
 def masked(config: Attention, init: str) -> BlockBody:
     @module_class("MaskedAttention")
     def attention(

@@ -16,6 +16,7 @@ from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.low_rank import LowRank
+from latentc.components.blocks.merged_experts import ExpertRouter, merged_dense
 from latentc.components.blocks.mixed_rotary import mixed_rotary
 from latentc.components.blocks.mixers._attention_modules import (
     beginning,
@@ -24,13 +25,14 @@ from latentc.components.blocks.mixers._attention_modules import (
     extending,
     looking,
     masked,
+    routed,
     whole,
 )
 from latentc.components.blocks.mixers._attention_scores import UNSEEN, masked_bias, relative_bias, seen_with_first
 from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.decoding import Chunk, DecodeState
-from latentc.components.parts import CachedMixer, Norm, Problem, ScoreKernel, dense
+from latentc.components.parts import CachedMixer, Norm, Problem, ScoreKernel, dense, under
 from latentc.ir.builder import Builder, Var, f32
 
 if TYPE_CHECKING:
@@ -96,6 +98,11 @@ class Attention(CachedMixer):
     score_kernel: Annotated[Component | None, OneOf("blocks/score_kernels")] = Field(
         None, description="kernel of the distance between tokens along the sequence, which modifies the scores"
     )
+    routed: ExpertRouter | None = Field(
+        None,
+        description="query, key, value and output projections are those of experts that the condition chooses "
+        "(Uni-Perceiver-MoE); null: one of each",
+    )
     adapter: LowRank | None = Field(
         None, description="low-rank adapters of the query, key, value and output projections; null: none"
     )
@@ -155,7 +162,7 @@ class Attention(CachedMixer):
 
     @property
     def generates(self) -> bool:
-        return self.generated_projection
+        return self.generated_projection or self.routed is not None
 
     @property
     def separates(self) -> bool:
@@ -187,6 +194,12 @@ class Attention(CachedMixer):
         if self.turns and (self.causal or self.kv_heads not in (None, self.heads)):
             message = "rotation on a square of tokens needs non-causal attention with one key head per query head"
             yield Problem((where,), message, "leave out `causal` and `kv_heads`")
+        if self.routed is not None:
+            yield from under("routed", problems=self.routed.problems_of_choice())
+            for name, given in (("generated_projection", self.generated_projection), ("adapter", self.adapter)):
+                if given:
+                    message = f"the projections are those of `routed` experts, which have no `{name}`"
+                    yield Problem((name,), message, "leave out either")
         if self.axial_rotary and self.mixed_rotary is not None:
             yield Problem(
                 ("mixed_rotary",), "queries and keys are already rotated by `axial_rotary`", "leave out either"
@@ -195,7 +208,8 @@ class Attention(CachedMixer):
     def static(self, dim: int) -> dict[str, Any]:
         grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}
         own = {} if self.head_width is None else {"head_width": self.head_width}
-        return {"heads": self.heads, **own, **grouped}
+        routed = {} if self.routed is None else {"attention_experts": self.routed.experts}
+        return {"heads": self.heads, **own, **grouped, **routed}
 
     def apply(
         self,
@@ -209,6 +223,8 @@ class Attention(CachedMixer):
         told: Var | None = None,
         **static: Any,
     ) -> Var:
+        if told is not None and self.routed is not None:
+            return b.sub(name, routed(self, init), x, told, *rotary, **static)  # type: ignore[no-any-return]
         if told is not None:
             return b.sub(name, conditioned(self, init, True), x, told, *rotary, **static)  # type: ignore[no-any-return]
         if mask is not None:
@@ -250,11 +266,12 @@ class Attention(CachedMixer):
         told: Var | None = None,
         head_width: int | None = None,
         front: int = 0,
+        gates: Var | None = None,
     ) -> Var:
-        q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width, front)
+        q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width, front, gates)
         q, k, v = self.turned(b, q, k, v, grid)
         bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
-        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told, front)
+        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told, front, gates)
 
     def turned(self, b: Builder, q: Var, k: Var, v: Var, grid: int) -> tuple[Var, Var, Var]:
         """Queries and keys turned by their places in a square of tokens, if they are."""
@@ -314,17 +331,18 @@ class Attention(CachedMixer):
         c: Var | None = None,
         head_width: int | None = None,
         front: int = 0,
+        gates: Var | None = None,
     ) -> tuple[Var, Var, Var]:
         """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]; a linear map of c [B, E] is added to them.
 
-        The first `front` tokens have layers of their own.
+        The first `front` tokens have layers of their own; `gates` are the factors of experts.
         """
         head_dim, inner = (dim // heads, dim) if head_width is None else (head_width, heads * head_width)
         kv = heads if kv_heads is None else kv_heads
         kv_dim = inner if kv_heads is None else kv_heads * head_dim
         bias = self.value_bias
         size = inner + 2 * kv_dim if kv_heads else 3 * inner
-        qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv", front=front)
+        qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, "qkv", front, gates)
         if c is not None:
             added = dense(b, "qkv_condition", c, size, True, init, out="added")
             qkv = b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
@@ -357,16 +375,36 @@ class Attention(CachedMixer):
         return q, apart(b, k, front, lambda part, own: norm.apply(b, f"{own}k_norm", part), "k", axis)
 
     def _dense(
-        self, b: Builder, name: str, x: Var, features: Any, bias: bool, init: str, out: str, front: int = 0
+        self,
+        b: Builder,
+        name: str,
+        x: Var,
+        features: Any,
+        bias: bool,
+        init: str,
+        out: str,
+        front: int = 0,
+        gates: Var | None = None,
     ) -> Var:
+        if gates is not None:
+            return merged_dense(b, name, x, gates, features, bias, init)
         layer = dense if self.adapter is None else self.adapter.dense
         return apart(b, x, front, lambda part, own: layer(b, f"{own}{name}", part, features, bias, init, out), out)
 
-    def projected(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None, front: int = 0) -> Var:
+    def projected(
+        self,
+        b: Builder,
+        x: Var,
+        dim: int,
+        init: str,
+        told: Var | None = None,
+        front: int = 0,
+        gates: Var | None = None,
+    ) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
         x = joined_heads(b, x, dim if self.head_width is None else x.shape[1] * x.shape[3])
         if told is None:
-            x = self._dense(b, "proj", x, dim, self.bias, init, out="x", front=front)
+            x = self._dense(b, "proj", x, dim, self.bias, init, "x", front, gates)
         else:
             x = b.sub("proj", generated_linear(self.bias, init), x, told, features=dim)
         return b.dropout(x, p=self.dropout, out="x") if self.dropout else x

@@ -69,6 +69,9 @@ class Windows(Mixer):
             yield Problem(("convolution",), message, f"use {self.convolution + 1}")
         if self.mixer.ordered:
             yield Problem(("mixer",), "tokens of a window have no causal order", "set `causal: false`")
+        if self.mixer.generates:
+            message = "weights of a window's mixer cannot depend on the condition"
+            yield Problem(("mixer",), message, "leave out `generated_projection` and `routed`")
 
     def problems_of_grid(self, grid: int) -> Iterator[Problem]:
         if grid > self.size and grid % self.size:
