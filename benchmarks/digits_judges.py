@@ -15,6 +15,7 @@ from on_digits import halves, images, judged
 from training_parts import FILES, LETTERS
 
 from latentc import api
+from latentc.datasets.digits import components
 from latentc_runtime import Pipeline, load
 from latentc_runtime.request import check_request
 from latentc_runtime.retrieval import with_labels, write_index
@@ -168,6 +169,17 @@ def likened(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
     return {**scores(found, labels), "psnr": psnr(found, wanted)}
 
 
+def represented(bundle: Path, out: Path) -> dict[str, float]:
+    """Samples told principal components of held-out digits: how many are of the digit's class."""
+    every = np.concatenate([half.images for half in halves()]) / 8.0 - 1.0
+    pipe = opened(bundle)
+    labels = images(1)[1][:500]
+    found = pipe.sample(
+        conditions={"representation": components(every, [16])[len(halves()[0].images) :][:500]}, seeds=SEEDS[:500]
+    )
+    return scores(found, labels)
+
+
 def compressed(bundle: Path, out: Path) -> dict[str, float]:
     """Samples by an auto-encoder given held-out digits: how many are of the digit's class, and the PSNR to it."""
     wanted, labels = (part[:500] for part in images(1))
@@ -188,6 +200,7 @@ JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
         retrieved,
         referred,
         likened,
+        represented,
         compressed,
     )
 }

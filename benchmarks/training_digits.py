@@ -1,6 +1,7 @@
 """What published objectives, processes and programs do for small models of digits, system by system.
 
-    python benchmarks/training_digits.py [--out out/training_digits] [--only NAME …] [--train] [--int8] [--verify]
+    python benchmarks/training_digits.py [--out out/training_digits] [--only NAME …] [--seed N]
+        [--train] [--int8] [--verify]
 
 Trains what the systems of `training_systems.py` need if its weights are not in the folder, draws 1000 samples from an
 engine, and says by how much the loss fell, the class accuracy and the Fréchet distance by the classifier of
@@ -40,6 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/training_digits"), help="projects, weights and bundles")
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="some of the systems")
+    parser.add_argument("--seed", type=int, help="of the trainings; by default each project's own")
     parser.add_argument("--train", action="store_true", help="train, and judge nothing")
     parser.add_argument("--int8", action="store_true", help="judge quantised engines, too")
     parser.add_argument("--verify", action="store_true", help="verify every loop form, too")
@@ -49,7 +51,7 @@ def main() -> int:
     write_data(out)
     lines = []
     for name in given.only:
-        system = SYSTEMS[name]
+        system = SYSTEMS[name].of_seed(given.seed)
         for entry in system.trained:
             made = train(system, entry, out)
             fell = ", ".join(
@@ -90,7 +92,8 @@ def folder_of(system: System, entry: str, out: Path) -> Path:
     """Where an entry is trained: the same for equal entries of different systems."""
     one = system.trained[entry]
     first = [str(folder_of(system, other, out)) for other in one.pretrained.values()]
-    key = json.dumps([one.spec, one.variant, one.steps, one.overrides, first])
+    seed = [] if one.seed is None else [one.seed]
+    key = json.dumps([one.spec, one.variant, one.steps, one.overrides, first, *seed])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     return out / "trained" / f"{one.spec}-{digest}"
 
@@ -100,7 +103,7 @@ def train(system: System, entry: str, out: Path) -> Training:
     one = system.trained[entry]
     pretrained = {network: train(system, other, out).weights for network, other in one.pretrained.items()}
     project, overrides = folder_of(system, entry, out), overrides_of(one, out)
-    return trained(one.spec, project, pretrained, overrides, variant=one.variant, steps=one.steps)
+    return trained(one.spec, project, pretrained, overrides, seed=one.seed, variant=one.variant, steps=one.steps)
 
 
 def compiled(name: str, system: System, entry: str, out: Path, *more: str) -> Path:

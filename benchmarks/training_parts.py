@@ -7,14 +7,14 @@ the figures of these. Specs of digits are trained as they say themselves, others
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A spec with overrides, trained in its own number of steps if `steps` is None.
+    """A spec with overrides, trained in its own number of steps if `steps` is None, from its own seed if `seed` is.
 
     `pretrained`: networks that start from the `main` of what another entry has trained.
     """
@@ -24,6 +24,7 @@ class Trained:
     steps: int | None = None
     variant: str | None = None
     pretrained: Mapping[str, str] = field(default_factory=dict)
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class System:
     def engine(self) -> str:
         """What is drawn of the technique itself: `deployed`, or the last entry."""
         return self.deployed or list(self.drawn)[-1]
+
+    def of_seed(self, seed: int | None) -> System:
+        """The same, everything trained from another seed."""
+        return replace(self, trained={name: replace(one, seed=seed) for name, one in self.trained.items()})
 
 
 def under(path: str, *sizes: str) -> tuple[str, ...]:

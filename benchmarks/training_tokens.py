@@ -37,6 +37,19 @@ SPOKEN = (f"data={TOLD_TOKENS % SPOKEN_LEVELS}", *TOKENS, "backbone.dropout=0", 
 SPOKEN += ("sampler.top_k=0", "sampler.top_p=0.95", "sampler.guidance.scale=1.5")
 # The rate falls in the last fifth of the steps.
 SETTLED = ("train.schedule={kind: linear, warmup: 50, hold: 0.8, final: 0.02}",)
+# RCG: classes are never told, but a representation, the first principal components of the digit.
+REPRESENTED = (
+    "data={kind: digits, as: tokens, fields: {representation: {shape: [16]}}}",
+    *TOKENS[1:6],
+    *("train.steps=1000", "train.precision=fp32", "train.optimizers={}", "sampler.steps=16", "sampler.randomness=8"),
+    *under("networks.main", *GPT, "dropout=0", "depth=3", "decoder={width: 64, depth: 1, heads: 4}"),
+    "networks.main.embedding={labels: 10, blank: 2, shared: false}",
+)
+RDM = under("networks.rdm", "width=128", "depth=3", "time_width=64")
+RDM += under(
+    "conditioning.representation.prior", "sampler.steps=50", "objective.process={kind: discrete, schedule: cosine}"
+)
+NO_RDM = ("networks.rdm=null", "conditioning.time=null", "weights={}")
 # The pixels of digits have 17 values.
 PIXELS = (*SETTINGS, DIGITS, "train.steps=1500", "train.optimizer.lr=1e-3")
 GATED = under("backbone", "width=32", "depth=5", "kernel=3", "first_kernel=5", "head_width=64", "values=17")
@@ -97,6 +110,25 @@ TOKEN_SYSTEMS: dict[str, System] = {
         },
         {"plain": Drawn("plain"), "normed": Drawn("normed")},
         (Goal("class accuracy with weight norm", lambda found: found["normed"]["accuracy"], 0.95),),
+    ),
+    "rcg_mage": System(
+        {
+            "represented": Trained("rcg_mage", (*REPRESENTED, *RDM)),
+            "alone": Trained("rcg_mage", (*REPRESENTED, *NO_RDM, "conditioning.representation=null")),
+        },
+        {
+            "alone": Drawn("alone", judge="alone"),
+            "of digits": Drawn(
+                "represented",
+                judge="represented",
+                spec=Trained("rcg_mage", (*REPRESENTED, *NO_RDM, "conditioning.representation.prior=null")),
+            ),
+            "represented": Drawn("represented", judge="alone"),
+        },
+        (
+            Goal("Fréchet distance with a drawn representation", ratio("frechet", "represented", "alone"), 1.0, False),
+            Goal("class accuracy by representations of held-out digits", lambda f: f["of digits"]["accuracy"], 0.9),
+        ),
     ),
     "rarm": System(
         {"retrieval": Trained("digits_rarm")},
