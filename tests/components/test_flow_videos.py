@@ -104,6 +104,21 @@ def test_a_window_that_moves_over_the_frames() -> None:
     assert np.abs(other - found)[:, :, 2].max() > 1e-3
 
 
+def test_blocks_behind_the_first_frame_need_one_iteration_more() -> None:
+    """They first see what the frame before saw, so that their first token is found in the second iteration."""
+    batch = given(2)
+    main = lowered_video("sampler={kind: flow_inverse}")
+    told = batch["text"], batch["text_mask"]
+    (one_by_one,) = Interpreter(main.module, weights_of(main)).run("main.inverse", batch["z"], *told)
+    far = []
+    for iterations in (6, 7):
+        solver = f"{{kind: flow_inverse, jacobi: {{block: 6, iterations: {iterations}, threshold: 0}}}}"
+        lowered = lowered_video(f"sampler={solver}")
+        (found,) = Interpreter(lowered.module, weights_of(lowered)).run("main.inverse", batch["z"], *told)
+        far.append(np.abs(found - one_by_one).max())
+    assert far[0] > 1e-9 > 1e-10 > far[1]
+
+
 def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
     lowered, batch = lowered_video(), given(2)
     loss, bits, denoising = run(lowered, "loss.terms", batch)
@@ -135,6 +150,8 @@ def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
         ("networks.main.start_token=false", "Jacobi iterations need a start token"),
         ("networks.main.positions={kind: rope_2d}", "`rope_2d` has no positions for a video"),
         ("sampler.denoise=0.5", "the sample is denoised once"),
+        ("sampler.jacobi={block: 6, iterations: 8}", "8 iterations are too many: 7 always find all"),
+        ("sampler.jacobi={block: 6, later: 3, iterations: 7}", "7 iterations are too many: 6 always find all"),
         ("sampler.jacobi.context=2", "`context` (2) must be smaller than `window` (not set)"),
         ("objective.noise=uniform", "a denoiser learns to remove Gaussian noise"),
         ("networks.denoiser.block.mixer.causal=true", "every token of a frame sees every other"),

@@ -39,7 +39,11 @@ class FixedPoint(Closed):
 
     block: int = Field(16, gt=1, le=65_536, description="number of tokens solved jointly")
     iterations: int = Field(
-        8, gt=0, le=65_536, description="evaluations per block; as many as the block has tokens: the exact inverse"
+        8,
+        gt=0,
+        le=65_536,
+        description="evaluations per block; as many as the block has tokens, and one more behind the first frame of a "
+        "video, which first sees what the frame before saw: the exact inverse",
     )
     threshold: float = Field(
         0.0,
@@ -68,6 +72,10 @@ class FixedPoint(Closed):
     def frames_seen(self) -> int:
         """Frames that begin each later window; 0: there is one window."""
         return 0 if self.window is None else self.context or self.window - 1
+
+    def most(self, video: bool) -> int:
+        """The iterations that always find all tokens of a block, of a `video` or an image."""
+        return max(self.block, (self.later or self.block) + 1) if video else self.block
 
 
 class Sampler(Part):

@@ -69,9 +69,8 @@ class FlowInverse(Sampler):
         if self.denoiser is not None and self.denoise:
             message = "the sample is denoised once, by the gradient of the log-density or by the denoiser, not by both"
             yield Problem(("denoise",), message, "set `denoise: 0`, or leave out `denoiser`")
-        if self.jacobi is not None and self.jacobi.iterations > (
-            most := max(self.jacobi.block, self.jacobi.later or 0)
-        ):
+        video = len(spec.data.shape or ()) == 4
+        if self.jacobi is not None and self.jacobi.iterations > (most := self.jacobi.most(video)):
             message = f"{self.jacobi.iterations} iterations are too many: {most} always find all tokens of a block"
             yield Problem(("jacobi", "iterations"), message, f"set `iterations: {most}` or fewer")
         if self.jacobi is not None and self.jacobi.window is not None:
