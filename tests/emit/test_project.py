@@ -212,3 +212,10 @@ def test_every_method_that_a_loss_may_call_is_compiled(monkeypatch: pytest.Monke
     network = scope["build"]()
     parallel["wrap"](network, SimpleNamespace(parallel="none"), {"recompute": False, "compile": True})
     assert [call.__name__ for call in compiled] == ["_call_impl", "prefill", "decode"]
+
+
+def test_the_readme_asks_for_what_the_default_program_needs() -> None:
+    """Programs with early exits are given arrays of features, the sampler is not."""
+    spec = load_spec("digits_deediff")
+    readme = project_files(lower(spec), spec)["README.md"]
+    assert "--class 0-9 -o samples.png" in readme and "--given x=" not in readme

@@ -31,6 +31,7 @@ from latentc.ir.types import Sym
 from latentc.templates import rendered, template
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
+from latentc_runtime.sources import needed
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -185,6 +186,14 @@ def _role(network: Any, spec: Spec) -> dict[str, Any]:
     return role if network.trainable else {**role, "frozen": True}
 
 
+def _asked(lowered: Lowered) -> list[str]:
+    """The conditions for which a request to the first program must give files."""
+    inputs = [one for program in lowered.programs[:1] for one in program.inputs(lowered.module)]
+    names, _ = needed(inputs)
+    known = [c for c in lowered.conditions if c.name in names]
+    return [c.name for c in known if c.required and c.form != "label" and not c.retrieved]
+
+
 def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str, Any]:
     methods = [net.functions[0] for net in lowered.networks.values()]
     weights = [p for method in methods for p in parameters(lowered.module, method).values() if p.kind == "weight"]
@@ -204,7 +213,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
             *(["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []),
         ),
         "classes": data["classes"],
-        "given": [c.name for c in lowered.conditions if c.required and c.form != "label" and not c.retrieved],
+        "given": _asked(lowered),
         "searches": bool(searched(spec)),
         "encodes": bool(encoded_fields(spec)),
         "rolls_out": any(update.rollout for update in lowered.updates),
