@@ -1,12 +1,15 @@
 """What a denoiser loses and gains that is left early (DeeDiff): digits by uncertainty, and engines by a plan.
 
-    python benchmarks/early_exits.py [--out out/early_exits] [--only digits|speed]
+    python benchmarks/early_exits.py [--out out/early_exits] [--only digits|unet|speed]
 
 Digits: trains digits_dit and from it digits_deediff, whose exits stand behind each of four blocks, if their weights
 are not in the folder. 500 samples in 50 steps of DDIM without guidance are decided at run time, at thresholds that are
 the 2 %, 5 % and 10 % quantiles of the first exit's uncertainty: class accuracy and Fréchet distance by the classifier
 of examples/digits, and the share of the blocks that ran. The plan is the mean exit of each step at the last one, over
 other samples; the engine that has it in its loop must keep the class accuracy within 3 % of the whole network's.
+U-Net: 800 steps of digits_edm with exits after blocks 1, 3, 5 and 8 of 10; 200 samples in 30 Euler steps at guidance
+scale 1.25, decided at run time at the 2 % and 10 % quantiles of the first exit's uncertainty, branches together and
+apart.
 Speed: processor seconds of one thread of engines with and without that plan, and of a DiT of width 384 with 12 blocks
 (DiT-S/2, random weights, 16 × 16 latents, 10 steps) that runs a half of its blocks on average.
 """
@@ -27,6 +30,7 @@ from latentc_runtime import exits
 
 COUNT, FRESH, PLANNED = 500, 13_000_000, 14_000_000
 QUANTILES, BLOCKS = (0.02, 0.05, 0.1), 4
+UNET = (0, 1, 3, 5, 8, 10)  # blocks that run until each exit of the U-Net
 SMALL = ("target.engine=openvino", "target.form=loop", "target.max_batch=1")
 
 
@@ -34,10 +38,12 @@ def main() -> int:
     """Runs the benchmark; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/early_exits"), help="projects, weights, bundles")
-    parser.add_argument("--only", choices=("digits", "speed"), help="one half of it")
+    parser.add_argument("--only", choices=("digits", "unet", "speed"), help="one part of it")
     given = parser.parse_args()
-    lines = [] if given.only == "speed" else digits(given.out)
-    lines += [] if given.only == "digits" else speed(given.out)
+    lines = digits(given.out) if given.only in (None, "digits") else []
+    if given.only in (None, "unet"):
+        unet(given.out)
+    lines += speed(given.out) if given.only in (None, "speed") else []
     print("\n".join(lines))
     return int(any("MISSED" in line for line in lines))
 
@@ -67,6 +73,27 @@ def digits(out: Path) -> list[str]:
         verdict("class accuracy by the plan, of the whole network's", kept / whole, 0.97),
         verdict("digits: time of the whole network, of that by the plan", long / short, 1.2),
     ]
+
+
+def unet(out: Path) -> None:
+    """Trains a U-Net with exits; samples under guidance, decided at run time."""
+    exit_network = f"networks.exits={{kind: early_exits, after: {list(UNET[1:-1])}}}"
+    sampler = "sampler={kind: euler, steps: 30, guidance: {scale: 1.25}, exit: {dynamic: true}}"
+    overrides = (exit_network, "objective.further=[early_exit]", sampler)
+    weights = trained("digits_edm", out / "digits-edm", overrides=overrides).weights
+    if not (out / "unet").exists():
+        api.compile("digits_edm", weights, out / "unet", overrides=[*overrides, "target.form=loop"])
+    pipe, labels = latentc_runtime.load(out / "unet", "cpu", threads=1), np.arange(200) % 10
+    seeds, blocks = np.arange(FRESH, FRESH + len(labels)), np.array(UNET)
+    report("U-Net, whole", judged(pipe.sample(labels, seeds), labels), 1.0)
+    first = exits.sample(pipe, labels[:100], np.arange(PLANNED, PLANNED + 100), threshold=1.0).uncertainties
+    for quantile in QUANTILES[::2]:
+        for apart in (False, True):
+            threshold = float(np.quantile(first, quantile))
+            made = exits.sample(pipe, labels, seeds, threshold=threshold, apart=apart)
+            share = blocks[made.exits].sum() / blocks[-1] / np.count_nonzero(made.exits)
+            name = f"U-Net, threshold {threshold:.3f}{', branches apart' if apart else ''}"
+            report(name, judged(made.samples, labels), float(share))
 
 
 def report(name: str, found: Figures, share: float) -> float:
