@@ -24,6 +24,7 @@ from latentc_runtime.manifest import (
 )
 from latentc_runtime.sources import Condition, ConditionSource, Input, RandomSource, Setting, needed
 
+MOST_NUMBERS = 1 << 40  # of an input, for one sample: more than any machine holds
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
 
 
@@ -206,6 +207,8 @@ def _entry_contradictions(s: ProgramEntry, place: str, manifest: Manifest) -> It
         rest = entry.shape[len(lead) :]
         if entry.shape[: len(lead)] != lead or not all(isinstance(d, int) and d >= 1 for d in rest):
             yield f"{where}.shape", f"expected {json.dumps(list(lead))} and sizes"
+        elif math.prod([entry.rows or 1, *map(int, rest)]) > MOST_NUMBERS:
+            yield f"{where}.shape", f"expected at most {MOST_NUMBERS} numbers per sample"
         if entry.rows is not None and entry.rows < 1:
             yield f"{where}.source.rows", "expected 1 or more"
         yield from _source_contradictions(entry, where, manifest)

@@ -177,6 +177,7 @@ SCHEMA = [
     ((*S, "outputs", 0, "variable"), "y_0", "nothing sets `y_0`"),
     ((*S, "inputs", 0, "name"), "y", "a second input `y`"),
     ((*S, "inputs", 0, "shape"), [2, 1, 2, 2], r"inputs\[0\].shape"),
+    ((*S, "inputs", 0, "shape"), ["B", 1, 2, 1 << 62], r"inputs\[0\].shape: expected at most 1099511627776 numbers"),
     ((*S, "inputs", 1, "shape"), ["B", 1], r"inputs\[1\].shape"),
     ((*S, "inputs", 0, "shape", 0), None, "expected a whole number or text"),
     ((*S, "inputs", 0, "dtype"), "f99", "dtype"),
