@@ -214,3 +214,9 @@ def test_the_project_refuses_a_batch_that_the_reference_does_not_divide(tmp_path
     emit("pfgmpp", tmp_path / "project", overrides=[*overrides, "train.batch_size=8"])
     found = python(tmp_path / "project", "train.py", "--out", "run", "--batch_size", "10")
     assert "batch_size: 10 is not divisible by processes x accumulate x reference = 4" in found.stderr
+
+
+def test_noise_of_steps_has_its_name_beside_that_of_the_kernel() -> None:
+    lowered = lower(load_spec("digits_edm2", None, ["objective.process.kind=pfgmpp", "sampler={kind: ddpm, steps: 3}"]))
+    (program,) = lowered.programs
+    assert {value.name for value in lowered.module.entry(program.entry).inputs} == set(program.sources)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_systems import SYSTEMS
 
 from latentc.components.contract import Lowered
 from latentc.datasets import open_dataset
@@ -212,3 +213,16 @@ def test_parameters_of_the_stages_are_shared() -> None:
     names = set(parameters(low.module, low.module.entries["sample.3"]))
     assert {name.partition(".")[0] for name in names} == {"main", "embedder"}
     assert low.programs[0].evaluations == 4 * STEPS and len(low.programs[0].sources) == 4 + 2
+
+
+def test_what_is_encoded_from_the_sample_needs_stages() -> None:
+    system = SYSTEMS["dod"]
+    with pytest.raises(DiagnosticError, match="which `ddim` has yet to draw"):
+        load_spec(system.spec, system.variant, [*system.sizes, "sampler={kind: ddim, steps: 3}"])
+
+
+def test_inputs_of_stages_have_their_names_on_a_process_that_scales_them() -> None:
+    system = SYSTEMS["dod"]
+    lowered = lower(load_spec(system.spec, system.variant, [*system.sizes, "objective.process={kind: ve}"]))
+    (program,) = lowered.programs
+    assert {value.name for value in lowered.module.entry(program.entry).inputs} == set(program.sources)

@@ -167,3 +167,15 @@ def test_a_model_that_goes_on_from_nothing_is_refused() -> None:
     options = ["conditioning={}", "networks.main.class_tokens=null", "networks.main.start=5"]
     with pytest.raises(DiagnosticError, match="goes on from a class or a prompt, and takes neither"):
         load_spec("class_prefix_gpt2", None, options)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["conditioning.class={kind: label, encoding: one_hot, dropout: 0}"], "a class given by its number"),
+        (["conditioning.prompt={kind: masked_text, mask: 3, end: 2}"], "is not a prompt"),
+    ],
+)
+def test_conditions_that_a_language_model_cannot_name_or_continue(more: list[str], words: str) -> None:
+    with pytest.raises(DiagnosticError, match=words):
+        load_spec("gedi", None, [*SIZES, *more])

@@ -289,8 +289,8 @@ class Sequence(ArrayCondition):
         return embedded, None if self.padding == "zeros" else mask
 
     def token_width(self, name: str, spec: Spec) -> int | None:
-        raw = self.projection == "none" and not self.vocabulary(name, spec)
-        return self.shape(name, spec)[-1] if raw else None
+        raw, shape = self.projection == "none" and not self.vocabulary(name, spec), self.shape(name, spec)
+        return shape[-1] if raw and shape else None
 
     def counts(self, b: Builder, mask: Var) -> Var:
         return b.take_along(mask, _turned(b, mask), axis=1, out="counts") if self.align == "end" else mask  # type: ignore[no-any-return]

@@ -73,7 +73,8 @@ class Vector(ArrayCondition):
         return b.reshape(x, shape=(x.shape[0], 1, x.shape[1]), out="tokens"), None
 
     def token_width(self, name: str, spec: Spec) -> int | None:
-        return self.shape(name, spec)[0] if self.embedding == "none" else None
+        shape = self.shape(name, spec)
+        return shape[0] if self.embedding == "none" and shape else None
 
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]

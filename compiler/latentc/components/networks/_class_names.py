@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from latentc.components.backbone import public
 from latentc.components.condition import Entry
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
@@ -59,8 +60,11 @@ def problems_of_names(
     if any(not 0 <= token < vocabulary for row in rows for token in row):
         yield Problem(("class_tokens",), f"tokens are 0 to {vocabulary - 1}")
     for entry in entries:
-        values = entry.ports[0].values
-        if entry.form == "tokens" and values is not None and len(rows) != values:
+        values, type = entry.ports[0].values, entry.ports[0].type
+        if entry.form == "tokens" and (type.dtype != "i64" or type.rank != 1):
+            message = f"`class_tokens` stand for a class given by its number, but `{entry.name}` is {public(type)}"
+            yield Problem(("class_tokens",), message, "leave `class_tokens` out, or list other `conditions`")
+        elif entry.form == "tokens" and values is not None and len(rows) != values:
             message = f"{len(rows)} classes have tokens, but `{entry.name}` has {values} values"
             yield Problem(
                 ("class_tokens",),

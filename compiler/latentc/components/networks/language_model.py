@@ -113,6 +113,9 @@ class LanguageModel(Backbone):
             message = "the prompts that a language_model continues must be the last conditions"
             yield Problem((), message, "name them last in `conditions`")
         for entry in entries:
+            if entry.form == "array" and entry.condition.length(entry.name, spec) != entry.ports[0].type.shape[-1]:
+                message = f"condition `{entry.name}` is not a prompt that a language_model can continue"
+                yield Problem((), message, "use `{kind: prompt}`, or list other `conditions`")
             if entry.form == "array":
                 field = spec.data.fields.get(entry.condition.field or entry.name)
                 if field is not None and field.classes not in (None, tokens.vocabulary):

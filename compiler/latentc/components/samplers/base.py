@@ -180,6 +180,14 @@ class ArraySampler(GuidedSampler):
             return
         if isinstance(spec.objective, Part) and any(True for _ in spec.objective.problems(spec)):
             return  # the objective reports what is wrong
+        for name, condition in spec.conditions.items():
+            of_sample = condition.networks and any(
+                getattr(given, "field", "") == "x" for given in condition.inputs(name, spec)
+            )
+            if of_sample and name != getattr(spec.sampler, "condition", None):  # of stages, which encode it
+                message = f"condition `{name}` is encoded from the sample, which `{self.kind}` has yet to draw"
+                yield Problem(("kind",), message, f"use `{{kind: staged, condition: {name}, sampler: …}}`")
+                return
         for name, others in self.REPLACES.items():
             for other in others:
                 if self.changed(name) and self.changed(other):

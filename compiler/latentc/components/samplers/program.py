@@ -59,9 +59,9 @@ def sample_program(
     x = b.input("x", data)
     request = request_of(b, conditions, x, guides, annealing, coupling)
     x = x if coupling is None else coupling.base(b, x, request.operands)
-    x = x if kernel is None else kernel.apply(b, x, b.input(kernel.draw.name, f32(B)))
     total = stochastic_rows(table)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
+    x = x if kernel is None else kernel.apply(b, x, b.input(kernel.draw.name, f32(B)))
     drawn = evaluation_noise(table, partial(_evaluation_at, network, guides, early, annealing))
     kicks = {name: b.input(name, f32(rows, *of.type.shape)) for name, (of, rows) in drawn.items()}
     part = known(b) if known is not None else None

@@ -18,7 +18,7 @@ from latentc.components.sampler import Sampler
 from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
 from latentc.components.samplers.guided import Request
 from latentc.components.samplers.program import denoise, stochastic_rows
-from latentc.ir.builder import ModuleBuilder
+from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
@@ -95,6 +95,7 @@ class Staged(Sampler):
         nullable = tuple(name for name, one in every.items() if one.nullable)
         (port,) = condition.ports(self.condition, spec)
         total, seen = stochastic_rows(table), None
+        drawn: list[tuple[Var, Var | None]] = []
         for stage in range(self.stages):
             suffix = f"_{stage + 1}" if stage else ""
             start = b.input(f"x{suffix}", data) if stage else x
@@ -102,6 +103,8 @@ class Staged(Sampler):
             noise = b.input(f"noise{suffix}", f32(total, *data.shape)) if total else None
             if noise is not None:
                 sources[f"noise{suffix}"] = RandomSource("normal", f"step{suffix}", total)
+            drawn.append((start, noise))
+        for stage, (start, noise) in enumerate(drawn):
             if seen is None:
                 empty = b.full(start, shape=port.type.shape[1:], value=0.0, dtype="f32", out="nothing")
                 told = every.null(b, {**operands, port.name: empty}, (self.condition,))
