@@ -37,8 +37,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         },
     ),
     "mean_flow_cifar10": (
-        "Gsunshine/py-meanflow, without the embedding of augmentations",
-        {("v0", "main"): 55_929_347},
+        "Gsunshine/py-meanflow",
+        {("v0", "main"): 55_932_419},
     ),
     "improved_mean_flow": (
         "Lyy-iiis/imeanflow, without the head that is for training alone",

@@ -658,6 +658,7 @@ SYSTEMS: dict[str, Tiny] = {
             *DIGITS,
             *under("backbone", UNET),
             *("backbone.block.head_channels=8", "conditioning.time.frequencies=16", "sampler.steps=2"),
+            *("backbone.early=[]", "conditioning.augment=null"),
         ),
     ),
     "mean_flow": Tiny("mean_flow", (*DIT, "sampler.steps=2")),

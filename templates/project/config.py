@@ -150,6 +150,7 @@ MEANINGS = {
     "data.part": "which part of the data",
     "data.horizontal_flip": "mirror images at random with probability 1/2",
     "data.augment": "probability of each geometric augmentation; 0: none",
+    "data.augmentations": "which of them",
     "data.crops": "cached views of each image: the centre, or ten crops",
     "data.rate": "sample rate of all files, in Hz",
     "data.split": "which split of the data",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from cases import Array, Forward, Loss, Sampler
 from parity_data import Numbers
 
@@ -20,15 +21,16 @@ SIZES = (
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     given = numbers.inputs
-    return {"x": given["x"], "t": given["t"], "span": given["h"]}
+    return {"x": given["x"], "t": given["t"], "span": given["h"], "augment": given["augment"]}
 
 
 def noise(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
-    return {"x": numbers.inputs["e"]}
+    """The authors' network is not told augmentations when it samples; ours is told that there were none."""
+    return {"x": numbers.inputs["e"], "augment": np.zeros((len(numbers.inputs["e"]), 6), np.float32)}
 
 
 def drawn(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
-    return numbers.inputs
+    return {"augment": np.zeros((len(numbers.inputs["x"]), 6), np.float32), **numbers.inputs}
 
 
 CASES = [

@@ -15,6 +15,11 @@ from latentc.components.parts import Part, Problem
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+Augmentation = Literal["mirror", "upside_down", "scale", "rotation", "stretch", "shift"]
+# Kinds and their numbers of labels, as in latentc.datasets.augment.
+AUGMENTATIONS: dict[Augmentation, int] = {"mirror": 1, "upside_down": 1, "scale": 1}
+AUGMENTATIONS |= {"rotation": 2, "stretch": 2, "shift": 2}
+
 
 class Data(Part):
     """A data set. `fields` are all arrays of a sample by name: `x` or `tokens` is modelled, `y` is the label.
@@ -178,26 +183,41 @@ class Data(Part):
 class Images(Data):
     """Data whose images can be mirrored or augmented in training."""
 
-    horizontal_flip: bool = Option(False, description="mirror images at random with probability 1/2")
+    horizontal_flip: bool = Option(
+        False, description="mirror images at random with probability 1/2, besides what `augment` does"
+    )
     augment: float = Option(
         0,
         ge=0,
         le=1,
-        description="probability of each geometric augmentation of EDM (0.12 there), including mirroring; adds the "
-        "augmentation parameters as field `augment` [9]; 0: none",
+        description="probability of each geometric augmentation of EDM (0.12 there), except mirroring, which has 1/2; "
+        "adds the augmentation parameters as field `augment`; 0: none",
+    )
+    augmentations: tuple[Augmentation, ...] = Option(
+        tuple(AUGMENTATIONS),
+        min_length=1,
+        description="which augmentations, in any order; `rotation`, `stretch` and `shift` have two parameters each, "
+        "the others one, in the order of the default",
     )
 
     @property
     def fields(self) -> dict[str, Field]:
         """All fields of a sample, `augment` included."""
         found = super().fields
-        return found | {"augment": Field(shape=(9,))} if self.augment else found
+        count = sum(AUGMENTATIONS[kind] for kind in self.augmentations)
+        return found | {"augment": Field(shape=(count,))} if self.augment else found
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         x = self.fields.get("x")
         if self.augment and (x is None or x.medium != "image" or "channel" not in x.axes):
             yield Problem(("augment",), "only images can be augmented", "leave `augment` out")
+        for i, kind in enumerate(self.augmentations):
+            if kind in self.augmentations[:i]:
+                yield Problem(("augmentations", i), f"`{kind}` is given twice", "leave one of them out")
+        if self.augmentations != tuple(AUGMENTATIONS) and not self.augment:
+            message = "`augmentations` names which are applied, but `augment` is 0, so none is"
+            yield Problem(("augmentations",), message, "set `augment` to their probability, or leave this out")
 
 
 class Pictures(Images):

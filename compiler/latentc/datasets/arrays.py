@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Augmentation = tuple[float, list[str]]  # the probability of each, and their kinds
 DTYPES = {"f32": np.float32, "i64": np.int64, "bool": np.bool_}
 
 
 class Arrays:
     """One array [N, ...] per field.
 
-    With `flip`, half of the samples have all their images mirrored; with `augment`, `x` is augmented at that
-    probability and described by the field `augment`.
+    With `flip`, half of the samples have all their images mirrored; with `augment`, `x` is then augmented, and the
+    field `augment` describes what that did, without the former mirroring.
     """
 
     def __init__(
@@ -23,7 +24,7 @@ class Arrays:
         arrays: Mapping[str, Array],
         fields: Mapping[str, Any],
         flip: bool = False,
-        augment: float = 0,
+        augment: Augmentation | None = None,
         in_memory: bool = True,
     ):
         self.arrays, self.fields, self.flip, self.augment = arrays, fields, flip, augment
@@ -50,14 +51,12 @@ class Arrays:
         for name, x in found.items():
             if rng is not None and (deviation := self.fields[name].get("noise")):
                 found[name] = x + np.float32(deviation) * rng.standard_normal(x.shape, np.float32)
-        if self.augment:
-            return augmented_rows(found, self.fields["x"], self.augment, rng)
         if self.flip and rng is not None:
             mirrored = rng.random(len(index)) < 0.5
-            for name, field in self.fields.items():
-                if field["medium"] == "image" and "width" in field["axes"]:
-                    found[name] = mirror(found[name], mirrored, 1 + field["axes"].index("width"))
-        return found
+            for name in found:
+                if self.fields[name]["medium"] == "image" and "width" in self.fields[name]["axes"]:
+                    found[name] = mirror(found[name], mirrored, 1 + self.fields[name]["axes"].index("width"))
+        return augmented_rows(found, self.fields["x"], self.augment, rng) if self.augment else found
 
 
 @contextlib.contextmanager
@@ -69,16 +68,21 @@ def reading(file: Any, what: str) -> Iterator[None]:
         raise ValueError(f"{file} cannot be read as {what}: {error}") from None
 
 
+def augmentation_of(settings: Mapping[str, Any]) -> Augmentation | None:
+    """The augmentation that a reader's settings ask for."""
+    return (settings["augment"], settings["augmentations"]) if settings["augment"] else None
+
+
 def augmented_rows(
-    rows: dict[str, Array], field: Mapping[str, Any], p: float, rng: np.random.Generator | None
+    rows: dict[str, Array], field: Mapping[str, Any], augment: Augmentation, rng: np.random.Generator | None
 ) -> dict[str, Array]:
-    """Rows with `x` augmented and what was done in `augment` f32[n, 9]; zeros if there is no `rng`."""
-    from latentc.datasets.augment import LABELS, augmented
+    """Rows with `x` augmented and what was done in `augment` f32[n, L]; zeros if there is no `rng`."""
+    from latentc.datasets.augment import augmented, columns_of
 
     if rng is None:
-        return {**rows, "augment": np.zeros((len(rows["x"]), LABELS), np.float32)}
+        return {**rows, "augment": np.zeros((len(rows["x"]), len(columns_of(augment[1]))), np.float32)}
     channel, height, width = (1 + field["axes"].index(axis) for axis in ("channel", "height", "width"))
-    x, labels = augmented(rows["x"], (channel, height, width), p, rng)
+    x, labels = augmented(rows["x"], (channel, height, width), *augment, rng)
     return {**rows, "x": np.ascontiguousarray(x), "augment": labels}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, as_declared, augmented_rows, check_classes, reading
+from latentc.datasets.arrays import Array, as_declared, augmentation_of, augmented_rows, check_classes, reading
 from latentc.datasets.captions import caption_arrays, of_text, text_names, texts_as_tokens
 from latentc.datasets.pictures import Images, Pictures, open_images
 
@@ -113,7 +113,7 @@ class ArrowRows:
     in_memory = False
 
     def __init__(self, table: Table, settings: dict[str, Any]):
-        self.table, self.fields, self.augment = table, settings["fields"], settings["augment"]
+        self.table, self.fields, self.augment = table, settings["fields"], augmentation_of(settings)
         columns = table.names()
         stored = [n for n in self.fields if (n != "augment" or not self.augment) and not of_text(n, self.fields)]
         self.keys = {name: key_of(name, settings["keys"], columns) for name in stored}

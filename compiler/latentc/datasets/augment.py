@@ -1,16 +1,19 @@
-"""Geometric augmentation of images, each described by nine numbers that the network is told.
+"""Geometric augmentation of images, each described by up to nine numbers that the network is told.
 
 The pipeline of EDM (Karras et al. 2022, arXiv:2206.00364, appendix F.2): each transformation is applied with
 probability `p`, mirroring always; images are resampled at twice their size with the orthogonal wavelet sym6.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-LABELS = 9
+# Kinds of augmentation in the order of their labels, and the labels of each: flags, logarithms in standard deviations,
+# an angle's cosine - 1 and sine, a stretch along x and y of its axes, shifts in standard deviations.
+LABELS = {"mirror": [0], "upside_down": [1], "scale": [2], "rotation": [3, 4], "stretch": [5, 6], "shift": [7, 8]}
 # Low-pass filter of the wavelet sym6 (Daubechies 1992): orthogonal to its own shifts by two; its centre is tap 5.
 SYM6 = np.array(
     [
@@ -32,24 +35,38 @@ CENTER = 5
 MARGIN = 6  # pixels that the two filters reach beyond the outermost sampled one
 
 
-def augmented(images: Array, axes: tuple[int, int, int], p: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Images [n, ...] transformed, and their labels f32[n, 9]; `axes` are the batch's channel, height and width."""
+def columns_of(kinds: Collection[str]) -> list[int]:
+    """Which of the nine labels describe augmentations of these kinds, in ascending order."""
+    return [column for kind, columns in LABELS.items() if kind in kinds for column in columns]
+
+
+def augmented(
+    images: Array, axes: tuple[int, int, int], p: float, kinds: Collection[str], rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Images [n, ...] transformed, and their labels f32[n, L]; `axes` are the batch's channel, height and width."""
     channels_first = np.moveaxis(images, axes, (1, 2, 3))
-    pairs = [transformed(image, *drawn(p, image.shape[1], image.shape[2], rng)) for image in channels_first]
+    pairs = [transformed(image, *drawn(p, kinds, image.shape[1], image.shape[2], rng)) for image in channels_first]
     found = np.stack([image for image, _ in pairs]).astype(np.float32)
-    return np.moveaxis(found, (1, 2, 3), axes), np.stack([label for _, label in pairs]).astype(np.float32)
+    labels = np.stack([label for _, label in pairs])[:, columns_of(kinds)]
+    return np.moveaxis(found, (1, 2, 3), axes), labels.astype(np.float32)
 
 
-def drawn(p: float, height: int, width: int, rng: np.random.Generator) -> tuple[bool, bool, Array, Array]:
+def drawn(
+    p: float, kinds: Collection[str], height: int, width: int, rng: np.random.Generator
+) -> tuple[bool, bool, Array, Array]:
     """(mirrored, upside down, map f64[2, 3] from a result's coordinates to the image's, labels f64[9]).
 
-    Coordinates are pixels (x, y) from the middle of the image.
+    Coordinates are pixels (x, y) from the middle of the image. Kinds that are left out are drawn as well, but not
+    applied: those left are the same.
     """
     flips, used = rng.integers(2, size=2), rng.random(6) < [p, p, p, p, p, 0.5]
-    mirrored, upside_down = bool(flips[0]), bool(flips[1] and used[0])
-    scale, stretch = rng.standard_normal(2) * used[1:3]
-    shift = rng.standard_normal(2) * used[3]
-    angle, along = rng.uniform(-np.pi, np.pi, 2) * used[4:]
+    flip, scaled, stretched, shifted, turned = (
+        used[i] and kind in kinds for i, kind in enumerate(("upside_down", "scale", "stretch", "shift", "rotation"))
+    )
+    mirrored, upside_down = bool(flips[0]) and "mirror" in kinds, bool(flips[1] and flip)
+    scale, stretch = rng.standard_normal(2) * [scaled, stretched]
+    shift = rng.standard_normal(2) * shifted
+    angle, along = rng.uniform(-np.pi, np.pi, 2) * [turned, used[5]]
     squeeze = np.diag([2.0 ** (-0.2 * stretch), 2.0 ** (0.2 * stretch)])
     linear = 2.0 ** (-0.2 * scale) * rotation(angle) @ rotation(-along) @ squeeze @ rotation(along)
     offset = -linear @ (0.125 * shift * [width, height])

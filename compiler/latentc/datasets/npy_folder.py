@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Arrays, reading
+from latentc.datasets.arrays import Arrays, augmentation_of, reading
 
 
 def open_dataset(settings: dict[str, Any]) -> Arrays:
     """The fields' arrays: x.npy [N, ...], y.npy [N], … Raises ValueError."""
     folder, fields, arrays = Path(settings["path"]), settings["fields"], {}
-    augment = settings["augment"]
+    augment = augmentation_of(settings)
     for name in fields:
         if augment and name == "augment":
             continue

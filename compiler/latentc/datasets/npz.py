@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Arrays, reading
+from latentc.datasets.arrays import Arrays, augmentation_of, reading
 
 
 def open_dataset(settings: dict[str, Any]) -> Arrays:
@@ -13,7 +13,7 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     file, fields = Path(settings["path"]), settings["fields"]
     if not file.is_file():
         raise ValueError(f"path: no such file: {file}")
-    augment = settings["augment"]
+    augment = augmentation_of(settings)
     names = {name: settings["keys"].get(name, name) for name in fields if not (augment and name == "augment")}
     with reading(file, "an .npz file of numbers"):
         stored = np.load(file)

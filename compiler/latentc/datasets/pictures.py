@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentc.datasets.arrays import Array, as_declared, augmented_rows, check_classes, mirror, reading
+from latentc.datasets.arrays import (
+    Array,
+    Augmentation,
+    as_declared,
+    augmentation_of,
+    augmented_rows,
+    check_classes,
+    mirror,
+    reading,
+)
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -53,7 +62,7 @@ class Images:
 
     in_memory = False
 
-    def __init__(self, pictures: Pictures, fields: dict[str, Any], flip: bool, augment: float = 0):
+    def __init__(self, pictures: Pictures, fields: dict[str, Any], flip: bool, augment: Augmentation | None = None):
         self.pictures, self.fields, self.flip, self.augment = pictures, fields, flip, augment
         self.size = pictures.size
         if "y" in fields:
@@ -63,7 +72,7 @@ class Images:
         """Images as the field `x` declares them, and labels; mirrored at random if `rng` is given."""
         field = self.fields["x"]
         x = as_declared(np.stack([self.pictures.pixels(int(i)) for i in index]), field)
-        if self.flip and not self.augment and rng is not None:
+        if self.flip and rng is not None:
             x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
         found = {"x": x, "y": self.pictures.y[index]} if "y" in self.fields else {"x": x}
         found |= {name: array[index] for name, array in self.pictures.arrays.items()}
@@ -81,4 +90,4 @@ def open_images(settings: dict[str, Any], open_pictures: Callable[[dict[str, Any
         raise ValueError("the data are images, but the model takes none")
     sizes = dict(zip(field["axes"], field["shape"], strict=True))
     pictures = open_pictures(settings, sizes["width"], sizes.get("channel", 1))
-    return Images(pictures, settings["fields"], settings["horizontal_flip"], settings["augment"])
+    return Images(pictures, settings["fields"], settings["horizontal_flip"], augmentation_of(settings))
