@@ -68,6 +68,14 @@ def test_an_order_follows_the_schedule() -> None:
             chosen.append(cell)
 
 
+def test_an_order_is_the_one_of_the_authors_code() -> None:
+    """Orders of a 5 by 5 grid that their code made of the same random numbers."""
+    found = local_order((1, 1, 2, 3, 5, 6, 7), 5, 1.0, 2.0, np.random.default_rng(7))
+    assert found == (17, 22, 23, 0, 18, 5, 4, 13, 10, 2, 21, 24, 16, 19, 1, 8, 12, 20, 6, 14, 11, 7, 15, 3, 9)
+    found = local_order((1, 4, 9, 11), 5, 3.0, 1.0, np.random.default_rng(7))
+    assert found == (17, 0, 24, 20, 4, 9, 15, 23, 1, 12, 21, 3, 5, 19, 16, 18, 8, 6, 7, 10, 2, 14, 13, 11, 22)
+
+
 def test_groups_one_by_one_are_as_all_at_once() -> None:
     """Greedy tokens are the likeliest of `forward` under the mask of training."""
     sizes = ["data={kind: npz, classes: 3, tokens: {vocabulary: 11, grid: [4, 4]}}", "backbone.width=16"]

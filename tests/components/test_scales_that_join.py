@@ -39,9 +39,10 @@ def test_steps_at_which_scales_join(first: int) -> None:
         assert [weight > 0 for weight in wanted] == [step >= joined for joined in joins]
 
 
-@pytest.mark.parametrize("step", [0, 6, 7, 10, 11, 20])
-def test_the_loss_counts_the_scales_that_have_joined(step: int) -> None:
-    lowered = lower(load_spec(VAR.spec, VAR.variant, [*VAR.sizes, PROGRESSIVE]))
+@pytest.mark.parametrize(("step", "smoothing"), [(0, 0.0), (6, 0.0), (7, 0.1), (10, 0.0), (11, 0.3), (20, 0.0)])
+def test_the_loss_counts_the_scales_that_have_joined(step: int, smoothing: float) -> None:
+    settings = [PROGRESSIVE, f"objective.smoothing={smoothing}"]
+    lowered = lower(load_spec(VAR.spec, VAR.variant, [*VAR.sizes, *settings]))
     rng, weights = np.random.default_rng(0), {}
     for net, network in lowered.networks.items():
         own = random_weights(network_params(lowered, network), rng, 0.3)
@@ -57,6 +58,7 @@ def test_the_loss_counts_the_scales_that_have_joined(step: int) -> None:
     (logits,) = oracle.run("main.forward", inputs, y)
     p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     losses = -np.take_along_axis(p, tokens[..., None], -1)[..., 0]
+    losses = (1 - smoothing) * losses - smoothing * p.mean(-1)
     of_scales = weights_of_authors(step, 0, 3, 17, 4, 3)
     assert found == pytest.approx((losses * np.repeat(of_scales, [1, 4, 9])).mean())
 

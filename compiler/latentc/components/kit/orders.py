@@ -153,7 +153,8 @@ def local_order(
 
     The first group is any cell. Others first take the cells nearest to those known, as long as their proximity, the sum
     of 1 / distance over known cells around, is at least `proximity`, and no cell of the group is within `repulsion`
-    rows and columns; then cells as far as possible from the group. Ties are broken at random.
+    rows and columns; then cells as far as possible from the group, at equal distances those of less proximity than
+    that first. Remaining ties are broken by proximity, then at random.
     """
     row, column = np.divmod(np.arange(side * side), side)
     rows, columns = np.abs(row[:, None] - row), np.abs(column[:, None] - column)
@@ -165,25 +166,36 @@ def local_order(
             order += rng.permutation(side * side)[:size].tolist()
             continue
         left = np.setdiff1d(np.arange(side * side), order)
-        score = close[:, order].sum(axis=1)
+        score = close[:, order].sum(axis=1).round(9)  # equal sums tie in any order of their terms
         left = left[np.lexsort((rng.random(len(left)), -score[left]))]
+        near = score[left] >= proximity
         group: list[int] = []
         blocked = np.zeros(side * side, bool)
-        for cell in left[score[left] >= proximity - 1e-9].tolist():
+        for cell in left[near].tolist():
             if len(group) == size:
                 break
             if not blocked[cell]:
                 group.append(cell)
                 blocked |= apart[cell] <= repulsion
-        others = left[~np.isin(left, group)]
-        least = distance[np.ix_(others, np.array(group))].min(axis=1) if group else np.full(len(others), np.inf)
-        while len(group) < size:
-            place = int(np.argmax(least))
-            group.append(int(others[place]))
-            least = np.minimum(least, distance[others, others[place]])
-            least[place] = -1.0
-        order += group
+        others = np.concatenate([left[~near], left[near]])
+        others = others[~np.isin(others, group)]
+        order += group + _farthest(others, group, distance, size - len(group), rng)
     return tuple(order)
+
+
+def _farthest(
+    cells: NDArray[np.int64], group: list[int], distance: NDArray[np.float64], count: int, rng: np.random.Generator
+) -> list[int]:
+    """`count` of `cells`, each as far as possible from those of `group` and from the ones before it."""
+    if len(cells) <= count:
+        return cells.tolist()  # type: ignore[no-any-return]
+    found: list[int] = []
+    while len(found) < count:
+        taken = np.array([*group, *found], np.int64)
+        # Taken cells are at distance 0 of themselves.
+        place = np.argmax(distance[np.ix_(cells, taken)].min(axis=1)) if len(taken) else rng.integers(len(cells))
+        found.append(int(cells[place]))
+    return found
 
 
 __all__ = [

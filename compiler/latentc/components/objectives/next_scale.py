@@ -15,8 +15,8 @@ from latentc.components import Closed
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, step_of, token_losses
-from latentc.components.parts import Problem
+from latentc.components.objectives._common import publish, smoothed, step_of, token_losses
+from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 
@@ -70,6 +70,7 @@ class NextScale(Objective):
     progressive: Progression | None = Field(
         None, description="progressive training of scales; null: all are trained from the start"
     )
+    smoothing: Fraction = Field(0.0, description="label smoothing: weight of the uniform distribution in the target")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_scale"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -96,6 +97,8 @@ class NextScale(Objective):
         inputs = call(b, quantizer, "scale_inputs", {}, token=tokens, out="inputs")
         logits = call(b, network, "forward", told, state=inputs, out="logits")
         losses = token_losses(b, logits, tokens)
+        if self.smoothing:
+            losses = smoothed(b, losses, logits, self.smoothing)
         if self.progressive is not None:
             of_scales = [m.output("logits").type for name, m in network.methods.items() if name.startswith("scale_")]
             weights = self.progressive.weights(b, step_of(b), len(of_scales))
