@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "tests" / "data" / "parity"
 EXAMPLES = "digits"  # the family of specs that only train small networks on small data
 
+BREAK = "<br>"  # a new line within a cell
+
 HEAD = """\
 # Systems
 
 Every published system that ships as a spec: its sizes, the recorded results of the authors' code that latentc
 reproduces with the authors' weights, and measurements. The float64 oracle, the emitted PyTorch, ONNX Runtime and
 OpenVINO agree with these results, forward passes and losses within 1e-5 of the largest value, samplers with recorded
-noise within 1e-4. Weights are mapped both ways by name (`tests/parity`, `tests/test_parity.py`). The source of each
-parameter count is in `tests/test_parameter_counts.py`: the authors' class where available. This page is generated from
-the specs, the tests and [systems.yaml](systems.yaml).
+noise within 1e-4. Weights are mapped both ways by name (`tests/parity`, `tests/test_parity.py`). The authors' results
+are counted by the first part of their files' names in `tests/data/parity`; where authors published no code, the test
+with our own reference is named. The source of each parameter count is in `tests/test_parameter_counts.py`: the
+authors' class where available. This page is generated from the specs, the tests and [systems.yaml](systems.yaml).
 """
 
 
@@ -73,8 +77,9 @@ def _source(text: str) -> str:
 
 
 def _agreement(note: Mapping[str, Any]) -> str:
-    if found := numbers_of(note):
-        return f"{len(found)}: {', '.join(f'`{name}`' for name in found)}"
+    """How many recorded results of each of the authors' projects, or the test with a reference of our own."""
+    if counts := Counter(name.split(".")[0] for name in numbers_of(note)):
+        return BREAK.join(f"`{name}`: {count}" for name, count in counts.items())
     return f"reference: `{note['reference']}`" if note.get("reference") else ""
 
 
@@ -92,7 +97,7 @@ def page() -> str:
         lines += ["| spec | paper | sizes | authors' results | measured | missing |", "|---|---|---|---|---|---|"]
         for name in names:
             note, spec = told["systems"][name], load_spec(name)
-            figures = "; ".join(note.get("figures", ()))
+            figures = BREAK.join(note.get("figures", ()))
             cells = (f"`{name}`: {note['title']}", _source(spec.source or ""), _sizes(name), _agreement(note), figures)
             lines.append(f"| {' | '.join((*cells, note.get('missing', '')))} |")
         lines.append("")
@@ -104,7 +109,7 @@ def page() -> str:
             "|---|---|---|---|---|",
         ]
         for title, note in told["techniques"].items():
-            figures = "; ".join(note.get("figures", ()))
+            figures = BREAK.join(note.get("figures", ()))
             cells = (title, _source(note["paper"]), f"`{note['option']}`", figures, note.get("missing", ""))
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
