@@ -55,7 +55,7 @@ def index(
     needed(PACKAGE, "an index of neighbours", _INSTALL)
     wanted = None if queries is None else read_condition(queries, "queries")
     try:
-        data = open_dataset(spec.data.settings())
+        data = open_dataset(spec.data.settings([search.field]))
         made = index_of(data, search.field, search.metric, spec.data.classes)
         if wanted is not None:
             if wanted.ndim != 2 or wanted.shape[1] != made.size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,6 +19,10 @@ Augmentation = Literal["mirror", "upside_down", "scale", "rotation", "stretch", 
 # Kinds and their numbers of labels, as in latentc.datasets.augment.
 AUGMENTATIONS: dict[Augmentation, int] = {"mirror": 1, "upside_down": 1, "scale": 1}
 AUGMENTATIONS |= {"rotation": 2, "stretch": 2, "shift": 2}
+
+
+ALWAYS_READ = ("x", "tokens", "y", "augment")
+"""The fields that readers return even if training does not read them: `latentc evaluate` compares their values."""
 
 
 class Data(Part):
@@ -51,12 +55,15 @@ class Data(Part):
     requires: ClassVar[tuple[str, ...]] = ()  # packages that reading needs besides numpy
     adds_noise: ClassVar[bool] = False  # reading adds the noise that a field declares
     holds_images: ClassVar[bool] = False  # a first stage encodes them; other data holds codes already
+    HOLDS: ClassVar[str] = "an array for each field"  # what a sample can consist of, for messages
 
     def model_post_init(self, context: Any) -> None:
         """Fill in the short forms from `fields`."""
         declared, filled = self.fields_, self.__dict__  # the only place that changes a frozen model
         if "x" in declared and self.shape is None:
             filled["shape"] = declared["x"].shape
+        if "x" in declared and "medium" not in declared["x"].model_fields_set:
+            filled["fields_"] = declared = {**declared, "x": self._like_short_form(declared["x"])}
         if (codes := declared.get("tokens")) and self.tokens is None and codes.classes and codes.classes > 1:
             filled["tokens"] = Tokens(vocabulary=codes.classes, grid=codes.grid or codes.shape or (1,))
         if "y" in declared and not self.classes and declared["y"].shape == ():
@@ -87,13 +94,23 @@ class Data(Part):
         """The field that the network models: `x` or `tokens`."""
         return self.fields["x"] if "x" in self.fields else self.fields["tokens"]
 
-    def settings(self) -> dict[str, Any]:
+    @classmethod
+    def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
+        """Whether data of this kind can hold the field `name` of a sample's `fields`.
+
+        `encoded`: a first stage encodes the images that the data holds.
+        """
+        return not field.resized
+
+    def settings(self, also: Collection[str] | None = None) -> dict[str, Any]:
         """Settings of the reader in `latentc.datasets`, as config.yaml of a project holds them.
 
-        They have neither class names nor fields that networks compute.
+        They have neither class names nor fields that networks compute. `also`: the fields that are read beside the
+        sample, its label and its augmentation; None: all.
         """
         without = {"class_names"}
-        read = {n: f for n, f in self.fields.items() if f.encoded_by is None}
+        wanted = self.fields if also is None else {*ALWAYS_READ, *also}
+        read = {n: f for n, f in self.fields.items() if f.encoded_by is None and n in wanted}
         fields = {n: f.model_dump(mode="json", exclude_none=True, exclude=without) for n, f in read.items()}
         return {**self.model_dump(mode="json", by_alias=True, exclude=without), "fields": fields}
 
@@ -123,6 +140,14 @@ class Data(Part):
         """The field `x` of the short form: an image if it has the shape of one and no first stage made it."""
         pixels = self.first_stage is None and len(shape) == 3 and shape[0] in (1, 3)
         return Field(shape=shape, medium="image" if pixels else "array")
+
+    def _like_short_form(self, x: Field) -> Field:
+        """The declared field with the medium that the short form `shape` would give it."""
+        usual = self._array(x.shape)
+        if usual.medium == "array" or (x.model_fields_set & {"grid", "axes"}):
+            return x
+        given = {key: getattr(x, key) for key in x.model_fields_set}
+        return Field(**{"medium": usual.medium, "rate": usual.rate, **given})
 
     def _problems_of_resized(self, name: str, field: Field) -> Iterator[Problem]:
         place = ("fields", name, "resized")
@@ -229,3 +254,25 @@ class Pictures(Images):
     )
     requires: ClassVar[tuple[str, ...]] = ("pillow>=10",)
     holds_images: ClassVar[bool] = True
+    HOLDS: ClassVar[str] = "square images `x`, which a first stage can encode, and labels `y`"
+
+    @classmethod
+    def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
+        if name == "y":
+            return field.is_label
+        if encoded:
+            return name in ("x", "tokens") or bool(field.resized)
+        return name == "x" and field.medium == "image" and field.size("height") == field.size("width")
+
+
+class CaptionedPictures(Pictures):
+    """Pictures with texts, as tokens; the field NAME_mask, if present, marks those that count."""
+
+    HOLDS: ClassVar[str] = f"{Pictures.HOLDS}, and texts with their masks"
+
+    @classmethod
+    def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
+        text = fields.get(name.removesuffix("_mask")) if field.dtype == "bool" else field
+        if text is not None and text.medium == "text" and name not in ALWAYS_READ:
+            return True
+        return super().provides(name, field, fields, encoded)

@@ -117,6 +117,11 @@ class Field(Closed):
         """What requests for tokens of text say of them, as arguments of the runtime's `Condition`."""
         return {key: getattr(self, key) for key in ("medium", *TEXT)} if self.medium == "text" else {}
 
+    @property
+    def is_label(self) -> bool:
+        """True for one class number per sample."""
+        return self.shape == () and self.classes is not None
+
     def size(self, axis: str) -> int:
         """Length of the axis of that name; 1 if there is none."""
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1

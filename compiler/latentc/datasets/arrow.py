@@ -75,6 +75,39 @@ def numbers(values: Any, name: str) -> Array:
     return array
 
 
+def number_names(settings: dict[str, Any]) -> list[str]:
+    """Names of the fields with a column of numbers beside the images: neither computed nor texts."""
+    fields = settings["fields"]
+    computed = {"x", "tokens", "y", *(["augment"] if settings["augment"] else [])}
+    own = (n for n, field in fields.items() if n not in computed and field["medium"] != "text")
+    return [name for name in own if not of_text(name, fields) and not fields[name].get("resized")]
+
+
+def numbers_of(column: Any, key: str, name: str, field: dict[str, Any], index: Array) -> Array:
+    """Rows [n, ...] of a field of numbers in the column `key`. Raises ValueError."""
+    shape = field["shape"]
+    with reading(f"column `{key}`", f"numbers of shape {shape}"):
+        values = np.asarray([column[int(i)].as_py() for i in index])
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"column `{key}` does not hold numbers of shape {shape}")
+    values = as_declared(values, field)
+    if values[0].size != np.prod(shape, dtype=int):
+        raise ValueError(f"rows of `{key}` have shape {list(values.shape[1:])}, but the model takes {shape}")
+    values = values.reshape(len(index), *shape)  # lists may be flat
+    check_classes(name, values, field)
+    return values
+
+
+class Column:
+    """A field of numbers beside images, read row by row."""
+
+    def __init__(self, table: Table, key: str, name: str, field: dict[str, Any]):
+        self.table, self.key, self.name, self.field = table, key, name, field
+
+    def __getitem__(self, index: Array) -> Array:
+        return numbers_of(self.table.column(self.key), self.key, self.name, self.field, index)
+
+
 class ArrowPictures(Pictures):
     """Images in a column of bytes, or of {bytes, path} as Hugging Face stores them."""
 
@@ -87,6 +120,8 @@ class ArrowPictures(Pictures):
         self.texts = {name: key_of(name, keys, columns) for name in text_names(settings["fields"])}
         for name in self.texts:
             self.arrays |= caption_arrays(partial(self.text, name), name, settings["fields"])
+        for name in number_names(settings):
+            self.arrays[name] = Column(table, key_of(name, keys, columns), name, settings["fields"][name])
         self.y = np.zeros(self.size, np.int64)
         if settings["classes"]:
             self.y = numbers(table.column(label), label).astype(np.int64)
@@ -136,17 +171,7 @@ class ArrowRows:
                 texts = [text_of(column[int(i)].as_py(), key) for i in index]
                 found |= texts_as_tokens(name, texts, field, f"{name}_mask" in self.fields)
                 continue
-            with reading(f"column `{key}`", f"numbers of shape {field['shape']}"):
-                values = np.asarray([column[int(i)].as_py() for i in index])
-            if values.dtype.kind not in "biuf":
-                raise ValueError(f"column `{key}` does not hold numbers of shape {field['shape']}")
-            values = as_declared(values, field)
-            if values[0].size != np.prod(field["shape"], dtype=int):
-                raise ValueError(
-                    f"rows of `{key}` have shape {list(values.shape[1:])}, but the model takes {field['shape']}"
-                )
-            found[name] = values.reshape(len(index), *field["shape"])  # lists may be flat
-            check_classes(name, found[name], field)
+            found[name] = numbers_of(column, key, name, field, index)
         return found
 
 

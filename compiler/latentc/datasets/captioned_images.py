@@ -47,8 +47,8 @@ class CaptionedImages(Pictures):
                 self.texts.append(caption)
         self.picture = np.unique([str(image) for image in self.files], return_inverse=True)[1]
         self.size, self.y = len(self.files), np.zeros(len(self.files), np.int64)
-        (field,) = text_names(settings["fields"])
-        self.arrays = caption_arrays(self.texts.__getitem__, field, settings["fields"])
+        for field in text_names(settings["fields"]):
+            self.arrays = caption_arrays(self.texts.__getitem__, field, settings["fields"])
         self.captions = states([file], file.parent)
 
     def content(self, index: int) -> tuple[str, Path]:

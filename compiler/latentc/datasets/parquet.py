@@ -13,9 +13,10 @@ from latentc.datasets.arrow import (
     features_from_metadata,
     key_of,
     names_from_features,
+    number_names,
     open_arrow,
 )
-from latentc.datasets.captions import of_text
+from latentc.datasets.captions import text_names
 from latentc.datasets.pictures import Images
 
 ROWS = 256  # rows copied at once
@@ -39,7 +40,8 @@ def table_of(settings: dict[str, Any]) -> Table:
     with reading(files[0], "parquet"):
         columns = pq.ParquetFile(files[0]).schema_arrow.names
     declared = settings["fields"]
-    fields = [n for n in declared if (n != "augment" or not settings["augment"]) and not of_text(n, declared)]
+    texts = text_names(declared)
+    fields = [n for n in declared if n in ("x", "tokens", "y") or n in number_names(settings) or n in texts]
     wanted = ["x" if name == "tokens" and settings["first_stage"] else name for name in fields]  # what is encoded
     keys = list(dict.fromkeys(key_of(name, settings["keys"], columns) for name in wanted))
     if missing := [key for key in keys if key not in columns]:

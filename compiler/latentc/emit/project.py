@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from latentc.components.encoded_fields import encoded_fields
 from latentc.components.fields import Medium
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
+from latentc.components.read_fields import fields_of_project
 from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
@@ -117,7 +118,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["features.py"] = template("project/features.py")
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
-    config = {**config_of(spec), "model": model.sizes}
+    config = {**config_of(spec, lowered.updates), "model": model.sizes}
     rolls_out = any(update.rollout for update in lowered.updates)
     grown = any("grids" in role for role in config.get("roles", {}).values())
     files |= training_files(spec.train, lowered.module, rolls_out, grown)
@@ -130,16 +131,17 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     return files
 
 
-def config_of(spec: Spec) -> dict[str, Any]:
-    """The settings of training and data, as config.yaml holds them."""
-    data, stage = spec.data.settings(), spec.first_stage
+def config_of(spec: Spec, updates: Sequence[Update] = ()) -> dict[str, Any]:
+    """The settings of training and data, as config.yaml holds them, without fields that only requests pass."""
+    read = fields_of_project(spec, updates)
+    data, stage = spec.data.settings(read), spec.first_stage
     if stage is not None and spec.first_stage_fits:
         data["first_stage"] |= {
             "weights": f"{FIRST_STAGE}.safetensors",
             "field": stage.data.settings()["fields"]["x"],
         }
-    unseen = spec.data.held_out().settings()
-    held_out = {key: value for key, value in unseen.items() if spec.data.settings()[key] != value}
+    unseen, seen = spec.data.held_out().settings(read), spec.data.settings(read)
+    held_out = {key: value for key, value in unseen.items() if seen[key] != value}
     train = spec.train.model_dump(mode="json", by_alias=True)
     train |= optimizer_settings(spec.train)
     if not train["optimizers"]:

@@ -159,6 +159,7 @@ class Real(SampleSource):
             fields, modelled = {"x": made, **{k: v for k, v in fields.items() if k == "y"}}, "x"
         self.field, self.modelled, self.judged_by = fields[modelled], modelled, data.judged_by
         self.chunk_size = chunk_size(self.field["shape"])
+        fields = {name: field for name, field in fields.items() if name in (modelled, "y", "augment")}
         self.settings = {**data.settings(), "fields": fields}
         try:
             self.data = open_dataset(self.settings)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Closed
-from latentc.components.dataset import Pictures
+from latentc.components.dataset import CaptionedPictures
 from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Columns(Closed):
     caption: str | None = Field(None, description="captions; null: caption or text")
 
 
-class CaptionedImages(Pictures):
+class CaptionedImages(CaptionedPictures):
     """Images anywhere in a folder, and a file of captions: COCO's captions_train2017.json, or a .csv, .tsv or .jsonl
     file with an image and a caption per row (Open Images' narratives).
 
@@ -47,8 +47,8 @@ class CaptionedImages(Pictures):
         "fields": {"caption": {"shape": [8], "classes": 256, "medium": "text", "end": 0}},
     }
 
-    def settings(self) -> dict[str, Any]:
-        found = super().settings()
+    def settings(self, also: Collection[str] | None = None) -> dict[str, Any]:
+        found = super().settings(also)
         return {**found, "keys": {name: key for name, key in found["keys"].items() if key is not None}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field as Option
 
 from latentc.components.dataset import Data
-from latentc.components.fields import Tokens
+from latentc.components.fields import Field, Tokens
 from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
@@ -24,17 +24,18 @@ class Digits(Data):
     """
 
     kind: Literal["digits"]
-    classes: Literal[10] = Field(10, description="always 10")
-    as_: Literal["images", "tokens"] = Field("images", alias="as", description="what the network models")
-    shape: tuple[Literal[1], Literal[8], Literal[8]] | None = Field(None, description="[1, 8, 8], set by `as`")
-    tokens: Tokens | None = Field(None, description="17 levels on an 8 × 8 grid, set by `as`")
-    part: Literal["train", "test", "all"] = Field(
+    classes: Literal[10] = Option(10, description="always 10")
+    as_: Literal["images", "tokens"] = Option("images", alias="as", description="what the network models")
+    shape: tuple[Literal[1], Literal[8], Literal[8]] | None = Option(None, description="[1, 8, 8], set by `as`")
+    tokens: Tokens | None = Option(None, description="17 levels on an 8 × 8 grid, set by `as`")
+    part: Literal["train", "test", "all"] = Option(
         "train", description="the training half (898 images of a fixed permutation), the other half, or all"
     )
-    first_stage: None = Field(None, description="always null: digits need none")
+    first_stage: None = Option(None, description="always null: digits need none")
     judged_by: ClassVar[str] = "digits"
     requires: ClassVar[tuple[str, ...]] = ("scikit-learn>=1.4",)
     adds_noise: ClassVar[bool] = True
+    HOLDS: ClassVar[str] = "images `x`, or grey levels `tokens`, labels `y` and principal components"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "digits"}
 
     def model_post_init(self, context: Any) -> None:
@@ -44,6 +45,12 @@ class Digits(Data):
         if self.as_ == "tokens" and self.tokens is None:
             self.__dict__["tokens"] = Tokens(vocabulary=17, grid=(8, 8))
         super().model_post_init(context)
+
+    @classmethod
+    def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
+        if name in ("x", "tokens"):
+            return field.shape in ((1, 8, 8), (64,))
+        return field.is_label and field.classes == 10 if name == "y" else field.dtype == "f32"
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field as Option
 
 from latentc.components.dataset import Data
+from latentc.components.fields import Field
 from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
@@ -22,15 +23,20 @@ class EdmLatents(Data):
     """
 
     kind: Literal["edm_latents"]
-    path: str = Field("data/train.zip", description="the zip or the folder")
-    latent_mean: tuple[float, ...] = Field(
+    path: str = Option("data/train.zip", description="the zip or the folder")
+    latent_mean: tuple[float, ...] = Option(
         (5.81, 3.25, 0.12, -2.15), max_length=256, description="mean of the latents per channel; the default is EDM2's"
     )
-    latent_std: tuple[float, ...] = Field(
+    latent_std: tuple[float, ...] = Option(
         (4.17, 4.62, 3.71, 3.28), max_length=256, description="standard deviation of the latents per channel"
     )
-    deviation: float = Field(0.5, gt=0, description="standard deviation of the normalised latents")
+    deviation: float = Option(0.5, gt=0, description="standard deviation of the normalised latents")
+    HOLDS: ClassVar[str] = "latents `x` and labels `y`"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm_latents", "classes": 4, "shape": [4, 8, 8]}
+
+    @classmethod
+    def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
+        return field.is_label if name == "y" else name == "x" and field.dtype == "f32"
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

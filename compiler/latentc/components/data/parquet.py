@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field as Option
 
 from latentc.components.dataset import Pictures
-from latentc.components.fields import AxisName
+from latentc.components.fields import AxisName, Field
 
 
 class Parquet(Pictures):
@@ -17,9 +18,14 @@ class Parquet(Pictures):
     """
 
     kind: Literal["parquet"]
-    path: str = Field("data/train", description="a .parquet file, or a folder of them")
-    keys: dict[AxisName, str] = Field(
+    path: str = Option("data/train", description="a .parquet file, or a folder of them")
+    keys: dict[AxisName, str] = Option(
         default_factory=dict, description="column per field; by default `image` or `img`, and `label` or `labels`"
     )
     requires: ClassVar[tuple[str, ...]] = ("pillow>=10", "pyarrow>=15")
+    HOLDS: ClassVar[str] = "a column for each field, of images, numbers or texts"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "parquet", "classes": 4, "shape": [3, 16, 16]}
+
+    @classmethod
+    def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
+        return encoded or not field.resized

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.dataset import Pictures
+from latentc.components.dataset import CaptionedPictures
 
 
-class WebDataset(Pictures):
+class WebDataset(CaptionedPictures):
     """Images in uncompressed .tar files, labelled by a .cls file or a key of the .json of the same name.
 
     The files are indexed when opened. Class names come from class_names.txt next to them.
