@@ -38,8 +38,7 @@ class TextRedaction(Distillation):
     words: dict[str, str] = Field(
         min_length=1,
         max_length=1_024,
-        description="redacted words or phrases, and what stands in their place where they occur first in a text; best "
-        "with as many tokens",
+        description="redacted words or phrases, and what stands in place of each occurrence; best with as many tokens",
     )
     weight: float = Field(1.0, gt=0, description="weight of the error of texts with redacted words")
     DISTILS: ClassVar[bool] = False  # samplers guide as before
@@ -144,11 +143,52 @@ def _mean(b: Builder, x: Var, y: Var, mask: Var | None) -> Var:
 def _rewritten(
     b: Builder, tokens: Var, mask: Var | None, redacted: Sequence[int], instead: Sequence[int]
 ) -> tuple[Var, Var, Var | None]:
-    """(bool[B]: whether `redacted` occurs in tokens i64[B, L], the tokens with `instead` where it does first, and which
-    of these count); the tokens behind it move along.
+    """(bool[B]: whether `redacted` occurs in tokens i64[B, L], the tokens with `instead` wherever it does, and which of
+    these count). Tokens behind an occurrence move along; those beyond the end are lost.
     """
-    batch, length = tokens.shape[0], int(tokens.shape[1])
-    starts = length - len(redacted) + 1
+    length, grown = int(tokens.shape[1]), len(instead) - len(redacted)
+    begins = _occurrences(b, tokens, mask, redacted)
+    found = b.less(0, b.max(begins, axes=(1,), keepdims=False, out="most"), out="found")
+    if grown:
+        marks, after = _moved(b, begins, grown)
+        source = b.minimum(b.maximum(after, 0), length - 1, out="source")
+        text = b.take_along(tokens, source, axis=1, out="text")
+        counts = None if mask is None else b.take_along(mask, source, axis=1, out="counts")
+        if grown < 0 and counts is not None:  # a shorter text has fewer valid tokens
+            counts = b.where(b.less(after, length), counts, b.constant(False), out="counts")
+    else:
+        marks, text, counts = begins, tokens, mask
+    for k, one in enumerate(instead):
+        begun = b.slice(marks, axis=1, start=0, stop=length - k)
+        here = b.less(0, b.pad(begun, axis=1, before=k, after=0, value=0) if k else begun, out="here")
+        text = b.where(here, b.scalar(one, tokens), text, out="text")
+        counts = None if counts is None else b.where(here, b.constant(True), counts, out="counts")
+    return found, text, counts
+
+
+def _moved(b: Builder, begins: Var, grown: int) -> tuple[Var, Var]:
+    """(i64[B, L]: how many occurrences begin at each place of the new text, whose texts are `grown` tokens longer per
+    occurrence; the place in the old text that each of its tokens comes from, which may lie outside).
+    """
+    batch, length = begins.shape[0], int(begins.shape[1])
+    earlier = b.op("sub", b.cumsum(begins, axis=1), begins, out="earlier")
+    moved = b.op("add", b.arange(length), b.op("mul", earlier, b.scalar(grown, earlier)), out="moved")
+    moved = b.minimum(moved, length, out="moved")  # column L gathers those beyond the end
+    ones = b.fill_like(b.slice(begins, axis=1, start=0, stop=1), 1)
+    row = b.op("sub", b.cumsum(ones, axis=0), 1, out="row")
+    index = b.op("add", b.op("mul", row, b.scalar(length + 1, row)), moved, out="index")
+    places = b.pad(b.fill_like(begins, 0), axis=1, before=0, after=1, value=0, out="places")
+    flat = (b.reshape(x, shape=(batch * x.shape[1],)) for x in (places, index, begins))
+    marks = b.reshape(b.scatter_add(*flat, axis=0), shape=(batch, length + 1))
+    marks = b.slice(marks, axis=1, start=0, stop=length, out="marks")
+    passed = b.cumsum(marks, axis=1, out="passed")
+    return marks, b.op("sub", b.arange(length), b.op("mul", passed, b.scalar(grown, passed)), out="after")
+
+
+def _occurrences(b: Builder, tokens: Var, mask: Var | None, redacted: Sequence[int]) -> Var:
+    """i64[B, L]: 1 where an occurrence of `redacted` begins that does not overlap with one before, from the left."""
+    batch, length, size = tokens.shape[0], int(tokens.shape[1]), len(redacted)
+    starts = length - size + 1
     hits = [
         b.cast(b.equal(b.slice(tokens, axis=1, start=k, stop=k + starts), b.scalar(one, tokens)), to="i64", out="hits")
         for k, one in enumerate(redacted)
@@ -158,22 +198,20 @@ def _rewritten(
         whole = b.op("mul", whole, more, out="whole")
     if mask is not None:
         whole = b.op("mul", whole, b.cast(b.slice(mask, axis=1, start=0, stop=starts), to="i64"), out="whole")
-    found = b.less(0, b.max(whole, axes=(1,), keepdims=False, out="most"), out="found")
-    first = b.reshape(b.argmax(whole, axis=1), shape=(batch, 1), out="first")
-    place = b.op("sub", b.arange(length), first, out="place")  # from this word on
-    shift = len(redacted) - len(instead)
-    after = b.op("add", b.arange(length), shift, out="after")
-    source = b.where(b.less(place, 0), b.arange(length), after, out="source")
-    source = b.minimum(b.maximum(source, 0), length - 1, out="source")
-    text = b.take_along(tokens, source, axis=1, out="text")
-    counts = None if mask is None else b.take_along(mask, source, axis=1, out="counts")
-    if shift > 0 and counts is not None:  # a shorter text has fewer valid tokens
-        counts = b.where(b.less(after, length), counts, b.constant(False), out="counts")
-    for k, one in enumerate(instead):
-        here = b.equal(place, k)
-        text = b.where(here, b.scalar(one, tokens), text, out="text")
-        counts = None if counts is None else b.where(here, b.constant(True), counts, out="counts")
-    return found, text, counts
+    if any(redacted[k:] == redacted[: size - k] for k in range(1, size)):  # it can overlap with itself
+        columns = b.reshape(b.transpose(whole, perm=(1, 0)), shape=(starts, batch), out="columns")
+
+        def choose(b: Builder, i: Var, kept: Any, carried: tuple[Var, ...], at: tuple[Var, ...]) -> Any:
+            (blocked,), (hit,) = carried, at
+            free = b.cast(b.less(blocked, 1), to="i64", out="free")
+            chosen = b.op("mul", hit, free, out="chosen")
+            left = b.maximum(b.op("sub", blocked, 1), 0, out="left")
+            return (b.maximum(left, b.op("mul", chosen, b.scalar(size - 1, chosen)), out="blocked"),), (chosen,)
+
+        nothing = b.op("mul", b.max(whole, axes=(1,), keepdims=False), 0, out="nothing")
+        _, chosen = b.loop(f"{b.name}.choose", starts, choose, carried=[nothing], tables=[columns])
+        whole = b.transpose(chosen, perm=(1, 0), out="whole")
+    return b.pad(whole, axis=1, before=0, after=size - 1, value=0, out="begins") if size > 1 else whole
 
 
 __all__ = ["TextRedaction"]
