@@ -1,11 +1,11 @@
-"""Taming transformers (Esser et al. 2021): VQGAN, its discriminator, and the GPT over tokens."""
+"""Taming transformers (Esser et al. 2021): VQGAN, its discriminator, and the GPT over tokens, also in windows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from cases import Array, Forward
+from cases import Array, Forward, Sampler
 from parity_data import Numbers
 
 GPT = (
@@ -23,6 +23,18 @@ VQGAN = (
     "networks.main.attention=[1]",
     "networks.main.bottleneck={kind: codebook, size: 64, channels: 32}",
     "networks.discriminator.depth=1",
+)
+SLIDING = (
+    "data.first_stage=null",
+    "data.tokens={vocabulary: 16, grid: [5, 6]}",
+    "data.fields={map: {shape: [30], classes: 16}}",
+    "conditioning={map: {kind: sequence, padding: none, dropout: 0}}",
+    "networks.encoder=null",
+    "networks.main.window=[4, 4]",
+    "networks.main.width=32",
+    "networks.main.depth=1",
+    "networks.main.block.mixer.heads=2",
+    "sampler={kind: sliding, top_k: 6, temperature: 0.9}",
 )
 
 
@@ -45,6 +57,14 @@ CASES = [
         lambda numbers, spec: {"x": numbers.inputs["input"]},
         prefixes={"discriminator": ""},
         network="discriminator",
+    ),
+    # Tokens are the same or differ by more than this.
+    Sampler(
+        "taming.sampler_sliding",
+        "taming_depth",
+        SLIDING,
+        lambda numbers, spec: {"map": numbers.inputs["c"], "u": numbers.inputs["u"]},
+        tolerance=1e-9,
     ),
     Forward("taming.mingpt", "taming", GPT, tokens),
     Forward("taming.vqgan", "vqgan_taming", VQGAN, image, wanted=lambda numbers: numbers.outputs["out.dec"]),
