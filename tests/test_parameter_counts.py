@@ -672,6 +672,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         },
     ),
     "ppap_expert": ("torchvision's ResNet-50", {("0", "teacher"): 25_557_032, ("0", "main"): 1_410_352 + 53_120}),
+    "ppap_expert_depth": (
+        "isl-org/MiDaS, without two convolutions that it never calls; riiid/PPAP trains adapters, biases and norms",
+        {("0", "teacher"): 21_320_545 - 4_719_616, ("0", "main"): 21_320_545 - 4_719_616 + 1_375_488},
+    ),
     "ppap_expert_deit": ("timm's deit_small_patch16_224", {("0", "teacher"): 22_050_664, ("0", "main"): 22_271_848}),
     "flowturbo": (
         "shiml20/FlowTurbo; its refiner is the predictor's class with one block and twice the channels",

@@ -38,6 +38,19 @@ _BLOCK = "{mixer: {kind: attention, heads: 2, adapter: {rank: 2, alpha: 3}}, fee
 _BLOCK += "norm: {kind: layer_norm, affine: true}, condition: {kind: in_context}}"
 _VISION = "kind: staged_classifier, width: 8, multipliers: [1], depths: [1], patch: 4, patch_norm: false, image: 12"
 _VISION = f"{{{_VISION}, normalise: true, class_token: true, positions: {{kind: learned}}, block: {_BLOCK}}}"
+_STAGES = "[{channels: 4, ratio: 1}, {channels: 6, blocks: 2, kernel: 5, ratio: 2, halve: true}]"
+_SEES = f"{{kind: map_predictor, stem: 4, stages: {_STAGES}, features: 4, head: 4, positive: false, image: 16, "
+_SEES += "normalise: true, adapter: {rank: 2, alpha: 3}}"
+DEPTH = (
+    *(size for size in GUIDED if "expert_0." not in size and "data=" not in size and "experts=" not in size),
+    "data={kind: npz, path: x.npz, classes: 10, shape: [3, 16, 16], fields: {depth: {shape: [1, 16, 16]}}}",
+    *(f"networks.expert_0={_SEES}", "sampler.guidance.experts=[expert_0, expert_1]"),
+)
+DEPTH_EXPERT = (
+    "data={kind: npz, path: x.npz, shape: [3, 16, 16]}",
+    *(f"networks.main={_SEES}", f"networks.teacher={_SEES[:-1]}, pretrained: eye.safetensors}}"),
+    *("networks.main.copy_of=teacher", "networks.main.frozen_weights=['*conv*.weight']"),
+)
 DEIT = (*(size for size in GUIDED if "expert_0." not in size), f"networks.expert_0={_VISION}", "weights={}")
 
 
@@ -49,7 +62,7 @@ def test_each_expert_has_its_range_of_timesteps(count: int) -> None:
     t = np.arange(1000)
     bounds = [int(i * 1000 / count) for i in range(count + 1)]
     wanted = [next(i for i in range(count) if bounds[i] <= step <= bounds[i + 1]) for step in t]
-    weights = np.stack([term._weights_of(i, 1000, 1 - t / 999) for i in range(count)])
+    weights = np.stack([term.weights_of(i, 1000, 1 - t / 999) for i in range(count)])
     assert (weights.sum(0) == 1).all() and weights.argmax(0).tolist() == wanted
 
 
@@ -132,6 +145,39 @@ def test_experts_of_deit_learn_adapters_and_biases() -> None:
     assert trained == [path for path in paths if "lora_" in path or path.endswith("bias")]
 
 
+def test_an_expert_learns_the_depth_that_the_teacher_sees() -> None:
+    """Mean squared difference of the maps; convolutions stay as they are, adapters, biases and norms are trained."""
+    spec: Any = load_spec("ppap_expert_depth", "1", list(DEPTH_EXPERT))
+    lowered = lower(spec)
+    params = {f"{n}.{p}": v for n, net in lowered.networks.items() for p, v in network_params(lowered, net).items()}
+    weights = random_weights(params, RNG, 0.3)
+    weights |= {name: np.abs(array) + 0.1 for name, array in weights.items() if name.endswith("running_var")}
+    oracle = Interpreter(lowered.module, weights)
+    x, noise, step = RNG.uniform(-1, 1, (2, 3, 16, 16)), RNG.standard_normal((2, 3, 16, 16)), np.array([0, 150])
+    given = {"x": x, "noise": noise, "step": step}
+    (loss,) = oracle.run("loss", *(given[v.name] for v in lowered.module.entry("loss").inputs))
+    point = spec.objective.process.point(200 + step)
+    x_t = point.alpha[:, None, None, None] * x + point.sigma[:, None, None, None] * noise
+    seen = {
+        name: oracle.run(lowered.networks[name].methods["see"].function, image, prefix=name)[0]
+        for name, image in (("main", x_t), ("teacher", x))
+    }
+    assert loss == pytest.approx(np.mean((np.asarray(seen["main"]) - seen["teacher"]) ** 2), rel=1e-6)
+    paths = list(network_params(lowered, lowered.networks["main"]))
+    trained = {path for path in paths if not any(fnmatch(path, p) for p in spec.networks["main"].frozen_weights)}
+    assert trained == {p for p in paths if "conv" not in p or "lora_" in p or p.endswith("bias")}
+
+
+def test_depth_is_guided_by_the_expert_of_each_range() -> None:
+    lowered = lower(load_spec("ppap_depth", None, list(DEPTH)))
+    functions = lowered.module.functions
+    loops = [fn for name, fn in functions.items() if name.startswith("sample.5.ddim")]
+    scores = [functions[node.attrs["fn"]] for fn in loops for node in fn.nodes if node.op == "gradient"]
+    networks = [node.attrs["name"] for fn in scores for node in fn.nodes if node.op == "call"]
+    assert sorted(networks) == ["expert_0", "expert_1"]
+    assert [setting.name for setting in lowered.programs[0].settings] == ["score_guidance"]
+
+
 def test_an_expert_learns_labels_in_its_range_of_timesteps() -> None:
     """The same as without a range, at the timesteps behind its first."""
     sizes = [*("data={kind: npz, path: x.npz, classes: 7, shape: [3, 18, 18]}", "conditioning={}")]
@@ -150,10 +196,13 @@ def test_an_expert_learns_labels_in_its_range_of_timesteps() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
-@pytest.mark.parametrize(("form", "experts"), [("loop", GUIDED), ("host", DEIT)], ids=["resnet-loop", "deit-host"])
-def test_engines_and_emitted_sampler_agree(form: str, experts: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["resnet-loop", "deit-host", "depth-loop"])
+def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    report = verify(tiny_bundle("ppap", tmp_path / "bundle", (*experts, f"target.form={form}")))
+    of, form = form.split("-")
+    experts = {"resnet": GUIDED, "deit": DEIT, "depth": DEPTH}[of]
+    name = "ppap_depth" if of == "depth" else "ppap"
+    report = verify(tiny_bundle(name, tmp_path / "bundle", (*experts, f"target.form={form}")))
     assert report.ok, report.text()
     assert "sampler" in {c.what for c in report.comparisons}
 
@@ -173,6 +222,16 @@ def test_both_experts_guide() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(DiagnosticError, match="needs a network `expert_9` that predicts the class"):
         load_spec("ppap", None, [*GUIDED, "sampler.guidance.experts=[expert_0, expert_9]"])
+    with pytest.raises(DiagnosticError, match="needs a network `expert_9`"):
+        load_spec("ppap_depth", None, [*DEPTH, "sampler.guidance.experts=[expert_0, expert_9]"])
+    with pytest.raises(DiagnosticError, match=r"does not have the shape \[1, 32, 32\] of the map that `expert_0`"):
+        load_spec("ppap_depth", None, [*DEPTH, "networks.expert_0.image=32"])
+    with pytest.raises(DiagnosticError, match=r"1 levels need sides that are multiples of 4, not \[18, 18\]"):
+        load_spec("ppap_depth", None, [*DEPTH, "networks.expert_0.image=18"])
+    with pytest.raises(DiagnosticError, match="no stage halves the resolution"):
+        load_spec("ppap_depth", None, [*DEPTH, "networks.expert_0.stages=[{channels: 4}]"])
+    with pytest.raises(DiagnosticError, match=r"`main` sees a map \[1, 32, 32\], but `teacher` one of"):
+        load_spec("ppap_expert_depth", None, [*DEPTH_EXPERT, "networks.main.image=32"])
     with pytest.raises(DiagnosticError, match="no timestep lies between"):
         load_spec("ppap_expert", None, [*EXPERT, "objective.range=[0.5, 0.5]"])
     with pytest.raises(DiagnosticError, match="no timestep lies between"):

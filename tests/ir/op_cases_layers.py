@@ -192,9 +192,10 @@ def upsample_nearest(d: Draw) -> Case:
 
 @case("resize")
 def resize(d: Draw) -> Case:
-    size, mode = (d.int(1, 5), d.int(1, 5)), d.choose(["area", "bilinear", "antialiased", "bicubic"])
+    size, mode = (d.int(1, 5), d.int(1, 5)), d.choose(["area", "bilinear", "aligned", "antialiased", "bicubic"])
     image = d.floats(d.lead(), d.int(1, 2), d.int(1, 5), d.int(1, 5))
-    how: dict[str, Any] = {"mode": "bilinear", "antialias": True} if mode == "antialiased" else {"mode": mode}
+    own: dict[str, Any] = {"antialiased": {"antialias": True}, "aligned": {"align_corners": True}}
+    how = {"mode": "bilinear", **own[mode]} if mode in own else {"mode": mode}
     return Case([image], lambda x: F.interpolate(x, size, **how), {"size": size, "mode": mode})
 
 

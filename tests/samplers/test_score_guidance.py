@@ -38,6 +38,12 @@ MAPPED = (
     *(f"networks.eye={PATCHES}", "conditioning.map={kind: array}", "backbone.conditions=[class]"),
     "data={kind: npz, path: x.npz, classes: 10, shape: [1, 8, 8], fields: {map: {shape: [3, 4]}}}",
 )
+DEPTH = (
+    "networks.eye={kind: map_predictor, stem: 4, stages: [{channels: 4, halve: true, ratio: 2}], features: 4, head: 4, "
+    "positive: false}",
+    *("conditioning.map={kind: array}", "backbone.conditions=[class]"),
+    "data={kind: npz, path: x.npz, classes: 10, shape: [1, 8, 8], fields: {map: {shape: [1, 8, 8]}}}",
+)
 NOISY = "{kind: clip_resnet, layers: [1, 1, 1, 1], width: 2, heads: 2, features: 5, image: 32, "
 NOISY = (f"networks.eye={NOISY}time: {{frequencies: 8, width: 6}}}}", *SEEING[1:])
 WORDS = ("data.fields={words: {shape: [5]}}", "conditioning.words={kind: array}", "backbone.conditions=[class]")
@@ -48,6 +54,7 @@ SCORES = {
         "{kind: likeness, reference: words, network: eye, match: meaning}, at: state",
         (NOISY[0], *WORDS),
     ),
+    "noisy map": ("{kind: prediction, network: eye, reference: map}, at: state", DEPTH),
     "mean above": ("{kind: event, number: mean, above: 0.3}", ()),
     "square below": ("{kind: event, number: square, below: 1.0, channels: [0]}", ()),
     "pixels": ("{kind: likeness, reference: sketch}", SEEING),
@@ -94,7 +101,7 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
     scale = np.array([2.0, 0.5])
     words, mapped = (
         RNG.standard_normal((2, 5 if "noisy" in name else 32)),
-        RNG.dirichlet(np.ones(3), (2, 4)).swapaxes(1, 2),
+        RNG.uniform(0, 1, (2, 1, 8, 8)) if name == "noisy map" else RNG.dirichlet(np.ones(3), (2, 4)).swapaxes(1, 2),
     )
     given = {"x": x, "y": y, "sketch": sketch, "words": words, "map": mapped, "score_scale": scale}
     given["sketch_noise"] = RNG.standard_normal((1, 2, 1, 8, 8))
@@ -114,6 +121,8 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
 
     def of_state(state: np.ndarray, i: int) -> float:
         """SDG's scores: cosines of vectors, or 1e10 times the mean over levels of the error of Gram matrices."""
+        if name == "noisy map":
+            return -float(((seen(state) - mapped[i]) ** 2).mean())
         noised = alpha * sketch[i] + sigma * given["sketch_noise"][0, i]
         method = "see_levels" if "style" in name else "see"
         see = lowered.networks["eye"].methods[method].function
@@ -259,6 +268,8 @@ def test_calls_are_shown_within_a_gradient() -> None:
         ("{kind: likeness, reference: class, network: main}", "gives the features that it sees"),
         ("{kind: event, above: 1}, at: state", "`event` scores data, and not noisy states"),
         ("{kind: likeness, reference: class}, at: state", "`likeness` scores data, and not noisy states"),
+        ("{kind: event, above: 1}, experts: [main]", "`event` has no network that `experts` could replace"),
+        ("{kind: prediction, reference: class}", "`prediction` needs a network"),
         ("{kind: likeness, reference: class, match: meaning}", "`match: meaning` compares features"),
     ],
 )

@@ -140,7 +140,8 @@ def _resize(p: Printer, n: Node) -> Text:
     size = n.attrs["size"]
     whole = size if isinstance(size, tuple | list) else (size, size)
     mode = n.attrs["mode"]
-    how = {"mode": '"bilinear"', "antialias": "True"} if mode == "antialiased" else {"mode": f'"{mode}"'}
+    how = {"antialiased": {"antialias": "True"}, "aligned": {"align_corners": "True"}}.get(mode, {})
+    how = {"mode": '"bilinear"' if how else f'"{mode}"', **how}
     texts = {name: Text(value) for name, value in how.items()}
     return call("F.interpolate", [p.arg(n.inputs[0])], size=per_axis(p.size, whole), **texts)
 

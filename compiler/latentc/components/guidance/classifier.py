@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Array, How, Noise, ScoreTerm
+from latentc.components.guidance._experts import ExpertTerm
+from latentc.components.guidance.guidance import Array, How, Noise
 from latentc.components.kit import call
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ClassifierGuidance(ScoreTerm):
+class ClassifierGuidance(ExpertTerm):
     """Adds scale times the gradient of log p(class | x, t) with respect to x to the score (Dhariwal and Nichol 2021,
     arXiv:2105.05233). The classifier is trained on samples of the same process and takes the same time. Predictions
     at pure noise (alpha 0), such as the first of a flow, are not guided.
@@ -36,18 +35,6 @@ class ClassifierGuidance(ScoreTerm):
 
     kind: Literal["classifier"]
     network: str = Field("classifier", description="one of `networks`, which provides `classify`")
-    experts: tuple[str, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=100,
-        description="networks used instead of it, each in one of equal noise ranges, lowest noise first (PPAP)",
-    )
-    timesteps: int | None = Field(
-        None,
-        gt=1,
-        le=100_000,
-        description="number of timesteps that the ranges of `experts` divide; null: the process's, 1000 if it has none",
-    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier", "scale": 2.0}
 
     def needs(self) -> tuple[Need, ...]:
@@ -73,19 +60,8 @@ class ClassifierGuidance(ScoreTerm):
     ) -> list[tuple[str, Callable[[Sequence[float]], Array], How]]:
         if self.experts is None:
             return super().directions(mb, networks, process)
-        own = round(process.first - process.last) + 1 if process.WHOLE else 1000
-        timesteps = own if self.timesteps is None else self.timesteps
-        count = range(len(self.experts))
         gradients = {name: class_gradient(mb, networks[name]) for name in dict.fromkeys(self.experts)}
-        return [(f"{i}", partial(self._weights_of, i, timesteps), gradients[self.experts[i]]) for i in count]
-
-    def _weights_of(self, expert: int, timesteps: int, progress: Sequence[float]) -> Array:
-        """The weights where an expert acts, 0 elsewhere."""
-        assert self.experts is not None
-        bounds = np.array([timesteps * i // len(self.experts) for i in range(1, len(self.experts) + 1)])
-        # Bounds in timesteps, ascending from the data; each belongs to the range below it.
-        times = np.round((1.0 - np.asarray(progress, np.float64)) * (timesteps - 1), 6)
-        return self.weights(progress) * (np.searchsorted(bounds, times) == expert)
+        return [(part, weights, gradients[name]) for part, name, weights in self.ranges(process)]
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> ClassGradient:
         return class_gradient(mb, networks[self.network])

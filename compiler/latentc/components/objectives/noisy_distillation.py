@@ -1,4 +1,6 @@
-"""Distillation of a classifier of clean images into one of noisy images, for a range of noise; it needs no labels.
+"""Distillation of a network that looks at clean images into one that looks at noisy ones, for a range of noise.
+
+It needs no labels.
 
 Symbols: B batch, K classes; x0 the data, x_t the data noised to time t.
 """
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOfThese
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, teacher_problems
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 class NoisyDistillation(Objective):
     """`main` learns from noisy images the frozen `teacher`'s prediction on the clean ones (PPAP, arXiv:2212.05973).
 
-    The loss is the KL divergence of the teacher's class probabilities, sharpened by `temperature`, from `main`'s, as a
-    mean over the classes. The data may be samples of the diffusion model.
+    Of classifiers, the loss is the KL divergence of the teacher's class probabilities, sharpened by `temperature`, from
+    `main`'s, as a mean over the classes; of networks that see a map, the mean squared difference. The data may be
+    samples of the diffusion model.
     """
 
     kind: Literal["noisy_distillation"]
@@ -39,33 +43,50 @@ class NoisyDistillation(Objective):
     range: tuple[Fraction, Fraction] = Field(
         (0.0, 1.0), description="range of the timesteps to train on, from data (0) to noise (1)"
     )
+    match: Literal["classes", "map"] = Field("classes", description="what `main` predicts as the teacher does")
     temperature: float = Field(0.25, gt=0, description="temperature of the teacher's logits")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_distillation", "range": [0.0, 0.5]}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
+        if self.match == "map":
+            return Need("main", "see_noisy"), Need(TEACHER, "see")
         return Need("main", "classify"), Need(TEACHER, "classify")
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from problems_of_range(self.process, self.range)
         yield from teacher_problems(spec)
+        maps = [
+            network.map_seen(spec) if isinstance(network := spec.networks.get(name), Backbone) else None
+            for name in ("main", TEACHER)
+        ]
+        if self.match == "map" and None not in maps and maps[0] != maps[1]:
+            message = f"`main` sees a map {list(maps[0] or ())}, but `{TEACHER}` one of {list(maps[1] or ())}"
+            yield Problem(("match",), message, "give both networks the same `image` and `channels`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, teacher = networks["main"], networks[TEACHER]
         conditions = Conditions(spec, networks)
         b = mb.function("loss.terms")
-        x0 = b.input("x", network.methods["forward"].input("state").type)
+        method = "see" if self.match == "map" else "forward"
+        x0 = b.input("x", network.methods[method].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
         x_t, time, steps = noised_data(b, self.process, self.range, x0)
         clean = b.mul(time, 0.0, out="clean")
-        said = call(b, teacher, "forward", told, state=x0, time=clean, out="said")
+        said = call(b, teacher, method, told, state=x0, time=clean, out="said")
+        draws = (Draw("step", "integers", {"high": steps}), Draw("noise", "normal"), *conditions.drawn())
+        if self.match == "map":
+            seen = call(b, network, method, told, state=x_t, time=time, out="seen")
+            difference = b.op("sub", seen, b.stop_gradient(said), out="difference")
+            b.output(per_sample_mean(b, b.mul(difference, difference), out="loss"))
+            b.finish("The mean squared difference from what the teacher sees, one value per sample.")
+            return publish(mb, ("loss",), ("x", *conditions.fields), draws)
         wanted = b.softmax(b.stop_gradient(b.mul(said, 1.0 / self.temperature)), axis=-1, out="wanted")
-        logits = call(b, network, "forward", told, state=x_t, time=time, out="logits")
+        logits = call(b, network, method, told, state=x_t, time=time, out="logits")
         ratio = b.op("sub", b.log(b.add(wanted, 1e-12)), b.log_softmax(logits, axis=-1), out="ratio")
         loss = b.mean(b.mul(wanted, ratio), axes=(1,), keepdims=False, out="loss")
         same = b.equal(b.argmax(logits, axis=1), b.argmax(said, axis=1), out="same")
         b.output(loss, b.cast(same, to="f32", out="agreement"))
         b.finish("The divergence from the teacher, and whether the likeliest class is the same, one value per sample.")
-        draws = (Draw("step", "integers", {"high": steps}), Draw("noise", "normal"), *conditions.drawn())
         return publish(mb, ("loss", "agreement"), ("x", *conditions.fields), draws)
 
 

@@ -72,7 +72,7 @@ def _pool_row(name: str, reduction: str, doc: str) -> Op:
     return Op(f"{name}(x; size)", doc, _pool_infer, evaluate, flops=1, decompose=decompose)
 
 
-MODES = ("area", "bilinear", "antialiased", "bicubic")
+MODES = ("area", "bilinear", "aligned", "antialiased", "bicubic")
 """How `resize` makes elements of others."""
 
 CUBIC = -0.75
@@ -83,22 +83,22 @@ def resizing(old: int, new: int, mode: str) -> Array:
     """f64[new, old]: what an axis of `old` elements is multiplied by to have `new` of them.
 
     `area`: means of the elements that an interval overlaps; `bilinear` and `bicubic`: interpolation between two and
-    four, whose positions are aligned at the ends of the axis, the elements at its ends repeated; `antialiased`:
-    bilinear between more of them if they become fewer, none beyond the ends (as torch.nn.functional.interpolate does
-    each).
+    four, whose positions are aligned at the ends of the axis, the elements at its ends repeated; `aligned`: bilinear,
+    the first and last element stay where they are; `antialiased`: bilinear between more of them if they become fewer,
+    none beyond the ends (as torch.nn.functional.interpolate does each).
     """
     if mode == "antialiased":
         places = (np.arange(new) + 0.5) * old / new - 0.5
         weights = np.maximum(1 - np.abs(places[:, None] - np.arange(old)) / max(old / new, 1.0), 0.0)
         return weights / weights.sum(1, keepdims=True)  # type: ignore[no-any-return]
-    reach, weight = (1, _linear) if mode == "bilinear" else (2, _cubic)
+    reach, weight = (2, _cubic) if mode == "bicubic" else (1, _linear)
     matrix = np.zeros((new, old))
     for i in range(new):
         if mode == "area":
             first, last = i * old // new, -(-(i + 1) * old // new)
             matrix[i, first:last] = 1 / (last - first)
             continue
-        place = (i + 0.5) * old / new - 0.5
+        place = i * (old - 1) / max(new - 1, 1) if mode == "aligned" else (i + 0.5) * old / new - 0.5
         for k in range(int(np.floor(place)) - reach + 1, int(np.floor(place)) + reach + 1):
             matrix[i, min(max(k, 0), old - 1)] += weight(abs(place - k))
     return matrix
@@ -144,8 +144,8 @@ def _resize_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 _ROWS = [
     Op(
         "resize(x; size, mode)",
-        "x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear, antialiased bilinear or bicubic "
-        "interpolation (`mode`)",
+        "x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear, bilinear with aligned corners, "
+        "antialiased bilinear or bicubic interpolation (`mode`)",
         _resize_infer,
         _resize,
         decompose=_resize_decompose,

@@ -40,6 +40,8 @@ class GuidingScore(Part):
 
     OF_STATES: ClassVar[bool] = False
     """Whether it can look at noisy states, at their time."""
+    NETWORK: ClassVar[bool] = False
+    """Whether it needs a `network`, unless guidance has experts instead."""
 
     def needs(self, noisy: bool = False) -> tuple[Need, ...]:
         """Networks that it calls, and what they must be able to do, perhaps in noisy states; places relative to the

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
+from latentc.components.capabilities import Capability
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.scores._score import GuidingScore
 from latentc.components.kit import Operands, call, per_sample_mean
@@ -25,12 +26,20 @@ if TYPE_CHECKING:
 class Prediction(GuidingScore):
     """Guidance by any network that maps images, as PPAP's by depth and segmentation (Go et al. 2022, arXiv:2212.05973).
 
-    The network predicts a map [F, ...] from the data: a depth per position, or logits of F classes. The score is the
-    negative mean over positions of its distance from the map that a request gives.
+    The network predicts a map [F, ...] from the data, or from the noisy state (PPAP's experts): a depth per position,
+    or logits of F classes. The score is the negative mean over positions of its distance from the map that a request
+    gives.
     """
 
+    OF_STATES: ClassVar[bool] = True
+    NETWORK: ClassVar[bool] = True
+
     kind: Literal["prediction"]
-    network: str = Field(description="one of `networks`, which provides `see`: what it sees is the map")
+    network: str | None = Field(
+        None,
+        description="one of `networks`, which provides `see`, or `see_noisy` for states: what it sees is the map; null "
+        "if the guidance has `experts`",
+    )
     reference: str = Field(description="the condition that gives the wanted map: an array of the shape of what it sees")
     match: Literal["square", "absolute", "classes"] = Field(
         "square",
@@ -40,13 +49,14 @@ class Prediction(GuidingScore):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prediction", "network": "eye", "reference": "depth"}
 
     def needs(self, noisy: bool = False) -> tuple[Need, ...]:
-        return (Need(self.network, "see", place=("network",)),)
+        sees: Capability = "see_noisy" if noisy else "see"
+        return () if self.network is None else (Need(self.network, sees, place=("network",)),)
 
     def reads(self) -> tuple[str, ...]:
         return (self.reference,)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        condition, network = spec.conditions.get(self.reference), spec.networks.get(self.network)
+        condition, network = spec.conditions.get(self.reference), spec.networks.get(self.network or "")
         seen = network.map_seen(spec) if isinstance(network, Backbone) else None
         if condition is None or seen is None:
             return  # reported by the owner of the score, and where networks are matched with needs
@@ -62,12 +72,15 @@ class Prediction(GuidingScore):
             yield Problem(("match",), f"`{self.network}` predicts one number per position, not classes", "use `square`")
 
     def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:
+        assert self.network is not None
         return {self.reference: networks[self.network].methods["see"].output().type}
 
     def build(
         self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network], time: Var | None = None
     ) -> Var:
-        predicted = call(b, networks[self.network], "see", {}, state=data, out="predicted")
+        assert self.network is not None
+        at = {} if time is None else {"time": time}
+        predicted = call(b, networks[self.network], "see", {}, state=data, out="predicted", **at)
         wanted = given[self.reference]
         if self.match == "classes":
             highest = b.max(predicted, axes=(1,), keepdims=True, out="highest")
