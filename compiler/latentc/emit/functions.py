@@ -17,7 +17,7 @@ _SHORT = 8  # elements of an integer constant that is written out
 
 
 class Functions:
-    """Prints free functions; `texts` collects the definitions, `constants` the arrays of the side file."""
+    """Prints free functions; `texts` collects the definitions of a file, `constants` the arrays of the side file."""
 
     def __init__(self, module: Module, classes: Classes | None = None) -> None:
         self.module, self.classes = module, classes or Classes(module)
@@ -25,6 +25,11 @@ class Functions:
         self.constants = Constants()
         self.helpers: dict[str, None] = {}
         self._names: dict[str, str] = {}
+
+    def begin_file(self) -> None:
+        """Begins another file, which defines every function that it calls."""
+        self.texts, self._names = [], {}
+        self.helpers.clear()
 
     def networks(self, function: str) -> list[str]:
         """Names of the networks that a function calls, directly or through others."""

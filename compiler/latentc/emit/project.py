@@ -229,8 +229,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
 
 def objective_source(lowered: Lowered, functions: Functions) -> str:
     """Text of `objective.py`: each loss, its random inputs, and the updates of a training step in order."""
-    first = len(functions.texts)
-    functions.helpers.clear()
+    functions.begin_file()
     parts: list[str] = []
     listing: list[str] = []
     steps: list[str] = []
@@ -260,7 +259,7 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
     rollouts = [update.rollout for update in lowered.updates if update.rollout is not None]
     listing += [line for rollout in rollouts for line in layout("", f"ROLLOUT = {_rollout(rollout)}")]
     records = ["Update", *(["Rollout"] if rollouts else [])]
-    body = "\n\n".join([*_helpers(functions, *records), *functions.texts[first:], *parts, "\n".join(listing) + "\n"])
+    body = "\n\n".join([*_helpers(functions, *records), *functions.texts, *parts, "\n".join(listing) + "\n"])
     head = docstring("The losses, their random inputs, and the networks that each update trains.", "")
     return assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
 
@@ -326,8 +325,8 @@ def _draws(update: Update, loss: Function, name: str) -> str:
 
 def sampler_source(lowered: Lowered, functions: Functions) -> str:
     """Text of `sampler.py`: a function per program, and PROGRAMS {name: {steps: Sampler}}."""
-    first, programs = len(functions.texts), dict[str, list[str]]()
-    functions.helpers.clear()
+    functions.begin_file()
+    programs = dict[str, list[str]]()
     for program in lowered.programs:
         entry = lowered.module.entries[program.entry]
         name = functions.add(entry, f"{identifier(program.name)}_{program.steps}", progress=True)
@@ -344,7 +343,7 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
     held = [f"{literal(name).code}: {{{commas(rows)}}}" for name, rows in programs.items()]
     listing += layout("", f"PROGRAMS: dict[str, dict[int, Sampler]] = {{{commas(held)}}}")
-    body = "\n\n".join([*_helpers(functions, "Sampler"), *functions.texts[first:], "\n".join(listing) + "\n"])
+    body = "\n\n".join([*_helpers(functions, "Sampler"), *functions.texts, "\n".join(listing) + "\n"])
     head = docstring("The sampler: from noise to samples, guidance included.", "")
     before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
     return assembled(head, before, body)
