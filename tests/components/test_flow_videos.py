@@ -13,11 +13,15 @@ from tiny_systems import SYSTEMS
 from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
+from latentc.emit.project import project_files
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
 
 SIZES = SYSTEMS["starflow_v"].sizes
+
+
+TEXT = ("text", "text_mask")
 
 
 @cache
@@ -82,6 +86,27 @@ def test_a_sample_does_not_depend_on_others_where_iterations_end() -> None:
     assert 0 < np.abs(other - together).max() < 0.2  # the threshold ends some blocks
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_video_continues_behind_given_frames(guided: bool) -> None:
+    """Without guidance its latent is that of the frames, then z; under guidance Jacobi iterations find the same."""
+    guidance, batch = "{scale: 2}" if guided else "null", given(2)
+    solver = f"kind: flow_inverse, guidance: {guidance}, given: {{frames: 2, noise: 0.5}}"
+    lowered = lowered_video(f"sampler={{{solver}}}")
+    batch |= {"given": batch["x"][:, :, :2], "given_noise": batch["noise"][:, :, :2], "z": batch["z"][:, 12:]}
+    (found,) = run(lowered, "extend.6", batch)
+    frames = batch["given"] + 0.5 * batch["given_noise"]
+    np.testing.assert_allclose(found[:, :, :2], frames, atol=1e-9)
+    if not guided:
+        z, _ = Interpreter(lowered.module, weights_of(lowered)).run("main.forward", found, *(batch[k] for k in TEXT))
+        np.testing.assert_allclose(z[:, 12:], batch["z"], atol=1e-9)
+    for block, later in ((3, 6), (4, 5)):
+        jacobi = f"jacobi: {{block: {block}, later: {later}, iterations: {later + 1}, threshold: 0}}"
+        (again,) = run(lowered_video(f"sampler={{{solver}, {jacobi}}}"), "extend.6", batch)
+        np.testing.assert_allclose(again, found, atol=1e-9)
+    other = {**batch, "given": batch["given"] + 0.5}
+    assert np.abs(run(lowered, "extend.6", other)[0] - found)[:, :, 2].max() > 1e-3
+
+
 def test_a_window_that_moves_over_the_frames() -> None:
     """Frames behind the first window are those of a video that begins with the frames before them."""
     solver = "block: 6, later: 12, iterations: 12, threshold: 0"  # exact
@@ -143,6 +168,14 @@ def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
     np.testing.assert_allclose(denoising, (error**2).mean((1, 2, 3, 4)), rtol=1e-5)
 
 
+def test_files_of_a_project_define_what_they_call() -> None:
+    """The loss of the denoiser and the program `log_likelihood` call the same function."""
+    files = project_files(lowered_video(), load_spec("starflow_v", None, [*SIZES]))
+    for name in ("objective.py", "sampler.py"):
+        text = files[name]
+        assert isinstance(text, str) and text.count("def log_density(") == 1 and text.count("log_density(") > 1
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -152,6 +185,8 @@ def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
         ("sampler.denoise=0.5", "the sample is denoised once"),
         ("sampler.jacobi={block: 6, iterations: 8}", "8 iterations are too many: 7 always find all"),
         ("sampler.jacobi={block: 6, later: 3, iterations: 7}", "7 iterations are too many: 6 always find all"),
+        ("sampler.given={frames: 3}", "3 frames are given, but videos have 3"),
+        ("sampler={kind: flow_inverse, jacobi: {window: 2}, given: {frames: 3}}", "3 frames are given, but videos"),
         ("sampler.jacobi.context=2", "`context` (2) must be smaller than `window` (not set)"),
         ("objective.noise=uniform", "a denoiser learns to remove Gaussian noise"),
         ("networks.denoiser.block.mixer.causal=true", "every token of a frame sees every other"),

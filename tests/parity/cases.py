@@ -52,4 +52,5 @@ class Sampler(Case):
     """A whole sampler, given its inputs: the conditions as a program takes them, and every random draw."""
 
     tolerance: float = 1e-4
+    program: str = "sample"
     backends: tuple[str, ...] = ("oracle", "torch", "onnxruntime", "openvino")

@@ -1,4 +1,4 @@
-"""STARFlow-V (Gu et al. 2025): latents of a video, its noise, samples by Jacobi iterations with a threshold."""
+"""STARFlow-V (Gu et al. 2025): latents of a video, its noise, samples by Jacobi iterations, also behind a frame."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def latents(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"z": tokens(numbers.inputs["x"]), **told(numbers), "scale": np.full(1, 3, np.float32)}
 
 
+def behind(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    """The authors' latents of the given frame are not used."""
+    frame = {name: video(numbers.inputs[name][:, None]) for name in ("image", "noise")}
+    own = {"z": tokens(numbers.inputs["x"][:, 1:]), "given": frame["image"], "given_noise": frame["noise"]}
+    return {**latents(numbers, spec), **own}
+
+
 CASES = [
     Forward(
         "starflow_v.fwd",
@@ -75,5 +82,15 @@ CASES = [
         latents,
         prefixes=PREFIXES,
         wanted=lambda numbers: video(numbers.outputs["out"]),
+    ),
+    Sampler(
+        "starflow_v.extend_jacobi",
+        "starflow_v",
+        SIZES,
+        behind,
+        variant="ti2v-480p",
+        prefixes=PREFIXES,
+        wanted=lambda numbers: video(numbers.outputs["out"]),
+        program="extend",
     ),
 ]

@@ -229,7 +229,7 @@ SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for ba
 def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
     one = official(case)
     numbers, spec, lowered = one.numbers, one.spec, one.lowered
-    program = lowered.programs[0]
+    program = next(each for each in lowered.programs if each.name == case.program)
     names = [value.name for value in lowered.module.entry(program.entry).inputs]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
     if backend == "oracle":
@@ -237,7 +237,7 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
         out, *_ = Interpreter(lowered.module, own).run(program.entry, *given.values())
     elif backend == "torch":
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
-            made = project.sampler.PROGRAMS["sample"][program.steps]
+            made = project.sampler.PROGRAMS[program.name][program.steps]
             nets = [built(project, one.weights[name], name) for name in made.networks]
             out = made.sample(*nets, *tensors(list(given.values())))
             out = (out[0] if isinstance(out, tuple) else out).numpy()
@@ -253,5 +253,5 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
             if isinstance(source, ConditionSource) and source.part == "value"
         }
         noise = {name: given[name] for name, source in program.sources.items() if isinstance(source, RandomSource)}
-        out = pipe.sample(conditions=told, noise=noise)
+        out = pipe.sample(conditions=told, noise=noise, program=case.program)
     check(case, out, numbers, spec)

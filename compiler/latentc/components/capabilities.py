@@ -66,6 +66,7 @@ Capability = Literal[
     "next_vector",
     "flow",
     "flow_norms",
+    "extend_video",
     "estimate_noise",
     "shift",
     "adapt",
@@ -113,6 +114,7 @@ CAPABILITIES: dict[Capability, str] = {
     "next_vector": "predicts each vector of a sequence from those before it",
     "flow": "maps data to noise with a known log-determinant, and back",
     "flow_norms": "exposes the norms of its flows' inputs to losses",
+    "extend_video": "continues a video whose first frames are given",
     "estimate_noise": "estimates the noise that is in a sample",
     "shift": "maps noise to samples with a known log-determinant",
     "adapt": "maps samples to others of the same shape and volume, and back",
@@ -215,6 +217,8 @@ flow          `forward` (state, conditions) -> output (the latent), log_det per 
               (latent as state) -> output: those of its prior f32[T, C], by which `inverse` scales standard normal noise
 flow_norms    if the objective asks for it `train_forward`, as a flow's `forward`, with penalty f32[B]: the sum of
               the mean squares of what each of its flows is given
+extend_video  as flow, and `extend`, `guided_extend`: as `inverse` and `guided_inverse` of the tokens behind the first
+              frames, with these frames [B, C, K, H, W] as state in front -> output: all frames
 estimate_noise
               `forward` (state, conditions) -> output, the noise in it
 shift         `shift` (noise, conditions) -> output, log_det f32[B], of all dimensions

@@ -104,6 +104,10 @@ class Sampler(Part):
         """How it finds the tokens that a flow inverts; None: one after the other."""
         return None
 
+    def given_frames(self) -> int:
+        """How many frames at the start of a video a program of its takes; 0: there is no such program."""
+        return 0
+
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         """The networks with the methods that its programs call besides those they are built with.
 

@@ -138,12 +138,15 @@ def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) 
 
     A guided one also takes the conditions of the other branch, an attention temperature f32[B] (of that branch; of both
     for `density`), and the guidance scale of every predicted token f32[N, B]; a tempered one the temperature alone.
+    With `parts.given`, z begins with as many tokens that it finds already.
     """
     count = len(ports_of(parts.entries))
     prefill, decode = _prefill(parts), _decode(parts, by is not None)
     guided = guidance in ("linear", "density")
 
-    @module_class(parts.cls, _METHODS[guidance], z="B tokens features", order="tokens")
+    method = _METHODS[guidance] + "_behind" * (parts.given > 0)
+
+    @module_class(parts.cls, method, z="B tokens features", order="tokens")
     def inverse(
         b: Builder, z: Var, order: Var, *others: Var, features: int, tokens: int, dim: int, depth: int, **static: Any
     ) -> Var:
@@ -179,16 +182,21 @@ def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) 
             found.append(rest.by_frames(b, start, caches, by))
         elif by is not None:
             found.append(rest.by_blocks(b, start, caches, by))
+        elif parts.given:
+            found.append(rest.behind_given(b, start, caches, _decode(parts, several=True)))
         elif int(tokens) > first + 1:
-            found += [stacked(b, token), rest.one_by_one(b, token, caches)]
+            found += [stacked(b, token), rest.one_by_one(b, token, caches, first + 1)]
         else:
             found.append(stacked(b, token))
         x = b.concat(*found, axis=0) if len(found) > 1 else found[0]
         x = b.reshape(x, shape=(tokens, z.shape[1], features), out="x")
         return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")  # type: ignore[no-any-return]
 
-    if by is not None:
-        inverse.body.__doc__ = "Finds the tokens that the flow maps to z, block by block, by Jacobi iterations."
+    behind, blockwise = ", behind those that are given", ", block by block, by Jacobi iterations"
+    if by is not None or parts.given:
+        one_by_one = "" if by is not None else ", one after the other"
+        words = behind * (parts.given > 0) + (blockwise if by is not None else one_by_one)
+        inverse.body.__doc__ = f"Finds the tokens that the flow maps to z{words}."
     return inverse
 
 

@@ -6,7 +6,7 @@ Symbols: B batch, T tokens, N tokens of a block, C channels of a token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from latentc.ir.var import as_tuple
 def _shifted(b: Builder, known: Var, block: Var) -> Var:
     """f32[B, N, C]: the tokens before those of a block f32[B, N, C], the first of which is `known`."""
     size = int(block.shape[1])
+    if size == 1:
+        return known
     return b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")  # type: ignore[no-any-return]
 
 
@@ -57,17 +59,19 @@ class Rest:
         width = len(self.branches[0])
         return rotary, [list(flat[j : j + width]) for j in range(0, len(flat), width)]
 
-    def one_by_one(self, b: Builder, token: Var, caches: Sequence[Var]) -> Var:
-        """Those behind the first, f32[N, B, 1, C], from it and the caches."""
+    def one_by_one(self, b: Builder, token: Var, caches: Sequence[Var], done: int) -> Var:
+        """Those behind the first `done`, f32[N, B, 1, C], from the last of these and the caches."""
         first, tokens = self.parts.first, self.z.shape[0]
         # In step i the token before it is at `place` of the grid, or is predicted there: both have its position.
-        places = b.slice(self.order, axis=0, start=1, stop=tokens - first, out="place")
-        positions = b.slice(b.arange(tokens), axis=0, start=1, stop=tokens - first, out="position")
+        places = b.slice(self.order, axis=0, start=done - first, stop=tokens - first, out="place")
+        positions = b.slice(b.arange(tokens), axis=0, start=done - first, stop=tokens - first, out="position")
         if self.parts.prefix:
             positions = b.op("add", positions, self.parts.prefix, out="position")
-        rest = b.slice(self.z, axis=0, start=first + 1, stop=tokens, out="z")
+        rest = b.slice(self.z, axis=0, start=done, stop=tokens, out="z")
         tables = [positions, places, rest]
-        tables += [b.slice(scale, axis=0, start=1, stop=tokens - first, out="scale") for scale in self.scales]
+        tables += [
+            b.slice(scale, axis=0, start=done - first, stop=tokens - first, out="scale") for scale in self.scales
+        ]
 
         def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
             (token, *caches), (position, place, z, *scale) = state, rows
@@ -75,9 +79,22 @@ class Rest:
             token, *caches = self.solve(b, self.decode, [token, place, *rotary], own, [position, *caches], z, scale)
             return (token, *caches), (token,)
 
-        trip = int(tokens) - first - 1
+        trip = int(tokens) - done
         *_, found = b.loop("inverse", trip, step, invariants=self.invariants, carried=[token, *caches], tables=tables)
         return found  # type: ignore[no-any-return]
+
+    def behind_given(self, b: Builder, start: Var, caches: Sequence[Var], several: BlockBody) -> Var:
+        """All tokens f32[T, B, 1, C], one by one behind those that are given; `several` are decoded at once."""
+        given, rows = self.parts.given, self._rows(b)
+        inputs = b.concat(start, b.slice(rows, axis=1, start=0, stop=given, out="given"), axis=1, out="inputs")
+        caches = replace(self, decode=several)._remembered(b, start, given, given, inputs, caches)
+        known = b.slice(self.z, axis=0, start=0, stop=given, out="given")
+        return b.concat(known, self.one_by_one(b, entry(b, known, given - 1, "token"), caches, given), axis=0)  # type: ignore[no-any-return]
+
+    def _rows(self, b: Builder) -> Var:
+        """z f32[B, T, C]."""
+        count, batch, _, features = self.z.shape
+        return b.reshape(b.transpose(self.z, perm=(1, 0, 2, 3)), shape=(batch, count, features), out="z")  # type: ignore[no-any-return]
 
     def by_blocks(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
         """All of them by Jacobi iterations, from the first input. The last block begins early enough to be whole."""
@@ -129,17 +146,18 @@ class Rest:
         """All tokens of a video by Jacobi iterations, `later` at a time behind the first frame.
 
         There the network first sees what it saw one frame before. Inputs f32[B, T + 1, C] of the network are carried:
-        the start token, and the tokens that are found, latents in place of those that are not. Behind the first
-        `window` of frames, the last `context` frames begin a new one, of which the caches are filled anew.
+        the start token, and the tokens that are given or found, latents in place of those that are not. Behind the
+        first `window` of frames, the last `context` frames begin a new one, of which the caches are filled anew.
         """
         count, (batch, _, features) = int(self.z.shape[0]), start.shape
         size, frame = min(by.block, count), self.parts.frame
         first = count if by.window is None else min(by.window * frame, count)
-        cut = min((frame // size + 1) * size, first)
-        z = b.reshape(b.transpose(self.z, perm=(1, 0, 2, 3)), shape=(batch, count, features), out="z")
-        inputs = b.concat(start, z, axis=1, out="inputs")
-        later = by.later or size
-        parts = [(0, cut, size, 0, 0), (cut, first, later, frame, 0)]
+        given, later = self.parts.given, by.later or size
+        cut = given if given > frame else min(given + ((frame - given) // size + 1) * size, first)
+        inputs = b.concat(start, self._rows(b), axis=1, out="inputs")
+        if given:
+            caches = self._remembered(b, start, given, given, inputs, caches)
+        parts = [(given, cut, size, 0, 0), (cut, first, later, frame, 0)]
         seen = by.frames_seen * frame
         for begin in range(first, count, max(first - seen, 1)):
             parts.append((begin, min(begin + first - seen, count), later, frame, seen - begin))

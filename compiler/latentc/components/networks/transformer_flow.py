@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
@@ -128,9 +128,15 @@ class TransformerFlow(Backbone):
                     yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
             yield from self._problems_of_layout(self.layout(spec))
             by = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
-            if by is not None and len(spec.data.shape) == 4 and not self.start_token:
-                message = "for videos, Jacobi iterations need a start token"
-                yield Problem(("start_token",), message, "set `start_token: true`, or leave out `sampler.jacobi`")
+            if len(spec.data.shape) == 4 and not self.start_token:
+                for what, key, asked in (
+                    ("Jacobi iterations", "jacobi", by is not None),
+                    ("given frames", "given", self._given_frames(spec)),
+                ):
+                    if asked:
+                        message = f"for videos, {what} need a start token"
+                        mend = f"set `start_token: true`, or leave out `sampler.{key}`"
+                        yield Problem(("start_token",), message, mend)
         yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
         yield from self._problems_of_flows()
@@ -180,6 +186,14 @@ class TransformerFlow(Backbone):
                 message = f"every token of the prefix is attended to, but `{name}` has a mask of valid tokens"
                 yield Problem((), message, f"set `conditioning.{name}.padding: zeros`")
 
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        video = spec.data.shape is not None and len(spec.data.shape) == 4
+        return super().provides(spec) | (frozenset({"extend_video"}) if video else frozenset())
+
+    @staticmethod
+    def _given_frames(spec: Spec) -> int:
+        return spec.sampler.given_frames() if isinstance(spec.sampler, Sampler) else 0
+
     @property
     def head_dim(self) -> int:
         """Channels of a head."""
@@ -227,6 +241,12 @@ class TransformerFlow(Backbone):
             "inverse": ((latent, *told), ("output",)),
             "guided_inverse": ((latent, *told, *null, temperature, scale), ("output",)),
         }
+        if (frames := self._given_frames(spec)) and asks(spec, name, "extend_video"):
+            static["given_frames"] = frames
+            given = Port("given", f32(B, channels, frames, height, width), "state")
+            behind = Port("z", f32(B, length - frames * rows * columns, channels * self.patch**2), "noise")
+            signatures["extend"] = (given, behind, *told), ("output",)
+            signatures["guided_extend"] = (given, behind, *told, *null, temperature, scale), ("output",)
         if isinstance(spec.objective, Objective) and spec.objective.weighs_norms:
             signatures[TRAINING] = signatures["forward"][0], ("output", "log_det", "penalty")
         if self.scale == "none":
