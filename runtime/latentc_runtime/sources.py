@@ -114,7 +114,8 @@ class Condition:
     names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
     retrieved: it is the k nearest neighbours [k, D] of a query in an index, which a request may give instead.
     queries: conditions of the bundle, each of which program `query_NAME` encodes as such a query.
-    medium: tokens of `text` may be given as text, by `tokenizer` (a file), `alphabet`, `start`, `end`, as `texts` says.
+    medium: tokens of `text` may be given as text, by `tokenizer` (a file), `alphabet`, `start`, `end`, `cleaning`, as
+    `texts` says.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Condition:
     alphabet: str | None = None
     start: int | None = None
     end: int | None = None
+    cleaning: Literal["captions", "lower"] | None = None
 
     @property
     def required(self) -> bool:
@@ -145,7 +147,7 @@ class Condition:
     def text(self) -> dict[str, Any]:
         """What its tokens of text are, as `texts` takes it."""
         settings = {"tokenizer": self.tokenizer, "alphabet": self.alphabet, "start": self.start, "end": self.end}
-        return {"classes": self.vocabulary, **settings}
+        return {"classes": self.vocabulary, "cleaning": self.cleaning, **settings}
 
 
 class Retriever(Protocol):

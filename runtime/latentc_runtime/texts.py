@@ -2,8 +2,8 @@
 
 A field of medium `text` says what its tokens are: those of `tokenizer`, a tokenizer.json as Hugging Face's libraries
 write it; or characters, token i is `alphabet[i]`; or bytes of UTF-8, on which 256 and others may come. `start` is the
-token that begins a text, if there is one; `end` the token that ends it, and that fills what is behind it. `tokenizer`
-needs the package tokenizers.
+token that begins a text, if there is one; `end` the token that ends it, and that fills what is behind it. `cleaning`
+says how texts are cleaned first. `tokenizer` needs the package tokenizers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ MISSING = "text needs the package tokenizers: run `pip install 'latentc[text]'`"
 
 def tokens_from_text(text: str, field: Field, length: int) -> list[int]:
     """At most `length` tokens of a text, with those that begin and end it, if there are any. Raises ValueError."""
+    if how := field.get("cleaning"):
+        from latentc_runtime.cleaning import cleaned  # which other texts do without
+
+        text = cleaned(text, how)
     before, behind = ([] if field.get(key) is None else [int(field[key])] for key in ("start", "end"))
     tokens = _tokens(text, field)[: max(0, length - len(before) - len(behind))]
     if outside := [token for token in tokens if not 0 <= token < field["classes"]]:

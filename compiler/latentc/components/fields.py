@@ -10,11 +10,12 @@ import pydantic
 
 from latentc.components import Closed
 from latentc_runtime.class_names import LONGEST, is_name
+from latentc_runtime.cleaning import Cleaning
 
 Size = Annotated[int, pydantic.Field(gt=0, le=16_777_216)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 ClassNames = tuple[str, ...] | str
-TEXT = ("tokenizer", "alphabet", "start", "end")  # the keys that turn tokens into text
+TEXT = ("tokenizer", "alphabet", "start", "end", "cleaning")  # the keys that turn tokens into text
 MOST_ELEMENTS = 2**31  # of one sample
 Medium = Literal["image", "video", "audio", "points", "text", "array"]
 
@@ -98,6 +99,13 @@ class Field(Closed):
         None, ge=0, le=16_777_215, description="text: token that ends a text, also used as padding"
     )
 
+    cleaning: Cleaning | None = pydantic.Field(
+        None,
+        description="text: what is done to a text before it becomes tokens; captions: as DeepFloyd IF, PixArt and "
+        "LlamaGen clean captions from the web (links, markup, names of files; needs ftfy), lower: lower case without "
+        "spaces at the ends, null: nothing",
+    )
+
     def model_post_init(self, context: Any) -> None:
         """Fill in the defaults that depend on the rest."""
         given, filled = self.model_fields_set, self.__dict__  # the only place that changes a frozen model
@@ -158,7 +166,7 @@ class Field(Closed):
         yield from self._text_faults()
 
     def _text_faults(self) -> Iterator[tuple[str, str, str | None]]:
-        for key in ("tokenizer", "start", "end"):
+        for key in ("tokenizer", "start", "end", "cleaning"):
             if getattr(self, key) is not None and self.medium != "text":
                 yield key, f"`{key}` applies to text, but this field has medium `{self.medium}`", "set `medium: text`"
         if self.tokenizer is not None and self.alphabet is not None:

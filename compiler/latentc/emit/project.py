@@ -112,6 +112,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["constants.py"] = template("project/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
+    if cleans(spec):
+        files["cleaning.py"] = shared_source("latentc_runtime.cleaning")
     decoded: Medium = "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
     files |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
     if encoded_fields(spec):
@@ -213,6 +215,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
             *spec.data.requires,
             *(["usearch>=2.16"] if searched(spec) else []),
             *(["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []),
+            *(["ftfy>=6.1"] if cleans(spec) else []),
         ),
         "classes": data["classes"],
         "given": _asked(lowered),
@@ -222,6 +225,11 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",
     }
+
+
+def cleans(spec: Spec) -> bool:
+    """True if captions are cleaned before they become tokens."""
+    return any(field.cleaning is not None for field in spec.data.fields.values())
 
 
 # ---- objective.py
