@@ -208,6 +208,12 @@ def test_the_discriminator_of_maskgit(blur: int | None, wide: str, features: int
     np.testing.assert_allclose(run(lowered, oracle, "discriminator.forward", x)[0], scores.numpy(), rtol=1e-9)
 
 
+def test_strided_blocks_have_one_blur() -> None:
+    small = "networks.discriminator={kind: style_discriminator, channel_base: 64, strided: true, blur: 3}"
+    with pytest.raises(DiagnosticError, match="`blur` does not apply to the blocks of `strided`"):
+        load_spec("vqgan_taming", None, [*TINY, small])
+
+
 def normed(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     """A weight over its largest singular value, by one step from the vector that is kept."""
     weight, u = weights[f"{name}.weight"], weights[f"{name}.u"]

@@ -1,4 +1,4 @@
-"""A discriminator of residual blocks that blur, as StyleGAN2 has it: MaskGIT's and ViTok's.
+"""A discriminator of residual blocks that blur, as StyleGAN2 has it: MaskGIT's, ViTok's and LlamaGen's.
 
 Not `resnet_discriminator`, whose blocks have their ReLU first and pool what is left: here blocks blur before they halve
 the resolution, and two linear layers read what is left. Symbols: B batch, C channels, S side.
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.unet.layers import binomial
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
@@ -26,7 +27,7 @@ from latentc.ir.types import B
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-INIT, SLOPE, LAST = "xavier", 0.2, 4
+INIT, STRIDED_INIT, SLOPE, LAST = "xavier", "linear_default", 0.2, 4
 """`LAST`: side of the feature map that linear layers read."""
 Wide = Literal["first", "second"]
 
@@ -36,7 +37,7 @@ class StyleDiscriminator(Backbone):
 
     Takes x f32[B, C, S, S]; returns `score` f32[B, 1], or for video x f32[B, C, F, S, S] f32[B F, 1], frame by frame.
     Without equalised weights and minibatch standard deviation, as used by tokenizers (MaskGIT, Chang et al. 2022,
-    arXiv:2202.04200; ViTok, Hansen-Estruch et al. 2025, arXiv:2501.09755).
+    arXiv:2202.04200; ViTok, Hansen-Estruch et al. 2025, arXiv:2501.09755; LlamaGen, Sun et al. 2024, arXiv:2406.06525).
     """
 
     kind: Literal["style_discriminator"]
@@ -50,6 +51,11 @@ class StyleDiscriminator(Backbone):
     wide: Wide = Field(
         "second",
         description="convolution of a block that increases the channels (MaskGIT: the second, ViTok: the first)",
+    )
+    strided: bool = Field(
+        False,
+        description="blocks have a third convolution, of stride 2 after a 3 x 3 blur, and shortcuts of stride 2 "
+        "without a blur (LlamaGen); `blur` and `wide` do not apply",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
@@ -68,6 +74,9 @@ class StyleDiscriminator(Backbone):
         elif self.channel_base < shape[-1]:
             message = f"`channel_base: {self.channel_base}` leaves no channels at a side of {shape[-1]}"
             yield Problem(("channel_base",), message)
+        for name, value in (("blur", 4), ("wide", "second")) if self.strided else ():
+            if getattr(self, name) != value:
+                yield Problem((name,), f"`{name}` does not apply to the blocks of `strided`", "leave out one of them")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
@@ -78,27 +87,27 @@ class StyleDiscriminator(Backbone):
             sides.append(sides[-1] // 2)
         channels = tuple(min(self.channel_base // side, self.channel_max) for side in sides)
         static = {"channels": spec.data.shape[0]}
-        body = _forward(channels, self.blur, self.wide, len(spec.data.shape) == 4)
+        block = _strided_block if self.strided else _block(self.blur, self.wide)
+        init = STRIDED_INIT if self.strided else INIT
+        body = _forward(channels, block, init, len(spec.data.shape) == 4)
         forward = add_method(mb, name, "forward", body, [x], static)
         methods = with_averages(mb, name, spec, "StyleDiscriminator", forward, static)
         return Network(name, methods, self.PROVIDES, sizes={"depth": len(channels) - 1})
 
 
 @cache
-def _forward(widths: tuple[int, ...], blur: Blur | None, wide: Wide, video: bool) -> BlockBody:
-    block = _block(blur, wide)
-
+def _forward(widths: tuple[int, ...], block: BlockBody, init: str, video: bool) -> BlockBody:
     @module_class("StyleDiscriminator", x="B channels F H W" if video else "B channels H W")
     def forward(b: Builder, x: Var, *, channels: int) -> Var:
         """The score [B, 1] of images x [B, C, S, S], or of every frame."""
-        h = layers.conv(b, "conv_in", as_images(b, x), widths[0], 3, INIT, out="h")
+        h = layers.conv(b, "conv_in", as_images(b, x), widths[0], 3, init, out="h")
         h = b.leaky_relu(h, slope=SLOPE, out="h")
         for i, features in enumerate(widths[1:]):
             h = b.sub(f"blocks.{i}", block, h, out="h", channels=h.shape[1], features=features)
-        h = b.leaky_relu(layers.conv(b, "conv_out", h, widths[-1], 3, INIT, out="h"), slope=SLOPE, out="h")
+        h = b.leaky_relu(layers.conv(b, "conv_out", h, widths[-1], 3, init, out="h"), slope=SLOPE, out="h")
         flat = b.reshape(h, shape=(h.shape[0], widths[-1] * LAST * LAST), out="flat")
-        h = b.leaky_relu(layers.linear(b, "hidden", flat, widths[-1], INIT, out="h"), slope=SLOPE, out="h")
-        return layers.linear(b, "score", h, 1, INIT, out="score")
+        h = b.leaky_relu(layers.linear(b, "hidden", flat, widths[-1], init, out="h"), slope=SLOPE, out="h")
+        return layers.linear(b, "score", h, 1, init, out="score")
 
     return forward
 
@@ -121,3 +130,18 @@ def _block(blur: Blur | None, wide: Wide) -> BlockBody:
         return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")  # type: ignore[no-any-return]
 
     return forward
+
+
+@module_class("StyleDiscriminatorBlock", x="B channels H W")
+def _strided_block(b: Builder, x: Var, *, channels: int, features: int) -> Var:
+    """A residual block whose last convolution halves the resolution behind a blur."""
+    h = b.leaky_relu(layers.conv(b, "conv1", x, features, 3, STRIDED_INIT, out="h"), slope=SLOPE, out="h")
+    h = b.leaky_relu(layers.conv(b, "conv2", h, features, 3, STRIDED_INIT, out="h"), slope=SLOPE, out="h")
+    for axis in (2, 3):  # reflect one pixel at each edge
+        side = h.shape[axis]
+        edges = (b.slice(h, axis=axis, start=i, stop=i + 1, out="edge") for i in (1, int(side) - 2))
+        h = b.concat(next(edges), h, next(edges), axis=axis, out="padded")
+    h = b.conv(h, binomial(b, h, 1.0, 3), groups=h.shape[1], out="blurred")
+    h = layers.conv(b, "down", h, features, 3, STRIDED_INIT, stride=2, out="h")
+    shortcut = layers.conv(b, "shortcut", x, features, 1, STRIDED_INIT, stride=2, out="shortcut")
+    return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")  # type: ignore[no-any-return]
