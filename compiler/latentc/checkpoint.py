@@ -28,9 +28,11 @@ from latentc.weights import (
     materialise,
     write_safetensors,
 )
-from latentc.weights.files import Files, file_readings, named_files, open_state_dicts
+from latentc.weights.files import Files, group_readings, named_files, open_state_dicts
+from latentc.weights.in_memory import NAME as IN_MEMORY
+from latentc.weights.in_memory import Weights, by_network, tree_from_arrays
 from latentc.weights.names import Types
-from latentc.weights.state_dicts import Reading, chosen, several_fit
+from latentc.weights.state_dicts import Reading, chosen, several_fit, state_dicts
 from latentc.weights.templates import Sizes
 
 OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
@@ -58,13 +60,15 @@ def computed(param: Param) -> bool:
 def network_weights(
     spec: Spec,
     lowered: Lowered,
-    files: Files | None,
+    files: Weights | None,
     names: str | None = None,
     key: str | None = None,
     networks: Sequence[str] | None = None,
     taken: list[str] | None = None,
 ) -> dict[str, dict[str, Expr]]:
     """{network: {state-dict path: tensor}} from weights files, including computed buffers; nothing is read yet.
+
+    Instead of files, `files` may be a mapping of arrays by name; every network then has its weights from there.
 
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. If several networks
     share a file, their names begin with the network's (`refiner.blocks.0…`), or the name map tells them apart. `key`
@@ -82,6 +86,9 @@ def network_weights(
     files = () if files is None else files
     defaults = checkpoint_files(spec)
     named = [name for name in lowered.networks if name != FIRST_STAGE]
+    groups: dict[str, dict[str, Expr]] | None = None
+    if isinstance(files, Mapping):
+        groups, files = state_dicts(tree_from_arrays(by_network(files, tuple(named)))), IN_MEMORY
     paths = named_files(files, named, [name for name in wanted if name not in defaults])
     for name in wanted:
         path, flavour, part = paths.get(name, paths.get("")), names, key
@@ -92,7 +99,9 @@ def network_weights(
         check_inverse(
             name_map(spec, name, flavour), network_types(lowered, name), symbols(lowered, lowered.networks[name])
         )
-        found[name], reading = _read(spec, lowered, name, path, flavour, part, len(wanted) if "" in paths else 0)
+        found[name], reading = _read(
+            spec, lowered, name, path, groups, flavour, part, len(wanted) if "" in paths else 0
+        )
         if taken is not None and reading.describe():
             taken.append(f"{name}: {reading.describe()} of {path}")
     return found
@@ -106,10 +115,21 @@ def first_stage_weights(spec: Spec) -> dict[str, Expr]:
 
 
 def _read(
-    spec: Spec, lowered: Lowered, network: str, path: Path, names: str | None, key: str | None, sharing: int
+    spec: Spec,
+    lowered: Lowered,
+    network: str,
+    path: Path,
+    groups: dict[str, dict[str, Expr]] | None,
+    names: str | None,
+    key: str | None,
+    sharing: int,
 ) -> tuple[dict[str, Expr], Reading]:
-    """A network's tensors, and the reading of the file that fitted; `sharing` is the number of networks in the file."""
-    every = list(file_readings(path, key))
+    """A network's tensors, and the reading of the file that fitted; `sharing` is the number of networks in the file.
+
+    `groups`: its state dicts; None to read them from `path`.
+    """
+    groups = open_state_dicts(path) if groups is None else groups
+    every = list(group_readings(path, groups, key))
     own = [part for reading in every if sharing and (part := reading.under(f"{network}.")) is not None]
     if sharing > 1 and names is None:
         every = []  # files of several networks in latentc's own format always contain the networks' names
@@ -130,7 +150,7 @@ def _read(
         return next(iter(fitting.values()))
     assert first is not None
     if key is None and not own:
-        chosen(path, open_state_dicts(path), None)  # raises if there are several state dicts to choose from
+        chosen(path, groups, None)  # raises if there are several state dicts to choose from
     raise with_suggestion(first, spec, network, names, [*own, *every], fitted)
 
 

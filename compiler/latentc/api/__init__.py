@@ -1,8 +1,9 @@
 """The verbs of latentc as functions: what the command line does, without the printing.
 
 A spec is named as everywhere: a path, a shipped spec's name, or `-` for standard input; `variant` is one of its
-variants and `overrides` are texts as `--set` takes them. All raise DiagnosticError for what a caller can mend.
-Heavy packages are imported by the functions that need them, so that `check` does not wait for an engine.
+variants and `overrides` are texts as `--set` takes them. `weights` are files, or arrays (of numpy or PyTorch) by name,
+such as a state dict; of several networks `NETWORK.NAME`, or a mapping per network. All raise DiagnosticError for what
+a caller can mend. Heavy packages are imported by the functions that need them, so that `check` does not wait for one.
 """
 
 from latentc.api._common import Backend, Source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,15 +12,15 @@ from latentc.resources import shipped_specs
 if TYPE_CHECKING:
     from latentc.components.contract import Lowered
     from latentc.spec import Spec
-    from latentc.weights.files import Files
+    from latentc.weights.in_memory import Weights
 
 Source = str | Path
 Backend = Literal["oracle", "torch", "onnx", "openvino"]
 
 
 def with_first_stage(
-    source: Source, variant: str | None, overrides: Sequence[str], weights: Files | None
-) -> tuple[list[str], Files]:
+    source: Source, variant: str | None, overrides: Sequence[str], weights: Weights | None
+) -> tuple[list[str], Weights]:
     """The overrides with the file of `first_stage=FILE` among the weights, and the other weights. DiagnosticError.
 
     The names of the first stage's own spec and weights become paths that do not depend on where the spec lies.
@@ -32,9 +32,12 @@ def with_first_stage(
 
     spec = load_spec(source, variant, overrides)
     stage = spec.data.first_stage
-    given = [] if weights is None else [weights] if isinstance(weights, Path | str) else list(weights)
+    if isinstance(weights, Mapping):
+        given: list[Path | str] = []
+    else:
+        given = [] if weights is None else [weights] if isinstance(weights, Path | str) else list(weights)
     if stage is None:
-        return list(overrides), given[0] if len(given) == 1 else given
+        return list(overrides), () if weights is None else weights
     more = []
     if stage.spec not in shipped_specs():
         more.append(f"data.first_stage.spec={json.dumps(str(first_stage_path(spec, stage).resolve()))}")
@@ -44,7 +47,8 @@ def with_first_stage(
         given = [text for text in given if str(text) not in own]
     elif (file := first_stage_file(spec)) is not None and str(file) != stage.weights:
         more.append(f"data.first_stage.weights={json.dumps(str(file.resolve()))}")
-    return [*overrides, *more], given[0] if len(given) == 1 else given
+    rest: Weights = given[0] if len(given) == 1 else given
+    return [*overrides, *more], weights if isinstance(weights, Mapping) else rest
 
 
 def lowered_spec(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +13,13 @@ from latentc.faults import runtime_errors
 if TYPE_CHECKING:
     from latentc.quantize.calibration import Calibration
     from latentc.spec import Spec
-    from latentc.weights.files import Files
+    from latentc.weights.in_memory import Weights
     from latentc_runtime.manifest import Manifest
 
 
 def compile(
     source: Source,
-    weights: Files | None,
+    weights: Weights | None,
     bundle: Path | str,
     variant: str | None = None,
     overrides: Sequence[str] = (),
@@ -40,10 +40,10 @@ def compile(
 
     An up-to-date bundle is left untouched unless `rebuild`; then `progress` is not called.
 
-    `weights`: None for the spec's `checkpoints`. `steps`: the step counts it can sample in, the default first; None for
-    the spec's. `form` and `max_batch` override the spec's `target`. `by_reference` leaves the weights where they are.
-    `progress` is told each stage. `run`: sample once with the finished bundle, which opens it with all its weights, and
-    refuse one that fails.
+    `weights`: files, or arrays by name; None for the spec's `checkpoints`. `steps`: the step counts it can sample in,
+    the default first; none for the spec's. `form` and `max_batch` override the spec's `target`. `by_reference` leaves
+    the weights where they are. `progress` is told each stage. `run`: sample once with the finished bundle, which opens
+    it with all its weights, and refuse one that fails.
     With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine that is too
     slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
     to E0413 (weights), E0501 to E0503, E0512, E0703, E0708, E0801 to E0806.
@@ -66,8 +66,12 @@ def compile(
     # Each count is checked as if the spec set it; the bundle's spec has the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     spec = load_spec(source, variant, counts[0])
-    files = named_files(weights, list(spec.networks), ())
-    if "" not in files:
+    in_memory = isinstance(weights, Mapping)
+    if in_memory and by_reference:
+        mend = "leave `by_reference` out, or give their file"
+        raise DiagnosticError.of("E0415", "a bundle can only refer to weights in files, not in memory", help=mend)
+    files = {} if isinstance(weights, Mapping) else named_files(weights or (), list(spec.networks), ())
+    if not in_memory and "" not in files:
         files = {**checkpoint_files(spec), **files}
     spec = with_known_names(spec, files.values(), warn or (lambda text: None))
     text = resolved_yaml(spec.model_copy(update={"checkpoints": {}}))  # the bundle holds the weights
@@ -76,12 +80,12 @@ def compile(
     named = {f"tokenizer of {n}": Path(f.tokenizer) for n, f in spec.data.fields.items() if f.tokenizer is not None}
     texts = {name: file for name, file in named.items() if file.is_file()}
     same_weights = weights_as_they_are(files, texts)
-    given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
+    given = {"file": ", ".join(path.name for path in files.values()) or None, "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force, "run": run}
     if calibration is not None:
         # Whoever reads it reports a missing one.
         options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
-    made_from = compile_key(spec, text, files, options, texts)
+    made_from = "" if in_memory else compile_key(spec, text, files, options, texts)
     if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:
         return manifest
 
@@ -147,7 +151,7 @@ def compile(
 
 def calibrate(
     source: Source,
-    weights: Files | None,
+    weights: Weights | None,
     output: Path | str,
     variant: str | None = None,
     overrides: Sequence[str] = (),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from latentc.interchange import Exported, Imported
     from latentc.spec import Spec
     from latentc.weights import Expr
-    from latentc.weights.files import Files
+    from latentc.weights.in_memory import Weights
 
 
 def import_checkpoint(
@@ -38,7 +38,7 @@ def import_checkpoint(
 def export_diffusers(
     source: Source,
     folder: Path | str,
-    weights: Files | None = None,
+    weights: Weights | None = None,
     names: str | None = None,
     key: str | None = None,
     variant: str | None = None,
@@ -65,7 +65,7 @@ def export_diffusers(
 
 
 def _of_bundle(
-    bundle: Path, weights: Files | None, variant: str | None, overrides: Sequence[str]
+    bundle: Path, weights: Weights | None, variant: str | None, overrides: Sequence[str]
 ) -> tuple[Spec, Mapping[str, Mapping[str, Expr]], list[str]]:
     """A bundle's spec, the weights of its networks, and what is not as trained."""
     from latentc.checkpoint import first_stage_weights

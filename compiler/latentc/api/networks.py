@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from latentc.components.contract import Lowered
     from latentc.spec import Spec
     from latentc.weights.files import Files
+    from latentc.weights.in_memory import Weights
 
 
 def forward(
     source: Source,
-    weights: Files | None,
+    weights: Weights | None,
     inputs: Mapping[str, ArrayLike],
     backend: Backend = "oracle",
     variant: str | None = None,
@@ -38,7 +39,7 @@ def forward(
 
 def run_method(
     source: Source,
-    weights: Files | None,
+    weights: Weights | None,
     inputs: Mapping[str, ArrayLike],
     backend: Backend = "oracle",
     variant: str | None = None,
@@ -62,7 +63,7 @@ def run_method(
     return running.run_method(spec, lowered, tensors, inputs, backend, network, method)
 
 
-def forward_file(source: Source, weights: Files | None, inputs: Path | str, output: Path | str, *args: Any) -> None:
+def forward_file(source: Source, weights: Weights | None, inputs: Path | str, output: Path | str, *args: Any) -> None:
     """`run_method` from an .npz file to an .npz file; further arguments as `run_method` takes them."""
     from latentc.files import read_arrays, write_arrays
 
@@ -71,7 +72,7 @@ def forward_file(source: Source, weights: Files | None, inputs: Path | str, outp
 
 def loss(
     source: Source,
-    weights: Files | None,
+    weights: Weights | None,
     inputs: Mapping[str, ArrayLike],
     backend: Literal["oracle", "torch"] = "oracle",
     variant: str | None = None,
@@ -99,7 +100,7 @@ def loss(
 
 
 def loss_file(
-    source: Source, weights: Files | None, inputs: Path | str, output: Path | str | None, *args: Any
+    source: Source, weights: Weights | None, inputs: Path | str, output: Path | str | None, *args: Any
 ) -> dict[str, np.ndarray]:
     """`loss` of an .npz file, written to an .npz file if one is named; further arguments as `loss` takes them."""
     from latentc.files import read_arrays, write_arrays
@@ -112,7 +113,7 @@ def loss_file(
 
 def convert_weights(
     source: Source,
-    weights: Files | None,
+    weights: Weights | None,
     to: Files,
     names: str | None = None,
     to_names: str | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from latentc.measure.bench import Bench
     from latentc.tune.report import Tuned
     from latentc.verify.report import Report
-    from latentc.weights.files import Files
+    from latentc.weights.in_memory import Weights
 
 
 def verify(
@@ -59,7 +59,7 @@ def bench(
 
 def tune(
     source: Source,
-    weights: Files | None,
+    weights: Weights | None,
     folder: Path | str,
     budget: Sequence[str] = (),
     variant: str | None = None,
@@ -97,6 +97,7 @@ def tune(
     spec, lowered = lowered_spec(source, variant, overrides)
     tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     by_reference = ENGINES[spec.target.engine].plans is None  # plans hold their weights
+    by_reference &= not isinstance(weights, Mapping)
 
     def compiled(file: Path, bundle: Path) -> None:
         # Forced, because tuning itself finds out whether a quantised candidate is good and fast enough.

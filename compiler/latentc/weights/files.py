@@ -54,7 +54,11 @@ def open_state_dicts(path: Path | str) -> dict[str, dict[str, Expr]]:
 
 def file_readings(path: Path | str, key: str | None) -> list[Reading]:
     """Every way to read the names of a file, only that of `key` if given. Raises as `open_weights`."""
-    groups = open_state_dicts(path)
+    return group_readings(path, open_state_dicts(path), key)
+
+
+def group_readings(path: Path | str, groups: Mapping[str, dict[str, Expr]], key: str | None) -> list[Reading]:
+    """Every way to read the names of state dicts {dotted path: tensors} from `path`, which messages name."""
     if key is not None:
         return [replace(chosen(Path(path), groups, key).unwrapped(), sure=True)]
     found = list(readings(groups))
