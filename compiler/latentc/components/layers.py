@@ -71,6 +71,14 @@ def linear(
     return b.linear(x, weight, *_bias(b, name, weight, init, bias), out=out)  # type: ignore[no-any-return]
 
 
+def linear_params(
+    b: Builder, name: str, width: Any, features: Any, init: str, spectral: bool = False
+) -> tuple[Var, Var]:
+    """The weight f32[features, width] and the bias of a linear layer, for layers that read them apart."""
+    weight = _weight(b, name, (features, width), init, spectral)
+    return weight, _bias(b, name, weight, init, bias=True)[0]
+
+
 def mp_linear(b: Builder, name: str, x: Var, features: Any, out: str = "", size: Any = None) -> Var:
     """x [..., size] -> [..., features] without bias, by a weight of unit rows, which preserves magnitudes.
 

@@ -276,9 +276,7 @@ TORCH: dict[str, Row] = {
     "rms_norm": _norm("F.rms_norm"),
     "group_norm": _group_norm,
     "batch_norm": lambda p, n: call("F.batch_norm", [p.arg(v) for v in n.inputs], eps=n.attrs["eps"]),
-    "spectral_norm": lambda p, n: call(
-        p.helper("spectral_norm"), [p.arg(v) for v in n.inputs], training=False, eps=n.attrs["eps"]
-    ),
+    "spectral_norm": _helper("spectral_norm", "eps", training="keyword"),
     "mp_silu": _helper("mp_silu"),
     "mp_sum": _helper("mp_sum", "balance"),
     "mp_concat": _helper("mp_concat", "axis", "balance"),

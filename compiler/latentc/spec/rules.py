@@ -225,8 +225,10 @@ def _missing_outputs(spec: Spec, section: str, need: Need, network: Backbone) ->
 
 
 def _key_that_offers(network: Backbone, choice: str, name: str) -> str | None:
-    """The remedy: the list in a network's section to which `choice` can be added."""
+    """The remedy: the list in a network's section to which `choice` can be added, or the switch of that name."""
     for key, info in type(network).model_fields.items():
+        if key == choice and info.annotation is bool:
+            return f"set `networks.{name}.{key}: true`"
         if choice in get_args(next(iter(get_args(info.annotation)), None)):
             return f"add `{choice}` to `networks.{name}.{key}`"
     return None

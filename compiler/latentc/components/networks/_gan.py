@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.unet.layers import binomial
 from latentc.components.contract import Method, Port
+from latentc.components.layers import EPS
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 Blur = Literal[3, 4, 5]
 """Sides of the kernels that discriminators blur by."""
+SLICED = (
+    "additional output `sliced`, the score as a function of the last layer's direction alone, which the term `slicing` "
+    "trains (SAN)"
+)
+"""Description of the field of discriminators."""
 
 
 def problems_of_class(network: Backbone, spec: Spec) -> Iterator[Problem]:
@@ -56,6 +62,20 @@ def _averages(of_class: str, decay: float) -> BlockBody:
         )
 
     return averages
+
+
+def sliced(b: Builder, h: Var, weight: Var, bias: Var) -> tuple[Var, Var]:
+    """The score [B, 1] of features h [B, D], split by what its gradients reach, as SAN trains it.
+
+    The weight f32[B, D] or f32[1, D] is a direction of unit length times a scale, which multiplies the features. The
+    gradient of the score reaches the scale and the features; that of `sliced`, equal but for the bias, the direction.
+    """
+    squared = b.sum(weight * weight, axes=(1,), keepdims=True, out="squared")
+    length = b.maximum(b.sqrt(squared), EPS, out="length")
+    direction, scaled = b.div(weight, length, out="direction"), b.mul(h, length, out="scaled")
+    product = b.sum(scaled * b.stop_gradient(direction, out="fixed"), axes=(1,), keepdims=True, out="product")
+    along = b.stop_gradient(scaled, out="fixed_features") * direction
+    return b.add(product, bias, out="score"), b.sum(along, axes=(1,), keepdims=True, out="sliced")
 
 
 def blurred(b: Builder, x: Var, side: Blur, out: str = "h") -> Var:

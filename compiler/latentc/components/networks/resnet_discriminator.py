@@ -18,7 +18,7 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import problems_of_class, with_averages
+from latentc.components.networks._gan import SLICED, problems_of_class, sliced, with_averages
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -34,8 +34,9 @@ class ResnetDiscriminator(Backbone):
     """Scores how realistic an image is, and optionally classifies it (BigGAN, Brock et al. 2019, arXiv:1809.11096).
 
     Takes x f32[B, C, S, S] and, with `projection`, y i64[B]. Returns `score` f32[B, 1], linear in the pooled last
-    feature map, then the logits of each head, linear in the same: `discriminative` f32[B, 2 K] (ADC-GAN, Hou et al.
-    2022, arXiv:2107.10060), `classes` and `twin_classes` f32[B, K], `classes_and_fake` f32[B, K + 1].
+    feature map, and `sliced` f32[B, 1] if asked to (SAN), then the logits of each head, linear in the same features:
+    `discriminative` f32[B, 2 K] (ADC-GAN, Hou et al. 2022, arXiv:2107.10060), `classes` and `twin_classes` f32[B, K],
+    `classes_and_fake` f32[B, K + 1].
     """
 
     kind: Literal["resnet_discriminator"]
@@ -62,6 +63,7 @@ class ResnetDiscriminator(Backbone):
     heads: tuple[Head, ...] = Field(
         (), description="additional outputs: logits of auxiliary classifiers, in this order"
     )
+    sliced: bool = Field(False, description=SLICED)
     spectral_norm: bool = Field(True, description="spectral norm: divide all weights by their largest singular value")
     weights: Literal["orthogonal", "normal", "xavier"] = Field(
         "orthogonal", description="initialisation; normal: std 0.02; xavier: as in WGAN-GP"
@@ -81,7 +83,7 @@ class ResnetDiscriminator(Backbone):
         return super().told(spec) if self.projection else {}
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score", *self.heads)
+        return ("score", *(("sliced",) if self.sliced else ()), *self.heads)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -152,7 +154,7 @@ class ResnetDiscriminator(Backbone):
         if self.heads:
             static["classes"] = classes_of(spec)
         ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(self.entries(spec)))
-        roles = ("output",) * (1 + len(self.heads))
+        roles = ("output",) * len(self.outputs(spec))
         forward = add_method(mb, name, "forward", _network(self, side), ports, static, roles)  # type: ignore[arg-type]
         methods = with_averages(mb, name, spec, "Discriminator", forward, static)
         return Network(name, methods, self.PROVIDES)
@@ -162,6 +164,19 @@ class ResnetDiscriminator(Backbone):
 def _network(config: ResnetDiscriminator, side: int) -> BlockBody:
     init, spectral, per_level = config.weights, config.spectral_norm, config.blocks_per_level
     attention, sides = self_attention_2d(init, spectral), config.sides(side)
+
+    def judged(b: Builder, h: Var, y: Var | None, classes: Any) -> tuple[Var, ...]:
+        """The score [B, 1] of pooled features, and with `sliced` what trains its direction."""
+        if config.sliced:
+            weight, bias = layers.linear_params(b, "linear", h.shape[1], 1, init, spectral)
+            if y is not None:
+                weight = layers.embedding(b, "embed", y, classes, h.shape[1], init, spectral=spectral) + weight
+            return sliced(b, h, weight, bias)
+        score = layers.linear(b, "linear", h, 1, init, spectral=spectral, out="score" if y is None else "unconditional")
+        if y is not None:
+            embedded = layers.embedding(b, "embed", y, classes, h.shape[1], init, spectral=spectral, out="embedded")
+            score = b.add(score, b.sum(embedded * h, axes=(1,), keepdims=True, out="projection"), out="score")
+        return (score,)
 
     @module_class("Discriminator", x="B channels H W")
     def forward(b: Builder, x: Var, y: Var | None = None, *, channels: int, width: int, classes: int = 0) -> Any:
@@ -179,12 +194,9 @@ def _network(config: ResnetDiscriminator, side: int) -> BlockBody:
                 x = b.sub(name.replace("blocks", "attention"), attention, x, channels=features)
         pool = b.mean if config.pooling == "mean" else b.sum
         h = pool(b.relu(x), axes=(2, 3), keepdims=False, out="h")
-        score = layers.linear(b, "linear", h, 1, init, spectral=spectral, out="score" if y is None else "unconditional")
-        if y is not None:
-            embedded = layers.embedding(b, "embed", y, classes, h.shape[1], init, spectral=spectral, out="embedded")
-            score = b.add(score, b.sum(embedded * h, axes=(1,), keepdims=True, out="projection"), out="score")
+        scores = judged(b, h, y, classes)
         sizes = {"discriminative": 2 * classes, "classes_and_fake": classes + 1}
         heads = [layers.linear(b, n, h, sizes.get(n, classes), init, spectral=spectral, out=n) for n in config.heads]
-        return (score, *heads) if heads else score
+        return (*scores, *heads) if len(scores) + len(heads) > 1 else scores[0]
 
     return forward

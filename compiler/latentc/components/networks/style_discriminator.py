@@ -19,7 +19,7 @@ from latentc.components.blocks.unet.layers import binomial
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
-from latentc.components.networks._gan import Blur, blurred, with_averages
+from latentc.components.networks._gan import SLICED, Blur, blurred, sliced, with_averages
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -57,12 +57,13 @@ class StyleDiscriminator(Backbone):
         description="blocks have a third convolution, of stride 2 after a 3 x 3 blur, and shortcuts of stride 2 "
         "without a blur (LlamaGen); `blur` and `wide` do not apply",
     )
+    sliced: bool = Field(False, description=SLICED)
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "style_discriminator", "channel_base": 64, "channel_max": 8}
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score",)
+        return ("score", "sliced") if self.sliced else ("score",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -89,16 +90,17 @@ class StyleDiscriminator(Backbone):
         static = {"channels": spec.data.shape[0]}
         block = _strided_block if self.strided else _block(self.blur, self.wide)
         init = STRIDED_INIT if self.strided else INIT
-        body = _forward(channels, block, init, len(spec.data.shape) == 4)
-        forward = add_method(mb, name, "forward", body, [x], static)
+        body = _forward(channels, block, init, len(spec.data.shape) == 4, self.sliced)
+        roles = ("output",) * len(self.outputs(spec))
+        forward = add_method(mb, name, "forward", body, [x], static, roles)  # type: ignore[arg-type]
         methods = with_averages(mb, name, spec, "StyleDiscriminator", forward, static)
         return Network(name, methods, self.PROVIDES, sizes={"depth": len(channels) - 1})
 
 
 @cache
-def _forward(widths: tuple[int, ...], block: BlockBody, init: str, video: bool) -> BlockBody:
+def _forward(widths: tuple[int, ...], block: BlockBody, init: str, video: bool, slices: bool) -> BlockBody:
     @module_class("StyleDiscriminator", x="B channels F H W" if video else "B channels H W")
-    def forward(b: Builder, x: Var, *, channels: int) -> Var:
+    def forward(b: Builder, x: Var, *, channels: int) -> Any:
         """The score [B, 1] of images x [B, C, S, S], or of every frame."""
         h = layers.conv(b, "conv_in", as_images(b, x), widths[0], 3, init, out="h")
         h = b.leaky_relu(h, slope=SLOPE, out="h")
@@ -107,6 +109,8 @@ def _forward(widths: tuple[int, ...], block: BlockBody, init: str, video: bool) 
         h = b.leaky_relu(layers.conv(b, "conv_out", h, widths[-1], 3, init, out="h"), slope=SLOPE, out="h")
         flat = b.reshape(h, shape=(h.shape[0], widths[-1] * LAST * LAST), out="flat")
         h = b.leaky_relu(layers.linear(b, "hidden", flat, widths[-1], init, out="h"), slope=SLOPE, out="h")
+        if slices:
+            return sliced(b, h, *layers.linear_params(b, "score", widths[-1], 1, init))
         return layers.linear(b, "score", h, 1, init, out="score")
 
     return forward

@@ -60,6 +60,12 @@ class Adversarial(Objective):
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
             message = "none of `objective.terms` trains the generator"
             yield Problem(("terms",), message, "add a term on the score, such as `hinge`")
+        read = {name for term in self.terms for name in term.READS}
+        if getattr(spec.networks.get(DISCRIMINATOR), "sliced", False) and "sliced" not in read:
+            message = f"no term trains the direction of `{DISCRIMINATOR}`'s last layer"
+            yield Problem(
+                ("terms",), message, f"add the term `slicing`, or set `networks.{DISCRIMINATOR}.sliced: false`"
+            )
 
     @property
     def score_decay(self) -> float | None:
