@@ -574,6 +574,32 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("imagenet-128", "discriminator"): 95_668_907 - 1000 * 1536,
         },
     ),
+    "ic_gan": (
+        "facebookresearch/ic_gan, BigGAN_PyTorch, whose generator has an unused table of classes besides",
+        {
+            ("64", "main"): 36_655_876 - 1000 * 128,
+            ("64", "discriminator"): 21_646_018,
+            ("128", "main"): 77_160_132 - 1000 * 128,
+            ("128", "discriminator"): 89_593_634,
+            ("256", "main"): 90_014_340 - 1000 * 128,
+            ("256", "discriminator"): 100_837_154,
+            ("256-half", "main"): 42_860_804 - 1000 * 128,
+            ("256-half", "discriminator"): 45_520_066,
+        },
+    ),
+    "ic_gan_class": (
+        "facebookresearch/ic_gan, BigGAN_PyTorch",
+        {
+            ("64", "main"): 37_868_292,
+            ("64", "discriminator"): 21_108_930,
+            ("128", "main"): 79_052_484,
+            ("128", "discriminator"): 88_788_002,
+            ("256", "main"): 92_299_908,
+            ("256", "discriminator"): 100_031_522,
+            ("256-half", "main"): 44_384_516,
+            ("256-half", "discriminator"): 44_982_978,
+        },
+    ),
     "wgan_gp": (
         "igul222/improved_wgan_training, gan_cifar_resnet.py: the sizes of its layers, added up",
         {

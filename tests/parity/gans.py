@@ -1,4 +1,4 @@
-"""ADC-GAN's generator and its discriminator of five outputs; BigGAN-deep, whose blocks have bottlenecks."""
+"""ADC-GAN's generator and its discriminator of five outputs; BigGAN-deep, whose blocks have bottlenecks; IC-GAN."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ DEEP = (
     "networks.discriminator.downsample_levels=2",
     "networks.discriminator.attention=[16, 8]",
 )
+INSTANCE = (
+    "data.fields.x.shape=[3, 32, 32]",
+    "networks.main.width=8",
+    "networks.main.channel_multipliers=[4, 4, 4, 4]",
+    "networks.main.attention=[16]",
+    "networks.main.latent_dim=20",
+    "networks.main.vector_embedding=8",
+    "networks.discriminator.width=8",
+    "networks.discriminator.channel_multipliers=[4, 4, 4, 4]",
+    "networks.discriminator.downsample_levels=2",
+    "networks.discriminator.attention=[16, 8]",
+)
+WITH_CLASS = (*INSTANCE, "data.fields.y.classes=10", "data.class_names=null", "networks.main.embedding=16")
 ALL = ("score", "discriminative", "classes", "twin_classes", "classes_and_fake")
 
 
@@ -43,7 +56,16 @@ def joined(out: Any, numbers: Numbers, spec: Any) -> Array:
 
 
 OF_DISCRIMINATOR = {"discriminator": ""}
+OF_INSTANCES = [
+    case
+    for spec, kind, sizes in (("ic_gan", "instance", INSTANCE), ("ic_gan_class", "cc", WITH_CLASS))
+    for case in (
+        Forward(f"ic_gan.G_{kind}", spec, sizes, given),
+        Forward(f"ic_gan.D_{kind}", spec, sizes, given, prefixes=OF_DISCRIMINATOR, network="discriminator"),
+    )
+]
 CASES = [
+    *OF_INSTANCES,
     Forward("adcgan.G", "adc_gan", tuple(ADC_GAN), given, wanted=image),
     Forward(
         "adcgan.D",

@@ -68,6 +68,7 @@ FURTHER = {
 DIFFERENT = {
     # unused by the authors' code, and drawn at random for the recording
     "adcgan.D": ["embed.*"],
+    "ic_gan.G_instance": ["shared.weight"],
     "dimr.rotary": ["stages.*.pos_emb.*"],
     "mage:vq_maskgit.main": [],
     "mage": ["*pos_embed", "decoder_pred.*", "patch_embed.*", "*_token"],

@@ -282,6 +282,7 @@ class Searched:
     """Neighbours that training searches for each sample, by the embedding in data field `field`.
 
     `database`: where, null for the training data; then `itself` says whether a sample may be its own neighbour.
+    `around`: rather, one of the neighbours is the sample, given with the embedding of what they are neighbours of.
     """
 
     field: str
@@ -289,6 +290,7 @@ class Searched:
     database: str | None
     metric: str
     itself: bool
+    around: bool = False
 
 
 @dataclass(frozen=True)

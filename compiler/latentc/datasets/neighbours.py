@@ -1,4 +1,4 @@
-"""Samples with the embeddings of their nearest neighbours in a database."""
+"""Samples with the embeddings of their nearest neighbours in a database, or of what they are neighbours of."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ CHUNK = 1 << 12  # samples read at once
 class WithNeighbours:
     """A data set whose samples also have the fields of `wanted`: {field: what is searched for it}.
 
-    `indexes` are the databases by field; of the training data, with their labels if there are any. ValueError.
+    `indexes` are the databases by field; of the training data, with their labels if there are any. If one is searched
+    `around` each row, a random one of the row's neighbours is the sample, and the field has the embedding of the row.
+    ValueError.
     """
 
     def __init__(self, source: Any, wanted: dict[str, dict[str, Any]], classes: int = 0):
         self.source, self.size, self.in_memory = source, source.size, source.in_memory
         self.indexes: dict[str, Index] = {}
         self.entries: dict[str, Array] = {}  # i32[size, k]: those nearest to each sample
+        self.around = next((name for name, search in wanted.items() if search["around"]), None)
         for name, search in wanted.items():
             try:
                 self.indexes[name], self.entries[name] = searched(source, search, classes)
@@ -31,10 +34,16 @@ class WithNeighbours:
                 raise ValueError(f"conditioning.{name}: {error}") from None
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
-        """Samples by field, with the neighbours f32[n, k, D] of each, nearest first."""
-        rows: dict[str, Array] = self.source.rows(index, rng)
+        """Samples by field, with the neighbours f32[n, k, D] of each, nearest first, or the instance f32[n, 1, D]."""
+        chosen = index
+        if self.around is not None:
+            near = self.entries[self.around][index]
+            column = 0 if rng is None else rng.integers(near.shape[1], size=len(near))
+            chosen = near[np.arange(len(near)), column]
+        rows: dict[str, Array] = self.source.rows(chosen, rng)
         for name, entries in self.entries.items():
-            rows[name] = np.asarray(self.indexes[name].vectors[entries[index]], np.float32)
+            of = index[:, None] if name == self.around else entries[chosen]
+            rows[name] = np.asarray(self.indexes[name].vectors[of], np.float32)
         return rows
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Blur = Literal[3, 4, 5]
 """Sides of the kernels that discriminators blur by."""
+Told = Literal["class", "vector"]
+"""What a network is told: the class i64[B], a vector f32[B, D]."""
 SLICED = (
     "additional output `sliced`, the score as a function of the last layer's direction alone, which the term `slicing` "
     "trains (SAN)"
@@ -26,15 +28,21 @@ SLICED = (
 """Description of the field of discriminators."""
 
 
-def problems_of_class(network: Backbone, spec: Spec) -> Iterator[Problem]:
-    """The only condition is the class, as an index."""
+def problems_told(network: Backbone, spec: Spec, vectors: int = 0) -> Iterator[Problem]:
+    """Its conditions are the class, as an index, and at most so many vectors."""
+    taken = "the class" if not vectors else "the class and one vector"
     for name, condition in network.told(spec).items():
-        if name != "class":
-            message = f"a {network.kind} takes only the class, not condition `{name}`"
+        ports = condition.ports(name, spec)
+        vector = len(ports) == 1 and ports[0].type.is_float and ports[0].type.rank == 2
+        if name == "class":
+            if ports[0].type.is_float:
+                message = f"a {network.kind} takes the class as an index, but `conditioning.class` gives a vector"
+                yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
+        elif not vector or vectors == 0:
+            message = f"a {network.kind} takes only {taken}, not condition `{name}`"
             yield Problem(("conditions",), message, "list its conditions: `conditions: [class]`, or `[]` for none")
-        elif condition.ports(name, spec)[0].type.is_float:
-            message = f"a {network.kind} takes the class as an index, but `conditioning.class` gives a vector"
-            yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
+        else:
+            vectors -= 1
 
 
 def with_averages(

@@ -18,7 +18,7 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import SLICED, problems_of_class, sliced, with_averages
+from latentc.components.networks._gan import SLICED, Told, problems_told, sliced, with_averages
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -33,8 +33,9 @@ Head = Literal["discriminative", "classes", "twin_classes", "classes_and_fake"]
 class ResnetDiscriminator(Backbone):
     """Scores how realistic an image is, and optionally classifies it (BigGAN, Brock et al. 2019, arXiv:1809.11096).
 
-    Takes x f32[B, C, S, S] and, with `projection`, y i64[B]. Returns `score` f32[B, 1], linear in the pooled last
-    feature map, and `sliced` f32[B, 1] if asked to (SAN), then the logits of each head, linear in the same features:
+    Takes x f32[B, C, S, S] and, with `projection`, y i64[B], a vector f32[B, D], or both, half of the features each
+    (IC-GAN, Casanova et al. 2021, arXiv:2109.05070). Returns `score` f32[B, 1], linear in the pooled last feature map,
+    and `sliced` f32[B, 1] if asked to (SAN), then the logits of each head, linear in the same features:
     `discriminative` f32[B, 2 K] (ADC-GAN, Hou et al. 2022, arXiv:2107.10060), `classes` and `twin_classes` f32[B, K],
     `classes_and_fake` f32[B, K + 1].
     """
@@ -58,7 +59,7 @@ class ResnetDiscriminator(Backbone):
     )
     pooling: Literal["sum", "mean"] = Field("sum", description="pooling of the last feature map")
     projection: bool = Field(
-        True, description="add the projection of the pooled features onto the class embedding (Miyato and Koyama 2018)"
+        True, description="add the projection of the pooled features onto the embedded class (Miyato and Koyama 2018)"
     )
     heads: tuple[Head, ...] = Field(
         (), description="additional outputs: logits of auxiliary classifiers, in this order"
@@ -69,7 +70,7 @@ class ResnetDiscriminator(Backbone):
         "orthogonal", description="initialisation; normal: std 0.02; xavier: as in WGAN-GP"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "array")
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "resnet_discriminator",
@@ -90,7 +91,7 @@ class ResnetDiscriminator(Backbone):
             yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
             return
         yield from self.problems_of_conditions(spec)
-        yield from problems_of_class(self, spec)
+        yield from problems_told(self, spec, vectors=1)
         yield from self._problems_of_classes(spec)
         levels = len(self.channel_multipliers)
         if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
@@ -125,8 +126,11 @@ class ResnetDiscriminator(Backbone):
         if self.heads and not classes_of(spec):
             yield Problem(("heads",), "heads classify, but the data has no classes", "add `data.classes`")
         if self.projection and not self.told(spec):
-            message = "a projection needs a class, but the network takes none"
+            message = "a projection needs a class or a vector, but the network takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label, dropout: 0}` or set `projection: false`")
+        if len(self.told(spec)) > 1 and self.width * self.channel_multipliers[-1] % 2:
+            message = "half of the features are projected onto the class and half onto the vector, but they are odd"
+            yield Problem(("width",), message, "use an even number")
 
     def _problems_of_attention(self, sides: list[int]) -> Iterator[Problem]:
         for i, wanted in enumerate(self.attention):
@@ -153,33 +157,48 @@ class ResnetDiscriminator(Backbone):
         static = {"channels": channels, "width": self.width, **self.condition_sizes(spec)}
         if self.heads:
             static["classes"] = classes_of(spec)
-        ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(self.entries(spec)))
+        entries = self.entries(spec)
+        names = tuple("class" if entry.name == "class" else "vector" for entry in entries)
+        ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(entries))
         roles = ("output",) * len(self.outputs(spec))
-        forward = add_method(mb, name, "forward", _network(self, side), ports, static, roles)  # type: ignore[arg-type]
+        forward = add_method(mb, name, "forward", _network(self, side, names), ports, static, roles)  # type: ignore[arg-type]
         methods = with_averages(mb, name, spec, "Discriminator", forward, static)
         return Network(name, methods, self.PROVIDES)
 
 
 @cache
-def _network(config: ResnetDiscriminator, side: int) -> BlockBody:
+def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...]) -> BlockBody:
     init, spectral, per_level = config.weights, config.spectral_norm, config.blocks_per_level
     attention, sides = self_attention_2d(init, spectral), config.sides(side)
 
-    def judged(b: Builder, h: Var, y: Var | None, classes: Any) -> tuple[Var, ...]:
+    def embedded(b: Builder, given: tuple[Var, ...], features: int, classes: Any) -> Var | None:
+        """The embedding [B, features] of what the image is judged by, or None."""
+        told, parts = dict(zip(names, given, strict=True)), []
+        size = features // len(told) if told else 0
+        if "class" in told:
+            parts.append(
+                layers.embedding(b, "embed", told["class"], classes, size, init, spectral=spectral, out="embedded")
+            )
+        if "vector" in told:
+            parts.append(
+                layers.linear(b, "embed_vector", told["vector"], size, init, spectral=spectral, out="embedded")
+            )
+        return b.concat(*parts, axis=1, out="embedded") if len(parts) > 1 else parts[0] if parts else None
+
+    def judged(b: Builder, h: Var, given: tuple[Var, ...], classes: Any) -> tuple[Var, ...]:
         """The score [B, 1] of pooled features, and with `sliced` what trains its direction."""
         if config.sliced:
             weight, bias = layers.linear_params(b, "linear", h.shape[1], 1, init, spectral)
-            if y is not None:
-                weight = layers.embedding(b, "embed", y, classes, h.shape[1], init, spectral=spectral) + weight
-            return sliced(b, h, weight, bias)
-        score = layers.linear(b, "linear", h, 1, init, spectral=spectral, out="score" if y is None else "unconditional")
-        if y is not None:
-            embedded = layers.embedding(b, "embed", y, classes, h.shape[1], init, spectral=spectral, out="embedded")
-            score = b.add(score, b.sum(embedded * h, axes=(1,), keepdims=True, out="projection"), out="score")
+            c = embedded(b, given, h.shape[1], classes)
+            return sliced(b, h, weight if c is None else c + weight, bias)
+        score = layers.linear(b, "linear", h, 1, init, spectral=spectral, out="unconditional" if given else "score")
+        c = embedded(b, given, h.shape[1], classes)
+        if c is not None:
+            score = b.add(score, b.sum(c * h, axes=(1,), keepdims=True, out="projection"), out="score")
         return (score,)
 
     @module_class("Discriminator", x="B channels H W")
-    def forward(b: Builder, x: Var, y: Var | None = None, *, channels: int, width: int, classes: int = 0) -> Any:
+    def forward(b: Builder, x: Var, *given: Var, channels: int, width: int, classes: int = 0) -> Any:
         """Scores how much images x look like data."""
         if config.input_multiplier is not None:
             x = layers.conv(b, "input_conv", x, config.input_multiplier * width, 3, init, spectral=spectral)
@@ -194,7 +213,7 @@ def _network(config: ResnetDiscriminator, side: int) -> BlockBody:
                 x = b.sub(name.replace("blocks", "attention"), attention, x, channels=features)
         pool = b.mean if config.pooling == "mean" else b.sum
         h = pool(b.relu(x), axes=(2, 3), keepdims=False, out="h")
-        scores = judged(b, h, y, classes)
+        scores = judged(b, h, given, classes)
         sizes = {"discriminative": 2 * classes, "classes_and_fake": classes + 1}
         heads = [layers.linear(b, n, h, sizes.get(n, classes), init, spectral=spectral, out=n) for n in config.heads]
         return (*scores, *heads) if len(scores) + len(heads) > 1 else scores[0]

@@ -19,7 +19,7 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import problems_of_class
+from latentc.components.networks._gan import Told, problems_told
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -32,8 +32,9 @@ class ResnetGenerator(Backbone):
     """A generator of upsampling residual blocks with batch norms (BigGAN, Brock et al. 2019, arXiv:1809.11096).
 
     Takes z f32[B, Z] and, if the spec has a class, y i64[B]; returns f32[B, C, H, W] between -1 and 1. The scales and
-    shifts of the norms come from the class and z. Gulrajani et al. 2017 (arXiv:1704.00028) and Miyato et al. 2018
-    (arXiv:1802.05957) have `embedding: null` and `latent_input: first`.
+    shifts of the norms come from the class, z and a vector f32[B, D], such as the embedding of an instance (IC-GAN,
+    Casanova et al. 2021, arXiv:2109.05070), if the spec has one. Gulrajani et al. 2017 (arXiv:1704.00028) and Miyato
+    et al. 2018 (arXiv:1802.05957) have `embedding: null` and `latent_input: first`.
     """
 
     kind: Literal["resnet_generator"]
@@ -62,13 +63,16 @@ class ResnetGenerator(Backbone):
         description="dimension of the class embedding shared by all norms; null: each norm has its own scale and "
         "shift per class",
     )
+    vector_embedding: int = Field(
+        512, gt=0, le=65_536, description="dimension of the embedding of a vector, shared by all norms"
+    )
     eps: float = Field(1e-5, gt=0, description="added to the variance in batch norms")
     spectral_norm: bool = Field(True, description="spectral norm: divide all weights by their largest singular value")
     weights: Literal["orthogonal", "normal", "xavier"] = Field(
         "orthogonal", description="initialisation; normal: std 0.02; xavier: as in WGAN-GP"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "resnet_generator",
         "width": 8,
@@ -112,62 +116,76 @@ class ResnetGenerator(Backbone):
             near = " or ".join(str(n) for n in (down, down + parts) if n)
             message = f"z of dimension {self.latent_dim} does not split into {parts} equal parts"
             yield Problem(("latent_dim",), message, f"use {near}")
-        if self.embedding is None and self.latent_input != "first" and self.told(spec):
-            message = "norms with a scale and shift per class cannot also take z"
-            yield Problem(("latent_input",), message, "set `latent_input: first`, or give `embedding`")
+        if self.embedding is None and "class" in self.told(spec):
+            if self.latent_input != "first":
+                message = "norms with a scale and shift per class cannot also take z"
+                yield Problem(("latent_input",), message, "set `latent_input: first`, or give `embedding`")
+            if len(self.told(spec)) > 1:
+                message = "norms with a scale and shift per class cannot also take a vector"
+                yield Problem(("embedding",), message, "give `embedding`")
         yield from self.problems_of_conditions(spec)
-        yield from problems_of_class(self, spec)
-        if any(condition.nullable for condition in self.told(spec).values()):
-            message = f"a {self.kind} always knows the class, but `conditioning.class` is dropped in training"
-            yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
+        yield from problems_told(self, spec, vectors=1)
+        for name, condition in self.told(spec).items():
+            if condition.nullable:
+                message = f"a {self.kind} always knows the {name}, but `conditioning.{name}` is dropped in training"
+                yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
 
     def norm(self, spec: Spec) -> NormKind:
         """Source of the scale and shift of its norms."""
-        if self.told(spec) and self.embedding is None:
+        if "class" in self.told(spec) and self.embedding is None:
             return "table"
         return "linear" if self.told(spec) or self.latent_input != "first" else "plain"
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
-        told = bool(self.told(spec))
+        entries = self.entries(spec)
+        names = tuple("class" if entry.name == "class" else "vector" for entry in entries)
         static: dict[str, Any] = {
             "latent_dim": self.latent_dim,
             **self.condition_sizes(spec),
-            **({"embedding": self.embedding} if told and self.embedding is not None else {}),
+            **({"embedding": self.embedding} if "class" in names and self.embedding is not None else {}),
+            **({"vector_embedding": self.vector_embedding} if "vector" in names else {}),
             "width": self.width,
             "channels": spec.data.shape[0],
         }
-        ports = (Port("z", f32(B, self.latent_dim), "noise"), *ports_of(self.entries(spec)))
-        forward = add_method(mb, name, "forward", _network(self, self.norm(spec)), ports, static)
+        ports = (Port("z", f32(B, self.latent_dim), "noise"), *ports_of(entries))
+        forward = add_method(mb, name, "forward", _network(self, self.norm(spec), names), ports, static)
         return Network(name, {"forward": forward}, self.PROVIDES)
 
 
 @cache
-def _network(config: ResnetGenerator, norm: NormKind) -> BlockBody:
+def _network(config: ResnetGenerator, norm: NormKind, names: tuple[Told, ...]) -> BlockBody:
     init, spectral, first_side = config.weights, config.spectral_norm, config.first_side
     multipliers, per_level = config.channel_multipliers, config.blocks_per_level
     levels = len(multipliers) - 1
     attention = self_attention_2d(init, spectral)
 
-    def conditions(b: Builder, z: Var, y: Var | None, sizes: dict[str, Any]) -> tuple[Var, list[Var | None]]:
+    def conditions(b: Builder, z: Var, given: tuple[Var, ...], sizes: dict[str, Any]) -> tuple[Var, list[Var | None]]:
         """Input of the first layer, and the condition of the norms at each level."""
-        told = y
-        if y is not None and norm == "linear":
-            told = layers.embedding(b, "shared", y, sizes["classes"], sizes["embedding"], init, out="c")
+        parts = dict(zip(names, given, strict=True))
+        if norm == "linear":
+            if "class" in parts:
+                rows, dim = sizes["classes"], sizes["embedding"]
+                parts["class"] = layers.embedding(b, "shared", parts["class"], rows, dim, init, out="c")
+            if "vector" in parts:
+                dim = sizes["vector_embedding"]
+                parts["vector"] = layers.linear(b, "shared_vector", parts["vector"], dim, init, spectral=spectral)
+        ordered = [parts[name] for name in ("class", "vector") if name in parts]
+        told = ordered[0] if len(ordered) == 1 else b.concat(*ordered, axis=1, out="c") if ordered else None
         if config.latent_input == "first":
             return z, [told] * levels
         if config.latent_input == "all":
             c = z if told is None else b.concat(told, z, axis=1, out="c")
             return c, [c] * levels
         part = sizes["latent_dim"] // (levels + 1)
-        names = " ".join(f"z{i}" for i in range(levels + 1))
-        first, *rest = b.split(z, axis=1, sizes=(part,) * (levels + 1), out=names)
+        outs = " ".join(f"z{i}" for i in range(levels + 1))
+        first, *rest = b.split(z, axis=1, sizes=(part,) * (levels + 1), out=outs)
         return first, [z if told is None else b.concat(told, z, axis=1, out="c") for z in rest]
 
     @module_class("Generator", z="B latent_dim")
-    def forward(b: Builder, z: Var, y: Var | None = None, *, width: int, channels: int, **sizes: Any) -> Var:
+    def forward(b: Builder, z: Var, *given: Var, width: int, channels: int, **sizes: Any) -> Var:
         """Makes images out of noise z."""
-        first, told = conditions(b, z, y, sizes)
+        first, told = conditions(b, z, given, sizes)
         inside, *outside = (m * width for m in multipliers)
         x = layers.linear(b, "linear", first, inside * first_side**2, init, spectral=spectral)
         x = b.reshape(x, shape=(z.shape[0], inside, first_side, first_side), out="x")

@@ -23,7 +23,7 @@ from latentc.components.blocks.style_blocks import (
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import problems_of_class
+from latentc.components.networks._gan import problems_told
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -83,7 +83,7 @@ class StyleGenerator(Backbone):
                     f"use at least {height}",
                 )
         yield from self.problems_of_conditions(spec)
-        yield from problems_of_class(self, spec)
+        yield from problems_told(self, spec)
         if any(condition.nullable for condition in self.told(spec).values()):
             message = f"a {self.kind} always knows the class, but `conditioning.class` is dropped in training"
             yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")

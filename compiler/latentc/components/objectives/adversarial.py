@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOf
+from latentc.components.backbone import Backbone
 from latentc.components.condition import operand_name
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
@@ -32,7 +33,8 @@ DISCRIMINATOR = "discriminator"
 class Adversarial(Objective):
     """A generative adversarial network (Goodfellow et al. 2014, arXiv:1406.2661): `main` against `discriminator`.
 
-    Both losses are weighted sums of `terms`. Classes of generated samples are drawn uniformly.
+    Both losses are weighted sums of `terms`. Classes of generated samples are drawn uniformly; if the networks are told
+    more than a class, samples are made for the conditions of a batch of data.
     """
 
     kind: Literal["adversarial"]
@@ -60,6 +62,9 @@ class Adversarial(Objective):
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
             message = "none of `objective.terms` trains the generator"
             yield Problem(("terms",), message, "add a term on the score, such as `hinge`")
+        if (more := _beside_class(spec)) and self.generator_batch > 1:
+            message = f"samples are made for the `{more[0]}` of a batch of data, which is no larger than its own size"
+            yield Problem(("generator_batch",), message, "leave it out")
         read = {name for term in self.terms for name in term.READS}
         if getattr(spec.networks.get(DISCRIMINATOR), "sliced", False) and "sliced" not in read:
             message = f"no term trains the direction of `{DISCRIMINATOR}`'s last layer"
@@ -93,14 +98,24 @@ class _Game:
     spec: Spec
 
     @property
-    def told(self) -> bool:
-        """Whether the discriminator or a term reads the class of data."""
-        return _takes_class(self.networks[DISCRIMINATOR]) or any(term.CLASSIFIES for term in self.terms)
+    def conditions(self) -> Conditions:
+        """Those that the discriminator, a term or, if samples are made for data, the generator reads."""
+        players = [self.networks[name] for name in ("main", DISCRIMINATOR)]
+        taken = [player for player in players if self.given or player is players[-1]]
+        read = {port.name for player in taken for port in player.methods["forward"].inputs_of("condition")}
+        if any(term.CLASSIFIES for term in self.terms):
+            read.add(operand_name("class"))
+        return Conditions(self.spec, self.networks, tuple(n for n in self.spec.conditions if operand_name(n) in read))
+
+    @property
+    def given(self) -> bool:
+        """Whether samples are made for the conditions of data, rather than for drawn classes."""
+        return bool(_beside_class(self.spec))
 
     @property
     def draws(self) -> tuple[Draw, ...]:
-        """Noise and, if anybody reads it, the class of samples."""
-        labelled = self.told or _takes_class(self.networks["main"])
+        """Noise and, if anybody reads it and data do not give it, the class of samples."""
+        labelled = not self.given and (bool(self.conditions.items()) or _takes_class(self.networks["main"]))
         classes = Draw("labels", "integers", {"high": self.spec.data.classes})
         return (Draw("z", "normal"), *((classes,) if labelled else ()))
 
@@ -111,10 +126,10 @@ class _Game:
 
     def of_discriminator(self, mb: ModuleBuilder, steps: int) -> Update:
         b, discriminator = mb.function("loss.discriminator"), self.networks[DISCRIMINATOR]
-        conditions = Conditions(self.spec, self.networks, ("class",) if self.told else ())
+        conditions = self.conditions
         x = b.input("x", discriminator.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        real, fake = Side(x, told, told.get(operand_name("class"))), self._samples(b)
+        real, fake = Side(x, told, told.get(operand_name("class"))), self._samples(b, told)
         # No gradient reaches the generator.
         fake.images = b.stop_gradient(fake.images, out="fake")
         # One call, so that spectral norms take one step.
@@ -142,12 +157,12 @@ class _Game:
         """
         name = f"{term.kind}_{number}"
         b, discriminator = mb.function(f"loss.{name}"), self.networks[DISCRIMINATOR]
-        conditions = Conditions(self.spec, self.networks, ("class",) if self.told else ())
+        conditions = self.conditions
         x = b.input("x", discriminator.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
         real, fake = Side(x, told, told.get(operand_name("class"))), Side(x, told)
         if term.reads_samples:
-            fake = self._samples(b)
+            fake = self._samples(b, told)
             fake.images = b.stop_gradient(fake.images, out="fake")
         value = term.of_discriminator(Round(b, discriminator, fake, real, self.spec.data.classes or 0))
         assert value is not None
@@ -160,22 +175,25 @@ class _Game:
 
     def of_generator(self, mb: ModuleBuilder, multiple: int) -> Update:
         b = mb.function("loss.generator")
-        fake = self._samples(b)
+        conditions = self.conditions
+        told = conditions.operands(b, conditions.inputs(b, by_field=True)) if self.given else {}
+        fake = self._samples(b, told)
         fake.outputs |= self._judged(b, fake.images, fake.told)
         round = Round(b, self.networks[DISCRIMINATOR], fake, classes=self.spec.data.classes or 0)
         parts = weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
         b.output(*parts.values())
         b.finish("What the generator minimises, then its terms." if len(parts) > 1 else "What the generator minimises.")
         metrics = tuple(f"generator/{name}" for name in parts)
-        return Update("loss.generator", ("main",), (), self.draws, metrics, "generator", batch_multiple=multiple)
+        fields = conditions.fields if self.given else ()
+        return Update("loss.generator", ("main",), fields, self.draws, metrics, "generator", batch_multiple=multiple)
 
-    def _samples(self, b: Builder) -> Side:
-        """Samples of drawn noise z and classes."""
+    def _samples(self, b: Builder, told: Mapping[str, Var]) -> Side:
+        """Samples of drawn noise z, made for these conditions of data or for drawn classes."""
         generator = self.networks["main"]
         z = b.input("z", generator.methods["forward"].input("noise").type)
-        labels = b.input("labels", i64(B)) if len(self.draws) > 1 else None
-        told = {} if labels is None else {operand_name("class"): labels}
-        return Side(call(b, generator, "forward", told, noise=z, out="fake"), told, labels)
+        if not self.given:
+            told = {operand_name("class"): b.input("labels", i64(B))} if len(self.draws) > 1 else {}
+        return Side(call(b, generator, "forward", told, noise=z, out="fake"), told, told.get(operand_name("class")))
 
     def _judged(self, b: Builder, images: Var, told: Mapping[str, Var]) -> dict[str, Var]:
         """The outputs of the discriminator that terms read, by name."""
@@ -188,4 +206,14 @@ class _Game:
 
 
 def _takes_class(network: Network) -> bool:
-    return bool(network.methods["forward"].inputs_of("condition"))
+    return any(port.name == operand_name("class") for port in network.methods["forward"].inputs_of("condition"))
+
+
+def _beside_class(spec: Spec) -> list[str]:
+    """The conditions besides the class that the players are told."""
+    players = [spec.networks.get(name) for name in ("main", DISCRIMINATOR)]
+    return [
+        n
+        for n in spec.conditions
+        if n != "class" and any(n in p.told(spec) for p in players if isinstance(p, Backbone))
+    ]

@@ -1,0 +1,128 @@
+"""Conditions found by searching an index of embeddings, in training and by requests.
+
+No field of the data holds them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone
+from latentc.components.condition import Condition, GivenInput
+from latentc.components.conditions._arrays import asked
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.kit import call
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder, f32
+from latentc.ir.types import B
+from latentc_runtime.sources import Condition as Requested
+from latentc_runtime.sources import ConditionSource
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Retrieved(Condition):
+    """Embeddings that training finds by the one of each sample in data field `field`; arrays of any rank are flattened.
+
+    Requests pass embeddings, or what to search for in the index next to the bundle.
+    """
+
+    metric: Literal["cosine", "l2"] = Field("cosine", description="similarity by which the training data are searched")
+    queries: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="frozen networks of the spec that encode what a request may search for: images, or texts",
+    )
+
+    @property
+    @abstractmethod
+    def requested(self) -> int:
+        """How many embeddings a request passes per sample."""
+
+    def size(self, name: str, spec: Spec) -> int:
+        """D, the size of an embedding."""
+        field, size = spec.data.fields.get(self.field or name), 1
+        for length in field.shape if field is not None else ():
+            size *= length
+        return size
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        field = spec.data.fields.get(self.field or name)
+        if field is None or field.classes is not None:
+            arrays = [n for n, one in spec.data.fields.items() if one.classes is None]
+            what = f"data field `{self.field or name}` holds no embeddings" if self.field else "no field is named"
+            mend = f"name an array in `conditioning.{name}.field`: {', '.join(arrays) or 'the data has none'}"
+            yield Problem(("field",), f"neighbours are found by an embedding of each sample, but {what}", mend)
+        if name in spec.data.fields:
+            message = f"condition `{name}` is found by search, but the data also has a field of that name"
+            yield Problem((), message, "rename the condition, or read the field with `{kind: sequence}`")
+        for i, network in enumerate(self.queries):
+            if network in self.queries[:i]:
+                yield Problem(("queries", i), f"network `{network}` is named twice", "leave it out once")
+            else:
+                yield from self._problems_of_query(("queries", i), network, name, spec)
+
+    def _problems_of_query(self, place: tuple[Any, ...], network: str, name: str, spec: Spec) -> Iterator[Problem]:
+        """What keeps a network from encoding queries."""
+        encoder, size = spec.networks.get(network), self.size(name, spec)
+        if not isinstance(encoder, Backbone) or "encode" not in encoder.PROVIDES:
+            what = "encodes nothing" if network in spec.networks else "does not exist"
+            able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
+            yield Problem(place, f"network `{network}` {what}", f"networks that encode: {', '.join(able) or 'none'}")
+            return
+        ports, of = encoder.encoding(spec)
+        asking = [other for other in spec.conditions.values() if isinstance(other, Retrieved)]
+        named = {n for other in asking for n in other.queries if n != network}
+        others = [other for n in named for other in _encoders(n, spec)]
+        read = [*spec.conditions, *(other.encoding(spec)[0][0].name for other in others)]
+        if len(ports) != 1 or encoder.encodes_masked:
+            message, mend = f"network `{network}` reads more than one field", "set its `masked: false`"
+            yield Problem(place, message, mend if encoder.encodes_masked else "use one that reads one")
+        elif of.rank != 2 or int(of.shape[1]) != size:  # type: ignore[arg-type]
+            message = f"network `{network}` returns {list(of.shape[1:])} per sample, but an entry has {size}"
+            yield Problem(place, message, f"let it return a vector of {size} numbers")
+        elif encoder.trainable:
+            mend = f"set `networks.{network}.pretrained: FILE`"
+            yield Problem(place, f"network `{network}` encodes only queries, so nothing trains it", mend)
+        elif ports[0].name in read:
+            message = f"a request could not tell what `{ports[0].name}` is for"
+            yield Problem(place, message, f"let `{network}` read a field that no condition and no other query is")
+
+    def programs(
+        self, mb: ModuleBuilder, name: str, spec: Spec, networks: Mapping[str, Network]
+    ) -> tuple[Program, ...]:
+        """Entries `query_FIELD`, one per network: the query f32[B, D] that it makes of a field."""
+        made = []
+        for network, encoder in ((n, e) for n in self.queries for e in _encoders(n, spec)):
+            (port,) = encoder.encoding(spec)[0]
+            if (entry := f"query_{port.name}") in mb.entries:
+                continue  # that of another condition with the same query
+            b = mb.function(entry)
+            b.output(call(b, networks[network], "encode", {}, state=b.input(port.name, port.type), out="query"))
+            mb.entries[entry] = b.finish(f"What neighbours are searched for, by `{network}`.")
+            given, sources = asked(port, spec), {port.name: ConditionSource(port.name)}
+            output = (OutputField("query"),)
+            made.append(Program(entry, "query", 1, 1, sources, name=entry, outputs=output, conditions=(given,)))
+        return tuple(made)
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        return (GivenInput(name, f32(B, self.requested, self.size(name, spec)), name, name),)
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        shape = (self.requested, self.size(name, spec))
+        queries = tuple(encoder.encoding(spec)[0][0].name for n in self.queries for encoder in _encoders(n, spec))
+        return (Requested(name, "array", shape, "f32", ("neighbour", "feature"), retrieved=True, queries=queries),)
+
+
+def _encoders(network: str, spec: Spec) -> list[Backbone]:
+    """The network if it encodes; otherwise none."""
+    encoder = spec.networks.get(network)
+    return [encoder] if isinstance(encoder, Backbone) and "encode" in encoder.PROVIDES else []
+
+
+__all__ = ["Retrieved"]
