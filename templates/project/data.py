@@ -50,9 +50,14 @@ class Samples(Dataset):
             return {"error": str(error)}  # raised in the main process: a worker would add its traceback
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
+    def finished(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch of the loader with what this process computes, such as codes of images that change."""
+        finish = getattr(self.source, "finished", None)
+        return finish(batch) if finish else batch
+
     def require(self, names: Iterable[str]) -> None:
         """SystemExit if samples lack a field."""
-        held = checked(self[np.zeros(1, np.int64), 0])
+        held = self.finished(checked(self[np.zeros(1, np.int64), 0]))
         if missing := [name for name in names if name not in held]:
             raise SystemExit(
                 f"data: samples have no field {missing[0]}, which training reads; they have "
@@ -107,7 +112,7 @@ def batches(
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator(),  # otherwise it would draw from dropout's generator
     )
-    return (checked(batch) for batch in loader)
+    return (samples.finished(checked(batch)) for batch in loader)
 
 
 def checked(batch: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 Fields that are `resized` hold codes of the same views at a lower resolution, each in its own cache. The name
 of a cache depends on the images, the crops and the first stage: if one changes, images are encoded again.
+With `views`, images change whenever they are read, so each batch is encoded, without a cache.
 """
 
 import hashlib
@@ -60,6 +61,47 @@ class Encoded:
         return self.made_of
 
 
+class Fresh:
+    """Images as they are this time, which `finished` encodes in the training process."""
+
+    in_memory = False
+
+    def __init__(self, images: Any, settings: dict[str, Any]):
+        self.images, self.stage, self.size = images, settings["first_stage"], images.size
+        self.views, self.flip = settings["views"], settings["horizontal_flip"]
+        self.labelled = "y" in settings["fields"]
+
+    def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """Images `pixels` f32[n, C, H, W] in [-1, 1], labels, captions, and a number that draws latents."""
+        from views import mixed_rows
+
+        if rng is None:
+            pixels = np.stack([self.images.pixels(int(i)) for i in index])
+        else:
+            pixels = self.images.random_views(index, self.views, self.flip, rng)
+        found = {
+            "pixels": pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
+        }
+        found |= {"y": self.images.y[index]} if self.labelled else {}
+        found |= {name: array[index] for name, array in self.images.arrays.items()}
+        found = mixed_rows(found, "pixels", (2, 3), self.views, rng)
+        return found | {"key": np.array(-1 if rng is None else rng.integers(1 << 62))}
+
+    @torch.no_grad()
+    def finished(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with `tokens`, or latents `x`, in place of the images."""
+        model = first_stage.load(self.stage)
+        pixels, key = batch.pop("pixels"), int(batch.pop("key"))
+        codes = first_stage.codes_from_images(model, pixels.to(next(model.parameters()).device)).cpu().numpy()
+        rng = None if key < 0 else np.random.default_rng(key)
+        fields = first_stage.field_from_codes(codes, self.stage, rng)
+        return batch | {name: torch.from_numpy(array) for name, array in fields.items()}
+
+    def identity(self) -> list[str]:
+        """Texts that identify the images, for names of caches."""
+        return self.images.identity()
+
+
 def class_names(settings: dict[str, Any]) -> list[str]:
     """Names of the classes, if the images come with some."""
     find = getattr(importlib.import_module(settings["kind"]), "class_names", None)
@@ -79,11 +121,14 @@ def views_of(images: Any, index: int, flip: bool, crops: str) -> np.ndarray:
     return np.concatenate([found, found[:, :, ::-1]]) if flip else found
 
 
-def open_dataset(settings: dict[str, Any]) -> Encoded:
-    """The codes of the images, encoded now if they are not cached. Raises ValueError."""
+def open_dataset(settings: dict[str, Any]) -> Encoded | Fresh:
+    """The codes of the images, encoded now if they are not cached and do not change. Raises ValueError."""
     stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
     side = stage["field"]["shape"][1]
     images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
+    if settings["views"] is not None:
+        first_stage.file_of(stage)  # or says how to write it
+        return Fresh(images, settings)
     flip, crops = settings["horizontal_flip"], settings["crops"]
     weights = first_stage.file_of(stage)
     status = weights.stat()

@@ -116,7 +116,9 @@ STAGES = {
 }
 
 
-def staged(kind: str, fields: str, images: Path, modules: Callable[[Data], Modules]) -> tuple[Modules, Path]:
+def staged(
+    kind: str, fields: str, images: Path, modules: Callable[[Data], Modules], name: str = ""
+) -> tuple[Modules, Path]:
     """The modules of a project with a tiny first stage, and its spec; the weights are random."""
     file = images.parent / "stage.yaml"
     file.write_text(f"latentc: 1\nname: stage\n{STAGES[kind]}")
@@ -126,7 +128,8 @@ def staged(kind: str, fields: str, images: Path, modules: Callable[[Data], Modul
     arrays = {n: rng.standard_normal(shape) * 0.2 + (len(shape) == 1) for n, (shape, _) in types.items()}
     stage = f"{{spec: '{file}', scale: 0.5}}"
     data = f"data={{kind: image_folder, path: '{images}', classes: 2, {fields}, first_stage: {stage}}}"
-    spec = load_spec("dit" if kind == "latents" else "llamagen", overrides=[data, "backbone.depth=1"])
+    name = name or ("dit" if kind == "latents" else "llamagen")
+    spec = load_spec(name, overrides=[data, "backbone.depth=1"])
     project = modules(spec.data)
     made = project_files(lower(spec, to_emit=True), spec)
     project.config["data"] = yaml.safe_load(made["config.yaml"])["data"]
@@ -204,6 +207,23 @@ def test_tokens_are_of_crops_and_mirror_images(
     assert all_views.shape == (views, 16, 16, 3)
     np.testing.assert_array_equal(all_views[views // 2 :], all_views[: views // 2, :, ::-1])
     assert (found.codes[3] == encoded(stage, images, all_views)).mean() > 0.99
+
+
+def test_tokens_are_of_images_as_they_are_this_time(images: Path, modules: Callable[[Data], Modules]) -> None:
+    """With `views` every batch is encoded, and nothing is cached."""
+    fields = "tokens: {vocabulary: 64, grid: [8, 8]}, views: {crop: [0.2, 1.0], rand_augment: {}, cutmix: 1.0}"
+    project, stage = staged("tokens", fields, images, modules, "mage_classifier")
+    (batch,), (again,) = project.batches(1), project.batches(1)
+    assert sorted(batch) == ["tokens", "y", "y_other", "y_share"] and torch.equal(batch["tokens"], again["tokens"])
+    assert torch.equal(batch["y_other"], batch["y"].flip(0)) and not list(images.parent.glob("*.npy"))
+    source = project["dataset"].open_dataset(project.config["data"])
+    rows, key = next(iter(project["data"].Order(10, 4, project.config["train"]["seed"], 0, 0, 1)))
+    pixels = source.rows(rows, np.random.default_rng(key))["pixels"]
+    wanted = encoded(stage, images, (pixels.transpose(0, 2, 3, 1) + 1) * 127.5)
+    assert (batch["tokens"].numpy() == wanted).mean() > 0.99
+    plain = source.finished({name: torch.from_numpy(array) for name, array in source.rows(rows[:1]).items()})
+    pixels = found_images(project, images).pixels(int(rows[0]))
+    assert (plain["tokens"].numpy() == encoded(stage, images, pixels[None])).mean() > 0.99
 
 
 def found_images(project: Modules, images: Path) -> Any:

@@ -11,6 +11,7 @@ from pydantic import Field as Option
 from latentc.components.fields import AxisName, ClassNames, Field, Medium, Size, Tokens
 from latentc.components.first_stage import FIRST_STAGE, FirstStage
 from latentc.components.parts import Part, Problem
+from latentc.components.views import Views
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -50,6 +51,11 @@ class Data(Part):
     first_stage: FirstStage | None = Option(
         None, description="an autoencoder that encodes images as the latents or tokens that the network models"
     )
+
+    @property
+    def drawn_fields(self) -> frozenset[str]:
+        """Fields that say what reading changed at random; no file holds them."""
+        return frozenset()
 
     judged_by: ClassVar[str] = "principal"  # features that `latentc evaluate` uses by default
     requires: ClassVar[tuple[str, ...]] = ()  # packages that reading needs besides numpy
@@ -110,7 +116,8 @@ class Data(Part):
         """
         without = {"class_names"}
         wanted = self.fields if also is None else {*ALWAYS_READ, *also}
-        read = {n: f for n, f in self.fields.items() if f.encoded_by is None and n in wanted}
+        drawn = self.drawn_fields - {*ALWAYS_READ}
+        read = {n: f for n, f in self.fields.items() if f.encoded_by is None and n in wanted and n not in drawn}
         fields = {n: f.model_dump(mode="json", exclude_none=True, exclude=without) for n, f in read.items()}
         return {**self.model_dump(mode="json", by_alias=True, exclude=without), "fields": fields}
 
@@ -232,6 +239,10 @@ class Images(Data):
         count = sum(AUGMENTATIONS[kind] for kind in self.augmentations)
         return found | {"augment": Field(shape=(count,))} if self.augment else found
 
+    @property
+    def drawn_fields(self) -> frozenset[str]:
+        return frozenset({"augment"} if self.augment else ())
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         x = self.fields.get("x")
@@ -252,9 +263,50 @@ class Pictures(Images):
     crops: Literal["center", "ten"] = Option(
         "center", description="crops that a first stage encodes: the centre square, or ten crops at 1.1 times the side"
     )
+    views: Views | None = Option(
+        None,
+        description="random crops, operations and mixtures of the images, anew each time that training reads them; "
+        "adds the fields `y_other` and `y_share` if images are mixed; null: none",
+    )
     requires: ClassVar[tuple[str, ...]] = ("pillow>=10",)
     holds_images: ClassVar[bool] = True
     HOLDS: ClassVar[str] = "square images `x`, which a first stage can encode, and labels `y`"
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """All fields of a sample; of mixed images also the label of the other one and the share of the own one."""
+        found = super().fields
+        if self.views is None or not self.views.mixes:
+            return found
+        return found | {"y_other": Field(classes=self.classes or None), "y_share": Field()}
+
+    @property
+    def drawn_fields(self) -> frozenset[str]:
+        mixed = self.views is not None and self.views.mixes
+        return super().drawn_fields | ({"y_other", "y_share"} if mixed else set())
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.views is None:
+            return
+        if self.views.crop is not None and not 0 < self.views.crop[0] <= self.views.crop[1]:
+            message = f"shares {list(self.views.crop)} are no range of areas"
+            yield Problem(("views", "crop"), message, "give [low, high], such as [0.2, 1.0]")
+        if self.views.mixes and not self.classes:
+            yield Problem(("views",), "mixed images need labels, but the data has none", "add `data.classes`")
+        elif self.views.mixes and not getattr(spec.objective, "MIXED_LABELS", False):
+            message = f"objective `{getattr(spec.objective, 'kind', None)}` does not take labels of mixed images"
+            yield Problem(("views",), message, "use `{kind: classification}`, or leave out `mixup` and `cutmix`")
+        if self.first_stage is None:
+            return
+        if self.crops != "center":
+            message = "crops are drawn in every step, so there are no ten to encode"
+            yield Problem(("crops",), message, "leave out `crops`, or `views`")
+        cached = [name for name, field in self.fields_.items() if field.encoded_by is not None or field.resized]
+        cached += [name for name, c in spec.conditions.items() if c.searched(name, spec) is not None]
+        if cached:
+            message = f"`{cached[0]}` is computed once per image, but images change in every step"
+            yield Problem(("views",), message, f"leave out `views`, or `{cached[0]}`")
 
     @classmethod
     def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:

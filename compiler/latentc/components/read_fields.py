@@ -28,7 +28,7 @@ def fields_read(spec: Spec, updates: Sequence[Update]) -> tuple[str, ...]:
     names -= {*encoded}
     for of in encoded.values():
         names |= {of.reads, *([of.mask] if of.mask is not None else [])} - {IMAGES}
-    names -= {"augment"} if getattr(spec.data, "augment", 0) else set()
+    names -= spec.data.drawn_fields
     return tuple(name for name in spec.data.fields if name in names)
 
 

@@ -42,14 +42,27 @@ class Pictures(ABC):
     def identity(self) -> list[str]:
         """Texts that differ if the images do, for caches."""
 
+    def picture_of(self, index: int) -> Any:
+        """One image as Pillow has it, of any size."""
+        from PIL import Image
+
+        name, source = self.content(index)
+        with reading(name, "an image"), Image.open(source) as file:
+            return file.convert(self.mode)
+
+    def random_views(self, index: Array, views: dict[str, Any], flip: bool, rng: np.random.Generator) -> Array:
+        """Images u8[n, H, W, C] as training sees them this time: random crops and operations."""
+        from latentc.datasets.views import random_view
+
+        found = [random_view(self.picture_of(int(i)), self.side, views, flip, rng) for i in index]
+        return np.stack([np.asarray(picture).reshape(self.side, self.side, -1) for picture in found])
+
     def pixels(self, index: int, side: int | None = None) -> NDArray[np.uint8]:
         """One image u8[H, W, C], H = W = `side`."""
         from PIL import Image
 
         side = side or self.side
-        name, source = self.content(index)
-        with reading(name, "an image"), Image.open(source) as file:
-            picture = file.convert(self.mode)
+        picture = self.picture_of(index)
         short = min(picture.size)
         left, top = (picture.width - short) // 2, (picture.height - short) // 2
         box = (left, top, left + short, top + short)
@@ -62,8 +75,15 @@ class Images:
 
     in_memory = False
 
-    def __init__(self, pictures: Pictures, fields: dict[str, Any], flip: bool, augment: Augmentation | None = None):
-        self.pictures, self.fields, self.flip, self.augment = pictures, fields, flip, augment
+    def __init__(
+        self,
+        pictures: Pictures,
+        fields: dict[str, Any],
+        flip: bool,
+        augment: Augmentation | None = None,
+        views: dict[str, Any] | None = None,
+    ):
+        self.pictures, self.fields, self.flip, self.augment, self.views = pictures, fields, flip, augment, views
         self.size = pictures.size
         if "y" in fields:
             check_classes("y", pictures.y, fields["y"])
@@ -71,11 +91,19 @@ class Images:
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Images as the field `x` declares them, and labels; mirrored at random if `rng` is given."""
         field = self.fields["x"]
-        x = as_declared(np.stack([self.pictures.pixels(int(i)) for i in index]), field)
-        if self.flip and rng is not None:
+        if self.views is not None and rng is not None:
+            x = as_declared(self.pictures.random_views(index, self.views, self.flip, rng), field)
+        else:
+            x = as_declared(np.stack([self.pictures.pixels(int(i)) for i in index]), field)
+        if self.views is None and self.flip and rng is not None:
             x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
         found = {"x": x, "y": self.pictures.y[index]} if "y" in self.fields else {"x": x}
         found |= {name: array[index] for name, array in self.pictures.arrays.items()}
+        if self.views is not None:
+            from latentc.datasets.views import mixed_rows
+
+            height, width = (1 + field["axes"].index(axis) for axis in ("height", "width"))
+            found = mixed_rows(found, "x", (height, width), self.views, rng)
         return augmented_rows(found, field, self.augment, rng) if self.augment else found
 
     def identity(self) -> list[str]:
@@ -90,4 +118,6 @@ def open_images(settings: dict[str, Any], open_pictures: Callable[[dict[str, Any
         raise ValueError("the data are images, but the model takes none")
     sizes = dict(zip(field["axes"], field["shape"], strict=True))
     pictures = open_pictures(settings, sizes["width"], sizes.get("channel", 1))
-    return Images(pictures, settings["fields"], settings["horizontal_flip"], augmentation_of(settings))
+    return Images(
+        pictures, settings["fields"], settings["horizontal_flip"], augmentation_of(settings), settings.get("views")
+    )

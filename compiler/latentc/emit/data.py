@@ -59,6 +59,7 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
         shared["dataset"] = reader
     if searches:
         shared |= {"neighbours": "latentc.datasets.neighbours", "retrieval": "latentc_runtime.retrieval"}
-    for name in sorted(_imported(reader) - ({"augment"} if "augment" not in data.fields else set())):
+    unused = {"augment"} - {*data.fields} | ({"views"} if getattr(data, "views", None) is None else set())
+    for name in sorted(_imported(reader) - unused):
         shared[name] = f"latentc.datasets.{name}"
     return files | {f"{name}.py": shared_source(module) for name, module in shared.items()}

@@ -15,7 +15,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.parts import Problem
-from latentc.ir.builder import ModuleBuilder, i64
+from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 
 class Classification(Objective):
-    """Cross-entropy of the label, for a classifier without a time input."""
+    """Cross-entropy of the label, for a classifier without a time input.
+
+    Of mixed images (`views` of the data) it is that of both labels, by their shares.
+    """
 
     kind: Literal["classification"]
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing: probability spread evenly over all classes")
+    MIXED_LABELS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classification"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -50,13 +54,18 @@ class Classification(Objective):
         told = conditions.dropped(b, conditions.operands(b, given))
         logits = call(b, network, "forward", told, state=x, out="logits")
         loss = b.cross_entropy(logits, y, out="loss")
+        mixed = [name for name in ("y_other", "y_share") if name in spec.data.drawn_fields]
+        if mixed:
+            other, share = b.input("y_other", i64(B)), b.input("y_share", f32(B))
+            of_other = b.cross_entropy(logits, other, out="of_other")
+            loss = b.op("add", loss * share, of_other * (1.0 - share), out="loss")
         if self.smoothing:
             every = b.mean(b.log_softmax(logits, axis=-1), axes=(1,), keepdims=False, out="every")
             loss = b.op("sub", loss * (1.0 - self.smoothing), every * self.smoothing, out="loss")
         right = b.cast(b.equal(b.argmax(logits, axis=1), y), to="f32", out="accuracy")
         b.output(loss, right)
         b.finish("The cross-entropy of the label and whether it is right, one value per sample each.")
-        fields = dict.fromkeys((field, *conditions.fields, "y"))
+        fields = dict.fromkeys((field, *conditions.fields, "y", *mixed))
         return publish(mb, ("loss", "accuracy"), tuple(fields), conditions.draws())
 
 
