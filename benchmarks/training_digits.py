@@ -1,11 +1,12 @@
 """What published objectives, processes and programs do for small models of digits, system by system.
 
-    python benchmarks/training_digits.py [--out out/training_digits] [--only NAME …] [--seed N]
+    python benchmarks/training_digits.py [--out out/training_digits] [--only NAME …] [--seeds 0]
         [--train] [--int8] [--verify]
 
 Trains what the systems of `training_systems.py` need if its weights are not in the folder, draws 1000 samples from an
 engine, and says by how much the loss fell, the class accuracy and the Fréchet distance by the classifier of
-examples/digits (or what a system is judged by), and whether the paper's claim holds. `--train` only trains. `--int8`
+examples/digits (or what a system is judged by), and whether the paper's claim holds. With several seeds, each of the
+trainings, it says means and ranges, and goals are for the means. `--train` only trains. `--int8`
 also judges a technique's engine with all layers in int8 that can be, and `--verify` checks it by `latentc verify` in
 every loop form, on ONNX Runtime and OpenVINO. A training takes half a minute to three minutes of one core, all of it
 one and a half hours.
@@ -19,12 +20,13 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from common import verdict
 from digits_judges import JUDGES, write_data
-from on_digits import Training, trained
+from on_digits import Training, spread, trained
 from training_parts import COMMON, FILES, Figures, System, Trained
 from training_systems import SYSTEMS
 
@@ -41,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/training_digits"), help="projects, weights and bundles")
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="some of the systems")
-    parser.add_argument("--seed", type=int, help="of the trainings; by default each project's own")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings; 0: the specs' own")
     parser.add_argument("--train", action="store_true", help="train, and judge nothing")
     parser.add_argument("--int8", action="store_true", help="judge quantised engines, too")
     parser.add_argument("--verify", action="store_true", help="verify every loop form, too")
@@ -51,33 +53,40 @@ def main() -> int:
     write_data(out)
     lines = []
     for name in given.only:
-        system = SYSTEMS[name].of_seed(given.seed)
-        for entry in system.trained:
-            made = train(system, entry, out)
-            fell = ", ".join(
-                f"{what} {np.mean(each[:20]):.3g} to {np.mean(each[-20:]):.3g} in {len(each)} steps"
-                for what, each in made.losses.items()
-            )
-            print(f"{name}: {entry}: {made.seconds:.0f} s: {fell}", flush=True)
+        system = SYSTEMS[name]
+        of_seeds = [system.of_seed(seed) for seed in given.seeds]
+        for each in of_seeds:
+            fallen(name, each, out)
         if given.train:
             continue
-        found: dict[str, Figures] = {}
-        for entry in system.drawn:
-            found[entry] = figures(name, system, entry, out)
-            shown(f"{name}: {entry}", found[entry])
+        found = {entry: mean_figures(name, of_seeds, entry, out) for entry in system.drawn}
         if given.int8:
-            shown(f"{name}: {system.engine}, int8", figures(name, system, system.engine, out, INT8))
+            mean_figures(name, of_seeds, system.engine, out, INT8)
         if given.verify:
-            verified(name, system, out)
+            verified(name, of_seeds[0], out)
         for goal in system.goals:
             lines.append(f"{name}: " + verdict(goal.what, goal.value(found), goal.bound, "", goal.least))
             print(lines[-1], flush=True)
     return int(any("MISSED" in line for line in lines))
 
 
-def shown(what: str, found: Figures) -> None:
-    """Prints figures in a line."""
-    print(f"{what}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
+def fallen(name: str, system: System, out: Path) -> None:
+    """Trains a system, and prints by how much its losses fell."""
+    for entry in system.trained:
+        made = train(system, entry, out)
+        fell = ", ".join(
+            f"{what} {np.mean(each[:20]):.3g} to {np.mean(each[-20:]):.3g} in {len(each)} steps"
+            for what, each in made.losses.items()
+        )
+        print(f"{name}: {entry}: {made.seconds:.0f} s: {fell}", flush=True)
+
+
+def mean_figures(name: str, systems: Sequence[System], entry: str, out: Path, *more: str) -> Figures:
+    """Figures of an entry, means over systems of different seeds; prints them with their ranges."""
+    each = [figures(name, system, entry, out, *more) for system in systems]
+    shown = (f"{what} {spread((found[what] for found in each), 4)}" for what in each[0])
+    print(": ".join((name, entry, *more)) + ": " + ", ".join(shown), flush=True)
+    return {what: float(np.mean([found[what] for found in each])) for what in each[0]}
 
 
 def overrides_of(one: Trained, out: Path) -> list[str]:

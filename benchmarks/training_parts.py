@@ -66,8 +66,10 @@ class System:
         """What is drawn of the technique itself: `deployed`, or the last entry."""
         return self.deployed or list(self.drawn)[-1]
 
-    def of_seed(self, seed: int | None) -> System:
-        """The same, everything trained from another seed."""
+    def of_seed(self, seed: int) -> System:
+        """The same, everything trained from another seed; with 0 the specs' own, which is 0 too."""
+        if not seed:
+            return self
         return replace(self, trained={name: replace(one, seed=seed) for name, one in self.trained.items()})
 
 
