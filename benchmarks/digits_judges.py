@@ -16,6 +16,7 @@ from training_parts import FILES, LETTERS
 
 from latentc import api
 from latentc.datasets.digits import components
+from latentc.measure.metrics import frechet_distance
 from latentc_runtime import Pipeline, load
 from latentc_runtime.request import check_request
 from latentc_runtime.retrieval import with_labels, write_index
@@ -169,15 +170,24 @@ def likened(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
     return {**scores(found, labels), "psnr": psnr(found, wanted)}
 
 
-def represented(bundle: Path, out: Path) -> dict[str, float]:
-    """Samples told principal components of held-out digits: how many are of the digit's class."""
-    every = np.concatenate([half.images for half in halves()]) / 8.0 - 1.0
-    pipe = opened(bundle)
-    labels = images(1)[1][:500]
-    found = pipe.sample(
-        conditions={"representation": components(every, [16])[len(halves()[0].images) :][:500]}, seeds=SEEDS[:500]
-    )
-    return scores(found, labels)
+def representations(half: int, width: int) -> Array:
+    """The first principal components of the training half (0) or the held-out half (1) of the digits."""
+    every = np.concatenate([digits.images for digits in halves()]) / 8.0 - 1.0
+    return np.split(components(every, [width]), [len(halves()[0].images)])[half]
+
+
+def represented(bundle: Path, out: Path, width: int = 16, half: int = 1, count: int = 500) -> dict[str, float]:
+    """Samples told principal components of held-out digits (or those of half 0): how many are of the digit's class."""
+    told, labels = representations(half, width)[:count], images(half)[1][:count]
+    samples = opened(bundle).sample(conditions={"representation": told}, seeds=SEEDS[: len(told)])
+    return scores(samples, labels)
+
+
+def vectors(bundle: Path, out: Path, width: int) -> dict[str, float]:
+    """Drawn representations: Fréchet distance from those of held-out digits, and that of training digits."""
+    heldout, samples = representations(1, width), opened(bundle).sample(count=COUNT, seeds=SEEDS)
+    known = representations(0, width)
+    return {"frechet": frechet_distance(samples, heldout), "of training": frechet_distance(known, heldout)}
 
 
 def compressed(bundle: Path, out: Path) -> dict[str, float]:
@@ -201,6 +211,7 @@ JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
         referred,
         likened,
         represented,
+        vectors,
         compressed,
     )
 }
@@ -225,6 +236,7 @@ def write_data(folder: Path) -> None:
     np.savez(folder / "dequantised.npz", x=dequantised(0, 10))
     tokens = np.minimum(halves()[0].images.reshape(-1, 64), 15).astype(np.int64)
     np.savez(folder / "levels.npz", tokens=tokens, y=labels)
+    np.savez(folder / "vectors.npz", x=representations(0, 8))
     right = np.eye(10, dtype=np.float32)[labels][:, None]
     np.savez(folder / "spoken.npz", tokens=tokens, caption=right, caption_mask=mask)
     np.savez(folder / "worded.npz", x=x, text=right, text_mask=mask)

@@ -102,12 +102,14 @@ def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figu
 
 
 DIGITS = "data={kind: digits}"
-CAPTIONS, LEVELS, BITS = "captions.npz", "dequantised.npz", "levels.npz"  # files that the benchmark writes
+# Files that the benchmark writes.
+CAPTIONS, LEVELS, BITS, VECTORS = "captions.npz", "dequantised.npz", "levels.npz", "vectors.npz"
 SPOKEN_LEVELS, SPOKEN_DIGITS, WRITTEN_DIGITS = "spoken.npz", "worded.npz", "written.npz"
-FILES = (CAPTIONS, LEVELS, BITS, SPOKEN_LEVELS, SPOKEN_DIGITS, WRITTEN_DIGITS)
+FILES = (CAPTIONS, LEVELS, BITS, VECTORS, SPOKEN_LEVELS, SPOKEN_DIGITS, WRITTEN_DIGITS)
 # Letters of written captions: of those of 10 tokens `.` ends each, and `_` fills it up.
 LETTERS = "_.abcdefghijklmnopqrstuvwxyz "
 COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
 # Of published specs; those of digits have their own.
 SETTINGS = ("train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0}", "train.schedule={kind: constant, warmup: 50}")
 SETTINGS += ("train.batch_size=64", "train.ema=0.99", "train.clip=1.0")
+UNET = ("width=24", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.dropout=0", "block.group_size=4")

@@ -14,6 +14,7 @@ from training_parts import (
     DIGITS,
     LEVELS,
     SETTINGS,
+    UNET,
     Drawn,
     Figures,
     Goal,
@@ -23,9 +24,9 @@ from training_parts import (
     ratio,
     under,
 )
+from training_representations import REPRESENTATION_SYSTEMS
 from training_tokens import TOKEN_SYSTEMS
 
-UNET = ("width=24", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.dropout=0", "block.group_size=4")
 EULER = "sampler={kind: euler, steps: 20}"
 
 FLOW, DENOISER = Trained("digits_sit"), Trained("digits_dit")
@@ -86,32 +87,12 @@ SKETCH = ("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind
 LIKE = f"sampler.guidance=[{{scale: 0}}, {{kind: score, scale: 64, {GRADIENTS}, score: "
 LIKE += "{kind: likeness, reference: sketch%s}}]"
 
-TWO = ("data={kind: digits, fields: {representation: {shape: [8]}}}", "networks.main.conditions=[representation]")
-TWO += ("networks.rdm={kind: vector_mlp, width: 128, depth: 3, time_width: 64}", "conditioning.class=null")
-TWO += (
-    "conditioning.representation={kind: vector, dropout: 0.1, null_embedding: learned_input, prior: {network: rdm, "
-    "objective: {kind: diffusion, process: {kind: discrete, schedule: cosine}, predicts: x0}, "
-    "sampler: {kind: ddim, steps: 50, eta: 1.0}}}",
-    "sampler={kind: ddim, steps: 50, spacing: trailing}",
-)
-# The same of U-Nets, whose `rdm` is a part of their specs.
-SMALL_RDM = ("data={kind: digits, fields: {representation: {shape: [8]}}}",)
-SMALL_RDM += under("networks.rdm", "width=128", "depth=3", "time_width=64")
-SMALL_RDM += under("conditioning.representation.prior", "sampler.steps=50", "objective.process.schedule=cosine")
-DRAWN_UNET = (*SETTINGS, "train.optimizers={}", "sampler={kind: ddim, steps: 50, spacing: trailing, clip: 1.0}")
-DRAWN_UNET += ("objective.process={kind: discrete, schedule: cosine}", *under("networks.main", *UNET))
-PIXEL_UNET = ("objective.variance=fixed_large", "networks.main.block.head_channels=8")
-LATENT_UNET = under("networks.main", "width=32", "block.head_channels=16", "attention=[0, 1]")
-UNREPRESENTED = ("conditioning.representation=null", "networks.rdm=null", "weights={}")
-
 # Scores and a classifier of noisy digits, on the VE SDE.
 NOISY = (*SETTINGS, DIGITS, "objective.process.sigma_max=8", "conditioning.time.frequencies=32")
 SIZED = (*UNET, "recentre=false")
 NOISY_200 = (*NOISY, "sampler.steps=200", "train.ema=0.99")
 SCORES = Trained("score_sde", (*NOISY_200, "objective.reduction=mean", *under("backbone", *SIZED)), 1500)
 WIDE = ("blocks=1", "multiplier=2", "mean=[0.0]", "deviation=[1.0]")
-
-UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")
 
 
 def own(name: str) -> tuple[str, ...]:
@@ -438,32 +419,6 @@ SYSTEMS: dict[str, System] = {
             Goal("processor's time of these samples", ratio("seconds", "cascade", "plain"), 0.8, False),
         ),
     ),
-    "rcg": System(
-        {"alone": Trained("digits_dit", UNTOLD, 1000), "represented": Trained("digits_dit", TWO, 1000)},
-        {name: Drawn(name, judge="alone") for name in ("alone", "represented")},
-        (Goal("Fréchet distance with a drawn representation", ratio("frechet", "represented", "alone"), 1.0, False),),
-    ),
-    **{
-        name: System(
-            {
-                "alone": Trained(name, (DIGITS, *DRAWN_UNET, *more, *UNREPRESENTED, *untold), 1000),
-                "represented": Trained(name, (*DRAWN_UNET, *more, *SMALL_RDM), 1000),
-            },
-            {entry: Drawn(entry, judge="alone") for entry in ("alone", "represented")},
-            (
-                Goal(
-                    "Fréchet distance with a drawn representation",
-                    ratio("frechet", "represented", "alone"),
-                    1.0,
-                    False,
-                ),
-            ),
-        )
-        for name, more, untold in (
-            ("rcg_adm", PIXEL_UNET, ()),
-            ("rcg_ldm", LATENT_UNET, ("networks.main.block.transformer=null",)),
-        )
-    },
     "score_sde_guided": System(
         {
             "scores": SCORES,
@@ -487,6 +442,7 @@ SYSTEMS: dict[str, System] = {
         (Goal("class accuracy, guided", lambda found: found["guided at 4.0"]["accuracy"], 0.9),),
     ),
     **CAPTION_SYSTEMS,
+    **REPRESENTATION_SYSTEMS,
     **TOKEN_SYSTEMS,
 }
 """By the names of docs/systems.yaml."""
