@@ -18,7 +18,8 @@ from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Module, Value, parameters
+from latentc.ir.core import Module, Value, parameters, walk
+from latentc.ir.ops.experts import EXPERTS
 from latentc.ir.verify import verify
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.feature_cache import cache
@@ -65,6 +66,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         programs = [with_decoder(mb, program, stage, spec) for program in programs]
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
+    _check_options(module, spec)
     if spec.optimize.guidance == "sequential":
         # Here rather than only for engines, because it changes the result if the samples of a batch interact.
         module = expand_guidance(module, "sequential")
@@ -168,6 +170,23 @@ def _check_data(spec: Spec, updates: Sequence[Update]) -> None:
     ]
     if faults:
         raise DiagnosticError(*faults)
+
+
+def _check_options(module: Module, spec: Spec) -> None:
+    """DiagnosticError E0305 if an option of `optimize` applies to nothing in the module."""
+    ops = {node.op for _, node in walk(module)}
+    faults = {}
+    if spec.optimize.experts != "auto" and not ops & {*EXPERTS}:
+        faults["experts"] = "no network has routed experts that could run in either form"
+    if isinstance(spec.sampler, Sampler) and spec.optimize.guidance != "batched" and "guided" not in ops:
+        faults["guidance"] = "no sampler evaluates a network with and without a condition in one call"
+    if faults:
+        raise DiagnosticError(
+            *(
+                Diagnostic("E0305", why, spec.span("optimize", key), help=f"leave `optimize.{key}` out")
+                for key, why in faults.items()
+            )
+        )
 
 
 def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) -> None:

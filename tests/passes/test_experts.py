@@ -85,6 +85,16 @@ def test_which_form_an_engine_gets():
         ops("target.engine=openvino", "optimize.experts=sparse")
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("experts=sparse", "no network has routed experts"), ("guidance=sequential", "no sampler eval")],
+)
+def test_options_that_apply_to_nothing_are_refused(option, said):
+    plain = [f"optimize.{option}", "sampler.guidance=null", "backbone.depth=1"]
+    with pytest.raises(DiagnosticError, match=said):
+        lower(load_spec("digits_dit", None, plain))
+
+
 def test_control_a_token_in_the_wrong_expert_shows():
     x, gates = arrays()
     wrong = Interpreter(expand_experts(module_of()), weights()).run("main", x, gates[..., [1, 0, 2]])[0]

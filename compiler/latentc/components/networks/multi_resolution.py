@@ -130,6 +130,9 @@ class MultiResolution(Backbone):
             return
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
+        if self.output_kernel % 2 == 0:
+            message = f"a kernel of side {self.output_kernel} has no centre: it must be odd"
+            yield Problem(("output_kernel",), message, f"use {self.output_kernel + 1}")
         if isinstance(spec.time, TimeFeatures) and spec.time.static()["frequencies"] != 1:
             message = f"a {self.kind} takes the time as a single number"
             yield Problem((), message, "use `conditioning.time: {kind: scalar}`")
