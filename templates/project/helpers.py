@@ -277,6 +277,11 @@ def with_gumbel_noise(x: Tensor, scale: float, training: bool) -> Tensor:
     return x - scale * torch.empty_like(x).exponential_().log()
 
 
+def with_relative_noise(x: Tensor, scale: float, training: bool) -> Tensor:
+    """In training, x times uniform numbers between 1 - `scale` and 1 + `scale`."""
+    return x * torch.empty_like(x).uniform_(1 - scale, 1 + scale) if training else x
+
+
 def posterior_mean(
     x: Tensor, data: Tensor, level: Tensor, group: Tensor | None = None, extra: float | None = None
 ) -> Tensor:

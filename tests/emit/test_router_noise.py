@@ -69,3 +69,22 @@ def test_noise_is_standard() -> None:
         assert draw(x, 2.0, False) is x
         moved = draw(x, 2.0, True)
         assert abs(moved.mean() - 1 - 2 * mean) < 0.03 and abs(moved.std() - 2 * std) < 0.03
+
+
+def test_jitter_of_what_the_router_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uniform factors between 1 - jitter and 1 + jitter, behind the router's norm, in training alone."""
+    experts = "backbone.block.feed_forward={kind: attribute_experts, experts: 4, ratio: 2, jitter: 0.25}"
+    file = loaded(model_text(lower(load_spec("dit", None, [*TINY, experts]))))
+    torch.manual_seed(0)
+    x, jittered = torch.full((100_000,), 3.0), file["with_relative_noise"]
+    assert jittered(x, 0.25, False) is x
+    factors = jittered(x, 0.25, True) / 3
+    assert 0.75 <= factors.min() < 0.751 and 1.249 < factors.max() <= 1.25 and abs(factors.mean() - 1) < 0.002
+    model, seen = file["NETWORKS"]["main"](), {}
+    monkeypatch.setitem(file, "with_relative_noise", lambda x, scale, training: x * (1 + scale * training))
+    router = next(m for m in model.modules() if type(m).__name__ == "AttributeExperts").router
+    router.norm.register_forward_hook(lambda module, ins, out: seen.update(out=out))
+    router.gate.register_forward_pre_hook(lambda module, ins: seen.update(scored=ins[0]))
+    for training in (True, False):
+        model.train(training)(torch.randn(3, 1, 8, 8), torch.tensor([5.0, 9.0, 2.0]), torch.tensor([1, 2, 3]))
+        torch.testing.assert_close(seen["scored"], seen["out"] * (1.25 if training else 1))

@@ -375,7 +375,7 @@ def drop_path(d: Draw) -> Case:
 
 @case("training_noise")
 def training_noise(d: Draw) -> Case:
-    attrs = {"mode": d.choose(("normal", "gumbel")), "scale": 0.5}
+    attrs = {"mode": d.choose(("normal", "gumbel", "relative")), "scale": 0.5}
     return Case([d.floats(*d.shape())], lambda x: x, attrs)
 
 

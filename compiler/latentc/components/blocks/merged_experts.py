@@ -35,6 +35,14 @@ class ExpertRouter(Closed):
         1.0, gt=0, le=1_024, description="scale of the noise: a factor of Gumbel noise, of normal noise divided by E"
     )
 
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="in training, what the router's last layer takes is multiplied by uniform numbers between 1 - this "
+        "and 1 + this (the authors' `Jitter`: 0.01)",
+    )
+
     def problems_of_choice(self) -> Iterator[Problem]:
         if self.chosen > self.experts:
             message = f"{self.chosen} experts per sample exceed `experts` ({self.experts})"
@@ -48,6 +56,8 @@ class ExpertRouter(Closed):
         tag = b.gelu(tag, approximate="none", out="tag") if self.activation else tag
         scale, shift = b.param("router.norm.weight", f32(dim), "ones"), b.param("router.norm.bias", f32(dim), "zeros")
         tag = b.layer_norm(tag, scale, shift, eps=1e-5, out="tag")
+        if self.jitter:
+            tag = b.training_noise(tag, mode="relative", scale=self.jitter, out="tag")
         logits = b.dense("router.gate", tag, experts, bias=False)
         if self.noise == "normal":
             logits = b.training_noise(logits, mode="normal", scale=self.noise_std / self.experts, out="logits")

@@ -44,7 +44,9 @@ def _check_extra(attrs: Attrs) -> None:
 
 
 def _check_noise(attrs: Attrs) -> None:
-    need(attrs["mode"] in ("normal", "gumbel"), "noise is normal or gumbel, not {}", attrs["mode"])
+    need(
+        attrs["mode"] in ("normal", "gumbel", "relative"), "noise is normal, gumbel or relative, not {}", attrs["mode"]
+    )
     need(attrs["scale"] > 0, "the scale of noise, {}, is not positive", attrs["scale"])
 
 
@@ -105,10 +107,12 @@ _ROWS = [
     ),
     Op(
         "training_noise(x; mode, scale)",
-        "x; in training plus `scale` times standard noise: `mode` is normal or gumbel",
+        "x; in training plus `scale` times standard noise, if `mode` is normal or gumbel, or, if it is relative, times "
+        "uniform numbers between 1 - `scale` and 1 + `scale`",
         shaped("x [*n]", checks=(_check_noise,)),
         flops=0,
-        source="Shazeer et al. 2017, arXiv:1701.06538; Riquelme et al. 2021, arXiv:2106.05974",
+        source="Shazeer et al. 2017, arXiv:1701.06538; Riquelme et al. 2021, arXiv:2106.05974; Fedus et al. 2021, "
+        "arXiv:2101.03961",
         train_only=True,
         differentiable=False,
     ),
