@@ -44,8 +44,12 @@ def zero_conv(axes: int) -> BlockBody:
 
 def leading_blocks(fn: Function) -> list[Node]:
     """The calls of blocks in lists (`blocks.0`, `blocks.1`, …) that return tokens [B, T, D], in order."""
-    calls = [n for n in fn.nodes if n.op == "call" and re.fullmatch(r".+\.\d+", n.attrs["name"]) and "count" in n.attrs]
-    return [node for node in calls if node.outputs[0].type.rank == 3]
+    return [node for node in fn.nodes if in_list(node) and node.outputs[0].type.rank == 3]
+
+
+def in_list(node: Node) -> bool:
+    """Whether it calls an item of a list, such as `blocks.0`."""
+    return node.op == "call" and bool(re.fullmatch(r".+\.\d+", node.attrs["name"])) and "count" in node.attrs
 
 
 @dataclass(frozen=True)

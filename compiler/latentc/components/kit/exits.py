@@ -1,20 +1,22 @@
 """Early exits: the methods by which a network can be left behind some of its blocks, made by rewriting its `forward`.
 
 Behind a block stands what later nodes read: its features, and what else was computed before (`frontier`). What follows
-the last block is the tail, of which every exit has one of its own. Features are tokens [B, T, D], or the maps
-[B, C, ...] of a U-Net, which blocks on its way down and in its middle have at a lower resolution. Symbols: B batch,
-T tokens, D width, C channels.
+the last block is the tail, of which every exit has one of its own. Features are tokens [B, T, D] or maps [B, C, ...],
+which some blocks of a network of several resolutions have at a lower one; there a layer of the exit's own makes of them
+what the tail reads. Symbols: B batch, T tokens, D width, C channels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from latentc.components.backbone import public
 from latentc.components.capabilities import TRAINING, Role
 from latentc.components.contract import Method, Network, Port
-from latentc.components.kit.controls import joins, leading_blocks
+from latentc.components.kit.controls import in_list, joins, leading_blocks
 from latentc.components.kit.methods import derived_method
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Function, Node, Origin, Value, live
@@ -29,10 +31,12 @@ class Cuts:
 
     @property
     def blocks(self) -> list[Node]:
-        """The calls of its blocks, in order: those of tokens, with what stands between them, or those of a U-Net."""
-        leading = leading_blocks(self.fn)
-        if self.of_maps:
-            return self._blocks_of_maps()
+        """The calls of its blocks, in order: those of tokens, with what stands between them, or, if it has several
+        resolutions, all that return maps or tokens computed from the state.
+        """
+        if self.restores:
+            return [node for node in self._of_state if self.places(node.outputs[0]) is not None]
+        leading = [node for node in leading_blocks(self.fn) if node in self._of_state]
         if not leading:
             return []
         nodes, of = self.fn.nodes, sizes(leading[0].outputs[0])
@@ -40,21 +44,44 @@ class Cuts:
         return [n for n in between if n.op == "call" and (n in leading or sizes(n.outputs[0]) == of)]
 
     @property
-    def of_maps(self) -> bool:
-        """Whether it is a U-Net: its decoder concatenates skips."""
-        return bool(joins(self.fn))
+    def restores(self) -> bool:
+        """Whether layers of the exits make of their features what the tail reads: of a U-Net, whose decoder
+        concatenates skips, and of a network with lists of blocks at several resolutions.
+        """
+        return bool(joins(self.fn)) or len(self._resolutions) > 1
 
-    def _blocks_of_maps(self) -> list[Node]:
-        """The calls that return maps computed from the state, the first input; not one that returns the output."""
-        reached, rank = {self.fn.inputs[0]}, self.fn.outputs[0].type.rank
-        found = []
+    @cached_property
+    def _of_state(self) -> list[Node]:
+        """The calls that compute from the state, the first input; not one that returns the output."""
+        reached, found = {self.fn.inputs[0]}, []
         for node in self.fn.nodes:
-            if reached.isdisjoint(node.inputs):
-                continue
-            reached.update(node.outputs)
-            inner = self.fn.outputs[0] not in node.outputs
-            found += [node] if node.op == "call" and inner and node.outputs[0].type.rank == rank else []
+            if not reached.isdisjoint(node.inputs):
+                reached.update(node.outputs)
+                found += [node] if node.op == "call" and self.fn.outputs[0] not in node.outputs else []
         return found
+
+    @property
+    def _resolutions(self) -> set[tuple[int, ...]]:
+        """The resolutions at which blocks in lists work, of a network of images."""
+        listed = [node for node in self._of_state if in_list(node)]
+        return {places for node in listed if (places := self.places(node.outputs[0])) is not None}
+
+    def is_map(self, value: Value) -> bool:
+        """Whether it is maps [B, C, ...], not tokens."""
+        return value.type.rank == self.fn.outputs[0].type.rank
+
+    def places(self, value: Value) -> tuple[int, ...] | None:
+        """The sizes of maps [B, C, ...] behind the channels, or of the grid of tokens [B, T, D] of an image."""
+        space = sizes(self.fn.outputs[0])[1:]
+        if self.is_map(value):
+            return sizes(value)[1:]
+        if value.type.rank != 3 or len(space) != 2:
+            return None
+        (height, width), tokens = space, sizes(value)[0]
+        patch = math.isqrt(height * width // tokens)
+        whole = patch and height % patch == 0 == width % patch
+        grid = (height // patch, width // patch) if whole else (0, 0)
+        return grid if math.prod(grid) == tokens else None
 
     def cut(self, number: int) -> int:
         """The first node behind block `number`."""
@@ -65,7 +92,7 @@ class Cuts:
         """The nodes behind the last block."""
         return self.fn.nodes[self.cut(len(self.blocks)) :]
 
-    def features(self, number: int) -> tuple[Value, ...]:
+    def own(self, number: int) -> tuple[Value, ...]:
         """What block `number` returns of what the tail reads of the last. ValueError: it returns less."""
         read = {v for node in live(self.tail, self.fn.outputs) for v in node.inputs}
         places = [i for i, v in enumerate(self.blocks[-1].outputs) if v in read]
@@ -74,18 +101,60 @@ class Cuts:
             raise ValueError(f"the layers after its last block read more than block {number} returns")
         return tuple(own[i] for i in places)
 
+    def sources(self, number: int) -> tuple[Value, ...]:
+        """What an exit makes each of `last` of: what block `number` returns, and what was added up before it."""
+        before = {v for node in self.fn.nodes[: self.cut(number)] for v in node.outputs}
+        own = self.own(number)
+        return *own, *(v if v in before else own[0] for v in self._added)
+
+    def features(self, number: int) -> tuple[Value, ...]:
+        """The features behind block `number`: its `sources`, each once."""
+        return tuple(dict.fromkeys(self.sources(number)))
+
     @property
     def last(self) -> tuple[Value, ...]:
         """The features that the tail reads."""
-        return self.features(len(self.blocks))
+        return *self.own(len(self.blocks)), *self._added
+
+    @property
+    def _added(self) -> tuple[Value, ...]:
+        """What the tail reads of blocks before the last, such as what a U-Net's levels add to its output; if exits
+        restore features.
+        """
+        known, own = self._known(), self.own(len(self.blocks))
+        inner = {v for node in self.tail for v in node.outputs} | set(own)
+        read = dict.fromkeys(v for node in live(self.tail, self.fn.outputs) for v in node.inputs)
+        return tuple(v for v in read if v not in known and v not in inner) if self.restores else ()
+
+    def _known(self) -> set[Value]:
+        """What is known before the first block."""
+        before = self.fn.nodes[: self.cut(1) - 1]
+        return {v for node in before for v in node.outputs} | set(self.fn.inputs) | self._fixed()
 
     @property
     def stem(self) -> Value | None:
-        """The first features of a U-Net, at the tail's resolution, that the last skip brings; computed before the
-        first block."""
-        skip = joins(self.fn)[-1].inputs[1] if self.of_maps else None
+        """The first features at the tail's resolution, if exits restore features: what the last skip of a U-Net
+        brings, or what the first block of another network takes; computed before the first block."""
+        if not self.restores:
+            return None
+        joined, first = joins(self.fn), self.blocks[0]
+        found = joined[-1].inputs[1] if joined else first.inputs[0]
         before = {v for node in self.fn.nodes[: self.cut(1) - 1] for v in node.outputs}
-        return skip if skip in before and sizes(skip)[1:] == sizes(self.last[0])[1:] else None
+        return found if found in before and self.places(found) == self.places(self.last[0]) else None
+
+    def factors(self, features: Value, read: Value) -> tuple[tuple[int, ...], int] | None:
+        """By how much what the tail reads is larger than these along each axis, or by how much smaller along all.
+
+        None: by no whole numbers.
+        """
+        own, other = self.places(features), self.places(read)
+        if own is None or other is None:
+            return None
+        pairs = list(zip(own, other, strict=True))
+        if not any(n % m for m, n in pairs):
+            return tuple(n // m for m, n in pairs), 1
+        smaller = [m // n if m % n == 0 else 0 for m, n in pairs]
+        return ((1,) * len(pairs), smaller[0]) if len(set(smaller)) == 1 and smaller[0] else None
 
     def frontier(self, number: int) -> tuple[Value, ...]:
         """What nodes and exits behind block `number` read of what was computed before, its features first."""
@@ -96,9 +165,8 @@ class Cuts:
     @property
     def context(self) -> tuple[Value, ...]:
         """What exits read beside the features. ValueError: something that depends on the last block but one."""
-        before, last = self.fn.nodes[: self.cut(1) - 1], self.last
+        before, last, known = self.fn.nodes[: self.cut(1) - 1], self.last, self._known()
         found = self._read(before, self.tail, last)[len(last) :]
-        known = {v for node in before for v in node.outputs} | set(self.fn.inputs) | self._fixed()
         inner = {v for node in self.tail for v in node.outputs} | set(last)
         if any(v not in known and v not in inner for node in live(self.tail, self.fn.outputs) for v in node.inputs):
             raise ValueError("the layers after its last block read more than its features")
@@ -132,11 +200,15 @@ def cuts(mb: ModuleBuilder, network: Network, after: Sequence[int] | None) -> Cu
     if network.adapters:
         raise ValueError("adapters change its blocks")
     if TRAINING in network.methods:
-        raise ValueError("it behaves differently in training")
+        raise ValueError("it behaves differently in training: tokens skip blocks, or it returns more")
+    if any(port.role == "memory" for port in network.methods["forward"].outputs):
+        raise ValueError(
+            "it passes what its last block returns to the next evaluation, and an exit has nothing to pass"
+        )
     found = with_exits(mb, network, after)
     count, numbers = len(found.blocks), found.after
     if not count:
-        raise ValueError("it has neither a list of blocks of tokens nor skip connections")
+        raise ValueError("it has no list of blocks, nor skip connections")
     if not numbers or any(not 0 < n < count for n in numbers) or list(numbers) != sorted(set(numbers)):
         names = ", ".join(f"{i} `{node.attrs['name']}`" for i, node in enumerate(found.blocks, 1))
         raise ValueError(
@@ -144,18 +216,12 @@ def cuts(mb: ModuleBuilder, network: Network, after: Sequence[int] | None) -> Cu
         )
     _ = found.context
     for number in numbers:
-        for own, read in zip(found.features(number), found.last, strict=True):
-            fits = factors(own, read) is not None if found.of_maps else sizes(own) == sizes(read)
+        for own, read in zip(found.sources(number), found.last, strict=True):
+            fits = found.factors(own, read) is not None if found.restores else sizes(own) == sizes(read)
             if not fits:
                 message = f"features after block {number} are {public(own.type)}, but those after the last"
                 raise ValueError(f"{message} {public(read.type)}")
     return found
-
-
-def factors(features: Value, read: Value) -> tuple[int, ...] | None:
-    """By how much the maps that the tail reads are larger than these along each axis, None if by no whole numbers."""
-    pairs = list(zip(sizes(features)[1:], sizes(read)[1:], strict=True))
-    return None if any(large % small for small, large in pairs) else tuple(large // small for small, large in pairs)
 
 
 def with_exits(mb: ModuleBuilder, network: Network, after: Sequence[int] | None) -> Cuts:
@@ -242,8 +308,9 @@ def exit_methods(mb: ModuleBuilder, exits: Network, cut: Cuts, number: int) -> t
     """
     fn, i = mb.functions[exits.methods["forward"].function], cut.after.index(number)
     time, *given = fn.inputs
-    count = len(cut.last)
-    features, context = given[count * i : count * (i + 1)], given[count * len(cut.after) :]
+    counts = [len(cut.features(each)) for each in cut.after]
+    start = sum(counts[:i])
+    features, context = given[start : start + counts[i]], given[sum(counts) :]
     made = []
     for kind, output, inputs, doc in (
         ("exit", i, [*features, *context], f"The prediction from the features after block {number}."),
@@ -278,7 +345,6 @@ __all__ = [
     "Cuts",
     "cuts",
     "exit_methods",
-    "factors",
     "head",
     "left",
     "sizes",

@@ -18,7 +18,7 @@ from latentc.components.blocks.unet.layers import conv
 from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Method, Network, Port
-from latentc.components.kit.exits import Cuts, cuts, factors, head, sizes, trained
+from latentc.components.kit.exits import Cuts, cuts, head, sizes, trained
 from latentc.components.parts import Problem, dense
 from latentc.ir.blocks import Item
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -33,10 +33,11 @@ class EarlyExits(Backbone):
     """Exits after blocks of a denoiser (DeeDiff, Tang et al. 2023, arXiv:2309.17074; also called AdaDiff).
 
     Each exit has a head like the network's own, and estimates from the block's tokens and the time the uncertainty of
-    its prediction, between 0 and 1. The blocks of a U-Net are those on its way down, in its middle and on its way up,
-    in this order, and each place of a feature map is a token. Exits at a lower resolution have a linear layer that
-    restores that of the output, to which one of the U-Net's first features is added. The loss term `early_exit`
-    trains both; `sampler.exit` uses the exits.
+    its prediction, between 0 and 1. The blocks of a U-Net, and of another network of several resolutions, are those on
+    its way down, in its middle and on its way up, in this order, and each place of a feature map is a token. Exits at a
+    lower resolution have a linear layer that restores that of the output, to which one of the network's first features
+    is added; another one stands for what levels that an exit leaves out would add to the output. The loss term
+    `early_exit` trains both; `sampler.exit` uses the exits.
     """
 
     kind: Literal["early_exits"]
@@ -93,12 +94,15 @@ class EarlyExits(Backbone):
         features = spec.time.features(b, t, **spec.time.static())
         predictions, doubts = [], []
         for i, (number, own) in enumerate(zip(cut.after, given, strict=True)):
-            item = Item("heads", i, count)
-            maps = [_restored(b, i, x, cut, number, told) for x in own] if cut.of_maps else own
+            item, held = Item("heads", i, count), dict(zip(cut.features(number), own, strict=True))
+            maps = [held[v] for v in cut.sources(number)]
+            if cut.restores:
+                maps = [_restored(b, i, j, x, cut, number, told) for j, x in enumerate(maps)]
             predictions.append(b.call(last, item, *maps, *read, args=args, out="prediction"))
-        for i, own in enumerate(given):
+        for i, (number, own) in enumerate(zip(cut.after, given, strict=True)):
             item = Item("estimators", i, count)
-            x = _tokens(b, own, cut.of_maps)
+            mine = cut.own(number)
+            x = _tokens(b, own[: len(mine)], cut.restores and cut.is_map(mine[0]))
             dims = {"dim": x.shape[-1], "frequencies": features.shape[-1]}
             doubts.append(b.sub(item, _estimator, x, features, out="doubt", **dims))
         b.output(*predictions, *doubts)
@@ -118,31 +122,49 @@ def _input(b: Builder, value: Value, i: int, j: int) -> Var:
 
 def _tokens(b: Builder, features: Sequence[Var], of_maps: bool) -> Var:
     """f32[B, T, D]: each place of maps [B, D, ...] a token; tokens of several features are joined."""
-    if not of_maps:
-        return features[0] if len(features) == 1 else b.concat(*features, axis=2, out="x")  # type: ignore[no-any-return]
-    (x,) = features
+    if of_maps:
+        features = [_flat(b, x) for x in features]
+    return features[0] if len(features) == 1 else b.concat(*features, axis=2, out="x")  # type: ignore[no-any-return]
+
+
+def _flat(b: Builder, x: Var) -> Var:
+    """Tokens f32[B, T, D] of maps [B, D, ...]."""
     batch, channels, *space = x.shape
     flat = b.reshape(x, shape=(batch, channels, math.prod(space)), out="x")
     return b.transpose(flat, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
 
 
-def _restored(b: Builder, i: int, x: Var, cut: Cuts, number: int, told: Mapping[Value, Var]) -> Var:
-    """Maps as the tail reads them; those of a lower resolution, or of other channels, by a layer `restored_I`."""
-    (own,), (read,) = cut.features(number), cut.last
-    if sizes(own) == sizes(read):
+def _maps(b: Builder, x: Var, places: Sequence[int], name: str) -> Var:
+    """Maps [B, D, ...] of tokens f32[B, T, D] at `places` of a grid."""
+    batch, _, channels = x.shape
+    return b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, channels, *places), out=name)  # type: ignore[no-any-return]
+
+
+def _restored(b: Builder, i: int, j: int, x: Var, cut: Cuts, number: int, told: Mapping[Value, Var]) -> Var:
+    """The `j`-th of what the tail reads, by a layer `restored_I` or `restored_I_J` unless x has its sizes already."""
+    own, read = cut.sources(number)[j], cut.last[j]
+    found = j < len(cut.own(number)) if own is not read else True
+    if found and sizes(own) == sizes(read):
         return x
-    by = factors(own, read)
-    assert by is not None  # `cuts` has looked
-    stem = [] if cut.stem is None else [told[cut.stem]]
-    dims = {"channels": x.shape[1], "width": read.type.shape[1]}
+    factors, places = cut.factors(own, read), cut.places(own)
+    assert factors is not None and places is not None  # `cuts` has looked
+    x = x if cut.is_map(own) else _maps(b, x, places, "x")
+    stem: list[Var] = []
+    if cut.stem is not None and cut.places(cut.stem) == cut.places(read):
+        first = told[cut.stem]
+        stem = [first if cut.is_map(cut.stem) else _maps(b, first, cut.places(cut.stem) or (), "stem")]
+    as_maps = cut.is_map(read)
+    dims = {"channels": x.shape[1], "width": read.type.shape[1 if as_maps else 2]}
     dims |= {"entered": stem[0].shape[1]} if stem else {}
-    return b.sub(f"restored_{i}", _restoring(by, bool(stem)), x, *stem, out="x", **dims)  # type: ignore[no-any-return]
+    name = f"restored_{i}" + (f"_{j}" if j else "")
+    x = b.sub(name, _restoring(*factors, bool(stem)), x, *stem, out="x", **dims)
+    return x if as_maps else _flat(b, x)
 
 
 @cache
-def _restoring(by: tuple[int, ...], with_stem: bool) -> BlockBody:
-    """Maps at a resolution that is `by` times as high along each axis: a linear map of each place, to which that of the
-    U-Net's first features is added."""
+def _restoring(by: tuple[int, ...], every: int, with_stem: bool) -> BlockBody:
+    """Maps at a resolution that is `by` times as high along each axis, or an `every`-th along all: a linear map of each
+    place, or of as many as there are to one, to which that of the network's first features is added."""
     own, whole = (" ".join(axes[-len(by) :]) for axes in ("DHW", "IJK"))
     shapes = {"x": f"B channels {own}", **({"stem": f"B entered {whole}"} if with_stem else {})}
     order = [place for k in range(len(by)) for place in (2 + len(by) + k, 2 + k)]
@@ -151,7 +173,7 @@ def _restoring(by: tuple[int, ...], with_stem: bool) -> BlockBody:
     def forward(b: Builder, x: Var, *stem: Var, channels: int, width: int, **entered: int) -> Var:
         """Maps [B, width, ...] at the output's resolution."""
         batch, _, *space = x.shape
-        h = conv(b, "features", x, width * math.prod(by), 1, "torch", out="h")
+        h = conv(b, "features", x, width * math.prod(by), every, "torch", stride=every, out="h")
         if math.prod(by) > 1:
             h = b.transpose(b.reshape(h, shape=(batch, width, *by, *space)), perm=(0, 1, *order))
             h = b.reshape(h, shape=(batch, width, *(side * n for side, n in zip(space, by, strict=True))), out="h")
