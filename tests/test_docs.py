@@ -30,6 +30,7 @@ FOLDERS = {
     "couplings": "Couplings: the start of a flow",
     "objectives": "Objectives",
     "objectives/terms": "Terms of the adversarial objective",
+    "objectives/augmentations": "Augmentations of the adversarial objective",
     "objectives/rewards": "Rewards",
     "objectives/denoising_terms": "Additional denoising loss terms",
     "samplers": "Samplers",

@@ -574,6 +574,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("imagenet-128", "discriminator"): 95_668_907 - 1000 * 1536,
         },
     ),
+    "augself_gan": (
+        "liang-hou/augself-gan, augself-biggan",
+        {("cifar10", "discriminator"): 4_209_160, ("cifar100", "discriminator"): 4_232_200},
+    ),
     "ic_gan": (
         "facebookresearch/ic_gan, BigGAN_PyTorch, whose generator has an unused table of classes besides",
         {

@@ -1,4 +1,6 @@
-"""ADC-GAN's generator and its discriminator of five outputs; BigGAN-deep, whose blocks have bottlenecks; IC-GAN."""
+"""ADC-GAN's generator and its discriminator of five outputs; BigGAN-deep, whose blocks have bottlenecks; the networks
+of IC-GAN; AugSelf-GAN's discriminator.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,10 @@ OF_INSTANCES = [
         Forward(f"ic_gan.D_{kind}", spec, sizes, given, prefixes=OF_DISCRIMINATOR, network="discriminator"),
     )
 ]
+AUGSELF = ("networks.main.width=8", "networks.discriminator.width=8")
+SCORE = {"prefixes": OF_DISCRIMINATOR, "network": "discriminator"}
 CASES = [
+    Forward("augself.D", "augself_gan", AUGSELF, given, **SCORE),
     *OF_INSTANCES,
     Forward("adcgan.G", "adc_gan", tuple(ADC_GAN), given, wanted=image),
     Forward(

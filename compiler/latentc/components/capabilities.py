@@ -193,7 +193,8 @@ generate_by_style
               `synthesize` (state: styles f32[B, L, W], noise, one or more) -> output;
               `synthesize_const` (state) -> output
 discriminate  `forward` (state, conditions) -> output; if the objective asks for it `averages` (states: scores of data
-              and samples) -> output, output: averages f32[1] of earlier scores of each
+              and samples) -> output, output: averages f32[1] of earlier scores of each; if it has terms that read
+              `features`, `augmentations` (state: a difference of features) -> one output per augmentation
 discriminate_crops
               as `discriminate`; `forward` also takes noise of the port's `distribution`
 compare       `forward` (state, state) -> output: the distance f32[B]

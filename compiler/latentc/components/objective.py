@@ -75,6 +75,11 @@ class Objective(Part):
         return None
 
     @property
+    def predicted_augmentations(self) -> tuple[tuple[str, int], ...]:
+        """(name, number of parameters) of the augmentations that its discriminator must predict by features."""
+        return ()
+
+    @property
     def weighs_norms(self) -> bool:
         """Whether it weighs the squares of what each of several flows in a row is given."""
         return False

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.unet.layers import binomial
+from latentc.components.capabilities import Role
 from latentc.components.contract import Method, Port
 from latentc.components.layers import EPS
 from latentc.components.objective import Objective
@@ -56,6 +58,42 @@ def with_averages(
     body = _averages(of_class, decay)
     averages = add_method(mb, name, "averages", body, ports, static, ("output", "output"))
     return {"forward": forward, "averages": averages}
+
+
+def predicted_augmentations(spec: Spec) -> tuple[tuple[str, int], ...]:
+    """(name, number of parameters) of the augmentations that the objective has the discriminator predict."""
+    return spec.objective.predicted_augmentations if isinstance(spec.objective, Objective) else ()
+
+
+def augmentation_heads(
+    mb: ModuleBuilder,
+    name: str,
+    of_class: str,
+    heads: tuple[tuple[str, int], ...],
+    features: Port,
+    static: Any,
+    **how: Any,
+) -> Method:
+    """Method `augmentations` of a discriminator: linear heads [B, P] of the difference of its features [B, D]."""
+    body = _augmentations(of_class, heads, **how)
+    ports = [Port("difference", features.type, "state")]
+    roles: list[Role] = ["output" for _ in heads]
+    return add_method(mb, name, "augmentations", body, ports, static, roles)
+
+
+@cache
+def _augmentations(
+    of_class: str, heads: tuple[tuple[str, int], ...], multiplier: int, init: str, spectral: bool
+) -> BlockBody:
+    @module_class(of_class, "augmentations")
+    def augmentations(b: Builder, difference: Var, *, width: int, **static: Any) -> Any:
+        """Parameters of augmentations, by the difference of features of augmented and original images."""
+        size = multiplier * width
+        params = [layers.linear_params(b, f"augmented.{kind}", size, count, init, spectral) for kind, count in heads]
+        found = tuple(b.linear(difference, *two, out=kind) for two, (kind, _) in zip(params, heads, strict=True))
+        return found if len(found) > 1 else found[0]
+
+    return augmentations
 
 
 @cache

@@ -18,7 +18,15 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import SLICED, Told, problems_told, sliced, with_averages
+from latentc.components.networks._gan import (
+    SLICED,
+    Told,
+    augmentation_heads,
+    predicted_augmentations,
+    problems_told,
+    sliced,
+    with_averages,
+)
 from latentc.components.networks.resnet_classifier import classes_of
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -37,7 +45,7 @@ class ResnetDiscriminator(Backbone):
     (IC-GAN, Casanova et al. 2021, arXiv:2109.05070). Returns `score` f32[B, 1], linear in the pooled last feature map,
     and `sliced` f32[B, 1] if asked to (SAN), then the logits of each head, linear in the same features:
     `discriminative` f32[B, 2 K] (ADC-GAN, Hou et al. 2022, arXiv:2107.10060), `classes` and `twin_classes` f32[B, K],
-    `classes_and_fake` f32[B, K + 1].
+    `classes_and_fake` f32[B, K + 1]; then the pooled `features` f32[B, D], if the objective reads them.
     """
 
     kind: Literal["resnet_discriminator"]
@@ -84,7 +92,8 @@ class ResnetDiscriminator(Backbone):
         return super().told(spec) if self.projection else {}
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score", *(("sliced",) if self.sliced else ()), *self.heads)
+        features = ("features",) if predicted_augmentations(spec) else ()
+        return ("score", *(("sliced",) if self.sliced else ()), *self.heads, *features)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -161,13 +170,19 @@ class ResnetDiscriminator(Backbone):
         names = tuple("class" if entry.name == "class" else "vector" for entry in entries)
         ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(entries))
         roles = ("output",) * len(self.outputs(spec))
-        forward = add_method(mb, name, "forward", _network(self, side, names), ports, static, roles)  # type: ignore[arg-type]
+        compared = predicted_augmentations(spec)
+        body = _network(self, side, names, bool(compared))
+        forward = add_method(mb, name, "forward", body, ports, static, roles)  # type: ignore[arg-type]
         methods = with_averages(mb, name, spec, "Discriminator", forward, static)
+        if compared:
+            how = {"multiplier": self.channel_multipliers[-1], "init": self.weights, "spectral": self.spectral_norm}
+            heads = augmentation_heads(mb, name, "Discriminator", compared, forward.outputs[-1], static, **how)
+            methods["augmentations"] = heads
         return Network(name, methods, self.PROVIDES)
 
 
 @cache
-def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...]) -> BlockBody:
+def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], shows: bool) -> BlockBody:
     init, spectral, per_level = config.weights, config.spectral_norm, config.blocks_per_level
     attention, sides = self_attention_2d(init, spectral), config.sides(side)
 
@@ -212,10 +227,11 @@ def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...]) ->
             if sides[level] in config.attention:
                 x = b.sub(name.replace("blocks", "attention"), attention, x, channels=features)
         pool = b.mean if config.pooling == "mean" else b.sum
-        h = pool(b.relu(x), axes=(2, 3), keepdims=False, out="h")
+        h = pool(b.relu(x), axes=(2, 3), keepdims=False, out="features" if shows else "h")
         scores = judged(b, h, given, classes)
         sizes = {"discriminative": 2 * classes, "classes_and_fake": classes + 1}
         heads = [layers.linear(b, n, h, sizes.get(n, classes), init, spectral=spectral, out=n) for n in config.heads]
-        return (*scores, *heads) if len(scores) + len(heads) > 1 else scores[0]
+        found = (*scores, *heads, *([h] if shows else []))
+        return found if len(found) > 1 else found[0]
 
     return forward

@@ -17,6 +17,8 @@ from latentc.components.condition import operand_name
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
+from latentc.components.objectives.augmentations._augmentation import Augmentation
+from latentc.components.objectives.augmentations._views import augment_side, drawn_for
 from latentc.components.objectives.terms._term import Round, Side, Term, score_decay, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.parts import Problem
@@ -42,6 +44,12 @@ class Adversarial(Objective):
         (Hinge(kind="hinge"),),
         min_length=1,
         description="terms of the losses: at least one on the score or of a classifier, then penalties",
+    )
+    augment: tuple[Annotated[Augmentation, OneOf("objectives/augmentations", named=True)], ...] = Field(
+        (),
+        max_length=8,
+        description="augmentations of all images that the discriminator sees, through which gradients reach the "
+        "generator (DiffAugment, Zhao et al. 2020)",
     )
     discriminator_steps: int = Field(
         1, gt=0, le=64, description="optimiser steps of the discriminator per step of the generator"
@@ -72,15 +80,27 @@ class Adversarial(Objective):
                 ("terms",), message, f"add the term `slicing`, or set `networks.{DISCRIMINATOR}.sliced: false`"
             )
 
+        for i, augmentation in enumerate(self.augment):
+            if augmentation.kind in (other.kind for other in self.augment[:i]):
+                yield Problem(
+                    ("augment", i), f"augmentation `{augmentation.kind}` is listed twice", "leave it out once"
+                )
+
     @property
     def score_decay(self) -> float | None:
         return score_decay(self.terms)
+
+    @property
+    def predicted_augmentations(self) -> tuple[tuple[str, int], ...]:
+        if not any("features" in term.READS for term in self.terms):
+            return ()
+        return tuple((augmentation.kind, len(augmentation.PARAMETERS)) for augmentation in self.augment)
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        game = _Game(self.terms, networks, spec)
+        game = _Game(self.terms, self.augment, networks, spec)
         updates = [game.of_discriminator(mb, self.discriminator_steps)]
         lazy = [(i, term) for i, term in enumerate(self.terms) if term.interval > 1]
         updates += [game.of_penalty(mb, i, term, self.discriminator_steps) for i, term in lazy]
@@ -94,6 +114,7 @@ class _Game:
     """The terms and players of a spec, and the losses they make."""
 
     terms: tuple[Term, ...]
+    augment: tuple[Augmentation, ...]
     networks: Mapping[str, Network]
     spec: Spec
 
@@ -132,13 +153,8 @@ class _Game:
         real, fake = Side(x, told, told.get(operand_name("class"))), self._samples(b, told)
         # No gradient reaches the generator.
         fake.images = b.stop_gradient(fake.images, out="fake")
-        # One call, so that spectral norms take one step.
-        images = b.concat(real.images, fake.images, axis=0, out="images")
-        both = {name: b.concat(y, fake.told[name], axis=0, out="classes") for name, y in told.items()}
-        for name, value in self._judged(b, images, both).items():
-            real.outputs[name], fake.outputs[name] = b.split(
-                value, axis=0, sizes=(B, B), out=f"{name}_of_data {name}_of_samples"
-            )
+        self._augment(b, data=real, samples=fake)
+        self._judge(b, data=real, samples=fake)
         round = Round(b, discriminator, fake, real, self.spec.data.classes or 0)
         parts = weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.usual])
         parts |= {name: x for term in self.usual for name, x in term.metrics(round).items()}
@@ -147,7 +163,7 @@ class _Game:
         draws = {draw.name: draw for term in self.usual for draw in term.draws()}
         metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in parts)
         fields = ("x", *conditions.fields)
-        of_all = (*self.draws, *draws.values())
+        of_all = (*self.draws, *self._drawn("data", "samples"), *draws.values())
         return Update("loss.discriminator", (DISCRIMINATOR,), fields, of_all, metrics, DISCRIMINATOR, steps)
 
     def of_penalty(self, mb: ModuleBuilder, number: int, term: Term, steps: int) -> Update:
@@ -164,11 +180,13 @@ class _Game:
         if term.reads_samples:
             fake = self._samples(b, told)
             fake.images = b.stop_gradient(fake.images, out="fake")
+        seen = {"data": real} | ({"samples": fake} if term.reads_samples else {})
+        self._augment(b, **seen)
         value = term.of_discriminator(Round(b, discriminator, fake, real, self.spec.data.classes or 0))
         assert value is not None
         b.output(b.mul(value, term.weight * term.interval, out="loss"), value)
         b.finish("What the discriminator minimises every few steps, then the term itself.")
-        draws = (*(self.draws if term.reads_samples else ()), *term.draws())
+        draws = (*(self.draws if term.reads_samples else ()), *self._drawn(*seen), *term.draws())
         metrics = (f"{name}/loss", f"{name}/{term.kind}")
         update = Update(f"loss.{name}", (DISCRIMINATOR,), ("x", *conditions.fields), draws, metrics, name, steps)
         return replace(update, every=term.interval, partial=True)
@@ -178,14 +196,16 @@ class _Game:
         conditions = self.conditions
         told = conditions.operands(b, conditions.inputs(b, by_field=True)) if self.given else {}
         fake = self._samples(b, told)
-        fake.outputs |= self._judged(b, fake.images, fake.told)
+        self._augment(b, samples=fake)
+        self._judge(b, samples=fake)
         round = Round(b, self.networks[DISCRIMINATOR], fake, classes=self.spec.data.classes or 0)
         parts = weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
         b.output(*parts.values())
         b.finish("What the generator minimises, then its terms." if len(parts) > 1 else "What the generator minimises.")
         metrics = tuple(f"generator/{name}" for name in parts)
         fields = conditions.fields if self.given else ()
-        return Update("loss.generator", ("main",), fields, self.draws, metrics, "generator", batch_multiple=multiple)
+        draws = (*self.draws, *self._drawn("samples"))
+        return Update("loss.generator", ("main",), fields, draws, metrics, "generator", batch_multiple=multiple)
 
     def _samples(self, b: Builder, told: Mapping[str, Var]) -> Side:
         """Samples of drawn noise z, made for these conditions of data or for drawn classes."""
@@ -195,14 +215,62 @@ class _Game:
             told = {operand_name("class"): b.input("labels", i64(B))} if len(self.draws) > 1 else {}
         return Side(call(b, generator, "forward", told, noise=z, out="fake"), told, told.get(operand_name("class")))
 
-    def _judged(self, b: Builder, images: Var, told: Mapping[str, Var]) -> dict[str, Var]:
-        """The outputs of the discriminator that terms read, by name."""
-        discriminator = self.networks[DISCRIMINATOR]
+    def _drawn(self, *sides: str) -> tuple[Draw, ...]:
+        """The random inputs of the augmentations of these sides."""
+        shape = self.spec.data.shape or ()
+        return tuple(draw for of in sides for draw in drawn_for(self.augment, shape, of))
+
+    def _augment(self, b: Builder, **sides: Side) -> None:
+        """Augments the images of sides, by their names, if the objective does."""
+        for of, side in sides.items() if self.augment else ():
+            augment_side(b, self.augment, side, of)
+
+    def _judge(self, b: Builder, **sides: Side) -> None:
+        """Has the discriminator judge sides, by their names: the outputs that terms read, and predicted parameters."""
+        discriminator, read = self.networks[DISCRIMINATOR], {name for term in self.terms for name in term.READS}
+        compared = self.augment if "features" in read else ()
+        # One call, so that spectral norms take one step.
+        images = [side.images for side in sides.values()] + [
+            s.original for s in sides.values() if compared and s.original
+        ]
+        state = _joined(b, images, "images")
+        told = {
+            name: _joined(b, [side.told[name] for side in sides.values()] * (2 if compared else 1), "classes")
+            for name in next(iter(sides.values())).told
+        }
         names = [port.name for port in discriminator.methods["forward"].outputs]
-        values = call(b, discriminator, "forward", told, state=images, out=" ".join(names))
+        values = call(b, discriminator, "forward", told, state=state, out=" ".join(names))
         outputs = dict(zip(names, values if isinstance(values, tuple) else (values,), strict=True))
-        read = {name for term in self.terms for name in term.READS}
-        return {name: value for name, value in outputs.items() if name in read}
+        for name, value in outputs.items():
+            if name in read:
+                kinds = [f"{name}_of_{of}" for of in sides] + [f"{name}_of_original_{of}" for of in sides if compared]
+                parts = _parted(b, value, kinds)
+                for side, part in zip(sides.values(), parts, strict=False):
+                    side.outputs[name] = part
+                if name == "features":
+                    self._predict(
+                        b, sides, [b.op("sub", *two) for two in zip(parts, parts[len(sides) :], strict=False)]
+                    )
+
+    def _predict(self, b: Builder, sides: Mapping[str, Side], differences: list[Var]) -> None:
+        """Predicts the parameters of augmentations by how features differ from those of the original images."""
+        kinds = [augmentation.kind for augmentation in self.augment]
+        difference = _joined(b, differences, "difference")
+        out = " ".join(f"predicted_{kind}" for kind in kinds)
+        found = call(b, self.networks[DISCRIMINATOR], "augmentations", {}, state=difference, out=out)
+        for kind, value in zip(kinds, found if isinstance(found, tuple) else (found,), strict=True):
+            parts = _parted(b, value, [f"{kind}_predicted_of_{of}" for of in sides])
+            for side, part in zip(sides.values(), parts, strict=True):
+                side.predicted[kind] = part
+
+
+def _joined(b: Builder, parts: list[Var], out: str) -> Var:
+    return parts[0] if len(parts) == 1 else b.concat(*parts, axis=0, out=out)  # type: ignore[no-any-return]
+
+
+def _parted(b: Builder, value: Var, names: list[str]) -> tuple[Var, ...]:
+    """The parts of a value, in equal parts of the batch."""
+    return (value,) if len(names) == 1 else b.split(value, axis=0, sizes=(B,) * len(names), out=" ".join(names))  # type: ignore[no-any-return]
 
 
 def _takes_class(network: Network) -> bool:

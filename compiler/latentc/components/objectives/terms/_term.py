@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Side:
-    """Images of one kind (data or samples): what the discriminator is told of them, and its outputs by name."""
+    """Images of one kind (data or samples): what the discriminator is told of them, and its outputs by name.
+
+    If they are augmented: also the `original` images, and by augmentation the parameters f32[B, P] and those that the
+    discriminator has predicted.
+    """
 
     images: Var
     told: Operands
     labels: Var | None = None  # i64[B]
     outputs: dict[str, Var] = field(default_factory=dict)
+    original: Var | None = None
+    parameters: dict[str, Var] = field(default_factory=dict)
+    predicted: dict[str, Var] = field(default_factory=dict)
 
 
 @dataclass
