@@ -125,6 +125,29 @@ def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool,
             so_far.append(token)
 
 
+@pytest.mark.parametrize(("penalty", "top", "prompt"), [(1.3, 10.0, True), (1.5, 0.0, True), (1.2, 3.0, False)])
+def test_the_discriminator_alone_is_penalised_for_repetitions(penalty: float, top: float, prompt: bool) -> None:
+    """`gen_type` cclm of the authors' code: the name of the class and the prompt came before the tokens."""
+    options = [f"sampler.repetition_penalty={penalty}", f"sampler.penalty_scale={top}"]
+    options += [f"sampler.penalize_prompt={str(prompt).lower()}", "networks.main.class_tokens=[1, [2, 6]]"]
+    lowered = lower(load_spec("gedi", "cclm", [FIELDS, *(f"networks.main.{size}" for size in SMALL), *options]))
+    weights = random_weights(network_params(lowered, lowered.networks["main"]), np.random.default_rng(2), 0.5)
+    held = Interpreter(lowered.module, {f"main.{path}": array for path, array in weights.items()})
+    alone = Interpreter(lowered.module, weights)
+    known = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
+    given = {"y": np.array([1, 0]), "prompt": np.array([[3, 4, 5, 4], [7, 7, 0, 0]]), "prompt_mask": known}
+    names = [value.name for value in lowered.module.entry("sample.6").inputs]
+    (found,) = held.run("sample.6", *(given[name] for name in names))
+    ports = lowered.networks["main"].methods["forward"].inputs
+    for i, code in enumerate(([2, 6], [1])):
+        came = [*code, *given["prompt"][i][known[i]].tolist()] if prompt else []
+        for step in range(6):
+            operands = {"tokens": found[i : i + 1, :5], **{name: array[i : i + 1] for name, array in given.items()}}
+            (logits,) = alone.run("main.forward", *(operands[port.name] for port in ports))
+            assert found[i, step] == penalised(logits[0, step].copy(), came, penalty, top).argmax()
+            came.append(int(found[i, step]))
+
+
 def test_the_class_is_never_left_out_of_a_loss_that_compares_both() -> None:
     with pytest.raises(DiagnosticError, match=r"never drops a condition, but `class` has a dropout of 0\.1"):
         load_spec("gedi", None, [*SIZES, "conditioning.class.dropout=0.1"])

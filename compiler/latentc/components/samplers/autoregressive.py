@@ -16,6 +16,9 @@ from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.guidance import Guidance, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.kit.orders import in_reading_order, row_by_row
+from latentc.components.kit.repetition import History
+from latentc.components.kit.texts import joined
+from latentc.components.networks._class_names import named, rows_of
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import ScoringSampler
 from latentc.components.samplers._tokens import TokenSampler
@@ -39,6 +42,21 @@ class Autoregressive(TokenSampler, ScoringSampler):
 
     kind: Literal["autoregressive"]
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    repetition_penalty: float = Field(
+        1.0,
+        ge=1,
+        description="repetition penalty: logits are divided by it once per previous occurrence of their token; 1: none",
+    )
+    penalty_scale: float = Field(
+        10.0,
+        ge=0,
+        description="largest logit, before and after that penalty; 0: logits are multiplied by the penalty instead",
+    )
+    penalize_prompt: bool = Field(
+        True,
+        description="tokens of the texts that the network reads, such as prompts, and of the name of the class count "
+        "as previous occurrences",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -56,7 +74,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
             yield Problem(
                 ("temperature",), "at temperature 0 all rollouts of a condition are the same", "use `temperature: 1.0`"
             )
-        for name, all_of_them in (("top_k", 0), ("top_p", 1.0)):
+        for name, all_of_them in (("top_k", 0), ("top_p", 1.0), ("repetition_penalty", 1.0)):
             if getattr(self, name) != all_of_them:
                 message = (
                     f"with `{name}: {getattr(self, name)}` rollouts are drawn from another "
@@ -108,8 +126,9 @@ class Autoregressive(TokenSampler, ScoringSampler):
         u = b.input("u", f32(length, B)) if self.temperature else None
         null = told if scale is None else conditions.null(b, told)
         logits, *caches = self._prefill(b, network, told, null, scale)
+        came = self._came(b, network, told, logits, length, spec)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
-        token = self.pick(b, logits, first)
+        token, *came = self._picked(b, logits, came, first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
         # Guidance applies to the first tokens; after those, the unconditional half of the caches is dropped.
         guided = self.guided_tokens(length)
@@ -121,12 +140,12 @@ class Autoregressive(TokenSampler, ScoringSampler):
                 scale = None
             rows = [b.slice(u, axis=0, start=start, stop=stop, out="u_rest")] if u else []
             shown = _shown(network, told, told if scale is None else null)
-            body = partial(self._step, network, start, tuple(shown))
+            body = partial(self._step, network, start, tuple(shown), len(came))
             invariants = [*shown.values(), *([scale] if scale is not None else [])]
-            outs = b.loop(
-                f"{entry}.decode", stop - start, body, invariants=invariants, carried=[token, *caches], tables=rows
-            )
-            token, *caches = outs[:-1]
+            carried = [token, *came, *caches]
+            outs = b.loop(f"{entry}.decode", stop - start, body, invariants=invariants, carried=carried, tables=rows)
+            token, *rest = outs[:-1]
+            came, caches = rest[: len(came)], rest[len(came) :]
             tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
         drawn = b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0]
         b.output(row_by_row(b, network, drawn))
@@ -152,14 +171,16 @@ class Autoregressive(TokenSampler, ScoringSampler):
         network: Network,
         start: int,
         shown: tuple[str, ...],
+        history: int,
         b: Builder,
         i: Var,
         kept: tuple[Var, ...],
         state: tuple[Var, ...],
         rows: tuple[Var, ...],
     ) -> tuple[Sequence[Var], Sequence[Var]]:
-        """One token: (token, caches) -> (next token, grown caches), and the token to keep."""
-        token, *caches = state
+        """One token: (token, history, caches) -> (next token, history with it, grown caches), and the token to keep."""
+        token, *rest = state
+        came, caches = rest[:history], rest[history:]
         position = b.op("add", i, start, out="position")
         names = " ".join(["logits", *["cache"] * len(caches)])
         operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
@@ -169,8 +190,37 @@ class Autoregressive(TokenSampler, ScoringSampler):
             logits, *caches = guided_call(b, network, "decode", told, null, kept[-1], out=names, **operands)
         else:
             logits, *caches = call(b, network, "decode", told, out=names, **operands)
-        token = self.pick(b, logits, rows[0] if rows else None)
-        return (token, *caches), (token,)
+        token, *came = self._picked(b, logits, came, rows[0] if rows else None)
+        return (token, *came, *caches), (token,)
+
+    def _came(
+        self, b: Builder, network: Network, told: Operands, logits: Var, length: int, spec: Spec
+    ) -> Sequence[Var]:
+        """The history of the texts that the network goes on from, with places for `length` tokens; none is kept
+        without a penalty."""
+        if self.repetition_penalty == 1:
+            return ()
+        texts = []
+        for name in (port.name for port in network.methods["prefill"].inputs if self.penalize_prompt):
+            x = told.get(name)
+            rows = rows_of(getattr(spec.networks[network.name], "class_tokens", None))
+            if x is not None and f"{name}_mask" in told and x.type.dtype == "i64":
+                texts.append((x, told[f"{name}_mask"]))
+            elif x is not None and name == "y" and rows is not None:
+                code, counts = named(b, rows, x)
+                counts = b.full(code, shape=code.shape[1:], value=1.0, dtype="f32") if counts is None else counts
+                texts.append((code, b.greater(counts, 0.5, out="code_mask")))
+        history = History.of(b, logits, joined(b, texts) if texts else None, length)
+        return history.came, history.last
+
+    def _picked(self, b: Builder, logits: Var, came: Sequence[Var], u: Var | None) -> list[Var]:
+        """The next token i64[B], and the history with it."""
+        if not came:
+            return [self.pick(b, logits, u)]
+        history = History(*came)
+        token = self.pick(b, history.penalised(b, logits, self.repetition_penalty, self.penalty_scale), u)
+        history = history.with_token(b, token)
+        return [token, history.came, history.last]
 
 
 def _shown(network: Network, told: Operands, null: Operands) -> dict[str, Var]:

@@ -5,7 +5,7 @@ Symbols: B batch, T tokens of a sample, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import log
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,8 +15,6 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, Operands, call
-from latentc.components.kit.repetition import History
-from latentc.components.kit.texts import joined
 from latentc.components.kit.tokens import rank
 from latentc.components.networks._class_names import class_behind
 from latentc.components.parts import Problem
@@ -49,17 +47,6 @@ class Gedi(Autoregressive):
     target: float = Field(
         0.8, gt=0, le=1, description="class probability above which a token is never filtered out (tau)"
     )
-    repetition_penalty: float = Field(
-        1.0,
-        ge=1,
-        description="repetition penalty: logits are divided by it once per previous occurrence of their token; 1: none",
-    )
-    penalty_scale: float = Field(
-        10.0,
-        ge=0,
-        description="largest logit, before and after that penalty; 0: logits are multiplied by the penalty instead",
-    )
-    penalize_prompt: bool = Field(True, description="tokens of the prompt count as previous occurrences")
     bias: float = Field(0.0, description="bias added to the score of the class before it is compared with the other's")
     guidance: None = Field(None, description="always null: the discriminator guides instead")  # type: ignore[assignment]
     temperature: float = Field(
@@ -95,8 +82,7 @@ class Gedi(Autoregressive):
         names = " ".join(port.role if port.role == "cache" else "logits" for port in other.methods["prefill"].outputs)
         opinions, *others = call(b, other, "prefill", both, out=names)
         count = b.split(count, axis=0, sizes=(B,) * classes, out=" ".join(["count", *["count_2"] * (classes - 1)]))[0]
-        continued = {port.name for port in main.methods["prefill"].inputs}
-        came = self._came(b, told, logits, continued, length) if self.repetition_penalty > 1 else []
+        came = self._came(b, main, told, logits, length, spec)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         y = [told["y"]] if other.methods["weigh"].inputs_of("condition") else []
         token, *state = self._next(b, other, classes, logits, opinions, score, count, came, (weight, *y), first)
@@ -121,16 +107,6 @@ class Gedi(Autoregressive):
             behind = [class_behind(b, x, k, classes, "other") if name == "y" else x for k in range(1, classes)]
             found[name] = b.concat(x, *behind, axis=0, out=name)
         return found
-
-    def _came(self, b: Builder, told: Operands, logits: Var, continued: Collection[str], length: int) -> list[Var]:
-        """The history of the prompts that the first model goes on from, with places for `length` tokens."""
-        texts = [
-            (x, told[f"{name}_mask"])
-            for name, x in told.items()
-            if x.type.dtype == "i64" and x.type.rank == 2 and name in continued and self.penalize_prompt
-        ]
-        history = History.of(b, logits, joined(b, texts) if texts else None, length)
-        return [history.came, history.last]
 
     def _step_of_all(
         self,
@@ -201,17 +177,11 @@ class Gedi(Autoregressive):
         led = b.add(_log_softmax(b, logits), b.reshape(weight, shape=(batch, 1)) * log_class, out="led")
         if self.filter:
             led = self._filtered(b, led, log_class)
-        history = History(*came) if came else None
-        if history is not None:
-            led = history.penalised(b, led, self.repetition_penalty, self.penalty_scale)
-        token = self.pick(b, led, u)
+        token, *history = self._picked(b, led, came, u)
         column = b.reshape(token, shape=(batch, 1))
         found = [b.take_along(x, column, axis=1) for x in each]
         score = b.reshape(b.concat(*found, axis=0), shape=(classes * batch,), out="score")
-        if history is None:
-            return [token, score, count]
-        history = history.with_token(b, token)
-        return [token, score, count, history.came, history.last]
+        return [token, score, count, *history]
 
     def _filtered(self, b: Builder, led: Var, log_class: Var) -> Var:
         """`led` without the tokens that are out, by as much as the authors' code lowers them."""
