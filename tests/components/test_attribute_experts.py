@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,11 +14,16 @@ import torch
 from inline_tensors import InlineTensors
 from parity_data import error, load
 from random_weights import random_weights
+from tiny_systems import SYSTEMS
 from torch.nn import functional as F
 
 from latentc import api
 from latentc.checkpoint import network_params
-from latentc.components.blocks.merged_experts import merged_linear
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.feed_forwards.attribute_experts import AttributeExperts
+from latentc.components.blocks.merged_experts import ExpertRouter, merged_linear
+from latentc.components.blocks.mixers.attention import Attention
+from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.diagnostics import DiagnosticError
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder
@@ -161,6 +167,81 @@ def test_bits_of_a_task_choose_experts_beside_the_class() -> None:
     assert error(out[0], out[1]) > 1e-3
 
 
+BITS = ((1.0, 1, 0, 1, 1, 0, 0, 0), (1.0, 1, 0, 1, 0, 1, 0, 1))  # of an image and of its caption
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_attributes_of_the_parts_of_a_sequence(count: int) -> None:
+    """The authors' whole layer: an image of three tokens and a caption of four, or all of them as an image."""
+    numbers = load("uni_perceiver.parts")
+    attributes = numbers.inputs["attributes"][:count]
+    assert attributes.tolist() == [list(row) for row in BITS[:count]]
+    choice: dict[str, Any] = {"experts": 4, "chosen": 2, "attributes": BITS[:count]}
+    mixer = Attention(kind="attention", heads=2, routed=ExpertRouter(**choice))
+    feed_forward = AttributeExperts(kind="attribute_experts", ratio=2.0, **choice)
+    norm = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
+    block = InContext(kind="in_context").block(mixer, feed_forward, norm, "xavier")
+    mb = ModuleBuilder()
+    b = mb.function("layer")
+    sizes = {**mixer.static(16), **feed_forward.static(16), **({"lead": 3} if count == 2 else {})}
+    b.output(b.sub("block", block, b.input("x", f32(2, 7, 16)), dim=16, **sizes))
+    mb.entries["layer"] = b.finish("A layer.")
+    module = mb.finish()
+    layers = {
+        "attn.qkv": "self_attn.qkv_proj",
+        "attn.proj": "self_attn.dense",
+        "mlp.fc1": "linear1",
+        "mlp.fc2": "linear2",
+    }
+    weights = {
+        f"block.{ours}.{part}": np.stack(
+            [numbers.weights[f"{own}.experts.deepspeed_experts.{i}.{part}"] for i in range(4)]
+        )
+        for ours, own in layers.items()
+        for part in ("weight", "bias")
+    }
+    for ours, own in (("attn", "self_attn.qkv_proj"), ("mlp", "linear1")):  # the second layer of each shares the choice
+        for name, place in (("transform", "tag_transform.0"), ("norm", "tag_transform.1"), ("gate", "wg")):
+            for part in ("weight", "bias")[: 1 + (name != "gate")]:
+                weights[f"block.{ours}.router.{name}.{part}"] = numbers.weights[f"{own}.gate.{place}.{part}"]
+    for part in ("weight", "bias"):
+        weights |= {f"block.norm{i}.{part}": numbers.weights[f"norm{i}.{part}"] for i in (1, 2)}
+    (found,) = Interpreter(module, weights).run("layer", numbers.inputs["x"])
+    assert error(found, numbers.outputs["out" if count == 2 else "out.one"]) < 1e-5
+
+
+ROWS = [list(row) for row in BITS]
+BEHIND_BUFFER = (  # a transformer over latents behind tokens of the condition
+    *SYSTEMS["mar"].sizes,
+    f"networks.main.block.mixer.routed={{experts: 4, attributes: {ROWS}}}",
+    f"networks.main.block.feed_forward={{kind: attribute_experts, experts: 4, ratio: 2, attributes: {ROWS}}}",
+)
+
+
+def test_a_network_whose_leading_tokens_have_attributes(tmp_path: Path) -> None:
+    sizes = [*BEHIND_BUFFER, "sampler.reuse=null"]
+    lowered, rng = lower(load_spec("mar", None, sizes)), np.random.default_rng(0)
+    main = lowered.networks["main"]
+    weights = random_weights(network_params(lowered, main), rng, 0.3)
+    write_safetensors(tmp_path / "w.safetensors", {n: Array(a.astype(np.float32)) for n, a in weights.items()})
+    given, files = {}, [f"main={tmp_path / 'w.safetensors'}"]
+    for port in main.methods["forward"].inputs:
+        shape = [2, *(int(d) for d in port.type.shape[1:])]  # type: ignore[arg-type]
+        given[port.name] = rng.standard_normal(shape).astype(np.float32) if port.type.is_float else np.ones(shape, int)
+
+    def run(backend: api.Backend) -> np.ndarray:
+        return np.asarray(next(iter(api.run_method("mar", files, given, backend, overrides=sizes).values())))
+
+    oracle = run("oracle")
+    for backend in ("torch", "onnx", "openvino"):
+        assert error(run(backend), oracle) < 1e-5, backend
+
+
+def test_parts_of_a_sequence_are_not_taken_apart_by_reuse() -> None:
+    with pytest.raises(DiagnosticError, match="if leading tokens have their own attributes"):
+        load_spec("mar", None, list(BEHIND_BUFFER))
+
+
 @pytest.mark.parametrize(
     ("spec", "override", "told"),
     [
@@ -169,6 +250,13 @@ def test_bits_of_a_task_choose_experts_beside_the_class() -> None:
         ("dit", f"backbone.block.mixer={ROUTED[:-1]}, adapter: {{}}}}", "which have no `adapter`"),
         ("dit", f"backbone.block.mixer={ROUTED.replace('chosen: 2', 'chosen: 4')}", "exceed `experts`"),
         ("dit", f"backbone.block.mixer={ROUTED.replace('chosen: 2', 'noise_std: 2.0')}", "without `noise`"),
+        ("dit", f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1], [1, 0]]}}}}", "of one length, and not empty"),
+        ("dit", f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1], [0]]}}}}", "know which tokens are in front"),
+        (
+            "digits_tarflow",
+            f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1]]}}, causal: true}}",
+            "whole sequences",
+        ),
         ("dit", "backbone.interleaved_mixer={kind: attention, heads: 3}", "3 heads do not divide"),
         (
             "dit",

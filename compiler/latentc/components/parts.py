@@ -165,6 +165,16 @@ class Mixer(Part):
         return False
 
     @property
+    def parted(self) -> bool:
+        """Whether it must be applied with `lead`: how many tokens in front are a part of their own."""
+        return False
+
+    @property
+    def whole_only(self) -> bool:
+        """Whether only `apply` is what it says, not `extend` and `decode`."""
+        return False
+
+    @property
     def recalls(self) -> bool:
         """Whether tokens that `extend` takes may stand anywhere among the cached ones, not only behind them."""
         return False
@@ -184,6 +194,7 @@ class Mixer(Part):
     def own(self, dim: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a block's sizes that it is applied with."""
         more = *(("grid",) if self.spatial else ()), *(("front",) if "front" in sizes else ())
+        more = *more, *(("lead",) if self.parted else ())
         return {name: sizes[name] for name in (*self.static(int(dim)), *more)}
 
     @abstractmethod
@@ -258,10 +269,18 @@ class CachedMixer(Mixer):
 class FeedForward(Part):
     """Works on each token alone: x [B, T, D] -> [B, T, D]."""
 
-    TAKES_VECTOR: ClassVar[bool] = False
-    """Whether `apply` is given the condition c [B, E] too."""
     GATED: ClassVar[bool] = False
     """Whether a layer of its own gates what the last one takes."""
+
+    @property
+    def takes_vector(self) -> bool:
+        """Whether `apply` is given the condition c [B, E] too."""
+        return False
+
+    @property
+    def parted(self) -> bool:
+        """Whether it must be applied with `lead`: how many tokens in front are a part of their own."""
+        return False
 
     @abstractmethod
     def static(self, dim: int) -> dict[str, Any]: ...

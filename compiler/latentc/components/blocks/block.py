@@ -57,6 +57,12 @@ class Block(Closed):
         return {name: sizes[name] for name in (*self.static(int(width)), *(("grid",) if self.spatial else ()))}
 
     @property
+    def parted(self) -> bool:
+        """Whether tokens in front are a part of their own, for which experts are chosen by themselves."""
+        mixer, feed_forward, _, _ = self.parts()
+        return mixer.parted or feed_forward.parted
+
+    @property
     def spatial(self) -> bool:
         """Whether tokens must be a square."""
         mixer, _, norm, condition = self.parts()
@@ -88,7 +94,7 @@ class Block(Closed):
         if condition.THROUGH_MIXER and not mixer.takes_vector:
             message = f"`{condition.kind}` adds the condition inside the mixer, but a `{mixer.kind}` takes none"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`, or the mixer `attention`")
-        if feed_forward.TAKES_VECTOR and not condition.TELLS_FEED_FORWARD:
+        if feed_forward.takes_vector and not condition.TELLS_FEED_FORWARD:
             message = f"`{feed_forward.kind}` depends on the condition, but `{condition.kind}` does not pass it on"
             yield Problem(("block", "feed_forward"), message, "use the condition `{kind: adaln_zero}`")
         if norm.TIMED and condition.TAKES != "time":
@@ -123,6 +129,9 @@ class Block(Closed):
         elif condition.separates and not mixer.separates:
             message = f"this `{mixer.kind}` has the same weights for all tokens"
             yield Problem(("block", "condition", "front"), message, "use `{kind: attention}` without other options")
+        if self.parted and condition.separates:
+            message = "leading tokens have attributes of their own, and so no weights of their own"
+            yield Problem(("block", "condition", "front"), message, "leave out either")
         if condition.TAKES in told and (tokens or not condition.takes_tokens):
             return
         taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.takes_tokens else "")
@@ -144,6 +153,9 @@ class Block(Closed):
             yield Problem(
                 ("block", "mixer"), message, "use `{kind: attention, causal: true}`, or derive it from `CachedMixer`"
             )
+        elif mixer.whole_only:
+            message = f"{why}, but projections of experts that attributes choose take whole sequences"
+            yield Problem(("block", "mixer"), message, "leave out `routed`")
         elif mixer.first_seen > prefix:
             message = f"all tokens see the first {mixer.first_seen}, but only {prefix} are known from the start"
             yield Problem(("block", "mixer", "unmasked"), message, f"use at most {prefix}")
@@ -164,6 +176,9 @@ class Block(Closed):
             yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or derive it from `CachedMixer`")
         elif mixer.ordered:
             yield Problem(("block", "mixer"), f"{why} in an order given by its own mask", "set `causal: false`")
+        elif mixer.whole_only:
+            message = f"{why}, but projections of experts that attributes choose take whole sequences"
+            yield Problem(("block", "mixer"), message, "leave out `routed`")
         elif mixer.generates and condition.TELLS_MIXER:
             message = f"{why}, so its blocks cannot pass the mixer the condition that its weights depend on"
             yield Problem(("block", "mixer"), message, "leave out what generates them")

@@ -126,6 +126,7 @@ class MaskedParts:
         """x f32[B, P + T, D] through the blocks; `front`: P."""
         condition, parts = self.condition, self.parts_of(part)
         sizes = {**sizes, "front": front} if condition.separates else sizes
+        sizes = {**sizes, "lead": front} if self.config.block.parted else sizes
         block = condition.masked_block(*parts) if mask else condition.block(*parts)
         for name in items(f"{part}_blocks", depth):
             x = b.sub(name, block, x, *mask, *rotary, dim=x.shape[2], **sizes)

@@ -144,6 +144,9 @@ class MaskedAutoencoder(MaskedTrunk):
             message = "the sampler reuses keys and values, but cannot do so with conditions that are sequences"
             yield Problem((), message, "leave out `sampler.reuse`")
         mixer, _, _, condition = self.block.parts()
+        if self.block.parted:
+            message = "the sampler reuses keys and values, but cannot do so if leading tokens have their own attributes"
+            yield Problem(("block",), message, "give one list of `attributes`, or leave out `sampler.reuse`")
         if condition.separates:
             message = "the sampler reuses keys and values, but cannot do so with separate weights for leading tokens"
             yield Problem(("block", "condition", "front"), message, "leave out `front` or `sampler.reuse`")

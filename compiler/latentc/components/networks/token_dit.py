@@ -58,7 +58,7 @@ class TokenDit(Backbone):
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, "vector")
         mixer, feed_forward, _, _ = self.block.parts()
-        for name, depends in (("mixer", mixer.generates), ("feed_forward", feed_forward.TAKES_VECTOR)):
+        for name, depends in (("mixer", mixer.generates), ("feed_forward", feed_forward.takes_vector)):
             if depends:
                 message = (
                     f"its weights depend on one condition per sample, but blocks of a {self.kind} have one per token"

@@ -126,7 +126,7 @@ def _body(
     cross: Callable[[Var], Var] | None = None,
 ) -> Var:
     names = config.names(mixer)
-    feeding = {k: static[k] for k in feed_forward.static(dim)} | ({"c": c} if feed_forward.TAKES_VECTOR else {})
+    feeding = {k: static[k] for k in feed_forward.static(dim)} | ({"c": c} if feed_forward.takes_vector else {})
     count = len(names)
     modulation = dense(b, "adaLN", b.silu(c), count * dim, True, "zeros", out="modulation")
     modulation = b.reshape(modulation, shape=(c.shape[0], 1, count * dim), out="modulation")

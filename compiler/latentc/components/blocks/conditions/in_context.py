@@ -112,6 +112,7 @@ def _body(
 ) -> Var:
     """Both branches of x; norms before them, or after the sums. `normalised`: what is mixed is."""
     feeding, after, front = {k: static[k] for k in feed_forward.static(dim)}, config.norm_after, static.get("front", 0)
+    feeding |= {"lead": static["lead"]} if feed_forward.parted else {}
 
     def gated(name: str, h: Var) -> Var:
         if isinstance(config.branch_norm, Norm):

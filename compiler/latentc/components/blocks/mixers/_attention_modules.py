@@ -23,9 +23,18 @@ def whole(config: Attention, init: str) -> BlockBody:
         b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0, **own: Any
     ) -> Var:
         """Multi-head self-attention."""
+        own = merging(config, b, dim, own)
         return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, **own)
 
     return attention
+
+
+def merging(config: Attention, b: Builder, dim: int, own: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments, with the projections of experts, if attributes choose these, in place of their sizes."""
+    if config.routed is None:
+        return own
+    rest = {name: size for name, size in own.items() if name not in ("attention_experts", "lead")}
+    return {**rest, "merged": config.routed.merged(b, None, dim, own["attention_experts"], own.get("lead", 0))}
 
 
 @cache
@@ -70,8 +79,8 @@ def routed(config: Attention, init: str) -> BlockBody:
     ) -> Var:
         """Multi-head self-attention, whose projections are those of experts that c [B, E] chooses."""
         assert config.routed is not None
-        gates = config.routed.gates(b, c, dim, attention_experts)
-        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, gates=gates, **own)
+        merged = config.routed.merged(b, c, dim, attention_experts)
+        return config.attended(b, x, rotary, init, dim, heads, kv_heads, grid, merged=merged, **own)
 
     return attention
 
@@ -89,10 +98,12 @@ def masked(config: Attention, init: str) -> BlockBody:
         kv_heads: int | None = None,
         head_width: int | None = None,
         front: int = 0,
+        **own: Any,
     ) -> Var:
         """Multi-head self-attention to the tokens where `mask` is true."""
-        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads, head_width=head_width, front=front)
-        return config.projected(b, config.mixed(b, q, k, v, mask), dim, init, front=front)
+        own = merging(config, b, dim, own)
+        q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads, head_width=head_width, front=front, **own)
+        return config.projected(b, config.mixed(b, q, k, v, mask), dim, init, front=front, **own)
 
     return attention
 

@@ -16,7 +16,7 @@ from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.low_rank import LowRank
-from latentc.components.blocks.merged_experts import ExpertRouter, merged_dense
+from latentc.components.blocks.merged_experts import ExpertRouter, Merged
 from latentc.components.blocks.mixed_rotary import mixed_rotary
 from latentc.components.blocks.mixers._attention_modules import (
     beginning,
@@ -158,19 +158,28 @@ class Attention(CachedMixer):
     @property
     def looks(self) -> bool:
         own = self.causal or self.relative_bias or self.generates or self.own_head_size or self.score_kernel is not None
-        return not own and self.kv_heads in (None, self.heads)
+        return not own and not self.whole_only and self.kv_heads in (None, self.heads)
 
     @property
     def generates(self) -> bool:
-        return self.generated_projection or self.routed is not None
+        return self.generated_projection or (self.routed is not None and not self.routed.parts)
+
+    @property
+    def parted(self) -> bool:
+        return self.routed is not None and self.routed.parts > 1
+
+    @property
+    def whole_only(self) -> bool:
+        return self.routed is not None and self.routed.parts > 0
 
     @property
     def separates(self) -> bool:
-        return self.key_bias and self.cosine is None and not self.generates
+        return self.key_bias and self.cosine is None and not self.generates and not self.whole_only
 
     @property
     def recalls(self) -> bool:
-        return not (self.causal or self.spatial or self.generates or self.score_kernel is not None)
+        own = self.generates or self.whole_only or self.score_kernel is not None
+        return not (self.causal or self.spatial or own)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         kv = self.kv_heads or self.heads
@@ -195,7 +204,7 @@ class Attention(CachedMixer):
             message = "rotation on a square of tokens needs non-causal attention with one key head per query head"
             yield Problem((where,), message, "leave out `causal` and `kv_heads`")
         if self.routed is not None:
-            yield from under("routed", problems=self.routed.problems_of_choice())
+            yield from under("routed", problems=self.routed.problems_of_choice(spec, self))
             for name, given in (("generated_projection", self.generated_projection), ("adapter", self.adapter)):
                 if given:
                     message = f"the projections are those of `routed` experts, which have no `{name}`"
@@ -223,7 +232,7 @@ class Attention(CachedMixer):
         told: Var | None = None,
         **static: Any,
     ) -> Var:
-        if told is not None and self.routed is not None:
+        if told is not None and self.routed is not None and not self.routed.parts:
             return b.sub(name, routed(self, init), x, told, *rotary, **static)  # type: ignore[no-any-return]
         if told is not None:
             return b.sub(name, conditioned(self, init, True), x, told, *rotary, **static)  # type: ignore[no-any-return]
@@ -266,12 +275,12 @@ class Attention(CachedMixer):
         told: Var | None = None,
         head_width: int | None = None,
         front: int = 0,
-        gates: Var | None = None,
+        merged: Merged | None = None,
     ) -> Var:
-        q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width, front, gates)
+        q, k, v = self.heads_of(b, x, rotary, init, dim, heads, kv_heads, c, head_width, front, merged)
         q, k, v = self.turned(b, q, k, v, grid)
         bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
-        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told, front, gates)
+        return self.projected(b, self.mixed(b, q, k, v, bias), dim, init, told, front, merged)
 
     def turned(self, b: Builder, q: Var, k: Var, v: Var, grid: int) -> tuple[Var, Var, Var]:
         """Queries and keys turned by their places in a square of tokens, if they are."""
@@ -331,18 +340,18 @@ class Attention(CachedMixer):
         c: Var | None = None,
         head_width: int | None = None,
         front: int = 0,
-        gates: Var | None = None,
+        merged: Merged | None = None,
     ) -> tuple[Var, Var, Var]:
         """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]; a linear map of c [B, E] is added to them.
 
-        The first `front` tokens have layers of their own; `gates` are the factors of experts.
+        The first `front` tokens have layers of their own; `merged` has the layers of experts.
         """
         head_dim, inner = (dim // heads, dim) if head_width is None else (head_width, heads * head_width)
         kv = heads if kv_heads is None else kv_heads
         kv_dim = inner if kv_heads is None else kv_heads * head_dim
         bias = self.value_bias
         size = inner + 2 * kv_dim if kv_heads else 3 * inner
-        qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, "qkv", front, gates)
+        qkv = self._dense(b, "qkv", x, size, bias and self.key_bias, init, "qkv", front, merged)
         if c is not None:
             added = dense(b, "qkv_condition", c, size, True, init, out="added")
             qkv = b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
@@ -384,10 +393,10 @@ class Attention(CachedMixer):
         init: str,
         out: str,
         front: int = 0,
-        gates: Var | None = None,
+        merged: Merged | None = None,
     ) -> Var:
-        if gates is not None:
-            return merged_dense(b, name, x, gates, features, bias, init)
+        if merged is not None:
+            return merged.dense(b, name, x, features, bias, init)
         layer = dense if self.adapter is None else self.adapter.dense
         return apart(b, x, front, lambda part, own: layer(b, f"{own}{name}", part, features, bias, init, out), out)
 
@@ -399,12 +408,12 @@ class Attention(CachedMixer):
         init: str,
         told: Var | None = None,
         front: int = 0,
-        gates: Var | None = None,
+        merged: Merged | None = None,
     ) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
         x = joined_heads(b, x, dim if self.head_width is None else x.shape[1] * x.shape[3])
         if told is None:
-            x = self._dense(b, "proj", x, dim, self.bias, init, "x", front, gates)
+            x = self._dense(b, "proj", x, dim, self.bias, init, "x", front, merged)
         else:
             x = b.sub("proj", generated_linear(self.bias, init), x, told, features=dim)
         return b.dropout(x, p=self.dropout, out="x") if self.dropout else x
