@@ -187,11 +187,14 @@ hierarchical_features
               a pivot is left out; features of the pivots f32[B, N, D], conditions) -> output [B, N + T, D]
 denoise_sequence
               `forward` (state [B, T, C], time, features of the tokens [B, T, D] as condition `z`) -> output [B, T, C]
-generate      `forward` (noise, conditions) -> output; one noise input, which losses draw as normals
+generate      `forward` (noise, conditions) -> output; one noise input, which losses draw as normals; if the objective
+              asks for it `train_forward`, the same in training, with further noise of the ports' distributions
 generate_by_style
               `map` (noise, conditions) -> output, output: the style f32[B, W] and the average style f32[W];
               `synthesize` (state: styles f32[B, L, W], noise, one or more) -> output;
-              `synthesize_const` (state) -> output
+              `synthesize_const` (state) -> output; if it is trained `styles` (noise, conditions) -> output: styles
+              f32[B, L, W] of the first noise of `train_forward`, whose other noise is that of `synthesize`; if the
+              objective asks for it `path_average` (state f32[B]) -> output f32[1], the average of earlier lengths
 discriminate  `forward` (state, conditions) -> output; if the objective asks for it `averages` (states: scores of data
               and samples) -> output, output: averages f32[1] of earlier scores of each; if it has terms that read
               `features`, `augmentations` (state: a difference of features) -> one output per augmentation

@@ -80,6 +80,11 @@ class Objective(Part):
         return ()
 
     @property
+    def path_decay(self) -> float | None:
+        """Decay of the average length of paths that its generator must keep; None: it needs none."""
+        return None
+
+    @property
     def weighs_norms(self) -> bool:
         """Whether it weighs the squares of what each of several flows in a row is given."""
         return False

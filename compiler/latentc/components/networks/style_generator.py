@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.style_blocks import (
     activated,
     fan_gain,
@@ -20,11 +21,12 @@ from latentc.components.blocks.style_blocks import (
     normalized,
     synthesis_block,
 )
-from latentc.components.capabilities import Capability
+from latentc.components.capabilities import TRAINING, Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import problems_told
-from latentc.components.parts import Problem
+from latentc.components.objective import Objective
+from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 FIRST_SIDE = 4
+DECAY = 0.998
+"""Of the average style, per pass in training."""
 SYNTHESIS = ("ws", "noise")
 
 
@@ -40,8 +44,8 @@ class StyleGenerator(Backbone):
 
     `map`: z f32[B, Z] and y i64[B] -> styles f32[B, W] and their average f32[W]; `synthesize`: styles f32[B, L, W] and
     a noise image f32[B, 1, H, W] per convolution -> images f32[B, C, H, W]; `synthesize_const`: with the generator's
-    own noise; `forward`: both, without truncation. It only samples with trained weights: training would need the moving
-    average of styles, which no objective keeps.
+    own noise; `forward`: both, without truncation. Training draws the noise images, mixes styles of two latents and
+    moves the average style.
     """
 
     kind: Literal["style_generator"]
@@ -53,7 +57,12 @@ class StyleGenerator(Backbone):
     style_dim: int = Field(512, gt=0, le=65_536, description="dimension of styles (W)")
     mapping_layers: int = Field(8, gt=0, le=64, description="number of layers of the mapping network")
     mapping_rate: float = Field(0.01, gt=0, description="learning rate of the mapping network relative to the rest")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate_by_style"})
+    mixing: Fraction = Field(
+        0.9,
+        description="probability that layers from a random one on have the style of another latent, in training: "
+        "style mixing, drawn for each sample",
+    )
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate_by_style", "generate"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "style_generator",
@@ -113,14 +122,48 @@ class StyleGenerator(Backbone):
             "synthesize": add_method(mb, name, "synthesize", bodies["synthesize"], (ws, *noises), static),
             "synthesize_const": add_method(mb, name, "synthesize_const", bodies["synthesize_const"], (ws,), static),
         }
+        if asks(spec, name, "generate"):
+            other = (
+                Port("z_other", f32(B, self.latent_dim), "noise"),
+                Port("mix", f32(B, 2), "noise", None, None, "uniform"),
+            )
+            drawn = (z[0], *(other if self.mixing else ()))
+            methods["styles"] = add_method(mb, name, "styles", bodies["styles"], (*drawn, *z[1:]), static)
+            drawn = (*drawn, *noises, *z[1:])
+            methods[TRAINING] = add_method(mb, name, TRAINING, bodies[TRAINING], drawn, static)
+        decay = spec.objective.path_decay if isinstance(spec.objective, Objective) else None
+        if decay is not None:
+            lengths = (Port("lengths", f32(B), "state"),)
+            methods["path_average"] = add_method(mb, name, "path_average", _path_average(decay), lengths, static)
         return Network(name, methods, self.PROVIDES, sizes={"levels": len(sides)})
 
 
 @cache
-def _mapping(layers: int, rate: float) -> BlockBody:
+def _path_average(decay: float) -> BlockBody:
+    @module_class("StyleGenerator", "path_average")
+    def path_average(b: Builder, lengths: Var, **static: Any) -> Var:
+        """The average [1] of earlier lengths of paths, which training then moves towards these."""
+        return b.running_mean(lengths, b.param("path_length", f32(1), "zeros", "state"), momentum=decay, out="average")
+
+    return path_average
+
+
+@cache
+def _mapping(layers: int, rate: float) -> tuple[BlockBody, BlockBody]:
+    """The mapping network with the average style, which training moves, and without."""
+
     @module_class("MappingNetwork", z="B latent_dim")
     def mapping(b: Builder, z: Var, y: Var | None = None, *, style_dim: int, **sizes: Any) -> tuple[Var, Var]:
         """Styles of latents z and classes y, and the average style."""
+        h = styles(b, z, y, style_dim, sizes)
+        return h, b.running_mean(h, b.param("w_avg", f32(style_dim), "zeros", "state"), momentum=DECAY, out="w_avg")
+
+    @module_class("MappingNetwork", "styles", z="B latent_dim")
+    def alone(b: Builder, z: Var, y: Var | None = None, *, style_dim: int, **sizes: Any) -> Var:
+        """Styles of latents z and classes y."""
+        return styles(b, z, y, style_dim, sizes)
+
+    def styles(b: Builder, z: Var, y: Var | None, style_dim: int, sizes: dict[str, Any]) -> Var:
         h = normalized(b, z, "h")
         if y is not None:
             shape = (sizes["classes"], style_dim)
@@ -130,14 +173,15 @@ def _mapping(layers: int, rate: float) -> BlockBody:
             h = b.concat(h, normalized(b, b.embedding(table, y) * gain + bias, "embedded"), axis=1, out="h")
         for name in items("layers", layers):
             h = activated(b, linear(b, name, h, style_dim, rate))
-        return h, b.param("w_avg", f32(style_dim), "zeros", "state")
+        return h
 
-    return mapping
+    return mapping, alone
 
 
 @cache
 def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockBody]:
-    mapping = _mapping(config.mapping_layers, config.mapping_rate)
+    mapping, alone = _mapping(config.mapping_layers, config.mapping_rate)
+    layers = 2 * len(sides)
 
     def mapped(b: Builder, z: Var, y: tuple[Var, ...], sizes: dict[str, Any]) -> tuple[Var, Var]:
         told = {name: size for name, size in sizes.items() if name != "channels"}
@@ -159,7 +203,7 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
 
     def const_noise(b: Builder) -> tuple[Var, ...]:
         maps = [s for s in sides for _ in range(1 if s == FIRST_SIDE else 2)]
-        return tuple(b.param(f"noise.{i}", f32(s, s), "zeros", "state") for i, s in enumerate(maps))
+        return tuple(b.param(f"noise.{i}", f32(s, s), "normal", "state") for i, s in enumerate(maps))
 
     @module_class("StyleGenerator", "forward", z="B latent_dim")
     def forward(b: Builder, z: Var, *y: Var, channels: int, **sizes: Any) -> Var:
@@ -185,5 +229,39 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
         """Images of a style for each layer, with the generator's own noise."""
         return synthesized(b, ws, const_noise(b), channels)
 
-    bodies = (forward, map_, synthesize, synthesize_const)
+    def spread(b: Builder, w: Var) -> Var:
+        row = b.reshape(w, shape=(w.shape[0], 1, w.shape[1]))
+        return b.broadcast_to(row, w, shape=(w.shape[0], layers, w.shape[1]))  # type: ignore[no-any-return]
+
+    def mixed(b: Builder, noise: tuple[Var, ...], y: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
+        """Styles f32[B, L, W] of the latents z; behind a random layer perhaps of other latents."""
+        own = spread(b, mapped(b, noise[0], y, sizes)[0])
+        if not config.mixing:
+            return own
+        _, z_other, mix = noise
+        told = {name: size for name, size in sizes.items() if name != "channels"}
+        other = spread(b, b.sub("mapping", alone, z_other, *y, out="w_other", **told))
+        which, place = b.unbind(mix, axis=1, out="which place")
+        # Layer l is behind the last own one, floor(place (L - 1)), of 0 to L - 2.
+        place = b.reshape(place, shape=(mix.shape[0], 1, 1)) * float(layers - 1)
+        behind = b.less(place, b.constant(np.arange(float(layers))[:, None], out="layer"), out="behind")
+        chosen = b.where(behind, other, own, out="chosen")
+        mixes = b.less(b.reshape(which, shape=(mix.shape[0], 1, 1)), config.mixing, out="mixes")
+        return b.where(mixes, chosen, own, out="ws")  # type: ignore[no-any-return]
+
+    count = 3 if config.mixing else 1
+
+    @module_class("StyleGenerator", "styles")
+    def styles(b: Builder, *given: Var, channels: int, **sizes: Any) -> Var:
+        """Styles for training, a mixture of those of two latents."""
+        return mixed(b, given[:count], given[count:], sizes)
+
+    @module_class("StyleGenerator", TRAINING)
+    def train_forward(b: Builder, *given: Var, channels: int, **sizes: Any) -> Var:
+        """Images for training: of mixed styles, with a noise image for each convolution."""
+        noises = given[count : count + layers - 1]
+        ws = mixed(b, given[:count], given[count + len(noises) :], sizes)
+        return synthesized(b, ws, noises, channels)
+
+    bodies = (forward, map_, synthesize, synthesize_const, styles, train_forward)
     return {body.method: body for body in bodies}

@@ -14,13 +14,14 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.backbone import Backbone
 from latentc.components.condition import operand_name
-from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call
+from latentc.components.contract import Draw, Need, Network, Port, Update
+from latentc.components.kit import Conditions, call, training_method
 from latentc.components.objective import Objective
 from latentc.components.objectives.augmentations._augmentation import Augmentation
 from latentc.components.objectives.augmentations._views import augment_side, drawn_for
 from latentc.components.objectives.terms._term import Round, Side, Term, score_decay, weighted
 from latentc.components.objectives.terms.hinge import Hinge
+from latentc.components.objectives.terms.path_lengths import DIRECTION, PathLengths, projection
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
@@ -64,7 +65,12 @@ class Adversarial(Objective):
             Need(DISCRIMINATOR, "discriminate", term.READS, ("terms", i), f"the term `{term.kind}`")
             for i, term in enumerate(self.terms)
         )
-        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate"), *of_terms
+        of_paths = (
+            Need("main", "generate_by_style", place=("terms", i), who=f"the term `{term.kind}`")
+            for i, term in enumerate(self.terms)
+            if term.OF_PATHS
+        )
+        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate"), *of_terms, *of_paths
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
@@ -96,6 +102,10 @@ class Adversarial(Objective):
             return ()
         return tuple((augmentation.kind, len(augmentation.PARAMETERS)) for augmentation in self.augment)
 
+    @property
+    def path_decay(self) -> float | None:
+        return next((term.path_decay for term in self.terms if term.path_decay is not None), None)
+
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
 
@@ -105,6 +115,8 @@ class Adversarial(Objective):
         lazy = [(i, term) for i, term in enumerate(self.terms) if term.interval > 1]
         updates += [game.of_penalty(mb, i, term, self.discriminator_steps) for i, term in lazy]
         updates.append(game.of_generator(mb, self.generator_batch))
+        paths = [(i, term) for i, term in enumerate(self.terms) if isinstance(term, PathLengths)]
+        updates += [game.of_paths(mb, i, term) for i, term in paths]
         mb.entries |= {update.loss: update.loss for update in updates}
         return tuple(updates)
 
@@ -138,7 +150,17 @@ class _Game:
         """Noise and, if anybody reads it and data do not give it, the class of samples."""
         labelled = not self.given and (bool(self.conditions.items()) or _takes_class(self.networks["main"]))
         classes = Draw("labels", "integers", {"high": self.spec.data.classes})
-        return (Draw("z", "normal"), *((classes,) if labelled else ()))
+        return (
+            *(Draw(port.name, port.distribution or "normal") for port in self.noise),
+            *((classes,) if labelled else ()),
+        )
+
+    @property
+    def noise(self) -> tuple[Port, ...]:
+        """What samples are made of: the generator's noise inputs; one alone is called z."""
+        generator = self.networks["main"]
+        ports = generator.methods[training_method(generator)].inputs_of("noise")
+        return (replace(ports[0], name="z"), *ports[1:])
 
     @property
     def usual(self) -> tuple[Term, ...]:
@@ -207,13 +229,36 @@ class _Game:
         draws = (*self.draws, *self._drawn("samples"))
         return Update("loss.generator", ("main",), fields, draws, metrics, "generator", batch_multiple=multiple)
 
+    def of_paths(self, mb: ModuleBuilder, number: int, term: PathLengths) -> Update:
+        """The update of the generator by the lengths of paths alone."""
+        name, generator = f"{term.kind}_{number}", self.networks["main"]
+        projected = projection(mb, generator)
+        b = mb.function(f"loss.{name}")
+        conditions = self.conditions
+        of_data = conditions.operands(b, conditions.inputs(b, by_field=True)) if self.given else {}
+        noise, told = self._asked(b, of_data)
+        value, length = term.of_paths(b, generator, told, noise, projected)
+        b.output(b.mul(value, term.weight * term.every, out="loss"), value, length)
+        b.finish("What the generator minimises every few steps, then the term itself, then the mean length.")
+        metrics = (f"{name}/loss", f"{name}/{term.kind}", f"{name}/length")
+        fields = conditions.fields if self.given else ()
+        update = Update(f"loss.{name}", ("main",), fields, (*self.draws, DIRECTION), metrics, name)
+        return replace(update, every=term.every, partial=True)
+
+    def _asked(self, b: Builder, told: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:
+        """Noise, and the conditions that samples are made for: those of data, or drawn classes."""
+        noise = [b.input(port.name, port.type) for port in self.noise]
+        if not self.given:
+            labelled = len(self.draws) > len(noise)
+            told = {operand_name("class"): b.input("labels", i64(B))} if labelled else {}
+        return noise, told
+
     def _samples(self, b: Builder, told: Mapping[str, Var]) -> Side:
         """Samples of drawn noise z, made for these conditions of data or for drawn classes."""
         generator = self.networks["main"]
-        z = b.input("z", generator.methods["forward"].input("noise").type)
-        if not self.given:
-            told = {operand_name("class"): b.input("labels", i64(B))} if len(self.draws) > 1 else {}
-        return Side(call(b, generator, "forward", told, noise=z, out="fake"), told, told.get(operand_name("class")))
+        noise, told = self._asked(b, told)
+        images = call(b, generator, training_method(generator), told, noise=noise, out="fake")
+        return Side(images, told, told.get(operand_name("class")))
 
     def _drawn(self, *sides: str) -> tuple[Draw, ...]:
         """The random inputs of the augmentations of these sides."""

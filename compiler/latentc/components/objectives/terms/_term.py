@@ -70,6 +70,9 @@ class Term(Part):
     REACHES_GENERATOR: ClassVar[bool] = True
     """Whether it contributes to the generator's loss."""
 
+    OF_PATHS: ClassVar[bool] = False
+    """Whether it is an update of the generator by itself, of paths from styles to images."""
+
     @property
     def reads_samples(self) -> bool:
         """Whether it looks at samples, and not at data alone."""
@@ -93,6 +96,11 @@ class Term(Part):
     @property
     def score_decay(self) -> float | None:
         """Decay of the averages of its scores that the discriminator must keep; None: it needs none."""
+        return None
+
+    @property
+    def path_decay(self) -> float | None:
+        """Decay of the average length of paths that the generator must keep; None: it needs none."""
         return None
 
     def draws(self) -> tuple[Draw, ...]:
