@@ -147,6 +147,9 @@ def test_noise_is_the_runtimes() -> None:
         for other in SHARED:
             beside = beside.replace(f"\nfrom {other} import", f"\nfrom latentc_runtime.{other} import")
             beside = beside.replace(f"\nimport {other}\n", f"\nfrom latentc_runtime import {other}\n")
+        beside = beside.replace(
+            " from cleaning import", " from latentc_runtime.cleaning import"
+        )  # only where it is used
         assert beside == Path(noise.__file__).with_name(f"{name}.py").read_text()
 
 
