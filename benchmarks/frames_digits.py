@@ -156,14 +156,14 @@ def four_plane_frames(out: Path) -> list[str]:
 
 
 def larp_fp(out: Path) -> list[str]:
-    stage, x = Stage("larp_tokenizer", (framed(out), *CODES["larp"].tokenizing, "train.steps=2500"), out), videos(0)[0]
+    stage, x = Stage("larp_tokenizer", (framed(out), *CODES["larp"].tokenizing, "train.steps=4000"), out), videos(0)[0]
     lost("larp_fp", stage)
     np.savez(out / "tokens.npz", tokens=stage.made(x, "encode"), seen=x[:, :, :KNOWN])
     tokens = "classes: 0, tokens: {vocabulary: 128, grid: [16]}"
     sizes = ("tokens=16", "width=64", "depth=3", "patch=4", "frames=2", "block.mixer.heads=4", f"filled_to={FRAMES}")
     overrides = (
         f"data={{kind: npz, path: {out / 'tokens.npz'}, {tokens}, fields: {{seen: {VIDEO % KNOWN}}}, {stage.told()}}}",
-        *(*MODEL, "train.steps=800"),
+        *(*MODEL, "train.steps=2000"),
         *under("networks.main", *VIT, "depth=4", "block.feed_forward.multiple_of=32"),
         *under("networks.encoder", *sizes, f"pretrained={stage.run.weights}"),
         "networks.encoder.bottleneck={kind: codebook, size: 128, channels: 8, normalize: true, commitment: 0.25, "
