@@ -57,6 +57,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("v1.1-large", "main"): 341_231_104,
             ("v1.1-base", "main"): 109_628_544,
             ("v1.1-small", "main"): 35_332_800,
+            ("11b", "main"): 4_864_791_552,
+            ("3b", "main"): 1_240_909_824,
             ("large", "main"): 334_939_648,
             ("base", "main"): 109_628_544,
             ("small", "main"): 35_330_816,
