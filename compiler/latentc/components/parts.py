@@ -71,8 +71,15 @@ def under(*path: str | int, problems: Iterable[Problem]) -> Iterator[Problem]:
         yield replace(problem, path=(*path, *problem.path))
 
 
+Applies = Mapping[str, tuple[str, tuple[Any, ...] | None]]
+"""{an option: (another, the values of it with which the first applies)}; None: any but null and 0."""
+
+
 class Part(Component):
     """A component that may object to the spec it stands in."""
+
+    APPLIES: ClassVar[Applies] = {}
+    """Options that apply only together with another; refused if they differ from their defaults without it."""
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         """Mismatches with the rest of the spec, each reported at the component's place."""

@@ -22,6 +22,8 @@ from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, Label, did_you_mean
 from latentc.spec.engine_rules import ENGINE_RULES
+from latentc.spec.optimize_rules import OPTIMIZE_RULES
+from latentc.spec.option_rules import ignored_options
 from latentc.spec.problem import Problem, Rule
 from latentc.spec.schema import Spec
 from latentc.spec.yaml import Document, PathKey
@@ -169,6 +171,7 @@ def components_fit(spec: Spec) -> Iterator[Problem]:
             seen = of_conditions[str(path[1])]
         for found in part.problems(seen):
             yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
+        yield from ignored_options(path, part)
 
 
 def needs_are_met(spec: Spec) -> Iterator[Problem]:
@@ -322,45 +325,6 @@ def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
             yield Problem("E0306", ("train", "optimizers", name), message, help=mend)
 
 
-def _evaluates_steps(spec: Spec) -> bool:
-    """True if the spec has no sampler, or one that goes from noise to data in steps."""
-    sampler = spec.sampler
-    return not isinstance(sampler, Sampler) or any(need.capability == "denoise" for need in sampler.needs(spec))
-
-
-def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
-    """The network of the first steps exists, and the sampler goes from noise to data in steps."""
-    stitch = spec.optimize.stitch
-    if stitch is None:
-        return
-    others = [name for name in spec.networks if name != "main"]
-    if stitch.network not in others:
-        what = "`main` runs the other steps" if stitch.network == "main" else f"no network `{stitch.network}`"
-        mend = f"name one of {', '.join(others)}" if others else "add one to `networks`: `small: {kind: …}`"
-        yield Problem("E0309", ("optimize", "stitch", "network"), what, help=mend)
-    if "main" not in spec.networks:
-        yield Problem("E0309", ("optimize", "stitch"), "there is no network `main` to take over from it")
-    if isinstance(spec.sampler, Sampler) and not _evaluates_steps(spec):
-        message = f"the sampler `{spec.sampler.kind}` does not step from noise to data"
-        yield Problem("E0309", ("optimize", "stitch"), message, help="leave `stitch` out")
-
-
-def cached_steps_are_there(spec: Spec) -> Iterator[Problem]:
-    """The sampler goes from noise to data in steps and has the cached ones. Lowering checks the blocks."""
-    cache = spec.optimize.cache
-    if cache is None:
-        return
-    path: PathKey = ("optimize", "cache")
-    sampler = spec.sampler
-    if isinstance(sampler, Sampler) and not _evaluates_steps(spec):
-        message = f"the sampler `{sampler.kind}` does not step from noise to data"
-        yield Problem("E0311", path, message, help="leave `cache` out: token samplers already cache keys and values")
-    for i, step in enumerate(cache.steps or ()):
-        if not 0 <= step < (count := getattr(sampler, "steps", step + 1)):
-            message = f"step {step} is out of range: the sampler has steps 0 to {count - 1}"
-            yield Problem("E0311", (*path, "steps", i), message)
-
-
 def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
     """Every component of a spec, with its path."""
     if isinstance(value, Part):
@@ -393,7 +357,6 @@ RULES: tuple[Rule, ...] = (
     fresh_weights_are_of_copies,
     optimizers_of_networks,
     components_fit,
-    stitched_network_is_another,
-    cached_steps_are_there,
+    *OPTIMIZE_RULES,
     *ENGINE_RULES,
 )

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.condition import Condition, Form, operand_name
 from latentc.components.contract import Port
-from latentc.components.parts import Init, Problem, dense, table
+from latentc.components.parts import Applies, Init, Problem, dense, table
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -29,6 +29,7 @@ class Label(Condition):
     dropout: float = Field(
         0.1, ge=0, lt=1, description="probability that training drops the label; 0: no null class, so no guidance"
     )
+    APPLIES: ClassVar[Applies] = {"untrained_null": ("dropout", (0,))}
     untrained_null: bool = Field(
         False,
         description="add a null class although `dropout` is 0, as in checkpoints of MAR and VAR, whose tables always "

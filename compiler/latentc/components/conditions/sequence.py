@@ -16,7 +16,7 @@ from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.kit.tokens import rows
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Applies, Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, i64, module_class
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -44,6 +44,7 @@ class Sequence(ArrayCondition):
         "instead of encoding captions in each step",
     )
     pad: int = Field(0, ge=0, le=16_777_215, description="padding token of shorter sequences, also used as the null")
+    APPLIES: ClassVar[Applies] = {"untrained_null": ("dropout", (0,)), "bias": ("projection", ("linear", "mlp"))}
     untrained_null: bool = Field(
         False,
         description="has a null although `dropout` is 0, as in LlamaGen's checkpoints",

@@ -17,7 +17,7 @@ from pydantic import Field
 from latentc.components import Closed
 from latentc.components.contract import Need, Network
 from latentc.components.objective import Objective
-from latentc.components.parts import Fraction, Part, Problem
+from latentc.components.parts import Applies, Fraction, Part, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import TensorType
 
@@ -50,6 +50,8 @@ class Guidance(Closed):
 
 class Scheduled(Closed):
     """Strength that may grow from none to all on the way from noise (0) to data (1)."""
+
+    APPLIES: ClassVar[Applies] = {"power": ("schedule", ("linear", "cosine"))}
 
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",

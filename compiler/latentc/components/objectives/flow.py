@@ -16,7 +16,7 @@ from latentc.components.coupling import Coupling
 from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import DenoisingObjective, Noised, SampleWeight
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
-from latentc.components.parts import Problem
+from latentc.components.parts import Applies, Problem
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
@@ -39,6 +39,7 @@ class FlowLoss(DenoisingObjective):
     predicts: Literal["velocity", "score", "noise", "x0"] = Field(
         "velocity", description="the quantity the network predicts; velocity is dx/dt"
     )
+    APPLIES: ClassVar[Applies] = {"weighting": ("predicts", ("score", "noise"))}
     weighting: Literal["none", "velocity", "likelihood"] = Field(
         "none", description="weighting of the loss of score and noise predictions, as in SiT, table 2"
     )

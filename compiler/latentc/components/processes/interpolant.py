@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.parts import Problem
+from latentc.components.parts import Applies, Problem
 from latentc.components.processes.formulas import Maths
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
@@ -34,6 +34,7 @@ class Interpolant(Process):
     noise_time: Literal[0, 1] = Field(
         0, description="time at the noise end; data is at the other end. 0 in SiT, 1 in rectified flow and MeanFlow"
     )
+    APPLIES: ClassVar[Applies] = {"beta_min": ("path", ("vp",)), "beta_max": ("path", ("vp",))}
     beta_min: float = Field(0.1, gt=0, description="vp path: noise rate at the data end")
     beta_max: float = Field(20.0, gt=0, description="vp path: noise rate at the noise end")
     train_eps: float | None = Field(

@@ -15,7 +15,7 @@ from latentc.components.guidance.annealing import Annealing, ConditionAnnealing
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, ScoreTerm
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
-from latentc.components.parts import Part, Problem, under
+from latentc.components.parts import Applies, Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers._thresholds import Bound, Quantile
 from latentc.components.samplers.classification import PROGRAM, Classification
@@ -322,6 +322,7 @@ class Ancestral(ArraySampler):
         "respacing": ("spacing",),
         "timesteps": ("spacing", "respacing"),
     }
+    APPLIES: ClassVar[Applies] = {"clip_per_channel": ("clip_quantile", None)}
 
     respacing: str | None = Field(
         None, description="improved DDPM's notation: '10', '10,20' (a count per section) or 'ddim25'; sets steps"

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components.parts import Applies
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
@@ -29,6 +30,8 @@ class Ddim(Ancestral):
     eta: float = Field(0.0, ge=0, le=1, description="fraction of DDPM's noise: 0 is deterministic, 1 all of it")
 
     final: Final = Field("zero", description="end of the last step: the data, or the lowest noise level")
+
+    APPLIES: ClassVar[Applies] = {"noise_of_clipped": ("clip", None)}
 
     noise_of_clipped: bool = Field(
         True,

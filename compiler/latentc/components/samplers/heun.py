@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.parts import Applies
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers import ode
 from latentc.components.samplers.base import spaced
@@ -21,6 +22,8 @@ class Heun(ode.Integrator):
         "steps": 4,
         "guidance": {"scale": 2.0, "interval": [0.3, 0.8]},
     }
+
+    APPLIES: ClassVar[Applies] = {"guided": ("guidance", None)}
 
     kind: Literal["heun"]
     last: Literal["heun", "euler"] = Field(

@@ -32,7 +32,7 @@ from latentc.components.blocks.mixers._attention_scores import UNSEEN, masked_bi
 from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.decoding import Chunk, DecodeState
-from latentc.components.parts import CachedMixer, Norm, Problem, ScoreKernel, dense, under
+from latentc.components.parts import Applies, CachedMixer, Norm, Problem, ScoreKernel, dense, under
 from latentc.ir.builder import Builder, Var, f32
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Attention(CachedMixer):
         "products over sqrt(d)",
     )
     score_factor: float = Field(1.0, gt=0, le=1_024, description="additional factor of the scores; not with `cosine`")
+    APPLIES: ClassVar[Applies] = {"qk_norm_joint": ("qk_norm", None)}
     qk_norm_joint: bool = Field(False, description="`qk_norm` is over all heads at once (Halton-MaskGIT)")
     relative_bias: bool = Field(
         False,
