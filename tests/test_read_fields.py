@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentc import api
 from latentc.components import load
 from latentc.components.dataset import Data
 from latentc.components.read_fields import fields_read, problems_of_reading
@@ -31,9 +32,9 @@ def spec_of(data: str, *others: str) -> Spec:
 
 
 def faults(data: str, *others: str) -> list[tuple[str, str | None]]:
-    """(message, help) of what lowering refuses."""
+    """(message, help) of what `check` refuses."""
     with pytest.raises(DiagnosticError) as caught:
-        lower(spec_of(data, *others))
+        api.check("digits_dit", None, [f"data={data}", *others])
     return [(d.message, d.help) for d in caught.value.diagnostics if d.span is not None]
 
 
@@ -62,7 +63,14 @@ def test_what_else_cannot_be_read(data: str) -> None:
 
 @pytest.mark.parametrize("kind", ["npz", "npy_folder", "parquet", "huggingface"])
 def test_other_data_hold_any_numbers(kind: str) -> None:
-    lower(spec_of(f"{{kind: {kind}, classes: 3, shape: [3, 8, 8], fields: {{depth: {{shape: [4]}}}}}}", *DEPTH))
+    data = f"data={{kind: {kind}, classes: 3, shape: [3, 8, 8], fields: {{depth: {{shape: [4]}}}}}}"
+    api.check("digits_dit", None, [data, *DEPTH])
+
+
+def test_emit_refuses_what_check_refuses(tmp_path: Path) -> None:
+    for verb in (api.emit, api.train):
+        with pytest.raises(DiagnosticError, match="which data of kind `image_folder` cannot hold"):
+            verb("llamagen", tmp_path, overrides=["data.first_stage=null", "backbone.depth=1"])  # type: ignore[operator]
 
 
 def test_the_examples_of_all_kinds_hold_their_fields() -> None:

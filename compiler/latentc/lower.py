@@ -9,11 +9,10 @@ from fnmatch import fnmatchcase
 
 from latentc.components.backbone import Backbone
 from latentc.components.condition import Condition, DrawnInput
-from latentc.components.contract import Lowered, Method, Network, Port, Program, Update
+from latentc.components.contract import Lowered, Method, Network, Port, Program
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.components.prior import systems
-from latentc.components.read_fields import problems_of_reading
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.first_stage import add_first_stage, with_decoder
@@ -43,7 +42,6 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     own = own_networks(networks, spec)
     updates = spec.objective.build(mb, own, spec) if isinstance(spec.objective, Objective) else ()
     updates = add_prior_losses(mb, networks, spec, updates)
-    _check_data(spec, updates)
     networks = add_prior_programs(mb, networks, spec)
     programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
@@ -160,16 +158,6 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
         assert isinstance(backbone, Backbone)
         networks = dict(backbone.attached(mb, name, networks, spec))
     return networks
-
-
-def _check_data(spec: Spec, updates: Sequence[Update]) -> None:
-    """DiagnosticError E0305 if training reads fields that the data cannot hold."""
-    faults = [
-        Diagnostic("E0305", problem.message, spec.span("data", *problem.path) or spec.span("data"), help=problem.help)
-        for problem in problems_of_reading(spec, updates)
-    ]
-    if faults:
-        raise DiagnosticError(*faults)
 
 
 def _check_options(module: Module, spec: Spec) -> None:

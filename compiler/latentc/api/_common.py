@@ -60,3 +60,16 @@ def lowered_spec(
 
     spec = load_spec(source, variant, overrides)
     return spec, lower(spec, to_emit=to_emit)
+
+
+def check_data(spec: Spec, lowered: Lowered) -> None:
+    """DiagnosticError E0305 if training reads fields that the data cannot hold."""
+    from latentc.components.read_fields import problems_of_reading
+    from latentc.diagnostics import Diagnostic, DiagnosticError
+
+    faults = [
+        Diagnostic("E0305", problem.message, spec.span("data", *problem.path) or spec.span("data"), help=problem.help)
+        for problem in problems_of_reading(spec, lowered.updates)
+    ]
+    if faults:
+        raise DiagnosticError(*faults)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from latentc.api._common import Backend, Source, lowered_spec
+from latentc.api._common import Backend, Source, check_data, lowered_spec
 from latentc.diagnostics import DiagnosticError
 from latentc.faults import needed
 
@@ -160,6 +160,7 @@ def emit(
     from latentc.emit import project_from_lowered
 
     spec, lowered = lowered_spec(source, variant, overrides, to_emit=True)
+    check_data(spec, lowered)
     files = project_from_lowered(lowered, spec, folder, force)
     return [*files, *_first_stage_file(spec, Path(folder))]
 
@@ -198,6 +199,7 @@ def train(
     project, flags = Path(source), list(arguments)
     if not (project / "train.py").is_file():
         spec, lowered = lowered_spec(source, variant, overrides, to_emit=True)
+        check_data(spec, lowered)
         project = Path(spec.name if folder is None else folder)
         check_pretrained(spec, project, flags)
         project = emitted_project(lowered, spec, project)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentc import resources
-from latentc.api._common import Source, lowered_spec
+from latentc.api._common import Source, check_data, lowered_spec
 from latentc.diagnostics import Diagnostic, DiagnosticError, did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def check(source: Source, variant: str | None = None, overrides: Sequence[str] =
     Of a file as it stands, without a variant and overrides, the variants that it declares are checked as well (but not
     lowered). Those it only inherits need not fit what it changes.
     """
-    spec = lowered_spec(source, variant, overrides)[0]
+    spec, lowered = lowered_spec(source, variant, overrides)
+    check_data(spec, lowered)
     if variant is None and not overrides and str(source) != "-":
         _check_variants(source)
     return spec
