@@ -704,6 +704,17 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         },
     ),
     "ppap_expert": ("torchvision's ResNet-50", {("0", "teacher"): 25_557_032, ("0", "main"): 1_410_352 + 53_120}),
+    "stylegan2": (
+        "sony/san's copy of StyleGAN2",
+        {
+            ("cifar10", "main"): 20_215_315,
+            ("cifar10", "discriminator"): 21_513_728,
+            ("ffhq256", "main"): 24_767_458,
+            ("ffhq256", "discriminator"): 24_001_089,
+            ("ffhq1024", "main"): 30_370_060,
+            ("ffhq1024", "discriminator"): 29_012_513,
+        },
+    ),
     "ppap_expert_depth": (
         "isl-org/MiDaS, without two convolutions that it never calls; riiid/PPAP trains adapters, biases and norms",
         {("0", "teacher"): 21_320_545 - 4_719_616, ("0", "main"): 21_320_545 - 4_719_616 + 1_375_488},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parity_data import error, load
 
-from latentc.checkpoint import network_weights
+from latentc.checkpoint import network_params, network_weights
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -18,7 +18,7 @@ from latentc.weights import Array, materialise, write_safetensors
 
 SIZES = (
     *("data.shape=[3, 16, 16]", "data.classes=10", "backbone.channel_base=256", "backbone.channel_max=32"),
-    *("backbone.latent_dim=16", "backbone.style_dim=16", "backbone.mapping_layers=2"),
+    *("backbone.latent_dim=16", "backbone.style_dim=16", "backbone.mapping_layers=2", "backbone.mixing=0.9"),
     "networks.discriminator={kind: style_discriminator, channel_base: 64, channel_max: 8, conditions: []}",
     "objective={kind: adversarial, terms: [non_saturating, path_lengths]}",
 )
@@ -105,10 +105,34 @@ def test_layers_behind_a_random_one_have_the_other_style(system: tuple[Any, Any,
 
 
 def test_what_is_refused() -> None:
+    sides = ["data.shape=[3, 12, 12]"]
+    with pytest.raises(DiagnosticError, match="takes sides that are powers of 2 of at least 4, not 12"):
+        load_spec("stylegan2", None, [*SIZES, *sides, "networks.discriminator={kind: equalised_discriminator}"])
+    with pytest.raises(DiagnosticError, match="leaves no channels at a side of 8"):
+        load_spec("digits_biggan", None, ["networks.discriminator={kind: equalised_discriminator, channel_base: 4}"])
     with pytest.raises(DiagnosticError, match="turns noise into a style"):
         load_spec("digits_biggan", None, ["objective.terms=[hinge, path_lengths]"])
     with pytest.raises(DiagnosticError, match=r"none of `objective\.terms` trains the generator"):
         load_spec("stylegan2", None, [*SIZES, "objective.terms=[path_lengths]"])
+
+
+def test_the_deviation_is_that_of_a_group() -> None:
+    """A score depends on the samples of its group; the last group may have fewer."""
+    sizes = ["networks.discriminator={kind: equalised_discriminator, channel_base: 16, deviation_group: 2}"]
+    lowered = lower(load_spec("stylegan2", None, [*SIZES, *sizes, "data.shape=[3, 8, 8]"]))
+    rng, discriminator = np.random.default_rng(0), lowered.networks["discriminator"]
+    shapes = {path: p.type.shape for path, p in network_params(lowered, discriminator).items()}
+    weights = {f"discriminator.{n}": rng.standard_normal([int(d) for d in s]) for n, s in shapes.items()}
+    oracle = Interpreter(lowered.module, weights)
+
+    def scores(x: np.ndarray) -> np.ndarray:
+        forward = discriminator.methods["forward"].function
+        return np.asarray(oracle.run(forward, x, np.arange(5), prefix="discriminator")[0])[:, 0]
+
+    x = rng.standard_normal((5, 3, 8, 8))
+    before = scores(x)
+    x[3] += 1.0
+    assert (scores(x) != before).tolist() == [False, False, True, True, False]
 
 
 def test_updates_of_paths_are_lazy(system: tuple[Any, Any, dict[str, np.ndarray]]) -> None:

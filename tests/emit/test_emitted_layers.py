@@ -30,6 +30,21 @@ def forward(b: Any, x: Any, y: Any, *, channels: int, rows: int) -> Any:
     return b.tanh(h + layers.embedding(b, "table", y, rows, channels, "normal", spectral=True))
 
 
+@module_class("Products", x="B T T", y="B T T", z="B T T")
+def products(b: Any, x: Any, y: Any, z: Any, **sizes: Any) -> Any:
+    """Matrix products beside products by element, which do not associate."""
+    return b.concat(b.matmul(x, y * z), x * b.matmul(y, z), b.matmul(x, b.matmul(y, z)), b.matmul(x, y) * z, axis=1)
+
+
+def test_matrix_products_do_not_associate_with_products() -> None:
+    mb = ModuleBuilder()
+    fn = mb.entries["main"] = mb.define(products, [f32(B, 3, 3)] * 3, {})
+    module = mb.finish()
+    given = list(np.random.default_rng(0).standard_normal((3, 2, 3, 3)))
+    model = loaded(networks_file(module, {"main": [fn]}).text, torch.float64)["build"]()
+    assert error(model(*map(torch.as_tensor, given)), Interpreter(module, {}).run("main", *given)[0]) < 1e-12
+
+
 def systems() -> tuple[Any, dict[str, np.ndarray], str, list[np.ndarray]]:
     mb = ModuleBuilder()
     fn = mb.define(forward, [f32(B, 3, 4, 4), i64(B)], {"channels": 4, "rows": 5})

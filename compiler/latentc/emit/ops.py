@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.emit.shapes import SHAPES
-from latentc.emit.text import AND, COMPARE, OR, POWER, PRODUCT, SUM, UNARY, Text, call, literal
+from latentc.emit.text import AND, COMPARE, MATMUL, OR, POWER, PRODUCT, SUM, UNARY, Text, call, literal
 from latentc.ir.core import Node
 from latentc.weights.expr import DTYPE_OF_TORCH
 
@@ -268,7 +268,7 @@ TORCH: dict[str, Row] = {
     "argmax": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.argmax", [], dim=n.attrs["axis"]),
     "top_k": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.topk", [p.size(n.attrs["k"])]),
     "cumsum": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.cumsum", [], dim=n.attrs["axis"]),
-    "matmul": _infix("@", PRODUCT),
+    "matmul": _infix("@", MATMUL, PRODUCT + 1),
     "conv": _conv("F.conv"),
     "conv_transpose": _conv("F.conv_transpose"),
     "embedding": lambda p, n: call("F.embedding", [p.arg(n.inputs[1]), p.arg(n.inputs[0])]),

@@ -44,6 +44,33 @@ def linear(b: Builder, name: str, x: Var, features: Any, rate: float = 1.0, bias
     )
 
 
+def equalised_conv(
+    b: Builder,
+    name: str,
+    x: Var,
+    features: Any,
+    kernel: int,
+    stride: int = 1,
+    padding: int | None = None,
+    bias: bool = True,
+    out: str = "h",
+) -> Var:
+    """A convolution of x [B, C, H, W] with equalised learning rate; `padding` None keeps the size."""
+    shape = (features, x.shape[1], kernel, kernel)
+    weight = b.mul(b.param(f"{name}.weight", f32(*shape), "normal"), fan_gain(b, x, shape), out="w")
+    biases = [b.param(f"{name}.bias", f32(features), "zeros")] if bias else []
+    padding = kernel // 2 if padding is None else padding
+    return b.conv(x, weight, *biases, stride=stride, padding=padding, out=out)  # type: ignore[no-any-return]
+
+
+def mapped_class(b: Builder, y: Var, classes: Any, features: Any) -> Var:
+    """The embedding f32[B, features] of classes y i64[B], of unit mean square, with equalised learning rate."""
+    table = b.param("embed.weight", f32(classes, features), "normal")
+    bias = b.param("embed.bias", f32(features), "zeros")
+    gain = fan_gain(b, bias, (features, classes))
+    return normalized(b, b.embedding(table, y) * gain + bias, "embedded")
+
+
 def column(b: Builder, x: Var) -> Var:
     """x [B, C] or [C] as it is multiplied with a feature map."""
     return b.reshape(x, shape=(*x.shape, 1, 1) if x.type.rank == 2 else (1, *x.shape, 1, 1))
@@ -135,4 +162,14 @@ def synthesis_block(
     return h, b.add(resampled(b, image, "up", "binomial", out="image"), rgb, out="image")
 
 
-__all__ = ["activated", "fan_gain", "first_block", "linear", "normalized", "synthesis_block"]
+__all__ = [
+    "activated",
+    "column",
+    "equalised_conv",
+    "fan_gain",
+    "first_block",
+    "linear",
+    "mapped_class",
+    "normalized",
+    "synthesis_block",
+]

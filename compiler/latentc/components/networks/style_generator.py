@@ -15,9 +15,9 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.style_blocks import (
     activated,
-    fan_gain,
     first_block,
     linear,
+    mapped_class,
     normalized,
     synthesis_block,
 )
@@ -166,11 +166,7 @@ def _mapping(layers: int, rate: float) -> tuple[BlockBody, BlockBody]:
     def styles(b: Builder, z: Var, y: Var | None, style_dim: int, sizes: dict[str, Any]) -> Var:
         h = normalized(b, z, "h")
         if y is not None:
-            shape = (sizes["classes"], style_dim)
-            table = b.param("embed.weight", f32(*shape), "normal")
-            bias = b.param("embed.bias", f32(style_dim), "zeros")
-            gain = fan_gain(b, h, (style_dim, sizes["classes"]))
-            h = b.concat(h, normalized(b, b.embedding(table, y) * gain + bias, "embedded"), axis=1, out="h")
+            h = b.concat(h, mapped_class(b, y, sizes["classes"], style_dim), axis=1, out="h")
         for name in items("layers", layers):
             h = activated(b, linear(b, name, h, style_dim, rate))
         return h
