@@ -117,7 +117,7 @@ def test_what_levels_add_to_the_output_is_restored_until_it_is_there() -> None:
 @pytest.mark.parametrize(
     ("system", "after", "plan", "options"),
     [
-        ("ascan", [1, 3], [3, 1, 6], sampler("ddim", [3, 1, 6], "guidance: null, ")),
+        ("ascan", [1, 3], [3, 1, 3], sampler("ddim", [3, 1, 3], "guidance: null, ")),  # never the whole network
         ("edm", [6, 8], [8, 6, 10], sampler("euler", [8, 6, 10])),
     ],
 )
@@ -128,7 +128,7 @@ def test_engines_leave_by_a_plan(system: str, after: list[int], plan: list[int],
     report = verify(made)
     assert report.ok, report.text()
     pipe, classes, seeds = latentc_runtime.load(made, "cpu"), np.arange(COUNT), np.arange(COUNT)
-    ours, numbers = pipe.sample(classes, seeds), [(*after, plan[-1]).index(block) + 1 for block in plan]
+    ours, numbers = pipe.sample(classes, seeds), [sorted({*after, *plan}).index(block) + 1 for block in plan]
     host = exits.sample(pipe, classes, seeds, plan=numbers)
     np.testing.assert_allclose(host.samples, ours, rtol=0, atol=2e-5 * abs(ours).max())
 

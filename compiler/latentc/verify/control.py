@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from latentc.verify.methods import Called, largest_error
+from latentc.verify.report import ENGINE, Control
+
 Array = np.ndarray
+Rerun = Callable[[str, Array], Sequence[Array]]  # the path of a weight, what it is changed to -> results of a reference
 
 
-def changeable(read: Mapping[str, Any], arrays: Mapping[str, Array], network: str) -> list[str]:
+def control_of(
+    title: str,
+    network: str,
+    read: Iterable[str],
+    arrays: Mapping[str, Array],
+    result: Sequence[Array],
+    rerun: Rerun,
+    tolerance: float,
+    called: Called | None = None,
+) -> Control:
+    """The engine's result against those of references with one changed weight, until one differs by more.
+
+    `read`: by own path, what of a network's weights is read.
+    """
+    paths = changeable(read, arrays, network)
+    # Codes stay the same under a small change of a weight, and values drawn from a few may stay the same.
+    shares = (1.0,) if all(array.dtype.kind in "iu" for array in result) else (max(0.01, 10 * tolerance), 1.0)
+    error, path = 0.0, ""
+    for share in shares:
+        errors = []
+        for path in paths:
+            error = largest_error(result, rerun(path, changed_weight(arrays[path], share)), called)
+            errors.append(error)
+            if error > tolerance:
+                break
+        if any(errors):
+            break
+    return Control(title, ENGINE, path, error, tolerance, error > tolerance, network)
+
+
+def changeable(read: Iterable[str], arrays: Mapping[str, Array], network: str) -> list[str]:
     """Weights to change for the control: a matrix in the middle, then the last ones, and the last outside of blocks.
 
     `read`: by own path, what the method reads. In a fresh network, gates of zero hide the weights of a block; the

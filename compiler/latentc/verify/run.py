@@ -27,7 +27,7 @@ from latentc.measure.memory import available_memory
 from latentc.measure.metrics import agreement
 from latentc.measure.subject import Subject, open_subject
 from latentc.measure.tolerances import Tolerance, tolerance_of
-from latentc.verify.control import changeable, changed_weight
+from latentc.verify.control import control_of
 from latentc.verify.locate import diverging_call, diverging_evaluation
 from latentc.verify.methods import Called, Operands, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
@@ -115,6 +115,8 @@ class _Verification:
         for done, entry in enumerate(manifest.programs):
             self.progress(len(methods) + done, total, f"comparing {_title(entry)} of {entry.steps} steps")
             self._program(entry)
+        if not self.controls and (self.oracle or self.torch):
+            self._control_of_program(manifest.programs[0])
         if not all(c.ok for c in self.comparisons):
             self.progress(total - 1, total, "looking for the first difference")
             self._locate(methods)
@@ -242,32 +244,41 @@ class _Verification:
 
     def _control(self, called: Called, operands: Operands, result: Sequence[Array]) -> None:
         """The engine's result against a reference with one changed weight."""
-        if any(control.network == called.network.name for control in self.controls):
+        known = any(control.network == called.network.name for control in self.controls)
+        if known or not (self.oracle or self.torch):
             return
         subject, name = self.subject, called.network.name
-        tolerance = (self.exact if self.oracle else self.tolerance).forward
-        # Codes stay the same under a small change of a weight, and values drawn from a few may stay the same.
-        shares = (1.0,) if all(array.dtype.kind in "iu" for array in result) else (max(0.01, 10 * tolerance), 1.0)
-        paths = changeable(parameters(subject.lowered.module, called.method.function), subject.arrays, name)
-        error, path = 0.0, ""
-        for share in shares:
-            errors = []
-            for path in paths:
-                changed = changed_weight(subject.arrays[path], share)
+
+        def rerun(path: str, changed: Array) -> Sequence[Array]:
+            if self.oracle:
+                return self._oracle_method(called, {path: changed})(operands)
+            with subject.emitted.with_weight(name, path.removeprefix(f"{name}."), changed):
+                return subject.emitted.method(name, called.name)(operands)
+
+        read, own = (
+            parameters(subject.lowered.module, called.method.function),
+            self.exact if self.oracle else self.tolerance,
+        )
+        made = control_of(called.title, name, read, subject.arrays, result, rerun, own.forward, called)
+        self.controls.append(made)
+
+    def _control_of_program(self, entry: ProgramEntry) -> None:
+        """The same of samples, of programs that call no whole method, as those that always leave a network early."""
+        subject, program, request = self.subject, self.subject.program(entry), self._request(entry, 1)
+        operands, result = subject.operands(request), list(subject.pipeline.run(request).values())
+        function = subject.lowered.module.entries[program.entry]
+        for name in networks_called(subject.lowered.module, function):
+
+            def rerun(path: str, changed: Array, name: str = name) -> Sequence[Array]:
                 if self.oracle:
-                    reference = self._oracle_method(called, {path: changed})(operands)
-                elif self.torch:
-                    with subject.emitted.with_weight(name, path.removeprefix(f"{name}."), changed):
-                        reference = subject.emitted.method(name, called.name)(operands)
-                else:
-                    return
-                error = largest_error(result, reference, called)
-                errors.append(error)
-                if error > tolerance:
-                    break
-            if any(errors):
-                break
-        self.controls.append(Control(called.title, ENGINE, path, error, tolerance, error > tolerance, name))
+                    return subject.oracle_with({path: changed}).run(program.entry, *operands)
+                with subject.emitted.with_weight(name, path.removeprefix(f"{name}."), changed):
+                    return subject.emitted.program(entry)(operands)
+
+            read = [path for path in parameters(subject.lowered.module, function) if path.startswith(f"{name}.")]
+            own = [path.removeprefix(f"{name}.") for path in read]
+            tolerance = self.tolerance.sampler
+            self.controls.append(control_of(_title(entry), name, own, subject.arrays, result, rerun, tolerance))
 
     # ---- whole programs
 
