@@ -19,6 +19,7 @@ from latentc.weights import Array, materialise, write_safetensors
 SIZES = (
     *("data.shape=[3, 16, 16]", "data.classes=10", "backbone.channel_base=256", "backbone.channel_max=32"),
     *("backbone.latent_dim=16", "backbone.style_dim=16", "backbone.mapping_layers=2", "backbone.mixing=0.9"),
+    "backbone.style_decay=0.998",  # that of the recorded code
     "networks.discriminator={kind: style_discriminator, channel_base: 64, channel_max: 8, conditions: []}",
     "objective={kind: adversarial, terms: [non_saturating, path_lengths]}",
 )
@@ -141,5 +142,6 @@ def test_updates_of_paths_are_lazy(system: tuple[Any, Any, dict[str, np.ndarray]
     assert (update.loss, update.networks, update.every, update.batch) == (LOSS, ("main",), 4, ())
     drawn = [draw.name for draw in update.draws]
     assert drawn == ["z", "z_other", "mix", *(f"noise_{i}" for i in range(5)), "labels", "direction"]
+    assert load_spec("stylegan2").networks["main"].style_decay == 0.995  # StyleGAN2's own
     without = lower(load_spec("stylegan2", None, [*SIZES, "backbone.mixing=0"]))
     assert [draw.name for draw in without.updates[0].draws][:2] == ["z", "noise_0"]

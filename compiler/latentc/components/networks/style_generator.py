@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 FIRST_SIDE = 4
-DECAY = 0.998
-"""Of the average style, per pass in training."""
 SYNTHESIS = ("ws", "noise")
 
 
@@ -61,6 +59,9 @@ class StyleGenerator(Backbone):
         0.9,
         description="probability that layers from a random one on have the style of another latent, in training: "
         "style mixing, drawn for each sample",
+    )
+    style_decay: Fraction = Field(
+        0.995, description="decay of the average style, per training pass (StyleGAN2: 0.995, StyleGAN3: 0.998)"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate_by_style", "generate"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
@@ -149,14 +150,14 @@ def _path_average(decay: float) -> BlockBody:
 
 
 @cache
-def _mapping(layers: int, rate: float) -> tuple[BlockBody, BlockBody]:
+def _mapping(layers: int, rate: float, decay: float) -> tuple[BlockBody, BlockBody]:
     """The mapping network with the average style, which training moves, and without."""
 
     @module_class("MappingNetwork", z="B latent_dim")
     def mapping(b: Builder, z: Var, y: Var | None = None, *, style_dim: int, **sizes: Any) -> tuple[Var, Var]:
         """Styles of latents z and classes y, and the average style."""
         h = styles(b, z, y, style_dim, sizes)
-        return h, b.running_mean(h, b.param("w_avg", f32(style_dim), "zeros", "state"), momentum=DECAY, out="w_avg")
+        return h, b.running_mean(h, b.param("w_avg", f32(style_dim), "zeros", "state"), momentum=decay, out="w_avg")
 
     @module_class("MappingNetwork", "styles", z="B latent_dim")
     def alone(b: Builder, z: Var, y: Var | None = None, *, style_dim: int, **sizes: Any) -> Var:
@@ -176,7 +177,7 @@ def _mapping(layers: int, rate: float) -> tuple[BlockBody, BlockBody]:
 
 @cache
 def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockBody]:
-    mapping, alone = _mapping(config.mapping_layers, config.mapping_rate)
+    mapping, alone = _mapping(config.mapping_layers, config.mapping_rate, config.style_decay)
     layers = 2 * len(sides)
 
     def mapped(b: Builder, z: Var, y: tuple[Var, ...], sizes: dict[str, Any]) -> tuple[Var, Var]:
