@@ -114,7 +114,9 @@ def test_pixels_are_seen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("views", "more", "said"),
     [
-        ("{crop: [0.5, 0.2]}", (), "are no range of areas"),
+        ("{crop: [0.5, 0.2]}", (), "is not a range of shares"),
+        ("{rand_augment: {}, fit: clamped}", (), "`fit` has no effect without random crops"),
+        ("{}", (), "`views` changes no image"),
         ("{mixup: 0.8}", ("data.classes=0",), "mixed images need labels"),
         ("{mixup: 0.8}", ("objective={kind: noisy_classification}",), "does not take labels of mixed images"),
     ],

@@ -125,6 +125,13 @@ def test_tokens_are_those_of_the_paper(penalty: float, top: float, prompt: bool,
             so_far.append(token)
 
 
+@pytest.mark.parametrize("variant", [None, "cclm"])
+@pytest.mark.parametrize("option", ["penalty_scale=0", "penalize_prompt=false"])
+def test_options_of_no_penalty_are_refused(variant: str | None, option: str) -> None:
+    with pytest.raises(DiagnosticError, match=f"`{option.partition('=')[0]}` has no effect without"):
+        load_spec("gedi", variant, ["sampler.repetition_penalty=1", f"sampler.{option}"])
+
+
 @pytest.mark.parametrize(("penalty", "top", "prompt"), [(1.3, 10.0, True), (1.5, 0.0, True), (1.2, 3.0, False)])
 def test_the_discriminator_alone_is_penalised_for_repetitions(penalty: float, top: float, prompt: bool) -> None:
     """`gen_type` cclm of the authors' code: the name of the class and the prompt came before the tokens."""

@@ -290,8 +290,13 @@ class Pictures(Images):
         if self.views is None:
             return
         if self.views.crop is not None and not 0 < self.views.crop[0] <= self.views.crop[1]:
-            message = f"shares {list(self.views.crop)} are no range of areas"
+            message = f"`crop: {list(self.views.crop)}` is not a range of shares of the area, from above 0 up"
             yield Problem(("views", "crop"), message, "give [low, high], such as [0.2, 1.0]")
+        if self.views.crop is None and self.views.fit != "redrawn":
+            yield Problem(("views", "fit"), "`fit` has no effect without random crops", "set `crop`, or leave it out")
+        if self.views.crop is None and self.views.rand_augment is None and not self.views.mixes:
+            message = "`views` changes no image: it has neither `crop` nor `rand_augment`, `mixup` or `cutmix`"
+            yield Problem(("views",), message, "set one of them, or leave `views` out")
         if self.views.mixes and not self.classes:
             yield Problem(("views",), "mixed images need labels, but the data has none", "add `data.classes`")
         elif self.views.mixes and not getattr(spec.objective, "MIXED_LABELS", False):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.guidance.guidance import Array, ScoreTerm
+from latentc.components.parts import Applies
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Process
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 class ExpertTerm(ScoreTerm):
     """A term whose network may be another one in each range of the noise."""
+
+    APPLIES: ClassVar[Applies] = {"timesteps": ("experts", None)}
 
     experts: tuple[str, ...] | None = Field(
         None,

@@ -66,6 +66,9 @@ class ScoreGuidance(ExpertTerm):
         if self.experts is not None and "network" not in type(self.score).model_fields:
             message = f"`{self.score.kind}` has no network that `experts` could replace"
             yield Problem(("experts",), message, "leave `experts` out")
+        elif self.experts is not None and getattr(self.score, "network", None) is not None:
+            message = "`experts` are used instead of the score's `network`, which has no effect"
+            yield Problem(("score", "network"), message, "leave out either")
         elif self.experts is not None:
             problems = (problem for score in self.scores.values() for problem in score.problems(spec))
             yield from (replace(problem, path=("score", *problem.path)) for problem in problems)

@@ -124,9 +124,7 @@ class MapPredictor(Backbone):
             return
         factor = 2 ** (1 + len(self.levels))
         if any(side % factor for side in self.sides(spec)):
-            message = (
-                f"{len(self.levels)} levels need sides that are multiples of {factor}, not {list(self.sides(spec))}"
-            )
+            message = f"`stages` need sides that are multiples of {factor}, not {list(self.sides(spec))}"
             yield Problem(("stages",), message, f"set `image` to a multiple of {factor}")
 
     def features_seen(self, spec: Spec) -> int:

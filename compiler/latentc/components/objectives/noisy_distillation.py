@@ -20,7 +20,7 @@ from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, teacher_problems
 from latentc.components.objectives._range import noised_data, problems_of_range
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Applies, Fraction, Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.ir.builder import ModuleBuilder
 
@@ -45,6 +45,7 @@ class NoisyDistillation(Objective):
     )
     match: Literal["classes", "map"] = Field("classes", description="what `main` predicts as the teacher does")
     temperature: float = Field(0.25, gt=0, description="temperature of the teacher's logits")
+    APPLIES: ClassVar[Applies] = {"temperature": ("match", ("classes",))}
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_distillation", "range": [0.0, 0.5]}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -68,6 +68,13 @@ class Autoregressive(TokenSampler, ScoringSampler):
         if self.guidance is not None and self.guidance.interval[0] > 0:
             message = "guidance of tokens must start at the first token, because its cache is built from there"
             yield Problem(("guidance", "interval"), message, "set `interval` to start at 0")
+        yield from self._problems_of_penalty()
+
+    def _problems_of_penalty(self) -> Iterator[Problem]:
+        for name, usual in (("penalty_scale", 10.0), ("penalize_prompt", True)):
+            if self.repetition_penalty == 1 and getattr(self, name) != usual:
+                message = f"`{name}` has no effect without a repetition penalty"
+                yield Problem((name,), message, "set `repetition_penalty` above 1, or leave it out")
 
     def problems_of_scores(self) -> Iterator[Problem]:
         if not self.temperature:

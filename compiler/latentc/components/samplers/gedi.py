@@ -64,6 +64,7 @@ class Gedi(Autoregressive):
         field = spec.data.fields.get("y")
         if field is None or (field.classes or 0) < 2:
             yield Problem((), "a gedi sampler needs at least two classes to tell apart", "set `data.classes: 2`")
+        yield from self._problems_of_penalty()
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: y i64[B], prompt, weight f32[B], u f32[T, B] unless greedy -> i64[B, T]."""
