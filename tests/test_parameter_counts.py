@@ -576,6 +576,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("imagenet-128", "discriminator"): 95_668_907 - 1000 * 1536,
         },
     ),
+    "slimgan": ("liang-hou/slimgan, with the norms of all widths", {("cifar10", "main"): 4_282_115}),
     "augself_gan": (
         "liang-hou/augself-gan, augself-biggan",
         {("cifar10", "discriminator"): 4_209_160, ("cifar100", "discriminator"): 4_232_200},

@@ -68,7 +68,21 @@ OF_INSTANCES = [
 ]
 AUGSELF = ("networks.main.width=8", "networks.discriminator.width=8")
 SCORE = {"prefixes": OF_DISCRIMINATOR, "network": "discriminator"}
+SLIM = ("networks.main.width=16", "networks.main.latent_dim=8", "networks.discriminator.width=4")
+AT_WIDTHS = [
+    Forward(
+        "slimgan.G",
+        "slimgan",
+        SLIM,
+        given,
+        wanted=lambda numbers, i=i: numbers.outputs[f"out.{i}"],
+        output=lambda out, numbers, spec: out[:, :, ::2, ::2],
+        method="forward" if i == 3 else f"forward_{i}",
+    )
+    for i in range(4)
+]
 CASES = [
+    *AT_WIDTHS,
     Forward("augself.D", "augself_gan", AUGSELF, given, **SCORE),
     *OF_INSTANCES,
     Forward("adcgan.G", "adc_gan", tuple(ADC_GAN), given, wanted=image),

@@ -53,6 +53,7 @@ Capability = Literal[
     "denoise_sequence",
     "generate",
     "generate_by_style",
+    "generate_at_widths",
     "translate",
     "discriminate",
     "discriminate_crops",
@@ -102,6 +103,7 @@ CAPABILITIES: dict[Capability, str] = {
     "denoise_sequence": "denoises all tokens of a sample together, given the features of each",
     "generate": "turns noise into a sample",
     "generate_by_style": "turns noise into a style, and styles into a sample",
+    "generate_at_widths": "turns noise into a sample at several widths",
     "translate": "predicts the latent of a generator from a condition",
     "discriminate": "scores how much a sample looks like data",
     "discriminate_crops": "scores how much a sample, or a random crop of it, looks like data",
@@ -197,6 +199,8 @@ generate_by_style
               `synthesize_const` (state) -> output; if it is trained `styles` (noise, conditions) -> output: styles
               f32[B, L, W] of the first noise of `train_forward`, whose other noise is that of `synthesize`; if the
               objective asks for it `path_average` (state f32[B]) -> output f32[1], the average of earlier lengths
+generate_at_widths
+              as generate, and `forward_I`, the same at width I, of which there are `sizes["widths"]` with `forward`
 translate     `forward` (condition f32[B, E]) -> output, output: logits f32[B, M] and means f32[B, M, Z] of a mixture of
               Gaussians; `log_prob` (state: latents f32[B, Z], condition) -> output f32[B]
 discriminate  `forward` (state, conditions) -> output; if the objective asks for it `averages` (states: scores of data

@@ -141,12 +141,14 @@ def embedding(
     return b.embedding(_weight(b, name, (rows, features), init, spectral), index, out=out)  # type: ignore[no-any-return]
 
 
-def batch_norm(b: Builder, name: str, x: Var, affine: bool, eps: float, momentum: float = 0.1, out: str = "") -> Var:
+def batch_norm(
+    b: Builder, name: str, x: Var, affine: bool, eps: float, momentum: float = 0.1, out: str = "", size: Any = None
+) -> Var:
     """x [B, C] or [B, C, H, W] normalised by channel: by running statistics, in training by those of the batch.
 
-    Ioffe and Szegedy 2015. `affine` scales and shifts each channel by learned values.
+    Ioffe and Szegedy 2015. `affine` scales and shifts each channel by learned values. `size` may give a name to C.
     """
-    size = f32(x.shape[1])
+    size = f32(x.shape[1] if size is None else size)
     ins = [
         x,
         b.param(f"{name}.running_mean", size, "zeros", "state"),

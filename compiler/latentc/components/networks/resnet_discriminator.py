@@ -25,6 +25,7 @@ from latentc.components.networks._gan import (
     predicted_augmentations,
     problems_told,
     sliced,
+    width_method,
     with_averages,
 )
 from latentc.components.networks.resnet_classifier import classes_of
@@ -73,6 +74,10 @@ class ResnetDiscriminator(Backbone):
         (), description="additional outputs: logits of auxiliary classifiers, in this order"
     )
     sliced: bool = Field(False, description=SLICED)
+    copies: int = Field(
+        1, gt=0, le=16, description="discriminators, one per width of a slimmable generator; the last is `forward`"
+    )
+    shared_levels: int = Field(0, ge=0, le=64, description="number of leading levels that all copies share")
     spectral_norm: bool = Field(True, description="spectral norm: divide all weights by their largest singular value")
     weights: Literal["orthogonal", "normal", "xavier"] = Field(
         "orthogonal", description="initialisation; normal: std 0.02; xavier: as in WGAN-GP"
@@ -103,6 +108,9 @@ class ResnetDiscriminator(Backbone):
         yield from problems_told(self, spec, vectors=1)
         yield from self._problems_of_classes(spec)
         levels = len(self.channel_multipliers)
+        if self.shared_levels and (self.copies == 1 or self.shared_levels > levels):
+            message = f"`shared_levels: {self.shared_levels}` of {levels} levels and {self.copies} copies"
+            yield Problem(("shared_levels",), message, "levels are shared between at least two `copies`")
         if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
             yield Problem(
                 ("width",),
@@ -171,9 +179,20 @@ class ResnetDiscriminator(Backbone):
         ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(entries))
         roles = ("output",) * len(self.outputs(spec))
         compared = predicted_augmentations(spec)
-        body = _network(self, side, names, bool(compared))
-        forward = add_method(mb, name, "forward", body, ports, static, roles)  # type: ignore[arg-type]
-        methods = with_averages(mb, name, spec, "Discriminator", forward, static)
+        made = {
+            (method := width_method(i, self.copies)): add_method(
+                mb,
+                name,
+                method,
+                _network(self, side, names, bool(compared), i),
+                ports,
+                static,
+                roles,  # type: ignore[arg-type]
+            )
+            for i in range(self.copies)
+        }
+        forward = made["forward"]
+        methods = made | with_averages(mb, name, spec, "Discriminator", forward, static)
         if compared:
             how = {"multiplier": self.channel_multipliers[-1], "init": self.weights, "spectral": self.spectral_norm}
             heads = augmentation_heads(mb, name, "Discriminator", compared, forward.outputs[-1], static, **how)
@@ -182,9 +201,10 @@ class ResnetDiscriminator(Backbone):
 
 
 @cache
-def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], shows: bool) -> BlockBody:
+def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], shows: bool, copy: int = 0) -> BlockBody:
     init, spectral, per_level = config.weights, config.spectral_norm, config.blocks_per_level
     attention, sides = self_attention_2d(init, spectral), config.sides(side)
+    own = f"copies.{copy}." if config.copies > 1 else ""  # where the weights are that this copy does not share
 
     def embedded(b: Builder, given: tuple[Var, ...], features: int, classes: Any) -> Var | None:
         """The embedding [B, features] of what the image is judged by, or None."""
@@ -192,37 +212,49 @@ def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], sh
         size = features // len(told) if told else 0
         if "class" in told:
             parts.append(
-                layers.embedding(b, "embed", told["class"], classes, size, init, spectral=spectral, out="embedded")
+                layers.embedding(
+                    b, f"{own}embed", told["class"], classes, size, init, spectral=spectral, out="embedded"
+                )
             )
         if "vector" in told:
             parts.append(
-                layers.linear(b, "embed_vector", told["vector"], size, init, spectral=spectral, out="embedded")
+                layers.linear(b, f"{own}embed_vector", told["vector"], size, init, spectral=spectral, out="embedded")
             )
         return b.concat(*parts, axis=1, out="embedded") if len(parts) > 1 else parts[0] if parts else None
 
     def judged(b: Builder, h: Var, given: tuple[Var, ...], classes: Any) -> tuple[Var, ...]:
         """The score [B, 1] of pooled features, and with `sliced` what trains its direction."""
         if config.sliced:
-            weight, bias = layers.linear_params(b, "linear", h.shape[1], 1, init, spectral)
+            weight, bias = layers.linear_params(b, f"{own}linear", h.shape[1], 1, init, spectral)
             c = embedded(b, given, h.shape[1], classes)
             return sliced(b, h, weight if c is None else c + weight, bias)
-        score = layers.linear(b, "linear", h, 1, init, spectral=spectral, out="unconditional" if given else "score")
+        score = layers.linear(
+            b, f"{own}linear", h, 1, init, spectral=spectral, out="unconditional" if given else "score"
+        )
         c = embedded(b, given, h.shape[1], classes)
         if c is not None:
             score = b.add(score, b.sum(c * h, axes=(1,), keepdims=True, out="projection"), out="score")
         return (score,)
 
-    @module_class("Discriminator", x="B channels H W")
+    @module_class("Discriminator", width_method(copy, config.copies), x="B channels H W")
     def forward(b: Builder, x: Var, *given: Var, channels: int, width: int, classes: int = 0) -> Any:
         """Scores how much images x look like data."""
         if config.input_multiplier is not None:
-            x = layers.conv(b, "input_conv", x, config.input_multiplier * width, 3, init, spectral=spectral)
+            x = layers.conv(
+                b,
+                "input_conv" if config.shared_levels else f"{own}input_conv",
+                x,
+                config.input_multiplier * width,
+                3,
+                init,
+                spectral=spectral,
+            )
         for level, multiplier in enumerate(config.channel_multipliers):
             features = multiplier * width
             for place in range(per_level):
                 first, downsamples = level == place == 0, place == 0 and level < config.downsample_levels
                 block = discriminator_block(config.block, first, downsamples, init, spectral)
-                name = f"blocks.{level * per_level + place}"
+                name = f"{'' if level < config.shared_levels else own}blocks.{level * per_level + place}"
                 x = b.sub(name, block, x, channels=x.shape[1], features=features)
             if sides[level] in config.attention:
                 x = b.sub(name.replace("blocks", "attention"), attention, x, channels=features)
@@ -230,7 +262,10 @@ def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], sh
         h = pool(b.relu(x), axes=(2, 3), keepdims=False, out="features" if shows else "h")
         scores = judged(b, h, given, classes)
         sizes = {"discriminative": 2 * classes, "classes_and_fake": classes + 1}
-        heads = [layers.linear(b, n, h, sizes.get(n, classes), init, spectral=spectral, out=n) for n in config.heads]
+        heads = [
+            layers.linear(b, f"{own}{n}", h, sizes.get(n, classes), init, spectral=spectral, out=n)
+            for n in config.heads
+        ]
         found = (*scores, *heads, *([h] if shows else []))
         return found if len(found) > 1 else found[0]
 

@@ -86,6 +86,11 @@ class Adversarial(Objective):
                 ("terms",), message, f"add the term `slicing`, or set `networks.{DISCRIMINATOR}.sliced: false`"
             )
 
+        for name in ("main", DISCRIMINATOR):
+            network = spec.networks.get(name)
+            if getattr(network, "widths", ()) or getattr(network, "copies", 1) > 1:
+                message = f"network `{name}` has several widths or copies, of which it trains one"
+                yield Problem((), message, "use the objective `slimmable_adversarial`")
         for i, augmentation in enumerate(self.augment):
             if augmentation.kind in (other.kind for other in self.augment[:i]):
                 yield Problem(
