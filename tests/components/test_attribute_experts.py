@@ -63,8 +63,13 @@ def test_merged_layers_of_the_authors(name: str) -> None:
     assert error(compiled(feeds)[0], numbers.outputs["out"]) < 1e-5
 
 
-def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """A DiT of two blocks, of which the second has experts, in attention too, merged for each sample."""
+def routed(
+    w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, bits: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A DiT of two blocks, of which the second has experts, in attention too, merged for each sample.
+
+    The class and the time choose them, or `bits` do.
+    """
 
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
@@ -87,11 +92,12 @@ def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torc
         """One layer, of a sample's experts if there are some."""
         if f"{name}.router.gate.weight" not in w:
             return linear(f"{name}.{layer}", x)
-        return torch.stack([merged(f"{name}.{layer}", *each) for each in zip(x, gates(name, c), strict=True)])
+        return torch.stack([merged(f"{name}.{layer}", *each) for each in zip(x, gates(name, chooses), strict=True)])
 
     angles = t[:, None] * torch.exp(-math.log(10000) * torch.arange(4) / 4)
     c = linear("t_embedder.fc2", F.silu(linear("t_embedder.fc1", torch.cat([angles.cos(), angles.sin()], -1))))
     c = c + w["y_embedder.weight"][y]
+    chooses = c if bits is None else linear("bits_embedder", bits)
     h = (
         F.conv2d(x, w["x_embedder.weight"].reshape(8, 1, 2, 2), w["x_embedder.bias"], stride=2)
         .flatten(2)
@@ -118,9 +124,14 @@ def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torc
     return out.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 2, 8, 8)
 
 
+BITS_BESIDE = "data={kind: npz, path: x.npz, fields: {x: {shape: [1, 8, 8]}, y: {classes: 10}, bits: {shape: [8]}}}"
+
+
+@pytest.mark.parametrize("by_bits", [False, True])
 @pytest.mark.parametrize("backend", ["oracle", "torch", "onnx", "openvino"])
-def test_the_routed_network(backend: api.Backend, tmp_path: Path) -> None:
-    sizes = [*TINY[:1], "backbone.width=8", "backbone.depth=2", "backbone.block.mixer.heads=2", TINY[-1]]
+def test_the_routed_network(backend: api.Backend, by_bits: bool, tmp_path: Path) -> None:
+    sizes = [BITS_BESIDE, "conditioning.bits={kind: vector}", "backbone.routed_by=[bits]"] if by_bits else [TINY[0]]
+    sizes += ["backbone.width=8", "backbone.depth=2", "backbone.block.mixer.heads=2", TINY[-1]]
     sizes += ["conditioning.time.frequencies=8", "backbone.interleaved.experts=4", "backbone.interleaved.ratio=2"]
     sizes += ["backbone.interleaved_mixer.heads=2", "backbone.interleaved_mixer.routed.experts=4"]
     lowered, rng = lower(load_spec("uni_perceiver_moe", "B", sizes)), np.random.default_rng(0)
@@ -132,9 +143,12 @@ def test_the_routed_network(backend: api.Backend, tmp_path: Path) -> None:
         np.array([1, 2, 10]),
     )
     given, files = {"x": x, "t": t, "y": y}, [f"main={tmp_path / 'w.safetensors'}"]
+    more = [rng.integers(2, size=(3, 8)).astype(np.float32)] if by_bits else []
+    given |= dict(zip(["bits"], more, strict=False))
     (found,) = api.run_method("uni_perceiver_moe", files, given, backend, variant="B", overrides=sizes).values()
     own = {n: torch.from_numpy(a).double() for n, a in weights.items()}
-    wanted = routed(own, *(torch.from_numpy(a) for a in (x.astype(np.float64), t.astype(np.float64), y)))
+    doubles = [torch.from_numpy(a.astype(np.float64)) for a in (x, t, *more)]
+    wanted = routed(own, *doubles[:2], torch.from_numpy(y), *doubles[2:])
     assert error(found, wanted.numpy()) < 1e-5
 
 
@@ -257,6 +271,8 @@ def test_parts_of_a_sequence_are_not_taken_apart_by_reuse() -> None:
             f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1]]}}, causal: true}}",
             "whole sequences",
         ),
+        ("dit", "backbone.routed_by=[class]", "no block has experts that a condition chooses"),
+        ("dit", "backbone.routed_by=[task]", "`task` is no condition of this network that enters as a vector"),
         ("dit", "backbone.interleaved_mixer={kind: attention, heads: 3}", "3 heads do not divide"),
         (
             "dit",

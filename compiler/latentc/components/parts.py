@@ -177,6 +177,11 @@ class Mixer(Part):
         return False
 
     @property
+    def routes(self) -> bool:
+        """Whether `told` chooses experts, so that it may be another vector than the condition."""
+        return False
+
+    @property
     def whole_only(self) -> bool:
         """Whether only `apply` is what it says, not `extend` and `decode`."""
         return False
@@ -283,6 +288,11 @@ class FeedForward(Part):
     def takes_vector(self) -> bool:
         """Whether `apply` is given the condition c [B, E] too."""
         return False
+
+    @property
+    def routes(self) -> bool:
+        """Whether that chooses experts, so that it may be another vector."""
+        return self.takes_vector
 
     @property
     def parted(self) -> bool:

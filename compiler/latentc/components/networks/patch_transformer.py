@@ -16,6 +16,7 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.generated import generated_patches
+from latentc.components.blocks.merged_experts import problems_of_routed_by
 from latentc.components.capabilities import Capability, Role, routed_method
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
@@ -81,6 +82,11 @@ class PatchTransformer(ToldBlocks):
     routes: tuple[Route, ...] = Field(
         (), max_length=64, description="blocks that some tokens skip in training, from first to last"
     )
+    routed_by: tuple[str, ...] = Field(
+        (),
+        description="conditions whose embeddings choose the experts of blocks, and nothing else; empty: the sum of the "
+        "time and all vectors chooses them",
+    )
     alignment: Alignment | None = Field(None, description="projection heads for a feature alignment loss; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_transformer",
@@ -122,6 +128,9 @@ class PatchTransformer(ToldBlocks):
         yield from self.problems_of_conditions(spec)
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
         yield from self._problems_of_training()
+        vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
+        parts = [part for block in (self.block, self.second) for part in block.parts()[:2]]
+        yield from problems_of_routed_by(self.routed_by, vectors, any(part.routes for part in parts))
         if self.routes and (self.block.spatial or self.second.spatial):
             message = (
                 f"the tokens left after others skip blocks are not a square, but `{self.block.mixer.kind}` needs one"
@@ -308,11 +317,13 @@ def _network(
     ) -> tuple[Var, ...]:
         grid = 0 if sequence else size // patch
         tokens = length if sequence else Named(grid**2, "T")
+        chosen: list[Var] = []
         embedded, told = [time.vector(b, "t_embedder", t, width)], []
         for entry, operands in with_operands(entries, others):
             prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "vector":
-                embedded.append(entry.vector(b, prefix, operands, width, static))
+                vectors = chosen if entry.name in config.routed_by else embedded
+                vectors.append(entry.vector(b, prefix, operands, width, static))
             elif entry.form == "tokens":
                 told.append(entry.tokens(b, prefix, operands, width, static))
             else:
@@ -335,7 +346,9 @@ def _network(
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, {**static, "grid": grid})
         context = joined(b, told)
-        sizes |= {"context": len(context)} if condition.takes_tokens else {}
+        router = [reduce(lambda total, vector: b.op("add", total, vector, out="chosen"), chosen)] if chosen else []
+        more = ({"context": len(context)} if condition.takes_tokens else {}) | ({"router": 1} if router else {})
+        sizes |= more
         shared = condition.shared(b, c, width)
         names = (kept_at(skips),) * len(config.routes) if skips else kept_names(config.routes)
         skipping = bool(training or skips)
@@ -343,11 +356,11 @@ def _network(
         features: tuple[Var, ...] = ()
         seconds = {k: static[own] for k, own in config.interleaved_names().items()}
         seconds = config.second.own(width, {**static, **seconds, "grid": grid})
-        seconds |= {"context": len(context)} if condition.takes_tokens else {}
+        seconds |= more
         for i, name in enumerate(items("blocks", depth)):
             block, own = (second, seconds) if i % 2 and second is not first else (first, sizes)
             x = routes.enter(b, i, x) if routes else x
-            x = b.sub(name, block, x, shared, *context, *rotary, dim=width, **own)
+            x = b.sub(name, block, x, shared, *router, *context, *rotary, dim=width, **own)
             x = routes.leave(b, i, x) if routes else x
             if training and config.alignment is not None and i + 1 == config.alignment.blocks:
                 features = tuple(

@@ -124,9 +124,12 @@ def _body(
     dim: int,
     static: Mapping[str, Any],
     cross: Callable[[Var], Var] | None = None,
+    chooses: Var | None = None,
 ) -> Var:
+    """Both branches of x; what `chooses` experts of the feed-forward is c, or another vector."""
+    chooses = c if chooses is None else chooses
     names = config.names(mixer)
-    feeding = {k: static[k] for k in feed_forward.static(dim)} | ({"c": c} if feed_forward.takes_vector else {})
+    feeding = {k: static[k] for k in feed_forward.static(dim)} | ({"c": chooses} if feed_forward.takes_vector else {})
     count = len(names)
     modulation = dense(b, "adaLN", b.silu(c), count * dim, True, "zeros", out="modulation")
     modulation = b.reshape(modulation, shape=(c.shape[0], 1, count * dim), out="modulation")
@@ -161,10 +164,13 @@ def _body(
 @cache
 def _block(config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str) -> BlockBody:
     @module_class("DiTBlock")
-    def block(b: Builder, x: Var, c: Var, *others: Var, dim: int, context: int = 0, **static: Any) -> Var:
+    def block(
+        b: Builder, x: Var, c: Var, *others: Var, dim: int, context: int = 0, router: int = 0, **static: Any
+    ) -> Var:
         """A transformer block conditioned by adaLN-Zero: c [B, D] scales, shifts and gates both branches."""
+        chooses, others = others[0] if router else c, others[router:]
         told, rotary = others[:context], others[context:]
-        mixing = mixer.own(dim, static) | ({"told": c} if mixer.generates else {})
+        mixing = mixer.own(dim, static) | ({"told": chooses if mixer.routes else c} if mixer.generates else {})
 
         def cross(x: Var) -> Var:
             assert config.text is not None
@@ -176,7 +182,7 @@ def _block(config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Nor
             return (mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing),)
 
         crossing = cross if told else None
-        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static, crossing)
+        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static, crossing, chooses)
 
     return block
 

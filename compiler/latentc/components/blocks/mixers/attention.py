@@ -163,7 +163,11 @@ class Attention(CachedMixer):
 
     @property
     def generates(self) -> bool:
-        return self.generated_projection or (self.routed is not None and not self.routed.parts)
+        return self.generated_projection or self.routes
+
+    @property
+    def routes(self) -> bool:
+        return self.routed is not None and not self.routed.parts
 
     @property
     def parted(self) -> bool:
