@@ -28,18 +28,20 @@ def searched(
     never: list[int],
     ahead: int,
     start: float,
+    behind: Text = (),
 ) -> Text:
-    """The best of the first `beams` texts that end; `start` is the log-probability of what they stand behind."""
+    """The best of the first `beams` texts that end; they stand `behind` tokens of the log-probability `start`."""
     alive: list[tuple[float, Text]] = [(start, ())]
     done: list[tuple[float, Text]] = []
     for step in range(LENGTH):
         found: list[tuple[float, Text, int]] = []
         for score, text in alive:
-            came = {text[j : j + no_repeat] for j in range(len(text) - no_repeat + 1)} if no_repeat else set()
+            so_far = behind + text
+            came = {so_far[j : j + no_repeat] for j in range(len(so_far) - no_repeat + 1)} if no_repeat else set()
             for token, value in enumerate(log_p(text)):
                 ended = token == END
                 closed = (step == LENGTH - 1 and not ended) or (step < shortest and ended) or token in never
-                if closed or (no_repeat and (*text, token)[-no_repeat:] in came):
+                if closed or (no_repeat and (*so_far, token)[-no_repeat:] in came):
                     continue
                 found.append((score + value, text, token))
         found = sorted(found, key=lambda one: -one[0])[: 2 * beams]
@@ -59,6 +61,7 @@ def searched(
         ("class_prefix_bart", 2, 0.5, 0, 2, [], 0),
         ("class_prefix_bart", 1, 1.0, 1, 1, [0, 1], 0),
         ("class_prefix_bart", 3, 2.0, 2, 0, [1], 3),
+        ("class_prefix_bart", 4, 1.0, 1, 0, [], 3),  # the tokens of the name of the class came, too
         ("class_prefix_gpt2", 4, -1.0, 3, 1, [], 0),
     ],
 )
@@ -97,14 +100,14 @@ def test_the_text_is_that_of_fairseq(
             row = logits[0, len(text)]
             return np.asarray(row - row.max() - np.log(np.exp(row - row.max()).sum()))
 
-        start = 0.0
+        start, behind = 0.0, ()
         if ahead:
             own = {"tokens": np.full((1, LENGTH - 1), END), **{key: array[i : i + 1] for key, array in given.items()}}
             ports = [port.name for port in lowered.networks["main"].methods["train_forward"].inputs]
             logits, repeated = methods.run("main.train_forward", *(own[port] for port in ports))
             log_ps = logits[0] - np.log(np.exp(logits[0]).sum(1, keepdims=True))
-            start = sum(log_ps[j, token] for j, token in enumerate(repeated[0]))
-        wanted = searched(log_p, beams, power, no_repeat, shortest, never, ahead, start)
+            start, behind = sum(log_ps[j, token] for j, token in enumerate(repeated[0])), tuple(repeated[0].tolist())
+        wanted = searched(log_p, beams, power, no_repeat, shortest, never, ahead, start, behind)
         assert texts[i].tolist() == [*wanted, *[END] * (LENGTH - len(wanted))]
 
 

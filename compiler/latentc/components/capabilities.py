@@ -150,7 +150,7 @@ denoise_hidden
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches; if its texts stand behind tokens that it predicts
               `train_forward`, as `forward` with their logits in front, and these as token i64[B, E], and, if the
-              sampler asks for it, their log-probability f32[B] as output of `prefill`
+              sampler asks for it, their log-probability f32[B] as output of `prefill`, and these as token i64[B, E]
 any_order     `forward` (tokens as state; positions: the order; mask: what tokens see; conditions) -> logits by place;
               `group_0` (positions, conditions) -> logits, caches; `group_1`, … (tokens, their positions, positions,
               caches) -> logits, caches, none of the last; samplers ask for these

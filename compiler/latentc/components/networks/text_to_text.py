@@ -155,7 +155,7 @@ class TextToText(Backbone):
         state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
         token, position = Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position")
         scored = bool(before) and isinstance(spec.sampler, Sampler) and spec.sampler.COUNTS_REPEATED
-        begun: tuple[Role, ...] = (*out, "output") if scored else out
+        begun: tuple[Role, ...] = (*out, "output", "token") if scored else out
         methods = {
             "forward": add_method(mb, name, "forward", _forward(self, entries), (state, *told), static, ("logits",)),
             "prefill": add_method(mb, name, "prefill", _prefill(self, entries, scored), told, static, begun),
@@ -357,8 +357,9 @@ def _prefill(config: TextToText, entries: tuple[Entry, ...], scored: bool) -> Bl
                 own = b.take_along(b.log_softmax(logits, axis=1), token, axis=1, out="log_p")
                 score = [b.add(score[0], own, out="log_p") if score else own]
             logits, caches = _step(b, config, token, b.constant(i, "i64"), caches, memories, known, static)
-        score = [b.reshape(x, shape=(x.shape[0],), out="log_p") for x in score]
-        return logits, *caches, *memories, known, *score
+        told = [b.reshape(x, shape=(x.shape[0],), out="log_p") for x in score]
+        told += [b.slice(begun, axis=1, start=1, stop=count, out="repeated")] if score else []
+        return logits, *caches, *memories, known, *told
 
     return prefill
 

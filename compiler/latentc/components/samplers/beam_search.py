@@ -48,7 +48,10 @@ class BeamSearch(Sampler):
         description="exponent of the length by which log-probabilities are divided; above 0 favours long texts",
     )
     no_repeat: int = Field(
-        0, ge=0, le=64, description="n-grams of this length occur at most once per text; 0: no limit"
+        0,
+        ge=0,
+        le=64,
+        description="n-grams of this length occur at most once per text, its prefix tokens included; 0: no limit",
     )
     shortest: int = Field(1, ge=0, le=1_048_576, description="minimum number of tokens before the end token")
     ahead: int = Field(0, ge=0, le=1_048_576, description="prefix tokens included in a text's length, as in fairseq")
@@ -102,8 +105,9 @@ class BeamSearch(Sampler):
         b = mb.function(entry)
         told = conditions.operands(b, conditions.inputs(b))
         roles = [port.role for port in network.methods["prefill"].outputs]
-        names = {"cache": "cache", "output": "log_p"}
+        names = {"cache": "cache", "output": "log_p", "token": "repeated"}
         logits, *caches = call(b, network, "prefill", told, out=" ".join(names.get(role, "logits") for role in roles))
+        prefix = caches.pop() if "token" in roles else None
         score = b.reshape(caches.pop(), shape=(B, 1), out="score") if "output" in roles else None
         caches = [repeated(b, cache, self.beams, "cache") for cache in caches]
         # `end` pads a text, so a beginning followed by it is that text.
@@ -111,16 +115,21 @@ class BeamSearch(Sampler):
         nothing = b.full(logits, shape=(), value=0.0, dtype="f32", out="done")
         best = b.add(nothing, NEVER, out="best")
         empty = b.full(logits, shape=(length,), value=end, dtype="i64", out="text")
+        begun, before = None, 0 if prefix is None else int(prefix.shape[1])
+        if prefix is not None:  # rows of tokens that occur once may begin in it
+            begun = b.concat(prefix, empty, axis=1, out="begun")
+            blank = b.concat(repeated(b, prefix, self.beams, "repeated"), blank, axis=1, out="blank")
         found = _Found(best, empty, nothing)
         norms = 1.0 / (self.ahead + np.arange(1.0, length + 1)) ** self.length_penalty
         rows = {"norm": norms, "early": np.arange(length) < self.shortest, "late": np.arange(length) == length - 1}
         row = {name: b.constant(column[:1].astype(np.float32), out=name) for name, column in rows.items()}
         start = b.constant(0, "i64")
-        token, written, score, _, found = self._chosen(b, logits, score, blank, start, row, end, found, first=True)
+        first = self._chosen(b, logits, score, blank, start, row, end, found, begun, before, first=True)
+        token, written, score, _, found = first
         if length > 1:
             tables = [b.constant(column[1:].astype(np.float32), out=name) for name, column in rows.items()]
             shown = [port.name for port in network.methods["decode"].inputs_of("condition")]
-            body = partial(self._step, network, tuple(shown), end)
+            body = partial(self._step, network, tuple(shown), end, before)
             invariants = [repeated(b, told[name], self.beams) for name in shown]
             carried = [found.over(b, self.beams), token, written, score, *found.parts, *caches]
             # After the last text is found, nothing changes any more.
@@ -138,6 +147,7 @@ class BeamSearch(Sampler):
         network: Network,
         shown: tuple[str, ...],
         end: int,
+        before: int,
         b: Builder,
         i: Var,
         kept: tuple[Var, ...],
@@ -153,7 +163,8 @@ class BeamSearch(Sampler):
         logits, *caches = call(b, network, "decode", told, out=names, **operands)
         row = dict(zip(("norm", "early", "late"), rows, strict=True))
         found = _Found(best, text, done)
-        token, written, score, beam, found = self._chosen(b, logits, score, written, position, row, end, found)
+        chosen = self._chosen(b, logits, score, written, position, row, end, found, written, before)
+        token, written, score, beam, found = chosen
         caches = [of_beams(b, cache, beam, self.beams, "cache") for cache in caches]
         return (found.over(b, self.beams), token, written, score, *found.parts, *caches), ()
 
@@ -167,27 +178,31 @@ class BeamSearch(Sampler):
         row: Mapping[str, Var],
         end: int,
         found: _Found,
+        came: Var | None,
+        before: int,
         first: bool = False,
     ) -> tuple[Var, Var, Var, Var, _Found]:
-        """Beams that go on from logits f32[B N, V]: their tokens i64[B K], texts so far i64[B K, T], scores f32[B, K],
-        the beams they continue i64[B, K], and what is found.
+        """Beams that go on from logits f32[B N, V]: their tokens i64[B K], texts so far i64[B K, E + T], scores
+        f32[B, K], the beams they continue i64[B, K], and what is found.
 
-        `score` f32[B, N] and `written` i64[B K, T] are the beams before. Of the `first` tokens N is 1, and the score is
-        that of the tokens that texts stand behind, if any.
+        `score` f32[B, N] and `written` i64[B K, E + T] are the beams before, and `came` i64[B N, E + T] what they go on
+        from, if that is any token. Of the `first` tokens N is 1, and the score is that of the E = `before` tokens that
+        texts stand behind, if any.
         """
         beams, wide = self.beams, 2 * self.beams
         lanes = 1 if first else beams
-        values, ids = self._candidates(b, logits, None if first else written, position, row, end)
+        place = b.op("add", position, before, out="place") if before else position
+        values, ids = self._candidates(b, logits, came, place, row, end)
         count = int(values.shape[1])
         values = b.reshape(values, shape=(B, lanes, count), out="values")
         if score is not None:
             values = b.add(values, b.reshape(score, shape=(B, lanes, 1)), out="values")
-        values, place = b.top_k(b.reshape(values, shape=(B, lanes * count)), k=wide, out="values place")
-        ids = b.take_along(b.reshape(ids, shape=(B, lanes * count)), place, axis=1, out="ids")
-        lane = b.div(place, count, out="lane")
+        values, which = b.top_k(b.reshape(values, shape=(B, lanes * count)), k=wide, out="values which")
+        ids = b.take_along(b.reshape(ids, shape=(B, lanes * count)), which, axis=1, out="ids")
+        lane = b.div(which, count, out="lane")
         ends = b.logical_and(b.equal(ids, b.scalar(end, ids)), b.greater(values, NEVER / 2), out="ends")
         ended = b.cast(ends, to="f32", out="ended")
-        found = self._finished(b, values, ended, lane, written, row["norm"], found)
+        found = self._finished(b, values, ended, lane, written, row["norm"], found, before)
         order = b.argsort(b.add(ended * float(wide), b.cast(b.arange(wide), to="f32")), out="order")
         order = b.slice(order, axis=1, start=0, stop=beams, out="order")
         values, ids, lane = (
@@ -196,7 +211,7 @@ class BeamSearch(Sampler):
         written = of_beams(b, written, lane, beams, "written")
         token = b.reshape(ids, shape=(B * beams,), out="token")
         put = b.reshape(ids, shape=(B * beams, 1))
-        return token, b.update_slice(written, put, position, axis=1, out="written"), values, lane, found
+        return token, b.update_slice(written, put, place, axis=1, out="written"), values, lane, found
 
     def _candidates(
         self, b: Builder, logits: Var, written: Var | None, position: Var, row: Mapping[str, Var], end: int
@@ -237,7 +252,7 @@ class BeamSearch(Sampler):
         return b.greater(b.max(hits, axes=(2,), keepdims=False), 0.5, out="again")  # type: ignore[no-any-return]
 
     def _finished(
-        self, b: Builder, values: Var, ended: Var, lane: Var, written: Var, norm: Var, found: _Found
+        self, b: Builder, values: Var, ended: Var, lane: Var, written: Var, norm: Var, found: _Found, before: int
     ) -> _Found:
         """What is found with the texts that end here, among the first K candidates."""
         beams = self.beams
@@ -251,6 +266,7 @@ class BeamSearch(Sampler):
         which = b.reshape(b.argmax(rated, axis=1), shape=(B, 1), out="which")
         top = b.reshape(b.take_along(rated, which, axis=1), shape=(B,), out="top")
         text = of_beams(b, written, b.take_along(lane, which, axis=1, out="lane"), beams, "text")
+        text = b.slice(text, axis=1, start=before, stop=int(text.shape[1]), out="text") if before else text
         better = b.greater(top, found.best, out="better")
         text = b.where(b.reshape(better, shape=(B, 1)), text, found.text, out="text")
         done = b.add(found.done, b.sum(b.cast(counts, to="f32"), axes=(1,), keepdims=False), out="done")
