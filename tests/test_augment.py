@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from latentc.components.data.image_folder import ImageFolder
 from latentc.datasets import augment, open_dataset
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import load_spec
@@ -105,6 +106,17 @@ def test_mirroring_that_labels_do_not_tell(tmp_path: Path) -> None:
     mirrored = (rows["x"] != smooth(8)[:1].astype(np.float32)).any((1, 2, 3))
     told = rows["augment"][:, 0] == 1
     assert {(bool(a), bool(b)) for a, b in zip(mirrored, told, strict=True)} == {(a, b) for a in (0, 1) for b in (0, 1)}
+
+
+def test_images_are_mirrored_once_unless_both_ways_are_asked_for() -> None:
+    for settings, flips in (
+        ({}, True),
+        ({"augment": 0.1}, False),
+        ({"augment": 0.1, "augmentations": ["scale"]}, True),
+        ({"augment": 0.1, "horizontal_flip": True}, True),
+    ):
+        data = {"kind": "image_folder", "classes": 2, "shape": [3, 8, 8], **settings}
+        assert ImageFolder.model_validate(data).horizontal_flip is flips, settings
 
 
 @pytest.mark.parametrize(

@@ -290,3 +290,9 @@ def test_images_of_a_first_stage_have_features_of_their_captions(
         )
         assert error(read["first"], np.where(mask[..., None], next(iter(found.values())), 0)) < 1e-4
         assert np.array_equal(read["first"], read["drawn"])
+    # Latents of images that change are computed per batch, beside the cached features.
+    changed = [*options, "data.views={crop: [0.5, 1.0]}", "train.workers=0", "train.batch_size=2"]
+    api.emit("captioned.yaml", ".", None, changed, force=True)
+    batch = "from config import load_config\nfrom data import batches, open_data\nconfig = load_config()\n"
+    done = python(tmp_path, "-c", batch + "print(*sorted(next(batches(open_data(config), config, 0, 0, 1))))")
+    assert {"caption_features", "x"} < {*done.stdout.split()}, done.stderr

@@ -117,6 +117,7 @@ def test_pixels_are_seen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("{crop: [0.5, 0.2]}", (), "is not a range of shares"),
         ("{rand_augment: {}, fit: clamped}", (), "`fit` has no effect without random crops"),
         ("{}", (), "`views` changes no image"),
+        ("{crop: [0.5, 1.0]}", ("data.fields={z: {shape: [4], encoded_by: main}}",), "`z` is computed once per image"),
         ("{mixup: 0.8}", ("data.classes=0",), "mixed images need labels"),
         ("{mixup: 0.8}", ("objective={kind: noisy_classification}",), "does not take labels of mixed images"),
     ],

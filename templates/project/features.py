@@ -72,6 +72,7 @@ class WithFeatures:
     def __init__(self, source: Any, features: dict[str, Any]):
         self.source, self.features = source, features
         self.size, self.in_memory = source.size, source.in_memory
+        self.finished = getattr(source, "finished", None)  # what completes batches of images that change
 
     def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> Rows:
         found = self.source.rows(index, rng)

@@ -259,7 +259,11 @@ class Images(Data):
 class Pictures(Images):
     """Data whose samples are image files of any size; a first stage can encode them."""
 
-    horizontal_flip: bool = Option(True, description="mirror images at random with probability 1/2")
+    horizontal_flip: bool = Option(
+        True,
+        description="mirror images at random with probability 1/2, besides what `augment` does; by default false if "
+        "`augment` mirrors them",
+    )
     crops: Literal["center", "ten"] = Option(
         "center", description="crops that a first stage encodes: the centre square, or ten crops at 1.1 times the side"
     )
@@ -271,6 +275,12 @@ class Pictures(Images):
     requires: ClassVar[tuple[str, ...]] = ("pillow>=10",)
     holds_images: ClassVar[bool] = True
     HOLDS: ClassVar[str] = "square images `x`, which a first stage can encode, and labels `y`"
+
+    def model_post_init(self, context: Any) -> None:
+        """Leave mirroring to the augmentations, which tell the network of it, unless both are asked for."""
+        if "horizontal_flip" not in self.model_fields_set and self.augment and "mirror" in self.augmentations:
+            self.__dict__["horizontal_flip"] = False
+        super().model_post_init(context)
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -302,9 +312,7 @@ class Pictures(Images):
         elif self.views.mixes and not getattr(spec.objective, "MIXED_LABELS", False):
             message = f"objective `{getattr(spec.objective, 'kind', None)}` does not take labels of mixed images"
             yield Problem(("views",), message, "use `{kind: classification}`, or leave out `mixup` and `cutmix`")
-        if self.first_stage is None:
-            return
-        if self.crops != "center":
+        if self.first_stage is not None and self.crops != "center":
             message = "crops are drawn in every step, so there are no ten to encode"
             yield Problem(("crops",), message, "leave out `crops`, or `views`")
         cached = [name for name, field in self.fields_.items() if field.encoded_by is not None or field.resized]
