@@ -10,7 +10,7 @@ import pytest
 
 from latentc.datasets.captions import texts_as_tokens
 from latentc.diagnostics import DiagnosticError
-from latentc.emit.project import project_files
+from latentc.emit.project import cleaned_as, project_files
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc_runtime import cleaning
@@ -59,5 +59,7 @@ def test_projects_clean_captions() -> None:
     files = {name: str(text) for name, text in project_files(lower(spec), spec).items()}
     assert "ftfy" in files["requirements.txt"] and "from cleaning import" in files["texts.py"]
     assert files["cleaning.py"].startswith('"""Captions cleaned')
+    lower_case = load_spec("llamagen_t2i", "XL-256-t5", ["data.fields.caption.cleaning=lower"])
+    assert (cleaned_as(spec), cleaned_as(lower_case)) == ({"captions"}, {"lower"})
     with pytest.raises(DiagnosticError, match="`cleaning` applies to text"):
         load_spec("digits_dit", None, ["data.fields={z: {shape: [4], cleaning: lower}}"])

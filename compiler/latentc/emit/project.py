@@ -112,7 +112,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["constants.py"] = template("project/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
-    if cleans(spec):
+    if cleaned_as(spec):
         files["cleaning.py"] = shared_source("latentc_runtime.cleaning")
     decoded: Medium = "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
     files |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
@@ -215,7 +215,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
             *spec.data.requires,
             *(["usearch>=2.16"] if searched(spec) else []),
             *(["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []),
-            *(["ftfy>=6.1"] if cleans(spec) else []),
+            *(["ftfy>=6.1"] if "captions" in cleaned_as(spec) else []),
         ),
         "classes": data["classes"],
         "given": _asked(lowered),
@@ -227,9 +227,9 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
     }
 
 
-def cleans(spec: Spec) -> bool:
-    """True if captions are cleaned before they become tokens."""
-    return any(field.cleaning is not None for field in spec.data.fields.values())
+def cleaned_as(spec: Spec) -> set[str]:
+    """How texts are cleaned before they become tokens."""
+    return {field.cleaning for field in spec.data.fields.values() if field.cleaning is not None}
 
 
 # ---- objective.py
