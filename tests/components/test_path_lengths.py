@@ -111,6 +111,9 @@ def test_what_is_refused() -> None:
         load_spec("stylegan2", None, [*SIZES, *sides, "networks.discriminator={kind: equalised_discriminator}"])
     with pytest.raises(DiagnosticError, match="leaves no channels at a side of 8"):
         load_spec("digits_biggan", None, ["networks.discriminator={kind: equalised_discriminator, channel_base: 4}"])
+    with pytest.raises(DiagnosticError, match="48 samples at a time are no multiple of 32") as refused:
+        load_spec("stylegan2", None, ["train.batch_size=96", "train.accumulate=2"])
+    assert refused.value.diagnostics[0].help == "use 24, or change `train.batch_size`"
     with pytest.raises(DiagnosticError, match="turns noise into a style"):
         load_spec("digits_biggan", None, ["objective.terms=[hinge, path_lengths]"])
     with pytest.raises(DiagnosticError, match=r"none of `objective\.terms` trains the generator"):

@@ -118,3 +118,12 @@ def test_a_narrow_width_is_the_first_channels(tmp_path: Path) -> None:
 def test_what_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
         load_spec("slimgan", None, [*SMALL, *overrides])
+
+
+def test_one_width_has_neither_a_choice_nor_copies() -> None:
+    for option, message in (
+        ("sampler.width=0.5", "`main` has one width"),
+        ("networks.discriminator.copies=2", "a copy"),
+    ):
+        with pytest.raises(DiagnosticError, match=message):
+            load_spec("digits_biggan", None, [option])

@@ -50,7 +50,7 @@ class EqualisedDiscriminator(Backbone):
         gt=1,
         le=65_536,
         description="samples in a row whose mean standard deviation is one more feature (minibatch standard "
-        "deviation); a batch of data and one of samples should be multiples of it. null: no such feature",
+        "deviation), of data or of generated ones alone if it divides the batch of each process. null: no such feature",
     )
     mapping_layers: int = Field(8, gt=0, le=64, description="layers of the embedding of the class")
     mapping_rate: float = Field(0.01, gt=0, description="learning rate of these layers relative to the rest")
@@ -71,6 +71,15 @@ class EqualisedDiscriminator(Backbone):
         elif self.channel_base < shape[1]:
             message = f"`channel_base: {self.channel_base}` leaves no channels at a side of {shape[1]}"
             yield Problem(("channel_base",), message, f"use at least {shape[1]}")
+        seen = spec.train.batch_size // spec.train.accumulate
+        if self.deviation_group is not None and seen % self.deviation_group:
+            message = (
+                f"{seen} samples at a time are no multiple of {self.deviation_group}, so data and generated samples "
+            )
+            message += "would share a group"
+            fits = [n for n in range(2, self.deviation_group) if seen % n == 0]
+            mend = f"use {fits[-1]}" if fits else "use null"
+            yield Problem(("deviation_group",), message, f"{mend}, or change `train.batch_size`")
         yield from self.problems_of_conditions(spec)
         yield from problems_told(self, spec)
 

@@ -108,6 +108,9 @@ class ResnetDiscriminator(Backbone):
         yield from problems_told(self, spec, vectors=1)
         yield from self._problems_of_classes(spec)
         levels = len(self.channel_multipliers)
+        if self.copies > 1 and not getattr(spec.networks.get("main"), "widths", ()):
+            message = "there is a copy per width of a slimmable generator, but `main` has one width"
+            yield Problem(("copies",), message, "leave it out")
         if self.shared_levels and (self.copies == 1 or self.shared_levels > levels):
             message = f"`shared_levels: {self.shared_levels}` of {levels} levels and {self.copies} copies"
             yield Problem(("shared_levels",), message, "levels are shared between at least two `copies`")

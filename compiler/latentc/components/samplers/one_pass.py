@@ -44,8 +44,8 @@ class OnePass(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         widths = getattr(spec.networks.get("main"), "widths", ())
         if self.width is not None and self.width not in widths:
-            has = f"has the widths {', '.join(map(str, widths))}" if widths else "has no several widths"
-            yield Problem(("width",), f"`main` {has}, not {self.width}", "leave it out for the whole width")
+            has = f"the widths {', '.join(map(str, widths))}, not {self.width}" if widths else "one width"
+            yield Problem(("width",), f"`main` has {has}", "leave it out for the whole width")
 
     def with_steps(self, steps: int) -> OnePass:
         return self
