@@ -51,7 +51,7 @@ SIZES = {
         *("networks.main.start=256", "networks.main.source_start=null"),
         "conditioning.source={kind: masked_text, mask: 257, end: 256, share: 0.4, shape: span}",
         f"data.fields.tokens_starts={{shape: [{LENGTH}]}}",
-        "sampler={kind: autoregressive, top_p: 0.9}",
+        "sampler={kind: beam_search, beams: 4}",
     ),
 }
 PROMPT = 16  # tokens, with the one that starts it
