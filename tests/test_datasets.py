@@ -90,6 +90,13 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], said: str, tmp_pat
         open_dataset(settings)
 
 
+def test_numbers_are_vectors_of_one_number(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 1, 8, 8)), y=np.arange(3), angle=np.arange(3.0))
+    fields = "{x: {shape: [1, 8, 8]}, y: {classes: 10}, angle: {shape: [1]}}"
+    made = opened(f"{{kind: npz, path: '{tmp_path}/a.npz', fields: {fields}}}").rows(np.array([2, 1]))
+    assert made["angle"].tolist() == [[2.0], [1.0]]
+
+
 def test_uint8_pixels_become_numbers_in_range(tmp_path: Path) -> None:
     pixels = rng().integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", x=pixels, y=np.zeros(6, int))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import systems_page
+import yaml
+from pydantic import BaseModel
 
 from latentc import components
 from latentc.components import OneOf
@@ -48,6 +50,16 @@ def _choices(info) -> str:
     return f" (one of {folder})" if folder else f" ({', '.join(words)})" if words else ""
 
 
+def _written(value: Any) -> str:
+    """A default as a spec has it; of a component only what is not a default of its own."""
+    if not isinstance(value, BaseModel):
+        return str(value)
+    whole = not isinstance(value, components.Component)  # which has a table of its own
+    own = value.model_dump(mode="json", by_alias=True, exclude_defaults=not whole)
+    own = own if whole else {"kind": value.kind, **own}
+    return yaml.safe_dump(own, default_flow_style=True, sort_keys=False, width=1000).strip()
+
+
 def _rows(cls) -> list[str]:
     """The fields of a component, one row of a table each."""
     rows = []
@@ -55,8 +67,7 @@ def _rows(cls) -> list[str]:
         if name == "kind":
             continue
         value = None if info.is_required() else info.get_default(call_default_factory=True)
-        value = f"{{kind: {value.kind}}}" if isinstance(value, components.Component) else value
-        default = "required" if info.is_required() else f"`{value}`"
+        default = "required" if info.is_required() else f"`{_written(value)}`"
         meaning = (info.description or "").replace("|", "\\|")
         rows.append(f"| `{info.alias or name}` | {default} | {meaning}{_choices(info)} |")
     return rows

@@ -178,18 +178,19 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
 
 
 def _tokens(condition: Condition, given: Any) -> Any:
-    """Texts as tokens, or as the number that one spells for a condition without axes; anything else as it is."""
+    """Texts as tokens, or as the number that one spells for a condition of one number; anything else as it is."""
     if isinstance(given, np.ndarray) and given.dtype.kind == "U":
         given = given.tolist()
     several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
     texts = list(given) if several else [given]
     if not texts or not all(isinstance(one, str) for one in texts):
         return given
-    if condition.form == "array" and not condition.shape and not several:
+    if condition.form == "array" and condition.shape in ((), (1,)) and not several:
         with suppress(ValueError):
-            return float(given)
+            return np.full(condition.shape, float(given)) if condition.shape else float(given)
     if condition.medium != "text":
-        raise RequestError(f"condition `{condition.name}` is not text", described(condition))
+        said = f"condition `{condition.name}` takes numbers, not the text {texts[0]!r:.60}"
+        raise RequestError(said, described(condition))
     convert, (length,) = tokens_from_text if condition.mask else sample_from_text, condition.shape
     try:
         tokens = [np.array(convert(one, condition.text, length), np.int64) for one in texts]

@@ -79,7 +79,9 @@ def open_data(config: dict[str, Any]) -> Samples:
             source = WithNeighbours(source, config["neighbours"], config["data"]["classes"])
         return Samples(source)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"data: {error}") from None
+        path = Path(config["data"].get("path", "."))
+        where = "" if path.exists() else f" (looked for in {Path.cwd()})"
+        raise SystemExit(f"data: {error}{where}") from None
 
 
 def class_names(config: dict[str, Any]) -> list[str]:

@@ -70,8 +70,10 @@ def test_a_request_gives_text() -> None:
         with pytest.raises(RequestError, match=message):
             checked_given([prompt], [], given={"prompt": value})
     numbers = Condition("tokens", "tokens", (2,), vocabulary=4)
-    with pytest.raises(RequestError, match="is not text"):
+    with pytest.raises(RequestError, match="takes numbers, not the text"):
         checked_given([numbers], [], given={"tokens": "ab"})
+    angle = Condition("angle", "array", (1,), dtype="f32")
+    assert checked_given([angle], [], given={"angle": "0.5"}).conditions["angle"].tolist() == [[0.5]]
 
 
 def test_lines_of_json() -> None:

@@ -87,12 +87,17 @@ def augmented_rows(
 
 
 def as_declared(x: Array, field: Mapping[str, Any]) -> Array:
-    """Rows of a field in its dtype and shape; uint8 pixels [n, ..., H, W, C] are scaled to its range."""
+    """Rows of a field in its dtype and shape; uint8 pixels [n, ..., H, W, C] are scaled to its range.
+
+    Numbers [n] are vectors [n, 1] if the field's shape is [1].
+    """
     if x.dtype == np.uint8 and field["medium"] in ("image", "video") and "range" in field:
         low, high = field["range"]
         x = x.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
         if "channel" in field["axes"] and x.shape[1:] != tuple(field["shape"]) and x.ndim == 1 + len(field["axes"]):
             x = np.moveaxis(x, -1, 1 + field["axes"].index("channel"))
+    if x.ndim == 1 and list(field["shape"]) == [1]:
+        x = x[:, None]
     return np.ascontiguousarray(x, DTYPES[field["dtype"]])
 
 

@@ -8,10 +8,12 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
+from latentc import resources
 from latentc.diagnostics import Diagnostic, Label, did_you_mean, nearest
 from latentc.spec.schema import Place, place_at, shown_path
 from latentc.spec.yaml import Document, PathKey
 
+_MOST_KINDS = 12  # that a remedy lists
 _Variants = Callable[[PathKey], Mapping[str, Set[str]]]
 
 
@@ -211,7 +213,10 @@ def _missing(fault: _Fault) -> Diagnostic:
     path = fault.path[:-1]
     where = f"`{shown_path(path)}`" if path else "the spec"
     key = "backbone" if fault.path == ("networks",) else absent
+    kinds = fault.place.kinds() if fault.place else []
     help_text = f"add `{key}: …`"
+    if 0 < len(kinds) <= _MOST_KINDS:
+        help_text = f"add `{key}: {{kind: …}}`, one of {', '.join(kinds)}"
     # A variant with keys of another kind was written for the base's component and does not fit this one.
     legal = set(_legal_keys(fault))
     if variants := [name for name, keys in fault.giving(path).items() if absent in keys and keys <= legal]:
@@ -271,8 +276,22 @@ def _unknown_kind(fault: _Fault) -> Diagnostic:
     kind = fault.data.get("kind") if isinstance(fault.data, dict) else fault.data
     label = Label(span, did_you_mean(kind if isinstance(kind, str) else "", known, "unknown here"))
     note = f"known kinds: {', '.join(known) or 'none'}"
+    help_text = _of_system(kind, fault.path) if isinstance(kind, str) else None
     tag = kind if isinstance(kind, str) else described(kind)
-    return Diagnostic("E0205", f"unknown kind `{tag}` for {fault.shown}", span, (label,), (note,))
+    return Diagnostic("E0205", f"unknown kind `{tag}` for {fault.shown}", span, (label,), (note,), help_text)
+
+
+def _of_system(name: str, path: PathKey) -> str | None:
+    """The kind that the shipped spec of this name has at a place, if there is such a spec."""
+    if name not in resources.shipped_specs():
+        return None
+    from latentc.spec.load import load_spec  # which imports this file
+
+    part: Any = load_spec(name)
+    for key in ("networks", "main", *path[1:]) if path[:1] == ("backbone",) else path:
+        part = part.get(key) if isinstance(part, Mapping) else getattr(part, str(key), None)
+    kind = getattr(part, "kind", None)
+    return None if kind is None else f"the shipped spec `{name}` has kind `{kind}` here"
 
 
 def _no_kind(fault: _Fault) -> Diagnostic:

@@ -79,6 +79,8 @@ class Levels(Backbone):
         heads = self.heads_of_level(channels)
         if (level in self.attention or middle) and (not heads or channels % heads):
             message = f"{heads} heads do not divide the {channels} channels of level {level}"
+            if not heads:
+                message = f"a head of attention has more channels than level {level}, which has {channels}"
             if level not in self.attention:
                 message += ", where the middle block attends"
             yield Problem(("attention",), message, "set `block.heads` or `block.head_channels`")

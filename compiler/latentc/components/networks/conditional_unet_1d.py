@@ -68,8 +68,11 @@ class ConditionalUnet1d(Backbone):
         yield from self.problems_of_variance(spec)
         most = 2 ** (len(self.widths) - 1)
         if shape[0] % most:
-            message = f"{shape[0]} steps cannot be halved {len(self.widths) - 1} times"
-            yield Problem(("widths",), message, f"use fewer levels, or a multiple of {most} steps")
+            message = (
+                f"samples are sequences [steps, dimensions] = {list(shape)}, and {shape[0]} steps cannot be halved "
+            )
+            help = f"use fewer levels, or a multiple of {most} steps, which are the first axis"
+            yield Problem(("widths",), f"{message}{len(self.widths) - 1} times", help)
         for i, width in enumerate(self.widths):
             if width % self.groups:
                 yield Problem(("widths", i), f"{width} channels do not divide into {self.groups} groups")

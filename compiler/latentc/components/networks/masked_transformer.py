@@ -62,7 +62,11 @@ class MaskedTransformer(Backbone):
             yield Problem((), message, "use a patch_transformer")
         elif len(grid := spec.data.tokens.grid) != 2 or grid[0] != grid[1]:
             sides = " by ".join(map(str, grid))
-            yield Problem((), f"a masked_transformer takes square grids of tokens, not {sides}")
+            yield Problem(
+                (),
+                f"a masked_transformer takes square grids of tokens, not {sides}",
+                "use `kind: bert` for sequences and other grids",
+            )
         yield from self.block.problems_of_width(self.width)
         if self.block.parts()[0].ordered:
             message = "a masked_transformer sees all tokens, so its mixer must not be causal"
