@@ -63,6 +63,8 @@ def trained(
             file.write(f"processor seconds {_processor_seconds() - before:.1f}\n")
         if code:
             raise SystemExit(f"{project}: training failed with {code}; see {log}")
+        if not weights.exists():  # of SIGTERM, after which it has saved a checkpoint
+            raise SystemExit(f"{project}: training was stopped; run the benchmark again to go on")
     text = log.read_text(encoding="utf-8") if log.exists() else ""
     losses: dict[str, list[float]] = {}
     for row in re.findall(r"^step \d+: (.*)", text, re.M):
