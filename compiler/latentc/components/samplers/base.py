@@ -15,16 +15,14 @@ from latentc.components.guidance.annealing import Annealing, ConditionAnnealing
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, ScoreTerm
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
-from latentc.components.parts import Applies, Part, Problem, under
+from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.samplers._thresholds import Bound, Quantile
 from latentc.components.samplers.classification import PROGRAM, Classification
 from latentc.components.samplers.exits import EarlyExit
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
 from latentc.components.samplers.program import Early, sample_program
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
-from latentc.components.samplers.spacings.timesteps import respaced
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import ModuleBuilder
 
@@ -184,7 +182,8 @@ class ArraySampler(GuidedSampler):
             of_sample = condition.networks and any(
                 getattr(given, "field", "") == "x" for given in condition.inputs(name, spec)
             )
-            if of_sample and name != getattr(spec.sampler, "condition", None):  # of stages, which encode it
+            # A staged sampler draws the sample in two stages, and encodes the first stage's as this condition.
+            if of_sample and name != getattr(spec.sampler, "condition", None):
                 message = f"condition `{name}` is encoded from the sample, which `{self.kind}` has yet to draw"
                 yield Problem(("kind",), message, f"use `{{kind: staged, condition: {name}, sampler: …}}`")
                 return
@@ -313,84 +312,6 @@ def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> It
             way = f"{'rise' if rising else 'fall'} from noise ({process.first:g}) to data ({process.last:g})"
             message = f"timestep {t:g} comes after {timesteps[i - 1]:g}"
             yield Problem(("timesteps", i), message, f"timesteps {way}, each once")
-
-
-class Ancestral(ArraySampler):
-    """A sampler whose timesteps improved DDPM's respacing text may choose, down to the data."""
-
-    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "respacing": ("spacing",),
-        "timesteps": ("spacing", "respacing"),
-    }
-    APPLIES: ClassVar[Applies] = {"clip_per_channel": ("clip_quantile", None)}
-
-    respacing: str | None = Field(
-        None, description="improved DDPM's notation: '10', '10,20' (a count per section) or 'ddim25'; sets steps"
-    )
-    clip: float | None = Field(
-        None, gt=0, description="bound on the data estimate, in its units (1 for pixels in -1…1); null: none"
-    )
-    clip_quantile: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="dynamic thresholding (Imagen): if this quantile of the data estimate's magnitudes exceeds "
-        "`clip`, clamp to it and rescale to `clip` (0.995); null: none",
-    )
-    clip_per_channel: bool = Field(False, description="compute the quantile per channel instead of per sample")
-    clip_state: float | None = Field(
-        None, gt=0, description="bound on the state after every step, in units of the data (DiffWave: 1); null: none"
-    )
-
-    @property
-    def bound(self) -> Bound | None:
-        """What bounds the estimated data."""
-        if self.clip is None or self.clip_quantile is None:
-            return self.clip
-        return Quantile(self.clip_quantile, self.clip, self.clip_per_channel)
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from super().problems(spec)
-        if self.clip is None and self.clip_quantile is not None:
-            yield Problem(
-                ("clip_quantile",),
-                "`clip_quantile` needs `clip`, the value to scale the data to",
-                "set `clip: 1`, or leave it out",
-            )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _steps_of_respacing(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("respacing") is None:
-            return values
-        text = str(values["respacing"])
-        parts = text.removeprefix("ddim").split(",")
-        if not all(part.strip().isdecimal() for part in parts):
-            raise ValueError(f"respacing {text!r}: give a count, counts separated by commas, or `ddim` and a count")
-        count = sum(int(part) for part in parts)
-        if values.get("steps", count) != count:
-            raise ValueError(f"respacing {text!r} has {count} steps, not {values['steps']}: leave `steps` out")
-        return {**values, "respacing": text, "steps": count}
-
-    def with_steps(self, steps: int) -> ArraySampler:
-        sampler = super().with_steps(steps)
-        return sampler if sampler is self else sampler.model_copy(update={"respacing": None})
-
-    def interval(self, target: Parameterization) -> Interval:
-        # The data end of a path is reached by a step of its own: the last evaluation comes before it.
-        process = target.process
-        if process.data != process.last:
-            return super().interval(target)
-        return path_interval(target, 1e-3)
-
-    def grid(self, target: Parameterization) -> Grid:
-        if self.respacing is None or self.timesteps is not None:
-            return super().grid(target)
-        process = target.process
-        if process.SPACING is not None:
-            raise ValueError("`respacing` needs a discrete schedule, whose timesteps it chooses")
-        times = respaced(round(process.first) + 1, self.respacing).astype(np.float64)
-        return Grid(process, np.append(times, process.data))
 
 
 def continuous_interval(target: Parameterization, kind: str) -> Interval:

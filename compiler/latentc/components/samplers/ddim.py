@@ -12,8 +12,9 @@ from latentc.components.parts import Applies
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers._ancestral import Ancestral
 from latentc.components.samplers._thresholds import Bound, bounded
-from latentc.components.samplers.base import Ancestral, Final, spaced
+from latentc.components.samplers.base import Final, spaced
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Body, Step, Table

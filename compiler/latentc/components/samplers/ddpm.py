@@ -13,8 +13,9 @@ from latentc.components.parts import Problem
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Variance
+from latentc.components.samplers._ancestral import Ancestral
 from latentc.components.samplers._thresholds import Bound
-from latentc.components.samplers.base import Ancestral, parameterization_of
+from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
