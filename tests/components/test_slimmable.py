@@ -24,7 +24,7 @@ SMALL = [
     "networks.main.widths=[0.25, 0.5, 1.0]",
     "networks.main.latent_dim=6",
     "networks.discriminator.width=4",
-    "networks.discriminator.channel_multipliers=[1, 2]",
+    "networks.discriminator.channel_multipliers=[1, 2, 2, 2]",
     "networks.discriminator.downsample_levels=1",
     "networks.discriminator.copies=3",
     "networks.discriminator.shared_levels=1",
@@ -112,7 +112,7 @@ def test_a_narrow_width_is_the_first_channels(tmp_path: Path) -> None:
         (["sampler.width=0.75"], r"has the widths 0.25, 0.5, 1.0, not 0.75"),
         (["objective.term=slicing"], "is no loss of the score"),
         (["objective={kind: adversarial}"], "has several widths or copies"),
-        (["networks.discriminator.shared_levels=3"], "`shared_levels: 3` of 2 levels"),
+        (["networks.discriminator.shared_levels=5"], "`shared_levels: 5` of 4 levels"),
     ],
 )
 def test_what_is_refused(overrides: list[str], message: str) -> None:

@@ -45,6 +45,38 @@ def test_matrix_products_do_not_associate_with_products() -> None:
     assert error(model(*map(torch.as_tensor, given)), Interpreter(module, {}).run("main", *given)[0]) < 1e-12
 
 
+@module_class("Half", x="B width")
+def half(b: Any, x: Any, *, width: int) -> Any:
+    """A linear layer."""
+    return b.tanh(layers.linear(b, "linear", x, width, "normal"))
+
+
+@module_class("Stack", x="B width")
+def stack(b: Any, x: Any, *, width: int) -> Any:
+    """Four blocks, whose numbers start at 2, in two rows."""
+    for i in (2, 3):
+        x = b.sub(f"blocks.{i}", half, x, width=width, out="x")
+    x = b.exp(x, out="x")
+    for i in (4, 5):
+        x = b.sub(f"blocks.{i}", half, x, width=width, out="x")
+    return x
+
+
+def test_a_list_whose_numbers_do_not_start_at_zero() -> None:
+    mb = ModuleBuilder()
+    fn = mb.entries["main"] = mb.define(stack, [f32(B, 3)], {"width": 3})
+    module = mb.finish()
+    rng = np.random.default_rng(0)
+    weights = {path: rng.standard_normal(tuple(map(int, p.type.shape))) for path, p in parameters(module, fn).items()}
+    text = networks_file(module, {"main": [fn]}).text
+    assert "in list(self.blocks.values())[:2]:" in text and "in list(self.blocks.values())[2:]:" in text
+    model = loaded(text, torch.float64)["build"]().double()
+    model.load_state_dict({path: torch.as_tensor(value) for path, value in weights.items()})
+    x = rng.standard_normal((2, 3))
+    found = model(torch.as_tensor(x)).detach()
+    assert error(found, Interpreter(module, weights).run("main", x)[0]) < 1e-12
+
+
 def systems() -> tuple[Any, dict[str, np.ndarray], str, list[np.ndarray]]:
     mb = ModuleBuilder()
     fn = mb.define(forward, [f32(B, 3, 4, 4), i64(B)], {"channels": 4, "rows": 5})

@@ -252,10 +252,13 @@ class _ClassPrinter:
         return f"{self.access[first.name]}.dtype" if first else ""
 
     def _modules(self, base: str, first: int, stop: int) -> str:
-        """Modules `first` to `stop - 1` of a list."""
-        count = sum(name.rpartition(".")[0] == base for name in self.members.children)
-        part = f"[{first or ''}:{stop if stop < count else ''}]"
-        return self.access[base] + ("" if part == "[:]" else part)
+        """Modules `first` to `stop - 1` of a list; one whose numbers do not start at 0 is a dictionary."""
+        parts = (name.rpartition(".") for name in self.members.children)
+        numbers = sorted(int(number) for of, _, number in parts if of == base and number.isdigit())
+        whole = self.access[base] if numbers == [*range(len(numbers))] else f"list({self.access[base]}.values())"
+        start, end = numbers.index(first), numbers.index(stop - 1) + 1
+        part = f"[{start or ''}:{end if end < len(numbers) else ''}]"
+        return whole + ("" if part == "[:]" else part)
 
     def _leaf(self, node: Node, body: Expressions, params: dict[Value, Param]) -> Text | None:
         if node.outputs and node.outputs[0] in self.norms and len(node.inputs) == 1:

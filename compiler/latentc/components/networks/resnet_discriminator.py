@@ -257,7 +257,9 @@ def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], sh
             for place in range(per_level):
                 first, downsamples = level == place == 0, place == 0 and level < config.downsample_levels
                 block = discriminator_block(config.block, first, downsamples, init, spectral)
-                name = f"{'' if level < config.shared_levels else own}blocks.{level * per_level + place}"
+                shared = level < config.shared_levels
+                number = (level - (0 if shared else config.shared_levels)) * per_level + place
+                name = f"{'' if shared else own}blocks.{number}"
                 x = b.sub(name, block, x, channels=x.shape[1], features=features)
             if sides[level] in config.attention:
                 x = b.sub(name.replace("blocks", "attention"), attention, x, channels=features)
