@@ -182,7 +182,7 @@ class ArraySampler(GuidedSampler):
             of_sample = condition.networks and any(
                 getattr(given, "field", "") == "x" for given in condition.inputs(name, spec)
             )
-            # A staged sampler draws the sample in two stages, and encodes the first stage's as this condition.
+            # A staged sampler encodes the sample of the previous stage as this condition.
             if of_sample and name != getattr(spec.sampler, "condition", None):
                 message = f"condition `{name}` is encoded from the sample, which `{self.kind}` has yet to draw"
                 yield Problem(("kind",), message, f"use `{{kind: staged, condition: {name}, sampler: …}}`")
