@@ -50,7 +50,7 @@ class Adversarial(Objective):
         (),
         max_length=8,
         description="augmentations of all images that the discriminator sees, through which gradients reach the "
-        "generator (DiffAugment, Zhao et al. 2020)",
+        "generator (DiffAugment, Zhao et al. 2020); gradient penalties are those at the augmented images",
     )
     discriminator_steps: int = Field(
         1, gt=0, le=64, description="optimiser steps of the discriminator per step of the generator"
