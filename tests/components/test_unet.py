@@ -47,7 +47,7 @@ def test_channels_that_the_norm_of_a_transformer_does_not_fit() -> None:
 
 def test_the_middle_block_attends_even_if_no_level_does() -> None:
     with pytest.raises(
-        DiagnosticError, match=r"E0305.*0 heads do not divide the 64 channels of level 1, where the mid"
+        DiagnosticError, match=r"E0305.*a head of attention has more channels than level 1, which has 64, where the mid"
     ):
         load_spec("adm", None, [*SMALL, "backbone.attention=[]", "backbone.block.head_channels=128"])
 

@@ -19,6 +19,7 @@ SIZES = (
     "backbone.mapping_layers=2",
 )
 ALONE = (*SIZES, "objective=null", "networks.discriminator=null", "weights.official.discriminator=null")
+ALONE = (*ALONE, "train.optimizers={}")
 
 
 def given(numbers: Numbers, spec: Any) -> Mapping[str, Array]:

@@ -398,8 +398,8 @@ class Appending:
         """y [B, L, E] from x and delta [B, L, E], a [E, N] (negative), b and c [B, L, N]: the state h of channel e is
         exp(delta a) h + delta b x from token to token, and y is the sum of c h over N."""
     def resize(self, x: Operand, /, *, size: int | Sequence[int], mode: str, out: str = ...) -> Var:
-        """x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear, antialiased bilinear or bicubic
-        interpolation (`mode`)."""
+        """x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear, bilinear with aligned corners,
+        antialiased bilinear or bicubic interpolation (`mode`)."""
     def upsample_nearest(self, x: Operand, /, *, factor: int | Sequence[int], out: str = ...) -> Var:
         """x with each element repeated `factor` times along every spatial axis."""
     def avg_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
@@ -424,7 +424,8 @@ class Appending:
         """in training, zeroes each sample of x [B, ...] with probability `rate` and scales the others by 1 / (1 -
         rate)."""
     def training_noise(self, x: Operand, /, *, mode: str, scale: float | None, out: str = ...) -> Var:
-        """x; in training plus `scale` times standard noise: `mode` is normal or gumbel."""
+        """x; in training plus `scale` times standard noise, if `mode` is normal or gumbel, or, if it is relative, times
+        uniform numbers between 1 - `scale` and 1 + `scale`."""
     def training_passes(self, count: Operand, /, *, otherwise: float, out: str = ...) -> Var:
         """how often the network has run in training: `count` [1], which each of these runs then raises by 1; in
         inference the number `otherwise`."""

@@ -56,10 +56,8 @@ class DDIMScheduler(Scheduler):
     def changes(self, config: Config) -> Data:
         objective, sampler = _read(config, 50)
         final = "zero" if config.flag("set_alpha_to_one") else "sigma_min"
-        return {
-            "objective": objective,
-            "sampler": {"kind": "ddim", **sampler, "eta": 0.0, "noise_of_clipped": False, "final": final},
-        }
+        clipped = {"noise_of_clipped": False} if sampler.get("clip") is not None else {}
+        return {"objective": objective, "sampler": {"kind": "ddim", **sampler, **clipped, "eta": 0.0, "final": final}}
 
     def config(self, spec: Spec) -> Data:
         sampler = spec.sampler
