@@ -107,7 +107,7 @@ SYSTEMS = {
         ),
         "nvg",
         (
-            *(*MODEL, "train.steps=4000", "objective.canvas=0.0625"),
+            *(*MODEL, "train.steps=8000", "objective.canvas=0.0625"),
             *under("networks.main", "width=64", "depth=4", "heads=2", "side=4", "latent=32", "factors=null"),
             *under("networks.structure", "width=64", "depth=4", "heads=2", "side=4", "latent=32"),
             "networks.quantizer.codebook={size: 32, channels: 32, side: 4, convolutions: 0}",
