@@ -96,6 +96,7 @@ def test_a_video_continues_behind_given_frames(guided: bool) -> None:
     (found,) = run(lowered, "extend.6", batch)
     frames = batch["given"] + 0.5 * batch["given_noise"]
     np.testing.assert_allclose(found[:, :, :2], frames, atol=1e-9)
+    assert np.abs(frames).max() > 0.1 and np.abs(found[:, :, 2:] - batch["x"][:, :, 2:]).max() > 0.1
     if not guided:
         z, _ = Interpreter(lowered.module, weights_of(lowered)).run("main.forward", found, *(batch[k] for k in TEXT))
         np.testing.assert_allclose(z[:, 12:], batch["z"], atol=1e-9)

@@ -105,6 +105,7 @@ def test_the_emitted_loss_trains_the_direction_apart(style: bool, tmp_path: Path
         assert float(found[0].detach()) == pytest.approx(float(wanted.detach()), rel=1e-9)
         weights = list(judge.parameters())
         both = [torch.autograd.grad(loss, weights) for loss in (found[0], wanted)]
+        assert max(float(e.abs().max()) for e in both[1]) > 1e-3  # far above the bounds below
         assert all(torch.allclose(a, e, rtol=1e-7, atol=1e-10) for a, e in zip(*both, strict=True))
         assert all(a.abs().max() > 0 for a, w in zip(both[0], weights, strict=True) if w.ndim > 1)
 

@@ -78,6 +78,7 @@ def test_losses_of_all_widths_are_added_up(stepwise: bool, tmp_path: Path) -> No
             assert [float(oracle[0]), float(found[0].detach())] == pytest.approx([float(wanted.detach())] * 2, rel=1e-9)
             parameters = [p for p in nets[update.networks[0]].parameters() if p.requires_grad]
             both = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in (found[0], wanted)]
+            assert max(float(e.abs().max()) for e in both[1]) > 1e-3  # far above the bounds below
             assert all(torch.allclose(a, e, rtol=1e-7, atol=1e-10) for a, e in zip(*both, strict=True))
 
 
