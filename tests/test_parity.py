@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from emitted import emitted
-from parity_data import SIZES, Numbers, error, load
+from parity_data import LIMIT, SIZES, Numbers, error, excess, load
 
 import latentc_runtime
 from latentc import api
@@ -87,6 +87,7 @@ def test_forward(system: str, kind: str, backend: str, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, numbers.weights, kind)
     result = api.forward(system, weights, inputs, backend, overrides=SIZES[system], names="official")
     assert error(result, out) < FORWARD
+    assert backend != "oracle" or excess(result, out, numbers.name) <= LIMIT
 
 
 @pytest.mark.parametrize("system", ["dit", "sit"])
@@ -109,6 +110,7 @@ def test_guided_forward(system: str, tmp_path: Path) -> None:
     (out,) = Interpreter(mb.finish(), in_main(weights)).run("guided", *given, np.array([4.0]))
     # The second half of the official output differs from the first in the unguided channels alone.
     assert error(out, numbers.outputs["out"][:1]) < FORWARD
+    assert excess(out, numbers.outputs["out"][:1], numbers.name) <= LIMIT
 
 
 @pytest.mark.parametrize("time", [100, 900])
@@ -128,6 +130,7 @@ def test_stitched_forward(time: int, tmp_path: Path) -> None:
     given = [numbers.inputs[name] for name in ("x", "t", "y")]
     (out,) = oracle.run(f"{network}.forward", *given)
     assert error(out, numbers.outputs["out"]) < FORWARD
+    assert excess(out, numbers.outputs["out"], numbers.name) <= LIMIT
 
 
 @pytest.mark.parametrize("backend", ["oracle", "torch", "unroll", "loop", "host", "one file", "control"])
@@ -238,6 +241,7 @@ def test_loss(case: str, backend: str, tmp_path: Path) -> None:
         wanted = [np.mean(want) for want in wanted]
     for term, want in zip(terms, wanted, strict=True):
         assert error(term, want) < FORWARD
+        assert backend != "oracle" or excess(term, want, numbers.name) <= LIMIT
 
 
 # ---- samplers
@@ -340,6 +344,7 @@ def test_sampler(case: str, backend: str, tmp_path: Path) -> None:
         assert out.tolist() == wanted.tolist()
     else:
         assert error(out, wanted[:1]) < SAMPLER
+        assert backend != "oracle" or excess(out, wanted[:1], numbers.name) <= LIMIT
 
 
 # ---- other sizes and options: no official numbers, but the three backends must agree
@@ -405,6 +410,7 @@ def test_generator(name: str, backend: str, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, numbers.weights)
     result = api.forward("biggan", weights, numbers.inputs, backend, overrides=SIZES["biggan"], names="official")
     assert error(result, numbers.outputs["out.x"]) < FORWARD
+    assert backend != "oracle" or excess(result, numbers.outputs["out.x"], name) <= LIMIT
 
 
 @pytest.mark.parametrize("backend", ["oracle", "torch"])

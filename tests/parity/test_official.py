@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from cases import Case, Forward, Loss, Sampler
 from emitted import emitted
-from parity_data import Numbers, error, load
+from parity_data import LIMIT, ROUNDING, Numbers, error, excess, load
 
 import latentc_runtime
 from latentc import api
@@ -23,7 +24,7 @@ from latentc.checkpoint import arrays, name_map, network_weights, symbols, write
 from latentc.components.contract import Lowered
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
-from latentc.measure.forward import run_method
+from latentc.measure.forward import output_names, run_method
 from latentc.spec import load_spec
 from latentc.weights import Array, Expr, ignored_names, read_safetensors, write_safetensors
 from latentc.weights.read import materialise
@@ -114,6 +115,11 @@ class Official:
         networks = [self.case.network] if isinstance(self.case, Forward) else None
         return network_weights(self.spec, self.lowered, self.files, self.case.names, None, networks)
 
+    @cached_property
+    def whole(self) -> dict[str, np.ndarray]:
+        """The weights of all networks as the oracle takes them."""
+        return {f"{network}.{name}": a for network, own in self.weights.items() for name, a in arrays(own).items()}
+
 
 FOLDER = tempfile.TemporaryDirectory(prefix="latentc-parity-")
 
@@ -138,10 +144,18 @@ def by_name(case: Case, numbers: Numbers, spec: Any, names: list[str]) -> list[n
     return [np.asarray(given[name]) for name in names]
 
 
-def check(case: Case, out: Any, numbers: Numbers, spec: Any) -> None:
-    """`out`: an array, or several by name."""
-    found = error(case.output(out if isinstance(out, dict) else np.asarray(out), numbers, spec), case.wanted(numbers))
-    assert found < case.tolerance, found
+def check(one: Official, out: Any, wanted: np.ndarray, run: Callable[[str], Any] | None = None) -> None:
+    """`out`: an array, or several by name. `run`: computes it by the oracle with floats of a dtype, if `out` is its."""
+
+    def given(out: Any) -> np.ndarray:
+        return one.case.output(out if isinstance(out, dict) else np.asarray(out), one.numbers, one.spec)
+
+    found = error(given(out), wanted)
+    assert found < one.case.tolerance, found
+    if run is not None:
+        single = None if one.case.numbers in ROUNDING else given(run("f32"))
+        times = excess(given(out), wanted, one.case.numbers, single)
+        assert times <= LIMIT, times
 
 
 def tensors(given: list[np.ndarray]) -> list[torch.Tensor]:
@@ -164,7 +178,14 @@ def test_forward(case: Forward, backend: str) -> None:
     names = [port.name for port in one.lowered.networks[case.network].methods[case.method].inputs]
     given = dict(zip(names, by_name(case, one.numbers, one.spec, names), strict=True))
     outs = run_method(one.spec, one.lowered, one.weights[case.network], given, backend, case.network, case.method)
-    check(case, outs if case.every_output else next(iter(outs.values())), one.numbers, one.spec)
+    method, own = one.lowered.networks[case.network].methods[case.method], arrays(one.weights[case.network])
+
+    def run(dtype: str) -> Any:
+        outs = Interpreter(one.lowered.module, own, dtype).run(method.function, *given.values())
+        return dict(zip(output_names(method), outs, strict=True)) if case.every_output else outs[0]
+
+    out = outs if case.every_output else next(iter(outs.values()))
+    check(one, out, case.wanted(one.numbers), run if backend == "oracle" else None)
 
 
 def exceptions(table: dict[str, list[str]], case: Case) -> list[str]:
@@ -220,7 +241,13 @@ def test_loss(case: Loss, backend: str) -> None:
     given = dict(zip(names, by_name(case, one.numbers, one.spec, names), strict=True))
     sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names}
     found = api.loss(case.spec, one.files, given, backend, **sizes)  # type: ignore[arg-type]
-    assert error(next(iter(found.values())), case.wanted(one.numbers).mean()) < case.tolerance
+
+    def run(dtype: str) -> Any:
+        operands = [given[value.name] for value in one.lowered.module.entry(update.loss).inputs]
+        return Interpreter(one.lowered.module, one.whole, dtype).run(update.loss, *operands)[0]
+
+    wanted = case.wanted(one.numbers).mean()
+    check(one, next(iter(found.values())), wanted, run if backend == "oracle" else None)
 
 
 SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for backend in case.backends]
@@ -233,9 +260,12 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
     program = next(each for each in lowered.programs if each.name == case.program)
     names = [value.name for value in lowered.module.entry(program.entry).inputs]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
+
+    def run(dtype: str) -> Any:
+        return Interpreter(lowered.module, one.whole, dtype).run(program.entry, *given.values())[0]
+
     if backend == "oracle":
-        own = {f"{net}.{name}": a for net, weights in one.weights.items() for name, a in arrays(weights).items()}
-        out, *_ = Interpreter(lowered.module, own).run(program.entry, *given.values())
+        out = run("f64")
     elif backend == "torch":
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
             made = project.sampler.PROGRAMS[program.name][program.steps]
@@ -255,4 +285,4 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
         }
         noise = {name: given[name] for name, source in program.sources.items() if isinstance(source, RandomSource)}
         out = pipe.sample(conditions=told, noise=noise, program=case.program)
-    check(case, out, numbers, spec)
+    check(one, out, case.wanted(numbers), run if backend == "oracle" else None)

@@ -49,15 +49,16 @@ class Signal(Process):
         return -1.0  # never reached
 
     def gamma(self, m: Maths, t: Any) -> Any:
-        """Power of the signal."""
+        """Power of the signal, in float32 as in training: near the data, 1 - gamma has only a few digits."""
         if self.schedule == "plain_cosine":
             cosine = m.cos(m.affine(t, math.pi / 2 / (1 + self.ds), math.pi / 2 * self.ns / (1 + self.ds)))
-            return m.single(cosine * cosine)  # near the data 1 - gamma keeps one digit, in samplers as in training
+            return m.single(cosine * cosine)
         if self.schedule == "linear":
             return m.clamp(1.0 - t, self.clip[0], 1.0, out="gamma")
         first, last = (float(self._curve(NUMPY, x)) for x in (self.start, self.end))
         curve = self._curve(m, m.affine(t, self.end - self.start, self.start))
-        return m.clamp(m.affine(curve, 1.0 / (first - last), -last / (first - last)), *self.clip, out="gamma")
+        scaled = m.affine(curve, 1.0 / (first - last), -last / (first - last))
+        return m.single(m.clamp(scaled, *self.clip, out="gamma"))
 
     def _curve(self, m: Maths, x: Any) -> Any:
         if self.schedule == "sigmoid":
