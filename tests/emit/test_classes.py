@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch_module import loaded, side_file
 
+from latentc.emit.classes import Classes
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
+from latentc.emit.members import EmitError
 from latentc.emit.model import ModelFile, imports, networks_file
 from latentc.ir.builder import ModuleBuilder, f32, i64, items, module_class
 from latentc.ir.core import parameters
@@ -147,3 +149,47 @@ def test_sizes_that_happen_to_be_equal_or_1_are_no_shorthand(
     _, module, fn = emitted(block, types, {"width": 4, **more})
     x = np.random.default_rng(0).standard_normal([2, *types[0].shape[1:]])
     agrees(file, module, fn, x, **more)
+
+
+def scaled(factor: float) -> Any:
+    """A block inside a block inside a network, with a number that no argument of theirs is."""
+
+    @module_class("Scaled", x="B width")
+    def inner(b: Any, x: Any, *, width: int) -> Any:
+        return b.dense("fc", x, width) * factor
+
+    @module_class("Block", x="B width")
+    def block(b: Any, x: Any, *, width: int) -> Any:
+        return x + b.sub("scaled", inner, x, width=width)
+
+    @module_class("Network", x="B width")
+    def network(b: Any, x: Any, *, width: int) -> Any:
+        return b.sub("blocks.0", block, x, width=width)
+
+    return network
+
+
+def test_networks_that_differ_in_a_number_below_them_do_not_share_classes() -> None:
+    mb = ModuleBuilder()
+    networks = {name: mb.define(scaled(factor), [f32(B, 3)], {"width": 3}) for name, factor in FACTORS.items()}
+    file = networks_file(mb.finish(), {name: [fn] for name, fn in networks.items()})
+    made = loaded(file.text)
+    models = {"main": made["build"](), "guide": made["build_guide_"](), "other": made["build_other"]()}
+    x = torch.ones(1, 3)
+    for name, model in models.items():
+        fc = model.blocks[0].scaled.fc
+        assert torch.allclose(model(x), x + fc(x) * FACTORS[name]), file.text
+    assert type(models["main"]) is type(models["other"]) is not type(models["guide"])
+
+
+FACTORS = {"main": 2.0, "guide": 3.0, "other": 2.0}
+
+
+def test_a_class_that_nothing_creates_is_not_written() -> None:
+    mb = ModuleBuilder()
+    fn = mb.define(scaled(2.0), [f32(B, 3)], {"width": 3})
+    classes = Classes(mb.finish(), {"main": [fn]})
+    name = classes.of(fn).name
+    classes.check_used(f"return {name}()")
+    with pytest.raises(EmitError, match=name):
+        classes.check_used("")

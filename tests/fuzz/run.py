@@ -72,7 +72,9 @@ def fuzz(fuzzer: str, seeds: range, seconds: float, workers: int = 2) -> tuple[c
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("fuzzers", nargs="*", default=["specs", "crossed", "files"], help="specs, crossed, files")
+    parser.add_argument(
+        "fuzzers", nargs="*", default=["specs", "crossed", "files", "twins"], help="specs, crossed, files, twins"
+    )
     parser.add_argument("--count", type=int, default=2000, help="cases of each")
     parser.add_argument("--seed", type=int, default=int(time.time()) * 100_000, help="of the first case")
     flags = parser.parse_args()

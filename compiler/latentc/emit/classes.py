@@ -82,11 +82,23 @@ class Classes:
         if function not in self._printed:
             names = self.groups.of(function)
             printer = _ClassPrinter(self, [self.module.functions[n] for n in names])
-            if printer.differ and len(self.groups.component(function)) < len(names):
+            if (printer.differ or printer.mixed) and len(self.groups.component(function)) < len(names):
                 names = self.groups.component(function)
                 printer = _ClassPrinter(self, [self.module.functions[n] for n in names])
+            if printer.mixed:
+                raise EmitError(f"the methods {', '.join(names)} share {printer.mixed}, which is of several classes")
             self._printed |= dict.fromkeys(names, self._named(printer))
         return self._printed[function]
+
+    def check_used(self, builders: str) -> None:
+        """Raises EmitError if neither another class nor `builders` creates one of the printed classes.
+
+        A class that nothing creates was meant for a member that is now of another class.
+        """
+        for printed, text in zip(self._by_text.values(), self.texts, strict=True):
+            others = "".join(other for other in self.texts if other is not text) + builders
+            if not re.search(rf"\b{printed.name}\(", others):
+                raise EmitError(f"nothing in model.py creates the class {printed.name}")
 
     def _named(self, printer: _ClassPrinter) -> Printed:
         text = printer.text
@@ -100,12 +112,22 @@ class Classes:
         return Printed(known.name, known.arguments, printer.methods, printer.values, known.members)
 
 
+def _same_module(one: Printed, other: Printed) -> bool:
+    """True if calls of both can be calls of one member: same class, same constructor arguments."""
+    values = [{a: printed.values[a] for a in printed.arguments} for printed in (one, other)]
+    return one.name == other.name and values[0] == values[1]
+
+
 # Names that classes of model.py must not have.
 _BUILTIN = frozenset({"Tensor", "Mapping", "Path", "CONSTANTS", "NETWORKS", "SNConv2d", "SNLinear", "SNEmbedding"})
 
 
 class _ClassPrinter:
-    """Prints one class. `differ`: two functions are the same method with different bodies."""
+    """Prints one class.
+
+    `differ`: two functions are the same method with different bodies. `mixed`: a member that the functions call as
+    modules of different classes or sizes; empty if there is none.
+    """
 
     def __init__(self, owner: Classes, functions: list[Function]) -> None:
         self.owner, self.functions = owner, functions
@@ -123,8 +145,11 @@ class _ClassPrinter:
         self.parts = [part for fn in functions for part in with_loops(owner.module, fn)]
         params = {p.name: p for fn in self.parts for p in fn.params}
         children: dict[str, Node] = {}
+        self.mixed = ""
         for node in (n for fn in self.parts for n in fn.nodes if n.op in CALLS and n.attrs["name"]):
-            children.setdefault(node.attrs["name"], node)
+            known = children.setdefault(node.attrs["name"], node)
+            if not _same_module(owner.of(known.attrs["fn"]), owner.of(node.attrs["fn"])):
+                self.mixed = node.attrs["name"]
         leaves = find_leaves(self.parts)
         self.norms = self._free_norms({p.split(".")[0] for p in [*leaves, *params, *children]})
         self.members = Members(owner, leaves, children, params, dict(self.norms.values()), self._size)

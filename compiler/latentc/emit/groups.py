@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from latentc.ir.core import CALLS, Function, Init, Module, Node, Origin, callees, frozen
+from latentc.ir.core import CALLS, Function, Module, Node, Origin, callees, frozen
 
 
 def with_origins(module: Module, roots: Iterable[str]) -> Module:
@@ -124,14 +124,18 @@ class Groups:
         )
 
     def _skeleton(self, name: str) -> Any:
-        """Ops, calls and params of a function with what they start as, and of those that it calls, without sizes."""
+        """A function and those it calls, hashable and without the names of functions and values."""
         if name not in self._skeletons:
             parts = with_loops(self.module, self.module.functions[name])
-            params = tuple((p.name, p.kind, *_start(p.init)) for part in parts for p in part.params)
-            nodes = [n for part in parts for n in part.nodes if n.op != "constant"]
-            called = tuple(self._skeleton(n.attrs["fn"]) for n in nodes if n.op in CALLS)
-            self._skeletons[name] = params, tuple((n.op, n.attrs.get("name"), _options(n)) for n in nodes), called
+            params = tuple((p.name, p.kind, p.init.kind, frozen(p.init.args)) for part in parts for p in part.params)
+            nodes = [node for part in parts for node in part.nodes]
+            called = tuple(self._called(node.attrs["fn"]) for node in nodes if node.op in CALLS)
+            self._skeletons[name] = params, tuple((n.op, frozen(_attributes(n))) for n in nodes), called
         return self._skeletons[name]
+
+    def _called(self, name: str) -> Any:
+        origin = self.module.functions[name].origin
+        return self._skeleton(name), (origin.cls, origin.method, frozen(origin.args)) if origin else None
 
 
 def _method(module: Module, name: str) -> str:
@@ -139,12 +143,6 @@ def _method(module: Module, name: str) -> str:
     return origin.method if origin else ""
 
 
-def _options(node: Node) -> Any:
-    """What a node's attributes choose, such as a causal mask."""
-    return frozen({key: value for key, value in node.attrs.items() if isinstance(value, bool)})
-
-
-def _start(init: Init) -> tuple[Any, ...]:
-    """An initialiser without the arguments that are sizes."""
-    own = {key: value for key, value in init.args.items() if not isinstance(value, int) or isinstance(value, bool)}
-    return init.kind, frozen(own)
+def _attributes(node: Node) -> dict[str, Any]:
+    """The attributes of a node without the names of functions, which differ between equal functions."""
+    return {key: value for key, value in node.attrs.items() if key not in ("fn", "body")}

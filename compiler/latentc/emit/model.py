@@ -52,6 +52,7 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
         builders.append('    """The network, with the sizes of the spec unless overridden."""')
         builders += layout("    ", f"sizes = {literal(sizes[network]).code} | sizes")
         builders.append(f"    return {printed.name}(**sizes)")
+    classes.check_used("\n".join(builders))
     rows = [f"{literal(n).code}: {_builder(n)}" for n in networks]
     builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
