@@ -127,7 +127,7 @@ def test_only_images_are_mirrored(tmp_path: Path) -> None:
 
 
 def test_npy_folder_is_mapped(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.arange(6 * 64, dtype=np.float16).reshape(6, 1, 8, 8))
+    np.save(tmp_path / "x.npy", (np.arange(6 * 64) / 512).astype(np.float16).reshape(6, 1, 8, 8))
     data = f"kind: npy_folder, path: '{tmp_path}', shape: [1, 8, 8]"
     with pytest.raises(ValueError, match=r"no such file: .*y\.npy"):
         opened(f"{{{data}, classes: 2}}")
@@ -137,7 +137,7 @@ def test_npy_folder_is_mapped(tmp_path: Path) -> None:
     found = opened(f"{{{data}, classes: 3}}")
     assert not found.in_memory and isinstance(found.arrays["x"], np.memmap)  # type: ignore[attr-defined]
     rows = found.rows(np.array([5, 0]))
-    assert rows["x"].dtype == np.float32 and rows["x"][0, 0, 0, 0] == 5 * 64 and rows["y"].tolist() == [2, 0]
+    assert rows["x"].dtype == np.float32 and rows["x"][0, 0, 0, 0] == 5 * 64 / 512 and rows["y"].tolist() == [2, 0]
 
 
 def test_image_folder(images: Path) -> None:
@@ -149,7 +149,7 @@ def test_image_folder(images: Path) -> None:
     augmented = found.rows(every, rng())["x"]
     same = (augmented == rows["x"]).all((1, 2, 3))
     assert 0 < same.sum() < 10 and (augmented[~same] == rows["x"][~same][..., ::-1]).all()
-    with pytest.raises(ValueError, match="has 2, but the model has 3 classes"):
+    with pytest.raises(ValueError, match=r"has 2 folders \(cat, dog\), but the model has 3 classes"):
         opened(f"{{{data}, shape: [3, 8, 8], classes: 3}}")
     assert opened(f"{{{data}, shape: [1, 8, 8], classes: 2}}").rows(EVERY)["x"].shape == (6, 1, 8, 8)
     with pytest.raises(ValueError, match="the model takes none"):
@@ -308,3 +308,139 @@ def test_captions_that_do_not_fit(file: str, content: str | None, said: str, tmp
     data = f"{{kind: captioned_images, path: '{images}', captions: '{tmp_path / file}', shape: [3, 8, 8]"
     with pytest.raises(ValueError, match=said):
         unlabelled(f"{data}, fields: {{{text}}}}}")
+
+
+def arrays_of(folder: Path, kind: str, **arrays: np.ndarray) -> Any:
+    """Settings of arrays in a file or a folder, as `data` of a spec gives them."""
+    if kind == "npz":
+        np.savez(folder / "a.npz", **arrays)
+        return {"kind": "npz", "path": str(folder / "a.npz")}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return {"kind": "npy_folder", "path": str(folder)}
+
+
+ARRAYS = ("npz", "npy_folder")
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0.0, 1.0, 2.0], None),
+        ([True, False, True], None),
+        (np.array([0, 1, 2], np.uint64), None),
+        ([0.5, 1, 1.5], "field `y` holds 0.5, but must hold whole numbers"),
+        ([0, np.nan, 1], "field `y` holds nan"),
+        ([0, 1, np.inf], "field `y` holds inf"),
+        ([0, -1, 1], "run from -1 to 1"),
+        ([0, 1, 3], "run from 0 to 3"),
+        ([-0.9, 0, 1], "field `y` holds -0.9"),
+        (np.array([0, 1, 2**63], np.uint64), "uint64"),
+    ],
+)
+def test_labels_are_whole_numbers_of_classes(kind: str, labels: Any, said: str | None, tmp_path: Path) -> None:
+    own = arrays_of(tmp_path, kind, x=np.zeros((3, 1, 8, 8), np.float32), y=np.array(labels))
+    data = json.dumps({**own, "classes": 3, "shape": [1, 8, 8]})
+    if said is None:
+        assert opened(data).rows(np.arange(3))["y"].tolist() == [int(label) for label in labels]
+        return
+    with pytest.raises(ValueError) as caught:
+        opened(data)
+    assert said in str(caught.value)
+
+
+LEVELS = np.arange(6 * 64).reshape(6, 8, 8, 1) / (6 * 64 - 1)  # from 0 to 1
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [
+        (np.rint(LEVELS * 255).astype(np.uint8), None),
+        (np.rint(LEVELS * 65535).astype(np.uint16), None),
+        (np.rint(LEVELS * 65535).astype(">u2"), None),
+        (LEVELS.transpose(0, 3, 1, 2) * 2 - 1, None),
+        (LEVELS > 0.5, None),
+        ((LEVELS * 255).astype(np.int64), "field `x` holds int64, whose scale is unknown"),
+        ((LEVELS * 255).astype(np.int16), "field `x` holds int16, whose scale is unknown"),
+        (LEVELS.transpose(0, 3, 1, 2) * 255, "field `x` holds values from 0 to 255, but its range is -1 to 1"),
+        (np.where(LEVELS > 0.9, np.nan, LEVELS).transpose(0, 3, 1, 2), "not finite"),
+        (LEVELS.transpose(0, 3, 1, 2) * 1e300, "not finite float32"),
+    ],
+)
+def test_pixels_in_arrays_are_scaled_or_refused(kind: str, pixels: Any, said: str | None, tmp_path: Path) -> None:
+    own = arrays_of(tmp_path, kind, x=pixels, y=np.zeros(6, int))
+    data = json.dumps({**own, "classes": 1, "shape": [1, 8, 8]})
+    if said is None:
+        wanted = LEVELS > 0.5 if pixels.dtype == bool else LEVELS
+        found = opened(data).rows(np.arange(6))["x"]
+        assert found.shape == (6, 1, 8, 8)
+        np.testing.assert_allclose(found.transpose(0, 2, 3, 1), wanted * 2.0 - 1, atol=1.01 / 255)
+        return
+    with pytest.raises(ValueError) as caught:
+        opened(data)
+    assert said in str(caught.value)
+
+
+def test_rows_of_mapped_arrays_are_checked_when_they_are_read(tmp_path: Path) -> None:
+    """Beyond the first ones, which are checked when the data is opened."""
+    x, grid = np.zeros((3000, 1, 8, 8), np.float32), np.zeros((3000, 4))
+    x[2000], grid[2500, 0], grid[2700, 1] = np.nan, 0.5, 7
+    own = arrays_of(tmp_path, "npy_folder", x=x, grid=grid, y=np.zeros(3000, int))
+    fields = {"x": {"shape": [1, 8, 8]}, "y": {"classes": 2}, "grid": {"shape": [4], "classes": 5}}
+    found = opened(json.dumps({**own, "fields": fields}))
+    assert found.rows(np.arange(1999))["grid"].dtype == np.int64
+    for row, said in (
+        (2000, "field `x` holds values that are not finite"),
+        (2500, "holds 0.5"),
+        (2700, "from 0 to 7, but"),
+    ):
+        with pytest.raises(ValueError, match=said.replace("`", ".")):
+            found.rows(np.arange(row - 5, row + 5))
+
+
+def test_masks_and_sounds_in_arrays(tmp_path: Path) -> None:
+    sound = np.array([[-32768, 0, 16384, 32767]] * 3, np.int16)
+    fields = {
+        "x": {"shape": [4], "medium": "audio", "rate": 100.0},
+        "y": {"classes": 2},
+        "mask": {"shape": [2], "dtype": "bool"},
+    }
+    for mask, said in (([[0, 1]] * 3, None), ([[0.0, 1.0]] * 3, None), ([[0, 2]] * 3, "true or false, but holds 2")):
+        np.savez(tmp_path / "a.npz", x=sound, y=np.zeros(3, int), mask=np.array(mask))
+        settings = settings_of("{kind: npz, classes: 2, shape: [1, 8, 8]}") | {"path": str(tmp_path / "a.npz")}
+        from latentc.components.fields import Field
+
+        settings["fields"] = {n: Field(**f).model_dump(mode="json", exclude_none=True) for n, f in fields.items()}
+        if said is None:
+            rows = open_dataset(settings).rows(np.arange(3))
+            assert rows["x"][0].tolist() == [-1, 0, 0.5, 32767 / 32768] and rows["mask"].tolist() == [[False, True]] * 3
+        else:
+            with pytest.raises(ValueError, match=said):
+                open_dataset(settings)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["1.0", "0"], None),
+        (["-1", "0"], "run from -1 to"),
+        (["0.5", "1"], "holds 0.5, but must hold whole numbers"),
+        (["cat", "1"], None),
+    ],
+)
+def test_labels_of_a_table(labels: list[str], said: str | None, tmp_path: Path) -> None:
+    rows = [",".join([label, *["0.5"] * 8]) for label in labels]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(["y", *(f"x_{i}" for i in range(8))]), *rows]))
+    settings = settings_of("{kind: digits}") | {"kind": "table", "path": str(tmp_path / "a.csv"), "keys": {}}
+    settings |= {"row": None, "classes": 2}
+    settings["fields"] = {
+        "x": {"shape": [8], "dtype": "f32", "medium": "array", "axes": ["axis_0"]},
+        "y": {"shape": [], "dtype": "i64", "classes": 2, "medium": "array", "axes": []},
+    }
+    if said is None:
+        assert open_dataset(settings).rows(np.arange(2))["y"].tolist() == [1, 0]
+    else:
+        with pytest.raises(ValueError, match=said):
+            open_dataset(settings)

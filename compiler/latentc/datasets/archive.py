@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, reading, states
+from latentc.datasets.arrays import Array, files_below, reading, states
 
 
 class Archive:
@@ -20,11 +20,12 @@ class Archive:
         self.path = Path(path)
         self.zip: zipfile.ZipFile | None = None
         if self.path.is_dir():
-            every = (file for file in self.path.rglob("*") if file.suffix.lower() in suffixes)
+            every = files_below(self.path, suffixes)
             self.names = sorted(str(file.relative_to(self.path).as_posix()) for file in every)
         elif self.path.is_file():
             with reading(self.path, "a zip"), zipfile.ZipFile(self.path) as archive:
-                self.names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in suffixes)
+                shown = (name for name in archive.namelist() if not any(p[:1] == "." for p in name.split("/")))
+                self.names = sorted(name for name in shown if Path(name).suffix.lower() in suffixes)
         else:
             raise ValueError(f"path: no such file or folder: {self.path}")
         if not self.names:
@@ -53,7 +54,7 @@ class Archive:
                 raise ValueError("it has no labels")
             known = {str(name).replace("\\", "/"): label for name, label in rows}
             labels = [known[name] for name in self.names]
-            if not all(isinstance(label, int) for label in labels):
+            if not all(type(label) is int and abs(label) < 1 << 63 for label in labels):
                 raise ValueError("labels must be class numbers")
         return np.array(labels, np.int64)
 

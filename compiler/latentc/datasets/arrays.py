@@ -1,7 +1,9 @@
 """Samples in arrays, in memory or mapped from files."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Augmentation = tuple[float, list[str]]  # the probability of each, and their kinds
 DTYPES = {"f32": np.float32, "i64": np.int64, "bool": np.bool_}
+# The integers that stand for the low and the high end of a field's range, by dtype.
+LEVELS: dict[str, tuple[float, float]] = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
+PCM: dict[str, tuple[float, float]] = {"int16": (-(2.0**15), 2.0**15), "int32": (-(2.0**31), 2.0**31)}
+FLOAT32 = float(np.finfo(np.float32).max)
+FAR = 8.0  # widths of its range by which values may exceed it: noise stays within, pixels from 0 to 255 do not
 
 
 class Arrays:
@@ -40,14 +47,15 @@ class Arrays:
         for name, array in arrays.items():
             if len(array) != self.size:
                 raise ValueError(f"field `{name}` has {len(array)} samples, but the first field has {self.size}")
-            shape = list(as_declared(array[:1], fields[name]).shape[1:])
+            # Of large arrays the first rows; the others are checked when they are read.
+            check_values(name, array if in_memory or array.ndim == 1 else array[:1024], fields[name])
+            shape = list(as_declared(name, array[:1], fields[name]).shape[1:])
             if shape != list(fields[name]["shape"]):
                 raise ValueError(f"samples of `{name}` have shape {shape}, but the model takes {fields[name]['shape']}")
-            check_classes(name, array if in_memory or array.ndim == 1 else array[:1024], fields[name])
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Samples by field; noisy, and mirrored at random if `flip` is on, if `rng` is given."""
-        found = {name: as_declared(array[index], self.fields[name]) for name, array in self.arrays.items()}
+        found = {name: as_declared(name, array[index], self.fields[name]) for name, array in self.arrays.items()}
         for name, x in found.items():
             if rng is not None and (deviation := self.fields[name].get("noise")):
                 found[name] = x + np.float32(deviation) * rng.standard_normal(x.shape, np.float32)
@@ -86,26 +94,79 @@ def augmented_rows(
     return {**rows, "x": np.ascontiguousarray(x), "augment": labels}
 
 
-def as_declared(x: Array, field: Mapping[str, Any]) -> Array:
-    """Rows of a field in its dtype and shape; uint8 pixels [n, ..., H, W, C] are scaled to its range.
+def as_declared(name: str, x: Array, field: Mapping[str, Any]) -> Array:
+    """Rows of the field `name` in its dtype and shape; pixels and sound are scaled to its range. Raises ValueError.
 
-    Numbers [n] are vectors [n, 1] if the field's shape is [1].
+    Pixels of integers may be [n, ..., H, W, C]; numbers [n] are vectors [n, 1] if the field's shape is [1].
     """
-    if x.dtype == np.uint8 and field["medium"] in ("image", "video") and "range" in field:
-        low, high = field["range"]
-        x = x.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
+    if x.dtype.kind in "biu" and "range" in field and field["medium"] in ("image", "video", "audio"):
+        x = scaled(name, x, field)
         if "channel" in field["axes"] and x.shape[1:] != tuple(field["shape"]) and x.ndim == 1 + len(field["axes"]):
             x = np.moveaxis(x, -1, 1 + field["axes"].index("channel"))
     if x.ndim == 1 and list(field["shape"]) == [1]:
         x = x[:, None]
+    check_values(name, x, field)
     return np.ascontiguousarray(x, DTYPES[field["dtype"]])
+
+
+def scaled(name: str, x: Array, field: Mapping[str, Any]) -> Array:
+    """Integers as f32 in the field's range: pixels, or PCM of audio. Raises ValueError for dtypes of unknown scale."""
+    known = PCM if field["medium"] == "audio" else LEVELS
+    low, high = field["range"]
+    if x.dtype.name not in known:
+        fitting = ", ".join(known)
+        raise ValueError(
+            f"field `{name}` holds {x.dtype}, whose scale is unknown: store {field['medium']} as {fitting}, or as "
+            f"floats from {low:g} to {high:g}"
+        )
+    least, most = known[x.dtype.name]
+    scale = np.float32((high - low) / (most - least))
+    return (x.astype(np.float32) - np.float32(least)) * scale + np.float32(low)
+
+
+def check_values(name: str, x: Array, field: Mapping[str, Any]) -> None:
+    """Raises ValueError if values would change when they become the field's dtype, or are far out of its range."""
+    if field["dtype"] == "i64":
+        integers(x, f"field `{name}`")
+    elif field["dtype"] == "bool" and x.dtype.kind != "b" and not ((x == 0) | (x == 1)).all():
+        raise ValueError(f"field `{name}` is true or false, but holds {x[(x != 0) & (x != 1)].flat[0]:g}")
+    elif x.dtype.kind == "f" and x.size:
+        least, most = float(x.min()), float(x.max())  # nan if one value is
+        if not (least >= -FLOAT32 and most <= FLOAT32):
+            raise ValueError(f"field `{name}` holds values that are not finite float32 numbers")
+        low, high = field.get("range") or (-np.inf, np.inf)
+        if max(most - high, low - least) > FAR * (high - low):
+            raise ValueError(
+                f"field `{name}` holds values from {least:g} to {most:g}, but its range is {low:g} to {high:g}: scale "
+                "them, or declare their `range`"
+            )
+    check_classes(name, x, field)
+
+
+def integers(x: Array, what: str) -> Array:
+    """Whole numbers as i64, also if they are stored as floats. Raises ValueError for others."""
+    if x.dtype.kind == "f":
+        whole = np.isfinite(x) & (x == np.floor(x)) & (np.abs(x) < 2.0**63)
+        if not whole.all():
+            raise ValueError(f"{what} holds {x[~whole].flat[0]:g}, but must hold whole numbers")
+    elif x.dtype.kind not in "biu" or (x.dtype == np.uint64 and x.size and int(x.max()) >= 1 << 63):
+        raise ValueError(f"{what} does not hold integers of 64 bits, but {x.dtype}")
+    return x.astype(np.int64, copy=False)
+
+
+def integer(text: Any, what: str) -> int:
+    """A whole number in a text or in JSON, such as a label. Raises ValueError."""
+    words = text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+    if isinstance(text, bool) or not re.fullmatch(r"\s*[-+]?\d{1,18}(\.0*)?\s*", words, re.ASCII):
+        raise ValueError(f"{what} is {words.strip()[:40]!r}, which is not a class number")
+    return int(float(words)) if "." in words else int(words)
 
 
 def check_classes(name: str, x: Array, field: Mapping[str, Any]) -> None:
     """Raises ValueError unless the integers of a field are in [0, classes)."""
     count = field.get("classes")
     if count is not None and x.size and not 0 <= int(x.min()) <= int(x.max()) < count:
-        raise ValueError(f"values of `{name}` run from {x.min()} to {x.max()}, but the model has {count}, from 0")
+        raise ValueError(f"values of `{name}` run from {x.min():g} to {x.max():g}, but the model has {count}, from 0")
 
 
 def mirror(x: Array, chosen: Array, axis: int) -> Array:
@@ -119,12 +180,35 @@ def states(files: Iterable[Any], root: Any) -> list[str]:
     return [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found]
 
 
+def files_below(root: Any, suffixes: Collection[str]) -> list[Any]:
+    """Files below a folder that end in one of the suffixes, sorted; without hidden ones and those in hidden folders.
+
+    Raises ValueError for what is named like such a file but cannot be read as one: a pipe, a device, a dead link.
+    """
+    from pathlib import Path
+
+    found, folders = [], [Path(root)] if Path(root).is_dir() else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif path.suffix.lower() in suffixes and not entry.is_dir():
+                    if not entry.is_file():
+                        raise ValueError(f"{path} is not a file, but a pipe, a device or a link to nothing")
+                    found.append(path)
+    return sorted(found)
+
+
 def folder_names(path: str) -> list[str]:
-    """Names of the folders in `path`, in the order of their labels; empty if there is no such folder."""
+    """Names of the folders in `path` that are not hidden, in the order of their labels; empty if there is no `path`."""
     from pathlib import Path
 
     root = Path(path)
-    return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
 
 
 def class_folders(path: str, classes: int, what: str, suffixes: set[str]) -> tuple[list[Any], Array]:
@@ -134,11 +218,14 @@ def class_folders(path: str, classes: int, what: str, suffixes: set[str]) -> tup
     root = Path(path)
     folders = [root / name for name in folder_names(path)]
     if classes and len(folders) != classes:
-        found = f"has {len(folders)}" if folders else "is not a folder with one sub-folder per class"
+        names = ", ".join(folder.name for folder in folders[:4]) + (", …" if len(folders) > 4 else "")
+        found = f"has {len(folders)} folders ({names})" if folders else "is not a folder with one sub-folder per class"
         raise ValueError(f"path: {root} {found}, but the model has {classes} classes")
     files, labels = [], []
     for label, folder in enumerate(folders if classes else [root]):
-        here = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in suffixes]
+        here = files_below(folder, suffixes)
+        if classes and not here:
+            raise ValueError(f"path: {folder} holds no {what}, so class {label} has no samples")
         files += here
         labels += [label] * len(here)
     if not files:

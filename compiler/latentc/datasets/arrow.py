@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, as_declared, augmentation_of, augmented_rows, check_classes, reading
+from latentc.datasets.arrays import Array, as_declared, augmentation_of, augmented_rows, integers, reading
 from latentc.datasets.captions import caption_arrays, of_text, text_names, texts_as_tokens
 from latentc.datasets.pictures import Images, Pictures, open_images
 
@@ -88,14 +88,21 @@ def numbers_of(column: Any, key: str, name: str, field: dict[str, Any], index: A
     shape = field["shape"]
     with reading(f"column `{key}`", f"numbers of shape {shape}"):
         values = np.asarray([column[int(i)].as_py() for i in index])
+        if values.dtype.kind in "iu":  # Python's integers have lost their dtype, which says how pixels are scaled
+            values = values.astype(_element(column.type))
     if values.dtype.kind not in "biuf":
         raise ValueError(f"column `{key}` does not hold numbers of shape {shape}")
-    values = as_declared(values, field)
+    values = as_declared(name, values, field)
     if values[0].size != np.prod(shape, dtype=int):
         raise ValueError(f"rows of `{key}` have shape {list(values.shape[1:])}, but the model takes {shape}")
-    values = values.reshape(len(index), *shape)  # lists may be flat
-    check_classes(name, values, field)
-    return values
+    return values.reshape(len(index), *shape)  # lists may be flat
+
+
+def _element(kind: Any) -> Any:
+    """The dtype of the numbers in a column of numbers or of lists of them."""
+    while hasattr(kind, "value_type"):
+        kind = kind.value_type
+    return kind.to_pandas_dtype()
 
 
 class Column:
@@ -124,7 +131,7 @@ class ArrowPictures(Pictures):
             self.arrays[name] = Column(table, key_of(name, keys, columns), name, settings["fields"][name])
         self.y = np.zeros(self.size, np.int64)
         if settings["classes"]:
-            self.y = numbers(table.column(label), label).astype(np.int64)
+            self.y = integers(numbers(table.column(label), label), f"column `{label}`")
 
     def content(self, index: int) -> tuple[str, Any]:
         value = self.table.column(self.key)[index].as_py()
@@ -138,7 +145,7 @@ class ArrowPictures(Pictures):
         """A text of a row."""
         return text_of(self.table.column(self.texts[name])[index].as_py(), self.texts[name])
 
-    def identity(self) -> list[str]:
+    def contents(self) -> list[str]:
         return [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in self.table.files]
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import reading, states
+from latentc.datasets.arrays import files_below, reading, states
 from latentc.datasets.captions import caption_arrays, text_names
-from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
+from latentc.datasets.image_files import SUFFIXES
+from latentc.datasets.pictures import Images, Pictures, open_images
 from latentc.datasets.table import read_rows
 
 IMAGE = ("image", "file_name", "image_id", "ImageID")  # what columns are called
@@ -22,7 +23,7 @@ class CaptionedImages(Pictures):
     def __init__(self, settings: dict[str, Any], side: int, channels: int):
         super().__init__(side, channels)
         self.path, file = Path(settings["path"]), Path(settings["captions"])
-        images = sorted(image for image in self.path.rglob("*") if image.suffix.lower() in SUFFIXES)
+        images = files_below(self.path, SUFFIXES)
         if not images:
             raise ValueError(f"path: {self.path} holds no images")
         by_path = {image.relative_to(self.path).as_posix(): image for image in images}
@@ -54,7 +55,7 @@ class CaptionedImages(Pictures):
     def content(self, index: int) -> tuple[str, Path]:
         return str(self.files[index]), self.files[index]
 
-    def identity(self) -> list[str]:
+    def contents(self) -> list[str]:
         return [*states(self.files, self.path), *self.captions]
 
 

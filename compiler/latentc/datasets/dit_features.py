@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, check_classes, reading
+from latentc.datasets.arrays import Array, check_classes, files_below, integers, reading
 from latentc.datasets.moments import checked, drawn
 
 
@@ -21,7 +21,7 @@ class Features:
         self.settings, self.fields = settings, settings["fields"]
         self.features = folder(settings["path"], "features")
         self.labels = folder(settings["path"], "labels") if "y" in self.fields else None
-        files = [file for file in self.features.glob("*.npy") if file.stem.isdigit()]
+        files = [file for file in files_below(self.features, {".npy"}) if file.stem.isdigit()]
         self.numbers = np.array(sorted(int(file.stem) for file in files), np.int64)
         self.size = len(files)
         if not files:
@@ -40,9 +40,15 @@ class Features:
         found = {"x": checked(x, self.fields["x"], f"latents of {self.features}")}
         if self.labels is None:
             return found
-        y = np.array([array_of(self.labels / f"{number}.npy").reshape(-1)[0] for number in numbers], np.int64)
+        y = np.array([self._label(self.labels / f"{number}.npy") for number in numbers], np.int64)
         check_classes("y", y, self.fields["y"])
         return {**found, "y": y}
+
+    def _label(self, file: Path) -> int:
+        labels = integers(array_of(file), str(file))
+        if labels.size != 1:
+            raise ValueError(f"{file} holds {labels.size} labels instead of one")
+        return int(labels.flat[0])
 
 
 def folder(path: str, what: str) -> Path:

@@ -4,7 +4,8 @@ import io
 from typing import Any
 
 from latentc.datasets.archive import Archive
-from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
+from latentc.datasets.image_files import SUFFIXES
+from latentc.datasets.pictures import Images, Pictures, open_images
 
 
 class EdmPictures(Pictures):
@@ -19,7 +20,7 @@ class EdmPictures(Pictures):
         name = self.archive.names[index]
         return f"{name} in {self.archive.path}", io.BytesIO(self.archive.read(name))
 
-    def identity(self) -> list[str]:
+    def contents(self) -> list[str]:
         return self.archive.identity()
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from latentc.datasets.arrays import class_folders, folder_names, states
-from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
+from latentc.datasets.image_files import SUFFIXES
+from latentc.datasets.pictures import Images, Pictures, open_images
 
 
 class ImageFolder(Pictures):
@@ -19,7 +20,7 @@ class ImageFolder(Pictures):
     def content(self, index: int) -> tuple[str, Path]:
         return str(self.files[index]), self.files[index]
 
-    def identity(self) -> list[str]:
+    def contents(self) -> list[str]:
         return states(self.files, self.path)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import reading, states
-from latentc.datasets.pictures import SUFFIXES, Images, Pictures, open_images
+from latentc.datasets.arrays import files_below, reading, states
+from latentc.datasets.image_files import SUFFIXES
+from latentc.datasets.pictures import Images, Pictures, open_images
 
 SYNSET = re.compile(r"n\d{8}")
 MAPPINGS = ("LOC_synset_mapping.txt", "synset_words.txt")
@@ -32,10 +33,11 @@ class ImageNet(Pictures):
         numbers = {synset: number for number, synset in enumerate(synsets)}
         folders = synset_folders(self.folder)
         if folders:
-            self.files = [file for name in folders for file in sorted((self.folder / name).iterdir()) if is_image(file)]
-            labels = [numbers[file.parent.name] for file in self.files]
+            held = {name: files_below(self.folder / name, SUFFIXES) for name in folders}
+            self.files = [file for files in held.values() for file in files]
+            labels = [numbers[name] for name, files in held.items() for _ in files]
         else:
-            self.files = sorted(file for file in self.folder.iterdir() if is_image(file))
+            self.files = files_below(self.folder, SUFFIXES)
             labels = [numbers[synset] for synset in self._solution(len(self.files))]
         if not self.files:
             raise ValueError(f"path: {self.folder} holds no images")
@@ -60,12 +62,8 @@ class ImageNet(Pictures):
     def content(self, index: int) -> tuple[str, Path]:
         return str(self.files[index]), self.files[index]
 
-    def identity(self) -> list[str]:
+    def contents(self) -> list[str]:
         return states(self.files, self.root)
-
-
-def is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
 
 
 def places(root: Path) -> list[Path]:

@@ -40,4 +40,6 @@ def checked(latents: Array, field: dict[str, Any], what: str) -> Array:
     """The latents, if they have the shape that the model takes. Raises ValueError."""
     if list(latents.shape[1:]) != list(field["shape"]):
         raise ValueError(f"{what} have shape {list(latents.shape[1:])}, but the model takes {field['shape']}")
+    if not np.isfinite(latents).all():
+        raise ValueError(f"{what} hold values that are not finite")
     return np.ascontiguousarray(latents, np.float32)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from latentc.datasets.arrays import reading
+from latentc.datasets.arrays import files_below, reading
 from latentc.datasets.arrow import (
     ArrowPictures,
     ArrowRows,
@@ -25,7 +25,7 @@ ROWS = 256  # rows copied at once
 def files_of(settings: dict[str, Any]) -> list[Path]:
     """The file, or all files of a folder in sorted order. Raises ValueError."""
     root = Path(settings["path"])
-    found = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    found = [root] if root.is_file() else files_below(root, {".parquet"})
     if not found:
         raise ValueError(f"path: {root} is neither a .parquet file nor a folder of them")
     return found

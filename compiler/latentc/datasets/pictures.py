@@ -15,10 +15,8 @@ from latentc.datasets.arrays import (
     augmented_rows,
     check_classes,
     mirror,
-    reading,
 )
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from latentc.datasets.image_files import VERSION, picture_from_file
 
 
 class Pictures(ABC):
@@ -39,16 +37,17 @@ class Pictures(ABC):
         """One image file: what messages call it, and a path or an opened file."""
 
     @abstractmethod
+    def contents(self) -> list[str]:
+        """Texts that differ if the files do."""
+
     def identity(self) -> list[str]:
         """Texts that differ if the images do, for caches."""
+        return [VERSION, *self.contents()]
 
     def picture_of(self, index: int) -> Any:
         """One image as Pillow has it, of any size."""
-        from PIL import Image
-
         name, source = self.content(index)
-        with reading(name, "an image"), Image.open(source) as file:
-            return file.convert(self.mode)
+        return picture_from_file(source, name, self.mode)
 
     def random_views(self, index: Array, views: dict[str, Any], flip: bool, rng: np.random.Generator) -> Array:
         """Images u8[n, H, W, C] as training sees them this time: random crops and operations."""
@@ -92,9 +91,9 @@ class Images:
         """Images as the field `x` declares them, and labels; mirrored at random if `rng` is given."""
         field = self.fields["x"]
         if self.views is not None and rng is not None:
-            x = as_declared(self.pictures.random_views(index, self.views, self.flip, rng), field)
+            x = as_declared("x", self.pictures.random_views(index, self.views, self.flip, rng), field)
         else:
-            x = as_declared(np.stack([self.pictures.pixels(int(i)) for i in index]), field)
+            x = as_declared("x", np.stack([self.pictures.pixels(int(i)) for i in index]), field)
         if self.views is None and self.flip and rng is not None:
             x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
         found = {"x": x, "y": self.pictures.y[index]} if "y" in self.fields else {"x": x}

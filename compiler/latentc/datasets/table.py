@@ -2,13 +2,14 @@
 
 import csv
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import DTYPES, Array, Arrays, reading
+from latentc.datasets.arrays import Array, Arrays, integer, integers, reading
 from latentc.datasets.captions import of_text, texts_as_tokens
 from latentc_runtime.texts import tokens_from_text, word_starts
 
@@ -41,7 +42,9 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
                 array = np.array(values, np.float64).reshape(len(rows), *field["shape"])
             if not np.isfinite(array).all():
                 raise ValueError(f"column `{name}` of {file} holds numbers that are not finite")
-            arrays[name] = array.astype(DTYPES[field["dtype"]])
+            if field["dtype"] == "i64":
+                array = integers(array, f"column `{name}` of {file}")
+            arrays[name] = array.astype(np.float32) if field["dtype"] == "f32" else array
     return Arrays(arrays, fields)
 
 
@@ -68,7 +71,15 @@ def class_names(settings: dict[str, Any]) -> list[str]:
     file = Path(settings["path"])
     field = settings["fields"]["y"]
     labels = {str(_cells(row, "y", settings["keys"], field, file)[0]) for row in read_rows(file)}
-    return [] if all(label.isdigit() for label in labels) else sorted(labels)
+    return [] if all(map(_is_number, labels)) else sorted(labels)
+
+
+def _is_number(label: str) -> bool:
+    """True for numbers, also those that no class can have, such as -1: names they are not."""
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 def _class(label: Any, names: list[str]) -> int:
@@ -108,5 +119,7 @@ def _blocks(rows: Rows, names: list[str], settings: dict[str, Any]) -> dict[str,
     arrays = {"tokens": np.array(row[: count * length], np.int64).reshape(count, length)}
     if "y" in fields:
         first = labels[: count * length : length]
-        arrays["y"] = np.array([_class(one, names) if names else int(one) for one in first], np.int64)
+        arrays["y"] = np.array(
+            [_class(one, names) if names else integer(one, f"a label of {file}") for one in first], np.int64
+        )
     return arrays

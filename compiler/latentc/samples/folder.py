@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from latentc.datasets.arrays import files_below
+from latentc.datasets.image_files import SUFFIXES
 from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.files import write_text
 from latentc.samples.job import Job
@@ -21,7 +23,6 @@ from latentc_runtime.media import FORMATS
 Array = np.ndarray
 SHARDED = False
 TABLE = "samples.csv"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class Writer:
@@ -91,7 +92,7 @@ class Reader:
         if (path / TABLE).is_file():
             self._listed(path / TABLE)
         else:
-            self.files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            self.files = images_below(path)
             folders = sorted({file.relative_to(path).parts[0] for file in self.files if file.parent != path})
             if folders and all(file.parent != path for file in self.files):
                 numbers = {name: number for number, name in enumerate(folders)}
@@ -110,14 +111,23 @@ class Reader:
         except (KeyError, ValueError, TypeError, OverflowError, csv.Error) as error:
             raise DiagnosticError.of("E0726", f"{table} cannot be read: {error!r}") from None
 
-    def chunks(self, size: int = 256) -> Iterator[Samples]:
-        for start in range(0, self.count, size):
-            rows = slice(start, min(start + size, self.count))
-            pictures = [picture_from_bytes(file, str(file)) for file in self.files[rows]]
-            seeds, labels = (None if a is None else a[rows] for a in (self.seeds, self.labels))
+    def chunks(self, size: int = 256, rows: Array | None = None) -> Iterator[Samples]:
+        rows = np.arange(self.count) if rows is None else rows
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            pictures = [picture_from_bytes(self.files[i], str(self.files[i])) for i in part]
+            seeds, labels = (None if a is None else a[part] for a in (self.seeds, self.labels))
             yield Samples(start, stacked(pictures, str(self.path)), seeds, labels)
+
+
+def images_below(path: Path) -> list[Path]:
+    """The images in a folder, at any depth, without hidden ones. DiagnosticError E0726."""
+    try:
+        return files_below(path, SUFFIXES)
+    except ValueError as error:
+        raise DiagnosticError.of("E0726", str(error)) from None
 
 
 def recognises(path: Path) -> bool:
     """True for a folder that holds images, at any depth."""
-    return path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
+    return path.is_dir() and bool(images_below(path))

@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from latentc.datasets.arrays import integers
 from latentc.diagnostics import DiagnosticError
 from latentc.files import new_file
 from latentc.samples.job import Job
-from latentc.samples.sets import Samples, begin_folder, names_of
+from latentc.samples.sets import Samples, begin_folder, chosen, names_of
 from latentc.weights.npz import DAMAGE, npy_header
 
 Array = np.ndarray
@@ -104,14 +105,14 @@ class Reader:
             if fortran or not shape:
                 raise ValueError(f"`arr_0` is {shape}, not one array per sample in C order")
             self.count, self.shape = int(shape[0]), tuple(shape[1:])
-            self.labels = found["arr_1"].astype(np.int64) if _numbers(found.get("arr_1"), self.count) else None
+            self.labels = _labels(found["arr_1"], self.count) if "arr_1" in found else None
             self.seeds = found["seeds"].astype(np.uint64) if _numbers(found.get("seeds"), self.count) else None
             self.about = json.loads(str(found["about"])) if "about" in found else {}
             self.class_names = tuple(map(str, found["class_names"])) if "class_names" in found else ()
         except (*DAMAGE, KeyError) as error:
             raise DiagnosticError.of("E0726", f"{path} holds no samples: {error}") from None
 
-    def chunks(self, size: int = 256) -> Iterator[Samples]:
+    def chunks(self, size: int = 256, rows: Array | None = None) -> Iterator[Samples]:
         one = int(np.prod(self.shape)) * self.dtype.itemsize
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as raw:
@@ -122,9 +123,12 @@ class Reader:
                     content = member.read((stop - start) * one)
                     if len(content) < (stop - start) * one:
                         raise ValueError("it ends too early")
-                    arrays = np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape)
-                    seeds, labels = (None if a is None else a[start:stop] for a in (self.seeds, self.labels))
-                    yield Samples(start, arrays, seeds, labels)
+                    first, own = chosen(start, stop, rows)
+                    if not own.size:
+                        continue
+                    arrays = np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape)[own]
+                    seeds, labels = (None if a is None else a[start + own] for a in (self.seeds, self.labels))
+                    yield Samples(first, arrays, seeds, labels)
         except DAMAGE as error:
             raise DiagnosticError.of("E0726", f"{self.path} is damaged: {error}") from None
 
@@ -133,6 +137,13 @@ def _read(archive: zipfile.ZipFile, name: str) -> Array:
     with archive.open(f"{name}.npy") as member:
         array: Array = np.lib.format.read_array(member, allow_pickle=False)
     return array
+
+
+def _labels(array: Array, count: int) -> Array:
+    """`arr_1` as i64[N]. Raises ValueError."""
+    if array.shape != (count,):
+        raise ValueError(f"`arr_1` is {list(array.shape)}, not one class for each of {count} samples")
+    return integers(array, "`arr_1`")
 
 
 def _numbers(array: Array | None, count: int) -> bool:

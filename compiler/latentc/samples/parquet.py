@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from latentc.datasets.arrays import files_below, integers
 from latentc.datasets.arrow import features_from_metadata, names_from_features
 from latentc.diagnostics import DiagnosticError
 from latentc.faults import needed
 from latentc.samples.job import Job
 from latentc.samples.pictures import picture_from_bytes, png_from_picture, stacked
-from latentc.samples.sets import Samples, names_of, read_about
+from latentc.samples.sets import Samples, chosen, names_of, read_about
 from latentc.samples.shards import ShardWriter
 
 Array = np.ndarray
@@ -72,10 +74,10 @@ class Reader:
     format = "parquet"
 
     def __init__(self, path: Path) -> None:
-        needed("pyarrow", "parquet", _COMMAND)
+        self.arrow = needed("pyarrow", "parquet", _COMMAND)
         self.parquet = needed("pyarrow.parquet", "parquet", _COMMAND)
         self.path, self.about = path, read_about(path) if path.is_dir() else {}
-        self.files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+        self.files = _files(path)
         self.class_names = names_of(self.about)
         self.count = 0
         for file in self.files:
@@ -90,13 +92,26 @@ class Reader:
         except (OSError, ValueError) as error:  # pyarrow's errors derive from these
             raise DiagnosticError.of("E0726", f"{file} cannot be read as parquet: {error}") from None
 
-    def chunks(self, size: int = 256) -> Iterator[Samples]:
+    @functools.cached_property
+    def labels(self) -> Array | None:
+        """The column `label`, if all files have it."""
+        parts = []
+        for file in self.files:
+            opened = self._opened(file)
+            if "label" not in opened.schema_arrow.names:
+                return None
+            parts.append(_labels(opened.read(["label"]).column("label"), str(file)))
+        return np.concatenate(parts)
+
+    def chunks(self, size: int = 256, rows: Array | None = None) -> Iterator[Samples]:
         start = 0
         for file in self.files:
             try:
                 for batch in self._opened(file).iter_batches(batch_size=size):
-                    yield self._chunk(start, batch, str(file))
+                    first, own = chosen(start, start + batch.num_rows, rows)
                     start += batch.num_rows
+                    if own.size:
+                        yield self._chunk(first, batch.take(self.arrow.array(own)), str(file))
             except (OSError, ValueError) as error:
                 raise DiagnosticError.of("E0726", f"{file} cannot be read as parquet: {error}") from None
 
@@ -115,10 +130,26 @@ class Reader:
                 raise DiagnosticError.of("E0726", f"`{found}` in {name} does not hold the bytes of image files")
             arrays = stacked([picture_from_bytes(content, name) for content in contents], name)
         seeds = batch.column("seed").to_numpy().astype(np.uint64) if "seed" in columns else None
-        labels = batch.column("label").to_numpy().astype(np.int64) if "label" in columns else None
+        labels = _labels(batch.column("label"), name) if "label" in columns else None
         return Samples(start, arrays, seeds, labels)
+
+
+def _labels(column: Any, name: str) -> Array:
+    """A column of classes as i64[n]. DiagnosticError E0726."""
+    try:
+        return integers(column.to_numpy(zero_copy_only=False), "column `label`")
+    except ValueError as error:
+        raise DiagnosticError.of("E0726", f"{name}: {error}") from None
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those in a folder. DiagnosticError E0726."""
+    try:
+        return [path] if path.is_file() else files_below(path, {".parquet"})
+    except ValueError as error:
+        raise DiagnosticError.of("E0726", str(error)) from None
 
 
 def recognises(path: Path) -> bool:
     """True for a .parquet file and for a folder with some."""
-    return path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet"))
+    return path.suffix == ".parquet" if path.is_file() else bool(_files(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentc.datasets.image_files import picture_from_file
 from latentc.diagnostics import DiagnosticError
 
 Array = np.ndarray
@@ -23,13 +24,10 @@ def png_from_picture(picture: Array) -> bytes:
 
 def picture_from_bytes(content: bytes | Path, name: str) -> Array:
     """A picture u8[H, W, C] from an image file or its bytes; grey ones have C = 1. DiagnosticError E0726."""
-    from PIL import Image
-
     try:
-        with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as file:
-            picture = np.asarray(file if file.mode in ("L", "RGB") else file.convert("RGB"))
-    except Exception as error:  # Pillow raises many exceptions for damaged files
-        raise DiagnosticError.of("E0726", f"{name} cannot be read as an image: {error}") from None
+        picture = np.asarray(picture_from_file(content if isinstance(content, Path) else io.BytesIO(content), name))
+    except ValueError as error:
+        raise DiagnosticError.of("E0726", str(error)) from None
     return picture[..., None] if picture.ndim == 2 else picture
 
 

@@ -45,7 +45,8 @@ class Samples:
 class SampleSet(Protocol):
     """A set of samples in files; opening its path raises DiagnosticError E0706, E0726.
 
-    `about`: what was asked for; empty if latentc did not write it.
+    `about`: what was asked for; empty if latentc did not write it. `labels`: the class of every sample i64[N] or None;
+    the first use may read all files.
     """
 
     path: Path
@@ -54,8 +55,14 @@ class SampleSet(Protocol):
     class_names: tuple[str, ...]
     about: dict[str, Any]
 
-    def chunks(self, size: int = 256) -> Iterator[Samples]:
-        """All samples in order, at most `size` at once. DiagnosticError E0726 for what is damaged."""
+    @property
+    def labels(self) -> Array | None: ...
+
+    def chunks(self, size: int = 256, rows: Array | None = None) -> Iterator[Samples]:
+        """The samples of the given rows, ascending (default: all), at most `size` at once, numbered from 0.
+
+        DiagnosticError E0726 for what is damaged.
+        """
         ...
 
 
@@ -161,6 +168,17 @@ def read_about(path: Path) -> dict[str, Any]:
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     key = next((key for key in new if old.get(key) != new[key]), next(iter(new)))
     return f"`{key}` was {str(old.get(key))[:60]} and is {str(new[key])[:60]}"
+
+
+def chosen(start: int, stop: int, rows: Array | None) -> tuple[int, Array]:
+    """Those of the samples `start` to `stop` - 1 that `rows` asks for: the number of the first, and which they are.
+
+    They are numbered among all that are asked for, and given as offsets from `start`, i64[n].
+    """
+    if rows is None:
+        return start, np.arange(stop - start)
+    first, end = np.searchsorted(rows, [start, stop])
+    return int(first), rows[first:end] - start
 
 
 def names_of(about: Mapping[str, Any]) -> tuple[str, ...]:

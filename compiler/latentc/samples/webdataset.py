@@ -5,6 +5,7 @@ Source: https://github.com/webdataset/webdataset (the format).
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import tarfile
@@ -14,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from latentc.datasets.arrays import integer
+from latentc.datasets.image_files import SUFFIXES
+from latentc.datasets.webdataset import check_end, tar_files
 from latentc.diagnostics import DiagnosticError
 from latentc.samples.pictures import picture_from_bytes, png_from_picture, stacked
 from latentc.samples.sets import Samples, names_of, read_about
@@ -22,7 +26,7 @@ from latentc_runtime.class_names import title
 
 Array = np.ndarray
 SHARDED = True
-PICTURES = ("png", "jpg", "jpeg", "webp")
+PICTURES = tuple(sorted(suffix[1:] for suffix in SUFFIXES))
 LARGEST = 1 << 30  # largest size of one member, in bytes
 DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, KeyError, OverflowError)
 
@@ -68,30 +72,40 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = [path] if path.is_file() else sorted(path.glob("*.tar"))
+        self.files = tar_files(path)
         self.about = read_about(path) if path.is_dir() else {}
         self.class_names = names_of(self.about)
         self.count = self.about.get("count", -1)
         if self.count < 0:
             self.count = sum(1 for file in self.files for _ in _samples(file, heads=True))
 
-    def chunks(self, size: int = 256) -> Iterator[Samples]:
+    @functools.cached_property
+    def labels(self) -> Array | None:
+        """Read from the files, if all samples have one."""
+        parts = [(parts, str(file)) for file in self.files for parts in _samples(file, heads=True)]
+        found = [_label(own, _about(own, name), name) for own, name in parts]
+        return None if None in found else np.array(found, np.int64)
+
+    def chunks(self, size: int = 256, rows: Array | None = None) -> Iterator[Samples]:
         held: list[dict[str, bytes]] = []
-        start = 0
+        start = count = 0
+        wanted = None if rows is None else set(rows.tolist())
         for file in self.files:
             for parts in _samples(file):
-                held.append(parts)
+                if wanted is None or count in wanted:
+                    held.append(parts)
+                count += 1
                 if len(held) == size:
                     yield _chunk(start, held, str(file))
                     start, held = start + len(held), []
         if held:
             yield _chunk(start, held, str(self.path))
-        if (found := start + len(held)) != self.count:  # tar stores no length: a truncated file may look complete
-            raise DiagnosticError.of("E0726", f"{self.path} holds {found} samples instead of {self.count}")
+        if count != self.count:
+            raise DiagnosticError.of("E0726", f"{self.path} holds {count} samples instead of {self.count}")
 
 
 def _samples(file: Path, heads: bool = False) -> Iterator[dict[str, bytes]]:
-    """{suffix: content} of each sample that holds a picture or an array; with `heads` without content."""
+    """{suffix: content} of each sample that holds a picture or an array; with `heads` without content but labels."""
     key, parts = "", dict[str, bytes]()
     try:
         with tarfile.open(file, "r|*") as tar:
@@ -107,8 +121,11 @@ def _samples(file: Path, heads: bool = False) -> Iterator[dict[str, bytes]]:
                 key = f"{folder}/{base}"
                 if member.size > LARGEST:
                     raise ValueError(f"{member.name} has {member.size} bytes")
-                content = b"" if heads else tar.extractfile(member).read()  # type: ignore[union-attr]
+                content = b"" if heads and suffix not in ("cls", "json") else tar.extractfile(member).read()  # type: ignore[union-attr]
                 parts[suffix.lower()] = content
+        with file.open("rb") as raw:
+            if raw.read(2) not in (b"\x1f\x8b", b"BZ", b"\xfd7"):  # compressed ones have checksums
+                check_end(raw, tar.offset)
     except DAMAGE as error:
         raise DiagnosticError.of("E0726", f"{file} cannot be read as WebDataset: {error}") from None
     if {*parts} & {*PICTURES, "npy"}:
@@ -118,25 +135,36 @@ def _samples(file: Path, heads: bool = False) -> Iterator[dict[str, bytes]]:
 def _chunk(start: int, held: list[dict[str, bytes]], name: str) -> Samples:
     try:
         arrays = stacked([_array(parts, name) for parts in held], name)
-        about = [json.loads(parts.get("json", b"{}")) for parts in held]
-        labels = (
-            [int(p["cls"]) if "cls" in p else a["class"] for p, a in zip(held, about, strict=True)]
-            if _labelled(held, about)
-            else None
-        )
-        seeds = [a["seed"] for a in about] if all(isinstance(a, dict) and "seed" in a for a in about) else None
+        about = [_about(parts, name) for parts in held]
+        labels = [_label(parts, own, name) for parts, own in zip(held, about, strict=True)]
+        seeds = [own["seed"] for own in about] if all("seed" in own for own in about) else None
         return Samples(
             start,
             arrays,
             None if seeds is None else np.array(seeds, np.uint64),
-            None if labels is None else np.array(labels, np.int64),
+            None if None in labels else np.array(labels, np.int64),
         )
     except DAMAGE as error:
         raise DiagnosticError.of("E0726", f"{name} cannot be read as WebDataset: {error}") from None
 
 
-def _labelled(held: list[dict[str, bytes]], about: list[Any]) -> bool:
-    return all("cls" in p or (isinstance(a, dict) and "class" in a) for p, a in zip(held, about, strict=True))
+def _about(parts: dict[str, bytes], name: str) -> dict[str, Any]:
+    """The .json of a sample; empty if it has none. DiagnosticError E0726."""
+    try:
+        about = json.loads(parts.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise DiagnosticError.of("E0726", f"a .json in {name} cannot be read: {error}") from None
+    return about if isinstance(about, dict) else {}
+
+
+def _label(parts: dict[str, bytes], about: dict[str, Any], name: str) -> int | None:
+    """The class of a sample, None if it has none. DiagnosticError E0726."""
+    if "cls" not in parts and "class" not in about:
+        return None
+    try:
+        return integer(parts["cls"], "a .cls") if "cls" in parts else integer(about["class"], "`class` of a .json")
+    except ValueError as error:
+        raise DiagnosticError.of("E0726", f"{name}: {error}") from None
 
 
 def _array(parts: dict[str, bytes], name: str) -> Array:
@@ -149,4 +177,4 @@ def _array(parts: dict[str, bytes], name: str) -> Array:
 
 def recognises(path: Path) -> bool:
     """True for a .tar file and for a folder with some."""
-    return path.suffix == ".tar" if path.is_file() else any(path.glob("*.tar"))
+    return path.suffix == ".tar" if path.is_file() else bool(tar_files(path))

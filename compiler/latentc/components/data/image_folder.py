@@ -22,12 +22,12 @@ class ImageFolder(Pictures):
     @classmethod
     def at(cls, path: Path, field: Mapping[str, Any]) -> ImageFolder | None:
         """Images in a folder; classes are its sub-folders, if it has some."""
-        from latentc.datasets.pictures import SUFFIXES
+        from latentc.datasets.arrays import files_below, folder_names
+        from latentc.datasets.image_files import SUFFIXES
 
-        images = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        if field["medium"] != "image" or field.get("classes") or next(images, None) is None:
+        if field["medium"] != "image" or field.get("classes") or not files_below(path, SUFFIXES):
             return None
-        classes = sum(child.is_dir() for child in path.iterdir())
+        classes = len(folder_names(str(path)))
         own = {key: field[key] for key in ("shape", "axes", "range", "medium")}
         return cls(
             kind="image_folder",
