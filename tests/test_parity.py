@@ -90,11 +90,11 @@ def test_forward(system: str, kind: str, backend: str, tmp_path: Path) -> None:
     assert backend != "oracle" or excess(result, out, numbers.name) <= LIMIT
 
 
-@pytest.mark.parametrize("system", ["dit", "sit"])
-def test_guided_forward(system: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dit.cfg", "sit.cfg"])
+def test_guided_forward(name: str, tmp_path: Path) -> None:
     """The authors' forward_with_cfg: the first half of x with y and with no class, three channels guided."""
-    numbers = load(f"{system}.cfg")
-    _, lowered, weights = official(tmp_path, numbers, system)
+    numbers = load(name)
+    _, lowered, weights = official(tmp_path, numbers, name.removesuffix(".cfg"))
     net = lowered.networks["main"]
     inputs = lowered.module.functions[net.methods["forward"].function].inputs
     mb = ModuleBuilder()

@@ -30,7 +30,6 @@ from latentc.weights import Array, Expr, ignored_names, read_safetensors, write_
 from latentc.weights.read import materialise
 from latentc_runtime.sources import ConditionSource, RandomSource
 
-HELPERS = ("cases", "test_official")
 # Recorded tensors that an export lacks.
 LACKING = {
     "mage": ["vqgan.*"],  # the tokenizer, which is the spec vq_maskgit
@@ -84,7 +83,8 @@ DIFFERENT = {
     # the batches that a norm has counted, which nothing reads
     "rcg.encoder": ["*.num_batches_tracked"],
 }
-MODULES = [p.stem for p in sorted(Path(__file__).parent.glob("*.py")) if p.stem not in HELPERS]
+FILES = sorted(Path(__file__).parent.glob("*.py"))
+MODULES = [path.stem for path in FILES if path.stem != "cases" and not path.stem.startswith("test_")]
 CASES: list[Case] = [case for module in MODULES for case in importlib.import_module(module).CASES]
 
 

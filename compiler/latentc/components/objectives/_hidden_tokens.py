@@ -91,7 +91,7 @@ class HiddenTokens(DenoisingObjective):
         return math.ceil((1 - self.least_hidden) * tokens)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        main, head, conditions = networks["main"], networks["head"], Conditions(spec, networks)
+        main, conditions = networks["main"], Conditions(spec, networks)
         _, count, channels = main.methods["forward"].input("state").type.shape
         length, size, repeats = Named(int(count), "T"), int(channels), self.repeats  # type: ignore[arg-type]
         rows = B * (repeats * int(length))
@@ -120,11 +120,7 @@ class HiddenTokens(DenoisingObjective):
         kept, width = features, int(features.shape[2])
         x0, features = repeated(tokens, size, "x0"), repeated(features, width, "features")
         drawn, noise = b.reshape(drawn, shape=(rows,), out=draw.name), b.reshape(noise, shape=(rows, size), out="noise")
-        target = self.parameterization()
-        at = noised(b, target, x0, self.needs_derivatives(target), (drawn, noise))
-        out = call(b, head, "forward", {"z": features}, state=at.scaled, time=at.told, out="prediction")
-        terms = self.terms(b, at, out)
-        terms = self.weighed(b, networks, at.told, terms)
+        terms = self.of_tokens(b, networks, x0, features, (drawn, noise))
         names = ("loss", "mse", "vb")[: len(terms)]
         weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")
         values = []
@@ -146,6 +142,18 @@ class HiddenTokens(DenoisingObjective):
             *conditions.draws(),
         )
         return publish(mb, names, ("x", *conditions.fields), draws, self.trained(spec))
+
+    def of_tokens(
+        self, b: Builder, networks: Mapping[str, Network], x0: Var, features: Var, draws: tuple[Var, Var]
+    ) -> tuple[Var, ...]:
+        """The loss of `head` for each of N tokens x0 f32[N, C] with features f32[N, D], and its terms, f32[N] each.
+
+        `draws`: what the time follows from, [N], and the noise f32[N, C].
+        """
+        target = self.parameterization()
+        at = noised(b, target, x0, self.needs_derivatives(target), draws)
+        out = call(b, networks["head"], "forward", {"z": features}, state=at.scaled, time=at.told, out="prediction")
+        return self.weighed(b, networks, at.told, self.terms(b, at, out))
 
     @abstractmethod
     def says_of_tokens(self) -> str:

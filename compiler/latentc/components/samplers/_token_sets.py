@@ -80,7 +80,7 @@ class TokenSets:
         else:
             null = self.conditions.null(b, told)
             z, null_z = both_branches(b, self.main, self.method, told, null, state=tokens, mask=hidden, out="z")
-        made = self._drawn(b, at, self.table, z, null_z, chosen, places, scale)
+        made = self.drawn(b, at, self.table, z, null_z, chosen, places, scale)
         # The rank of a token of the set is its place in it.
         place = b.op("sub", at["ranks"], after, out="place")
         mine = b.logical_and(waiting, b.less_equal(after, at["ranks"]), out="mine")
@@ -134,7 +134,7 @@ class TokenSets:
             places = b.minimum(b.add(after[-1], chosen), length - 1, out="places")
             scale = scale_at(b, at["scale"], weights[k]) if "scale" in at else None
             cond, null_z = (z, None) if scale is None else b.split(z, axis=0, sizes=(B, B), out="z null_z")
-            made = self._drawn(b, at, self.local if k else self.table, cond, null_z, chosen, places, scale, k)
+            made = self.drawn(b, at, self.local if k else self.table, cond, null_z, chosen, places, scale, k)
             drawn = b.logical_and(b.less_equal(first, nth), b.less(nth, made_before[k]), out="drawn")
             index = b.clamp(b.op("sub", nth, first), low=0, high=count - 1, out="index")
             x = b.where(b.reshape(drawn, shape=(B, most, 1)), _along(b, made, index), x, out="x")
@@ -157,7 +157,7 @@ class TokenSets:
             for column, label in zip(columns, names, strict=True)
         )
 
-    def _drawn(
+    def drawn(
         self,
         b: Builder,
         at: Mapping[str, Var],
@@ -169,7 +169,8 @@ class TokenSets:
         scale: Var | None,
         step: int = 0,
     ) -> Var:
-        """f32[B, K, C]: the diffusion of tokens whose features are those `chosen` of z, noise that of `places`."""
+        """Tokens f32[B, K, C] denoised by `table`, given the features at `chosen` of z [B, T, D], or with guidance of z
+        and of null_z with `scale` f32[B]. Starts and noise are those of `at` at `places`; `step` numbers the loop."""
         count, size = int(places.shape[-1]), int(at["x"].shape[2])
         width = int(z.shape[2])
         if scale is not None:
