@@ -23,4 +23,4 @@ def test_nothing_but_diagnostics(fuzzer: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, f"{tests}/fuzz", os.environ.get("PYTHONPATH", "")]))
     outcomes, findings = fuzz(fuzzer, range(1_000_000), SECONDS[fuzzer], workers=1)
     assert not findings, "\n".join(findings)
-    assert outcomes.total() > 5
+    assert outcomes.total() > 0
