@@ -189,8 +189,14 @@ def cpu_seconds(call: Callable[[], object], repetitions: int = 9) -> float:
     return min(times)
 
 
-def verdict(what: str, value: float, goal: float, unit: str = "×", least: bool = True) -> str:
-    """One line: what was measured, the goal, and whether it was reached."""
-    reached = value >= goal if least else value <= goal
-    sign = "≥" if least else "≤"
-    return f"{what}: {value:.3g} {unit} (goal {sign} {goal:g} {unit}) {'reached' if reached else 'MISSED'}"
+def verdict(what: str, value: float | Sequence[float], goal: float, unit: str = "×", least: bool = True) -> str:
+    """One line: what was measured, the goal, and whether it was reached.
+
+    Several values are those of as many seeds: a goal that their mean reaches but one of them misses is within noise.
+    """
+    values = list(value) if isinstance(value, Sequence) else [value]
+    mean, sign = sum(values) / len(values), "≥" if least else "≤"
+    reached = [(one >= goal) if least else (one <= goal) for one in (mean, *values)]
+    said = "MISSED" if not reached[0] else "reached" if all(reached) else "within noise"
+    spread = f" ({min(values):.3g} to {max(values):.3g}, {len(values)} seeds)" if len(values) > 1 else ""
+    return f"{what}: {mean:.3g}{spread} {unit} (goal {sign} {goal:g} {unit}) {said}"

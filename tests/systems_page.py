@@ -27,9 +27,11 @@ Every published system that ships as a spec: its sizes, the recorded results of 
 reproduces with the authors' weights, and measurements. The float64 oracle, the emitted PyTorch, ONNX Runtime and
 OpenVINO agree with these results, forward passes and losses within 1e-5 of the largest value, samplers with recorded
 noise within 1e-4. Weights are mapped both ways by name (`tests/parity`, `tests/test_parity.py`). The authors' results
-are counted by the first part of their files' names in `tests/data/parity`; where authors published no code, the test
-with our own reference is named. The source of each parameter count is in `tests/test_parameter_counts.py`: the
-authors' class where available. This page is generated from the specs, the tests and [systems.yaml](systems.yaml).
+are counted by the first part of their files' names in `tests/data/parity`; systems without such results name the test
+with our own reference, whether or not their authors published code. The source of each parameter count is in
+`tests/test_parameter_counts.py`: the authors' class where available. Each measurement names the command that repeats
+it; a comparison that one seed shows, or that is smaller than the spread of seeds, is within noise. This page is
+generated from the specs, the tests and [systems.yaml](systems.yaml).
 """
 
 

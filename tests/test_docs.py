@@ -154,6 +154,24 @@ def test_every_published_system_is_on_its_page():
     assert set(systems_page.notes()["verified"]) <= set(told)
 
 
+def test_every_measurement_names_a_command_that_exists():
+    targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    told = systems_page.notes()
+    for title, row in [*told["systems"].items(), *told["techniques"].items()]:
+        for figure in row.get("figures", ()):
+            commands = re.findall(r"`((?:benchmarks/|tests/|make |latentc )[^`]*)`", figure)
+            assert commands, f"{title}: no command repeats: {figure}"
+            for command in commands:
+                first, *rest = command.split()
+                if first == "make":
+                    assert rest[0] in targets, command
+                elif first != "latentc":
+                    assert (ROOT / first).is_file(), command
+                if "--only" in rest:
+                    assert re.search(rf'"{rest[rest.index("--only") + 1]}"', sources), command
+
+
 def test_every_recorded_number_belongs_to_a_system():
     told = systems_page.notes()
     rows = [*told["systems"].values(), *told["techniques"].values()]
