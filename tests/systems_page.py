@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "tests" / "data" / "parity"
 EXAMPLES = "digits"  # the family of specs that only train small networks on small data
 
+# Recordings that tests compare with, but whose row of docs/systems.yaml is still to be written.
+UNLISTED = frozenset({"imf", "imf.loss", "imf.sampler_1step", "imf.sampler_3step", "repa.loss", "repa.sampler_em6"})
+
 BREAK = "<br>"  # a new line within a cell
 
 HEAD = """\
@@ -49,6 +52,7 @@ def numbers_of(note: Mapping[str, Any]) -> list[str]:
     """The recorded results that a system claims, by name."""
     return sorted(
         {path.stem for name in note.get("numbers", ()) for path in NUMBERS.glob("*.npz") if _covers(name, path.stem)}
+        - UNLISTED
     )
 
 

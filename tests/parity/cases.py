@@ -44,7 +44,13 @@ class Forward(Case):
 
 @dataclass(frozen=True, eq=False)
 class Loss(Case):
-    """The first metric of the loss (a mean over the batch), given the batch and the draws."""
+    """The first metric of the loss (a mean over the batch), given the batch and the draws.
+
+    Outputs `out.grad.NAME` of a recording are gradients by the authors' parameters of `scale` times that mean.
+    """
+
+    update: str | None = None  # of several losses
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

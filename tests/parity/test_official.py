@@ -25,6 +25,7 @@ from latentc.components.contract import Lowered
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.measure.forward import output_names, run_method
+from latentc.measure.loss import update_called
 from latentc.spec import load_spec
 from latentc.weights import Array, Expr, ignored_names, read_safetensors, write_safetensors
 from latentc.weights.read import materialise
@@ -236,10 +237,10 @@ def same(written: Expr, recorded: Expr) -> bool:
 @of(Loss)
 def test_loss(case: Loss, backend: str) -> None:
     one = official(case)
-    (update,) = one.lowered.updates
+    update = update_called(one.lowered, case.update)
     names = [*update.batch, *(draw.name for draw in update.draws)]
     given = dict(zip(names, by_name(case, one.numbers, one.spec, names), strict=True))
-    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names}
+    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names, "update": case.update}
     found = api.loss(case.spec, one.files, given, backend, **sizes)  # type: ignore[arg-type]
 
     def run(dtype: str) -> Any:
@@ -248,6 +249,37 @@ def test_loss(case: Loss, backend: str) -> None:
 
     wanted = case.wanted(one.numbers).mean()
     check(one, next(iter(found.values())), wanted, run if backend == "oracle" else None)
+
+
+GRADIENTS = "out.grad."
+DERIVED = [c for c in CASES if isinstance(c, Loss) and any(n.startswith(GRADIENTS) for n in load(c.numbers).outputs)]
+
+
+@pytest.mark.parametrize("case", DERIVED, ids=lambda case: case.numbers)
+def test_gradients(case: Loss, tmp_path: Path) -> None:
+    """Those of the emitted loss in float64, written under the official names, are the recorded ones."""
+    one = official(case)
+    update = update_called(one.lowered, case.update)
+    names = [*update.batch, *(draw.name for draw in update.draws)]
+    given = [torch.from_numpy(np.asarray(a)) for a in by_name(case, one.numbers, one.spec, names)]
+    given = [a.double() if a.is_floating_point() else a for a in given]
+    with emitted(one.lowered, one.spec, tmp_path / "project") as project:
+        made = next(u for u in project.objective.UPDATES if u.metrics == (update.metrics or ("loss",)))
+        nets = {name: built(project, one.weights[name], name).double() for name in made.networks}
+        out = made.loss(*nets.values(), **dict(zip(names, given, strict=True)))
+        (case.scale * (out[0] if isinstance(out, tuple) else out)).backward()
+    found: dict[str, Expr] = {}
+    for name, net in nets.items():
+        grads = {path: p.grad for path, p in net.named_parameters()}
+        own = {path: np.zeros(tensor.shape) for path, tensor in one.weights[name].items()}
+        own |= {path: grad.numpy() for path, grad in grads.items() if grad is not None}
+        write_weights(one.spec, one.lowered, {name: {n: Array(a) for n, a in own.items()}}, tmp_path / name, case.names)
+        found |= {f"{case.prefixes[name]}{n}": tensor for n, tensor in read_safetensors(tmp_path / name).items()}
+    for output, wanted in one.numbers.outputs.items():
+        if output.startswith(GRADIENTS):
+            gradient = materialise(found[output.removeprefix(GRADIENTS).replace("/", ".")])
+            assert error(gradient, wanted) < case.tolerance, output
+            assert case.numbers not in ROUNDING or excess(gradient, wanted, case.numbers) <= LIMIT, output
 
 
 SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for backend in case.backends]
