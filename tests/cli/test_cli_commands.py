@@ -63,6 +63,7 @@ def test_check(latentc: Run, tiny: Any) -> None:
         "ok": True,
         "name": "dit",
         "variant": "S/2",
+        "notes": [],
     }
     bad = latentc("check", tiny.spec, "--set", "backbone.width=15", "--json")
     assert bad.status == 1

@@ -42,6 +42,19 @@ def check(source: Source, variant: str | None = None, overrides: Sequence[str] =
     return spec
 
 
+def notes(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> tuple[str, ...]:
+    """What `extends`, a variant and `overrides` did that the author of a spec may not expect, a line each.
+
+    Nothing for standard input, which can be read once, and for what is not a spec.
+    """
+    from latentc.spec.resolve import resolve_file
+
+    try:
+        return () if str(source) == "-" else resolve_file(str(source), variant, overrides).notes
+    except DiagnosticError:
+        return ()
+
+
 def _check_variants(source: Source) -> None:
     from latentc.spec import load_spec, own_variant_names
 

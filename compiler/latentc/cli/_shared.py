@@ -6,12 +6,14 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from latentc import api
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder written by `latentc compile`.")]
@@ -60,6 +62,16 @@ def echo(value: Any, end: str = "\n") -> None:
     text = value + end if isinstance(value, str) else json.dumps(value, indent=2) + "\n"
     if sys.stdout is not None:  # the parent process closed it
         sys.stdout.write(text)
+
+
+def say_notes(source: str, variant: str | None, overrides: list[str] | None) -> None:
+    """What merging did that the author of a spec may not expect, on stderr."""
+    write_notes(api.notes(source, variant, overrides or ()))
+
+
+def write_notes(notes: Sequence[str]) -> None:
+    """Notes on stderr, a line each."""
+    sys.stderr.write("".join(f"note: {note}\n" for note in notes))
 
 
 def a_time(value: float | None) -> float | None:

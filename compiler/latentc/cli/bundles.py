@@ -36,6 +36,7 @@ from latentc.cli._shared import (
     bar_for,
     echo,
     pairs,
+    say_notes,
 )
 from latentc.ranges import numbers_from_text
 
@@ -72,6 +73,7 @@ def compile(
     as_json: Json = False,
 ) -> None:
     """Compile a spec and its weights into a bundle: an engine that contains the whole sampler."""
+    say_notes(spec, variant, overrides)
     stages: list[str] = []
     warnings: list[str] = []
     with bar_for("compiling") as bar:

@@ -8,7 +8,20 @@ from typing import Annotated, Literal
 import typer
 
 from latentc import api
-from latentc.cli._shared import Force, Json, Key, Names, Sets, Spec, Variant, Weights, bar_for, echo
+from latentc.cli._shared import (
+    Force,
+    Json,
+    Key,
+    Names,
+    Sets,
+    Spec,
+    Variant,
+    Weights,
+    bar_for,
+    echo,
+    say_notes,
+    write_notes,
+)
 from latentc.diagnostics import DiagnosticError
 from latentc.faults import data_from_diagnostics, missing_packages
 
@@ -35,15 +48,20 @@ def check(
     """Check a spec and report every error with file, line and column."""
     if resolved:
         echo(api.resolved(spec, variant, overrides or ()), end="")
+        say_notes(spec, variant, overrides)
         return
     try:
-        name = api.check(spec, variant, overrides or ()).name
+        found = api.check(spec, variant, overrides or ())
     except DiagnosticError as error:
         if not as_json:
             raise
         echo({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics)})
         raise typer.Exit(1) from None
-    echo({"ok": True, "name": name, "variant": variant} if as_json else f"{name}: no errors found")
+    if as_json:
+        echo({"ok": True, "name": found.name, "variant": variant, "notes": found.notes})
+        return
+    echo(f"{found.name}: no errors found")
+    write_notes(found.notes)
 
 
 def show(
@@ -84,6 +102,7 @@ def show(
         echo(api.ir(spec, variant, overrides or (), after, full), end="")
         return
     found = api.show(spec, variant, overrides or (), svg)
+    say_notes(spec, variant, overrides)
     reads = api.hoisting(spec, variant, overrides or ())
     named = {name: names for name, names in api.class_names(spec, variant, overrides or ()).items() if names}
     texts = [f"{name}: {len(names)} classes: {_few(names)}\n" for name, names in named.items()]
@@ -131,6 +150,7 @@ def emit(
     force: Force = False,
 ) -> None:
     """Write the PyTorch training project of a spec."""
+    say_notes(spec, variant, overrides)
     files = api.emit(spec, output, variant, overrides or (), force)
     echo(f"{output}: {' '.join(sorted(file.name for file in files if not file.name.startswith('.')))}")
 
@@ -146,6 +166,7 @@ def train(
     processes: Annotated[int, typer.Option("--processes", min=1, help="Number of processes, run by torchrun.")] = 1,
 ) -> None:
     """Emit the project if needed and run its train.py with all further flags (--steps 10)."""
+    say_notes(source, variant, overrides)
     folder = api.train(source, output, context.args, variant, overrides or (), processes)
     echo(f"trained in {folder}")
 

@@ -13,11 +13,13 @@ from latentc.diagnostics import DiagnosticError
 from latentc.spec.class_names import with_class_names, with_class_tokens
 from latentc.spec.errors import diagnostics_from_validation
 from latentc.spec.files import MAX_BYTES, text_from_bytes
+from latentc.spec.merge import without
 from latentc.spec.paths import checkpoint_files
 from latentc.spec.resolve import Resolved, resolve_file, resolve_text
 from latentc.spec.rules import check_rules
-from latentc.spec.schema import Spec
+from latentc.spec.schema import Spec, place_at
 from latentc.spec.write import yaml_from_data
+from latentc.spec.yaml import Document
 
 
 def load_spec(source: str | Path, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
@@ -44,16 +46,28 @@ def spec_from_text(text: str, file: str = "<text>", variant: str | None = None, 
 
 def spec_from_resolved(resolved: Resolved, rules: bool = True) -> Spec:
     """Check a resolved text against the schema, then, with `rules`, against the rules across sections."""
-    document = resolved.document
+    document = without_removed(resolved.document)
     try:
         spec = Spec.model_validate(document.data)
     except ValidationError as error:
         raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
-    spec._document = document
+    spec._document, spec._notes = document, resolved.notes
     spec = with_class_tokens(with_class_names(spec))
     if rules and (problems := check_rules(spec, document)):
         raise DiagnosticError(*problems)
     return spec
+
+
+def without_removed(document: Document) -> Document:
+    """The document without options that null removes: those that have a default, and no null among their values."""
+    root = document.root
+    for path, node in document.nodes.items():
+        if node.removes:
+            place = place_at(path, document.data)
+            info = place.info if place is not None else None
+            if place is not None and info is not None and not info.is_required() and not place.optional:
+                root = without(root, tuple(map(str, path)))
+    return document if root is document.root else Document(root)
 
 
 def variant_names(source: str | Path) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Merges a spec with its base (`extends`), a variant and `--set`; every value keeps the place where it was written.
 
-Mappings merge key by key, anything else replaces. A mapping with another `kind` replaces the old one, because the keys
-of one kind mean nothing to another. A condition, network, name map or checkpoint that is set to null is removed. A spec
-with variants of its own has those alone; they change further what the base's of the same name change.
+Mappings merge key by key (`merge.py`), anything else replaces. A spec with variants of its own has those alone; they
+change further what the base's of the same name change. `--set` gives the value at its path anew: a mapping there is not
+merged, and other keys beside it stay, whatever the kind.
 
 A network may itself have a base, the network `main` of another spec: `{extends: t5, variant: v1.1-xl}`. Name maps of
 that one come with it unless the spec has its own.
@@ -18,6 +18,7 @@ from pathlib import Path
 import latentc.resources as resources
 from latentc.diagnostics import DiagnosticError, Label, Span, add_source, did_you_mean, nearest
 from latentc.spec.files import read_text
+from latentc.spec.merge import Merging, kept_guidance, merge, overridden, without
 from latentc.spec.yaml import MAX_DEPTH, Document, Node, PathKey, load_yaml
 
 FORMAT_VERSION = 1
@@ -27,12 +28,14 @@ FORMAT_VERSION = 1
 class Resolved:
     """One spec with nothing left to look up: no `extends`, no `variants`, no `backbone`.
 
-    `variants` {name: what it changes}; `variant`, the one that was chosen.
+    `variants` {name: what it changes}; `variant`, the one that was chosen. `notes`: what merging did that the
+    author may not expect, a line each.
     """
 
     document: Document
     variants: Mapping[str, Node]
     variant: str | None
+    notes: tuple[str, ...] = ()
 
     def giving(self, path: PathKey) -> dict[str, Set[str]]:
         """{variant that can still be chosen: the keys that it has at `path`}."""
@@ -93,7 +96,8 @@ def resolve_text(
 
     `chain`: the files that a network of each extends the next.
     """
-    root = _with_base(text, file, path or Path(file), ())
+    notes: list[str] = []
+    root = _with_base(text, file, path or Path(file), (), notes)
     fields = dict(root.fields)
     variants = fields.pop("variants", None)
     if variants and variants.value is not None and not isinstance(variants.value, dict):
@@ -101,41 +105,14 @@ def resolve_text(
     fields.pop("extends", None)
     root = replace(root, value=fields)
     if variant is not None:
-        root = merge(root, _variant(variants, variant))
+        changes = _variant(variants, variant)
+        notes += overridden(root, changes, file, variant)
+        root = merge(root, changes, Merging(file, notes))
     for number, text in enumerate(overrides, start=1):
-        root = _set(root, text, f"{option} #{number}")
+        root = _set(root, text, f"{option} #{number}", notes)
     root = _with_networks(root, (*chain, file))
-    return Resolved(Document(root), variants.fields if variants else {}, variant)
-
-
-_OF_DATA = {"path", "classes"}  # keys that replace the base's data
-# Mappings whose keys are the user's own names, and whose entries null removes; `weights` maps names to networks.
-_NAMED = (("conditioning",), ("networks",), ("weights",), ("checkpoints",), ("train", "optimizers"))
-
-
-def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
-    """`base` changed by `over`, by the rule of this module."""
-    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
-        return over
-    kinds = [node.fields["kind"].value for node in (base, over) if "kind" in node.fields]
-    if len(kinds) == 2 and kinds[0] != kinds[1]:
-        return over
-    fields = dict(base.fields)
-    if path == ("variants",):  # sizes belong to one system
-        fields = {name: fields[name] for name in over.fields if name in fields}
-    if path == ("data",) and not _OF_DATA.isdisjoint(over.fields):
-        fields.pop("class_names", None)  # belongs to the replaced data
-    for key, node in over.fields.items():
-        if node.value is None and _removable(path):
-            fields.pop(key, None)
-        else:
-            fields[key] = merge(fields[key], node, (*path, key)) if key in fields else node
-    return replace(over, value=fields)
-
-
-def _removable(path: tuple[str, ...]) -> bool:
-    """Whether null removes an entry of the mapping at this path."""
-    return path in _NAMED or (len(path) == 2 and path[0] == "weights")
+    notes += kept_guidance(root, file, option)
+    return Resolved(Document(root), variants.fields if variants else {}, variant, tuple(dict.fromkeys(notes)))
 
 
 def _shown(path: Path) -> str:
@@ -144,7 +121,7 @@ def _shown(path: Path) -> str:
     return str(path) if relative.startswith("..") and path.is_absolute() else relative
 
 
-def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Node:
+def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...], notes: list[str]) -> Node:
     root = load_yaml(text, file).root
     if not isinstance(root.value, dict):
         what = "is empty" if root.value is None else "is not a mapping of keys to values"
@@ -163,7 +140,12 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Nod
         way = " → ".join(link.name for link in (*here[here.index(base.resolve()) :], base))
         message = f"circular `extends`: {way}"
         raise DiagnosticError.of("E0211", message, extends.span, help="remove one `extends`")
-    return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here), root)
+    if root.replaces:
+        message = "a whole spec cannot replace its base"
+        raise DiagnosticError.of("E0104", message, root.span, help="leave out the tag, or `extends`")
+    # The base's own notes are not for the author of this file.
+    found = _with_base(read_text(base, _shown(base)), _shown(base), base, here, [])
+    return merge(found, root, Merging(file, notes))
 
 
 def _with_networks(root: Node, chain: tuple[str, ...]) -> Node:
@@ -188,11 +170,16 @@ def _with_networks(root: Node, chain: tuple[str, ...]) -> Node:
             message = f"`{extends.value}` has no network `main`"
             raise DiagnosticError.of("E0210", message, extends.span, help="name a spec with one network")
         own = {key: node for key, node in network.fields.items() if key not in ("extends", "variant")}
-        root = _put(root, [("networks", network.span), (name, network.span)], merge(main, replace(network, value=own)))
+        changed = merge(main, replace(network, value=own, replaces=False), Merging(), ("networks", name))
+        root = _put(root, [("networks", network.span), (name, network.span)], changed)
         for names, maps in found.fields.get("weights", Node(None, extends.span)).fields.items():
             there = root.fields.get("weights", Node(None, extends.span)).fields.get(names, Node(None, extends.span))
-            if (rules := maps.fields.get("main")) is not None and name not in there.fields:
+            if (rules := maps.fields.get("main")) is not None and name not in there.fields and not there.removes:
                 root = _put(root, [(key, extends.span) for key in ("weights", names, name)], rules)
+    for names, maps in root.fields.get("weights", Node(None, root.span)).fields.items():
+        paths = [(name,) for name, rules in maps.fields.items() if rules.removes]
+        for path in [()] if maps.removes else paths:
+            root = without(root, ("weights", names, *path))
     return root
 
 
@@ -253,8 +240,9 @@ def _variant(variants: Node | None, wanted: str) -> Node:
         return replace(node, value={})
     if not isinstance(node.value, dict):
         raise _wrong_type("a variant must be a mapping of changes", node)
-    if forbidden := next((key for key in ("latentc", "extends", "variants") if key in node.value), None):
-        span = node.value[forbidden].key or node.span
+    node = replace(node, replaces=False)  # it replaces the base's variant of that name, not the spec
+    if forbidden := next((key for key in ("latentc", "extends", "variants") if key in node.fields), None):
+        span = node.fields[forbidden].key or node.span
         message = f"a variant cannot change `{forbidden}`"
         raise DiagnosticError.of("E0209", message, span, help="remove this key from the variant")
     return node
@@ -267,7 +255,7 @@ def _wrong_type(message: str, node: Node) -> DiagnosticError:
 # ---- --set a.b=c
 
 
-def _set(root: Node, text: str, file: str) -> Node:
+def _set(root: Node, text: str, file: str, notes: list[str]) -> Node:
     add_source(file, text)
     target, equals, value = text.partition("=")
     if not equals or not target.strip():
@@ -297,17 +285,28 @@ def _set(root: Node, text: str, file: str) -> Node:
         leaf = replace(leaf, span=Span(file, 1, len(target) + 1, 1, len(target) + 2))
     if steps[0][0] == "backbone":
         steps[:1] = [("networks", steps[0][1]), ("main", steps[0][1])]
-    section = root.fields.get(steps[0][0])
-    if section and [name for name, _ in steps] == ["data", "classes"]:
-        names = section.fields.get("class_names")
-        if names and names.span.file.partition(" #")[0] != file.partition(" #")[0]:  # belongs to other classes
-            kept = {name: node for name, node in section.fields.items() if name != "class_names"}
-            root = replace(root, value={**root.fields, "data": replace(section, value=kept)})
-    return _put(root, steps, leaf)
+    changes = _changes(root, steps, replace(leaf, replaces=isinstance(leaf.value, dict)))
+    return merge(root, changes, Merging(file, notes, same_kinds=True))
 
 
-def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node, above: tuple[str, ...] = ()) -> Node:
-    """`node`, at the path `above`, with `leaf` at `steps`; missing mappings are created, list items must exist."""
+def _changes(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
+    """What `leaf` at the path `steps` changes of `node`: mappings with one key each, down to the leaf or to a list."""
+    if not steps:
+        return leaf
+    (name, span), rest = steps[0], steps[1:]
+    if not isinstance(node.value, dict | None):
+        return _put(node, steps, leaf)
+    inner = node.fields.get(name)
+    if inner is None and rest and rest[0][0].isdecimal():
+        message = f"`{name}` is not written in the spec, so it has no items to change"
+        help_text = f"set it as a whole: `{name}=[…]`"
+        raise DiagnosticError.of("E0213", message, span, help=help_text)
+    changed = _changes(inner or Node(None, span), rest, leaf)
+    return Node({name: replace(changed, key=span)}, span)
+
+
+def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
+    """`node` with `leaf` at `steps`; missing mappings are created, list items must exist."""
     if not steps:
         return replace(leaf, key=node.key)
     (name, span), rest = steps[0], steps[1:]
@@ -316,20 +315,11 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node, above: tuple[str
             label = Label(span, f"the list has {len(node.value)} items, counted from 0")
             raise DiagnosticError.of("E0213", f"this list has no item `{name}`", span, (label,))
         items = list(node.value)
-        items[int(name)] = _put(items[int(name)], rest, leaf, (*above, name))
+        items[int(name)] = _put(items[int(name)], rest, leaf)
         return replace(node, value=items)
     if node.value is not None and not isinstance(node.value, dict):
         message = f"a plain value has no `{name}`"
         label = Label(node.span, "this is a single value")
         raise DiagnosticError.of("E0213", message, span, (label,))
-    fields = dict(node.fields)
-    if name not in fields and rest and rest[0][0].isdecimal():
-        message = f"`{name}` is not written in the spec, so it has no items to change"
-        help_text = f"set it as a whole: `{name}=[…]`"
-        raise DiagnosticError.of("E0213", message, span, help=help_text)
-    if not rest and leaf.value is None and name in fields and _removable(above):
-        fields.pop(name)
-        return replace(node, value=fields)
-    child = fields.get(name, Node(None, span))
-    fields[name] = _put(replace(child, key=span), rest, leaf, (*above, name))
-    return replace(node, value=fields)
+    child = node.fields.get(name, Node(None, span))
+    return replace(node, value={**node.fields, name: _put(replace(child, key=span), rest, leaf)})

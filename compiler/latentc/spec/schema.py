@@ -61,6 +61,9 @@ class Spec(Closed):
     # (source, variant, overrides) as `load_spec` was given them; None if the spec was not read from a file.
     _origin: tuple[str, str | None, tuple[str, ...]] | None = PrivateAttr(None)
 
+    # What merging did that the spec's author may not expect, a line each.
+    _notes: tuple[str, ...] = PrivateAttr(())
+
     # The spec of the data's first stage, once it is read.
     _first_stage: Spec | None = PrivateAttr(None)
 
@@ -98,6 +101,11 @@ class Spec(Closed):
     def time(self) -> Component | None:
         """The time embedding (`latentc.components.condition.TimeEmbedding`), if the networks have one."""
         return self.conditioning.get("time")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What `extends`, a variant and `--set` did that the spec's author may not expect, a line each."""
+        return self._notes
 
     def span(self, *path: str | int) -> Span | None:
         """Where the value at `path` was written ("networks", "main", "width"), or None if nowhere."""
@@ -149,6 +157,11 @@ class Place:
     def mark(self) -> OneOf | None:
         """The folder of components that it takes, if any."""
         return next((mark for mark in self.metadata if isinstance(mark, OneOf)), None)
+
+    @property
+    def optional(self) -> bool:
+        """Whether null is one of its values."""
+        return self.annotation is type(None) or type(None) in _alternatives(self.annotation)
 
     def types(self) -> Iterator[Any]:
         """The alternatives: model classes, generic aliases and plain types."""

@@ -1,7 +1,8 @@
 """YAML text → a tree of nodes that know where they were written.
 
-YAML 1.2's core schema: `1e-4` is a number, `no` and `on` are text. Tags, merge keys, duplicate keys and several
-documents are errors, so nothing in a file can construct an object; nesting and the expansion of aliases are bounded.
+YAML 1.2's core schema: `1e-4` is a number, `no` and `on` are text. Merge keys, duplicate keys, several documents and
+tags other than `!replace` are errors, so nothing in a file can construct an object; nesting and the expansion of
+aliases are bounded.
 Built on PyYAML's event stream instead of its composer, which recurses and drops the information on tags.
 """
 
@@ -22,6 +23,7 @@ from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_so
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 MAX_DEPTH = 48
 MAX_NODES = 50_000  # after aliases are expanded
+REPLACE = "!replace"
 
 Scalar = str | int | float | bool | None
 PathKey = tuple[str | int, ...]
@@ -29,11 +31,17 @@ PathKey = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Node:
-    """A value of a YAML text, with its place and that of its key."""
+    """A value of a YAML text, with its place and that of its key.
+
+    `replaces`: a mapping tagged `!replace`, which does not merge with what it overrides. `removes`: a null in place of
+    an inherited value.
+    """
 
     value: Scalar | dict[str, Node] | list[Node]
     span: Span
     key: Span | None = None
+    replaces: bool = False
+    removes: bool = False
 
     @property
     def fields(self) -> dict[str, Node]:
@@ -70,23 +78,24 @@ class Document:
     @cached_property
     def spans(self) -> Mapping[PathKey, Span]:
         """Path to the place of the value."""
-        return {path: node.span for path, node in self._nodes.items()}
+        return {path: node.span for path, node in self.nodes.items()}
 
     @cached_property
     def key_spans(self) -> Mapping[PathKey, Span]:
         """Path to the place of the key, where the value has one."""
-        return {path: node.key for path, node in self._nodes.items() if node.key is not None}
+        return {path: node.key for path, node in self.nodes.items() if node.key is not None}
 
     def span(self, path: PathKey) -> Span:
         """The place of the value at `path` (of its key if it is a block), or of the nearest value above it."""
-        while path not in self._nodes:
+        while path not in self.nodes:
             path = path[:-1]
-        node = self._nodes[path]
+        node = self.nodes[path]
         empty = (node.span.line, node.span.column) == (node.span.end_line, node.span.end_column)
         return node.key if node.key and empty else node.span
 
     @cached_property
-    def _nodes(self) -> dict[PathKey, Node]:
+    def nodes(self) -> Mapping[PathKey, Node]:
+        """Path to node."""
         found: dict[PathKey, Node] = {}
         pending: list[tuple[PathKey, Node]] = [((), self.root)]
         while pending:
@@ -213,15 +222,20 @@ class _Composer:
             self.close(event)
 
     def refuse_tag(self, event: Any) -> None:
-        if event.tag is None:
+        if event.tag is None or (event.tag == REPLACE and isinstance(event, yaml.MappingStartEvent)):
             return
         written = re.compile(r"\S*").match(self.text, event.start_mark.index)
         name = written.group() if written else event.tag
         span = self.span(event)
         span = replace(span, end_line=span.line, end_column=span.column + len(name))
         message = f"the tag `{_short(name)}` is not allowed"
-        note = "a spec contains only plain values; tags are never evaluated"
+        note = (
+            f"a spec contains only plain values; its one tag is `{REPLACE}`, before a mapping that is not to be merged"
+        )
         help_text = "remove the tag; put quotes around the value if it must be text"
+        if event.tag == REPLACE:
+            message, note = f"`{REPLACE}` is not before a mapping", "lists and single values are never merged"
+            help_text = "remove the tag"
         self.errors.append(Diagnostic("E0104", message, span, notes=(note,), help=help_text))
 
     def open(self, event: Any) -> None:
@@ -235,7 +249,7 @@ class _Composer:
             self.anchors[event.anchor] = None
         # A block has no text of its own to underline: its span is empty, at its start.
         span = Span(span.file, span.line, span.column, span.line, span.column)
-        self.stack.append(_Open(Node(value, span), event.anchor))
+        self.stack.append(_Open(Node(value, span, replaces=event.tag == REPLACE), event.anchor))
 
     def close(self, event: Any) -> None:
         done = self.stack.pop()
@@ -243,7 +257,7 @@ class _Composer:
         span = done.node.span
         if end.index > start.index:  # flow style: the closing bracket
             span = replace(span, end_line=end.line + 1, end_column=end.column + 1)
-        self.add(Node(done.node.value, span), done.size, done.height + 1, done.anchor)
+        self.add(replace(done.node, span=span), done.size, done.height + 1, done.anchor)
 
     def scalar(self, event: yaml.ScalarEvent) -> None:
         span = self.span(event)
@@ -316,10 +330,10 @@ class _Composer:
             message = f"more than {MAX_NODES} values once aliases are expanded"
             raise self.error("E0105", message, node.span, "use fewer aliases of large values")
         if isinstance(top.node.value, list):
-            top.node.value.append(Node(node.value, node.span))
+            top.node.value.append(replace(node, key=None))
         elif isinstance(top.node.value, dict) and top.keyed:
             name, key = top.keyed
-            top.node.value[name] = Node(node.value, node.span, key)
+            top.node.value[name] = replace(node, key=key)
             top.keyed = None
 
     # ---- places and errors

@@ -74,7 +74,8 @@ class Ancestral(ArraySampler):
             raise ValueError(f"respacing {text!r}: give a count, counts separated by commas, or `ddim` and a count")
         count = sum(int(part) for part in parts)
         if values.get("steps", count) != count:
-            raise ValueError(f"respacing {text!r} has {count} steps, not {values['steps']}: leave `steps` out")
+            mend = "change `respacing`, which determines `steps`, or set it to null"
+            raise ValueError(f"respacing {text!r} has {count} steps, not {values['steps']}: {mend}")
         return {**values, "respacing": text, "steps": count}
 
     def with_steps(self, steps: int) -> ArraySampler:
