@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spec_fakes import TINY
 from spec_fakes import fakes as fakes
-from spec_mutations import ODD, depth, mutate
+from spec_mutations import ODD, containers, depth, mutate
 
+import latentc.resources as resources
 from latentc.diagnostics import DiagnosticError
 from latentc.resources import codes
 from latentc.spec import resolved_yaml, spec_from_text
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("fakes")
 
 WHOLE = TINY + 'weights: {official: {main: [{from: "a.{i}.*", to: "b.{i}.*"}]}}\nsource: "a: paper"\n'
 SPLICES = ["\t", "\0", "{", "}", "[", ":", ": ", "- ", "&a ", "*a", "!!x ", "'", '"', "\n", "  ", "#", "|", ">", "é",
-           "\\", "<<: ", "---\n", "?", "%", "\u2028", "\ufeff", "9" * 30, "e", "{{"]  # fmt: skip
+           "\\", "!replace ", "<<: ", "---\n", "?", "%", "\u2028", "\ufeff", "9" * 30, "e", "{{"]  # fmt: skip
 
 
 def check(text: str, variant: str | None = None, overrides: tuple[str, ...] = ()) -> None:
@@ -56,6 +59,34 @@ def test_mutated_text(source: st.DataObject) -> None:
         end = min(len(text), start + source.draw(st.sampled_from([0, 0, 1, 2, 9, 40])))
         text = text[:start] + source.draw(st.sampled_from(["", *SPLICES])) + text[end:]
     check(text)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 4), st.sampled_from([None, "wide", "scan"]))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_mutated_extensions(based: None, chance: random.Random, count: int, variant: str | None) -> None:
+    """A part of a spec, spoilt, that extends the whole one; some mappings replace, and some values are removed."""
+    data = load_yaml(WHOLE, "t.yaml").data
+    data = {key: value for key, value in data.items() if chance.random() < 0.7}
+    for _ in range(count):
+        if data:
+            mutate(data, chance)
+    for place in containers(data):
+        for key in list(place) if isinstance(place, dict) else ():
+            if chance.random() < 0.1:
+                place[key] = None
+    if depth(data) < 60:
+        text = yaml_from_data({**data, "latentc": 1, "extends": "base"})
+        parts = re.split(r"(?<=: )(?={)", text)
+        check(
+            "".join(f"!replace {part}" if part[0] == "{" and chance.random() < 0.2 else part for part in parts), variant
+        )
+
+
+@pytest.fixture
+def based(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`base` is a shipped spec."""
+    (tmp_path / "base.yaml").write_text(WHOLE)
+    monkeypatch.setattr(resources, "shipped_specs", lambda: {"base": tmp_path / "base.yaml"})
 
 
 PATHS = [

@@ -137,7 +137,7 @@ def _outdated(base: Node, over: Node, path: Path, merging: Merging) -> Iterator[
     if path[:1] != ("data",):
         return
     named: list[Path] = []
-    changed = next((key for key in ("path", "classes") if key in given), None) if path == ("data",) else None
+    changed: str | None = next((key for key in ("path", "classes") if key in given), None) if path == ("data",) else None
     if changed is not None:
         named = [("class_names",), ("fields", "y", "class_names")]
     elif path[:2] == ("data", "fields") and "classes" in given and _differ(base, over, ("classes",)):
@@ -213,9 +213,8 @@ def kept_guidance(root: Node, own: str, option: str, path: Path = ()) -> Iterato
     def rank(node: Node) -> int:
         return 2 if node.span.file.startswith(f"{option} #") else int(node.span.file == own)
 
-    children = root.value.items() if isinstance(root.value, dict) else ()
-    if isinstance(root.value, list):
-        children = ((str(index), item) for index, item in enumerate(root.value))
+    items = root.value if isinstance(root.value, list) else []
+    children = {**root.fields, **{str(index): item for index, item in enumerate(items)}}
     scale = root.fields.get("scale")
     if "guidance" in path[-2:] and scale is not None:
         others = {key: node for key, node in root.fields.items() if key not in ("kind", "name", "scale")}
@@ -225,7 +224,7 @@ def kept_guidance(root: Node, own: str, option: str, path: Path = ()) -> Iterato
                 f"`{shown(path)}` keeps {words} of {_where(kept[0][1])}; to set `scale` alone, write "
                 f"`guidance: {REPLACE} {{scale: {scale.data()}}}` or --set '{shown(path)}={{scale: {scale.data()}}}'"
             )
-    for key, node in children:
+    for key, node in children.items():
         if isinstance(node.value, dict | list):
             yield from kept_guidance(node, own, option, (*path, key))
 
