@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from latentc.components.backbone import Backbone
 from latentc.components.condition import Condition, DrawnInput
-from latentc.components.contract import Lowered, Method, Network, Port, Program
+from latentc.components.contract import Lowered, Method, Network, Port, Program, Update
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.components.prior import systems
@@ -24,6 +24,7 @@ from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.feature_cache import cache
 from latentc.passes.feature_cache_methods import CACHED, CACHING
 from latentc.priors import add_prior_losses, add_prior_programs, own_networks
+from latentc.refusals import refusals
 from latentc.spec.schema import Spec
 from latentc_runtime.sources import Setting, SettingSource
 
@@ -40,14 +41,18 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
     own = own_networks(networks, spec)
-    updates = spec.objective.build(mb, own, spec) if isinstance(spec.objective, Objective) else ()
+    updates: tuple[Update, ...] = ()
+    if isinstance(spec.objective, Objective):
+        with refusals(spec, "objective"):
+            updates = spec.objective.build(mb, own, spec)
     updates = add_prior_losses(mb, networks, spec, updates)
     networks = add_prior_programs(mb, networks, spec)
     programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
         networks = _prepared(mb, networks, spec.sampler, spec)
         samplers = [spec.sampler.with_steps(n) for n in dict.fromkeys(steps)] or [spec.sampler]
-        built = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
+        with refusals(spec, "sampler"):
+            built = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
         drawn = [prior for network in networks.values() for prior in network.drawn.values()]
         more, of_priors = sum(prior.evaluations for prior in drawn), [s for prior in drawn for s in prior.settings]
         built = [replace(program, evaluations=program.evaluations + more) for program in built] if more else built
@@ -55,7 +60,8 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         if not to_emit:  # training projects search by features
             programs += [p for name, c in spec.conditions.items() for p in c.programs(mb, name, spec, networks)]
     if to_emit and programs and isinstance(spec.objective, Objective):
-        rollout = spec.objective.rollout(mb, own_networks(networks, spec), spec, programs[0])
+        with refusals(spec, "objective"):
+            rollout = spec.objective.rollout(mb, own_networks(networks, spec), spec, programs[0])
         programs += [rollout] if rollout is not None else []
     given = spec.data.first_stage
     if given is not None and (given.weights is not None or (to_emit and spec.first_stage_fits)):
@@ -152,7 +158,8 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
         channels = system.data.shape[0] if system.data.shape else 0
         objective = system.objective
         out_channels = objective.out_channels(channels) if isinstance(objective, Objective) else channels
-        networks[name] = backbone.build(mb, name, system, out_channels)
+        with refusals(spec, "networks", name):
+            networks[name] = backbone.build(mb, name, system, out_channels)
         _check_sizes(mb, name, spec)
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)

@@ -12,6 +12,7 @@ from latentc.components.objective import Objective
 from latentc.components.prior import field_of, systems
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
+from latentc.refusals import refusals
 from latentc_runtime.sources import Setting
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def add_prior_losses(
         if not backbone.trainable:
             continue
         kept = dict(mb.entries)
-        (update,) = system.objective.build(mb, _of_system(networks, network, system), system)
+        with refusals(spec, "conditioning", name, "prior", "objective"):
+            (update,) = system.objective.build(mb, _of_system(networks, network, system), system)
         added = {entry: fn for entry, fn in mb.entries.items() if kept.get(entry) != fn}
         modelled = "x" if "x" in system.data.fields else "tokens"
         field = field_of(name, spec.conditions[name])
@@ -80,7 +82,8 @@ def add_prior_programs(mb: ModuleBuilder, networks: Mapping[str, Network], spec:
     for network, (name, system) in systems(spec).items():
         assert isinstance(system.sampler, Sampler)
         kept = dict(mb.entries)
-        program = system.sampler.build(mb, _of_system(networks, network, system), system)
+        with refusals(spec, "conditioning", name, "prior", "sampler"):
+            program = system.sampler.build(mb, _of_system(networks, network, system), system)
         function = mb.functions.pop(mb.entries[program.entry])
         mb.entries = kept
         settings = tuple(Setting(f"{name}_{s.name}", s.default, s.low, s.high) for s in program.settings)

@@ -195,7 +195,8 @@ class OneOf:
             raise PydanticCustomError("model_type", "not a mapping")
         component = self.find(kind) if isinstance(kind, str) else None
         if component is None:
-            raise PydanticCustomError("union_tag_invalid", "unknown kind")
+            elsewhere = isinstance(kind, str) and find(self.folder, kind) is not None
+            raise PydanticCustomError("union_tag_invalid", "unknown kind", {"elsewhere": elsewhere})
         if lacking := getattr(component, "__abstractmethods__", None):
             raise ValueError(f"the component {component.__name__} does not define {', '.join(sorted(lacking))}")
         return component.model_validate(value)

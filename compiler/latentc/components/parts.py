@@ -59,6 +59,17 @@ class Problem:
     help: str | None = None
 
 
+class Refusal(ValueError):
+    """Raised while a component is built, by the line that needs what the spec lacks.
+
+    Lowering turns it into a diagnostic at `path` below the component.
+    """
+
+    def __init__(self, message: str, help: str | None = None, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.problem = Problem(path, message, help)
+
+
 def a_divisor(*sizes: int) -> str:
     """The remedy for a number that must divide all sizes."""
     common = math.gcd(*sizes)
@@ -102,6 +113,10 @@ class Norm(Part):
     @abstractmethod
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
         """x [B, ..., D] normalised. The time t f32[B, 1] is for those that are `TIMED`, of x [B, T, D]."""
+
+
+class TokenNorm(Norm):
+    """A norm of each token alone, which works on any part of a sequence and on any axis of vectors."""
 
 
 class Mixer(Part):
@@ -335,6 +350,10 @@ class Positions(Part):
     ROTARY: ClassVar[bool] = False
     """Whether it is tables for attention, and adds nothing to the input."""
     FRAMES: ClassVar[bool] = False  # true if it has tables for frames, and for grids that are not square
+
+    def problems_of_head(self, channels: int) -> Iterator[Problem]:
+        """What is wrong with attention heads of so many channels, for which it has tables."""
+        yield from ()
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x

@@ -68,7 +68,7 @@ class Prior(Closed):
             return
         system = self.system(name, spec)
         provided = network.provides(system)  # type: ignore[attr-defined]
-        for part in (self.objective, self.sampler):
+        for section, part in (("objective", self.objective), ("sampler", self.sampler)):
             for need in part.needs(system):  # type: ignore[attr-defined]
                 if need.network != "main":
                     message = f"`{part.kind}` also needs a network `{need.network}`, but a prior has only one network"
@@ -79,6 +79,11 @@ class Prior(Closed):
                         f"`{network.kind}` does not provide"
                     )
                     yield Problem(("prior", "network"), message, "name another network")
+                elif lacking := [output for output in need.outputs if output not in network.outputs(system)]:  # type: ignore[attr-defined]
+                    message = (
+                        f"{need.who or f'`{part.kind}`'} reads the output `{lacking[0]}` of network `{self.network}`"  # type: ignore[attr-defined]
+                    )
+                    yield Problem(("prior", section, *need.place), f"{message}, which has none", "leave it out")
 
 
 def field_of(name: str, condition: Condition) -> str:

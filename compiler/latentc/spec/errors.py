@@ -274,11 +274,14 @@ def _unknown_kind(fault: _Fault) -> Diagnostic:
     span = fault.document.span(path)
     known = fault.place.kinds() if fault.place else []
     kind = fault.data.get("kind") if isinstance(fault.data, dict) else fault.data
-    label = Label(span, did_you_mean(kind if isinstance(kind, str) else "", known, "unknown here"))
-    note = f"known kinds: {', '.join(known) or 'none'}"
+    elsewhere = bool(fault.context.get("elsewhere"))  # the vocabulary has it, but not for this place
+    otherwise = "not possible here" if elsewhere else "unknown here"
+    label = Label(span, did_you_mean(kind if isinstance(kind, str) and not elsewhere else "", known, otherwise))
+    note = f"{'kinds that fit' if elsewhere else 'known kinds'}: {', '.join(known) or 'none'}"
     help_text = _of_system(kind, fault.path) if isinstance(kind, str) else None
     tag = kind if isinstance(kind, str) else described(kind)
-    return Diagnostic("E0205", f"unknown kind `{tag}` for {fault.shown}", span, (label,), (note,), help_text)
+    message = f"{fault.shown} cannot be a `{tag}`" if elsewhere else f"unknown kind `{tag}` for {fault.shown}"
+    return Diagnostic("E0205", message, span, (label,), (note,), help_text)
 
 
 def _of_system(name: str, path: PathKey) -> str | None:

@@ -1,11 +1,13 @@
 """Rules across sections: what each part allows by itself, but not together.
 
-A rule takes the whole spec and yields problems; it never raises. `RULES` at the end is the whole list.
+A rule takes the whole spec and yields problems. It may rely on what other rules check; `check_rules` runs them so that
+a fault is still reported once and at its place. `RULES` at the end is the whole list.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import get_args
 
 from pydantic import BaseModel
@@ -20,7 +22,7 @@ from latentc.components.objective import Objective
 from latentc.components.parts import Part
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
-from latentc.diagnostics import Diagnostic, Label, did_you_mean
+from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
 from latentc.spec.engine_rules import ENGINE_RULES
 from latentc.spec.optimize_rules import OPTIMIZE_RULES
 from latentc.spec.option_rules import ignored_options
@@ -31,8 +33,24 @@ from latentc.weights.rules import fault_of
 
 
 def check_rules(spec: Spec, document: Document) -> list[Diagnostic]:
-    """Every rule's problems, as diagnostics at the places the spec was written."""
-    return [_diagnostic(problem, document) for rule in RULES for problem in rule(spec)]
+    """Every rule's problems, as diagnostics at the places the spec was written.
+
+    Parts compute sizes from data, conditions and networks that other rules check, so a fault that one rule reports can
+    make another fail. Such a failure is dropped; it is raised only if no rule reports a problem.
+    """
+    found: dict[Diagnostic, None] = {}
+    failures: list[Exception] = []
+    for rule in (*RULES, *(partial(part_fits, path=path, part=part) for path, part in _parts(spec, ()))):
+        try:
+            for problem in rule(spec):
+                found[_diagnostic(problem, document)] = None
+        except DiagnosticError as error:
+            found.update(dict.fromkeys(error.diagnostics))
+        except Exception as failure:
+            failures.append(failure)
+    if failures and not found:
+        raise failures[0]
+    return list(found)
 
 
 def _diagnostic(problem: Problem, document: Document) -> Diagnostic:
@@ -159,19 +177,18 @@ def checkpoints_are_known(spec: Spec) -> Iterator[Problem]:
 # ---- networks, conditioning, objective, sampler
 
 
-def components_fit(spec: Spec) -> Iterator[Problem]:
-    """The mismatches that components report themselves."""
+def part_fits(spec: Spec, path: PathKey, part: Part) -> Iterator[Problem]:
+    """The mismatches that the component at `path` reports itself."""
     priors = systems(spec)
     of_conditions = dict(priors.values())
-    for path, part in _parts(spec, ()):
-        seen = spec
-        if path[:1] == ("networks",) and path[1] in priors:
-            seen = priors[path[1]][1]
-        elif path[:1] == ("conditioning",) and path[2:3] == ("prior",):
-            seen = of_conditions[str(path[1])]
-        for found in part.problems(seen):
-            yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
-        yield from ignored_options(path, part)
+    seen = spec
+    if path[:1] == ("networks",) and path[1] in priors:
+        seen = priors[path[1]][1]
+    elif path[:1] == ("conditioning",) and path[2:3] == ("prior",):
+        seen = of_conditions[str(path[1])]
+    for found in part.problems(seen):
+        yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
+    yield from ignored_options(path, part)
 
 
 def needs_are_met(spec: Spec) -> Iterator[Problem]:
@@ -356,7 +373,6 @@ RULES: tuple[Rule, ...] = (
     copies_are_of_networks,
     fresh_weights_are_of_copies,
     optimizers_of_networks,
-    components_fit,
     *OPTIMIZE_RULES,
     *ENGINE_RULES,
 )

@@ -15,7 +15,9 @@ from latentc.components.parts import (
     FeedForward,
     Mixer,
     Norm,
+    Positions,
     Problem,
+    TokenNorm,
     Told,
     under,
 )
@@ -145,7 +147,8 @@ class Block(Closed):
 
         `prefix`: how many tokens it takes at once before them.
         """
-        mixer = self.parts()[0]
+        mixer, _, norm, _ = self.parts()
+        yield from self._problems_of_norm(norm, why)
         if not mixer.ordered:
             yield Problem(("block", "mixer"), f"{why}, so its mixer must be causal", "set `causal: true`")
         elif not isinstance(mixer, CachedMixer):
@@ -160,6 +163,13 @@ class Block(Closed):
             message = f"all tokens see the first {mixer.first_seen}, but only {prefix} are known from the start"
             yield Problem(("block", "mixer", "unmasked"), message, f"use at most {prefix}")
 
+    def problems_of_rotary(self, width: int, **positions: Component | None) -> Iterator[Problem]:
+        """Rotary positions, by their field, that do not fit the heads of a network of this width."""
+        mixer = self.parts()[0]
+        for field, given in positions.items():
+            if isinstance(given, Positions):
+                yield from under(field, problems=given.problems_of_head(mixer.head_size(width)))
+
     def problems_of_masks(self, network: str) -> Iterator[Problem]:
         """What keeps the mixer from leaving out the tokens that a network of that kind hides."""
         mixer = self.parts()[0]
@@ -169,8 +179,9 @@ class Block(Closed):
 
     def problems_of_chunks(self, network: str) -> Iterator[Problem]:
         """What keeps blocks from masking tokens and from taking them in chunks, as a network of that kind does."""
-        mixer, _, _, condition = self.parts()
+        mixer, _, norm, condition = self.parts()
         why = f"a {network} takes tokens in chunks"
+        yield from self._problems_of_norm(norm, why)
         if not isinstance(mixer, CachedMixer):
             message = f"{why}, but `{mixer.kind}` cannot"
             yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or derive it from `CachedMixer`")
@@ -185,3 +196,10 @@ class Block(Closed):
         if not isinstance(condition, CachedCondition):
             message = f"{why}, but `{condition.kind}` cannot"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+
+    @staticmethod
+    def _problems_of_norm(norm: Norm, why: str) -> Iterator[Problem]:
+        """A norm that needs the whole sequence, in a network that takes parts of it."""
+        if not isinstance(norm, TokenNorm):
+            message = f"{why}, but `{norm.kind}` does not normalise each token alone"
+            yield Problem(("block", "norm"), message, "use `{kind: layer_norm}` or `{kind: rms_norm}`")

@@ -12,7 +12,7 @@ from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.conditions._arrays import asked
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Refusal
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -53,7 +53,8 @@ class Encoded(Condition):
         return encoder.encoding(spec) if provides else None  # type: ignore[union-attr]
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
-        if self._encoding(spec) is None:
+        encoding = self._encoding(spec)
+        if encoding is None:
             able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
             what = "encodes nothing" if self.network in spec.networks else "does not exist"
             mend = f"networks that encode: {', '.join(able) or 'none'}"
@@ -64,7 +65,7 @@ class Encoded(Condition):
             mend = f"set `networks.{self.network}.masked: false`, or use `kind: sequence` with `encoder`"
             yield Problem(("network",), message, mend)
             return
-        (port,), state = self.ports(name, spec), spec.data.shape or ()
+        (port,), of, state = self.ports(name, spec), encoding[1], spec.data.shape or ()
         if self.form == "map" and not _beside(port.type, state):
             message = (
                 f"network `{self.network}` returns {list(port.type.shape[1:])} per sample, "
@@ -78,7 +79,7 @@ class Encoded(Condition):
                 message = f"network `{self.network}` returns {list(port.type.shape[1:])} per sample, but "
                 mend = "set `form: tokens`, or let the network return one vector"
                 yield Problem(("network",), f"{message}`{other}` takes one vector", mend)
-        if self.end is not None and (port.type.rank != 2 or port.type.dtype != "i64"):
+        if self.end is not None and (of.rank != 2 or of.dtype != "i64"):
             yield Problem(("end",), f"network `{self.network}` does not encode as tokens", "leave `end` out")
         yield from super().problems_as(name, spec)
 
@@ -87,7 +88,7 @@ class Encoded(Condition):
         if encoding is None:
             return ()
         of = encoding[1]
-        if self.end is None or of.rank != 2:
+        if self.end is None or of.rank != 2 or of.dtype != "i64":
             return (Port(name, of, "condition"),)
         return (Port(name, i64(B, int(of.shape[1]) + 1), "condition", self.end + 1),)  # type: ignore[arg-type]
 
@@ -109,12 +110,12 @@ class Encoded(Condition):
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
-        return b.dense(prefix, operands[0], width, init="normal", std=0.02, out=name)
+        return b.dense(prefix, _numbers(name, operands[0]), width, init="normal", std=0.02, out=name)
 
     def tokens(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> tuple[Var, Var | None]:
-        embedded = b.dense(prefix, operands[0], width, init="normal", std=0.02, out=name)
+        embedded = b.dense(prefix, _numbers(name, operands[0]), width, init="normal", std=0.02, out=name)
         if embedded.type.rank == 2:
             embedded = b.reshape(embedded, shape=(embedded.shape[0], 1, width), out=name)
         return embedded, None
@@ -131,6 +132,14 @@ class Encoded(Condition):
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         ports, _ = self._encoding(spec) or ((), None)
         return tuple(asked(port, spec) for port in ports)
+
+
+def _numbers(name: str, codes: Var) -> Var:
+    """The codes, which a linear layer is to embed. Refusal if they are tokens."""
+    if codes.type.dtype != "f32":
+        message = f"condition `{name}` is encoded as tokens, which this network cannot embed"
+        raise Refusal(message, "encode it as numbers, or use a network over tokens")
+    return codes
 
 
 def _beside(of: TensorType, state: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from latentc.components.capabilities import TRAINING, Role
 from latentc.components.condition import Condition, DrawnInput, GivenInput
 from latentc.components.contract import Draw, Network, Port, PriorProgram
+from latentc.components.parts import Refusal
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.core import Value
 from latentc.ir.types import B, TensorType
@@ -346,8 +347,12 @@ def _arranged(
 ) -> list[Var]:
     """The operands of a method in the order of its ports; the network's adapters compute those of role `control`.
 
-    `made` holds what they computed for the same operands before.
+    `made` holds what they computed for the same operands before. Refusal: the network needs a memory, which is not
+    among the operands.
     """
+    if network.methods[method].inputs_of("memory") and not by_role.get("memory"):
+        message = f"network `{network.name}` takes its memory of the last evaluation, which is not kept here"
+        raise Refusal(message, "use a network without memory")
     of, made = network.methods[method], {} if made is None else made
     controls: list[Var] = []
     for adapter in network.adapters if of.inputs_of("control") else ():

@@ -95,6 +95,8 @@ def problems_of_rotary(config: QueryAutoencoder, frames: int) -> Iterator[Proble
     elif config.rotary.GRIDDED and (config.queries is not None or frames != config.frames):
         message = f"`{config.rotary.kind}` needs a square of patches"
         yield Problem(("rotary",), message, "use `{kind: rope_1d}`, or images and `tokens: null`")
+    yield from config.block.problems_of_rotary(config.width, rotary=config.rotary)
+    yield from config.outward_block.problems_of_rotary(config.decoder_width or config.width, rotary=config.rotary)
 
 
 __all__ = ["problems_of"]

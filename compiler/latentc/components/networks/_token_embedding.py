@@ -14,7 +14,7 @@ from latentc.components import Closed, Component, OneOf
 from latentc.components.condition import Condition, Entry, with_operands
 from latentc.components.kit.tokens import bits_of
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.parts import Norm, Problem, dense, under
+from latentc.components.parts import Norm, Problem, TokenNorm, dense, under
 from latentc.ir.builder import Builder, Var, f32
 
 Kind = Literal["table", "bits"]
@@ -44,7 +44,7 @@ class Embedding(Closed):
     condition_norm: bool = Field(
         False, description="with `late`: the condition has its own positions and norm before it is added (MaskGIT-r)"
     )
-    norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm of the input; null: that of the blocks"
     )
     blank: int | None = Field(
@@ -172,7 +172,7 @@ class Readout(Closed):
     )
     detached: bool = Field(False, description="no gradient flows into the table through tied logits (MAGE)")
     approximate: Literal["tanh", "none"] = Field("tanh", description="GELU with the tanh approximation, or exact")
-    norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm of the head; null: that of the blocks"
     )
 

@@ -76,6 +76,7 @@ class CascadeTransformer(ToldBlocks):
             mend = f"choose one of {', '.join(map(str, fits))}" if fits else "use fewer `stages`"
             yield Problem(("patch",), message, mend)
         yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.problems_of_conditions(spec)
         if not (isinstance(self.positions, Positions) and self.positions.ROTARY):
             message = f"`{self.positions.kind}` positions fit only one resolution"

@@ -85,6 +85,7 @@ class ContextTransformer(Backbone):
             message = f"patches of {self.patch} do not tile {shape[1]} by {shape[2]}"
             yield Problem(("patch",), message, a_divisor(shape[1]))
         yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.block.problems_of_condition(self.kind, None)
         if self.velocity_head is not None and self.velocity_head >= self.depth:
             yield Problem(

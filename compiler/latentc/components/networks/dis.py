@@ -19,7 +19,7 @@ from latentc.components.blocks.stochastic_depth import DropPath, dropped, droppi
 from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.networks._one_sequence import OneSequence
-from latentc.components.parts import Mixer, Norm, Problem, dense
+from latentc.components.parts import Mixer, Norm, Problem, TokenNorm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.ir.types import Named
 
@@ -33,7 +33,9 @@ class Dis(OneSequence):
 
     kind: Literal["dis"]
     mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens exchange information")
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="norm before each mixer, and after the last")
+    norm: Annotated[Component, OneOf("blocks/norms", base=TokenNorm)] = Field(
+        description="norm before each mixer, and after the last"
+    )
     time_mlp: bool = Field(True, description="two linear layers after the timestep features")
     skips: bool = Field(True, description="skip connections from the first half of the blocks to the second")
     drop_path: DropPath = Field(
@@ -53,13 +55,10 @@ class Dis(OneSequence):
     }
 
     def problems_of_blocks(self) -> Iterator[Problem]:
-        mixer, norm = self.parts()
+        mixer, _ = self.parts()
         if mixer.spatial:
             message = f"`{mixer.kind}` needs a square of tokens, but here the time and conditions are tokens too"
             yield Problem(("mixer",), message, "use another, such as `{kind: selective_scan}`")
-        if norm.TIMED:
-            message = f"`{norm.kind}` depends on the time, but blocks of a dis do not take it"
-            yield Problem(("norm",), message, "use `{kind: rms_norm}`")
         if mixer.generates:
             message = "weights of the mixer depend on the condition, but blocks of a dis do not take it"
             yield Problem(("mixer",), message, "leave out what generates them")

@@ -21,7 +21,7 @@ from latentc.components.blocks.unet.layers import SHAPES, conv, doubling_conv, l
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.condition import Entry, TimeFeatures, with_operands
 from latentc.components.networks._levels import LevelsDenoiser
-from latentc.components.parts import Mixer, Norm, Problem
+from latentc.components.parts import Mixer, Problem, TokenNorm
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
 from latentc.ir.types import Named, product
 
@@ -56,7 +56,9 @@ class LinearAttentionUnet(LevelsDenoiser):
         Attention(kind="attention", heads=4, head_width=32, qkv_bias=False),
         description="mixer over the positions of the lowest feature map",
     )
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(NORM, description="norm before mixers, over the channels")
+    norm: Annotated[Component, OneOf("blocks/norms", base=TokenNorm)] = Field(
+        NORM, description="norm before mixers, over the channels"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "linear_attention_unet",
         "width": 8,
@@ -96,9 +98,6 @@ class LinearAttentionUnet(LevelsDenoiser):
         yield from self._problems_of_mixers(spec)
 
     def _problems_of_mixers(self, spec: Spec) -> Iterator[Problem]:
-        assert isinstance(self.norm, Norm)
-        if self.norm.TIMED or self.norm.spatial:
-            yield Problem(("norm",), f"`{self.norm.kind}` needs more than channels", "use `{kind: rms_norm}`")
         levels = range(len(self.multipliers))
         for name, mixer, used in (
             ("mixer", self.mixer, [level for level in levels if not self.attends(level)]),
@@ -237,7 +236,7 @@ def _mixing(config: LinearAttentionUnet, mixer: Mixer, kind: str, axes: int) -> 
     @module_class(f"{kind}MixingBlock", x=SHAPES[axes], c="B embedding")
     def forward(b: Builder, x: Var, c: Var, *, channels: int, features: int, embedding: int, **static: Any) -> Var:
         """A residual block of x [B, channels, ...], then a mixer over its positions with a shortcut."""
-        assert isinstance(config.norm, Norm)
+        assert isinstance(config.norm, TokenNorm)
         x = config.block.apply(b, "block", x, c, features)
         batch, _, *space = x.shape
         positions = Named(int(product(space)), "T", "positions of x")  # type: ignore[arg-type]

@@ -125,6 +125,7 @@ class MaskedAutoencoder(MaskedTrunk):
         return self.tokens(spec)[1], self.width if self.decoder is None else self.decoder.width
 
     def _problems_of_rotary(self, spec: Spec) -> Iterator[Problem]:
+        yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         if not getattr(self.positions, "ROTARY", False):
             message = f"`{self.positions.kind}` is added to the input, but `positions` rotate queries and keys"  # type: ignore[union-attr]
             yield Problem(

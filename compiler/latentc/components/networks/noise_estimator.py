@@ -24,7 +24,7 @@ from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.networks._flow_methods import OF_NETWORK
 from latentc.components.networks._frames import Layout, layout_of, patches, rotary_tables, sample_of
-from latentc.components.parts import CachedMixer, Norm, Positions, Problem, Weights, a_divisor, dense
+from latentc.components.parts import CachedMixer, Positions, Problem, TokenNorm, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -47,7 +47,7 @@ class NoiseEstimator(Backbone):
     before: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees before it; null: all")
     behind: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees behind it; null: all")
     unit: float = Field(0.3, gt=0, description="what its output is multiplied by: noise of this deviation is 1 inside")
-    final_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    final_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="normalises what comes out of the blocks"
     )
     block: Block = Field(description="the block that is repeated")
@@ -91,6 +91,7 @@ class NoiseEstimator(Backbone):
             yield Problem(("block", "mixer"), message, "use `{kind: attention, causal: false}`")
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.block.problems_of_width(self.width, any_heads=True)
+        yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.problems_of_conditions(spec)
 
     def prefix(self, spec: Spec) -> int:
@@ -147,7 +148,7 @@ def _forward(config: NoiseEstimator, entries: tuple[Entry, ...], layout: Layout)
             h = b.sub(name, block, h, *seen, *tables, dim=width, out="h", **config.block.own(width, sizes))
         if layout.prefix:
             h = b.slice(h, axis=1, start=layout.prefix, stop=layout.prefix + count, out="h")
-        if isinstance(config.final_norm, Norm):
+        if isinstance(config.final_norm, TokenNorm):
             h = config.final_norm.apply(b, "final_norm", h)
         h = dense(b, "proj_out", h, features, True, "zeros", out="h")
         h = b.mul(h, config.unit, out="noise")

@@ -124,6 +124,7 @@ class PatchTransformer(ToldBlocks):
             else:
                 grid = height // self.patch
         yield from self.block.problems_of_width(self.width, grid, any_heads=True)
+        yield from self.block.problems_of_rotary(self.width, positions=self.positions, rotary=self.rotary)
         yield from self._problems_of_second(grid)
         yield from self.problems_of_conditions(spec)
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)

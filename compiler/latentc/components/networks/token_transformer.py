@@ -97,6 +97,7 @@ class TokenTransformer(Backbone):
             message = f"`{_kind(self)}` needs a square grid of tokens, not {sides}"
             yield Problem(("positions",), message, "use `{kind: learned}`, which takes any sequence")
         yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.block.problems_of_condition(self.kind, None)
         if _kind(self) == "sincos_2d":
             message = "sincos_2d has no position for the class token"

@@ -21,7 +21,7 @@ from latentc.components.networks._flow_block import Flow
 from latentc.components.networks._flow_methods import METHODS, OF_NETWORK
 from latentc.components.networks._frames import Layout, layout_of
 from latentc.components.objective import Objective
-from latentc.components.parts import Norm, Positions, Problem, Weights
+from latentc.components.parts import Positions, Problem, TokenNorm, Weights
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.types import B
@@ -79,7 +79,7 @@ class TransformerFlow(Backbone):
         "the prior's variances follow those of the latents in training (NICE)",
     )
     soft_clip: float | None = Field(None, gt=0, description="bound on the raw scale and shift, by tanh; null: none")
-    final_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    final_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm after the blocks of a flow"
     )
     guidance: Literal["linear", "density"] = Field(
@@ -138,6 +138,7 @@ class TransformerFlow(Backbone):
                         mend = f"set `start_token: true`, or leave out `sampler.{key}`"
                         yield Problem(("start_token",), message, mend)
         yield from self.block.problems_of_width(self.width, any_heads=True)
+        yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
         yield from self._problems_of_flows()
         yield from self._problems_of_prefix(spec)
@@ -264,7 +265,7 @@ class TransformerFlow(Backbone):
         """The parts of flow i."""
         told, prefix = self.told_flow(i), layout.prefix
         final_norm = self.final_norm
-        assert final_norm is None or isinstance(final_norm, Norm)
+        assert final_norm is None or isinstance(final_norm, TokenNorm)
         return Flow(
             self.block,
             self.weights,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Draw
+from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.formulas import NUMPY, Maths
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class Signal(Process):
@@ -24,10 +29,14 @@ class Signal(Process):
     schedule: Literal["sigmoid", "cosine", "linear", "plain_cosine"] = Field(
         "sigmoid", description="shape of the curve"
     )
-    start: float = Field(-3.0, ge=-100, le=100, description="sigmoid, cosine: start of the segment, at the data end")
-    end: float = Field(3.0, ge=-100, le=100, description="sigmoid, cosine: end of the segment, at the noise end")
+    start: float | None = Field(
+        None, ge=-100, le=100, description="start of the segment, at the data end; null: -3 for sigmoid, 0 for cosine"
+    )
+    end: float | None = Field(
+        None, ge=-100, le=100, description="end of the segment, at the noise end; null: 3 for sigmoid, 1 for cosine"
+    )
     tau: float = Field(1.0, gt=0, le=100, description="sigmoid: temperature; cosine: half of the exponent")
-    clip: tuple[float, float] = Field(
+    clip: tuple[Fraction, Fraction] = Field(
         (1e-9, 1.0 - 1e-4), description="bounds of gamma; `linear` uses only the first, `plain_cosine` neither"
     )
     ns: float = Field(0.0002, ge=0, lt=1, description="plain_cosine: shift of the time")
@@ -35,6 +44,25 @@ class Signal(Process):
     CLOSES: ClassVar[bool] = False
     TRIED: ClassVar[tuple[str, ...]] = ()
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "signal"}
+
+    @property
+    def segment(self) -> tuple[float, float]:
+        """Start and end of the segment of the curve."""
+        start, end = (-3.0, 3.0) if self.schedule == "sigmoid" else (0.0, 1.0)
+        return start if self.start is None else self.start, end if self.end is None else self.end
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        start, end = self.segment
+        if self.schedule == "cosine" and not (start < end and math.floor(start) >= math.ceil(end) - 1):
+            message = f"the cosine does not fall all the way from {start:g} to {end:g}"
+            yield Problem(("end" if self.start is None else "start",), message, "use a segment of [0, 1]")
+        elif self.schedule == "sigmoid":
+            first, last = (float(self._curve(NUMPY, x)) for x in (start, end))
+            if not first > last:
+                message = f"the sigmoid does not fall from {start:g} to {end:g}"
+                yield Problem(("end" if self.start is None else "start",), message, "use `start` < `end`, both near 0")
+        if self.clip[0] >= self.clip[1]:
+            yield Problem(("clip",), "no power is within these bounds", "give [low, high] with low < high")
 
     @property
     def first(self) -> float:
@@ -55,8 +83,9 @@ class Signal(Process):
             return m.single(cosine * cosine)
         if self.schedule == "linear":
             return m.clamp(1.0 - t, self.clip[0], 1.0, out="gamma")
-        first, last = (float(self._curve(NUMPY, x)) for x in (self.start, self.end))
-        curve = self._curve(m, m.affine(t, self.end - self.start, self.start))
+        start, end = self.segment
+        first, last = (float(self._curve(NUMPY, x)) for x in (start, end))
+        curve = self._curve(m, m.affine(t, end - start, start))
         scaled = m.affine(curve, 1.0 / (first - last), -last / (first - last))
         return m.single(m.clamp(scaled, *self.clip, out="gamma"))
 

@@ -12,7 +12,7 @@ from latentc.components import Closed, Component, OneOf
 from latentc.components.blocks.cross_attention import context_attention
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
-from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, Problem, dense
+from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, Problem, TokenNorm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class TextBranch(Closed):
     Queries turn by their place as the mixer's do; keys do not.
     """
 
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="norm before each branch")
-    qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    norm: Annotated[Component, OneOf("blocks/norms", base=TokenNorm)] = Field(description="norm before each branch")
+    qk_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm of queries and keys, over all heads at once; null: none"
     )
     bias: bool = Field(True, description="biases of the projections")
@@ -47,7 +47,7 @@ class AdalnZero(CachedCondition):
     feed_forward_eps: float | None = Field(
         None, gt=0, description="eps of the norm before the feed-forward; null: that of `norm`"
     )
-    feed_forward_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    feed_forward_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm before the feed-forward (PixelFlow); null: as `norm`"
     )
     gates: Literal["zero", "one"] = Field(

@@ -12,7 +12,7 @@ from latentc.components import Component, OneOf
 from latentc.components.blocks.mixing import Mix, apart, chunk_mix, masked_mix
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.decoding import DecodeState
-from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, Problem, Told
+from latentc.components.parts import CachedCondition, CachedMixer, FeedForward, Mixer, Norm, Problem, TokenNorm, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class InContext(CachedCondition):
         description="weights for tokens in front of the sample's, such as captions: shared, or separate in every "
         "linear layer and norm, so that only attention mixes both (MM-DiT, Esser et al. 2024, arXiv:2403.03206)",
     )
-    branch_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    branch_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None,
         description="norm of each branch's output before it is added, in addition to the pre-norm (STARFlow's "
         "`use_post_norm`)",
@@ -51,9 +51,6 @@ class InContext(CachedCondition):
         if self.norm_after and self.gated:
             message = "`gated` scales the branches of pre-norm blocks, but `norm_after` makes the blocks post-norm"
             yield Problem(("gated",), message, "leave out one of them")
-        if isinstance(self.branch_norm, Norm) and (self.branch_norm.TIMED or self.branch_norm.spatial):
-            message = f"`{self.branch_norm.kind}` needs more than the tokens of a branch"
-            yield Problem(("branch_norm",), message, "use `{kind: rms_norm}`")
 
     def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _masked_block(self, mixer, feed_forward, norm, init)

@@ -32,7 +32,7 @@ from latentc.components.blocks.mixers._attention_scores import UNSEEN, masked_bi
 from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.decoding import Chunk, DecodeState
-from latentc.components.parts import Applies, CachedMixer, Norm, Problem, ScoreKernel, dense, under
+from latentc.components.parts import Applies, CachedMixer, Problem, ScoreKernel, TokenNorm, dense, under
 from latentc.ir.builder import Builder, Var, f32
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Attention(CachedMixer):
     bias: bool = Field(True, description="biases of the four projections")
     qkv_bias: bool | None = Field(None, description="biases of the query, key and value projections; null: as `bias`")
     key_bias: bool = Field(True, description="keys have a bias, if queries and values have one")
-    qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    qk_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm of queries and keys, per head (Henry et al. 2020)"
     )
     cosine: float | None = Field(
@@ -383,7 +383,7 @@ class Attention(CachedMixer):
 
     def _normalised(self, b: Builder, q: Var, k: Var, front: int, axis: int) -> tuple[Var, Var]:
         norm = self.qk_norm
-        if not isinstance(norm, Norm):
+        if not isinstance(norm, TokenNorm):
             return q, k
         q = apart(b, q, front, lambda part, own: norm.apply(b, f"{own}q_norm", part), "q", axis)
         return q, apart(b, k, front, lambda part, own: norm.apply(b, f"{own}k_norm", part), "k", axis)

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.heads import joined_heads, split_heads
-from latentc.components.parts import Norm, PlainMixer, dense
+from latentc.components.parts import PlainMixer, TokenNorm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
@@ -28,7 +28,7 @@ class EfficientAttention(PlainMixer):
     heads: int = Field(4, gt=0, le=1_024, description="heads; must divide the width, unless `head_width` is given")
     head_width: int | None = Field(None, gt=0, le=16_384, description="channels per head; null: the width over `heads`")
     bias: bool = Field(False, description="biases of the query, key and value projections")
-    norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+    norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm after the output projection"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "efficient_attention", "heads": 2, "norm": {"kind": "rms_norm"}}
@@ -65,7 +65,7 @@ def _forward(config: EfficientAttention, init: str) -> BlockBody:
         memory = b.matmul(b.transpose(k, perm=(0, 1, 3, 2)), v, out="memory")
         x = joined_heads(b, b.matmul(q, memory), inner, out="x")
         x = dense(b, "proj", x, dim, True, init, out="x")
-        return config.norm.apply(b, "norm", x) if isinstance(config.norm, Norm) else x
+        return config.norm.apply(b, "norm", x) if isinstance(config.norm, TokenNorm) else x
 
     return attention
 

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Norm
+from latentc.components.parts import TokenNorm
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import TensorType
 
 
-class LayerNorm(Norm):
+class LayerNorm(TokenNorm):
     """(x - mean) / sqrt(var + eps) over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
 
     kind: Literal["layer_norm"]

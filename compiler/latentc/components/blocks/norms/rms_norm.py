@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Norm
+from latentc.components.parts import TokenNorm
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import TensorType
 
 
-class RmsNorm(Norm):
+class RmsNorm(TokenNorm):
     """x / sqrt(mean(x^2) + eps) over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
     kind: Literal["rms_norm"]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.parts import Positions, Problem
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Rope1d(Positions):
@@ -25,14 +22,10 @@ class Rope1d(Positions):
     ROTARY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_1d"}
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        for network in spec.networks.values():
-            if self not in (getattr(network, "positions", None), getattr(network, "rotary", None)):
-                continue
-            head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
-            if head_dim % 2:
-                message = f"rope_1d rotates pairs of channels, so a head of {head_dim} must be even"
-                yield Problem((), message, "change the width or the number of heads")
+    def problems_of_head(self, channels: int) -> Iterator[Problem]:
+        if channels % 2:
+            message = f"rope_1d rotates pairs of channels, so a head of {channels} must be even"
+            yield Problem((), message, "change the width or the number of heads")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         length = prefix + grid * grid

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.parts import Positions, Problem
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Rope2d(Positions):
@@ -25,16 +22,12 @@ class Rope2d(Positions):
     ROTARY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_2d"}
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        for network in spec.networks.values():
-            if self not in (getattr(network, "positions", None), getattr(network, "rotary", None)):
-                continue
-            head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
-            if head_dim % 4:
-                message = (
-                    f"rope_2d rotates pairs of channels along two axes, so a head of {head_dim} must be divisible by 4"
-                )
-                yield Problem((), message, "change the width or the number of heads")
+    def problems_of_head(self, channels: int) -> Iterator[Problem]:
+        if channels % 4:
+            message = (
+                f"rope_2d rotates pairs of channels along two axes, so a head of {channels} must be divisible by 4"
+            )
+            yield Problem((), message, "change the width or the number of heads")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         table = f32(prefix + grid * grid, head_dim // 2)

@@ -6,16 +6,13 @@ Beside rope_2d: there such tokens are turned to nothing, here they have places a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.parts import Positions, Problem
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class RopePrefix(Positions):
@@ -35,20 +32,14 @@ class RopePrefix(Positions):
     FRAMES: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_prefix", "pairs": 2}
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        for network in spec.networks.values():
-            if getattr(network, "positions", None) is not self:
-                continue
-            head_dim = network.block.mixer.head_size(network.width)  # type: ignore[attr-defined]
-            rest = head_dim - 2 * self.pairs
-            if rest <= 0 or rest % 4:
-                message = (
-                    f"a head of {head_dim} channels cannot be divided into {self.pairs} pairs for the "
-                    "prefix and equal shares for rows and columns"
-                )
-                yield Problem(
-                    ("pairs",), message, "the head's channels minus 2 * `pairs` must be a positive multiple of 4"
-                )
+    def problems_of_head(self, channels: int) -> Iterator[Problem]:
+        rest = channels - 2 * self.pairs
+        if rest <= 0 or rest % 4:
+            message = (
+                f"a head of {channels} channels cannot be divided into {self.pairs} pairs for the "
+                "prefix and equal shares for rows and columns"
+            )
+            yield Problem(("pairs",), message, "the head's channels minus 2 * `pairs` must be a positive multiple of 4")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:
         args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix}
