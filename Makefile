@@ -20,8 +20,10 @@ coverage: .venv/ready  ## every test, with the lines it reaches: tracing doubles
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 N ?= 2000
-fuzz: .venv/ready  ## spoilt and crossed specs, damaged files, networks beside altered twins: N cases of each, from new seeds
+M ?= 100
+fuzz: .venv/ready  ## spoilt and crossed specs, damaged files, altered twins: N cases of each, and M runs end to end
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count $(N)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py end_to_end --count $(M)
 
 chaos: .venv/ready  ## break training and compiling at random moments for five minutes, and check what is left
 	$(BIN)/python tests/chaos.py

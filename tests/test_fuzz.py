@@ -1,7 +1,8 @@
-"""A fixed time of fuzzing; `make fuzz N=20000` runs new seeds. A finding becomes a test beside what it broke."""
+"""A fixed time of fuzzing; `make fuzz N=20000 M=1000` runs new seeds. A finding becomes a test beside what it broke."""
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -24,3 +25,23 @@ def test_nothing_but_diagnostics(fuzzer: str, monkeypatch: pytest.MonkeyPatch) -
     outcomes, findings = fuzz(fuzzer, range(1_000_000), SECONDS[fuzzer], workers=1)
     assert not findings, "\n".join(findings)
     assert outcomes.total() > 0
+
+
+@pytest.mark.slow
+def test_crossed_specs_are_refused_or_emitted() -> None:
+    """The first cases of the fuzzer that crosses systems and options."""
+    import crossed
+
+    outcomes = {crossed.run(seed) for seed in range(20)}
+    assert "emitted" in outcomes and len(outcomes) > 2
+
+
+@pytest.mark.slow
+def test_a_spec_goes_end_to_end(tmp_path: Path) -> None:
+    """One case for the fuzzer that takes seconds per case, so that it keeps working."""
+    pytest.importorskip("torch")
+    import crossed
+    import end_to_end
+
+    data = end_to_end.prepared({**copy.deepcopy(crossed.whole("uvit")), "name": "whole"})
+    assert end_to_end.end_to_end(data, tmp_path / "case") == "trained and verified"

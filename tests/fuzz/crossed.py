@@ -1,7 +1,7 @@
-"""Puts parts of tiny systems in the place of others' parts, and takes them through `check`, lowering and emission.
+"""Crosses tiny systems: parts of others in place of theirs, other legal values of options, networks of two sizes.
 
-Each part is sound where it comes from, so that more of these specs reach lowering than spoilt ones. A case follows from
-its seed alone.
+Each part and each option is sound by itself, so that more of these specs reach lowering than spoilt ones. `run` takes
+them through `check`, lowering and emission. A case follows from its seed alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import options
 from tiny_systems import SYSTEMS
 
 from latentc import resources
@@ -33,7 +34,8 @@ def whole(system: str) -> dict[str, Any]:
     tiny = SYSTEMS[system]
     text = resolved_yaml(load_spec(tiny.spec, tiny.variant, list(tiny.sizes)))
     data = load_yaml(text, system).data
-    return {key: value for key, value in data.items() if key not in ("weights", "variants")}
+    data = {key: value for key, value in data.items() if key not in ("weights", "variants")}
+    return {("networks" if k == "backbone" else k): ({"main": v} if k == "backbone" else v) for k, v in data.items()}
 
 
 def parts(data: Any, place: tuple[str, ...] = ()) -> Iterator[Part]:
@@ -46,29 +48,47 @@ def parts(data: Any, place: tuple[str, ...] = ()) -> Iterator[Part]:
 
 
 def crossed(seed: int) -> tuple[dict[str, Any], list[str]]:
-    """(data of a spec, what was put where)."""
+    """(data of a spec, what was changed)."""
     chance = random.Random(seed)
-    names = sorted(SYSTEMS)
-    data = {**copy.deepcopy(whole(chance.choice(names))), "name": "crossed"}
-    put: list[str] = []
-    while len(put) < chance.choice([1, 1, 1, 2]):
-        place, part = chance.choice(list(parts(data)))
-        other = chance.choice(names)
-        fitting = [(at, one) for at, one in parts(whole(other)) if at[-1] == place[-1] and one != part]
-        if not fitting:
-            continue
-        at, one = chance.choice(fitting)
-        inside = data
-        for key in place[:-1]:
-            inside = inside[key]
-        inside[place[-1]] = copy.deepcopy(one)
-        put.append(f"{'.'.join(place)} from {'.'.join(at)} of {other}")
-    return data, put
+    data = {**copy.deepcopy(whole(chance.choice(sorted(SYSTEMS)))), "name": "crossed"}
+    changes: list[str] = []
+    wanted = chance.choice([1, 1, 1, 2])
+    while len(changes) < wanted:
+        act = chance.choice([put, put, options.change, options.change, twin])
+        if (done := act(data, chance)) is not None:
+            changes.append(done)
+    return data, changes
+
+
+def put(data: dict[str, Any], chance: random.Random) -> str | None:
+    """Puts a part of another system in the place of one of the same name."""
+    place, part = chance.choice(list(parts(data)))
+    other = chance.choice(sorted(SYSTEMS))
+    fitting = [(at, one) for at, one in parts(whole(other)) if at[-1] == place[-1] and one != part]
+    if not fitting:
+        return None
+    at, one = chance.choice(fitting)
+    options.inside(data, place[:-1])[place[-1]] = copy.deepcopy(one)
+    return f"{'.'.join(place)} from {'.'.join(at)} of {other}"
+
+
+def twin(data: dict[str, Any], chance: random.Random) -> str | None:
+    """Adds a copy of network `main` with another nested number; it guides the sampler, if that takes guidance."""
+    if "twin" in data["networks"] or "main" not in data["networks"]:
+        return None
+    data["networks"]["twin"] = copy.deepcopy(data["networks"]["main"])
+    changed = options.number(data, chance, ("networks", "twin"))
+    if changed is None:
+        del data["networks"]["twin"]
+        return None
+    if isinstance(data.get("sampler"), dict) and "guidance" in data["sampler"]:
+        data["sampler"]["guidance"] = {"kind": "autoguidance", "network": "twin", "scale": 1.5}
+    return changed
 
 
 def run(seed: int) -> str:
     """What became of a case: `emitted`, or the codes of its diagnostics. Raises whatever else happens."""
-    data, put = crossed(seed)
+    data, changes = crossed(seed)
     try:
         spec = spec_from_text(yaml_from_data(data), "crossed.yaml", None, [])
         lowered = lower(spec)
@@ -76,10 +96,10 @@ def run(seed: int) -> str:
         optimised(lowered, spec)
     except DiagnosticError as error:
         codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
-        assert codes and set(codes) <= set(resources.codes()), put
+        assert codes and set(codes) <= set(resources.codes()), changes
         return " ".join(codes)
     except Exception as error:
-        raise AssertionError(f"{data['name']} with {'; '.join(put)}") from error
+        raise AssertionError(f"{data['name']} with {'; '.join(changes)}") from error
     for file, content in files.items():
         if file.endswith(".py"):
             assert isinstance(content, str)

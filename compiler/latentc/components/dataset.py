@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field as Option
 
-from latentc.components.fields import AxisName, ClassNames, Field, Medium, Size, Tokens
+from latentc.components.fields import MOST_TOKENS, AxisName, ClassNames, Field, Medium, Size, Tokens
 from latentc.components.first_stage import FIRST_STAGE, FirstStage
 from latentc.components.parts import Part, Problem
 from latentc.components.views import Views
@@ -71,7 +72,9 @@ class Data(Part):
         if "x" in declared and "medium" not in declared["x"].model_fields_set:
             filled["fields_"] = declared = {**declared, "x": self._like_short_form(declared["x"])}
         if (codes := declared.get("tokens")) and self.tokens is None and codes.classes and codes.classes > 1:
-            filled["tokens"] = Tokens(vocabulary=codes.classes, grid=codes.grid or codes.shape or (1,))
+            grid = codes.grid or codes.shape or (1,)
+            if math.prod(grid) <= MOST_TOKENS:
+                filled["tokens"] = Tokens(vocabulary=codes.classes, grid=grid)
         if "y" in declared and not self.classes and declared["y"].shape == ():
             filled["classes"] = declared["y"].classes or 0
         if "y" in declared and self.class_names is None:

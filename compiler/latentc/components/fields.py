@@ -12,7 +12,8 @@ from latentc.components import Closed
 from latentc_runtime.class_names import LONGEST, is_name
 from latentc_runtime.cleaning import Cleaning
 
-Size = Annotated[int, pydantic.Field(gt=0, le=16_777_216)]
+MOST_TOKENS = 16_777_216  # of one sample
+Size = Annotated[int, pydantic.Field(gt=0, le=MOST_TOKENS)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 ClassNames = tuple[str, ...] | str
 TEXT = ("tokenizer", "alphabet", "start", "end", "cleaning")  # the keys that turn tokens into text
@@ -233,10 +234,14 @@ class Tokens(Closed):
         min_length=1, max_length=8, description="size of the token grid: [rows, columns]"
     )
 
+    @pydantic.field_validator("grid")
+    @classmethod
+    def _grid_has_a_length(cls, grid: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(grid) > MOST_TOKENS:
+            raise ValueError(f"a sample of {math.prod(grid)} tokens, more than {MOST_TOKENS}")
+        return grid
+
     @property
     def length(self) -> int:
         """Number of tokens per sample."""
-        count = 1
-        for size in self.grid:
-            count *= size
-        return count
+        return math.prod(self.grid)
