@@ -40,7 +40,8 @@ def check_rules(spec: Spec, document: Document) -> list[Diagnostic]:
     """
     found: dict[Diagnostic, None] = {}
     failures: list[Exception] = []
-    for rule in (*RULES, *(partial(part_fits, path=path, part=part) for path, part in _parts(spec, ()))):
+    of_parts: list[Rule] = [partial(part_fits, path=path, part=part) for path, part in _parts(spec, ())]
+    for rule in (*RULES, *of_parts):
         try:
             for problem in rule(spec):
                 found[_diagnostic(problem, document)] = None
