@@ -22,7 +22,7 @@ from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.report import SamplerReads, short, weights_read
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleaned, cleanup
-from latentc.passes.decompose import decompose, decompose_attention
+from latentc.passes.decompose import decompose, decompose_attention, fold_heads
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_quantising
@@ -104,6 +104,8 @@ _ORDER = (
     ),
     # One transposition instead of three; before attention is decomposed.
     Pass("heads", lambda module, spec, _: split_heads_late(module), when=lambda e: e.attention == "written_out"),
+    # After it, which looks for heads in their own axis; before attention is decomposed.
+    Pass("fold_heads", lambda module, spec, _: fold_heads(module), when=lambda e: e.mixes_heads_and_queries),
     # Last, so that all other passes see attention as one node.
     Pass("attention", lambda module, spec, _: decompose_attention(module), when=lambda e: e.attention == "written_out"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from bundles import tiny_bundle
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from inline_tensors import InlineTensors
 from onnx_runs import array, assert_close, module_of, weights_of
 from test_lowerings import CASES
@@ -29,6 +32,7 @@ from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.measure.metrics import relative_error
 from latentc.measure.tolerances import TOLERANCES
+from latentc.passes.decompose import decompose_attention, fold_heads
 from latentc.passes.fuse import linears
 from latentc.passes.gelu import GELU_FORMS
 from latentc.passes.shared_weights import separate_shared_weights
@@ -293,6 +297,69 @@ def _check_shared(build: Any, pairs: int, folder: Path) -> None:
     module = separate_shared_weights(before)
     assert sum(node.op == "neg" for _, node in walk(module)) == 2 * pairs
     assert openvino_error(before, module, folder / "op.onnx") < TOLERANCES["fp32"].forward
+
+
+QUERIES = {
+    "as they are": lambda b, q: q,
+    "norm": lambda b, q: b.pixel_norm(q, axis=-1, eps=1e-4),
+    "rotary": lambda b, q: _rotated(b, q),
+    "norm and rotary": lambda b, q: _rotated(b, b.pixel_norm(q, axis=-1, eps=1e-4)),
+    "bias": lambda b, q: q + b.constant(np.linspace(-1, 1, int(q.shape[-1])), "f32"),
+    "softmax": lambda b, q: b.softmax(q, axis=-1),
+}
+
+
+def _rotated(b: Any, q: Any) -> Any:
+    angles = np.arange(int(q.shape[2]) * int(q.shape[3]) / 2).reshape(int(q.shape[2]), -1)
+    return b.rotary(q, b.constant(np.cos(angles), "f32"), b.constant(np.sin(angles), "f32"), interleaved=False)
+
+
+SIDES = st.sampled_from([1, 2, 3, 4, 8])  # few, so that axes often have equal sizes
+
+
+@given(
+    queries=st.sampled_from(sorted(QUERIES)),
+    heads=SIDES,
+    tokens=SIDES,
+    keys=SIDES,
+    size=st.sampled_from([2, 4, 8]),
+    shared=st.booleans(),
+    mask=st.sampled_from([None, "causal", "keys", "heads"]),
+)
+@example(queries="norm", heads=4, tokens=4, keys=4, size=8, shared=False, mask=None)
+@example(queries="rotary", heads=4, tokens=4, keys=3, size=8, shared=True, mask="heads")
+@settings(max_examples=40, deadline=None)
+def test_attentions_of_any_sizes(
+    queries: str, heads: int, tokens: int, keys: int, size: int, shared: bool, mask: str | None
+) -> None:
+    """Whatever axes have equal sizes: as many queries as heads were mistaken for each other."""
+    keys = tokens if mask == "causal" else keys
+    of_keys = f32(Sym("B"), keys, 1 if shared else heads, size)
+    types = [f32(Sym("B"), tokens, heads, size), of_keys, of_keys]
+    types += [f32(Sym("B"), heads if mask == "heads" else 1, tokens, keys)] if mask in ("keys", "heads") else []
+
+    def build(b: Any, q: Any, k: Any, v: Any, *masks: Any) -> Any:
+        q, k, v = (b.transpose(x, perm=(0, 2, 1, 3)) for x in (q, k, v))
+        h = b.attention(QUERIES[queries](b, q), k, v, *masks, causal=mask == "causal", scale=None)
+        return b.reshape(b.transpose(h, perm=(0, 2, 1, 3)), shape=(h.shape[0], tokens, heads * size))
+
+    before = module_of(types, build)
+    module = decompose_attention(fold_heads(before))
+    model = onnx_from_module(verify(flat_module(module, "main"), "inlined"), "main", InlineTensors(_no_weight))
+    inputs = [np.asarray(array(t, rng=np.random.default_rng(i))) for i, t in enumerate(types)]
+    name = model.graph.output[0].name
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "op.onnx"
+        path.write_bytes(model.SerializeToString())
+        feed = dict(zip([i.name for i in model.graph.input], inputs, strict=True))
+        got = _openvino().engine(path, {}).run(feed, [name])[name]
+    (want,) = Interpreter(before).run("main", *inputs)
+    assert relative_error(_openvino().array(got), np.asarray(want)) < TOLERANCES["fp32"].forward
+
+
+@functools.cache
+def _openvino() -> Any:
+    return open_backend("cpu", 1, "openvino")
 
 
 def test_every_run_gives_the_same(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.passes import split
 from latentc.passes.cleanup import cleanup
-from latentc.passes.decompose import decompose, decompose_attention
+from latentc.passes.decompose import decompose, decompose_attention, fold_heads
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, fuse
@@ -39,6 +39,7 @@ PASSES: dict[str, Callable[[Module], Module]] = {
     "hoist in chunks": lambda module: hoist(module, 2, limit=0),
     "experts": expand_experts,
     "heads": split_heads_late,
+    "fold heads": fold_heads,
     "attention": decompose_attention,
     "decompose": lambda module: decompose(module, _COMPOSITES),
 }

@@ -115,6 +115,7 @@ class Engine:
         "kernel" (an operator if the engine has a kernel for it, otherwise written out).
     gelu: which form of GELU runs in half precision: "as_given", or "erf" in place of the tanh form.
     kv_tiling: it copies the key-value caches that a loop carries, so that caches grow a block at a time.
+    mixes_heads_and_queries: its attention is wrong if there are as many queries as heads; heads then join the batch.
     mixes_shared_weights: its results are wrong if one weight is read both as it is and transposed.
     sparse_experts: precisions in which it takes the data-dependent shapes of routed experts.
     missing: ops of the IR that it cannot run; a pass writes them out.
@@ -144,6 +145,7 @@ class Engine:
     attention: Literal["operator", "written_out", "kernel"] = "operator"
     gelu: Literal["as_given", "erf"] = "as_given"
     kv_tiling: bool = False
+    mixes_heads_and_queries: bool = False
     mixes_shared_weights: bool = False
     sparse_experts: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Module, Node, callees, reachable
 from latentc.ir.ops import OPS, OpError
+from latentc.ir.ops.attention import repeated_heads
 from latentc.passes.rewrite import rewrite
 
 
@@ -68,6 +69,33 @@ def decompose_attention(module: Module) -> Module:
     nothing; the decomposed form is correct and no slower.
     """
     return decompose(module, ("attention",), lambda node: len(node.inputs) > 3 or not node.attrs["causal"])
+
+
+def fold_heads(module: Module) -> Module:
+    """Moves the heads of attentions with as many queries as heads into the batch; the module itself if it has none.
+
+    For engines that tell the two axes apart by their sizes.
+    """
+
+    def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
+        if node.op != "attention":
+            return None
+        q, *others = operands
+        batch, heads, tokens, _ = q.shape
+        if not 1 < int(heads) == int(tokens):  # type: ignore[arg-type]
+            return None
+        k, v = repeated_heads(b, q, *others[:2])
+        rows = batch * int(heads)  # type: ignore[arg-type]
+        folded = [b.reshape(x, shape=(rows, 1, *x.shape[2:])) for x in (q, k, v)]
+        for mask in others[2:]:
+            if any(size != 1 for size in mask.shape[:-2]):
+                mask = b.broadcast_to(mask, q, shape=(batch, heads, tokens, k.shape[2]))
+                mask = b.reshape(mask, shape=(rows, 1, tokens, k.shape[2]))
+            folded.append(mask)
+        h = b.attention(*folded, **node.attrs)
+        return [b.reshape(h, shape=(batch, heads, tokens, v.shape[3]), out=node.outputs[0].name)]
+
+    return rewrite(module, replace)
 
 
 def decompose_attention_without_kernel(module: Module) -> Module:

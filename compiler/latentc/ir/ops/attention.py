@@ -45,22 +45,24 @@ def _attention(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return [softmax(scores.astype(q.dtype, copy=False), -1) @ v]
 
 
+def repeated_heads(b: Any, q: Any, *parts: Any) -> tuple[Any, ...]:
+    """`parts` [B, H_kv, S, d] with each head repeated for the query heads that it serves: [B, H, S, d]."""
+    batch, heads = q.shape[:2]
+
+    def repeated(x: Any) -> Any:
+        _, own, rows, size = x.shape
+        wide = b.broadcast_to(
+            b.reshape(x, shape=(batch, own, 1, rows, size)), q, shape=(batch, own, heads // own, rows, size)
+        )
+        return b.reshape(wide, shape=(batch, heads, rows, size))
+
+    return tuple(x if x.shape[1] == heads else repeated(x) for x in parts)
+
+
 def _attention_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     q, k, v = ins[:3]
-    batch, heads, tokens, _ = q.shape
-    group = heads // k.shape[1]
-    if group > 1:
-        k, v = (
-            b.reshape(
-                b.broadcast_to(
-                    b.reshape(t, shape=(batch, t.shape[1], 1, t.shape[2], t.shape[3])),
-                    q,
-                    shape=(batch, t.shape[1], group, t.shape[2], t.shape[3]),
-                ),
-                shape=(batch, heads, t.shape[2], t.shape[3]),
-            )
-            for t in (k, v)
-        )
+    tokens = q.shape[2]
+    k, v = repeated_heads(b, q, k, v)
     scale = attention_scale(q, attrs)
     scores = b.matmul(q if scale == 1.0 else q * scale, swap(b, k))
     dtype = q.type.dtype
