@@ -68,10 +68,10 @@ class Subject:
         """The float64 interpreter with the bundle's weights; it rounds the layers of a quantised bundle."""
         return self.oracle_with({})
 
-    def oracle_with(self, changed: Mapping[str, Array]) -> Interpreter:
-        """The oracle with some of its weights changed."""
+    def oracle_with(self, changed: Mapping[str, Array], float_dtype: str = "f64") -> Interpreter:
+        """The oracle with some of its weights changed; in "f32" it shows how much rounding matters."""
         lowered = self.lowered if self.quantization is None else self.exported
-        return Interpreter(lowered.module, {**self.measured, **changed})
+        return Interpreter(lowered.module, {**self.measured, **changed}, float_dtype)
 
     @functools.cached_property
     def undecoded(self) -> Subject:

@@ -19,6 +19,8 @@ class Comparison:
     `program inpaint`); `point` says where (`t=981`, `call 3 of 50`, `50 steps`). `error` is the relative error, or the
     share of tokens that differ, whose tolerance is 0. `ties` counts tokens that rounding decided: the reference was
     then drawn again, deciding alike. `agreement` of logits: the share of positions with the same likeliest token.
+    `rounding`: the oracle's own error in float32, if the usual tolerance is below what float32 reaches; `tolerance`
+    then follows from it.
     """
 
     what: str
@@ -32,6 +34,7 @@ class Comparison:
     ties: int = 0
     agreement: float | None = None
     program: bool = False
+    rounding: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,13 @@ class Report:
         lines = [f"{self.name} on {self.device}: {self.bundle}", ""]
         rows = [("", "point", "batch", "against", "what ran", "error", "tolerance", "")]
         for group in _groups(self.comparisons):
-            worst = max(group, key=lambda c: (not c.ok, c.error))
+            worst = max(group, key=lambda c: (not c.ok, c.rounding is not None, c.error))
             batches = ", ".join(map(str, sorted({c.batch for c in group})))
             points = worst.point if len({c.point for c in group}) == 1 else f"{len(group)}, worst {worst.point}"
             ties = sum(c.ties for c in group)
             notes = ["ok" if worst.ok else "FAILED", *[f"{ties} tie{'s' * (ties > 1)}"] * bool(worst.ok and ties)]
+            rounding = [c.rounding for c in group if c.rounding is not None]
+            notes += [f"rounding: the oracle in float32 is {max(rounding):.1e} off"] if rounding else []
             shares = [c.agreement for c in group if c.agreement is not None]
             notes += [f"{min(shares):.1%} of most likely tokens the same"] if shares else []
             mark = ", ".join(notes)
@@ -143,4 +148,4 @@ def _groups(comparisons: tuple[Comparison, ...]) -> list[list[Comparison]]:
 def _errors(found: Comparison | Control) -> tuple[str, str]:
     if found.tolerance == 0:
         return (f"{found.error:.2%} of tokens", "identical")
-    return (f"{found.error:.1e}", f"{found.tolerance:.0e}")
+    return (f"{found.error:.1e}", f"{found.tolerance:.{'0' if getattr(found, 'rounding', None) is None else '1'}e}")

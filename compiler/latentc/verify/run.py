@@ -8,6 +8,7 @@ whole with the same noise. A reference with one changed weight must fail the sam
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +25,14 @@ from latentc.ir.costs import flops
 from latentc.measure.emitted import unfinished
 from latentc.measure.execute import Runner
 from latentc.measure.memory import available_memory
-from latentc.measure.metrics import agreement
+from latentc.measure.metrics import agreement, relative_error
 from latentc.measure.subject import Subject, open_subject
 from latentc.measure.tolerances import Tolerance, tolerance_of
 from latentc.verify.control import control_of
 from latentc.verify.locate import diverging_call, diverging_evaluation
 from latentc.verify.methods import Called, Operands, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
+from latentc.verify.rounding import with_rounding
 from latentc.verify.tokens import with_ties
 from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.request import Request
@@ -189,8 +191,18 @@ class _Verification:
             self._run_oracle(called, feeds, results)
         if not any(np.any(out) for out in results[ENGINE][0]):
             self._skip(f"all before the last layer of {called.network.name}", "its outputs are all zero: untrained?")
-        self.comparisons += self._compared(called.title, feeds, results, "forward", called)
-        self._control(called, feeds[0][2], results[ENGINE][0])
+        compared = self._compared(called.title, feeds, results, "forward", called)
+
+        def rounding() -> float:
+            runs = zip(feeds, results.get(ORACLE, ()), strict=False)
+            single = self.subject.oracle_with({}, "f32")
+            own = functools.partial(single.run, f"{called.network.name}.{called.name}", prefix=called.network.name)
+            return max((largest_error(own(*feed[2]), exact, called) for feed, exact in runs), default=0.0)
+
+        compared = with_rounding(compared, rounding)
+        self.comparisons += compared
+        widest = max((c.tolerance for c in compared if c.rounding is not None), default=0.0)
+        self._control(called, feeds[0][2], results[ENGINE][0], widest)
 
     def _run_oracle(self, called: Called, feeds: Sequence[tuple[str, int, Operands]], results: Results) -> None:
         function = called.method.function
@@ -242,8 +254,8 @@ class _Verification:
     def _between(self, reference: str, candidate: str) -> Tolerance:
         return self.tolerance if TORCH in (reference, candidate) else self.exact
 
-    def _control(self, called: Called, operands: Operands, result: Sequence[Array]) -> None:
-        """The engine's result against a reference with one changed weight."""
+    def _control(self, called: Called, operands: Operands, result: Sequence[Array], least: float) -> None:
+        """The engine's result against a reference with one changed weight, whose tolerance is at least `least`."""
         known = any(control.network == called.network.name for control in self.controls)
         if known or not (self.oracle or self.torch):
             return
@@ -259,7 +271,8 @@ class _Verification:
             parameters(subject.lowered.module, called.method.function),
             self.exact if self.oracle else self.tolerance,
         )
-        made = control_of(called.title, name, read, subject.arrays, result, rerun, own.forward, called)
+        tolerance = max(own.forward, least)
+        made = control_of(called.title, name, read, subject.arrays, result, rerun, tolerance, called)
         self.controls.append(made)
 
     def _control_of_program(self, entry: ProgramEntry) -> None:
@@ -319,6 +332,14 @@ class _Verification:
             what = _title(entry) if len(entry.outputs) == 1 else f"{_title(entry)}: {output.name}"
             own: Results = {name: [[outputs[i]] for outputs in runs] for name, runs in results.items()}
             compared = self._compared(what, inputs, own, kind)
+
+            def rounding(i: int = i) -> float:
+                single, exact = self.subject.oracle_with({}, "f32"), results.get(ORACLE, [])
+                runs = [single.run(program.entry, *self.subject.operands(request)) for *_, request in oracle_inputs]
+                return max(relative_error(run[i], want[i]) for run, want in zip(runs, exact, strict=True))
+
+            if oracle_inputs and not self._draws(program):
+                compared = with_rounding(compared, rounding)
             if self._draws(program):
                 which, width = {size: n for n, size in enumerate(sizes)}, self.exact.forward
                 compared = [
