@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests start hundreds of processes: they should not compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast coverage chaos fuzz installs gallery lint format clean packages rtx triton
+.PHONY: demo test test-fast coverage chaos fuzz installs verified gallery lint format clean packages rtx triton
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -24,6 +24,9 @@ M ?= 100
 fuzz: .venv/ready  ## spoilt and crossed specs, damaged files, altered twins: N cases of each, and M runs end to end
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count $(N)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py end_to_end --count $(M)
+
+verified: .venv/ready  ## verify every tiny system in every loop form, and what trains; writes docs/verified.json (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/verified.py --again
 
 chaos: .venv/ready  ## break training and compiling at random moments for five minutes, and check what is left
 	$(BIN)/python tests/chaos.py

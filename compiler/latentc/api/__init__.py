@@ -29,7 +29,7 @@ from latentc.api.reading import (
     why,
 )
 from latentc.api.retrieving import index
-from latentc.api.running import bench, deploy_triton, tune, verify
+from latentc.api.running import bench, deploy_triton, tune, verify, verify_training
 from latentc.api.sampling import sample, sample_set
 from latentc.api.searching import search
 from latentc.api.serving import serve
@@ -74,5 +74,6 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "verify_training",
     "why",
 ]

@@ -36,6 +36,39 @@ def verify(
         return run(bundle, budget=BUDGET if budget is None else budget, device=device, seed=seed, progress=progress)
 
 
+def verify_training(
+    source: Source,
+    weights: Weights | None = None,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    budget: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Compare losses, gradients and methods of a spec by the oracle, the emitted PyTorch and the installed CPU engines.
+
+    `source`: a spec, or a bundle, whose spec is taken. `weights` of all networks, by default drawn with `seed`;
+    `budget`: seconds that it may take. See `latentc.verify.training`. Raises DiagnosticError: E0401 to E0413, E0706.
+    """
+    from latentc.checkpoint import arrays, network_weights
+    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.verify.run import BUDGET
+    from latentc.verify.training import verify_training as run
+
+    if (Path(source) / "manifest.json").is_file():
+        source = Path(source) / "spec.yaml"
+    spec, lowered = lowered_spec(source, variant, overrides)
+    own = None
+    if weights:
+        wanted = [name for name in lowered.networks if name != FIRST_STAGE]
+        own = {n: arrays(w) for n, w in network_weights(spec, lowered, weights, names, key, wanted).items()}
+    with runtime_errors():
+        limit = BUDGET if budget is None else budget
+        return run(spec, lowered, str(source), own, budget=limit, seed=seed, progress=progress)
+
+
 def bench(
     bundle: Path | str,
     batches: Sequence[int] = (1, 8),

@@ -231,7 +231,24 @@ def sample(
 
 
 def verify(
-    bundle: Bundle,
+    source: Annotated[
+        str, typer.Argument(metavar="BUNDLE|SPEC", help="A folder written by `latentc compile`; a spec for --training.")
+    ],
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training",
+            help="Compare a spec's losses, their gradients and all methods of its networks, with random data.",
+        ),
+    ] = False,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", "-w", metavar="FILE", help="With --training: weights. Default: random."),
+    ] = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    names: Names = None,
+    key: Key = None,
     budget: Annotated[
         float | None, typer.Option("--budget", min=0, callback=a_time, metavar="SECONDS", help="Time limit.")
     ] = None,
@@ -239,9 +256,15 @@ def verify(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Verify a bundle: oracle, emitted PyTorch and engine must agree, and a control must differ."""
+    """Verify a bundle or what trains: oracle, emitted PyTorch and engine must agree, and a control must differ."""
+    if not training and (weights or variant or overrides or names or key):
+        raise typer.BadParameter("a bundle holds its spec and weights: options of a spec go with --training")
     with bar_for("verifying") as bar:
-        report = api.verify(bundle, budget, device, seed, advancing(bar))
+        if training:
+            given = (weights, variant, overrides or (), names, key, budget, seed, advancing(bar))
+            report = api.verify_training(source, *given)
+        else:
+            report = api.verify(source, budget, device, seed, advancing(bar))
     echo(report.data() if as_json else report.text(), end="")
     if not report.ok:
         raise typer.Exit(1)

@@ -63,24 +63,62 @@ def run_loss(
         oracle = Interpreter(lowered.module, values, training=training)
         results: Sequence[Array] = oracle.run(update.loss, *operands)
         return {**dict(zip(names, results, strict=True)), **_auxiliary(oracle.auxiliary)}
-    torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
-    modules = project_modules(lowered, spec, ("model", "objective"))
-    model, objective = modules["model"], modules["objective"]
-    emitted = next(u for u in objective.UPDATES if u.metrics == (update.metrics or ("loss",)))
-    models = []
-    for name in emitted.networks:
-        net = model.NETWORKS[name]().train(training)
-        load_arrays(net, {path: materialise(expr) for path, expr in weights[name].items()})
-        models.append(net)
-    given = {v.name: torch.from_numpy(np.ascontiguousarray(x)) for v, x in zip(fn.inputs, operands, strict=True)}
-    added: list[Any] = []
-    with torch.no_grad(), _noted(model, added if training else None):
-        outs = emitted.loss(*models, **given)
-    outs = outs if isinstance(outs, tuple) else (outs,)
-    return {
-        **{name: out.numpy() for name, out in zip(names, outs, strict=True)},
-        **_auxiliary([one.numpy() for one in added]),
-    }
+    own = {name: {path: materialise(expr) for path, expr in weights[name].items()} for name in weights}
+    return EmittedLosses(lowered, spec, own).metrics(update, operands, training)
+
+
+class EmittedLosses:
+    """The emitted project's networks and losses, in PyTorch, with `weights` {network: {path: array}}."""
+
+    def __init__(self, lowered: Lowered, spec: Spec, weights: Mapping[str, Mapping[str, Array]]) -> None:
+        self.torch: Any = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
+        self.lowered, self.weights = lowered, weights
+        modules = project_modules(lowered, spec, ("model", "objective"))
+        self.model, self.updates = modules["model"], modules["objective"].UPDATES
+
+    def network(self, name: str, training: bool = False) -> Any:
+        """A new module of a network, with its weights. KeyError if one is missing."""
+        net = self.model.NETWORKS[name]().train(training)
+        load_arrays(net, self.weights[name])
+        return net
+
+    def metrics(self, update: Update, operands: Sequence[Array], training: bool = False) -> dict[str, Array]:
+        """The metrics of a loss by name, as `run_loss` returns them."""
+        names = [name.rsplit("/", 1)[-1] for name in update.metrics or ("loss",)]
+        added: list[Any] = []
+        with self.torch.no_grad(), _noted(self.model, added if training else None):
+            outs = self._outputs(update, operands, training)[0]
+        return {
+            **{name: out.numpy() for name, out in zip(names, outs, strict=True)},
+            **_auxiliary([one.numpy() for one in added]),
+        }
+
+    def gradients(self, update: Update, operands: Sequence[Array]) -> dict[str, Array]:
+        """{`network.path`: gradient of the loss} for the weights of the trained networks, as in inference.
+
+        Losses that layers add to the gradients alone are left out; a weight that the loss does not read has zeros.
+        """
+        with _noted(self.model, []):
+            outs, models = self._outputs(update, operands, False)
+            named = {
+                f"{n}.{path}": w for n in update.networks if n in models for path, w in models[n].named_parameters()
+            }
+            found = self.torch.autograd.grad(outs[0], list(named.values()), allow_unused=True)
+        return {
+            path: (self.torch.zeros_like(weight) if one is None else one).detach().numpy()
+            for (path, weight), one in zip(named.items(), found, strict=True)
+        }
+
+    def _outputs(
+        self, update: Update, operands: Sequence[Array], training: bool
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
+        """What the loss returns, and the networks that it was given."""
+        emitted = next(u for u in self.updates if u.metrics == (update.metrics or ("loss",)))
+        models = {name: self.network(name, training) for name in emitted.networks}
+        inputs = self.lowered.module.entry(update.loss).inputs
+        given = {v.name: self.torch.from_numpy(np.ascontiguousarray(x)) for v, x in zip(inputs, operands, strict=True)}
+        outs = emitted.loss(*models.values(), **given)
+        return outs if isinstance(outs, tuple) else (outs,), models
 
 
 def _auxiliary(losses: Sequence[Array]) -> dict[str, Array]:

@@ -1,8 +1,8 @@
 """Widens tolerances to what float32 can reach, by the oracle's own error in float32.
 
-A Fourier embedding of t = 999 or a flow of many blocks loses more digits than the usual tolerance allows, in any order of
-the sums. The oracle in float32 shows how many: results that are off by a small multiple of its error are rounded, not
-wrong.
+A Fourier embedding of t = 999 or a flow of many blocks loses more digits than the usual tolerance allows, in any order
+of the sums. The oracle in float32 shows how many: results that are off by a small multiple of its error are rounded,
+not wrong.
 """
 
 from __future__ import annotations

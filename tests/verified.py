@@ -1,0 +1,190 @@
+"""Verifies the tiny systems and writes docs/verified.json, from which the page of systems says what passes.
+
+Of each system: what `latentc verify --training` compares (losses, gradients, all methods on both CPU engines), and its
+programs in every loop form on both CPU engines as `latentc verify` compares them. The methods are those of every form,
+so they are not compared again; PyTorch's programs are compared in the first form, and the oracle runs once for all.
+
+    python tests/verified.py                  # those that the file does not have yet
+    python tests/verified.py --again          # all
+    python tests/verified.py --only edm var   # these, again
+
+The file is written after every system, so that a run which is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from bundles import tiny_bundle
+from tiny_systems import SYSTEMS, Tiny
+
+from latentc.diagnostics import DiagnosticError
+from latentc.engines import ENGINES
+from latentc.engines.contract import installed
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.measure.subject import Subject, open_subject
+from latentc.spec import load_spec
+from latentc.verify import run as verification
+from latentc.verify.report import Report
+from latentc.verify.training import CPU_ENGINES, verify_training
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docs" / "verified.json"
+FORMS = ("loop", "host", "unroll")
+MOST = 16
+"""Network evaluations up to which loops are unrolled: longer graphs take minutes to compile and show nothing new."""
+
+BATCH = 2
+ENDLESS = 1e9  # seconds: nothing is left out
+PASSES = "passes"
+
+
+class Remembering(Interpreter):
+    """The oracle, which runs an entry with the same inputs once."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.known: dict[Any, tuple[Any, ...]] = {}
+
+    def run(self, function: str, *inputs: Any, prefix: str = "") -> tuple[Any, ...]:
+        key = (function, prefix, *(np.asarray(x).tobytes() for x in inputs))
+        if key not in self.known:
+            self.known[key] = super().run(function, *inputs, prefix=prefix)
+        return self.known[key]
+
+
+class Oracles:
+    """The oracles of a system's bundles, which all have the same weights; those with changed weights too."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, Remembering] = {}
+
+    def of(self, subject: Subject, changed: Mapping[str, Any], float_dtype: str = "f64") -> Interpreter:
+        key = (float_dtype, *((path, array.tobytes()) for path, array in changed.items()))
+        if key not in self.known:
+            weights = {**subject.measured, **changed}
+            self.known[key] = Remembering(subject.lowered.module, weights, float_dtype)
+        return self.known[key]
+
+
+def in_form(tiny: Tiny, engine: str, form: str, oracles: Oracles, torch: bool) -> str:
+    """Whether the programs of a system pass in a loop form on an engine, or what keeps them from it."""
+    with tempfile.TemporaryDirectory(prefix="latentc-verified-") as folder:
+        sizes = (*tiny.sizes, f"target.engine={engine}")
+        try:
+            path = tiny_bundle(tiny.spec, Path(folder) / "bundle", sizes, variant=tiny.variant, form=form)
+        except DiagnosticError as error:
+            return f"is refused: {error.diagnostics[0].message}"
+        subject = open_subject(path)
+        subject.oracle_with = functools.partial(oracles.of, subject)  # type: ignore[method-assign]
+        with (
+            mock.patch.object(verification, "SIZES", (BATCH,)),
+            mock.patch.object(verification, "called_methods", lambda *given: []),
+            mock.patch.object(verification._Verification, "_torch_works", lambda self: torch),
+            mock.patch.object(verification._Verification, "_locate", lambda self, methods: None),
+        ):
+            quiet = lambda done, total, what: None  # noqa: E731
+            return outcome(verification._Verification(subject, ENDLESS, 0, quiet).report())
+
+
+def outcome(report: Report) -> str:
+    """`passes`, or the worst comparison that does not."""
+    if report.ok:
+        return PASSES
+    failed = [c for c in report.comparisons if not c.ok]
+    if not failed:
+        return "differs from no changed weight" if report.broken else "compares nothing"
+    worst = max(failed, key=lambda c: c.error / (c.tolerance or 1e-9))
+    error = f"error {worst.error:.1e}, tolerance {worst.tolerance:.1e}"
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return f"{worst.what} at {worst.point}, {worst.candidate}: {error}{more}"
+
+
+def verified(name: str) -> dict[str, Any]:
+    """What the file says of a system."""
+    tiny, begin = SYSTEMS[name], time.perf_counter()
+    spec = load_spec(tiny.spec, tiny.variant, list(tiny.sizes))
+    lowered = lower(spec)
+    training = verify_training(spec, lowered, name, budget=ENDLESS)
+    found: dict[str, Any] = {"spec": tiny.spec, "training": outcome(training)}
+    if tiny.variant is not None:
+        found["variant"] = tiny.variant
+    if training.skipped:
+        found["skipped"] = sorted({f"{one.what}: {one.why}" for one in training.skipped})
+    oracles, torch = Oracles(), True
+    if not lowered.programs:
+        return found | {"seconds": round(time.perf_counter() - begin)}
+    longest = max(program.evaluations for program in lowered.programs)
+    for engine in CPU_ENGINES:
+        forms = found.setdefault("forms", {}).setdefault(engine, {})
+        for form in FORMS:
+            if form == "unroll" and longest > MOST:
+                forms[form] = f"not run: {longest} evaluations"
+                continue
+            forms[form] = in_form(tiny, engine, form, oracles, torch)
+            torch = False
+    return found | {"seconds": round(time.perf_counter() - begin)}
+
+
+def passes(entry: Mapping[str, Any]) -> bool:
+    """True if everything that was run passes."""
+    runs = [entry["training"], *(text for forms in entry.get("forms", {}).values() for text in forms.values())]
+    return all(text == PASSES or text.startswith("not run") for text in runs)
+
+
+def commit() -> str:
+    """The commit that is checked out; `+` if files of the compiler or runtime differ from it."""
+    git = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+    head = git(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
+    changed = git(["git", "status", "--porcelain", "--", "compiler", "runtime", "specs"]).stdout.strip()
+    return head + ("+" if changed else "")
+
+
+def document() -> dict[str, Any]:
+    """What the file holds."""
+    if not FILE.is_file():
+        return {"systems": {}}
+    return json.loads(FILE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def wanted(only: Sequence[str], again: bool, known: Mapping[str, Any]) -> Iterator[str]:
+    yield from only or (name for name in SYSTEMS if again or name not in known)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", choices=list(SYSTEMS))
+    parser.add_argument("--again", action="store_true")
+    flags = parser.parse_args()
+    held, ok = document(), True
+    stamp = {"commit": commit(), "date": datetime.date.today().isoformat()}
+    packages = {name: installed(name) for name in ("torch", *(ENGINES[engine].graph_engine for engine in CPU_ENGINES))}
+    for name in list(wanted(flags.only, flags.again, held["systems"])):
+        entry = {**stamp, **verified(name)}
+        ok &= passes(entry)
+        print(f"{name}: {json.dumps(entry)}", flush=True)
+        held["packages"] = packages
+        held["systems"][name] = entry
+        order = {key: held["systems"][key] for key in SYSTEMS if key in held["systems"]}
+        text = json.dumps({**held, "systems": order}, indent=1, ensure_ascii=False) + "\n"
+        beside = FILE.with_suffix(".tmp")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(FILE)
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
