@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from changes import changes
 from parallel import Run
 from sharded import check_shards, load_shards, save_shards, spread
 from storage import inherited, load_tensors, misfit, remove_whole, save_tensors, with_counts, write_whole
@@ -108,30 +109,27 @@ def apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
             return {"tensor": path}
         case dict():
             return {key: apart(inner, f"{path}/{key}", tensors) for key, inner in value.items()}
-        case list() | tuple():
-            return [apart(inner, f"{path}/{at}", tensors) for at, inner in enumerate(value)]
     return value
 
 
 def together(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `apart`; keys that JSON turned into text become numbers again."""
+    """The inverse of `apart`."""
     match value:
-        case {"tensor": path}:
+        case {"tensor": str(path)}:
             return tensors[path]
         case dict():
-            return {int(k) if k.isdigit() else k: together(v, tensors) for k, v in value.items()}
-        case list():
-            return [together(inner, tensors) for inner in value]
+            return {key: together(inner, tensors) for key, inner in value.items()}
     return value
 
 
 def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> None:
     """A folder: tensors in safetensors files, all else in state.json, each with checksums.
 
-    With FSDP all processes call it, and each writes files of its own; only the first has to know the folder.
+    state.json also has the checksums of the other files, so files of two checkpoints do not mix. With FSDP all
+    processes call it, and each writes files of its own; only the first has to know the folder.
     """
     moments: dict[str, Tensor] = {}
-    state = {**content, "optimizers": apart(content["optimizers"], "optimizer", moments)}
+    state = {**content, "optimizers": apart(content["optimizers"], "optimizer", moments), "checksums": {}}
     state |= {kind: list(content[kind]) for kind in WEIGHTS}
     tensors = {kind: joined(content[kind]) for kind in WEIGHTS}
     tensors = {kind: held for kind, held in tensors.items() if held} | {"optimizers": moments}
@@ -140,7 +138,7 @@ def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> 
     else:
         folder.mkdir()
         for kind, held in tensors.items():
-            save_tensors(held, folder / f"{kind}.safetensors")
+            state["checksums"][kind] = save_tensors(held, folder / f"{kind}.safetensors")
     if run.main:
         text = json.dumps(state, default=str)
         sha256 = hashlib.sha256(text.encode()).hexdigest()
@@ -153,6 +151,8 @@ def read_checkpoint(folder: Path, run: Run | None = None) -> dict[str, Any]:
     The files of a sharded one are verified, each process a part of them. ValueError if it is damaged or
     incomplete.
     """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, not a folder")
     try:
         found = json.loads((folder / "state.json").read_bytes())
         state = found["state"]
@@ -164,7 +164,8 @@ def read_checkpoint(folder: Path, run: Run | None = None) -> dict[str, Any]:
         check_shards(folder, state["files"], run)
     else:
         kinds = [*(kind for kind in WEIGHTS if state[kind]), "optimizers"]
-        state["tensors"] = {kind: load_tensors(folder / f"{kind}.safetensors") for kind in kinds}
+        sums = state.get("checksums", {})  # absent in checkpoints of older projects
+        state["tensors"] = {k: load_tensors(folder / f"{k}.safetensors", sums.get(k)) for k in kinds}
     return state
 
 
@@ -180,6 +181,7 @@ class Checkpoints:
 
     def __init__(self, out: Path, keep: int):
         self.folder, self.keep = out / "checkpoints", keep
+        self.changes: list[str] = []  # settings that changed when the run was resumed
 
     def all(self) -> list[Path]:
         return sorted(self.folder.glob("step-" + "[0-9]" * 8))
@@ -190,7 +192,7 @@ class Checkpoints:
         networks: dict[str, nn.Module],
         averages: dict[str, nn.Module],
         others: dict[str, nn.Module],
-        optimizers: list[torch.optim.Optimizer],
+        optimizers: dict[str, torch.optim.Optimizer],
         config: dict[str, Any],
         run: Run,
     ) -> None:
@@ -201,9 +203,10 @@ class Checkpoints:
             "networks": {n: m.state_dict() for n, m in networks.items()},
             "averages": {n: m.state_dict() for n, m in averages.items()},
             "others": {n: m.state_dict() for n, m in others.items()},
-            "optimizers": [o.state_dict() for o in optimizers],
+            "optimizers": {n: moments(networks[n], optimizer) for n, optimizer in optimizers.items()},
             "random": run.gathered(random_state()),
             "config": config,
+            "changes": self.changes,
         }
         if run.main:
             write_whole(self.folder / f"step-{step:08d}", partial(write_checkpoint, content, run))
@@ -219,7 +222,7 @@ class Checkpoints:
         """
         damaged = []
         for path in run.agreed(self.all()[::-1]):
-            if blind := [rank for rank, seen in enumerate(run.gathered(path.is_dir())) if not seen]:
+            if blind := [rank for rank, seen in enumerate(run.gathered(path.exists())) if not seen]:
                 raise SystemExit(
                     f"{path} is not on the disk of process {blind[0]}: share `--out` between nodes"
                 )
@@ -247,16 +250,20 @@ class Checkpoints:
         networks: dict[str, nn.Module],
         averages: dict[str, nn.Module],
         others: dict[str, nn.Module],
-        optimizers: list[torch.optim.Optimizer],
+        optimizers: dict[str, torch.optim.Optimizer],
+        config: dict[str, Any],
         run: Run,
     ) -> int:
         """Restores the newest intact checkpoint; returns its step. SystemExit if it does not fit.
 
-        It may have been written by another number of processes, or with another setting of `parallel`.
+        It may have been written by another number of processes, or with other settings as far as changes.py
+        permits, which then take effect.
         """
         path, content = self.newest_intact(run)
-        if (set(content["averages"]), set(content["others"])) != (set(averages), set(others)):
-            raise SystemExit(f"{path} was written with another setting of `ema`")
+        if "changes" not in content:
+            raise SystemExit(f"{path} was written by an older version of train.py, which has to continue it")
+        said = changes(path, content["step"], content["config"], config)
+        self.changes = [*content["changes"], *said]
         if set(content["networks"]) != set(networks):
             raise SystemExit(
                 f"{path} belongs to another model, with networks {', '.join(content['networks'])}"
@@ -276,33 +283,37 @@ class Checkpoints:
                 if why := misfit(states[name], network):
                     raise SystemExit(f"{path} belongs to another model: in {name}, {why}")
                 network.load_state_dict(states[name])
-        if _groups(content["optimizers"]) != _groups([o.state_dict() for o in optimizers]):
-            raise SystemExit(f"{path} was written with another kind of optimizer")
-        moments = stored("optimizers", moment_likes(content["optimizers"], optimizers))
-        for optimizer, state in zip(optimizers, together(content["optimizers"], moments), strict=True):
-            optimizer.load_state_dict(state)
+        weights = {n: dict(networks[n].named_parameters()) for n in optimizers}
+        likes = {
+            entry["tensor"]: weights[n][weight]
+            for n, held in content["optimizers"].items()
+            for weight, state in held.items()
+            for entry in state.values()
+            if isinstance(entry, dict)
+        }
+        restored = together(content["optimizers"], stored("optimizers", likes))
+        for n, optimizer in optimizers.items():
+            restore_moments(networks[n], optimizer, restored[n])
         if content["world"] == run.world:
             set_random_state(content["random"][run.rank])
         else:
             seed_generators(content["config"]["train"]["seed"], 5, run.rank, content["step"])
         if run.main:
             of = f", written by {content['world']} process(es)" if content["world"] != run.world else ""
-            print(f"resumed from {path}{of}")
+            print("\n".join([f"resumed from {path}{of}", *said]))
         return content["step"]
 
 
-def _groups(states: list[dict[str, Any]]) -> list[list[tuple[set[str], int]]]:
-    """The settings and the number of parameters of each optimiser's groups."""
-    return [[(set(group), len(group["params"])) for group in state["param_groups"]] for state in states]
+def moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """{weight: state of the optimiser}, whatever groups of settings the weights are in."""
+    return {n: dict(optimizer.state[p]) for n, p in network.named_parameters() if p in optimizer.state}
 
 
-def moment_likes(states: list[dict[str, Any]], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """{path of a stored moment: the parameter it belongs to}."""
-    likes = {}
-    for state, optimizer in zip(states, optimizers, strict=True):
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for number, parameter in zip(numbers, parameters, strict=True):
-            held = state["state"].get(str(number), {}).values()
-            likes |= {entry["tensor"]: parameter for entry in held if isinstance(entry, dict)}
-    return likes
+def restore_moments(
+    network: nn.Module, optimizer: torch.optim.Optimizer, restored: dict[str, dict[str, Any]]
+) -> None:
+    """The inverse of `moments`; the optimiser keeps its own settings."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    state = {index: restored[name] for index, name in enumerate(order) if name in restored}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -41,7 +41,13 @@ def save_shards(tensors: dict[str, dict[str, Tensor]], folder: Path | None, run:
 
 
 def check_shards(folder: Path, files: dict[str, str], run: Run | None = None) -> None:
-    """Compares files with their checksums, each process a part of them. ValueError if one does not match."""
+    """Compares files with their checksums, each process a part of them.
+
+    ValueError if one does not match, or if the folder holds parts that are not listed.
+    """
+    for file in sorted(folder.glob("*/*.safetensors")):
+        if file.relative_to(folder).as_posix() not in files:
+            raise ValueError(f"{file} is not one of the files that were written together")
     rank, world = (run.rank, run.world) if run else (0, 1)
     for name in sorted(files)[rank::world]:
         if not (folder / name).is_file():

@@ -84,18 +84,24 @@ def digest(tensor: Tensor) -> str:
     return described.hexdigest()
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file. Its metadata hold `sha256`: {name: digest} as JSON."""
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> str:
+    """Writes a safetensors file. Its metadata hold `sha256`: {name: digest} as JSON, whose checksum it returns."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     sums = {name: digest(tensor) for name, tensor in tensors.items()}
     save_file(tensors, path, {"sha256": json.dumps(sums)})
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files readable only by their owner
+    return checksum(sums)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def checksum(sums: dict[str, str] | None) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+
+
+def load_tensors(path: Path, expected: str | None = None) -> dict[str, Tensor]:
     """Reads a safetensors file. ValueError if it is damaged; OSError if it cannot be read.
 
-    Files from other programs, which have no checksums, are accepted without a check.
+    `expected`: what `save_tensors` returned, to tell it from another intact file. Files from other programs,
+    which have no checksums, are accepted without a check.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -103,6 +109,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    if expected is not None and checksum(sums) != expected:
+        raise ValueError(f"{path} is not the file that was written with the others")
     if sums is not None:
         for name in [*sums, *tensors]:
             if name not in tensors or digest(tensors[name]) != sums.get(name):

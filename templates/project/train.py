@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from changes import record
 from checkpoint import Checkpoints, load_weights, network_state, save_weights, seed_generators
 from config import load_config
 from data import batches, class_names, generator, open_data
@@ -337,8 +337,9 @@ def main() -> None:
         torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("high")
     out = Path(train["out"])
-    if out.exists() and not out.is_dir():
-        raise SystemExit(f"--out: {out} is a file, not a folder")
+    for folder in (out, out / "checkpoints"):
+        if folder.exists() and not folder.is_dir():
+            raise SystemExit(f"--out: {folder} is a file, not a folder")
     if run.main:
         sweep(out)
     checkpoints = Checkpoints(out, train["keep"])
@@ -390,10 +391,9 @@ def main() -> None:
 
     step = 0
     if found:
-        step = checkpoints.resume(networks, averages, others, list(optimizers.values()), run)
-    elif run.main:
-        text = yaml.safe_dump(config, sort_keys=False)
-        write_whole(out / "config.yaml", lambda file: file.write_text(text))
+        step = checkpoints.resume(networks, averages, others, optimizers, config, run)
+    if run.main:
+        record(out, config, checkpoints.changes)
         if names := "\n".join(class_names(config)):
             write_whole(out / "class_names.txt", lambda file: file.write_text(f"{names}\n", encoding="utf-8"))
     if run.main:
@@ -482,7 +482,7 @@ def main() -> None:
                     raise SystemExit(f"the {name} is {value} at step {step}; {out} keeps the state before it")
         stop = run.should_stop(step)
         if step % train["checkpoint_every"] == 0 or step == train["steps"] or stop:
-            checkpoints.save(step, networks, averages, others, list(optimizers.values()), config, run)
+            checkpoints.save(step, networks, averages, others, optimizers, config, run)
             saved = step
         # region power
         if step % train["ema"]["snapshot_every"] == 0 or step == train["steps"]:

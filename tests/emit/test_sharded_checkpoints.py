@@ -58,6 +58,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flip(again(folder, "flipped", True) / NEWEST / "optimizers/shard-00002-model-00001-of-00001.safetensors")
     (again(folder, "missing", True) / NEWEST / "averages/shard-00001-model-00001-of-00001.safetensors").unlink()
     flip(again(folder, "state", True) / NEWEST / "state.json")
+    part = "optimizers/shard-00002-model-00001-of-00001.safetensors"
+    mixed = again(folder, "mixed", True)
+    shutil.copy(mixed / BEFORE / part, mixed / NEWEST / part)
+    more = again(folder, "more", True)
+    shutil.copy(more / BEFORE / part, more / NEWEST / part.replace("00002", "00003"))
     unfinished = again(folder, "unfinished")
     shutil.copytree(folder / "whole" / NEWEST, unfinished / "checkpoints/.step-00000008.1.unfinished")
     again(folder, "other", True)
@@ -65,7 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recomputed = job(folder, "recomputed", 2, 8, resume=False)
     failed = trained(
         [
-            *(job(folder, name, 2, 8) for name in ("same", "flipped", "missing", "state", "unfinished")),
+            *(job(folder, name, 2, 8) for name in ("same", "flipped", "missing", "state", "mixed", "more", "unfinished")),
             job(folder, "other", 1, 12),
             job(folder, "other", 3, 16),
             job(folder, "other", 2, 20, "ddp"),
@@ -82,7 +87,7 @@ def log(project: Path, name: str) -> str:
     return (project / f"{name}.0.log").read_text()
 
 
-@pytest.mark.parametrize("out", ["same", "flipped", "missing", "state", "unfinished"])
+@pytest.mark.parametrize("out", ["same", "flipped", "missing", "state", "mixed", "more", "unfinished"])
 def test_as_many_processes_resume_bit_equal(project: Path, out: str) -> None:
     same(project / "whole", project / out)
     assert f"resumed from {out}/{BEFORE}\n" in log(project, f"{out}.8")
@@ -91,7 +96,13 @@ def test_as_many_processes_resume_bit_equal(project: Path, out: str) -> None:
 
 @pytest.mark.parametrize(
     ("out", "why"),
-    [("flipped", "is damaged: its checksum does not match"), ("missing", "is missing"), ("state", "is damaged")],
+    [
+        ("flipped", "is damaged: its checksum does not match"),
+        ("missing", "is missing"),
+        ("state", "is damaged"),
+        ("mixed", "is damaged: its checksum does not match"),
+        ("more", "is not one of the files that were written together"),
+    ],
 )
 def test_damaged_parts_are_skipped(project: Path, out: str, why: str) -> None:
     said = log(project, f"{out}.8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 import select
 import shutil
@@ -102,6 +103,18 @@ def test_a_damaged_checkpoint_is_skipped(project: Path, damage: str) -> None:
     assert names == ["step-00000010", "step-00000020", "step-00000020.damaged"]
 
 
+def test_a_file_in_place_of_a_checkpoint_is_skipped(project: Path) -> None:
+    out = again(project, "file")
+    shutil.rmtree(out / CHECKPOINT)
+    (out / CHECKPOINT).write_text("words")
+    said = run(project, "train.py", *FLAGS, "--out", "file", "--resume", "true")
+    assert f"skipped step-00000020: file/{CHECKPOINT} is a file, not a folder" in said
+    same(project / "whole", out)
+    shutil.rmtree(out / "checkpoints")
+    (out / "checkpoints").write_text("words")
+    assert "file/checkpoints is a file, not a folder" in refusal(project, *FLAGS, "--out", "file")
+
+
 def test_no_intact_checkpoint_is_an_error(project: Path) -> None:
     out = again(project, "none")
     for step in (10, 20):
@@ -139,14 +152,97 @@ def test_a_foreign_checkpoint_is_refused(project: Path) -> None:
     spec = load_spec("digits_dit", overrides=[*TINY["digits_dit"], "backbone.width=32"])
     project_from_lowered(lower(spec), spec, wide)
     said = refusal(wide, *FLAGS, "--out", str(project / "whole"), "--resume", "true")
-    assert "belongs to another model: in main, its " in said and "[16, 256], not [32, 256]" in said
+    assert "model.main.width: " in said and "written with 16, not 32: the weights belong to another model" in said
     weights = ["--weights", str(project / "whole/weights.safetensors")]
     assert "belongs to another model" in refusal(wide, *weights, script="sample.py")
     other = project.parent / "other"
     spec = load_spec("digits_dit", overrides=[*TINY["digits_dit"], "train.optimizer={kind: sgd}"])
     project_from_lowered(lower(spec), spec, other)
     said = refusal(other, *FLAGS, "--out", str(project / "whole"), "--resume", "true")
-    assert "another kind of optimizer" in said
+    assert "optimizer.kind: " in said and 'was written with "adamw", not "sgd"' in said
+
+
+@pytest.mark.parametrize("kind", ["networks", "averages", "optimizers"])
+def test_files_of_two_checkpoints_do_not_mix(project: Path, kind: str) -> None:
+    """Each file is intact, but they are not of the same step."""
+    out = again(project, f"mixed_{kind}")
+    shutil.copy(out / f"checkpoints/step-00000010/{kind}.safetensors", out / CHECKPOINT)
+    said = run(project, "train.py", *FLAGS, "--out", out.name, "--resume", "true")
+    assert f"skipped step-00000020: {out.name}/{CHECKPOINT}/{kind}.safetensors is not the file" in said
+    same(project / "whole", out)
+
+
+REFUSED = {
+    "seed": ("--seed", "1", "seed: ", "was written with 0, not 1"),
+    "fewer-steps": ("--steps", "12", "steps: ", "was written with 20, not 12: it has already taken 20 steps"),
+    "no-ema": ("--ema", "null", "ema: ", "was written with 0.995, not null"),
+    "another-model": ("--model.main.heads", "4", "model.main.heads: ", "was written with 2, not 4"),  # of equal shapes
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_resumed_run_refuses_what_it_cannot_change(project: Path, case: str) -> None:
+    flag, value, *told = REFUSED[case]
+    again(project, case)
+    said = refusal(project, *FLAGS, "--out", case, "--resume", "true", flag, value)
+    assert all(words in said for words in told) and "step-00000020" in said
+    assert yaml.safe_load((project / case / "config.yaml").read_text())["train"]["steps"] == 20
+
+
+CHANGED = {
+    "optimizer.lr": 0.01,
+    "optimizer.betas": [0.5, 0.9],
+    "optimizer.weight_decay": 0.5,
+    "schedule.warmup": 40,
+    "schedule.kind": "cosine",
+    "clip": 0.1,
+    "ema": 0.5,
+    "batch_size": 8,
+    "accumulate": 2,
+    "steps": 30,
+}
+
+
+@pytest.fixture(scope="module")
+def unchanged(project: Path) -> Path:
+    """The run, continued for a step with the settings it was started with."""
+    out = again(project, "unchanged")
+    run(project, "train.py", *FLAGS, "--out", out.name, "--resume", "true", "--steps", "21")
+    return out
+
+
+@pytest.mark.parametrize("setting", CHANGED)
+def test_a_changed_setting_takes_effect(project: Path, unchanged: Path, setting: str) -> None:
+    """One step more differs from that of the unchanged run; config.yaml has the setting and says since when."""
+    out, value = again(project, f"changed_{setting}"), json.dumps(CHANGED[setting])
+    flags = [*FLAGS, "--out", out.name, "--resume", "true", "--steps", "21", f"--{setting}", value]
+    before = yaml.safe_load((out / "config.yaml").read_text())["train"]
+    said = run(project, "train.py", *flags)
+    text = (out / "config.yaml").read_text()
+    recorded = yaml.safe_load(text)["train"]
+    for key in setting.split("."):
+        before, recorded = before[key], recorded[key]
+    line = f"step 20: train.{setting} changed from {json.dumps(before)} to {json.dumps(CHANGED[setting])}"
+    assert recorded == CHANGED[setting] and line in said and f"# {line}\n" in text
+    if setting == "steps":
+        assert (out / "checkpoints/step-00000030").is_dir()
+        return
+    file = "weights.safetensors" if setting == "ema" else "weights_raw.safetensors"
+    ours, theirs = (load_file(folder / file) for folder in (out, unchanged))
+    assert any(not np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_changed_optimizer_steps_as_if_built_so(project: Path) -> None:
+    """A rate of 0 leaves every weight where it was."""
+    out = again(project, "still")
+    run(project, "train.py", *FLAGS, "--out", "still", "--resume", "true", "--steps", "22", "--optimizer.lr", "1e-30")
+    last, first = (load_file(folder / "weights_raw.safetensors") for folder in (out, project / "whole"))
+    assert all(np.allclose(last[name], first[name], rtol=0, atol=1e-20) for name in first)
+    # Later checkpoints know of the change, and a run that goes on as before returns to its rate.
+    said = run(project, "train.py", *FLAGS, "--out", "still", "--resume", "true", "--steps", "23")
+    assert "step 22: train.optimizer.lr changed from 1e-30 to 0.002" in said
+    comments = [line for line in (out / "config.yaml").read_text().splitlines() if line.startswith("#")]
+    assert [line.split(": ")[0] for line in comments] == ["# step 20"] * 2 + ["# step 22"] * 2
 
 
 def limited(size: int) -> str:
@@ -178,9 +274,9 @@ def test_a_full_disk_at_a_later_checkpoint_keeps_the_earlier(project: Path) -> N
 
 
 def test_a_place_that_cannot_be_written_is_told(project: Path) -> None:
-    (project / "file").write_text("words")
-    assert "--out: file is a file, not a folder" in refusal(project, "--out", "file")
-    assert "Not a directory; choose another folder with --out" in refusal(project, "--out", "file/run")
+    (project / "words").write_text("words")
+    assert "--out: words is a file, not a folder" in refusal(project, "--out", "words")
+    assert "Not a directory; choose another folder with --out" in refusal(project, "--out", "words/run")
     (project / "theirs").mkdir(mode=0o555)
     said = refusal(project, *FLAGS, "--out", "theirs/run", preexec_fn=bound_by_permissions)
     assert "Permission denied; change its permissions" in said

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 NAMES = "class_names.txt"
 MARK = ".latentc-project"  # marks a folder as an emitted project, which may be overwritten
 _COPIED = (
-    *("parallel.py", "rounds.py", "checkpoint.py", "sharded.py", "storage.py"),
+    *("parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
     *("data.py", "sample.py", "evaluate.py", "plain_errors.py", "ruff.toml"),
 )
 SHARED = ("noise", "distributions", "sources", "class_names", "texts", "conditions")
