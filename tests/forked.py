@@ -11,7 +11,6 @@ import gc
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+MEETING = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+DIGITS = 5  # of a port
 PREPARED = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # what packages read when they are imported
 
 
@@ -129,17 +130,25 @@ def serve() -> dict[str, Any]:
         beside = job.get("beside", False)
         if beside and os.fork():  # the other one waits in place of the server
             continue
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())} if len(job["logs"]) > 1 else {}
+        ranks = len(job["logs"])
+        told, tell = os.pipe()
         for rank, log in enumerate(job["logs"]):
             if not (child := os.fork()):
                 answers.close()
-                if address:
-                    job["env"] |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(job["logs"]))}
-                return {**job, "env": job["env"] | address, "log": log}
+                if ranks > 1:
+                    job["env"] |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                    job["env"] |= {**MEETING, "MASTER_PORT": os.read(told, DIGITS).decode()}
+                return {**job, "log": log}
             children.append(child)
+        store = _store() if ranks > 1 else None  # created after the forks, because it has a thread
+        if store is not None:
+            os.write(tell, f"{store.port:0{DIGITS}}".encode() * ranks)
         if beside:
             print(json.dumps(children), file=answers, flush=True)
         statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        del store
+        os.close(told)
+        os.close(tell)
         if beside:
             written = Path(f"{job['logs'][0]}.ended")
             written.write_text(str(statuses[0]))
@@ -149,10 +158,9 @@ def serve() -> dict[str, Any]:
     raise SystemExit(0)
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def _store() -> Any:
+    """The store where ranks meet. As with torchrun, they do not host it: nobody else can take its port before them."""
+    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def become(job: Mapping[str, Any]) -> Sequence[str]:

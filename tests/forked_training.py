@@ -46,5 +46,5 @@ def trained(jobs: Iterable[Mapping[str, Any]]) -> str:
         for rank, text in enumerate(said):
             Path(job["folder"], f"{job['name']}.{rank}.log").write_text(text)
         if any(one.returncode for one in done):
-            failed += f"{job['folder']} {job['name']}: {said[0][-2000:]}\n"
+            failed += f"{job['folder']} {job['name']}: {' | '.join(text[-2000:] for text in said)}\n"
     return failed

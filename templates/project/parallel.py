@@ -70,12 +70,19 @@ class Run:
         """Leaves when all are done.
 
         With gloo the process ends here: taking its group apart can wait for ever for gloo's own thread, which
-        waits for Python's lock to let go of a last tensor (torch 2.13).
+        waits for Python's lock to let go of a last tensor (torch 2.13). Its connections close with it, so it
+        waits until no other process is in a collective operation.
         """
         if not dist.is_initialized():
             return
         dist.all_reduce(self.flag)
         if dist.get_backend() == "gloo":
+            store, ranks = dist.distributed_c10d._get_default_store(), range(self.world)
+            store.set(f"done {self.rank}", "")
+            store.wait([f"done {rank}" for rank in ranks])
+            if self.main:  # whose process may hold the store
+                store.wait([f"left {rank}" for rank in ranks[1:]])
+            store.set(f"left {self.rank}", "")
             sys.stdout.flush()
             os._exit(0)
         dist.destroy_process_group()
