@@ -19,6 +19,7 @@ from latentc.components import OneOf
 from latentc.components.parts import Mixer
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names
+from latentc.spec.sections import WarmEma
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import load_yaml
 
@@ -31,6 +32,8 @@ def test_every_variant_loads_and_comes_back_from_its_text(name: str) -> None:
     for variant in (None, *variant_names(name)):
         spec = load_spec(name, variant)
         assert spec_from_text(resolved_yaml(spec)) == spec
+        # The default warms up; a shipped spec says what its authors' average does.
+        assert spec.objective is None or not isinstance(spec.train.ema, WarmEma)
 
 
 @pytest.mark.parametrize(("variant", "latent", "attention"), [("128", 120, 64), ("256", 140, 128), ("512", 128, 64)])

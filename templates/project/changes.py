@@ -1,8 +1,8 @@
 """What a resumed run may change: settings that differ from those of its checkpoint.
 
-Settings of training and data may change and take effect from the checkpoint's step on. REFUSED lists those that
-may not; the files that networks start from (`pretrained`) are not read again. Each change is printed, stored in
-the checkpoints that follow and written at the top of the run's config.yaml.
+Settings of training and data may change and take effect from the checkpoint's step on. REFUSED lists those
+that may not; the files that networks start from (`pretrained`) are not read again. Each change is printed,
+stored in the checkpoints that follow and written at the top of the run's config.yaml.
 """
 
 import json
@@ -39,15 +39,15 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tupl
 def changes(folder: Path, step: int, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """A sentence per changed setting of a run that resumes a checkpoint of `step` steps.
 
-    In `after`, the files that networks started from become those of `before`. SystemExit if a setting must not
-    change.
+    In `after`, the files that networks started from become those of `before`. SystemExit if a setting must
+    not change.
     """
     found = differences(before, after)
     for path, pair in found.items():
-        if why := refusal(path, pair, step, after):
-            old, new = map(shown, pair)
-            name, anew = path.removeprefix("train."), "train from the start with another --out"
-            raise SystemExit(f"{name}: {folder} was written with {old}, not {new}: {why}; set it back, or {anew}")
+        if why := refusal(path, pair, step, before, after):
+            name, (old, new) = path.removeprefix("train."), map(shown, pair)
+            mend = "set it back, or train from the start with another --out"
+            raise SystemExit(f"{name}: {folder} was written with {old}, not {new}: {why}; {mend}")
     said = []
     for path, (old, new) in found.items():
         if fnmatchcase(path, START):
@@ -58,13 +58,15 @@ def changes(folder: Path, step: int, before: dict[str, Any], after: dict[str, An
     return said
 
 
-def refusal(path: str, pair: tuple[Any, Any], step: int, config: dict[str, Any]) -> str | None:
+def refusal(
+    path: str, pair: tuple[Any, Any], step: int, before: dict[str, Any], after: dict[str, Any]
+) -> str | None:
     """Why a setting must not change from one value to the other; None if it may."""
     if path == "train.steps" and pair[1] < step:
         return f"it has already taken {step} steps"
-    if path == "train.steps" and "rounds" in config:
+    if path == "train.steps" and "rounds" in after:
         return "its rounds are equal parts of all steps"
-    if path == "train.ema" and not {None, UNSET}.isdisjoint(pair):
+    if path.startswith("train.ema") and (before["train"]["ema"] is None) != (after["train"]["ema"] is None):
         return "an average cannot start or end in mid-training"
     if any(fnmatchcase(path, pattern) for pattern in PERMITTED):
         return None

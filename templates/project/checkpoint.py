@@ -125,8 +125,8 @@ def together(value: Any, tensors: dict[str, Tensor]) -> Any:
 def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> None:
     """A folder: tensors in safetensors files, all else in state.json, each with checksums.
 
-    state.json also has the checksums of the other files, so files of two checkpoints do not mix. With FSDP all
-    processes call it, and each writes files of its own; only the first has to know the folder.
+    state.json also has the checksums of the other files, so files of two checkpoints do not mix. With FSDP
+    all processes call it, and each writes files of its own; only the first has to know the folder.
     """
     moments: dict[str, Tensor] = {}
     state = {**content, "optimizers": apart(content["optimizers"], "optimizer", moments), "checksums": {}}

@@ -64,6 +64,10 @@ TRAIN: dict[str, Rule] = {
     # region fixed
     "ema": or_null(number(0, 1)),
     # endregion
+    # region warm
+    "ema.decay": number(0, 1),
+    "ema.warmup": FLAG,
+    # endregion
     # region power
     "ema.sigma_rel": (
         "a list of 1 to 8 different widths from 0.001 to 0.25",
@@ -121,6 +125,10 @@ MEANINGS = {
     # endregion
     # region fixed
     "train.ema": "decay per step of the averaged weights; null: none",
+    # endregion
+    # region warm
+    "train.ema.decay": "decay per step of the averaged weights",
+    "train.ema.warmup": "limit the decay of step n to (1 + n) / (10 + n)",
     # endregion
     # region power
     "train.ema.sigma_rel": "widths of the averages, relative to the number of steps",

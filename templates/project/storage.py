@@ -85,7 +85,7 @@ def digest(tensor: Tensor) -> str:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> str:
-    """Writes a safetensors file. Its metadata hold `sha256`: {name: digest} as JSON, whose checksum it returns."""
+    """Writes a safetensors file; returns the checksum of its entry `sha256`, {name: digest} as JSON."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     sums = {name: digest(tensor) for name, tensor in tensors.items()}
     save_file(tensors, path, {"sha256": json.dumps(sums)})

@@ -112,6 +112,34 @@ def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Modul
             kept.lerp_(buffer, 1 - decay) if kept.is_floating_point() else kept.copy_(buffer)
 
 
+# region fixed
+def ema_decay(train: dict[str, Any], step: int) -> float:
+    """The decay of the averaged weights, the same in every step."""
+    return train["ema"]
+
+
+# endregion
+# region warm
+def ema_decay(train: dict[str, Any], step: int) -> float:
+    """The decay of the averaged weights in a step; a warm-up limits it in the first ones."""
+    decay, limit = train["ema"]["decay"], (1 + step) / (10 + step)
+    return min(decay, limit) if train["ema"]["warmup"] else decay
+
+
+# endregion
+# region single
+def warn_of_share(train: dict[str, Any], steps: int) -> None:
+    """Prints a warning if the averaged weights hold more than a tenth of the initial ones after all steps."""
+    share = math.prod(ema_decay(train, step) for step in range(steps)) if train["ema"] else 0
+    if share > 0.1:
+        print(
+            f"warning: after {steps} steps {share:.0%} of the averaged weights (`ema`) are the initial "
+            "weights: train longer, lower the decay, or give it a warm-up (`ema: {decay: 0.9999}` in the spec); "
+            "weights_raw.safetensors holds the last weights"
+        )
+
+
+# endregion
 # region grown
 def decay_of(role: dict[str, Any], step: int) -> float:
     """The decay of an average in a step of training. It may rise with the steps of the time grid."""
@@ -371,7 +399,7 @@ def main() -> None:
     # endregion
     averages: dict[str, nn.Module] = {}
     others: dict[str, nn.Module] = {}  # averages that only checkpoints contain
-    # region fixed
+    # region single
     if train["ema"]:
         averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
     # endregion
@@ -399,6 +427,10 @@ def main() -> None:
     if run.main:
         count = sum(p.numel() for n in networks.values() for p in n.parameters())
         print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
+
+        # region single
+        warn_of_share(train, train["steps"])
+        # endregion
 
     writer = tensorboard(out, step) if run.main else None
     # region batches
@@ -438,10 +470,10 @@ def main() -> None:
             metrics[update] = train_step(
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
             )
-        # region fixed
+        # region single
         if averages:  # those of frozen networks do not change
             moving = {n: a for n, a in averages.items() if not roles.get(n, {}).get("frozen")}
-            update_averages(moving, networks, train["ema"])
+            update_averages(moving, networks, ema_decay(train, step))
         # endregion
         # region power
         profiles.update(networks, step + 1)
@@ -520,6 +552,9 @@ def main() -> None:
         # endregion
         if run.main:
             print(f"weights: {out / 'weights.safetensors'}")
+            # region single
+            warn_of_share(train, step)
+            # endregion
     run.close()
 
 

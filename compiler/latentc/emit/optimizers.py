@@ -10,7 +10,7 @@ from latentc.components.optimizer import Optimizer
 from latentc.emit.model import assembled
 from latentc.emit.text import commas, docstring, layout, literal
 from latentc.ir.core import Module, walk
-from latentc.spec.sections import PowerEma
+from latentc.spec.sections import PowerEma, WarmEma
 from latentc.templates import rendered, template
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def with_regions(text: str, kept: Collection[str]) -> str:
 def _regions(train: Train, module: Module | None) -> set[str]:
     """The regions of config.py and train.py that this project has."""
     ops = {node.op for _, node in walk(module)} if module is not None else set()
+    ema = {PowerEma: ("power",), WarmEma: ("single", "warm")}.get(type(train.ema), ("single", "fixed"))
     return {
-        "power" if isinstance(train.ema, PowerEma) else "fixed",
+        *ema,
         "fp16" if train.precision == "fp16" else "brain",
         *(["decay"] if train.schedule.decay_from is not None else []),
         *(["forced"] if "forced_norm" in ops else []),

@@ -171,7 +171,7 @@ class Place:
             yield from _alternatives(self.annotation)
 
     def model(self, data: Any) -> type[BaseModel] | None:
-        """The class that reads `data` here: the one of its kind, or the only one."""
+        """The class that reads `data` here: the one of its kind, or the only one that has most of its keys."""
         models = [kind for kind in self.types() if isinstance(kind, type) and issubclass(kind, BaseModel)]
         default = self.mark.default if self.mark is not None else None
         tag = data.get("kind", default) if isinstance(data, Mapping) else None
@@ -179,7 +179,10 @@ class Place:
             field = model.model_fields.get("kind")
             if field is not None and isinstance(tag, str) and tag in get_args(field.annotation):
                 return model
-        return models[0] if len(models) == 1 else None
+        if self.mark is not None or not models:
+            return None if len(models) != 1 else models[0]
+        keys = {*data} if isinstance(data, Mapping) else set()
+        return max(models, key=lambda model: len(keys.intersection(model.model_fields)))
 
     def keys(self, data: Any) -> dict[str, FieldInfo]:
         """The keys a mapping may have here, as a spec writes them."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from latentc.components import Closed, Component, Index, OneOf
 from latentc.components.optimizer import default_optimizer
@@ -66,6 +67,13 @@ class Schedule(Closed):
         return self
 
 
+class WarmEma(Closed):
+    """An average of the weights whose decay is limited at first, so that it forgets the initial weights."""
+
+    decay: Unit = Field(0.9999, description="decay per step of the averaged weights")
+    warmup: bool = Field(True, description="limit the decay of step n, from 0, to (1 + n) / (10 + n)")
+
+
 class PowerEma(Closed):
     """Averages of the weights over the steps t with power-function profiles, t^g, of several relative widths.
 
@@ -96,6 +104,22 @@ class PowerEma(Closed):
         return self
 
 
+def _average(value: Any) -> str:
+    """Which of the alternatives of `ema` reads a value."""
+    if isinstance(value, PowerEma) or (isinstance(value, Mapping) and not {*value}.isdisjoint(PowerEma.model_fields)):
+        return "power"
+    return "none" if value is None else "warm" if isinstance(value, Mapping | WarmEma) else "constant"
+
+
+Ema = Annotated[
+    Annotated[Unit, Tag("constant")]
+    | Annotated[WarmEma, Tag("warm")]
+    | Annotated[PowerEma, Tag("power")]
+    | Annotated[None, Tag("none")],
+    Discriminator(_average),
+]
+
+
 class Train(Closed):
     """How the networks are trained."""
 
@@ -109,8 +133,10 @@ class Train(Closed):
         default_factory=dict, description="{network: optimiser}, for networks with an optimiser of their own"
     )
     schedule: Schedule = Field(Schedule(), description="learning rate schedule")
-    ema: Unit | PowerEma | None = Field(
-        0.9999, description="decay per step of the averaged weights, or averages to reconstruct from; null: none"
+    ema: Ema = Field(
+        WarmEma(),
+        description="averaged weights: a constant decay per step, one with a warm-up, or averages to reconstruct from; "
+        "null: none",
     )
     clip: float | None = Field(None, gt=0, description="maximum gradient norm; null: no limit")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of the forward pass (autocast)")
