@@ -29,6 +29,7 @@ if importlib.util.find_spec("rollouts"):
     rollouts.roll_out = roll_out
 train.main()
 """
+GRIDLESS = ("--sample_every", "null")
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"  # what is seen of a full disk
 
 
@@ -41,7 +42,7 @@ def trained(jobs: Iterable[Mapping[str, Any]]) -> str:
     for job in jobs:
         command = ("train.py",) if job["processes"] > 1 else ("-c", AS_TWO)
         full = LIMIT.format(job["limit"]) if "limit" in job else ""
-        done = by_rank(Path(job["folder"]), *command, *job["flags"], ranks=job["processes"], before=full)
+        done = by_rank(Path(job["folder"]), *command, *GRIDLESS, *job["flags"], ranks=job["processes"], before=full)
         said = [one.stdout + one.stderr for one in done]
         for rank, text in enumerate(said):
             Path(job["folder"], f"{job['name']}.{rank}.log").write_text(text)

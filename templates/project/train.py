@@ -40,7 +40,17 @@ from objective import UPDATES, Update
 from optimizers import make_optimizer
 from parallel import Run, averaged, reshard, shard, wrap
 from rounds import Round, rate, round_of, start_round
-from sample import SAMPLED, declared, draw, preview_given, program_of, save, titles_of, with_first_stage
+from sample import (
+    PROGRAMS,
+    SAMPLED,
+    declared,
+    draw,
+    preview_given,
+    program_of,
+    save,
+    titles_of,
+    with_first_stage,
+)
 from storage import inherited, sweep, write_whole
 
 
@@ -112,30 +122,22 @@ def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Modul
             kept.lerp_(buffer, 1 - decay) if kept.is_floating_point() else kept.copy_(buffer)
 
 
-# region fixed
-def ema_decay(train: dict[str, Any], step: int) -> float:
-    """The decay of the averaged weights, the same in every step."""
-    return train["ema"]
-
-
-# endregion
-# region warm
-def ema_decay(train: dict[str, Any], step: int) -> float:
-    """The decay of the averaged weights in a step; a warm-up limits it in the first ones."""
-    decay, limit = train["ema"]["decay"], (1 + step) / (10 + step)
-    return min(decay, limit) if train["ema"]["warmup"] else decay
-
-
-# endregion
 # region single
+def ema_decay(ema: Any, step: int) -> float:
+    """The decay of the averaged weights in a step: a constant, or one that a warm-up limits at first."""
+    if not isinstance(ema, dict):
+        return ema
+    return min(ema["decay"], (1 + step) / (10 + step)) if ema["warmup"] else ema["decay"]
+
+
 def warn_of_share(train: dict[str, Any], steps: int) -> None:
     """Prints a warning if the averaged weights hold more than a tenth of the initial ones after all steps."""
-    share = math.prod(ema_decay(train, step) for step in range(steps)) if train["ema"] else 0
+    share = math.prod(ema_decay(train["ema"], step) for step in range(steps)) if train["ema"] else 0
     if share > 0.1:
         print(
             f"warning: after {steps} steps {share:.0%} of the averaged weights (`ema`) are the initial "
-            "weights: train longer, lower the decay, or give it a warm-up (`ema: {decay: 0.9999}` in the spec); "
-            "weights_raw.safetensors holds the last weights"
+            "weights: train longer, lower the decay, or let the spec give it a warm-up "
+            "(`ema: {decay: 0.9999}`); weights_raw.safetensors holds the last weights"
         )
 
 
@@ -319,8 +321,10 @@ def tensorboard(folder: Path, step: int) -> Any:
 
 def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, run: Run) -> Tensor:
     """Samples of networks in training, without a change to the state of its random number generators."""
-    modes = {name: network.training for name, network in networks.items()}
-    samples = next(iter(draw(with_first_stage(networks, config, run.device), given).values()))
+    train, modes = config["train"], {name: network.training for name, network in networks.items()}
+    batch = train["batch_size"] // (run.world * train["accumulate"])  # which fits into memory
+    sampled = with_first_stage(networks, config, run.device)
+    samples = next(iter(draw(sampled, given, batch=min(batch, 64)).values()))
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":
@@ -425,12 +429,12 @@ def main() -> None:
         if names := "\n".join(class_names(config)):
             write_whole(out / "class_names.txt", lambda file: file.write_text(f"{names}\n", encoding="utf-8"))
     if run.main:
-        count = sum(p.numel() for n in networks.values() for p in n.parameters())
-        print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
-
         # region single
         warn_of_share(train, train["steps"])
         # endregion
+        count = sum(p.numel() for n in networks.values() for p in n.parameters())
+        print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
+
 
     writer = tensorboard(out, step) if run.main else None
     # region batches
@@ -473,7 +477,7 @@ def main() -> None:
         # region single
         if averages:  # those of frozen networks do not change
             moving = {n: a for n, a in averages.items() if not roles.get(n, {}).get("frozen")}
-            update_averages(moving, networks, ema_decay(train, step))
+            update_averages(moving, networks, ema_decay(train["ema"], step))
         # endregion
         # region power
         profiles.update(networks, step + 1)
@@ -521,7 +525,8 @@ def main() -> None:
             profiles.save(out / "snapshots", step, run)
         # endregion
         # Sharded weights are gathered by all processes together.
-        sampling = train["sample_every"] and step % train["sample_every"] == 0
+        every = train["sample_every"] if PROGRAMS else None
+        sampling = every and (step % every == 0 or step == train["steps"])
         if sampling and (run.main or run.parallel == "fsdp"):
             preview(config, averages or networks, indexes, step, run)
         judging = train["evaluate_every"] and step % train["evaluate_every"] == 0

@@ -72,7 +72,8 @@ def with_regions(text: str, kept: Collection[str]) -> str:
 def _regions(train: Train, module: Module | None) -> set[str]:
     """The regions of config.py and train.py that this project has."""
     ops = {node.op for _, node in walk(module)} if module is not None else set()
-    ema = {PowerEma: ("power",), WarmEma: ("single", "warm")}.get(type(train.ema), ("single", "fixed"))
+    warm = "warm" if isinstance(train.ema, WarmEma) else "fixed"
+    ema = ("power",) if isinstance(train.ema, PowerEma) else ("single", warm)
     return {
         *ema,
         "fp16" if train.precision == "fp16" else "brain",

@@ -155,7 +155,12 @@ class Train(Closed):
     checkpoint_every: int = Field(10_000, gt=0, le=1_000_000_000, description="steps between checkpoints")
     keep: int = Field(3, gt=0, le=65_536, description="number of newest checkpoints to keep")
     log_every: int = Field(100, gt=0, le=1_000_000_000, description="steps between log lines")
-    sample_every: int | None = Field(None, gt=0, le=1_000_000_000, description="steps between sample grids; null: none")
+    sample_every: int | None = Field(
+        10_000,
+        gt=0,
+        le=1_000_000_000,
+        description="steps between sample grids, the last one at the end of training; null: none",
+    )
     evaluate_every: int | None = Field(
         None,
         gt=0,
