@@ -24,7 +24,7 @@ from latentc import api
 
 SPEC = "digits_dit"
 REFERENCE = ("sampler={kind: ddpm, steps: 250, guidance: {scale: 1.25}}",)
-BUDGET = ("accuracy=0.98x", "fid=1.1x")
+BUDGET = ("accuracy=0.98x", "fd=1.1x")
 CHOSEN_ON, JUDGED_ON = 1000, 2000
 FRESH = 7_000_000  # the first seed of the judgement
 

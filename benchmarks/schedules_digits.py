@@ -37,7 +37,7 @@ def main() -> int:
     lines: list[str] = []
     for steps in given.steps:
         tuned = out / f"tuned-{steps}"
-        budget = [f"evaluations={steps}", "fid=1000"]
+        budget = [f"evaluations={steps}", "fd=1000"]
         options = {"evaluations": (steps,), "samples": given.search, "overrides": list(sizes)}
         found = api.tune("digits_maskgit", model.weights, tuned, budget, **options)
         (one,) = (m.candidate for m in found.measured if m.candidate.found == "schedules")

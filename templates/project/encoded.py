@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import first_stage
+from arrays import drawn_rows
 from storage import sweep_parts, write_whole
 
 
@@ -160,11 +161,11 @@ def open_dataset(settings: dict[str, Any]) -> Encoded | Fresh:
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
-    """At most `most` images of the data, evenly spaced, in the range of decoded ones: f32[n, 3, H, W]."""
+    """At most `most` images, drawn evenly over classes, in the range of decoded ones: f32[n, 3, H, W]."""
     stage = settings["first_stage"]
     side = stage["field"]["shape"][1]
     images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
-    rows = np.linspace(0, images.size - 1, min(images.size, most)).round().astype(int)
+    rows = drawn_rows(images.y, images.size, most)
     low, high = stage["field"]["range"]
     pixels = np.stack([images.pixels(row) for row in rows]).transpose(0, 3, 1, 2)
     return pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)

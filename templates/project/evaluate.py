@@ -1,28 +1,35 @@
 """Sample metrics during training: `--evaluate_every 1000` adds curves to TensorBoard.
 
-    fid                 Fréchet distance of the features of samples to those of real ones; lower is better
+    fd_principal        Fréchet distance of the features of samples to those of real ones; lower is better
     precision, recall   fraction of samples within the real ones, and of real ones within the samples
 
 Features are the first principal components of the real samples. `--evaluate_features FILE` names a network
-instead: TorchScript that takes pictures u8 [N, 3, H, W] and returns features [N, F], such as NVIDIA's
-inception-2015-12-05.pt, whose Fréchet distance is the FID. Real samples are those that training does not see,
-if they are known.
+instead: TorchScript that takes pictures u8 [N, 3, H, W] and returns features [N, F]. With NVIDIA's
+inception-2015-12-05.pt the distance is called `fid`, with others fd_FILE: compare it only with that of
+the same features, the same number of samples and the same real ones. Real samples are those that training
+does not see, if they are known, at most REAL of them, drawn evenly over their classes.
+
+`latentc evaluate BUNDLE --features principal --count N --reference-count 2048`, with N of `evaluate_samples`,
+gives the same figures.
 
 Symbols: N samples, M real samples, F features.
 """
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import dataset
+from arrays import drawn_rows
 from sample import CALLED, declared, program_of
 from sources import Given, default_given
 
 REAL = 2048  # largest number of real samples
+INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # sha256 of the network of FID
 COMPONENTS = 64
 NEIGHBOURS = 3
 BATCH = 64
@@ -36,18 +43,21 @@ class Judge:
         self.device, self.field = device, field_of(config)
         count = train["evaluate_samples"]
         self.given: Given = default_given(count, 0, *declared(program_of()), indexes=indexes)
-        self.network = None
+        self.network, self.frechet = None, "fd_principal"
         if train["evaluate_features"]:
-            self.network = open_network(Path(train["evaluate_features"]), device)
+            file = Path(train["evaluate_features"])
+            self.network, self.frechet = open_network(file, device), frechet_name(file)
         real = real_samples(config)
-        self.centre, self.axes = principal_components(real) if self.network is None else (None, None)
+        self.centre, self.axes = (None, None)
+        if self.network is None:
+            self.centre, self.axes = principal_components(values(real, self.field))
         self.real = self.features(real)
 
     @torch.no_grad()
     def features(self, samples: Tensor) -> Tensor:
         """f64 [N, F] of samples [N, ...]."""
         if self.network is None:
-            return (samples.flatten(1).double() - self.centre) @ self.axes
+            return (values(samples, self.field) - self.centre) @ self.axes
         from media import pictures
 
         pixels = torch.from_numpy(pictures(samples.numpy(), self.field)).permute(0, 3, 1, 2)
@@ -58,7 +68,7 @@ class Judge:
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """The figures of samples [N, ...]; NaN if one of them is not finite."""
-        names = ("fid", "precision", "recall")
+        names = (self.frechet, "precision", "recall")
         if not bool(torch.isfinite(samples).all()):
             return dict.fromkeys(names, float("nan"))
         made = self.features(samples)
@@ -88,9 +98,17 @@ def radii(features: Tensor) -> Tensor:
     return torch.cdist(features, features).kthvalue(NEIGHBOURS + 1, dim=1).values
 
 
-def principal_components(real: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean f64 [D] and axes f64 [D, F] of real samples [M, ...]."""
-    flat = real.flatten(1).double()
+def values(samples: Tensor, field: dict[str, Any]) -> Tensor:
+    """Samples [N, ...] as f64 [N, D]: brightness in [0, 1] of images, else as they are."""
+    flat = samples.flatten(1).double()
+    if field["medium"] != "image":
+        return flat
+    low, high = (0, max(field["classes"] - 1, 1)) if field.get("classes") else field["range"]
+    return ((flat - low) / (high - low)).clamp(0, 1)
+
+
+def principal_components(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean f64 [D] and axes f64 [D, F] of real samples f64 [M, D]."""
     centre = flat.mean(0)
     _, _, axes = torch.linalg.svd(flat - centre, full_matrices=False)
     return centre, axes[: min(COMPONENTS, len(flat) - 1)].T
@@ -107,7 +125,7 @@ def modelled(fields: dict[str, Any]) -> Any:
 
 
 def real_samples(config: dict[str, Any]) -> Tensor:
-    """At most REAL samples, evenly spaced. SystemExit if there are none to compare with."""
+    """At most REAL samples, drawn evenly over their classes. SystemExit if there are none to compare with."""
     settings = {**config["data"], **config.get("held_out", {})}
     try:
         if "first_stage" in CALLED:
@@ -116,13 +134,19 @@ def real_samples(config: dict[str, Any]) -> Tensor:
             found = dataset.pictures(settings, REAL)
         else:
             source = dataset.open_dataset(settings)
-            rows = np.linspace(0, source.size - 1, min(source.size, REAL)).round().astype(np.int64)
-            found = modelled(source.rows(rows))
+            found = modelled(source.rows(drawn_rows(getattr(source, "labels", None), source.size, REAL)))
     except (OSError, ValueError) as error:
         raise SystemExit(f"--evaluate_every: {error}") from None
     if len(found) <= NEIGHBOURS:
         raise SystemExit(f"--evaluate_every: {len(found)} real samples are too few")
     return torch.from_numpy(found)
+
+
+def frechet_name(file: Path) -> str:
+    """What the Fréchet distance of a network's features is called: `fid` only of the published Inception."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return "fid" if digest == INCEPTION else f"fd_{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}"
 
 
 def open_network(file: Path, device: torch.device) -> Any:

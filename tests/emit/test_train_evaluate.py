@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from forked import python
 
+from latentc import api
 from latentc.emit import project_from_lowered
+from latentc.evaluate.extractors.inception import PUBLISHED
 from latentc.evaluate.metrics import figures_of
 from latentc.evaluate.metrics.contract import Compared, Reference, moments
 from latentc.lower import lower
@@ -65,10 +67,35 @@ def test_curves_are_written(project: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     events = accumulator(str(project / "runs/one/tensorboard"))
     events.Reload()
-    for name in ("fid", "precision", "recall"):
+    for name in ("fd_principal", "precision", "recall"):
         assert [event.step for event in events.Scalars(f"evaluate/{name}")] == [4, 8]
-    first, second = (event.value for event in events.Scalars("evaluate/fid"))
+    first, second = (event.value for event in events.Scalars("evaluate/fd_principal"))
     assert 0 < first < np.inf and first != second
+
+
+def test_evaluate_gives_the_figures_of_training(project: Path, tmp_path: Path) -> None:
+    """Of the weights that training judged last, with the same features, samples and real ones."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
+    flags = ["--batch_size", "16", "--steps", "4", "--schedule.warmup", "2", "--out", "runs/judged"]
+    done = python(project, "train.py", *flags, before=ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = accumulator(str(project / "runs/judged/tensorboard"))
+    events.Reload()
+    api.compile("digits_dit", project / "runs/judged/weights.safetensors", tmp_path / "bundle", overrides=TINY)
+    asked = {"metrics": ["fd,precision,recall"], "features": ["principal"], "count": 64, "most": 2048}
+    found = api.evaluate(tmp_path / "bundle", device="cpu", **asked).runs[0].result.figures  # type: ignore[arg-type]
+    assert set(found) == {"fd_principal", "precision", "recall"}
+    for name, value in found.items():  # `evaluate` rounds images to 8 bits
+        assert events.Scalars(f"evaluate/{name}")[-1].value == pytest.approx(value, rel=5e-3, abs=0.02), name
+    assert found["fd_principal"] > 0.5
+
+
+def test_only_the_published_network_gives_a_fid(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "my-network.pt").write_bytes(b"other weights")
+    script = "from evaluate import INCEPTION, frechet_name; from pathlib import Path; "
+    script += f"print(INCEPTION, frechet_name(Path({str(tmp_path / 'my-network.pt')!r})))"
+    done = python(project, "-c", script, before=ALONE)
+    assert done.stdout.split() == [PUBLISHED[1], "fd_my_network"], done.stderr
 
 
 def test_figures_are_those_of_latentc(project: Path) -> None:
@@ -86,8 +113,8 @@ def test_figures_are_those_of_latentc(project: Path) -> None:
     found = np.load(project / "found.npz")
     ours, theirs = a.astype(np.float32), b.astype(np.float32)
     reference = Reference("real", moments(theirs), theirs)
-    wanted, _ = figures_of(Compared(ours, reference), ["fid", "precision", "recall"])
-    np.testing.assert_allclose(found["figures"], [wanted[n] for n in ("fid", "precision", "recall")], rtol=1e-5)
+    wanted, _ = figures_of(Compared(ours, reference), ["fd", "precision", "recall"])
+    np.testing.assert_allclose(found["figures"], [wanted[n] for n in ("fd", "precision", "recall")], rtol=1e-5)
     assert found["count"] == 899
     for name in ("same", "detected"):
         np.testing.assert_allclose(found[name], [0, 1, 1], atol=1e-4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from latentc.evaluate.metrics import FIGURES
 from latentc.evaluate.sources import Generated, InFiles, Real
 from latentc.evaluate.store import features_of
 from latentc.samples.job import Job, in_process
+from latentc.samples.pictures import png_from_picture
 from latentc.spec import load_spec
 from latentc_runtime import load
 
@@ -67,11 +70,11 @@ def test_a_sample_is_the_same_in_any_chunk(bundle: Path, monkeypatch: pytest.Mon
 
 def test_sets_of_samples_are_judged_as_their_bundle(bundle: Path, cache: Path, tmp_path: Path) -> None:
     """In every format; and chunks that another process draws, in any order, change nothing."""
-    wanted = api.evaluate(bundle, count=40, metrics=["fid,accuracy,recall"]).runs[0].result
+    wanted = api.evaluate(bundle, count=40, metrics=["fd,accuracy,recall"]).runs[0].result
     for format in ("folder", "npz", "parquet"):
         place = tmp_path / ("set.npz" if format == "npz" else format)
         api.sample_set(bundle, place, format, count=40)  # type: ignore[arg-type]
-        found = api.evaluate(place, "digits", metrics=["fid,accuracy,recall"], features=["digits"]).runs[0].result
+        found = api.evaluate(place, "digits", metrics=["fd,accuracy,recall"], features=["digits"]).runs[0].result
         assert found.figures == pytest.approx(wanted.figures, rel=1e-6), format
         assert found.by_class.keys() == wanted.by_class.keys()
 
@@ -169,9 +172,9 @@ def test_training_samples_are_found_to_be_copies(digits: tuple[np.ndarray, np.nd
     np.savez(tmp_path / "copied.npz", arr_0=pictures, arr_1=labels)
     found = api.evaluate(tmp_path / "copied.npz", "digits", training="digits")
     figures = found.runs[0].result.figures
-    assert set(figures) == {*FIGURES} - {"sfid"}
+    assert set(figures) == {*FIGURES, "fd_digits"} - {"sfid", "fd"}
     assert figures["accuracy"] > 0.99 and figures["nearest_ratio"] < 0.05 and figures["copies"] > 0.99
-    assert figures["fid"] < 0.5 and figures["recall"] > 0.6 and figures["coverage"] > 0.85
+    assert figures["fd_digits"] < 0.5 and figures["recall"] > 0.6 and figures["coverage"] > 0.85
     assert set(found.runs[0].result.by_class) == set(range(10))
     wrong = np.savez(tmp_path / "wrong.npz", arr_0=pictures, arr_1=(labels + 1) % 10)
     found = api.evaluate(tmp_path / "wrong.npz", "digits", metrics=["accuracy"])
@@ -182,26 +185,30 @@ def test_statistics_stand_for_the_samples(digits: tuple[np.ndarray, np.ndarray],
     """Written, then read in place of the samples; an archive with both, as ADM's, takes FID from the statistics."""
     pictures, labels = digits
     np.savez(tmp_path / "s.npz", arr_0=pictures[:400], arr_1=labels[:400])
-    fid = {"metrics": ["fid"], "features": ["digits"]}
+    fid = {"metrics": ["fd"], "features": ["digits"]}
     stats = tmp_path / "stats.npz"
     first = api.evaluate(tmp_path / "s.npz", "digits", statistics=stats, **fid).runs[0].result.figures  # type: ignore[arg-type]
     second = api.evaluate(tmp_path / "s.npz", stats, **fid).runs[0].result  # type: ignore[arg-type]
-    assert second.figures == {"fid": pytest.approx(first["fid"], rel=1e-9)}
+    assert second.figures == {"fd_digits": pytest.approx(first["fd_digits"], rel=1e-9)}
     with np.load(stats) as held:
         np.savez(tmp_path / "both.npz", arr_0=pictures[400:], mu=held["mu"] + 1, sigma=held["sigma"])
     both = api.evaluate(tmp_path / "s.npz", tmp_path / "both.npz", features=["digits"]).runs[0].result
-    assert both.figures["fid"] > first["fid"] + 30 and both.figures["recall"] > 0.5
+    assert both.figures["fd_digits"] > first["fd_digits"] + 30 and both.figures["recall"] > 0.5
 
 
 def test_the_command(bundle: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["evaluate", str(bundle), "--count", "40", "--metric", "fid,accuracy", "--guidance", "1,2"]) == 0
+    assert run(["evaluate", str(bundle), "--count", "40", "--metric", "fd,accuracy", "--guidance", "1,2"]) == 0
     out = capsys.readouterr().out
     assert "held-out data (899 samples)" in out and "a classifier of scikit-learn's digits" in out
     lines = [line.split() for line in out.splitlines()]
-    assert ["guidance", "fid", "↓", "accuracy", "↑"] in lines and [line[0] for line in lines if line][4:6] == ["1", "2"]
+    assert "comparable: only with figures of the same features, not with published ones" in out
+    assert ["guidance", "fd_digits", "↓", "accuracy", "↑"] in lines
+    assert [line[0] for line in lines if line][5:7] == ["1", "2"]
     assert run(["evaluate", str(bundle), "--count", "40", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["runs"][0]["count"] == 40 and set(found["runs"][0]["figures"]) == {*FIGURES} - {"sfid"}
+    assert found["runs"][0]["count"] == 40
+    assert set(found["runs"][0]["figures"]) == {*FIGURES, "fd_digits"} - {"sfid", "fd"}
+    assert "not FID" in found["figures"]["fd_digits"]["about"] and "published" in found["comparable"]
     assert found["figures"]["recall"]["better"] == "higher" and len(found["runs"][0]["classes"]) == 10
     assert found["runs"][0]["not_computed"].keys() == {"sfid"}
 
@@ -213,7 +220,7 @@ def test_data_without_a_classifier_have_principal_components(tmp_path: Path, cac
     np.savez(tmp_path / "b.npz", arr_0=b)
     found = api.evaluate(tmp_path / "a.npz", tmp_path / "b.npz")
     assert found.facts()["features"] == "principal components of the reference"
-    assert {"fid", "recall"} <= set(found.runs[0].result.figures)
+    assert {"fd_principal", "recall"} <= set(found.runs[0].result.figures)
     assert "accuracy" in found.runs[0].result.missing
 
 
@@ -226,15 +233,15 @@ def test_a_folder_of_images_is_a_reference(tmp_path: Path, digits: tuple[np.ndar
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pictures[i, ..., 0]).save(folder / f"{i}.png")
     np.savez(tmp_path / "s.npz", arr_0=pictures[:60], arr_1=labels[:60])
-    found = api.evaluate(tmp_path / "s.npz", tmp_path / "images", features=["digits"], metrics=["fid,accuracy,recall"])
+    found = api.evaluate(tmp_path / "s.npz", tmp_path / "images", features=["digits"], metrics=["fd,accuracy,recall"])
     figures = found.runs[0].result.figures
-    assert figures["fid"] == pytest.approx(0, abs=1e-3) and figures["recall"] == 1
+    assert figures["fd_digits"] == pytest.approx(0, abs=1e-3) and figures["recall"] == 1
 
 
 @pytest.mark.parametrize(
     "arguments, code, words",
     [
-        (["--metric", "fdi"], "E0714", "did you mean `fid`"),
+        (["--metric", "fdi"], "E0714", "did you mean `fd`"),
         (["--features", "digit"], "E0721", "did you mean `digits`"),
         (["--features", "inception"], "E0721", "need a file"),
         (["--features", "inception=none.pth"], "E0401", "none.pth"),
@@ -242,7 +249,7 @@ def test_a_folder_of_images_is_a_reference(tmp_path: Path, digits: tuple[np.ndar
         (["--reference", "nothing"], "E0401", "nothing"),
         (["--reference", "image_folder"], "E0722", "image_folder"),
         (["--reference", "empty.npz"], "E0722", "neither pictures nor statistics"),
-        (["--reference", "shape.npz"], "E0720", "but the samples are array"),
+        (["--reference", "shape.npz"], "E0720", "but shape.npz (3 samples) is array"),
         (["--reference", "stats.npz"], "E0722", "statistics"),
         (["--reference", "stats.npz", "--features", "digits"], "E0722", "statistics of 3 features"),
         (["--classifier", "principal"], "E0721", "not a classifier"),
@@ -263,9 +270,79 @@ def test_mistakes_are_diagnostics(
     np.savez("empty.npz", other=np.zeros(3))
     np.savez("shape.npz", arr_0=np.zeros((3, 8, 8), np.uint8))
     np.savez("stats.npz", mu=np.zeros(3), sigma=np.eye(3))
-    assert run(["evaluate", str(bundle), "--count", "16", "--metric", "fid", *arguments]) == 1
+    assert run(["evaluate", str(bundle), "--count", "16", "--metric", "fd", *arguments]) == 1
     error = capsys.readouterr().err
     assert f"error[{code}]" in error and words in error
+
+
+@pytest.mark.parametrize("format", ["folder", "npz", "webdataset", "parquet"])
+def test_a_part_of_a_set_is_drawn_evenly_over_its_classes(
+    format: str, digits: tuple[np.ndarray, np.ndarray], cache: Path, tmp_path: Path
+) -> None:
+    """Of samples that lie class by class, and of the reference; the same ones by the same seed, and in any chunks."""
+    order = np.argsort(digits[1], kind="stable")
+    pictures, labels = digits[0][order], digits[1][order]
+    place = write_set(format, tmp_path / "set", pictures, labels)
+    source = InFiles(place, 300)
+    samples, drawn = source.chunk(0, 300)
+    assert drawn is not None and source.size == 300
+    np.testing.assert_allclose(np.bincount(drawn, minlength=10), np.bincount(labels) * 300 / 898, atol=2)
+    np.testing.assert_array_equal(samples.array, pictures[source.index])
+    np.testing.assert_array_equal(drawn, labels[source.index])
+    np.testing.assert_array_equal(source.at([299, 7, 8]).array, pictures[source.index[[299, 7, 8]]])
+    for part, (some, own) in source.stream([range(290, 300), range(3, 7)]):
+        np.testing.assert_array_equal(some.array, samples.array[part.start : part.stop])
+        np.testing.assert_array_equal(own, drawn[part.start : part.stop])
+    assert (InFiles(place, 300, 1).index != source.index).any() and InFiles(place, 300, 1).identity != source.identity
+    found = api.evaluate(place, place, ["fd"], ["digits"], count=300, most=400, seed=5)
+    facts = found.facts()
+    assert facts["samples"].endswith("(300 of 898 samples, drawn evenly over 10 classes with seed 5)")
+    assert facts["reference"].endswith("(400 of 898 samples, drawn evenly over 10 classes with seed 0)")
+    assert found.runs[0].result.compared.reference.count == 400
+    first = write_set("npz", tmp_path / "first", pictures[:300], labels[:300])
+    of_first = api.evaluate(first, place, ["fd"], ["digits"]).runs[0].result.figures["fd_digits"]
+    assert found.runs[0].result.figures["fd_digits"] < of_first / 4
+
+
+def write_set(format: str, path: Path, pictures: np.ndarray, labels: np.ndarray) -> Path:
+    """Pictures as others store them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [png_from_picture(picture) for picture in pictures]
+    if format == "npz":
+        np.savez(path.with_suffix(".npz"), arr_0=pictures, arr_1=labels)
+        return path.with_suffix(".npz")
+    path.mkdir()
+    if format == "parquet":
+        pq.write_table(pa.table({"image": files, "label": labels}), path / "0.parquet", row_group_size=100)
+    if format == "webdataset":
+        with tarfile.open(path / "0.tar", "w") as tar:
+            for i, file in enumerate(files):
+                for suffix, content in (("png", file), ("cls", str(labels[i]).encode())):
+                    info = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    for i, file in enumerate(files if format == "folder" else ()):
+        (path / str(labels[i])).mkdir(exist_ok=True)
+        (path / str(labels[i]) / f"{i:04d}.png").write_bytes(file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"arr_0": np.zeros((8, 8, 8, 1), np.float32)}, "the samples are array"),
+        ({"arr_0": np.zeros((8, 8, 8, 1), np.uint16)}, "the samples are array"),
+        ({"arr_0": np.zeros((8, 8, 8, 1), np.uint8), "arr_1": np.full(8, 0.5)}, "`arr_1` holds 0.5"),
+        ({"arr_0": np.zeros((8, 8, 8, 1), np.uint8), "arr_1": np.eye(8)}, "`arr_1` is [8, 8], not one class"),
+    ],
+)
+def test_samples_that_do_not_say_what_they_are(arrays: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(DiagnosticError) as caught:
+        api.evaluate(tmp_path / "s.npz", "digits", features=["principal"])
+    assert said in str(caught.value)
 
 
 def test_samples_need_a_reference(tmp_path: Path) -> None:

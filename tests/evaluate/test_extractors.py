@@ -98,10 +98,17 @@ def test_several_extractors_have_figures_of_their_own(tmp_path: Path, pictures: 
     np.savez(tmp_path / "a.npz", arr_0=pictures.array, arr_1=labels)
     np.savez(tmp_path / "b.npz", arr_0=pictures.array[::-1], arr_1=labels)
     found = api.evaluate(
-        tmp_path / "a.npz", tmp_path / "b.npz", ["fid,recall,accuracy"], ["principal", str(own)], classifier=str(own)
+        tmp_path / "a.npz", tmp_path / "b.npz", ["fd,recall,accuracy"], ["principal", str(own)], classifier=str(own)
     )
     figures = found.runs[0].result.figures
-    assert set(figures) == {"fid", "recall", "accuracy", "fd_own", f"recall_{own.stem}", f"accuracy_{own.stem}"}
+    assert set(figures) == {
+        "fd_principal",
+        "recall",
+        "accuracy",
+        "fd_own",
+        f"recall_{own.stem}",
+        f"accuracy_{own.stem}",
+    }
     assert figures["fd_own"] == pytest.approx(0, abs=1e-4) and figures["recall"] == 1  # the same pictures
     assert "a small network" in found.text()
 
@@ -132,7 +139,7 @@ def test_inception_as_torchscript(tmp_path: Path, pictures: Samples) -> None:
     file = tmp_path / "inception-2015-12-05.pt"
     torch.jit.script(Detector()).save(str(file))
     found = extractor_from_text(f"inception={file}")
-    assert not isinstance(found, str) and not found.classifies and found.frechet == "fid"
+    assert not isinstance(found, str) and not found.classifies and found.frechet == "fd_inception"
     features = found(pictures)
     flat = pictures.array.transpose(0, 3, 1, 2).reshape(70, -1).astype(np.float32)
     np.testing.assert_array_equal(features.features, flat[:, :20])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from latentc.datasets.arrays import drawn_rows
 from latentc.evaluate.metrics import FIGURES, figures_by_class, figures_from_text, figures_of
-from latentc.evaluate.metrics.contract import Compared, Reference, moments, row_subset
+from latentc.evaluate.metrics.contract import Compared, Reference, moments
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.measure.metrics import frechet_of_moments
 
@@ -46,8 +48,8 @@ def test_frechet_distance_of_samples_of_gaussians() -> None:
     white = rng.standard_normal((500, 6))
     white = np.linalg.solve(np.linalg.cholesky(np.cov(white.T)), (white - white.mean(0)).T).T
     ours, theirs = white * 2.0 + 1.0, white * [1, 2, 3, 4, 5, 6]
-    found, missing = figures_of(Compared(ours, _reference(theirs)), ["fid"])
-    assert found["fid"] == pytest.approx(6 + sum((2 - s) ** 2 for s in range(1, 7)), rel=1e-6) and not missing
+    found, missing = figures_of(Compared(ours, _reference(theirs)), ["fd"])
+    assert found["fd"] == pytest.approx(6 + sum((2 - s) ** 2 for s in range(1, 7)), rel=1e-6) and not missing
 
 
 def test_figures_are_those_of_torch_fidelity() -> None:
@@ -56,7 +58,7 @@ def test_figures_are_those_of_torch_fidelity() -> None:
     ours, theirs = _pair()
     logits = np.random.default_rng(2).standard_normal((len(ours), 10)).astype(np.float32) * 3
     compared = Compared(ours, _reference(theirs), logits=logits)
-    names = ["fid", "kid", "precision", "recall", "inception_score"]
+    names = ["fd", "kid", "precision", "recall", "inception_score"]
     found, _ = figures_of(compared, names)
     a, b = torch.from_numpy(ours), torch.from_numpy(theirs)
     statistics = [metric_fid.fid_features_to_statistics(x.double()) for x in (a, b)]
@@ -84,18 +86,27 @@ def test_real_samples_are_judged_real_and_ruined_ones_not() -> None:
     real, other = rng.standard_normal((2, 300, 8)).astype(np.float32)
     good, _ = figures_of(Compared(other, _reference(real)), FIGURES)
     far, _ = figures_of(Compared(other * 0.05, _reference(real)), FIGURES)  # collapsed to one spot
-    assert good["fid"] < 0.3 < 3 < far["fid"] and good["kid"] < far["kid"]
+    assert good["fd"] < 0.3 < 3 < far["fd"] and good["kid"] < far["kid"]
     assert far["recall"] < 0.1 < 0.8 < good["recall"] and far["coverage"] < 0.2 < 0.8 < good["coverage"]
     assert far["precision"] > 0.95 and far["density"] > 2 * good["density"]
 
 
-def test_large_sets_are_thinned_without_losing_classes() -> None:
-    """Every fifth of samples whose ten classes take turns would be of two classes."""
-    rows = row_subset(50_000, 10_000)
-    assert len(rows) == len(set(rows.tolist())) == 10_000 and rows.tolist() == sorted(rows.tolist())
-    assert np.bincount(rows % 10, minlength=10).min() > 900
-    assert row_subset(5, 10).tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_array_equal(rows, row_subset(50_000, 10_000))
+@pytest.mark.parametrize("seed", [0, 1, 1 << 63])
+def test_large_sets_are_thinned_without_losing_classes(seed: int) -> None:
+    """Every class keeps its share, however the rows are ordered; fewer rows than classes are of different ones."""
+    random = np.random.default_rng(0)
+    sizes = np.array([1, 10, 100, 1000, 4000, 4000, 333])
+    for labels in (np.repeat(np.arange(7), sizes), random.permutation(np.repeat(np.arange(7), sizes))):
+        for most in (7, 300, 3000):
+            rows = drawn_rows(labels, len(labels), most, seed)
+            assert len(set(rows.tolist())) == most and (np.diff(rows) > 0).all()
+            np.testing.assert_allclose(np.bincount(labels[rows], minlength=7), sizes * most / sizes.sum(), atol=2)
+            np.testing.assert_array_equal(rows, drawn_rows(labels, len(labels), most, seed))
+            assert (rows != drawn_rows(labels, len(labels), most, seed + 1)).any()
+    many = drawn_rows(np.arange(1000), 1000, 300, seed)
+    assert 400 < many.mean() < 600 and len(many) == 300
+    assert drawn_rows(None, 5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert 22_000 < drawn_rows(None, 50_000, 1000, seed).mean() < 28_000
 
 
 def test_copies_of_training_samples_are_found() -> None:
@@ -116,7 +127,7 @@ def test_what_cannot_be_computed_is_said() -> None:
     ours, theirs = _pair()
     statistics = Reference("stats.npz", moments(theirs))
     found, missing = figures_of(Compared(ours, statistics), FIGURES)
-    assert set(found) == {"fid"} and set(missing) == {*FIGURES} - {"fid"}
+    assert set(found) == {"fd"} and set(missing) == {*FIGURES} - {"fd"}
     assert "only statistics" in missing["recall"] and "--classifier" not in missing["accuracy"]
     assert "no labels" in missing["accuracy"] and "--training" in missing["nearest"]
 
@@ -131,12 +142,12 @@ def test_classes_are_judged_apart() -> None:
     compared = Compared(ours, _reference(real, labels), scores, scores, labels)
     found = figures_by_class(compared, FIGURES)
     assert found[0]["accuracy"] == 1 and found[1]["accuracy"] == 0
-    assert found[0]["fid"] < 1 < 100 < found[1]["fid"] and found[1]["precision"] == 0
+    assert found[0]["fd"] < 1 < 100 < found[1]["fd"] and found[1]["precision"] == 0
     assert "inception_score" not in found[0]  # says nothing within a class
     few = figures_by_class(
         Compared(ours[50:70], _reference(real, labels), scores[50:70], scores[50:70], labels[50:70]), FIGURES
     )
-    assert set(few[0]) == {"accuracy", "fid"}  # ten samples of four features
+    assert set(few[0]) == {"accuracy", "fd"}  # ten samples of four features
     without = figures_by_class(Compared(ours, _reference(real), scores, scores, labels), FIGURES)
     assert set(without[0]) == {"accuracy"}  # the reference has no classes
 
@@ -144,7 +155,7 @@ def test_classes_are_judged_apart() -> None:
 def test_names_of_figures() -> None:
     from latentc.diagnostics import DiagnosticError
 
-    assert figures_from_text(["fid,recall", "fid"]) == ["fid", "recall"]
+    assert figures_from_text(["fid,recall", "fid", "fd_digits,fd"]) == ["fid", "recall", "fd_digits", "fd"]
     assert figures_from_text(["all"]) == list(FIGURES)
     with pytest.raises(DiagnosticError, match="did you mean `recall`"):
         figures_from_text(["recal"])
@@ -198,6 +209,30 @@ def test_the_whole_way_is_torch_fidelitys(tmp_path: Path) -> None:
     with np.load(stats) as held:
         shapes = {name: held[name].shape for name in held.files}
     assert shapes == {"mu": (2048,), "sigma": (2048, 2048), "mu_s": (2023,), "sigma_s": (2023, 2023)}
+
+
+def test_only_published_weights_of_inception_give_a_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others give a distance of another name, which says that it cannot be compared, and `fid` is refused."""
+    from latentc import api
+    from latentc.diagnostics import DiagnosticError
+    from latentc.evaluate.extractors import inception
+
+    weights = random_inception(tmp_path / "inception.pth")
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", arr_0=pictures)
+    place, own = tmp_path / "a.npz", [f"inception={weights}"]
+    found = api.evaluate(place, place, ["fd"], own)
+    assert (
+        set(found.runs[0].result.figures) == {"fd_inception"} and "other weights than those published" in found.text()
+    )
+    for features, given in ((own, "fd_inception"), (["principal"], "fd_principal")):
+        for asked in ("fid", "fd_clip"):
+            with pytest.raises(DiagnosticError, match=f"these features give `{given}`, not `{asked}`"):
+                api.evaluate(place, place, [asked], features)
+    monkeypatch.setattr(inception, "PUBLISHED", (hashlib.sha256(weights.read_bytes()).hexdigest(),))
+    for asked in ("fid", "fd"):
+        found = api.evaluate(place, place, [asked], own)
+        assert set(found.runs[0].result.figures) == {"fid"} and "comparable" not in found.facts()
 
 
 def random_inception(file: Path) -> Path:

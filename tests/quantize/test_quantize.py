@@ -276,18 +276,20 @@ def test_samples_far_outside_the_data_are_said_to_be(tmp_path: Path) -> None:
 def test_metrics_of_evaluate_are_a_budget(tmp_path: Path) -> None:
     """Against the unquantised engine on the same noise; what cannot be met is refused with both figures."""
     pytest.importorskip("sklearn")
-    kept = "{scheme: int8, min_speedup: 0.01, budget: {psnr: 5, samples: 40, metrics: {fid: 1.5x, accuracy: 0}}}"
+    kept = "{scheme: int8, min_speedup: 0.01, budget: {psnr: 5, samples: 40, metrics: {fd: 1.5x, accuracy: 0}}}"
     section = compiled(small("digits_dit", kept), tmp_path).quantization
-    assert section is not None and set(section.metrics) == {"fid", "accuracy"} and section.metrics["fid"] > 1
+    assert (
+        section is not None and set(section.metrics) == {"fd_digits", "accuracy"} and section.metrics["fd_digits"] > 1
+    )
     assert load(tmp_path / "bundle").manifest.quantization == section
-    assert "fid" in (tmp_path / "bundle/quantization/report.html").read_text(encoding="utf-8")
+    assert "fd_digits" in (tmp_path / "bundle/quantization/report.html").read_text(encoding="utf-8")
     (tmp_path / "other").mkdir()
     never = kept.replace("1.5x", "0.1x")
     (found,) = refused(small("digits_dit", never), tmp_path / "other").diagnostics
     assert found.code == "E0804" and "worse than its budget" in found.message
     assert "unquantised" in found.notes[0] and "at most" in found.notes[0]
-    (found,) = refused(small("digits_dit", kept.replace("fid:", "fdi:")), tmp_path / "other").diagnostics
-    assert found.code == "E0714" and "did you mean `fid`" in (found.help or "")
+    (found,) = refused(small("digits_dit", kept.replace("fd:", "fdi:")), tmp_path / "other").diagnostics
+    assert found.code == "E0714" and "did you mean `fd`" in (found.help or "")
 
 
 def test_not_fast_enough_is_refused(tmp_path: Path) -> None:

@@ -341,11 +341,11 @@ def test_metrics_that_cannot_be_found(tmp_path: Path) -> None:
 def test_figures_of_evaluate_are_a_budget(tmp_path: Path) -> None:
     """By default the Fréchet distance to the held-out digits; those that are named, or that a budget names, as well."""
     spec, weights = made(tmp_path)
-    judged = {"metric": "accuracy", "budget": ["fid=50x", "accuracy=0"]}
+    judged = {"metric": "accuracy", "budget": ["fd=50x", "accuracy=0"]}
     found = tuned(spec, weights, tmp_path / "tuned", **judged, evaluations=(2,))
-    assert {"fid", "accuracy"} <= set(found.own.quality) and "recall" not in found.own.quality
-    assert found.goal.primary == "fid" and found.goal.higher >= {"accuracy", "psnr"}
-    assert found.own.quality["fid"] > 1 and 0 <= found.own.quality["accuracy"] <= 1
+    assert {"fd_digits", "accuracy"} <= set(found.own.quality) and "recall" not in found.own.quality
+    assert found.goal.primary == "fd_digits" and found.goal.higher >= {"accuracy", "psnr"}
+    assert found.own.quality["fd_digits"] > 1 and 0 <= found.own.quality["accuracy"] <= 1
     with pytest.raises(DiagnosticError, match="did you mean `recall`"):
         tuned(spec, weights, tmp_path / "other", metric="recal")
     with pytest.raises(DiagnosticError, match="E0722"):

@@ -39,7 +39,8 @@ def evaluate(
     of the bundle's spec, that part which training does not see if it is known. `metrics`: names of figures, all by
     default. `features`: extractors (`inception=FILE`, `digits`, a description in YAML), the main one first;
     `classifier` names one for class accuracy. `training`: what may have been copied, by default the spec's data.
-    `count`: samples to draw, by default as many as the reference has, at most 10 000. `guidance`: scales to compare.
+    `count`: samples to draw, by default as many as the reference has, at most 10 000; of samples in files, drawn evenly
+    over their classes by `seed`, by default all. `guidance`: scales to compare.
     `most`: real samples that are read, 50 000 by default. `output`: a folder for report.html and metrics.json.
     `statistics`: an .npz to write the reference's `mu` and `sigma` to. `workers` draw the samples, as for `sample_set`.
     Raises DiagnosticError: E0401 to E0403, E0408, E0412, E0501, E0502, E0601 to E0613, E0706, E0714, E0720 to E0722,

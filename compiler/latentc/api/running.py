@@ -112,10 +112,10 @@ def tune(
 ) -> Tuned:
     """Search for the fewest steps at a quality; see `latentc.tune`. Writes tuned.yaml, a table and plots.
 
-    `budget`: texts such as "error=0.05", "fid=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
+    `budget`: texts such as "error=0.05", "fd=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
     default as good as the spec's own sampler. `evaluations`: which numbers of network evaluations to try. `samples`:
     how many candidates are judged on. `batch`: samples that are timed at once. `seconds`: after which nothing more is
-    tried, half of it for the search. `metric`: figures of `evaluate` by name (default `fid` and those of `budget`), or
+    tried, half of it for the search. `metric`: figures of `evaluate` by name (default `fd` and those of `budget`), or
     FILE.py:FUNCTION that judges samples. `features` and `reference`: what these compare, as `evaluate` takes them.
     DiagnosticError: E0501, E0502, E0706, E0708, E0714 to E0716, E0720 to E0722, and those of `compile`.
     """

@@ -325,7 +325,7 @@ def tune(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            "--budget", metavar="NAME=VALUE", help="A limit: error=0.05, fid=1.1x, evaluations=10; repeatable."
+            "--budget", metavar="NAME=VALUE", help="A limit: error=0.05, fd=1.1x, evaluations=10; repeatable."
         ),
     ] = None,
     names: Names = None,

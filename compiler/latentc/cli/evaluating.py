@@ -43,7 +43,7 @@ def evaluate(
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", metavar="NAME,NAME", help="Figures such as fid,recall. Default: all."),
+        typer.Option("--metric", metavar="NAME,NAME", help="Figures such as fd,recall. Default: all."),
     ] = None,
     features: Annotated[
         list[str] | None,
@@ -62,7 +62,10 @@ def evaluate(
     count: Annotated[
         int | None,
         typer.Option(
-            "--count", min=2, metavar="N", help="Number of samples. Default: as in the reference, at most 10 000."
+            "--count",
+            min=2,
+            metavar="N",
+            help="Number of samples, drawn evenly over classes if in files. Default: as the reference, at most 10 000.",
         ),
     ] = None,
     guidance: Annotated[

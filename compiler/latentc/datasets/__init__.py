@@ -5,6 +5,7 @@ A module has `open_dataset(settings)`, whose result has
     size        number of samples
     in_memory   whether reading rows is cheap
     rows(index, rng)   samples of the rows i64[n]: {field: array [n, ...]}; augmented if `rng` is given
+    labels      the class of each sample i64[N], or None; absent if it takes reading every sample
 
 Where the data holds names of its classes, the module has `class_names(settings)`: a list of them in the order of the
 labels, empty if there are none.

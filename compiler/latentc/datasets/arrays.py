@@ -53,6 +53,12 @@ class Arrays:
             if shape != list(fields[name]["shape"]):
                 raise ValueError(f"samples of `{name}` have shape {shape}, but the model takes {fields[name]['shape']}")
 
+    @property
+    def labels(self) -> Array | None:
+        """The class of each sample i64[N], if they have one."""
+        y = self.arrays.get("y")
+        return None if y is None or y.ndim != 1 else integers(np.asarray(y), "field `y`")
+
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Samples by field; noisy, and mirrored at random if `flip` is on, if `rng` is given."""
         found = {name: as_declared(name, array[index], self.fields[name]) for name, array in self.arrays.items()}
@@ -167,6 +173,27 @@ def check_classes(name: str, x: Array, field: Mapping[str, Any]) -> None:
     count = field.get("classes")
     if count is not None and x.size and not 0 <= int(x.min()) <= int(x.max()) < count:
         raise ValueError(f"values of `{name}` run from {x.min():g} to {x.max():g}, but the model has {count}, from 0")
+
+
+def drawn_rows(labels: Array | None, size: int, most: int, seed: int = 0) -> NDArray[np.int64]:
+    """At most `most` of `size` row numbers, ascending, drawn by `seed`: the same share of every class.
+
+    `labels` i64[N]; without them, any rows.
+    """
+    if size <= most:
+        return np.arange(size)
+    # The stream of RandomState never changes (NEP 19).
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    order = random.permutation(size)
+    if labels is not None:
+        # The k-th row of a class of n gets the place (k + u) / n, with one u in [0, 1) per class: the lowest places
+        # hold the same share of every class.
+        order = order[np.argsort(labels[order], kind="stable")]
+        _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        shift = np.repeat(random.random_sample(len(counts)), counts)
+        place = (np.arange(size) - np.repeat(starts, counts) + shift) / np.repeat(counts, counts)
+        order = order[np.argsort(place, kind="stable")]
+    return np.sort(order[:most]).astype(np.int64)
 
 
 def mirror(x: Array, chosen: Array, axis: int) -> Array:

@@ -164,6 +164,12 @@ class ArrowRows:
             raise ValueError("the data is empty")
         self._read(np.arange(min(64, self.size)))
 
+    @property
+    def labels(self) -> Array | None:
+        """The class of each sample i64[N], if they have one."""
+        key = self.keys.get("y")
+        return None if key is None else integers(numbers(self.table.column(key), key), f"column `{key}`")
+
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Samples by field."""
         found = self._read(index)

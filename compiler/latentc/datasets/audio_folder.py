@@ -16,6 +16,7 @@ class Sounds:
     def __init__(self, path: str, classes: int, fields: dict[str, Any]):
         self.files, self.y = class_folders(path, classes, "WAV files", {".wav"})
         self.fields, self.size = fields, len(self.files)
+        self.labels: Array | None = self.y if "y" in fields else None
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Stretches as the field `x` declares them, and labels; from a random place if `rng` is given."""

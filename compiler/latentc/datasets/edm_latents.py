@@ -25,6 +25,7 @@ class EdmLatents:
         self.size, self.y = len(self.archive.names), self.archive.labels(settings["classes"])
         if "y" in self.fields:
             check_classes("y", self.y, self.fields["y"])
+        self.labels: Array | None = self.y if "y" in self.fields else None
         self.rows(np.arange(1))
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:

@@ -86,6 +86,7 @@ class Images:
         self.size = pictures.size
         if "y" in fields:
             check_classes("y", pictures.y, fields["y"])
+        self.labels: Array | None = pictures.y if "y" in fields else None
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Images as the field `x` declares them, and labels; mirrored at random if `rng` is given."""

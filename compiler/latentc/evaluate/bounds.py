@@ -1,4 +1,4 @@
-"""Limits of figures, such as `fid=1.1x`: the budgets of tune and of quantisation."""
+"""Limits of figures, such as `fd=1.1x`: the budgets of tune and of quantisation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Bound:
 
 
 def bound_from_text(text: str) -> Bound:
-    """`error=0.05`, `seconds=0.2`, `fid=1.1x` (times what the original has). DiagnosticError E0715."""
+    """`error=0.05`, `seconds=0.2`, `fd=1.1x` (times what the original has). DiagnosticError E0715."""
     name, equals, value = (part.strip() for part in text.partition("="))
     relative = value.endswith("x")
     try:
@@ -44,8 +44,6 @@ def bound_from_text(text: str) -> Bound:
     except ValueError:
         number = math.nan
     if not equals or not name or not math.isfinite(number) or number < 0:
-        mend = (
-            "write `--budget error=0.05`, `seconds=0.2`, `evaluations=10`, or `fid=1.1x` for 1.1 times the spec's own"
-        )
+        mend = "write `--budget error=0.05`, `seconds=0.2`, `evaluations=10`, or `fd=1.1x` for 1.1 times the spec's own"
         raise DiagnosticError.of("E0715", f"`{text}` is not a budget", help=mend)
     return Bound(name, number, relative)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from latentc.components.dataset import Data
+from latentc.datasets.arrays import drawn_rows
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.extractors import extractor_from_text
 from latentc.evaluate.extractors.contract import Extractor
 from latentc.evaluate.extractors.principal import Principal
-from latentc.evaluate.metrics import FIGURES, figures_by_class, figures_of
-from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Reference, row_subset
+from latentc.evaluate.metrics import FIGURES, figures_by_class, figures_of, is_frechet
+from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Reference
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.reference import HELP, MOST, real_source, reference_of, source_of
@@ -82,8 +83,20 @@ class Judge:
         for other in self.references:
             for figure in FIGURES.values():
                 if self._named(figure.name, other) == name:
-                    return figure
+                    return replace(figure, name=name, about=self._about(figure, other))
         raise KeyError(name)
+
+    def _about(self, figure: Figure, extractor: str) -> str:
+        own = self.extractors[extractor]
+        if figure.name != "fd":
+            return figure.about
+        if own.frechet == "fid":
+            return "Fréchet inception distance (Heusel et al. 2017)"
+        return f"Fréchet distance in the features of {own.title}; not FID, not comparable with published ones"
+
+    def named(self, name: str) -> str:
+        """The name in results of what was asked for: `fd` is the Fréchet distance of the main features."""
+        return self._named(name, self.main) if name == "fd" else name
 
     def features(self, source: SampleSource, tell: Tell) -> dict[str, Found]:
         """Features of a source's samples by every extractor, kept between runs."""
@@ -96,11 +109,12 @@ class Judge:
         by_class: dict[int, Figures] = {}
         for name in self.references:
             compared = self._compared(name, found)
-            values, why = figures_of(compared, self.wanted)
+            wanted = self._wanted(name)
+            values, why = figures_of(compared, wanted)
             figures |= {self._named(key, name): value for key, value in values.items()}
             if name == self.main:
-                main, missing = compared, why
-                parts = figures_by_class(compared, self.wanted) if classes else {}
+                main, missing = compared, {self._named(key, name): reason for key, reason in why.items()}
+                parts = figures_by_class(compared, wanted) if classes else {}
                 by_class = {label: {self._named(k, name): v for k, v in own.items()} for label, own in parts.items()}
         return Result(figures, missing, by_class, main)
 
@@ -129,10 +143,14 @@ class Judge:
             near = neighbours(features.features, self.training, reference.features if self.held_out else None)
         return Compared(features.features, reference, logits, scores, labels, features.spatial, near)
 
+    def _wanted(self, extractor: str) -> list[str]:
+        """The figures to compute with an extractor, as `FIGURES` names them."""
+        own = self.extractors[extractor].frechet
+        return ["fd" if name == own else name for name in self.wanted if name == own or not is_frechet(name)]
+
     def _named(self, figure: str, extractor: str) -> str:
-        frechet = self.extractors[extractor].frechet
-        if figure == "fid" and frechet != "fid":
-            return frechet
+        if figure == "fd":
+            return self.extractors[extractor].frechet
         return figure if extractor == self.main else f"{figure}_{extractor}"
 
 
@@ -143,6 +161,10 @@ def open_judge(wanted: Wanted, data: Data | None, output: Output | None, tell: T
     E0720 to E0722.
     """
     given = _reference(wanted, data, output)
+    if given.source is not None and output is not None and given.source.field["medium"] != output.medium:
+        theirs, ours = given.source.field["medium"], output.medium
+        mend = "compare images with images: u8[N, H, W, C] of 1 or 3 channels in an .npz, or image files"
+        raise DiagnosticError.of("E0720", f"the samples are {ours}, but {given.source.name} is {theirs}", help=mend)
     usual = given.source.judged_by if given.source is not None else None
     usual = usual or (data.judged_by if data is not None else None)
     extractors = [_opened(text, given, wanted.device) for text in wanted.features or (usual or Principal.name,)]
@@ -156,6 +178,11 @@ def open_judge(wanted: Wanted, data: Data | None, output: Output | None, tell: T
             raise DiagnosticError.of("E0721", f"`{extractor.name}` is not a classifier of the data", help=mend)
         known, classifier = {**known, extractor.name: extractor}, extractor.name
     figures = wanted.figures or tuple(FIGURES)
+    distances = [extractor.frechet for extractor in (known[name] for name in references)]
+    if others := [name for name in figures if is_frechet(name) and name not in distances]:
+        given_ones = " and ".join(f"`{name}`" for name in distances)
+        mend = "`fid` needs Inception's published weights, `--features inception=FILE`; `fd` takes any features"
+        raise DiagnosticError.of("E0714", f"these features give {given_ones}, not `{others[0]}`", help=mend)
     judge = Judge(figures, known, references, classifier)
     training = _training(wanted, data, output) if NEAREST & {*figures} else None
     if training is None:
@@ -205,7 +232,7 @@ def _opened(text: str, given: _Given, device: str) -> Extractor:
         raise DiagnosticError.of("E0722", f"{given.text} holds statistics, but no samples for `{text}`", help=mend)
     first = given.source.chunk(0, 1)[0].vectors()
     count = min(given.source.size, SAMPLES, max(64, ELEMENTS // first.size))
-    rows = row_subset(given.source.size, count)
+    rows = drawn_rows(None, given.source.size, count)
     if count < 2:
         raise DiagnosticError.of("E0722", f"{given.source.name}: a reference needs at least two samples", help=HELP)
     return Principal(given.source.at(rows.tolist()).vectors())

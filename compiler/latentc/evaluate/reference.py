@@ -41,7 +41,7 @@ def real_source(
     """
     path = Path(text)
     if path.suffix == ".npz":
-        return _archive(path)
+        return _archive(path, most)
     if path.is_dir():
         return _folder(path, output, most), None
     is_spec = path.is_file() or text in resources.shipped_specs()
@@ -72,19 +72,19 @@ def _folder(path: Path, output: Output | None, most: int | None) -> SampleSource
     if (path / "manifest.json").is_file():
         raise DiagnosticError.of("E0722", f"{path} is a bundle, not real data", help=HELP)
     if (path / ABOUT).is_file():
-        return InFiles(path)
+        return InFiles(path, most)
     fields = None if output is None else field_of(output)
     for kind in load("data").values():
         assert issubclass(kind, Data)
         if fields is not None and (data := kind.at(path, fields)) is not None:
             return Real(data, None, str(path), most)
-    return InFiles(path)
+    return InFiles(path, most)
 
 
-def _archive(path: Path) -> tuple[SampleSource | None, Reference | None]:
+def _archive(path: Path, most: int | None) -> tuple[SampleSource | None, Reference | None]:
     """Pictures (`arr_0`) and statistics (`mu`, `sigma`; `mu_s`, `sigma_s` for sFID) of an .npz."""
     arrays = read_arrays(path)
-    pictures = InFiles(path) if "arr_0" in arrays else None
+    pictures = InFiles(path, most) if "arr_0" in arrays else None
     found = _pair(arrays, "mu", "sigma")
     if found is None and pictures is None:
         held = ", ".join(arrays) or "nothing"

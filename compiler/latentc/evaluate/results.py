@@ -55,6 +55,8 @@ class Evaluation:
         reference = judge.references[judge.main]
         found = {"samples": self.runs[0].source.name, "reference": reference.name}
         found["features"] = ", ".join(judge.extractors[name].title for name in judge.references)
+        if judge.extractors[judge.main].frechet != "fid":
+            found["comparable"] = "only with figures of the same features, not with published ones"
         if judge.classifier is not None:
             found["classifier"] = judge.extractors[judge.classifier].title
         if judge.training_source is not None:

@@ -70,8 +70,7 @@ SampleSources = dict[float | None, SampleSource]  # by guidance scale; None: the
 def _of_samples(path: Path, options: Options, tell: Tell) -> tuple[Judge, SampleSources]:
     if options.guidance:
         raise DiagnosticError.of("E0722", "samples in files have no guidance scale", help="give the bundle instead")
-    source = InFiles(path)
-    source.size = min(source.size, options.count or source.size)
+    source = InFiles(path, options.count, options.seed)
     shape, dtype = source.first.shape[1:], "f32" if source.first.dtype.kind == "f" else "i64"
     output = Output(shape, dtype)  # type: ignore[arg-type]
     if source.field["medium"] == "image":

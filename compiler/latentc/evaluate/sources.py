@@ -20,8 +20,8 @@ import numpy as np
 
 from latentc.components.dataset import Data
 from latentc.datasets import open_dataset
+from latentc.datasets.arrays import drawn_rows
 from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.metrics.contract import row_subset
 from latentc.evaluate.pictures import PIXELS, Samples
 from latentc.samples.job import Executor, Job, as_stored
 from latentc.samples.sets import open_set
@@ -40,7 +40,7 @@ def chunk_size(shape: Sequence[int]) -> int:
 
 
 class SampleSource(ABC):
-    """Samples by row number. `name`: what they are, in words. `size`: how many there are.
+    """Samples by row number. `name`: what they are, in words. `size`: how many there are. `field`: as `Samples` has it.
 
     `judged_by`: the features that suit such data, if that is known. `class_names`: empty if they are not known.
     `chunk_size`: how many samples to hold at once.
@@ -48,6 +48,7 @@ class SampleSource(ABC):
 
     name: str
     size: int
+    field: Mapping[str, Any]
     judged_by: str | None = None
     chunk_size = CHUNK
     class_names: tuple[str, ...] = ()
@@ -98,7 +99,7 @@ class Generated(SampleSource):
         executor: Executor | None = None,
     ) -> None:
         self.pipe, self.size, self.batch, self.executor = pipe, count, batch, executor
-        self.name = f"{count} samples of {pipe.manifest.name}"
+        self.name = f"{count} samples of {pipe.manifest.name}, seeds {seed} to {seed + count - 1}"
         self.entry = pipe.program(program, steps)
         self.field = PIXELS if (output := self.entry.outputs[0].output).medium == "image" else field_of(output)
         conditions, held = pipe.manifest.conditions_of(self.entry), pipe.manifest.settings_of(self.entry)
@@ -166,10 +167,14 @@ class Real(SampleSource):
         except (ValueError, OSError, ImportError) as error:
             mend = "name what to compare with: `--reference FOLDER`, a spec, or an .npz of images or statistics"
             raise DiagnosticError.of("E0722", f"the {name} cannot be read: {error}", help=mend) from None
-        self.index = row_subset(self.data.size, self.data.size if most is None else most)
-        self.size = count = len(self.index)
-        part = "" if count == self.data.size else f" of {self.data.size}"
-        self.name = f"{name} ({count}{part} samples)"
+        whole = most is None or most >= self.data.size
+        try:
+            labels = None if whole else getattr(self.data, "labels", None)
+        except (ValueError, OSError) as error:
+            raise DiagnosticError.of("E0722", f"the {name} cannot be read: {error}") from None
+        self.index = drawn_rows(labels, self.data.size, self.data.size if most is None else most)
+        self.size = len(self.index)
+        self.name = f"{name} ({in_words(self.size, self.data.size, labels, 0)})"
 
     @property
     def identity(self) -> str:
@@ -177,7 +182,8 @@ class Real(SampleSource):
         probe = self.rows(np.unique(np.linspace(0, self.size - 1, 32).round().astype(np.int64)))
         labels = b"" if probe[1] is None else probe[1].tobytes()
         content = hashlib.sha256(probe[0].array.tobytes() + labels)
-        return f"real {sorted(self.settings.items(), key=str)} {self.size} {content.hexdigest()}"
+        index = hashlib.sha256(self.index.tobytes()).hexdigest()
+        return f"real {sorted(self.settings.items(), key=str)} {index} {content.hexdigest()}"
 
     def chunk(self, start: int, stop: int) -> Chunk:
         return self.rows(np.arange(start, stop))
@@ -189,6 +195,14 @@ class Real(SampleSource):
         except (ValueError, OSError) as error:
             raise DiagnosticError.of("E0722", f"{self.name}: {error}") from None
         return Samples(found[self.modelled], self.field), found.get("y")
+
+
+def in_words(count: int, size: int, labels: Array | None, seed: int) -> str:
+    """Which samples of a set are used."""
+    if count == size:
+        return f"{count} samples"
+    how = "" if labels is None else f"evenly over {len(np.unique(labels))} classes "
+    return f"{count} of {size} samples, drawn {how}with seed {seed}"
 
 
 def field_of(output: Output) -> dict[str, Any]:
@@ -206,29 +220,33 @@ def labels_of(given: Given, conditions: Sequence[Condition]) -> Array | None:
 
 
 class InFiles(SampleSource):
-    """A set of samples in files: a folder of pictures, an .npz as ADM's, WebDataset or parquet. DiagnosticError."""
+    """A set of samples in files: a folder of pictures, an .npz as ADM's, WebDataset or parquet. DiagnosticError.
 
-    def __init__(self, path: Path) -> None:
+    At most `most` of them, drawn evenly over their classes by `seed`.
+    """
+
+    def __init__(self, path: Path, most: int | None = None, seed: int = 0) -> None:
         self.set = open_set(path)
         if not self.set.count:
             raise DiagnosticError.of("E0722", f"{path} holds no samples", help="draw some with `latentc sample`")
-        self.size, self.class_names = self.set.count, self.set.class_names
-        self.name = f"{path.name} ({self.size} samples)"
+        self.class_names = self.set.class_names
+        labels = None if most is None or most >= self.set.count else self.set.labels
+        self.index = drawn_rows(labels, self.set.count, self.set.count if most is None else most, seed)
+        self.size = len(self.index)
+        self.name = f"{path.name} ({in_words(self.size, self.set.count, labels, seed)})"
         self.first = next(iter(self.set.chunks(1))).arrays
         self.chunk_size = chunk_size(self.first.shape[1:])
-
-    @property
-    def field(self) -> Mapping[str, Any]:
-        pictures = self.first.dtype == np.uint8 and self.first.ndim == 4
-        return PIXELS if pictures else {"medium": "array", "axes": ()}
+        pictures = self.first.dtype == np.uint8 and self.first.ndim == 4 and self.first.shape[3] in (1, 3)
+        self.field = PIXELS if pictures else {"medium": "array", "axes": ()}
 
     @property
     def identity(self) -> str:
-        """Path, size and time of every file."""
+        """Path, size and time of every file, and the rows that are used."""
         path = self.set.path
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return f"files {hashlib.sha256(str(stats).encode()).hexdigest()}"
+        rows = "" if self.size == self.set.count else self.index.tolist()
+        return f"files {hashlib.sha256(f'{stats} {rows}'.encode()).hexdigest()}"
 
     def chunk(self, start: int, stop: int) -> Chunk:
         samples, labels = zip(*(chunk for _, chunk in self.stream([range(start, stop)])), strict=True)
@@ -238,7 +256,7 @@ class InFiles(SampleSource):
         """The chunks of `parts`, in one pass over the files."""
         left = sorted(parts, key=lambda part: part.start)
         held: list[Any] = []
-        for found in self.set.chunks():
+        for found in self.set.chunks(rows=self._rows()):
             first, end = found.start, found.start + len(found.arrays)
             while left:
                 part = left[0]
@@ -255,12 +273,15 @@ class InFiles(SampleSource):
     def at(self, index: Sequence[int]) -> Samples:
         wanted = set(index)
         found: dict[int, Array] = {}
-        for part in self.set.chunks():
+        for part in self.set.chunks(rows=self._rows()):
             rows = [i for i in range(part.start, part.start + len(part.arrays)) if i in wanted]
             found |= {i: part.arrays[i - part.start] for i in rows}
             if len(found) == len(wanted):
                 break
         return Samples(np.stack([found[i] for i in index]), self.field)
+
+    def _rows(self) -> Array | None:
+        return None if self.size == self.set.count else self.index
 
     def _joined(self, parts: Sequence[Any]) -> Chunk:
         labels = [own for _, own in parts if own is not None]

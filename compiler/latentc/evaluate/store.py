@@ -58,7 +58,7 @@ def _joined(parts: list[Found]) -> Found:
 
 def _folder(identity: str, extractor: Extractor) -> Path | None:
     home = cache_folder()
-    key = hashlib.sha256(f"1 {identity} {extractor.identity}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"2 {identity} {extractor.identity}".encode()).hexdigest()[:32]
     return None if home is None else home / "features" / key
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latentc.components.contract import Lowered
 from latentc.evaluate.bounds import Bound, bound_from_text
 from latentc.evaluate.judge import Judge, Wanted, open_judge
-from latentc.evaluate.metrics import FIGURES, Figures, figures_from_text
+from latentc.evaluate.metrics import Figures, figure_named, figures_from_text
 from latentc.evaluate.sources import Generated
 from latentc.export.bundle import program_outputs
 from latentc.spec import Spec
@@ -25,11 +25,16 @@ class Judged:
 
     @property
     def holds(self) -> bool:
-        higher = FIGURES[self.bound.name].better == "higher"
-        return self.bound.excess(self.figure, self.own, higher) == 1.0
+        return self.bound.excess(self.figure, self.own, self._higher) == 1.0
+
+    @property
+    def _higher(self) -> bool:
+        figure = figure_named(self.bound.name)
+        assert figure is not None
+        return figure.better == "higher"
 
     def text(self) -> str:
-        most = "at least" if FIGURES[self.bound.name].better == "higher" else "at most"
+        most = "at least" if self._higher else "at most"
         return (
             f"{self.bound.name} {self.figure:.4g} ({most} {self.bound.limit(self.own):.4g}, unquantised {self.own:.4g})"
         )
@@ -65,4 +70,5 @@ def gate_of(lowered: Lowered, spec: Spec, budget: Budget, seed: int) -> Gate | N
     output = program_outputs(program, fn, [value.name for value in fn.outputs], spec)[0].output
     wanted = Wanted(tuple(budget.metrics), budget.features, None, budget.reference)
     judge = open_judge(wanted, spec.data, output, lambda done, total, stage: None)
+    bounds = tuple(replace(bound, name=judge.named(bound.name)) for bound in bounds)
     return Gate(bounds, judge, budget.samples, seed)

@@ -165,7 +165,7 @@ class Train(Closed):
         None,
         gt=0,
         le=1_000_000_000,
-        description="steps between sample metrics (FID, precision, recall); null: none",
+        description="steps between sample metrics (Fréchet distance, precision, recall); null: none",
     )
     evaluate_samples: int = Field(512, ge=8, le=1_000_000, description="number of samples for these metrics")
     evaluate_features: str | None = Field(
@@ -215,7 +215,7 @@ class Budget(Closed):
     metrics: dict[Identifier, float | Limit] = Field(
         default_factory=dict,
         max_length=64,
-        description="limits on figures of `latentc evaluate`: {fid: 1.1x, accuracy: 0.98x}; x: relative to the "
+        description="limits on figures of `latentc evaluate`: {fd: 1.1x, accuracy: 0.98x}; x: relative to the "
         "unquantised engine",
     )
     samples: int = Field(512, ge=2, le=1_000_000, description="number of samples for these figures")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from latentc.evaluate import judge as evaluate
-from latentc.evaluate.metrics import FIGURES, Figures
+from latentc.evaluate.metrics import Figures, figure_named
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.sources import field_of
 from latentc.functions import UserFunction
@@ -38,7 +38,8 @@ class Named:
 
     def __init__(self, judge: evaluate.Judge, output: Output) -> None:
         self._judge, self._field = judge, field_of(output)
-        self.higher = {name for name in judge.wanted if FIGURES[name].better == "higher"}
+        self.higher = {name for name in judge.wanted if (one := figure_named(name)) and one.better == "higher"}
+        self.named = judge.named
 
     def __call__(self, samples: Array, classes: Array | None) -> Figures:
         return self._judge(Samples(samples, self._field), classes)

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.evaluate.bounds import Bound
 from latentc.evaluate.judge import Wanted, open_judge
-from latentc.evaluate.metrics import FIGURES, Figures, figures_from_text
+from latentc.evaluate.metrics import Figures, figure_named, figures_from_text
 from latentc.evaluate.sources import labels_of
 from latentc.export.bundle import program_outputs
 from latentc.export.folder import new_folder
@@ -150,10 +151,10 @@ def _judges(spec: Spec, search: Search, options: Options) -> list[Judge]:
     program = search.lowered.programs[0]
     fn = search.lowered.module.entry(program.entry)
     output = program_outputs(program, fn, [value.name for value in fn.outputs], spec)[0].output
-    bounded = [bound.name for bound in options.bounds if bound.name in FIGURES]
+    bounded = [bound.name for bound in options.bounds if figure_named(bound.name) is not None]
     files = [name for name in options.metrics if ".py" in name]
     names = figures_from_text([*(name for name in options.metrics if name not in files), *bounded])
-    wanted = Wanted(tuple(names) or ("fid",), options.features, None, options.reference, device=options.device)
+    wanted = Wanted(tuple(names) or ("fd",), options.features, None, options.reference, device=options.device)
     judges: list[Judge] = []
     try:
         judges.append(Named(open_judge(wanted, spec.data, output, lambda done, total, stage: None), output))
@@ -184,6 +185,9 @@ def _goal(search: Search, spec: Spec, options: Options, judges: Sequence[Judge])
     without = primary == "error" and search.stochastic
     default = Bound("error", 0.05) if without else Bound(primary, 1.0, relative=True)
     bounds = options.bounds or (default,)
+    for judge in judges:
+        if isinstance(judge, Named):
+            bounds = tuple(replace(bound, name=judge.named(bound.name)) for bound in bounds)
     check_bounds(bounds, names, search.stochastic)
     primary = next((bound.name for bound in bounds if bound.name not in COSTS), primary)
     return Goal(bounds, primary, frozenset(higher))

@@ -17,13 +17,12 @@ from latentc.evaluate.extractors.inception import Inception
 from latentc.evaluate.extractors.resnet50 import ResNet50
 
 DESCRIBED: dict[str, Description] = {
-    "dinov2": Description(title="DINOv2", resize=224, frechet="fd_dinov2", mean=MEAN, std=STD),
+    "dinov2": Description(title="DINOv2", resize=224, mean=MEAN, std=STD),
     "clip": Description(
         title="CLIP's image encoder",
         resize=224,
         mean=(0.48145466, 0.4578275, 0.40821073),
         std=(0.26862954, 0.26130258, 0.27577711),
-        frechet="fd_clip",
     ),
 }
 """Networks in TorchScript or ONNX whose input is known by name: DINOv2 as in EDM2 and dgm-eval, CLIP as in CMMD."""

@@ -49,14 +49,17 @@ class Extractor(ABC):
 
     `name`: what it is called on the command line and in results. `view`: the form of samples that it takes.
     `classifies`: its logits are scores of the classes of the data, so they judge which class a sample shows.
-    `frechet`: the usual name of the Fréchet distance between its features.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     view: ClassVar[View] = "pixels"
-    frechet: ClassVar[str] = "fid"
     classifies: bool = False
+
+    @property
+    def frechet(self) -> str:
+        """The name of the Fréchet distance between its features; only Inception's is `fid`."""
+        return f"fd_{self.name}"
 
     @property
     @abstractmethod

@@ -39,7 +39,11 @@ class Description(Closed):
     features: Output = Field(0, description="index or name (ONNX) of the output with the features")
     logits: Output | None = Field(None, description="index or name of the output with the logits; null: none")
     classifies: bool = Field(False, description="the logits are for the data's classes, in their order")
-    frechet: str = Field("fd", description="name of the Fréchet distance of these features")
+    frechet: str | None = Field(
+        None,
+        pattern=r"^fd_[A-Za-z0-9_]{1,32}$",
+        description="name of the Fréchet distance of these features, fd_…; null: fd_ and the name of this file",
+    )
 
 
 def read_description(file: Path) -> Description:
@@ -64,10 +68,13 @@ class Described(Extractor):
     def __init__(self, name: str, file: Path, description: Description, device: str = "cpu") -> None:
         self.name, self.description = name, description  # type: ignore[misc]
         self.title = description.title or file.name  # type: ignore[misc]
-        self.frechet = description.frechet  # type: ignore[misc]
         self.classifies = description.classifies and description.logits is not None
         self.file, self._sha256 = file, file_identity(file)
         self._network = _diagnosed(self.opened(file, device), file)
+
+    @property
+    def frechet(self) -> str:
+        return self.description.frechet or super().frechet
 
     @property
     def identity(self) -> str:

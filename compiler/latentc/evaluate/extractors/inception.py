@@ -17,6 +17,8 @@ from latentc.evaluate.extractors.contract import Array, Extractor, Features, fil
 from latentc.evaluate.extractors.described import BATCH, open_torchscript, torch_device, with_channels
 from latentc.faults import needed
 
+# How the sha256 of the published weights begin: torch-fidelity's state dict, NVIDIA's TorchScript.
+PUBLISHED = ("6726825d", "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4")
 SPATIAL = 7  # channels of sFID's features, 17 × 17 each
 WHERE = (
     "torch-fidelity's weights-inception-2015-12-05-6726825d.pth, or NVIDIA's inception-2015-12-05.pt (TorchScript, of "
@@ -33,7 +35,6 @@ class Inception(Extractor):
     """
 
     name = "inception"
-    title = "Inception v3 of 2015-12-05"
 
     def __init__(self, file: Path, device: str = "cpu") -> None:
         self.sha256 = file_identity(file)
@@ -41,8 +42,15 @@ class Inception(Extractor):
             mend = f"opening a pickle can run code; use {WHERE}"
             raise DiagnosticError.of("E0721", f"{file} is a pickle", help=mend)
         needed("torch", "the Inception network", 'pip install "latentc[evaluate]"')
+        published = self.sha256.startswith(PUBLISHED)
+        self.title = "Inception v3 of 2015-12-05" if published else "Inception with other weights than those published"  # type: ignore[misc]
+        self._frechet = "fid" if published else super().frechet
         self.device = torch_device(device)
         self._network = self._torchscript(file) if _is_torchscript(file) else self._state_dict(file)
+
+    @property
+    def frechet(self) -> str:
+        return self._frechet
 
     @property
     def identity(self) -> str:

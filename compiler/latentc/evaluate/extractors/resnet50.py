@@ -19,7 +19,6 @@ PREPARED = Description(
     std=STD,
     logits=1,
     classifies=True,
-    frechet="fd_resnet50",
 )
 
 

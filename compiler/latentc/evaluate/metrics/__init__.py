@@ -1,6 +1,8 @@
 """The metrics: one file each, whose `METRICS` are found here. The folder is the registry.
 
 Every figure has one name, by which tables, `--metric`, budgets of `tune` and of quantisation, and TensorBoard know it.
+The Fréchet distance is named after its features: `fid` with those of Inception's published weights, else `fd_NAME`.
+`fd` asks for that of any features.
 """
 
 from __future__ import annotations
@@ -28,16 +30,27 @@ FIGURES: dict[str, Figure] = {figure.name: figure for metric in METRICS for figu
 """Every figure by name."""
 
 
+def figure_named(name: str) -> Figure | None:
+    """The figure of a name; all names of Fréchet distances are of one figure, `fd`."""
+    return FIGURES.get("fd" if is_frechet(name) else name)
+
+
+def is_frechet(name: str) -> bool:
+    """True for the names of Fréchet distances of certain features."""
+    return name == "fid" or name.startswith("fd_")
+
+
 def figures_from_text(texts: Iterable[str]) -> list[str]:
     """Names of figures, `fid,recall`; `all` for every one. DiagnosticError E0714 for an unknown name."""
     found: list[str] = []
     for name in (part.strip() for text in texts for part in text.split(",")):
         if name == "all":
             found += FIGURES
-        elif name in FIGURES:
+        elif figure_named(name) is not None:
             found.append(name)
         elif name:
-            mend = did_you_mean(name, list(FIGURES), f"known are {', '.join(FIGURES)}")
+            known = ["fid", *FIGURES]
+            mend = did_you_mean(name, known, f"known are {', '.join(known)}")
             raise DiagnosticError.of("E0714", f"there is no metric called `{name}`", help=mend)
     return list(dict.fromkeys(found))
 

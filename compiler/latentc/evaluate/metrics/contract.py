@@ -130,13 +130,3 @@ def lacks_features(compared: Compared) -> str | None:
     if compared.reference.features is None:
         return "the reference holds only statistics: name images, such as an .npz with `arr_0`"
     return None
-
-
-def row_subset(count: int, most: int) -> Array:
-    """At most `most` of `count` row numbers in order, the same every time.
-
-    Not evenly spaced ones: classes take turns, so every tenth sample may be of one class.
-    """
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.RandomState(0).permutation(count)[:most])  # its stream of numbers never changes (NEP 19)

@@ -1,4 +1,4 @@
-"""Fréchet distances: FID, and sFID on spatial features."""
+"""Fréchet distances: FID with Inception's features, others by the name of the features, and sFID on spatial ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _lacks(compared: Compared) -> str | None:
     return None
 
 
-FID = Metric(
-    (Figure("fid", "lower", "Fréchet distance between the features of samples and reference"),),
-    lambda compared: {"fid": _distance(compared.features, compared.reference.moments)},
+FRECHET = Metric(
+    (Figure("fd", "lower", "Fréchet distance between the features of samples and reference"),),
+    lambda compared: {"fd": _distance(compared.features, compared.reference.moments)},
     _lacks,
     few=lambda features: features,  # with fewer, the covariance is singular and the bias of the distance dominates
 )
@@ -41,4 +41,4 @@ SFID = Metric(
     _lacks_spatial,
 )
 
-METRICS = (FID, SFID)
+METRICS = (FRECHET, SFID)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, lacks_features, row_subset
+from latentc.datasets.arrays import drawn_rows
+from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, lacks_features
 from latentc.faults import needed
 
 MOST = 10_000  # samples per side, as in ADM's evaluation: distances of all pairs are held in memory
@@ -18,9 +19,11 @@ DENSE = 5  # of density and coverage (Naeem et al. 2020)
 
 def _sides(compared: Compared) -> tuple[Array, Array]:
     """Features of samples and of the reference, at most MOST of each."""
-    theirs = compared.reference.features
-    assert theirs is not None
-    return compared.features[row_subset(len(compared), MOST)], theirs[row_subset(len(theirs), MOST)]
+    reference = compared.reference
+    assert reference.features is not None
+    sides = ((compared.features, compared.labels), (reference.features, reference.labels))
+    ours, theirs = (found[drawn_rows(labels, len(found), MOST)] for found, labels in sides)
+    return ours, theirs
 
 
 def _precision(compared: Compared) -> Figures:
