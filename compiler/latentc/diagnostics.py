@@ -133,7 +133,7 @@ class _Renderer:
 
     def diagnostic(self, diagnostic: Diagnostic) -> str:
         code = f"error[{diagnostic.code}]" if diagnostic.code else "error"
-        out = [self.paint(code, _RED) + self.paint(f": {_printable(diagnostic.message)}", _BOLD)]
+        out = [self.paint(code, _RED) + self.paint(f": {printable(diagnostic.message)}", _BOLD)]
         marks = _marks(diagnostic)
         gutter = max((len(str(span.line)) for span, _, _ in marks), default=1)
         bar = " " * gutter + " " + self.paint("|", _BLUE)
@@ -141,13 +141,13 @@ class _Renderer:
             here = [mark for mark in marks if mark[0].file == file]
             first = here[0][0]
             arrow = " " * gutter + self.paint(":::" if number else "-->", _BLUE)
-            out += [f"{arrow} {_printable(file)}:{first.line}:{first.column}", bar]
+            out += [f"{arrow} {printable(file)}:{first.line}:{first.column}", bar]
             out += self.snippet(here, gutter, bar)
         for kind, texts in (("note", diagnostic.notes), ("help", (diagnostic.help,))):
             for text in filter(None, texts):
                 head = " " * gutter + self.paint(" = ", _BLUE) + self.paint(kind, _BOLD) + ": "
                 indent = "\n" + " " * (gutter + len(kind) + 5)
-                out.append(head + indent.join(_printable(line) for line in text.split("\n")))
+                out.append(head + indent.join(printable(line) for line in text.split("\n")))
         return "\n".join(out) + "\n"
 
     def snippet(self, marks: list[tuple[Span, str, bool]], gutter: int, bar: str) -> list[str]:
@@ -157,7 +157,7 @@ class _Renderer:
         for line in sorted({span.line for span, _, _ in marks}):
             text = source_line(marks[0][0].file, line)
             if text is None:
-                out += [f"{bar} {_printable(label)}" for span, label, _ in marks if span.line == line and label]
+                out += [f"{bar} {printable(label)}" for span, label, _ in marks if span.line == line and label]
                 continue
             if previous is not None and line > previous + 1:
                 out.append(self.paint("...", _BLUE))
@@ -168,7 +168,7 @@ class _Renderer:
             for span, label, primary in on_line:
                 start, width = _underline(shown, span, offset, len(text))
                 carets = self.paint(("^" if primary else "-") * width, _RED if primary else _BLUE)
-                out.append(f"{bar} {' ' * start}{carets} {_printable(label)}".rstrip())
+                out.append(f"{bar} {' ' * start}{carets} {printable(label)}".rstrip())
             previous = line
         return [*out, bar]
 
@@ -204,11 +204,12 @@ def len_shown(text: str) -> int:
 
 
 def _expanded(text: str) -> str:
-    return _printable(text.replace("\t", "    "))
+    return printable(text.replace("\t", "    "))
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, kept: str = "") -> str:
+    """The text with characters that could drive a terminal written as escapes, but for those in `kept`."""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

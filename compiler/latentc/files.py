@@ -6,15 +6,17 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.weights import materialise
-from latentc.weights.npz import DAMAGE, npy_header, read_npz
+from latentc.weights import Expr, materialise
+from latentc.weights.npz import read_npz
 from latentc.weights.safetensors import replacing
+from latentc_runtime.npy import DAMAGE, array_from_bytes
 
 
 @contextlib.contextmanager
@@ -41,8 +43,38 @@ def write_text(path: Path | str, text: str) -> None:
         file.write(text.encode())
 
 
-def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. DiagnosticError E0401 to E0403, E0408."""
+@dataclass(frozen=True)
+class FileArray:
+    """An array of an .npz file, which NumPy reads when it converts it; shape and dtype are known before that."""
+
+    content: Expr
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.content.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.content.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """DiagnosticError E0408, E0413."""
+        return np.array(materialise(self.content), dtype, copy=copy)
+
+
+def open_arrays(path: Path | str) -> dict[str, FileArray]:
+    """The arrays of an .npz file, of which only the headers are read. DiagnosticError E0401 to E0403, E0408."""
     path = Path(path)
     if not path.exists():
         raise DiagnosticError.of("E0401", f"no such file: {path}")
@@ -52,7 +84,7 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
         if not file.read(4).startswith(b"PK"):
             message = f"{path} is not an .npz file"
             raise DiagnosticError.of("E0403", message, help="write one with `numpy.savez(path, x=…, y=…)`")
-    return {name: materialise(expr) for name, expr in read_npz(path).items()}
+    return {name: FileArray(expr) for name, expr in read_npz(path).items()}
 
 
 CONDITION_FILES = (".npy", ".npz", ".txt")
@@ -62,15 +94,18 @@ CONDITION_FILES = (".npy", ".npz", ".txt")
 def read_condition(path: Path | str, name: str) -> Any:
     """The value of a condition from a file: .npy, or .npz with `value` and `mask`, an array of that name, or only one.
 
+    Arrays of an .npz are `FileArray`s, so that their shapes are compared with the condition before they are read.
+
     An .npz of only `query` or `class` says what neighbours are searched for. A .txt file holds a text per line.
 
     DiagnosticError E0401 to E0403, E0408.
     """
     path = Path(path)
     if path.suffix == ".npz":
-        arrays = read_arrays(path)
+        arrays = open_arrays(path)
         if "value" in arrays:
-            return {part: arrays[part] for part in ("value", "mask") if part in arrays}
+            value = arrays["value"]
+            return {"value": value, "mask": arrays["mask"]} if "mask" in arrays else value
         if set(arrays) in ({"query"}, {"class"}) and name not in arrays:
             return arrays
         if name in arrays or len(arrays) == 1:
@@ -86,22 +121,10 @@ def read_condition(path: Path | str, name: str) -> Any:
         except (OSError, ValueError) as error:
             raise DiagnosticError.of("E0403", f"{path} is not UTF-8 text: {error}") from None
     try:
-        with path.open("rb") as file:
-            return _npy_array(file)
+        return array_from_bytes(path.read_bytes())
     except DAMAGE as error:
         mend = "write one with `numpy.save(path, array)`"
         raise DiagnosticError.of("E0403", f"{path} is not an .npy file: {error}", help=mend) from None
-
-
-def _npy_array(file: BinaryIO) -> np.ndarray:
-    """The array of an .npy file; as in `read_npz`, its size is compared before memory is taken. Raises `DAMAGE`."""
-    shape, _, dtype = npy_header(file)
-    start = file.tell()
-    held = file.seek(0, 2) - start
-    if math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"it holds {held} bytes of an array {list(shape)} of {dtype}")
-    file.seek(0)
-    return np.load(file, allow_pickle=False)
 
 
 def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:

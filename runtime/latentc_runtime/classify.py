@@ -65,14 +65,15 @@ def classify(
     all samples. A flow has one run without noise: its exact likelihood. Raises BundleError E0607 to E0609.
     """
     entry, name, sign = _program(pipe)
-    given = np.asarray(samples, np.float32)
+    shape = np.shape(samples)  # before the samples are read, if they are in a file
     label = next((c for c in pipe.manifest.conditions_of(entry) if c.form == "label"), None)
     state = next(c for c in pipe.manifest.conditions_of(entry) if c.form == "array" and c.name in ("x", "tokens"))
     if label is None or not label.classes:
         raise BundleError("E0608", f"program `{name}` does not take a class", "classify with a class-conditional model")
-    if given.shape[1:] != tuple(state.shape):
-        message = f"samples have shape {list(given.shape[1:])}, not {list(state.shape)}"
+    if not shape or shape[1:] != tuple(state.shape):
+        message = f"samples have shape {list(shape[1:])}, not {list(state.shape)}"
         raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
+    given = np.asarray(samples, np.float32)
     # Another condition of the name, such as a map, is the caller's.
     asked = pipe.manifest.conditions_of(entry)
     grid = next((c for c in asked if (c.name, c.form, *c.shape) == (GRID, "tokens", 1)), None)

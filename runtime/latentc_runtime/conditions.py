@@ -5,6 +5,7 @@ Symbols: B batch (requested samples), L largest length of a condition with a mas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -150,6 +151,8 @@ Read = tuple[Array, Array, bool]  # values [n, *shape], masks [n, L], True for o
 def _read(condition: Condition, given: Any, most: int) -> Read:
     """The checked values of a condition, of at most `most` samples."""
     if condition.form == "label":
+        soft = condition.encoding == "one_hot"
+        _check_size(condition, given, 1 + soft, most * (condition.classes or 1 if soft else 1))
         return _labels(condition, _numbers(condition.name, _numbered(condition, given, most)), most)
     mask = None
     if isinstance(given, Mapping):
@@ -161,6 +164,8 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
         given, mask = given[_VALUE], given.get(_MASK)
     if mask is not None and not condition.mask:
         raise RequestError(f"condition `{condition.name}` takes no mask", described(condition))
+    _check_size(condition, given, 1 + len(condition.shape), most * math.prod(condition.shape))
+    _check_size(condition, mask, 2, most * math.prod(condition.shape[:1]))
     parts = _parts(condition, _tokens(condition, given))
     single = isinstance(parts, np.ndarray)
     if not single:
@@ -175,6 +180,13 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
     if mask is not None:
         masks = _given_mask(condition, mask, masks, single)
     return values, masks, single
+
+
+def _check_size(condition: Condition, given: Any, rank: int, most: int) -> None:
+    """RequestError for an array with more axes or values than a request takes, before it is read from its file."""
+    shape = getattr(given, "shape", None)
+    if isinstance(shape, tuple) and (len(shape) > rank or math.prod(shape) > most):
+        raise RequestError(f"condition `{condition.name}` has shape {list(shape)}", described(condition))
 
 
 def _tokens(condition: Condition, given: Any) -> Any:

@@ -14,5 +14,11 @@ class BundleError(Exception):
         self.code, self.message, self.help = code, message, help
 
     def __str__(self) -> str:
-        mend = f"\n  help: {self.help}" if self.help else ""
-        return f"error[{self.code}]: {self.message}{mend}"
+        """As consoles show it: control characters are escaped, so that a name in a bundle cannot drive the terminal."""
+        mend = f"\n  help: {printable(self.help)}" if self.help else ""
+        return f"error[{self.code}]: {printable(self.message)}{mend}"
+
+
+def printable(text: str) -> str:
+    """The text with characters that could drive a terminal written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -131,8 +131,8 @@ def _noise_count(entry: ProgramEntry, noise: Mapping[str, ArrayLike]) -> int | N
     """The number of samples in the given noise; None without noise."""
     for one in entry.inputs:
         axis = 0 if one.rows is None else 1
-        if one.name in noise and np.ndim(_array(noise[one.name], one.name)) > axis:
-            return int(np.shape(noise[one.name])[axis])
+        if one.name in noise and len(shape := _shape_of(noise[one.name], one.name)) > axis:
+            return int(shape[axis])
     return None
 
 
@@ -142,15 +142,16 @@ def _checked_noise(name: str, given: ArrayLike, count: int, entry: ProgramEntry)
     mend = f"this program takes, for {count} samples: {shapes}"
     if name not in inputs:
         raise BundleError("E0610", f"there is no noise input `{name}`", mend)
-    array, wanted, source = _array(given, name), inputs[name], inputs[name].source
+    wanted, source = inputs[name], inputs[name].source
     assert isinstance(source, RandomSource)
     row = DISTRIBUTIONS[source.distribution]
     whole = row.dtype == "i64"
+    if list(shape := _shape_of(given, name)) != _shape(wanted, count):  # before it is read, if it is in a file
+        raise BundleError("E0610", f"noise `{name}` has shape {list(shape)}", mend)
+    array = _array(given, name)
     if array.dtype.kind not in ("iu" if whole else "f"):
         kind = "an integer" if whole else "a floating-point"
         raise BundleError("E0610", f"noise `{name}` has type {array.dtype}, not {kind} one", mend)
-    if list(array.shape) != _shape(wanted, count):
-        raise BundleError("E0610", f"noise `{name}` has shape {list(array.shape)}", mend)
     with np.errstate(over="ignore"):
         array = array.astype(NUMPY[wanted.dtype])
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -166,6 +167,11 @@ def _checked_noise(name: str, given: ArrayLike, count: int, entry: ProgramEntry)
 
 def _shape(entry: Input, count: int) -> list[int]:
     return [count if d == "B" else int(d) for d in entry.shape]
+
+
+def _shape_of(value: ArrayLike, name: str) -> tuple[int, ...]:
+    shape = getattr(value, "shape", None)
+    return shape if isinstance(shape, tuple) else _array(value, name).shape
 
 
 def _array(value: ArrayLike, name: str) -> Array:

@@ -282,3 +282,10 @@ def test_without_onnx_runtime_the_interpreter_watches(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "onnxruntime" else real(n, *a))
     for name, observed in seen(made).inputs.items():
         assert observed.limit == pytest.approx(engine.inputs[name].limit, rel=1e-4)
+
+
+def test_a_calibration_that_is_compressed_is_refused(tmp_path: Path) -> None:
+    """They are written uncompressed, so that a small file never fills the memory."""
+    np.savez_compressed(tmp_path / "c.npz", about=np.zeros(2, np.uint8), samples=np.zeros(1 << 16))
+    with pytest.raises(DiagnosticError, match=r"E0408.*it is compressed"):
+        read_calibration(tmp_path / "c.npz")

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from latentc.api.sampling import given_conditions
 from latentc.diagnostics import DiagnosticError
-from latentc.files import read_arrays, read_condition
+from latentc.files import open_arrays, read_condition
 from latentc.resources import codes
 from latentc.weights import Array, Expr, Stored, materialise, open_weights, write_safetensors
 
@@ -217,7 +218,7 @@ def test_a_text_stands_for_itself_unless_it_is_a_file(tmp_path: Path, monkeypatc
 
 
 def test_npz_that_would_fill_the_memory(tmp_path: Path) -> None:
-    """512 MB of zeros in 0.5 MB: refused by what the archive's directory says, before anything is unpacked."""
+    """512 MB of zeros in 0.5 MB: opening reads headers alone, and unpacking is a failure if an entry is too short."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 27,)})
     path = tmp_path / "m.npz"
@@ -225,8 +226,53 @@ def test_npz_that_would_fill_the_memory(tmp_path: Path) -> None:
         entry.write(header.getvalue())
         for _ in range(32):
             entry.write(bytes(1 << 24))
-    assert code_of(lambda: open_weights(path)) == "E0408"
-    assert code_of(lambda: read_arrays(path)) == "E0408"
+    tracemalloc.start()
+    assert open_weights(path)["x"].shape == open_arrays(path)["x"].shape == (1 << 27,)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+
+
+def test_a_header_that_would_fill_the_memory(tmp_path: Path) -> None:
+    """Version 2 of the format has headers of up to 4 GB."""
+    header = b"\x93NUMPY\x02\x00" + (1 << 26).to_bytes(4, "little")
+    with zipfile.ZipFile(tmp_path / "m.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", header + bytes(1 << 26))
+    tracemalloc.start()
+    assert code_of(lambda: open_weights(tmp_path / "m.npz")) == "E0408"
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "?", "<i8"])
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (3, 4, 5)])
+def test_compressed_arrays_are_those_that_were_written(tmp_path: Path, shape: Any, kind: str, order: Any) -> None:
+    array = np.asarray(np.random.default_rng(0).integers(0, 2, shape), kind, order=order)
+    np.savez_compressed(tmp_path / "m.npz", x=array)
+    found = materialise(open_weights(tmp_path / "m.npz")["x"])
+    assert found.dtype == array.dtype.newbyteorder("=") and np.array_equal(found, array)
+    assert np.array_equal(np.asarray(open_arrays(tmp_path / "m.npz")["x"]), array)
+
+
+def test_a_compressed_array_that_is_damaged_or_changed_is_found_when_it_is_read(tmp_path: Path) -> None:
+    path, array = tmp_path / "m.npz", np.random.default_rng(0).standard_normal(1000)
+    np.savez_compressed(path, x=array)
+    opened, content = open_weights(path), path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    assert code_of(lambda: materialise(opened["x"])) == "E0408"
+    np.savez_compressed(path, x=array[1:])
+    assert code_of(lambda: materialise(opened["x"])) == "E0408"
+    path.unlink()
+    assert code_of(lambda: materialise(opened["x"])) == "E0401"
+
+
+@pytest.mark.parametrize("way", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(tmp_path: Path, way: int) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(4))
+    with zipfile.ZipFile(tmp_path / "m.npz", "w", way) as archive:
+        archive.write(tmp_path / "x.npy", "x.npy")
+    assert code_of(lambda: open_weights(tmp_path / "m.npz")) == "E0408"
 
 
 def test_compressed_arrays_of_zeros_are_read(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import argparse
 import builtins
 import collections
 import contextlib
+import io
 import os
 import pickle
 import random
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -286,3 +288,37 @@ def test_a_compressed_pickle_is_damage(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("m/data.pkl", b"\x80\x02" + b"]" * (1 << 20) + b".")
     assert code_of(lambda: read_torch(path)) == "E0408"
+
+
+BOMBS = {
+    "a bytearray": pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + (1 << 40).to_bytes(8, "little") + b".",
+    "sets": pickle.PROTO + b"\x04" + (pickle.EMPTY_SET + pickle.MEMOIZE) * 2_000_000 + b".",
+    "dicts": pickle.PROTO + b"\x02" + pickle.EMPTY_DICT * 6_000_000 + b".",
+    "memos": pickle.PROTO + b"\x04" + (pickle.NONE + pickle.MEMOIZE) * 5_000_000 + b".",
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_pickles_that_would_fill_the_memory(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "ROOM", pickled.ROOM >> 6)  # so that this takes no seconds
+    path = tmp_path / "m.pt"
+    torch.save({"a": torch.ones(2, 3)}, path)
+    content = BOMBS[case]
+    rewritten(path, "data.pkl", content)
+    tracemalloc.start()
+    assert code_of(lambda: open_weights(path)) == "E0408"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * len(content) + (1 << 25)
+
+
+def test_a_pickle_of_many_tensors_is_read() -> None:
+    """A hundred thousand tensors: the limit on what a pickle's objects take is above that."""
+    size = torch.ones(2, 3)
+    file = io.BytesIO()
+    torch.save({f"blocks.{i}.weight": size for i in range(2000)}, file)
+    with zipfile.ZipFile(file) as archive:
+        data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    reader = pickled._Reader(data)
+    reader.load()
+    assert 50 * (pickled.ROOM - reader.room) < pickled.ROOM

@@ -37,7 +37,7 @@ def classify(
     """
     import numpy as np
 
-    from latentc.files import read_arrays, read_condition, write_arrays
+    from latentc.files import open_arrays, read_condition, write_arrays
     from latentc.ranges import classes_from_text
     from latentc_runtime import load
     from latentc_runtime.classify import Round
@@ -45,7 +45,7 @@ def classify(
 
     truth: Any = None
     if isinstance(samples, str | Path):
-        held = read_arrays(samples) if Path(samples).suffix == ".npz" else {}
+        held = open_arrays(samples) if Path(samples).suffix == ".npz" else {}
         truth = held.get("y")
         samples = held["x"] if "x" in held else read_condition(samples, "x")
     given = rounds_from_text(rounds) if isinstance(rounds, str) else rounds
@@ -58,6 +58,7 @@ def classify(
     if truth is not None and np.shape(truth) != found.labels.shape:
         message = f"there are {len(found.labels)} samples, but `y` has shape {list(np.shape(truth))}"
         raise DiagnosticError.of("E0403", message, help="give one label per sample, or none")
+    truth = None if truth is None else np.asarray(truth)
     if output is not None:
         write_arrays(output, {"labels": found.labels, "errors": found.errors, "runs": found.runs})
     return found, truth

@@ -65,9 +65,9 @@ def run_method(
 
 def forward_file(source: Source, weights: Weights | None, inputs: Path | str, output: Path | str, *args: Any) -> None:
     """`run_method` from an .npz file to an .npz file; further arguments as `run_method` takes them."""
-    from latentc.files import read_arrays, write_arrays
+    from latentc.files import open_arrays, write_arrays
 
-    write_arrays(output, run_method(source, weights, read_arrays(inputs), *args))
+    write_arrays(output, run_method(source, weights, open_arrays(inputs), *args))
 
 
 def loss(
@@ -103,9 +103,9 @@ def loss_file(
     source: Source, weights: Weights | None, inputs: Path | str, output: Path | str | None, *args: Any
 ) -> dict[str, np.ndarray]:
     """`loss` of an .npz file, written to an .npz file if one is named; further arguments as `loss` takes them."""
-    from latentc.files import read_arrays, write_arrays
+    from latentc.files import open_arrays, write_arrays
 
-    found = loss(source, weights, read_arrays(inputs), *args)
+    found = loss(source, weights, open_arrays(inputs), *args)
     if output is not None:
         write_arrays(output, found)
     return found

@@ -57,14 +57,14 @@ def sample(
     the outputs as they are, by name (`samples`). Raises DiagnosticError: E0401 to E0403, E0601 to E0613, E0704, and
     E0412 if a file cannot be written.
     """
-    from latentc.files import read_arrays, write_arrays, write_files
+    from latentc.files import open_arrays, write_arrays, write_files
     from latentc.measure.memory import available_memory
     from latentc_runtime import load
     from latentc_runtime.media import encoded
     from latentc_runtime.request import check_request
 
     check_files(output, raw)
-    noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
+    noise = open_arrays(noise) if isinstance(noise, str | Path) else noise
     values, asked = given_conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         pipe = load(bundle, device, index=index)

@@ -7,6 +7,7 @@ import io
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -15,7 +16,7 @@ import typer
 from latentc import __version__
 from latentc.cli import bundles, evaluating, exchange, models, serving
 from latentc.cli._shared import echo
-from latentc.diagnostics import Diagnostic, render
+from latentc.diagnostics import Diagnostic, printable, render
 from latentc.faults import INTERRUPTED, exit_status
 
 app = typer.Typer(
@@ -78,8 +79,15 @@ def main() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # the output's encoding may lack characters such as arrows
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _formatted
     gc.set_threshold(10_000, 20, 20)  # scanning many long-lived small objects is slow
     sys.exit(run(sys.argv[1:]))
+
+
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"warning: {printable(str(message), chr(10))}\n"
 
 
 _interruptions: list[int] = []

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from latentc import api
+from latentc.diagnostics import printable
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder written by `latentc compile`.")]
@@ -58,8 +59,11 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite files that laten
 
 
 def echo(value: Any, end: str = "\n") -> None:
-    """Text as it is, anything else as JSON."""
-    text = value + end if isinstance(value, str) else json.dumps(value, indent=2) + "\n"
+    """Text, with control characters in it escaped, anything else as JSON.
+
+    Names come from files of others (specs, manifests, checkpoints), which must not drive the terminal.
+    """
+    text = printable(value, "\n\t") + end if isinstance(value, str) else json.dumps(value, indent=2) + "\n"
     if sys.stdout is not None:  # the parent process closed it
         sys.stdout.write(text)
 
@@ -71,7 +75,12 @@ def say_notes(source: str, variant: str | None, overrides: list[str] | None) -> 
 
 def write_notes(notes: Sequence[str]) -> None:
     """Notes on stderr, a line each."""
-    sys.stderr.write("".join(f"note: {note}\n" for note in notes))
+    sys.stderr.write("".join(f"note: {printable(note)}\n" for note in notes))
+
+
+def warn(texts: Sequence[str]) -> None:
+    """Warnings on stderr, a line each."""
+    sys.stderr.write("".join(f"warning: {printable(text)}\n" for text in texts))
 
 
 def a_time(value: float | None) -> float | None:
@@ -125,13 +134,18 @@ def bar_for(what: str) -> Iterator[Any]:
             bar.clear()  # tqdm does not clear a bar that was only refreshed
 
 
+def describe(bar: Any, what: str) -> None:
+    """Say what a bar is about from its next refresh on."""
+    bar.set_description(printable(what), refresh=False)
+
+
 def advancing(bar: Any) -> Callable[..., None]:
     """What moves a bar: `(done, total, what)`."""
 
     def progress(done: int, total: int, what: str | None = None) -> None:
         bar.total, bar.bar_format = total, None
         if what is not None:
-            bar.set_description(what, refresh=False)
+            describe(bar, what)
         bar.update(done - bar.n)
 
     return progress

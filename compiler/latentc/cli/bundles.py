@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,9 +33,11 @@ from latentc.cli._shared import (
     a_time,
     advancing,
     bar_for,
+    describe,
     echo,
     pairs,
     say_notes,
+    warn,
 )
 from latentc.ranges import numbers_from_text
 
@@ -80,7 +81,7 @@ def compile(
 
         def progress(stage: str) -> None:
             stages.append(stage)
-            bar.set_description(stage, refresh=False)
+            describe(bar, stage)
 
         manifest = api.compile(
             spec,
@@ -101,7 +102,7 @@ def compile(
             warnings.append,
             not no_run,
         )
-    sys.stderr.write("".join(f"warning: {text}\n" for text in warnings))
+    warn(warnings)
     state = "" if stages else "up to date: "
     made = [
         {"name": p.name, "steps": p.steps, "solver": p.solver, "form": p.form, "why": p.why} for p in manifest.programs

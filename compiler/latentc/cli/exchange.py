@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from latentc import api
-from latentc.cli._shared import Json, Key, Names, Sets, Variant, Weights, bar_for, echo
+from latentc.cli._shared import Json, Key, Names, Sets, Variant, Weights, bar_for, echo, warn
 
 Replace = Annotated[bool, typer.Option("--force", help="Replace a folder written by latentc.")]
 
@@ -31,7 +29,7 @@ def import_(
     """Import a diffusers pipeline or an official checkpoint as a spec with these weights as its default."""
     with bar_for("importing"):
         found = api.import_checkpoint(source, output, system, variant, key, force)
-    _warn(found.notes)
+    warn(found.notes)
     if as_json:
         echo(found.data())
         return
@@ -53,10 +51,6 @@ def diffusers(
     """Write a bundle, or a spec and its weights, as a diffusers folder."""
     with bar_for("writing"):
         made = api.export_diffusers(source, output, weights, names, key, variant, overrides or (), force)
-    _warn(made.notes)
+    warn(made.notes)
     what = made.pipeline or "models without a pipeline"
     echo(made.data() if as_json else f"{output}: {what}; wrote {', '.join(made.files)}")
-
-
-def _warn(notes: Sequence[str]) -> None:
-    sys.stderr.write("".join(f"warning: {note}\n" for note in notes))

@@ -21,7 +21,7 @@ from latentc.evaluate.metrics import FIGURES, figures_by_class, figures_of, is_f
 from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Reference
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.evaluate.pictures import Samples
-from latentc.evaluate.reference import HELP, MOST, real_source, reference_of, source_of
+from latentc.evaluate.reference import HELP, MOST, in_memory, real_source, reference_of, source_of
 from latentc.evaluate.sources import SampleSource
 from latentc.evaluate.store import Found, Tell, features_of
 from latentc_runtime.manifest import Output
@@ -139,6 +139,7 @@ class Judge:
             raise DiagnosticError.of(
                 "E0722", message, help="name the extractor that they were computed with: `--features`"
             )
+        reference = in_memory(reference, features)
         if name == self.main and self.training is not None and NEAREST & {*self.wanted}:
             near = neighbours(features.features, self.training, reference.features if self.held_out else None)
         return Compared(features.features, reference, logits, scores, labels, features.spatial, near)

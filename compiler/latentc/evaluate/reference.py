@@ -6,6 +6,7 @@ Symbols: M reference samples, F features, S spatial features.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,11 @@ from latentc import resources
 from latentc.components import OneOf, load
 from latentc.components.dataset import Data
 from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.extractors.contract import Extractor
+from latentc.evaluate.extractors.contract import Extractor, Features
 from latentc.evaluate.metrics.contract import Moments, Reference, moments
 from latentc.evaluate.sources import InFiles, Real, SampleSource, field_of
 from latentc.evaluate.store import Tell, features_of
-from latentc.files import new_file, read_arrays
+from latentc.files import FileArray, new_file, open_arrays
 from latentc.samples.sets import ABOUT
 from latentc.spec import load_spec
 from latentc_runtime.manifest import Output
@@ -83,7 +84,7 @@ def _folder(path: Path, output: Output | None, most: int | None) -> SampleSource
 
 def _archive(path: Path, most: int | None) -> tuple[SampleSource | None, Reference | None]:
     """Pictures (`arr_0`) and statistics (`mu`, `sigma`; `mu_s`, `sigma_s` for sFID) of an .npz."""
-    arrays = read_arrays(path)
+    arrays = open_arrays(path)
     pictures = InFiles(path, most) if "arr_0" in arrays else None
     found = _pair(arrays, "mu", "sigma")
     if found is None and pictures is None:
@@ -94,13 +95,31 @@ def _archive(path: Path, most: int | None) -> tuple[SampleSource | None, Referen
     return pictures, Reference(path.name, found, spatial=_pair(arrays, "mu_s", "sigma_s"))
 
 
-def _pair(arrays: Mapping[str, Any], mean: str, covariance: str) -> Moments | None:
-    """The moments of these names; None if they are absent or do not fit together."""
+def _pair(arrays: Mapping[str, FileArray], mean: str, covariance: str) -> Moments | None:
+    """The moments of these names; None if they are absent or do not fit together. `in_memory` reads the covariance."""
     if mean not in arrays or covariance not in arrays:
         return None
-    mu, sigma = (np.asarray(arrays[name], np.float64) for name in (mean, covariance))
-    fits = mu.ndim == 1 and sigma.shape == (len(mu), len(mu)) and np.isfinite(mu).all() and np.isfinite(sigma).all()
-    return Moments(mu, sigma) if fits else None
+    shape = arrays[mean].shape
+    if len(shape) != 1 or arrays[covariance].shape != 2 * shape:
+        return None
+    mu = np.asarray(arrays[mean], np.float64)
+    return Moments(mu, arrays[covariance]) if np.isfinite(mu).all() else None
+
+
+def in_memory(reference: Reference, features: Features) -> Reference:
+    """The reference with covariances read from their file, spatial ones if they are of as many features.
+
+    DiagnosticError E0722 if the covariance is not finite.
+    """
+    of, spatial = reference.moments, reference.spatial
+    moments = Moments(of.mean, np.asarray(of.covariance, np.float64))
+    if not np.isfinite(moments.covariance).all():
+        message = f"the covariance of {reference.name} holds values that are not finite"
+        raise DiagnosticError.of("E0722", message, help=HELP)
+    if spatial is not None:
+        fits = features.spatial is not None and features.spatial.shape[1:] == spatial.mean.shape
+        spatial = Moments(spatial.mean, np.asarray(spatial.covariance, np.float64)) if fits else None
+    return replace(reference, moments=moments, spatial=spatial)
 
 
 def reference_of(source: SampleSource, extractor: Extractor, tell: Tell) -> Reference:

@@ -9,6 +9,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -144,10 +145,13 @@ def checked_inputs(
         if value.name not in given:
             problems.append(f"the input `{value.name}` is missing")
             continue
-        array = np.asarray(given[value.name])
-        problem = (
-            _shape_problem(value, array, sizes) or _dtype_problem(value, array) or _range_problem(ports, value, array)
-        )
+        array: Any = given[value.name]
+        if not hasattr(array, "dtype"):
+            array = np.asarray(array)
+        problem = _shape_problem(value, array, sizes) or _dtype_problem(value, array)
+        if problem is None:  # only now, because an array of a file is read here
+            array = np.asarray(array)
+            problem = _range_problem(ports, value, array)
         if problem:
             problems.append(f"`{value.name}` {problem}")
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
-from latentc.files import read_arrays, write_arrays
+from latentc.files import open_arrays, write_arrays
 from latentc.measure.execute import Array, Feed
 from latentc.quantize.model import Model
 from latentc.quantize.observe import Observed
@@ -71,7 +71,10 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
 
 def read_calibration(path: Path | str) -> Calibration:
     """Read a calibration. DiagnosticError: E0401 to E0403, E0408 if it is damaged."""
-    arrays = read_arrays(path)
+    found = open_arrays(path)
+    if sum(array.nbytes for array in found.values()) > Path(path).stat().st_size:  # they are written uncompressed
+        raise _invalid(path, "it is compressed")
+    arrays = {name: np.asarray(array) for name, array in found.items()}
     with zipfile.ZipFile(path) as archive:  # mapped arrays are read without their checksums
         if damaged := archive.testzip():
             raise _invalid(path, f"the checksum of {damaged} is wrong")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -21,11 +22,13 @@ from latentc.diagnostics import DiagnosticError
 from latentc.files import new_file
 from latentc.samples.job import Job
 from latentc.samples.sets import Samples, begin_folder, chosen, names_of
-from latentc.weights.npz import DAMAGE, npy_header
+from latentc_runtime.npy import DAMAGE, array_from_bytes, read_header
 
 Array = np.ndarray
 SHARDED = False
 PIECE = 1 << 24  # bytes copied at once
+LARGEST = 1 << 28  # bytes of a sample, and of a chunk of several
+TEXT = 1 << 24  # bytes of the description, and of the names of classes
 
 
 class Writer:
@@ -98,13 +101,20 @@ class Reader:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                small = {Path(n).stem for n in archive.namelist()} & {"arr_1", "seeds", "class_names", "about"}
-                found = {name: _read(archive, name) for name in small}
                 with archive.open("arr_0.npy") as member:
-                    shape, fortran, self.dtype = npy_header(io.BufferedReader(member))  # type: ignore[type-var]
-            if fortran or not shape:
-                raise ValueError(f"`arr_0` is {shape}, not one array per sample in C order")
-            self.count, self.shape = int(shape[0]), tuple(shape[1:])
+                    header = read_header(member)
+                    held = archive.getinfo("arr_0.npy").file_size - member.tell()
+                if header.fortran or not header.shape or header.dtype.kind not in "biuf":
+                    what = f"{header.dtype}{list(header.shape)}"
+                    raise ValueError(f"`arr_0` is {what}, not one array of numbers per sample in C order")
+                self.dtype, self.count, self.shape = header.dtype, header.shape[0], header.shape[1:]
+                if held != header.nbytes:
+                    raise ValueError(f"`arr_0` has {held} bytes instead of {header.nbytes}")
+                if not 0 < (one := math.prod(self.shape) * self.dtype.itemsize) <= LARGEST:
+                    raise ValueError(f"a sample of `arr_0` has {one} bytes, not 1 to {LARGEST}")
+                most = {**dict.fromkeys(("arr_1", "seeds"), 8 * self.count + 512), "class_names": TEXT, "about": TEXT}
+                small = {Path(n).stem for n in archive.namelist()} & most.keys()
+                found = {name: _read(archive, name, most[name]) for name in small}
             self.labels = _labels(found["arr_1"], self.count) if "arr_1" in found else None
             self.seeds = found["seeds"].astype(np.uint64) if _numbers(found.get("seeds"), self.count) else None
             self.about = json.loads(str(found["about"])) if "about" in found else {}
@@ -113,11 +123,12 @@ class Reader:
             raise DiagnosticError.of("E0726", f"{path} holds no samples: {error}") from None
 
     def chunks(self, size: int = 256, rows: Array | None = None) -> Iterator[Samples]:
-        one = int(np.prod(self.shape)) * self.dtype.itemsize
+        one = math.prod(self.shape) * self.dtype.itemsize
+        size = max(1, min(size, LARGEST // one))
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as raw:
                 member = io.BufferedReader(raw)  # type: ignore[type-var]
-                npy_header(member)
+                read_header(member)
                 for start in range(0, self.count, size):
                     stop = min(start + size, self.count)
                     content = member.read((stop - start) * one)
@@ -133,10 +144,13 @@ class Reader:
             raise DiagnosticError.of("E0726", f"{self.path} is damaged: {error}") from None
 
 
-def _read(archive: zipfile.ZipFile, name: str) -> Array:
+def _read(archive: zipfile.ZipFile, name: str, most: int) -> Array:
+    """An array of at most that many bytes, its header included. Raises `DAMAGE`."""
     with archive.open(f"{name}.npy") as member:
-        array: Array = np.lib.format.read_array(member, allow_pickle=False)
-    return array
+        content = member.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"`{name}` has more than {most} bytes")
+    return array_from_bytes(content)
 
 
 def _labels(array: Array, count: int) -> Array:

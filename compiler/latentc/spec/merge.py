@@ -137,7 +137,9 @@ def _outdated(base: Node, over: Node, path: Path, merging: Merging) -> Iterator[
     if path[:1] != ("data",):
         return
     named: list[Path] = []
-    changed: str | None = next((key for key in ("path", "classes") if key in given), None) if path == ("data",) else None
+    changed: str | None = (
+        next((key for key in ("path", "classes") if key in given), None) if path == ("data",) else None
+    )
     if changed is not None:
         named = [("class_names",), ("fields", "y", "class_names")]
     elif path[:2] == ("data", "fields") and "classes" in given and _differ(base, over, ("classes",)):

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.weights.distributed import parts_of, read_parts
 from latentc.weights.expr import Expr
-from latentc.weights.npz import DAMAGE, read_npz, unread
+from latentc.weights.npz import read_npz, unread
 from latentc.weights.safetensors import read_safetensors, unreadable
 from latentc.weights.state_dicts import Reading, chosen, readings, state_dicts
 from latentc.weights.torch_pt import read_torch
+from latentc_runtime.npy import DAMAGE
 
 _FOREIGN = {
     b"\x89HDF": "an HDF5 file",

@@ -1,21 +1,24 @@
-"""NumPy's .npz archives: uncompressed entries become file ranges, others are read into memory."""
+"""NumPy's .npz archives: uncompressed entries become file ranges, compressed ones are unpacked when they are read.
+
+Opening an archive reads only headers, so shapes are compared with what they are for before anything is unpacked.
+"""
 
 from __future__ import annotations
 
 import errno
-import math
-import tokenize
 import zipfile
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy
 
 from latentc.diagnostics import DiagnosticError
-from latentc.weights.expr import DTYPES, Array, Expr, Stored, transpose
+from latentc.weights.expr import DTYPES, Computed, Expr, Stored, transpose
 from latentc.weights.safetensors import unreadable
+from latentc_runtime.npy import DAMAGE, Header, read_header
+
+_PIECE = 1 << 22  # bytes unpacked at once
 
 
 def read_npz(path: Path | str) -> dict[str, Expr]:
@@ -27,7 +30,6 @@ def read_npz(path: Path | str) -> dict[str, Expr]:
     path = Path(path)
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            refuse_bombs(path, archive)
             return {
                 info.filename.removesuffix(".npy"): _entry(path, file, archive, info)
                 for info in archive.infolist()
@@ -35,38 +37,6 @@ def read_npz(path: Path | str) -> dict[str, Expr]:
             }
     except DAMAGE as error:
         raise unread(path, error) from error
-
-
-DAMAGE = (
-    OSError,
-    zipfile.BadZipFile,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    OverflowError,
-    MemoryError,
-    KeyError,
-    TypeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zlib.error,
-)
-"""What the standard library's and NumPy's readers raise on damaged archives."""
-
-
-_MOST_GROWTH, _ALWAYS_ALLOWED = 200, 1 << 28  # times; bytes
-
-
-def refuse_bombs(path: Path, archive: zipfile.ZipFile) -> None:
-    """DiagnosticError E0408 if an entry would grow beyond any array of numbers when it is unpacked.
-
-    zipfile unpacks no more than the size that an entry declares.
-    """
-    for info in archive.infolist():
-        if info.file_size > _MOST_GROWTH * info.compress_size + _ALWAYS_ALLOWED:
-            grows = f"{info.compress_size} bytes would become {info.file_size}"
-            raise damaged(path, f"the entry {info.filename!r} is packed too tightly: {grows}")
 
 
 def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int] | None:
@@ -103,36 +73,60 @@ def damaged(path: Path, why: str) -> DiagnosticError:
 
 
 def _entry(path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Expr:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise damaged(path, f"the entry {info.filename!r} is compressed in a way that NumPy never uses")
     with archive.open(info) as entry:
-        shape, fortran, dtype = npy_header(entry)
-        header = entry.tell()
+        header = read_header(entry)
+        start = entry.tell()
+    shape, dtype, nbytes = header.shape, header.dtype, header.nbytes
     if dtype.newbyteorder("=") not in DTYPES.values():
         raise DiagnosticError.of(
             "E0405",
             f"{path}: array {info.filename.removesuffix('.npy')!r} has dtype {dtype}, not a number type",
             help="save plain numeric arrays; use safetensors for bfloat16, which .npz has no name for",
         )
-    nbytes = math.prod(shape) * dtype.itemsize
-    if header + nbytes != info.file_size or min(shape, default=0) < 0:
-        raise damaged(path, f"{info.filename!r} should have {header + nbytes} bytes, but has {info.file_size}")
+    if start + nbytes != info.file_size:
+        raise damaged(path, f"{info.filename!r} should have {start + nbytes} bytes, but has {info.file_size}")
     place = data_range(path, file, info)
     if place is None or dtype.newbyteorder("<") != dtype:
-        return Array(_loaded(archive, info, dtype))
-    offset = place[0] + header
-    if not fortran:
+        return Computed((), _Unpacking(path, info.filename, header), dtype.newbyteorder("="), shape)
+    offset = place[0] + start
+    if not header.fortran:
         return Stored(path, offset, nbytes, dtype, shape)
     return transpose(Stored(path, offset, nbytes, dtype, shape[::-1]), range(len(shape))[::-1])
 
 
-def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """(shape, whether in Fortran's order, dtype) of an .npy file; leaves the stream at its data. Raises `DAMAGE`."""
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    return shape, fortran, dtype
+@dataclass(frozen=True)
+class _Unpacking:
+    """Unpacks an entry of an archive in pieces: its memory is that of the array, which its header declares."""
 
+    path: Path
+    name: str
+    header: Header
 
-def _loaded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: np.dtype[Any]) -> np.ndarray:
-    with archive.open(info) as entry:
-        array = npy.read_array(entry, allow_pickle=False)
-    return array.astype(dtype.newbyteorder("="))
+    def __call__(self, parts: list[np.ndarray]) -> np.ndarray:
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as entry:
+                if read_header(entry) != self.header:
+                    raise ValueError(f"{self.name!r} was changed after it was opened")
+                return self._array(entry)
+        except MemoryError:
+            raise
+        except DAMAGE as error:
+            raise unread(self.path, error) from error
+
+    def _array(self, entry: Any) -> np.ndarray:
+        shape = self.header.shape[::-1] if self.header.fortran else self.header.shape
+        array = np.empty(shape, self.header.dtype)
+        left = array.reshape(-1).view(np.uint8).data
+        while left:
+            piece = entry.read(min(len(left), _PIECE))
+            if not piece:
+                raise ValueError(f"{self.name!r} ends {len(left)} bytes too early")
+            left[: len(piece)] = piece
+            left = left[len(piece) :]
+        if entry.read(1):  # which also compares the checksum
+            raise ValueError(f"{self.name!r} is longer than its header says")
+        if not array.dtype.isnative:
+            array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+        return array.transpose() if self.header.fortran else array

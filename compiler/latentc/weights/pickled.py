@@ -101,7 +101,7 @@ def load(data: bytes) -> Any:
     Raises RefusedPickle if it names something unknown, ValueError if it is malformed.
     """
     try:
-        return _Reader(io.BytesIO(data)).load()
+        return _Reader(data).load()
     except (pickle.UnpicklingError, struct.error, *_MALFORMED) as error:
         raise ValueError(f"its pickle is malformed ({type(error).__name__})") from error
 
@@ -109,8 +109,40 @@ def load(data: bytes) -> Any:
 _MALFORMED = (EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
 
 
+ROOM = 1 << 29  # bytes that the objects of a pickle may take; those of a hundred thousand tensors take a third
+_SIZES = {
+    **dict.fromkeys((pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.DICT, pickle.LIST), 100),
+    **dict.fromkeys((pickle.EMPTY_SET, pickle.FROZENSET, pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX), 300),
+    **dict.fromkeys((pickle.OBJ, pickle.INST), 300),
+    **dict.fromkeys((pickle.MEMOIZE, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT), 120),
+}
+"""About how many bytes each opcode takes that takes far more than its own."""
+
+
 class _Reader(pickle._Unpickler):
     """The unpickler in Python: that in C allocates memory for every memo index up to the largest one named."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.room, self.size = ROOM, len(data)
+        self.dispatch = {**self.dispatch, **{op[0]: self._counted(op[0], size) for op, size in _SIZES.items()}}  # type: ignore[misc]
+
+    def _counted(self, opcode: int, size: int) -> Any:
+        run = type(self).dispatch[opcode]
+
+        def counted(reader: _Reader) -> None:
+            self.room -= size
+            if self.room < 0:
+                raise ValueError("its pickle holds more objects than any state dict")
+            run(reader)
+
+        return counted
+
+    def load_bytearray8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        if length > self.size:  # Python's own method allocates it first
+            raise ValueError("its pickle is malformed (it ends in a bytearray)")
+        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module} {name}"
@@ -134,7 +166,11 @@ class _Reader(pickle._Unpickler):
     def load_build(self) -> None:
         self.stack.pop()  # type: ignore[attr-defined]  # the state of an object, which is ignored
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[dict-item]
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None = None) -> Tensor:

@@ -19,8 +19,9 @@ import numpy as np
 from latentc.diagnostics import DiagnosticError
 from latentc.weights import pickled
 from latentc.weights.expr import DTYPE_OF_TORCH, Array, Expr, Stored, dtype_from_name, transpose
-from latentc.weights.npz import DAMAGE, damaged, data_range, unread
+from latentc.weights.npz import damaged, data_range, unread
 from latentc.weights.read import materialise
+from latentc_runtime.npy import DAMAGE
 
 PICKLE_LIMIT = 1 << 26  # bytes; the pickle of a model with a hundred thousand tensors has about 20 MB
 

@@ -1,7 +1,7 @@
 """Conditions from uploaded files: .npy, .npz with `value` and `mask`, or JSON.
 
-The size of every array is read from its header and compared with the condition before its values are, so that a small
-compressed file cannot fill the memory.
+The size of every array is compared with the condition before its values are read, so that a small compressed file
+cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import math
 import zipfile
 from typing import Any
 
-import numpy as np
-
 from latentc_runtime.backends import Array
 from latentc_runtime.conditions import described
+from latentc_runtime.npy import DAMAGE, array_from_bytes
 from latentc_runtime.serve.options import refused
 from latentc_runtime.sources import Condition
 
@@ -33,7 +32,7 @@ def value_from_bytes(content: bytes, condition: Condition, samples: int) -> Any:
         if content.startswith(b"PK"):
             return _npz(content, condition, samples)
         return json.loads(content)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, RecursionError, NotImplementedError, OSError) as error:
+    except DAMAGE as error:
         reason = f"{error}".splitlines()[0][:120] if str(error) else type(error).__name__
         raise refused(
             400,
@@ -62,8 +61,7 @@ def _npz(content: bytes, condition: Condition, samples: int) -> Any:
 
 def _npy(content: bytes, condition: Condition, samples: int) -> Array:
     _check_size(len(content), condition, samples)
-    array: Array = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
+    return array_from_bytes(content)
 
 
 def _check_size(size: int, condition: Condition, samples: int) -> None:

@@ -5,6 +5,7 @@ Symbols: N samples, F features, K classes, S spatial features.
 
 from __future__ import annotations
 
+import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.pictures import Samples, View
 from latentc_runtime.hashes import HashCache
+from latentc_runtime.npy import DAMAGE
 
 Array = np.ndarray
+CODE = 1 << 26  # bytes of the code in a TorchScript file
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,10 @@ class Extractor(ABC):
 
 
 def file_identity(file: Path) -> str:
-    """The sha256 of a file that a user named. DiagnosticError E0401, E0402."""
+    """The sha256 of a file that a user named. DiagnosticError E0401, E0402, E0721 (an archive that is compressed)."""
     if not file.is_file():
         raise DiagnosticError.of("E0401", f"no such file: {file}", help="give `--features NAME=FILE`")
+    _refuse_compressed(file)
     cache = HashCache()
     try:
         found = cache.hash(file).sha256
@@ -97,6 +101,23 @@ def file_identity(file: Path) -> str:
         raise DiagnosticError.of("E0402", f"cannot read {file}: {error.strerror or error}") from error
     cache.save()
     return found
+
+
+def _refuse_compressed(file: Path) -> None:
+    """DiagnosticError E0721 for a zip whose entries grow when they are unpacked, as those of no library do.
+
+    PyTorch compresses the code of TorchScript, but never tensors.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except DAMAGE as error:
+        raise unusable(file, "is damaged", error) from None
+    if unpacked > file.stat().st_size + CODE:
+        grows = ValueError(f"it is compressed, and would take {unpacked} bytes")
+        raise unusable(file, "does not hold weights as PyTorch writes them", grows)
 
 
 def unusable(file: Path, what: str, error: Exception, mend: str | None = None) -> DiagnosticError:

@@ -11,16 +11,18 @@ from typing import Literal
 
 import numpy as np
 
+from latentc.files import FileArray
+
 Array = np.ndarray
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean f64[F] and covariance f64[F, F] of features."""
+    """Mean f64[F] and covariance f64[F, F] of features; statistics of a file are read once F is known to fit."""
 
     mean: Array
-    covariance: Array
+    covariance: Array | FileArray
 
 
 def moments(features: Array) -> Moments:

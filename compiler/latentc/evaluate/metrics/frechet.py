@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from latentc.evaluate.metrics.contract import Array, Compared, Figure, Metric, Moments, moments
 from latentc.measure.metrics import frechet_of_moments
 
@@ -9,7 +11,7 @@ from latentc.measure.metrics import frechet_of_moments
 def _distance(features: Array | None, reference: Moments | None) -> float:
     assert features is not None and reference is not None
     own = moments(features)
-    return frechet_of_moments(own.mean, own.covariance, reference.mean, reference.covariance)
+    return frechet_of_moments(own.mean, np.asarray(own.covariance), reference.mean, np.asarray(reference.covariance))
 
 
 def _lacks(compared: Compared) -> str | None:
