@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import random
+import socket
 import threading
 import time
 import zipfile
@@ -305,6 +306,46 @@ def test_a_full_queue_is_429_and_a_client_that_leaves_makes_room(tmp_path) -> No
         answer = web.post("/v1/models/m/sample", json={"classes": [1, 2], "seeds": 3, "format": "npz"})
         assert np.array_equal(np.load(io.BytesIO(answer.content))["samples"], expected)
         assert 'latentc_cancelled_total{model="m"} 2.0' in web.get("/metrics").text
+
+
+def begun(web, *lines: str, first: bytes = b"{") -> socket.socket:
+    """A connection on which these header lines and the first bytes of a body were sent."""
+    sock = socket.create_connection((web.base_url.host, web.base_url.port))
+    head = [f"POST /v1/models/m/sample HTTP/1.1\r\nhost: {web.base_url.host}", *lines]
+    sock.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + first)
+    return sock
+
+
+BEGUN = {
+    "body": ("content-type: application/json", "content-length: 100"),
+    "form": ("content-type: multipart/form-data; boundary=x", "content-length: 100"),
+    "too large": ("content-type: application/json", "content-length: 99999999"),
+    "no type": ("content-length: 100",),
+}
+
+
+def test_clients_that_hang_up_are_not_errors_of_the_server(tmp_path, caplog) -> None:
+    """While they send, wait for samples or read events: a line of the log each, status 499 or what was sent before."""
+    caplog.set_level("INFO", "latentc.serve")
+    with served(f"m={tiny_bundles.host_bundle(tmp_path / 'b')}") as (web, app):
+        for lines in BEGUN.values():
+            begun(web, *lines, first=b"--x" if "boundary" in lines[0] else b"{").close()
+        gate, scheduler = Gate(app.models["m"].pipeline), app.models["m"].scheduler
+        gate.open.clear()
+        for accept, state in (("image/png", "running"), ("text/event-stream", "waiting")):
+            body = b'"classes": [1, 2]}'
+            lines = (f"accept: {accept}", "content-type: application/json", f"content-length: {1 + len(body)}")
+            with begun(web, *lines) as sock:
+                sock.sendall(body)
+                eventually(lambda state=state: getattr(scheduler, state) == 2)
+        count = len(BEGUN) + 2
+        eventually(lambda: sum(r.message == "request" and r.path.endswith("/sample") for r in caplog.records) == count)
+        gate.open.set()
+        text = web.get("/metrics").text
+    records = [r for r in caplog.records if r.message == "request" and r.path.endswith("/sample")]
+    assert sorted(r.status for r in records) == [200, 413, *[499] * 4]
+    assert not [r for r in caplog.records if r.exc_info or r.levelname == "ERROR"]
+    assert 'latentc_requests_total{model="m",status="499"} 4.0' in text and 'status="500"' not in text
 
 
 def test_failures_of_the_engine_are_answered(tmp_path, monkeypatch) -> None:

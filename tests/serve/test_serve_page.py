@@ -172,9 +172,16 @@ def test_stopping_leaves_the_queue(server, page) -> None:
     gate.open.clear()
     page.goto(address(web, "model=host&classes=2&per=2&seed=3"))
     eventually(lambda: model.scheduler.running == 2)
+
+    def left() -> float:
+        return app.metrics.registry.get_sample_value("latentc_cancelled_total", {"model": "host"}) or 0.0
+
+    before = left()
     page.click("#stop")
     shows(page, "#empty")
     shows(page, "#status", "Stopped after 0 samples")
+    # The page shows that at once; the server learns it when the browser closes the connection.
+    eventually(lambda: left() > before)
     gate.open.set()
     eventually(lambda: model.scheduler.running == 0)
     assert gate.runs == 1

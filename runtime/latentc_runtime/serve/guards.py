@@ -13,10 +13,11 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentc_runtime.errors import BundleError
-from latentc_runtime.serve.options import HttpError, Options, refused
+from latentc_runtime.serve.options import CLOSED, HttpError, Options, refused
 
 _log = logging.getLogger("latentc.serve")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -75,6 +76,8 @@ class Guard:
                 if refusal.status == 413:
                     await _discard(receive)
                 await _send_error(answer, refusal, request_id)
+            except ClientDisconnect:
+                status = CLOSED
             except Exception:
                 _log.exception("internal error", extra={"request": request_id, "path": scope["path"]})
                 if status:

@@ -64,6 +64,9 @@ class HttpError(Exception):
         self.status, self.error, self.headers = status, error, dict(headers or {})
 
 
+CLOSED = 499
+"""Status of a request whose client left: nobody reads the answer, but logs and metrics count it."""
+
 _STATUS = {"E0607": 500, "E0612": 422}
 
 

@@ -21,6 +21,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from latentc_runtime.backends import Array
@@ -28,7 +29,7 @@ from latentc_runtime.request import Request
 from latentc_runtime.serve import answers
 from latentc_runtime.serve.metrics import Metrics
 from latentc_runtime.serve.models import Model
-from latentc_runtime.serve.options import HttpError, Options, http_error, refused
+from latentc_runtime.serve.options import CLOSED, HttpError, Options, http_error, refused
 from latentc_runtime.serve.scheduler import Event, Failed, Job, Made, Preview, Progress
 from latentc_runtime.serve.wire import Asked, asked_from_form, asked_from_json, asked_from_query
 from latentc_runtime.sources import NUMPY
@@ -57,6 +58,11 @@ def handler(model: Model, options: Options, metrics: Metrics) -> Handler:
         except HTTPException as refusal:  # of the framework, which parsed a form
             status = refusal.status_code
             raise
+        except ClientDisconnect:  # while its body was read
+            status = CLOSED
+            http.scope["state"]["log"]["cancelled"] = True
+            metrics.cancelled.labels(model.name).inc()
+            return Response(status_code=status)
         finally:
             metrics.requests.labels(model.name, str(status)).inc()
             metrics.seconds.labels(model.name).observe(time.monotonic() - begin)
@@ -82,8 +88,8 @@ async def _sample(http: HttpRequest, model: Model, options: Options, metrics: Me
     if kind == answers.EVENTS:
         return StreamingResponse(visit.stream(), media_type=answers.EVENTS, headers={"X-Accel-Buffering": "no"})
     outputs = await visit.whole()
-    if outputs is None:  # nobody reads it; the status is for the log
-        return Response(status_code=499)
+    if outputs is None:
+        return Response(status_code=CLOSED)
     if kind == answers.JSON:
         found = await run_in_threadpool(answers.rows, request, model.manifest.conditions, 0, outputs)
         return JSONResponse({"model": model.name, "samples": found})
