@@ -435,7 +435,6 @@ def main() -> None:
         count = sum(p.numel() for n in networks.values() for p in n.parameters())
         print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
 
-
     writer = tensorboard(out, step) if run.main else None
     # region batches
     fed = sum(bool(update.batch) for update in UPDATES)  # batches of data per step
