@@ -19,7 +19,27 @@ NUMBERS = ROOT / "tests" / "data" / "parity"
 EXAMPLES = "digits"  # the family of specs that only train small networks on small data
 
 # Recordings that tests compare with, but whose row of docs/systems.yaml is still to be written.
-UNLISTED = frozenset({"imf", "imf.loss", "imf.sampler_1step", "imf.sampler_3step", "repa.loss", "repa.sampler_em6"})
+UNLISTED = frozenset(
+    {
+        "cm",
+        "cm.loss_distillation",
+        "cm.loss_training",
+        "cm.sampler_multistep",
+        "diffusion_classifier",
+        "diffusion_classifier.adaptive",
+        "diffusion_classifier.vb",
+        "dmd2.loss_dm",
+        "dmd2.loss_fake",
+        "imf",
+        "imf.loss",
+        "imf.sampler_1step",
+        "imf.sampler_3step",
+        "repa.loss",
+        "repa.sampler_em6",
+        "sid.fake_loss",
+        "sid.generator_loss",
+    }
+)
 
 BREAK = "<br>"  # a new line within a cell
 

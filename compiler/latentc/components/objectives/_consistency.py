@@ -97,8 +97,10 @@ class ConsistencyObjective(Objective):
         "`perceptual` (LPIPS)",
     )
     c: float = Field(0.00054, gt=0, description="c of the pseudo-Huber distance, per square root of the dimension")
-    weighting: Literal["none", "inverse_step"] = Field(
-        "none", description="weight of the distance; inverse_step: 1 over the difference of the two noise levels"
+    weighting: Literal["none", "inverse_step", "edm"] = Field(
+        "none",
+        description="weight of the distance; inverse_step: 1 over the difference of the two noise levels; edm: "
+        "1 / level^2 + 1 / data_std^2 at the first",
     )
     least: float | None = Field(
         None, gt=0, description="noise level sigma / alpha at which trajectories end; null: the process's smallest"
@@ -211,6 +213,8 @@ class ConsistencyObjective(Objective):
         found["weight"] = np.ones_like(levels[0])
         if self.weighting == "inverse_step":
             found["weight"] = 1.0 / (levels[0] - levels[1])  # 0 if the level is infinite
+        if self.weighting == "edm":
+            found["weight"] = 1.0 / levels[0] ** 2 + 1.0 / target.boundary.data_std**2
         return found
 
     def cumulative(self, steps: int) -> Array:

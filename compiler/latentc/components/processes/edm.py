@@ -17,8 +17,8 @@ from latentc.components.processes.process import Process
 class Edm(Process):
     """x = x0 + sigma noise, where time is sigma itself (Karras et al. 2022, arXiv:2206.00364, table 1).
 
-    The network takes c_in x and log(sigma) / 4. Its `preconditioned` prediction F has unit variance: the denoised
-    sample is c_skip x + c_out F. The mean squared error of F is EDM's weighted loss of the denoised sample.
+    The network takes c_in x and `time_factor` log(sigma). Its `preconditioned` prediction F has unit variance: the
+    denoised sample is c_skip x + c_out F. The mean squared error of F is EDM's weighted loss of the denoised sample.
     """
 
     kind: Literal["edm"]
@@ -27,6 +27,9 @@ class Edm(Process):
     p_std: float = Field(1.2, gt=0, description="standard deviation of log(sigma) in training")
     sigma_min: float = Field(0.002, gt=0, description="smallest noise level of sampling")
     sigma_max: float = Field(80.0, gt=0, description="largest noise level of sampling")
+    time_factor: float = Field(
+        0.25, gt=0, description="factor of log(sigma) in the time that the network takes; 250: consistency models"
+    )
     SPACING: ClassVar[str | None] = "karras"
     TRIED: ClassVar[tuple[str, ...]] = ("log_snr",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm"}
@@ -52,7 +55,7 @@ class Edm(Process):
         return t / (self.sigma_data * deviation), -self.sigma_data / deviation
 
     def network_time(self, m: Maths, t: Any) -> Any:
-        return m.affine(m.log(t), 0.25, 0.0, out="time")
+        return m.affine(m.log(t), self.time_factor, 0.0, out="time")
 
     def input_scale(self, m: Maths, t: Any) -> Any:
         return 1.0 / self._deviation(m, t)

@@ -30,6 +30,9 @@ class Consistency(ArraySampler):
         description="the added noise excludes the smallest noise level, which trajectory ends already have (Song et "
         "al. 2023); false: the full level is added (latent consistency models)",
     )
+    clip: float | None = Field(
+        None, gt=0, description="bound of the ends of trajectories, 1 in the authors' code for images; null: none"
+    )
     SPACING: ClassVar[str] = "trailing"
     JUMPS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "consistency", "steps": 2}
@@ -81,7 +84,7 @@ def consistency(sampler: Consistency, target: Parameterization) -> Table:
     columns |= {"x": np.zeros(grid.steps), "d": alpha}
     if grid.steps > 1:
         columns["noise"] = sigma
-    return Table(sampler.kind, LINEAR, columns, prior=grid.prior)
+    return Table(sampler.kind, LINEAR, columns, clip=sampler.clip, prior=grid.prior)
 
 
 __all__ = ["Consistency", "consistency", "consistent_interval"]

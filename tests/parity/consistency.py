@@ -1,0 +1,93 @@
+"""Consistency models (Song et al. 2023): ADM's network with the time 250 log(sigma), both losses, the sampler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from cases import Array, Forward, Loss, Sampler
+from parity_data import Numbers
+
+from latentc.spec import load_spec
+
+SIZES = ("data.shape=[3, 16, 16]", "data.classes=10", "conditioning.time.frequencies=32", "backbone.width=32")
+SIZES += ("backbone.multipliers=[1, 2]", "backbone.blocks=1", "backbone.attention=[1]")
+SIZES += ("backbone.block={qkv: parts, head_channels: 16}",)
+BASE = "base: {kind: diffusion, process: {kind: edm, time_factor: 250}, predicts: preconditioned}"
+DIFFUSION = f"objective={BASE.removeprefix('base: ')}"
+NETWORKS = {"main": "model.", "target": "target."}
+GRID = 40  # levels
+
+
+def maps() -> str:
+    """ADM's name map for attention by convolutions over rows and columns."""
+    rules = json.dumps([dict(rule) for rule in load_spec("adm").weights["official"]["main"]])
+    return "weights.official.main=" + rules.replace('{"squeeze": 2}', '{"squeeze": [2, 3]}')
+
+
+def level(number: Array) -> Array:
+    """Noise levels f64 by their number in the sampler's grid."""
+    ends = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    return np.asarray((ends[0] + number / (GRID - 1) * (ends[1] - ends[0])) ** 7)
+
+
+def network(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    sigma, process = numbers.inputs["sigmas"].astype(np.float64), spec.objective.process
+    x = process.scale(sigma)[:, None, None, None] * numbers.inputs["x_t"]
+    return {"x": x, "t": process.told(sigma), "y": numbers.inputs["y"]}
+
+
+def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    noise, pair = numbers.noise
+    given = {"x": numbers.inputs["x_start"], "y": numbers.inputs["y"], "noise": noise, "pair": pair}
+    return {**given, "drop": np.ones(len(pair), np.float32)}
+
+
+def mean(numbers: Numbers) -> Array:
+    return numbers.outputs["out.loss"].astype(np.float64)
+
+
+def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    first, *steps = numbers.noise
+    return {"x": first, "y": numbers.inputs["y"], "noise": np.stack(steps)}
+
+
+def objective(kind: str, steps: int, *more: str) -> str:
+    return f"objective={{{', '.join((f'kind: {kind}', f'steps: {steps}', *more, BASE))}}}"
+
+
+TARGET = "networks.target={kind: average, decay: 0.95}"
+TEACHER = "networks.teacher={kind: like, pretrained: teacher.safetensors}"
+OPTIONS = ("target: target", "solver: heun", "distance: l1", "weighting: edm")
+DISTILLATION = objective("consistency_distillation", GRID - 1, *OPTIONS)
+TRAINING = objective("consistency_training", 17, "target: target", "distance: l2")
+JUMPS = f"sampler={{kind: consistency, steps: 2, clip: 1.0, timesteps: [80, {level(np.array(22))}]}}"
+CASES = [
+    Forward(
+        "cm",
+        "adm",
+        (*SIZES, maps(), DIFFUSION, "sampler={kind: heun, steps: 18}"),
+        network,
+        wanted=lambda numbers: numbers.outputs["out.model"],
+    ),
+    Loss(
+        "cm.loss_distillation",
+        "adm",
+        (*SIZES, maps(), TARGET, TEACHER, DISTILLATION, "sampler=null"),
+        loss,
+        wanted=mean,
+        tolerance=2e-5,  # the authors' rounding error, after a step of the teacher at the level 80
+        prefixes={**NETWORKS, "teacher": "teacher."},
+    ),
+    Loss(
+        "cm.loss_training",
+        "adm",
+        (*SIZES, maps(), TARGET, TRAINING, "sampler=null"),
+        loss,
+        wanted=mean,
+        prefixes=NETWORKS,
+    ),
+    Sampler("cm.sampler_multistep", "adm", (*SIZES, maps(), objective("consistency_training", 17), JUMPS), sampler),
+]
