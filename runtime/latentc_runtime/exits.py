@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.pipeline import Pipeline
-from latentc_runtime.request import Request, check_request
+from latentc_runtime.request import Request, all_settings, check_request
 from latentc_runtime.sources import Given
 
 STEP = "exit_step"
@@ -62,7 +62,7 @@ def sample(
     if plan is not None and (len(plan) != steps or not all(1 <= e <= len(stages) for e in plan)):
         message = f"a plan of {len(plan)} exits"
         raise BundleError("E0608", message, f"give {steps} exit numbers from 1 to {len(stages)}")
-    asked = {**({} if guidance is None else {"guidance": guidance}), **(settings or {})}
+    asked = all_settings(settings, guidance=guidance)
     request = check_request(pipe.manifest, pipe.program("sample"), classes, seeds, conditions, asked, count=count)
     given, n = request.given, len(request)
     (state,) = (c.name for c in pipe.manifest.conditions_of(step) if not c.name.startswith("prediction"))

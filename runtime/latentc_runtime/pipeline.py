@@ -22,7 +22,7 @@ from latentc_runtime.manifest import EngineCall, ProgramEntry, Statement
 from latentc_runtime.media import encoded, images
 from latentc_runtime.media.pixels import Pixels
 from latentc_runtime.program import Variables, first_steps, run_program, ticks
-from latentc_runtime.request import Request, check_request, program_entry
+from latentc_runtime.request import Request, all_settings, check_request, program_entry
 from latentc_runtime.retrieval import EncodingIndex, Index, open_index
 from latentc_runtime.sources import NUMPY, RandomSource, default_given, input_array
 
@@ -151,7 +151,8 @@ class Pipeline:
         one value for all samples, or one per sample; sequences of different lengths are padded, and
         {"value": …, "mask": …} gives a mask. `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends
         only on its own seed, conditions and settings. `settings`: numbers by name, one for all or f64[B]; `guidance`
-        (the scale) and `truncation` (bound of a generator's noise, inf for none) are short for two of them.
+        (the scale) and `truncation` (bound of a generator's noise, inf for none) are short for two of them, and given
+        in one of the two ways.
         `noise`: arrays instead of the noise from the seeds, by input name ("x": f32[B, ...]; per step f32[N, B, ...]).
         `count`: the number of samples, if no other argument determines it. `program` and `steps`: which program, by
         default the first. `batch`: the largest number of samples to run at once. `progress(done, total)` is called from
@@ -159,11 +160,7 @@ class Pipeline:
         raises ends sampling. Raises BundleError E0607 to E0610.
         """
         entry = self.program(program, steps)
-        if settings is not None and not isinstance(settings, Mapping):
-            message = f"`settings` must be numbers by name, not {type(settings).__name__}"
-            raise BundleError("E0608", message, 'give a mapping: settings={"NAME": 1.0}')
-        short = {"guidance": guidance, "truncation": truncation}
-        asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
+        asked = all_settings(settings, guidance=guidance, truncation=truncation)
         request = check_request(
             self.manifest, entry, classes, seeds, conditions, asked, noise, count, indexes=self.indexes
         )

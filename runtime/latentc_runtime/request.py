@@ -127,6 +127,23 @@ def check_request(
     )
 
 
+def all_settings(settings: Mapping[str, Any] | None, **short: Any) -> dict[str, Any]:
+    """Settings by name, with those that a caller gives as arguments of their own (None: not given).
+
+    Raises BundleError E0608 if `settings` is no mapping, or gives one of these, too.
+    """
+    if settings is not None and not isinstance(settings, Mapping):
+        message = f"`settings` must be numbers by name, not {type(settings).__name__}"
+        raise BundleError("E0608", message, 'give a mapping: settings={"NAME": 1.0}')
+    found = dict(settings or {})
+    for name, value in short.items():
+        if value is not None and name in found:
+            raise BundleError("E0608", f"the setting `{name}` is given twice", f"give `{name}` alone or in `settings`")
+        if value is not None:
+            found[name] = value
+    return found
+
+
 def _noise_count(entry: ProgramEntry, noise: Mapping[str, ArrayLike]) -> int | None:
     """The number of samples in the given noise; None without noise."""
     for one in entry.inputs:

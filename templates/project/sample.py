@@ -309,7 +309,11 @@ def given_of(flags: argparse.Namespace, program: Any, config: dict[str, Any]) ->
     elif classes is not None:
         classes = np.repeat(classes, flags.per_class).tolist()
     short = {"guidance": flags.guidance, "truncation": flags.truncation}
-    asked = {**dict(flags.setting), **{name: value for name, value in short.items() if value is not None}}
+    asked = {name: value for name, value in short.items() if value is not None}
+    for name, value in flags.setting:
+        if name in asked:
+            raise SystemExit(f"the setting `{name}` is given twice")
+        asked[name] = value
     try:
         return checked_given(
             conditions,

@@ -77,6 +77,7 @@ LINES = {
     "classes upside down": ("sample BUNDLE --class 9-0 -o a.png", "E0704"),
     "classes that are none": ("sample BUNDLE --class cat -o a.png", "E0704"),
     "guidance that is no number": ("sample BUNDLE --guidance nan -o a.png", "E0608"),
+    "guidance twice": ("sample BUNDLE --guidance 2 --setting guidance=2 -o a.png", "E0608"),
     "infinite guidance": ("sample BUNDLE --guidance inf -o a.png", "E0608"),
     "negative seed": ("sample BUNDLE --seed -1 -o a.png", "E0608"),
     "steps it lacks": ("sample BUNDLE --steps 4 -o a.png", "E0609"),
@@ -426,8 +427,8 @@ def test_inherited_variants_need_not_fit_what_a_spec_changes(latentc: Run, tmp_p
     data = "{kind: npz, path: x.npz, shape: [4, 16, 16], classes: 0}"
     path.write_text(f"latentc: 1\nextends: uvit\nname: mine\ndata: {data}\nconditioning: {{class: null}}\n")
     assert "guidance needs a condition to drop" in latentc("check", path).err
-    path.write_text(path.read_text() + "sampler: {guidance: null}\n")
+    path.write_text(path.read_text() + "sampler: {kind: ddim, guidance: null}\n")
     assert latentc("check", path).status == 0
-    refused(latentc("check", path, "--variant", "imagenet64-M/4"), "E0206")
+    refused(latentc("check", path, "--variant", "imagenet64-M/4"), "E0201")
     path.write_text(path.read_text() + "variants: {imagenet64-M/4: {train: {batch_size: 64}}}\n")
-    refused(latentc("check", path), "E0206")
+    refused(latentc("check", path), "E0201")

@@ -255,6 +255,7 @@ def test_a_folder_of_images_is_a_reference(tmp_path: Path, digits: tuple[np.ndar
         (["--classifier", "principal"], "E0721", "not a classifier"),
         (["--guidance", "1,x"], "E0701", "not a number"),
         (["--setting", "warmth=1"], "E0608", "warmth"),
+        (["--guidance", "1,2", "--setting", "guidance=2"], "E0608", "given twice"),
     ],
 )
 def test_mistakes_are_diagnostics(

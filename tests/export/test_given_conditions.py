@@ -107,6 +107,8 @@ def test_the_command_line_and_the_project_give_the_runtimes_samples(
     np.testing.assert_array_equal(found["class"], np.eye(3)[[0, 2]])
     refused = python(project, *line[:3], "--class=0", env={"PYTHONPATH": ""})
     assert refused.returncode == 1 and "the condition `sketch` is missing" in refused.stderr
+    refused = python(project, *line[:-2], "--guidance=2", env={"PYTHONPATH": ""})
+    assert refused.returncode == 1 and "`guidance` is given twice" in refused.stderr
     # Control: every condition and setting counts.
     for change in (
         {"conditions": {"class": [0, 1], "sketch": SKETCH, "style": STYLE}},

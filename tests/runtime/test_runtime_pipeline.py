@@ -204,6 +204,7 @@ BAD = [
     ({"classes": [[1]]}, "E0608", "a list of integers"),
     ({"classes": ["cat"]}, "E0608", "integers"),
     ({"classes": [[1], [1, 2]]}, "E0608", "not an array"),
+    ({"guidance": 2.0, "settings": {"guidance": 2.0}}, "E0608", "`guidance` is given twice"),
     ({"seeds": [1]}, "E0608", "1 seeds for 2 samples"),
     ({"seeds": [1, -1]}, "E0608", "-1 is not"),
     ({"seeds": -1}, "E0608", "-1 is not"),

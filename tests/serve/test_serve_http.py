@@ -137,6 +137,7 @@ REFUSED = {
     "too many classes": ({"json": {"classes": [1] * 17}}, 400, "E0608"),
     "too many seeds": ({"json": {"classes": [1], "seeds": list(range(17))}}, 400, "E0608"),
     "setting": ({"json": {"classes": [1], "settings": {"heat": 1}}}, 400, "E0608"),
+    "twice": ({"json": {"classes": [1], "guidance": 2, "settings": {"guidance": 2}}}, 400, "E0608"),
     "not finite": ({"json": {"classes": [1], "guidance": 1e300}}, 400, "E0608"),
     "steps": ({"json": {"classes": [1], "steps": 77}}, 400, "E0609"),
     "program": ({"json": {"classes": [1], "program": "encode"}}, 400, "E0609"),

@@ -207,8 +207,11 @@ def check_files(output: Path | str | None, raw: Path | str | None) -> None:
 
 
 def given_settings(settings: Mapping[str, Any] | None, **short: float | None) -> dict[str, Any]:
-    """Settings by name, those with an argument of their own included."""
-    return {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
+    """Settings by name, those with an argument of their own included. DiagnosticError E0608: one is given twice."""
+    from latentc_runtime.request import all_settings
+
+    with runtime_errors():
+        return all_settings(settings, **short)
 
 
 def _value(given: Any) -> Any:

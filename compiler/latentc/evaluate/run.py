@@ -22,6 +22,7 @@ from latentc.spec import load_spec
 from latentc_runtime import load
 from latentc_runtime.bundle import MANIFEST
 from latentc_runtime.manifest import Output
+from latentc_runtime.request import all_settings
 
 MOST = 10_000  # default number of generated samples
 
@@ -85,7 +86,7 @@ def _of_bundle(path: Path, options: Options, tell: Tell) -> tuple[Judge, SampleS
     scales = options.guidance or (None,)
 
     def source(count: int, scale: float | None) -> SampleSource:
-        settings = {**options.settings, **({} if scale is None else {"guidance": scale})}
+        settings = all_settings(options.settings, guidance=scale)
         drawn = (options.seed, settings, options.program, options.steps, options.batch, options.executor)
         return Generated(pipe, count, *drawn)
 

@@ -20,6 +20,7 @@ from latentc.interchange.folders import FIRST_STAGE_FILE, Found, found_in_folder
 from latentc.lower import lower
 from latentc.spec import Spec, load_spec
 from latentc.spec.write import yaml_from_data
+from latentc_runtime.sources import ConditionSource
 
 MARKER = "latentc.json"
 """File by which a folder that latentc wrote is recognised."""
@@ -137,7 +138,9 @@ def _commands(folder: Path, spec: Spec) -> Sequence[str]:
     stage = spec.data.first_stage
     if stage is not None and stage.weights is None:
         missing.append(FIRST_STAGE)
-    asked = (*lowered.programs[0].conditions, *lowered.conditions)
+    program = lowered.programs[0]
+    read = {source.condition for source in program.sources.values() if isinstance(source, ConditionSource)}
+    asked = [c for c in (*program.conditions, *lowered.conditions) if c.name in read]
     given = [f" --given {c.name}=FILE" for c in asked if c.form != "label" and c.default is None]
     labels = [c for c in asked if c.form == "label" and c.classes is not None]
     classes = f" --class 0-{min(labels[0].classes or 1, 8) - 1}" if len(labels) == 1 else ""

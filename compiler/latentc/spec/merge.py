@@ -137,11 +137,9 @@ def _outdated(base: Node, over: Node, path: Path, merging: Merging) -> Iterator[
     if path[:1] != ("data",):
         return
     named: list[Path] = []
-    changed: str | None = (
-        next((key for key in ("path", "classes") if key in given), None) if path == ("data",) else None
-    )
-    if changed is not None:
-        named = [("class_names",), ("fields", "y", "class_names")]
+    changed: str | None = None
+    if path == ("data",) and ("path" in given or "classes" in given):
+        changed, named = "path" if "path" in given else "classes", [("class_names",), ("fields", "y", "class_names")]
     elif path[:2] == ("data", "fields") and "classes" in given and _differ(base, over, ("classes",)):
         changed, named = "classes", [("class_names",)]
     elif path == ("data",) and _differ(base, over, ("fields", "y", "classes")):

@@ -11,7 +11,7 @@ from latentc_runtime.codec import CodecError, decode, parse
 from latentc_runtime.conditions import described
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Manifest
-from latentc_runtime.request import Request, check_request, program_entry
+from latentc_runtime.request import Request, all_settings, check_request, program_entry
 from latentc_runtime.serve.options import HttpError, http_error, refused
 from latentc_runtime.serve.uploads import value_from_bytes
 from latentc_runtime.sources import Retriever
@@ -38,10 +38,9 @@ class Asked:
 
     def request(self, manifest: Manifest, most: int, indexes: Mapping[str, Retriever] | None = None) -> Request:
         """The checked request, of at most `most` samples; `indexes` find neighbours. Raises HttpError."""
-        short = {"guidance": self.guidance, "truncation": self.truncation}
-        settings = {**self.settings, **{name: value for name, value in short.items() if value is not None}}
         classes = [self.classes] if isinstance(self.classes, int) else self.classes
         try:
+            settings = all_settings(self.settings, guidance=self.guidance, truncation=self.truncation)
             entry = program_entry(manifest, self.program, self.steps)
             request = check_request(
                 manifest,
