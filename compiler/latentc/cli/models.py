@@ -188,7 +188,7 @@ def forward(
     network: Annotated[str, typer.Option("--network", metavar="NAME", help="Network of the spec.")] = "main",
     method: Annotated[str, typer.Option("--method", metavar="NAME", help="Method of the network.")] = "forward",
 ) -> None:
-    """Run one method of a network."""
+    """Run one method of a network. Inputs that the method does not read may be left out."""
     given = (variant, overrides or (), names, key, network, method)
     with bar_for("running"):
         api.forward_file(spec, weights, inputs, output, backend, *given)
@@ -217,7 +217,12 @@ def loss(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a training loss on given data and draws."""
+    """Evaluate a training loss on given data and draws.
+
+    The .npz has the fields of the data (`x`, `y`) and the random draws of a training step (`t`, `noise`, …), one per
+    sample: an .npz that lacks them is answered with the list. `drop` decides whether the label is dropped: 1 keeps it,
+    0 drops it.
+    """
     given = (variant, overrides or (), names, key, update, training)
     with bar_for("running"):
         found = api.loss_file(spec, weights, inputs, output, backend, *given)

@@ -136,11 +136,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Draw:
-    """A random input of a loss: a row of `latentc_runtime.distributions.DISTRIBUTIONS` and its parameters."""
+    """A random input of a loss: a row of `latentc_runtime.distributions.DISTRIBUTIONS` and its parameters.
+
+    `meaning`: what its values do, for those who give them; empty if the name says it.
+    """
 
     name: str
     distribution: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    meaning: str = ""
 
 
 @dataclass(frozen=True)

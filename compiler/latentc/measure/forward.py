@@ -18,7 +18,7 @@ from latentc.checkpoint import arrays
 from latentc.components.contract import Lowered, Method, Network, Port
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
-from latentc.ir.core import Value, only_entry
+from latentc.ir.core import Function, Value, only_entry
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import FLOATS, NUMPY, Sym
 from latentc.pipeline import optimised
@@ -41,7 +41,8 @@ def run_method(
 ) -> dict[str, Array]:
     """The outputs of a network's method by name (`out` if it has one): f64 by the oracle, f32 by other `BACKENDS`.
 
-    `weights`: {state-dict path: tensor}, buffers included. `inputs`: arrays by the names of the method's inputs.
+    `weights`: {state-dict path: tensor}, buffers included. `inputs`: arrays by the names of the method's inputs; those
+    that it does not read may be left out.
     Raises DiagnosticError: E0702 if they do not fit, E0706 if the backend's package is missing.
     """
     net = lowered.networks[network]
@@ -49,10 +50,10 @@ def run_method(
         held = ", ".join(net.methods)
         message = f"network `{network}` has no method `{method}`"
         raise DiagnosticError(Diagnostic("E0702", message, help=f"its methods are {held}"))
-    values = lowered.module.functions[net.methods[method].function].inputs
+    fn = lowered.module.functions[net.methods[method].function]
     if backend not in ("oracle", "torch"):  # the last pass that keeps the names of functions
         lowered = optimised(replace(lowered, programs=()), spec, "expand_guidance")
-    operands = checked_inputs(f"method `{method}` of network `{network}`", values, inputs, net.methods[method].inputs)
+    operands = checked_inputs(f"method `{method}` of network `{network}`", fn, inputs, net.methods[method].inputs)
     outs = BACKENDS[backend](lowered, net, method, weights, operands)
     return dict(zip(output_names(net.methods[method]), outs, strict=True))
 
@@ -126,24 +127,34 @@ BACKENDS: dict[str, Callable[[Lowered, Network, str, Weights, Sequence[Array]], 
 
 
 def checked_inputs(
-    what: str, values: Sequence[Value], given: Mapping[str, ArrayLike], ports: Sequence[Port] = ()
+    what: str,
+    fn: Function,
+    given: Mapping[str, ArrayLike],
+    ports: Sequence[Port] = (),
+    about: Mapping[str, str] | None = None,
 ) -> list[Array]:
     """The arrays in the order and dtype of a function's inputs. DiagnosticError E0702 lists every misfit.
 
-    `what` names the function in messages; `ports` say which integers may be given.
+    Inputs that the function does not read are zeros if they are not given. `what` names the function in messages;
+    `ports` say which integers may be given, `about` what inputs are.
     """
     sizes: dict[str, int] = {}
+    values = fn.inputs
     takes = ", ".join(f"{v.name}: {v.type}" for v in values)
+    if about:
+        takes = "".join(f"\n  {v.name}: {v.type}" + (f" ({about[v.name]})" if v.name in about else "") for v in values)
     problems = []
     names = [v.name for v in values]
+    read = {v for node in fn.nodes for v in node.inputs} | {*fn.outputs}
     for name in given:
         if name not in names:
             close = nearest(name, [n for n in names if n not in given])
             problems.append(f"no such input: `{name}`" + (f" (did you mean `{close}`?)" if close else ""))
-    arrays = []
+    arrays: dict[str, Array] = {}
     for value in values:
         if value.name not in given:
-            problems.append(f"the input `{value.name}` is missing")
+            if value in read:
+                problems.append(f"the input `{value.name}` is missing")
             continue
         array: Any = given[value.name]
         if not hasattr(array, "dtype"):
@@ -155,11 +166,18 @@ def checked_inputs(
         if problem:
             problems.append(f"`{value.name}` {problem}")
         else:
-            arrays.append(array.astype(NUMPY[value.type.dtype]))
+            arrays[value.name] = array.astype(NUMPY[value.type.dtype])
     if problems:
-        help_text = f"{what} takes {takes}"
-        raise DiagnosticError(*(Diagnostic("E0702", p, help=help_text) for p in problems))
-    return arrays
+        help_text = f"{what} takes{'' if about else ' '}{takes}"
+        helps = [None if about else help_text] * (len(problems) - 1) + [help_text]
+        raise DiagnosticError(*(Diagnostic("E0702", p, help=h) for p, h in zip(problems, helps, strict=True)))
+    return [arrays[v.name] if v.name in arrays else _zeros(v, sizes) for v in values]
+
+
+def _zeros(value: Value, sizes: Mapping[str, int]) -> Array:
+    """An array for an input that nothing reads."""
+    shape = [sizes.get(d.name, 1) * d.factor if isinstance(d, Sym) else int(d) for d in value.type.shape]
+    return np.zeros(shape, NUMPY[value.type.dtype])
 
 
 def _shape_problem(value: Value, array: Array, sizes: dict[str, int]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc.checkpoint import arrays
-from latentc.components.contract import Lowered, Update
+from latentc.components.contract import Draw, Lowered, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
 from latentc.ir.interpret import Interpreter
@@ -19,6 +20,7 @@ from latentc.measure.emitted import load_arrays, project_modules
 from latentc.measure.forward import Array, checked_inputs
 from latentc.spec import Spec
 from latentc.weights import Expr, materialise
+from latentc_runtime.distributions import DISTRIBUTIONS
 
 Weights = Mapping[str, Mapping[str, Expr]]
 """{network: {state-dict path: tensor}}."""
@@ -50,13 +52,15 @@ def run_loss(
 ) -> dict[str, Array]:
     """The metrics of a loss by name, each a scalar: f64 by the oracle, f32 by PyTorch.
 
-    `inputs`: the data's fields and the random draws, by name. `training`: as `train.py` runs the networks (batch norms
+    `inputs`: the data's fields and the random draws, by name; those that the loss does not read may be left out.
+    `training`: as `train.py` runs the networks (batch norms
     use the batch, dropout drops); else as for sampling. Losses that layers add to the gradients alone, such as the
     balance of experts, are no part of a metric: in training their sum is one more metric, `auxiliary`. Raises
     DiagnosticError: E0702, E0706.
     """
     fn = lowered.module.entry(update.loss)
-    operands = checked_inputs("the loss", fn.inputs, inputs)
+    draws = {draw.name: _words(draw) for draw in update.draws}
+    operands = checked_inputs("the loss", fn, inputs, about=dict.fromkeys(update.batch, "data") | draws)
     names = [name.rsplit("/", 1)[-1] for name in update.metrics or ("loss",)]
     if backend == "oracle":
         values = {f"{name}.{path}": array for name, own in weights.items() for path, array in arrays(own).items()}
@@ -119,6 +123,14 @@ class EmittedLosses:
         given = {v.name: self.torch.from_numpy(np.ascontiguousarray(x)) for v, x in zip(inputs, operands, strict=True)}
         outs = emitted.loss(*models.values(), **given)
         return outs if isinstance(outs, tuple) else (outs,), models
+
+
+def _words(draw: Draw) -> str:
+    """How a random input is drawn in training, and what its values do."""
+    low, high = DISTRIBUTIONS[draw.distribution].bounds(draw.parameters)
+    within = f" from {low:g} to {high:g}" if math.isfinite(low) and math.isfinite(high) else ""
+    others = ", ".join(f"{key} {value}" for key, value in draw.parameters.items() if key not in ("low", "high"))
+    return "; ".join(filter(None, (f"drawn: {draw.distribution}{within}", others, draw.meaning)))
 
 
 def _auxiliary(losses: Sequence[Array]) -> dict[str, Array]:

@@ -158,8 +158,15 @@ class Conditions:
     def draws(self, prefix: str = "") -> tuple[Draw, ...]:
         """The uniform number per sample that decides whether a condition is dropped, one for each that may be, and the
         number of the one that is told in turn. Losses that drop conditions more than once tell them by `prefix`."""
-        dropped = [name for name, condition in self.items() if condition.dropped]
-        drops = (Draw(prefix + ("drop" if name == "class" else f"drop_{name}"), "uniform") for name in dropped)
+        drops = (
+            Draw(
+                prefix + ("drop" if name == "class" else f"drop_{name}"),
+                "uniform",
+                meaning=f"condition `{name}` is dropped below {condition.dropout:g}; 1 keeps it",
+            )
+            for name, condition in self.items()
+            if condition.dropped
+        )
         return *drops, *([Draw(f"{prefix}turn", "integers", {"high": len(self.turns)})] if self.turns else [])
 
     @property
