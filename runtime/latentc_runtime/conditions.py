@@ -37,7 +37,8 @@ def checked_given(
 ) -> Given:
     """A checked request to a program with these conditions and settings; every array has one row per sample.
 
-    `classes`: short for the only condition of form label; numbers, names, or a text that lists both. `given`: values by
+    `classes`: short for the only condition of form label; numbers, names, a text that lists both, or with `count` one
+    number for all samples. `given`: values by
     condition, one for all samples or one per sample; {"value": …, "mask": …} to give a mask. `asked`: settings by name.
     `count`: the number of samples, by default that of the conditions given per sample, otherwise that of the seeds.
     `most`: the largest number of samples; a larger one is refused before memory is allocated for it. `indexes`: of
@@ -45,7 +46,7 @@ def checked_given(
     RequestError.
     """
     found = indexes or {}
-    values = _with_classes(conditions, dict(given or {}), classes, [*found])
+    values = _with_classes(conditions, dict(given or {}), classes, count, [*found])
     known = {c.name: c for c in conditions}
     for name in values:
         if name not in known:
@@ -122,7 +123,7 @@ def _listed(what: str, descriptions: Iterable[str]) -> str:
 
 
 def _with_classes(
-    conditions: Sequence[Condition], given: dict[str, Any], classes: Any, indexed: Sequence[str]
+    conditions: Sequence[Condition], given: dict[str, Any], classes: Any, count: int | None, indexed: Sequence[str]
 ) -> dict[str, Any]:
     """`given` with `classes` under the name of their condition: the label, else the one whose index knows classes."""
     if classes is None:
@@ -138,10 +139,9 @@ def _with_classes(
         raise RequestError(f"`classes` could be any of {', '.join(labels)}", mend)
     if labels[0] in given:
         raise RequestError(f"`classes` and the condition `{labels[0]}` are the same", "give one of them")
-    if not isinstance(classes, str) and np.ndim(_numbers("classes", classes)) == 0:
-        raise RequestError(
-            f"`classes` must be a list of integers, not {classes!r}", "give one class per sample: [3, 3]"
-        )
+    if count is None and not isinstance(classes, str) and np.ndim(_numbers("classes", classes)) == 0:
+        mend = f"give one class per sample, [{classes!r}], or `count` as well"
+        raise RequestError(f"`classes` must be a list of integers, not {classes!r}", mend)
     return {**given, labels[0]: classes}
 
 

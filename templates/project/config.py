@@ -285,6 +285,8 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
             if not arguments:
                 raise SystemExit(f"{flag} wants a value")
             text = arguments.pop(0)
+        if not text.strip():
+            raise SystemExit(f"{flag} is empty: give a value, or null")
         if flag == "--config":
             file = Path(text)
         else:
@@ -300,6 +302,9 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
     for flag, text in flags:
         override(config, flag, text)
     check(config["train"])
+    path = (config.get("data") or {}).get("path", "a path")  # some data has none
+    if not path or not isinstance(path, str):
+        raise SystemExit(f"data.path: {path!r} is not a file or folder")
     if wants_help:
         print(f"{sys.modules['__main__'].__doc__}\nSettings and their values:\n\n{help_text(config)}")
         raise SystemExit(0)

@@ -1,11 +1,12 @@
 """Training data in batches. The order of samples depends only on the seed and the step.
 
-    python data.py        # says what the data is, and encodes it if there is a first stage
+    python data.py        # reads all images once, and encodes them if there is a first stage
 
 A batch is a dict of tensors by field name, as `data.fields` of config.yaml declares them.
 """
 
 import copyreg
+import math
 from collections.abc import Iterable, Iterator
 from mmap import mmap
 from pathlib import Path
@@ -55,6 +56,20 @@ class Samples(Dataset):
         finish = getattr(self.source, "finished", None)
         return finish(batch) if finish else batch
 
+    def check(self, seconds: float = math.inf) -> None:
+        """Reads every image once, or as many as time allows. SystemExit names those that cannot be read."""
+        source = self.source
+        while hasattr(source, "source"):
+            source = source.source
+        pictures = getattr(source, "pictures", getattr(source, "images", None))
+        if pictures is None:
+            return
+        faults, read, count = pictures.unreadable(seconds)
+        if faults:
+            raise SystemExit(f"data: {listed(faults)}: replace or remove them")
+        if read < count:
+            print(f"{read:,} of {count:,} images can be read; `python data.py` reads all", flush=True)
+
     def require(self, names: Iterable[str]) -> None:
         """SystemExit if samples lack a field."""
         held = self.finished(checked(self[np.zeros(1, np.int64), 0]))
@@ -82,6 +97,12 @@ def open_data(config: dict[str, Any]) -> Samples:
         path = Path(config["data"].get("path", "."))
         where = "" if path.exists() else f" (looked for in {Path.cwd()})"
         raise SystemExit(f"data: {error}{where}") from None
+
+
+def listed(faults: list[str]) -> str:
+    """The first of some messages, and the number of the others."""
+    shown = "; ".join(faults[:5])
+    return shown + (f"; and {len(faults) - 5:,} more" if len(faults) > 5 else "")
 
 
 def class_names(config: dict[str, Any]) -> list[str]:
@@ -120,7 +141,7 @@ def batches(
 def checked(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     """A batch as the loader gave it. SystemExit if its files could not be read."""
     if "error" in batch:
-        raise SystemExit(f"data: {batch['error']}")
+        raise SystemExit(f"data: {batch['error']}; `--resume true` continues once it can be read")
     return batch
 
 
@@ -149,4 +170,5 @@ if __name__ == "__main__":
     from config import load_config
 
     found = open_data(load_config())
+    found.check()
     print(f"{found.size:,} samples")

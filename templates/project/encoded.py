@@ -190,8 +190,15 @@ def encode(
     model = first_stage.load(stage)
     device = next(model.parameters()).device
     with open(path, "wb") as file:
+        faults: list[str] = []
         for number, row in enumerate(tqdm(rows, desc="first stage", unit="image", disable=None)):
-            x = torch.from_numpy(views_of(images, int(row), flip, crops)).permute(0, 3, 1, 2)
+            try:
+                pixels = views_of(images, int(row), flip, crops)
+            except ValueError as error:
+                faults.append(str(error))
+            if faults:
+                continue  # reads the others only, to name all that cannot be read
+            x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
             x = x.float().to(device) / 127.5 - 1
             if small is not None:
                 x = torch.nn.functional.interpolate(x, size=(small, small), mode="bicubic")
@@ -201,3 +208,6 @@ def encode(
                 described["shape"] = (len(rows), *codes.shape)
                 np.lib.format.write_array_header_2_0(file, described)
             file.write(codes.tobytes())
+    if faults:
+        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"{'; '.join(faults[:5])}{more}: replace or remove them")

@@ -53,6 +53,8 @@ from sample import (
 )
 from storage import inherited, sweep, write_whole
 
+CHECKING = 20.0  # seconds to read images for before the first step, so that damaged ones are found early
+
 
 def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
     """The settings of a network's optimiser: its own, or the default."""
@@ -382,6 +384,8 @@ def main() -> None:
         )
     dataset = open_data(config)
     dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
+    if run.main and not found:
+        dataset.check(CHECKING)
     indexes = getattr(dataset.source, "indexes", {})  # indexes of neighbours, by condition
 
     torch.manual_seed(train["seed"])
@@ -446,6 +450,16 @@ def main() -> None:
     fed = 1  # batches of data per step: all updates learn from the same samples
     # endregion
     feed = batches(dataset, config, step * fed, run.rank, run.world)
+
+    def fetched(saves: bool = True) -> dict[str, Tensor]:
+        """The next batch. If a file cannot be read, training ends, but what it has learnt is saved."""
+        try:
+            return next(feed)
+        except SystemExit:
+            if saves and run.world == 1 and step > max(saved, 0):
+                checkpoints.save(step, networks, averages, others, optimizers, config, run)
+            raise
+
     hidden = None if run.main else True
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
     judge = None
@@ -458,13 +472,13 @@ def main() -> None:
             if run.main:
                 tqdm.write(f"round {of_round.number + 1} of {rounds['count']}")
         # region rollouts
-        batch = next(feed)
+        batch = fetched()
         batch = {name: batch[name] for name in UPDATES[0].batch}
         batch |= roll_out(rewards, networks, batch, config, step, run)
         # endregion
         for turn, update in enumerate(UPDATES):
             # region batches
-            batch = next(feed) if update.batch else {}
+            batch = fetched(saves=turn == 0) if update.batch else {}
             batch = {name: batch[name] for name in update.batch}
             # endregion
             due = step >= update.start and step % update.every < update.span

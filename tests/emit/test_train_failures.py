@@ -385,3 +385,36 @@ def test_a_run_survives_its_terminal(project: Path) -> None:
     os.close(ours)  # the kernel hangs up
     assert process.wait(60) == 0
     assert len(list((project / "terminal/checkpoints").iterdir())) == 1
+
+
+def test_a_damaged_image_is_found_at_the_start_or_costs_no_step(tmp_path: Path) -> None:
+    """Every image is read before the first step; one that is damaged later ends training, which then continues."""
+    from PIL import Image
+
+    for i in range(40):
+        file = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 6 * i, np.uint8)).save(file)
+    data = {"kind": "image_folder", "path": str(tmp_path / "images"), "classes": 2, "shape": [1, 8, 8]}
+    spec = load_spec("digits_dit", overrides=[*TINY["digits_dit"], f"data={json.dumps(data)}"])
+    project = tmp_path / "project"
+    project_from_lowered(lower(spec), spec, project)
+    flags = [*SHORT, "--steps", "10", "--batch_size", "4", "--workers", "0"]
+    run(project, "train.py", *flags, "--out", "whole")
+    script = "from config import load_config; from data import Order, open_data; config = load_config([]); "
+    script += "rows, _ = next(iter(Order(40, 4, config['train']['seed'], 6, 0, 1))); "
+    script += "print(open_data(config).source.pictures.files[rows[0]])"
+    file = Path(python(project, "-c", script).stdout.strip())  # of step 6, the seventh
+    content = file.read_bytes()
+    file.write_bytes(content[:-30])
+    words = refusal(project, *flags, "--out", "early")
+    assert words.startswith(f"data: {file} cannot be read as an image") and words.endswith("replace or remove them")
+    assert not (project / "early").exists()
+    for path in ("", "null", "7"):
+        assert "data.path" in refusal(project, *flags, "--data.path", path, "--out", "early")
+    late = python(project, "-c", "import train; train.CHECKING = -1.0; train.main()", *flags, "--out", "late")
+    assert late.returncode == 1 and "`--resume true` continues once it can be read" in late.stderr, late.stderr
+    assert [saved.name for saved in (project / "late" / "checkpoints").iterdir()] == ["step-00000006"]
+    file.write_bytes(content)
+    run(project, "train.py", *flags, "--out", "late", "--resume", "true")
+    same(project / "whole", project / "late")

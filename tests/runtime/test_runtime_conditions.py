@@ -249,3 +249,13 @@ def test_programs_without_conditions(tmp_path):
     with pytest.raises(BundleError, match="samples of this program have no class") as raised:
         pipe.sample([0])
     assert "count" in raised.value.help
+
+
+def test_one_class_for_a_number_of_samples(pipe):
+    """An integer is one class for all samples if their number is given; else the remedy is to give either."""
+    given = {"conditions": {"mel": MEL[0], "text": [3, 4]}}
+    np.testing.assert_array_equal(pipe.sample(2, 5, count=3, **given), pipe.sample([2, 2, 2], 5, **given))
+    assert pipe.sample(2, 5, count=0, **given).shape == (0, 4)
+    with pytest.raises(BundleError, match="must be a list of integers, not 2") as raised:
+        pipe.sample(2, 5, **given)
+    assert "[2]" in raised.value.help and "`count`" in raised.value.help

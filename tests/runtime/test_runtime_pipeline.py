@@ -260,6 +260,7 @@ def test_noise_of_no_number_of_samples_is_refused_with_a_mend(tmp_path, count):
         (3, {}, "E0601"),
         ("bundle", {"threads": -5}, "E0606"),
         ("bundle", {"threads": "x"}, "E0606"),
+        ("bundle", {"threads": 10**9}, "E0606"),
     ],
 )
 def test_loading_with_wrong_arguments(tmp_path, path, options, code):

@@ -176,6 +176,8 @@ class Data(Part):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         from latentc.components.encoded_fields import problems_of_encoded  # imported here because it imports networks
 
+        if getattr(self, "path", None) == "":
+            yield Problem(("path",), "the path of the data is empty", "name the file or folder that holds the data")
         for name, field in self.fields.items():
             if field.encoded_by is not None:
                 yield from problems_of_encoded(name, field, spec)

@@ -1,5 +1,6 @@
 """Images of any size as the fields `x` and `y` of a data set: cropped to the middle square and resized."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,20 @@ class Pictures(ABC):
         """One image as Pillow has it, of any size."""
         name, source = self.content(index)
         return picture_from_file(source, name, self.mode)
+
+    def unreadable(self, seconds: float) -> tuple[list[str], int, int]:
+        """Reads images in random order for some time: (messages of those that failed, number read, number of all)."""
+        own = np.arange(self.size) if self.picture is None else np.unique(self.picture, return_index=True)[1]
+        faults, read, end = list[str](), 0, time.monotonic() + seconds
+        for index in np.random.default_rng(0).permutation(own):
+            if time.monotonic() > end:
+                break
+            read += 1
+            try:
+                self.picture_of(int(index))
+            except ValueError as error:
+                faults.append(str(error))
+        return faults, read, len(own)
 
     def random_views(self, index: Array, views: dict[str, Any], flip: bool, rng: np.random.Generator) -> Array:
         """Images u8[n, H, W, C] as training sees them this time: random crops and operations."""

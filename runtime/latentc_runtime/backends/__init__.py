@@ -6,6 +6,7 @@ manifest passes values on without inspecting them.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Value = Any  # opaque outside its backend
 NOTHING: Mapping[str, str] = MappingProxyType({})
+MOST_THREADS = 1024  # of an engine, or as many as there are CPUs; far more would exhaust the memory
 
 
 class Engine(Protocol):
@@ -76,8 +78,10 @@ def open_backend(
     "tensorrt-rtx", which run `plans`; where "auto" finds no plan that this machine runs, and on "cpu", ONNX Runtime
     runs the graphs they were made from. Raises BundleError E0606 or E0613.
     """
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise BundleError("E0606", f"threads must be an integer of at least 1, not {threads!r}", "leave `threads` out")
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= most):
+        mend = f"leave `threads` out, or give at most the {os.cpu_count()} CPUs of this machine"
+        raise BundleError("E0606", f"threads must be an integer from 1 to {most}, not {threads!r}", mend)
     if engine in ("tensorrt", "tensorrt-rtx"):
         from latentc_runtime.backends.tensorrt import TensorRt
 
