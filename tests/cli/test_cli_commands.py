@@ -64,6 +64,7 @@ def test_check(latentc: Run, tiny: Any) -> None:
         "name": "dit",
         "variant": "S/2",
         "notes": [],
+        "warnings": [],
     }
     bad = latentc("check", tiny.spec, "--set", "backbone.width=15", "--json")
     assert bad.status == 1

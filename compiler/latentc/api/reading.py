@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,28 @@ def specs() -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
-def check(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
+def check(
+    source: Source,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    warn: Callable[[str], None] = lambda text: None,
+) -> Spec:
     """The spec, read, resolved, checked and lowered once; DiagnosticError with everything that is wrong with it.
 
     Of a file as it stands, without a variant and overrides, the variants that it declares are checked as well (but not
-    lowered). Those it only inherits need not fit what it changes.
+    lowered). Those it only inherits need not fit what it changes. If its data is on this machine, it must be what the
+    spec says (E0419); `warn` is called if it is not here, except for shipped specs, or lacks classes.
     """
+    from latentc.data_files import problems_of_files
+
     spec, lowered = lowered_spec(source, variant, overrides)
     check_data(spec, lowered)
+    if str(source) not in resources.shipped_specs() or any(text.startswith("data") for text in overrides):
+        faults, warnings = problems_of_files(spec)
+        if faults:
+            raise DiagnosticError(*faults)
+        for text in warnings:
+            warn(text)
     if variant is None and not overrides and str(source) != "-":
         _check_variants(source)
     return spec

@@ -20,6 +20,7 @@ from latentc.cli._shared import (
     bar_for,
     echo,
     say_notes,
+    warn,
     write_notes,
 )
 from latentc.diagnostics import DiagnosticError
@@ -50,18 +51,20 @@ def check(
         echo(api.resolved(spec, variant, overrides or ()), end="")
         say_notes(spec, variant, overrides)
         return
+    warnings: list[str] = []
     try:
-        found = api.check(spec, variant, overrides or ())
+        found = api.check(spec, variant, overrides or (), warnings.append)
     except DiagnosticError as error:
         if not as_json:
             raise
         echo({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics)})
         raise typer.Exit(1) from None
     if as_json:
-        echo({"ok": True, "name": found.name, "variant": variant, "notes": found.notes})
+        echo({"ok": True, "name": found.name, "variant": variant, "notes": found.notes, "warnings": warnings})
         return
     echo(f"{found.name}: no errors found")
     write_notes(found.notes)
+    warn(warnings)
 
 
 def show(

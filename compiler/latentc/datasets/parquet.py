@@ -31,12 +31,11 @@ def files_of(settings: dict[str, Any]) -> list[Path]:
     return found
 
 
-def table_of(settings: dict[str, Any]) -> Table:
-    """The copy of the columns that the fields need, made now if it is missing. Raises ValueError."""
-    import pyarrow as pa
+def look(settings: dict[str, Any]) -> tuple[list[Path], list[str]]:
+    """The files and the columns that the fields need, without a copy of them. Raises ValueError."""
     import pyarrow.parquet as pq
 
-    files, root = files_of(settings), Path(settings["path"])
+    files = files_of(settings)
     with reading(files[0], "parquet"):
         columns = pq.ParquetFile(files[0]).schema_arrow.names
     declared = settings["fields"]
@@ -46,6 +45,16 @@ def table_of(settings: dict[str, Any]) -> Table:
     keys = list(dict.fromkeys(key_of(name, settings["keys"], columns) for name in wanted))
     if missing := [key for key in keys if key not in columns]:
         raise ValueError(f"keys: {files[0]} has no column `{missing[0]}`; columns: {', '.join(columns)}")
+    return files, keys
+
+
+def table_of(settings: dict[str, Any]) -> Table:
+    """The copy of the columns that the fields need, made now if it is missing. Raises ValueError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = Path(settings["path"])
+    files, keys = look(settings)
     made_of = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     digest = hashlib.sha256("\n".join([*keys, *made_of]).encode()).hexdigest()[:12]
     copy = root.parent / f"{root.name}.{digest}.arrow"
