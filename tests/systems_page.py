@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 import yaml
 from test_parameter_counts import COUNTS
+from tiny_systems import SYSTEMS
+from verified import MOST, failures
 
 import latentc.resources as resources
 from latentc.spec import load_spec
@@ -109,12 +112,31 @@ def _agreement(note: Mapping[str, Any]) -> str:
     return f"reference: `{note['reference']}`" if note.get("reference") else ""
 
 
+def verified() -> list[str]:
+    """What docs/verified.json says: the systems that pass, and what keeps the others from it."""
+    entries: dict[str, Any] = json.loads((ROOT / "docs" / "verified.json").read_text(encoding="utf-8"))["systems"]
+    runs = sorted({(entry["date"], entry["commit"]) for entry in entries.values()})
+    good = {entry["spec"] for entry in entries.values()} - {e["spec"] for e in entries.values() if failures(e)}
+    when = ", ".join(f"{date} at commit `{commit}`" for date, commit in runs)
+    rest = len(SYSTEMS.keys() - entries.keys())
+    left = f" ({rest} were not run)" if rest else ""
+    lines = [
+        f"`make verified` (last run {when}) verifies {len(entries)} tiny systems{left}; its results are in "
+        "[verified.json](verified.json). `latentc verify --training` compares losses, gradients and every method of "
+        "every network, methods on both CPU engines. Every program is compared on both in forms `loop`, `host` and, up "
+        f"to {MOST} network evaluations, `unroll`. Everything passes for {', '.join(f'`{n}`' for n in sorted(good))}.",
+    ]
+    bad = {name: failures(entry) for name, entry in entries.items() if failures(entry)}
+    if bad:
+        lines += ["", "Not everything passes for:", ""]
+        lines += [f"- `{name}`: {'; '.join(texts)}" for name, texts in bad.items()]
+    return lines
+
+
 def page() -> str:
     """The text of docs/systems.md."""
     told = notes()
-    names = ", ".join(f"`{name}`" for name in told["verified"])
-    verified = f"`latentc verify` passes at tiny sizes in every loop form, on both CPU engines, for {names}."
-    lines = [HEAD, verified, ""]
+    lines = [HEAD, *verified(), ""]
     families: dict[str, list[str]] = {}
     for name, path in published().items():
         families.setdefault(path.parent.name, []).append(name)

@@ -8,8 +8,10 @@ from typing import Any, get_args
 
 import pytest
 import systems_page
+import verified
 import yaml
 from pydantic import BaseModel
+from tiny_systems import SYSTEMS
 
 from latentc import components
 from latentc.components import OneOf
@@ -151,7 +153,14 @@ def test_the_page_of_systems_is_made_from_the_specs_and_tests(golden):
 def test_every_published_system_is_on_its_page():
     told = systems_page.notes()["systems"]
     assert sorted(told) == sorted(systems_page.published())
-    assert set(systems_page.notes()["verified"]) <= set(told)
+
+
+def test_what_is_verified_are_the_tiny_systems():
+    held = verified.document()["systems"]
+    assert held and held.keys() <= SYSTEMS.keys()
+    for name, entry in held.items():
+        assert (entry["spec"], entry.get("variant")) == (SYSTEMS[name].spec, SYSTEMS[name].variant)
+        assert not entry["commit"].endswith("+"), "of code that no commit has"
 
 
 def test_every_measurement_names_a_command_that_exists():

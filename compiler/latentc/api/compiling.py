@@ -35,6 +35,7 @@ def compile(
     force: bool = False,
     warn: Callable[[str], None] | None = None,
     run: bool = True,
+    check: bool = True,
 ) -> Manifest:
     """Compile a spec and its weights into the folder `bundle`, which is never visible half-written.
 
@@ -43,10 +44,10 @@ def compile(
     `weights`: files, or arrays by name; None for the spec's `checkpoints`. `steps`: the step counts it can sample in,
     the default first; none for the spec's. `form` and `max_batch` override the spec's `target`. `by_reference` leaves
     the weights where they are. `progress` is told each stage. `run`: sample once with the finished bundle, which opens
-    it with all its weights, and refuse one that fails.
+    it with all its weights, and refuse one that fails. `check`: then also compare one evaluation with the oracle's.
     With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine that is too
     slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
-    to E0413 (weights), E0501 to E0503, E0512, E0703, E0708, E0801 to E0806.
+    to E0413 (weights), E0501 to E0503, E0512, E0513, E0703, E0708, E0801 to E0806.
     """
     from latentc.class_names import with_known_names
     from latentc.components.first_stage import FIRST_STAGE
@@ -82,6 +83,7 @@ def compile(
     same_weights = weights_as_they_are(files, texts)
     given = {"file": ", ".join(path.name for path in files.values()) or None, "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force, "run": run}
+    options["check"] = check
     if calibration is not None:
         # Whoever reads it reports a missing one.
         options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
@@ -94,6 +96,7 @@ def compile(
     from latentc.lower import lower
     from latentc.measure.first_run import check_runs
     from latentc.pipeline import optimised
+    from latentc.verify.compiled import check_computes
 
     if calibration is not None:
         _check_quantised(spec)
@@ -143,7 +146,9 @@ def compile(
             return bundle_from_lowered(final, spec, tensors, path, **{**how, **changed})
 
         if run:
-            check_runs(folder, manifest, final, in_form, tell, say)
+            runs = check_runs(folder, manifest, final, in_form, tell, say)
+            if runs and check:
+                check_computes(folder, manifest, final, tell, say)
         return manifest
 
     return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, finish=finish, **how)

@@ -71,6 +71,9 @@ def compile(
         bool, typer.Option("--force", help="Keep a quantised engine even if it misses its budget.")
     ] = False,
     no_run: Annotated[bool, typer.Option("--no-run", help="Skip the test run of the finished bundle.")] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Skip the comparison of one evaluation with the reference.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a spec and its weights into a bundle: an engine that contains the whole sampler."""
@@ -101,6 +104,7 @@ def compile(
             force,
             warnings.append,
             not no_run,
+            not no_check,
         )
     warn(warnings)
     state = "" if stages else "up to date: "

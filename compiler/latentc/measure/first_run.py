@@ -47,8 +47,10 @@ def check_runs(
     build: Callable[[str, Path], object],
     tell: Callable[[str], None],
     warn: Callable[[str], None],
-) -> None:
+) -> bool:
     """Opens the bundle in `folder` and runs each of its samplers for one sample; long loops run one step.
+
+    Returns whether the engine runs here.
 
     `lowered` has been through the passes; `build(form, path)` compiles the same bundle in another form. `warn` is
     called if the engine does not run here, or if the bundle was not run. DiagnosticError E0512 if the engine fails,
@@ -60,7 +62,7 @@ def check_runs(
     costs = [_cost(lowered, entry, engine.device) for entry in manifest.programs]
     if needed > available_memory():
         warn(f"the bundle was not run: that might need {needed / 1e9:.0f} GB of memory")
-        return
+        return False
     tell("running it once")
     for entry, (cost, whole) in zip(manifest.programs, costs, strict=True):
         if cost > LARGEST:
@@ -71,12 +73,13 @@ def check_runs(
         except BundleError as error:
             if error.code in ABSENT:
                 warn(f"the bundle was not run: {engine.title} does not run on this machine ({error.message})")
-                return
+                return False
             tell("looking for a form that runs")
             form = _other_form(lowered, manifest, entry, build, engine.device)
             found = f"use `target.form: {form}`, in which it runs" if form else "no other form runs; try another engine"
             message = f"{engine.title} cannot run the finished bundle in form `{entry.form}`"
             raise DiagnosticError(Diagnostic("E0512", message, notes=(error.message,), help=found)) from error
+    return True
 
 
 def _cost(lowered: Lowered, entry: ProgramEntry, device: str) -> tuple[float, bool]:

@@ -1,0 +1,106 @@
+"""Compares one evaluation of a finished bundle with the oracle's, so that `compile` refuses an engine that is wrong.
+
+Each method that a program calls is run on the engine, after all passes and with the weights that the bundle holds, on
+the operands of its first call; programs of a few evaluations are also compared as a whole. `verify` compares much more.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
+from latentc.ir.core import networks_called
+from latentc.ir.costs import flops
+from latentc.ir.interpret import Interpreter
+from latentc.measure.memory import available_memory
+from latentc.measure.subject import Subject, open_subject
+from latentc.measure.tolerances import tolerance_of
+from latentc.verify.methods import called_methods, largest_error
+from latentc.verify.rounding import FACTOR
+from latentc_runtime.manifest import Manifest
+from latentc_runtime.request import Request
+
+Array = np.ndarray
+Oracle = Callable[[Interpreter], Sequence[Array]]
+
+LARGEST = 2e10
+"""FLOPs of one evaluation, or of a whole program, up to which the oracle runs: about ten seconds."""
+
+WHOLE = 4
+"""Network evaluations up to which a program is compared as a whole; in longer ones rounding adds up."""
+
+
+def check_computes(
+    folder: Path, manifest: Manifest, lowered: Lowered, tell: Callable[[str], None], warn: Callable[[str], None]
+) -> None:
+    """Compare the bundle in `folder` with the oracle, if that is no more work than LARGEST; `warn` says if it is.
+
+    `lowered` has been through the passes. DiagnosticError E0513 if the engine is further off than the tolerance of
+    samplers and than rounding explains.
+    """
+    entries = {entry.name: entry for entry in reversed(manifest.programs)}
+    programs = [lowered.program(entry.name, entry.steps) for entry in entries.values()]
+    most = max(flops(lowered.module, program.entry) / max(program.evaluations, 1) for program in programs)
+    sizes = [file.size for file in manifest.files.values()] + [file.size for file in manifest.references.values()]
+    held = 2 * sum(sizes)  # in float64
+    if most > LARGEST or held > available_memory() / 2:
+        size = f"{most / 1e9:.0f} GFLOP" if most > LARGEST else f"{held / 1e9:.0f} GB of memory"
+        warn(f"the bundle was not compared with the reference: one evaluation needs {size}; `latentc verify` can")
+        return
+    tell("comparing one evaluation with the reference")
+    subject = open_subject(folder)
+    check = _Check(subject)
+    requests = [Request(e, subject.pipeline.usual_request(1, 0, e.steps, e.name).given) for e in entries.values()]
+    for method in called_methods(subject, requests, 0.0):
+        place, operands = method.calls[0]
+        name = f"{method.network.name}.{method.name}"
+        run = functools.partial(_run, entry=name, operands=operands, prefix=method.network.name)
+        error = functools.partial(largest_error, called=method)
+        check(f"`{method.title}`, at {place}", method.engine(operands), run, error)
+    for request in requests:
+        program = subject.program(request.entry)
+        if program.evaluations > WHOLE or flops(subject.lowered.module, program.entry) > LARGEST:
+            continue
+        outs = list(subject.pipeline.run(request).values())
+        if any(out.dtype.kind != "f" for out in outs) or _draws(subject, program.entry):
+            continue  # rounding may decide between two tokens
+        run = functools.partial(_run, entry=program.entry, operands=subject.operands(request), prefix="")
+        check(f"program `{request.entry.name}`", outs, run, functools.partial(largest_error, called=None))
+
+
+class _Check:
+    """Compares results of the engine with the oracle's; the oracle runs in float32 as well if they differ."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        manifest = subject.pipeline.manifest
+        self.title, self.tolerance = ENGINES[manifest.engine].title, tolerance_of(manifest.precision).sampler
+
+    def __call__(self, what: str, got: Sequence[Array], run: Oracle, error: Callable[..., float]) -> None:
+        exact = run(self.subject.oracle)
+        off = error(got, exact)
+        if off <= self.tolerance:
+            return
+        rounding = error(run(self.subject.oracle_with({}, "f32")), exact)
+        if off <= FACTOR * rounding:
+            return
+        message = f"{self.title} computes {what}, wrong: its results are {off:.1e} off the reference"
+        notes = (f"{self.tolerance:.0e} is tolerated, and float32 itself is {rounding:.1e} off",)
+        mend = "compile for another engine (`--set target.engine=…`); `--no-check` writes the bundle all the same"
+        raise DiagnosticError(Diagnostic("E0513", message, notes=notes, help=mend))
+
+
+def _run(oracle: Interpreter, entry: str, operands: Sequence[Array], prefix: str) -> Sequence[Array]:
+    return list(oracle.run(entry, *operands, prefix=prefix))
+
+
+def _draws(subject: Subject, entry: str) -> bool:
+    """True if a program draws tokens, perhaps for a decoder."""
+    module, networks = subject.lowered.module, subject.lowered.networks
+    return any(networks[name].discrete for name in networks_called(module, module.entries[entry]))
