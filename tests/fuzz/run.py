@@ -74,6 +74,8 @@ def fuzz(fuzzer: str, seeds: range, seconds: float, workers: int = 2) -> tuple[c
             if outcome.startswith("FAILED"):
                 findings.append(f"{fuzzer} seed {seed} ({took:.1f} s): {outcome}")
                 print(findings[-1], file=sys.stderr, flush=True)  # long runs are read while they go on
+            if outcomes.total() % 500 == 0:
+                print(f"{fuzzer}: {outcomes.total()} cases, {len(findings)} findings", file=sys.stderr, flush=True)
             if time.perf_counter() < end and (seed := next(waiting, -1)) >= 0:
                 running.append(pool.apply_async(case, (fuzzer, seed)))
     return outcomes, findings

@@ -354,13 +354,16 @@ def _arranged(
 ) -> list[Var]:
     """The operands of a method in the order of its ports; the network's adapters compute those of role `control`.
 
-    `made` holds what they computed for the same operands before. Refusal: the network needs a memory, which is not
-    among the operands.
+    `made` holds what they computed for the same operands before. Refusal: the network takes a memory or a condition
+    that is not among the operands, or operands of other sizes.
     """
-    if network.methods[method].inputs_of("memory") and not by_role.get("memory"):
+    of, made = network.methods[method], {} if made is None else made
+    if of.inputs_of("memory") and not by_role.get("memory"):
         message = f"network `{network.name}` takes its memory of the last evaluation, which is not kept here"
         raise Refusal(message, "use a network without memory")
-    of, made = network.methods[method], {} if made is None else made
+    if lacking := [port.name for port in of.inputs_of("condition") if port.name not in conditions]:
+        message = f"network `{network.name}` takes the condition `{lacking[0]}`, which is not given here"
+        raise Refusal(message, f"list only conditions that are in `networks.{network.name}.conditions`")
     controls: list[Var] = []
     for adapter in network.adapters if of.inputs_of("control") else ():
         own = adapter.main
@@ -371,7 +374,28 @@ def _arranged(
             out = " ".join("control" for _ in own.outputs)
             made[key] = as_tuple(b.call(own.function, adapter.name, *operands, out=out))
         controls += made[key]
-    return _in_order(b, of.inputs, conditions, {**by_role, "control": controls})
+    operands = _in_order(b, of.inputs, conditions, {**by_role, "control": controls})
+    for port, operand in zip(of.inputs, operands, strict=True):
+        if not _fits(port.type, operand.type):
+            message = (
+                f"network `{network.name}` takes {_words(port.type)} as `{port.name}`, "
+                f"but is given {_words(operand.type)}"
+            )
+            raise Refusal(message, "give the networks the same sizes")
+    return operands
+
+
+def _fits(wanted: TensorType, given: TensorType) -> bool:
+    """Whether the types agree in all but the batch and sizes that are not known yet."""
+    if wanted.dtype != given.dtype or wanted.rank != given.rank:
+        return False
+    sizes = zip(wanted.shape[1:], given.shape[1:], strict=True)
+    return all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
+
+
+def _words(type: TensorType) -> str:
+    """A type without the names of its sizes."""
+    return f"{type.dtype}[{', '.join(str(int(d)) if isinstance(d, int) else str(d) for d in type.shape)}]"
 
 
 def _in_order(b: Builder, ports: tuple[Port, ...], conditions: Operands, by_role: Mapping[Any, Any]) -> list[Var]:

@@ -70,7 +70,7 @@ class NextGranularity(Objective):
         labels = b.slice(tokens, axis=1, start=2 * positions - 1, stop=3 * positions - 1, out="labels")
         canvases = call(b, quantizer, "canvases", {}, token=tokens, out="canvases")
         last = b.reshape(
-            b.slice(canvases, axis=1, start=stages + 1, stop=stages + 2), shape=(B, *canvas_type.shape[1:]), out="last"
+            b.slice(canvases, axis=1, start=stages + 1, stop=stages + 2), shape=(B, *canvases.shape[2:]), out="last"
         )
         canvas = _canvas(b, canvases, stage)
         shown = structure(b, labels, stages, stage)
