@@ -17,6 +17,7 @@ from latentc.components.parts import (
     Norm,
     Positions,
     Problem,
+    Refusal,
     TokenNorm,
     Told,
     under,
@@ -44,9 +45,15 @@ class Block(Closed):
         return mixer, feed_forward, norm, condition
 
     def cached_parts(self) -> tuple[CachedMixer, FeedForward, Norm, CachedCondition]:
-        """The parts of a block that masks tokens or has a cache; see `problems_of_masks`, `problems_of_chunks`."""
+        """The parts of a block that masks tokens or has a cache. Refusal: of parts that cannot."""
         mixer, feed_forward, norm, condition = self.parts()
-        assert isinstance(mixer, CachedMixer) and isinstance(condition, CachedCondition)
+        if not isinstance(mixer, CachedMixer):
+            message = f"this network masks tokens or keeps a cache, but `{mixer.kind}` cannot"
+            help = "use `{kind: attention}`, or derive it from `CachedMixer`"
+            raise Refusal(message, help, ("block", "mixer"))
+        if not isinstance(condition, CachedCondition):
+            message = f"this network masks tokens or keeps a cache, but `{condition.kind}` cannot"
+            raise Refusal(message, f"use `{{kind: {_USUAL[condition.TAKES]}}}`", ("block", "condition"))
         return mixer, feed_forward, norm, condition
 
     def static(self, width: int) -> dict[str, int]:
