@@ -64,6 +64,18 @@ REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
     "an adapter over tokens": ("digits_controlled", None, [TOKENS], "needs images [C, H, W], but the data has tokens"),
     "an encoder of images over tokens": ("digits_dod", None, [TOKENS], "takes square images [C, H, H]"),
     "more tokens than can be counted": ("var", None, [f"data.tokens.grid={[16] * 8}"], "a sample of 4294967296 tokens"),
+    "latents of another size": (
+        *("nvg", None, ["networks.quantizer.codebook.channels=8"]),
+        "as `canvas`, but is given",
+    ),
+    "a classifier that takes the class": (
+        *("adm_g", None, ["networks.classifier.conditions=null"]),
+        "network `classifier` takes the condition `y`, which is not given here",
+    ),
+    "a mixer that cannot mask": (
+        *("class_prefix_bert", None, ["networks.main.block.mixer={kind: efficient_attention, heads: 2}"]),
+        "masks tokens or keeps a cache, but `efficient_attention` cannot",
+    ),
     "a hole in a video": ("interpolant_inpaint", None, [VIDEO], "needs images [C, H, W]"),
 }
 
