@@ -280,3 +280,12 @@ def test_notes_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_resolved_documents_have_no_marks_of_merging() -> None:
     resolved = resolve_file("dit", None, ["train.batch_size=null", "sampler.guidance=!replace {scale: 2}"])
     assert spec_from_resolved(resolved).train.batch_size == 256
+
+
+def test_what_went_with_something_else_may_be_removed_again() -> None:
+    """Specs that name what a removed network leaves behind are as good as those that do not."""
+    removed = ["networks.discriminator=null", "objective=null"]
+    spec = load_spec("biggan_train", None, removed)
+    assert load_spec("biggan_train", None, [*removed, "networks.discriminator=null"]) == spec
+    maps = load_spec("stylegan2", None, removed)
+    assert load_spec("stylegan2", None, [*removed, "weights.official.discriminator=null"]) == maps

@@ -31,11 +31,13 @@ _NAMED: dict[Path, str] = {
 class Merging:
     """What is merged: the text in file `own`, whose author is told of mistakes and of surprises in `notes`.
 
-    `same_kinds`: a mapping with another `kind` is merged as well.
+    `gone`: what was removed so far, which may be removed again. `same_kinds`: mappings of different kinds are merged,
+    too.
     """
 
     own: str | None = None
     notes: list[str] = field(default_factory=list)
+    gone: set[Path] = field(default_factory=set)
     same_kinds: bool = False
 
 
@@ -43,9 +45,9 @@ def merge(base: Node, over: Node, merging: Merging, path: Path = ()) -> Node:
     """`base`, at this path, changed by `over`. DiagnosticError E0216: nothing to remove."""
     if path:
         return _merged(base, over, merging, path)
-    if faults := list(_faults(base, over, merging.own)):
+    if faults := list(_faults(base, over, merging)):
         raise DiagnosticError(*faults)
-    return _merged(_without_removed(base, over), over, merging, path)
+    return _merged(_without_removed(base, over, merging.gone), over, merging, path)
 
 
 def _merged(base: Node, over: Node, merging: Merging, path: Path) -> Node:
@@ -84,14 +86,15 @@ def _removed(over: Node) -> Iterator[tuple[Path, Node]]:
         yield from (((*path, key), node) for key, node in _at(over, path).fields.items() if node.value is None)
 
 
-def _faults(base: Node, over: Node, own: str | None) -> Iterator[Diagnostic]:
-    """Nulls in the file `own` with nothing to remove; those that remove entries of a base's variant have done so."""
+def _faults(base: Node, over: Node, merging: Merging) -> Iterator[Diagnostic]:
+    """Nulls in the own file with nothing to remove; those that remove entries of a base's variant have done so."""
     extended = any("extends" in network.fields for network in _at(base, ("networks",)).fields.values())
     for (*path, key), node in _removed(over):
         section = _at(base, tuple(path))
         if path[0] == "weights" and extended:  # may come with a network's own base
             continue
-        if key not in section.fields and node.span.file == own and not node.removes:
+        gone = node.removes or (*path, key) in merging.gone
+        if key not in section.fields and node.span.file == merging.own and not gone:
             known = ", ".join(section.fields) or "none"
             label = Label(node.span, did_you_mean(key, section.fields, "null removes an entry"))
             message = f"no {_named(tuple(path))} `{key}` is inherited"
@@ -101,13 +104,18 @@ def _faults(base: Node, over: Node, own: str | None) -> Iterator[Diagnostic]:
 # ---- what goes with something else
 
 
-def _without_removed(base: Node, over: Node) -> Node:
-    """The base of a whole spec without what belongs to entries that `over` removes; its variants without these, too."""
+def _without_removed(base: Node, over: Node, gone: set[Path]) -> Node:
+    """The base of a whole spec without what belongs to entries that `over` removes; its variants without these, too.
+
+    All of it is added to `gone`.
+    """
     networks = _at(over, ("networks",))
     lost = [name for name in _at(base, ("networks",)).fields if networks.replaces and name not in networks.fields]
     for path in (*(path for path, _ in _removed(over)), *(("networks", name) for name in lost)):
-        for belonging in _belonging(base, path):
-            base = without(base, belonging)
+        belonging = list(_belonging(base, path))
+        gone.update((path, *belonging))
+        for one in belonging:
+            base = without(base, one)
         for name, variant in base.fields.get("variants", Node({}, base.span)).fields.items():
             for one in (path, *_belonging(variant, path)):
                 base = without(base, ("variants", name, *one))

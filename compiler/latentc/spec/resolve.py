@@ -96,8 +96,8 @@ def resolve_text(
 
     `chain`: the files that a network of each extends the next.
     """
-    notes: list[str] = []
-    root = _with_base(text, file, path or Path(file), (), notes)
+    merging = Merging(file)
+    root = _with_base(text, file, path or Path(file), (), merging)
     fields = dict(root.fields)
     variants = fields.pop("variants", None)
     if variants and variants.value is not None and not isinstance(variants.value, dict):
@@ -106,13 +106,13 @@ def resolve_text(
     root = replace(root, value=fields)
     if variant is not None:
         changes = _variant(variants, variant)
-        notes += overridden(root, changes, file, variant)
-        root = merge(root, changes, Merging(file, notes))
+        merging.notes += overridden(root, changes, file, variant)
+        root = merge(root, changes, merging)
     for number, text in enumerate(overrides, start=1):
-        root = _set(root, text, f"{option} #{number}", notes)
+        root = _set(root, text, replace(merging, own=f"{option} #{number}", same_kinds=True))
     root = _with_networks(root, (*chain, file))
-    notes += kept_guidance(root, file, option)
-    return Resolved(Document(root), variants.fields if variants else {}, variant, tuple(dict.fromkeys(notes)))
+    notes = dict.fromkeys((*merging.notes, *kept_guidance(root, file, option)))
+    return Resolved(Document(root), variants.fields if variants else {}, variant, tuple(notes))
 
 
 def _shown(path: Path) -> str:
@@ -121,7 +121,7 @@ def _shown(path: Path) -> str:
     return str(path) if relative.startswith("..") and path.is_absolute() else relative
 
 
-def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...], notes: list[str]) -> Node:
+def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...], merging: Merging) -> Node:
     root = load_yaml(text, file).root
     if not isinstance(root.value, dict):
         what = "is empty" if root.value is None else "is not a mapping of keys to values"
@@ -143,9 +143,8 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...], notes:
     if root.replaces:
         message = "a whole spec cannot replace its base"
         raise DiagnosticError.of("E0104", message, root.span, help="leave out the tag, or `extends`")
-    # The base's own notes are not for the author of this file.
-    found = _with_base(read_text(base, _shown(base)), _shown(base), base, here, [])
-    return merge(found, root, Merging(file, notes))
+    # What is said of the base's own merging is not for the author of this file.
+    return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here, Merging()), root, merging)
 
 
 def _with_networks(root: Node, chain: tuple[str, ...]) -> Node:
@@ -255,7 +254,8 @@ def _wrong_type(message: str, node: Node) -> DiagnosticError:
 # ---- --set a.b=c
 
 
-def _set(root: Node, text: str, file: str, notes: list[str]) -> Node:
+def _set(root: Node, text: str, merging: Merging) -> Node:
+    file = merging.own or ""
     add_source(file, text)
     target, equals, value = text.partition("=")
     if not equals or not target.strip():
@@ -286,7 +286,7 @@ def _set(root: Node, text: str, file: str, notes: list[str]) -> Node:
     if steps[0][0] == "backbone":
         steps[:1] = [("networks", steps[0][1]), ("main", steps[0][1])]
     changes = _changes(root, steps, replace(leaf, replaces=isinstance(leaf.value, dict)))
-    return merge(root, changes, Merging(file, notes, same_kinds=True))
+    return merge(root, changes, merging)
 
 
 def _changes(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
