@@ -21,7 +21,7 @@ coverage: .venv/ready  ## every test, with the lines it reaches: tracing doubles
 
 N ?= 2000
 M ?= 100
-fuzz: .venv/ready  ## spoilt and crossed specs, damaged files, altered twins: N cases of each, and M runs end to end
+fuzz: .venv/ready  ## spoilt and crossed specs, damaged files and data, altered twins: N cases of each, and M runs end to end
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count $(N)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py end_to_end --count $(M)
 

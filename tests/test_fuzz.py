@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent / "fuzz"))
 
 from run import fuzz
 
-SECONDS = {"specs": 15, "files": 10, "twins": 10}
+SECONDS = {"specs": 15, "files": 10, "twins": 10, "data": 8}
 
 
 @pytest.mark.slow

@@ -242,6 +242,10 @@ def _checked(condition: Condition, part: Array) -> Array:
         outside = part[(part < 0) | (part >= (condition.vocabulary or 1))]
         if outside.size:
             raise RequestError(f"condition `{condition.name}`: no token {outside[0]}", described(condition))
+    if condition.dtype == "f32" and part.dtype.kind == "u" and part.ndim > 1 and part.size and part.max() > 1:
+        message = f"condition `{condition.name}` holds {part.dtype} up to {part.max()}: pixels that are not scaled"
+        mend = "give floats in the range that the model was trained with, such as x / 127.5 - 1 for [-1, 1]"
+        raise RequestError(message, f"{mend}; {described(condition)}")
     with np.errstate(over="ignore"):
         part = part.astype(NUMPY[condition.dtype])
     if part.dtype.kind == "f" and not np.isfinite(part).all():

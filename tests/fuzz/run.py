@@ -19,7 +19,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 SLOWEST = 20  # seconds of processor time that a case may take, if its fuzzer sets no limit of its own
-FUZZERS = ("specs", "crossed", "files", "twins", "end_to_end")  # the last takes seconds per case
+FUZZERS = ("specs", "crossed", "files", "twins", "data", "end_to_end")  # the last takes seconds per case
 MEMORY = 6 << 30  # bytes of address space beyond what a process has once everything is imported
 
 

@@ -259,3 +259,15 @@ def test_one_class_for_a_number_of_samples(pipe):
     with pytest.raises(BundleError, match="must be a list of integers, not 2") as raised:
         pipe.sample(2, 5, **given)
     assert "[2]" in raised.value.help and "`count`" in raised.value.help
+
+
+def test_pixels_that_are_not_scaled_are_refused(pipe):
+    """Unsigned integers are pixels of no known range; a mask of 0 and 1 is what it says, as are other numbers."""
+    for value in (np.full((2, 4), 200, np.uint8), np.full((3, 2, 4), 40_000, np.uint16)):
+        with pytest.raises(BundleError, match="pixels that are not scaled") as raised:
+            pipe.sample([2], conditions={"mel": value, "text": [3]})
+        assert "127.5" in raised.value.help
+    ones = np.ones((2, 4))
+    wanted = pipe.sample([2], 5, conditions={"mel": ones, "text": [3]})
+    for value in (ones.astype(np.uint8), ones.astype(np.int64), ones.astype(bool)):
+        np.testing.assert_array_equal(pipe.sample([2], 5, conditions={"mel": value, "text": [3]}), wanted)

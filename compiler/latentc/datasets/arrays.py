@@ -79,7 +79,7 @@ def reading(file: Any, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as {what}: {error}") from None
+        raise ValueError(f"{file} cannot be read as {what}: {' '.join(str(error).split())}") from None
 
 
 def augmentation_of(settings: Mapping[str, Any]) -> Augmentation | None:
