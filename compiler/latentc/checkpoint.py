@@ -65,6 +65,7 @@ def network_weights(
     key: str | None = None,
     networks: Sequence[str] | None = None,
     taken: list[str] | None = None,
+    unused: list[str] | None = None,
 ) -> dict[str, dict[str, Expr]]:
     """{network: {state-dict path: tensor}} from weights files, including computed buffers; nothing is read yet.
 
@@ -73,10 +74,11 @@ def network_weights(
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. If several networks
     share a file, their names begin with the network's (`refiner.blocks.0…`), or the name map tells them apart. `key`
     selects a state dict of the checkpoint (`ema`); the default is the one that fits the network, and if that is not the
-    whole file, a line about it is added to `taken`. `networks` are all by default. A network without a file has the
+    whole file, a line about it is added to `taken`. `unused` collects a line per network about tensors that nothing
+    reads and whose values would not be written again. `networks` are all by default. A network without a file has the
     spec's default weights (`checkpoints`), under their own name map and key; without any file, `names` and `key`
     replace these. The weights of the first stage come from the file that the spec names. Raises DiagnosticError: E0401
-    to E0411, E0415, E0703.
+    to E0411, E0415, E0420, E0703.
     """
     wanted = list(lowered.networks if networks is None else networks)
     found = {}
@@ -99,11 +101,13 @@ def network_weights(
         check_inverse(
             name_map(spec, name, flavour), network_types(lowered, name), symbols(lowered, lowered.networks[name])
         )
-        found[name], reading = _read(
+        found[name], reading, notes = _read(
             spec, lowered, name, path, groups, flavour, part, len(wanted) if "" in paths else 0
         )
         if taken is not None and reading.describe():
             taken.append(f"{name}: {reading.describe()} of {path}")
+        if unused is not None:
+            unused += [f"{name}: {note}" for note in notes]
     return found
 
 
@@ -123,8 +127,8 @@ def _read(
     names: str | None,
     key: str | None,
     sharing: int,
-) -> tuple[dict[str, Expr], Reading]:
-    """A network's tensors, and the reading of the file that fitted; `sharing` is the number of networks in the file.
+) -> tuple[dict[str, Expr], Reading, list[str]]:
+    """A network's tensors, the reading of the file that fitted, and notes; `sharing`: number of networks in the file.
 
     `groups`: its state dicts; None to read them from `path`.
     """
@@ -133,19 +137,20 @@ def _read(
     own = [part for reading in every if sharing and (part := reading.under(f"{network}.")) is not None]
     if sharing > 1 and names is None:
         every = []  # files of several networks in latentc's own format always contain the networks' names
-    fitting: dict[tuple[str, str], tuple[dict[str, Expr], Reading]] = {}
+    fitting: dict[tuple[str, str], tuple[dict[str, Expr], Reading, list[str]]] = {}
     first: DiagnosticError | None = None
     for reading in [*own, *every] or [Reading("", "", {})]:
+        notes: list[str] = []
         try:
-            tensors = fitted(spec, lowered, network, reading.tensors, names)
+            tensors = fitted(spec, lowered, network, reading.tensors, names, notes)
         except DiagnosticError as error:
             first = first or error
             continue
         if reading.sure or reading in own:
-            return tensors, reading
-        fitting.setdefault((reading.place, reading.prefix), (tensors, reading))
+            return tensors, reading, notes
+        fitting.setdefault((reading.place, reading.prefix), (tensors, reading, notes))
     if len(fitting) > 1:
-        raise several_fit(path, [reading for _, reading in fitting.values()])
+        raise several_fit(path, [reading for _, reading, _ in fitting.values()])
     if fitting:
         return next(iter(fitting.values()))
     assert first is not None
@@ -155,21 +160,27 @@ def _read(
 
 
 def fitted(
-    spec: Spec, lowered: Lowered, network: str, tensors: Mapping[str, Expr], names: str | None
+    spec: Spec,
+    lowered: Lowered,
+    network: str,
+    tensors: Mapping[str, Expr],
+    names: str | None,
+    notes: list[str] | None = None,
 ) -> dict[str, Expr]:
-    """A network's tensors from those of a file, including computed buffers. Raises DiagnosticError E0410, E0703."""
+    """A network's tensors from those of a file, including computed buffers.
+
+    Lines about unused tensors that are not kept are added to `notes`. Raises DiagnosticError E0410, E0420, E0703.
+    """
     params = network_params(lowered, lowered.networks[network])
+    rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
+    buffers = {n: buffer(p) for n, p in params.items() if computed(p)}
     if names is None:
         # Checkpoints of an emitted project lack computed buffers, and those in other files are redundant. The batch
         # counts of PyTorch's batch norms are not used.
-        tensors = {
-            n: e
-            for n, e in tensors.items()
-            if not (n in params and computed(params[n])) and not n.endswith(".num_batches_tracked")
-        }
-    rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
-    own = import_weights(tensors, rules, network_types(lowered, network), sizes)
-    return {n: own[n] if n in own else buffer(p) for n, p in params.items() if n in own or computed(p)}
+        redundant = [n for n in tensors if n in buffers or n.endswith(".num_batches_tracked")]
+        rules = [*({"ignore": n} for n in redundant), *rules]
+    own = import_weights(tensors, rules, network_types(lowered, network), sizes, buffers, notes)
+    return {n: own[n] if n in own else buffers[n] for n in params if n in own or n in buffers}
 
 
 def write_weights(

@@ -159,7 +159,8 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
         objective = system.objective
         out_channels = objective.out_channels(channels) if isinstance(objective, Objective) else channels
         with refusals(spec, "networks", name):
-            networks[name] = backbone.build(mb, name, system, out_channels)
+            network = backbone.build(mb, name, system, out_channels)
+        networks[name] = replace(network, sizes={"data_classes": system.data.classes or 0, **network.sizes})
         _check_sizes(mb, name, spec)
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)

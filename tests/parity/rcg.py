@@ -10,6 +10,7 @@ from cases import Array, Forward, Sampler
 from parity_data import Numbers
 
 DIT = (
+    "data.classes=10",
     "data.fields={x: {shape: [4, 16, 16]}, representation: {shape: [32]}}",
     "networks.main.width=64",
     "networks.main.depth=2",

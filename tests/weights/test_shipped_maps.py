@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from latentc import api
-from latentc.checkpoint import name_map, network_types, symbols
+from latentc.checkpoint import buffer, computed, name_map, network_params, network_types, symbols
+from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower_networks
 from latentc.spec import Spec, load_spec
-from latentc.weights import check_inverse
+from latentc.weights import Array, Expr, check_inverse, export_weights, ignored_names, import_weights, materialise
 from latentc.weights.rules import parse_map
 
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
@@ -94,6 +98,18 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "score_sde_guided": (("backbone.decoder=residual",),),
 }
 
+# Sizes in `fill` that follow from no size of the network, by what of the authors' code has them.
+OF_AUTHORS = {
+    "codebook_used": "[65536]",  # a count per code of the largest codebook
+    "patch_embed.proj.weight": "['axis[1]', 3, 16, 16]",  # MAE's, which MAGE's class derives from
+    "decoder_pred.weight": "[768, 'axis[0]']",
+    "decoder_pred.bias": "[768]",
+    "var": "[1024, 'channels*patch*patch']",  # STARFlow-V's `pt_seq_len` is 32
+    "attn_mask": "['1024 + prefix', '1024 + prefix']",
+    "freqs_cos": "['1024 + prefix', 'width//heads']",
+}
+ALWAYS_1000 = "1000*(1//(data_classes+1))"  # for data without classes
+
 
 def maps_of(system: str, variants: Iterable[str]) -> Iterator[tuple[Any, Any, Any]]:
     """(rules, types, sizes) of every map, network, and variant or further option."""
@@ -130,3 +146,59 @@ def test_maps_can_be_inverted_and_have_no_rule_for_nothing(some: Callable[[Seque
                     if written not in used and any(t.match(name) is not None for t in rule.ours for name in types):
                         used.add(written)
     assert {rule: system for rule, system in seen.items() if rule not in used} == {}
+
+
+def other_values(tensor: Expr) -> Array:
+    """The tensor with another first element."""
+    values = np.array(materialise(tensor))
+    first = (0,) * values.ndim
+    values[first] = not values[first] if values.dtype.kind == "b" else np.nan_to_num(values[first], neginf=0.0) + 1
+    return Array(values)
+
+
+def test_an_ignored_tensor_with_another_value_is_refused_or_noted() -> None:
+    """Of every kind of ignored tensor that a map writes: its value follows from the network, or nothing uses it."""
+    for system in VARIANTS:
+        spec = load_spec(system)
+        lowered = lower_networks(spec) if spec.weights else None
+        for names, networks in spec.weights.items():
+            for network in networks:
+                assert lowered is not None
+                params, types = network_params(lowered, lowered.networks[network]), network_types(lowered, network)
+                rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
+                buffers: dict[str, Expr] = {name: buffer(p) for name, p in params.items() if computed(p)}
+                own = {
+                    n: Array(np.broadcast_to(np.zeros((), np.float32), [*map(int, s)])) for n, (s, _) in types.items()
+                }
+                written = export_weights(own, rules, sizes, buffers)
+                ignored = ignored_names(rules, written, sizes)
+                kept = {name: tensor for name, tensor in written.items() if name not in ignored}
+                kinds = {re.sub(r"\d+", "", name): name for name in ignored}
+                for name in kinds.values():
+                    notes: list[str] = []
+                    changed = {**kept, name: other_values(written[name])}
+                    place = f"{system}, {names}, {network}: {name}"
+                    try:
+                        import_weights(changed, rules, types, sizes, buffers, notes)
+                        assert len(notes) == 1 and name in notes[0] and "should be" in notes[0], place
+                    except DiagnosticError as error:
+                        assert error.diagnostics[0].code == "E0420" and name in error.diagnostics[0].notes[0], error
+
+
+def test_shapes_of_written_tensors_follow_the_spec() -> None:
+    """No number of classes, tokens or channels stands in a `fill`."""
+    literal, found = set(), set()
+    for system in VARIANTS:
+        for networks in load_spec(system).weights.values():
+            for rule in chain.from_iterable(networks.values()):
+                for one in (rule, *chain.from_iterable(rule.get("either", ()))):
+                    shape = str([*one.get("fill", {}).get("shape", ())])
+                    sizes = re.sub(r"\[\d+\]|(?<=\w)\(.*?\)", "", shape[1:-1].replace(ALWAYS_1000, ""))
+                    if any(int(number) > 4 for number in re.findall(r"\b\d+\b", sizes)):
+                        name = one["ignore"] if isinstance(one["ignore"], str) else one["ignore"][0]
+                        known = next((known for known in OF_AUTHORS if name.endswith(known)), None)
+                        found.add(known)
+                        if known is None or OF_AUTHORS[known] != shape:
+                            literal.add((system, name, shape))
+    assert literal == set()
+    assert found == set(OF_AUTHORS)

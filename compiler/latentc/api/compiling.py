@@ -106,8 +106,11 @@ def compile(
     if not lowered.programs:
         mend = "add a `sampler:` section (docs/samplers.md)"
         raise DiagnosticError.of("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend)
-    tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     tell, say = progress or (lambda stage: None), warn or (lambda text: None)
+    unused: list[str] = []
+    tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled, unused=unused)
+    for note in unused:
+        say(note)
     if spec.data.first_stage is not None and spec.data.first_stage.weights is None:
         codes = "tokens" if spec.data.tokens is not None else "latents"
         say(

@@ -25,7 +25,7 @@ import numpy as np
 from latentc.diagnostics import nearest
 from latentc.weights.expr import Array, Expr, dtype_from_name
 from latentc.weights.read import materialise
-from latentc.weights.templates import AnySizes, Sizes, whole_list
+from latentc.weights.templates import AnySizes, Sizes, whole, whole_list
 
 Numbers = np.ndarray[Any, Any]
 Made = Callable[[Mapping[str, Expr], tuple[int, ...] | None], Array | None]
@@ -176,6 +176,8 @@ def _numbers(node: ast.AST, indices: Mapping[str, Numbers], sizes: Sizes) -> Any
             return -at(operand)
         case ast.IfExp(test=test, body=body, orelse=otherwise):
             return np.where(at(test), at(body), at(otherwise))
+        case ast.Call(func=ast.Name(id="len"), args=[ast.Name()], keywords=[]):
+            return np.float64(whole(ast.unparse(node), sizes))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
             function = _FUNCTIONS[name]
             if len(arguments) != function.nin:
@@ -183,5 +185,5 @@ def _numbers(node: ast.AST, indices: Mapping[str, Numbers], sizes: Sizes) -> Any
             return function(*map(at, arguments))
     raise ValueError(
         "a formula has only numbers, sizes, indices, inf, pi, + - * / // % **, comparisons, `a if c else b` and "
-        f"{', '.join(_FUNCTIONS)}"
+        f"{', '.join((*_FUNCTIONS, 'len'))}"
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError, nearest
+from latentc.weights.compare import difference_of
 from latentc.weights.expr import Array, Expr, cast, dtype_from_name, dtype_name, is_float
 from latentc.weights.read import materialise
 from latentc.weights.rules import Bindings, RawRule, Rule, parse_map
@@ -23,29 +24,43 @@ Types = Mapping[str, tuple[Sequence[int], Any]]
 
 _SHOWN = 4  # number of names of each kind listed in a diagnostic
 _NEEDED = {side: f"{side} names that a rule needs and that are missing" for side in ("their", "our")}
+_FIXED = "tensors that are fixed in this model, with other values in the checkpoint"
 
 
 def import_weights(
-    theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None = None
+    theirs: Mapping[str, Expr],
+    rules: Sequence[RawRule],
+    expected: Types,
+    sizes: Sizes | None = None,
+    buffers: Mapping[str, Expr] | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, Expr]:
     """Our tensors from theirs, in the order and with the shapes and dtypes of `expected`.
 
     If the map has alternatives, the first that fits is used. Tensors named by an `extra` rule are not expected.
-    Floating-point dtypes are converted, others must agree. Raises DiagnosticError E0411 for faulty rules, or one E0410
-    that lists all unmatched, missing and doubly mapped names and wrong shapes.
+    Floating-point dtypes are converted, others must agree. An ignored tensor must have the value that the rule would
+    write, or that of the computed buffer of its name in `buffers`; if the rule says `unused`, a line about a different
+    value is added to `notes`. Raises DiagnosticError E0411 for faulty rules, one E0410 that lists all unmatched, missing
+    and doubly mapped names and wrong shapes, or E0420 for ignored tensors with other values.
     """
     closest = None
     for parsed in parse_map(rules, sizes):
         made, problems = _import(theirs, parsed, expected)
         if not problems.count():
-            return made
+            unused = _compare(theirs, parsed, buffers or {}, problems)
+            if not problems.count():
+                if notes is not None and unused:
+                    notes.append(_note(unused))
+                return made
         closest = problems if closest is None or problems.count() < closest.count() else closest
     assert closest is not None
+    if closest.kinds.get(_FIXED):
+        raise closest.values_error()
     raise closest.error("the checkpoint's tensors do not fit this model")
 
 
 def can_import(theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None) -> bool:
-    """Whether `import_weights` can read these tensors. DiagnosticError E0411 for faulty rules."""
+    """Whether `import_weights` can read these tensors by name, shape and dtype. DiagnosticError E0411 for faulty rules."""
     return any(not _import(theirs, parsed, expected)[1].count() for parsed in parse_map(rules, sizes))
 
 
@@ -155,6 +170,49 @@ def _written(rule: Rule, made: Mapping[str, Expr], buffers: Mapping[str, Expr]) 
             copy = tensor if rule.filled_by is None else rule.filled_by(buffers, tensor.shape)
             found += [] if copy is None else [(name, copy)]
     return found
+
+
+def _compare(
+    theirs: Mapping[str, Expr], rules: Sequence[Rule], buffers: Mapping[str, Expr], problems: _Problems
+) -> list[str]:
+    """Compares ignored tensors with what would be written for them; returns the differences of unused ones."""
+    owner = _owner_of_theirs(rules)
+    unused: list[str] = []
+    for name, tensor in theirs.items():
+        owned = owner(name)
+        if owned is None or owned[0].ours:
+            continue
+        rule, _, bindings = owned
+        try:
+            fixed = _fixed(rule, name, bindings, theirs, buffers)
+        except ValueError as error:
+            problems.add(_FIXED, [f"{name}: {error}"])
+            continue
+        difference = None if fixed is None else difference_of(tensor, fixed)
+        if difference is not None and rule.unused:
+            unused.append(f"{name} ({difference})")
+        elif difference is not None:
+            problems.add(_FIXED, [f"{name}: {difference}"])
+    return unused
+
+
+def _fixed(
+    rule: Rule, name: str, bindings: Bindings, theirs: Mapping[str, Expr], buffers: Mapping[str, Expr]
+) -> Expr | None:
+    """The value that an ignored tensor must have; None if any will do. Raises ValueError."""
+    if rule.written_as is not None:
+        other = theirs.get(str(rule.written_as.fill(bindings)))
+        if other is None or rule.filled_by is None:
+            return other
+        return rule.filled_by(buffers, other.shape)
+    if rule.filled_by is not None:
+        return rule.filled_by(buffers, None)
+    return None if rule.theirs[0].text == "*" else buffers.get(name)
+
+
+def _note(unused: Sequence[str]) -> str:
+    more = f" and {len(unused) - 1} more" if unused[1:] else ""
+    return f"not kept, since nothing uses it: {unused[0]}{more}"
 
 
 Owner = Callable[[str], tuple[Rule, int, Bindings] | None]
@@ -273,6 +331,12 @@ class _Problems:
                 notes.append("\n".join([f"{kind} ({len(entries)}):", *shown, *more]))
         mend = "check that the variant is that of the checkpoint, then the spec's `weights` rules"
         return DiagnosticError.of("E0410", message, notes=tuple(notes), help=mend)
+
+    def values_error(self) -> DiagnosticError:
+        """The error for a file whose names and shapes fit."""
+        first = self.error("constants of the checkpoint differ from those of this model").diagnostics[0]
+        mend = "choose the variant or options that the checkpoint was trained with, if the spec has them"
+        return DiagnosticError.of("E0420", first.message, notes=first.notes, help=mend)
 
     def _nearest(self, name: str) -> str:
         near = nearest(name, self.choices.get(name, ()))

@@ -9,6 +9,7 @@ A map is a list of entries:
     {ignore: NAME, write: NAME}             the same, but exported as a copy of another of their tensors (tied weights)
     {ignore: NAME, fill: {value: 0, …}}     the same, but exported as numbers that follow from sizes (fills.py)
     {ignore: NAME, write: NAME, fill: …}    the same, once for each tensor of theirs that `write` names
+    {…, fill: …, unused: true}              nothing reads the tensor, so files may hold any other value
     {extra: NAME}                           a tensor of ours that their files lack; or a list of names
     {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; export: the first that fits
 
@@ -34,7 +35,7 @@ from latentc.weights.operations import Shape
 from latentc.weights.steps import Step, parse_step
 from latentc.weights.templates import AnySizes, Sizes, Template, filled, template, whole
 
-KEYS = {"from": ("to", "ops", "over"), "ignore": ("write", "fill"), "extra": (), "either": ()}
+KEYS = {"from": ("to", "ops", "over"), "ignore": ("write", "fill", "unused"), "extra": (), "either": ()}
 """{first key of a kind of rule: keys allowed beside it}; `for` is also allowed with all but `either`."""
 
 _LIST = re.compile(r"\{(\w+):[^{}]*\}")
@@ -58,6 +59,8 @@ class Rule:
     operations: tuple[Step, ...] = ()
     written_as: Template | None = None
     filled_by: Made | None = None
+    unused: bool = False
+    """Files may hold another value than the one that is written."""
 
     def describe(self) -> str:
         """The rule as diagnostics show it: its number, from 1, and its first name."""
@@ -166,8 +169,11 @@ def _rules(number: int, raw: Any, sizes: Sizes) -> Iterator[Rule]:
         raise ValueError(
             "a name with placeholders needs `write` beside `fill`: one is written for each tensor that it names"
         )
+    unused = raw.get("unused", False)
+    if not isinstance(unused, bool) or (unused and "fill" not in raw and "write" not in raw):
+        raise ValueError("`unused: true` stands beside `fill` or `write`: a tensor that is not written has no value")
     for name in names:
-        yield Rule(number, (name,), (), (), written, fill) if kind == "ignore" else Rule(number, (), (name,))
+        yield Rule(number, (name,), (), (), written, fill, unused) if kind == "ignore" else Rule(number, (), (name,))
 
 
 def _repeated(raw: RawRule, sizes: Sizes) -> Iterator[RawRule]:

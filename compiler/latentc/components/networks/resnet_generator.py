@@ -150,7 +150,7 @@ class ResnetGenerator(Backbone):
         }
         ports = (Port("z", f32(B, self.latent_dim), "noise"), *ports_of(entries))
         forward = add_method(mb, name, "forward", _network(self, self.norm(spec), names), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        return Network(name, {"forward": forward}, self.PROVIDES, {"embedding": self.embedding or 0})
 
 
 @cache
