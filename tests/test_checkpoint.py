@@ -12,7 +12,7 @@ import torch
 from parity_data import SIZES, load
 
 from latentc import api
-from latentc.checkpoint import network_types, network_weights
+from latentc.checkpoint import buffer, network_params, network_types, network_weights
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
 from latentc.spec import load_spec, spec_from_text
@@ -226,3 +226,62 @@ def test_a_spec_without_a_file_gets_no_suggestion() -> None:
     code, text = failure(lambda: network_weights(spec, lowered, "none.pt"))
     assert code == "E0401"
     assert "fits" not in text
+
+
+HALVES = """
+latentc: 1
+name: halves
+extends: sd_vae
+data: {kind: digits}
+backbone: {width: 8, multipliers: [1, 2], blocks: 1, groups: 4}
+weights:
+  encoder:
+    main: [{extra: ["decoder.*", "post_quant_conv.*"]}, {from: "*", to: "*"}]
+"""
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch", "onnx", "openvino"])
+def test_half_of_an_autoencoder_runs_its_methods_and_names_what_others_lack(backend: Any, tmp_path: Path) -> None:
+    spec, file = tmp_path / "halves.yaml", tmp_path / "encoder.safetensors"
+    spec.write_text(HALVES)
+    lowered = lower(load_spec(spec))
+    own = tensors(network_types(lowered, "main"))
+    write_safetensors(file, {n: Array(a) for n, a in own.items() if n.startswith(("encoder.", "quant_conv."))})
+    image = {"x": np.zeros((1, 1, 8, 8), np.float32)}
+    out = api.forward(spec, file, image, backend, method="encode", names="encoder")
+    assert np.isfinite(out).all() and out.any()
+    for method, given in (("decode", {"z": np.zeros((1, 4, 4, 4), np.float32)}), ("forward", image)):
+        code, text = failure(lambda m=method, g=given: api.forward(spec, file, g, backend, method=m, names="encoder"))
+        assert code == "E0410" and "the weights lack post_quant_conv.weight" in text
+    if backend in ("oracle", "torch"):
+        draws = {**image, "noise": np.zeros((1, 4, 4, 4), np.float32)}
+        code, text = failure(lambda: api.loss(spec, file, draws, backend, names="encoder"))
+        assert code == "E0410" and "the weights lack main.post_quant_conv.weight" in text
+
+
+def test_computed_buffers_of_a_file_must_have_the_computed_values(tiny: dict[str, np.ndarray]) -> None:
+    """Without a name map too: the network computes with its own."""
+    lowered = lower(load_spec("tiny.yaml"))
+    made = materialise(buffer(network_params(lowered, lowered.networks["main"])["pos_embed"]))
+    for dtype in (np.float64, np.float32, np.float16):
+        torch.save(renamed({**tiny, "pos_embed": made.astype(dtype)}, ""), "same.pt")
+        assert converted("same.pt")[0].keys() == tiny.keys()
+    torch.save(renamed({**tiny, "pos_embed": 1.01 * made}, ""), "other.pt")
+    code, text = failure(lambda: converted("other.pt"))
+    assert code == "E0420" and "pos_embed: it is 1.01 at [" in text and "should be 1" in text
+
+
+def test_unused_tensors_that_are_not_kept_are_noted(tmp_path: Path) -> None:
+    spec, file = tmp_path / "spec.yaml", tmp_path / "file.safetensors"
+    counter = "{ignore: count, fill: {value: 0, shape: [], dtype: i64}, unused: true}"
+    spec.write_text(TINY.replace('[{from: "net.*", to: "*"}]', f'[{counter}, {{from: "net.*", to: "*"}}]'))
+    own = tensors(network_types(lower(load_spec(spec)), "main"))
+    given = {**{f"net.{n}": Array(a) for n, a in own.items()}, "count": Array(np.array(7))}
+    write_safetensors(file, given)
+    noted = ["main: not kept, since nothing uses it: count (it is 7, should be 0)"]
+    taken: list[str] = []
+    api.convert_weights(spec, file, tmp_path / "out.safetensors", "theirs", taken=taken)
+    assert taken == noted
+    warned: list[str] = []
+    api.compile(spec, file, tmp_path / "out.latentc", names="theirs", warn=warned.append, run=False)
+    assert [line for line in warned if "not kept" in line] == noted

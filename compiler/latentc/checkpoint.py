@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from latentc.components.contract import Lowered, Network
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.fitting import with_suggestion
-from latentc.ir.core import Param, parameters
+from latentc.ir.core import Param, own_parameters, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym
 from latentc.lower import lower
@@ -181,6 +181,18 @@ def fitted(
         rules = [*({"ignore": n} for n in redundant), *rules]
     own = import_weights(tensors, rules, network_types(lowered, network), sizes, buffers, notes)
     return {n: own[n] if n in own else buffers[n] for n in params if n in own or n in buffers}
+
+
+def check_complete(lowered: Lowered, function: str, weights: Collection[str]) -> None:
+    """DiagnosticError E0410 if weights that a function needs are missing, which a name map may allow (`extra`).
+
+    `weights`: state-dict paths as the function sees them.
+    """
+    missing = [path for path in own_parameters(lowered.module, function) if path not in weights]
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if missing[4:] else "")
+        mend = "use a file that has them: the name map allows files without them for other methods"
+        raise DiagnosticError.of("E0410", f"the weights lack {shown}", help=mend)
 
 
 def write_weights(

@@ -622,9 +622,57 @@ def test_tensors_that_follow_from_sizes_are_written() -> None:
         assert list(import_weights(held, yaml.safe_load(rules), types, sizes)) == list(own)
 
 
+FIXED = """
+- {ignore: filter, fill: {value: "(1 + 2*(i%3 > 0))/8", shape: [4]}}
+- {ignore: "{part}.mask", write: "{part}.w", fill: {value: "0 if j <= i else -inf", shape: ["axis[0]", "axis[0]"]}}
+- {ignore: tied, write: a.w}
+- {ignore: table}
+- {ignore: sums, fill: {buffers: [table, table], shape: [2, 1]}}
+- {ignore: count, fill: {value: 0, shape: [], dtype: i64}, unused: true}
+- {ignore: "*.rest"}
+- {from: "*", to: "*"}
+"""
+MASK = np.array([[0, -np.inf], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "other", "says"),
+    [
+        ("filter", np.array([1, 3, 3, 1]) / 8, np.array([0, 1, 2, 1]) / 4, "it is 0 at [0], should be 0.125"),
+        ("filter", np.array([1, 3, 3, 1], np.float16) / 8, np.array([1, 2, 1]) / 4, "its shape is [3], should be [4]"),
+        ("a.mask", MASK, np.zeros((2, 2)), "it is 0 at [0, 1], should be -inf"),
+        ("a.mask", MASK, np.full((2, 2), np.nan), "it is nan at [0, 0], should be 0"),
+        ("tied", np.ones(2), np.array([1, 2]), "it is 2 at [1], should be 1"),
+        ("table", np.array([0.5, 5e3 + 1e-4]), np.array([0.5, 5e3 * 1.01]), "it is 5050 at [1], should be 5000"),
+        ("sums", np.array([[1], [1e4]]), np.array([[1], [-1e4]]), "it is -10000 at [1, 0], should be 10000"),
+        ("count", np.array(0), np.array(57), "it is 57, should be 0"),
+        ("other.rest", np.zeros(3), np.ones(5), ""),
+    ],
+)
+def test_ignored_tensors_have_the_value_that_is_written(name: str, same: Any, other: Any, says: str) -> None:
+    """Others are refused if the network computes with its own value, noted if nothing does."""
+    rules, types = yaml.safe_load(FIXED), {"a.w": ([2], "f32")}
+    buffers = {"table": Array(np.array([0.5, 5e3]))}
+    own = {"a.w": Array(np.ones(2, np.float32))}
+    notes: list[str] = []
+    assert import_weights({**own, name: Array(same)}, rules, types, {}, buffers, notes).keys() == types.keys()
+    assert notes == []
+
+    def read() -> None:
+        import_weights({**own, name: Array(other)}, rules, types, {}, buffers, notes)
+
+    if name in ("count", "other.rest"):
+        read()
+        assert notes == [f"not kept, since nothing uses it: {name} ({says})"] * bool(says)
+    else:
+        assert f"{name}: {says}" in failure(read, "E0420")
+
+
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
+        ("{ignore: a, unused: true}", "stands beside `fill` or `write`"),
+        ("{ignore: a, write: b, unused: 1}", "stands beside `fill` or `write`"),
         ("{ignore: a, fill: 1}", "`fill` is a mapping"),
         ("{ignore: a, fill: {valu: 1}}", "did you mean 'value'"),
         ("{ignore: a, fill: {value: 1, width: 2}}", "by value takes no 'width'"),

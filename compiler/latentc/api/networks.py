@@ -127,8 +127,8 @@ def convert_weights(
 
     `names` is the name map the file follows, `to_names` the one to write by; None is latentc's own names, which the
     emitted project loads. `network` converts one of several networks alone. `to` may be NETWORK=FILE for each
-    network, which splits a file. `taken` collects lines about state dicts and prefixes that were chosen, and about unused
-    tensors whose values are not kept.
+    network, which splits a file. `taken` collects lines about state dicts and prefixes that were chosen, and about
+    unused tensors whose values are not kept.
     """
     from latentc.checkpoint import network_weights, write_weights
     from latentc.components.first_stage import FIRST_STAGE

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.checkpoint import check_inverse, name_map, network_types, symbols
+from latentc.checkpoint import check_complete, check_inverse, name_map, network_types, symbols
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered
 from latentc.components.diffusers import MODELS, SCHEDULERS, USUAL, Data, Model, Scheduler, Unequal, asked
@@ -299,6 +299,8 @@ def _named(part: Part) -> dict[str, Expr]:
     sizes = symbols(lowered, lowered.networks["main"])
     types = network_types(lowered, "main")
     check_inverse(rules, types, sizes)
+    for function in lowered.networks["main"].functions:
+        check_complete(lowered, function, part.tensors)
     return export_weights({name: part.tensors[name] for name in types}, rules, sizes=sizes)
 
 

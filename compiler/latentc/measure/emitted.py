@@ -45,7 +45,7 @@ class Emitted:
             net = builders[name]().eval()
             own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
             # Weights that no program uses are not in a bundle.
-            load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()}, partial=True)
+            load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()})
             self.networks[name] = net
         self._programs: dict[str, dict[int, Any]] = sampler.PROGRAMS
 
@@ -150,19 +150,13 @@ def unfinished(entry: ProgramEntry) -> DiagnosticError:
     return DiagnosticError.of("E0713", message, help=mend)
 
 
-def load_arrays(net: Any, weights: Mapping[str, Array], partial: bool = False) -> None:
-    """Loads weights into an emitted network; if `partial`, some may be missing.
-
-    KeyError if one is missing. PyTorch counts the batches that its batch norms have seen.
-    """
+def load_arrays(net: Any, weights: Mapping[str, Array]) -> None:
+    """Loads weights into an emitted network; those that are missing keep their initial values."""
     import torch
 
-    names = [path for path in net.state_dict() if not path.endswith(".num_batches_tracked")]
-    kept = [path for path in names if path in weights] if partial else names
+    kept = [path for path in net.state_dict() if path in weights]
     # Copies: a mapped file is read-only, which torch warns about.
-    net.load_state_dict(
-        {path: torch.from_numpy(np.array(weights[path], np.float32)) for path in kept}, strict=not partial
-    )
+    net.load_state_dict({path: torch.from_numpy(np.array(weights[path], np.float32)) for path in kept}, strict=False)
 
 
 def module_from_source(source: str, name: str, constants: Mapping[str, Any] | None = None) -> ModuleType:

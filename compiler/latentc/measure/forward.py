@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latentc.checkpoint import arrays
+from latentc.checkpoint import arrays, check_complete
 from latentc.components.contract import Lowered, Method, Network, Port
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
@@ -43,7 +43,8 @@ def run_method(
 
     `weights`: {state-dict path: tensor}, buffers included. `inputs`: arrays by the names of the method's inputs; those
     that it does not read may be left out.
-    Raises DiagnosticError: E0702 if they do not fit, E0706 if the backend's package is missing.
+    Raises DiagnosticError: E0410 if weights of the method are missing, E0702 if inputs do not fit, E0706 if the
+    backend's package is missing.
     """
     net = lowered.networks[network]
     if method not in net.methods:
@@ -51,6 +52,7 @@ def run_method(
         message = f"network `{network}` has no method `{method}`"
         raise DiagnosticError(Diagnostic("E0702", message, help=f"its methods are {held}"))
     fn = lowered.module.functions[net.methods[method].function]
+    check_complete(lowered, fn.name, weights)
     if backend not in ("oracle", "torch"):  # the last pass that keeps the names of functions
         lowered = optimised(replace(lowered, programs=()), spec, "expand_guidance")
     operands = checked_inputs(f"method `{method}` of network `{network}`", fn, inputs, net.methods[method].inputs)
@@ -87,6 +89,7 @@ def _torch(
     constants = {name: torch.from_numpy(array) for name, array in file.constants.items()}
     module = module_from_source(file.text, "model", constants)
     net = getattr(module, "build" if network.name == "main" else f"build_{network.name}")()
+    # Other methods may need weights that are missing.
     load_arrays(net, {path: materialise(expr) for path, expr in weights.items()})
     net.eval()
     with torch.no_grad():

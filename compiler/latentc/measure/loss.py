@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latentc.checkpoint import arrays
+from latentc.checkpoint import arrays, check_complete
 from latentc.components.contract import Draw, Lowered, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
@@ -56,11 +56,12 @@ def run_loss(
     `training`: as `train.py` runs the networks (batch norms
     use the batch, dropout drops); else as for sampling. Losses that layers add to the gradients alone, such as the
     balance of experts, are no part of a metric: in training their sum is one more metric, `auxiliary`. Raises
-    DiagnosticError: E0702, E0706.
+    DiagnosticError: E0410, E0702, E0706.
     """
     fn = lowered.module.entry(update.loss)
     draws = {draw.name: _words(draw) for draw in update.draws}
     operands = checked_inputs("the loss", fn, inputs, about=dict.fromkeys(update.batch, "data") | draws)
+    check_complete(lowered, fn.name, {f"{name}.{path}" for name, own in weights.items() for path in own})
     names = [name.rsplit("/", 1)[-1] for name in update.metrics or ("loss",)]
     if backend == "oracle":
         values = {f"{name}.{path}": array for name, own in weights.items() for path, array in arrays(own).items()}

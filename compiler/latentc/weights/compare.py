@@ -46,8 +46,11 @@ def difference_of(found: Expr, wanted: Expr) -> str | None:
 
 def _largest(array: np.ndarray) -> float:
     """The largest finite magnitude."""
-    parts = (array[start : start + _BLOCK].astype(_wide(array)) for start in range(0, array.size, _BLOCK))
-    return max(float(np.abs(part[np.isfinite(part)]).max(initial=0)) for part in parts)
+    largest = 0.0
+    for start in range(0, array.size, _BLOCK):
+        part = array[start : start + _BLOCK].astype(_wide(array))
+        largest = max(largest, float(np.abs(part[np.isfinite(part)]).max(initial=0)))
+    return largest
 
 
 def _wide(array: np.ndarray) -> type:

@@ -40,8 +40,8 @@ def import_weights(
     If the map has alternatives, the first that fits is used. Tensors named by an `extra` rule are not expected.
     Floating-point dtypes are converted, others must agree. An ignored tensor must have the value that the rule would
     write, or that of the computed buffer of its name in `buffers`; if the rule says `unused`, a line about a different
-    value is added to `notes`. Raises DiagnosticError E0411 for faulty rules, one E0410 that lists all unmatched, missing
-    and doubly mapped names and wrong shapes, or E0420 for ignored tensors with other values.
+    value is added to `notes`. Raises DiagnosticError E0411 for faulty rules, one E0410 that lists all unmatched,
+    missing and doubly mapped names and wrong shapes, or E0420 for ignored tensors with other values.
     """
     closest = None
     for parsed in parse_map(rules, sizes):
@@ -60,7 +60,7 @@ def import_weights(
 
 
 def can_import(theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None) -> bool:
-    """Whether `import_weights` can read these tensors by name, shape and dtype. DiagnosticError E0411 for faulty rules."""
+    """Whether names, shapes and dtypes fit for `import_weights`. DiagnosticError E0411 for faulty rules."""
     return any(not _import(theirs, parsed, expected)[1].count() for parsed in parse_map(rules, sizes))
 
 
