@@ -48,7 +48,7 @@ def _largest(array: np.ndarray) -> float:
     """The largest finite magnitude."""
     largest = 0.0
     for start in range(0, array.size, _BLOCK):
-        part = array[start : start + _BLOCK].astype(_wide(array))
+        part: np.ndarray = array[start : start + _BLOCK].astype(_wide(array))
         largest = max(largest, float(np.abs(part[np.isfinite(part)]).max(initial=0)))
     return largest
 
