@@ -266,6 +266,9 @@ def test_computed_buffers_of_a_file_must_have_the_computed_values(tiny: dict[str
     for dtype in (np.float64, np.float32, np.float16):
         torch.save(renamed({**tiny, "pos_embed": made.astype(dtype)}, ""), "same.pt")
         assert converted("same.pt")[0].keys() == tiny.keys()
+    rounded = torch.from_numpy(made).bfloat16().float().numpy()
+    torch.save(renamed({**tiny, "pos_embed": rounded}, ""), "rounded.pt")
+    assert converted("rounded.pt")[0].keys() == tiny.keys()
     torch.save(renamed({**tiny, "pos_embed": 1.01 * made}, ""), "other.pt")
     code, text = failure(lambda: converted("other.pt"))
     assert code == "E0420" and "pos_embed: it is 1.01 at [" in text and "should be 1" in text

@@ -8,8 +8,8 @@ import numpy as np
 from latentc.weights.expr import Expr, is_float
 from latentc.weights.read import materialise
 
-_RELATIVE, _ABSOLUTE = 1e-3, 1e-4  # of each element, and of the largest: float32 sines of large angles are 1e-4 off
-_EPSILONS = 4  # of a half-precision file
+_RELATIVE = 2**-7  # of each element: files of wider floats may have been rounded to bfloat16
+_ABSOLUTE = 1e-4  # of the largest element: float32 sines of large angles are that far off
 _BLOCK = 1 << 18  # elements compared at a time
 
 
@@ -24,7 +24,7 @@ def difference_of(found: Expr, wanted: Expr) -> str | None:
         return f"its shape is {list(found.shape)}, should be {list(wanted.shape)}"
     theirs, ours = (np.ravel(materialise(tensor)) for tensor in (found, wanted))
     exact = not any(is_float(tensor.dtype) for tensor in (found, wanted))
-    relative = max([_RELATIVE, *(_EPSILONS * _epsilon(tensor.dtype) for tensor in (found, wanted))])
+    relative = max([_RELATIVE, *(_epsilon(tensor.dtype) for tensor in (found, wanted))])
     largest: float | None = None
     for start in range(0, ours.size, _BLOCK):
         part, own = (array[start : start + _BLOCK] for array in (theirs, ours))

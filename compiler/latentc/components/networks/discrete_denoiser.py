@@ -111,8 +111,10 @@ class DiscreteDenoiser(Backbone):
             u, t, loss = Port("u", f32(B), "noise"), Port("t", i64(B), "time"), Port("loss", f32(B), "state")
             methods["draw_steps"] = add_method(mb, name, "draw_steps", draw, [u], static, ("output", "output"))
             methods["note_losses"] = add_method(mb, name, "note_losses", note, [loss, t], static)
-        # In name maps, blocks of two attentions number them.
-        return Network(name, methods, self.PROVIDES, sizes={"crosses": int(any(e.form == "array" for e in entries))})
+        # In name maps, blocks of two attentions number them, and convolutions have other names than linear layers.
+        crosses = any(entry.form == "array" for entry in entries)
+        sizes = {"crosses": int(crosses), "convolves": int(self.feed_forward == "conv")}
+        return Network(name, methods, self.PROVIDES, sizes)
 
 
 def _layer_norm(b: Builder, name: str, x: Var) -> Var:

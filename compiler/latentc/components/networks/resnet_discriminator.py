@@ -200,7 +200,8 @@ class ResnetDiscriminator(Backbone):
             how = {"multiplier": self.channel_multipliers[-1], "init": self.weights, "spectral": self.spectral_norm}
             heads = augmentation_heads(mb, name, "Discriminator", compared, forward.outputs[-1], static, **how)
             methods["augmentations"] = heads
-        return Network(name, methods, self.PROVIDES)
+        sizes = {"levels": len(self.channel_multipliers), "per_level": self.blocks_per_level}
+        return Network(name, methods, self.PROVIDES, sizes)
 
 
 @cache
