@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from emitted import emitted
 from gradients import grad
-from parity_data import error, load
+from parity_data import LIMIT, error, excess, load
 
 from latentc.components.contract import Network
 from latentc.components.networks._gan import sliced
@@ -66,6 +66,20 @@ def test_the_authors_loss_and_its_gradients() -> None:
         assert error(found, numbers.outputs[f"out.gradient.{of}"]) < 1e-6
     by, name = grad(module, "generator", [1])
     assert error(Interpreter(by).run(name, *given)[0], numbers.outputs["out.gradient.generator"]) < 1e-6
+
+
+def test_the_authors_linear_layer() -> None:
+    """Theirs keeps direction and scale apart, and adds its bias to the features."""
+    numbers = load("san.SANLinear")
+    mb = ModuleBuilder()
+    b = mb.function("layer")
+    b.output(*sliced(b, b.input("h", f32(B, 16)), b.input("weight", f32(1, 16)), b.constant(0.0, "f32")))
+    mb.entries["layer"] = b.finish("A sliced layer.")
+    weight, bias, scale = (numbers.weights[name].astype(np.float64) for name in ("weight", "bias", "scale"))
+    given = numbers.inputs["input"] + bias, scale * weight / np.linalg.norm(weight)
+    for found, wanted in zip(Interpreter(mb.finish()).run("layer", *given), ("out.0", "out.1"), strict=True):
+        assert error(found, numbers.outputs[wanted]) < 1e-5
+        assert excess(found, numbers.outputs[wanted], numbers.name) <= LIMIT
 
 
 @pytest.mark.parametrize("style", [False, True])

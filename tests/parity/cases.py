@@ -29,8 +29,12 @@ class Case:
     wanted: Callable[[Numbers], Array] = lambda numbers: numbers.outputs["out"]
     output: Callable[[Any, Numbers, Any], Array] = lambda out, numbers, spec: out
     tolerance: float = 1e-5
+    why: str = ""  # of a tolerance above the usual one
     prefixes: Mapping[str, str] = field(default_factory=lambda: {"main": ""})
     names: str = "official"  # the name map of the spec that fits
+
+    def __post_init__(self) -> None:
+        assert self.why or self.tolerance <= type(self).tolerance, f"{self.numbers}: say why its tolerance is larger"
 
 
 @dataclass(frozen=True, eq=False)

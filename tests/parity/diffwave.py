@@ -31,8 +31,7 @@ def wave(out: Array, numbers: Numbers, spec: Any) -> Array:
 
 
 CASES: list[Case] = [
-    # The authors' float32 is 5e-6 away from float64 in this network, and so is PyTorch on another machine.
-    Forward("diffwave", "diffwave", MEL, inputs, tolerance=2e-5),
+    Forward("diffwave", "diffwave", MEL, inputs, tolerance=2e-5, why="float32 is 6e-6 away from float64 everywhere"),
     Forward("diffwave.uncond_float_step", "diffwave_sc09", PLAIN, inputs),
     Sampler("diffwave.sampler_fast6", "diffwave", MEL, sampler_inputs, output=wave),
     Sampler("diffwave.sampler_regular10", "diffwave", (*TEN, "sampler.clip_state=1"), sampler_inputs, output=wave),
