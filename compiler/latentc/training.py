@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,7 +56,8 @@ def run_training(project: Path, arguments: Sequence[str], processes: int) -> Non
         raise
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        mend = f"its last lines above say why; to run it yourself: `cd {project} && python train.py`"
+        command = shlex.join(["python", "train.py", *arguments])
+        mend = f"its last lines above say why; to run it yourself: `cd {shlex.quote(str(project))} && {command}`"
         raise DiagnosticError.of("E0705", f"{project / 'train.py'} {how}", help=mend)
 
 
@@ -75,13 +78,22 @@ def _pretrained(spec: Spec) -> list[tuple[str, str]]:
     return [(name, path) for name, path in networks if path is not None]
 
 
-def paths_from_here(spec: Spec, project: Path) -> list[str]:
-    """Flags of train.py for data and weights whose paths are relative to the current folder, not to the project."""
-    flags = []
-    paths = {f"--data.{key}": getattr(spec.data, key, None) for key in ("path", "captions")}
-    paths |= {f"--data.fields.{name}.tokenizer": field.tokenizer for name, field in spec.data.fields.items()}
-    paths |= {f"--roles.{name}.pretrained": path for name, path in _pretrained(spec)}
-    for flag, path in paths.items():
-        if path is not None and not (project / path).exists() and Path(path).exists():
-            flags += [flag, str(Path(path).resolve())]
-    return flags
+def from_here(arguments: Sequence[str]) -> list[str]:
+    """The arguments for train.py, which runs in the project, with paths of this folder's files made absolute."""
+    given, name = [], ""
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if not argument.startswith("--"):
+            flag, equals, value = "", "", argument
+        reads = _READS.fullmatch(flag if equals else name)
+        if (equals or not flag) and reads and value and Path(value).exists():
+            argument = f"{flag}{equals}{Path(value).absolute()}"
+        name = flag
+        given.append(argument)
+    return given
+
+
+_READS = re.compile(
+    r"--(config|data\.(path|captions|fields\.\w+\.tokenizer)|roles\.\w+\.pretrained|neighbours\.\w+\.database"
+    r"|(train\.)?evaluate_features)"
+)

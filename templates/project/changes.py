@@ -79,5 +79,6 @@ def shown(value: Any) -> str:
 
 def record(out: Path, config: dict[str, Any], said: list[str]) -> None:
     """Writes the settings in force to `out`/config.yaml, below the changes since the start of the run."""
+    config = {**config, "train": {**config["train"], "out": str(out.absolute())}}
     text = "".join(f"# {line}\n" for line in said) + yaml.safe_dump(config, sort_keys=False)
     write_whole(out / "config.yaml", lambda file: file.write_text(text))

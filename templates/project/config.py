@@ -1,12 +1,18 @@
 """Reads config.yaml. Settings are also flags: `--steps 10`, `--optimizer.lr 2e-4`, `--data.path images`.
 
+Paths in config.yaml are relative to its folder, wherever a script runs; paths in flags to the current folder.
+
 `--help` lists them with their values and descriptions.
 """
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +254,28 @@ def parsed(value: Any) -> Any:
     return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
 
 
+# Settings that are paths: in a file relative to its folder, in a flag to the current folder.
+PATHS = (
+    *("data.path", "data.captions", "data.fields.*.tokenizer", "roles.*.pretrained"),
+    *("held_out.path", "held_out.captions", "held_out.fields.*.tokenizer"),
+    *("neighbours.*.database", "train.evaluate_features"),
+)
+
+
+def locate(config: dict[str, Any], folder: Path, patterns: tuple[str, ...] = PATHS) -> None:
+    """Makes relative paths in the settings absolute, from a folder."""
+    for path, value in flat(config).items():
+        if value and isinstance(value, str) and any(fnmatchcase(path, pattern) for pattern in patterns):
+            *keys, last = path.split(".")
+            reduce(getitem, keys, config)[last] = os.path.abspath(folder / value)
+
+
+def shortened(path: str) -> str:
+    """An absolute path, relative to the current folder if it is in it."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
 def override(config: dict[str, Any], flag: str, text: str) -> None:
     """Sets one setting by its path, in which `train` may be omitted. SystemExit if it does not exist."""
     path = flag.replace("-", "_").split(".")
@@ -299,8 +327,12 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit(f"--config: {file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or not isinstance(config.get("train"), dict):
         raise SystemExit(f"--config: {file} has no settings under `train`")
+    locate(config, file.parent, (*PATHS, "train.out"))
+    if isinstance(out := config["train"].get("out"), str):
+        config["train"]["out"] = shortened(out)
     for flag, text in flags:
         override(config, flag, text)
+    locate(config, Path())
     check(config["train"])
     path = (config.get("data") or {}).get("path", "a path")  # some data has none
     if not path or not isinstance(path, str):

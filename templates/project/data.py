@@ -94,9 +94,7 @@ def open_data(config: dict[str, Any]) -> Samples:
             source = WithNeighbours(source, config["neighbours"], config["data"]["classes"])
         return Samples(source)
     except (OSError, ValueError) as error:
-        path = Path(config["data"].get("path", "."))
-        where = "" if path.exists() else f" (looked for in {Path.cwd()})"
-        raise SystemExit(f"data: {error}{where}") from None
+        raise SystemExit(f"data: {error}") from None
 
 
 def listed(faults: list[str]) -> str:

@@ -191,13 +191,14 @@ def train(
 
     `source` is such a folder, or a spec, whose project is emitted into `folder` (by default named like the spec) where
     it is not there yet. `arguments` go to the project's train.py (`--steps 1000`), which runs in the folder with this
-    Python and its torch, in `processes` processes. Raises DiagnosticError: E0401 if weights that a
-    network starts from are missing, E0705 where it stops with an error, E0706 without torch, E0708 for a spec without
-    objective, E0709 where the folder holds another project.
+    Python and its torch, in `processes` processes; `--out` is relative to that folder, files that it reads to the
+    current one. Raises DiagnosticError: E0401 if weights that a network starts from are missing, E0705 where it stops
+    with an error, E0706 without torch, E0708 for a spec without objective, E0709 where the folder holds another
+    project.
     """
-    from latentc.training import check_pretrained, emitted_project, paths_from_here, run_training
+    from latentc.training import check_pretrained, emitted_project, from_here, run_training
 
-    project, flags = Path(source), list(arguments)
+    project, flags = Path(source), from_here(arguments)
     if not (project / "train.py").is_file():
         spec, lowered = lowered_spec(source, variant, overrides, to_emit=True)
         check_data(spec, lowered)
@@ -205,7 +206,6 @@ def train(
         check_pretrained(spec, project, flags)
         project = emitted_project(lowered, spec, project)
         _first_stage_file(spec, project)
-        flags = [*paths_from_here(spec, project), *flags]
     needed("torch", "training", 'pip install "latentc[torch]"')
     run_training(project, flags, processes)
     return project

@@ -14,7 +14,7 @@ from latentc.spec.class_names import with_class_names, with_class_tokens
 from latentc.spec.errors import diagnostics_from_validation
 from latentc.spec.files import MAX_BYTES, text_from_bytes
 from latentc.spec.merge import without
-from latentc.spec.paths import checkpoint_files
+from latentc.spec.paths import checkpoint_files, with_paths
 from latentc.spec.resolve import Resolved, resolve_file, resolve_text
 from latentc.spec.rules import check_rules
 from latentc.spec.schema import Spec, place_at
@@ -52,7 +52,7 @@ def spec_from_resolved(resolved: Resolved, rules: bool = True) -> Spec:
     except ValidationError as error:
         raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
     spec._document, spec._notes = document, resolved.notes
-    spec = with_class_tokens(with_class_names(spec))
+    spec = with_class_tokens(with_class_names(with_paths(spec)))
     if rules and (problems := check_rules(spec, document)):
         raise DiagnosticError(*problems)
     return spec

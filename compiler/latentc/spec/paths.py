@@ -1,9 +1,12 @@
-"""Weights files that a spec names: relative to the file that names them, or to the current folder."""
+"""Files and folders that a spec names: relative to the file that names them, or to the current folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from latentc import resources
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -19,6 +22,49 @@ def named_file(spec: Spec, text: str, *place: str | int) -> Path:
         return path
     beside = Path(span.file).parent / path
     return beside if beside.exists() or not path.exists() else path
+
+
+def with_paths(spec: Spec) -> Spec:
+    """The spec with absolute paths of data, pretrained weights, tokenizers and feature extractors.
+
+    So they mean the same in every folder: in the emitted project, in a bundle, in a command run elsewhere. A relative
+    path stays as it is if a shipped spec, `--set` or text without a file names it and it is not in the current folder.
+    """
+    data = _changed(spec, spec.data, ("data",), "path", "captions")
+    fields = {
+        name: _changed(spec, field, ("data", "fields", name), "tokenizer") for name, field in spec.data.fields_.items()
+    }
+    if any(fields[name] is not field for name, field in spec.data.fields_.items()):
+        data = data.model_copy(update={"fields_": fields})
+    networks = {n: _changed(spec, own, ("networks", n), "pretrained") for n, own in spec.networks.items()}
+    conditions = {n: _changed(spec, own, ("conditioning", n), "database") for n, own in spec.conditioning.items()}
+    train = _changed(spec, spec.train, ("train",), "evaluate_features")
+    found = {"data": data, "networks": networks, "conditioning": conditions, "train": train}
+    return spec.model_copy(update={key: value for key, value in found.items() if value != getattr(spec, key)})
+
+
+def _changed(spec: Spec, model: Any, place: tuple[str, ...], *keys: str) -> Any:
+    """The model, which stands at `place`, with absolute paths in the fields `keys` that it has."""
+    paths: dict[str, Any] = {key: getattr(model, key, None) for key in keys}
+    changes = {k: _absolute(spec, path, *place, k) for k, path in paths.items() if isinstance(path, str)}
+    changes = {key: path for key, path in changes.items() if path != paths[key]}
+    return model.model_copy(update=changes) if changes else model
+
+
+def _absolute(spec: Spec, text: str, *place: str) -> str:
+    span, path = spec.span(*place), Path(text)
+    if not text or path.is_absolute():
+        return text
+    if span is None or not Path(span.file).is_file() or _ships(Path(span.file)):
+        if not path.exists():
+            return text
+    else:
+        path = named_file(spec, text, *place)
+    return os.path.abspath(path)  # noqa: PTH100  # unlike `resolve`, it keeps links
+
+
+def _ships(file: Path) -> bool:
+    return file.resolve().is_relative_to(resources.folder("specs").resolve())
 
 
 def checkpoint_files(spec: Spec) -> dict[str, Path]:
