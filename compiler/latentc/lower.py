@@ -17,7 +17,7 @@ from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Module, Value, parameters, walk
+from latentc.ir.core import Module, Value, callees, parameters, walk
 from latentc.ir.ops.experts import EXPERTS
 from latentc.ir.verify import verify
 from latentc.passes.expand_guidance import expand_guidance
@@ -75,6 +75,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         # Here rather than only for engines, because it changes the result if the samples of a batch interact.
         module = expand_guidance(module, "sequential")
     _check_patterns(module, networks, spec)
+    _check_training(module, networks, updates, spec)
     conditions = {r.name: r for name, part in _asked(spec).items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
@@ -210,6 +211,36 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
             message = f"`layer_decay` counts the weights `blocks.I.…` of {who}, which has none"
             mend = "leave it out, or use a transformer"
             raise DiagnosticError.of("E0305", message, spec.span(*where, "layer_decay"), help=mend)
+
+
+def _check_training(module: Module, networks: dict[str, Network], updates: Sequence[Update], spec: Spec) -> None:
+    """DiagnosticError E0305 if an update has no weights to train, or if blocks cannot be recomputed."""
+    for update in updates:
+        for name in update.networks or ("main",):
+            backbone = spec.networks.get(name)
+            if not isinstance(backbone, Backbone):  # a prior's, which is a spec of its own
+                continue
+            weights = [
+                path
+                for fn in networks[name].functions
+                for path, param in parameters(module, fn).items()
+                if param.kind == "weight" and not any(fnmatchcase(path, p) for p in backbone.frozen_weights)
+            ]
+            if not backbone.trainable or not weights:
+                key = "frozen" if backbone.frozen else "frozen_weights" if backbone.frozen_weights else "pretrained"
+                message = f"the objective trains network `{name}`, but none of its weights is left to train"
+                mend = f"set `networks.{name}.frozen: false`" if not backbone.trainable else "freeze fewer weights"
+                raise DiagnosticError.of("E0305", message, spec.span("networks", name, key), help=mend)
+    if spec.train.recompute and any(_uses(module, module.entries[update.loss], "jvp") for update in updates):
+        message = "the loss is differentiated forwards (jvp), and blocks of that pass cannot be recomputed"
+        mend = "leave it out; `train.accumulate` reduces memory, too"
+        raise DiagnosticError.of("E0305", message, spec.span("train", "recompute"), help=mend)
+
+
+def _uses(module: Module, function: str, op: str) -> bool:
+    """True if a function, or one it calls, has a node of this op."""
+    nodes = module.functions[function].nodes
+    return any(node.op == op or any(_uses(module, c, op) for c in callees(node)) for node in nodes)
 
 
 def _check_names(patterns: tuple[str, ...], paths: set[str], whose: str, span: Span | None) -> None:

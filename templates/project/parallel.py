@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -109,7 +110,13 @@ def recompute(network: nn.Module) -> None:
     for block in blocks_of(network):
         if block not in inner and next(block.buffers(), None) is None:
             inner.update(block.modules())
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = partial(recomputed, block.forward)
+
+
+def recomputed(forward: Any, *args: Any) -> Any:
+    if forward_ad._current_level >= 0:
+        raise SystemExit("recompute: blocks of a loss that torch.func.jvp differentiates cannot be recomputed")
+    return checkpoint(forward, *args, use_reentrant=False)
 
 
 def shard(network: nn.Module, run: Run, trained: bool) -> None:

@@ -22,6 +22,7 @@ from forked import Started, python
 from safetensors.torch import load_file
 from test_train import SHORT, TINY, environment, run, same, two_processes
 
+from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_from_lowered
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -418,3 +419,28 @@ def test_a_damaged_image_is_found_at_the_start_or_costs_no_step(tmp_path: Path) 
     file.write_bytes(content)
     run(project, "train.py", *flags, "--out", "late", "--resume", "true")
     same(project / "whole", project / "late")
+
+
+FROZEN = [
+    ("digits_dit", "backbone.frozen=true", "main"),
+    ("digits_dit", "backbone.pretrained=weights.safetensors", "main"),  # frozen by default
+    ("digits_dit", 'backbone.frozen_weights=["*"]', "main"),
+    ("digits_biggan", "networks.discriminator.frozen=true", "discriminator"),
+]
+
+
+@pytest.mark.parametrize(("system", "change", "network"), FROZEN)
+def test_an_update_without_weights_to_train_is_refused(system: str, change: str, network: str) -> None:
+    with pytest.raises(DiagnosticError, match=f"network `{network}`, but none of its weights is left to train"):
+        lower(load_spec(system, overrides=[change]))
+
+
+@pytest.mark.parametrize("system", ["digits_mean_flow", "digits_improved_mean_flow"])
+def test_recomputing_forward_derivatives_is_refused(system: str, tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticError, match="blocks of that pass cannot be recomputed"):
+        lower(load_spec(system, overrides=["train.recompute=true"]))
+    sizes = [*TINY["digits_dit"], "backbone.depth=3"]
+    spec = load_spec(system, overrides=sizes)
+    project_from_lowered(lower(spec), spec, tmp_path)
+    said = refusal(tmp_path, *SHORT, "--steps", "2", "--schedule.warmup", "0", "--recompute", "true")
+    assert said == "recompute: blocks of a loss that torch.func.jvp differentiates cannot be recomputed"
