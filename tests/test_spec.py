@@ -153,6 +153,7 @@ def test_shipped_specs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TINY.encode())))
     assert load_spec("-") == spec_from_text(TINY)
+    assert load_spec("-") == spec_from_text(TINY)  # a command may read its spec more than once
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
     with pytest.raises(DiagnosticError, match="E0101"):
         load_spec("-")

@@ -19,7 +19,9 @@ from latentc.diagnostics import printable
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder written by `latentc compile`.")]
 Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one value; repeatable.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set one value, in YAML; repeatable.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Weights = Annotated[
     list[str] | None,

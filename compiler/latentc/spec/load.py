@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 
@@ -32,11 +33,16 @@ def load_spec(source: str | Path, variant: str | None = None, overrides: Sequenc
         if sys.stdin is None:
             message = "the spec should be read from standard input, which is closed"
             raise DiagnosticError.of("E0401", message, help="name a file, or pipe the spec in")
-        text = text_from_bytes(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
-        return spec_from_text(text, "<stdin>", variant, overrides)
+        return spec_from_text(text_from_bytes(_piped(sys.stdin), "<stdin>"), "<stdin>", variant, overrides)
     spec = spec_from_resolved(resolve_file(str(source), variant, overrides))
     spec._origin = (str(source), variant, tuple(overrides))
     return spec
+
+
+@lru_cache(maxsize=1)
+def _piped(stream: TextIO) -> bytes:
+    """What a stream holds, which can be read once, while commands may read their spec several times."""
+    return stream.buffer.read(MAX_BYTES + 1)
 
 
 def spec_from_text(text: str, file: str = "<text>", variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
