@@ -106,8 +106,8 @@ def in_form(tiny: Tiny, engine: str, form: str, oracles: Oracles, torch: bool) -
 def outcome(report: Report) -> str:
     """`passes`, or the worst comparison that does not.
 
-    A changed weight of one network must show. In a program, those of others may not: the weights of a prior that draws a
-    condition change a sample by less than its tolerance.
+    A changed weight of one network must show. In a program, those of others may not: the weights of a prior that draws
+    a condition change a sample by less than its tolerance.
     """
     failed = [c for c in report.comparisons if not c.ok]
     if not failed:

@@ -299,6 +299,27 @@ def test_verify_and_bench(latentc: Run, tiny: Any) -> None:
     assert [case["batch"] for case in json.loads(timed.out)["cases"]] == [1]
 
 
+def test_verify_training(latentc: Run, tiny: Any) -> None:
+    """Of a spec, with random weights or given ones, and of a bundle's spec."""
+    for line in ((tiny.spec,), (tiny.spec, "-w", tiny.weights), (tiny.bundle,)):
+        done = latentc("verify", "--training", *line, "--json")
+        assert done.status == 0, done.err
+        found = json.loads(done.out)
+        assert found["ok"] and {"loss", "gradient of loss by main", "forward"} <= {
+            c["what"] for c in found["comparisons"]
+        }
+    refused = latentc("verify", tiny.bundle, "--set", "sampler.steps=2")
+    assert refused.status == 1 and "--training" in refused.err
+    assert "compared" in latentc("verify", "--training", tiny.spec, "--budget", "0").out
+
+
+def test_compile_without_the_comparison(latentc: Run, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentc.verify.compiled.check_computes", lambda *given: pytest.fail("it was compared"))
+    line = ("compile", tiny.spec, "-w", tiny.weights, "-o", "unchecked")
+    assert latentc(*line, "--no-check").status == 0
+    assert latentc(*line, "--no-run").status == 0
+
+
 def test_tune(latentc: Run, tiny: Any) -> None:
     line = ("tune", tiny.spec, "-w", tiny.weights, "--evaluations", "2", "--samples", "16", "--budget", "evaluations=2")
     done = latentc(*line, "-o", "tuned")
