@@ -151,7 +151,7 @@ def compile(
         if run:
             runs = check_runs(folder, manifest, final, in_form, tell, say)
             if runs and check:
-                check_computes(folder, manifest, final, tell, say)
+                check_computes(folder, manifest, spec, lowered, final, tell, say)
         return manifest
 
     return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, finish=finish, **how)

@@ -151,7 +151,7 @@ def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:
     spec = load_spec(folder / "spec.yaml")
     lowered = lower(spec, pipeline.steps)
     plan = plan_of(pipeline)
-    weights, tensors = weights_of(pipeline, spec, lowered, plan)
+    weights, tensors = weights_of(pipeline, lowered, optimised(lowered, spec, quantization=plan))
     return Subject(folder, pipeline, spec, lowered, weights, None if plan is None else Quantization(plan.plan, tensors))
 
 
@@ -172,18 +172,17 @@ def plan_of(pipeline: Pipeline) -> Quantization | None:
         raise DiagnosticError(Diagnostic("E0602", message, help=mend)) from None
 
 
-def weights_of(
-    pipeline: Pipeline, spec: Spec, lowered: Lowered, plan: Quantization | None = None
-) -> tuple[dict[str, Expr], dict[str, Array]]:
+def weights_of(pipeline: Pipeline, lowered: Lowered, final: Lowered) -> tuple[dict[str, Expr], dict[str, Array]]:
     """{path: tensor} of a bundle's programs, and the tensors measured for its quantisation.
 
-    The former are read from its ONNX files (dequantised, with a `plan`); buffers that no file holds are computed.
+    The former are read from its ONNX files (quantised ones dequantised); buffers that no file holds are computed.
+    `final`: `lowered` after all passes.
     DiagnosticError E0410 for a weight of the spec that no file of the bundle holds.
     """
     params: dict[str, Param] = {}
     exported: dict[str, Param] = {}
     own: dict[str, Param] = {}
-    module = optimised(lowered, spec, quantization=plan).module
+    module = final.module
     for program in lowered.programs:
         params.update(parameters(lowered.module, lowered.module.entries[program.entry]))
         exported.update(parameters(module, module.entries[program.entry]))

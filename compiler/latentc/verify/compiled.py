@@ -19,10 +19,12 @@ from latentc.ir.core import networks_called
 from latentc.ir.costs import flops
 from latentc.ir.interpret import Interpreter
 from latentc.measure.memory import available_memory
-from latentc.measure.subject import Subject, open_subject
+from latentc.measure.subject import Subject, weights_of
 from latentc.measure.tolerances import tolerance_of
+from latentc.spec import Spec
 from latentc.verify.methods import called_methods, largest_error
 from latentc.verify.rounding import FACTOR
+from latentc_runtime import load
 from latentc_runtime.manifest import Manifest
 from latentc_runtime.request import Request
 
@@ -37,11 +39,17 @@ WHOLE = 4
 
 
 def check_computes(
-    folder: Path, manifest: Manifest, lowered: Lowered, tell: Callable[[str], None], warn: Callable[[str], None]
+    folder: Path,
+    manifest: Manifest,
+    spec: Spec,
+    lowered: Lowered,
+    final: Lowered,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> None:
     """Compare the bundle in `folder` with the oracle, if that is no more work than LARGEST; `warn` says if it is.
 
-    `lowered` has been through the passes. DiagnosticError E0513 if the engine is further off than the tolerance of
+    `final` is `lowered` after all passes. DiagnosticError E0513 if the engine is further off than the tolerance of
     samplers and than rounding explains.
     """
     entries = {entry.name: entry for entry in reversed(manifest.programs)}
@@ -54,7 +62,9 @@ def check_computes(
         warn(f"the bundle was not compared with the reference: one evaluation needs {size}; `latentc verify` can")
         return
     tell("comparing one evaluation with the reference")
-    subject = open_subject(folder)
+    pipeline = load(folder, "cpu", verify=False)
+    subject = Subject(folder, pipeline, spec, lowered, weights_of(pipeline, lowered, final)[0])
+    subject.exported = final
     check = _Check(subject)
     requests = [Request(e, subject.pipeline.usual_request(1, 0, e.steps, e.name).given) for e in entries.values()]
     for method in called_methods(subject, requests, 0.0):
