@@ -6,6 +6,7 @@ Symbols: B batch (requested samples), L largest length of a condition with a mas
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,11 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from latentc_runtime.class_names import class_from_name, classes_from_text, shown, titles
 from latentc_runtime.noise import seed_words
 from latentc_runtime.sources import NUMPY, Array, Condition, Given, RequestError, Retriever, Setting, one_hot
-from latentc_runtime.texts import sample_from_text, tokens_from_text
+from latentc_runtime.texts import is_word, sample_from_text, tokens_from_text
 
 _VALUE, _MASK = "value", "mask"
 
 MOST_SAMPLES = 1 << 24  # of one request
+FEW = 1 << 16  # values of an array that is read whatever it is
 
 
 def checked_given(
@@ -166,7 +168,9 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
         raise RequestError(f"condition `{condition.name}` takes no mask", described(condition))
     _check_size(condition, given, 1 + len(condition.shape), most * math.prod(condition.shape))
     _check_size(condition, mask, 2, most * math.prod(condition.shape[:1]))
-    parts = _parts(condition, _tokens(condition, given))
+    tokens = _tokens(condition, given)
+    padded = tokens is given and mask is None and condition.mask and condition.form == "tokens"
+    parts = _parts(condition, tokens)
     single = isinstance(parts, np.ndarray)
     if not single:
         _in_one_request(len(parts), most)
@@ -176,17 +180,38 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
         checked = _checked(condition, part)
         filled = (row, slice(len(checked))) if checked.ndim else (row,)  # a number has no length
         values[filled] = checked
-        masks[filled] = True
+        masks[(row, slice(_words(condition, checked))) if padded else filled] = True
     if mask is not None:
         masks = _given_mask(condition, mask, masks, single)
     return values, masks, single
 
 
 def _check_size(condition: Condition, given: Any, rank: int, most: int) -> None:
-    """RequestError for an array with more axes or values than a request takes, before it is read from its file."""
+    """RequestError for an array with more values than a request takes, before it is read from its file.
+
+    An array of more than `rank` axes is refused as well, a small one by a check that says more.
+    """
     shape = getattr(given, "shape", None)
-    if isinstance(shape, tuple) and (len(shape) > rank or math.prod(shape) > most):
+    if isinstance(shape, tuple) and math.prod(shape) > (most if len(shape) <= rank else FEW):
         raise RequestError(f"condition `{condition.name}` has shape {list(shape)}", described(condition))
+
+
+def _words(condition: Condition, tokens: Array) -> int:
+    """How many of a sample's tokens count: those before its padding, at least one.
+
+    It does not depend on the other samples of the request. If `pad` also ends texts, the first of them counts. A token
+    that stands for characters counts, with a warning, because the request may mean either.
+    """
+    real = tokens != condition.pad
+    found = len(real) - int(np.argmax(real[::-1])) if real.any() else 0
+    found = max(1, found + (condition.pad == condition.end))
+    if found < len(tokens) and is_word(condition.pad, condition.text):
+        what = (
+            f"condition `{condition.name}` ends in the token {condition.pad}, which pads texts but is also a character"
+        )
+        warnings.warn(f"{what}: it counts; give a mask if it is padding", stacklevel=2)
+        return len(tokens)
+    return min(found, len(tokens))
 
 
 def _tokens(condition: Condition, given: Any) -> Any:

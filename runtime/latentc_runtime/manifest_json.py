@@ -24,7 +24,12 @@ from latentc_runtime.manifest import (
 )
 from latentc_runtime.sources import Condition, ConditionSource, Input, RandomSource, Setting, needed
 
-MOST_NUMBERS = 1 << 40  # of an input, for one sample: more than any machine holds
+MOST_NUMBERS = 1 << 40  # of an input or output, for one sample: more than any machine holds
+MOST_AXES = 16  # NumPy has at most 32, some of which a batch and a grid of pictures take
+MOST_CLASSES = 1 << 31
+MOST_ROWS = 1 << 32  # of a per-step input: the counter of random numbers has 32 bits for them
+MOST_STEPS = 1 << 24  # of a loop
+FASTEST = 1e7  # samples per second
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
 
 
@@ -146,8 +151,12 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _condition_contradictions(c: Condition) -> Iterator[str]:
-    if any(size < 1 for size in c.shape):
-        yield "shape: expected sizes of 1 and more"
+    if wrong := _wrong_shape(c.shape):
+        yield f"shape: {wrong}"
+        return
+    for name, count in (("classes", c.classes), ("vocabulary", c.vocabulary)):
+        if count is not None and count > MOST_CLASSES:
+            yield f"{name}: expected at most {MOST_CLASSES}"
     if c.axes and len(c.axes) != len(c.shape):
         yield f"axes: expected {len(c.shape)} names"
     if c.form == "label" and (c.classes is None or c.classes < 1):
@@ -163,7 +172,7 @@ def _condition_contradictions(c: Condition) -> Iterator[str]:
     if c.default is not None:
         try:
             np.broadcast_to(np.asarray(c.default, np.float64), c.shape)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             yield f"default: expected a number, or numbers of shape {list(c.shape)}"
 
 
@@ -177,9 +186,27 @@ def _setting_contradictions(s: Setting) -> Iterator[str]:
         yield f"default: expected a number from {low:g} to {high:g}"
 
 
+_AXES = {
+    "image": {"channel", "height", "width"},
+    "video": {"frame", "channel", "height", "width"},
+    "audio": {"channel", "time"},
+    "points": {"point", "coordinate"},
+}
+
+
+def _wrong_shape(shape: Sequence[int]) -> str | None:
+    """What is wrong with the shape of one sample; None if nothing is."""
+    if any(size < 1 for size in shape):
+        return "expected sizes of 1 and more"
+    if len(shape) > MOST_AXES or math.prod(shape) > MOST_NUMBERS:
+        return f"expected at most {MOST_AXES} axes and {MOST_NUMBERS} numbers per sample"
+    return None
+
+
 def _output_contradictions(output: Output, place: str) -> Iterator[tuple[str, str]]:
-    if any(size < 1 for size in output.shape):
-        yield f"{place}.shape", "expected sizes of 1 and more"
+    if wrong := _wrong_shape(output.shape):
+        yield f"{place}.shape", wrong
+        return
     if output.range is not None and not output.range[0] < output.range[1]:
         yield f"{place}.range", "expected [low, high]"
     if output.medium != "array" and len(output.axes) != len(output.shape):
@@ -188,7 +215,19 @@ def _output_contradictions(output: Output, place: str) -> Iterator[tuple[str, st
         yield f"{place}.range", f"expected the range of {output.medium} samples"
     if output.medium == "audio" and output.rate is None:
         yield f"{place}.rate", "expected the sampling rate"
-    if output.grid is not None and (min(output.grid) < 1 or math.prod(output.grid) != math.prod(output.shape)):
+    least = 1.0 if output.medium == "audio" else 0.01
+    if output.rate is not None and not least <= output.rate <= FASTEST:
+        yield f"{place}.rate", f"expected {least:g} to {FASTEST:g} per second"
+    known = _AXES.get(output.medium, set(output.axes)) if output.grid is None else set(output.axes)
+    if len(set(output.axes)) < len(output.axes) or not known.issuperset(output.axes):
+        yield f"{place}.axes", f"expected axes of {output.medium} samples, once each: {', '.join(sorted(known))}"
+    if output.medium == "text" and output.classes is None:
+        yield f"{place}.classes", "expected the size of the vocabulary"
+    if output.alphabet is not None and len(output.alphabet) != output.classes:
+        yield f"{place}.alphabet", f"expected {output.classes} characters, one per token"
+    if output.grid is not None and (
+        not 1 <= len(output.grid) <= 3 or min(output.grid) < 1 or math.prod(output.grid) != math.prod(output.shape)
+    ):
         yield f"{place}.grid", f"{list(output.grid)} does not hold {list(output.shape)} tokens"
 
 
@@ -209,8 +248,10 @@ def _entry_contradictions(s: ProgramEntry, place: str, manifest: Manifest) -> It
             yield f"{where}.shape", f"expected {json.dumps(list(lead))} and sizes"
         elif math.prod([entry.rows or 1, *map(int, rest)]) > MOST_NUMBERS:
             yield f"{where}.shape", f"expected at most {MOST_NUMBERS} numbers per sample"
-        if entry.rows is not None and entry.rows < 1:
-            yield f"{where}.source.rows", "expected 1 or more"
+        elif len(rest) > MOST_AXES:
+            yield f"{where}.shape", f"expected at most {MOST_AXES} axes per sample"
+        if entry.rows is not None and not 1 <= entry.rows <= MOST_ROWS:
+            yield f"{where}.source.rows", f"expected 1 to {MOST_ROWS}"
         yield from _source_contradictions(entry, where, manifest)
     known = set(inputs)
     yield from _program_contradictions(s.program, f"{place}.program", known, inputs, (), manifest)
@@ -268,8 +309,8 @@ def _program_contradictions(
                     yield f"{where}.shared.{output}", "expected an output of the call, and one of its inputs"
             known.update(s.outputs)
             continue
-        if s.trip < 1:
-            yield f"{where}.trip", "expected 1 or more"
+        if not 1 <= s.trip <= MOST_STEPS:
+            yield f"{where}.trip", f"expected 1 to {MOST_STEPS}"
         for variable, table in s.tables.items():
             if len(table) != s.trip or not _is_table(table):
                 yield f"{where}.tables.{variable}", f"expected {s.trip} rows of numbers, all of one shape"

@@ -21,6 +21,7 @@ from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import EngineCall, ProgramEntry, Statement
 from latentc_runtime.media import encoded, images
 from latentc_runtime.media.pixels import Pixels
+from latentc_runtime.memory import check_memory, not_enough
 from latentc_runtime.program import Variables, first_steps, run_program, ticks
 from latentc_runtime.request import Request, all_settings, check_request, program_entry
 from latentc_runtime.retrieval import EncodingIndex, Index, open_index
@@ -194,15 +195,19 @@ class Pipeline:
             if progress is not None:
                 progress(done, total)
 
+        check_memory(entry, count, size)
         if progress is not None:
             progress(0, total)
-        made = {o.name: np.empty((count, *o.output.shape), NUMPY[o.output.dtype]) for o in entry.outputs}
-        for start in starts:
-            part = request.part(start, min(count, start + size))
-            with self._turn:  # the next run may overwrite the results of this one
-                seen = None if watch is None else partial(watch, start)
-                for name, array in self._run(part, tick, seen).items():
-                    made[name][start : start + size] = array
+        try:
+            made = {o.name: np.empty((count, *o.output.shape), NUMPY[o.output.dtype]) for o in entry.outputs}
+            for start in starts:
+                part = request.part(start, min(count, start + size))
+                with self._turn:  # the next run may overwrite the results of this one
+                    seen = None if watch is None else partial(watch, start)
+                    for name, array in self._run(part, tick, seen).items():
+                        made[name][start : start + size] = array
+        except MemoryError:
+            raise not_enough(size) from None
         return made
 
     def noise(
@@ -255,10 +260,14 @@ class Pipeline:
         Raises BundleError E0606 to E0609.
         """
         size = _batch_size(batch, self.program(program, steps), batch)
-        request = self.usual_request(size, 0, steps, program)
-        request = replace(request, entry=replace(request.entry, program=first_steps(request.entry.program)))
-        with self._turn:
-            self._run(request, lambda: None)
+        check_memory(self.program(program, steps), size, size)
+        try:
+            request = self.usual_request(size, 0, steps, program)
+            request = replace(request, entry=replace(request.entry, program=first_steps(request.entry.program)))
+            with self._turn:
+                self._run(request, lambda: None)
+        except MemoryError:
+            raise not_enough(size) from None
 
     def _engine(self, file: str) -> Engine:
         if file not in self._engines:

@@ -108,7 +108,8 @@ class Condition:
     form `label`: one of `classes`, as an index i64[B], or with `encoding` one_hot as f32[B, classes], possibly class
     probabilities. `tokens`: integers below `vocabulary`, i64[B, L]. `array`: numbers [B, *shape].
     mask: samples may be shorter than `shape[0]`; they are padded (tokens with `pad`, arrays with 0), and the program
-    takes a mask [B, L] of the real entries.
+    takes a mask [B, L] of the real entries. Tokens `pad` at the end of a sample are padding as well, unless the request
+    gives a mask or they stand for characters.
     axes: names of the axes of `shape`.
     default: a number, or nested lists of `shape`; null if the condition is required.
     names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
@@ -147,7 +148,7 @@ class Condition:
     def text(self) -> dict[str, Any]:
         """What its tokens of text are, as `texts` takes it."""
         settings = {"tokenizer": self.tokenizer, "alphabet": self.alphabet, "start": self.start, "end": self.end}
-        return {"classes": self.vocabulary, "cleaning": self.cleaning, **settings}
+        return {"classes": self.vocabulary, "cleaning": self.cleaning, "medium": self.medium, **settings}
 
 
 class Retriever(Protocol):
@@ -304,7 +305,9 @@ def _default_value(condition: Condition, seeds: NDArray[np.uint64], classes: Seq
 
 def one_hot(classes: Array, count: int) -> Array:
     """Rows f32[B, count] with 1 at each class."""
-    return np.eye(count, dtype=np.float32)[classes]
+    rows = np.zeros((*np.shape(classes), count), np.float32)
+    np.put_along_axis(rows, np.asarray(classes)[..., None], 1.0, -1)
+    return rows
 
 
 __all__ = [

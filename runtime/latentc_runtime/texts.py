@@ -74,6 +74,21 @@ def word_starts(tokens: Sequence[int], field: Field) -> list[bool]:
     return [not _bytes(field) or token > 255 or bytes([token]).isspace() for token in tokens]
 
 
+def is_word(token: int, field: Field) -> bool:
+    """Whether a token stands for characters; False of a tokenizer's special tokens, and if nothing is known of it."""
+    if token in (field.get("start"), field.get("end")):
+        return False
+    if tokenizer := field.get("tokenizer"):
+        try:
+            added = _tokenizer(tokenizer).get_added_tokens_decoder().get(token)
+        except ValueError:  # without the package that reads it
+            return False
+        return added is None or not added.special
+    if alphabet := field.get("alphabet"):
+        return token < len(alphabet)
+    return field.get("medium") == "text" and _bytes(field) and 0 < token < 256
+
+
 def _bytes(field: Field) -> bool:
     """Whether tokens are bytes; if 256 starts or ends texts, those from it on stand for no byte."""
     return bool(field["classes"] <= 256 or 256 in (field.get("start"), field.get("end")))

@@ -1,5 +1,6 @@
 """Damaged, foreign, truncated and hostile bundles are refused, each with a code and a mend."""
 
+import copy
 import json
 import os
 import shutil
@@ -166,6 +167,16 @@ SCHEMA = [
     ((*OUTPUT, "medium"), "picture", "output.medium: expected one of"),
     ((*OUTPUT, "medium"), "audio", "expected the sampling rate"),
     ((*OUTPUT, "grid"), [2, 3], "does not hold"),
+    ((*OUTPUT, "grid"), [], "does not hold"),
+    ((*OUTPUT, "shape"), [1, 1 << 30, 1 << 30], r"output.shape: expected at most 16 axes and 1099511627776 numbers"),
+    ((*OUTPUT, "shape"), [1] * 40, "expected at most 16 axes"),
+    ((*OUTPUT, "axes", 0), "colour", "axes: expected axes of image samples, once each: channel, height, width"),
+    ((*OUTPUT, "axes", 0), "width", "once each"),
+    ((*OUTPUT, "rate"), 1e-9, "rate: expected 0.01 to 1e\\+07 per second"),
+    ((*CONDITION, "default"), 10**400, "default: expected a number"),
+    ((*CONDITION, "classes"), 1 << 40, "classes: expected at most 2147483648"),
+    ((*S, "inputs", 0, "shape"), ["B", *[1] * 40], "expected at most 16 axes"),
+    ((*S, "inputs", 3, "source", "rows"), 1 << 40, "rows|shape"),
     (("files", "sample.onnx", "sha256"), "0", "64 hex digits"),
     (("references",), {"weights/tiny.bin": {"sha256": "0" * 64, "size": 1, "location": "/a"}}, "also in `files`"),
     (("programs",), [], "at least one"),
@@ -233,6 +244,68 @@ def test_programs_that_contradict_themselves(tmp_path):
     with pytest.raises(BundleError, match="same name and number of steps"):
         write_manifest(tmp_path / "host", replace(manifest, programs=(entry, entry)))
     open_bundle(tmp_path / "host")
+
+
+HUGE = [1, 100_000, 100_000]
+ODD = [
+    None,
+    -1,
+    0,
+    1 << 31,
+    1 << 70,
+    0.5,
+    1e308,
+    "",
+    "\x1b[31m",
+    [],
+    {},
+    True,
+    HUGE,
+    ["B", *HUGE[1:]],
+    [1] * 300,
+    {"a": 1},
+]
+
+
+def places(data, place=()):
+    """The places of everything in JSON."""
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        yield (*place, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*place, key))
+
+
+@pytest.mark.parametrize("kind", ["host_bundle", "token_bundle"])
+def test_whatever_a_manifest_says_ends_in_a_sample_or_a_diagnostic(tmp_path, kind, monkeypatch):
+    """Each of its values replaced by odd ones, some at each place: also what a server says of the bundle."""
+    from latentc_runtime import memory
+    from latentc_runtime.serve.metrics import Metrics
+    from latentc_runtime.serve.models import open_models
+    from latentc_runtime.serve.openapi import operation
+    from latentc_runtime.serve.options import Options
+
+    monkeypatch.setattr(memory, "total_memory", lambda: 2.0**30)
+    path, options = getattr(tiny, kind)(tmp_path / "b"), Options()
+    whole = json.loads((path / "manifest.json").read_text())
+    codes_seen = set()
+    for number, place in enumerate(p for p in places(whole) if p != ("checksum",)):
+        for value in ODD[number % 4 :: 4]:
+
+            def change(document, place=place, value=value):
+                document.clear()
+                document.update(copy.deepcopy(whole))
+                del document["checksum"]
+                setter(place, value)(document)
+
+            with_document(path, change)
+            try:
+                (model,) = open_models([f"m={path}"], options, Metrics()).values()
+                json.dumps([model.description(options), *(operation(model, options, m) for m in ("GET", "POST"))])
+                model.pipeline.sample(seeds=[1], classes=[1])
+            except BundleError as error:
+                assert error.code in codes() and error.help, (place, value)
+                codes_seen.add(error.code)
+    assert {"E0602", "E0603", "E0604", "E0607"} <= codes_seen
 
 
 HOSTILE = ["../x", "/etc/passwd", "a/../../x", "./a", "a//b", "a\\b", "C:x", "", "a\nb", "a/", "manifest.json"]

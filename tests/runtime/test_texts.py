@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,52 @@ def test_a_bundle_holds_its_tokenizer(tmp_path: Path) -> None:
     (lines,) = pipe.files(samples, "a.txt").values()
     for line in lines.decode().splitlines():
         assert line.split()[:4] == text.split()[:4]
+
+
+PADDED = Condition("prompt", "tokens", (5,), vocabulary=9, mask=True, pad=0)
+
+
+def counted(condition: Condition, value: Any) -> list[int]:
+    """How many tokens of each sample count."""
+    return checked_given([condition], [], given={condition.name: value}).masks[condition.name].sum(axis=1).tolist()
+
+
+def test_padding_at_the_end_is_no_word() -> None:
+    """Whether tokens come as an array, as rows of one length or of several, alone or with others."""
+    rows = [[3, 4, 0, 0, 0], [5, 0, 6, 0, 0], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5]]
+    wanted = [2, 3, 1, 5]
+    assert counted(PADDED, rows) == counted(PADDED, np.array(rows)) == wanted
+    assert counted(PADDED, [row[:4] for row in rows[:3]] + rows[3:]) == wanted
+    assert [counted(PADDED, [row])[0] for row in rows] == [counted(PADDED, row)[0] for row in rows] == wanted
+    assert counted(PADDED, {"value": rows}) == wanted
+    given = checked_given([PADDED], [], given={"prompt": rows})
+    assert given.conditions["prompt"].tolist() == rows
+
+
+def test_a_mask_says_which_tokens_count() -> None:
+    mask = np.ones((2, 5), bool)
+    assert counted(PADDED, {"value": [[3, 4, 0, 0, 0], [3, 0, 0, 0, 0]], "mask": mask}) == [5, 5]
+
+
+def test_padding_by_the_token_that_ends_texts() -> None:
+    ended = replace(PADDED, pad=8, end=8, medium="text")
+    assert counted(ended, [[3, 4, 8, 8, 8], [3, 8, 8, 8, 8], [1, 2, 3, 4, 5]]) == [3, 2, 5]
+
+
+def test_padding_that_may_be_a_word_is_warned_of(tmp_path: Path) -> None:
+    letters = replace(PADDED, vocabulary=4, medium="text", alphabet="ab .")
+    with pytest.warns(UserWarning, match="`prompt` ends in the token 0.*give a mask"):
+        assert counted(letters, [[1, 0, 0, 0, 0]]) == [5]
+    assert counted(letters, ["ba", "b"]) == [2, 1]  # what is given as text has no padding
+    utf8 = replace(PADDED, vocabulary=256, medium="text")
+    assert counted(utf8, [[97, 98, 0, 0, 0]]) == [2]
+    with pytest.warns(UserWarning, match="also a character"):
+        assert counted(replace(utf8, pad=32), [[97, 98, 32, 32, 32]]) == [5]
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "[PAD]": 2}, "a"))
+    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.save(str(tmp_path / "t.json"))
+    spelled = replace(PADDED, vocabulary=3, medium="text", tokenizer=str(tmp_path / "t.json"), pad=2)
+    assert counted(spelled, [[0, 1, 2, 2, 2]]) == [2]
+    with pytest.warns(UserWarning, match="also a character"):
+        assert counted(replace(spelled, pad=0), [[1, 0, 0, 0, 0]]) == [5]

@@ -33,7 +33,7 @@ from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Backend, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
-from latentc_runtime.manifest import ProgramEntry
+from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.request import Request
 
 Array = np.ndarray
@@ -150,9 +150,22 @@ def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:
     folder = pipeline.bundle.folder
     spec = load_spec(folder / "spec.yaml")
     lowered = lower(spec, pipeline.steps)
+    _check_programs(pipeline.manifest, lowered)
     plan = plan_of(pipeline)
     weights, tensors = weights_of(pipeline, lowered, optimised(lowered, spec, quantization=plan))
     return Subject(folder, pipeline, spec, lowered, weights, None if plan is None else Quantization(plan.plan, tensors))
+
+
+def _check_programs(manifest: Manifest, lowered: Lowered) -> None:
+    """DiagnosticError E0602 for a program of a manifest that the bundle's own spec does not have like that."""
+    known = {(program.name, program.steps): program for program in lowered.programs}
+    for entry in manifest.programs:
+        program = known.get((entry.name, entry.steps))
+        wanted = {} if program is None else {i.name: i.shape for i in program.inputs(lowered.module)}
+        if program is None or {i.name: i.shape for i in entry.inputs} != wanted:
+            what = "is not one of its spec" if program is None else "takes other inputs than that of its spec"
+            message = f"the bundle's program `{entry.name}` in {entry.steps} steps {what}"
+            raise DiagnosticError(Diagnostic("E0602", message, help="compile the bundle again with `latentc compile`"))
 
 
 def plan_of(pipeline: Pipeline) -> Quantization | None:

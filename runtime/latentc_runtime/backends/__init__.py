@@ -136,7 +136,8 @@ def engine_failure(what: str, error: Exception, library: str, update: str) -> Bu
 
 def cast(array: Array, dtype: np.dtype[Any], name: str) -> Array:
     """`array` as `dtype`, contiguous. Raises BundleError if fractions would become whole numbers."""
-    result = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)  # ascontiguousarray turns [] into [1]
+    with np.errstate(over="ignore"):  # a number too large for the engine's type becomes infinite
+        result = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)  # ascontiguousarray turns [] into [1]
     if array.dtype.kind == "f" and dtype.kind != "f" and not np.array_equal(result, array):
         raise BundleError("E0607", f"engine input {name} takes {dtype}, but got {array.dtype} values")
     return result

@@ -148,5 +148,6 @@ def side(output: Output) -> tuple[int, int] | None:
     if output.medium not in ("image", "video"):
         return None
     axes = ("frame", "height", "width", "channel")
-    shape = arranged(np.empty((1, *output.shape), np.uint8), asdict(output), axes).shape
+    # A view of one number: samples may be larger than the memory.
+    shape = arranged(np.broadcast_to(np.uint8(0), (1, *output.shape)), asdict(output), axes).shape
     return shape[2], shape[3]

@@ -33,7 +33,8 @@ def log_to_stderr() -> None:
     """Let this package and uvicorn write JSON lines; uvicorn's own access log is replaced by ours."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in ((LOGGER, "INFO"), ("uvicorn", "WARNING")):
+    logging.captureWarnings(True)
+    for name, least in ((LOGGER, "INFO"), ("uvicorn", "WARNING"), ("py.warnings", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(least)
