@@ -50,6 +50,8 @@ def _npz(content: bytes, condition: Condition, samples: int) -> Any:
             if name not in ("value", "mask") and len(archive.infolist()) > 1:
                 raise ValueError(f"an array is named `{name}`")
             _check_size(info.file_size, condition, samples)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"`{name}` is compressed in a way that NumPy never uses")
             with archive.open(info) as file:
                 # One byte more than the archive's header says proves that the header is wrong.
                 data = file.read(info.file_size + 1)
