@@ -40,6 +40,7 @@ UNLISTED = frozenset(
         "imf.loss",
         "imf.sampler_1step",
         "imf.sampler_3step",
+        "mar_vae.kl",
         "repa.loss",
         "repa.sampler_em6",
         "san.SANLinear",
