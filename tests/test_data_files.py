@@ -39,6 +39,8 @@ def spec_of(folder: Path, **data: Any) -> str:
         ({"path": "imgaes"}, "did you mean `images`?"),
         ({"path": "imagse/train/more"}, "did you mean `images`?"),
         ({"path": "/somewhere/else"}, ""),
+        ({"path": "images/" + "a" * 5000}, ""),
+        ({"path": "a.npz/b"}, ""),
         ({"kind": "npz", "path": "b.npz"}, "did you mean `a.npz`?"),
     ],
 )

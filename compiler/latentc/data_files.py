@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ def problems_of_files(spec: Spec) -> tuple[list[Diagnostic], list[str]]:
     if "path" not in settings:
         return [], []
     path = Path(settings["path"])
-    if not path.exists():
+    if not _exists(path):
         return [], [missing(path)]
     try:
         labels = _labels(spec, settings)
@@ -47,11 +48,20 @@ def problems_of_files(spec: Spec) -> tuple[list[Diagnostic], list[str]]:
 
 def missing(path: Path) -> str:
     """That a path does not exist, with the name most like the first part of it that is missing."""
-    there = next(parent for parent in (*path.parents, Path("/")) if parent.exists())
-    wrong = path.relative_to(there).parts[0] if there != path else path.name
-    near = nearest(wrong, [child.name for child in there.iterdir()]) if there.is_dir() else None
+    there = next(parent for parent in (*path.parents, Path()) if _exists(parent))
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # not a folder, or one that cannot be read
+        names = [child.name for child in there.iterdir()]
+    near = nearest(path.relative_to(there).parts[0], names)
     hint = "" if near is None else f"; did you mean `{there / near}`?"
     return f"data.path: there is no {path} on this machine{hint}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _labels(spec: Spec, settings: dict[str, Any]) -> Any:
