@@ -53,8 +53,7 @@ def merge(base: Node, over: Node, merging: Merging, path: Path = ()) -> Node:
 def _merged(base: Node, over: Node, merging: Merging, path: Path) -> Node:
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)) or over.replaces:
         return over
-    kinds = [node.fields["kind"].value for node in (base, over) if "kind" in node.fields]
-    if len(kinds) == 2 and kinds[0] != kinds[1] and not merging.same_kinds:
+    if _of_other_kind(base, over) and not merging.same_kinds:
         return over
     fields = dict(base.fields)
     if path == ("variants",):  # sizes belong to one system
@@ -72,6 +71,11 @@ def _merged(base: Node, over: Node, merging: Merging, path: Path) -> Node:
         else:
             fields[key] = _merged(inherited or Node({}, node.span), node, merging, (*path, key))
     return replace(over, value=fields, replaces=base.replaces or over.replaces)
+
+
+def _of_other_kind(base: Node, over: Node) -> bool:
+    kinds = [node.fields["kind"].value for node in (base, over) if "kind" in node.fields]
+    return len(kinds) == 2 and kinds[0] != kinds[1]
 
 
 def _named(path: Path) -> str | None:
@@ -207,8 +211,8 @@ def overridden(root: Node, changes: Node, own: str, variant: str, path: Path = (
         before = root.fields.get(key)
         if before is None or node.span.file == own:
             continue
-        kinds = {n.fields["kind"].value for n in (before, node) if "kind" in n.fields}
-        if isinstance(before.value, dict) and isinstance(node.value, dict) and len(kinds) < 2 and not node.replaces:
+        merges = isinstance(before.value, dict) and isinstance(node.value, dict) and not node.replaces
+        if merges and not _of_other_kind(before, node):
             yield from overridden(before, node, own, variant, (*path, key))
         elif before.span.file == own and before.data() != node.data():
             place = f"`{shown((*path, key))}`"
