@@ -115,7 +115,7 @@ def recompute(network: nn.Module) -> None:
 
 def recomputed(forward: Any, *args: Any) -> Any:
     if forward_ad._current_level >= 0:
-        raise SystemExit("recompute: blocks of a loss that torch.func.jvp differentiates cannot be recomputed")
+        raise SystemExit("recompute: a loss with torch.func.jvp cannot recompute its blocks")
     return checkpoint(forward, *args, use_reentrant=False)
 
 

@@ -443,4 +443,4 @@ def test_recomputing_forward_derivatives_is_refused(system: str, tmp_path: Path)
     spec = load_spec(system, overrides=sizes)
     project_from_lowered(lower(spec), spec, tmp_path)
     said = refusal(tmp_path, *SHORT, "--steps", "2", "--schedule.warmup", "0", "--recompute", "true")
-    assert said == "recompute: blocks of a loss that torch.func.jvp differentiates cannot be recomputed"
+    assert said == "recompute: a loss with torch.func.jvp cannot recompute its blocks"
