@@ -99,7 +99,8 @@ def test_a_run_resumed_between_rounds_is_bit_equal(project: Path, last: int) -> 
     (out / "weights.safetensors").unlink()
     for step in range(last + 3, 10, 3):
         shutil.rmtree(out / f"checkpoints/step-{step:08d}")
-    assert "resumed" in run(project, "train.py", *flags, "--out", f"runs/from{last}", "--resume", "true")
+    said = run(project, "train.py", *flags, "--out", f"runs/from{last}", "--resume", "true")
+    assert "resumed" in said and 'gone.safetensors" is not read: the checkpoint contains the network' in said
     same(project / "runs/train", out)
 
 
@@ -121,4 +122,6 @@ def test_two_processes_teach_and_resume_bit_equal(project: Path, parallel: str) 
 def test_what_training_refuses(project: Path) -> None:
     new = ["--out", "runs/refused"]
     refused(project, "train.py", [*TEACHER, *new, "--steps", "2"], "2 is too few: each of 3 rounds needs a step")
-    refused(project, "train.py", ["--roles.teacher.pretrained", "none", *new], "there is no file none")
+    refused(project, "train.py", ["--roles.teacher.pretrained", "none", *new], f"there is no file {project / 'none'}")
+    again = ["--out", "runs/train", "--resume", "true", *TEACHER, *SHORT]
+    refused(project, "train.py", [*again, "--steps", "12"], "not 12: its rounds are equal parts of all steps")
