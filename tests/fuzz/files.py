@@ -6,6 +6,7 @@ that a sample from a damaged bundle is the right sample or none.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import random
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +24,15 @@ import numpy as np
 from bundles import TINY_DIT, tiny_bundle
 from spec_mutations import mutate
 
-from latentc import resources
+from latentc import cli, resources
 from latentc.diagnostics import DiagnosticError
 from latentc.resources import folder as resource_folder
 from latentc.weights import Array, materialise, open_weights, write_safetensors
 from latentc_runtime import BundleError, load
+from latentc_runtime.serve.metrics import Metrics
+from latentc_runtime.serve.models import open_models
+from latentc_runtime.serve.openapi import operation
+from latentc_runtime.serve.options import Options
 
 sys.path.append(str(resource_folder("templates") / "project"))
 RNG = np.random.default_rng(0)
@@ -107,7 +113,10 @@ def _bundle(chance: random.Random) -> str:
     else:
         file.write_bytes(_spoilt(file.read_bytes(), chance))
     try:
-        sample = load(copy, "cpu").sample(classes=[3], seeds=[5])
+        pipe = load(copy, "cpu")
+        if not exact and chance.random() < 0.3:
+            return f"bundle {chance.choice(USES)(copy)}"
+        sample = pipe.sample(classes=[3], seeds=[5])
     except BundleError as error:
         assert error.code in resources.codes() and error.help
         return f"bundle {error.code}"
@@ -115,6 +124,36 @@ def _bundle(chance: random.Random) -> str:
         shutil.rmtree(copy)
     assert not exact or sample.tobytes() == right, f"{file.name} was damaged, and the sample is another"
     return "bundle same" if exact else "bundle sampled"
+
+
+def _described(bundle: Path) -> str:
+    """A server's description of the bundle, with its schema."""
+    options = Options()
+    (model,) = open_models([f"m={bundle}"], options, Metrics()).values()
+    json.dumps([model.description(options), *(operation(model, options, method) for method in ("GET", "POST"))])
+    return "described"
+
+
+def _command(*line: str) -> Callable[[Path], str]:
+    """A command line on the bundle, which ends with status 0, or 1 and a diagnostic."""
+
+    def use(bundle: Path) -> str:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.run([str(bundle) if word == "BUNDLE" else word for word in line])
+        assert status == 0 or (status == 1 and (line[0] == "verify" or "error[" in err.getvalue())), err.getvalue()
+        assert all(c.isprintable() or c in "\n\t" for c in out.getvalue() + err.getvalue())
+        return f"{line[0]} {status}"
+
+    return use
+
+
+USES: tuple[Callable[[Path], str], ...] = (
+    _described,
+    _command("verify", "BUNDLE", "--budget", "1"),
+    _command("bench", "BUNDLE", "--batch", "1", "--seconds", "0.01"),
+    _command("deploy", "triton", "BUNDLE", "-o", "repository"),
+)
 
 
 def _checkpoint(chance: random.Random) -> str:

@@ -40,7 +40,7 @@ from latentc.export.triton_models import (
     sampler_models,
 )
 from latentc_runtime.bundle import Bundle, write_manifest
-from latentc_runtime.manifest import FileEntry, Manifest, ProgramEntry
+from latentc_runtime.manifest import EngineCall, FileEntry, Manifest, ProgramEntry
 from latentc_runtime.sources import Input
 
 Kind = Literal["auto", "ensemble", "sampler"]
@@ -115,8 +115,12 @@ def _hindrance(manifest: Manifest, entry: ProgramEntry) -> str | None:
     """Why Triton cannot run the engine itself; None if it can."""
     if entry.form == "host":
         return "its loop runs on the host"
-    if len(entry.program) != 1:
+    if len(entry.program) != 1 or not isinstance(call := entry.program[0], EngineCall):
         return "its engine consists of several files"
+    if {*call.inputs.values()} != {i.name for i in entry.inputs}:
+        return "its engine does not take the program's inputs"
+    if not {o.variable for o in entry.outputs} <= call.outputs.keys():
+        return "its engine does not return the program's outputs"
     engine = ENGINES[manifest.engine]
     if engine.triton is None:
         return f"Triton has no backend for {engine.title}"
@@ -178,7 +182,10 @@ def _batch_first(graph: onnx.GraphProto, inputs: Sequence[Input], entry: Program
     """Replaces inputs [N, B, ...] by [B, N, ...]; a Transpose in front restores the order that the graph expects."""
     for given in inputs:
         inner = engine_input(entry, given.name).removesuffix(BY_SAMPLE)
-        declared = next(value for value in graph.input if value.name == inner)
+        declared = next((value for value in graph.input if value.name == inner), None)
+        if declared is None or len(declared.type.tensor_type.shape.dim) < 2:
+            message = f"the engine has no input `{inner}` with a row per step, which the manifest names"
+            raise DiagnosticError.of("E0507", message, help="compile the bundle again with `latentc compile`")
         declared.name += BY_SAMPLE
         dims = declared.type.tensor_type.shape.dim
         first, second = (type(dims[0]).FromString(dims[k].SerializeToString()) for k in (0, 1))
