@@ -78,7 +78,7 @@ def network_weights(
     reads and whose values would not be written again. `networks` are all by default. A network without a file has the
     spec's default weights (`checkpoints`), under their own name map and key; without any file, `names` and `key`
     replace these. The weights of the first stage come from the file that the spec names. Raises DiagnosticError: E0401
-    to E0411, E0415, E0420, E0703.
+    to E0411, E0415, E0420, E0421, E0703.
     """
     wanted = list(lowered.networks if networks is None else networks)
     found = {}
@@ -208,7 +208,7 @@ def write_weights(
     `to` is one file, or NETWORK=FILE for each network of `weights`. If several networks share a file, their names begin
     with the network's, unless the name map tells them apart (each network's rules ignore the names of the others).
     Computed buffers are left out, unless the name map says that official files contain them. Raises DiagnosticError:
-    E0405, E0410 to E0412, E0415, E0703.
+    E0405, E0410 to E0412, E0415, E0421, E0703.
     """
     paths = named_files(to, list(lowered.networks), list(weights))
     named: dict[str, dict[str, Expr]] = {}

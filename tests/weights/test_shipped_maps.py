@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
+import pytest
 
 from latentc import api
 from latentc.checkpoint import buffer, computed, name_map, network_params, network_types, symbols
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower_networks
 from latentc.spec import Spec, load_spec
+from latentc.spec.resolve import resolve_file
 from latentc.weights import Array, Expr, check_inverse, export_weights, ignored_names, import_weights, materialise
 from latentc.weights.rules import parse_map
 
@@ -202,3 +205,92 @@ def test_shapes_of_written_tensors_follow_the_spec() -> None:
                             literal.add((system, name, shape))
     assert literal == set()
     assert found == set(OF_AUTHORS)
+
+
+# Options that the name maps of the first system with such a network do not cover: most are not of its authors' code.
+UNCOVERED: dict[str, tuple[str, ...]] = {
+    "adm": (
+        *(f'encoder="{kind}"' for kind in ("skip", "skip_concat", "residual", "padded_residual")),
+        *('decoder="skip"', 'decoder="residual"'),
+    ),
+    "adm_sdg": ("patch_bias=true",),
+    "diffmoe": ("interleaved=null",),
+    "givt_dense": ("class_token=true",),
+    "givt_dense_vae": (
+        *(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),
+        'output="transposed_conv"',
+    ),
+    "givt_vae": (
+        "middle_attention=true",
+        "quant_conv=true",
+        "post_quant_conv=true",
+        "biases=true",
+        'downsampling="conv"',
+    ),
+    "improved_mean_flow": ("tells_time=true",),
+    "larp_tokenizer": ("encoder_norm=true",),
+    "mage_classifier": ('pooling="first"',),
+    "mean_flow_cifar10": ("joined_span=false",),
+    "rarm": ("final_norm=true",),
+}
+
+
+def options_of(network: Any) -> Iterator[tuple[str, str]]:
+    """(field, value) of a network's own enumerations, switches and optional parts, with all values it does not have."""
+    for name, info in type(network).model_fields.items():
+        value, choices = getattr(network, name), [info.annotation, *get_args(info.annotation)]
+        for choice in choices:
+            others = {Literal: get_args(choice)}.get(get_origin(choice), (True, False) if choice is bool else ())
+            yield from ((name, json.dumps(other)) for other in others if other not in (value, None))
+        if type(None) in choices and value is not None:
+            yield name, "null"
+
+
+def test_every_option_of_a_network_is_covered_by_its_name_maps_or_refused(
+    some: Callable[[Sequence[str]], Sequence[str]],
+) -> None:
+    """If an option changes which tensors a network has, they are written and read back, or a diagnostic names them.
+
+    Each option of each kind of network by the first system that has it; `--exhaustive`: by every system.
+    """
+    exhaustive = len(some(("first", "second", "third"))) == 3
+    done: set[tuple[str, str, str]] = set()
+    uncovered: set[tuple[str, str]] = set()
+    for system in VARIANTS:
+        spec = load_spec(system)
+        for network in dict.fromkeys(chain.from_iterable(spec.weights.values())):
+            kind = spec.networks[network].kind
+            options = [(kind, *option) for option in options_of(spec.networks[network])]
+            options = options if exhaustive else [option for option in options if option not in done]
+            done.update(options)
+            place = "backbone" if "backbone" in resolve_file(system).document.data else f"networks.{network}"
+            own = shapes(lower_networks(spec), network) if options else {}
+            for option in (f"{field}={value}" for _, field, value in options):
+                try:
+                    lowered = lower_networks(load_spec(system, None, [f"{place}.{option}"]))
+                except DiagnosticError:
+                    continue  # the option needs others
+                if shapes(lowered, network) == own:
+                    continue
+                types, sizes = network_types(lowered, network), symbols(lowered, lowered.networks[network])
+                for names in (names for names, networks in spec.weights.items() if network in networks):
+                    try:
+                        check_inverse(name_map(spec, network, names), types, sizes)
+                    except DiagnosticError as error:
+                        assert error.diagnostics[0].code in ("E0411", "E0421"), (system, names, network, option, error)
+                        uncovered.add((system, option))
+    declared = {(system, option) for system, options in UNCOVERED.items() for option in options}
+    assert uncovered == declared or (exhaustive and uncovered > declared)
+
+
+def shapes(lowered: Any, network: str) -> dict[str, list[int]]:
+    return {name: [*map(int, shape)] for name, (shape, _) in network_types(lowered, network).items()}
+
+
+def test_a_network_that_a_map_does_not_cover_is_refused_by_the_names_of_its_tensors() -> None:
+    spec = load_spec("adm", None, ["backbone.encoder=skip"])
+    lowered = lower_networks(spec)
+    rules, sizes = name_map(spec, "main", "official"), symbols(lowered, lowered.networks["main"])
+    with pytest.raises(DiagnosticError, match=r"aux_1\.weight") as caught:
+        check_inverse(rules, network_types(lowered, "main"), sizes)
+    assert caught.value.diagnostics[0].code == "E0421"

@@ -24,6 +24,7 @@ Types = Mapping[str, tuple[Sequence[int], Any]]
 
 _SHOWN = 4  # number of names of each kind listed in a diagnostic
 _NEEDED = {side: f"{side} names that a rule needs and that are missing" for side in ("their", "our")}
+_UNNAMED = "our names that no rule maps"
 _FIXED = "tensors that are fixed in this model, with other values in the checkpoint"
 
 
@@ -88,7 +89,8 @@ def export_weights(
 def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = None, elements: bool = False) -> None:
     """Check that a map is invertible on a network's tensors, by every alternative whose rules find what they need.
 
-    Compares names and shapes, with `elements` also every element. Raises DiagnosticError E0411.
+    Compares names and shapes, with `elements` also every element. Raises DiagnosticError E0411, or E0421 if the map
+    only lacks names for some tensors: options of the network that it does not cover.
     """
     kinds = {name: (shape, np.float64 if elements else kind) for name, (shape, kind) in ours.items()}
     probes = {name: _probe(place, *kind, elements) for place, (name, kind) in enumerate(kinds.items())}
@@ -106,6 +108,10 @@ def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = N
 def _not_inverted(problems: _Problems) -> DiagnosticError:
     error = problems.error("the name map cannot be inverted: these weights change when written and read back")
     first = error.diagnostics[0]
+    if {kind for kind, found in problems.kinds.items() if found} == {_UNNAMED}:
+        message = "the name map does not cover an option of this network: it has no names for some of its tensors"
+        mend = "use latentc's own names, change the option that adds these tensors, or add rules for them"
+        return DiagnosticError.of("E0421", message, notes=first.notes, help=mend)
     mend = "check the rules of these names: each side needs distinct names, and `reshape` needs `from`"
     return DiagnosticError.of("E0411", first.message, notes=first.notes, help=mend)
 

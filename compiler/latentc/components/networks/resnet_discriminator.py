@@ -201,6 +201,7 @@ class ResnetDiscriminator(Backbone):
             heads = augmentation_heads(mb, name, "Discriminator", compared, forward.outputs[-1], static, **how)
             methods["augmentations"] = heads
         sizes = {"levels": len(self.channel_multipliers), "per_level": self.blocks_per_level}
+        sizes |= {"projects": int("class" in self.told(spec))}  # in name maps: the class is embedded
         return Network(name, methods, self.PROVIDES, sizes)
 
 
