@@ -16,12 +16,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -119,30 +122,59 @@ def outcome(report: Report) -> str:
     return f"{worst.what} at {worst.point}, {worst.candidate}: {error}{more}"
 
 
+def parts(name: str, note: Callable[[dict[str, Any]], None], known: Mapping[str, str]) -> None:
+    """Notes {place: outcome} of what is verified of a system, each place first with None; leaves places in `known`."""
+    tiny = SYSTEMS[name]
+    lowered = lower(spec := load_spec(tiny.spec, tiny.variant, list(tiny.sizes)))
+    if "training" not in known:
+        note({"training": None})
+        report = verify_training(spec, lowered, name, budget=ENDLESS)
+        skipped = sorted({f"{one.what}: {one.why}" for one in report.skipped})
+        note({"training": outcome(report), **({"skipped": skipped} if skipped else {})})
+    oracles, longest = Oracles(), max((program.evaluations for program in lowered.programs), default=0)
+    places = [(engine, form) for engine in CPU_ENGINES for form in FORMS if lowered.programs]
+    for engine, form in places:
+        place = f"{engine}, {form}"
+        if form == "unroll" and longest > MOST:
+            note({place: f"not run: {longest} evaluations"})
+        elif place not in known:
+            note({place: None})
+            note({place: in_form(tiny, engine, form, oracles, torch=(engine, form) == places[0])})
+
+
 def verified(name: str) -> dict[str, Any]:
-    """What the file says of a system."""
+    """What the file says of a system. A child does the work, so that an engine which crashes ends nothing else."""
     tiny, begin = SYSTEMS[name], time.perf_counter()
-    spec = load_spec(tiny.spec, tiny.variant, list(tiny.sizes))
-    lowered = lower(spec)
-    training = verify_training(spec, lowered, name, budget=ENDLESS)
-    found: dict[str, Any] = {"spec": tiny.spec, "training": outcome(training)}
-    if tiny.variant is not None:
-        found["variant"] = tiny.variant
-    if training.skipped:
-        found["skipped"] = sorted({f"{one.what}: {one.why}" for one in training.skipped})
-    oracles, torch = Oracles(), True
-    if not lowered.programs:
-        return found | {"seconds": round(time.perf_counter() - begin)}
-    longest = max(program.evaluations for program in lowered.programs)
-    for engine in CPU_ENGINES:
-        forms = found.setdefault("forms", {}).setdefault(engine, {})
-        for form in FORMS:
-            if form == "unroll" and longest > MOST:
-                forms[form] = f"not run: {longest} evaluations"
-                continue
-            forms[form] = in_form(tiny, engine, form, oracles, torch)
-            torch = False
-    return found | {"seconds": round(time.perf_counter() - begin)}
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="latentc-verified-") as folder:
+        notes = Path(folder) / "notes"
+        while True:
+            notes.write_text("")
+            if (child := os.fork()) == 0:
+                with notes.open("a", encoding="utf-8", buffering=1) as file:
+                    code = 1
+                    try:
+                        parts(name, lambda found: print(json.dumps(found), file=file, flush=True), found)
+                        code = 0
+                    finally:
+                        if code:
+                            traceback.print_exc()
+                        os._exit(code)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            for line in notes.read_text(encoding="utf-8").splitlines():
+                found |= json.loads(line)
+            unfinished = [place for place, text in found.items() if text is None]
+            found |= dict.fromkeys(unfinished, f"ends with signal {-status}" if status < 0 else "raises an error")
+            if not unfinished:
+                break
+    forms = {
+        engine: {form: found[place] for form in FORMS if (place := f"{engine}, {form}") in found}
+        for engine in CPU_ENGINES
+    }
+    entry = {"spec": tiny.spec, "variant": tiny.variant, "training": found["training"]}
+    entry |= {"skipped": found.get("skipped"), "forms": {engine: of for engine, of in forms.items() if of} or None}
+    entry["seconds"] = round(time.perf_counter() - begin)
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def failures(entry: Mapping[str, Any]) -> list[str]:
@@ -176,6 +208,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", choices=list(SYSTEMS))
     parser.add_argument("--again", action="store_true")
     flags = parser.parse_args()
+    for package in ("onnx", "torch"):
+        importlib.import_module(package)  # so that no child has to
     held, ok = document(), True
     stamp = {"commit": commit(), "date": datetime.date.today().isoformat()}
     packages = {name: installed(name) for name in ("torch", *(ENGINES[engine].graph_engine for engine in CPU_ENGINES))}
