@@ -45,33 +45,31 @@ SAMPLED = [name for name in NETWORKS if name in CALLED or not CALLED]
 class Steps:
     """A per-step input [N, B, ...] whose rows are computed only when they are read.
 
-    `rows` holds their numbers; it is indexed and reshaped like the leading axes of a tensor.
+    `rows` holds their numbers; it is indexed and reshaped like the leading axes of a tensor. One row is one.
     """
 
     def __init__(self, entry: Input, given: Given, rows: np.ndarray, device: torch.device):
         self.arguments, self.rows, self.device = (entry, given), rows, device
 
-    def _of(self, rows: np.ndarray) -> "Steps":
-        return Steps(*self.arguments, rows, self.device)
+    def _of(self, rows: np.ndarray) -> Any:
+        if rows.ndim:
+            return Steps(*self.arguments, rows, self.device)
+        return torch.from_numpy(input_array(*self.arguments, int(rows))).to(self.device)
 
-    def __getitem__(self, index: Any) -> "Steps":
+    def __getitem__(self, index: Any) -> Any:
         return self._of(self.rows[index])
 
-    def unflatten(self, axis: int, sizes: tuple[int, ...]) -> "Steps":
+    def unflatten(self, axis: int, sizes: tuple[int, ...]) -> Any:
         return self._of(self.rows.reshape(*self.rows.shape[:axis], *sizes, *self.rows.shape[axis + 1 :]))
 
-    def unsqueeze(self, axis: int) -> "Steps":
+    def unsqueeze(self, axis: int) -> Any:
         return self._of(np.expand_dims(self.rows, axis))
 
-    def squeeze(self, axis: int) -> "Steps":
+    def squeeze(self, axis: int) -> Any:
         return self._of(np.squeeze(self.rows, axis))
 
     def __iter__(self) -> Iterator[Any]:
-        for rows in self.rows:
-            if rows.ndim:
-                yield self._of(rows)
-            else:
-                yield torch.from_numpy(input_array(*self.arguments, int(rows))).to(self.device)
+        return map(self._of, self.rows)
 
 
 def inputs_of(program: Any, given: Given, device: torch.device) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forked import python
 from random_weights import random_weights
+from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import name_map, network_params, symbols
 from latentc.diagnostics import DiagnosticError
+from latentc.emit import project_from_lowered
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -350,3 +354,12 @@ def test_tokens_behind_an_image() -> None:
 def test_what_does_not_fit_an_image(change: str, message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
         load_spec("givt_dense", None, ["data.first_stage=null", change])
+
+
+def test_training_draws_a_preview_of_single_numbers(tmp_path: Path) -> None:
+    """The first token of one channel reads one row of noise, and drops an axis of it."""
+    short = ("train.batch_size=4", "train.steps=1", "train.workers=0", "train.schedule.warmup=0", "train.parallel=none")
+    spec = load_spec("givt", None, [*SYSTEMS["givt"].sizes, *short])
+    project_from_lowered(lower(spec), spec, tmp_path / "project")
+    done = python(tmp_path / "project", "train.py", "--out", "run")
+    assert done.returncode == 0, done.stderr
