@@ -175,7 +175,7 @@ def test_the_project_encodes_and_decodes(system: System, monkeypatch: pytest.Mon
     flags += ["--evaluate_every", "2", "--evaluate_samples", "8"]
     project = api.train(system.spec, "project", [*flags, "--log_every", "1"], overrides=overrides)
     (curves,) = (project / "runs/train/tensorboard").iterdir()
-    assert b"evaluate/fid" in curves.read_bytes()  # of decoded samples and the images themselves
+    assert b"evaluate/fd_principal" in curves.read_bytes()  # of decoded samples and the images themselves
     assert (project / "runs/train/samples/00000001.png").is_file()
     texts = "".join(path.read_text() for path in project.glob("*.py"))
     assert "diffusers" not in texts and "import latentc" not in texts

@@ -129,7 +129,7 @@ def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
     flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8", "--sample_every", "8", *JUDGED]
     launch = torchrun if project.name == "digits_dit" and parallel == "ddp" else two_processes
     said = launch(project, *flags, "--out", f"runs/{parallel}")
-    assert "step 8: fid " in said and "recall" in said
+    assert "step 8: fd_principal " in said and "recall" in said
     assert (project / f"runs/{parallel}/samples/00000008.png").is_file()
     shutil.copytree(project / f"runs/{parallel}", project / f"runs/{parallel}2")
     shutil.rmtree(project / f"runs/{parallel}2/checkpoints/step-00000008")
