@@ -12,6 +12,7 @@ Symbols: N entries, D size of an embedding, k neighbours, n queries, K classes.
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -245,7 +246,7 @@ def open_index(folder: Path) -> Index:
             raise ValueError("vectors.npy does not fit about.json")
         made = with_labels(arrays["vectors"], arrays.get("labels"), 0, about["metric"], arrays.get("queries"))
         return Index(made.vectors, made.labels, made.queries, made.metric, folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, tokenize.TokenError) as error:
         reason = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else error
         raise ValueError(f"{folder} is not an index: {reason}") from None
 

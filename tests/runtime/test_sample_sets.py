@@ -1,6 +1,7 @@
 """Sample sets: each format holds what was sampled, is continued where it stopped, and is read by others' libraries."""
 
 import csv
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -241,3 +242,39 @@ def test_damaged_sets_are_said_to_be(bundle, tmp_path):
     (tmp_path / "text.txt").write_text("")
     with pytest.raises(DiagnosticError, match="holds no samples"):
         open_set(tmp_path / "text.txt")
+
+
+def test_chunks_of_a_compressed_tar_are_bounded_by_their_bytes(tmp_path, monkeypatch):
+    """A tar that is compressed holds more than its size says, and files that no sample needs."""
+    from latentc.samples import webdataset
+
+    monkeypatch.setattr(webdataset, "LARGEST", 5000)
+    with tarfile.open(tmp_path / "s.tar", "w:gz") as tar:
+        for i in range(6):
+            file = io.BytesIO()
+            np.save(file, np.full((20, 20), i, np.float32))
+            for suffix, content in (("npy", file.getvalue()), ("bin", bytes(4000))):
+                info = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    chunks = list(webdataset.Reader(tmp_path / "s.tar").chunks())
+    assert [(chunk.start, len(chunk.arrays)) for chunk in chunks] == [(0, 3), (3, 3)]
+    monkeypatch.setattr(webdataset, "LARGEST", 1000)
+    with pytest.raises(DiagnosticError, match=r"E0726.*has 1728 bytes"):
+        list(webdataset.Reader(tmp_path / "s.tar").chunks())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda a: {**a, "arr_1": np.zeros(100_000, np.int64)},
+        lambda a: {**a, "about": np.zeros(1 << 25, np.uint8)},
+        lambda a: {"arr_0": np.zeros((2, 0), np.uint8)},
+        lambda a: {"arr_0": np.array([{}], object)},
+    ],
+)
+def test_archives_of_samples_that_would_fill_the_memory(tmp_path, spoil):
+    arrays = spoil({"arr_0": np.zeros((2, 8, 8, 1), np.uint8)})
+    np.savez_compressed(tmp_path / "s.npz", allow_pickle=True, **arrays)
+    with pytest.raises(DiagnosticError, match="E0726"):
+        open_set(tmp_path / "s.npz")

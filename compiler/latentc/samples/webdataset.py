@@ -23,11 +23,13 @@ from latentc.samples.pictures import picture_from_bytes, png_from_picture, stack
 from latentc.samples.sets import Samples, names_of, read_about
 from latentc.samples.shards import ShardWriter
 from latentc_runtime.class_names import title
+from latentc_runtime.npy import array_from_bytes
 
 Array = np.ndarray
 SHARDED = True
 PICTURES = tuple(sorted(suffix[1:] for suffix in SUFFIXES))
-LARGEST = 1 << 30  # largest size of one member, in bytes
+LARGEST = 1 << 28  # bytes of one member, and of the samples of a chunk after which it ends early
+USED = (*PICTURES, "npy", "cls", "json")
 DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, KeyError, OverflowError)
 
 
@@ -88,16 +90,17 @@ class Reader:
 
     def chunks(self, size: int = 256, rows: Array | None = None) -> Iterator[Samples]:
         held: list[dict[str, bytes]] = []
-        start = count = 0
+        start, count, room = 0, 0, LARGEST
         wanted = None if rows is None else set(rows.tolist())
         for file in self.files:
             for parts in _samples(file):
                 if wanted is None or count in wanted:
                     held.append(parts)
+                    room -= sum(map(len, parts.values()))
                 count += 1
-                if len(held) == size:
+                if held and (len(held) == size or room < 0):
                     yield _chunk(start, held, str(file))
-                    start, held = start + len(held), []
+                    start, held, room = start + len(held), [], LARGEST
         if held:
             yield _chunk(start, held, str(self.path))
         if count != self.count:
@@ -121,8 +124,8 @@ def _samples(file: Path, heads: bool = False) -> Iterator[dict[str, bytes]]:
                 key = f"{folder}/{base}"
                 if member.size > LARGEST:
                     raise ValueError(f"{member.name} has {member.size} bytes")
-                content = b"" if heads and suffix not in ("cls", "json") else tar.extractfile(member).read()  # type: ignore[union-attr]
-                parts[suffix.lower()] = content
+                used = suffix.lower() in (("cls", "json") if heads else USED)
+                parts[suffix.lower()] = tar.extractfile(member).read() if used else b""  # type: ignore[union-attr]
         with file.open("rb") as raw:
             if raw.read(2) not in (b"\x1f\x8b", b"BZ", b"\xfd7"):  # compressed ones have checksums
                 check_end(raw, tar.offset)
@@ -170,8 +173,7 @@ def _label(parts: dict[str, bytes], about: dict[str, Any], name: str) -> int | N
 def _array(parts: dict[str, bytes], name: str) -> Array:
     suffix = next(suffix for suffix in (*PICTURES, "npy") if suffix in parts)
     if suffix == "npy":
-        array: Array = np.load(io.BytesIO(parts["npy"]), allow_pickle=False)
-        return array
+        return array_from_bytes(parts["npy"])
     return picture_from_bytes(parts[suffix], name)
 
 
