@@ -95,7 +95,7 @@ def test_small_files_do_not_fill_the_memory(tiny: Any, tmp_path: Path) -> None:
     compile = ["compile", tiny.spec, "--no-run", "--rebuild", "-o", "out", "-w"]
     sample = ["sample", tiny.bundle, "--class", "1,2", "-o", "a.png"]
     forward = ["forward", tiny.spec, "-w", tiny.weights, "-o", "o.npz", "-i"]
-    evaluate = ["evaluate", tiny.bundle, "--count", "20", "--metric", "fid", "--features", "principal", "--reference"]
+    evaluate = ["evaluate", tiny.bundle, "--count", "20", "--metric", "fd", "--features", "principal", "--reference"]
     given = ["sample", tiny.bundle, "-o", "a.png", "--given"]
     small = {name: tmp_path / f"{name}.npz" for name in ("w", "noise", "class", "pictures")}
     cases = [
