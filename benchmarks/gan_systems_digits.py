@@ -71,11 +71,11 @@ class System:
 
 
 def instances(labels: CLASSES) -> NDArray[np.float32]:
-    """Pixels f32[N, 64] of held-out digits of these classes, each class in turn."""
+    """Pixels f32[N, 1, 64] of held-out digits of these classes, each class in turn."""
     x, y = images(1)
-    found = np.empty((len(labels), 64), np.float32)
+    found = np.empty((len(labels), 1, 64), np.float32)
     for digit in range(10):
-        rows = x[y == digit].reshape(-1, 64)
+        rows = x[y == digit].reshape(-1, 1, 64)
         at = np.flatnonzero(labels == digit)
         found[at] = rows[np.arange(len(at)) % len(rows)]
     return found
