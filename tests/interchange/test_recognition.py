@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from latentc import api, resources
-from latentc.checkpoint import name_map, network_types, symbols
+from latentc.checkpoint import buffer, computed, name_map, network_params, network_types, symbols
 from latentc.diagnostics import DiagnosticError
 from latentc.interchange.checkpoints import _constants, candidates, fit_variant, name_maps, opened_variant
 from latentc.spec import load_spec, own_variant_names
@@ -76,9 +76,12 @@ def test_systems_are_told_apart() -> None:
 
 
 def saved(folder: Path, system: str, variant: str | None, names: str = "official", **more: np.ndarray) -> Path:
-    """A checkpoint file of zeros."""
+    """A checkpoint file of zeros and computed buffers."""
     tensors = dict(official(system, variant, "main", names).tensors)
-    write_safetensors(folder / "model.safetensors", {**tensors, **{n: Array(a) for n, a in more.items()}})
+    lowered = opened_variant(system, variant)[1]  # type: ignore[index]
+    params = network_params(lowered, lowered.networks["main"])
+    constants = {n: buffer(param) for n, param in params.items() if n in tensors and computed(param)}
+    write_safetensors(folder / "model.safetensors", {**tensors, **constants, **{n: Array(a) for n, a in more.items()}})
     return folder / "model.safetensors"
 
 
