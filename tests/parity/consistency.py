@@ -1,5 +1,5 @@
 """Consistency models (Song et al. 2023): ADM's network with the time 250 log(sigma), both losses, the sampler; the
-consistency function of ECT (Geng et al. 2024), on EDM's network.
+consistency function and the loss of ECT (Geng et al. 2024), on EDM's network.
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ def easy(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": x, "t": process.told(sigma), "y": numbers.inputs["class_labels"]}
 
 
+def easy_loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    u, noise = numbers.noise
+    given = {"x": numbers.inputs["images"], "y": numbers.inputs["labels"].argmax(axis=1), "noise": noise}
+    return {**given, "u": u.reshape(-1), "training_step": np.asarray(numbers.meta["kwargs"]["stage"])}
+
+
 def end(out: Array, numbers: Numbers, spec: Any) -> Array:
     """f(x, sigma) from the prediction."""
     target = spec.objective.parameterization()
@@ -85,7 +91,8 @@ JUMPS = f"sampler={{kind: consistency, steps: 2, clip: 1.0, timesteps: [80, {lev
 EASY = ("data.shape=[3, 8, 8]", "data.classes=10", "backbone.width=16", "backbone.multipliers=[1, 2]")
 EASY += ("backbone.blocks=1", "backbone.attention=[1]", "backbone.embedding=2", "backbone.early=[class]")
 EASY += ("data.augment=0", "conditioning.augment=null", "conditioning.time.frequencies=16", "sampler=null")
-EASY += (f"objective={{kind: consistency_training, {BASE.replace(', time_factor: 250', '')}}}",)
+TUNING = "p_mean: -1.1, p_std: 2.0}, q: 2, k: 8.0, b: 1.0, c: 0.03, stages: 4, over: 4"
+EASY += (f"objective={{kind: easy_consistency_tuning, process: {{kind: edm, {TUNING}}}",)
 CASES = [
     Forward(
         "cm",
@@ -114,4 +121,5 @@ CASES = [
     ),
     Sampler("cm.sampler_multistep", "adm", (*SIZES, maps(), objective("consistency_training", 17), JUMPS), sampler),
     Forward("ect", "edm", EASY, easy, output=end),
+    Loss("ect.loss", "edm", EASY, easy_loss, wanted=mean, scale=4.0),
 ]

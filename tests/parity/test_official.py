@@ -240,7 +240,7 @@ def same(written: Expr, recorded: Expr) -> bool:
 def test_loss(case: Loss, backend: str) -> None:
     one = official(case)
     update = update_called(one.lowered, case.update)
-    names = [*update.batch, *(draw.name for draw in update.draws)]
+    names = [value.name for value in one.lowered.module.entry(update.loss).inputs]
     given = dict(zip(names, by_name(case, one.numbers, one.spec, names), strict=True))
     sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names, "update": case.update}
     found = api.loss(case.spec, one.files, given, backend, **sizes)  # type: ignore[arg-type]
@@ -263,7 +263,7 @@ def test_gradients(case: Loss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # of integers in the emitted code
     one = official(case)
     update = update_called(one.lowered, case.update)
-    names = [*update.batch, *(draw.name for draw in update.draws)]
+    names = [value.name for value in one.lowered.module.entry(update.loss).inputs]
     given = [torch.from_numpy(np.asarray(a)) for a in by_name(case, one.numbers, one.spec, names)]
     given = [a.double() if a.is_floating_point() else a for a in given]
     with emitted(one.lowered, one.spec, tmp_path / "project") as project:

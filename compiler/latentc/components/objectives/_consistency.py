@@ -68,6 +68,19 @@ class Pairs:
         return self.b.take(self.b.constant(self.columns[name], out=f"{name}_table"), self.number, axis=0, out=name)  # type: ignore[no-any-return]
 
 
+def problems_of_ends(objective: Objective, spec: Spec) -> Iterator[Problem]:
+    """A sampler that does not jump to the ends of trajectories, or no network to train."""
+    if spec.sampler is not None and not getattr(spec.sampler, "JUMPS", False):
+        message = (
+            "the objective trains the network to jump to the end of a trajectory, but "
+            f"`{spec.sampler.kind}` takes single steps"
+        )
+        yield Problem((), message, "use the sampler `consistency`")
+    if not objective.trained(spec):
+        message = "network `main` is frozen and there is no adapter, so nothing is trained"
+        yield Problem((), message, "set `networks.main.frozen: false`, or add a network of kind `adapter`")
+
+
 class ConsistencyObjective(Objective):
     """Draws two neighbouring times of a grid, and compares what f says of both states (Song et al. 2023,
     arXiv:2303.01469). If `main` is frozen, its adapters alone are trained (CCM, Xiao et al. 2023, arXiv:2312.06971)."""
@@ -151,15 +164,7 @@ class ConsistencyObjective(Objective):
                 self.columns(count)
         except ValueError as error:
             yield Problem(("steps",), str(error), "choose another `spacing`, or fewer steps")
-        if spec.sampler is not None and not getattr(spec.sampler, "JUMPS", False):
-            message = (
-                "the objective trains the network to jump to the end of a trajectory, but "
-                f"`{spec.sampler.kind}` takes single steps"
-            )
-            yield Problem((), message, "use the sampler `consistency`")
-        if not self.trained(spec):
-            message = "network `main` is frozen and there is no adapter, so nothing is trained"
-            yield Problem((), message, "set `networks.main.frozen: false`, or add a network of kind `adapter`")
+        yield from problems_of_ends(self, spec)
         yield from self._problems_of_target(spec)
 
     def _problems_of_target(self, spec: Spec) -> Iterator[Problem]:
@@ -307,4 +312,4 @@ def _end(b: Builder, at: Pairs, network: Network, told: Operands, x: Var, mark: 
     return weighted_sum(b, out, (at(f"f_x{mark}"), x), (at(f"f_out{mark}"), prediction))
 
 
-__all__ = ["ConsistencyObjective", "Pairs", "predicted"]
+__all__ = ["ConsistencyObjective", "Pairs", "predicted", "problems_of_ends"]

@@ -78,17 +78,33 @@ def noised(
     else:
         drawn, noise = given
     noise, further = with_kernel(b, process, noise)
-    m = Symbolic(b, x0.type.rank)
-    t = process.training_time(m, drawn, target.predicts)
+    t = process.training_time(Symbolic(b, x0.type.rank), drawn, target.predicts)
+    found = noised_at(b, target, x0, noise, t, derivatives)
+    return replace(found, draws=(draw, Draw("noise", "normal"), *further))
+
+
+def noised_at(b: Builder, target: Parameterization, x0: Var, noise: Var, t: Var, derivatives: bool = False) -> Noised:
+    """Data noised to the times t, with the process's own noise; no draws.
+
+    `derivatives`: of the process, at its point.
+    """
+    process, m = target.process, Symbolic(b, x0.type.rank)
     at = process.at(m, t)
     alpha, sigma = process.alpha(m, at), process.sigma(m, at)
     d_alpha, d_sigma = process.derivatives(m, at) if derivatives else (None, None)
     own = process.preconditioned(m, at) if target.predicts == "preconditioned" else None
     x_t = weighted_sum(b, "x_t", (alpha, x0), (sigma, noise))
     scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
-    draws = (draw, Draw("noise", "normal"), *further)
     point = Point(alpha, sigma, d_alpha, d_sigma, own)
-    return Noised(target, draws, x0, noise, t, point, x_t, scaled, process.network_time(m, t))
+    return Noised(target, (), x0, noise, t, point, x_t, scaled, process.network_time(m, t))
+
+
+def data_of(b: Builder, at: Noised, prediction: Var, out: str) -> Var:
+    """The data that a prediction implies: x_t = alpha x0 + sigma e and the prediction u x0 + w e, solved for x0."""
+    u, w = functional(at.target.predicts, at.point)
+    alpha, sigma = at.point.alpha, at.point.sigma
+    total = weighted_sum(b, "total", (w, at.x_t), (-sigma, prediction))
+    return b.div(total, alpha * w - sigma * u, out=out)  # type: ignore[no-any-return]
 
 
 def with_kernel(b: Builder, process: Process, z: Var) -> tuple[Var, tuple[Draw, ...]]:
@@ -291,4 +307,4 @@ class DenoisingObjective(Objective):
         return weighted_sum(b, "target", (u, at.x0), (w, at.noise))
 
 
-__all__ = ["DenoisingObjective", "Noised", "SampleWeight", "noised", "with_kernel"]
+__all__ = ["DenoisingObjective", "Noised", "SampleWeight", "data_of", "noised", "noised_at", "with_kernel"]

@@ -16,7 +16,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, first_channels, per_sample_mean
 from latentc.components.objectives._distillation import TEACHER, Distillation
-from latentc.components.objectives.denoising import Noised, noised
+from latentc.components.objectives.denoising import Noised, data_of, noised
 from latentc.components.parts import Problem
 from latentc.components.processes.prediction import conversion, functional
 from latentc.components.samplers.base import ArraySampler
@@ -102,8 +102,8 @@ class ScoreImplicitMatching(Distillation):
         if self.scale != 1.0:
             without = _predicted(b, networks[TEACHER], conditions.null(b, told), at, "without")
             teacher = weighted_sum(b, "guided", (self.scale, teacher), (1.0 - self.scale, without))
-        online = self._data(b, at, _predicted(b, networks[ONLINE], told, at, "of_online"), "online")
-        y = b.op("sub", online, self._data(b, at, teacher, "teacher"), out="y")
+        online = data_of(b, at, _predicted(b, networks[ONLINE], told, at, "of_online"), "online")
+        y = b.op("sub", online, data_of(b, at, teacher, "teacher"), out="y")
         axes, count = tuple(range(1, y.type.rank)), prod(int(d) for d in y.shape[1:])
         length = b.sqrt(b.sum(y * y, axes=axes, keepdims=True) + self.c**2 * count, out="length")
         product = b.op("mul", y / length, x0 - online, out="product")
@@ -128,12 +128,6 @@ class ScoreImplicitMatching(Distillation):
         t = b.full(z, shape=(), value=float(process.told(time)[0]), dtype="f32", out="first")
         out = call(b, generator, "forward", told, state=scaled, time=t, out="output")
         return weighted_sum(b, "x0", (float(c_skip), x), (float(c_out), first_channels(b, out, z))), Draw("z", "normal")
-
-    def _data(self, b: Builder, at: Noised, prediction: Var, out: str) -> Var:
-        """What a prediction says the data is: x_t = alpha x0 + sigma e and the prediction u x0 + w e, solved for x0."""
-        u, w = functional(self.parameterization().predicts, at.point)
-        alpha, sigma = at.point.alpha, at.point.sigma
-        return weighted_sum(b, out, (w, at.x_t), (-sigma, prediction)) / (alpha * w - sigma * u)
 
 
 def _predicted(b: Builder, network: Network, told: Operands, at: Noised, out: str) -> Var:
