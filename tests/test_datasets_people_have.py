@@ -22,6 +22,7 @@ from latentc.components.data.webdataset import WebDataset
 from latentc.datasets import class_names, open_dataset
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.data import data_files
+from latentc.evaluate.sources import Real
 from latentc.lower import lower
 from latentc.spec import load_spec
 
@@ -273,6 +274,8 @@ def test_features_of_dit(tmp_path: Path) -> None:
     plain = open_dataset(settings_of("dit_features", tmp_path, shape=[8, 4, 4])).rows(EVERY[::-1])
     np.testing.assert_array_equal(plain["x"], LATENTS[::-1])
     np.testing.assert_array_equal(plain["y"], LABELS[::-1])
+    source = Real(data_of("dit_features", tmp_path, shape=[8, 4, 4]), None, "features", most=4)  # labels not known
+    assert source.size == 4 and source.chunk(0, 4)[1] is not None
     drawn = open_dataset(settings_of("dit_features", tmp_path, shape=[4, 4, 4], moments="log_variance", scale=0.5))
     np.testing.assert_allclose(drawn.rows(EVERY)["x"], LATENTS[:, :4] * 0.5, atol=1e-6)
     noise = np.random.default_rng(3).standard_normal((COUNT, 4, 4, 4), dtype=np.float32)

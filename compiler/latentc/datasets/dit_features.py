@@ -20,7 +20,7 @@ class Features:
     def __init__(self, settings: dict[str, Any]):
         self.settings, self.fields = settings, settings["fields"]
         self.features = folder(settings["path"], "features")
-        self.labels = folder(settings["path"], "labels") if "y" in self.fields else None
+        self.classes = folder(settings["path"], "labels") if "y" in self.fields else None
         files = [file for file in files_below(self.features, {".npy"}) if file.stem.isdigit()]
         self.numbers = np.array(sorted(int(file.stem) for file in files), np.int64)
         self.size = len(files)
@@ -38,9 +38,9 @@ class Features:
             raise ValueError(f"{self.features} holds latents of different shapes")
         x = drawn(np.stack(stored), self.settings["moments"], rng) * np.float32(self.settings["scale"])
         found = {"x": checked(x, self.fields["x"], f"latents of {self.features}")}
-        if self.labels is None:
+        if self.classes is None:
             return found
-        y = np.array([self._label(self.labels / f"{number}.npy") for number in numbers], np.int64)
+        y = np.array([self._label(self.classes / f"{number}.npy") for number in numbers], np.int64)
         check_classes("y", y, self.fields["y"])
         return {**found, "y": y}
 
