@@ -85,7 +85,7 @@ def from_here(arguments: Sequence[str]) -> list[str]:
         flag, equals, value = argument.partition("=")
         if not argument.startswith("--"):
             flag, equals, value = "", "", argument
-        reads = _READS.fullmatch(flag if equals else name)
+        reads = _READS.fullmatch((flag if equals else name).replace("-", "_"))
         if (equals or not flag) and reads and value and Path(value).exists():
             argument = f"{flag}{equals}{Path(value).absolute()}"
         name = flag
@@ -94,6 +94,6 @@ def from_here(arguments: Sequence[str]) -> list[str]:
 
 
 _READS = re.compile(
-    r"--(config|data\.(path|captions|fields\.\w+\.tokenizer)|roles\.\w+\.pretrained|neighbours\.\w+\.database"
-    r"|(train\.)?evaluate_features)"
+    r"__(config|(data|held_out)\.(path|captions|fields\.\w+\.tokenizer)|roles\.\w+\.pretrained"
+    r"|neighbours\.\w+\.database|(train\.)?evaluate_features)"
 )

@@ -13,6 +13,7 @@ from test_train import SHORT, TINY
 from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import load_spec, resolved_yaml, spec_from_text
+from latentc.training import from_here
 
 SPEC = """
 latentc: 1
@@ -57,6 +58,25 @@ def test_paths_of_every_kind(tmp_path: Path) -> None:
     assert spec.networks["teacher"].pretrained == str(tmp_path / "teacher.safetensors")  # type: ignore[attr-defined]
     with pytest.raises(DiagnosticError, match=str(tmp_path / "teacher.safetensors")):
         api.train(tmp_path / "guided.yaml", tmp_path / "project")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("config", "data.path", "data.captions", "held_out.path", "data.fields.text.tokenizer"),
+        *("roles.teacher.pretrained", "neighbours.query.database", "evaluate_features", "train.evaluate_features"),
+    ],
+)
+def test_flags_that_name_files_start_at_the_current_folder(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").touch()
+    for name in (f"--{setting}", f"--{setting.replace('_', '-')}"):
+        assert from_here([name, "here", "--steps", "2"]) == [name, str(tmp_path / "here"), "--steps", "2"]
+        assert from_here([f"{name}=here"]) == [f"{name}={tmp_path / 'here'}"]
+        assert from_here([name, "elsewhere"]) == [name, "elsewhere"]
+    assert from_here(["--out", "here"]) == ["--out", "here"]
 
 
 @pytest.mark.slow
