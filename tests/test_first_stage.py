@@ -47,6 +47,14 @@ MODELS = {
         ],
     ),
 }
+GRIDS = """
+from config import load_config
+from parallel import Run
+from train import grid_interval
+
+settings = load_config([])
+print(grid_interval(settings, Run(settings["train"])))
+"""
 SHARED = ["data.classes=3", "backbone.depth=1", "backbone.block.mixer.heads=2", "data.first_stage.names=null"]
 
 
@@ -191,5 +199,7 @@ def test_the_project_encodes_and_decodes(system: System, monkeypatch: pytest.Mon
     with np.load(project / "raw.npz") as raw:
         assert error(pipe.sample([0, 1, 2], seeds=list(raw["seeds"])), raw["samples"]) < 1e-4
     (project / "first_stage.safetensors").unlink()
+    without = python(project, "-c", GRIDS)  # training on cached latents does not need them
+    assert "no sample grids: the first stage has no weights" in without.stdout and without.stdout.endswith("None\n")
     done = python(project, *command)
     assert done.returncode == 1 and "latentc weights" in done.stderr and "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from datetime import timedelta
 from functools import partial
 from inspect import isfunction
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+
+# How long processes wait for each other: the first one draws samples alone.
+WAIT = timedelta(hours=3)
 
 
 class Run:
@@ -26,7 +30,7 @@ class Run:
         if cuda:
             torch.cuda.set_device(self.device)
         if self.world > 1:
-            dist.init_process_group("nccl" if cuda else "gloo")
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=WAIT)
         self.parallel = train["parallel"] if self.world > 1 else "none"
         if self.world > 1 and self.parallel == "none":
             raise SystemExit("parallel: none, but there are several processes: choose ddp or fsdp")

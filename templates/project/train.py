@@ -134,7 +134,9 @@ def ema_decay(ema: Any, step: int) -> float:
 
 def warn_of_share(train: dict[str, Any], steps: int) -> None:
     """Prints a warning if the averaged weights hold more than a tenth of the initial ones after all steps."""
-    share = math.prod(ema_decay(train["ema"], step) for step in range(steps)) if train["ema"] else 0
+    share = (
+        ema_decay(train["ema"], 0) ** steps if train["ema"] else 0
+    )  # a warm-up starts with at most a tenth
     if share > 0.1:
         print(
             f"warning: after {steps} steps {share:.0%} of the averaged weights (`ema`) are the initial "
@@ -334,13 +336,33 @@ def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, ru
     return samples
 
 
+def grid_interval(config: dict[str, Any], run: Run) -> int | None:
+    """Steps between sample grids, or None.
+
+    There are none without a sampler. Without weights of the first stage, which training on cached latents
+    does not need, a warning says so. They are loaded here because that draws from torch's generator.
+    """
+    every = config["train"]["sample_every"] if PROGRAMS else None
+    decodes = True
+    if every and (run.main or run.parallel == "fsdp"):
+        try:
+            with_first_stage({}, config, run.device)
+        except SystemExit as error:
+            decodes = False
+            print(f"warning: there will be no sample grids: {error}", flush=True)
+    return every if all(run.gathered(decodes)) else None
+
+
 def preview(
     config: dict[str, Any], networks: dict[str, nn.Module], indexes: dict[str, Any], step: int, run: Run
 ) -> None:
-    """Writes samples, one row per class."""
+    """Writes samples, one row per class; none if they are not finite, as those of a young network can be."""
     given = preview_given(8, indexes)
     samples = drawn(config, networks, given, run)
-    if run.main:
+    finite = bool(torch.isfinite(samples).all())
+    if run.main and not finite:
+        tqdm.write(f"step {step}: samples are not finite, so there is no grid of them")
+    elif run.main:
         folder = Path(config["train"]["out"]) / "samples"
         conditions, _ = declared(program_of(), class_names(config))
         labels = titles_of(given, conditions) if any(c.names for c in conditions) else []
@@ -386,6 +408,7 @@ def main() -> None:
     dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
     if run.main and not found:
         dataset.check(CHECKING)
+    grids_every = grid_interval(config, run)
     indexes = getattr(dataset.source, "indexes", {})  # indexes of neighbours, by condition
 
     torch.manual_seed(train["seed"])
@@ -538,8 +561,7 @@ def main() -> None:
             profiles.save(out / "snapshots", step, run)
         # endregion
         # Sharded weights are gathered by all processes together.
-        every = train["sample_every"] if PROGRAMS else None
-        sampling = every and (step % every == 0 or step == train["steps"])
+        sampling = grids_every and (step % grids_every == 0 or step == train["steps"])
         if sampling and (run.main or run.parallel == "fsdp"):
             preview(config, averages or networks, indexes, step, run)
         judging = train["evaluate_every"] and step % train["evaluate_every"] == 0

@@ -71,6 +71,13 @@ def refusal(project: Path, *flags: str, script: str = "train.py", before: str = 
     return lines[0]
 
 
+def test_samples_that_are_not_finite_do_not_end_training(project: Path) -> None:
+    flags = [*SHORT, "--steps", "1", "--sample_every", "1", "--schedule.warmup", "0", "--optimizer.lr", "1e30"]
+    said = run(project, "train.py", *flags, "--out", "infinite")
+    assert "samples are not finite" in said
+    assert (project / "infinite/weights.safetensors").is_file() and not (project / "infinite/samples").exists()
+
+
 def flip(file: Path, at: float = 0.5) -> None:
     content = bytearray(file.read_bytes())
     content[int(len(content) * at)] ^= 1
