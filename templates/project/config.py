@@ -155,7 +155,7 @@ MEANINGS = {
     "train.keep": "number of newest checkpoints to keep",
     "train.log_every": "steps between log lines",
     "train.sample_every": "steps between sample grids, the last one at the end; null: none",
-    "train.evaluate_every": "steps between sample metrics (FID, precision, recall); null: none",
+    "train.evaluate_every": "steps between sample metrics (Fréchet distance, precision, recall); null: none",
     "train.evaluate_samples": "number of samples for these metrics",
     "train.evaluate_features": "TorchScript feature extractor; null: principal components",
     "train.workers": "data loader processes; 0 loads in the training process",

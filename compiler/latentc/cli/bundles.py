@@ -349,7 +349,7 @@ def tune(
         typer.Option(
             "--metric",
             metavar="NAMES|FILE.py:FUNCTION",
-            help="Figures such as fid,accuracy, or your own function; repeatable.",
+            help="Figures such as fd,accuracy, or your own function; repeatable.",
         ),
     ] = None,
     features: Annotated[

@@ -90,7 +90,7 @@ def evaluate(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate samples: FID, precision, recall, class accuracy, training-data copies; per class, with a report."""
+    """Evaluate samples: Fréchet distance, precision, recall, class accuracy, copies of training data; with a report."""
     scales = [a_number(text) for text in (guidance or "").split(",") if text.strip()]
     with bar_for("evaluating") as bar:
         found = api.evaluate(
