@@ -83,4 +83,14 @@ def test_an_attention_that_the_engine_gets_wrong(tmp_path: Path, monkeypatch: py
 def test_what_is_too_much_work_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "LARGEST", 0)
     (warning,) = bundle(tmp_path, "digits_dit", *SIZES)
-    assert "was not compared with the reference" in warning
+    assert "too much work" in warning and "`forward`" in warning
+
+
+def test_methods_that_are_called_late_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the decoder of an autoencoder is, for which the whole program would run."""
+    checked: list[str] = []
+    monkeypatch.setattr(compiled._Check, "__call__", lambda self, what, *given: checked.append(what))
+    monkeypatch.setattr(compiled, "BEFORE", 0)
+    (warning,) = bundle(tmp_path, "digits_llamagen", *TOKENS)
+    assert "`decode`" in warning and "prefill" not in warning
+    assert [what.split(",")[0] for what in checked] == ["`prefill`"]

@@ -7,7 +7,7 @@ the operands of its first call; programs of a few evaluations are also compared 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,16 @@ import numpy as np
 from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
-from latentc.ir.core import networks_called
-from latentc.ir.costs import flops
+from latentc.ir.core import join, networks_called, parameters
+from latentc.ir.costs import Costs, flops
 from latentc.ir.interpret import Interpreter
+from latentc.measure.calls import calls_of, methods_of
 from latentc.measure.memory import available_memory
 from latentc.measure.subject import Subject, weights_of
 from latentc.measure.tolerances import tolerance_of
+from latentc.pipeline import optimised
 from latentc.spec import Spec
-from latentc.verify.methods import called_methods, largest_error
+from latentc.verify.methods import called_methods, largest_error, title_of
 from latentc.verify.rounding import FACTOR
 from latentc_runtime import load
 from latentc_runtime.manifest import Manifest
@@ -32,7 +34,10 @@ Array = np.ndarray
 Oracle = Callable[[Interpreter], Sequence[Array]]
 
 LARGEST = 2e10
-"""FLOPs of one evaluation, or of a whole program, up to which the oracle runs: about ten seconds."""
+"""FLOPs of one call of a method, or of a whole program, up to which the oracle runs: about ten seconds."""
+
+BEFORE = 1e11
+"""FLOPs of the calls before a method's first one, which the engine makes, up to which it is compared."""
 
 WHOLE = 4
 """Network evaluations up to which a program is compared as a whole; in longer ones rounding adds up."""
@@ -47,32 +52,40 @@ def check_computes(
     tell: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> None:
-    """Compare the bundle in `folder` with the oracle, if that is no more work than LARGEST; `warn` says if it is.
+    """Compare the bundle in `folder` with the oracle; `warn` says what is left out because it is too much work.
 
     `final` is `lowered` after all passes. DiagnosticError E0513 if the engine is further off than the tolerance of
     samplers and than rounding explains.
     """
     entries = {entry.name: entry for entry in reversed(manifest.programs)}
-    programs = [lowered.program(entry.name, entry.steps) for entry in entries.values()]
-    most = max(flops(lowered.module, program.entry) / max(program.evaluations, 1) for program in programs)
-    sizes = [file.size for file in manifest.files.values()] + [file.size for file in manifest.references.values()]
-    held = 2 * sum(sizes)  # in float64
-    if most > LARGEST or held > available_memory() / 2:
-        size = f"{most / 1e9:.0f} GFLOP" if most > LARGEST else f"{held / 1e9:.0f} GB of memory"
-        warn(f"the bundle was not compared with the reference: one evaluation needs {size}; `latentc verify` can")
+    expanded = optimised(lowered, spec, "expand_guidance")
+    methods = {n: _affordable(expanded, lowered.program(n, e.steps).entry) for n, e in entries.items()}
+    wanted = {function for own, _ in methods.values() for function in own}
+    left = {name: text for _, own in methods.values() for name, text in own.items() if name not in wanted}
+    if left:
+        warn(f"too much work to compare with the reference: {', '.join(left.values())}; `latentc verify` can")
+    if (held := _memory(expanded, wanted)) > available_memory() / 2:
+        warn(f"comparing with the reference needs {held / 1e9:.0f} GB of memory; `latentc verify` can do it")
+        return
+    if not wanted:
         return
     tell("comparing one evaluation with the reference")
     pipeline = load(folder, "cpu", verify=False)
     subject = Subject(folder, pipeline, spec, lowered, weights_of(pipeline, lowered, final)[0])
-    subject.exported = final
+    subject.expanded, subject.exported = expanded, final
     check = _Check(subject)
     requests = [Request(e, subject.pipeline.usual_request(1, 0, e.steps, e.name).given) for e in entries.values()]
-    for method in called_methods(subject, requests, 0.0):
-        place, operands = method.calls[0]
-        name = f"{method.network.name}.{method.name}"
-        run = functools.partial(_run, entry=name, operands=operands, prefix=method.network.name)
-        error = functools.partial(largest_error, called=method)
-        check(f"`{method.title}`, at {place}", method.engine(operands), run, error)
+    done: set[str] = set()
+    for request in requests:
+        for method in called_methods(subject, [request], 0.0, methods[request.entry.name][0]):
+            name = f"{method.network.name}.{method.name}"
+            if name in done:
+                continue
+            done.add(name)
+            place, operands = method.calls[0]
+            run = functools.partial(_run, entry=name, operands=operands, prefix=method.network.name)
+            error = functools.partial(largest_error, called=method)
+            check(f"`{method.title}`, at {place}", method.engine(operands), run, error)
     for request in requests:
         program = subject.program(request.entry)
         if program.evaluations > WHOLE or flops(subject.lowered.module, program.entry) > LARGEST:
@@ -104,6 +117,40 @@ class _Check:
         notes = (f"{self.tolerance:.0e} is tolerated, and float32 itself is {rounding:.1e} off",)
         mend = "compile for another engine (`--set target.engine=…`); `--no-check` writes the bundle all the same"
         raise DiagnosticError(Diagnostic("E0513", message, notes=notes, help=mend))
+
+
+def _affordable(expanded: Lowered, entry: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The methods that a program calls, {function: method}, up to the first whose comparison is too much work.
+
+    Also {function: title and reason} of the others: that method and those that are first called after it.
+    """
+    costs, every = Costs(expanded.module.functions), methods_of(expanded)
+    wanted: dict[str, str] = {}
+    left: dict[str, str] = {}
+    before = 0
+    for call in calls_of(expanded.module, entry, every):
+        function = expanded.networks[call.network].methods[call.method].function
+        cost = costs.flops(function)
+        if function not in wanted:
+            if left or cost > LARGEST or before > BEFORE:
+                why = f"{cost / 1e9:.0f} GFLOP" if cost > LARGEST else "called late"
+                left.setdefault(function, f"`{title_of(call.network, call.method)}` ({why})")
+                continue
+            wanted[function] = call.method
+        before += cost
+    return wanted, left
+
+
+def _memory(expanded: Lowered, functions: Collection[str]) -> int:
+    """Bytes of the weights of these methods in float64."""
+    sizes = {
+        join(network.name, path): param.value.type.count()
+        for network in expanded.networks.values()
+        for method in network.methods.values()
+        if method.function in functions
+        for path, param in parameters(expanded.module, method.function).items()
+    }
+    return 8 * sum(sizes.values())
 
 
 def _run(oracle: Interpreter, entry: str, operands: Sequence[Array], prefix: str) -> Sequence[Array]:

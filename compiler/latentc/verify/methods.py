@@ -47,8 +47,7 @@ class Called:
 
     @property
     def title(self) -> str:
-        """`forward`, or `forward small` of another network than `main`."""
-        return self.name if self.network.name == "main" else f"{self.name} {self.network.name}"
+        return title_of(self.network.name, self.name)
 
     def feeds(self, sizes: Sequence[int], count: int) -> list[tuple[str, int, Operands]]:
         """(place, batch, operands) by batch: places and `sizes` take turns, so that each occurs.
@@ -72,14 +71,23 @@ class Called:
         return [with_rows(x, type, chosen) for x, type in zip(operands, types, strict=True)]
 
 
-def called_methods(subject: Subject, requests: Sequence[Request], seconds: float) -> list[Called]:
+def title_of(network: str, method: str) -> str:
+    """`forward`, or `forward small` of another network than `main`."""
+    return method if network == "main" else f"{method} {network}"
+
+
+def called_methods(
+    subject: Subject, requests: Sequence[Request], seconds: float, methods: Mapping[str, str] | None = None
+) -> list[Called]:
     """The methods that the programs of `requests` call, in the order of their first calls.
 
-    A program of which every method has been called is left after `seconds`.
+    A program of which every method has been called is left after `seconds`. `methods`: only these {function: method};
+    all by default.
     """
     lowered, found = subject.expanded, dict[str, Called]()
+    methods = methods_of(lowered) if methods is None else methods
     for request in requests:
-        entry, methods = subject.program(request.entry).entry, methods_of(lowered)
+        entry = subject.program(request.entry).entry
         module = only_entry(lowered.module, entry)
         every = calls_of(module, entry, methods)
         new = {c.entry: _called(subject, c) for c in spread(every, 1) if c.entry not in found}

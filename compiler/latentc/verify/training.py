@@ -42,6 +42,7 @@ from latentc.pipeline import optimised
 from latentc.spec import Spec
 from latentc.verify.control import control_of
 from latentc.verify.draws import as_paths, drawn_loss_inputs, drawn_operands, drawn_weights
+from latentc.verify.methods import title_of
 from latentc.verify.report import ORACLE, TORCH, Comparison, Control, Report, Skipped
 from latentc.verify.rounding import with_rounding
 from latentc.weights import Array as InMemory
@@ -130,7 +131,7 @@ class _Training:
                 self._loss(update)
             self._watch_programs()
             for done, (network, name) in enumerate(methods, len(self.lowered.updates)):
-                self.progress(done, total, f"comparing {_title(network, name)}")
+                self.progress(done, total, f"comparing {title_of(network.name, name)}")
                 self._method(network, name)
         self.progress(total, total, "done")
         return Report(
@@ -296,7 +297,7 @@ class _Training:
                 self._watched(program.entry, list(given.values()))
 
     def _method(self, network: Network, name: str) -> None:
-        method, entry, title = network.methods[name], f"{network.name}.{name}", _title(network, name)
+        method, entry, title = network.methods[name], f"{network.name}.{name}", title_of(network.name, name)
         module = self.lowered.module
         if not self._fits(title, BATCH * flops(module, method.function)):
             return
@@ -349,7 +350,7 @@ class _Training:
         if not read:
             return
         candidate, got = list(results.items())[-1]
-        made = control_of(_title(network, name), network.name, read, own, got, rerun, tolerance)
+        made = control_of(title_of(network.name, name), network.name, read, own, got, rerun, tolerance)
         self.controls.append(replace(made, candidate=candidate))
 
     def _by_torch(self, network: Network, name: str, operands: Operands) -> list[Array]:
@@ -431,11 +432,6 @@ def _largest(results: Operands, exact: Operands) -> float:
 
 def _loss_title(update: Update) -> str:
     return f"loss {update.name}" if update.name else "loss"
-
-
-def _title(network: Network, method: str) -> str:
-    """As in the report of a bundle."""
-    return method if network.name == "main" else f"{method} {network.name}"
 
 
 @contextlib.contextmanager
