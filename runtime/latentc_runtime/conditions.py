@@ -40,8 +40,8 @@ def checked_given(
     """A checked request to a program with these conditions and settings; every array has one row per sample.
 
     `classes`: short for the only condition of form label; numbers, names, a text that lists both, or with `count` one
-    number for all samples. `given`: values by
-    condition, one for all samples or one per sample; {"value": …, "mask": …} to give a mask. `asked`: settings by name.
+    number for all samples. `given`: values by condition, one for all samples or one per sample; {"value": …, "mask": …}
+    to give a mask. `asked`: settings by name.
     `count`: the number of samples, by default that of the conditions given per sample, otherwise that of the seeds.
     `most`: the largest number of samples; a larger one is refused before memory is allocated for it. `indexes`: of
     conditions that are neighbours; they find those of a query, and of drawn entries if a request gives nothing. Raises

@@ -80,10 +80,11 @@ def is_word(token: int, field: Field) -> bool:
         return False
     if tokenizer := field.get("tokenizer"):
         try:
-            added = _tokenizer(tokenizer).get_added_tokens_decoder().get(token)
+            found = _tokenizer(tokenizer)
         except ValueError:  # without the package that reads it
             return False
-        return added is None or not added.special
+        added = found.get_added_tokens_decoder().get(token)
+        return found.id_to_token(token) is not None and not (added is not None and added.special)
     if alphabet := field.get("alphabet"):
         return token < len(alphabet)
     return field.get("medium") == "text" and _bytes(field) and 0 < token < 256

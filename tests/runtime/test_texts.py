@@ -226,5 +226,7 @@ def test_padding_that_may_be_a_word_is_warned_of(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "t.json"))
     spelled = replace(PADDED, vocabulary=3, medium="text", tokenizer=str(tmp_path / "t.json"), pad=2)
     assert counted(spelled, [[0, 1, 2, 2, 2]]) == [2]
+    beyond = replace(spelled, vocabulary=4, pad=3)  # which the tokenizer does not have
+    assert counted(beyond, [[0, 1, 3, 3, 3]]) == [2]
     with pytest.warns(UserWarning, match="also a character"):
         assert counted(replace(spelled, pad=0), [[1, 0, 0, 0, 0]]) == [5]
