@@ -274,6 +274,12 @@ def test_computed_buffers_of_a_file_must_have_the_computed_values(tiny: dict[str
     assert code == "E0420" and "pos_embed: it is 1.01 at [" in text and "should be 1" in text
 
 
+def test_batch_counts_of_any_name_are_left_out(tiny: dict[str, np.ndarray]) -> None:
+    counts = {f"{name}.num_batches_tracked": np.array(3) for name in ("norm", "{i", "{a}*{b}*")}
+    torch.save(renamed({**tiny, **counts}, ""), "counted.pt")
+    assert converted("counted.pt")[0].keys() == tiny.keys()
+
+
 def test_unused_tensors_that_are_not_kept_are_noted(tmp_path: Path) -> None:
     spec, file = tmp_path / "spec.yaml", tmp_path / "file.safetensors"
     counter = "{ignore: count, fill: {value: 0, shape: [], dtype: i64}, unused: true}"

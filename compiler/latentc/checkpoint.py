@@ -177,8 +177,8 @@ def fitted(
     if names is None:
         # Checkpoints of an emitted project lack computed buffers, and those in other files are redundant. The batch
         # counts of PyTorch's batch norms are not used.
-        redundant = [n for n in tensors if n in buffers or n.endswith(".num_batches_tracked")]
-        rules = [*({"ignore": n} for n in redundant), *rules]
+        tensors = {n: e for n, e in tensors.items() if not n.endswith(".num_batches_tracked")}
+        rules = [*({"ignore": n} for n in tensors if n in buffers), *rules]
     own = import_weights(tensors, rules, network_types(lowered, network), sizes, buffers, notes)
     return {n: own[n] if n in own else buffers[n] for n in params if n in own or n in buffers}
 
