@@ -90,10 +90,17 @@ def test_a_wrong_layer_shows_in_losses_and_methods(monkeypatch: pytest.MonkeyPat
     assert {c.candidate for c in report.comparisons if not c.ok} == {TORCH}
 
 
+def test_weights_that_would_fill_the_memory_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentc.verify.training.available_memory", lambda: 1e5)
+    with pytest.raises(MemoryError):
+        api.verify_training("digits_dit")
+
+
 def test_a_small_budget_skips_and_says_so() -> None:
     tiny = SYSTEMS["uvit"]
     spec = load_spec(tiny.spec, tiny.variant, list(tiny.sizes))
     report = verify_training(spec, lower(spec), "uvit", budget=0.0)
+    assert not report.ok and "NOT VERIFIED: nothing was compared" in report.text()
     assert not report.ok and not report.comparisons, "nothing compared is nothing verified"
     assert {one.what for one in report.skipped} >= {"loss", "forward"}
 

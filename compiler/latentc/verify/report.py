@@ -131,7 +131,9 @@ class Report:
         if self.skipped:
             lines += ["", *(f"not compared: {s.what}: {s.why}" for s in self.skipped)]
         verdict = "verified" if self.ok else "NOT VERIFIED"
-        if self.broken:
+        if not self.comparisons:
+            verdict = "NOT VERIFIED: nothing was compared"
+        elif self.broken:
             verdict = "NOT VERIFIED: a comparison that must fail did not, so the others are not reliable"
         lines += ["", f"{verdict} ({self.seconds:.1f} s)"]
         return "\n".join(lines) + "\n"

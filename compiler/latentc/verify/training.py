@@ -19,6 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered, Network, Update
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
@@ -33,6 +34,7 @@ from latentc.ir.weight_gradients import WeightGradients, weight_gradients
 from latentc.measure.calls import Call, Watched
 from latentc.measure.execute import runner, sampler_inputs
 from latentc.measure.loss import EmittedLosses
+from latentc.measure.memory import available_memory
 from latentc.measure.metrics import relative_error
 from latentc.measure.tolerances import TOLERANCES
 from latentc.passes.cleanup import cleaned
@@ -88,9 +90,12 @@ def verify_training(
     """Compare the losses, gradients and methods of a spec; `title` says in the report what was given.
 
     `weights` {network: {path: array}}: by default drawn with `seed`. What does not fit into `budget` seconds is skipped
-    and reported. Raises DiagnosticError E0706 without torch.
+    and reported. Raises DiagnosticError E0706 without torch, MemoryError if drawn weights would fill the memory.
     """
     if weights is None:
+        params = [p for network in _networks(lowered).values() for p in network_params(lowered, network).values()]
+        if 8 * sum(param.type.count() for param in params) > available_memory():  # drawn in float64, kept in float32
+            raise MemoryError
         rng = np.random.default_rng(seed)
         weights = {name: drawn_weights(lowered, network, rng) for name, network in _networks(lowered).items()}
     return _Training(spec, lowered, weights, budget, seed, progress or (lambda done, total, what: None)).report(title)
