@@ -177,7 +177,7 @@ def test_the_teacher_may_be_in_the_file_of_the_whole_system(tmp_path: Path) -> N
         for name, a in random_weights(network_params(low, low.networks[net]), rng, 0.5).items()
         if name != "pos_embed"  # which is computed
     }
-    save_file(whole, tmp_path / "project" / "main.safetensors")
+    save_file(whole, tmp_path / "main.safetensors")
     tokens = rng.integers(2, 28, (8, 5))
     np.savez(tmp_path / "project" / "x.npz", x=np.zeros((8, 1, 4, 4)), caption=tokens, caption_mask=tokens > 0)
     done = python(tmp_path / "project", "train.py")
