@@ -14,6 +14,7 @@ from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.members import EmitError
 from latentc.emit.model import ModelFile, imports, networks_file
+from latentc.emit.text import code_key
 from latentc.ir.builder import ModuleBuilder, f32, i64, items, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -193,3 +194,11 @@ def test_a_class_that_nothing_creates_is_not_written() -> None:
     classes.check_used(f"return {name}()")
     with pytest.raises(EmitError, match=name):
         classes.check_used("")
+
+
+def test_code_is_the_same_but_for_comments_and_numbers_of_locals() -> None:
+    one = "def f(self, h_2, x):\n    y = x + h_2  # [B]\n    return y * h"
+    assert code_key(one) == code_key("def f(self, h_3, x):\n    '''Adds.'''\n    y_2 = x + h_3\n    return y_2 * h")
+    for other in ("h_3 + x", "x - h_3", "x + self.h_3", "x + h"):
+        assert code_key(one) != code_key(f"def f(self, h_3, x):\n    y = {other}\n    return y * h"), other
+    assert code_key("def f(h, h_2):\n    return h - h_2") != code_key("def f(h, h_2):\n    return h_2 - h")

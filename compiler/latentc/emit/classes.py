@@ -23,7 +23,7 @@ from latentc.emit.leaves import (
     same_leaf,
 )
 from latentc.emit.members import EmitError, Members
-from latentc.emit.text import Text, call, commas, docstring, free_name, identifier, layout, size_text
+from latentc.emit.text import Text, call, code_key, commas, docstring, free_name, identifier, layout, size_text
 from latentc.ir.core import CALLS, Function, Module, Node, Param, Value
 
 _SELF = "@CLASS@"  # stands for a class's own name while texts are compared
@@ -72,7 +72,7 @@ class Classes:
         self.helpers: dict[str, None] = {}
         self.constants = Constants()
         self._printed: dict[str, Printed] = {}
-        self._by_text: dict[str, Printed] = {}
+        self._by_text: dict[tuple[str, tuple[str, ...]], Printed] = {}
         self._names: set[str] = set()
 
     def of(self, function: str) -> Printed:
@@ -102,7 +102,7 @@ class Classes:
 
     def _named(self, printer: _ClassPrinter) -> Printed:
         text = printer.text
-        key = re.sub(r"  # .*", "", text.replace(printer.doc, "", 1) if printer.doc else text)
+        key = code_key(text.replace(_SELF, "CLASS")), printer.arguments
         if key not in self._by_text:
             name = free_name(identifier(printer.cls), self._names | _BUILTIN, "")
             self._names.add(name)
@@ -231,8 +231,7 @@ class _ClassPrinter:
         for fn in self.functions:
             assert fn.origin is not None
             signature, lines = self._method(fn, with_doc=len(docs) > 1)
-            code = [re.sub(r"  # .*", "", line) for line in lines if not line.startswith('"""')]
-            key = "\n".join([fn.origin.method, signature, *code])
+            key = code_key("\n".join([f"def {identifier(fn.origin.method)}{signature}:", *(f"    {x}" for x in lines)]))
             if key in seen:
                 methods[fn.name] = seen[key]
                 continue

@@ -227,3 +227,37 @@ def call(function: str, args: Sequence[str | Text], **keywords: Any) -> Text:
 
 def commas(items: Iterable[str]) -> str:
     return ", ".join(items)
+
+
+def code_key(source: str) -> str:
+    """A text that is equal for code that is equal but for comments, docstrings and numbers after local names.
+
+    `source` holds functions or classes. Locals `h_2` and `h_3` are the same name if they play the same part; a local
+    named otherwise makes other code, because the name says what it holds.
+    """
+    tree = ast.parse(source)
+    for scope in ast.walk(tree):
+        if isinstance(scope, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(scope) is not None:
+            scope.body = scope.body[1:] or [ast.Pass()]
+        if isinstance(scope, ast.FunctionDef):
+            _number_locals(scope)
+    return ast.dump(tree)
+
+
+def _number_locals(function: ast.FunctionDef) -> None:
+    """Renames the locals of a function by their order among those of one stem: `h_3` to `h 0`, then `h` to `h 1`."""
+    nodes = list(ast.walk(function))
+    own = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    for node in nodes:
+        name = node.arg if isinstance(node, ast.arg) else node.id if isinstance(node, ast.Name) else ""
+        if name in own and name not in names:
+            stem = re.sub(r"_\d+$", "", name)
+            names[name] = f"{stem} {seen.setdefault(stem, 0)}"
+            seen[stem] += 1
+        if isinstance(node, ast.arg):
+            node.arg = names[name]
+        elif isinstance(node, ast.Name):
+            node.id = names.get(name, name)
