@@ -51,7 +51,8 @@ def changes(folder: Path, step: int, before: dict[str, Any], after: dict[str, An
     said = []
     for path, (old, new) in found.items():
         if fnmatchcase(path, START):
-            after["roles"][path.split(".")[1]]["pretrained"] = old
+            role = after.setdefault("roles", {}).setdefault(path.split(".")[1], {})
+            role["pretrained"] = None if old == UNSET else old
             said.append(f"step {step}: {path} {shown(new)} is not read: the checkpoint contains the network")
         else:
             said.append(f"step {step}: {path} changed from {shown(old)} to {shown(new)}")

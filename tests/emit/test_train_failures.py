@@ -253,6 +253,27 @@ def test_a_changed_optimizer_steps_as_if_built_so(project: Path) -> None:
     assert [line.split(": ")[0] for line in comments] == ["# step 20"] * 2 + ["# step 22"] * 2
 
 
+FILES = """
+from pathlib import Path
+from changes import changes
+
+train = {"train": {"ema": None}}
+for files in ("a", None), (None, "a"), ("a", "b"):
+    roles = [{"roles": {"main": {"pretrained": file}}} if file else {} for file in files]
+    before, after = ({**train, **own} for own in roles)
+    print(changes(Path("run"), 3, before, after)[0], after["roles"]["main"]["pretrained"])
+"""
+
+
+def test_a_resumed_run_may_name_other_initial_weights_or_none(project: Path) -> None:
+    """The settings keep the file that the run started from."""
+    done = python(project, "-c", FILES)
+    assert done.returncode == 0, done.stderr
+    read = "is not read: the checkpoint contains the network"
+    values = [("unset", "a"), ('"a"', "None"), ('"b"', "a")]
+    assert done.stdout.splitlines() == [f"step 3: roles.main.pretrained {new} {read} {own}" for new, own in values]
+
+
 def limited(size: int) -> str:
     """No file may become larger, as on a disk without space."""
     return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
