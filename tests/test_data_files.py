@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from latentc import api
 from latentc.cli import run
 from latentc.diagnostics import DiagnosticError
+from latentc.evaluate.sources import Real
 
 
 @pytest.fixture
@@ -36,12 +39,12 @@ def spec_of(folder: Path, **data: Any) -> str:
 @pytest.mark.parametrize(
     ("data", "near"),
     [
-        ({"path": "imgaes"}, "did you mean `images`?"),
-        ({"path": "imagse/train/more"}, "did you mean `images`?"),
+        ({"path": "imgaes"}, "images"),
+        ({"path": "imagse/train/more"}, "images"),
         ({"path": "/somewhere/else"}, ""),
         ({"path": "images/" + "a" * 5000}, ""),
         ({"path": "a.npz/b"}, ""),
-        ({"kind": "npz", "path": "b.npz"}, "did you mean `a.npz`?"),
+        ({"kind": "npz", "path": "b.npz"}, "a.npz"),
     ],
 )
 def test_data_that_is_not_here_is_a_warning(data: dict[str, Any], near: str, folder: Path, capsys: Any) -> None:
@@ -49,7 +52,8 @@ def test_data_that_is_not_here_is_a_warning(data: dict[str, Any], near: str, fol
     assert run(["check", spec]) == 0
     said = capsys.readouterr()
     assert "no errors found" in said.out and said.err.count("warning: ") == 1
-    assert f"data.path: there is no {data['path']} on this machine" in said.err and near in said.err
+    assert f"data.path: there is no {folder / data['path']} on this machine" in said.err
+    assert not near or f"did you mean `{folder / near}`?" in said.err
     assert run(["check", spec, "--json"]) == 0
     (warning,) = json.loads(capsys.readouterr().out)["warnings"]
     assert data["path"] in warning
@@ -63,7 +67,7 @@ def test_data_that_is_not_here_is_a_warning(data: dict[str, Any], near: str, fol
         ({"kind": "npz", "path": "a.npz"}, "values of `y` run from 0 to 3, but the model has 2"),
         ({"kind": "npz", "path": "a.npz", "classes": 4, "shape": [3, 16, 16]}, "have shape [3, 8, 8]"),
         ({"kind": "webdataset"}, "neither a .tar file nor a folder of them"),
-        ({"kind": "edm"}, "dataset.json in images cannot be read"),
+        ({"kind": "edm"}, "images cannot be read as a file of the data set"),
     ],
 )
 def test_data_that_does_not_fit_is_an_error(data: dict[str, Any], said: str, folder: Path, capsys: Any) -> None:
@@ -76,13 +80,13 @@ def test_data_that_fits(folder: Path, capsys: Any) -> None:
     assert run(["check", spec_of(folder)]) == 0
     assert not capsys.readouterr().err
     assert run(["check", spec_of(folder, kind="npz", path="a.npz", classes=10)]) == 0
-    assert "warning: data.classes: a.npz holds samples of 3 classes, but the spec has 10" in capsys.readouterr().err
+    assert (
+        f"warning: data.classes: {folder / 'a.npz'} holds samples of 3 classes, but the spec has 10"
+        in capsys.readouterr().err
+    )
 
 
 def test_parquet_is_not_copied(folder: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table({"image": [b"", b""], "label": [0, 1]}), folder / "0.parquet")
     before = sorted(folder.iterdir())
     api.check(spec_of(folder, kind="parquet", path="0.parquet"))
@@ -104,3 +108,15 @@ def test_shipped_specs_name_data_that_need_not_be_here(folder: Path) -> None:
     assert not warnings
     api.check("dit", "S/2", ["data.path=nowhere"], warnings.append)
     assert len(warnings) == 1
+
+
+def test_a_field_called_y_need_not_be_a_class(folder: Path) -> None:
+    y = np.linspace(0, 1, 6, dtype=np.float32)
+    np.savez(folder / "a.npz", x=np.zeros((6, 1, 8, 8), np.float32), y=y)
+    pq.write_table(pa.table({"x": np.zeros((6, 64), np.float32).tolist(), "y": y}), folder / "a.parquet")
+    for kind in ("npz", "parquet"):
+        own = {"kind": kind, "path": f"a.{kind}", "classes": 0, "shape": [1, 8, 8], "fields": {"y": {"shape": [1]}}}
+        spec = spec_of(folder, **own)
+        unlabelled = ["conditioning.class=null", "conditioning.size={kind: vector, field: y}", "sampler.guidance=null"]
+        found = api.check(spec, overrides=unlabelled)
+        assert Real(found.data, None, "data", most=3).size == 3

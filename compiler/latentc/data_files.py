@@ -12,6 +12,7 @@ import numpy as np
 from latentc.datasets import class_names, open_dataset
 from latentc.datasets.arrays import check_classes
 from latentc.diagnostics import Diagnostic, nearest
+from latentc.spec.paths import exists
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -26,7 +27,7 @@ def problems_of_files(spec: Spec) -> tuple[list[Diagnostic], list[str]]:
     if "path" not in settings:
         return [], []
     path = Path(settings["path"])
-    if not _exists(path):
+    if not exists(path):
         return [], [missing(path)]
     try:
         labels = _labels(spec, settings)
@@ -48,20 +49,13 @@ def problems_of_files(spec: Spec) -> tuple[list[Diagnostic], list[str]]:
 
 def missing(path: Path) -> str:
     """That a path does not exist, with the name most like the first part of it that is missing."""
-    there = next(parent for parent in (*path.parents, Path()) if _exists(parent))
+    there = next(parent for parent in (*path.parents, Path()) if exists(parent))
     names: list[str] = []
     with contextlib.suppress(OSError):  # not a folder, or one that cannot be read
         names = [child.name for child in there.iterdir()]
     near = nearest(path.relative_to(there).parts[0], names)
     hint = "" if near is None else f"; did you mean `{there / near}`?"
     return f"data.path: there is no {path} on this machine{hint}"
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _labels(spec: Spec, settings: dict[str, Any]) -> Any:

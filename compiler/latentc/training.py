@@ -15,6 +15,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_files, project_from_lowered
 from latentc.emit.project import as_bytes
 from latentc.spec import Spec
+from latentc.spec.paths import exists
 
 
 def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
@@ -86,7 +87,7 @@ def from_here(arguments: Sequence[str]) -> list[str]:
         if not argument.startswith("--"):
             flag, equals, value = "", "", argument
         reads = _READS.fullmatch((flag if equals else name).replace("-", "_"))
-        if (equals or not flag) and reads and value and Path(value).exists():
+        if (equals or not flag) and reads and value and exists(Path(value)):
             argument = f"{flag}{equals}{Path(value).absolute()}"
         name = flag
         given.append(argument)

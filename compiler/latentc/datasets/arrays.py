@@ -56,8 +56,9 @@ class Arrays:
     @property
     def labels(self) -> Array | None:
         """The class of each sample i64[N], if they have one."""
-        y = self.arrays.get("y")
-        return None if y is None or y.ndim != 1 else integers(np.asarray(y), "field `y`")
+        if "y" not in self.arrays or not is_label(self.fields["y"]):
+            return None
+        return integers(np.asarray(self.arrays["y"]), "field `y`")
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Samples by field; noisy, and mirrored at random if `flip` is on, if `rng` is given."""
@@ -71,6 +72,11 @@ class Arrays:
                 if self.fields[name]["medium"] == "image" and "width" in self.fields[name]["axes"]:
                     found[name] = mirror(found[name], mirrored, 1 + self.fields[name]["axes"].index("width"))
         return augmented_rows(found, self.fields["x"], self.augment, rng) if self.augment else found
+
+
+def is_label(field: Mapping[str, Any]) -> bool:
+    """True for a field of one class number per sample."""
+    return not field["shape"] and field.get("classes") is not None
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, as_declared, augmentation_of, augmented_rows, integers, reading
+from latentc.datasets.arrays import Array, as_declared, augmentation_of, augmented_rows, integers, is_label, reading
 from latentc.datasets.captions import caption_arrays, of_text, text_names, texts_as_tokens
 from latentc.datasets.pictures import Images, Pictures, open_images
 
@@ -168,7 +168,9 @@ class ArrowRows:
     def labels(self) -> Array | None:
         """The class of each sample i64[N], if they have one."""
         key = self.keys.get("y")
-        return None if key is None else integers(numbers(self.table.column(key), key), f"column `{key}`")
+        if key is None or not is_label(self.fields["y"]):
+            return None
+        return integers(numbers(self.table.column(key), key), f"column `{key}`")
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Samples by field."""

@@ -21,7 +21,15 @@ def named_file(spec: Spec, text: str, *place: str | int) -> Path:
     if span is None or path.is_absolute():
         return path
     beside = Path(span.file).parent / path
-    return beside if beside.exists() or not path.exists() else path
+    return beside if exists(beside) or not exists(path) else path
+
+
+def exists(path: Path) -> bool:
+    """As `path.exists()`; False also for a name that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def with_paths(spec: Spec) -> Spec:
@@ -56,7 +64,7 @@ def _absolute(spec: Spec, text: str, *place: str) -> str:
     if not text or path.is_absolute():
         return text
     if span is None or not Path(span.file).is_file() or _ships(Path(span.file)):
-        if not path.exists():
+        if not exists(path):
             return text
     else:
         path = named_file(spec, text, *place)
