@@ -172,7 +172,7 @@ def tr0n(out: Path, steps: int, seeds: list[int]) -> list[str]:
     found = []
     for seed in seeds:
         folder = (out / "tr0n" / f"seed_{seed}").resolve()
-        plain = ("conditioning.class=null",)
+        plain = ("conditioning.class=null", "networks.discriminator.projection=false")
         generator = trained("digits_biggan", folder / "generator", overrides=plain, seed=seed).weights
         reader = trained("iwin_classifier", folder / "classifier", overrides=CLASSIFIER, seed=seed, steps=600).weights
         own = (f"networks.main.pretrained={generator}", f"networks.observer.pretrained={reader}")
