@@ -143,7 +143,7 @@ def parts(name: str, note: Callable[[dict[str, Any]], None], known: Mapping[str,
 
 
 def verified(name: str) -> dict[str, Any]:
-    """What the file says of a system. A child does the work, so that an engine which crashes ends nothing else."""
+    """The entry of a system. A child process does the work, so an engine that crashes ends nothing else."""
     tiny, begin = SYSTEMS[name], time.perf_counter()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="latentc-verified-") as folder:
@@ -178,7 +178,7 @@ def verified(name: str) -> dict[str, Any]:
 
 
 def failures(entry: Mapping[str, Any]) -> list[str]:
-    """What does not pass of what was run, each with its place."""
+    """The results that do not pass, each with its place."""
     runs = {"training": entry["training"]}
     runs |= {f"{engine}, {form}": text for engine, of in entry.get("forms", {}).items() for form, text in of.items()}
     return [f"{place}: {text}" for place, text in runs.items() if text != PASSES and not text.startswith("not run")]
@@ -193,7 +193,7 @@ def commit() -> str:
 
 
 def document() -> dict[str, Any]:
-    """What the file holds."""
+    """The content of docs/verified.json."""
     if not FILE.is_file():
         return {"systems": {}}
     return json.loads(FILE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

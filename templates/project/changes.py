@@ -1,4 +1,4 @@
-"""What a resumed run may change: settings that differ from those of its checkpoint.
+"""Settings of a resumed run that differ from those of its checkpoint: which may change.
 
 Settings of training and data may change and take effect from the checkpoint's step on. REFUSED lists those
 that may not; the files that networks start from (`pretrained`) are not read again. Each change is printed,

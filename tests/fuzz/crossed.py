@@ -87,7 +87,7 @@ def twin(data: dict[str, Any], chance: random.Random) -> str | None:
 
 
 def run(seed: int) -> str:
-    """What became of a case: `emitted`, or the codes of its diagnostics. Raises whatever else happens."""
+    """The outcome of a case: `emitted`, or the codes of its diagnostics. Raises whatever else happens."""
     data, changes = crossed(seed)
     try:
         spec = spec_from_text(yaml_from_data(data), "crossed.yaml", None, [])

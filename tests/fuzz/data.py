@@ -92,7 +92,7 @@ KINDS = ("npz", "npy_folder", "parquet rows", "image_folder", "edm", "webdataset
 
 
 def run(seed: int) -> str:
-    """What became of a case: refused or read. Raises whatever else happens."""
+    """The outcome of a case: refused or read. Raises whatever else happens."""
     chance = random.Random(seed)
     folder = Path(f"set-{chance.getrandbits(40)}")
     folder.mkdir()

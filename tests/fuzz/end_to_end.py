@@ -38,7 +38,7 @@ REFUSED = ("the loss is nan", "the loss is inf", "grad_norm is")
 
 
 def run(seed: int) -> str:
-    """What became of a case: how far it came, or the codes of its diagnostics. Raises whatever else happens."""
+    """The outcome of a case: how far it came, or the codes of its diagnostics. Raises whatever else happens."""
     data, changes = crossed(seed)
     folder = Path(f"case-{seed}").absolute()
     try:
@@ -64,7 +64,7 @@ def prepared(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def end_to_end(data: dict[str, Any], folder: Path) -> str:
-    """What became of a spec."""
+    """The outcome of a spec."""
     folder.mkdir()
     file = folder / "spec.yaml"
     file.write_text(yaml_from_data(data))

@@ -72,7 +72,7 @@ def right_sample() -> bytes:
 
 
 def run(seed: int) -> str:
-    """What became of a case: the codes of its diagnostics, `read` or `same`. Raises whatever else happens."""
+    """The outcome of a case: the codes of its diagnostics, `read` or `same`. Raises whatever else happens."""
     chance = random.Random(seed)
     kind = chance.choice(sorted(originals()))
     damage = {"bundle": _bundle, "step-00000007": _checkpoint}.get(kind)

@@ -29,7 +29,7 @@ def sections(data: Any, path: PathKey = ()) -> Iterator[PathKey]:
 
 
 def inside(data: Any, path: PathKey) -> Any:
-    """What stands at a place."""
+    """The value at a place."""
     for key in path:
         data = data[key]
     return data

@@ -64,7 +64,7 @@ def spoilt(seed: int) -> tuple[str, str | None, list[str]]:
 
 
 def run(seed: int) -> str:
-    """What became of a case: `emitted`, or the codes of its diagnostics. Raises whatever else happens."""
+    """The outcome of a case: `emitted`, or the codes of its diagnostics. Raises whatever else happens."""
     text, variant, overrides = spoilt(seed)
     try:
         spec = spec_from_text(text, "spoilt.yaml", variant, overrides)

@@ -115,7 +115,7 @@ def classes_below(file: ModelFile, network: str) -> list[str]:
 
 
 def run(seed: int) -> str:
-    """What became of a case: `the same` classes, `others`, or none. AssertionError if a network was not its own."""
+    """The outcome of a case: `the same` classes, `others`, or none. AssertionError if a network was not its own."""
     chance = random.Random(seed)
     system = chance.choice(sorted(SYSTEMS))
     built = lowered(system)

@@ -71,7 +71,7 @@ def echo(value: Any, end: str = "\n") -> None:
 
 
 def say_notes(source: str, variant: str | None, overrides: list[str] | None) -> None:
-    """What merging did that the author of a spec may not expect, on stderr."""
+    """Prints the spec's notes on merging to stderr."""
     write_notes(api.notes(source, variant, overrides or ()))
 
 

@@ -88,7 +88,7 @@ def samples_of(file: Path, label: str = "cls") -> list[tuple[str, int, int, dict
 
 
 def check_end(raw: BinaryIO, offset: int) -> None:
-    """ValueError unless a .tar ends at `offset`, behind the last file that was read: in zeros, and nothing else.
+    """Raises ValueError unless only zeros follow `offset`, the end of the last file read from a .tar.
 
     Python's reader takes the end of the file, a damaged header and the first of joined archives for the end.
     """

@@ -41,7 +41,7 @@ def load_spec(source: str | Path, variant: str | None = None, overrides: Sequenc
 
 @lru_cache(maxsize=1)
 def _piped(stream: TextIO) -> bytes:
-    """What a stream holds, which can be read once, while commands may read their spec several times."""
+    """The bytes of a stream, kept because it can be read only once, but commands may read a spec several times."""
     return stream.buffer.read(MAX_BYTES + 1)
 
 

@@ -29,7 +29,7 @@ _NAMED: dict[Path, str] = {
 
 @dataclass
 class Merging:
-    """What is merged: the text in file `own`, whose author is told of mistakes and of surprises in `notes`.
+    """The specs being merged; `own` is the file whose author reads the errors and the `notes` on surprises.
 
     `gone`: what was removed so far, which may be removed again. `same_kinds`: mappings of different kinds are merged,
     too.
@@ -127,7 +127,7 @@ def _without_removed(base: Node, over: Node, gone: set[Path]) -> Node:
 
 
 def _belonging(node: Node, path: Path) -> Iterator[Path]:
-    """What means nothing in a spec, or in a variant, without the entry at `path`."""
+    """The entries of a spec or variant that have no meaning without the entry at `path`."""
     if path[:1] == ("networks",):
         yield from ((*section, path[1]) for section in (("checkpoints",), ("train", "optimizers")))
         for name, maps in _at(node, ("weights",)).fields.items():
@@ -183,7 +183,7 @@ def _same_command(one: Node, other: Node) -> bool:
 
 
 def _at(node: Node, path: Path) -> Node:
-    """What stands at `path` below `node`; a null if nothing does."""
+    """The node at `path` below `node`, or a null node if there is none."""
     for key in path:
         node = node.fields.get(key, Node(None, node.span))
     return node
