@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_data import error, load
+from random_weights import random_weights as weights_of
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import network_params
+from latentc.checkpoint import computed, network_params
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
@@ -33,9 +34,8 @@ def random_weights(lowered: Lowered, seed: int = 0, std: float = 0.1) -> dict[st
     rng = np.random.default_rng(seed)
     params = network_params(lowered, lowered.networks["main"])
     return {
-        name: std * rng.standard_normal([int(d) for d in p.type.shape])
-        + name.endswith(("norm1.weight", "norm2.weight"))  # type: ignore[arg-type]
-        for name, p in params.items()
+        name: array + (name.endswith(("norm1.weight", "norm2.weight")) and not computed(params[name]))
+        for name, array in weights_of(params, rng, std).items()
     }
 
 

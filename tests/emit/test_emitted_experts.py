@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from parity_data import SIZES, error, load
+from random_weights import random_weights
 from torch_module import loaded, model_text
 
 from latentc import api
@@ -84,8 +85,8 @@ def test_what_layers_add_to_gradients_is_a_metric_of_training(system: str, tmp_p
     spec = load_spec(system, **options)
     lowered, rng = lower(spec), np.random.default_rng(0)
     own = network_params(lowered, lowered.networks["main"])
-    drawn = {p: rng.standard_normal([int(d) for d in v.type.shape], np.float32) * 0.2 for p, v in own.items()}
-    write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in drawn.items()})
+    drawn = random_weights(own, rng, 0.2)
+    write_safetensors(tmp_path / "w.safetensors", {name: Array(np.float32(a)) for name, a in drawn.items()})
     kinds = {"f32": lambda shape: rng.standard_normal(shape), "i64": lambda shape: rng.integers(0, 3, shape)}
     inputs = {
         v.name: kinds[v.type.dtype]([2 if not isinstance(d, int) else d for d in v.type.shape])

@@ -45,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = load_spec(str(folder / "spec.yaml"))
     project_from_lowered(lower(spec), spec, folder / "project")
     x = np.random.default_rng(0).uniform(-1, 1, (16, 3, 8, 8))
-    np.savez(folder / "project" / "train.npz", x=np.float32(x))
+    np.savez(folder / "train.npz", x=np.float32(x))
     said = python(folder / "project", "train.py", *KEPT)
     assert not said.returncode, said.stderr
     lines = {line.split(":")[0]: line for line in said.stdout.splitlines() if line.startswith("step ")}

@@ -366,7 +366,8 @@ def test_a_project_has_the_kinds_of_its_spec_alone() -> None:
 @pytest.mark.parametrize("kinds", [("sgd",), KINDS])
 def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
     config: dict[str, Any] = {"__name__": "config", "__file__": "config.py"}
-    train = Train.model_validate({"optimizer": {"kind": kinds[0]}, "optimizers": {k: {"kind": k} for k in kinds[1:]}})
+    settings = {"optimizer": {"kind": kinds[0]}, "optimizers": {k: {"kind": k} for k in kinds[1:]}, "ema": 0.99}
+    train = Train.model_validate(settings)
     exec(training_files(train)["config.py"], config)
     assert tuple(config["OPTIMIZERS"]) == kinds
     rest = {**config_of(load_spec("digits_dit"))["train"], "optimizers": {}}

@@ -68,14 +68,16 @@ def test_formulas_are_one_text_in_numpy_and_in_the_ir(name):
     outs = Interpreter(b.module.finish()).run("formulas", times)
     assert found.keys() == expected.keys()
     for key, out in zip(found, outs, strict=True):
-        np.testing.assert_allclose(out.ravel(), np.broadcast_to(expected[key], times.shape), rtol=1e-9, err_msg=key)
+        rtol = 1e-6 if name == "signal" else 1e-9  # whose gamma is a float32
+        np.testing.assert_allclose(out.ravel(), np.broadcast_to(expected[key], times.shape), rtol=rtol, err_msg=key)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_derivatives_inverse_and_ends(name):
     process = PROCESSES[name]
     times = inner_times(process)
-    np.testing.assert_allclose(process.time_of_level(process.level(times)), times, rtol=1e-9)
+    single = name == "signal"  # its gamma is a float32
+    np.testing.assert_allclose(process.time_of_level(process.level(times)), times, rtol=1e-5 if single else 1e-9)
     assert float(process.point(process.data).sigma) == 0.0
     assert process.progress([process.first, process.last]).tolist() == [0.0, 1.0]
     assert np.all(np.diff(process.level(times)) < 0) and np.all(np.diff(process.progress(times)) > 0)
@@ -84,10 +86,15 @@ def test_derivatives_inverse_and_ends(name):
         with pytest.raises(ValueError, match="needs a path"):
             functional("flow_velocity", point)
         return
-    step = 1e-6 * abs(process.last - process.first)
+    step = (1e-3 if single else 1e-6) * abs(process.last - process.first)
+    near = {"rtol": 2e-3 if single else 1e-5, "atol": 1e-8}
     after, before = process.point(times + step), process.point(times - step)
-    np.testing.assert_allclose((after.alpha - before.alpha) / (2 * step), point.d_alpha, rtol=1e-5, atol=1e-8)
-    np.testing.assert_allclose((after.sigma - before.sigma) / (2 * step), point.d_sigma, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(
+        (after.alpha - before.alpha) / (2 * step), point.d_alpha, rtol=2e-3 if single else 1e-5, atol=1e-8
+    )
+    np.testing.assert_allclose(
+        (after.sigma - before.sigma) / (2 * step), point.d_sigma, rtol=2e-3 if single else 1e-5, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("name", PROCESSES)
