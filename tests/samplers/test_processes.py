@@ -89,12 +89,8 @@ def test_derivatives_inverse_and_ends(name):
     step = (1e-3 if single else 1e-6) * abs(process.last - process.first)
     near = {"rtol": 2e-3 if single else 1e-5, "atol": 1e-8}
     after, before = process.point(times + step), process.point(times - step)
-    np.testing.assert_allclose(
-        (after.alpha - before.alpha) / (2 * step), point.d_alpha, rtol=2e-3 if single else 1e-5, atol=1e-8
-    )
-    np.testing.assert_allclose(
-        (after.sigma - before.sigma) / (2 * step), point.d_sigma, rtol=2e-3 if single else 1e-5, atol=1e-8
-    )
+    np.testing.assert_allclose((after.alpha - before.alpha) / (2 * step), point.d_alpha, **near)
+    np.testing.assert_allclose((after.sigma - before.sigma) / (2 * step), point.d_sigma, **near)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
