@@ -196,9 +196,11 @@ def test_a_class_that_nothing_creates_is_not_written() -> None:
         classes.check_used("")
 
 
-def test_code_is_the_same_but_for_comments_and_numbers_of_locals() -> None:
+def test_code_is_the_same_but_for_comments_and_names_of_locals() -> None:
     one = "def f(self, h_2, x):\n    y = x + h_2  # [B]\n    return y * h"
-    assert code_key(one) == code_key("def f(self, h_3, x):\n    '''Adds.'''\n    y_2 = x + h_3\n    return y_2 * h")
+    assert code_key(one) == code_key("def f(self, a, b):\n    '''Adds.'''\n    c = b + a\n    return c * h")
     for other in ("h_3 + x", "x - h_3", "x + self.h_3", "x + h"):
         assert code_key(one) != code_key(f"def f(self, h_3, x):\n    y = {other}\n    return y * h"), other
     assert code_key("def f(h, h_2):\n    return h - h_2") != code_key("def f(h, h_2):\n    return h_2 - h")
+    named = [code_key(f"def f({x}):\n    return -{x}", named=True) for x in ("h_2", "h_3", "x")]
+    assert named[0] == named[1] != named[2]

@@ -67,6 +67,7 @@ class Classes:
         module = with_origins(module, [name for functions in networks.values() for name in functions])
         self.module = module.with_(functions={n: normed_layers(f) for n, f in module.functions.items()})
         self.groups = Groups(self.module, networks)
+        self.roots = {name for functions in networks.values() for name in functions}
         self.forward_mode = any(node.op == "jvp" for fn in module.functions.values() for node in fn.nodes)
         self.texts: list[str] = []
         self.helpers: dict[str, None] = {}
@@ -102,7 +103,7 @@ class Classes:
 
     def _named(self, printer: _ClassPrinter) -> Printed:
         text = printer.text
-        key = code_key(text.replace(_SELF, "CLASS")), printer.arguments
+        key = code_key(text.replace(_SELF, "CLASS"), printer.named), printer.arguments
         if key not in self._by_text:
             name = free_name(identifier(printer.cls), self._names | _BUILTIN, "")
             self._names.add(name)
@@ -131,6 +132,8 @@ class _ClassPrinter:
 
     def __init__(self, owner: Classes, functions: list[Function]) -> None:
         self.owner, self.functions = owner, functions
+        # Methods of a network keep the names of their arguments, parts of networks need not.
+        self.named = any(fn.name in owner.roots for fn in functions)
         origins = [fn.origin for fn in functions if fn.origin]
         self.cls = origins[0].cls
         sizes: dict[str, set[int]] = {}
@@ -231,7 +234,8 @@ class _ClassPrinter:
         for fn in self.functions:
             assert fn.origin is not None
             signature, lines = self._method(fn, with_doc=len(docs) > 1)
-            key = code_key("\n".join([f"def {identifier(fn.origin.method)}{signature}:", *(f"    {x}" for x in lines)]))
+            code = [f"def {identifier(fn.origin.method)}{signature}:", *(f"    {line}" for line in lines)]
+            key = code_key("\n".join(code), self.named)
             if key in seen:
                 methods[fn.name] = seen[key]
                 continue

@@ -229,23 +229,22 @@ def commas(items: Iterable[str]) -> str:
     return ", ".join(items)
 
 
-def code_key(source: str) -> str:
-    """A text that is equal for code that is equal but for comments, docstrings and numbers after local names.
+def code_key(source: str, named: bool = False) -> str:
+    """A text that is equal for functions or classes that are equal but for comments, docstrings and names of locals.
 
-    `source` holds functions or classes. Locals `h_2` and `h_3` are the same name if they play the same part; a local
-    named otherwise makes other code, because the name says what it holds.
+    If `named`, only the numbers after names may differ: locals `h_2` and `h_3` that play the same part.
     """
     tree = ast.parse(source)
     for scope in ast.walk(tree):
         if isinstance(scope, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(scope) is not None:
             scope.body = scope.body[1:] or [ast.Pass()]
         if isinstance(scope, ast.FunctionDef):
-            _number_locals(scope)
+            _number_locals(scope, named)
     return ast.dump(tree)
 
 
-def _number_locals(function: ast.FunctionDef) -> None:
-    """Renames the locals of a function by their order among those of one stem: `h_3` to `h 0`, then `h` to `h 1`."""
+def _number_locals(function: ast.FunctionDef, named: bool) -> None:
+    """Renames the locals of a function by their order, if `named` among those of one stem: `h_3` to `h 0`."""
     nodes = list(ast.walk(function))
     own = {node.arg for node in nodes if isinstance(node, ast.arg)}
     own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -254,7 +253,7 @@ def _number_locals(function: ast.FunctionDef) -> None:
     for node in nodes:
         name = node.arg if isinstance(node, ast.arg) else node.id if isinstance(node, ast.Name) else ""
         if name in own and name not in names:
-            stem = re.sub(r"_\d+$", "", name)
+            stem = re.sub(r"_\d+$", "", name) if named else ""
             names[name] = f"{stem} {seen.setdefault(stem, 0)}"
             seen[stem] += 1
         if isinstance(node, ast.arg):
