@@ -29,7 +29,7 @@ ENCODER = [
 ]
 RDM = ["networks.rdm.width=16", "networks.rdm.depth=1", "networks.rdm.time_width=8"]
 FIELD = "representation: {shape: [6], encoded_by: encoder}"
-TRAIN = ["train.workers=0", "train.precision=fp32", "train.batch_size=2", "train.steps=1"]
+TRAIN = ["train.workers=0", "train.precision=fp32", "train.batch_size=2", "train.steps=1", "train.sample_every=null"]
 ADM = [
     *(*ENCODER, *RDM, *TRAIN, "networks.main.width=8", "networks.main.multipliers=[1]", "networks.main.attention=[]"),
     *("networks.main.block={groups: 4, heads: 2}", "conditioning.time.frequencies=8"),
