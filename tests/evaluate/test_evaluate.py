@@ -336,7 +336,10 @@ def write_set(format: str, path: Path, pictures: np.ndarray, labels: np.ndarray)
         ({"arr_0": np.zeros((8, 8, 8, 1), np.float32)}, "the samples are array"),
         ({"arr_0": np.zeros((8, 8, 8, 1), np.uint16)}, "the samples are array"),
         ({"arr_0": np.zeros((8, 8, 8, 1), np.uint8), "arr_1": np.full(8, 0.5)}, "`arr_1` holds 0.5"),
-        ({"arr_0": np.zeros((8, 8, 8, 1), np.uint8), "arr_1": np.eye(8)}, "`arr_1` is [8, 8], not one class"),
+        (
+            {"arr_0": np.zeros((8, 8, 8, 1), np.uint8), "arr_1": np.eye(8, dtype=np.uint8)},
+            "`arr_1` is [8, 8], not one class",
+        ),
     ],
 )
 def test_samples_that_do_not_say_what_they_are(arrays: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
