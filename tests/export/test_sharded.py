@@ -64,6 +64,7 @@ def test_nothing_is_written(shards: Path, tmp_path: Path) -> None:
 def test_the_bundle_gives_the_weights_back(shards: Path, tmp_path: Path) -> None:
     """Of a bundle that holds its weights: by the stacks they were picked from, in the precision they have there."""
     from latentc.lower import lower
+    from latentc.pipeline import optimised
     from latentc.spec import load_spec
     from latentc.weights import materialise
 
@@ -74,7 +75,8 @@ def test_the_bundle_gives_the_weights_back(shards: Path, tmp_path: Path) -> None
     assert not manifest.references
     Opened.bundle = open_bundle(tmp_path / "b")  # type: ignore[assignment]
     spec = load_spec(tmp_path / "b" / "spec.yaml")
-    back, _ = weights_of(Opened, spec, lower(spec, [3]))  # type: ignore[arg-type]
+    lowered = lower(spec, [3])
+    back, _ = weights_of(Opened, lowered, optimised(lowered, spec))  # type: ignore[arg-type]
     wanted = load("dit_moe.eval").weights
     for e in range(4):
         for ours, theirs in (("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")):

@@ -9,7 +9,7 @@ import pytest
 from tiny_systems import SYSTEMS
 
 from latentc import api
-from latentc.checkpoint import network_params
+from latentc.checkpoint import network_types
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.types import FLOATS, NUMPY
@@ -29,9 +29,9 @@ def arrays(values: Any) -> dict[str, Any]:
 
 
 def weights(lowered: Lowered, network: str = "main") -> dict[str, Any]:
-    params = network_params(lowered, lowered.networks[network])
+    types = network_types(lowered, network)
     prefix = f"{network}." if len(lowered.networks) > 1 else ""
-    return {f"{prefix}{n}": 0.1 * RNG.standard_normal(p.type.shape).astype("f4") for n, p in params.items()}
+    return {f"{prefix}{n}": 0.1 * RNG.standard_normal(shape).astype("f4") for n, (shape, _) in types.items()}
 
 
 @pytest.mark.parametrize("backend", ["oracle", "torch", "onnx"])

@@ -27,6 +27,7 @@ FURTHER = {"dimr": ("XL/2R-256-text",), "edm": ("cifar10-ve",)}
 
 # Options that a map is for beside those of the variants.
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "adc_gan": (("networks.discriminator.projection=true",),),
     "adm": (("backbone.resampling=conv",),),
     "adm_classifier": (
         ("backbone.resampling=conv",),
@@ -41,6 +42,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backbone.interleaved={kind: mixture_of_experts, activation: gelu, experts: 4, per_token: 2}",),
         ("backbone.block.feed_forward={kind: swiglu}",),
     ),
+    "edm": (("backbone.encoder=skip", "backbone.decoder=skip"),),
     "gedi": (("networks.discriminator.class_bias=true",),),
     "dimr": (
         (
@@ -74,6 +76,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "maskgit_r": (("backbone.long_skips=false",),),
     "maskgit_jax": (("backbone.embedding={labels: 1000, places: 300}",),),
+    "mean_flow_cifar10": (("backbone.encoder=skip", "backbone.decoder=skip"),),
     "rdm": (("backbone.resampling=block",),),
     "rin": (("conditioning.time={kind: fourier}",),),
     "vitok_tokenizer": (
