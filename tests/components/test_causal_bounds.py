@@ -258,6 +258,7 @@ def test_bounds_of_treatments_and_effects() -> None:
         (["objective.gamma=0.5"], "so `gamma` must exceed 1"),
         (["objective.treatment=dose"], "`dose` must be an array of one number"),
         (["networks.multipliers.numbers=1"], "`multipliers` returns 1 numbers, not 2"),
+        (["networks.main.conditions=[covariates]"], "is not given `treatment`"),
         (["networks.propensity.conditions=null"], "must depend on the covariates alone"),
         ([f"sampler.{WITHIN}"], "bound different regions"),
         ([f"{part}.within={{lower: [1], upper: [0]}}" for part in ("objective", "sampler")], "the region is empty"),

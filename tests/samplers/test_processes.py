@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentc.components import load
-from latentc.components.processes.formulas import NUMPY, Symbolic
+from latentc.components.processes.formulas import NUMPY, Numpy, Symbolic
 from latentc.components.processes.prediction import KINDS, conversion, functional
 from latentc.components.processes.process import Parameterization
 from latentc.components.processes.signal import Signal
@@ -38,12 +38,19 @@ PROCESSES = {
 VARIABLES = (ode.TIME, ode.LEVEL, *(ode.Variable(v, s) for v in ("variance", "vp_time") for s in ("none", "vp")))
 
 
+@pytest.fixture
+def in_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formulas whose results the host rounds to float32 (`signal`'s power) are left in float64."""
+    monkeypatch.setattr(Numpy, "single", lambda self, x: np.asarray(x, np.float64))
+
+
 def inner_times(process, count=7):
     """Times of a process away from its ends; whole ones of a schedule."""
     times = process.first + np.linspace(0.1, 0.9, count) * (process.last - process.first)
     return np.round(times) if process.WHOLE else times
 
 
+@pytest.mark.usefixtures("in_double")
 @pytest.mark.parametrize("name", PROCESSES)
 def test_formulas_are_one_text_in_numpy_and_in_the_ir(name):
     process = PROCESSES[name]
@@ -68,16 +75,15 @@ def test_formulas_are_one_text_in_numpy_and_in_the_ir(name):
     outs = Interpreter(b.module.finish()).run("formulas", times)
     assert found.keys() == expected.keys()
     for key, out in zip(found, outs, strict=True):
-        rtol = 1e-6 if name == "signal" else 1e-9  # whose gamma is a float32
-        np.testing.assert_allclose(out.ravel(), np.broadcast_to(expected[key], times.shape), rtol=rtol, err_msg=key)
+        np.testing.assert_allclose(out.ravel(), np.broadcast_to(expected[key], times.shape), rtol=1e-9, err_msg=key)
 
 
+@pytest.mark.usefixtures("in_double")
 @pytest.mark.parametrize("name", PROCESSES)
 def test_derivatives_inverse_and_ends(name):
     process = PROCESSES[name]
     times = inner_times(process)
-    single = name == "signal"  # its gamma is a float32
-    np.testing.assert_allclose(process.time_of_level(process.level(times)), times, rtol=1e-5 if single else 1e-9)
+    np.testing.assert_allclose(process.time_of_level(process.level(times)), times, rtol=1e-9)
     assert float(process.point(process.data).sigma) == 0.0
     assert process.progress([process.first, process.last]).tolist() == [0.0, 1.0]
     assert np.all(np.diff(process.level(times)) < 0) and np.all(np.diff(process.progress(times)) > 0)
@@ -86,8 +92,8 @@ def test_derivatives_inverse_and_ends(name):
         with pytest.raises(ValueError, match="needs a path"):
             functional("flow_velocity", point)
         return
-    step = (1e-3 if single else 1e-6) * abs(process.last - process.first)
-    near = {"rtol": 2e-3 if single else 1e-5, "atol": 1e-8}
+    step = 1e-6 * abs(process.last - process.first)
+    near = {"rtol": 1e-5, "atol": 1e-8}
     after, before = process.point(times + step), process.point(times - step)
     np.testing.assert_allclose((after.alpha - before.alpha) / (2 * step), point.d_alpha, **near)
     np.testing.assert_allclose((after.sigma - before.sigma) / (2 * step), point.d_sigma, **near)

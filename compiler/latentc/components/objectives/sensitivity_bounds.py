@@ -96,6 +96,10 @@ class SensitivityBounds(Objective):
         if treatment is None or field is None or field.shape != (1,):
             message = f"condition `{self.treatment}` must be an array of one number"
             yield Problem(("treatment",), message, f"add `conditioning.{self.treatment}: {{kind: array}}`")
+        main = spec.networks.get("main")
+        if main is not None and self.treatment not in main.told(spec):  # type: ignore[attr-defined]
+            message = f"network `main` models the outcome of a treatment, but is not given `{self.treatment}`"
+            yield Problem((), message, f"add `{self.treatment}` to `networks.main.conditions`")
         if getattr(spec.networks.get("multipliers"), "positive", True) is False:
             message = "Lagrange multipliers must not be negative"
             yield Problem((), message, "set `networks.multipliers.positive: true`")
