@@ -27,7 +27,7 @@ def guided(out: Array, numbers: Numbers, spec: Any) -> Array:
     """The scale grows from 1 with the progress 1 - t / 1000 of each sample; in our samplers it is 1 - t / 999."""
     guidance = spec.sampler.guidance
     assert guidance.scale == numbers.meta["scalars"]["cfg_scale"]
-    weight = guidance.weights(1 - numbers.inputs["t"][:2] / spec.objective.process.steps)
+    weight = guidance.weights(spec.objective.process.progress(numbers.inputs["t"][:2]))
     scale = 1 + (guidance.scale - 1) * weight[:, None, None, None]
     mixed = out[2:, :3] + scale * (out[:2, :3] - out[2:, :3])
     return np.concatenate([np.concatenate([mixed, mixed]), out[:, 3:]], axis=1)

@@ -101,6 +101,10 @@ class Discrete(Process):
     def network_time(self, m: Maths, t: Any) -> Any:
         return m.affine(m.real(t, out="time"), 1.0, self.time_offset, out="time")
 
+    def progress(self, t: ArrayLike) -> Array:
+        """Progress 1 - t / T, as published guidance schedules count it: timestep T - 1 is one step from pure noise."""
+        return np.clip(1.0 - np.asarray(t, np.float64) / self.steps, 0.0, 1.0)
+
     @property
     def first(self) -> float:
         return self.steps - 1.0
