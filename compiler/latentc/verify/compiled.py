@@ -7,7 +7,7 @@ the operands of its first call; programs of a few evaluations are also compared 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,13 @@ from latentc.measure.tolerances import tolerance_of
 from latentc.pipeline import optimised
 from latentc.spec import Spec
 from latentc.verify.methods import called_methods, largest_error, title_of
-from latentc.verify.rounding import FACTOR
+from latentc.verify.rounding import FACTOR, MOST, Arrays, rounding_error
 from latentc_runtime import load
 from latentc_runtime.manifest import Manifest
 from latentc_runtime.request import Request
 
 Array = np.ndarray
-Oracle = Callable[[Interpreter], Sequence[Array]]
+Oracle = Callable[[Interpreter, Arrays], Arrays]
 
 LARGEST = 2e10
 """FLOPs of one call of a method, or of a whole program, up to which the oracle runs: about ten seconds."""
@@ -83,9 +83,9 @@ def check_computes(
                 continue
             done.add(name)
             place, operands = method.calls[0]
-            run = functools.partial(_run, entry=name, operands=operands, prefix=method.network.name)
+            run = functools.partial(_run, entry=name, prefix=method.network.name)
             error = functools.partial(largest_error, called=method)
-            check(f"`{method.title}`, at {place}", method.engine(operands), run, error)
+            check(f"`{method.title}`, at {place}", method.engine(operands), run, operands, error)
     for request in requests:
         program = subject.program(request.entry)
         if program.evaluations > WHOLE or flops(subject.lowered.module, program.entry) > LARGEST:
@@ -93,25 +93,30 @@ def check_computes(
         outs = list(subject.pipeline.run(request).values())
         if any(out.dtype.kind != "f" for out in outs) or _draws(subject, program.entry):
             continue  # rounding may decide between two tokens
-        run = functools.partial(_run, entry=program.entry, operands=subject.operands(request), prefix="")
-        check(f"program `{request.entry.name}`", outs, run, functools.partial(largest_error, called=None))
+        run, error = (
+            functools.partial(_run, entry=program.entry, prefix=""),
+            functools.partial(largest_error, called=None),
+        )
+        check(f"program `{request.entry.name}`", outs, run, subject.operands(request), error)
 
 
 class _Check:
-    """Compares results of the engine with the oracle's; the oracle runs in float32 as well if they differ."""
+    """Compares results of the engine with the oracle's, and measures the oracle's rounding error if they differ."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         manifest = subject.pipeline.manifest
         self.title, self.tolerance = ENGINES[manifest.engine].title, tolerance_of(manifest.precision).sampler
 
-    def __call__(self, what: str, got: Sequence[Array], run: Oracle, error: Callable[..., float]) -> None:
-        exact = run(self.subject.oracle)
+    def __call__(
+        self, what: str, got: Arrays, run: Oracle, operands: Arrays, error: Callable[[Arrays, Arrays], float]
+    ) -> None:
+        exact = run(self.subject.oracle, operands)
         off = error(got, exact)
         if off <= self.tolerance:
             return
-        rounding = error(run(self.subject.oracle_with({}, "f32")), exact)
-        if off <= FACTOR * rounding:
+        rounding = rounding_error(self.subject, run, operands, exact, error)
+        if off <= FACTOR * min(rounding, MOST):
             return
         message = f"{self.title} computes {what}, wrong: its results are {off:.1e} off the reference"
         notes = (f"{self.tolerance:.0e} is tolerated, and float32 itself is {rounding:.1e} off",)
@@ -153,7 +158,7 @@ def _memory(expanded: Lowered, functions: Collection[str]) -> int:
     return 8 * sum(sizes.values())
 
 
-def _run(oracle: Interpreter, entry: str, operands: Sequence[Array], prefix: str) -> Sequence[Array]:
+def _run(oracle: Interpreter, operands: Arrays, entry: str, prefix: str) -> Arrays:
     return list(oracle.run(entry, *operands, prefix=prefix))
 
 

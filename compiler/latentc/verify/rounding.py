@@ -1,36 +1,68 @@
-"""Widens tolerances to what float32 can reach, by the oracle's own error in float32.
+"""Widens tolerances to what float32 can reach, by how far the oracle itself is off in float32.
 
 A Fourier embedding of t = 999 or a flow of many blocks loses more digits than the usual tolerance allows, in any order
-of the sums. The oracle in float32 shows how many: results that are off by a small multiple of its error are rounded,
-not wrong.
+of the sums. Two measurements show how many: the oracle in float32, and the oracle in float64 with weights and inputs
+moved by their last digit in float32, since a single run in float32 may be right by luck. Results that are off by a
+small multiple of the larger are rounded, not wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
+
+from latentc.ir.interpret import Interpreter
+from latentc.measure.subject import Subject
 from latentc.verify.report import ORACLE, Comparison
 
+Arrays = Sequence[np.ndarray[Any, Any]]
+
 FACTOR = 4.0
-"""Multiple of the float32 oracle's error that a result in float32 may have: engines sum in another order."""
+"""Multiple of the oracle's own rounding error that a result in float32 may have: engines sum in another order."""
 
 MOST = 1e-2
-"""Largest error of the float32 oracle that counts as rounding; beyond it, float32 results say nothing."""
+"""Largest error of the oracle that counts: a larger one widens no further, since results then say little."""
+
+
+def rounding_error(
+    subject: Subject,
+    run: Callable[[Interpreter, Arrays], Arrays],
+    operands: Arrays,
+    exact: Arrays,
+    error: Callable[[Arrays, Arrays], float],
+) -> float:
+    """How far the oracle's results `exact` are off for rounding alone: `error(run(oracle, operands), exact)` at most.
+
+    With the oracle in float32, and in float64 with every weight and operand moved by its last digit in float32.
+    """
+    single = error(run(subject.oracle_with({}, "f32"), operands), exact)
+    chance = np.random.default_rng(0)
+    weights = {name: _moved(array, chance) for name, array in subject.measured.items()}
+    return max(single, error(run(subject.oracle_with(weights), [_moved(x, chance) for x in operands]), exact))
+
+
+def _moved(array: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Floats times 1 + 2^-23 or 1 - 2^-23 at random; other arrays as they are."""
+    if array.dtype not in (np.float32, np.float64):
+        return array
+    return array * (1.0 + 2.0**-23 * chance.choice([-1.0, 1.0], array.shape))
 
 
 def with_rounding(compared: Sequence[Comparison], rounding: Callable[[], float]) -> list[Comparison]:
-    """The comparisons, those that fail repeated with a tolerance from `rounding()`, the float32 oracle's error.
+    """The comparisons, those that fail repeated with a tolerance from `rounding()`, the oracle's own rounding error.
 
     Two results that are both rounded may be twice as far apart.
     """
-    if all(c.ok for c in compared) or not 0 < (own := rounding()) <= MOST:
+    if all(c.ok for c in compared) or not (own := rounding()) > 0:
         return list(compared)
     return [c if c.ok else _again(c, own) for c in compared]
 
 
 def _again(c: Comparison, rounding: float) -> Comparison:
-    tolerance = FACTOR * rounding * (1 if c.reference == ORACLE else 2)
+    tolerance = FACTOR * min(rounding, MOST) * (1 if c.reference == ORACLE else 2)
     if tolerance <= c.tolerance:
         return c
     return replace(c, tolerance=tolerance, ok=c.error <= tolerance, rounding=rounding)

@@ -22,6 +22,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.export.forms import ends_early
 from latentc.ir.core import networks_called, only_entry, parameters
 from latentc.ir.costs import flops
+from latentc.ir.interpret import Interpreter
 from latentc.measure.emitted import unfinished
 from latentc.measure.execute import Runner
 from latentc.measure.memory import available_memory
@@ -32,8 +33,8 @@ from latentc.verify.control import control_of
 from latentc.verify.locate import diverging_call, diverging_evaluation
 from latentc.verify.methods import Called, Operands, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
-from latentc.verify.rounding import with_rounding
-from latentc.verify.tokens import with_ties
+from latentc.verify.rounding import rounding_error, with_rounding
+from latentc.verify.tokens import draws_tokens, with_ties
 from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.request import Request
 
@@ -194,10 +195,12 @@ class _Verification:
         compared = self._compared(called.title, feeds, results, "forward", called)
 
         def rounding() -> float:
+            def run(oracle: Interpreter, operands: Operands) -> Operands:
+                return oracle.run(f"{called.network.name}.{called.name}", *operands, prefix=called.network.name)
+
+            error = functools.partial(largest_error, called=called)
             runs = zip(feeds, results.get(ORACLE, ()), strict=False)
-            single = self.subject.oracle_with({}, "f32")
-            own = functools.partial(single.run, f"{called.network.name}.{called.name}", prefix=called.network.name)
-            return max((largest_error(own(*feed[2]), exact, called) for feed, exact in runs), default=0.0)
+            return max((rounding_error(subject, run, feed[2], exact, error) for feed, exact in runs), default=0.0)
 
         compared = with_rounding(compared, rounding)
         self.comparisons += compared
@@ -334,13 +337,21 @@ class _Verification:
             compared = self._compared(what, inputs, own, kind)
 
             def rounding(i: int = i) -> float:
-                single, exact = self.subject.oracle_with({}, "f32"), results.get(ORACLE, [])
-                runs = [single.run(program.entry, *self.subject.operands(request)) for *_, request in oracle_inputs]
-                return max(relative_error(run[i], want[i]) for run, want in zip(runs, exact, strict=True))
+                def run(oracle: Interpreter, operands: Operands) -> Operands:
+                    return [oracle.run(program.entry, *operands)[i]]
 
-            if oracle_inputs and not self._draws(program):
-                compared = with_rounding(compared, rounding)
-            if self._draws(program):
+                def error(got: Operands, exact: Operands) -> float:
+                    return relative_error(got[0], exact[0])
+
+                runs = zip(oracle_inputs, results.get(ORACLE, []), strict=True)
+                return max(
+                    rounding_error(subject, run, subject.operands(request), [want[i]], error)
+                    for (*_, request), want in runs
+                )
+
+            if not self._draws(program) or not draws_tokens(subject, inputs[0][2])[i]:
+                compared = with_rounding(compared, rounding) if oracle_inputs else compared
+            else:
                 which, width = {size: n for n, size in enumerate(sizes)}, self.exact.forward
                 compared = [
                     with_ties(c, subject, inputs[n][2], i, results[c.candidate][n][i], runners[c.reference], width)

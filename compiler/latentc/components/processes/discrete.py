@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
+NOISIEST = 1e6
+"""Largest sigma / alpha of a timestep; the cosine schedule of 1000 steps ends at 2e4."""
+
+
 class Discrete(Process):
     """T noise levels, timestep 0 (nearly data) to T - 1 (nearly noise), given by betas (Ho et al. 2020, equation 2).
 
@@ -56,6 +60,12 @@ class Discrete(Process):
         if self.schedule == "linear" and self.beta_end is None and self.steps < 21:
             message = f"with {self.steps} steps the betas of the linear schedule exceed 1"
             yield Problem(("steps",), message, "use at least 21 steps, or give `beta_start` and `beta_end`")
+            return
+        if (ratio := self.levels[-1]) > NOISIEST:
+            message = (
+                f"the last timestep's noise is {ratio:.0e} times the signal, which float32 cannot predict data from"
+            )
+            yield Problem(("beta_end",), message, "reduce `beta_end` or `steps`")
 
     @property
     def betas(self) -> Array:
