@@ -77,8 +77,20 @@ def test_the_network_is_the_papers(name: str, backend: str, tmp_path: Path) -> N
         ("dico", ["data.shape=[4, 32, 34]"], "34 cannot be halved"),
         ("diffit_image", ["data.shape=[3, 32, 64]"], "need a square of tokens"),
         ("maskgit", ["backbone.block.mixer.head_width=8"], "have width / `heads` channels"),
+        (
+            "mage",
+            ["backbone.embedding.condition=last", "conditioning.class={kind: label}"],
+            "the condition before the tokens",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(system: str, options: list[str], words: str) -> None:
     with pytest.raises(DiagnosticError, match=words):
         load_spec(system, None, options)
+
+
+def test_a_window_of_all_tokens_leaves_the_convolution_s_gate_unused() -> None:
+    lowered = lower(load_spec("iwin", None, [*IWIN, "backbone.block.mixer.size=8"]))
+    params = network_params(lowered, lowered.networks["main"])
+    assert not any("depthwise" in path for path in params)
+    assert params["blocks.0.adaLN.weight"].type.shape[0] == 7 * 16  # scales and gates, as with a convolution

@@ -54,6 +54,7 @@ def prepared(data: dict[str, Any]) -> dict[str, Any]:
     train = data.get("train")
     if isinstance(train, dict):
         train |= {"batch_size": 4, "accumulate": 1, "workers": 0, "steps": 2, "log_every": 1, "parallel": "none"}
+        train["compile"] = False  # takes minutes, and has tests of its own
         train["schedule"] = {**(train.get("schedule") or {}), "warmup": 0}
     for network in data["networks"].values():
         if isinstance(network, dict) and network.get("pretrained") is not None and network.get("kind") != "adapter":

@@ -140,6 +140,9 @@ class Bert(Backbone):
         if self.embedding.first(told) == 0:
             message = "the decoder needs a token in front, whose encoder output replaces masked tokens"
             yield Problem((), message, "add a condition in front, or set `embedding.blank`")
+        if self.embedding.condition == "last" and told:
+            message = "the decoder takes the condition before the tokens, not after them"
+            yield Problem((), message, "set `embedding.condition: first`")
         if self.splits > 1:
             yield Problem(
                 (), "the decoder replaces whole tokens, but `splits` masks their digits", "leave out one of them"

@@ -154,7 +154,8 @@ def _body(
         x = x if cross is None else x + dropped(b, cross(x), static)
         return added(x, feed_forward.apply(b, "mlp", x, init, dim=dim, **feeding), 2, "mlp")
     h = modulated(norms[0].apply(b, "norm1", x) if mixer.normalised else x, "msa")
-    for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h), strict=True):
+    # A window that covers all tokens has no convolution beside it, whose gate then is not used.
+    for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h), strict=False):
         x = x + gated(name, branch)
     x = x if cross is None else x + dropped(b, cross(x), static)
     h = modulated(norms[1].apply(b, "norm2", x), "mlp")
