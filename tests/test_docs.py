@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tiny_systems import SYSTEMS
 
 from latentc import components
-from latentc.components import OneOf
+from latentc.components import OneOf, packages
 from latentc.passes import cleanup, decompose, expand_guidance, inline, to_inference
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +125,7 @@ def vocabulary() -> str:
 
 def test_the_vocabulary_page_has_every_folder():
     root = Path(components.__file__).parent
-    folders = [str(path.parent.relative_to(root)) for path in root.rglob("*/__init__.py")]
+    folders = {str(path.parent.relative_to(root)) for path in root.rglob("*/__init__.py")} | packages.folders()
     assert {folder for folder in folders if components.load(folder)} == set(FOLDERS)
 
 

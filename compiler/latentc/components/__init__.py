@@ -1,4 +1,4 @@
-"""The vocabulary of a spec: the base class of components, and the folders as their registry.
+"""The vocabulary of a spec: the base class of components, and the folders and packages as their registry.
 
 A component is one file with one class:
 
@@ -13,6 +13,8 @@ A field that takes any component of a folder says so by an annotation that type 
 
     norm: Annotated[Component, OneOf("blocks/norms")]
     refiner: Annotated[Component | None, OneOf("networks")] = None
+
+Components of published systems and of users are in packages of their own (`packages.py`); `load` and `find` know both.
 
 Specs are immutable and validated strictly: a YAML list becomes a tuple, so fields are tuples, never lists.
 """
@@ -41,6 +43,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from latentc.components import packages
 
 # Integers of specs: each has a bound, so that no value can cause an endless loop or an enormous array.
 Size = Annotated[int, Field(gt=0, le=65_536)]  # channels, widths
@@ -102,11 +106,33 @@ class Component(Closed):
 
 @cache
 def load(folder: str) -> dict[str, type[Component]]:
-    """Every component of a folder of this package ("networks", "blocks/mixers"), by its kind, sorted.
+    """Every component of a folder ("networks", "blocks/mixers"), by its kind, sorted: the core's and all packages'.
 
-    Imports the folder's modules; names with a leading underscore are helpers. An absent folder is empty.
+    Imports their modules, in the core those without a leading underscore. An absent folder is empty.
     Raises ValueError where two classes claim one kind.
     """
+    found = dict(_core(folder))
+    for kind, module in packages.modules(folder).items():
+        component = _packaged(module, kind)
+        if kind in found:
+            raise ValueError(f"{found[kind]!r} and {component!r} both claim the kind {kind!r} in {folder}")
+        found[kind] = component
+    return dict(sorted(found.items()))
+
+
+@cache
+def find(folder: str, kind: str) -> type[Component] | None:
+    """The component of a folder that goes by `kind`; only its own module is imported, if it is named after it."""
+    if component := _core_module(folder, kind):
+        return component
+    if module := packages.modules(folder).get(kind):
+        return _packaged(module, kind)
+    return _core(folder).get(kind)
+
+
+@cache
+def _core(folder: str) -> dict[str, type[Component]]:
+    """The components of a folder of this package, by kind."""
     paths = [str(Path(root, folder)) for root in __path__]
     found: dict[str, type[Component]] = {}
     for module in sorted(pkgutil.iter_modules(paths), key=lambda module: module.name):
@@ -116,7 +142,23 @@ def load(folder: str) -> dict[str, type[Component]]:
             if kind in found:
                 raise ValueError(f"{found[kind]!r} and {component!r} both claim the kind {kind!r} in {folder}")
             found[kind] = component
-    return dict(sorted(found.items()))
+    return found
+
+
+def _core_module(folder: str, kind: str) -> type[Component] | None:
+    """The core's component whose module is named after its kind."""
+    try:
+        present = kind.isidentifier() and importlib.util.find_spec(f"{_package(folder)}.{kind}") is not None
+    except ModuleNotFoundError:  # no such folder
+        return None
+    return _components(f"{_package(folder)}.{kind}").get(kind) if present else None
+
+
+def _packaged(module: str, kind: str) -> type[Component]:
+    """The component that a package's table says is in a module."""
+    if (component := _components(module).get(kind)) is None:
+        raise ValueError(f"{module} has no component of the kind {kind!r}")
+    return component
 
 
 def _package(folder: str) -> str:
@@ -128,18 +170,6 @@ def _components(module: str) -> dict[str, type[Component]]:
     values = vars(importlib.import_module(module)).values()
     classes = [v for v in values if isinstance(v, type) and issubclass(v, Component) and v.__module__ == module]
     return {kind: component for component in classes if (kind := kind_of(component))}
-
-
-@cache
-def find(folder: str, kind: str) -> type[Component] | None:
-    """The component of a folder that goes by `kind`; only its own module is imported, if it is named after it."""
-    try:
-        present = kind.isidentifier() and importlib.util.find_spec(f"{_package(folder)}.{kind}") is not None
-    except ModuleNotFoundError:  # no such folder
-        return None
-    if present and (component := _components(f"{_package(folder)}.{kind}").get(kind)):
-        return component
-    return load(folder).get(kind)
 
 
 def kind_of(component: type[Component]) -> str | None:

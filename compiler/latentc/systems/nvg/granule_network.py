@@ -13,9 +13,9 @@ from pydantic import Field
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.condition import Entry, Form, embedded_sum
-from latentc.components.networks._granule_blocks import parallel_block
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, items
+from latentc.systems.nvg.granule_blocks import parallel_block
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

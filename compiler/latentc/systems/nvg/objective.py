@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.granules import structure
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
@@ -15,6 +14,7 @@ from latentc.components.objectives._alignment import feature_problems, mean_cosi
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
+from latentc.systems.nvg.granules import structure
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -14,14 +14,14 @@ from random_weights import random_weights
 from torch.nn import functional as F
 
 from latentc.checkpoint import arrays, network_params, network_weights
-from latentc.components.blocks.bottlenecks.granularity_codebook import GranularityCodebook
-from latentc.components.blocks.granules import clustered
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.nvg.granularity_codebook import GranularityCodebook
+from latentc.systems.nvg.granules import clustered
 from latentc.weights import Array, write_safetensors
 
 K, L, Z, V = 4, 16, 4, 16

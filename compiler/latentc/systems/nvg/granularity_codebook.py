@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.bottleneck import Bottleneck
-from latentc.components.blocks.granules import Granules, clustered
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B, TensorType
+from latentc.systems.nvg.granules import Granules, clustered
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

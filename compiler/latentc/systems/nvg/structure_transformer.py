@@ -15,11 +15,11 @@ from latentc.components.backbone import add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeEmbedding, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear
-from latentc.components.networks._granule_network import GranuleNetwork, run, told
 from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
+from latentc.systems.nvg.granule_blocks import angles, angles_of_class, modulated_linear
+from latentc.systems.nvg.granule_network import GranuleNetwork, run, told
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -15,12 +15,12 @@ from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.bottlenecks.granularity_codebook import GranularityCodebook
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
+from latentc.systems.nvg.granularity_codebook import GranularityCodebook
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
