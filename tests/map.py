@@ -5,10 +5,10 @@
     python tests/map.py --rooms        # every module of components/ and systems/ with the systems that execute it
 
 A module serves a spec if loading, lowering or emitting the spec calls one of its functions; importing it does not
-count. Of a spec's variants, those are lowered whose kinds, flags or words no earlier one has, and the first is emitted.
+count. Of a spec's variants, those are lowered whose kinds or flags no earlier one has, and the first is emitted.
 Every spec runs in a process of its own, so that nothing is cached from another.
 
-Specs with the same first source are one system, called by the first of them.
+Specs with the same first source are one system, called by one of their names.
 """
 
 from __future__ import annotations
@@ -192,16 +192,19 @@ def members(base: str) -> tuple[str, ...]:
 
 @cache
 def systems() -> Mapping[str, str]:
-    """{spec: its system}, of every shipped spec."""
+    """{spec: its system}, of every shipped spec. Papers lend systems the name of their spec, the shortest if several.
+
+    The names of first stages and of examples on digits come last.
+    """
     from latentc.resources import shipped_specs
 
-    first: dict[str, str] = {}
-    found: dict[str, str] = {}
-    for name, path in sorted(shipped_specs().items(), key=lambda item: item[1].parent.name == "digits"):
-        source = str(yaml.safe_load(path.read_text(encoding="utf-8")).get("source", name))
+    papers: dict[str, list[tuple[bool, int, str]]] = defaultdict(list)
+    for name, path in shipped_specs().items():
+        source = str(yaml.safe_load(path.read_text(encoding="utf-8")).get("source", name)).partition(" (")[0]
         paper = re.search(r"arXiv:[\d.]+\d", source)
-        found[name] = first.setdefault(paper[0] if paper else source, name)
-    return found
+        aside = path.parent.name in ("digits", "first_stages")
+        papers[paper[0] if paper else source].append((aside, len(name), name))
+    return {name: min(names)[-1] for names in papers.values() for _, _, name in names}
 
 
 Field = tuple[type, str]
@@ -321,8 +324,9 @@ def executed(name: str) -> list[str]:
         known: set[Any] = set()
         for variant in (None, *variant_names(name)):
             spec = load_spec(name, variant)
-            # Sizes do not choose code; flags, words, and whether there is a value at all do.
-            new = {(field, _choice(value)) for field, value, _ in set_fields(spec)} - known
+            # Sizes and names do not choose code; kinds, flags, and whether there is a value at all do.
+            new = {(field, bool(value)) for field, value, _ in set_fields(spec)}
+            new -= known
             if new:
                 known |= new
                 lowered = lower(spec, to_emit=True)
@@ -331,12 +335,6 @@ def executed(name: str) -> list[str]:
                 lower(spec)
 
     return apart(lambda: sorted(called(work)))  # type: ignore[no-any-return]
-
-
-def _choice(value: Any) -> Any:
-    if isinstance(value, bool | str | None):
-        return value
-    return type(value).__name__ if not isinstance(value, tuple) else bool(value)
 
 
 def modules_of_systems(progress: Callable[[str], None]) -> dict[str, list[str]]:
