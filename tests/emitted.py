@@ -18,13 +18,13 @@ from latentc.emit import project_from_lowered
 def emitted(lowered: Lowered, spec: Any, folder: Path) -> Iterator[SimpleNamespace]:
     """Write the project into `folder` and import model, objective and sampler from there."""
     files = project_from_lowered(lowered, spec, folder)
-    names = [file.stem for file in files if file.suffix == ".py"]
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    tops = {file.relative_to(folder).parts[0].removesuffix(".py") for file in files}
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops}
     sys.path.insert(0, str(folder))
     try:
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in ("model", "objective", "sampler")})
     finally:
         sys.path.remove(str(folder))
-        for name in names:
-            sys.modules.pop(name, None)
+        for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+            del sys.modules[name]
         sys.modules.update(before)

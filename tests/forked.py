@@ -28,7 +28,7 @@ PREPARED = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # what packages
 def python(
     folder: Path, *command: str, ranks: int = 1, env: Mapping[str, str] | None = None, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """As `python COMMAND` in a folder: a script and its flags, or `-c CODE`. `before` is code that runs first.
+    """As `python COMMAND` in a folder: a script and its flags, `-m MODULE` or `-c CODE`; `before` runs first.
 
     With several `ranks` the output is that of all, one after another, and the status the first that is not 0.
     """
@@ -180,9 +180,9 @@ def become(job: Mapping[str, Any]) -> Sequence[str]:
     sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115
     before = [path for path in job["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
     command: Sequence[str] = job["command"]
-    script = command[0] != "-c"
+    script = command[0] not in ("-c", "-m")
     sys.path[:] = [str(Path(command[0]).resolve().parent) if script else "", *before, *sys.path[1:]]
-    sys.argv = list(command if script else ["-c", *command[2:]])
+    sys.argv = list(command if script else [command[0], *command[2:]])
     return command
 
 
@@ -204,6 +204,8 @@ class _Ending:
         try:
             if command[0] == "-c":
                 exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
+            elif command[0] == "-m":
+                runpy.run_module(command[1], run_name="__main__", alter_sys=True)
             else:
                 runpy.run_path(command[0], run_name="__main__")
             self.status = 0

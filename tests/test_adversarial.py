@@ -152,7 +152,7 @@ def test_each_player_learns_from_its_own_loss(tmp_path: Path) -> None:
     spec, low = lowered()
     with emitted(low, spec, tmp_path / "project") as project:
         train = importlib.import_module("train")
-        config = importlib.import_module("config").load_config(["--batch_size", "8"])["train"]
+        config = importlib.import_module("latentc_support.config").load_config(["--batch_size", "8"])["train"]
         updates = project.objective.UPDATES
         assert [u.trained for u in updates] == [("discriminator",), ("discriminator",), ("main",)]
         run = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"), parallel="none")

@@ -111,10 +111,14 @@ def test_names_of_data_that_cannot_be_read_are_unknown(tmp_path: Path, monkeypat
 def test_projects_hold_names_in_a_file_of_their_own() -> None:
     spec = load_spec("digits_dit", overrides=[f"data.class_names={LIST}"])
     files = project_files(lower(spec), spec)
-    assert files["class_names.txt"] == "".join(f"{name}\n" for name in NAMES)
-    assert not any("nil" in text for name, text in files.items() if isinstance(text, str) and name != "class_names.txt")
+    assert files["latentc_support/class_names.txt"] == "".join(f"{name}\n" for name in NAMES)
+    assert not any(
+        "nil" in text
+        for name, text in files.items()
+        if isinstance(text, str) and name != "latentc_support/class_names.txt"
+    )
     plain = load_spec("digits_dit")
-    assert "class_names.txt" not in project_files(lower(plain), plain)
+    assert "latentc_support/class_names.txt" not in project_files(lower(plain), plain)
 
 
 @pytest.mark.parametrize(

@@ -151,15 +151,16 @@ def test_images_and_labels(kind: str, tmp_path: Path) -> None:
 
 def test_projects_read_them_without_latentc(tmp_path: Path) -> None:
     """The copies of the readers find each other, and nothing of the compiler."""
-    script = "import json, sys; sys.path[:0] = [sys.argv[1]]; import dataset, numpy; s = json.load(open(sys.argv[2])); "
+    script = "import json, sys; sys.path[:0] = [sys.argv[1]]; import numpy; from latentc_support import dataset; "
+    script += "s = json.load(open(sys.argv[2])); "
     script += (
         "d = dataset.open_dataset(s); print(d.size, d.rows(numpy.arange(2))['y'].tolist(), 'latentc' in sys.modules)"
     )
     for kind in ("parquet", "webdataset"):
         data = data_of(kind, tmp_path / f"{kind}-set", **KINDS[kind](tmp_path / f"{kind}-set"))
-        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "latentc_support").mkdir(parents=True)
         for name, text in data_files(data).items():
-            (tmp_path / kind / name).write_text(text)
+            (tmp_path / kind / "latentc_support" / name).write_text(text)
         (tmp_path / f"{kind}.json").write_text(json.dumps(data.settings()))
         command = [sys.executable, "-I", "-c", script, str(tmp_path / kind), str(tmp_path / f"{kind}.json")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)

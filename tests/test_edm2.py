@@ -88,7 +88,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_averages_of_other_widths_follow_from_those_that_were_stored(project: Any, tmp_path: Path) -> None:
-    ema = importlib.import_module("ema")
+    ema = importlib.import_module("latentc_support.ema")
     torch.manual_seed(0)
     network = torch.nn.Linear(3, 4)
     settings = {"sigma_rel": [0.05, 0.1], "half": False, "target": 0.08}
@@ -111,7 +111,7 @@ def test_averages_of_other_widths_follow_from_those_that_were_stored(project: An
 
 
 def test_the_profile_is_the_power_function_of_its_width(project: Any) -> None:
-    ema = importlib.import_module("ema")
+    ema = importlib.import_module("latentc_support.ema")
     for sigma_rel in (0.05, 0.1, 0.2):
         g = ema.exponent(sigma_rel)
         s = (np.arange(200_000) + 0.5) / 200_000
@@ -136,7 +136,16 @@ def test_training_ends_with_the_reconstruction_and_resumes_to_the_bit(tmp_path: 
     whole, parts = ((tmp_path / run / "weights.safetensors").read_bytes() for run in ("whole", "parts"))
     assert whole == parts
     assert len(list((tmp_path / "whole" / "snapshots").iterdir())) == 12
-    run("reconstruct.py", "--sigma-rel", "0.08", "--snapshots", "whole/snapshots", "--out", "again.safetensors")
+    run(
+        "-m",
+        "latentc_support.reconstruct",
+        "--sigma-rel",
+        "0.08",
+        "--snapshots",
+        "whole/snapshots",
+        "--out",
+        "again.safetensors",
+    )
     assert (tmp_path / "again.safetensors").read_bytes() == whole
     state = json.loads((tmp_path / "whole" / "checkpoints" / "step-00000012" / "state.json").read_text())["state"]
     assert (state["averages"], state["others"]) == (["main"], ["main~2"])

@@ -44,8 +44,8 @@ STAGE = "latentc: 1\nname: stage\nextends: sd_vae\n"
 STAGE += "backbone: {width: 8, multipliers: [1, 2], blocks: 1, groups: 4, bottleneck: {channels: 4}}\n"
 READ = """
 import numpy as np
-from config import load_config
-from data import open_data
+from latentc_support.config import load_config
+from latentc_support.data import open_data
 source = open_data(load_config()).source
 index = np.arange(source.size)
 np.savez("read.npz", first=source.rows(index)["representation"], drawn=source.rows(index, np.random.default_rng(0))
@@ -240,7 +240,7 @@ def test_features_of_captions_are_computed_again_if_the_tokenizer_changes(tmp_pa
     weights(tmp_path / "captioned.yaml", "text", project / "text.safetensors", None, options)
     for changes, text in enumerate(("{}", "{ }")):
         words.write_text(text)
-        done = python(project, "data.py")
+        done = python(project, "-m", "latentc_support.data")
         assert done.returncode == 0, done.stderr
         assert len(list(project.glob("train.npz.text.*.bin"))) == 1 + changes
 
@@ -294,6 +294,7 @@ def test_images_of_a_first_stage_have_features_of_their_captions(
     # Latents of images that change are computed per batch, beside the cached features.
     changed = [*options, "data.views={crop: [0.5, 1.0]}", "train.workers=0", "train.batch_size=2"]
     api.emit("captioned.yaml", ".", None, changed, force=True)
-    batch = "from config import load_config\nfrom data import batches, open_data\nconfig = load_config()\n"
+    batch = "from latentc_support.config import load_config\nfrom latentc_support.data import batches, open_data\n"
+    batch += "config = load_config()\n"
     done = python(tmp_path, "-c", batch + "print(*sorted(next(batches(open_data(config), config, 0, 0, 1))))")
     assert {"caption_features", "x"} < {*done.stdout.split()}, done.stderr

@@ -48,8 +48,8 @@ MODELS = {
     ),
 }
 GRIDS = """
-from config import load_config
-from parallel import Run
+from latentc_support.config import load_config
+from latentc_support.parallel import Run
 from train import grid_interval
 
 settings = load_config([])
@@ -116,7 +116,7 @@ def test_samples_are_decoded(system: System) -> None:
 
 def test_training_shifts_and_scales_the_latents() -> None:
     """What the decoder undoes: the emitted function that makes the field `x` of cached means and deviations."""
-    source = (folder("templates") / "project/first_stage.py").read_text(encoding="utf-8")
+    source = (folder("templates") / "project/support/first_stage.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     (function,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "field_from_codes"]
     names: dict[str, Any] = {"np": np, "Any": Any}

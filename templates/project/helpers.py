@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sources import Input
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from sources import Input
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000, endpoint: bool = False) -> Tensor:

@@ -6,7 +6,7 @@ Sample i has seed `seed + i`; it depends on its own seed, conditions and setting
 gives another condition than the class, for all samples or for each. `--raw out.npz` writes the arrays.
 """
 
-import plain_errors  # noqa: F401
+import latentc_support.plain_errors  # noqa: F401
 
 # isort: split
 
@@ -24,16 +24,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from checkpoint import read_weights
-from class_names import classes_from_text, titles
-from conditions import RequestError, checked_given
-from config import load_config
-from files import encoded
-from media import FORMATS
+from latentc_support.checkpoint import read_weights
+from latentc_support.class_names import classes_from_text, titles
+from latentc_support.conditions import RequestError, checked_given
+from latentc_support.config import load_config
+from latentc_support.files import encoded
+from latentc_support.media import FORMATS
+from latentc_support.sources import Condition, Given, Input, Setting, default_given, input_array, needed
+from latentc_support.storage import load_tensors, misfit, with_counts, write_whole
 from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS
-from sources import Condition, Given, Input, Setting, default_given, input_array, needed
-from storage import load_tensors, misfit, with_counts, write_whole
 
 # The networks that programs call, or all if there are no programs.
 CALLED = {
@@ -110,7 +110,7 @@ def declared(program: Any, names: Sequence[str] = ()) -> tuple[list[Condition], 
 
 def names_for(weights: Path) -> list[str]:
     """Class names from class_names.txt, in this project or next to the weights."""
-    for folder in (Path(__file__).parent, weights, weights.parent, weights.parent.parent):
+    for folder in (Path(__file__).parent / "latentc_support", weights, weights.parent, weights.parent.parent):
         if (file := folder / "class_names.txt").is_file():
             return file.read_text(encoding="utf-8").splitlines()
     return []
@@ -174,9 +174,9 @@ def save(
 
 def labelled(samples: np.ndarray, field: dict[str, Any], columns: int, labels: Sequence[str]) -> bytes:
     """A .png of labelled images."""
-    from labels import labelled_grid
-    from media import pictures
-    from pixels import png
+    from latentc_support.labels import labelled_grid
+    from latentc_support.media import pictures
+    from latentc_support.pixels import png
 
     return png(labelled_grid(pictures(samples, field), columns, labels))
 
@@ -211,7 +211,7 @@ def with_first_stage(
     """Adds the first stage if programs call it. SystemExit if its weights are missing."""
     if "first_stage" not in CALLED:
         return networks
-    from first_stage import load
+    from latentc_support.first_stage import load
 
     try:
         return {**networks, "first_stage": load(config["data"]["first_stage"], device)}
@@ -278,7 +278,7 @@ def indexes_for(
     searched = [c for c in conditions if c.retrieved and np.shape(values.get(c.name))[-2:] != c.shape]
     if not searched:
         return {}
-    from data import open_data
+    from latentc_support.data import open_data
 
     held = open_data(config).source.indexes
     return {c.name: held[c.name] for c in searched}

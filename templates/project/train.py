@@ -12,7 +12,7 @@ A resumed run ends with the same bits as an uninterrupted one. With another numb
 same data in the same order. SIGTERM and Ctrl-C save a checkpoint before exiting.
 """
 
-import plain_errors  # noqa: F401
+import latentc_support.plain_errors  # noqa: F401
 
 # isort: split
 
@@ -29,17 +29,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from changes import record
-from checkpoint import Checkpoints, load_weights, network_state, save_weights, seed_generators
-from config import load_config
-from data import batches, class_names, generator, open_data
-from evaluate import Judge
-from media import FORMATS
+from latentc_support.changes import record
+from latentc_support.checkpoint import Checkpoints, load_weights, network_state, save_weights, seed_generators
+from latentc_support.config import load_config
+from latentc_support.data import batches, class_names, generator, open_data
+from latentc_support.evaluate import Judge
+from latentc_support.media import FORMATS
+from latentc_support.optimizers import make_optimizer
+from latentc_support.parallel import Run, averaged, reshard, shard, wrap
+from latentc_support.rounds import Round, rate, round_of, start_round
+from latentc_support.storage import inherited, sweep, write_whole
 from model import NETWORKS
 from objective import UPDATES, Update
-from optimizers import make_optimizer
-from parallel import Run, averaged, reshard, shard, wrap
-from rounds import Round, rate, round_of, start_round
 from sample import (
     PROGRAMS,
     SAMPLED,
@@ -51,7 +52,6 @@ from sample import (
     titles_of,
     with_first_stage,
 )
-from storage import inherited, sweep, write_whole
 
 CHECKING = 20.0  # seconds to read images for before the first step, so that damaged ones are found early
 
@@ -94,7 +94,7 @@ def start_layers(
     run: Run,
 ) -> None:
     """Initialises weight normalisation from the first batch, unless weights were loaded."""
-    from weight_norm import start_from_data
+    from latentc_support.weight_norm import start_from_data
 
     size, feed = config["train"]["batch_size"] // run.world, batches(dataset, config, 0, run.rank, run.world)
     for turn, update in enumerate(UPDATES):
@@ -199,7 +199,7 @@ def train_step(
     # region sam
     radii = {n: radius for n in update.trained if (radius := settings_of(n, train).get("sam"))}
     if radii:  # take the gradient at a nearby point of higher loss
-        from sam import climb
+        from latentc_support.sam import climb
 
         climbers = {n: [p for g in optimizers[n].param_groups for p in g["params"]] for n in radii}
         moves = {name: climb(parameters, radii[name]) for name, parameters in climbers.items()}
@@ -213,7 +213,7 @@ def train_step(
     # region orthogonal
     strengths = {n: strength for n in update.trained if (strength := settings_of(n, train).get("orthogonal"))}
     if strengths:
-        from orthogonal import straighten
+        from latentc_support.orthogonal import straighten
 
         for name, strength in strengths.items():
             matrices = [g["params"] for g in optimizers[name].param_groups if g["matrices"]]
@@ -417,7 +417,7 @@ def main() -> None:
     networks = {name: build(**config["model"][name]).to(home) for name, build in NETWORKS.items()}
     # region batch_norm
     if run.world > 1:
-        from batch_norm import synchronise
+        from latentc_support.batch_norm import synchronise
 
         for network in networks.values():
             synchronise(network)
@@ -435,7 +435,7 @@ def main() -> None:
         averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
     # endregion
     # region power
-    from ema import Profiles
+    from latentc_support.ema import Profiles
 
     profiles = Profiles(train["ema"], {n: networks[n] for n in SAMPLED})
     averages, others = profiles.averages, profiles.others
@@ -467,7 +467,7 @@ def main() -> None:
     fed = sum(bool(update.batch) for update in UPDATES)  # batches of data per step
     # endregion
     # region rollouts
-    from rollouts import load_rewards, roll_out
+    from latentc_support.rollouts import load_rewards, roll_out
 
     rewards = load_rewards(config["rewards"], run.device)
     fed = 1  # batches of data per step: all updates learn from the same samples

@@ -234,7 +234,7 @@ def test_rewards_that_cannot_be_used_end_training(settings: dict[str, Any], word
     spec = load_spec(TINY.spec, None, list(TINY.sizes))
     (tmp_path / "rewards.py").write_text(REWARDS)
     with emitted(lower(spec, to_emit=True), spec, tmp_path / "project"):
-        rollouts = importlib.import_module("rollouts")
+        rollouts = importlib.import_module("latentc_support.rollouts")
         sys.path.insert(0, str(tmp_path))
         try:
             with pytest.raises(SystemExit, match=re.escape(words)):

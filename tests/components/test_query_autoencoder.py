@@ -176,7 +176,7 @@ def test_latents_of_video_end_in_frames(tmp_path: Path) -> None:
     )[0]
     assert np.allclose(outs[1], frames)
     files = project_files(lowered, spec)
-    assert '".gif"' in str(files["media.py"])
+    assert '".gif"' in str(files["latentc_support/media.py"])
 
 
 def _drawn(of: TensorType) -> np.ndarray:

@@ -67,7 +67,7 @@ print("as one")
 )
 def test_statistics_are_those_of_all_processes(layer: str, norm: str, space: tuple[int, ...], tmp_path: Path) -> None:
     """Outputs, first and second derivatives and running statistics are those of one process with the whole batch."""
-    (tmp_path / "batch_norm.py").write_text(template("project/batch_norm.py"))
+    (tmp_path / "batch_norm.py").write_text(template("project/support/batch_norm.py"))
     code = CODE.replace("LAYER", layer).replace("NORM", norm).replace("*SPACE", f"*{space}")
     done = python(tmp_path, "-c", code, ranks=2)
     assert done.stdout.count("as one") == 2, done.stdout + done.stderr
@@ -77,7 +77,11 @@ def test_projects_without_batch_norms_have_no_such_file() -> None:
     for system, has in (("digits_biggan", True), ("digits_dit", False)):
         spec = load_spec(system)
         files = training_files(spec.train, lower(spec).module)
-        assert ("batch_norm.py" in files) == has == ("from batch_norm import" in files["train.py"])
+        assert (
+            ("latentc_support/batch_norm.py" in files)
+            == has
+            == ("from latentc_support.batch_norm import" in files["train.py"])
+        )
 
 
 BLOCK = "{mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm, affine: true}, "

@@ -55,7 +55,7 @@ def numbers(b: Any, x: Any, *, width: int) -> Any:
 def test_constants_are_buffers_and_floats_stay_floats() -> None:
     file, module, fn = emitted(numbers, [f32(B, 3)], {"width": 3})
     assert set(file.constants) == {"sines"} and "0.841" not in file.text
-    assert "from constants import CONSTANTS\n" in file.text
+    assert "from latentc_support.constants import CONSTANTS\n" in file.text
     assert 'self.register_buffer("sines", CONSTANTS["sines"].float(), persistent=False)' in file.text
     agrees(file, module, fn, np.random.default_rng(0).standard_normal((2, 3)))
 

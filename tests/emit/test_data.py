@@ -25,6 +25,7 @@ from latentc.components.data.audio_folder import AudioFolder
 from latentc.components.dataset import Data
 from latentc.emit import project_files, project_from_lowered
 from latentc.emit.data import data_files
+from latentc.emit.model import SUPPORT
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.weights import Array as Held
@@ -50,15 +51,16 @@ class Modules:
     def __init__(self, data: Data, folder: Path) -> None:
         folder.mkdir()
         self.files = data_files(data)
-        for name in ("data.py", "config.py", "storage.py", "plain_errors.py"):
-            self.files[name] = (REPOSITORY / "templates" / "project" / name).read_text()
+        for name in ("__init__.py", "data.py", "config.py", "storage.py", "plain_errors.py"):
+            self.files[name] = (REPOSITORY / "templates" / "project" / "support" / name).read_text()
+        (folder / SUPPORT).mkdir()
         for name, text in self.files.items():
-            (folder / name).write_text(text)
+            (folder / SUPPORT / name).write_text(text)
         self.config = {"train": dict(TRAIN), "data": data.settings()}
         (folder / "config.yaml").write_text(yaml.safe_dump(self.config))
 
     def __getitem__(self, name: str) -> ModuleType:
-        return importlib.import_module(name)
+        return importlib.import_module(f"{SUPPORT}.{name}")
 
     def batches(self, steps: int, start: int = 0, rank: int = 0, world: int = 1) -> list[dict[str, torch.Tensor]]:
         samples = self["data"].open_data(self.config)
@@ -73,8 +75,8 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     def make(data: Data) -> Modules:
         made = Modules(data, tmp_path / "project")
-        for name in made.files:
-            sys.modules.pop(name.removesuffix(".py"), None)  # of another test's project
+        for name in [name for name in sys.modules if name.partition(".")[0] == SUPPORT]:
+            del sys.modules[name]  # of another test's project
         monkeypatch.syspath_prepend(tmp_path / "project")
         return made
 
@@ -133,7 +135,7 @@ def staged(
     project = modules(spec.data)
     made = project_files(lower(spec, to_emit=True), spec)
     project.config["data"] = yaml.safe_load(made["config.yaml"])["data"]
-    (images.parent / "project" / "autoencoder.py").write_text(str(made["autoencoder.py"]))
+    (images.parent / "project" / SUPPORT / "autoencoder.py").write_text(str(made[f"{SUPPORT}/autoencoder.py"]))
     weights = images.parent / "project" / "first_stage.safetensors"
     write_safetensors(weights, {n: Held(a.astype(np.float32)) for n, a in arrays.items()})
     return project, file
@@ -268,8 +270,8 @@ SENT = """
 import pickle
 import numpy as np
 from multiprocessing.reduction import ForkingPickler
-from config import load_config
-from data import open_data
+from latentc_support.config import load_config
+from latentc_support.data import open_data
 samples = open_data(load_config())
 sent = bytes(ForkingPickler.dumps(samples))
 rows = np.arange(3)

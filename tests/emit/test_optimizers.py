@@ -37,7 +37,7 @@ OPTIONAL = {*Optimizer.OPTIONAL}
 def optimizers() -> ModuleType:
     """optimizers.py of a project with every kind."""
     module = ModuleType("optimizers")
-    exec(training_files(every_kind())["optimizers.py"], module.__dict__)
+    exec(training_files(every_kind())["latentc_support/optimizers.py"], module.__dict__)
     return module
 
 
@@ -153,7 +153,7 @@ def test_muon_moves_the_rest_as_adamw_does(optimizers: ModuleType) -> None:
 
 def test_sam_climbs_by_its_radius() -> None:
     sam: dict[str, Any] = {}
-    exec(template("project/sam.py"), sam)
+    exec(template("project/support/sam.py"), sam)
     weights = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))]
     before = [w.detach().clone() for w in weights]
     for w in weights:
@@ -167,7 +167,7 @@ def test_sam_climbs_by_its_radius() -> None:
 
 def test_orthogonal_regularisation_is_the_gradient_of_its_penalty() -> None:
     made: dict[str, Any] = {}
-    exec(template("project/orthogonal.py"), made)
+    exec(template("project/support/orthogonal.py"), made)
     weights = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5, 2, 3, 3)), nn.Parameter(torch.randn(2, 2))]
     penalty = sum((w.flatten(1) @ w.flatten(1).T * (1 - torch.eye(len(w)))).square().sum() / 2 for w in weights[:2])
     wanted = torch.autograd.grad(0.1 * penalty, weights[:2])
@@ -324,7 +324,7 @@ def restored(value: dict[str, Any]) -> Any:
 
 def test_a_rate_falls_by_the_same_factor_each_step() -> None:
     """PixelCNN++ multiplies it by 0.999995 in each of 3000000 steps."""
-    rounds = loaded(template("project/rounds.py"))
+    rounds = loaded(template("project/support/rounds.py"))
     course = load_spec("pixelcnn_pp").train.schedule.model_dump(mode="json")
     whole = rounds["round_of"](0, 3_000_000, None)
     for step in (0, 1, 1000, 1_500_000, 2_999_999):
@@ -335,7 +335,7 @@ def test_a_rate_falls_by_the_same_factor_each_step() -> None:
 
 def test_a_rate_is_held_before_it_falls() -> None:
     """NVG's: warmed up over 1000 steps, held for four fifths of all, then linear down to a tenth."""
-    rounds = loaded(template("project/rounds.py"))
+    rounds = loaded(template("project/support/rounds.py"))
     train = load_spec("nvg").train
     course, held = train.schedule.model_dump(mode="json"), 1000 + 0.8 * train.steps
     whole = rounds["round_of"](0, train.steps, None)
@@ -352,15 +352,25 @@ def test_a_rate_is_held_before_it_falls() -> None:
 
 def test_a_project_has_the_kinds_of_its_spec_alone() -> None:
     one = training_files(Train())
-    assert one.keys() == {"optimizers.py", "config.py", "train.py"} and "radii" not in one["train.py"]
-    assert "AdamW" in one["optimizers.py"] and "match" not in one["optimizers.py"]
+    assert (
+        one.keys() == {"latentc_support/optimizers.py", "latentc_support/config.py", "train.py"}
+        and "radii" not in one["train.py"]
+    )
+    assert "AdamW" in one["latentc_support/optimizers.py"] and "match" not in one["latentc_support/optimizers.py"]
     two = training_files(Train.model_validate({"optimizers": {"main": {"kind": "muon", "sam": 0.05}}}))
-    assert two["sam.py"] and "climb" in two["train.py"] and "region" not in two["train.py"]
-    assert "straighten" not in two["train.py"] and '"orthogonal"' not in two["config.py"]
+    assert two["latentc_support/sam.py"] and "climb" in two["train.py"] and "region" not in two["train.py"]
+    assert "straighten" not in two["train.py"] and '"orthogonal"' not in two["latentc_support/config.py"]
     three = training_files(Train.model_validate({"optimizer": {"kind": "adam", "orthogonal": 1e-4}}))
-    assert three["orthogonal.py"] and "straighten" in three["train.py"] and '"sam"' not in three["config.py"]
-    assert 'case "muon"' in two["optimizers.py"] and "Lion" not in two["optimizers.py"]
-    assert "newton_schulz" not in one["optimizers.py"] and "newton_schulz" in two["optimizers.py"]
+    assert (
+        three["latentc_support/orthogonal.py"]
+        and "straighten" in three["train.py"]
+        and '"sam"' not in three["latentc_support/config.py"]
+    )
+    assert 'case "muon"' in two["latentc_support/optimizers.py"] and "Lion" not in two["latentc_support/optimizers.py"]
+    assert (
+        "newton_schulz" not in one["latentc_support/optimizers.py"]
+        and "newton_schulz" in two["latentc_support/optimizers.py"]
+    )
 
 
 @pytest.mark.parametrize("kinds", [("sgd",), KINDS])
@@ -368,7 +378,7 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
     config: dict[str, Any] = {"__name__": "config", "__file__": "config.py"}
     settings = {"optimizer": {"kind": kinds[0]}, "optimizers": {k: {"kind": k} for k in kinds[1:]}, "ema": 0.99}
     train = Train.model_validate(settings)
-    exec(training_files(train)["config.py"], config)
+    exec(training_files(train)["latentc_support/config.py"], config)
     assert tuple(config["OPTIMIZERS"]) == kinds
     rest = {**config_of(load_spec("digits_dit"))["train"], "optimizers": {}}
     for kind in kinds:
@@ -392,7 +402,9 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
 
 def test_every_kind_can_be_linted(tmp_path: Path) -> None:
     made = training_files(every_kind())
-    files = {name: made[name] for name in ("optimizers.py", "config.py")} | {"ruff.toml": template("project/ruff.toml")}
+    files = {name: made[f"latentc_support/{name}"] for name in ("optimizers.py", "config.py")} | {
+        "ruff.toml": template("project/ruff.toml")
+    }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def test_golden(case: str, name: str, golden: Callable[[str, str], None]) -> Non
 @pytest.mark.parametrize("case", CASES)
 def test_ruff_has_nothing_to_say(case: str, tmp_path: Path) -> None:
     for name, text in files_of(case).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     checked = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
@@ -111,7 +113,7 @@ def test_emitting_imports_no_torch() -> None:
 def test_every_setting_of_training_is_checked() -> None:
     config = ModuleType("config")
     config.__file__ = "config.py"
-    exec(files_of("dit")["config.py"], config.__dict__)
+    exec(files_of("dit")["latentc_support/config.py"], config.__dict__)
     train = config_of(load_spec("dit"))["train"]
     config.check(train)
     flat = {k for key, v in train.items() for k in ([f"{key}.{k}" for k in v] if isinstance(v, dict) else [key])}
@@ -123,7 +125,7 @@ def test_every_setting_of_training_is_checked() -> None:
     with pytest.raises(SystemExit, match="is missing"):
         config.check({k: v for k, v in train.items() if k != "log_every"})
     spec = load_spec("digits_edm2")
-    exec(project_files(lower(spec), spec)["config.py"], config.__dict__)
+    exec(project_files(lower(spec), spec)["latentc_support/config.py"], config.__dict__)
     powers = config_of(spec)["train"]
     config.check(powers)
     for widths in ([], [0.05, 0.05], [0.05, 0.0500000001], [0.02 * i for i in range(1, 10)], [0.3]):
@@ -139,18 +141,17 @@ def test_the_readme_counts_weights_as_training_does() -> None:
     assert f"{weights:,} weights" in readme
 
 
+def source_of(name: str) -> str:
+    return Path(noise.__file__).with_name(f"{name}.py").read_text()
+
+
 def test_noise_is_the_runtimes() -> None:
     files = files_of("digits-dit")
     for name in SHARED:
-        beside = files[f"{name}.py"]
+        beside = str(files[f"latentc_support/{name}.py"])
         assert "latentc_runtime" not in beside
-        for other in SHARED:
-            beside = beside.replace(f"\nfrom {other} import", f"\nfrom latentc_runtime.{other} import")
-            beside = beside.replace(f"\nimport {other}\n", f"\nfrom latentc_runtime import {other}\n")
-        beside = beside.replace(
-            " from cleaning import", " from latentc_runtime.cleaning import"
-        )  # only where it is used
-        assert beside == Path(noise.__file__).with_name(f"{name}.py").read_text()
+        beside = beside.replace("from . import", "from latentc_runtime import")
+        assert re.sub(r"from \.(\w+) import", r"from latentc_runtime.\1 import", beside) == source_of(name)
 
 
 def test_equal_sizes_keep_their_names() -> None:
@@ -197,7 +198,7 @@ def test_all_of_a_token_model_follows_the_dtype_of_its_weights() -> None:
 def test_fsdp_is_told_of_every_method() -> None:
     scope: dict[str, Any] = {"__name__": "model"}
     exec(files_of("digits-llamagen")["model.py"], scope)
-    text = (Path(__file__).resolve().parents[2] / "templates/project/parallel.py").read_text()
+    text = (Path(__file__).resolve().parents[2] / "templates/project/support/parallel.py").read_text()
     start = text.index("def methods_of(")
     exec("from torch import nn\nfrom inspect import isfunction\n" + text[start : text.index("def shard(")], scope)
     network = scope["build"]()
@@ -211,7 +212,7 @@ def test_every_method_that_a_loss_may_call_is_compiled(monkeypatch: pytest.Monke
     scope: dict[str, Any] = {"__name__": "model"}
     exec(files_of("digits-llamagen")["model.py"], scope)
     parallel: dict[str, Any] = {"__name__": "parallel"}
-    exec((Path(__file__).resolve().parents[2] / "templates/project/parallel.py").read_text(), parallel)
+    exec((Path(__file__).resolve().parents[2] / "templates/project/support/parallel.py").read_text(), parallel)
     network = scope["build"]()
     parallel["wrap"](network, SimpleNamespace(parallel="none"), {"recompute": False, "compile": True})
     assert [call.__name__ for call in compiled] == ["_call_impl", "prefill", "decode"]

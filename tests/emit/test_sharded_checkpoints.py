@@ -148,8 +148,8 @@ import sys
 from pathlib import Path
 from safetensors.torch import save_file
 import torch
-from config import load_config
-from data import Order
+from latentc_support.config import load_config
+from latentc_support.data import Order
 from sample import load_networks
 from sharded import load_shards
 

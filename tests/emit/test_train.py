@@ -138,7 +138,7 @@ def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
 
 
 def test_samples_and_refusals(project: Path) -> None:
-    named = [project / "class_names.txt", project / "runs/short/class_names.txt"]
+    named = [project / "latentc_support/class_names.txt", project / "runs/short/class_names.txt"]
     named[0].write_text("\n".join(NAMES) + "\n")
     run(project, "train.py", *SHORT, "--steps", "2", "--out", "runs/short", "--precision", "bf16", *GRIDS)
     assert named[1].read_text() == named[0].read_text()

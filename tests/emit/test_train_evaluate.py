@@ -23,8 +23,8 @@ TINY = ["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2",
 CHECK = """\
 import numpy as np
 import torch
-from config import load_config
-from evaluate import Judge, frechet_distance, shares
+from latentc_support.config import load_config
+from latentc_support.evaluate import Judge, frechet_distance, shares
 
 held = np.load("features.npz")
 a, b = (torch.from_numpy(held[name]).double() for name in "ab")
@@ -92,7 +92,7 @@ def test_evaluate_gives_the_figures_of_training(project: Path, tmp_path: Path) -
 
 def test_only_the_published_network_gives_a_fid(project: Path, tmp_path: Path) -> None:
     (tmp_path / "my-network.pt").write_bytes(b"other weights")
-    script = "from evaluate import INCEPTION, frechet_name; from pathlib import Path; "
+    script = "from latentc_support.evaluate import INCEPTION, frechet_name; from pathlib import Path; "
     script += f"print(INCEPTION, frechet_name(Path({str(tmp_path / 'my-network.pt')!r})))"
     done = python(project, "-c", script, before=ALONE)
     assert done.stdout.split() == [PUBLISHED[1], "fd_my_network"], done.stderr

@@ -255,7 +255,7 @@ def test_a_changed_optimizer_steps_as_if_built_so(project: Path) -> None:
 
 FILES = """
 from pathlib import Path
-from changes import changes
+from latentc_support.changes import changes
 
 train = {"train": {"ema": None}}
 for files in ("a", None), (None, "a"), ("a", "b"):
@@ -430,7 +430,8 @@ def test_a_damaged_image_is_found_at_the_start_or_costs_no_step(tmp_path: Path) 
     project_from_lowered(lower(spec), spec, project)
     flags = [*SHORT, "--steps", "10", "--batch_size", "4", "--workers", "0"]
     run(project, "train.py", *flags, "--out", "whole")
-    script = "from config import load_config; from data import Order, open_data; config = load_config([]); "
+    script = "from latentc_support.config import load_config; from latentc_support.data import Order, open_data; "
+    script += "config = load_config([]); "
     script += "rows, _ = next(iter(Order(40, 4, config['train']['seed'], 6, 0, 1))); "
     script += "print(open_data(config).source.pictures.files[rows[0]])"
     file = Path(python(project, "-c", script).stdout.strip())  # of step 6, the seventh

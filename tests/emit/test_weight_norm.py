@@ -65,7 +65,7 @@ def test_layers_start_from_the_first_batch(tmp_path: Path) -> None:
     source = helper_source(CLASSES)
     imports = ("from collections.abc import Callable", "import torch", "import torch.nn.functional as F")
     (tmp_path / "layers.py").write_text("\n".join([*imports, "from torch import Tensor, nn", source]))
-    (tmp_path / "weight_norm.py").write_text(template("project/weight_norm.py"))
+    (tmp_path / "weight_norm.py").write_text(template("project/support/weight_norm.py"))
     done = python(tmp_path, "-c", CODE, ranks=2)
     assert done.stdout.count("as one") == 2, done.stdout + done.stderr
 
@@ -74,7 +74,7 @@ def test_projects_without_weight_norm_have_no_such_file() -> None:
     for overrides, has in ((["backbone.blocks=1"], True), (["backbone.blocks=1", "backbone.weight_norm=false"], False)):
         spec = load_spec("pixelcnn_pp", None, overrides)
         files = training_files(spec.train, lower(spec).module)
-        assert ("weight_norm.py" in files) == has == ("start_layers(" in files["train.py"])
+        assert ("latentc_support/weight_norm.py" in files) == has == ("start_layers(" in files["train.py"])
 
 
 def test_weights_are_normalised_once_for_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

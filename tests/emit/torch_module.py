@@ -13,7 +13,7 @@ import torch
 
 from latentc.components.contract import Lowered
 from latentc.emit.functions import Functions
-from latentc.emit.model import model_source
+from latentc.emit.model import SUPPORT, model_source
 from latentc.emit.project import objective_source, sampler_source
 from latentc.ir.core import Module, Param, parameters
 from latentc.ir.inits import INITS
@@ -26,7 +26,7 @@ def loaded(text: str, dtype: torch.dtype = torch.float32, **names: Any) -> dict[
 
     `names` are those that it imports from the project's constants.py.
     """
-    text = text.replace("from constants import CONSTANTS\n", "")
+    text = text.replace(f"from {SUPPORT}.constants import CONSTANTS\n", "")
     if dtype == torch.float64:
         text = text.replace(".float()", ".double()").replace("torch.float32", "torch.float64")
     name = f"emitted_{abs(hash(text))}"
@@ -38,7 +38,7 @@ def loaded(text: str, dtype: torch.dtype = torch.float32, **names: Any) -> dict[
 
 def side_file(constants: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
     """What model.py, objective.py and sampler.py import from a project's constants.py."""
-    text = (folder("templates") / "project" / "constants.py").read_text()
+    text = (folder("templates") / "project" / "support" / "constants.py").read_text()
     held = {name: torch.tensor(array) for name, array in constants.items()}
     scope = loaded(
         text.replace('load_file(Path(__file__).with_name("constants.safetensors"))', "HELD"),
@@ -90,7 +90,9 @@ def objective_and_sampler(lowered: Lowered, dtype: torch.dtype) -> tuple[dict[st
     texts = [objective_source(lowered, functions), sampler_source(lowered, functions)]
     table = side_file(functions.constants)["table"]
     bare = [
-        t.replace("from constants import table\n", "").replace("from sources", "from latentc_runtime.sources")
+        t.replace(f"from {SUPPORT}.constants import table\n", "").replace(
+            f"from {SUPPORT}.sources", "from latentc_runtime.sources"
+        )
         for t in texts
     ]
     return loaded(bare[0], dtype, table=table), loaded(bare[1], dtype, table=table), "\n".join(texts)

@@ -54,7 +54,7 @@ def originals() -> dict[str, Path]:
     except ImportError:
         pass
     else:
-        from checkpoint import write_checkpoint  # of emitted projects
+        from support.checkpoint import write_checkpoint  # of emitted projects
 
         tensors = {name: torch.from_numpy(a) for name, a in ARRAYS.items()}
         torch.save(tensors, folder / "w.pt")
@@ -157,7 +157,7 @@ USES: tuple[Callable[[Path], str], ...] = (
 
 
 def _checkpoint(chance: random.Random) -> str:
-    from checkpoint import read_checkpoint
+    from support.checkpoint import read_checkpoint
 
     original = originals()["step-00000007"]
     copy = Path(f"checkpoint-{chance.getrandbits(40)}")

@@ -59,7 +59,7 @@ def measure(lowered: Lowered, spec: Spec, folder: Path, batch: int = 16) -> Meas
         (out[0] if isinstance(out, tuple) else out).backward()
         sys.path.insert(0, str(folder))
         try:
-            module = importlib.import_module("optimizers")
+            module = importlib.import_module("latentc_support.optimizers")
         finally:
             sys.path.remove(str(folder))
             sys.modules.pop("optimizers", None)

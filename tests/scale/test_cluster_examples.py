@@ -30,7 +30,7 @@ def load_config(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     spec = load_spec("dit", overrides=["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2"])
     with emitted(lower(spec), spec, tmp_path_factory.mktemp("cluster") / "project"):
-        yield importlib.import_module("config").load_config
+        yield importlib.import_module("latentc_support.config").load_config
 
 
 def documents(name: str) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from latentc.weights import concatenate, materialise, open_weights, slice_axis, 
 @pytest.fixture(scope="module")
 def storage() -> Any:
     """The module of emitted projects that writes checkpoints."""
-    file = Path(__file__).parents[2] / "templates/project/storage.py"
+    file = Path(__file__).parents[2] / "templates/project/support/storage.py"
     spec = importlib.util.spec_from_file_location("emitted_storage", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -48,10 +48,10 @@ def index(
     encoder = spec.data.fields[search.field].encoded_by
     if encoder is not None:
         message = f"field `{search.field}` is computed by network `{encoder}`, which only a training project runs"
-        mend = (
-            f"run `latentc emit`, then `python data.py` there: it writes an .npy file, `DATA.{encoder}.*.npy`, which "
+        mend = "run `latentc emit`, then `python -m latentc_support.data` there: it writes an .npy file"
+        raise DiagnosticError.of(
+            "E0620", message, help=f"{mend}, `DATA.{encoder}.*.npy`, which `--index` takes as it is"
         )
-        raise DiagnosticError.of("E0620", message, help=f"{mend}`--index` takes as it is")
     needed(PACKAGE, "an index of neighbours", _INSTALL)
     wanted = None if queries is None else read_condition(queries, "queries")
     try:

@@ -60,7 +60,7 @@ def table_of(settings: dict[str, Any]) -> Table:
     copy = root.parent / f"{root.name}.{digest}.arrow"
     if not copy.is_file():
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(f"{copy} is missing: run `python data.py` once, before torchrun")
+            raise ValueError(f"{copy} is missing: run `python -m latentc_support.data` once, before torchrun")
         temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
         try:
             with pa.OSFile(str(temporary), "wb") as out:

@@ -15,7 +15,7 @@ _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\
 
 
 def shared_source(module: str) -> str:
-    """Text of a module that projects have a copy of; its imports name the copies beside it."""
+    """Text of a module that projects have a copy of; its imports are of the copies beside it."""
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None
     return _IMPORT.sub(_import_beside, Path(spec.origin).read_text(encoding="utf-8"))
@@ -23,7 +23,7 @@ def shared_source(module: str) -> str:
 
 def _import_beside(found: re.Match[str]) -> str:
     indent, submodules = found.groups()
-    return f"{indent}from {submodules.rpartition('.')[2]} import" if submodules else f"{indent}import"
+    return f"{indent}from .{submodules.rpartition('.')[2]} import"
 
 
 def _imported(module: str) -> set[str]:
@@ -46,7 +46,7 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
     files: dict[str, str] = {}
     if stage is not None:
         medium = decoded
-        files["first_stage.py"] = template("project/first_stage.py")
+        files["first_stage.py"] = template("project/support/first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):
         shared["pixels"] = "latentc_runtime.media.pixels"
@@ -54,7 +54,7 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
     reader = f"latentc.datasets.{data.kind}"
     if stage is not None and data.holds_images:
         shared[data.kind] = reader
-        files["dataset.py"] = template("project/encoded.py")
+        files["dataset.py"] = template("project/support/encoded.py")
     else:
         shared["dataset"] = reader
     if searches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from latentc.emit.text import commas, docstring, identifier, layout, literal
 from latentc.ir.core import Module
 from latentc_runtime import sources as sources_module
 
+T = TypeVar("T")
+SUPPORT = "latentc_support"
+"""The package in a project that holds all modules but those to read and change."""
 LABELS = {"B": "batch", "T": "tokens", "D": "width", "C": "channels", "H": "heads", "L": "length"}
 """Meaning of the letters in shape comments; if there is a W, H is a height."""
 
@@ -57,8 +60,14 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
     builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
     code = bodies + "\n".join(builders) + "\n"
-    text = "\n".join([*docstring(_heading(title, code), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
+    needed = [line for line in imports(code) if line != "import torch" or re.search(r"\btorch\.", code)]
+    text = "\n".join([*docstring(_heading(title, code), ""), "", *needed, "", ""]) + "\n" + code.rstrip() + "\n"
     return ModelFile(text, classes.constants, sizes)
+
+
+def in_support(files: Mapping[str, T]) -> dict[str, T]:
+    """Files of the package of support code, by their paths in the project."""
+    return {f"{SUPPORT}/{name}": content for name, content in files.items()}
 
 
 def _builder(network: str) -> str:
@@ -91,7 +100,7 @@ def imports(code: str) -> list[str]:
     if "sdpa_kernel" in code:
         lines.append("from torch.nn.attention import SDPBackend, sdpa_kernel")
     if re.search(r"\bCONSTANTS\[", code):
-        lines += ["", "from constants import CONSTANTS"]
+        lines += ["", f"from {SUPPORT}.constants import CONSTANTS"]
     return lines
 
 
@@ -107,7 +116,7 @@ def assembled(head: list[str], standard: list[str], body: str) -> str:
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
     sources = sorted(set(re.findall(rf"(?<![\"'])\b({'|'.join(sources_module.__all__)})\b", body)))
-    local = ["from constants import table"] if "table(" in body else []
-    local += [f"from sources import {commas(sources)}"] if sources else []
+    local = [f"from {SUPPORT}.constants import table"] if "table(" in body else []
+    local += [f"from {SUPPORT}.sources import {commas(sources)}"] if sources else []
     local = ["", *local] if local else []
     return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"

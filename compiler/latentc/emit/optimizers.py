@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.optimizer import Optimizer
-from latentc.emit.model import assembled
+from latentc.emit.model import assembled, in_support
 from latentc.emit.text import commas, docstring, layout, literal
 from latentc.ir.core import Module, walk
 from latentc.spec.sections import PowerEma, WarmEma
@@ -39,26 +39,23 @@ def training_files(
     named = undecayed or "first_layer" in extras
     given = {"construction": _construction(kinds), "definitions": definitions, "undecayed": undecayed}
     given |= {"layered": "layer_decay" in extras, "first_layer": "first_layer" in extras}
-    body = rendered("project/optimizers.py", given, trim=False)
+    body = rendered("project/support/optimizers.py", given, trim=False)
     says = "The optimisers of config.yaml. Biases and norms never decay, embeddings only with `decay_embeddings`"
     head = docstring(f"{says}, and no weight that `undecayed` names." if undecayed else f"{says}.", "")
     imports = [*(["from re import search"] if given["layered"] else []), "from typing import Any"]
     imports += ["from fnmatch import fnmatchcase"] if named else []
-    config = with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, extras))
+    config = with_regions(template("project/support/config.py"), regions).replace(_ABSENT, _checks(kinds, extras))
     if "fp16" in regions:
         config = config.replace(_PRECISIONS, _PRECISIONS.replace(")", ', "fp16")'))
-    files = {
-        "optimizers.py": assembled(head, imports, body),
-        "config.py": config,
-        "train.py": with_regions(template("project/train.py"), regions),
-    }
+    files = {"optimizers.py": assembled(head, imports, body), "config.py": config}
     more = [
         *(["rollouts.py"] if rolls_out else []),
         *(f"{extra}.py" for extra in Optimizer.EXTRAS if extra in extras),
         *(["ema.py", "reconstruct.py"] if "power" in regions else []),
         *(f"{region}.py" for region in ("batch_norm", "weight_norm") if region in regions),
     ]
-    return files | {name: template(f"project/{name}") for name in more}
+    files |= {name: template(f"project/support/{name}") for name in more}
+    return {"train.py": with_regions(template("project/train.py"), regions), **in_support(files)}
 
 
 _REGION = re.compile(r"^ *# region (\w+)\n(.*?)^ *# endregion\n", re.MULTILINE | re.DOTALL)

@@ -24,7 +24,7 @@ from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import assembled, model_file, networks_file
+from latentc.emit.model import assembled, in_support, model_file, networks_file
 from latentc.emit.optimizers import optimizer_settings, training_files
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, Module, callees, parameters
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
 NAMES = "class_names.txt"
 MARK = ".latentc-project"  # marks a folder as an emitted project, which may be overwritten
-_COPIED = (
-    *("parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
-    *("data.py", "sample.py", "evaluate.py", "plain_errors.py", "ruff.toml"),
+_COPIED = ("sample.py", "ruff.toml")
+_SUPPORT = (
+    *("__init__.py", "parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
+    *("data.py", "evaluate.py", "plain_errors.py"),
 )
 SHARED = ("noise", "distributions", "sources", "class_names", "texts", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
@@ -63,11 +64,13 @@ def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force
             staged = Path(beside, "project")
             staged.mkdir()
             for name, content in files.items():
+                (staged / name).parent.mkdir(exist_ok=True)
                 (staged / name).write_bytes(as_bytes(content))
             if not target.exists():
                 staged.replace(target)
             else:
                 for name in files:
+                    (target / name).parent.mkdir(exist_ok=True)
                     (staged / name).replace(target / name)
     except OSError as error:
         message = f"the project cannot be written to {target}: {error.strerror or error}"
@@ -92,7 +95,7 @@ def _refuse_foreign(target: Path, force: bool) -> None:
 
 
 def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
-    """{file name: content} of the project."""
+    """{path in the project: content} of its files: those to read and change at the top, the others in one package."""
     functions = Functions(lowered.module, Classes(lowered.module))
     stage = lowered.networks.get(FIRST_STAGE)
     lowered = replace(lowered, networks={n: net for n, net in lowered.networks.items() if n != FIRST_STAGE})
@@ -101,25 +104,28 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {"model.py": model.text}
     files["objective.py"] = objective_source(lowered, functions)
     files["sampler.py"] = sampler_source(lowered, functions)
+    support = dict[str, str | bytes]()
     constants = model.constants | functions.constants
     if stage is not None:
         decoder = networks_file(lowered.module, {FIRST_STAGE: stage.functions}, "The autoencoder of the first stage.")
-        files["autoencoder.py"] = decoder.text
+        support["autoencoder.py"] = decoder.text
         constants |= decoder.constants
     if constants:
         # `save` writes an array's memory as it is laid out.
-        files["constants.safetensors"] = save({name: np.ascontiguousarray(a) for name, a in constants.items()})
-        files["constants.py"] = template("project/constants.py")
+        support["constants.safetensors"] = save({name: np.ascontiguousarray(a) for name, a in constants.items()})
+        support["constants.py"] = template("project/support/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}
-    files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
+    support |= {name: template(f"project/support/{name}") for name in _SUPPORT}
+    support |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
     if cleaned_as(spec):
-        files["cleaning.py"] = shared_source("latentc_runtime.cleaning")
+        support["cleaning.py"] = shared_source("latentc_runtime.cleaning")
     decoded: Medium = "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
-    files |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
+    support |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
     if encoded_fields(spec):
-        files["features.py"] = template("project/features.py")
+        support["features.py"] = template("project/support/features.py")
     if isinstance(names := spec.data.class_names, tuple):
-        files[NAMES] = "".join(f"{name}\n" for name in names)
+        support[NAMES] = "".join(f"{name}\n" for name in names)
+    files |= in_support(support)
     config = {**config_of(spec, lowered.updates), "model": model.sizes}
     rolls_out = any(update.rollout for update in lowered.updates)
     grown = any("grids" in role for role in config.get("roles", {}).values())

@@ -19,14 +19,15 @@ from latentc.components.contract import Lowered
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.loops import UNFINISHED
-from latentc.emit.project import SHARED, as_bytes, project_files
+from latentc.emit.model import SUPPORT
+from latentc.emit.project import as_bytes, project_files
 from latentc.faults import needed
 from latentc.spec import Spec
 from latentc_runtime.manifest import ProgramEntry
 
 Array = np.ndarray
 Run = Callable[[Sequence[Array]], list[Array]]
-_MODULES = ("model", "autoencoder", "sampler", "objective", "tables", "constants", *SHARED)
+_AUTOENCODER = f"{SUPPORT}.autoencoder"
 
 
 class Emitted:
@@ -36,7 +37,7 @@ class Emitted:
         self.torch: Any = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
         staged = FIRST_STAGE in lowered.networks
-        wanted = ("model", "sampler", *(("autoencoder",) if staged else ()))
+        wanted = ("model", "sampler", *((_AUTOENCODER,) if staged else ()))
         self.modules = project_modules(lowered, spec, wanted)
         model, sampler, *others = (self.modules[name] for name in wanted)
         builders = model.NETWORKS | {n: build for other in others for n, build in other.NETWORKS.items()}
@@ -162,7 +163,7 @@ def load_arrays(net: Any, weights: Mapping[str, Array]) -> None:
 def module_from_source(source: str, name: str, constants: Mapping[str, Any] | None = None) -> ModuleType:
     """Imports Python source as a module that is not kept in `sys.modules`; its lines show in tracebacks.
 
-    `constants`: the values it imports from the project's constants.py.
+    `constants`: the values it imports from the project's module of constants.
     """
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         path = Path(folder) / f"{name}.py"
@@ -170,39 +171,50 @@ def module_from_source(source: str, name: str, constants: Mapping[str, Any] | No
         spec = importlib.util.spec_from_file_location(f"latentc_emitted_{name}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        held = ModuleType("constants")
+        held = ModuleType(f"{SUPPORT}.constants")
         held.__dict__["CONSTANTS"] = constants or {}
-        before = sys.modules.get("constants")
-        sys.modules["constants"] = held
-        try:
+        with _without((SUPPORT,)):
+            sys.modules |= {SUPPORT: ModuleType(SUPPORT), held.__name__: held}
             spec.loader.exec_module(module)
-        finally:
-            del sys.modules["constants"]
-            if before is not None:
-                sys.modules["constants"] = before
     return module
 
 
 def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> dict[str, ModuleType]:
     """Modules of a spec's project by name, with those that they import; `sys.modules` is left as it was."""
-    texts = project_files(lowered, spec)
-    before = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
-    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        for name in ("constants.safetensors", *(f"{module}.py" for module in _MODULES)):
-            if name in texts:
-                Path(folder, name).write_bytes(as_bytes(texts[name]))
+    texts = {
+        path: text for path, text in project_files(lowered, spec).items() if path.endswith((".py", ".safetensors"))
+    }
+    names = {Path(path).parts[0].removesuffix(".py") for path in texts}
+    with tempfile.TemporaryDirectory(prefix="latentc-") as folder, _without(names):
+        for path, text in texts.items():
+            file = Path(folder, path)
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(as_bytes(text))
         sys.path.insert(0, folder)
         try:
             importlib.invalidate_caches()
             for name in wanted:
                 importlib.import_module(name)
-            modules = {name: sys.modules[name] for name in _MODULES if name in sys.modules}
         finally:
             sys.path.remove(folder)
-            for name in _MODULES:
-                sys.modules.pop(name, None)
-            sys.modules.update(before)
+        modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
     for module in modules.values():
         if hasattr(module, "tqdm"):
             module.__dict__["tqdm"] = lambda rows, **options: rows  # the caller reports progress
     return modules
+
+
+@contextlib.contextmanager
+def _without(packages: Collection[str]) -> Iterator[None]:
+    """Leaves `sys.modules` without some modules and packages; restores it afterwards."""
+
+    def take() -> dict[str, ModuleType]:
+        found = [name for name in sys.modules if name.partition(".")[0] in packages]
+        return {name: sys.modules.pop(name) for name in found}
+
+    before = take()
+    try:
+        yield
+    finally:
+        take()
+        sys.modules.update(before)

@@ -1,7 +1,7 @@
 """Checksums that latentc's own safetensors files hold, compared when a tensor's bytes are read anyhow.
 
 Such a file's metadata have `sha256`: {name: digest} as JSON, of the dtype, the shape and the bytes of each tensor
-(templates/project/storage.py). Files of other programs are taken as they are.
+(templates/project/support/storage.py). Files of other programs are taken as they are.
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoencoder import build_first_stage
-from storage import load_tensors, misfit, with_counts
+from .autoencoder import build_first_stage
+from .storage import load_tensors, misfit, with_counts
 
 
 def file_of(stage: dict[str, Any]) -> Path:
-    """The weights file, relative to the folder of this file. ValueError if it is missing."""
-    file = Path(__file__).parent / stage["weights"]
+    """The weights file, relative to the project's folder. ValueError if it is missing."""
+    file = Path(__file__).parents[1] / stage["weights"]
     if not file.is_file():
         command = f"latentc weights {stage['spec']} --weights FILE -o {file}"
         names = f" --names {stage['names']}" if stage["names"] else ""

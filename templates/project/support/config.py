@@ -301,7 +301,7 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
     SystemExit if one is invalid.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    file, flags, wants_help = Path(__file__).with_name("config.yaml"), [], False
+    file, flags, wants_help = Path(__file__).parents[1] / "config.yaml", [], False
     while arguments:
         flag, _, text = arguments.pop(0).partition("=")
         if flag in ("-h", "--help"):

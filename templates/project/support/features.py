@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpoint import load_weights
 from model import NETWORKS
-from storage import sweep_parts, write_whole
+
+from .checkpoint import load_weights
+from .storage import sweep_parts, write_whole
 
 BATCH = 64  # samples encoded at once
 Rows = dict[str, np.ndarray]
@@ -108,7 +109,7 @@ def cached(
     status = weights.stat()
     made_of = [f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}", reads]
     made_of += [json.dumps(part, sort_keys=True) for part in (config["model"][network], config["data"])]
-    path = Path(config["data"].get("path") or Path(__file__).parent / "data").resolve()
+    path = Path(config["data"].get("path") or Path(__file__).parents[1] / "data").resolve()
     if empty is None:
         made_of += source.identity() if hasattr(source, "identity") else files_at(path)
         for field in config["data"]["fields"].values():
@@ -121,7 +122,8 @@ def cached(
     if not cache.is_file() or (packed and not starts_of(cache).is_file()):
         sweep_parts(cache)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
+            mend = "run `python -m latentc_support.data` once, before torchrun"
+            raise ValueError(f"{cache} is missing: {mend}")
         model = frozen(network, config, weights)
         if empty is not None:
             text = one_text(config["data"]["fields"][reads]["shape"][0], empty, pad, masked)

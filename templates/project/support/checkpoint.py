@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from changes import changes
-from parallel import Run
-from sharded import check_shards, load_shards, save_shards, spread
-from storage import inherited, load_tensors, misfit, remove_whole, save_tensors, with_counts, write_whole
+from .changes import changes
+from .parallel import Run
+from .sharded import check_shards, load_shards, save_shards, spread
+from .storage import inherited, load_tensors, misfit, remove_whole, save_tensors, with_counts, write_whole
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 States = dict[str, dict[str, Tensor]]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from parallel import Run
+from .parallel import Run
 
 
 def save_shards(tensors: dict[str, dict[str, Tensor]], folder: Path | None, run: Run) -> dict[str, str]:

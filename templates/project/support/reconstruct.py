@@ -1,10 +1,10 @@
 """Reconstructs an average of the weights from those stored by train.py (post-hoc EMA).
 
-python reconstruct.py --sigma-rel 0.13                        # over all steps
-python reconstruct.py --sigma-rel 0.2 --step 65536 --out early.safetensors
+python -m latentc_support.reconstruct --sigma-rel 0.13                        # over all steps
+python -m latentc_support.reconstruct --sigma-rel 0.2 --step 65536 --out early.safetensors
 """
 
-import plain_errors  # noqa: F401
+from . import plain_errors  # noqa: F401
 
 # isort: split
 
@@ -12,8 +12,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from ema import reconstructed
-from storage import save_tensors, write_whole
+from .ema import reconstructed
+from .storage import save_tensors, write_whole
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import first_stage
-from arrays import drawn_rows
-from storage import sweep_parts, write_whole
+from . import first_stage
+from .arrays import drawn_rows
+from .storage import sweep_parts, write_whole
 
 
 class Encoded:
@@ -74,7 +74,7 @@ class Fresh:
 
     def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Images `pixels` f32[n, C, H, W] in [-1, 1], labels, captions, and a number that draws latents."""
-        from views import mixed_rows
+        from .views import mixed_rows
 
         if rng is None:
             pixels = np.stack([self.images.pixels(int(i)) for i in index])
@@ -105,7 +105,7 @@ class Fresh:
 
 def class_names(settings: dict[str, Any]) -> list[str]:
     """Names of the classes, if the images come with some."""
-    find = getattr(importlib.import_module(settings["kind"]), "class_names", None)
+    find = getattr(importlib.import_module(f".{settings['kind']}", __package__), "class_names", None)
     return find(settings) if find else []
 
 
@@ -126,7 +126,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded | Fresh:
     """The codes of the images, encoded now if they are not cached and do not change. Raises ValueError."""
     stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
     side = stage["field"]["shape"][1]
-    images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
+    images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, 3)
     if settings["views"] is not None:
         first_stage.file_of(stage)  # or says how to write it
         return Fresh(images, settings)
@@ -147,7 +147,8 @@ def open_dataset(settings: dict[str, Any]) -> Encoded | Fresh:
         if not cache.is_file():
             sweep_parts(cache)
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-                raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
+                mend = "run `python -m latentc_support.data` once, before torchrun"
+                raise ValueError(f"{cache} is missing: {mend}")
             write_whole(cache, lambda file: encode(images, first, stage, file, flip, crops, small))
         return np.load(cache, mmap_mode="r")
 
@@ -164,7 +165,7 @@ def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
     """At most `most` images, drawn evenly over classes, in the range of decoded ones: f32[n, 3, H, W]."""
     stage = settings["first_stage"]
     side = stage["field"]["shape"][1]
-    images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
+    images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, 3)
     rows = drawn_rows(images.y, images.size, most)
     low, high = stage["field"]["range"]
     pixels = np.stack([images.pixels(row) for row in rows]).transpose(0, 3, 1, 2)

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import dataset
-from arrays import drawn_rows
 from sample import CALLED, declared, program_of
-from sources import Given, default_given
+
+from . import dataset
+from .arrays import drawn_rows
+from .sources import Given, default_given
 
 REAL = 2048  # largest number of real samples
 INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # sha256 of the network of FID
@@ -58,7 +59,7 @@ class Judge:
         """f64 [N, F] of samples [N, ...]."""
         if self.network is None:
             return (values(samples, self.field) - self.centre) @ self.axes
-        from media import pictures
+        from .media import pictures
 
         pixels = torch.from_numpy(pictures(samples.numpy(), self.field)).permute(0, 3, 1, 2)
         pixels = pixels.expand(-1, 3, -1, -1)

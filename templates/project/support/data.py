@@ -1,6 +1,6 @@
 """Training data in batches. The order of samples depends only on the seed and the step.
 
-    python data.py        # reads all images once, and encodes them if there is a first stage
+    python -m latentc_support.data        # reads all images once, and encodes them if there is a first stage
 
 A batch is a dict of tensors by field name, as `data.fields` of config.yaml declares them.
 """
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-import dataset
-from dataset import open_dataset
+from . import dataset
+from .dataset import open_dataset
 
 
 def generator(*key: int) -> torch.Generator:
@@ -68,7 +68,8 @@ class Samples(Dataset):
         if faults:
             raise SystemExit(f"data: {listed(faults)}: replace or remove them")
         if read < count:
-            print(f"{read:,} of {count:,} images can be read; `python data.py` reads all", flush=True)
+            rest = "`python -m latentc_support.data` reads all"
+            print(f"{read:,} of {count:,} images can be read; {rest}", flush=True)
 
     def require(self, names: Iterable[str]) -> None:
         """SystemExit if samples lack a field."""
@@ -85,11 +86,11 @@ def open_data(config: dict[str, Any]) -> Samples:
     try:
         source = open_dataset(config["data"])
         if "encoded" in config:
-            from features import with_features
+            from .features import with_features
 
             source = with_features(source, config)
         if "neighbours" in config:
-            from neighbours import WithNeighbours
+            from .neighbours import WithNeighbours
 
             source = WithNeighbours(source, config["neighbours"], config["data"]["classes"])
         return Samples(source)
@@ -164,8 +165,8 @@ class Order:
 
 
 if __name__ == "__main__":
-    import plain_errors  # noqa: F401
-    from config import load_config
+    from . import plain_errors  # noqa: F401
+    from .config import load_config
 
     found = open_data(load_config())
     found.check()

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoint import joined, network_state
-from parallel import Run
-from storage import load_tensors, save_tensors, write_whole
+from .checkpoint import joined, network_state
+from .parallel import Run
+from .storage import load_tensors, save_tensors, write_whole
 
 
 def exponent(sigma_rel: float) -> float:

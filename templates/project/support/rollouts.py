@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import generator
 from objective import ROLLOUT
-from parallel import Run
 from sample import declared, draw, program_of, with_first_stage
-from sources import Given
+
+from .data import generator
+from .parallel import Run
+from .sources import Given
 
 Score = Callable[[Tensor, dict[str, Tensor]], Tensor]
 """Scores f32[N] of samples [N, ...], given the conditions that they were drawn with by name."""
@@ -44,7 +45,7 @@ def imported(settings: dict[str, Any], device: torch.device) -> Score:
 
 def saved(settings: dict[str, Any], device: torch.device) -> Score:
     """A network of `torch.export` (.pt2) or in ONNX: it returns scores [N], or logits of classes [N, K]."""
-    file = Path(__file__).parent / settings["file"]
+    file = Path(__file__).parents[1] / settings["file"]
     if not file.is_file():
         raise SystemExit(f"rewards: there is no file {file}")
     if file.suffix == ".onnx":

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from config import flat
-from storage import write_whole
+from .config import flat
+from .storage import write_whole
 
 REFUSED = {
     "model.*": "the weights belong to another model",
