@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from latentc.emit.body import Body, Context
@@ -23,8 +23,10 @@ from latentc.emit.leaves import (
     same_leaf,
 )
 from latentc.emit.members import EmitError, Members
+from latentc.emit.specialise import specialised
 from latentc.emit.text import Text, call, code_key, commas, docstring, free_name, identifier, layout, size_text
-from latentc.ir.core import CALLS, Function, Module, Node, Param, Value
+from latentc.emit.variants import Condition, Joined, flattened, join
+from latentc.ir.core import CALLS, Function, Module, Node, Param, Value, reachable
 
 _SELF = "@CLASS@"  # stands for a class's own name while texts are compared
 # Attributes of nn.Module, which emitted methods must not be named after.
@@ -75,11 +77,14 @@ class Classes:
         self._printed: dict[str, Printed] = {}
         self._by_text: dict[tuple[str, tuple[str, ...]], Printed] = {}
         self._names: set[str] = set()
+        self._families = _families(self.module, self.groups, networks)
 
     def of(self, function: str) -> Printed:
         """The class of a function, printed at first use. Raises EmitError if it has none."""
         if self.module.functions[function].origin is None:
             raise EmitError(f"function {function} belongs to no class")
+        if function not in self._printed and function in self._families:
+            self._print_family(self._families[function])
         if function not in self._printed:
             names = self.groups.of(function)
             printer = _ClassPrinter(self, [self.module.functions[n] for n in names])
@@ -101,9 +106,35 @@ class Classes:
             if not re.search(rf"\b{printed.name}\(", others):
                 raise EmitError(f"nothing in model.py creates the class {printed.name}")
 
+    def _print_family(self, names: list[str]) -> None:
+        """Prints functions of one class that differ in optional parts as one class, if they can be written so."""
+        for name in names:
+            self._families.pop(name)
+        joined = join([self.module.functions[name] for name in names], self._called)
+        if joined is None:
+            return
+        printers: dict[Any, list[_ClassPrinter]] = {}
+        for name in names:
+            printer = _ClassPrinter(self, [self.module.functions[name]])
+            printers.setdefault(printer.key, []).append(printer)
+        whole = _ClassPrinter(self, [joined.function], joined)
+        if any(printer.differ or printer.mixed for found in (*printers.values(), [whole]) for printer in found):
+            return
+        for printer, *_ in printers.values():
+            (fn,) = printer.functions
+            if specialised(whole.text, joined.values[fn.name], joined.optional) != specialised(printer.text):
+                return
+        printed = self._named(whole)
+        for name in names:
+            methods = {name: printed.methods[joined.function.name]}
+            self._printed[name] = replace(printed, methods=methods, values=joined.values[name])
+
+    def _called(self, function: str) -> tuple[str, str]:
+        origin = self.module.functions[function].origin
+        return (origin.cls, origin.method) if origin else (function, "")
+
     def _named(self, printer: _ClassPrinter) -> Printed:
-        text = printer.text
-        key = code_key(text.replace(_SELF, "CLASS"), printer.named), printer.arguments
+        text, key = printer.text, printer.key
         if key not in self._by_text:
             name = free_name(identifier(printer.cls), self._names | _BUILTIN, "")
             self._names.add(name)
@@ -115,8 +146,38 @@ class Classes:
 
 def _same_module(one: Printed, other: Printed) -> bool:
     """True if calls of both can be calls of one member: same class, same constructor arguments."""
-    values = [{a: printed.values[a] for a in printed.arguments} for printed in (one, other)]
+    values = [{a: printed.values.get(a) for a in printed.arguments} for printed in (one, other)]
     return one.name == other.name and values[0] == values[1]
+
+
+def _families(module: Module, groups: Groups, networks: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """{function: those of its class name that one network calls}; only single methods that do not call each other.
+
+    Functions that several networks call make their families one.
+    """
+    roots = {name for functions in networks.values() for name in functions}
+    below = {name: set(reachable(module, (name,))) - {name} for name, fn in module.functions.items() if fn.origin}
+    found: dict[str, list[str]] = {}
+    for functions in networks.values():
+        by_class: dict[tuple[str, str], list[str]] = {}
+        for name in reachable(module, tuple(functions)):
+            fn = module.functions[name]
+            if fn.origin and name not in roots and groups.component(name) == [name]:
+                by_class.setdefault((fn.origin.cls, fn.origin.method), []).append(name)
+        for names in by_class.values():
+            joined = dict.fromkeys(names)
+            for name in names:
+                joined |= dict.fromkeys(found.get(name, ()))
+            whole = list(joined)
+            found |= dict.fromkeys(whole, whole)
+    order = {name: i for i, name in enumerate(module.functions)}
+    for names in found.values():
+        names.sort(key=order.__getitem__)
+    return {
+        name: names
+        for name, names in found.items()
+        if len(names) > 1 and not any(below[one] & set(names) for one in names)
+    }
 
 
 # Names that classes of model.py must not have.
@@ -127,11 +188,11 @@ class _ClassPrinter:
     """Prints one class.
 
     `differ`: two functions are the same method with different bodies. `mixed`: a member that the functions call as
-    modules of different classes or sizes; empty if there is none.
+    modules of different classes or sizes; empty if there is none. `joined`: the one function stands for several.
     """
 
-    def __init__(self, owner: Classes, functions: list[Function]) -> None:
-        self.owner, self.functions = owner, functions
+    def __init__(self, owner: Classes, functions: list[Function], joined: Joined | None = None) -> None:
+        self.owner, self.functions, self.joined = owner, functions, joined
         # Methods of a network keep the names of their arguments, parts of networks need not.
         self.named = any(fn.name in owner.roots for fn in functions)
         origins = [fn.origin for fn in functions if fn.origin]
@@ -145,7 +206,8 @@ class _ClassPrinter:
         self.values = {name: next(iter(found)) for name, found in sizes.items() if len(found) == 1}
         self.in_constructor: dict[str, None] = {}
         self.attributes: dict[str, None] = {}
-        self.parts = [part for fn in functions for part in with_loops(owner.module, fn)]
+        self.parts = [flattened(part) for fn in functions for part in with_loops(owner.module, fn)]
+        self.own = [flattened(fn) for fn in functions]
         params = {p.name: p for fn in self.parts for p in fn.params}
         children: dict[str, Node] = {}
         self.mixed = ""
@@ -154,16 +216,18 @@ class _ClassPrinter:
             if not _same_module(owner.of(known.attrs["fn"]), owner.of(node.attrs["fn"])):
                 self.mixed = node.attrs["name"]
         leaves = find_leaves(self.parts)
+        self.optional = {name: identifier(flag) for name, flag in joined.members.items()} if joined else {}
         self.norms = self._free_norms({p.split(".")[0] for p in [*leaves, *params, *children]})
-        self.members = Members(owner, leaves, children, params, dict(self.norms.values()), self._size)
+        self.members = Members(owner, leaves, children, params, dict(self.norms.values()), self._size, self.optional)
         self.leaves = self.members.leaves
         self.access = self.members.access
         self.doc = "\n".join(docstring(next((fn.doc for fn in self.functions if fn.doc), ""), "    "))
         self.text, self.arguments, self.methods = self._text()
+        self.key = code_key(self.text.replace(_SELF, "CLASS"), self.named), self.arguments
 
     def _free_norms(self, heads: set[str]) -> dict[Value, tuple[str, str]]:
         """Norms without weights, which become modules as well: {output: (name, constructor)}."""
-        per_function = [[n for n in fn.nodes if n.op in NORMS and len(n.inputs) == 1] for fn in self.functions]
+        per_function = [[n for n in fn.nodes if n.op in NORMS and len(n.inputs) == 1] for fn in self.own]
         most = max((len(nodes) for nodes in per_function), default=0)
         result: dict[Value, tuple[str, str]] = {}
         texts: dict[str, str] = {}
@@ -199,17 +263,28 @@ class _ClassPrinter:
         built = self.members.lines(self._first_uses())
         methods, bodies = self._methods()
         inside = self.members.inside
-        init = initialisation(
-            [(self.access[path], leaf) for path, leaf in self.leaves.items()],
-            # Parameters of a child are initialised in the child.
-            [(self.access[n], p) for n, p in self.members.plain.items() if p.kind == "weight" and not inside(n)],
-            lambda size: size_text(size, self.values, self._attribute),
-        )
+        leaves = [(path, self.access[path], leaf) for path, leaf in self.leaves.items()]
+        # Parameters of a child are initialised in the child.
+        plain = [(n, self.access[n], p) for n, p in self.members.plain.items() if p.kind == "weight" and not inside(n)]
+        init: list[str] = []
+        for member in ["", *self.optional]:
+            statements = initialisation(
+                [(access, leaf) for path, access, leaf in leaves if self._optional(path) == member],
+                [(access, param) for path, access, param in plain if self._optional(path) == member],
+                lambda size: size_text(size, self.values, self._attribute),
+            )
+            if member and statements:
+                statements = [f"if self.{member} is not None:", *(f"    {line}" for line in statements)]
+            init += statements
         written = "\n".join([*init, *(line for body in bodies for line in body)])
         self.attributes = {a: None for a in self.attributes if re.search(rf"self\.{a}_?\b", written)}
+        optional = self.joined.optional if self.joined else {}
         arguments = tuple(a for a in self.values if a in self.in_constructor or a in self.attributes)
+        arguments = (*(a for a in arguments if a not in optional), *optional)
+        types = {"int": "int | None = None", "bool": "bool = False"}
         lines = [f"class {_SELF}(nn.Module):", *([self.doc, ""] if self.doc else [])]
-        signature = commas(["self", *(f"{identifier(a)}: int" for a in arguments)])
+        declared = [f"{identifier(a)}: {types[optional[a]] if a in optional else 'int'}" for a in arguments]
+        signature = commas(["self", *declared])
         constructor_lines = ["super().__init__()"]
         constructor_lines += [f"{self._attribute(a)} = {identifier(a)}" for a in arguments if a in self.attributes]
         constructor_lines += [*built, *self.members.constant_lines()]
@@ -222,6 +297,17 @@ class _ClassPrinter:
         for body in bodies:
             lines += ["", *body]
         return "\n".join(lines) + "\n", arguments, methods
+
+    def _optional(self, path: str) -> str:
+        """The optional member that a path is in; empty if it is always there."""
+        head = path.split(".")[0]
+        return head if head in self.optional else ""
+
+    def _condition(self, condition: Condition) -> str:
+        """`self.down`, `self.skip is not None`."""
+        if condition.member:
+            return f"self.{condition.name} is {'' if condition.negated else 'not '}None"
+        return f"{'not ' if condition.negated else ''}{self._attribute(condition.name)}"
 
     def _methods(self) -> tuple[dict[str, str], list[list[str]]]:
         """({function: method}, text of each method); methods with different texts get different names."""
@@ -264,9 +350,12 @@ class _ClassPrinter:
             dtype=self._weight_dtype(),
             training="self.training",
             helpers=self.owner.helpers,
+            condition=self._condition,
+            unshown=self.joined.unshown if self.joined else frozenset(),
         )
         body = Body(fn, context)
-        inputs = [f"{name}: Tensor" for name in body.inputs]
+        required = self.joined.required if self.joined else len(body.inputs)
+        inputs = [f"{name}: Tensor{' | None = None' * (i >= required)}" for i, name in enumerate(body.inputs)]
         if body.star:
             inputs.append(f"*{body.star_name}: Tensor")
         result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"

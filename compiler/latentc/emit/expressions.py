@@ -11,6 +11,7 @@ import numpy as np
 
 from latentc.emit.ops import TORCH, TORCH_DTYPE
 from latentc.emit.text import Text, base_name, call, commas, identifier, layout, literal, singular, size_text
+from latentc.emit.variants import Condition
 from latentc.ir.core import Function, Module, Node, Value
 from latentc.ir.types import Dim, Named, Sym
 
@@ -28,6 +29,7 @@ class Context:
     free: True outside of classes. reserved: names that the function may not give to values.
     indent: the indentation that the lines will get later. progress: loops show a progress bar.
     helpers: collects the names of the helpers that the text uses.
+    condition: text of the condition of a branch. unshown: values that get no comment with their shape.
     """
 
     module: Module
@@ -45,6 +47,8 @@ class Context:
     indent: int = 8
     progress: bool = False
     helpers: dict[str, None] = field(default_factory=dict)
+    condition: Callable[[Condition], str] | None = None
+    unshown: frozenset[Value] = frozenset()
 
 
 @dataclass

@@ -53,6 +53,8 @@ class Loops(Statements):
                 lines += self._run(item, i, depth)
             elif item.op == "loop":
                 lines += self._loop(item, i, depth)
+            elif item.op == "branch":
+                lines += self._branch(item, i, depth)
             elif item.op == "guided" and len(item.outputs) > 1:
                 lines += self._guided(item, i, targets)
             else:
@@ -238,6 +240,34 @@ class Loops(Statements):
         """True if the function returns the columns interleaved: a0, b0, a1, b1, …"""
         flat = [v for row in zip(*columns, strict=True) for v in row]
         return any(self.outputs[s : s + len(flat)] == flat for s in range(len(self.outputs)))
+
+    def _branch(self, node: Node, i: int, depth: int) -> list[str]:
+        """The arms of a branch as `if` and `elif`; each output has one name before, in and after them."""
+        scope, arms, firsts = self._scope, node.attrs["arms"], node.attrs["firsts"]
+        assert self.context.condition is not None
+        pairs = list(zip(node.outputs, firsts, strict=True))
+        carried = [Carried(first, first, first, out) for out, first in pairs if first is not None]
+        kept = [v for v in node.inputs if v not in firsts]
+        lines, env, hold, _ = self._enter(carried, i, kept)
+        names = {c.last: env[c.given].code for c in carried}
+        for out, first in pairs:
+            if first is None:
+                names[out] = self._name(out, i)
+        for k, arm in enumerate(arms):
+            made = {out: v for out, v in zip(node.outputs, arm.made, strict=True) if v is not None}
+            targets = {v: names[out] for out, v in made.items()}
+            left = {names[out]: FOREVER for out in node.outputs if out not in made}
+            body, inner = self._block(arm.nodes, env, hold | left, list(made.values()), targets, depth + 1)
+            moves = [(names[out], inner.env[v].code) for out, v in made.items() if names[out] != inner.env[v].code]
+            body += [f"{commas(a for a, _ in moves)} = {commas(b for _, b in moves)}"] if moves else []
+            word = "if" if k == 0 else "elif"
+            condition = self.context.condition(arm.condition) if arm.condition.name else ""
+            header = f"{word} {condition}:" if condition else "else:"
+            lines += [*self._layout(header), *(f"    {line}" for line in body)]
+        for out, name in names.items():
+            scope.env[out] = Text(name)
+            scope.hold[name] = scope.last.get(out, i)
+        return lines
 
     def _loop(self, node: Node, i: int, depth: int) -> list[str]:
         """A sampler's loop: its body printed in place."""

@@ -33,8 +33,10 @@ class Members:
         params: Mapping[str, Param],
         norms: Mapping[str, str],
         size: Callable[..., Text],
+        optional: Mapping[str, str] | None = None,
     ) -> None:
         self.owner, self.size, self.norms = owner, size, norms
+        self.optional = optional or {}  # {member: constructor argument without which it is None}
         self.children = children
         self.access: dict[str, str] = {}
         self.constants = Constants()
@@ -71,7 +73,9 @@ class Members:
                 lines += self._plain(name, entry)
             else:
                 self.access[name] = _attribute("self", name)
-                lines += self._assigned("self", name, self._entry(entry, self.access[name], name))
+                text = self._entry(entry, self.access[name], name)
+                wanted = self.optional.get(name)
+                lines += self._assigned("self", name, f"{text} if {wanted} else None" if wanted else text)
         for path, text in late.items():
             known = self.inside(path)
             if known is None:
@@ -125,12 +129,16 @@ class Members:
     def _child(self, path: str, node: Node) -> str:
         """`Attention(dim=width, heads=heads)`."""
         printed, written = self.printed(path), node.attrs.get("args") or {}
-        values = {a: self.size(written.get(a, printed.values[a])) for a in printed.arguments}
-        return self._made(printed, values)
+        given = {a: written.get(a, printed.values[a]) for a in printed.arguments if a in printed.values}
+        return self._made(printed, {a: self._given(value) for a, value in given.items()})
+
+    def _given(self, value: Any, indices: Mapping[str, int] | None = None) -> Text:
+        """An argument of a child: a size, or a flag."""
+        return literal(value) if isinstance(value, bool) else self.size(value, indices)
 
     @staticmethod
     def _made(printed: Printed, values: Mapping[str, Text]) -> str:
-        if len(values) == 1:
+        if len(values) == 1 and list(values) == [*printed.arguments[:1]]:
             return call(printed.name, [v.code for v in values.values()]).code
         return call(printed.name, [f"{k}={v.code}" for k, v in values.items()]).code
 
@@ -167,8 +175,8 @@ class Members:
             if node is None or "count" not in node.attrs:
                 return None
             printed, written = self.printed(f"{path}.{i}"), node.attrs.get("args") or {}
-            values = {a: self.size(written.get(a, printed.values[a]), {"i": i}) for a in printed.arguments}
-            texts.append(self._made(printed, values))
+            given = {a: written.get(a, printed.values[a]) for a in printed.arguments if a in printed.values}
+            texts.append(self._made(printed, {a: self._given(value, {"i": i}) for a, value in given.items()}))
         return texts[0] if len(set(texts)) == 1 else None
 
     def _count(self, path: str, count: int) -> str:

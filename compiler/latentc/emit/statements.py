@@ -14,7 +14,7 @@ FOREVER = 1 << 30
 # Default names of the builder; their values may be folded into their user.
 _ANONYMOUS = {"h", "x", "c", "term", "y"}
 # These always get a line of their own.
-_NEVER_FOLDED = ("attention", "guided", "loop", "split", "unbind")
+_NEVER_FOLDED = ("attention", "branch", "guided", "loop", "split", "unbind")
 
 
 class Statements(Expressions):
@@ -32,11 +32,13 @@ class Statements(Expressions):
                 barred.update(operands(item))
             elif item.op == "loop":
                 barred.update(item.inputs[: item.attrs["invariants"] + item.attrs["carried"]])
+            elif item.op == "branch":
+                barred.update(item.inputs)
         for v in wanted:
             uses[v] = uses.get(v, 0) + 1
             if v not in returned:
                 barred.add(v)
-        barred |= self.pushed
+        barred |= self.pushed | _across_branches(items)
 
         def fit(inputs: Iterable[Value], length: Callable[[], int]) -> None:
             while length() > limit:
@@ -46,7 +48,7 @@ class Statements(Expressions):
                 del scope.folded[max(candidates, key=lambda v: len(self.arg(v).code))]
 
         for item in items:
-            if isinstance(item, Repeat) or item.op == "loop":
+            if isinstance(item, Repeat) or item.op in ("loop", "branch"):
                 continue
             name = base_name(item.outputs[0].name)
             left = sum(len(base_name(o.name)) + 2 for o in item.outputs) + 1
@@ -111,6 +113,7 @@ class Statements(Expressions):
         names = [self._name(out, i, targets.get(out)) if out in scope.last else "_" for out in node.outputs]
         first = node.outputs[0]
         shown = first.type.rank and tuple(first.type.shape) not in shapes and first not in self.bundles
+        shown = shown and first not in self.context.unshown
         comment = self.shape_comment(first) if shown else ""
         if len(names) == 1:
             return self._layout(f"{names[0]}{',' if node.op in ('split', 'unbind') else ''} = {text}", comment)
@@ -149,6 +152,16 @@ class Statements(Expressions):
             if kind == "guided" and name != "_":
                 lines.append(f"{name} = {self._combined(Text(name), node).code}")
         return lines
+
+
+def _across_branches(items: Sequence[Node | Repeat]) -> set[Value]:
+    """Values computed before a branch and read after it: what the branch changes is not read under its old name."""
+    branches = [i for i, item in enumerate(items) if isinstance(item, Node) and item.op == "branch"]
+    if not branches:
+        return set()
+    made = {v: i for i, item in enumerate(items) if isinstance(item, Node) for v in item.outputs}
+    reads = [(i, v) for i, item in enumerate(items) for v in operands(item) if v in made]
+    return {v for i, v in reads if any(made[v] < branch < i for branch in branches)}
 
 
 def alive(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node]:

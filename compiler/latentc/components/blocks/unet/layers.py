@@ -120,7 +120,7 @@ def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
     if by == "box":
         return b.avg_pool(x, size=2, out=out) if way == "down" else b.upsample_nearest(x, factor=2, out=out)
     taps, channels, axes = taps_of(by), x.shape[1], x.type.rank - 2
-    kernel = separable(b, x, taps, 1.0 if way == "down" else 2.0**axes)
+    kernel = separable(b, x, taps, 1.0 if way == "down" else 2.0**axes, out=f"{way}_taps")
     if way == "down":
         return b.conv(x, kernel, stride=2, padding=(len(taps) - 1) // 2, groups=channels, out=out)
     cut = (len(taps) - 1) // 2
@@ -170,14 +170,14 @@ def taps_of(by: Filter) -> tuple[float, ...]:
     return (1.0, 3.0, 3.0, 1.0) if isinstance(by, str) else by
 
 
-def separable(b: Builder, x: Var, taps: tuple[float, ...], gain: float) -> Var:
+def separable(b: Builder, x: Var, taps: tuple[float, ...], gain: float, out: str = "taps") -> Var:
     """The filter of each channel of x with these weights along each axis: f32[C, 1, K, ...], which sums to `gain`."""
     axes, along = x.type.rank - 2, np.array(taps) / sum(taps)
     kernel = along
     for _ in range(axes - 1):
         kernel = np.multiply.outer(kernel, along)
-    one = b.constant(gain * kernel[None, None], out="taps")
-    return b.broadcast_to(one, shape=(x.shape[1], 1, *(len(taps),) * axes), out="taps")
+    one = b.constant(gain * kernel[None, None], out=out)
+    return b.broadcast_to(one, shape=(x.shape[1], 1, *(len(taps),) * axes), out=out)
 
 
 __all__ = [

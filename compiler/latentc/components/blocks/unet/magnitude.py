@@ -56,6 +56,8 @@ class MagnitudeBlock(Closed):
         attends = attends and int(features) >= self.head_channels
         if attends:
             static["heads"] = features // self.head_channels
+        if way != "same":
+            static[way] = True
         shortcut = int(x.shape[1]) != int(features)
         body = _block(self, x.type.rank - 2, way, attends, shortcut, normalizes)
         return b.sub(name, body, x, c, out="x", **static)  # type: ignore[no-any-return]
@@ -63,12 +65,23 @@ class MagnitudeBlock(Closed):
 
 @cache
 def _block(config: MagnitudeBlock, axes: int, way: Way, attends: bool, shortcut: bool, normalizes: bool) -> BlockBody:
-    name = {"same": "", "down": "Down", "up": "Up"}[way] + ("Attention" if attends else "")
-    name = f"{'Encoder' if normalizes else 'Decoder'}{name}Block"
+    name = "EncoderBlock" if normalizes else "DecoderBlock"
 
-    @module_class(f"Projected{name}" if shortcut else name, x=SHAPES[axes], c="B embedding")
+    # What an encoder's block computes on has `features` channels, whether its shortcut projects or not.
+    shape = SHAPES[axes] if shortcut or not normalizes else SHAPES[axes].replace("channels", "features")
+
+    @module_class(name, x=shape, c="B embedding")
     def forward(
-        b: Builder, x: Var, c: Var, *, channels: int, features: int, embedding: int, heads: int | None = None
+        b: Builder,
+        x: Var,
+        c: Var,
+        *,
+        channels: int,
+        features: int,
+        embedding: int,
+        heads: int | None = None,
+        down: bool = False,
+        up: bool = False,
     ) -> Var:
         """A residual block of x [B, channels, ...], scaled by c [B, embedding]."""
         x = resampled(b, x, way, config.resample, out="x")

@@ -94,6 +94,8 @@ class ResidualBlock(Closed):
         context = context if attends and self.transformer is not None else ()
         if attends:
             static["heads"] = self.head_count(features)
+        if way != "same":
+            static[way] = True
         if context:
             static["context_dim"] = context[0].shape[-1]
         shortcut = int(x.shape[1]) != int(features) or (self.project and way != "same")
@@ -116,8 +118,6 @@ class ResidualBlock(Closed):
 
 @cache
 def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: bool, embeds: bool) -> BlockBody:
-    name = "AttentionBlock" if attends else {"same": "ResidualBlock", "down": "DownBlock", "up": "UpBlock"}[way]
-
     told = {"c": "B embedding"} if embeds else {}
     if attends and config.transformer is not None:
         told["context"] = "B L context_dim"
@@ -143,17 +143,16 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
             return config.transformer.apply(b, "attention", x, context, heads, config.groups, config.weights)
         return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads)  # type: ignore[no-any-return]
 
-    called = f"Projected{name}" if shortcut and way == "same" else name
     if not embeds:
 
-        @module_class(called, x=SHAPES[axes], **told)
+        @module_class("UNetBlock", x=SHAPES[axes], **told)
         def plain(b: Builder, x: Var, *context: Var, **static: Any) -> Var:
             """A residual block of x [B, channels, ...]."""
             return built(b, x, None, *context, **static)
 
         return plain
 
-    @module_class(called, x=SHAPES[axes], **told)
+    @module_class("UNetBlock", x=SHAPES[axes], **told)
     def forward(b: Builder, x: Var, c: Var, *context: Var, **static: Any) -> Var:
         """A residual block of x [B, channels, ...], conditioned by c [B, embedding]."""
         return built(b, x, c, *context, **static)
