@@ -48,8 +48,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests neither read nor write the caches of whoever runs them."""
+    """Tests neither read nor write the caches of whoever runs them, and do not load their components."""
     os.environ["LATENTC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("configuration"))
+    os.environ.pop("LATENTC_COMPONENTS", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,6 +59,9 @@ def needed(package: str, what: str, command: str) -> Any:
 
 def exit_status(error: BaseException, debug: bool) -> tuple[int, Sequence[Diagnostic]]:
     """Exit status and diagnostics for an exception: 1 for the user's errors, 2 for ours, 130 for Ctrl-C."""
+    mistakes = sys.modules.get("latentc.components.mistakes")  # importing it could fail as well
+    if mistakes is not None:
+        error = mistakes.of_code(error) or error
     if isinstance(error, DiagnosticError):
         return 1, error.diagnostics
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's exception for it

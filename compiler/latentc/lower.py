@@ -11,6 +11,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.condition import Condition, DrawnInput
 from latentc.components.contract import Lowered, Method, Network, Port, Program, Update
 from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.mistakes import blamed, of_code
 from latentc.components.objective import Objective
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
@@ -32,6 +33,7 @@ LARGEST = 1 << 40
 """Largest allowed element count of one weight (4 TiB in float32, far more than in any published model)."""
 
 
+@blamed()
 def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lowered:
     """Lowers a checked spec: its networks, its loss, and the sampler's programs for each number of `steps`.
 
@@ -94,7 +96,7 @@ def _prepared(mb: ModuleBuilder, networks: dict[str, Network], sampler: Sampler,
     try:
         return dict(sampler.prepare(mb, networks, spec))
     except ValueError as error:
-        raise DiagnosticError.of("E0305", str(error), spec.span("sampler")) from None
+        raise of_code(error) or DiagnosticError.of("E0305", str(error), spec.span("sampler")) from None
 
 
 def _asked(spec: Spec) -> dict[str, Condition]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import latentc
 import latentc_runtime
+from latentc.components import packages
 from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.engines.contract import versions
@@ -48,7 +49,7 @@ def compile_key(
         "weights": [(name, str(path.resolve()), identity(status)) for name, path, status in states],
         "options": options,
         "versions": versions(target.engine),
-        "code": _code(),
+        "code": [_code(), *(f"{root.name} {_sources(root)}" for root in packages.of_users(spec))],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -98,9 +99,12 @@ def _states(
 @functools.cache
 def _code() -> str:
     """Sha256 of the sources of the compiler and the runtime."""
+    return "".join(_sources(Path(package.__file__ or "").parent) for package in (latentc, latentc_runtime))
+
+
+def _sources(root: Path) -> str:
+    """Sha256 of a package's sources."""
     digest = hashlib.sha256()
-    for package in (latentc, latentc_runtime):
-        root = Path(package.__file__ or "").parent
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()

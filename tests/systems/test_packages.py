@@ -15,7 +15,6 @@ import pytest
 import latentc
 from latentc import components, systems
 from latentc.components import packages
-from latentc.components.packages import Package
 
 ROOT = Path(latentc.__file__).parent
 PACKAGES = {package.name: package for package in packages.packages()}
@@ -87,23 +86,3 @@ def test_naming_a_kind_imports_its_module_only() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     sampler = "['latentc.systems.nvg.granules', 'latentc.systems.nvg.sampler']"
     assert done.stdout.splitlines() == ["[]", "[]", sampler]
-
-
-def test_two_packages_that_claim_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    twins = tuple(Package(name, {"networks": {"mine": "net"}}) for name in ("one", "two"))
-    monkeypatch.setattr(packages, "packages", lambda: twins)
-    packages.modules.cache_clear()
-    with pytest.raises(ValueError, match=r"one\.net and two\.net both claim the kind 'mine' in networks"):
-        components.find("networks", "mine")
-    packages.modules.cache_clear()
-
-
-def test_a_package_that_claims_a_kind_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    again = Package("latentc.components.optimizers", {"optimizers": {"adam": "adam"}})
-    monkeypatch.setattr(packages, "packages", lambda: (again,))
-    for cached in (packages.modules, components.load, components.find):
-        cached.cache_clear()
-    with pytest.raises(ValueError, match=r"both claim the kind 'adam' in optimizers"):
-        components.load("optimizers")
-    for cached in (packages.modules, components.load, components.find):
-        cached.cache_clear()

@@ -26,6 +26,7 @@ from latentc.api.reading import (
     schema,
     show,
     specs,
+    use_components,
     why,
 )
 from latentc.api.retrieving import index
@@ -73,6 +74,7 @@ __all__ = [
     "specs",
     "train",
     "tune",
+    "use_components",
     "verify",
     "verify_training",
     "why",

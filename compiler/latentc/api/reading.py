@@ -20,13 +20,23 @@ if TYPE_CHECKING:
 
 
 def specs() -> dict[str, dict[str, tuple[str, ...]]]:
-    """The specs that ship with latentc by family, each with the names of its variants."""
+    """The specs that ship with latentc by family, and those of packages, each with the names of its variants."""
+    from latentc.components import packages
     from latentc.spec import variant_names
 
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for name, path in resources.shipped_specs().items():
         found.setdefault(path.parent.name, {})[name] = variant_names(name)
+    for name, path in packages.specs().items():
+        found.setdefault(path.parents[1].name, {})[name] = variant_names(path)
     return found
+
+
+def use_components(folder: Path | str) -> None:
+    """Adds a package with components of one's own, for this process, as `--components` does. DiagnosticError E0902."""
+    from latentc.components import use
+
+    use(folder)
 
 
 def check(

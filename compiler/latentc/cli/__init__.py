@@ -15,7 +15,7 @@ import typer
 
 from latentc import __version__
 from latentc.cli import bundles, evaluating, exchange, models, serving
-from latentc.cli._shared import echo
+from latentc.cli._shared import echo, with_components
 from latentc.diagnostics import Diagnostic, printable, render
 from latentc.faults import INTERRUPTED, exit_status
 
@@ -37,12 +37,13 @@ VERBS: tuple[Callable[..., None], ...] = (
     *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
     *(evaluating.evaluate, evaluating.classify, evaluating.search, serving.serve, models.doctor),
 )
+WITHOUT_SPECS = (models.init, models.explain, serving.serve)
 for verb in VERBS:
     further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None
-    app.command(context_settings=further)(verb)
-app.command("import")(exchange.import_)
+    app.command(context_settings=further)(verb if verb in WITHOUT_SPECS else with_components(verb))
+app.command("import")(with_components(exchange.import_))
 app.add_typer(export, name="export")
-export.command()(exchange.diffusers)
+export.command()(with_components(exchange.diffusers))
 app.add_typer(deploy, name="deploy")
 deploy.command()(bundles.triton)
 

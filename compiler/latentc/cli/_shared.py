@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import math
 import sys
@@ -9,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -58,6 +60,30 @@ Workers = Annotated[
     typer.Option("--workers", metavar="N|ray[:ADDRESS]", help="Sample with N processes or on a Ray cluster."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that latentc did not write.")]
+
+
+Components = Annotated[
+    list[Path] | None,
+    typer.Option("--components", metavar="FOLDER", help="A package with components of your own; repeatable."),
+]
+
+
+def with_components(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that also takes `--components FOLDER` and adds these packages before it runs."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, components: list[Path] | None = None, **given: Any) -> None:
+        for folder in components or ():
+            api.use_components(folder)
+        verb(*args, **given)
+
+    hints = {**get_type_hints(verb, include_extras=True), "components": Components}
+    parameters = list(inspect.signature(verb).parameters.values())
+    parameters = [part.replace(annotation=hints[part.name]) for part in parameters]
+    own = inspect.Parameter("components", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Components)
+    run.__signature__ = inspect.Signature([*parameters, own])  # type: ignore[attr-defined]
+    run.__annotations__ = hints
+    return run
 
 
 def echo(value: Any, end: str = "\n") -> None:

@@ -44,7 +44,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from latentc.components import packages
+from latentc.components import mistakes, packages
+from latentc.diagnostics import DiagnosticError, did_you_mean
 
 # Integers of specs: each has a bound, so that no value can cause an endless loop or an enormous array.
 Size = Annotated[int, Field(gt=0, le=65_536)]  # channels, widths
@@ -109,21 +110,28 @@ def load(folder: str) -> dict[str, type[Component]]:
     """Every component of a folder ("networks", "blocks/mixers"), by its kind, sorted: the core's and all packages'.
 
     Imports their modules, in the core those without a leading underscore. An absent folder is empty.
-    Raises ValueError where two classes claim one kind.
+    DiagnosticError E0902 where two classes claim one kind, and where a package's module has no such component.
     """
     found = dict(_core(folder))
     for kind, module in packages.modules(folder).items():
-        component = _packaged(module, kind)
         if kind in found:
-            raise ValueError(f"{found[kind]!r} and {component!r} both claim the kind {kind!r} in {folder}")
-        found[kind] = component
+            raise packages.claimed_twice(folder, kind, found[kind].__module__, module)
+        found[kind] = _packaged(module, kind)
     return dict(sorted(found.items()))
+
+
+def use(folder: Path | str) -> None:
+    """Adds the component package in a folder, for this process. DiagnosticError E0902."""
+    packages.add(folder)
+    load.cache_clear()
+    find.cache_clear()
 
 
 @cache
 def find(folder: str, kind: str) -> type[Component] | None:
     """The component of a folder that goes by `kind`; only its own module is imported, if it is named after it."""
     if component := _core_module(folder, kind):
+        packages.unclaimed(folder, kind, component.__module__)
         return component
     if module := packages.modules(folder).get(kind):
         return _packaged(module, kind)
@@ -155,10 +163,18 @@ def _core_module(folder: str, kind: str) -> type[Component] | None:
 
 
 def _packaged(module: str, kind: str) -> type[Component]:
-    """The component that a package's table says is in a module."""
-    if (component := _components(module).get(kind)) is None:
-        raise ValueError(f"{module} has no component of the kind {kind!r}")
-    return component
+    """The component that a package's table says is in a module. DiagnosticError E0902."""
+    package, _, name = module.rpartition(".")
+    subject = f"the component `{kind}` of the package `{package}`"
+    try:
+        present = _components(module)
+    except Exception as error:
+        raise mistakes.of_import(error, subject, packages.folder_of(module)) from error
+    if kind not in present:
+        message = f"{subject}: its module `{name}` defines no component of this kind"
+        mend = did_you_mean(kind, present, f"it defines {', '.join(present) or 'none'}")
+        raise DiagnosticError.of("E0902", message, help=mend)
+    return present[kind]
 
 
 def _package(folder: str) -> str:

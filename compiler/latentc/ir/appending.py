@@ -14,7 +14,10 @@ class Appending:
     def op(self, op: str, *operands: Any, out: str = "", **attrs: Any) -> Any:
         raise NotImplementedError
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *OPS]
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or name not in OPS:
-            raise AttributeError(name)
+            raise AttributeError(f"there is no op `{name}`", name=name, obj=self)
         return lambda *operands, **attrs: self.op(name, *operands, **attrs)

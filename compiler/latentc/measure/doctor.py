@@ -61,7 +61,7 @@ class Health:
 
 def diagnose() -> Health:
     """Examine everything; takes a few seconds if torch is installed. Raises nothing."""
-    return Health((*_system(), *_packages(), *engines(), *_folders(), *_backends()))
+    return Health((*_system(), *_packages(), *_components(), *engines(), *_folders(), *_backends()))
 
 
 def _system() -> Iterator[Finding]:
@@ -87,6 +87,21 @@ def _packages() -> Iterator[Finding]:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         detail = ", ".join(devices) or "no CUDA device: training runs on the CPU"
         yield Finding("torch devices", "ok", detail)
+
+
+def _components() -> Iterator[Finding]:
+    """The user's component packages, with the kinds that they add."""
+    from latentc.components import load, packages
+
+    try:
+        for package in packages.own():
+            added = [f"{folder}: {', '.join(kinds)}" for folder, kinds in package.components.items()]
+            yield Finding(f"components {package.name}", "ok", f"{'; '.join(added)} (from {package.source})")
+        for folder in packages.folders():
+            load(folder)
+    except DiagnosticError as problem:
+        first = problem.diagnostics[0]
+        yield Finding("components", "fault", first.message, first.help or "")
 
 
 def engines() -> Iterator[Finding]:

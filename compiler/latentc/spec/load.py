@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from pydantic import ValidationError
 
+from latentc.components.mistakes import blamed
 from latentc.diagnostics import DiagnosticError
 from latentc.spec.class_names import with_class_names, with_class_tokens
 from latentc.spec.errors import diagnostics_from_validation
@@ -23,6 +24,7 @@ from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import Document
 
 
+@blamed()
 def load_spec(source: str | Path, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
     """The checked spec that `source` names: a path, a shipped spec's name, or `-` for standard input.
 
@@ -45,6 +47,7 @@ def _piped(stream: TextIO) -> bytes:
     return stream.buffer.read(MAX_BYTES + 1)
 
 
+@blamed()
 def spec_from_text(text: str, file: str = "<text>", variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
     """The checked spec in `text`; `file` is what diagnostics call it and what `extends` is relative to."""
     return spec_from_resolved(resolve_text(text, file, None, variant, overrides))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import latentc.resources as resources
+from latentc.components import packages
 from latentc.diagnostics import DiagnosticError, Label, Span, add_source, did_you_mean, nearest
 from latentc.spec.files import read_text
 from latentc.spec.merge import Merging, kept_guidance, merge, overridden, without
@@ -44,7 +45,7 @@ class Resolved:
 
 
 def find_spec(source: str, folder: Path = Path()) -> Path | None:
-    """The file a source names: a path relative to `folder`, or a shipped spec (`dit`, `diffusion/dit`)."""
+    """The file a source names: a path relative to `folder`, a shipped spec (`dit`, `diffusion/dit`), or a package's."""
     try:
         path = folder / source
         there = path.exists()
@@ -56,7 +57,8 @@ def find_spec(source: str, folder: Path = Path()) -> Path | None:
     found = resources.shipped_specs().get(name)
     if found is not None and family in ([], [found.parent.name]):
         return found  # even if there is a folder of this name, such as a trained project
-    return path if there else None
+    own = packages.specs() if "/" not in source else {}
+    return path if there else own.get(name)
 
 
 def named_spec(source: str, folder: Path, span: Span | None) -> Path:
@@ -78,7 +80,7 @@ def resolve_file(
     path = find_spec(source)
     if path is None:
         otherwise = "give a path, or the name of a shipped spec: `latentc specs` lists them"
-        mend = did_you_mean(source, resources.shipped_specs(), otherwise)
+        mend = did_you_mean(source, [*resources.shipped_specs(), *packages.specs()], otherwise)
         raise DiagnosticError.of("E0401", f"no spec `{source}` was found", help=mend)
     return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides, option)
 
