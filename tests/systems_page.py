@@ -1,10 +1,9 @@
-"""docs/systems.md, made from the shipped specs, the authors' numbers that the tests hold, and docs/systems.yaml."""
+"""docs/systems.md and the pages below it, made from the shipped specs, the tests and docs/systems.yaml."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,23 +20,30 @@ ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "tests" / "data" / "parity"
 EXAMPLES = "digits"  # the family of specs that only train small networks on small data
 
-BREAK = "<br>"  # a new line within a cell
-
 HEAD = """\
 # Systems
 
-Every published system that ships as a spec: its sizes, the recorded results of the authors' code that latentc
-reproduces with the authors' weights, and measurements. The float64 oracle, the emitted PyTorch, ONNX Runtime and
-OpenVINO agree with these results, forward passes and losses within 1e-5 of the largest value, samplers with recorded
-noise within 1e-4; a case with a larger tolerance says why (`tests/parity`). The oracle differs by at most 4 times the
-rounding error of the authors' own float32 code. Weights are mapped both ways by name (`tests/parity`,
-`tests/test_parity.py`). The authors' results are counted by the first part of their files' names in
-`tests/data/parity`; systems without such results name the test with our own reference, whether or not their authors
-published code. The source of each parameter count is in `tests/test_parameter_counts.py`: the authors' class where
-available. Each measurement names the command that repeats it; a comparison that one seed shows, or that is smaller
-than the spread of seeds, is within noise. This page is generated from the specs, the tests and
-[systems.yaml](systems.yaml).
+Every published system that ships as a spec, one per line; its page has all measurements and gaps. *Agreement* counts
+the recorded results of the authors' code that latentc reproduces with the authors' weights (`ours`: a reference of our
+own instead). *Figure* is one measurement of many. Systems marked ¹ missed an effect of their paper: see
+[below](#effects-that-did-not-show).
 """
+
+FOOT = """\
+## How these were measured
+
+The float64 oracle, the emitted PyTorch, ONNX Runtime and OpenVINO agree with the authors' results, forward passes and
+losses within 1e-5 of the largest value, samplers with recorded noise within 1e-4; a case with a larger tolerance says
+why (`tests/parity`). The oracle differs by at most 4 times the rounding error of the authors' own float32 code. Weights
+are mapped both ways by name (`tests/parity`, `tests/test_parity.py`). The source of each parameter count is in
+`tests/test_parameter_counts.py`: the authors' class where available. Each measurement names the command that repeats
+it; a comparison that one seed shows, or that is smaller than the spread of seeds, is within noise. These pages are
+generated from the specs, the tests and [systems.yaml](systems.yaml).
+"""
+
+PAGE = "[Systems](../systems.md). Generated from the spec, the tests and `docs/systems.yaml`."
+TECHNIQUES = "systems/techniques.md"
+LONGEST = 110  # characters of a figure in the table
 
 
 def notes() -> dict[str, Any]:
@@ -61,16 +67,18 @@ def _covers(name: str, stem: str) -> bool:
     return stem == name or stem.startswith(f"{name}.")
 
 
-def _sizes(name: str) -> str:
-    """How many weights the least and the largest variant have, over all networks whose weights are counted."""
+def _totals(name: str) -> list[tuple[str, int]]:
+    """(variant, weights of all networks whose weights are counted), from the smallest to the largest."""
     totals: dict[str | None, int] = {}
     for (variant, _), count in COUNTS.get(name, ("", {}))[1].items():
         totals[variant] = totals.get(variant, 0) + count
-    if not totals:
-        return ""
-    ordered = sorted(totals.items(), key=lambda item: item[1])
-    ends = ordered[:1] if len(ordered) == 1 else [ordered[0], ordered[-1]]
-    return " to ".join(f"{variant or 'default'}: {_million(count)}" for variant, count in ends)
+    return sorted(((variant or "default", count) for variant, count in totals.items()), key=lambda item: item[1])
+
+
+def _sizes(name: str) -> str:
+    """The numbers of weights of the smallest and the largest variant."""
+    totals = _totals(name)
+    return " to ".join(dict.fromkeys(_million(count) for _, count in totals[:1] + totals[-1:]))
 
 
 def _million(count: int) -> str:
@@ -84,10 +92,24 @@ def _source(text: str) -> str:
 
 
 def _agreement(note: Mapping[str, Any]) -> str:
-    """How many recorded results of each of the authors' projects, or the test with a reference of our own."""
-    if counts := Counter(name.split(".")[0] for name in numbers_of(note)):
-        return BREAK.join(f"`{name}`: {count}" for name, count in counts.items())
-    return f"reference: `{note['reference']}`" if note.get("reference") else ""
+    """How many recorded results of the authors' code, or that there is a reference of our own."""
+    return str(len(numbers_of(note)) or ("ours" if note.get("reference") else ""))
+
+
+def _results(note: Mapping[str, Any]) -> list[str]:
+    """The recorded results of the authors' code by name, and the tests with references of our own."""
+    names = numbers_of(note)
+    found = (
+        [f"{len(names)} recorded results of the authors' code: {', '.join(f'`{n}`' for n in names)}"] if names else []
+    )
+    return found + ([f"a reference of our own: `{note['reference']}`"] if note.get("reference") else [])
+
+
+def headline(note: Mapping[str, Any]) -> str:
+    """The figure that the table shows: `headline`, or what the first of `figures` says before its first semicolon."""
+    if figures := note.get("figures"):
+        return str(note.get("headline") or re.split(r"; | \(`", figures[0])[0])
+    return ""
 
 
 def verified() -> list[str]:
@@ -111,32 +133,92 @@ def verified() -> list[str]:
     return lines
 
 
-def page() -> str:
-    """The text of docs/systems.md."""
-    told = notes()
-    lines = [HEAD, *verified(), ""]
-    families: dict[str, list[str]] = {}
+def pages() -> dict[str, str]:
+    """{file in docs: text} of the table and of every system's page."""
+    given = notes()
+    found = {"systems.md": _table(given), TECHNIQUES: _techniques(given["techniques"])}
+    return found | {
+        f"systems/{name}.md": _page(name, path, given["systems"][name]) for name, path in published().items()
+    }
+
+
+def _table(given: Mapping[str, Any]) -> str:
+    lines, families = [HEAD], dict[str, list[str]]()
     for name, path in published().items():
         families.setdefault(path.parent.name, []).append(name)
     for family, names in families.items():
-        lines += [f"## {family.replace('_', ' ').capitalize()}", ""]
-        lines += ["| spec | paper | sizes | authors' results | measured | missing |", "|---|---|---|---|---|---|"]
-        for name in names:
-            note, spec = told["systems"][name], load_spec(name)
-            figures = BREAK.join(note.get("figures", ()))
-            cells = (f"`{name}`: {note['title']}", _source(spec.source or ""), _sizes(name), _agreement(note), figures)
-            lines.append(f"| {' | '.join((*cells, note.get('missing', '')))} |")
-        lines.append("")
-    if told["techniques"]:
         lines += [
-            "## Techniques",
+            f"## {family.replace('_', ' ').capitalize()}",
             "",
-            "| technique | paper | in a spec | measured | missing |",
+            "| system | what | sizes | agreement | figure |",
             "|---|---|---|---|---|",
         ]
-        for title, note in told["techniques"].items():
-            figures = BREAK.join(note.get("figures", ()))
-            cells = (title, _source(note["paper"]), f"`{note['option']}`", figures, note.get("missing", ""))
+        for name in names:
+            note = given["systems"][name]
+            mark = " ¹" if "missed" in note else ""
+            cells = (
+                f"[{name}](systems/{name}.md){mark}",
+                note["title"],
+                _sizes(name),
+                _agreement(note),
+                headline(note),
+            )
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
+    lines += ["## Techniques", "", f"Options of any suitable spec ([how to set them]({TECHNIQUES})):", ""]
+    lines += ["| technique | agreement | figure |", "|---|---|---|"]
+    for title, note in given["techniques"].items():
+        link = f"[{title}]({TECHNIQUES}#{_anchor(title)}){_mark(note)}"
+        lines.append(f"| {link} | {_agreement(note)} | {headline(note)} |")
+    lines += ["", "## Effects that did not show", "", "| system | in our measurement |", "|---|---|"]
+    systems = [(f"[{name}](systems/{name}.md)", note) for name, note in given["systems"].items()]
+    systems += [(f"[{title}]({TECHNIQUES}#{_anchor(title)})", note) for title, note in given["techniques"].items()]
+    lines += [f"| {link} | {note['missed']} |" for link, note in systems if "missed" in note]
+    return "\n".join([*lines, "", "## Verification", "", *verified(), "", FOOT])
+
+
+def _mark(note: Mapping[str, Any]) -> str:
+    return " ¹" if "missed" in note else ""
+
+
+def _anchor(title: str) -> str:
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _page(name: str, path: Path, note: Mapping[str, Any]) -> str:
+    spec = load_spec(name)
+    lines = [f"# {note['title']}", "", f"{PAGE} Spec: `{path.relative_to(ROOT)}`.", ""]
+    lines += [f"Paper: {_source(spec.source)}", ""] if spec.source else []
+    lines += _body(note, _totals(name))
+    entries = json.loads((ROOT / "docs" / "verified.json").read_text(encoding="utf-8"))["systems"]
+    if tiny := {key: entry for key, entry in entries.items() if entry["spec"] == name}:
+        lines += ["## Verified at a tiny size", ""]
+        lines += [f"- `{key}`: {'; '.join(failures(entry)) or 'passes'}" for key, entry in tiny.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _body(note: Mapping[str, Any], totals: list[tuple[str, int]], level: str = "##") -> list[str]:
+    """The sections of a system or technique: sizes, agreement, measurements, gaps."""
+    lines = []
+    if totals:
+        lines += [f"{level} Sizes", "", "| variant | weights |", "|---|---|"]
+        lines += [*(f"| {variant} | {count:,} |" for variant, count in totals), ""]
+    if results := _results(note):
+        lines += [f"{level} Agreement", "", *(f"- {result}" for result in results), ""]
+    if "missed" in note:
+        lines += [f"{level} Effect that did not show", "", f"{note['missed'][0].upper()}{note['missed'][1:]}.", ""]
+    if note.get("figures"):
+        lines += [f"{level} Measurements", "", *(f"- {figure}" for figure in note["figures"]), ""]
+    if note.get("missing"):
+        lines += [f"{level} Missing", "", f"{note['missing']}.", ""]
+    return lines
+
+
+def _techniques(given: Mapping[str, Any]) -> str:
+    lines = ["# Techniques", "", "[Systems](../systems.md). Generated from the tests and `docs/systems.yaml`.", ""]
+    for title, note in given.items():
+        lines += [f"## {title}", "", f"Paper: {_source(note['paper'])}", "", f"In a spec: `{note['option']}`", ""]
+        lines += _body(note, [], "###")
     return "\n".join(lines)

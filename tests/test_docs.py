@@ -31,7 +31,7 @@ def test_the_vocabulary_is_made_from_the_components(folder, golden):
     golden(f"../../docs/{page}", vocabulary_pages.pages()[page])
 
 
-@pytest.mark.parametrize(("below", "pages"), [("vocabulary", vocabulary_pages.pages)])
+@pytest.mark.parametrize(("below", "pages"), [("vocabulary", vocabulary_pages.pages), ("systems", systems_page.pages)])
 def test_every_page_of_a_generated_folder_is_generated(below, pages, request):
     """A page of what is gone goes with it."""
     stale = set((ROOT / "docs" / below).glob("*.md")) - {ROOT / "docs" / page for page in pages()}
@@ -55,8 +55,17 @@ def test_the_ir_page_names_every_pass():
         assert f"`{module.__name__.rsplit('.', 1)[-1]}`" in page
 
 
-def test_the_page_of_systems_is_made_from_the_specs_and_tests(golden):
-    golden("../../docs/systems.md", systems_page.page())
+def test_the_pages_of_systems_are_made_from_the_specs_and_tests(golden):
+    for page, text in systems_page.pages().items():
+        golden(f"../../docs/{page}", text)
+
+
+def test_every_system_has_one_line():
+    """What the table says of a system is short."""
+    given = systems_page.notes()
+    for title, note in [*given["systems"].items(), *given["techniques"].items()]:
+        figure = systems_page.headline(note)
+        assert len(figure) <= systems_page.LONGEST, f"{title}: give it a `headline`: {figure}"
 
 
 def test_every_published_system_is_on_its_page():
