@@ -59,9 +59,7 @@ def check_classes(module: Module) -> None:
         file = networks_file(module, {"main": [fn]})
         text = file.text
         model = loaded(text, torch.float64, **side_file(file.constants))["build"]().double().eval()
-        own = model.state_dict()  # a weight that has the name of a module ends in _
-        state = {k if k in own else f"{k}_": torch.tensor(weights[k]) for k in parameters(module, fn)}
-        model.load_state_dict(state)
+        model.load_state_dict({k: torch.tensor(weights[k]) for k in parameters(module, fn)})
         with torch.no_grad():
             compared(text, model(*tensors(inputs_of(module, entry), torch.float64)), expected[entry])
 

@@ -33,6 +33,7 @@ class Body(Loops):
         self.star = _starred_inputs(fn, items)
         self.unpackable = _unpackable(fn, self.star[0] if self.star else len(fn.inputs))
         self.inputs = self._input_names()
+        self.labels = self._label_names()
         self.lines = self._function(items)
 
     def _input_names(self) -> list[str]:
@@ -42,16 +43,28 @@ class Body(Loops):
             names.append(free_name(identifier(value.name), {*names, *self.context.reserved}))
         if self.star:
             self.star_name = base_name(self.fn.inputs[start].name)
-            if self.star_name in names:
+            while self.star_name in {*names, *self.context.reserved}:
                 self.star_name += "s"
         return names
+
+    def _label_names(self) -> dict[str, str]:
+        """{size in the shapes of inputs: the variable that holds it}."""
+        taken = {*self.inputs, self.star_name, *self.context.reserved}
+        labels: dict[str, str] = {}
+        for name in self.unpackable:
+            label = identifier(name)
+            while label in taken:
+                label += "_"
+            taken.add(label)
+            labels[name] = label
+        return labels
 
     def _function(self, items: Sequence[Node | Repeat]) -> list[str]:
         env = {v: Text(n) for v, n in zip(self.fn.inputs, self.inputs, strict=False)}
         if self.star:
             for i, value in enumerate(self.fn.inputs[self.star[0] :]):
                 env[value] = Text(f"{self.star_name}[{i}]")
-        hold = dict.fromkeys([*self.context.reserved, *self.unpackable], FOREVER)
+        hold = dict.fromkeys([*self.context.reserved, *self.labels.values()], FOREVER)
         hold[self.star_name] = FOREVER
         lines, scope = self._block(items, env, hold, list(self.outputs), {}, 1, final=True)
         texts, position = [], 0
@@ -72,7 +85,8 @@ class Body(Loops):
     def _unpacking(self, statements: Sequence[str]) -> list[str]:
         """`B, T, D = x.shape` for the sizes that the statements mention."""
         lines: list[str] = []
-        wanted = {n for n in self.used_sizes if n in self.unpackable and any(_mentions(x, n) for x in statements)}
+        used = {n for n in self.used_sizes if n in self.labels}
+        wanted = {n for n in used if any(_mentions(x, self.labels[n]) for x in statements)}
         for name, value in zip(self.inputs, self.fn.inputs, strict=False):
             row = []
             for dim in value.type.shape:
@@ -83,15 +97,15 @@ class Body(Loops):
                 continue
             if len(found) == 1:
                 (only,) = found
-                lines.append(f"{only} = {name}.shape[{row.index(only)}]")
+                lines.append(f"{self.labels[only]} = {name}.shape[{row.index(only)}]")
             else:
-                lines.append(f"{commas(row)} = {name}.shape")
+                lines.append(f"{commas(self.labels.get(r, r) for r in row)} = {name}.shape")
             wanted -= found
         for label in sorted(wanted):
             index, axis, dim = self.unpackable[label]
             factor = f" // {dim.factor}" if isinstance(dim, Sym) and dim.factor != 1 else ""
             name = self.inputs[index] if index < len(self.inputs) else f"{self.star_name}[0]"
-            lines.append(f"{label} = {name}.shape[{axis}]{factor}")
+            lines.append(f"{self.labels[label]} = {name}.shape[{axis}]{factor}")
         return lines
 
     def _listed(self, outputs: Sequence[Value], at: int, scope: Scope) -> tuple[str, int] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,38 +24,36 @@ from latentc.emit.leaves import (
     same_leaf,
 )
 from latentc.emit.members import EmitError, Members
+from latentc.emit.names import MODULE, TAKEN, public
 from latentc.emit.specialise import specialised
 from latentc.emit.text import Text, call, code_key, commas, docstring, free_name, identifier, layout, size_text
 from latentc.emit.variants import Condition, Joined, flattened, join
 from latentc.ir.core import CALLS, Function, Module, Node, Param, Value, reachable
 
 _SELF = "@CLASS@"  # stands for a class's own name while texts are compared
-# Attributes of nn.Module, which emitted methods must not be named after.
-_MODULE = frozenset(
-    (
-        *("add_module", "apply", "buffers", "children", "compile", "cpu", "cuda", "double", "eval", "extra_repr"),
-        *("float", "half", "modules", "parameters", "register_buffer", "register_parameter", "reset_parameters"),
-        *("share_memory", "state_dict", "to", "train", "training", "type"),
-    )
-)
 
 
 @dataclass(frozen=True)
 class Printed:
-    """A printed class: its constructor arguments and their values, methods {function: name}, and members."""
+    """A printed class.
+
+    arguments: {static argument: constructor argument}. methods: {function: name}. values: of the static arguments.
+    attributes: names of its sizes, constants and methods.
+    """
 
     name: str
-    arguments: tuple[str, ...]
+    arguments: Mapping[str, str]
     methods: Mapping[str, str]
     values: Mapping[str, int]
     members: Members
+    attributes: frozenset[str]
 
-    def reach(self, path: str) -> str | None:
-        """The suffix (`.attn.qkv`) that reaches the member at a dotted path from the module; None if there is none."""
-        found = self.members.access.get(path)
+    def reach(self, path: str, weight: bool = False) -> str | None:
+        """The suffix (`.attn.qkv`) that reaches the module, or weight, at a path from this module; None without one."""
+        found = (self.members.weights if weight else self.members.access).get(path)
         if found is None:
-            return self.members.inside(path)
-        return found.removeprefix("self") if found.startswith("self") else None
+            return self.members.inside(path, weight)
+        return found.removeprefix("self")
 
 
 class Classes:
@@ -76,7 +75,7 @@ class Classes:
         self.constants = Constants()
         self._printed: dict[str, Printed] = {}
         self._by_text: dict[tuple[str, tuple[str, ...]], Printed] = {}
-        self._names: set[str] = set()
+        self.names = {*TAKEN, *dir(builtins), "NETWORKS", *map(builder_of, networks)}  # of definitions in the file
         self._families = _families(self.module, self.groups, networks)
 
     def of(self, function: str) -> Printed:
@@ -136,12 +135,19 @@ class Classes:
     def _named(self, printer: _ClassPrinter) -> Printed:
         text, key = printer.text, printer.key
         if key not in self._by_text:
-            name = free_name(identifier(printer.cls), self._names | _BUILTIN, "")
-            self._names.add(name)
+            attributes = {*printer.attributes.values(), *printer.members.constants, *printer.methods.values()}
+            facts = printer.arguments, printer.methods, printer.values, printer.members, frozenset(attributes)
+            name = free_name(identifier(printer.cls), self.names, "")
+            self.names.add(name)
             self.texts.append(text.replace(_SELF, name))
-            self._by_text[key] = Printed(name, printer.arguments, printer.methods, printer.values, printer.members)
+            self._by_text[key] = Printed(name, *facts)
         known = self._by_text[key]
-        return Printed(known.name, known.arguments, printer.methods, printer.values, known.members)
+        return replace(known, methods=printer.methods, values=printer.values)
+
+
+def builder_of(network: str) -> str:
+    """The name of the function in model.py that builds a network."""
+    return "build" if network == "main" else f"build_{identifier(network)}"
 
 
 def _same_module(one: Printed, other: Printed) -> bool:
@@ -180,8 +186,15 @@ def _families(module: Module, groups: Groups, networks: Mapping[str, Iterable[st
     }
 
 
-# Names that classes of model.py must not have.
-_BUILTIN = frozenset({"Tensor", "Mapping", "Path", "CONSTANTS", "NETWORKS", "SNConv2d", "SNLinear", "SNEmbedding"})
+def _distinct(names: Iterable[str], taken: Collection[str], spelled: Callable[[str], str] = str) -> dict[str, str]:
+    """{name: an identifier for it} of static arguments, none of which is taken."""
+    result: dict[str, str] = {}
+    for name in names:
+        word = spelled(identifier(name))
+        while word in taken or word in result.values():
+            word += "_"
+        result[name] = word
+    return result
 
 
 class _ClassPrinter:
@@ -204,8 +217,10 @@ class _ClassPrinter:
                     sizes.setdefault(name, set()).add(int(value))
         # An argument with different values in the methods of one instance cannot be a constructor argument.
         self.values = {name: next(iter(found)) for name, found in sizes.items() if len(found) == 1}
+        optional = joined.optional if joined else {}
+        self.argument = _distinct({**self.values, **optional}, {"i", "block", *owner.names})
         self.in_constructor: dict[str, None] = {}
-        self.attributes: dict[str, None] = {}
+        self.attributes: dict[str, str] = {}  # {static argument that methods read: attribute}
         self.parts = [flattened(part) for fn in functions for part in with_loops(owner.module, fn)]
         self.own = [flattened(fn) for fn in functions]
         params = {p.name: p for fn in self.parts for p in fn.params}
@@ -216,14 +231,23 @@ class _ClassPrinter:
             if not _same_module(owner.of(known.attrs["fn"]), owner.of(node.attrs["fn"])):
                 self.mixed = node.attrs["name"]
         leaves = find_leaves(self.parts)
-        self.optional = {name: identifier(flag) for name, flag in joined.members.items()} if joined else {}
+        self.optional = {name: self.argument[flag] for name, flag in joined.members.items()} if joined else {}
         self.norms = self._free_norms({p.split(".")[0] for p in [*leaves, *params, *children]})
         self.members = Members(owner, leaves, children, params, dict(self.norms.values()), self._size, self.optional)
         self.leaves = self.members.leaves
-        self.access = self.members.access
+        self.access, self.weights = self.members.access, self.members.weights
         self.doc = "\n".join(docstring(next((fn.doc for fn in self.functions if fn.doc), ""), "    "))
+        self.wanted = {fn.origin.method: self._wanted(fn.origin.method) for fn in functions if fn.origin}
+        self.members.reserved |= {*self.wanted.values()}
+        self.attribute = _distinct(self.values, {*self.members.heads, *self.members.reserved}, public)
+        self.members.reserved |= {*self.attribute.values()}
         self.text, self.arguments, self.methods = self._text()
-        self.key = code_key(self.text.replace(_SELF, "CLASS"), self.named), self.arguments
+        self.key = code_key(self.text.replace(_SELF, "CLASS"), self.named), tuple(self.arguments)
+
+    def _wanted(self, method: str) -> str:
+        """A method's name; methods give way to members, except `forward`."""
+        name = public(identifier(method))
+        return name if name == "forward" else free_name(name, self.members.heads | MODULE)
 
     def _free_norms(self, heads: set[str]) -> dict[Value, tuple[str, str]]:
         """Norms without weights, which become modules as well: {output: (name, constructor)}."""
@@ -246,26 +270,29 @@ class _ClassPrinter:
         """A size as written in the constructor; `indices` are loop variables there."""
 
         def spelled(name: str) -> str:
-            if name in self.values:
-                self.in_constructor[name] = None
-            return identifier(name)
+            if name not in self.values:
+                return identifier(name)
+            self.in_constructor[name] = None
+            return self.argument[name]
 
         return size_text(value, {**(indices or {}), **self.values}, spelled)
 
     def _attribute(self, name: str) -> str:
-        self.attributes[name] = None
-        return f"self.{identifier(name)}_" if name in self.members.heads else f"self.{identifier(name)}"
+        self.attributes[name] = self.attribute[name]
+        return f"self.{self.attributes[name]}"
 
     # ---- text
 
-    def _text(self) -> tuple[str, tuple[str, ...], dict[str, str]]:
-        """(definition with `_SELF` for its name, constructor arguments, {function: method})."""
+    def _text(self) -> tuple[str, dict[str, str], dict[str, str]]:
+        """(definition with `_SELF` for its name, {static argument: constructor argument}, {function: method})."""
         built = self.members.lines(self._first_uses())
         methods, bodies = self._methods()
         inside = self.members.inside
         leaves = [(path, self.access[path], leaf) for path, leaf in self.leaves.items()]
         # Parameters of a child are initialised in the child.
-        plain = [(n, self.access[n], p) for n, p in self.members.plain.items() if p.kind == "weight" and not inside(n)]
+        plain = [
+            (n, self.weights[n], p) for n, p in self.members.plain.items() if p.kind == "weight" and not inside(n, True)
+        ]
         init: list[str] = []
         for member in ["", *self.optional]:
             statements = initialisation(
@@ -277,16 +304,16 @@ class _ClassPrinter:
                 statements = [f"if self.{member} is not None:", *(f"    {line}" for line in statements)]
             init += statements
         written = "\n".join([*init, *(line for body in bodies for line in body)])
-        self.attributes = {a: None for a in self.attributes if re.search(rf"self\.{a}_?\b", written)}
+        self.attributes = {a: n for a, n in self.attributes.items() if re.search(rf"self\.{n}\b", written)}
         optional = self.joined.optional if self.joined else {}
-        arguments = tuple(a for a in self.values if a in self.in_constructor or a in self.attributes)
-        arguments = (*(a for a in arguments if a not in optional), *optional)
+        used = [a for a in self.values if a in self.in_constructor or a in self.attributes]
+        arguments = {a: self.argument[a] for a in (*(a for a in used if a not in optional), *optional)}
         types = {"int": "int | None = None", "bool": "bool = False"}
         lines = [f"class {_SELF}(nn.Module):", *([self.doc, ""] if self.doc else [])]
-        declared = [f"{identifier(a)}: {types[optional[a]] if a in optional else 'int'}" for a in arguments]
+        declared = [f"{n}: {types[optional[a]] if a in optional else 'int'}" for a, n in arguments.items()]
         signature = commas(["self", *declared])
         constructor_lines = ["super().__init__()"]
-        constructor_lines += [f"{self._attribute(a)} = {identifier(a)}" for a in arguments if a in self.attributes]
+        constructor_lines += [f"self.{self.attributes[a]} = {n}" for a, n in arguments.items() if a in self.attributes]
         constructor_lines += [*built, *self.members.constant_lines()]
         if init:
             constructor_lines.append("self.reset_parameters()")
@@ -313,7 +340,7 @@ class _ClassPrinter:
         """({function: method}, text of each method); methods with different texts get different names."""
         methods: dict[str, str] = {}
         seen: dict[str, str] = {}
-        taken = set(self.members.heads) | _MODULE
+        taken = {*self.members.heads, *MODULE} - {"forward"}
         texts = []
         self.differ = False
         docs = {fn.doc for fn in self.functions}
@@ -325,8 +352,8 @@ class _ClassPrinter:
             if key in seen:
                 methods[fn.name] = seen[key]
                 continue
-            wanted = identifier(fn.origin.method)
-            self.differ |= wanted in taken
+            wanted = self.wanted[fn.origin.method]
+            self.differ |= wanted in taken or wanted != identifier(fn.origin.method)
             name = free_name(wanted, taken)
             taken.add(name)
             seen[key] = methods[fn.name] = name
@@ -342,7 +369,7 @@ class _ClassPrinter:
             self.owner.module,
             self.values,
             self._attribute,
-            lambda v: Text(self.access[params[v].name]),
+            lambda v: Text(self.weights[params[v].name]),
             lambda node, body: self._leaf(node, body, params),
             self._call,
             self._modules,
@@ -366,7 +393,7 @@ class _ClassPrinter:
         """The expression for the dtype of the weights; empty if the class itself has none."""
         floats = (p for fn in self.parts for p in fn.params if p.kind == "weight" and p.type.is_float)
         first: Param | None = next(floats, None)
-        return f"{self.access[first.name]}.dtype" if first else ""
+        return f"{self.weights[first.name]}.dtype" if first else ""
 
     def _modules(self, base: str, first: int, stop: int) -> str:
         """Modules `first` to `stop - 1` of a list; one whose numbers do not start at 0 is a dictionary."""
@@ -397,7 +424,7 @@ class _ClassPrinter:
         if not name:  # another method of this very module
             origin = self.owner.module.functions[fn].origin
             assert origin is not None
-            return call(f"self.{identifier(origin.method)}", args)
+            return call(f"self.{self.wanted[origin.method]}", args)
         callee = self.access.get(name, "")
         base, _, variable = element.partition(" ")
         if variable and re.fullmatch(re.escape(base) + r"\.\d+", name):

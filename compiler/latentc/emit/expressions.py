@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from latentc.emit.ops import TORCH, TORCH_DTYPE
-from latentc.emit.text import Text, base_name, call, commas, identifier, layout, literal, singular, size_text
+from latentc.emit.text import PRODUCT, Text, base_name, call, commas, identifier, layout, literal, singular, size_text
 from latentc.emit.variants import Condition
 from latentc.ir.core import Function, Module, Node, Value
 from latentc.ir.types import Dim, Named, Sym
+
+_WORD = r"[A-Za-z_]\w*"
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Expressions:
         self.bundles: dict[Value, int] = {}
         self.used_sizes: set[str] = set()
         self.unpackable: dict[str, tuple[int, int, Dim]] = {}
+        self.labels: dict[str, str] = {}  # variables of the unpackable sizes
         self.inputs: list[str] = []
         self.outputs: list[Value] = []
         self.star: tuple[int, int] | None = None
@@ -150,14 +153,15 @@ class Expressions:
             if dim.name not in self.unpackable:
                 return Text("-1")
             self.used_sizes.add(dim.name)
-            return Text(dim.name if dim.factor == 1 else f"{dim.factor} * {dim.name}", 7 if dim.factor == 1 else 4)
+            name = self.labels[dim.name]
+            return Text(name) if dim.factor == 1 else Text(f"{dim.factor} * {name}", PRODUCT)
         known = {**self.unpackable_sizes(), **self.context.sizes}
 
         def spelled(name: str) -> str:
             if name in self.context.sizes:
                 return self.context.spelled(name)
             self.used_sizes.add(name)
-            return name
+            return self.labels[name]
 
         return size_text(dim, known, spelled)
 
@@ -279,7 +283,11 @@ class Expressions:
         return call(self.helper("guide"), [both, scale], channels=None if channels is None else int(channels))
 
     def shape_comment(self, value: Value) -> str:
-        return f"[{commas(d.expr if isinstance(d, Named) else str(d) for d in value.type.shape)}]"
+        def shown(found: re.Match[str]) -> str:
+            return self.labels.get(found[0], found[0])
+
+        sizes = commas(d.expr if isinstance(d, Named) else str(d) for d in value.type.shape)
+        return f"[{re.sub(_WORD, shown, sizes)}]"
 
     def _layout(self, code: str, comment: str = "") -> list[str]:
         return layout("", code, comment, self._reserve)

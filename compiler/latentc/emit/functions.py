@@ -25,6 +25,7 @@ class Functions:
         self.constants = Constants()
         self.helpers: dict[str, None] = {}
         self._names: dict[str, str] = {}
+        self._variables = {variable_of(n) for entry in module.entries.values() for n in self.networks(entry)}
 
     def begin_file(self) -> None:
         """Begins another file, which defines every function that it calls."""
@@ -48,7 +49,7 @@ class Functions:
             return self._names[function]
         fn = self.module.functions[function]
         python = identifier(name or fn.name)
-        while python in self._names.values():
+        while python in self._names.values() or python in self._variables:
             python += "_"
         self._names[function] = python
         models = [variable_of(n) for n in self.networks(function)]
@@ -108,4 +109,5 @@ class Functions:
 
 def variable_of(network: str) -> str:
     """The argument name of a network: `model` for the main one."""
-    return "model" if network == "main" else identifier(network)
+    name = "model" if network == "main" else identifier(network)
+    return f"{name}_" if network in ("model", "weights") else name

@@ -127,7 +127,7 @@ class Loops(Statements):
         scope = self._scope
         lines, env, hold, targets = self._enter(run.carried, i, run.invariants)
         base = run.base.rpartition(".")[2]
-        element = singular(base) if singular(base) != base else "block"
+        element = singular(base) if singular(base) != base and base.isidentifier() else "block"
         while element in hold or element in targets.values():
             element += "_"
         hold[element] = FOREVER
@@ -304,10 +304,11 @@ class Loops(Statements):
         if self.context.progress:
             over = f"tqdm({over}, total={trip}, leave=False, disable=None)"
         if len(heads) > 3:
-            lines += self._layout(f"rows = {over}")
-            over = "rows"
+            rows_name = free_name("rows", {*hold, *targets.values(), *self.inputs})
+            lines += self._layout(f"{rows_name} = {over}")
+            over = rows_name
         header = f"for {commas(heads) or '_'} in {over}:"
-        if over == "rows" and len(header) > WIDTH - 4 * depth:  # with parentheses it can be broken at commas
+        if len(heads) > 3 and len(header) > WIDTH - 4 * depth:  # with parentheses it can be broken at commas
             header = f"for ({commas(heads)}) in {over}:"
         stacks = []
         for value, out in zip(made[carry:], node.outputs[carry:], strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from latentc.emit.constants import LARGE, Constants
 from latentc.emit.leaves import Leaf, buffer_value, constructor
+from latentc.emit.names import CONTAINER, LAYER, MODULE, is_plain, public
 from latentc.emit.text import Text, call, commas, layout, literal
 from latentc.ir.core import Node, Param
 from latentc.ir.inits import DETERMINISTIC
@@ -23,7 +23,7 @@ class EmitError(Exception):
 
 
 class Members:
-    """Statements of a constructor; `access` {path: expression} for each module, parameter and buffer."""
+    """Statements of a constructor. `access`: expressions of modules by path; `weights`: of parameters and buffers."""
 
     def __init__(
         self,
@@ -39,11 +39,16 @@ class Members:
         self.optional = optional or {}  # {member: constructor argument without which it is None}
         self.children = children
         self.access: dict[str, str] = {}
+        self.weights: dict[str, str] = {}
         self.constants = Constants()
+        self.reserved: set[str] = set(MODULE)  # names that constants must not have
         self.leaves = {path: leaf for path, leaf in leaves.items() if self._child_above(path) is None}
         owned = {p.name: leaf.path for leaf in self.leaves.values() for p in leaf.params}
         self.plain = {name: p for name, p in params.items() if name not in owned}
         self.heads = {path.split(".")[0] for path in [*self.leaves, *self.children, *self.plain, *norms]}
+        # A weight and a module may have the same path.
+        modules = [name.rpartition(".")[0] for name in self.plain] + [*self.leaves, *children, *norms]
+        self.both = {name for name in self.plain if any(f"{m}.".startswith(f"{name}.") for m in modules)}
 
     def _child_above(self, path: str) -> str | None:
         """The child that a dotted path leads into, if any."""
@@ -64,7 +69,8 @@ class Members:
         tree: dict[str, Any] = {}
         late: dict[str, str] = {}  # members below a module that a single call creates
         for path, text in sorted(modules.items(), key=lambda item: item[0].count(".")):
-            if not _insert(tree, path.split("."), text):
+            inner = [path[:at] for at in range(len(path)) if path[at] == "."][1:] + [path] * ("." in path)
+            if any(map(self._hidden, inner)) or not _insert(tree, path.split("."), text):
                 late[path] = text
         tops = [*tree.items(), *((name, p) for name, p in self.plain.items() if "." not in name)]
         lines: list[str] = []
@@ -72,47 +78,47 @@ class Members:
             if isinstance(entry, Param):
                 lines += self._plain(name, entry)
             else:
-                self.access[name] = _attribute("self", name)
+                self.access[name] = self._member("self", name)
                 text = self._entry(entry, self.access[name], name)
                 wanted = self.optional.get(name)
                 lines += self._assigned("self", name, f"{text} if {wanted} else None" if wanted else text)
         for path, text in late.items():
             known = self.inside(path)
             if known is None:
-                holder, _, last = path.rpartition(".")
-                base = self._base(holder, lines)
-                lines += self._assigned(base, last, text)
-                known = _attribute(base, last)
+                base = self._base(path.rpartition(".")[0], lines)
+                lines += self._assigned(base, path, text)
+                known = self._member(base, path)
             self.access[path] = known
         for path, leaf in self.leaves.items():
-            self.access |= {p.name: f"{self.access[path]}.{p.name.rpartition('.')[2]}" for p in leaf.params}
+            self.weights |= {p.name: f"{self.access[path]}.{p.name.rpartition('.')[2]}" for p in leaf.params}
         for name, param in self.plain.items():
             if "." in name:
-                known = self.inside(name)
+                known = self.inside(name, weight=True)
                 if known is None:
                     self._base(name.rpartition(".")[0], lines)
                     lines += self._plain(name, param)
                 else:
-                    self.access[name] = known
+                    self.weights[name] = known
         return lines
 
     def _base(self, path: str, lines: list[str]) -> str:
         """The expression of a module; one that nothing else creates becomes a plain nn.Module."""
+        if not path:
+            return "self"
         known = self.access.get(path) or self.inside(path)
         if known is None:
-            above, _, last = path.rpartition(".")
-            base = self._base(above, lines)
-            lines += self._assigned(base, last, "nn.Module()")
-            known = _attribute(base, last)
+            base = self._base(path.rpartition(".")[0], lines)
+            lines += self._assigned(base, path, "nn.Module()")
+            known = self._member(base, path)
         self.access[path] = known
         return known
 
-    def inside(self, path: str) -> str | None:
-        """The expression of a member of a child, if the child's class has it."""
+    def inside(self, path: str, weight: bool = False) -> str | None:
+        """The expression of a module (if `weight`: of a parameter or buffer) of a child, if that has it."""
         child = self._child_above(path)
         if child is None or child == path or child not in self.access:
             return None
-        inner = self.printed(child).reach(path[len(child) + 1 :])
+        inner = self.printed(child).reach(path[len(child) + 1 :], weight)
         return None if inner is None else self.access[child] + inner
 
     def leaf_at(self, path: str) -> Leaf | None:
@@ -138,9 +144,9 @@ class Members:
 
     @staticmethod
     def _made(printed: Printed, values: Mapping[str, Text]) -> str:
-        if len(values) == 1 and list(values) == [*printed.arguments[:1]]:
+        if len(values) == 1 and list(values) == list(printed.arguments)[:1]:
             return call(printed.name, [v.code for v in values.values()]).code
-        return call(printed.name, [f"{k}={v.code}" for k, v in values.items()]).code
+        return call(printed.name, [f"{printed.arguments[k]}={v.code}" for k, v in values.items()]).code
 
     def _entry(self, entry: Any, access: str, path: str) -> str:
         """Text of a subtree; records the expression of each module in it."""
@@ -153,7 +159,7 @@ class Members:
         parts = []
         for key in keys:
             way = f"{access}[{key}]" if numbered else f"{access}[{literal(key).code}]"
-            if not numbered and _plain_name(key):
+            if not numbered and is_plain(key):
                 way = f"{access}.{key}"
             parts.append(self._entry(entry[key], way, f"{path}.{key}"))
         if numbered and len(parts) > 1 and len(set(parts)) == 1:
@@ -184,35 +190,60 @@ class Members:
         sizes = (n.attrs["count"] for name, n in self.children.items() if name == f"{path}.0" and "count" in n.attrs)
         return self.size(next((size for size in sizes if size == count), count)).code
 
-    def _assigned(self, base: str, name: str, value: str) -> list[str]:
-        if _plain_name(name):
-            return layout("", f"{base}.{name} = {value}", reserve=8)
+    def _hidden(self, path: str) -> bool:
+        """True if `object.name` does not read the member at a path, because something else has its name.
+
+        Such a member is assigned to and read from the dictionaries of nn.Module, so that it keeps its state-dict name.
+        """
+        holder, _, name = path.rpartition(".")
+        if path in self.both or name in MODULE or name.startswith("_"):
+            return True
+        if not holder:
+            return False
+        if holder in self.children:
+            return name in self.printed(holder).attributes
+        return name in (LAYER if holder in self.leaves else CONTAINER if self._child_above(holder) is None else ())
+
+    def _member(self, base: str, path: str, registry: str = "_modules") -> str:
+        """The expression of the member at a path; `base` is that of the object that has it."""
+        name = path.rpartition(".")[2]
+        if self._hidden(path):
+            return f"{base}.{registry}[{literal(name).code}]"
+        getter = {"_modules": "get_submodule", "_parameters": "get_parameter", "_buffers": "get_buffer"}[registry]
+        return f"{base}.{name}" if is_plain(name) else f"{base}.{getter}({literal(name).code})"
+
+    def _assigned(self, base: str, path: str, value: str) -> list[str]:
+        name = path.rpartition(".")[2]
+        if is_plain(name) or self._hidden(path):
+            return layout("", f"{self._member(base, path)} = {value}", reserve=8)
         return layout("", call(f"{base}.add_module", [literal(name), value]).code, reserve=8)
 
     def _plain(self, path: str, param: Param) -> list[str]:
         """A parameter or buffer that no leaf module holds."""
         holder, _, name = path.rpartition(".")
         base = self.access[holder] if holder else "self"
-        if any(m.startswith(f"{path}.") for m in (*self.leaves, *self.children)):
-            name += "_"  # PyTorch does not allow a weight and a module of the same name
-        self.access[path] = _attribute(base, name)
-        if param.kind != "weight":
+        weight, hidden = param.kind == "weight", self._hidden(path)
+        self.weights[path] = access = self._member(base, path, "_parameters" if weight else "_buffers")
+        if not weight:
             value = buffer_value(param, self.size, self._helper)
             fixed = param.kind == "buffer" and param.init.kind in DETERMINISTIC - {"count"}
             persistent = False if fixed else None
+            if hidden:
+                kept = [f"{base}._non_persistent_buffers_set.add({literal(name).code})"] * fixed
+                return [*layout("", f"{access} = {value}", reserve=8), *kept]
             made = call(f"{base}.register_buffer", [literal(name), value], persistent=persistent)
             return layout("", made.code, reserve=8)
         dims = commas(self.size(d).code for d in param.type.shape) or "()"
         value = f"nn.Parameter(torch.empty({dims}))"
-        if _plain_name(name):
-            return layout("", f"{base}.{name} = {value}", reserve=8)
+        if is_plain(name) or hidden:
+            return layout("", f"{access} = {value}", reserve=8)
         return layout("", call(f"{base}.register_parameter", [literal(name), value]).code, reserve=8)
 
     # ---- constants
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> str:
         """The expression of a constant array, a buffer of that name."""
-        return f"self.{self.constants.add(name, array, self.heads)}"
+        return f"self.{self.constants.add(public(name), array, self.heads | self.reserved)}"
 
     def constant_lines(self) -> list[str]:
         lines: list[str] = []
@@ -239,14 +270,6 @@ def _period(parts: list[str]) -> int | None:
     """After how many texts a list begins again, if it is that list several times over; two at least."""
     periods = (n for n in range(2, len(parts) // 2 + 1) if len(parts) % n == 0)
     return next((n for n in periods if parts == parts[:n] * (len(parts) // n)), None)
-
-
-def _plain_name(name: str) -> bool:
-    return name.isidentifier() and not keyword.iskeyword(name)
-
-
-def _attribute(base: str, name: str) -> str:
-    return f"{base}.{name}" if _plain_name(name) else f"getattr({base}, {literal(name).code})"
 
 
 def _insert(tree: dict[str, Any], path: list[str], text: str) -> bool:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from latentc.components.contract import Lowered
-from latentc.emit.classes import Classes
+from latentc.emit.classes import Classes, builder_of
 from latentc.emit.helpers import helper_source
-from latentc.emit.text import commas, docstring, identifier, layout, literal
+from latentc.emit.text import commas, docstring, layout, literal
 from latentc.ir.core import Module
 from latentc_runtime import sources as sources_module
 
@@ -50,13 +50,13 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
     builders = []
     for network, names in methods.items():
         printed = classes.of(names[0])
-        sizes[network] = {identifier(a): printed.values[a] for a in printed.arguments}
-        builders += ["", "", f"def {_builder(network)}(**sizes: int) -> {printed.name}:"]
+        sizes[network] = {argument: printed.values[a] for a, argument in printed.arguments.items()}
+        builders += ["", "", f"def {builder_of(network)}(**sizes: int) -> {printed.name}:"]
         builders.append('    """The network, with the sizes of the spec unless overridden."""')
         builders += layout("    ", f"sizes = {literal(sizes[network]).code} | sizes")
         builders.append(f"    return {printed.name}(**sizes)")
     classes.check_used("\n".join(builders))
-    rows = [f"{literal(n).code}: {_builder(n)}" for n in networks]
+    rows = [f"{literal(n).code}: {builder_of(n)}" for n in networks]
     builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
     code = bodies + "\n".join(builders) + "\n"
@@ -68,10 +68,6 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
 def in_support(files: Mapping[str, T]) -> dict[str, T]:
     """Files of the package of support code, by their paths in the project."""
     return {f"{SUPPORT}/{name}": content for name, content in files.items()}
-
-
-def _builder(network: str) -> str:
-    return "build" if network == "main" else f"build_{identifier(network)}"
 
 
 def _heading(title: str, code: str) -> str:

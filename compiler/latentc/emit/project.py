@@ -267,8 +267,8 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         words += ["partial=True"] if update.partial or _leaves_out(lowered.module, entry) else []
         made = call("Update", words).code
         if update.name:
-            listing += layout("", f"{update.name.upper()} = {made}")
-        steps += [update.name.upper() or made] * update.repeats
+            listing += layout("", f"{identifier(update.name.upper())} = {made}")
+        steps += [identifier(update.name.upper()) if update.name else made] * update.repeats
     listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
     rollouts = [update.rollout for update in lowered.updates if update.rollout is not None]
     listing += [line for rollout in rollouts for line in layout("", f"ROLLOUT = {_rollout(rollout)}")]

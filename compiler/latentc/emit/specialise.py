@@ -53,7 +53,8 @@ class _Class:
             if isinstance(statement, ast.Assign):
                 value = statement.value
                 (target,) = statement.targets
-                assert isinstance(target, ast.Attribute)
+                if not isinstance(target, ast.Attribute):
+                    raise _Undecided
                 if isinstance(value, ast.Name):
                     continue
                 if isinstance(value, ast.IfExp) and isinstance(value.test, ast.Name):

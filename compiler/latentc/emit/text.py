@@ -6,6 +6,7 @@ import ast
 import keyword
 import re
 import textwrap
+import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.emit.helpers import HELPERS
+from latentc.emit.names import TAKEN
 from latentc.ir.sizes import evaluate
 from latentc.ir.types import Named
 
@@ -94,21 +95,12 @@ def _level(tree: ast.expr) -> int:
     return UNARY if isinstance(tree, ast.UnaryOp) else ATOM
 
 
-_TAKEN = frozenset(
-    (
-        *("self", "torch", "nn", "F", "math", "json", "Tensor", "tqdm", "table"),
-        *("range", "len", "zip", "enumerate", "tuple", "list"),
-        *HELPERS,
-    )
-)
-
-
 def identifier(name: str) -> str:
     """`name` as a legal Python identifier that hides no name of the emitted file."""
-    name = re.sub(r"\W", "_", name)
-    if not name or name[0].isdigit():
-        name = f"v_{name}"
-    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) or name in _TAKEN else name
+    name = re.sub(r"^__+", "_", re.sub(r"\W", "_", unicodedata.normalize("NFKC", name)))  # Python rewrites `__name`
+    if not name.strip("_") or not name.isidentifier():
+        name = f"v_{name}" if f"v_{name}".isidentifier() else f"v_{name.encode().hex()}"
+    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) or name in TAKEN else name
 
 
 def free_name(base: str, taken: Container[str], separator: str = "_") -> str:
@@ -126,12 +118,12 @@ def base_name(name: str) -> str:
 
 
 def plural(name: str) -> str:
-    return name if name.endswith("s") else identifier(f"{name}s")
+    return name if name.endswith("s") else identifier(f"{name.rstrip('_')}s")
 
 
 def singular(name: str) -> str:
     """`block` of `blocks`; a name that is no plural stays as it is."""
-    return re.sub(r"(?<=[^s])s$", "", name)
+    return identifier(re.sub(r"(?<=[^s])s$", "", name))
 
 
 def docstring(text: str, indent: str, reserve: int = 0) -> list[str]:

@@ -62,8 +62,12 @@ class Builder(Appending):
         return next((Var(value, self) for value in self._inputs if value.name == name), None)
 
     def param(self, name: str, type: TensorType, init: str, kind: str = "weight", **args: Any) -> Var:
-        """The param `name` (`qkv.weight`) of this function, added at first use. OpError if it has another type."""
+        """The param `name` (`qkv.weight`) of this function, added at first use.
+
+        Raises OpError if it has another type, or a name that PyTorch does not allow.
+        """
         if name not in self._params:
+            self._check_path(name)
             self._names.taken.add(name)
             self._params[name] = Param(Value(name, type), Init(init, args), kind)
         elif self._params[name].type != type:
@@ -177,6 +181,14 @@ class Builder(Appending):
         hint = " ".join(o.name for o in node.outputs)
         return self._append(node.op, operands, node.attrs, hint, [o.type for o in node.outputs])
 
+    def _check_path(self, name: str) -> str:
+        """The name of a param or of a called module, as a str. Raises OpError if PyTorch does not allow it."""
+        parts = name.split(".") if name else []
+        if "" in parts or "training" in parts:
+            why = "nn.Module has an attribute `training`" if "training" in parts else "a part of it is empty"
+            raise OpError(f"`{name}` in {self.name} is no state-dict path: {why}; choose another name")
+        return str(name)
+
     # ---- ops with more than one node or with params
 
     def dense(
@@ -218,7 +230,7 @@ class Builder(Appending):
 
     def call(self, fn: str, name: str, *operands: Var, args: Mapping[str, Any] | None = None, out: str = "") -> Any:
         """Calls a function of the module under state-dict prefix `name`; `args` are its static arguments."""
-        attrs: dict[str, Any] = {"fn": fn, "name": str(name), "args": dict(args or {})}
+        attrs: dict[str, Any] = {"fn": fn, "name": self._check_path(name), "args": dict(args or {})}
         if isinstance(name, Item):
             attrs["count"] = name.length
         types = self._call_types("call", operands, operands, attrs)
@@ -239,7 +251,13 @@ class Builder(Appending):
         out: str = "",
     ) -> Any:
         """A call under classifier-free guidance; see `ops.control`."""
-        attrs = {"fn": fn, "name": name, "kinds": tuple(kinds), "guides": tuple(guides), "channels": channels}
+        attrs = {
+            "fn": fn,
+            "name": self._check_path(name),
+            "kinds": tuple(kinds),
+            "guides": tuple(guides),
+            "channels": channels,
+        }
         ins = [*operands, *nulls, scale]
         outs = self._append("guided", ins, attrs, out or "guided", self._call_types("guided", operands, ins, attrs))
         return outs[0] if len(outs) == 1 else outs
@@ -289,7 +307,8 @@ class Builder(Appending):
         wrt: Sequence[int],
         out: str,
     ) -> tuple[Var, ...]:
-        attrs, ins = {"fn": fn, "name": name, "of": of, "wrt": tuple(wrt)}, [*operands, *tangents]
+        attrs = {"fn": fn, "name": self._check_path(name), "of": of, "wrt": tuple(wrt)}
+        ins = [*operands, *tangents]
         return self._append(op, ins, attrs, out, self._call_types(op, operands, ins, attrs))
 
     def _call_types(
