@@ -239,7 +239,7 @@ class _ClassPrinter:
         self.doc = "\n".join(docstring(next((fn.doc for fn in self.functions if fn.doc), ""), "    "))
         self.wanted = {fn.origin.method: self._wanted(fn.origin.method) for fn in functions if fn.origin}
         self.members.reserved |= {*self.wanted.values()}
-        self.attribute = _distinct(self.values, {*self.members.heads, *self.members.reserved}, public)
+        self.attribute = _distinct({**self.values, **optional}, {*self.members.heads, *self.members.reserved}, public)
         self.members.reserved |= {*self.attribute.values()}
         self.text, self.arguments, self.methods = self._text()
         self.key = code_key(self.text.replace(_SELF, "CLASS"), self.named), tuple(self.arguments)
