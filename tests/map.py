@@ -23,6 +23,7 @@ import pkgutil
 import re
 import sys
 import tempfile
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
@@ -296,10 +297,12 @@ def apart(work: Callable[[], Any]) -> Any:
                 json.dump(work(), file)
                 file.flush()
                 code = 0
+            except Exception:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-            raise ChildProcessError("a child process failed; its error is above")
+            raise ChildProcessError("a child process failed")
         return json.loads(Path(file.name).read_text(encoding="utf-8"))
 
 
@@ -337,13 +340,22 @@ def executed(name: str) -> list[str]:
     return apart(lambda: sorted(called(work)))  # type: ignore[no-any-return]
 
 
-def modules_of_systems(progress: Callable[[str], None]) -> dict[str, list[str]]:
-    """{file of components or systems: the systems whose specs execute a function of it}."""
+def modules_of_systems() -> dict[str, list[str]]:
+    """{file of components or systems: the systems whose specs execute a function of it}.
+
+    Says on standard error which spec runs; a spec that fails is left out.
+    """
     found: dict[str, set[str]] = {str(path.relative_to(PACKAGE)): set() for path in sources("components", "systems")}
     for name, system in systems().items():
-        progress(name)
-        for file in found.keys() & set(executed(name)):
+        print(name, end=" ", file=sys.stderr, flush=True)
+        try:
+            files = executed(name)
+        except ChildProcessError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        for file in found.keys() & set(files):
             found[file].add(system)
+    print(file=sys.stderr)
     return {file: sorted(of) for file, of in found.items()}
 
 
@@ -406,9 +418,7 @@ def main() -> None:
     if given.list:
         print(*LISTS[given.list](), sep="\n")
     elif given.rooms:
-        found = modules_of_systems(lambda name: print(name, end=" ", file=sys.stderr, flush=True))
-        print(file=sys.stderr)
-        for file, of in sorted(found.items(), key=lambda item: (len(item[1]), item[0])):
+        for file, of in sorted(modules_of_systems().items(), key=lambda item: (len(item[1]), item[0])):
             print(len(of), file.removesuffix(".py"), ",".join(of))
     else:
         width = max(map(len, LIMITS))
