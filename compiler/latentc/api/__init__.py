@@ -9,6 +9,7 @@ a caller can mend. Heavy packages are imported by the functions that need them, 
 from latentc.api._common import Backend, Source
 from latentc.api.classifying import classify
 from latentc.api.compiling import calibrate, compile, fused
+from latentc.api.components import init_component, use_components
 from latentc.api.evaluating import evaluate
 from latentc.api.exchange import export_diffusers, import_checkpoint
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
@@ -26,7 +27,6 @@ from latentc.api.reading import (
     schema,
     show,
     specs,
-    use_components,
     why,
 )
 from latentc.api.retrieving import index
@@ -58,6 +58,7 @@ __all__ = [
     "import_checkpoint",
     "index",
     "init",
+    "init_component",
     "ir",
     "loss",
     "loss_file",

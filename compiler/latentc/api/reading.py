@@ -32,13 +32,6 @@ def specs() -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
-def use_components(folder: Path | str) -> None:
-    """Adds a package with components of one's own, for this process, as `--components` does. DiagnosticError E0902."""
-    from latentc.components import use
-
-    use(folder)
-
-
 def check(
     source: Source,
     variant: str | None = None,

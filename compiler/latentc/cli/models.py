@@ -133,9 +133,20 @@ def init(
     system: Annotated[
         str, typer.Option("--from", metavar="SYSTEM", help="System to start from: dit, edm, maskgit, …")
     ] = "dit",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.yaml.")] = None,
+    component: Annotated[
+        Literal["network", "condition", "objective", "sampler", "block"] | None,
+        typer.Option("--component", help="Write a Python package with a component of your own instead."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PATH", help="Default: NAME.yaml; of a package, mypkg.")
+    ] = None,
 ) -> None:
-    """Write a commented first spec that trains on handwritten digits in minutes."""
+    """Write a commented first spec that trains on handwritten digits in minutes, or a package with a component."""
+    if component is not None:
+        folder = api.init_component(component, "mypkg" if output is None else output)
+        (spec,) = folder.glob("*/specs/*.yaml")
+        echo(f"{folder}: edit it, then `latentc check {spec} --components {spec.parents[1]}`")
+        return
     path = api.init(name, system, output)
     echo(f"{path}: edit it, then `latentc check {path}` and `latentc train {path}`")
 
