@@ -42,7 +42,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str
 def given(lowered: Any, weights: dict[str, np.ndarray], names: list[str], count: int) -> list[np.ndarray]:
     """The inputs of a loss by name; noise images are the generator's own for every sample."""
     inputs = {**NUMBERS.inputs, "labels": NUMBERS.inputs["y"]}
-    inputs |= {f"noise_{i}": np.tile(weights[f"noise.{i}"], (count, 1, 1, 1)) for i in range(5)}
+    inputs |= {f"noise_{i}": np.tile(weights[f"noise_{i}"], (count, 1, 1, 1)) for i in range(5)}
     return [inputs[name] for name in names]
 
 

@@ -204,3 +204,27 @@ def test_code_is_the_same_but_for_comments_and_names_of_locals() -> None:
     assert code_key("def f(h, h_2):\n    return h - h_2") != code_key("def f(h, h_2):\n    return h_2 - h")
     named = [code_key(f"def f({x}):\n    return -{x}", named=True) for x in ("h_2", "h_3", "x")]
     assert named[0] == named[1] != named[2]
+
+
+@module_class("Gains", x="B width")
+def gains(b: Any, x: Any, *, width: int) -> Any:
+    gain = b.rsqrt(b.scalar(width, x), out="gain")
+    scale = b.mul(b.exp(gain * 0.5) + b.log(b.scalar(width, x)), b.sqrt(b.scalar(2 * width, x)), out="scale")
+    ones = b.full(x, shape=(), value=1, dtype="i64")
+    index = b.cast(b.op("sub", b.cumsum(ones, axis=0), 1), to="f32")
+
+    def body(b: Any, i: Any, kept: Any, state: Any, rows: Any) -> Any:
+        return [b.tanh(state[0] * kept[0]) + b.sqrt(kept[0])], []
+
+    (x,) = b.loop("turns", 2, body, invariants=[gain], carried=[x])
+    return x * scale + b.reshape(index, shape=(x.shape[0], 1)) + b.broadcast_to(gain, x, shape=x.shape)
+
+
+def test_what_depends_on_sizes_alone_is_a_number() -> None:
+    file, module, fn = emitted(gains, [f32(B, 3)], {"width": 3})
+    assert "gain = self.width ** -0.5" in file.text and "torch.arange(B, device=x.device)" in file.text
+    assert "torch.sqrt" not in file.text and "torch.exp" not in file.text and "cumsum" not in file.text
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    agrees(file, module, fn, x)
+    _, module, fn = emitted(gains, [f32(B, 5)], {"width": 5})
+    agrees(file, module, fn, np.random.default_rng(0).standard_normal((4, 5)), width=5)

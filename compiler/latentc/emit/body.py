@@ -29,6 +29,7 @@ class Body(Loops):
         self.outputs = [same.get(v, v) for v in fn.outputs]
         nodes = alive(nodes, self.outputs)
         self.constants = {n.outputs[0]: n for n in nodes if n.op == "constant"}
+        self._find_numbers(nodes)
         items, self.pushed = with_stack(self._repeats(nodes, self.outputs))
         self.star = _starred_inputs(fn, items)
         self.unpackable = _unpackable(fn, self.star[0] if self.star else len(fn.inputs))

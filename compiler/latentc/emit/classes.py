@@ -186,11 +186,18 @@ def _families(module: Module, groups: Groups, networks: Mapping[str, Iterable[st
     }
 
 
-def _distinct(names: Iterable[str], taken: Collection[str], spelled: Callable[[str], str] = str) -> dict[str, str]:
+def attribute_name(name: str) -> str:
+    """The attribute or method that has a name of the IR."""
+    return public(identifier(name, ()))
+
+
+def _distinct(
+    names: Iterable[str], taken: Collection[str], spelled: Callable[[str], str] = identifier
+) -> dict[str, str]:
     """{name: an identifier for it} of static arguments, none of which is taken."""
     result: dict[str, str] = {}
     for name in names:
-        word = spelled(identifier(name))
+        word = spelled(name)
         while word in taken or word in result.values():
             word += "_"
         result[name] = word
@@ -236,17 +243,21 @@ class _ClassPrinter:
         self.members = Members(owner, leaves, children, params, dict(self.norms.values()), self._size, self.optional)
         self.leaves = self.members.leaves
         self.access, self.weights = self.members.access, self.members.weights
-        self.doc = "\n".join(docstring(next((fn.doc for fn in self.functions if fn.doc), ""), "    "))
+        forward = [fn for fn in functions if fn.origin and fn.origin.method == "forward"]
+        self.described = next((fn for fn in (*forward, *functions) if fn.doc), functions[0])  # whose doc is the class's
+        self.doc = "\n".join(docstring(self.described.doc, "    "))
         self.wanted = {fn.origin.method: self._wanted(fn.origin.method) for fn in functions if fn.origin}
         self.members.reserved |= {*self.wanted.values()}
-        self.attribute = _distinct({**self.values, **optional}, {*self.members.heads, *self.members.reserved}, public)
+        self.attribute = _distinct(
+            {**self.values, **optional}, {*self.members.heads, *self.members.reserved}, attribute_name
+        )
         self.members.reserved |= {*self.attribute.values()}
         self.text, self.arguments, self.methods = self._text()
         self.key = code_key(self.text.replace(_SELF, "CLASS"), self.named), tuple(self.arguments)
 
     def _wanted(self, method: str) -> str:
         """A method's name; methods give way to members, except `forward`."""
-        name = public(identifier(method))
+        name = attribute_name(method)
         return name if name == "forward" else free_name(name, self.members.heads | MODULE)
 
     def _free_norms(self, heads: set[str]) -> dict[Value, tuple[str, str]]:
@@ -347,13 +358,13 @@ class _ClassPrinter:
         for fn in self.functions:
             assert fn.origin is not None
             signature, lines = self._method(fn, with_doc=len(docs) > 1)
-            code = [f"def {identifier(fn.origin.method)}{signature}:", *(f"    {line}" for line in lines)]
+            code = [f"def {attribute_name(fn.origin.method)}{signature}:", *(f"    {line}" for line in lines)]
             key = code_key("\n".join(code), self.named)
             if key in seen:
                 methods[fn.name] = seen[key]
                 continue
             wanted = self.wanted[fn.origin.method]
-            self.differ |= wanted in taken or wanted != identifier(fn.origin.method)
+            self.differ |= wanted in taken or wanted != attribute_name(fn.origin.method)
             name = free_name(wanted, taken)
             taken.add(name)
             seen[key] = methods[fn.name] = name
@@ -386,7 +397,7 @@ class _ClassPrinter:
         if body.star:
             inputs.append(f"*{body.star_name}: Tensor")
         result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"
-        lines = docstring(fn.doc, "", 8) if with_doc and fn.doc and fn is not self.functions[0] else []
+        lines = docstring(fn.doc, "", 8) if with_doc and fn.doc and fn is not self.described else []
         return f"({commas(['self', *inputs])}) -> {result}", [*lines, *body.lines]
 
     def _weight_dtype(self) -> str:

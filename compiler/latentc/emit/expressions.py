@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from latentc.emit.ops import TORCH, TORCH_DTYPE
+from latentc.emit.ops import NUMBERS, TORCH, TORCH_DTYPE
 from latentc.emit.text import PRODUCT, Text, base_name, call, commas, identifier, layout, literal, singular, size_text
 from latentc.emit.variants import Condition
 from latentc.ir.core import Function, Module, Node, Value
@@ -79,6 +79,7 @@ class Expressions:
         self.training: str = context.training
         self.params = {p.value for p in fn.params}
         self.constants: dict[Value, Node] = {}
+        self.numbers: set[Value] = set()  # values that Python computes
         self.bundles: dict[Value, int] = {}
         self.used_sizes: set[str] = set()
         self.unpackable: dict[str, tuple[int, int, Dim]] = {}
@@ -134,6 +135,8 @@ class Expressions:
         if not self.number(value):
             return self.arg(value)
         text, kind = self.arg(value), value.type.dtype
+        if value in self.constants and "size" in self.constants[value].attrs and value.type.is_float:
+            text = call("float", [text])
         if value.type.is_float and text.code.lstrip("-").isdigit():
             text = literal(float(text.code))
         dtype = None if kind in ("i64", "bool") or (kind == "f32" and not self.context.dtype) else self.dtype(kind)
@@ -145,7 +148,14 @@ class Expressions:
 
     def number(self, value: Value) -> bool:
         """True if `arg` gives a Python number."""
-        return value in self.constants and value.type.rank == 0
+        return value.type.rank == 0 and (value in self.constants or value in self.numbers)
+
+    def _find_numbers(self, nodes: Iterable[Node]) -> None:
+        """Adds the values that nodes compute from sizes and constants alone: Python computes them as well."""
+        for node in nodes:
+            (out, *_) = node.outputs
+            if node.op in NUMBERS and out.type.is_float and all(map(self.number, node.inputs)):
+                self.numbers.add(out)
 
     def size(self, dim: Dim) -> Text:
         """A size, by its name if it has one."""
@@ -207,6 +217,8 @@ class Expressions:
         leaf = self.context.leaf(node, self)
         if leaf is not None:
             return leaf
+        if node.outputs[0] in self.numbers:
+            return NUMBERS[node.op](*(self.arg(v) for v in node.inputs))
         if node.op == "call":
             return self.context.call(node, [self._operand(v) for v in node.inputs], self._element)
         if node.op in ("gradient", "jvp"):

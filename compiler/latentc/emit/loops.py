@@ -279,6 +279,9 @@ class Loops(Statements):
         made = [same.get(v, v) for v in body_fn.outputs]
         nodes = alive(nodes, made)
         self.constants.update({n.outputs[0]: n for n in nodes if n.op == "constant"})
+        given = zip(body_fn.inputs[1 : 1 + keep], node.inputs[:keep], strict=True)
+        self.numbers |= {value for value, outside in given if self.number(outside)}
+        self._find_numbers(nodes)
         items = self._repeats(nodes, made)
         inputs = body_fn.inputs
         carried = [Carried(inputs[1 + keep + j], made[j], node.inputs[keep + j], node.outputs[j]) for j in range(carry)]

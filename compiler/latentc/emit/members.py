@@ -248,7 +248,11 @@ class Members:
     def constant_lines(self) -> list[str]:
         lines: list[str] = []
         for name, array in self.constants.items():
-            value = _even(array) or f"torch.tensor({literal(array.tolist()).code})"
+            ones = next((i for i, size in enumerate(array.shape[:-2]) if size != 1), max(array.ndim - 2, 0))
+            ones = ones if array.ndim - ones > 1 and array.shape[ones] > 1 else 0
+            leading = f"[{commas(['None'] * ones)}]" if ones else ""
+            inner = array.reshape(array.shape[ones:])
+            value = _even(array) or f"torch.tensor({literal(inner.tolist()).code}){leading}"
             if array.size > LARGE:
                 value = f"CONSTANTS[{literal(self.owner.constants.add(name, array)).code}]"
                 value += ".float()" if array.dtype.kind == "f" else ""

@@ -17,7 +17,7 @@ IMPORTED |= frozenset(("Callable", "Mapping", "Any", "dataclass"))
 DEFINED = frozenset(("CONSTANTS", "NETWORKS", "CONDITIONS", "SETTINGS", "PROGRAMS", "UPDATES", "ROLLOUT", "table"))
 """Names that these files define or take from constants.py, beside helpers."""
 
-BUILTINS = frozenset(("dict", "enumerate", "getattr", "int", "len", "list", "map", "range", "reversed", "super"))
+BUILTINS = frozenset(("dict", "enumerate", "float", "int", "len", "list", "map", "range", "reversed", "super"))
 BUILTINS |= frozenset(("tuple", "zip", "RuntimeError"))
 """Builtins that emitted functions use."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.emit.shapes import SHAPES
 from latentc.emit.text import AND, COMPARE, MATMUL, OR, POWER, PRODUCT, SUM, UNARY, Text, call, literal
-from latentc.ir.core import Node
+from latentc.ir.core import Node, Value
 from latentc.weights.expr import DTYPE_OF_TORCH
 
 if TYPE_CHECKING:
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from latentc.emit.shapes import Row
 
 TORCH_DTYPE = {ours: f"torch.{theirs}" for theirs, ours in DTYPE_OF_TORCH.items()}
+
+
+def _operator(symbol: str, level: int, right: int) -> Callable[[Text, Text], Text]:
+    return lambda a, b: Text(f"{a.at(level)} {symbol} {b.at(right)}", level)
+
+
+NUMBERS: dict[str, Callable[..., Text]] = {
+    "neg": lambda a: Text(f"-{a.at(UNARY)}", UNARY),
+    "sqrt": lambda a: Text(f"{a.at(POWER + 1)} ** 0.5", POWER),
+    "rsqrt": lambda a: Text(f"{a.at(POWER + 1)} ** -0.5", POWER),
+    "exp": lambda a: call("math.exp", [a]),
+    "log": lambda a: call("math.log", [a]),
+    "add": _operator("+", SUM, SUM),
+    "sub": _operator("-", SUM, SUM + 1),
+    "mul": _operator("*", PRODUCT, PRODUCT),
+    "div": _operator("/", PRODUCT, PRODUCT + 1),
+    "pow": _operator("**", POWER, UNARY),
+}
+"""Ops on Python numbers."""
 
 
 def _function(name: str, **keywords: Any) -> Row:
@@ -72,6 +91,24 @@ def _mul(p: Printer, n: Node) -> Text:
 def _div(p: Printer, n: Node) -> Text:
     symbol = "/" if n.inputs[0].type.is_float else "//"
     return _infix(symbol, PRODUCT, PRODUCT + 1)(p, n)
+
+
+def _sub(p: Printer, n: Node) -> Text:
+    index = _index(p, n.inputs[0])
+    if index is not None and p.number(n.inputs[1]) and p.arg(n.inputs[1]).code == "1":
+        return index
+    return _infix("-", SUM, SUM + 1)(p, n)
+
+
+def _index(p: Printer, value: Value) -> Text | None:
+    """`torch.arange(B)`, if a value counts the samples from 1 on: the cumulative sum of ones."""
+    total = p.folded(value)
+    ones = p.folded(total.inputs[0]) if total is not None and total.op == "cumsum" else None
+    if ones is None or ones.op != "full" or ones.attrs["value"] != 1 or value.type.rank != 1:
+        return None
+    like = p.arg(ones.inputs[0]).atom
+    dtype = None if value.type.dtype == "i64" else p.dtype(value.type.dtype)
+    return call("torch.arange", [p.size(value.type.shape[0])], dtype=dtype, device=Text(f"{like}.device"))
 
 
 def _pow(p: Printer, n: Node) -> Text:
@@ -241,7 +278,7 @@ TORCH: dict[str, Row] = {
         "F.gelu", [p.tensor(n.inputs[0])], approximate="tanh" if n.attrs["approximate"] == "tanh" else None
     ),
     "add": _add,
-    "sub": _infix("-", SUM, SUM + 1),
+    "sub": _sub,
     "mul": _mul,
     "div": _div,
     "pow": _pow,

@@ -95,12 +95,12 @@ def _level(tree: ast.expr) -> int:
     return UNARY if isinstance(tree, ast.UnaryOp) else ATOM
 
 
-def identifier(name: str) -> str:
-    """`name` as a legal Python identifier that hides no name of the emitted file."""
+def identifier(name: str, taken: Container[str] = TAKEN) -> str:
+    """`name` as a legal Python identifier that is not `taken`: by default, by names that emitted files use."""
     name = re.sub(r"^__+", "_", re.sub(r"\W", "_", unicodedata.normalize("NFKC", name)))  # Python rewrites `__name`
     if not name.strip("_") or not name.isidentifier():
         name = f"v_{name}" if f"v_{name}".isidentifier() else f"v_{name.encode().hex()}"
-    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) or name in TAKEN else name
+    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) or name in taken else name
 
 
 def free_name(base: str, taken: Container[str], separator: str = "_") -> str:

@@ -7,11 +7,11 @@ rate / sqrt(fan_in) at run time. Symbols: B batch, C channels, W dimension of st
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 from latentc.components.blocks.unet.layers import binomial, resampled
-from latentc.ir.builder import Builder, Var, f32, module_class
-from latentc.ir.types import product
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 SLOPE = 0.2  # negative slope of leaky ReLUs, whose outputs are multiplied by sqrt(2)
 EPS = 1e-8
@@ -19,7 +19,7 @@ EPS = 1e-8
 
 def activated(b: Builder, x: Var, out: str = "h") -> Var:
     """A leaky ReLU that keeps the variance."""
-    return b.mul(b.leaky_relu(x, slope=SLOPE), math.sqrt(2), out=out)
+    return b.mul(b.leaky_relu(x, slope=SLOPE, out=out), math.sqrt(2), out=out)
 
 
 def normalized(b: Builder, x: Var, out: str) -> Var:
@@ -27,48 +27,72 @@ def normalized(b: Builder, x: Var, out: str) -> Var:
     return b.mul(x, b.rsqrt(b.mean(x * x, axes=(1,), keepdims=True) + EPS), out=out)
 
 
-def fan_gain(b: Builder, like: Var, shape: tuple[Any, ...], rate: float = 1.0) -> Var:
-    """rate / sqrt(fan_in) for a weight of `shape`."""
-    fan_in: Any = product(shape[1:])
-    gain = b.rsqrt(b.scalar(fan_in, like), out="gain")
-    return gain if rate == 1.0 else gain * rate
+def fan_gain(b: Builder, like: Var, fan_in: Any, rate: float = 1.0) -> Var:
+    """rate / sqrt(fan_in): what a weight is multiplied by at run time."""
+    if rate == 1.0:
+        return b.rsqrt(b.scalar(fan_in, like), out="gain")  # type: ignore[no-any-return]
+    return b.mul(b.rsqrt(b.scalar(fan_in, like)), rate, out="gain")  # type: ignore[no-any-return]
 
 
-def linear(b: Builder, name: str, x: Var, features: Any, rate: float = 1.0, bias: str = "zeros", out: str = "h") -> Var:
-    """x [B, in] -> [B, features], with equalised learning rate."""
-    shape = (features, x.shape[1])
-    weight = b.param(f"{name}.weight", f32(*shape), "normal", std=1.0 / rate)
-    offset = b.param(f"{name}.bias", f32(features), bias)
-    return b.linear(
-        x, b.mul(weight, fan_gain(b, x, shape, rate), out="w"), offset if rate == 1.0 else offset * rate, out=out
+@module_class("FullyConnectedLayer", x="B in_features")
+def fully_connected(b: Builder, x: Var, *, in_features: int, out_features: int) -> Var:
+    """A linear layer with equalised learning rate."""
+    weight = b.param("weight", f32(out_features, in_features), "normal")
+    bias = b.param("bias", f32(out_features), "zeros")
+    return b.linear(x, b.mul(weight, fan_gain(b, x, in_features), out="w"), bias, out="h")  # type: ignore[no-any-return]
+
+
+@module_class("StyleAffine", style="B style_dim")
+def style_affine(b: Builder, style: Var, *, style_dim: int, channels: int) -> Var:
+    """The scale of each channel, from a style: a linear layer with equalised learning rate that starts around 1."""
+    weight = b.param("weight", f32(channels, style_dim), "normal")
+    bias = b.param("bias", f32(channels), "ones")
+    return b.linear(  # type: ignore[no-any-return]
+        style, b.mul(weight, fan_gain(b, style, style_dim), out="w"), bias, out="scale"
     )
 
 
-def equalised_conv(
-    b: Builder,
-    name: str,
-    x: Var,
-    features: Any,
-    kernel: int,
-    stride: int = 1,
-    padding: int | None = None,
-    bias: bool = True,
-    out: str = "h",
-) -> Var:
-    """A convolution of x [B, C, H, W] with equalised learning rate; `padding` None keeps the size."""
-    shape = (features, x.shape[1], kernel, kernel)
-    weight = b.mul(b.param(f"{name}.weight", f32(*shape), "normal"), fan_gain(b, x, shape), out="w")
-    biases = [b.param(f"{name}.bias", f32(features), "zeros")] if bias else []
-    padding = kernel // 2 if padding is None else padding
-    return b.conv(x, weight, *biases, stride=stride, padding=padding, out=out)  # type: ignore[no-any-return]
+@cache
+def mapping_layer(rate: float) -> BlockBody:
+    @module_class("MappingLayer", x="B in_features")
+    def forward(b: Builder, x: Var, *, in_features: int, out_features: int) -> Var:
+        """A linear layer whose learning rate is equalised and lower, and its activation."""
+        weight = b.param("weight", f32(out_features, in_features), "normal", std=1.0 / rate)
+        bias = b.param("bias", f32(out_features), "zeros")
+        gain = fan_gain(b, x, in_features, rate)
+        return activated(b, b.linear(x, b.mul(weight, gain, out="w"), bias * rate, out="h"))
+
+    return forward
 
 
-def mapped_class(b: Builder, y: Var, classes: Any, features: Any) -> Var:
-    """The embedding f32[B, features] of classes y i64[B], of unit mean square, with equalised learning rate."""
-    table = b.param("embed.weight", f32(classes, features), "normal")
-    bias = b.param("embed.bias", f32(features), "zeros")
-    gain = fan_gain(b, bias, (features, classes))
-    return normalized(b, b.embedding(table, y) * gain + bias, "embedded")
+@module_class("ClassEmbedding", y="B")
+def class_embedding(b: Builder, y: Var, *, classes: int, features: int) -> Var:
+    """An embedding of the class with equalised learning rate, divided by its root mean square."""
+    table = b.param("weight", f32(classes, features), "normal")
+    bias = b.param("bias", f32(features), "zeros")
+    return normalized(b, b.add(b.embedding(table, y) * fan_gain(b, bias, classes), bias, out="h"), "embedded")
+
+
+@cache
+def equalised_conv(active: bool) -> BlockBody:
+    @module_class("EqualisedConv" if active else "EqualisedProjection", x="B channels H W")
+    def forward(b: Builder, x: Var, *, channels: int, features: int, kernel: int, stride: int, padding: int) -> Var:
+        """A convolution with equalised learning rate."""
+        shape = (features, channels, kernel, kernel)
+        gain = fan_gain(b, x, channels * kernel**2)
+        weight = b.mul(b.param("weight", f32(*shape), "normal"), gain, out="w")
+        biases = [b.param("bias", f32(features), "zeros")] if active else []
+        h = b.conv(x, weight, *biases, stride=stride, padding=padding, out="h")
+        return activated(b, h) if active else h
+
+    return forward
+
+
+def conv(b: Builder, name: str, x: Var, features: Any, kernel: int, stride: int = 1, active: bool = True) -> Var:
+    """A convolution of x [B, C, H, W] with equalised learning rate and its activation; padded if `stride` is 1."""
+    sizes = {"channels": x.shape[1], "features": features, "kernel": kernel}
+    padding = kernel // 2 if stride == 1 else 0
+    return b.sub(name, equalised_conv(active), x, out="h", **sizes, stride=stride, padding=padding)  # type: ignore[no-any-return]
 
 
 def column(b: Builder, x: Var) -> Var:
@@ -76,43 +100,44 @@ def column(b: Builder, x: Var) -> Var:
     return b.reshape(x, shape=(*x.shape, 1, 1) if x.type.rank == 2 else (1, *x.shape, 1, 1))
 
 
-def styled_conv(b: Builder, name: str, x: Var, style: Var, features: Any, noise: Var, upsample: bool) -> Var:
-    """A modulated and demodulated 3 x 3 convolution, then noise, bias and activation; doubles the sides if asked.
+@cache
+def synthesis_layer(upsample: bool) -> BlockBody:
+    @module_class("UpsamplingSynthesisLayer" if upsample else "SynthesisLayer", x="B channels H W", style="B style_dim")
+    def forward(b: Builder, x: Var, style: Var, noise: Var, *, channels: int, features: int, style_dim: int) -> Var:
+        """A modulated and demodulated 3 x 3 convolution, then noise, bias and activation.
 
-    x [B, C, H, W] is scaled by channel before, and divided after by the norm of the modulated weight: the same as
-    modulating the weight for each sample.
-    """
-    scale = linear(b, f"{name}.affine", style, x.shape[1], bias="ones", out="scale")
-    weight = b.param(f"{name}.weight", f32(features, x.shape[1], 3, 3), "normal")
-    power = b.sum(weight * weight, axes=(2, 3), keepdims=False, out="power")
-    demodulation = b.rsqrt(b.linear(scale * scale, power) + EPS, out="demodulation")
-    h = b.mul(x, column(b, scale), out="h")
-    if upsample:
-        h = b.conv_transpose(h, b.transpose(weight, perm=(1, 0, 2, 3), out="w"), stride=2, out="h")
-        h = b.conv(h, binomial(b, h, 4.0), padding=1, groups=features, out="h")
-    else:
-        h = b.conv(h, weight, padding=1, out="h")
-    strength = b.param(f"{name}.noise_strength", f32(), "zeros")
-    h = b.add(h * column(b, demodulation), noise * strength, out="h")
-    return activated(b, h + column(b, b.param(f"{name}.bias", f32(features), "zeros")))
+        x is scaled before and the result is divided after by the norm of the modulated weight, which is the same as
+        modulating the weight for each sample.
+        """
+        scale = b.sub("affine", style_affine, style, out="scale", style_dim=style_dim, channels=channels)
+        weight = b.param("weight", f32(features, channels, 3, 3), "normal")
+        power = b.sum(weight * weight, axes=(2, 3), keepdims=False, out="power")
+        demodulation = b.rsqrt(b.linear(scale * scale, power) + EPS, out="demodulation")
+        h = b.mul(x, column(b, scale), out="h")
+        if upsample:
+            h = b.conv_transpose(h, b.transpose(weight, perm=(1, 0, 2, 3), out="w"), stride=2, out="h")
+            h = b.conv(h, binomial(b, h, 4.0), padding=1, groups=features, out="h")
+        else:
+            h = b.conv(h, weight, padding=1, out="h")
+        h = b.add(h * column(b, demodulation), noise * b.param("noise_strength", f32(), "zeros"), out="h")
+        return activated(b, b.add(h, column(b, b.param("bias", f32(features), "zeros")), out="h"))
 
-
-def to_rgb(b: Builder, name: str, x: Var, style: Var, channels: Any) -> Var:
-    """A modulated 1 x 1 convolution without demodulation: [B, channels, H, W]."""
-    scale = linear(b, f"{name}.affine", style, x.shape[1], bias="ones", out="scale")
-    weight = b.param(f"{name}.weight", f32(channels, x.shape[1], 1, 1), "normal")
-    bias = b.param(f"{name}.bias", f32(channels), "zeros")
-    gain = fan_gain(b, x, (channels, x.shape[1]))
-    return b.conv(x * column(b, scale * gain), weight, bias, out="rgb")
+    return forward
 
 
-def _synthesis_block(b: Builder, x: Var, styles: tuple[Var, ...], noises: tuple[Var, ...], features: Any) -> Var:
-    """One or two styled convolutions; the first of two upsamples."""
-    h = x
-    names = ("conv0", "conv1")[-len(noises) :]
-    for name, style, noise in zip(names, styles, noises, strict=True):
-        h = styled_conv(b, name, h, style, features, noise, upsample=name == "conv0")
-    return h
+@module_class("ToRGBLayer", x="B channels H W", style="B style_dim")
+def to_rgb(b: Builder, x: Var, style: Var, *, channels: int, image_channels: int, style_dim: int) -> Var:
+    """A modulated 1 x 1 convolution without demodulation."""
+    scale = b.sub("affine", style_affine, style, out="scale", style_dim=style_dim, channels=channels)
+    scale = b.mul(scale, fan_gain(b, x, channels), out="scale")
+    weight = b.param("weight", f32(image_channels, channels, 1, 1), "normal")
+    bias = b.param("bias", f32(image_channels), "zeros")
+    return b.conv(x * column(b, scale), weight, bias, out="rgb")  # type: ignore[no-any-return]
+
+
+def _layer(b: Builder, name: str, x: Var, style: Var, noise: Var, features: Any, upsample: bool = False) -> Var:
+    sizes = {"channels": x.shape[1], "features": features, "style_dim": style.shape[1]}
+    return b.sub(name, synthesis_layer(upsample), x, style, noise, out="h", **sizes)  # type: ignore[no-any-return]
 
 
 @module_class("FirstSynthesisBlock", x="B channels H W", style="B style_dim", rgb_style="B style_dim")
@@ -128,9 +153,10 @@ def first_block(
     image_channels: int,
     style_dim: int,
 ) -> tuple[Var, Var]:
-    """Styles the constant: features [B, C, H, W] and the image of this resolution."""
-    h = _synthesis_block(b, x, (style,), (noise,), features)
-    return h, to_rgb(b, "torgb", h, rgb_style, image_channels)
+    """Features [B, C, H, W] from the constant, and the image of this resolution."""
+    h = _layer(b, "conv1", x, style, noise, features)
+    sizes = {"channels": features, "image_channels": image_channels, "style_dim": style_dim}
+    return h, b.sub("torgb", to_rgb, h, rgb_style, out="rgb", **sizes)
 
 
 @module_class(
@@ -156,20 +182,22 @@ def synthesis_block(
     image_channels: int,
     style_dim: int,
 ) -> tuple[Var, Var]:
-    """Doubles the sides of features and image; adds to the image what the features show at this resolution."""
-    h = _synthesis_block(b, x, (style, next_style), (noise, next_noise), features)
-    rgb = to_rgb(b, "torgb", h, rgb_style, image_channels)
+    """Doubles the resolution of features and image, and adds the features' image to it."""
+    h = _layer(b, "conv0", x, style, noise, features, upsample=True)
+    h = _layer(b, "conv1", h, next_style, next_noise, features)
+    sizes = {"channels": features, "image_channels": image_channels, "style_dim": style_dim}
+    rgb = b.sub("torgb", to_rgb, h, rgb_style, out="rgb", **sizes)
     return h, b.add(resampled(b, image, "up", "binomial", out="image"), rgb, out="image")
 
 
 __all__ = [
     "activated",
+    "class_embedding",
     "column",
-    "equalised_conv",
-    "fan_gain",
+    "conv",
     "first_block",
-    "linear",
-    "mapped_class",
+    "fully_connected",
+    "mapping_layer",
     "normalized",
     "synthesis_block",
 ]

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.style_blocks import activated, column, equalised_conv, linear, mapped_class
+from latentc.components.blocks.style_blocks import (
+    activated,
+    class_embedding,
+    column,
+    conv,
+    fully_connected,
+    mapping_layer,
+)
 from latentc.components.blocks.unet.layers import binomial
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
@@ -108,15 +115,19 @@ def _forward(config: EqualisedDiscriminator, widths: tuple[int, ...]) -> BlockBo
             block = _block(config.residual, i == 0)
             h = b.sub(f"blocks.{depth - 1 - i}", block, h, out="h", channels=h.shape[1], width=width, features=features)
         if not depth:
-            h = activated(b, equalised_conv(b, "fromrgb", h, widths[0], 1))
+            h = conv(b, "fromrgb", h, widths[0], 1)
         if config.deviation_group is not None:
             h = b.concat(h, _deviation(b, h, config.deviation_group), axis=1, out="h")
-        h = activated(b, equalised_conv(b, "conv", h, widths[-1], 3))
-        h = activated(b, linear(b, "hidden", b.reshape(h, shape=(h.shape[0], widths[-1] * LAST * LAST)), widths[-1]))
+        h = conv(b, "conv", h, widths[-1], 3)
+        h = b.reshape(h, shape=(h.shape[0], widths[-1] * LAST * LAST), out="h")
+        sizes_of = {"in_features": h.shape[1], "out_features": widths[-1]}
+        h = activated(b, b.sub("hidden", fully_connected, h, out="h", **sizes_of))
+        sizes_of = {"in_features": widths[-1], "out_features": widths[-1] if y else 1}
+        score = b.sub("score", fully_connected, h, out="h" if y else "score", **sizes_of)
         if not y:
-            return linear(b, "score", h, 1, out="score")
-        shown = b.sub("mapping", _mapping(config.mapping_layers, config.mapping_rate), *y, dim=widths[-1], **sizes)
-        product = b.sum(linear(b, "score", h, widths[-1]) * shown, axes=(1,), keepdims=True, out="product")
+            return score  # type: ignore[no-any-return]
+        embedded = b.sub("mapping", _mapping(config.mapping_layers, config.mapping_rate), *y, dim=widths[-1], **sizes)
+        product = b.sum(score * embedded, axes=(1,), keepdims=True, out="product")
         return b.mul(product, 1 / math.sqrt(widths[-1]), out="score")  # type: ignore[no-any-return]
 
     return forward
@@ -126,10 +137,10 @@ def _forward(config: EqualisedDiscriminator, widths: tuple[int, ...]) -> BlockBo
 def _mapping(layers: int, rate: float) -> BlockBody:
     @module_class("ClassMapping", y="B")
     def mapping(b: Builder, y: Var, *, classes: int, dim: int) -> Var:
-        """The embedding [B, dim] of classes."""
-        h = mapped_class(b, y, classes, dim)
+        """Embeddings [B, dim] of classes."""
+        h = b.sub("embed", class_embedding, y, out="h", classes=classes, features=dim)
         for name in items("layers", layers):
-            h = activated(b, linear(b, name, h, dim, rate))
+            h = b.sub(name, mapping_layer(rate), h, out="h", in_features=dim, out_features=dim)
         return h
 
     return mapping
@@ -139,14 +150,14 @@ def _mapping(layers: int, rate: float) -> BlockBody:
 def _block(residual: bool, first: bool) -> BlockBody:
     @module_class("FirstEqualisedBlock" if first else "EqualisedBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, width: int, features: int) -> Var:
-        """Two convolutions, the second of which halves the resolution behind a blur."""
-        x = activated(b, equalised_conv(b, "fromrgb", x, width, 1)) if first else x
-        h = activated(b, equalised_conv(b, "conv0", x, width, 3))
-        h = b.conv(h, binomial(b, h, 1.0), padding=2, groups=h.shape[1], out="blurred")
-        h = activated(b, equalised_conv(b, "conv1", h, features, 3, stride=2, padding=0))
+        """Two convolutions; the second is blurred first and has stride 2."""
+        x = conv(b, "fromrgb", x, width, 1) if first else x
+        h = conv(b, "conv0", x, width, 3)
+        h = b.conv(h, binomial(b, h, 1.0), padding=2, groups=h.shape[1], out="h")
+        h = conv(b, "conv1", h, features, 3, stride=2)
         if not residual:
             return h
-        shortcut = equalised_conv(b, "skip", blurred(b, x, 4, "x"), features, 1, bias=False, out="shortcut")
+        shortcut = conv(b, "skip", blurred(b, x, 4, "shortcut"), features, 1, active=False)
         return b.mul(b.add(shortcut, h), math.sqrt(0.5), out="h")  # type: ignore[no-any-return]
 
     return forward
@@ -156,8 +167,8 @@ def _deviation(b: Builder, h: Var, group: int) -> Var:
     """f32[B, 1, H, W]: the standard deviation over groups of samples in a row, as a mean over the features of h."""
     batch, features = h.shape[0], math.prod(int(d) for d in h.shape[1:])
     flat = b.reshape(h, shape=(batch, features), out="flat")
-    one = b.fill_like(b.reshape(b.slice(flat, axis=1, start=0, stop=1), shape=(batch,)), 1.0)
-    number = b.floor((b.cumsum(one, axis=0) - 0.5) * (1 / group), out="number")
+    index = b.op("sub", b.cumsum(b.full(flat, shape=(), value=1, dtype="i64"), axis=0), 1)
+    number = b.div(index, group, out="number")
     rows, columns = b.reshape(number, shape=(batch, 1)), b.reshape(number, shape=(1, batch))
     same = b.cast(b.equal(rows, columns), to="f32", out="same")
     share = b.div(same, b.sum(same, axes=(1,), keepdims=True), out="share")

@@ -14,10 +14,9 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.style_blocks import (
-    activated,
+    class_embedding,
     first_block,
-    linear,
-    mapped_class,
+    mapping_layer,
     normalized,
     synthesis_block,
 )
@@ -167,9 +166,10 @@ def _mapping(layers: int, rate: float, decay: float) -> tuple[BlockBody, BlockBo
     def styles(b: Builder, z: Var, y: Var | None, style_dim: int, sizes: dict[str, Any]) -> Var:
         h = normalized(b, z, "h")
         if y is not None:
-            h = b.concat(h, mapped_class(b, y, sizes["classes"], style_dim), axis=1, out="h")
+            known = b.sub("embed", class_embedding, y, out="embedded", classes=sizes["classes"], features=style_dim)
+            h = b.concat(h, known, axis=1, out="h")
         for name in items("layers", layers):
-            h = activated(b, linear(b, name, h, style_dim, rate))
+            h = b.sub(name, mapping_layer(rate), h, out="h", in_features=h.shape[1], out_features=style_dim)
         return h
 
     return mapping, alone
@@ -200,16 +200,13 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
 
     def const_noise(b: Builder) -> tuple[Var, ...]:
         maps = [s for s in sides for _ in range(1 if s == FIRST_SIDE else 2)]
-        return tuple(b.param(f"noise.{i}", f32(s, s), "normal", "state") for i, s in enumerate(maps))
+        return tuple(b.param(f"noise_{i}", f32(s, s), "normal", "state") for i, s in enumerate(maps))
 
     @module_class("StyleGenerator", "forward", z="B latent_dim")
     def forward(b: Builder, z: Var, *y: Var, channels: int, **sizes: Any) -> Var:
         """Images of latents z, without truncation, with the generator's own noise."""
         w, _ = mapped(b, z, y, sizes)
-        ws = b.broadcast_to(
-            b.reshape(w, shape=(w.shape[0], 1, w.shape[1])), w, shape=(w.shape[0], 2 * len(sides), w.shape[1])
-        )
-        return synthesized(b, ws, const_noise(b), channels)
+        return b.sub("", synthesize_const, spread(b, w), out="image", channels=channels, **sizes)
 
     @module_class("StyleGenerator", "map", z="B latent_dim")
     def map_(b: Builder, z: Var, *y: Var, channels: int, **sizes: Any) -> tuple[Var, Var]:
@@ -228,10 +225,10 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
 
     def spread(b: Builder, w: Var) -> Var:
         row = b.reshape(w, shape=(w.shape[0], 1, w.shape[1]))
-        return b.broadcast_to(row, w, shape=(w.shape[0], layers, w.shape[1]))  # type: ignore[no-any-return]
+        return b.broadcast_to(row, w, shape=(w.shape[0], layers, w.shape[1]), out="ws")  # type: ignore[no-any-return]
 
     def mixed(b: Builder, noise: tuple[Var, ...], y: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
-        """Styles f32[B, L, W] of the latents z; behind a random layer perhaps of other latents."""
+        """Styles f32[B, L, W] of the latents z; from a random layer on perhaps those of other latents."""
         own = spread(b, mapped(b, noise[0], y, sizes)[0])
         if not config.mixing:
             return own
@@ -239,10 +236,10 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
         told = {name: size for name, size in sizes.items() if name != "channels"}
         other = spread(b, b.sub("mapping", alone, z_other, *y, out="w_other", **told))
         which, place = b.unbind(mix, axis=1, out="which place")
-        # Layer l is behind the last own one, floor(place (L - 1)), of 0 to L - 2.
-        place = b.reshape(place, shape=(mix.shape[0], 1, 1)) * float(layers - 1)
-        behind = b.less(place, b.constant(np.arange(float(layers))[:, None], out="layer"), out="behind")
-        chosen = b.where(behind, other, own, out="chosen")
+        # The last layer with the first style is floor(place (L - 1)), of 0 to L - 2.
+        cutoff = b.mul(b.reshape(place, shape=(mix.shape[0], 1, 1)), float(layers - 1), out="cutoff")
+        after = b.less(cutoff, b.constant(np.arange(float(layers))[:, None], out="layer"), out="after")
+        chosen = b.where(after, other, own, out="chosen")
         mixes = b.less(b.reshape(which, shape=(mix.shape[0], 1, 1)), config.mixing, out="mixes")
         return b.where(mixes, chosen, own, out="ws")  # type: ignore[no-any-return]
 
@@ -258,7 +255,7 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
         """Images for training: of mixed styles, with a noise image for each convolution."""
         noises = given[count : count + layers - 1]
         ws = mixed(b, given[:count], given[count + len(noises) :], sizes)
-        return synthesized(b, ws, noises, channels)
+        return b.sub("", synthesize, ws, *noises, out="image", channels=channels, **sizes)
 
     bodies = (forward, map_, synthesize, synthesize_const, styles, train_forward)
     return {body.method: body for body in bodies}
