@@ -610,3 +610,4 @@ class Sampler:
     networks: tuple[str, ...]
     inputs: dict[str, Input]
     outputs: tuple[str, ...] = ("samples",)
+    schedule: Callable[..., Any] | None = None

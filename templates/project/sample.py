@@ -12,6 +12,7 @@ import latentc_support.plain_errors  # noqa: F401
 
 import argparse
 import importlib.util
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -83,18 +84,61 @@ def inputs_of(program: Any, given: Given, device: torch.device) -> dict[str, Any
     return found
 
 
-def program_of(name: str | None = None, steps: int | None = None) -> Any:
-    """The program with that name and step count, by default the first. SystemExit if there is none."""
+def program_of(
+    name: str | None = None, steps: int | None = None, settings: dict[str, Any] | None = None
+) -> Any:
+    """The program with that name and step count, by default the first. SystemExit if there is none.
+
+    `settings`: arguments of its schedule.
+    """
     if not PROGRAMS:
         raise SystemExit("the spec names no sampler")
     name = next(iter(PROGRAMS)) if name is None else name
     if name not in PROGRAMS:
         raise SystemExit(f"--program: this project has {', '.join(PROGRAMS)}")
     held = PROGRAMS[name]
-    steps = next(iter(held)) if steps is None else steps
-    if steps not in held:
+    program, settings = next(iter(held.values())), dict(settings or {})
+    if steps in held:
+        program = held[steps]
+    elif steps is not None and "steps" in arguments_of(program):
+        settings["steps"] = steps
+    elif steps is not None:
         raise SystemExit(f"--steps: this project has {', '.join(map(str, held))}; emit it again for {steps}")
-    return held[steps]
+    return with_settings(program, settings) if settings else program
+
+
+def arguments_of(program: Any) -> dict[str, Any]:
+    """The arguments of a program's schedule, and their defaults."""
+    if program.schedule is None:
+        return {}
+    return {name: one.default for name, one in inspect.signature(program.schedule).parameters.items()}
+
+
+def with_settings(program: Any, settings: dict[str, Any]) -> Any:
+    """The program with other arguments of its schedule. SystemExit: arguments that it does not take."""
+    known = arguments_of(program)
+    for name in settings:
+        if name not in known:
+            raise SystemExit(f"--{name}: the sampler takes {', '.join(known) or 'no settings of its steps'}")
+    given = ", ".join(f"{name} = {value}" for name, value in settings.items())
+    try:
+        tables = [part for part in program.schedule(**settings) if isinstance(part, dict)]
+    except (ValueError, ArithmeticError, IndexError, MemoryError) as error:
+        raise SystemExit(f"there are no such steps ({given}): {error}") from None
+    finite = all(np.all(np.isfinite(column)) for part in tables for column in part.values())
+    if not finite or not any(len(part["t"]) for part in tables):
+        raise SystemExit(f"there are no such steps ({given}): a coefficient is not finite, or there is none")
+    rows = sum(len(part["t"]) for part in tables if "noise" in part)
+    inputs = {
+        name: entry if entry.rows is None else with_rows(entry, rows)
+        for name, entry in program.inputs.items()
+    }
+    return replace(program, sample=partial(program.sample, **settings), inputs=inputs)
+
+
+def with_rows(entry: Input, rows: int) -> Input:
+    """The per-step input with another number of rows."""
+    return replace(entry, shape=(rows, *entry.shape[1:]), source=replace(entry.source, rows=rows))
 
 
 def declared(program: Any, names: Sequence[str] = ()) -> tuple[list[Condition], list[Setting]]:
@@ -359,14 +403,24 @@ def main() -> None:
         help="a setting, such as temperature=0.9",
     )
     parser.add_argument("--program", metavar="NAME", help="one of the programs in sampler.py")
-    parser.add_argument("--steps", type=int, help="one of the step counts in sampler.py")
+    parser.add_argument("--steps", type=positive, help="number of steps")
+    every = [program for held in PROGRAMS.values() for program in held.values()]
+    settings = {name: value for program in every[::-1] for name, value in arguments_of(program).items()}
+    for name, value in settings.items():
+        if name != "steps":
+            text = f"of the schedule in schedule.py; {value} by default"
+            parser.add_argument(
+                f"--{name}", type=type(value), dest=f"schedule.{name}", metavar="X", help=text
+            )
     parser.add_argument("--labels", action="store_true", help="label the images of a .png with their classes")
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--raw", type=Path, help="write outputs, conditions and seeds to this .npz")
     parser.add_argument("-o", "--output", type=Path, help=f"{', '.join(FORMATS)}; or a folder")
     flags = parser.parse_args()
-    program = program_of(flags.program, flags.steps)
+    asked = {name: getattr(flags, f"schedule.{name}", None) for name in settings}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    program = program_of(flags.program, flags.steps, asked)
     config = load_config([])
     given = given_of(flags, program, config)
     networks = load_networks(flags.weights, torch.device(flags.device), config)

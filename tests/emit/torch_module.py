@@ -95,7 +95,11 @@ def objective_and_sampler(lowered: Lowered, dtype: torch.dtype) -> tuple[dict[st
         )
         for t in texts
     ]
-    return loaded(bare[0], dtype, table=table), loaded(bare[1], dtype, table=table), "\n".join(texts)
+    held = {"table": table}
+    if source := functions.schedules.source():
+        bare[1] = bare[1].replace("import schedule\n", "")
+        held["schedule"] = types.SimpleNamespace(**loaded(source, dtype))
+    return loaded(bare[0], dtype, table=table), loaded(bare[1], dtype, **held), "\n".join(texts)
 
 
 def error(actual: torch.Tensor, expected: np.ndarray[Any, Any]) -> float:

@@ -23,7 +23,7 @@ from latentc.components.samplers.adams import deis, ipndm
 from latentc.components.samplers.ddim import ddim
 from latentc.components.samplers.ddpm import ddpm
 from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
-from latentc.components.samplers.dpm_solver_singlestep import _orders, dpm_solver_singlestep
+from latentc.components.samplers.dpm_solver_singlestep import dpm_solver_singlestep, singlestep_orders
 from latentc.components.samplers.ode import euler, heun
 from latentc.components.samplers.sde import stochastic
 from latentc.components.samplers.table import run
@@ -222,7 +222,7 @@ def test_dpm_solver_singlestep(order, predict_x0, steps):
     )
     theirs.set_timesteps(steps)
     table = dpm_solver_singlestep(
-        grid(steps, "linspace", "sigma_min", True), "noise", _orders(steps, order), predict_x0
+        grid(steps, "linspace", "sigma_min", True), "noise", singlestep_orders(steps, order), predict_x0
     )
     close(run(table, network, X), follow(theirs, network), 1e-5)
 

@@ -6,15 +6,18 @@ the components depends on a kind: parts are matched by capabilities (`Need`) and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentc.components.capabilities import Capability, Role
 from latentc.components.fields import Field
 from latentc.ir.core import Function, Module, networks_called
 from latentc.ir.types import Sym, TensorType
 from latentc_runtime.sources import Condition, Input, Setting, Source
+
+if TYPE_CHECKING:
+    from latentc.components.samplers.script import Script
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,8 @@ class Program:
     `settings` are those that its sources name, `conditions` those that only this program asks a request for. `outputs`
     say what the entry's outputs are; none: samples of the field that the network models. `name` is `sample` for what
     draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.
-    `branches`: of a step from predictions, the numbers of those that each step takes under guidance.
+    `branches`: of a step from predictions, the numbers of those that each step takes under guidance. `schedule()`: the
+    tables of its steps as formulas, or None.
     """
 
     entry: str
@@ -244,6 +248,7 @@ class Program:
     outputs: tuple[OutputField, ...] = ()
     conditions: tuple[Condition, ...] = ()
     branches: tuple[tuple[int, ...], ...] = ()
+    schedule: Callable[[], Script | None] | None = field(default=None, compare=False, repr=False)
 
     def inputs(self, module: Module) -> tuple[Input, ...]:
         """The inputs of the program's entry in order, as `latentc_runtime.sources` makes them."""

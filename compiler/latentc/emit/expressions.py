@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from latentc.emit.ops import NUMBERS, TORCH, TORCH_DTYPE
+from latentc.emit.schedule import Plan
 from latentc.emit.text import PRODUCT, Text, base_name, call, commas, identifier, layout, literal, singular, size_text
 from latentc.emit.variants import Condition
 from latentc.ir.core import Function, Module, Node, Value
@@ -30,7 +31,7 @@ class Context:
     dtype: text of the weights' dtype. training: text of the condition that the model is in training mode.
     free: True outside of classes. reserved: names that the function may not give to values.
     indent: the indentation that the lines will get later. progress: loops show a progress bar.
-    helpers: collects the names of the helpers that the text uses.
+    plan: the rows of formulas that loops read. helpers: collects the names of the helpers that the text uses.
     condition: text of the condition of a branch. unshown: values that get no comment with their shape.
     """
 
@@ -48,6 +49,7 @@ class Context:
     reserved: frozenset[str] = frozenset()
     indent: int = 8
     progress: bool = False
+    plan: Plan | None = None
     helpers: dict[str, None] = field(default_factory=dict)
     condition: Callable[[Condition], str] | None = None
     unshown: frozenset[Value] = frozenset()
@@ -92,6 +94,7 @@ class Expressions:
         self.stack = ""
         self.collected: dict[str, tuple[Value, ...]] = {}  # lists that loops collect, and their values
         self.vectors: dict[str, int] = {}  # vectors whose elements are read one by one, and their lengths
+        self.loops = 0  # loops that have read rows of the plan
         self._scope = Scope({}, {})
         self._reserve = context.indent
         self._element = ""  # "PATH VARIABLE" of the module list that the loop being printed iterates over
@@ -116,6 +119,8 @@ class Expressions:
             return self.expression(scope.folded[value])
         if value in self.params:
             return self.context.param(value)
+        if self.context.plan is not None and value in self.context.plan.texts:
+            return self.context.plan.texts[value]
         if value in self.constants:
             return self._constant(value)
         return Text(base_name(value.name))

@@ -9,6 +9,7 @@ import numpy as np
 from latentc.emit.body import Body, Context
 from latentc.emit.classes import Classes
 from latentc.emit.constants import Constants
+from latentc.emit.schedule import Plan, Schedules
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import CALLS, Module, Node, callees, networks_called
 
@@ -23,6 +24,7 @@ class Functions:
         self.module, self.classes = module, classes or Classes(module)
         self.texts: list[str] = []
         self.constants = Constants()
+        self.schedules = Schedules()
         self.helpers: dict[str, None] = {}
         self._names: dict[str, str] = {}
         self._variables = {variable_of(n) for entry in module.entries.values() for n in self.networks(entry)}
@@ -43,8 +45,11 @@ class Functions:
             self._is_free(callee) and self.has_weights(callee) for node in fn.nodes for callee in callees(node)
         )
 
-    def add(self, function: str, name: str = "", progress: bool = False) -> str:
-        """The Python name of a function, printed at first use. `progress`: its loops show a progress bar."""
+    def add(self, function: str, name: str = "", progress: bool = False, plan: Plan | None = None) -> str:
+        """The Python name of a function, printed at first use.
+
+        `progress`: its loops show a progress bar. `plan`: the rows of formulas that they read.
+        """
         if function in self._names:
             return self._names[function]
         fn = self.module.functions[function]
@@ -65,10 +70,11 @@ class Functions:
             constant=self._table,
             free=True,
             training=f"{models[0]}.training" if models else "False",
-            reserved=_RESERVED | frozenset(models) | frozenset(called),
+            reserved=_RESERVED | frozenset(models) | frozenset(called) | (plan.names if plan else frozenset()),
             indent=4,
             helpers=self.helpers,
             progress=progress,
+            plan=plan,
         )
         body = Body(fn, context)
         inputs = [*(f"{m}: nn.Module" for m in models), *(f"{n}: Tensor" for n in body.inputs)]
@@ -76,10 +82,13 @@ class Functions:
             inputs.insert(len(models), "weights: Mapping[str, Tensor]")
         if body.star:
             inputs.append(f"*{body.star_name}: Tensor")
+        if plan is not None and plan.settable:
+            inputs.append("**settings: Any")
         result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"
         lines = [
             *layout("", f"def {python}({commas(inputs)}) -> {result}:"),
             *docstring(fn.doc, "    "),
+            *([f"    {plan.head}"] if plan else []),
             *(f"    {line}".rstrip() for line in body.lines),
         ]
         self.texts.append("\n".join(lines) + "\n")

@@ -292,6 +292,12 @@ class Loops(Statements):
         read = {v for item in items for v in operands(item)} | set(made)
         heads, columns, trip = [], [], self.size(attrs["trip"]).code
         rows = [(v, t) for v, t in zip(inputs[1 + keep + carry :], tables, strict=True) if v in read]
+        planned = self.context.plan.loops[self.loops] if self.context.plan and depth == 1 else None
+        if planned is not None:
+            self.loops += 1
+            env |= {v: Text(f"step.{planned.columns[v.name]}") for v, _ in rows if v.name in planned.columns}
+            rows = [(v, t) for v, t in rows if v.name not in planned.columns]
+            heads, columns = ["step"], [planned.text(self.inputs[0])]
         if inputs[0] in read:
             rows.insert(0, (inputs[0], f"torch.arange({trip}, device={self._device()})"))
         for value, table in rows:
@@ -304,7 +310,12 @@ class Loops(Statements):
             heads.append(name)
             columns.append(table)
         over = f"range({trip})" if not heads else columns[0] if len(heads) == 1 else f"zip({commas(columns)})"
-        if self.context.progress:
+        if self.context.progress and planned is not None and len(heads) == 1:
+            over = f"tqdm({over}, leave=False, disable=None)"
+        elif self.context.progress and planned is not None:
+            count = f'total=len({planned.name}["t"])'
+            over = f"tqdm({over}, {count}, leave=False, disable=None)"
+        elif self.context.progress:
             over = f"tqdm({over}, total={trip}, leave=False, disable=None)"
         if len(heads) > 3:
             rows_name = free_name("rows", {*hold, *targets.values(), *self.inputs})

@@ -112,7 +112,8 @@ def assembled(head: list[str], standard: list[str], body: str) -> str:
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
     sources = sorted(set(re.findall(rf"(?<![\"'])\b({'|'.join(sources_module.__all__)})\b", body)))
-    local = [f"from {SUPPORT}.constants import table"] if "table(" in body else []
+    local = ["import schedule"] if re.search(r"\bschedule\.", body) else []
+    local += [f"from {SUPPORT}.constants import table"] if "table(" in body else []
     local += [f"from {SUPPORT}.sources import {commas(sources)}"] if sources else []
     local = ["", *local] if local else []
     return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"

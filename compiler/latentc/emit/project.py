@@ -104,6 +104,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {"model.py": model.text}
     files["objective.py"] = objective_source(lowered, functions)
     files["sampler.py"] = sampler_source(lowered, functions)
+    if schedule := functions.schedules.source():
+        files["schedule.py"] = schedule
     support = dict[str, str | bytes]()
     constants = model.constants | functions.constants
     if stage is not None:
@@ -133,7 +135,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    facts = _facts(lowered, spec, config)
+    facts = _facts(lowered, spec, config) | {"has_schedule": "schedule.py" in files}
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
@@ -343,11 +345,17 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     programs = dict[str, list[str]]()
     for program in lowered.programs:
         entry = lowered.module.entries[program.entry]
-        name = functions.add(entry, f"{identifier(program.name)}_{program.steps}", progress=True)
+        name = f"{identifier(program.name)}_{program.steps}"
+        script = program.schedule() if program.schedule is not None else None
+        title = lowered.module.functions[entry].doc
+        plan = functions.schedules.add(name, script, lowered.module, entry, title) if script is not None else None
+        name = functions.add(entry, name, progress=True, plan=plan)
         networks = literal(tuple(functions.networks(entry))).code
         words = [name, networks, _inputs(program, functions)]
         if program.outputs:
             words.append(f"outputs={literal(tuple(o.name for o in program.outputs)).code}")
+        if plan is not None and plan.settable:
+            words.append(f"schedule=schedule.{plan.name}")
         programs.setdefault(program.name, []).append(f"{int(program.steps)}: Sampler({commas(words)})")
     settings = {s.name: s for program in lowered.programs for s in program.settings}
     conditions = tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from latentc.components.contract import Draw
+from latentc.components.formula_source import Sources
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Array, Maths, Symbolic
 from latentc.components.processes.prediction import Prediction
@@ -89,24 +90,32 @@ class Discrete(Process):
         return self._between(t)[1] if _fractional(t) else m.row(np.sqrt(1.0 - self.alphas_cumprod), t, "sigma")
 
     def _between(self, t: Array) -> tuple[Array, Array]:
-        """(alpha, sigma) at times from -1, the data, to T - 1: the schedule's own at whole timesteps.
+        """(alpha, sigma) at times from -1, the data, to T - 1."""
+        return between_timesteps(t, self.alphas_cumprod, self.interpolation)
 
-        Between two of them `interpolation` is linear and alpha^2 + sigma^2 is 1.
-        """
-        if self.interpolation == "alpha":
-            alpha = np.interp(t, np.arange(self.steps), np.sqrt(self.alphas_cumprod))
-            sigma = np.sqrt(1.0 - alpha**2)
+    def write_levels(self, sources: Sources, whole: bool = False) -> str:
+        lines = ["def alphas_cumprod() -> Array:", '    """alpha^2 of every timestep."""']
+        betas = f"{sources.function(BETAS[self.schedule])}({self._ends_text(sources)})"
+        lines.append(f"    return np.cumprod(1.0 - {betas}, dtype=np.float64)")
+        sources.define("alphas_cumprod", "\n".join(lines))
+        if whole:
+            found = sources.function(at_timesteps)
         else:
-            at = np.arange(self.steps)
-            level = self.interpolation == "level"
-            ratio = np.interp(t, at, self.levels) if level else np.exp(np.interp(t, at, np.log(self.levels)))
-            alpha = 1.0 / np.sqrt(1.0 + ratio**2)
-            sigma = ratio * alpha
-        whole, data = t == np.round(t), t == self.data
-        bar = self.alphas_cumprod[np.round(t).astype(np.int64)]
-        alpha = np.where(whole, np.sqrt(bar), alpha)
-        sigma = np.where(whole, np.sqrt(1.0 - bar), sigma)
-        return np.where(data, 1.0, alpha), np.where(data, 0.0, sigma)
+            found = sources.function(between_timesteps, interpolation=self.interpolation)
+        lines = ["def alpha_sigma(t: Array) -> tuple[Array, Array]:"]
+        lines += ['    """The process at times t: x_t = alpha * x_0 + sigma * noise. t = -1 is the data."""']
+        lines += [f"    return {found}(t, alphas_cumprod())"]
+        return sources.define("alpha_sigma", "\n".join(lines))
+
+    def _ends_text(self, sources: Sources) -> str:
+        names = [sources.constant("TIMESTEPS", self.steps)]
+        if self.schedule != "cosine":
+            start, end = _ends(self.schedule, self.steps, self.beta_start, self.beta_end)
+            names += [sources.constant("BETA_START", start), sources.constant("BETA_END", end)]
+        return ", ".join(names)
+
+    def time_text(self, sources: Sources, level: str) -> str:
+        return f"{sources.function(time_between, interpolation=self.interpolation)}({{}}, alphas_cumprod())"
 
     def network_time(self, m: Maths, t: Any) -> Any:
         return m.affine(m.real(t, out="time"), 1.0, self.time_offset, out="time")
@@ -131,16 +140,13 @@ class Discrete(Process):
         return 1.0 if self.prior == "standard" else float(self.point(t).sigma)
 
     def time_of_level(self, level: ArrayLike) -> Array:
-        times = np.arange(self.steps, dtype=np.float64)
-        if self.interpolation == "alpha":
-            return np.interp(-1.0 / np.sqrt(1.0 + np.square(level)), -np.sqrt(self.alphas_cumprod), times)
-        if self.interpolation == "level":
-            return np.interp(np.asarray(level, np.float64), self.levels, times)
-        return np.interp(np.log(level), np.log(self.levels), times)
+        return time_between(np.asarray(level, np.float64), self.alphas_cumprod, self.interpolation)
+
+    def nearest_text(self, sources: Sources, times: str) -> str:
+        return f"{sources.function(nearest_timesteps)}({times}, alphas_cumprod())"
 
     def nearest(self, times: Array) -> Array:
-        levels = np.exp(np.interp(times, np.arange(self.steps), np.log(self.levels)))
-        return np.argmin(np.abs(levels[:, None] - self.levels), axis=1).astype(np.float64)
+        return nearest_timesteps(times, self.alphas_cumprod)
 
     def limit(self) -> Limit | None:
         """As `continuous: False` in the code of Song et al. 2021 (arXiv:2011.13456)."""
@@ -163,18 +169,89 @@ class Discrete(Process):
         return t
 
 
+def linear_betas(timesteps: int, beta_start: float, beta_end: float) -> Array:
+    """Betas evenly spaced (Ho et al. 2020)."""
+    return np.linspace(beta_start, beta_end, timesteps, dtype=np.float64)
+
+
+def scaled_linear_betas(timesteps: int, beta_start: float, beta_end: float) -> Array:
+    """Square roots of the betas evenly spaced (latent diffusion)."""
+    return np.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=np.float64) ** 2
+
+
+def cosine_betas(timesteps: int) -> Array:
+    """Betas with alphas_cumprod = cos((t + 0.008) / 1.008 * pi / 2)^2, at most 0.999 (Nichol and Dhariwal 2021)."""
+    bar = np.cos((np.arange(timesteps + 1, dtype=np.float64) / timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
+
+
+BETAS: dict[str, Callable[..., Array]] = {
+    "linear": linear_betas,
+    "scaled_linear": scaled_linear_betas,
+    "cosine": cosine_betas,
+}
+
+
+def at_timesteps(t: Array, alphas_cumprod: Array) -> tuple[Array, Array]:
+    """(alpha, sigma) at whole timesteps from -1, the data, to T - 1."""
+    bar = np.append(alphas_cumprod, 1.0)[t.astype(np.int64)]
+    return np.sqrt(bar), np.sqrt(1.0 - bar)
+
+
+def between_timesteps(t: Array, alphas_cumprod: Array, interpolation: str) -> tuple[Array, Array]:
+    """(alpha, sigma) at times from -1, the data, to T - 1: the schedule's own at whole timesteps.
+
+    Between two of them `interpolation` is linear and alpha^2 + sigma^2 is 1.
+    """
+    timesteps = np.arange(len(alphas_cumprod))
+    if interpolation == "alpha":
+        alpha = np.interp(t, timesteps, np.sqrt(alphas_cumprod))
+        sigma = np.sqrt(1.0 - alpha**2)
+    else:
+        levels = np.sqrt((1.0 - alphas_cumprod) / alphas_cumprod)
+        if interpolation == "level":
+            ratio = np.interp(t, timesteps, levels)
+        else:
+            ratio = np.exp(np.interp(t, timesteps, np.log(levels)))
+        alpha = 1.0 / np.sqrt(1.0 + ratio**2)
+        sigma = ratio * alpha
+    whole, data = t == np.round(t), t == -1.0
+    bar = alphas_cumprod[np.round(t).astype(np.int64)]
+    alpha = np.where(whole, np.sqrt(bar), alpha)
+    sigma = np.where(whole, np.sqrt(1.0 - bar), sigma)
+    return np.where(data, 1.0, alpha), np.where(data, 0.0, sigma)
+
+
+def time_between(level: Array, alphas_cumprod: Array, interpolation: str) -> Array:
+    """The times, possibly between two timesteps, at which sigma / alpha is `level`."""
+    timesteps = np.arange(len(alphas_cumprod), dtype=np.float64)
+    if interpolation == "alpha":
+        return np.interp(-1.0 / np.sqrt(1.0 + np.square(level)), -np.sqrt(alphas_cumprod), timesteps)
+    levels = np.sqrt((1.0 - alphas_cumprod) / alphas_cumprod)
+    if interpolation == "level":
+        return np.interp(level, levels, timesteps)
+    return np.interp(np.log(level), np.log(levels), timesteps)
+
+
+def nearest_timesteps(t: Array, alphas_cumprod: Array) -> Array:
+    """The timesteps whose noise levels are nearest to those at t."""
+    every = np.sqrt((1.0 - alphas_cumprod) / alphas_cumprod)
+    levels = np.exp(np.interp(t, np.arange(len(every)), np.log(every)))
+    return np.argmin(np.abs(levels[:, None] - every), axis=1).astype(np.float64)
+
+
+def _ends(schedule: str, steps: int, beta_start: float | None, beta_end: float | None) -> tuple[float, float]:
+    """The first and the last beta."""
+    usual = (1000 / steps * 1e-4, 1000 / steps * 0.02) if schedule == "linear" else (0.00085, 0.012)
+    return usual[0] if beta_start is None else beta_start, usual[1] if beta_end is None else beta_end
+
+
 @cache
 def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float | None) -> Array:
     if schedule == "cosine":
-        bar = np.cos((np.arange(steps + 1, dtype=np.float64) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
-        return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
-    usual = (1000 / steps * 1e-4, 1000 / steps * 0.02) if schedule == "linear" else (0.00085, 0.012)
-    start = usual[0] if beta_start is None else beta_start
-    end = usual[1] if beta_end is None else beta_end
-    if schedule == "linear":
-        betas = np.linspace(start, end, steps, dtype=np.float64)
-    else:
-        betas = np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
+        return cosine_betas(steps)
+    start, end = _ends(schedule, steps, beta_start, beta_end)
+    betas = BETAS[schedule](steps, start, end)
     if not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas must be between 0 and 1: they run from {start:g} to {end:g}")
     return betas

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from latentc.components.contract import Draw
+from latentc.components.formula_source import Sources
 from latentc.components.processes.formulas import Array, Maths, Symbolic
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
@@ -54,6 +55,10 @@ class Edm(Process):
         deviation = self._deviation(m, t)
         return t / (self.sigma_data * deviation), -self.sigma_data / deviation
 
+    def denoiser(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        c_skip = self.sigma_data**2 / (t * t + self.sigma_data**2)
+        return c_skip, t * self.sigma_data / self._deviation(m, t)
+
     def network_time(self, m: Maths, t: Any) -> Any:
         return m.affine(m.log(t), self.time_factor, 0.0, out="time")
 
@@ -77,6 +82,9 @@ class Edm(Process):
 
     def time_of_level(self, level: ArrayLike) -> Array:
         return np.array(level, np.float64)
+
+    def time_text(self, sources: Sources, level: str) -> str:
+        return "{}"
 
     def has(self, t: float) -> bool:
         return t > 0.0

@@ -25,11 +25,16 @@ class Posterior:
 
 def posterior(later: Point, earlier: Point) -> Posterior:
     """Posterior of the step from `later` (alpha_t, sigma_t) to `earlier` (alpha_s, sigma_s), for any process."""
-    kept = later.alpha / earlier.alpha
-    added = later.sigma**2 - (kept * earlier.sigma) ** 2
-    noise_fraction = added / later.sigma**2
-    remaining = (earlier.sigma / later.sigma) ** 2
-    return Posterior(earlier.alpha * noise_fraction, kept * remaining, np.maximum(added * remaining, 0.0), added)
+    return Posterior(*posterior_terms(later.alpha, later.sigma, earlier.alpha, earlier.sigma))
 
 
-__all__ = ["Posterior", "posterior"]
+def posterior_terms(alpha_t: Array, sigma_t: Array, alpha_s: Array, sigma_s: Array) -> tuple[Array, ...]:
+    """q(x_s | x_t, x_0): coef1, coef2 of its mean coef1 * x_0 + coef2 * x_t, its variance, that of x_t given x_s."""
+    kept = alpha_t / alpha_s
+    added = sigma_t**2 - (kept * sigma_s) ** 2
+    noise_fraction = added / sigma_t**2
+    remaining = (sigma_s / sigma_t) ** 2
+    return alpha_s * noise_fraction, kept * remaining, np.maximum(added * remaining, 0.0), added
+
+
+__all__ = ["Posterior", "posterior", "posterior_terms"]

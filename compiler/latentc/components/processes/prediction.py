@@ -36,7 +36,7 @@ class Point:
     """A process at one or more times; f64 arrays of one shape, or values of an IR function.
 
     `d_alpha`, `d_sigma`: derivatives by the process's time, None for a discrete schedule. `preconditioned`: (u, w) of
-    the process's own prediction u * x0 + w * noise, None if it has none.
+    the process's own prediction u * x0 + w * noise, `denoiser`: (c_skip, c_out) of x0 from it, None if it has none.
     """
 
     alpha: Any
@@ -44,6 +44,7 @@ class Point:
     d_alpha: Any = None
     d_sigma: Any = None
     preconditioned: tuple[Any, Any] | None = None
+    denoiser: tuple[Any, Any] | None = None
 
 
 def functional(kind: Prediction, point: Point) -> tuple[Any, Any]:
@@ -85,6 +86,8 @@ def conversion(source: Prediction, target: Prediction, point: Point) -> tuple[Ar
     alpha, sigma = np.asarray(point.alpha, np.float64), np.asarray(point.sigma, np.float64)
     if source == target:
         return np.zeros_like(alpha), np.ones_like(alpha)
+    if source == "preconditioned" and target == "x0" and point.denoiser is not None:
+        return point.denoiser
     with np.errstate(divide="ignore", invalid="ignore"):
         u, w = functional(source, point)
         u_out, w_out = functional(target, point)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from latentc.components.contract import Draw
 from latentc.components.coupling import Coupling
+from latentc.components.formula_source import Sources
 from latentc.components.parts import Part, Problem
 from latentc.components.processes.formulas import NUMPY, Array, Maths, Symbolic
 from latentc.components.processes.prediction import Point, Prediction
@@ -113,6 +114,44 @@ class Process(Part):
         """Factor of the network's input x (EDM's c_in)."""
         return 1.0
 
+    def denoiser(self, m: Maths, t: Any) -> tuple[Any, Any] | None:
+        """(c_skip, c_out) with x0 = c_skip x + c_out F for the process's own prediction F, or None."""
+        return None
+
+    # ---- formulas as text
+
+    def write_levels(self, sources: Sources, whole: bool = False) -> str:
+        """The name of a printed function (alpha, sigma) of the times t, f64; of `whole` timesteps alone."""
+        alpha, sigma = (
+            sources.expression(self, name) or f"{sources.method(self, name, f'{name}_of')}(t)"
+            for name in ("alpha", "sigma")
+        )
+        alpha = "np.ones_like(t)" if alpha == "1.0" else alpha
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if np.any(np.asarray(self.sigma(NUMPY, np.float64(self.data))) != 0.0):
+                sigma = f"np.where(t == {self.data!r}, 0.0, {sigma})"
+        lines = ["def alpha_sigma(t: Array) -> tuple[Array, Array]:"]
+        lines += [
+            '    """The process at times t: x_t = alpha * x_0 + sigma * noise."""',
+            f"    return {alpha}, {sigma}",
+        ]
+        return sources.define("alpha_sigma", "\n".join(lines))
+
+    def time_text(self, sources: Sources, level: str) -> str:
+        """The times of noise levels sigma / alpha, as an expression; `level` is a function."""
+        found = sources.function(bisected)
+        return f"{found}({{}}, {level}, {self.first!r}, {self.last!r})"
+
+    def nearest_text(self, sources: Sources, times: str) -> str:
+        """`nearest` as an expression."""
+        return times
+
+    def prior_text(self) -> str:
+        """The standard deviation of the first state, as an expression in the times t and the levels there."""
+        if self.prior_scale(float(self.first)) == 1.0:
+            return "1.0"
+        return "sigma[0]"
+
     # ---- ends
 
     @property
@@ -172,13 +211,14 @@ class Process(Part):
         t = np.asarray(t, np.float64)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             d_alpha, d_sigma = self.derivatives(NUMPY, t)
-            own = self.preconditioned(NUMPY, t)
+            own, denoiser = self.preconditioned(NUMPY, t), self.denoiser(NUMPY, t)
             return Point(
                 _like(t, self.alpha(NUMPY, t)),
                 np.where(t == self.data, 0.0, _like(t, self.sigma(NUMPY, t))),  # exactly, whatever pi rounds to
                 None if d_alpha is None else _like(t, d_alpha),
                 None if d_sigma is None else _like(t, d_sigma),
                 None if own is None else (_like(t, own[0]), _like(t, own[1])),
+                None if denoiser is None else (_like(t, denoiser[0]), _like(t, denoiser[1])),
             )
 
     def told(self, t: ArrayLike) -> Array:
@@ -199,15 +239,7 @@ class Process(Part):
 
     def time_of_level(self, level: ArrayLike) -> Array:
         """f64: the times at which sigma / alpha is `level` (within the process's ends), by bisection."""
-        level = np.asarray(level, np.float64)
-        noisy, clean = np.full_like(level, self.first), np.full_like(level, self.last)
-        for _ in range(100):
-            middle = (noisy + clean) / 2
-            above = self.level(middle) > level
-            noisy, clean = np.where(above, middle, noisy), np.where(above, clean, middle)
-        for end in (self.first, self.last):  # exactly
-            noisy = np.where(np.isclose(level, self.level(end), rtol=1e-14, atol=0), end, noisy)
-        return noisy
+        return bisected(np.asarray(level, np.float64), self.level, self.first, self.last)
 
     def level_range(self) -> tuple[float, float]:
         """Least and greatest noise level of a grid of levels; both positive and finite."""
@@ -232,6 +264,18 @@ class Process(Part):
     def progress(self, t: ArrayLike) -> Array:
         """Progress of times t from noise (0) to data (1)."""
         return np.clip((np.asarray(t, np.float64) - self.first) / ((self.last - self.first) or 1.0), 0.0, 1.0)
+
+
+def bisected(level: Array, level_at: Callable[[Array], Array], first: float, last: float) -> Array:
+    """The times from `first` (noise) to `last` (data) at which the noise level is `level`."""
+    noisy, clean = np.full_like(level, first), np.full_like(level, last)
+    for _ in range(100):
+        middle = (noisy + clean) / 2
+        above = level_at(middle) > level
+        noisy, clean = np.where(above, middle, noisy), np.where(above, clean, middle)
+    for end in (first, last):  # exactly
+        noisy = np.where(np.isclose(level, level_at(np.asarray(end)), rtol=1e-14, atol=0), end, noisy)
+    return noisy
 
 
 def _like(t: Array, value: Any) -> Array:

@@ -13,6 +13,7 @@ from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._thresholds import Bound, Quantile
 from latentc.components.samplers.base import ArraySampler, path_interval
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.spacings.timesteps import respaced
 
@@ -88,6 +89,15 @@ class Ancestral(ArraySampler):
         if process.data != process.last:
             return super().interval(target)
         return path_interval(target, 1e-3)
+
+    def write_grid(self, script: Script) -> None:
+        if self.respacing is None or self.timesteps is not None:
+            super().write_grid(script)
+            return
+        script.whole = True
+        script.alpha_sigma()
+        script.argument("respacing", self.respacing)
+        script.line(f"t = np.append({script.function(respaced)}(TIMESTEPS, respacing), {script.process.data!r})")
 
     def grid(self, target: Parameterization) -> Grid:
         if self.respacing is None or self.timesteps is not None:

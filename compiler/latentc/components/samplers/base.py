@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -11,6 +13,7 @@ from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, find, load
 from latentc.components.contract import Need, Network, Program
+from latentc.components.formula_source import NoSourceError
 from latentc.components.guidance.annealing import Annealing, ConditionAnnealing
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, ScoreTerm
 from latentc.components.kit import Conditions
@@ -22,6 +25,7 @@ from latentc.components.samplers.exits import EarlyExit
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
 from latentc.components.samplers.program import Early, sample_program
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import ModuleBuilder
@@ -155,6 +159,29 @@ class ArraySampler(GuidedSampler):
             return Grid(target.process, np.array([*self.timesteps, self.end(target)], np.float64))
         return self.spacing_of(target.process).grid(target.process, self.steps, self.interval(target))
 
+    def write_grid(self, script: Script) -> None:
+        """Writes the line of the times `t` f64[N + 1]. NoSourceError: the spacing has no text."""
+        if self.timesteps is not None:
+            script.alpha_sigma()
+            times = ", ".join(repr(float(t)) for t in (*self.timesteps, self.end(script.target)))
+            script.line(f"t = np.array([{times}])")
+            return
+        script.argument("steps", self.steps)
+        self.spacing_of(script.process).write(script, self.steps, self.interval(script.target))
+
+    def write(self, script: Script) -> None:
+        """Writes the table as formulas. NoSourceError: it has none."""
+        raise NoSourceError(f"`{self.kind}` has no formulas")
+
+    def schedule(self, target: Parameterization) -> Script | None:
+        """The table as formulas; None if it has none."""
+        script = Script(target)
+        try:
+            self.write(script)
+        except NoSourceError:
+            return None
+        return script
+
     def spacing_of(self, process: Process) -> Spacing:
         """The spacing given, or the usual one."""
         if isinstance(self.spacing, Spacing):
@@ -250,9 +277,10 @@ class ArraySampler(GuidedSampler):
         more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing, "coupling": target.coupling}
         shape = networks["main"].methods["forward"].input("state").type.shape[1:]
         more["kernel"] = target.process.kernel([int(size) for size in shape])  # type: ignore[arg-type]
-        return sample_program(
+        program = sample_program(
             mb, networks["main"], conditions, self.table(target), **more, entry=f"sample.{self.steps}"
         )
+        return replace(program, schedule=partial(self.schedule, target))
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         found = [self.build(mb, networks, spec)]

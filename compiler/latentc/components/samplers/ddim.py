@@ -9,13 +9,15 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.parts import Applies
-from latentc.components.processes.posterior import posterior
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.posterior import posterior_terms
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers._ancestral import Ancestral
 from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.samplers.base import Final, spaced
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
@@ -56,6 +58,20 @@ class Ddim(Ancestral):
             clip_state=self.clip_state,
         )
 
+    def write(self, script: Script) -> None:
+        self.write_grid(script)
+        script.start()
+        step = script.function(
+            ddim_step, **self.fixed_eta, noise_of_clipped=self.bound is None or self.noise_of_clipped
+        )
+        eta = f", {script.argument('eta', self.eta)}" if self.eta else ""
+        script.loop(f"{script.evaluation('x0')}(t[:-1])", f"{step}(alpha, sigma{eta})")
+
+    @property
+    def fixed_eta(self) -> dict[str, float]:
+        """`eta` if it is 0: the steps take no noise then."""
+        return {} if self.eta else {"eta": 0.0}
+
 
 def ddim(
     grid: Grid,
@@ -69,18 +85,30 @@ def ddim(
     The estimate is x0; the noise follows from x and the estimate, clipped if `noise_of_clipped`. At eta 0 it is the
     first-order exponential integrator.
     """
-    columns = grid.evaluation(predicts, "x0")
-    alpha, sigma, alpha_next, direction = grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:]
+    clipped = clip is None or noise_of_clipped
+    columns = grid.evaluation(predicts, "x0") | ddim_step(grid.alpha, grid.sigma, eta, clipped)
+    body = LINEAR if clipped else UNCLIPPED_NOISE
+    return Table("ddim", body, columns, clip=clip, prior=grid.prior)
+
+
+def ddim_step(alpha: Array, sigma: Array, eta: float, noise_of_clipped: bool) -> dict[str, Array]:
+    """DDIM (Song et al. 2021, equation 12): coefficients of x, of the data (d) and of new noise, with `eta` of DDPM's.
+
+    The noise that remains follows from x and the data: direction / sigma * (x - alpha * d).
+    """
+    direction = sigma[1:]
     if eta > 0.0:
-        added = eta * np.sqrt(posterior(grid.starts, grid.ends).variance)
-        direction = np.sqrt(np.maximum(direction**2 - added**2, 0.0))
-        columns["noise"] = added
-    columns["x"] = direction / sigma
-    columns["d"] = alpha_next - direction * alpha / sigma
-    if clip is not None and not noise_of_clipped:
-        columns |= {"d": alpha_next, "unclipped": -direction * alpha / sigma}
-        return Table("ddim", UNCLIPPED_NOISE, columns, clip=clip, prior=grid.prior)
-    return Table("ddim", LINEAR, columns, clip=clip, prior=grid.prior)
+        noise = eta * np.sqrt(posterior_terms(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])[2])
+        direction = np.sqrt(np.maximum(direction**2 - noise**2, 0.0))
+    columns = {"x": direction / sigma[:-1]}
+    if noise_of_clipped:
+        columns["d"] = alpha[1:] - direction * alpha[:-1] / sigma[:-1]
+    else:
+        columns["d"] = alpha[1:]
+        columns["unclipped"] = -direction * alpha[:-1] / sigma[:-1]
+    if eta > 0.0:
+        columns["noise"] = noise
+    return columns
 
 
 def _unclipped_noise(b: Builder, step: Step) -> tuple[Var, ...]:

@@ -10,13 +10,15 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.parts import Problem
-from latentc.components.processes.posterior import posterior
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.posterior import posterior, posterior_terms
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Variance
 from latentc.components.samplers._ancestral import Ancestral
 from latentc.components.samplers._thresholds import Bound
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
@@ -58,6 +60,13 @@ class Ddpm(Ancestral):
         table = ddpm(self.grid(target), target.predicts, variance, self.bound, self.final_noise)
         return replace(table, clip_state=self.clip_state)
 
+    def write(self, script: Script) -> None:
+        self.write_grid(script)
+        script.start()
+        variance = self.variance or script.target.variance
+        step = script.function(ddpm_step, variance=variance, final_noise=self.final_noise)
+        script.loop(f"{script.evaluation('x0')}(t[:-1])", f"{step}(alpha, sigma)")
+
 
 def ddpm(
     grid: Grid,
@@ -75,25 +84,34 @@ def ddpm(
 
     ValueError: a conversion that does not exist.
     """
-    step = posterior(grid.starts, grid.ends)
-    columns = {**grid.evaluation(predicts, "x0"), "x": step.coef2, "d": step.coef1}
-    noisy = np.ones(grid.steps)
-    noisy[-1] = float(final_noise)
+    columns = grid.evaluation(predicts, "x0") | ddpm_step(grid.alpha, grid.sigma, variance, final_noise)
     if variance == "learned_range":
         del columns["d_guide"]  # applied in the body: the gradient times the step's variance is added to the mean
-        # The last posterior variance is 0, so its logarithm is taken from the step before (improved DDPM); no noise is
-        # added there, so a single-step chain may use any finite value.
-        floor = step.variance[-2] if grid.steps > 1 else step.added[-1]
-        columns["noise"] = noisy
-        low, high = np.log(np.append(step.variance[:-1], floor)), np.log(step.added)
-        columns["log_center"] = (high + low) / 4  # halves of the log variance, which are log standard deviations
-        columns["log_span"] = (high - low) / 4
         return Table("ddpm", LEARNED_VARIANCE, columns, clip=clip, prior=grid.prior)
+    step = posterior(grid.starts, grid.ends)
     spread = step.variance if variance == "fixed_small" else step.added
-    columns["noise"] = noisy * np.sqrt(spread)
     # The gradient times the variance is added to the mean; a step that removes no noise has neither.
     columns["d_guide"] = np.divide(spread, step.coef1, out=np.zeros(grid.steps), where=step.coef1 != 0)
     return Table("ddpm", LINEAR, columns, clip=clip, prior=grid.prior)
+
+
+def ddpm_step(alpha: Array, sigma: Array, variance: str, final_noise: bool) -> dict[str, Array]:
+    """Ancestral sampling (Ho et al. 2020, equations 6 and 7): coefficients of x, of the data (d) and of new noise."""
+    coef1, coef2, posterior_variance, beta = posterior_terms(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
+    noise = np.ones_like(beta)
+    if not final_noise:
+        noise[-1] = 0.0
+    columns = {"x": coef2, "d": coef1}
+    if variance == "learned_range":
+        # The last posterior variance is 0, so its logarithm is taken from the step before (improved DDPM); no noise is
+        # added there, so a single-step chain may use any finite value.
+        floor = posterior_variance[-2] if len(beta) > 1 else beta[-1]
+        low, high = np.log(np.append(posterior_variance[:-1], floor)), np.log(beta)
+        # halves of the log variance, which are log standard deviations
+        return columns | {"noise": noise, "log_center": (high + low) / 4, "log_span": (high - low) / 4}
+    if variance == "fixed_small":
+        return columns | {"noise": noise * np.sqrt(posterior_variance)}
+    return columns | {"noise": noise * np.sqrt(beta)}
 
 
 def _learned_variance(b: Builder, step: Step) -> tuple[Var, ...]:

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.multistep import Multistep, history_names, log_steps
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.table import LINEAR, Table
 
 SolverType = Literal["midpoint", "heun"]
@@ -28,6 +30,14 @@ class DpmSolverPp(Multistep):
 
     kind: Literal["dpm_solver_pp"]
     solver_type: SolverType = Field("midpoint", description="variant of the second-order solver")
+
+    def write(self, script: Script) -> None:
+        self.write_grid(script)
+        script.start()
+        steps = script.function(
+            dpm_solver_steps, solver_type=self.solver_type, lower_order_final=self.lower_order_final
+        )
+        script.loop(f"{script.evaluation('x0')}(t[:-1])", f"{steps}(alpha, sigma, order={self.order})")
 
     def table(self, target: Parameterization) -> Table:
         return dpm_solver_pp(
@@ -51,28 +61,37 @@ def dpm_solver_pp(
     """
     if order not in (1, 2, 3):
         raise ValueError(f"DPM-Solver++ has orders 1, 2 and 3, not {order}")
-    columns = {name: np.zeros(grid.steps) for name in ("x", "d", *history_names(order))}
-    for step in range(grid.steps):
-        left = grid.steps - step
-        now = min(order, step + 1)
-        if lower_order_final and grid.steps < 15:
-            now = min(now, left)
-        now = 1 if grid.sigma[step + 1] == 0.0 else now
-        columns["x"][step] = grid.sigma[step + 1] / grid.sigma[step]
-        weights = _dpm_weights(grid, step, now, solver_type)
-        for name, weight in zip(("d", *history_names(order)), weights, strict=False):
-            columns[name][step] = weight
-    columns = {**grid.evaluation(predicts, "x0"), **columns}
+    with np.errstate(divide="ignore"):
+        steps = dpm_solver_steps(grid.alpha, grid.sigma, order, solver_type, lower_order_final)
+    columns = {**grid.evaluation(predicts, "x0"), **steps}
     return Table("dpm_solver_pp", LINEAR, columns, history=order - 1, clip=clip, prior=grid.prior)
 
 
-def _dpm_weights(grid: Grid, step: int, order: int, solver_type: SolverType) -> list[float]:
+def dpm_solver_steps(
+    alpha: Array, sigma: Array, order: int, solver_type: str, lower_order_final: bool
+) -> dict[str, Array]:
+    """DPM-Solver++ (Lu et al. 2022): coefficients of x, of the data (d) and of earlier data (h1, h2)."""
+    steps = len(alpha) - 1
+    columns = {name: np.zeros(steps) for name in ("x", "d", *history_names(order))}
+    for step in range(steps):
+        now = min(order, step + 1)
+        if lower_order_final and steps < 15:
+            now = min(now, steps - step)
+        now = 1 if sigma[step + 1] == 0.0 else now
+        columns["x"][step] = sigma[step + 1] / sigma[step]
+        weights = dpm_solver_weights(alpha, sigma, step, now, solver_type)
+        for name, weight in zip(("d", *history_names(order)), weights, strict=False):
+            columns[name][step] = weight
+    return columns
+
+
+def dpm_solver_weights(alpha: Array, sigma: Array, step: int, order: int, solver_type: str) -> list[float]:
     """Coefficients of the current estimate and of the earlier ones, newest first."""
-    alpha_next = grid.alpha[step + 1]
+    alpha_next = alpha[step + 1]
     if order == 1:
         # alpha' (1 - e^-h), in a form that is finite at sigma' = 0 (h infinite) and at alpha = 0
-        return [alpha_next - grid.alpha[step] * grid.sigma[step + 1] / grid.sigma[step]]
-    h = log_steps(grid, step, order)
+        return [alpha_next - alpha[step] * sigma[step + 1] / sigma[step]]
+    h = log_steps(np.log(alpha) - np.log(sigma), step, order)
     phi_1 = -math.expm1(-h[0])  # 1 - e^-h
     phi_2 = 1.0 - phi_1 / h[0]
     r0 = h[1] / h[0]

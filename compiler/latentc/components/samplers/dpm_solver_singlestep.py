@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from latentc.components.formula_source import NoSourceError
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.base import ArraySampler, path_interval
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.multistep import history_names
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.levels import OfLevels
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Table
@@ -44,8 +45,18 @@ class DpmSolverSinglestep(ArraySampler):
             return path_interval(target, self.eps, data=False)
         return Interval(process.first, process.last)
 
+    def write(self, script: Script) -> None:
+        if self.timesteps is not None or isinstance(self.spacing_of(script.process), OfLevels):
+            raise NoSourceError("the times within a step have no formulas")
+        self.write_grid(script)
+        script.start()
+        steps = script.function(singlestep_steps, predict_x0=self.predict_x0)
+        orders = f"{script.function(singlestep_orders)}(steps, {self.order})"
+        evaluated = script.evaluation("x0" if self.predict_x0 else "noise")
+        script.loop(f"{evaluated}(t[:-1])", f"{steps}(alpha, sigma, {orders})")
+
     def table(self, target: Parameterization) -> Table:
-        process, orders = target.process, _orders(self.steps, self.order)
+        process, orders = target.process, singlestep_orders(self.steps, self.order)
         spacing = self.spacing_of(process)
         if self.timesteps is None and isinstance(spacing, OfLevels):
             outer = spacing.grid(process, len(orders), self.interval(target))
@@ -57,7 +68,7 @@ class DpmSolverSinglestep(ArraySampler):
         return dpm_solver_singlestep(grid, target.predicts, orders, self.predict_x0)
 
 
-def _orders(evaluations: int, order: int) -> list[int]:
+def singlestep_orders(evaluations: int, order: int) -> list[int]:
     """Evaluations of each step (DPM-Solver's appendix: the last steps of order 3 are of lower order)."""
     whole, rest = divmod(evaluations, order)
     if order == 3 and rest == 0:
@@ -78,30 +89,37 @@ def dpm_solver_singlestep(grid: Grid, predicts: Prediction, orders: list[int], p
     """
     if not np.all(np.isfinite(grid.log_snr)):
         raise ValueError("a singlestep solver needs 0 < alpha and 0 < sigma: start later and end before the data")
+    steps = singlestep_steps(grid.alpha, grid.sigma, orders, predict_x0)
+    columns = {**grid.evaluation(predicts, "x0" if predict_x0 else "noise"), **steps}
+    return Table("dpm_solver_singlestep", LINEAR, columns, history=max(orders) - 1, prior=grid.prior)
+
+
+def singlestep_steps(alpha: Array, sigma: Array, orders: list[int], predict_x0: bool) -> dict[str, Array]:
+    """Steps of `orders` evaluations each: coefficients of x, of an estimate (d) and of earlier ones (h1, h2)."""
     names = ("d", *history_names(max(orders)))
-    columns = {name: np.zeros(grid.steps) for name in ("x", *names)}
+    columns = {name: np.zeros(len(alpha) - 1) for name in ("x", *names)}
     row = 0
     for order in orders:
-        for x, weights in _step(grid.part(row, row + order), predict_x0):
+        ends = slice(row, row + order + 1)
+        for x, weights in singlestep_stages(alpha[ends], sigma[ends], predict_x0):
             columns["x"][row] = x
             for name, weight in zip(names, weights, strict=False):
                 columns[name][row] = weight
             row += 1
-    columns = {**grid.evaluation(predicts, "x0" if predict_x0 else "noise"), **columns}
-    return Table("dpm_solver_singlestep", LINEAR, columns, history=max(orders) - 1, prior=grid.prior)
+    return columns
 
 
-def _step(grid: Grid, predict_x0: bool) -> Iterator[tuple[float, list[float]]]:
+def singlestep_stages(alpha: Array, sigma: Array, predict_x0: bool) -> list[tuple[float, list[float]]]:
     """For each evaluation of a step: (coefficient of the state, those of the estimates, newest first).
 
     Each stage of the method starts from the step's first state, which is linear in the present state and the step's
     own estimates.
     """
-    order, lam = grid.steps, grid.log_snr
+    order, lam = len(alpha) - 1, np.log(alpha) - np.log(sigma)
     h = lam[-1] - lam[0]
     r = (lam - lam[0]) / h
     sign = -1.0 if predict_x0 else 1.0
-    keep, scale = (grid.sigma, grid.alpha) if predict_x0 else (grid.alpha, grid.sigma)
+    keep, scale = (sigma, alpha) if predict_x0 else (alpha, sigma)
 
     def stage(i: int) -> tuple[float, list[float]]:
         """State i: (coefficient of the step's first state, those of the estimates 0 to i - 1)."""
@@ -118,13 +136,15 @@ def _step(grid: Grid, predict_x0: bool) -> Iterator[tuple[float, list[float]]]:
             weights[other] += slope
         return float(keep[i] / keep[0]), weights
 
+    stages = []
     known, past = 1.0, np.zeros(0)  # the current state is known * first + past · estimates
     for i in range(1, order + 1):
         x, weights = stage(i)
         carried = x / known
         new = np.array(weights) - carried * np.append(past, 0.0)
-        yield carried, list(new[::-1])
+        stages.append((carried, list(new[::-1])))
         known, past = x, np.array(weights)
+    return stages
 
 
 __all__ = ["DpmSolverSinglestep", "dpm_solver_singlestep"]

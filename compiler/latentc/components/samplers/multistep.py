@@ -15,7 +15,6 @@ from pydantic import Field
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.base import ArraySampler, Final, path_interval, spaced
-from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.spacings.spacing import Interval
 
 
@@ -58,9 +57,8 @@ def history_names(order: int) -> tuple[str, ...]:
     return tuple(f"h{i}" for i in range(1, order))
 
 
-def log_steps(grid: Grid, step: int, count: int) -> Array:
+def log_steps(log_snr: Array, step: int, count: int) -> Array:
     """The sizes in lambda of this step and of the count - 1 before it, newest first."""
-    log_snr = grid.log_snr
     if not np.all(np.isfinite(log_snr[step - count + 1 : step + 2])):
         raise ValueError("a multistep solver of order 2 or more needs 0 < alpha and 0 < sigma: start the path later")
     return np.diff(log_snr)[step - count + 1 : step + 1][::-1]

@@ -6,6 +6,7 @@ scale of the state; EDM (Karras et al. 2022, table 1) calls these the schedule a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,7 @@ from latentc.components.processes.sde import vp_rates
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import ddim
 from latentc.components.samplers.grid import Grid, evaluation
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
@@ -62,6 +64,48 @@ class Integrator(ArraySampler):
     def variable(self, target: Parameterization) -> Variable:
         """The form of the equation that is integrated."""
         return Variable(self.over or target.process.ODE, self.scaling)
+
+    def write_starts(self, script: Script) -> bool:
+        """Writes the times at which steps start and end; true if noise is added before (`churn`)."""
+        script.fractional = self.churn is not None
+        self.write_grid(script)
+        script.start()
+        if self.churn is None or not self.churn.amount:
+            script.line("start, end = t[:-1], t[1:]")
+            return False
+        churn = self.churn
+        most = math.inf if churn.max is None else churn.max
+        given = (("S_churn", churn.amount), ("S_min", churn.min), ("S_max", most), ("S_noise", churn.noise))
+        for name, value in given:
+            script.argument(name, value)
+        script.line("level_of_start = sigma[:-1] / alpha[:-1]")
+        script.line("gamma = min(S_churn / len(level_of_start), np.sqrt(2.0) - 1.0)")
+        bounds = "(S_min <= level_of_start) & (level_of_start <= S_max)"
+        script.line(f"raised = np.isfinite(level_of_start) & {bounds}")
+        script.line("t_hat = " + script.times_of("np.where(raised, level_of_start * (1.0 + gamma), 1.0)"))
+        raised = script.process.nearest_text(script.sources, "t_hat") if script.rounded else "t_hat"
+        script.line(f"start, end = np.where(raised, {raised}, t[:-1]), t[1:]")
+        script.line(f"alpha_hat, sigma_hat = {script.alpha_sigma()}(start)")
+        script.line("added = np.maximum((sigma_hat / alpha_hat) ** 2 - level_of_start**2, 0.0)")
+        script.line("noise = alpha_hat * np.sqrt(np.where(raised, added, 0.0)) * S_noise")
+        if not script.constant_alpha:
+            script.line("y_x = np.where(raised, alpha_hat / alpha[:-1], 1.0)")
+        return True
+
+    def equation_text(self, script: Script, times: str) -> str:
+        """The terms of the equation at `times` as an expression."""
+        variable, static = self.variable(script.target), {}
+        ends = ""
+        if variable.over == "vp_time":
+            low, high = script.levels or ("sigma[-2] / alpha[-2]", "sigma[0] / alpha[0]")
+            ends = f", ({low}, {high})"
+        else:
+            static = {"ends": None}
+        if variable == LEVEL:
+            found = script.function(level_equation)
+        else:
+            found = script.function(equation, over=variable.over, scaling=variable.scaling, **static)
+        return f"{found}({script.level()}({times}), {script.alpha_sigma()}({times})[0]{ends})"
 
     def interval(self, target: Parameterization) -> Interval:
         """SiT's `check_interval` for a path: `eps` from its ends, or from those where its velocity is singular."""
@@ -107,22 +151,39 @@ def _equation(grid: Grid, times: Array, variable: Variable) -> _Equation:
     level = grid.process.level(times)
     if not np.all(np.isfinite(level)):
         raise ValueError("a solver in sigma / alpha needs 0 < alpha: start later")
+    ends = grid.levels or (float(grid.ratio[-2]), float(grid.ratio[0]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        match variable.over:
-            case "level":
-                v, d_level = level, np.ones_like(level)
-            case "variance":
-                v, d_level = level**2, 0.5 / level
-            case _:
-                ends = grid.levels or (float(grid.ratio[-2]), float(grid.ratio[0]))
-                v, d_level = _vp_time(level, *vp_rates(*ends, eps=1e-3))
-        s = np.ones_like(level) if variable.scaling == "none" else 1.0 / np.sqrt(1.0 + level**2)
-        d_s = np.zeros_like(level) if variable.scaling == "none" else -(s**3) * level * d_level
-        scale = s / grid.process.point(times).alpha
-        return _Equation(v, scale, d_s / s + d_level / level, -s * d_level / level)
+        alpha = grid.process.point(times).alpha
+        return _Equation(*equation(level, alpha, variable.over, variable.scaling, ends))
 
 
-def _vp_time(level: Array, beta_min: float, beta_max: float) -> tuple[Array, Array]:
+def equation(
+    level: Array, alpha: Array, over: str, scaling: str, ends: tuple[float, float] | None
+) -> tuple[Array, Array, Array, Array]:
+    """(v, scale, a, b) of the probability-flow equation dx/dv = a * x + b * x_0, for the state x_t times `scale`."""
+    if over == "level" and scaling == "none":
+        return level_equation(level, alpha)
+    if over == "level":
+        v, d_level = level, np.ones_like(level)
+    elif over == "variance":
+        v, d_level = level**2, 0.5 / level
+    else:
+        assert ends is not None
+        v, d_level = vp_time(level, *vp_rates(*ends, eps=1e-3))
+    if scaling == "none":
+        s, d_s = np.ones_like(level), np.zeros_like(level)
+    else:
+        s = 1.0 / np.sqrt(1.0 + level**2)
+        d_s = -(s**3) * level * d_level
+    return v, s / alpha, d_s / s + d_level / level, -s * d_level / level
+
+
+def level_equation(level: Array, alpha: Array) -> tuple[Array, Array, Array, Array]:
+    """(v, scale, a, b) of the probability-flow equation over the level: dx/dv = (x - x_0) / v with x = x_t / alpha."""
+    return level, 1.0 / alpha, 1.0 / level, -1.0 / level
+
+
+def vp_time(level: Array, beta_min: float, beta_max: float) -> tuple[Array, Array]:
     """The time of each level on a VP SDE, and the level's derivative by it."""
     spread = beta_max - beta_min
     t = (np.sqrt(beta_min**2 + 2 * spread * np.log1p(level**2)) - beta_min) / spread
@@ -186,8 +247,7 @@ def _euler(steps: _Steps, predicts: Prediction, variable: Variable, solver: str)
     else:
         columns = evaluation(process, steps.starts, predicts, "x0")
         here, there = (_equation(steps.grid, times, variable) for times in (steps.starts, steps.ends))
-        h = there.v - here.v
-        columns |= {"x": (1.0 + h * here.a) * here.scale / there.scale, "d": h * here.b / there.scale}
+        columns |= euler_step((here.v, here.scale, here.a, here.b), (there.v, there.scale, there.a, there.b))
     body = CHURNED_EULER if steps.columns else LINEAR
     return Table(solver, body, {**columns, **steps.columns}, prior=steps.grid.prior)
 
@@ -217,18 +277,37 @@ def heun(
     columns = evaluation(process, steps.starts, predicts, "x0")
     columns |= evaluation(process, steps.ends, predicts, "x0", second=True)
     here, there = (_equation(grid, times, variable) for times in (steps.starts, steps.ends))
-    h, scale = there.v - here.v, here.scale / there.scale
-    # p = y + h f(y), x' = y + h / 2 (f(y) + f(p)). Estimates are of the data: where alpha is nearly 0, x and the noise
-    # are almost equal, and what the network says about the data would be lost in their difference.
-    x, d = 1.0 + h * here.a, h * here.b
-    columns |= {
-        "x": x * scale,
-        "d": d / there.scale,
-        "x_2": (1.0 + h / 2 * (here.a + there.a * x)) * scale,
-        "d_2": (d / 2 + h / 2 * there.a * d) / there.scale,
-        "e_2": h / 2 * there.b / there.scale,
-    }
+    columns |= heun_step((here.v, here.scale, here.a, here.b), (there.v, there.scale, there.a, there.b))
     return Table("heun", TRAPEZOID, {**columns, **steps.columns}, prior=grid.prior, tail=tail)
+
+
+Terms = tuple[Array, Array, Array, Array]
+
+
+def euler_step(start: Terms, end: Terms) -> dict[str, Array]:
+    """Euler's step of the `equation`: coefficients of x and of the data d at its start."""
+    (v, scale, a, b), (v_next, scale_next, _, _) = start, end
+    h = v_next - v
+    return {"x": (1.0 + h * a) * scale / scale_next, "d": h * b / scale_next}
+
+
+def heun_step(start: Terms, end: Terms) -> dict[str, Array]:
+    """Heun's step of the `equation`: p = x + h f(x), then x' = x + h / 2 (f(x) + f(p)).
+
+    Coefficients of x and of the data d at its start, for p and (_2) for x'; e_2 is of the data at p.
+    """
+    # Estimates are of the data: where alpha is nearly 0, x and the noise are almost equal, and what the network says
+    # about the data would be lost in their difference.
+    (v, scale, a, b), (v_next, scale_next, a_next, b_next) = start, end
+    h, rescale = v_next - v, scale / scale_next
+    x, d = 1.0 + h * a, h * b
+    return {
+        "x": x * rescale,
+        "d": d / scale_next,
+        "x_2": (1.0 + h / 2 * (a + a_next * x)) * rescale,
+        "d_2": (d / 2 + h / 2 * a_next * d) / scale_next,
+        "e_2": h / 2 * b_next / scale_next,
+    }
 
 
 def trapezoid(
@@ -299,8 +378,11 @@ __all__ = [
     "Integrator",
     "Variable",
     "drift",
+    "equation",
     "euler",
+    "euler_step",
     "heun",
+    "heun_step",
     "noisy_steps",
     "path_interval",
     "trapezoid",

@@ -6,7 +6,7 @@ the data, has the process's marginals (SiT, Ma et al. 2024, equation 5); w may b
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,7 @@ from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.grid import Grid, evaluation
 from latentc.components.samplers.ode import drift, noisy_steps, trapezoid
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Table
 
@@ -61,6 +62,52 @@ class Stochastic(ArraySampler):
             grid, size = Grid(process, np.array(self.timesteps)), abs(self.end(target) - self.timesteps[-1])
         return stochastic(grid, target.predicts, self.diffusion, self.norm, self.last, size, heun=self.HEUN)
 
+    def write(self, script: Script) -> None:
+        target, process = script.target, script.process
+        size: str | None = None
+        if self.last == "none":
+            self.write_grid(script)
+        elif self.timesteps is None:
+            script.argument("steps", self.steps)
+            script.line("steps -= 1  # besides the last step, which has no noise")
+            self.spacing_of(process).write(script, self.steps - 1, self.interval(target))
+            size = script.argument("last_size", self.last_size)
+        else:
+            script.alpha_sigma()
+            script.line(f"t = np.array({[float(t) for t in self.timesteps]})")
+            size = f"abs({self.end(target)!r} - t[-1])"
+        script.start()
+        end = time_of_end(process)
+        way = float(np.sign(end - process.first))
+        norm, needs = script.argument("norm", self.norm), DIFFUSIONS[self.diffusion]
+        static: dict[str, Any] = {name: None for name in ("p", "sigma", "growth") if name not in needs}
+        form = script.function(diffusion, form=self.diffusion, **static)
+        if "p" in needs:
+            script.line(f"p = (t - {process.first!r}) / ({end!r} - {process.first!r})")
+        if "growth" in needs:
+            script.line(f"d_alpha, d_sigma = {script.sources.method(process, 'derivatives')}(t)")
+            script.line("growth = sigma**2 * d_alpha / alpha - sigma * d_sigma")
+        signed = f"{norm}" if way > 0 or "growth" not in needs else f"-{norm}"
+        script.line(f"w = {form}({', '.join((signed, *needs))})")
+        drift_at = script.evaluation("flow_velocity", diffused=True)
+        sign = "" if way > 0 else "-"
+        script.line("step = np.diff(t)")
+        script.line("noise = np.sqrt(2.0 * w[:-1] * np.abs(step))")
+        columns = [f"{drift_at}(t[:-1], {sign}w[:-1])"]
+        if self.HEUN:
+            columns.append(script.second(f"{drift_at}(t[1:], {sign}w[1:])"))
+            columns.append('{"d": step, "d_2": step / 2, "e_2": step / 2, "noise": noise}')
+        else:
+            columns.append('{"d": step, "noise": noise}')
+        script.loop(*columns)
+        d = f'{{"d": np.array([{sign}{size}])}}'
+        if self.last == "mean":
+            script.loop(f"{drift_at}(t[-1:], {sign}w[-1:])", d)
+        elif self.last == "euler":
+            script.loop(f"{script.evaluation('flow_velocity', name='velocity')}(t[-1:])", d)
+        elif self.last == "tweedie":
+            script.loop(f"{script.evaluation('x0', name='denoised')}(t[-1:])")
+
     def end(self, target: Parameterization) -> float:
         interval = self.interval(target)
         return interval.stop if self.last == "none" else time_of_end(target.process)
@@ -98,25 +145,44 @@ def diffusion_coefficient(process: Process, t: Array, form: Form, norm: float = 
     (infinite at the noise on linear and gvp). sigma: norm * sigma. linear: norm * (1 - p). decreasing: (norm
     cos(pi p) + 1)^2 / 4. increasing_decreasing: norm * sin(pi p)^2.
     """
+    if form not in DIFFUSIONS:
+        raise ValueError(f"unknown diffusion form {form!r}: choose one of {', '.join(DIFFUSIONS)}")
     t = np.asarray(t, np.float64)
     length = time_of_end(process) - process.first
     p, point, way = (t - process.first) / length, process.point(t), np.sign(length)
-    match form:
-        case "constant":
-            return np.full_like(t, norm)
-        case "sbdm":
-            with np.errstate(divide="ignore"):
-                growth = point.sigma**2 * point.d_alpha / point.alpha - point.sigma * point.d_sigma
-            return np.asarray(way * norm * growth)
-        case "sigma":
-            return np.asarray(norm * point.sigma)
-        case "linear":
-            return norm * (1.0 - p)
-        case "decreasing":
-            return np.asarray(0.25 * (norm * np.cos(np.pi * p) + 1.0) ** 2)
-        case "increasing_decreasing":
-            return np.asarray(norm * np.sin(np.pi * p) ** 2)
-    raise ValueError(f"unknown diffusion form {form!r}: choose one of {', '.join(get_args(Form))}")
+    growth = None
+    if form == "sbdm":
+        norm = way * norm
+        with np.errstate(divide="ignore"):
+            growth = point.sigma**2 * point.d_alpha / point.alpha - point.sigma * point.d_sigma
+    return diffusion(norm, form, p, point.sigma, growth)
+
+
+def diffusion(norm: float, form: str, p: Array, sigma: Array, growth: Array | None) -> Array:
+    """The diffusion coefficient w of SiT at progress p, from noise (0) to data (1)."""
+    if form == "constant":
+        return np.full_like(p, norm)
+    if form == "sbdm":
+        assert growth is not None
+        return norm * growth
+    if form == "sigma":
+        return norm * sigma
+    if form == "linear":
+        return norm * (1.0 - p)
+    if form == "decreasing":
+        return 0.25 * (norm * np.cos(np.pi * p) + 1.0) ** 2
+    return norm * np.sin(np.pi * p) ** 2
+
+
+DIFFUSIONS: dict[str, tuple[str, ...]] = {
+    "constant": ("p",),
+    "sbdm": ("growth",),
+    "sigma": ("sigma",),
+    "linear": ("p",),
+    "decreasing": ("p",),
+    "increasing_decreasing": ("p",),
+}
+"""Arguments of each form of `diffusion`."""
 
 
 def stochastic(

@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components.formula_source import NoSourceError
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Process
 from latentc.components.processes.sde import log_alpha, vp_rates
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 
 
@@ -48,6 +50,28 @@ class OfLevels(Spacing):
         times = process.nearest(times) if self.rounded else times
         return Grid(process, times if closing is None else np.append(times, closing), (low, high), self.rounded)
 
+    def chosen_text(self, script: Script, count: str) -> str:
+        """`chosen` as an expression of the arguments sigma_min and sigma_max. NoSourceError: there is none."""
+        raise NoSourceError(f"spacing `{self.kind}` has no formulas")
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        process, script.levels, script.rounded = script.process, ("sigma_min", "sigma_max"), self.rounded
+        script.alpha_sigma()
+        grid = self.grid(process, steps, interval)
+        assert grid.levels is not None
+        for name, level in zip(script.levels, grid.levels, strict=True):
+            script.argument(name, float(level))
+        closing = interval.closing
+        if closing is None and process.data == process.last:
+            closing = interval.stop
+        if closing is None and process.WHOLE:
+            closing = process.last
+        levels = self.chosen_text(script, "steps" if closing is not None else "steps + 1")
+        script.line(f"levels = {levels}")
+        times = script.times_of("levels")
+        times = process.nearest_text(script.sources, times) if self.rounded else times
+        script.line(f"t = {times if closing is None else f'np.append({times}, {closing!r})'}")
+
 
 class Karras(OfLevels):
     """Evenly spaced in the `rho`-th root of the level (equation 5)."""
@@ -57,12 +81,21 @@ class Karras(OfLevels):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "karras"}
 
     def chosen(self, low: float, high: float, count: int) -> Array:
-        ramp = np.linspace(0.0, 1.0, count)
-        top, bottom = high ** (1 / self.rho), low ** (1 / self.rho)
-        levels = (top + ramp * (bottom - top)) ** self.rho
-        if count > 1:
-            levels[0], levels[-1] = high, low  # exactly, because the powers are rounded
-        return levels
+        return karras_levels(low, high, self.rho, count)
+
+    def chosen_text(self, script: Script, count: str) -> str:
+        rho = script.argument("rho", self.rho)
+        return f"{script.function(karras_levels)}(sigma_min, sigma_max, {rho}, {count})"
+
+
+def karras_levels(sigma_min: float, sigma_max: float, rho: float, count: int) -> Array:
+    """Evenly spaced in the rho-th root of the noise level (Karras et al. 2022, equation 5)."""
+    ramp = np.linspace(0.0, 1.0, count)
+    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    levels = (top + ramp * (bottom - top)) ** rho
+    if count > 1:
+        levels[0], levels[-1] = sigma_max, sigma_min  # exactly, because the powers are rounded
+    return levels
 
 
 class LogSnr(OfLevels):
@@ -72,9 +105,17 @@ class LogSnr(OfLevels):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_snr"}
 
     def chosen(self, low: float, high: float, count: int) -> Array:
-        levels = np.exp(np.linspace(np.log(high), np.log(low), count))
-        levels[0], levels[-1] = high, (low if count > 1 else high)
-        return levels
+        return log_snr_levels(low, high, count)
+
+    def chosen_text(self, script: Script, count: str) -> str:
+        return f"{script.function(log_snr_levels)}(sigma_min, sigma_max, {count})"
+
+
+def log_snr_levels(sigma_min: float, sigma_max: float, count: int) -> Array:
+    """Evenly spaced in log(alpha / sigma)."""
+    levels = np.exp(np.linspace(np.log(sigma_max), np.log(sigma_min), count))
+    levels[0], levels[-1] = sigma_max, (sigma_min if count > 1 else sigma_max)
+    return levels
 
 
 class VpLevels(OfLevels):
@@ -87,9 +128,18 @@ class VpLevels(OfLevels):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp_levels"}
 
     def chosen(self, low: float, high: float, count: int) -> Array:
-        beta_min, beta_max = vp_rates(low, high, self.eps)
-        log_alphas = log_alpha(np.linspace(1.0, self.eps, count), beta_min, beta_max)
-        return np.array(np.sqrt(np.expm1(-2.0 * log_alphas)))
+        return vp_levels(low, high, self.eps, count)
+
+    def chosen_text(self, script: Script, count: str) -> str:
+        eps = script.argument("eps", self.eps)
+        return f"{script.function(vp_levels)}(sigma_min, sigma_max, {eps}, {count})"
+
+
+def vp_levels(sigma_min: float, sigma_max: float, eps: float, count: int) -> Array:
+    """The levels at evenly spaced times of the VP SDE with these ends (EDM's `vp` discretisation)."""
+    beta_min, beta_max = vp_rates(sigma_min, sigma_max, eps)
+    log_alphas = log_alpha(np.linspace(1.0, eps, count), beta_min, beta_max)
+    return np.sqrt(np.expm1(-2.0 * log_alphas))
 
 
 class IddpmLevels(OfLevels):

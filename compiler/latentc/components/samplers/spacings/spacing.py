@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentc.components import Component
+from latentc.components.formula_source import NoSourceError
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Process
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import Script
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Interval:
         """The points, and the closing one."""
         return points if self.closing is None else np.append(points, self.closing)
 
+    def closed_text(self, points: str) -> str:
+        """The points, and the closing one, as an expression."""
+        return points if self.closing is None else f"np.append({points}, {self.closing!r})"
+
+    @property
+    def count_text(self) -> str:
+        """`count` as an expression of `steps`."""
+        return "steps + 1" if self.closing is None else "steps"
+
     def count(self, steps: int) -> int:
         """How many points a grid of `steps` steps has before the closing one."""
         return steps + (self.closing is None)
@@ -47,6 +58,10 @@ class Spacing(Component):
     @abstractmethod
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
         """ValueError: there is no such grid."""
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        """Writes the line of the times `t` f64[N + 1], in the argument `steps`. NoSourceError: there is none."""
+        raise NoSourceError(f"spacing `{self.kind}` has no formulas")
 
 
 __all__ = ["Interval", "Spacing"]

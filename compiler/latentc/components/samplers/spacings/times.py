@@ -10,8 +10,9 @@ from pydantic import Field
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.process import Process
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
-from latentc.components.samplers.spacings.timesteps import respaced
+from latentc.components.samplers.spacings.timesteps import evenly_spaced
 
 
 class Even(Spacing):
@@ -26,9 +27,22 @@ class Even(Spacing):
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
         if isinstance(process, Discrete):
             closing = process.last if interval.closing is None else interval.closing
-            return Grid(process, np.append(respaced(process.steps, str(steps)).astype(np.float64), closing))
+            return Grid(process, np.append(evenly_spaced(process.steps, steps).astype(np.float64), closing))
         points = np.linspace(interval.start, interval.stop, interval.count(steps))
         return Grid(process, interval.closed(points))
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        script.whole = isinstance(script.process, Discrete)
+        script.alpha_sigma()
+        if isinstance(script.process, Discrete):
+            closing = script.process.last if interval.closing is None else interval.closing
+            script.line(f"t = np.append({script.function(evenly_spaced)}(TIMESTEPS, steps), {closing!r})")
+        else:
+            script.line(f"t = {_even_text(interval)}")
+
+
+def _even_text(interval: Interval) -> str:
+    return interval.closed_text(f"np.linspace({interval.start!r}, {interval.stop!r}, {interval.count_text})")
 
 
 class Uniform(Spacing):
@@ -39,6 +53,10 @@ class Uniform(Spacing):
 
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
         return Grid(process, interval.closed(np.linspace(interval.start, interval.stop, interval.count(steps))))
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        script.alpha_sigma()
+        script.line(f"t = {_even_text(interval)}")
 
 
 class Quadratic(Spacing):
@@ -53,6 +71,15 @@ class Quadratic(Spacing):
             roots = np.linspace(interval.start**0.5, interval.stop**0.5, interval.count(steps))
             return Grid(process, interval.closed(roots**2))
         return Grid(process, interval.closed(interval.stop + (interval.start - interval.stop) * left))
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        script.alpha_sigma()
+        start, stop = interval.start, interval.stop
+        if start > stop >= 0.0:
+            text = f"np.linspace({start!r} ** 0.5, {stop!r} ** 0.5, {interval.count_text}) ** 2"
+        else:
+            text = f"{stop!r} + ({start!r} - {stop!r}) * np.linspace(1.0, 0.0, {interval.count_text}) ** 2"
+        script.line(f"t = {interval.closed_text(text)}")
 
 
 class Shifted(Spacing):
@@ -70,6 +97,13 @@ class Shifted(Spacing):
         way = np.linspace(0.0, 1.0, interval.count(steps))
         way = self.shift * way / (1.0 + (self.shift - 1.0) * way)
         return Grid(process, interval.closed(interval.start + (interval.stop - interval.start) * way))
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        script.alpha_sigma()
+        start, stop, shift = interval.start, interval.stop, script.argument("shift", self.shift)
+        script.line(f"s = np.linspace(0.0, 1.0, {interval.count_text})")
+        script.line(f"s = {shift} * s / (1.0 + ({shift} - 1.0) * s)")
+        script.line(f"t = {interval.closed_text(f'{start!r} + ({stop!r} - {start!r}) * s')}")
 
 
 __all__ = ["Even", "Quadratic", "Shifted", "Uniform"]

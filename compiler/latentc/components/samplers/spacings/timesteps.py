@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from latentc.components.formula_source import NoSourceError
 from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Process
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 
 Timesteps = NDArray[np.int64]
@@ -48,6 +51,24 @@ class OfTimesteps(Spacing):
         times = self.timesteps(process.steps, steps, interval.beyond).astype(np.float64)
         return Grid(process, np.append(times, process.last if interval.closing is None else interval.closing))
 
+    def chosen_text(self, script: Script, beyond: bool) -> str:
+        """`chosen` as an expression. NoSourceError: there is none."""
+        raise NoSourceError(f"spacing `{self.kind}` has no formulas")
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        script.whole = True
+        script.alpha_sigma()
+        closing = script.process.last if interval.closing is None else interval.closing
+        chosen, checked = self.chosen_text(script, interval.beyond), script.function(checked_timesteps)
+        script.line(f"t = np.append({checked}({chosen}[:steps], TIMESTEPS, steps), {closing!r})")
+
+
+def checked_timesteps(chosen: Array, timesteps: int, steps: int) -> Array:
+    """The timesteps. ValueError: more steps than the schedule has, a repeated timestep, or one outside."""
+    if not 1 <= steps <= timesteps or len(set(chosen.tolist())) < steps or chosen[0] >= timesteps:
+        raise ValueError(f"there are no {steps} different timesteps of {timesteps} with this spacing")
+    return chosen
+
 
 class Leading(OfTimesteps):
     """Multiples of T // steps, plus an offset.
@@ -64,6 +85,12 @@ class Leading(OfTimesteps):
         points = steps + beyond
         return np.arange(points, dtype=np.int64)[::-1] * (self.stride or total // points) + self.offset
 
+    def chosen_text(self, script: Script, beyond: bool) -> str:
+        points = "(steps + 1)" if beyond else "steps"
+        stride = f"(TIMESTEPS // {points})" if self.stride is None else script.argument("stride", self.stride)
+        text = f"np.arange({points.strip('()')})[::-1] * {stride}"
+        return f"({text} + {script.argument('offset', self.offset)})" if self.offset else f"({text})"
+
 
 class Trailing(OfTimesteps):
     """From T - 1 down in steps of T / steps: the first step starts from pure noise."""
@@ -73,6 +100,9 @@ class Trailing(OfTimesteps):
 
     def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
         return np.arange(total, 0, -total / steps).round().astype(np.int64)[:steps] - 1
+
+    def chosen_text(self, script: Script, beyond: bool) -> str:
+        return "(np.arange(TIMESTEPS, 0, -TIMESTEPS / steps).round().astype(np.int64) - 1)"
 
 
 class Descending(OfTimesteps):
@@ -87,6 +117,11 @@ class Descending(OfTimesteps):
             return np.array([total - 1])
         return np.append(np.maximum(total - 1 - -(-total // last) * np.arange(last, dtype=np.int64), 0), 0)
 
+    def chosen_text(self, script: Script, beyond: bool) -> str:
+        last = "steps" if beyond else "(steps - 1)"
+        rows = f"np.arange({last.strip('()')})"
+        return f"np.append(np.maximum(TIMESTEPS - 1 - -(-TIMESTEPS // {last}) * {rows}, 0), 0)"
+
 
 class Linspace(OfTimesteps):
     """Evenly spaced, including both ends."""
@@ -96,6 +131,9 @@ class Linspace(OfTimesteps):
 
     def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
         return np.linspace(0, total - 1, steps + beyond).round()[::-1].astype(np.int64)
+
+    def chosen_text(self, script: Script, beyond: bool) -> str:
+        return f"np.linspace(0, TIMESTEPS - 1, steps{' + 1' * beyond}).round()[::-1].astype(np.int64)"
 
 
 def respaced(total: int, counts: str) -> Timesteps:
@@ -107,35 +145,42 @@ def respaced(total: int, counts: str) -> Timesteps:
     ValueError: text that is neither, or more steps than a section has.
     """
     if counts.startswith("ddim"):
-        wanted = _count(counts.removeprefix("ddim"), counts)
+        wanted = counted(counts.removeprefix("ddim"), counts)
         for every in range(1, total):
             if len(range(0, total, every)) == wanted:
                 return np.arange(0, total, every, dtype=np.int64)[::-1]
         raise ValueError(f"no stride through {total} timesteps gives exactly {wanted} of them")
-    sections = [_count(part, counts) for part in counts.split(",")]
+    sections = [counted(part, counts) for part in counts.split(",")]
     size, extra = divmod(total, len(sections))
     start = 0
     chosen: list[int] = []
     for index, count in enumerate(sections):
         length = size + (index < extra)
-        if count > length and len(sections) == 1:
-            raise ValueError(f"{count} steps are out of range for a schedule of {total}: use 1 to {total}")
-        if count > length:
+        if count > length and len(sections) > 1:
             raise ValueError(f"{count} steps do not fit in a section of {length} timesteps ({counts!r} of {total})")
-        stride = 1.0 if count <= 1 else (length - 1) / (count - 1)
-        # Python's round (half to even) and the running sum reproduce improved DDPM exactly.
-        position = 0.0
-        for _ in range(count):
-            chosen.append(start + round(position))
-            position += stride
+        chosen += [start + place for place in evenly_spaced(length, count).tolist()]
         start += length
     return np.array(sorted(set(chosen), reverse=True), dtype=np.int64)
 
 
-def _count(text: str, whole: str) -> int:
+def evenly_spaced(timesteps: int, steps: int) -> Timesteps:
+    """Timesteps, descending, evenly spaced over all (improved DDPM, DiT). ValueError: more than there are."""
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"{steps} steps are out of range for a schedule of {timesteps}: use 1 to {timesteps}")
+    stride = 1.0 if steps <= 1 else (timesteps - 1) / (steps - 1)
+    # Python's round (half to even) and the running sum reproduce improved DDPM exactly.
+    chosen, position = [], 0.0
+    for _ in range(steps):
+        chosen.append(round(position))
+        position += stride
+    return np.array(sorted(set(chosen), reverse=True), dtype=np.int64)
+
+
+def counted(text: str, whole: str) -> int:
+    """The number of steps that a part of a respacing text names."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError(f"respacing {whole!r}: give a count, counts separated by commas, or `ddim` and a count")
     return int(text)
 
 
-__all__ = ["Descending", "Leading", "Linspace", "OfTimesteps", "Trailing", "respaced"]
+__all__ = ["Descending", "Leading", "Linspace", "OfTimesteps", "Trailing", "evenly_spaced", "respaced"]

@@ -1,0 +1,194 @@
+"""Formulas of schedules: for every sampler, process and spacing they compute the sampler's table bit for bit."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc.components import load
+from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.script import RENAMED
+from latentc.components.samplers.table import DATA, DATA_PART, GUIDES, NOT_COEFFICIENTS, Table
+from latentc.emit.schedule import evaluated, schedule_function
+
+PROCESSES = {name: cls for name, cls in load("processes").items() if issubclass(cls, Process)}
+SAMPLERS = {name: cls for name, cls in load("samplers").items() if issubclass(cls, ArraySampler)}
+SPACINGS = load("samplers/spacings")
+PREDICTIONS = ("noise", "x0", "velocity", "flow_velocity", "score", "scaled_score", "preconditioned")
+NO_FORMULAS = {
+    *("consistency", "deis", "flow_map", "flow_turbo", "ipndm", "predictor_corrector", "probability_flow"),
+    *("dopri5", "pivoted"),
+}
+"""Samplers whose projects have tables."""
+NO_SPACING = {"betas", "iddpm_levels"}
+NO_PROCESS = {"geometric", "signal"}
+OTHERS = {*NOT_COEFFICIENTS, *GUIDES, *sum(DATA_PART + DATA, ())}
+
+
+@cache
+def example(process: str) -> Process:
+    return PROCESSES[process](**PROCESSES[process].EXAMPLE)
+
+
+def fields(kind: str, **changes: Any) -> dict[str, Any]:
+    return {**{k: v for k, v in SAMPLERS[kind].EXAMPLE.items() if k != "guidance"}, "steps": 7, **changes}
+
+
+def compared(sampler: ArraySampler, target: Parameterization) -> bool | None:
+    """Whether a sampler has formulas, which are then its table's; None if it has no table."""
+    try:
+        table = sampler.table(target)
+    except ValueError:
+        return None
+    script = sampler.schedule(target)
+    if script is None:
+        return False
+    functions = {**script.sources.functions, "f": schedule_function("f", script, "Steps")}
+    made = evaluated(script.sources.constants, functions, "f")
+    prior, *loops = (1.0, *made) if isinstance(made[0], dict) else made
+    assert prior == table.prior
+    for part, columns in zip(table.parts(), loops, strict=True):
+        agrees(part, columns)
+    return True
+
+
+def agrees(table: Table, columns: dict[str, Any]) -> None:
+    for name, values in table.columns.items():
+        if (found := columns.get(RENAMED.get(name, name))) is not None:
+            assert np.array_equal(found, values), (name, np.max(np.abs(found - values)))
+        elif name not in OTHERS:
+            assert np.all(np.abs(values - np.round(values[0])) <= 1e-12), f"{name} is missing"
+    assert {RENAMED.get(name, name) for name in table.columns} >= set(columns)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_formulas_are_the_table(kind: str) -> None:
+    count = 0
+    for name in PROCESSES:
+        process = example(name)
+        for spacing in (None, *SPACINGS):
+            predicts = "flow_velocity" if process.ODE == "time" else "noise"
+            try:
+                given = None if spacing is None else SPACINGS[spacing].EXAMPLE
+                sampler = SAMPLERS[kind](**fields(kind, spacing=given))
+            except ValueError:
+                continue
+            found = compared(sampler, Parameterization(process, predicts))
+            if found is None:
+                continue
+            lacks = kind in NO_FORMULAS or spacing in NO_SPACING or name in NO_PROCESS
+            levels = spacing in ("karras", "log_snr", "vp_levels") or (spacing is None and process.SPACING == "karras")
+            assert found != (lacks or (kind == "dpm_solver_singlestep" and levels)), (name, spacing)
+            count += found
+    assert count or kind in NO_FORMULAS
+
+
+@pytest.mark.parametrize("process", [name for name in PROCESSES if name not in NO_PROCESS])
+@pytest.mark.parametrize("kind", ["ddim", "heun", "euler_maruyama"])
+def test_every_prediction(process: str, kind: str) -> None:
+    for predicts in PREDICTIONS:
+        compared(SAMPLERS[kind](**fields(kind)), Parameterization(example(process), predicts))
+
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "heun": [
+        {"churn": {"amount": 10.0, "min": 0.05, "max": 50.0, "noise": 1.007}},
+        {"over": "level", "scaling": "vp"},
+        *({"over": over, "scaling": scaling} for over in ("variance", "vp_time") for scaling in ("none", "vp")),
+        {"last": "euler"},
+        {"steps": 2, "timesteps": [0.1, 0.5]},
+    ],
+    "euler": [{"churn": {"amount": 10.0}}, {"over": "vp_time"}, {"over": "variance", "scaling": "vp"}],
+    "ddim": [
+        *(
+            {"eta": eta, "clip": clip, "noise_of_clipped": own}
+            for eta in (0.0, 0.7)
+            for clip in (None, 1.0)
+            for own in (True, False)
+        ),
+        {"respacing": "ddim10", "steps": 10},
+        {"respacing": "10,5", "steps": 15},
+        {"final": "sigma_min"},
+        {"spacing": {"kind": "leading", "offset": 1, "stride": 3}},
+    ],
+    "ddpm": [
+        *({"variance": variance} for variance in ("fixed_small", "fixed_large")),
+        {"variance": "fixed_large", "final_noise": True},
+    ],
+    "dpm_solver_pp": [
+        *({"order": order, "solver_type": kind} for order in (1, 2, 3) for kind in ("midpoint", "heun")),
+        {"lower_order_final": False, "final": "sigma_min"},
+    ],
+    "unipc": [
+        *({"order": order, "b_function": b} for order in (1, 2, 3) for b in ("bh1", "bh2")),
+        {"predict_x0": False, "final": "sigma_min"},
+        {"corrector": False},
+    ],
+    "euler_maruyama": [
+        *(
+            {"diffusion": form}
+            for form in ("constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing")
+        ),
+        *({"last": last} for last in ("mean", "tweedie", "euler", "none")),
+    ],
+    "heun_sde": [{"last": last, "diffusion": "sbdm"} for last in ("mean", "euler", "none")],
+    "dpm_solver_singlestep": [{"order": order, "predict_x0": x0} for order in (1, 2, 3) for x0 in (True, False)],
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_options(kind: str) -> None:
+    for options in OPTIONS[kind]:
+        found = []
+        for name in ("edm", "discrete", "vp", "ve", "interpolant"):
+            process = example(name)
+            predicts = "flow_velocity" if process.ODE == "time" else "preconditioned" if name == "edm" else "noise"
+            try:
+                sampler = SAMPLERS[kind](**{"kind": kind, "steps": 7, **options})
+            except ValueError as error:
+                raise AssertionError(options) from error
+            found.append(compared(sampler, Parameterization(process, predicts)))
+        assert True in found, options
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        *(
+            {"kind": "interpolant", "path": path, "noise_time": end}
+            for path in ("linear", "gvp", "vp")
+            for end in (0, 1)
+        ),
+        *(
+            {"kind": "discrete", "schedule": schedule, "steps": 100}
+            for schedule in ("linear", "scaled_linear", "cosine")
+        ),
+        *({"kind": "discrete", "interpolation": interpolation} for interpolation in ("level", "alpha")),
+        {"kind": "discrete", "prior": "marginal", "time_offset": 1.0},
+        {"kind": "vp", "tells": "log_snr", "prior": "marginal"},
+        *({"kind": "ve", "tells": tells} for tells in ("log_sigma", "sigma")),
+        {"kind": "edm", "time_factor": 250.0, "sigma_data": 1.0},
+    ],
+    ids=lambda process: "-".join(map(str, process.values())),
+)
+def test_options_of_processes(process: dict[str, Any]) -> None:
+    made = PROCESSES[process["kind"]](**process)
+    target = Parameterization(made, "flow_velocity" if made.ODE == "time" else "noise")
+    assert compared(SAMPLERS["ddim"](kind="ddim", steps=7), target)
+    assert compared(SAMPLERS["heun"](kind="heun", steps=7, spacing="karras", over="level"), target)
+
+
+def test_a_changed_formula_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison fails if the text computes other last bits."""
+    sampler = SAMPLERS["dpm_solver_pp"](kind="dpm_solver_pp", steps=7)
+    plain = Grid.log_snr
+    assert compared(sampler, Parameterization(example("vp"), "noise"))
+    monkeypatch.setattr(Grid, "alpha", property(lambda grid: grid.point.alpha * (1 + 4e-16)))
+    assert plain is Grid.log_snr
+    with pytest.raises(AssertionError):
+        compared(sampler, Parameterization(example("vp"), "noise"))
