@@ -1,7 +1,7 @@
 """A map of the house: how large its rooms are, what holds them together, and which modules serve one paper only.
 
     python tests/map.py                # the measured figures of the design, today's beside the goal (`make map`)
-    python tests/map.py --list FIGURE  # what a figure counts: capabilities, members, names, fields, unset, way, …
+    python tests/map.py --list FIGURE  # what a figure counts: capabilities, members, fields, kinds, way, …
     python tests/map.py --rooms        # every module of components/ and systems/ with the systems that execute it
 
 A module serves a spec if loading, lowering or emitting the spec calls one of its functions; importing it does not
@@ -37,7 +37,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compiler" / "latentc"
 HOUSE = (PACKAGE, ROOT / "runtime", ROOT / "templates")
-STANDARD = ROOT / "tests" / "standard_settings.yaml"
+STANDARD = ROOT / "tests" / "standard.yaml"
 
 LIMITS = {
     "lines of components/": 31_000,
@@ -233,25 +233,62 @@ def set_fields(part: Any) -> Iterator[tuple[Field, Any, bool]]:
 
 
 @cache
-def fields_of_specs() -> Mapping[Field, frozenset[str]]:
-    """{field: the systems whose specs give it another value than its default}, of components that specs use."""
+def specs() -> tuple[tuple[str, Any], ...]:
+    """(system, spec) of every variant of every shipped spec."""
     from latentc.spec import load_spec
     from latentc.spec.load import variant_names
 
+    return tuple(
+        (system, load_spec(name, variant))
+        for name, system in systems().items()
+        for variant in (None, *variant_names(name))
+    )
+
+
+@cache
+def classes_of_specs() -> frozenset[type]:
+    """The classes of all parts of the shipped specs."""
+    found: set[type] = set()
+
+    def visit(part: Any) -> None:
+        from pydantic import BaseModel
+
+        if isinstance(part, BaseModel):
+            found.add(type(part))
+            part = {name: getattr(part, name) for name in type(part).model_fields}
+        for value in part.values() if isinstance(part, Mapping) else part if isinstance(part, tuple) else ():
+            visit(value)
+
+    for _, spec in specs():
+        visit(spec)
+    return frozenset(found)
+
+
+@cache
+def fields_of_specs() -> Mapping[Field, frozenset[str]]:
+    """{field: the systems whose specs give it another value than its default}, of components that specs use."""
     found: dict[Field, set[str]] = defaultdict(set)
-    for name, system in systems().items():
-        for variant in (None, *variant_names(name)):
-            for field, _, differs in set_fields(load_spec(name, variant)):
-                found[field] |= {system} if differs else set()
+    for system, spec in specs():
+        for field, _, differs in set_fields(spec):
+            found[field] |= {system} if differs else set()
     return {field: frozenset(of) for field, of in found.items()}
 
 
 @cache
-def standard_settings() -> Mapping[str, str]:
-    """{Class.field: why the core has this setting although one system at most sets it}."""
-    if not STANDARD.is_file():
-        return {}
-    return yaml.safe_load(STANDARD.read_text(encoding="utf-8")) or {}
+def standard(section: str) -> Mapping[str, str]:
+    """What the core keeps although hardly a spec sets it, and why: the section `kinds` or `settings` of the list."""
+    return yaml.safe_load(STANDARD.read_text(encoding="utf-8"))[section]  # type: ignore[no-any-return]
+
+
+def unset_kinds() -> tuple[str, ...]:
+    """FOLDER/KIND of all kinds that no shipped spec uses in any variant."""
+    from latentc import components
+    from latentc.components import packages
+
+    root = Path(components.__file__).parent
+    folders = {str(path.parent.relative_to(root)) for path in root.rglob("*/__init__.py")} | packages.folders()
+    kinds = {cls: f"{folder}/{kind}" for folder in folders for kind, cls in components.load(folder).items()}
+    return tuple(sorted(name for cls, name in kinds.items() if cls not in classes_of_specs()))
 
 
 def lone_fields() -> dict[str, str]:
@@ -261,7 +298,7 @@ def lone_fields() -> dict[str, str]:
         for (cls, field), of in sorted(fields_of_specs().items(), key=lambda item: (item[0][0].__name__, item[0][1]))
         if len(of) == 1
         and cls.__module__.startswith("latentc.components")
-        and f"{cls.__name__}.{field}" not in standard_settings()
+        and f"{cls.__name__}.{field}" not in standard("settings")
     }
 
 
@@ -403,6 +440,7 @@ LISTS: dict[str, Callable[[], Collection[str]]] = {
     "names": named_attributes,
     "fields": lambda: [f"{field}: {system}" for field, system in lone_fields().items()],
     "unset": lambda: [f"{c.__name__}.{name}" for (c, name), of in fields_of_specs().items() if not of],
+    "kinds": unset_kinds,
     "way": lambda: [f"{name}: {file}" for name in WAYS for file in way(name)],
     "rooms": lambda: [f"{count} {room}" for room, count in rooms().items()],
     "circles": lambda: [" > ".join(circle) for circle in circles()],
