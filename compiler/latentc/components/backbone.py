@@ -104,6 +104,11 @@ class Backbone(Part):
         return None
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        """Sizes that cannot change by themselves, because others follow from them: config.yaml does not offer them."""
+        return ()
+
+    @property
     def same_as(self) -> str | None:
         """The network whose architecture it has, if it has none of its own; name maps of that one fit it."""
         return None

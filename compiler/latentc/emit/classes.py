@@ -38,7 +38,7 @@ class Printed:
     """A printed class.
 
     arguments: {static argument: constructor argument}. methods: {function: name}. values: of the static arguments.
-    attributes: names of its sizes, constants and methods.
+    attributes: names of its sizes, constants and methods. fixed: static arguments that cannot change by themselves.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Printed:
     values: Mapping[str, int]
     members: Members
     attributes: frozenset[str]
+    fixed: frozenset[str] = frozenset()
 
     def reach(self, path: str, weight: bool = False) -> str | None:
         """The suffix (`.attn.qkv`) that reaches the module, or weight, at a path from this module; None without one."""
@@ -142,7 +143,8 @@ class Classes:
             self.texts.append(text.replace(_SELF, name))
             self._by_text[key] = Printed(name, *facts)
         known = self._by_text[key]
-        return replace(known, methods=printer.methods, values=printer.values)
+        fixed = frozenset(printer.members.fixed)
+        return replace(known, methods=printer.methods, values=printer.values, fixed=fixed)
 
 
 def builder_of(network: str) -> str:

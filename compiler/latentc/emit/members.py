@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,13 @@ from latentc.emit.names import CONTAINER, LAYER, MODULE, is_plain, public
 from latentc.emit.text import Text, call, commas, layout, literal
 from latentc.ir.core import Node, Param
 from latentc.ir.inits import DETERMINISTIC
+from latentc.ir.types import Named
 
 if TYPE_CHECKING:
     from latentc.emit.classes import Classes, Printed
+
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 class EmitError(Exception):
@@ -42,6 +47,7 @@ class Members:
         self.weights: dict[str, str] = {}
         self.constants = Constants()
         self.reserved: set[str] = set(MODULE)  # names that constants must not have
+        self.fixed: set[str] = set()  # sizes that the written lists of modules or children depend on
         self.leaves = {path: leaf for path, leaf in leaves.items() if self._child_above(path) is None}
         owned = {p.name: leaf.path for leaf in self.leaves.values() for p in leaf.params}
         self.plain = {name: p for name, p in params.items() if name not in owned}
@@ -135,6 +141,7 @@ class Members:
     def _child(self, path: str, node: Node) -> str:
         """`Attention(dim=width, heads=heads)`."""
         printed, written = self.printed(path), node.attrs.get("args") or {}
+        self.fixed |= {name for a in printed.fixed if a in written for name in _names(written[a])}
         given = {a: written.get(a, printed.values[a]) for a in printed.arguments if a in printed.values}
         return self._made(printed, {a: self._given(value) for a, value in given.items()})
 
@@ -162,6 +169,8 @@ class Members:
             if not numbered and is_plain(key):
                 way = f"{access}.{key}"
             parts.append(self._entry(entry[key], way, f"{path}.{key}"))
+        if numbered and len(parts) == 1:  # which methods call without a loop
+            self.fixed |= {name for size in self._declared(path) for name in _names(size)}
         if numbered and len(parts) > 1 and len(set(parts)) == 1:
             return f"nn.ModuleList([{parts[0]} for _ in range({self._count(path, len(parts))})])"
         if numbered and (part := self._indexed(path, len(parts))):
@@ -170,6 +179,7 @@ class Members:
             rounds = f"{self._count(path, len(parts))} // {period}"
             return f"nn.ModuleList([block for _ in range({rounds}) for block in ({commas(parts[:period])})])"
         if numbered:
+            self.fixed |= {name for size in self._declared(path) for name in _names(size)}
             return f"nn.ModuleList([{commas(parts)}])"
         return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
 
@@ -187,8 +197,11 @@ class Members:
 
     def _count(self, path: str, count: int) -> str:
         """The length of a list of modules, as the size that its calls declare."""
-        sizes = (n.attrs["count"] for name, n in self.children.items() if name == f"{path}.0" and "count" in n.attrs)
-        return self.size(next((size for size in sizes if size == count), count)).code
+        return self.size(next((size for size in self._declared(path) if size == count), count)).code
+
+    def _declared(self, path: str) -> list[int]:
+        """The length that the calls of a list's first module declare, if they do."""
+        return [n.attrs["count"] for name, n in self.children.items() if name == f"{path}.0" and "count" in n.attrs]
 
     def _hidden(self, path: str) -> bool:
         """True if `object.name` does not read the member at a path, because something else has its name.
@@ -258,6 +271,11 @@ class Members:
                 value += ".float()" if array.dtype.kind == "f" else ""
             lines += layout("", call("self.register_buffer", [literal(name), value], persistent=False).code, reserve=8)
         return lines
+
+
+def _names(size: int) -> set[str]:
+    """The static arguments in a size."""
+    return {*_NAME.findall(f"{size.expr} {size.meaning}")} if isinstance(size, Named) else set()
 
 
 def _even(array: np.ndarray[Any, Any]) -> str | None:

@@ -25,11 +25,15 @@ LABELS = {"B": "batch", "T": "tokens", "D": "width", "C": "channels", "H": "head
 
 @dataclass(frozen=True)
 class ModelFile:
-    """model.py: its text, its large constants, and the constructor arguments of each network."""
+    """model.py: its text, its large constants, and the constructor arguments of each network.
+
+    `offered` are the arguments that can change by themselves, which config.yaml has.
+    """
 
     text: str
     constants: dict[str, np.ndarray[Any, Any]]
     sizes: dict[str, dict[str, int]]
+    offered: dict[str, dict[str, int]]
 
 
 def model_source(lowered: Lowered, title: str = "") -> str:
@@ -47,10 +51,12 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
     methods = {name: list(functions) for name, functions in networks.items()}
     classes = Classes(module, methods)
     sizes: dict[str, dict[str, int]] = {}
+    offered: dict[str, dict[str, int]] = {}
     builders = []
     for network, names in methods.items():
         printed = classes.of(names[0])
         sizes[network] = {argument: printed.values[a] for a, argument in printed.arguments.items()}
+        offered[network] = {name: printed.values[a] for a, name in printed.arguments.items() if a not in printed.fixed}
         builders += ["", "", f"def {builder_of(network)}(**sizes: int) -> {printed.name}:"]
         builders.append('    """The network, with the sizes of the spec unless overridden."""')
         builders += layout("    ", f"sizes = {literal(sizes[network]).code} | sizes")
@@ -62,7 +68,7 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
     code = bodies + "\n".join(builders) + "\n"
     needed = [line for line in imports(code) if line != "import torch" or re.search(r"\btorch\.", code)]
     text = "\n".join([*docstring(_heading(title, code), ""), "", *needed, "", ""]) + "\n" + code.rstrip() + "\n"
-    return ModelFile(text, classes.constants, sizes)
+    return ModelFile(text, classes.constants, sizes, offered)
 
 
 def in_support(files: Mapping[str, T]) -> dict[str, T]:

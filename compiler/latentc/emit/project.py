@@ -24,7 +24,7 @@ from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import assembled, in_support, model_file, networks_file
+from latentc.emit.model import ModelFile, assembled, in_support, model_file, networks_file
 from latentc.emit.optimizers import optimizer_settings, training_files
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, Module, callees, parameters
@@ -128,7 +128,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     if isinstance(names := spec.data.class_names, tuple):
         support[NAMES] = "".join(f"{name}\n" for name in names)
     files |= in_support(support)
-    config = {**config_of(spec, lowered.updates), "model": model.sizes}
+    config = {**config_of(spec, lowered.updates), "model": offered_sizes(model, spec)}
     rolls_out = any(update.rollout for update in lowered.updates)
     grown = any("grids" in role for role in config.get("roles", {}).values())
     files |= training_files(spec.train, lowered.module, rolls_out, grown)
@@ -139,6 +139,20 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
+
+
+def offered_sizes(model: ModelFile, spec: Spec) -> dict[str, dict[str, int]]:
+    """{network: sizes in config.yaml}: those that can change by themselves; `build` in model.py has the others."""
+
+    def fixed(name: str) -> tuple[str, ...]:
+        network = spec.networks[name]
+        source = network.average_of or network.same_as
+        return fixed(source) if source else network.fixed
+
+    return {
+        name: {size: value for size, value in sizes.items() if size not in fixed(name)}
+        for name, sizes in model.offered.items()
+    }
 
 
 def config_of(spec: Spec, updates: Sequence[Update] = ()) -> dict[str, Any]:

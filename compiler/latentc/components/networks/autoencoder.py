@@ -117,6 +117,10 @@ class Autoencoder(Backbone):
     }
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("latent",)
+
+    @property
     def factor(self) -> int:
         """Pixels per latent along each side (f)."""
         return int(2 ** (len(self.multipliers) - 1))

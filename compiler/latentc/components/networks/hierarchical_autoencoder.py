@@ -67,6 +67,10 @@ class HierarchicalAutoencoder(MaskedTrunk):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"hierarchical_features"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("tokens", "side", "buffer")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")

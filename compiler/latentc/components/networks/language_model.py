@@ -81,6 +81,10 @@ class LanguageModel(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes", "continue_rows"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("length",) if self.class_tokens is not None else ()
+
     def told(self, spec: Spec) -> dict[str, Condition]:
         """In the order in which `conditions` names them, if it does: that of the sequence."""
         found = super().told(spec)

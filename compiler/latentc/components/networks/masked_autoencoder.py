@@ -77,6 +77,10 @@ class MaskedAutoencoder(MaskedTrunk):
     FRONTS: ClassVar[bool] = True
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("tokens", "buffer", "grid")
+
     def provides(self, spec: Spec) -> frozenset[Capability]:
         more: frozenset[Capability] = frozenset() if self.predictor is None else frozenset({"predicted_features"})
         return super().provides(spec) | more

@@ -64,6 +64,10 @@ class MaskedDenoiser(Backbone):
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
     TIME: ClassVar[bool] = True
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("width",)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 3 or shape[1] != shape[2]:

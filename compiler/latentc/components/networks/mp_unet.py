@@ -47,6 +47,10 @@ class MagnitudePreservingUnet(LevelsDenoiser):
         "block": {"head_channels": 8},
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("channels",)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.embedding is not None and not whole(self.width, self.embedding):

@@ -105,6 +105,10 @@ class MultiResolution(Backbone):
     }
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return tuple(f"width_{i}" for i in range(len(self.branches) - 1))
+
+    @property
     def attends_to_any_width(self) -> bool:
         return self.coarse.parts()[3].takes_any_width
 

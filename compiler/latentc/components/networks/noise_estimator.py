@@ -69,6 +69,10 @@ class NoiseEstimator(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"estimate_noise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("rows", "columns", "frames")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) not in (3, 4):

@@ -67,6 +67,10 @@ class PatchEncoder(ImageEncoder):
         },
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("patch",)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         found = list(self.problems_of_images(spec, self.patch, ("patch",)))
         yield from found

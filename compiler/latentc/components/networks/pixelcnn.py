@@ -70,6 +70,10 @@ class PixelCnn(Backbone):
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("channels", "width")
+
+    @property
     def distribution(self) -> Categories:
         return Categories(self.values)
 

@@ -69,6 +69,10 @@ class PixelCnnPp(Backbone):
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("channels", "width", "mixture")
+
+    @property
     def distribution(self) -> LogisticMixture:
         return LogisticMixture(self.mixture, self.values)
 

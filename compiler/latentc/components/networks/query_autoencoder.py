@@ -156,6 +156,10 @@ class QueryAutoencoder(Backbone):
         "bottleneck": {"kind": "codebook", "size": 16, "channels": 4, "normalize": True, "temperature": 0.03},
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("tokens", "rows")
+
     def provides(self, spec: Spec) -> frozenset[Capability]:
         rows = self.bottleneck.discrete and isinstance(self.bottleneck, TableBottleneck) and self.bottleneck.numbered
         return self.PROVIDES if rows else self.PROVIDES - {"code_sequence"}

@@ -59,6 +59,10 @@ class QueryTransformer(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"any_order"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("length",)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is None:
             yield Problem((), f"a query_transformer takes tokens, but the data has {spec.data.words}")

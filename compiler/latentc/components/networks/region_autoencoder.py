@@ -134,6 +134,10 @@ class RegionAutoencoder(Backbone):
     }
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("side", "tokens", "queries")
+
+    @property
     def side(self) -> int:
         """Side of the square of regions."""
         return round(self.tokens**0.5)

@@ -86,6 +86,10 @@ class Rin(Backbone):
     TIME: ClassVar[bool] = True
     MEMORY: ClassVar[bool] = True
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("size",)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 3 or shape[1] != shape[2]:

@@ -82,6 +82,10 @@ class StagedUnet(Staged):
     TIME: ClassVar[bool] = True
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("size", "embedding")
+
+    @property
     def lowest(self) -> int:
         """The stage in the middle, and the number of levels above it."""
         return self.stages // 2

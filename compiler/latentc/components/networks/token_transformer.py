@@ -87,6 +87,10 @@ class TokenTransformer(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("grid", "prefix")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is None:
             yield Problem(

@@ -112,6 +112,10 @@ class TransformerFlow(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"flow", "flow_norms"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("frames",)
+
     def form_of(self, condition: Condition) -> Form | None:
         form: Form = "tokens" if self.conditions_as == "prefix" else "vector"
         return form if form in condition.forms else None

@@ -47,6 +47,10 @@ class Uvit(OneSequence):
         },
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("width", "frequencies")
+
     def problems_of_blocks(self) -> Iterator[Problem]:
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)

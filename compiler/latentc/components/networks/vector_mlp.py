@@ -48,6 +48,10 @@ class VectorMlp(Backbone):
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "vector")
     TIME: ClassVar[bool] = True
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("time_width", "context")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 1:
             yield Problem((), f"a vector_mlp models vectors, but the data has {spec.data.words}")

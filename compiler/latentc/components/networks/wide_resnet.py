@@ -69,6 +69,10 @@ class WideResnet(Backbone):
         "embedding": 8,
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("multiplier", "embedding")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
         if shape is None or len(shape) != 3:

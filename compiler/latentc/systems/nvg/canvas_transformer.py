@@ -60,6 +60,10 @@ class CanvasTransformer(GranuleNetwork):
         "drop_path": 0.1,
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("stages", "width", "heads")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.factors is not None and len(self.factors) != self.stages + 2:

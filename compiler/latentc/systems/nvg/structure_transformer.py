@@ -47,6 +47,10 @@ class StructureTransformer(GranuleNetwork):
         "drop_path": 0.1,
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("stages", "width", "heads")
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         positions, entries = self.side**2, self.entries(spec)
         assert isinstance(spec.time, TimeEmbedding)

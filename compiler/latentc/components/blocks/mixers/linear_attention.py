@@ -106,6 +106,8 @@ def _attended(
     b: Builder, config: LinearAttention, init: str, x: Var, c: Var | None, dim: int, heads: int, grid: int
 ) -> Var:
     tokens = x.shape[1]
+    if config.kernel and config.shared_kernel:
+        heads = int(heads)  # multiplies the batch, whose size is no expression of the class's sizes
     q = dense(b, "q", x, dim, config.bias, init, out="q")
     kv = dense(b, "kv", x, 2 * dim, config.bias, init, out="kv")
     k, v = b.split(kv, axis=2, sizes=(dim, dim), out="k v")
