@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from emitted import emitted
 from test_distillation import column, in_float32, network, request, weights_of
 
-from latentc.components.blocks.mixers.linear_attention import LinearAttention
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.lit.linear_attention import LinearAttention
 
 SMALL = ["data={kind: npz, classes: 5, shape: [4, 8, 8]}", "objective.base.process.steps=100", "sampler.steps=4"]
 SMALL += [f"networks.{n}.{size}" for n in ("main", "teacher") for size in ("width=16", "depth=2")]

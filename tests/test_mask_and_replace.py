@@ -11,13 +11,13 @@ from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import network_params
-from latentc.components.kit.mask_and_replace import MaskAndReplace
-from latentc.components.samplers.discrete import Discrete
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, Named
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.cdcd.discrete import Discrete
+from latentc.systems.cdcd.mask_and_replace_parts import MaskAndReplace
 
 PROCESS = MaskAndReplace(32, 10, (0.99999, 0.000009), (0.000009, 0.99999))
 CDCD = SYSTEMS["cdcd"]

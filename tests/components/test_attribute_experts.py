@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.feed_forwards.attribute_experts import AttributeExperts
 from latentc.components.blocks.merged_experts import ExpertRouter, merged_linear
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
@@ -31,6 +30,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.uni_perceiver.attribute_experts import AttributeExperts
 from latentc.weights import Array, write_safetensors
 
 TINY = ["data={kind: digits}", "backbone.width=8", "backbone.depth=1", "backbone.block.mixer.heads=2"]

@@ -8,13 +8,13 @@ from random_weights import random_weights
 from scipy.integrate import solve_ivp
 
 from latentc.checkpoint import network_params
-from latentc.components.kit.cascade import Cascade
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.pixelflow.cascade_parts import Cascade
 
 TINY = [
     *("data={kind: npz, path: x.npz, classes: 5, shape: [3, 8, 8]}", "backbone.width=16", "backbone.depth=1"),

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from latentc.components.blocks.bottlenecks.gumbel_codebook import GumbelCodebook
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.spec import load_spec
+from latentc.systems.taming.gumbel_codebook import GumbelCodebook
 
 SIZES = {"kind": "gumbel_codebook", "size": 7, "channels": 3, "kl": 0.25, "temperature": 0.9}
 SIZES |= {"final_temperature": 0.1, "temperature_steps": 200}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from latentc.components.blocks.bottlenecks.codebook import Codebook
-from latentc.components.blocks.bottlenecks.lookup_free import LookupFree
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
+from latentc.systems.maskbit.lookup_free import LookupFree
 
 
 def test_the_penalty_is_the_authors() -> None:

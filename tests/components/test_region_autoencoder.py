@@ -15,7 +15,6 @@ from torch import Tensor
 
 from latentc import api
 from latentc.checkpoint import network_params
-from latentc.components.blocks.deformable import read_points
 from latentc.components.kit.bicubic import bicubic_matrix, image_matrix
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
@@ -23,6 +22,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.vfmtok.deformable import read_points
 from latentc.weights import Array, write_safetensors
 
 SPEC = "vfmtok_tokenizer"

@@ -8,11 +8,11 @@ from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import network_params
-from latentc.components.objectives.next_scale import Progression
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.var.next_scale_objective import Progression
 
 VAR = SYSTEMS["var"]
 PROGRESSIVE = "objective.progressive={first: 0, start: 3, stop: 17, warmup: 4}"

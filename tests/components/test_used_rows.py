@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from latentc.components.blocks.bottlenecks.codebook import Codebook
-from latentc.components.blocks.bottlenecks.gumbel_codebook import GumbelCodebook
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.spec import load_spec
+from latentc.systems.taming.gumbel_codebook import GumbelCodebook
 
 USED: dict[str, Any] = {"size": 6, "channels": 3, "used": (1, 5, 4), "unknown": 2}
 

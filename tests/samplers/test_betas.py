@@ -11,12 +11,12 @@ import pytest
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.processes.discrete import Discrete
-from latentc.components.samplers.spacings.betas import Betas
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import run
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.diffwave.betas import Betas
 from latentc.weights import Array, write_safetensors
 
 FAST = [0.0001, 0.001, 0.01, 0.05, 0.2, 0.5]

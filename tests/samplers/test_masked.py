@@ -13,13 +13,13 @@ from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.samplers._masked import Step
 from latentc.components.samplers.confidence import Confidence
-from latentc.components.samplers.halton import Halton
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.lower import lower
 from latentc.measure.execute import sampler_inputs
 from latentc.spec import load_spec
+from latentc.systems.maskgit.halton import Halton
 from latentc.weights import Array, write_safetensors
 
 SMALL = ("backbone.width=32", "backbone.depth=1", "sampler.steps=5")

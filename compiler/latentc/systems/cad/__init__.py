@@ -1,0 +1,13 @@
+"""CAD: Don't Drop Your Samples! Coherence-Aware Training Benefits Conditional Diffusion (Dufour et al. 2024,
+arXiv:2405.20324).
+
+Training and sampling are conditioned on a score of how well a caption fits its image.
+
+Specs: specs/diffusion/cad.yaml.
+Tests: tests/parity/cad.py.
+Rows in docs/systems.yaml: cad.
+"""
+
+COMPONENTS = {
+    "conditions": {"score": "score"},
+}

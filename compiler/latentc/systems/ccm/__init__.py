@@ -1,0 +1,11 @@
+"""CCM: Adding Conditional Controls to Text-to-Image Consistency Models (Xiao et al. 2023, arXiv:2312.06971).
+
+An adapter adds a control to a frozen consistency model, trained by the consistency loss.
+
+Specs: specs/digits/digits_controlled.yaml.
+Tests: tests/test_check_refusals.py, tests/test_consistency.py.
+"""
+
+COMPONENTS = {
+    "networks": {"adapter": "adapter"},
+}

@@ -1,0 +1,14 @@
+"""CDCD: Discrete Contrastive Diffusion for Cross-Modal Music and Image Generation (Zhu et al. 2022, arXiv:2206.07771).
+
+VQ-Diffusion, which masks and replaces tokens, trained with contrastive terms.
+
+Specs: specs/digits/digits_cdcd.yaml, specs/tokens/cdcd.yaml.
+Tests: tests/parity/cdcd.py, tests/test_mask_and_replace.py.
+Rows in docs/systems.yaml: cdcd.
+"""
+
+COMPONENTS = {
+    "networks": {"discrete_denoiser": "discrete_denoiser"},
+    "objectives": {"mask_and_replace": "mask_and_replace_objective"},
+    "samplers": {"discrete": "discrete"},
+}

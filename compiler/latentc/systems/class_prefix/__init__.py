@@ -1,0 +1,14 @@
+"""Data Augmentation using Pre-trained Transformer Models (Kumar, Choudhary and Cho 2020, arXiv:2003.02245).
+
+Pre-trained language models restore or continue texts that are prefixed with their class.
+
+Specs: specs/tokens/class_prefix_bart.yaml, specs/tokens/class_prefix_bert.yaml, specs/tokens/class_prefix_gpt2.yaml.
+Tests: tests/parity/class_prefix.py.
+Rows in docs/systems.yaml: class_prefix_bart, class_prefix_gpt2, class_prefix_bert.
+"""
+
+COMPONENTS = {
+    "conditions": {"masked_text": "masked_text_condition"},
+    "objectives": {"masked_text": "masked_text_objective"},
+    "samplers": {"beam_search": "beam_search", "infill": "infill"},
+}

@@ -1,0 +1,14 @@
+"""Consistency Models (Song et al. 2023, arXiv:2303.01469).
+
+Distillation of a diffusion model into a function that maps any point of a trajectory to its end.
+
+Specs: specs/digits/digits_consistency.yaml.
+Tests: tests/parity/consistency.py.
+"""
+
+COMPONENTS = {
+    "objectives": {
+        "consistency_distillation": "consistency_distillation",
+        "consistency_training": "consistency_training",
+    },
+}

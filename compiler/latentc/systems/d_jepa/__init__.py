@@ -1,0 +1,12 @@
+"""D-JEPA: Denoising with a Joint-Embedding Predictive Architecture (Chen et al. 2024, arXiv:2411.14808).
+
+Sets of continuous tokens follow one another; a small network draws each token by flow matching.
+
+Specs: specs/tokens/d_jepa_t2i.yaml.
+Tests: tests/components/test_d_jepa.py, tests/quantize/test_quantize.py, tests/verify/test_systems.py.
+Rows in docs/systems.yaml: d_jepa_t2i.
+"""
+
+COMPONENTS = {
+    "objectives": {"token_flow": "token_flow"},
+}

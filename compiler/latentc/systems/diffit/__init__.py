@@ -1,0 +1,12 @@
+"""DiffiT: Diffusion Vision Transformers for Image Generation (Hatamizadeh et al. 2024, arXiv:2312.02139).
+
+The time enters queries, keys and values of the attention.
+
+Specs: specs/diffusion/diffit.yaml, specs/diffusion/diffit_image.yaml.
+Tests: tests/parity/diffit.py.
+Rows in docs/systems.yaml: diffit, diffit_image.
+"""
+
+COMPONENTS = {
+    "blocks/conditions": {"qkv_bias": "qkv_bias"},
+}

@@ -1,0 +1,14 @@
+"""DiffWave: A Versatile Diffusion Model for Audio Synthesis (Kong et al. 2021, arXiv:2009.09761).
+
+A network of dilated convolutions denoises waveforms, as a vocoder or without a condition.
+
+Specs: specs/audio/diffwave.yaml, specs/audio/diffwave_sc09.yaml.
+Tests: tests/parity/diffwave.py, tests/samplers/test_betas.py.
+Rows in docs/systems.yaml: diffwave, diffwave_sc09.
+"""
+
+COMPONENTS = {
+    "conditions": {"step_table": "step_table"},
+    "networks": {"diffwave": "diffwave"},
+    "samplers/spacings": {"betas": "betas"},
+}

@@ -1,0 +1,16 @@
+"""DiMR: Alleviating Distortion in Image Generation via Multi-Resolution Diffusion Models (Liu et al. 2024,
+arXiv:2406.09416).
+
+Branches of growing resolution refine one another; norms depend on the time.
+
+Specs: specs/diffusion/dimr.yaml.
+Tests: tests/parity/dimr.py.
+Rows in docs/systems.yaml: dimr.
+"""
+
+COMPONENTS = {
+    "blocks/conditions": {"time_norm": "time_norm"},
+    "blocks/norms": {"timed_rms_norm": "timed_rms_norm"},
+    "networks": {"multi_resolution": "multi_resolution"},
+    "objectives/denoising_terms": {"multi_scale": "multi_scale"},
+}

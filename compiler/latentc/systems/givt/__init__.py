@@ -1,0 +1,15 @@
+"""GIVT: Generative Infinite-Vocabulary Transformers (Tschannen et al. 2023, arXiv:2312.02116).
+
+Transformers over continuous tokens whose heads are Gaussian mixtures, drawn in order or by confidence.
+
+Specs: specs/digits/digits_givt.yaml, specs/first_stages/givt_dense_vae.yaml, specs/first_stages/givt_vae.yaml,
+specs/tokens/givt.yaml, specs/tokens/givt_dense.yaml, specs/tokens/givt_masked.yaml.
+Tests: tests/parity/givt.py.
+Rows in docs/systems.yaml: givt_dense_vae, givt, givt_masked, givt_vae, givt_dense.
+"""
+
+COMPONENTS = {
+    "networks": {"mixture_transformer": "mixture_transformer", "reversible": "reversible"},
+    "objectives": {"mixture_likelihood": "mixture_likelihood"},
+    "samplers": {"mixture_autoregressive": "mixture_autoregressive", "mixture_confidence": "mixture_confidence"},
+}

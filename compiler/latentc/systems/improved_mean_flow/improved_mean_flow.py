@@ -1,0 +1,133 @@
+"""Improved MeanFlow: a loss of the velocity, with guidance of any scale and interval as conditions.
+
+Symbols as in `mean_flow`: V = u + (t - r) du/dt is the velocity that the average u implies; w the scale of guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.components.capabilities import Role
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean
+from latentc.components.objectives._average_velocity import AverageVelocity, chosen
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Problem
+from latentc.components.processes.formulas import Symbolic
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.systems.improved_mean_flow.setting import SettingCondition
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+METHOD = "train_forward"
+
+
+class ToldGuidance(Closed):
+    """The conditions of kind `setting` that tell the network of guidance: v + (1 - 1 / w) (v(c) - v(no c))."""
+
+    scale: str = Field("omega", description="condition that provides the scale w")
+    start: str = Field("t_min", description="condition that provides the smallest time at which guidance is active")
+    end: str = Field("t_max", description="condition that provides the largest such time")
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        return self.scale, self.start, self.end
+
+
+class ImprovedMeanFlow(AverageVelocity):
+    """MeanFlow as a regression of the velocity (Geng et al. 2025, arXiv:2512.02012).
+
+    The derivative is taken along the velocity predicted by the network's second head rather than the sample's velocity,
+    which the network does not see. Scale and interval of guidance are conditions that requests set.
+    """
+
+    kind: Literal["improved_mean_flow"]
+    averaged: float = Field(
+        0.5, ge=0, le=1, description="fraction of samples with a nonzero span; the others are plain flow matching"
+    )
+    guidance: ToldGuidance | None = Field(None, description="conditions that describe the guidance; null: none")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "improved_mean_flow"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "denoise", ("features",)),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.guidance is None:
+            return
+        if not any(condition.nullable for condition in spec.conditions.values()):
+            message = (
+                "guidance needs a network that is trained with dropped conditions, but no condition is ever dropped"
+            )
+            yield Problem(("guidance",), message, "set the `dropout` of a condition, or leave `guidance` out")
+        for field, name in zip(("scale", "start", "end"), self.guidance.names, strict=True):
+            if not isinstance(spec.conditions.get(name), SettingCondition):
+                message = f"no condition `{name}` can be set by requests"
+                yield Problem(("guidance", field), message, f"add `conditioning.{name}: {{kind: setting}}`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, conditions = networks["main"], Conditions(spec, networks)
+        b = mb.function("loss.terms")
+        x0 = b.input("x", network.methods["forward"].input("state").type)
+        given = conditions.operands(b, conditions.inputs(b, by_field=True))
+        m = Symbolic(b, x0.type.rank)
+        t, r, matched = self.times(b, m)
+        x_t, v = self.state(b, m, t, x0, b.input("noise", x0.type))
+        if self.guidance is not None:
+            given = self._over_all_times(b, self.guidance, given, matched)
+        told, dropped = conditions.dropping(b, given)
+        v_c, guided = self._velocities(b, network, conditions, given, x_t, t, v)
+        target = b.stop_gradient(chosen(b, dropped, v, guided, "target"))
+
+        h, d_times = self.span(b, t, r)
+        tangents: dict[Role, Any] = {"state": v_c, "time": d_times}
+        operands: dict[str, Any] = {"state": x_t, "time": [t, h]}
+        u, du_dt = derivative_along(b, network, METHOD, told, tangents, out="average du_dt", **operands)
+        _, predicted = call(b, network, METHOD, told, out="average_2 predicted", **operands)
+        implied = weighted_sum(b, "implied", (1.0, u), (m.column(t - r, "step"), b.stop_gradient(du_dt)))
+        squares = []
+        for value in (implied, predicted):
+            error = b.op("sub", value, target, out="error")
+            squares.append(b.op("mul", error, error, out="squared"))
+        loss = b.op("add", *(self.weighted(b, squared, "weighted") for squared in squares), out="loss")
+        b.output(loss, *(per_sample_mean(b, s, out=name) for s, name in zip(squares, ("mse", "mse_v"), strict=True)))
+        b.finish("Weighted squared errors of both heads, then their mean squared errors, one value per sample each.")
+        drawn = (*self.time_draws(), Draw("noise", "normal"), *conditions.drawn(), *conditions.draws())
+        return publish(mb, ("loss", "mse", "mse_v"), ("x", *conditions.fields), drawn, self.trained(spec))
+
+    def _over_all_times(
+        self, b: Builder, guidance: ToldGuidance, given: Mapping[str, Var], matched: Var
+    ) -> dict[str, Var]:
+        """The operands, with all times as the interval of guidance for the samples of flow matching."""
+        ends = {guidance.start: 0.0, guidance.end: 1.0}
+        whole = {name: b.where(matched, b.fill_like(given[name], x), given[name], out=name) for name, x in ends.items()}
+        return {**given, **whole}
+
+    def _velocities(
+        self, b: Builder, network: Network, conditions: Conditions, given: Mapping[str, Var], x_t: Var, t: Var, v: Var
+    ) -> tuple[Var, Var]:
+        """(the velocity that the second head predicts under the conditions, v with guidance); without gradients."""
+
+        def velocity(told: Mapping[str, Var], out: str) -> Var:
+            _, made = call(b, network, METHOD, told, state=x_t, time=t, out=f"average_{out} {out}")
+            return b.stop_gradient(made)  # type: ignore[no-any-return]
+
+        if self.guidance is None:
+            return velocity(given, "v_c"), v
+        scale, start, end = (given[name] for name in self.guidance.names)
+        one = b.fill_like(t, 1.0)
+        w = chosen(b, [b.less(t, start), b.greater(t, end)], one, scale, "w")
+        whole = {self.guidance.start: b.fill_like(t, 0.0), self.guidance.end: one}
+        v_c = velocity({**given, **whole, self.guidance.scale: w}, "v_c")
+        v_u = velocity({**conditions.null(b, given), **whole, self.guidance.scale: one}, "v_u")
+        gain = b.reshape(1.0 - 1.0 / w, shape=(t.shape[0], *[1] * (v.type.rank - 1)), out="gain")
+        return v_c, b.op("add", v, gain * (v_c - v_u), out="guided")
+
+
+__all__ = ["ImprovedMeanFlow"]

@@ -1,0 +1,12 @@
+"""PFGM++: Unlocking the Potential of Physics-Inspired Generative Models (Xu et al. 2023, arXiv:2302.04265).
+
+The process of a Poisson flow in D further dimensions, between PFGM and diffusion.
+
+Specs: specs/diffusion/pfgmpp.yaml.
+Tests: tests/parity/pfgmpp.py.
+Rows in docs/systems.yaml: pfgmpp.
+"""
+
+COMPONENTS = {
+    "processes": {"pfgmpp": "pfgmpp"},
+}

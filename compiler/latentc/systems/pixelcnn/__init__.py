@@ -1,0 +1,12 @@
+"""Conditional Image Generation with PixelCNN Decoders (van den Oord et al. 2016, arXiv:1606.05328).
+
+Gated stacks of masked convolutions draw an image value by value, from caches.
+
+Specs: specs/tokens/pixelcnn.yaml.
+Tests: tests/components/test_gated_pixelcnn.py, tests/test_check_refusals.py, tests/test_parameter_counts.py.
+Rows in docs/systems.yaml: pixelcnn.
+"""
+
+COMPONENTS = {
+    "networks": {"convolution": "convolution", "deconvolution": "deconvolution", "pixelcnn": "pixelcnn"},
+}

@@ -1,0 +1,14 @@
+"""PixelFlow: Pixel-Space Generative Models with Flow (Chen et al. 2025, arXiv:2504.07963).
+
+One transformer runs a cascade of flows in pixels, each at twice the resolution of the last.
+
+Specs: specs/flow/pixelflow.yaml, specs/flow/pixelflow_t2i.yaml.
+Tests: tests/components/test_cascade.py, tests/parity/pixelflow.py.
+Rows in docs/systems.yaml: pixelflow_t2i, pixelflow.
+"""
+
+COMPONENTS = {
+    "networks": {"cascade_transformer": "cascade_transformer"},
+    "objectives": {"cascaded_flow": "cascaded_flow"},
+    "samplers": {"cascade": "cascade_sampler"},
+}

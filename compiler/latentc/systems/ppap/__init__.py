@@ -1,0 +1,15 @@
+"""PPAP: Towards Practical Plug-and-Play Diffusion Models (Go et al. 2022, arXiv:2212.05973).
+
+Experts for ranges of noise, distilled from classifiers or depth estimators, guide a diffusion model.
+
+Specs: specs/diffusion/ppap.yaml, specs/diffusion/ppap_depth.yaml, specs/diffusion/ppap_expert.yaml,
+specs/diffusion/ppap_expert_deit.yaml, specs/diffusion/ppap_expert_depth.yaml.
+Tests: tests/parity/ppap.py.
+Rows in docs/systems.yaml: ppap, ppap_expert, ppap_expert_depth, ppap_depth, ppap_expert_deit.
+"""
+
+COMPONENTS = {
+    "guidance/scores": {"prediction": "prediction"},
+    "networks": {"map_predictor": "map_predictor"},
+    "objectives": {"noisy_distillation": "noisy_distillation"},
+}

@@ -1,0 +1,11 @@
+"""Data Redaction from Conditional Generative Models (Kong and Chaudhuri 2023, arXiv:2305.11351).
+
+A trained model is taught to answer some conditions with the samples of others.
+
+Specs: specs/digits/digits_redacted.yaml.
+Tests: tests/test_redaction.py.
+"""
+
+COMPONENTS = {
+    "objectives": {"redaction": "redaction"},
+}

@@ -1,0 +1,13 @@
+"""More Control for Free! Image Synthesis with Semantic Diffusion Guidance (Liu et al. 2021, arXiv:2112.05744).
+
+Gradients of the likeness to a text or an image guide an unconditional diffusion model.
+
+Specs: specs/diffusion/adm_sdg.yaml, specs/image/clip_resnet_noisy.yaml.
+Tests: tests/components/test_noisy_alignment.py, tests/test_read_fields.py, tests/weights/test_shipped_maps.py.
+Rows in docs/systems.yaml: clip_resnet_noisy, adm_sdg.
+"""
+
+COMPONENTS = {
+    "guidance/scores": {"likeness": "likeness"},
+    "objectives": {"noisy_alignment": "noisy_alignment"},
+}

@@ -1,0 +1,13 @@
+"""Slimmable Generative Adversarial Networks (Hou et al. 2021, arXiv:2012.05660).
+
+One generator runs at several widths, each trained against a discriminator that shares most layers.
+
+Specs: specs/gan/slimgan.yaml.
+Tests: tests/components/test_slimmable.py, tests/parity/gans.py, tests/test_parameter_counts.py.
+Rows in docs/systems.yaml: slimgan.
+"""
+
+COMPONENTS = {
+    "networks": {"slimmable_generator": "slimmable_generator"},
+    "objectives": {"slimmable_adversarial": "slimmable_adversarial"},
+}

@@ -1,0 +1,13 @@
+"""Taming Transformers for High-Resolution Image Synthesis (Esser et al. 2021, arXiv:2012.09841).
+
+The Gumbel codebook of its VQGAN; the transformer is a `language_model` of the core.
+
+Specs: specs/first_stages/vqgan_segmentation.yaml, specs/first_stages/vqgan_taming.yaml, specs/tokens/taming.yaml,
+specs/tokens/taming_depth.yaml, specs/tokens/taming_scenes.yaml.
+Tests: tests/components/test_gumbel_codebook.py, tests/components/test_used_rows.py, tests/parity/taming.py.
+Rows in docs/systems.yaml: vqgan_segmentation, taming_depth, vqgan_taming, taming, taming_scenes.
+"""
+
+COMPONENTS = {
+    "blocks/bottlenecks": {"gumbel_codebook": "gumbel_codebook"},
+}

@@ -1,0 +1,13 @@
+"""TR0N: Translator Networks for 0-Shot Plug-and-Play Conditional Generation (Liu et al. 2023, arXiv:2304.13742).
+
+A network translates conditions into latents of a frozen generator, which Langevin steps then refine.
+
+Specs: specs/digits/digits_tr0n.yaml.
+Tests: tests/samplers/test_latent_langevin.py.
+"""
+
+COMPONENTS = {
+    "networks": {"latent_translator": "latent_translator"},
+    "objectives": {"latent_translation": "latent_translation"},
+    "samplers": {"latent_langevin": "latent_langevin"},
+}

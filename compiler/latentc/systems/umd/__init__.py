@@ -1,0 +1,13 @@
+"""Unified Masked Diffusion (Hansen-Estruch et al. 2024, arXiv:2406.17688).
+
+A vision transformer denoises images and fills in hidden patches at once.
+
+Specs: specs/diffusion/umd.yaml, specs/digits/digits_umd.yaml.
+Tests: tests/parity/umd.py.
+Rows in docs/systems.yaml: umd.
+"""
+
+COMPONENTS = {
+    "networks": {"masked_denoiser": "masked_denoiser"},
+    "objectives": {"masked_diffusion": "masked_diffusion"},
+}

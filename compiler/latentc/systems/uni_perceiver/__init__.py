@@ -1,0 +1,12 @@
+"""Uni-Perceiver-MoE: Learning Sparse Generalist Models with Conditional MoEs (Zhu et al. 2022, arXiv:2206.04674).
+
+Experts that are chosen by attributes of the tokens' parts.
+
+Specs: specs/diffusion/uni_perceiver_moe.yaml.
+Tests: tests/components/test_attribute_experts.py.
+Rows in docs/systems.yaml: uni_perceiver_moe.
+"""
+
+COMPONENTS = {
+    "blocks/feed_forwards": {"attribute_experts": "attribute_experts"},
+}
