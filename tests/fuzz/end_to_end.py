@@ -114,7 +114,7 @@ def arrays(spec: Spec, lowered: Lowered) -> dict[str, np.ndarray]:
     """Random data with the fields that training reads."""
     rng, made = np.random.default_rng(0), {}
     keys = getattr(spec.data, "keys", {})
-    for name in fields_of_project(spec, lowered.updates):
+    for name in spec.data.settings(fields_of_project(spec, lowered.updates))["fields"]:
         field = spec.data.fields[name]
         shape = (ROWS, *field.shape)
         if field.dtype == "bool":

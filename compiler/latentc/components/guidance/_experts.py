@@ -45,7 +45,7 @@ class ExpertTerm(ScoreTerm):
         assert self.experts is not None
         bounds = np.array([timesteps * i // len(self.experts) for i in range(1, len(self.experts) + 1)])
         # Bounds in timesteps, ascending from the data; each belongs to the range below it.
-        times = np.round((1.0 - np.asarray(progress, np.float64)) * (timesteps - 1), 6)
+        times = np.round((1.0 - np.asarray(progress, np.float64)) * timesteps, 6)
         return self.weights(progress) * (np.searchsorted(bounds, times) == expert)
 
 

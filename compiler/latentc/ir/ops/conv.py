@@ -6,8 +6,8 @@ axis. Padding is zeros, equally many on both sides of an axis; use `pad` for any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,32 +90,38 @@ def _conv_size(size: Any, kernel: Any, stride: Any, padding: int, dilation: int)
     return size if stride == 1 else size // stride
 
 
-def _letters(axes: int) -> tuple[str, str]:
-    """einsum subscripts of the spatial axes and of the kernel's axes."""
-    return ascii_lowercase[8 : 8 + axes], ascii_lowercase[16 : 16 + axes]
+_COLUMNS = 1 << 25
+"""Elements of the unfolded input that are multiplied at once: 256 MiB in float64."""
 
 
 def _windows(x: Array, kernel: Sequence[int], g: Geometry) -> Array:
-    """[B, C, *out, *kernel] strided view of the padded input."""
-    axes = tuple(range(2, x.ndim))
-    x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in g.padding)])
-    spans = tuple(d * (k - 1) + 1 for d, k in zip(g.dilation, kernel, strict=True))
-    view = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)
-    steps = [slice(None, None, s) for s in (*g.stride, *g.dilation)]
-    return view[(slice(None), slice(None), *steps)]
+    """[B, C, *kernel, *out] strided view of the padded input."""
+    if any(g.padding):
+        padded = np.zeros((*x.shape[:2], *(n + 2 * p for n, p in zip(x.shape[2:], g.padding, strict=True))), x.dtype)
+        padded[(..., *(slice(p, p + n) for n, p in zip(x.shape[2:], g.padding, strict=True)))] = x
+        x = padded
+    spans = (d * (k - 1) + 1 for d, k in zip(g.dilation, kernel, strict=True))
+    out = [(n - span) // s + 1 for n, span, s in zip(x.shape[2:], spans, g.stride, strict=True)]
+    strides = x.strides[2:]
+    steps = (n * by for steps in (g.dilation, g.stride) for n, by in zip(strides, steps, strict=True))
+    shape = (*x.shape[:2], *kernel, *out)
+    return np.lib.stride_tricks.as_strided(x, shape, (*x.strides[:2], *steps), writeable=False)
 
 
 def conv(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    """One matrix product per group over the unfolded input, a few samples at a time if that is large."""
     x, w = xs[:2]
     axes = x.ndim - 2
     g = geometry(attrs, axes)
     view = _windows(x, w.shape[2:], g)
-    batch, channels, *rest = view.shape
-    view = view.reshape(batch, g.groups, channels // g.groups, *rest)
-    kernel = w.reshape(g.groups, w.shape[0] // g.groups, *w.shape[1:])
-    space, taps = _letters(axes)
-    y = np.einsum(f"bgc{space}{taps},goc{taps}->bgo{space}", view, kernel, optimize=True)
-    return [_with_bias(y.reshape(batch, w.shape[0], *rest[:axes]), xs)]
+    batch, taps, out = len(x), math.prod(w.shape[1:]), view.shape[2 + axes :]
+    kernel = w.reshape(g.groups, w.shape[0] // g.groups, taps)
+    y = np.empty((batch, g.groups, w.shape[0] // g.groups, math.prod(out)), np.result_type(x, w))
+    count = max(1, _COLUMNS // max(1, view[:1].size))
+    for i in range(0, batch, count):
+        part = view[i : i + count]
+        np.matmul(kernel, part.reshape(len(part), g.groups, taps, -1), out=y[i : i + count])
+    return [_with_bias(y.reshape(batch, w.shape[0], *out), xs)]
 
 
 def _with_bias(y: Array, xs: Sequence[Array]) -> Array:
@@ -201,12 +207,13 @@ def _conv_transpose(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     full = np.zeros((batch, g.groups, inner, *whole), x.dtype)
     grouped = x.reshape(batch, g.groups, channels // g.groups, *size)
     weight = w.reshape(g.groups, channels // g.groups, inner, *kernel)
-    space, taps = _letters(axes)
-    parts = np.einsum(f"bgc{space},gco{taps}->bgo{space}{taps}", grouped, weight, optimize=True)
+    columns = grouped.reshape(batch, g.groups, channels // g.groups, -1)
     for tap in np.ndindex(*kernel):
         starts = [i * d for i, d in zip(tap, g.dilation, strict=True)]
         where: tuple[Any, ...] = tuple(slice(i, i + r, s) for i, r, s in zip(starts, reach, g.stride, strict=True))
-        full[(..., *where)] += parts[(..., *tap)]
+        own = weight[(..., *tap)].swapaxes(1, 2)
+        part = own * columns if own.shape[1:] == (1, 1) else np.matmul(own, columns)
+        full[(..., *where)] += part.reshape(batch, g.groups, inner, *size)
     full = full.reshape(batch, g.groups * inner, *whole)
     inside: tuple[Any, ...] = tuple(slice(p, n - p) for p, n in zip(g.padding, whole, strict=True))
     return [_with_bias(full[(..., *inside)], xs)]
