@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from own_packages import fresh
 
 from latentc import api
 from latentc.cli import run
+from latentc.components import contracts
+from latentc.components.capabilities import CAPABILITIES, Capability, Role
 
 __all__ = ["fresh"]
 pytestmark = pytest.mark.usefixtures("fresh")
@@ -121,3 +124,34 @@ def test_a_mistake_outside_of_building(tmp_path: Path, capsys: pytest.CaptureFix
     assert run(["check", "my_network", "--components", str(folder)]) == 1
     shown = capsys.readouterr().err
     assert "E0903" in shown and "with the component `my_network`" in shown and "raised by latentc/lower.py" in shown
+
+
+def test_every_capability_has_a_contract() -> None:
+    assert set(contracts.METHODS) == set(CAPABILITIES) == set(get_args(Capability))
+    for methods in contracts.METHODS.values():
+        for ports in methods.values():
+            assert {word.rstrip("?*+") for word in ports.replace("->", "").split()} <= set(get_args(Role)), ports
+
+
+@pytest.mark.parametrize(
+    ("roles", "fits"),
+    [
+        (("state",), False),
+        (("state", "time"), True),
+        (("condition", "time", "state", "condition"), True),
+        (("state", "time", "time", "time"), False),
+        (("state", "time", "noise"), False),
+    ],
+)
+def test_ports_fit_a_contract(roles: tuple[Role, ...], fits: bool) -> None:
+    assert contracts._fits(list(roles), "state time time? condition*") == fits
+
+
+def test_a_package_defines_a_capability(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = api.init_component("network", tmp_path / "mypkg") / "mypkg"
+    file = folder / "my_network.py"
+    file.write_text(file.read_text().replace('({"denoise"})', '({"denoise", "dream"})'))
+    with (folder / "__init__.py").open("a") as init:
+        init.write('CAPABILITIES = {"dream": {"words": "dreams", "methods": {"dream": "state -> output"}}}\n')
+    assert run(["check", "my_network", "--components", str(folder)]) == 1
+    assert "`dream` promises `dream`: state -> output" in capsys.readouterr().err

@@ -138,7 +138,10 @@ METHODS: Mapping[str, Mapping[str, str]] = {
 
 def known() -> dict[str, str]:
     """Every capability, of the core and of packages, in the words of diagnostics."""
-    return {**CAPABILITIES, **{name: own["words"] for name, own in packages.capabilities().items()}}
+    return {
+        **{str(name): text for name, text in CAPABILITIES.items()},
+        **{name: own["words"] for name, own in packages.capabilities().items()},
+    }
 
 
 def words(capability: str) -> str:
@@ -279,7 +282,7 @@ def check_class(cls: type[Component]) -> None:
         if not hasattr(cls, name):
             base = next(b for b in cls.__mro__ if name in getattr(b, "__annotations__", {}))
             raise _broken(cls, f"it does not set `{name}`", f"`{base.__name__}` needs it", None)
-    provides = getattr(cls, "PROVIDES", frozenset())
+    provides: Any = getattr(cls, "PROVIDES", frozenset())
     if not isinstance(provides, frozenset | set):
         raise _broken(cls, f"PROVIDES is {_a(provides)}", 'a set of capabilities: frozenset({"denoise"})', None)
     for capability in sorted(map(str, provides)):
