@@ -80,6 +80,8 @@ def exit_status(error: BaseException, debug: bool) -> tuple[int, Sequence[Diagno
         command = context.command_path if context else "latentc"
         message = error.format_message().rstrip(".").replace("\n", " ")
         return 1, [Diagnostic("E0701", message, help=f"run `{command} --help`")]
+    if mistakes is not None and (found := mistakes.of_use(error)) is not None:
+        return 1, found.diagnostics
     return 2, [internal_error(error, debug)]
 
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from latentc.components.backbone import Backbone
 from latentc.components.condition import Condition, DrawnInput
 from latentc.components.contract import Lowered, Method, Network, Port, Program, Update
+from latentc.components.contracts import check_built, check_network, check_programs, check_updates
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.mistakes import blamed, of_code
 from latentc.components.objective import Objective
@@ -33,13 +34,17 @@ LARGEST = 1 << 40
 """Largest allowed element count of one weight (4 TiB in float32, far more than in any published model)."""
 
 
-@blamed()
 def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lowered:
     """Lowers a checked spec: its networks, its loss, and the sampler's programs for each number of `steps`.
 
     The default is the sampler's own number of steps. Programs end with the decoder of the data's first stage if the
     spec names its weights; with `to_emit`, for a training project, they always do, and the encoder is included.
     """
+    with blamed(spec):
+        return _lowered(spec, steps, to_emit)
+
+
+def _lowered(spec: Spec, steps: Sequence[int], to_emit: bool) -> Lowered:
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
     own = own_networks(networks, spec)
@@ -47,6 +52,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     if isinstance(spec.objective, Objective):
         with refusals(spec, "objective"):
             updates = spec.objective.build(mb, own, spec)
+        check_updates(updates, spec.objective, own, mb)
     updates = add_prior_losses(mb, networks, spec, updates)
     networks = add_prior_programs(mb, networks, spec)
     programs: list[Program] = []
@@ -54,7 +60,10 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         networks = _prepared(mb, networks, spec.sampler, spec)
         samplers = [spec.sampler.with_steps(n) for n in dict.fromkeys(steps)] or [spec.sampler]
         with refusals(spec, "sampler"):
-            built = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
+            offered = [sampler.programs(mb, networks, spec) for sampler in samplers]
+        for sampler, programs_of in zip(samplers, offered, strict=True):
+            check_programs(programs_of, sampler, mb)
+        built = [program for programs_of in offered for program in programs_of]
         drawn = [prior for network in networks.values() for prior in network.drawn.values()]
         more, of_priors = sum(prior.evaluations for prior in drawn), [s for prior in drawn for s in prior.settings]
         built = [replace(program, evaluations=program.evaluations + more) for program in built] if more else built
@@ -163,11 +172,15 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
         out_channels = objective.out_channels(channels) if isinstance(objective, Objective) else channels
         with refusals(spec, "networks", name):
             network = backbone.build(mb, name, system, out_channels)
+        check_built(network, backbone, name)
         networks[name] = replace(network, sizes={"data_classes": system.data.classes or 0, **network.sizes})
         _check_sizes(mb, name, spec)
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)
         networks = dict(backbone.attached(mb, name, networks, spec))
+    for name, network in networks.items():
+        if name in spec.networks:
+            check_network(network, spec.networks[name], mb)
     return networks
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import latentc
 import latentc_runtime
-from latentc.components import packages
+from latentc.components import mistakes, packages
 from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.engines.contract import versions
@@ -49,7 +49,7 @@ def compile_key(
         "weights": [(name, str(path.resolve()), identity(status)) for name, path, status in states],
         "options": options,
         "versions": versions(target.engine),
-        "code": [_code(), *(f"{root.name} {_sources(root)}" for root in packages.of_users(spec))],
+        "code": [_code(), *_of_users(spec)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -94,6 +94,12 @@ def _states(
     """Every file by name; weights may be in several."""
     paths = [(name, path) for name, given in weights.items() for path in files_of(given)]
     return [(name, path, path.stat()) for name, path in [*paths, *(others or {}).items()]]
+
+
+def _of_users(spec: Spec) -> list[str]:
+    """The users' packages whose components a spec has, with the sha256 of their sources."""
+    names = {cls.__module__.partition(".")[0] for cls in packages.of_users(spec)}
+    return [f"{name} {_sources(mistakes.USERS[name])}" for name in sorted(names)]
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import torch
 from torch_module import error, model_text, network, objective_and_sampler, random_input, random_weights, tensors
 
 from latentc.components.contract import Lowered
+from latentc.emit.numbered import method_of
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -191,7 +192,7 @@ def test_network_is_the_interpreters(case: str, dtype: torch.dtype) -> None:
         arrays = inputs_of(low, function)
         expected = Interpreter(low.module, weights).run(function, *arrays)
         with torch.no_grad():
-            actual = getattr(model, method)(*tensors(arrays, dtype))
+            actual = method_of(model, method)(*tensors(arrays, dtype))
         actual = actual if isinstance(actual, tuple) else (actual,)
         for a, e in zip(actual, expected, strict=True):
             assert error(a, e) < (1e-12 if dtype == torch.float64 else 1e-5), (method, e.shape)

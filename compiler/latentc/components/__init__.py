@@ -174,6 +174,11 @@ def _packaged(module: str, kind: str) -> type[Component]:
         message = f"{subject}: its module `{name}` defines no component of this kind"
         mend = did_you_mean(kind, present, f"it defines {', '.join(present) or 'none'}")
         raise DiagnosticError.of("E0902", message, help=mend)
+    if package.partition(".")[0] in mistakes.USERS:
+        from latentc.components.contracts import check_class
+
+        with mistakes.blamed():
+            check_class(present[kind])
     return present[kind]
 
 

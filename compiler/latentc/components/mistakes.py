@@ -21,14 +21,54 @@ _OURS = Path(__file__).parents[1]
 
 
 @contextmanager
-def blamed() -> Iterator[None]:
-    """DiagnosticError E0903 in place of an exception that arises in a component of a user."""
+def blamed(spec: Any = None) -> Iterator[None]:
+    """DiagnosticError E0903 in place of an exception that arises in a component of a user.
+
+    Of a spec that has such components, also in place of one that arises in what is done with them.
+    """
     try:
         yield
     except Exception as error:
-        if (found := of_code(error)) is not None:
+        if (found := of_code(error) or (of_use(error, spec) if spec is not None else None)) is not None:
             raise found from error
         raise
+
+
+def of_use(error: BaseException, spec: Any = None) -> DiagnosticError | None:
+    """E0903 for an exception outside of the users' packages whose components a spec has; no spec: of all packages."""
+    from latentc.components.packages import of_users
+
+    if isinstance(error, DiagnosticError | OSError | MemoryError) or not isinstance(error, Exception):
+        return None
+    frames = list(_frames(error.__traceback__))
+    owners = [cls for frame, *_ in frames if (cls := _owner(frame)) is not None and _root(cls) in USERS]
+    frame, line, _ = frames[-1]
+    raised = f"raised by {_shown(frame.f_code.co_filename)}:{line}"
+    if owners and isinstance(error, NotImplementedError) and _owner(frame) is owners[-1]:
+        asked, found = frame.f_code.co_name, owners[-1]
+        base = next(b for b in found.__mro__ if asked in vars(b))
+        note = f"asked for: {described(base, asked)} ({base.__name__})"
+        return DiagnosticError.of("E0904", f"{named(found)}: it has no `{asked}`", span_of(found), notes=(note,))
+    classes = list(dict.fromkeys(owners)) or (of_users(spec) if spec is not None else [])
+    who = [named(cls) for cls in classes] or [f"the package `{name}`" for name in USERS if spec is None]
+    if not who:
+        return None
+    span = span_of(classes[0]) if len(classes) == 1 else None
+    mend = "check what it returns; if this happens without it, please report it (`--debug` shows the traceback)"
+    return DiagnosticError.of("E0903", f"with {' and '.join(who)}: {_said(error)}", span, notes=(raised,), help=mend)
+
+
+def named(cls: type) -> str:
+    """A component's class, in words."""
+    from latentc.components import Component, kind_of
+
+    kind = kind_of(cls) if issubclass(cls, Component) else None
+    of = f" of the package `{_root(cls)}`" if _root(cls) in USERS else ""
+    return f"the component `{kind or cls.__name__}`{of}"
+
+
+def _root(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
 
 
 def of_code(error: BaseException) -> DiagnosticError | None:

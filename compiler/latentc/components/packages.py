@@ -9,6 +9,9 @@ A package's `__init__` has a docstring and a table, {folder of the core: {kind: 
 
 so that listing the kinds imports the `__init__`s only, and naming one imports its module. Published systems are
 packages in `latentc.systems`. One that builds on another lists it: `BASES = ("maskgit",)`.
+A package may define capabilities of its own, in the form that `contracts` describes:
+
+    CAPABILITIES = {"score": {"words": "scores a sample", "methods": {"forward": "state -> output"}}}
 
 Packages of users are found by the entry point group `latentc.components`, and by folder: those given to `add` (the
 option `--components`), in the environment variable LATENTC_COMPONENTS, and in the user's `config.toml` under
@@ -24,7 +27,7 @@ import pkgutil
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
@@ -52,6 +55,7 @@ class Package:
     name: str
     components: Mapping[str, Mapping[str, str]]
     source: str = "latentc"
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
 
     def modules(self, folder: str) -> Iterator[tuple[str, str]]:
         """The kinds that it adds to a folder, each with the dotted name of its module."""
@@ -70,7 +74,7 @@ def add(folder: Path | str) -> None:
 
 def forget() -> None:
     """Looks for packages again at the next use."""
-    for cached in (packages, modules, folders, _by_folder):
+    for cached in (packages, modules, folders, capabilities, _by_folder):
         cached.cache_clear()
 
 
@@ -83,7 +87,8 @@ def packages() -> tuple[Package, ...]:
 def _systems() -> Iterator[Package]:
     root = importlib.import_module(SHIPPED)
     for name in sorted(f"{SHIPPED}.{found.name}" for found in pkgutil.iter_modules(root.__path__) if found.ispkg):
-        yield Package(name, importlib.import_module(name).COMPONENTS)
+        module = importlib.import_module(name)
+        yield Package(name, module.COMPONENTS, capabilities=getattr(module, "CAPABILITIES", {}))
 
 
 def own() -> tuple[Package, ...]:
@@ -219,7 +224,20 @@ def _package(module: ModuleType, source: str) -> Package:
             mend = did_you_mean(str(folder), known, f"folders: {', '.join(sorted(known))}")
             raise DiagnosticError.of("E0902", f"{where}COMPONENTS has an unknown folder `{folder}`", help=mend)
     mistakes.USERS[module.__name__] = Path(module.__file__ or "").resolve().parent
-    return Package(module.__name__, table, source)
+    return Package(module.__name__, table, source, _capabilities(module, where))
+
+
+def _capabilities(module: ModuleType, where: str) -> Mapping[str, Any]:
+    """The capabilities that a package defines. DiagnosticError E0902."""
+    own: Any = getattr(module, "CAPABILITIES", {})
+    if not isinstance(own, Mapping) or not all(map(_is_capability, own.values())):
+        form = 'write CAPABILITIES = {"name": {"words": "does this", "methods": {"forward": "state -> output"}}}'
+        raise DiagnosticError.of("E0902", f"{where}CAPABILITIES has another form", help=form)
+    return own  # type: ignore[no-any-return]
+
+
+def _is_capability(one: Any) -> bool:
+    return isinstance(one, Mapping) and {*one} == {"words", "methods"} and _is_table(one["methods"])
 
 
 def _is_table(kinds: Any) -> bool:
@@ -228,6 +246,12 @@ def _is_table(kinds: Any) -> bool:
 
 def _core_folders() -> Iterator[str]:
     return (path.parent.relative_to(CORE).as_posix() for path in CORE.rglob("*/__init__.py"))
+
+
+@cache
+def capabilities() -> Mapping[str, Any]:
+    """The capabilities that packages define: {name: {"words": what it does, "methods": see `contracts`}}."""
+    return {name: own for package in packages() for name, own in package.capabilities.items()}
 
 
 @cache
@@ -264,14 +288,10 @@ def folder_of(module: str) -> Path:
     return Path(package.__file__ or "").resolve().parent
 
 
-def of_users(value: Any) -> list[Path]:
-    """The folders of the users' packages to which components of a spec belong, sorted."""
-    found = {_root_of(part) for part in _within(value)}
-    return sorted(mistakes.USERS[name] for name in found if name in mistakes.USERS)
-
-
-def _root_of(part: BaseModel) -> str:
-    return type(part).__module__.partition(".")[0]
+def of_users(value: Any) -> list[type]:
+    """The classes of the users' packages whose components are in a spec, by name."""
+    found = {type(part) for part in _within(value) if type(part).__module__.partition(".")[0] in mistakes.USERS}
+    return sorted(found, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
 
 
 def _within(value: Any) -> Iterator[BaseModel]:

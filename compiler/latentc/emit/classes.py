@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latentc.emit.body import Body, Context
@@ -25,6 +25,7 @@ from latentc.emit.leaves import (
 )
 from latentc.emit.members import EmitError, Members
 from latentc.emit.names import MODULE, TAKEN, public
+from latentc.emit.numbered import FEWEST, families, joined, runs
 from latentc.emit.specialise import specialised
 from latentc.emit.text import Text, call, code_key, commas, docstring, free_name, identifier, layout, size_text
 from latentc.emit.variants import Condition, Joined, flattened, join
@@ -39,6 +40,7 @@ class Printed:
 
     arguments: {static argument: constructor argument}. methods: {function: name}. values: of the static arguments.
     attributes: names of its sizes, constants and methods. fixed: static arguments that cannot change by themselves.
+    numbers: {function: the number that is the first argument of its method}, as `numbered` writes methods.
     """
 
     name: str
@@ -48,6 +50,13 @@ class Printed:
     members: Members
     attributes: frozenset[str]
     fixed: frozenset[str] = frozenset()
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    def called(self, function: str, callee: str, args: list[Text]) -> Text:
+        """A call of a method of the module `callee`."""
+        method = self.methods[function]
+        number = [Text(str(self.numbers[function]))] if function in self.numbers else []
+        return call(callee if method == "forward" else f"{callee}.{method}", [*number, *args])
 
     def reach(self, path: str, weight: bool = False) -> str | None:
         """The suffix (`.attn.qkv`) that reaches the module, or weight, at a path from this module; None without one."""
@@ -144,7 +153,7 @@ class Classes:
             self._by_text[key] = Printed(name, *facts)
         known = self._by_text[key]
         fixed = frozenset(printer.members.fixed)
-        return replace(known, methods=printer.methods, values=printer.values, fixed=fixed)
+        return replace(known, methods=printer.methods, values=printer.values, fixed=fixed, numbers=printer.numbers)
 
 
 def builder_of(network: str) -> str:
@@ -354,7 +363,7 @@ class _ClassPrinter:
         methods: dict[str, str] = {}
         seen: dict[str, str] = {}
         taken = {*self.members.heads, *MODULE} - {"forward"}
-        texts = []
+        printed: list[tuple[str, str, list[str], bool]] = []
         self.differ = False
         docs = {fn.doc for fn in self.functions}
         for fn in self.functions:
@@ -370,11 +379,45 @@ class _ClassPrinter:
             name = free_name(wanted, taken)
             taken.add(name)
             seen[key] = methods[fn.name] = name
-            decorators = ["    @normed_once"] if norms_in_loops(self.owner.module, fn) else []
-            self.owner.helpers |= dict.fromkeys(["normed_once"] if decorators else [])
-            head = [*decorators, *layout("    ", f"def {name}{signature}:")]
+            normed = norms_in_loops(self.owner.module, fn)
+            self.owner.helpers |= dict.fromkeys(["normed_once"] if normed else [])
+            printed.append((name, signature, lines, normed))
+        self.numbers: dict[str, int] = {}
+        printed = self._numbered(printed, methods, {*taken, *self.members.reserved, *self.members.constants})
+        texts = []
+        for name, signature, lines, normed in printed:
+            head = [*(["    @normed_once"] if normed else []), *layout("    ", f"def {name}{signature}:")]
             texts.append([*head, *(f"        {x}".rstrip() for x in lines)])
         return methods, texts
+
+    def _numbered(
+        self, printed: list[tuple[str, str, list[str], bool]], methods: dict[str, str], taken: set[str]
+    ) -> list[tuple[str, str, list[str], bool]]:
+        """Methods that differ only in numbers as one; updates `methods` and `numbers`."""
+        called = {n.attrs["fn"] for fn in self.own for n in fn.nodes if n.op in CALLS and not n.attrs["name"]}
+        internal = {methods[name] for name in called if name in methods}
+        dropped: set[int] = set()
+        result = list(printed)
+        for stem, places in families([name for name, *_ in printed]):
+            first = int(printed[places[0]][0].rpartition("_")[2])
+            # A method of another signature or decorator is of another shape.
+            bodies = [
+                [f"{signature} {normed}", *lines] for _, signature, lines, normed in map(printed.__getitem__, places)
+            ]
+            for run in runs(bodies):
+                names = [printed[places[i]][0] for i in run]
+                if len(run) < FEWEST or f"{stem}_k" in taken or internal & set(names):
+                    continue
+                taken.add(f"{stem}_k")
+                _, signature, lines, normed = printed[places[run.start]]
+                lines = joined([bodies[i][1:] for i in run], first + run.start, 8)
+                result[places[run.start]] = f"{stem}_k", signature.replace("(self", "(self, k: int", 1), lines, normed
+                dropped |= {places[i] for i in run[1:]}
+                for function, name in list(methods.items()):
+                    if name in names:
+                        methods[function] = f"{stem}_k"
+                        self.numbers[function] = first + run.start + names.index(name)
+        return [method for i, method in enumerate(result) if i not in dropped]
 
     def _method(self, fn: Function, with_doc: bool) -> tuple[str, list[str]]:
         params = {p.value: p for part in with_loops(self.owner.module, fn) for p in part.params}
@@ -442,8 +485,7 @@ class _ClassPrinter:
         base, _, variable = element.partition(" ")
         if variable and re.fullmatch(re.escape(base) + r"\.\d+", name):
             callee = variable
-        method = self.owner.of(fn).methods[fn]
-        return call(callee if method == "forward" else f"{callee}.{method}", args)
+        return self.owner.of(fn).called(fn, callee, args)
 
     def _first_uses(self) -> dict[str, int]:
         """{name: index of its first use}, so that the constructor lists members in the order of `forward`."""

@@ -9,6 +9,8 @@ import numpy as np
 from latentc.emit.body import Body, Context
 from latentc.emit.classes import Classes
 from latentc.emit.constants import Constants
+from latentc.emit.outlined import outlined
+from latentc.emit.rolled import rolled
 from latentc.emit.schedule import Plan, Schedules
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import CALLS, Module, Node, callees, networks_called
@@ -85,13 +87,19 @@ class Functions:
         if plan is not None and plan.settable:
             inputs.append("**settings: Any")
         result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"
+        found = [*models, "weights", *body.inputs]
+        statements, functions = body.lines, list[str]()
+        while (shorter := outlined(statements, found, self._names.values(), 4)) is not None:
+            statements, functions = shorter.lines, [*functions, shorter.text]
+            self._names[f"{function}: {shorter.name}"] = shorter.name
+        statements = rolled(statements, found, 4)
         lines = [
             *layout("", f"def {python}({commas(inputs)}) -> {result}:"),
             *docstring(fn.doc, "    "),
             *([f"    {plan.head}"] if plan else []),
-            *(f"    {line}".rstrip() for line in body.lines),
+            *(f"    {line}".rstrip() for line in statements),
         ]
-        self.texts.append("\n".join(lines) + "\n")
+        self.texts += [*functions, "\n".join(lines) + "\n"]
         return python
 
     def _is_free(self, function: str) -> bool:
@@ -106,8 +114,7 @@ class Functions:
                 self.helpers["under"] = None
                 weights = [f"under(weights, {literal(name).code})"]
             return call(python, [*(variable_of(n) for n in self.networks(fn)), *weights, *args])
-        method = self.classes.of(fn).methods[fn]
-        return call(variable_of(name) if method == "forward" else f"{variable_of(name)}.{method}", args)
+        return self.classes.of(fn).called(fn, variable_of(name), args)
 
     def _table(self, name: str, array: np.ndarray[Any, Any], like: str) -> Text:
         if array.dtype.kind != "f" and array.size <= _SHORT:

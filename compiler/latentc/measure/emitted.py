@@ -20,6 +20,7 @@ from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.loops import UNFINISHED
 from latentc.emit.model import SUPPORT
+from latentc.emit.numbered import attribute_of, method_of
 from latentc.emit.project import as_bytes, project_files
 from latentc.faults import needed
 from latentc.spec import Spec
@@ -52,7 +53,7 @@ class Emitted:
 
     def method(self, network: str, method: str) -> Run:
         """A method of a network as a function of its operands."""
-        return functools.partial(self._run, getattr(self.networks[network], method))
+        return functools.partial(self._run, method_of(self.networks[network], method))
 
     def program(self, entry: ProgramEntry) -> Run:
         """A program as a function of its inputs in the order of its entry in the module.
@@ -120,22 +121,28 @@ class Emitted:
         found: list[tuple[str, str, list[Any]]] = []
         kept = self.torch.func.debug_unwrap  # while a program differentiates, tensors are no arrays
 
-        def watched(network: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*tensors: Any) -> Any:
-                found.append((network, name, [kept(x.detach().clone()) for x in tensors]))
-                return method(*tensors)
+        def watched(network: str, names: Mapping[tuple[int, ...], str], method: Callable[..., Any]) -> Any:
+            def call(*given: Any) -> Any:
+                numbers = tuple(x for x in given if isinstance(x, int))
+                if numbers in names:
+                    tensors = [kept(x.detach().clone()) for x in given[len(numbers) :]]
+                    found.append((network, names[numbers], tensors))
+                return method(*given)
 
             return call
 
-        places = [(network, name) for network, names in methods.items() for name in names]
-        for network, name in places:
+        places: dict[tuple[str, str], dict[tuple[int, ...], str]] = {}
+        for network, name in ((network, name) for network, names in methods.items() for name in names):
+            attribute, numbers = attribute_of(self.networks[network], name)
+            places.setdefault((network, attribute), {})[numbers] = name
+        for (network, attribute), names in places.items():
             net = self.networks[network]
-            setattr(net, name, watched(network, name, getattr(net, name)))
+            setattr(net, attribute, watched(network, names, getattr(net, attribute)))
         try:
             self.program(entry)(operands)
         finally:
-            for network, name in places:
-                delattr(self.networks[network], name)
+            for network, attribute in places:
+                delattr(self.networks[network], attribute)
         return [(network, name, [x.numpy() for x in tensors]) for network, name, tensors in found]
 
     def _run(self, call: Callable[..., Any], operands: Sequence[Array]) -> list[Array]:

@@ -83,6 +83,7 @@ def _torch(
 ) -> Sequence[Array]:
     torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
     from latentc.emit.model import model_file
+    from latentc.emit.numbered import method_of
     from latentc.measure.emitted import load_arrays, module_from_source
 
     file = model_file(lowered)
@@ -93,7 +94,7 @@ def _torch(
     load_arrays(net, {path: materialise(expr) for path, expr in weights.items()})
     net.eval()
     with torch.no_grad():
-        outs = getattr(net, method)(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs))
+        outs = method_of(net, method)(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs))
     return [out.numpy() for out in (outs if isinstance(outs, tuple) else (outs,))]
 
 

@@ -14,9 +14,10 @@ from pydantic import BaseModel
 
 from latentc.components import Component, load
 from latentc.components.backbone import Backbone
-from latentc.components.capabilities import CAPABILITIES, Capability
+from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition
 from latentc.components.contract import Need
+from latentc.components.contracts import check_need, words
 from latentc.components.dataset import Data
 from latentc.components.objective import Objective
 from latentc.components.parts import Part
@@ -205,7 +206,8 @@ def needs_are_met(spec: Spec) -> Iterator[Problem]:
 
 def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, known: bool) -> Iterator[Problem]:
     path: PathKey = (section, *need.place)
-    what = CAPABILITIES[need.capability]
+    check_need(part, need.capability)
+    what = words(need.capability)
     wanted = f"{need.who or f'the {section} `{part.kind}`'} needs a network `{need.network}` that {what}"
     network = spec.networks.get(need.network)
     provided = network.provides(spec) if isinstance(network, Backbone) else frozenset()
@@ -224,9 +226,7 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, know
             near = f"name one of the networks, or add one, of kind {' or '.join(kinds)}"
         yield Problem("E0306", path, wanted, labels=((("networks",), "the networks"),), help=near)
         return
-    does = (
-        " and ".join(CAPABILITIES[c] for c in sorted(provided)) or "cannot do any of what objectives and samplers need"
-    )
+    does = " and ".join(words(c) for c in sorted(provided)) or "cannot do any of what objectives and samplers need"
     labels: tuple[tuple[PathKey, str], ...] = ((("networks", need.network), does),)
     fitting = _kinds_for(spec, section, need.network, provided)
     mend = f"{section}s for this network: {', '.join(fitting)}" if fitting else f"use a network {' or '.join(kinds)}"

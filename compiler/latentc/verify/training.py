@@ -23,6 +23,7 @@ from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered, Network, Update
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
+from latentc.emit.numbered import method_of
 from latentc.engines import ENGINES
 from latentc.export.forms import for_form
 from latentc.ir.builder import Builder, Var
@@ -361,7 +362,8 @@ class _Training:
     def _by_torch(self, network: Network, name: str, operands: Operands) -> list[Array]:
         torch = self.torch.torch
         with torch.no_grad():
-            outs = getattr(self.torch.network(network.name), name)(*(torch.from_numpy(np.array(x)) for x in operands))
+            method = method_of(self.torch.network(network.name), name)
+            outs = method(*(torch.from_numpy(np.array(x)) for x in operands))
         return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
 
     def _by_engine(self, engine: str, entry: str, title: str, operands: Operands) -> list[Array]:

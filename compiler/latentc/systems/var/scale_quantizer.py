@@ -117,7 +117,7 @@ def _add(codebook: MultiScaleCodebook, k: int, mixed: bool = False) -> BlockBody
 
         return first
 
-    @module_class("ScaleQuantizer", f"{way}_{k}")
+    @module_class("ScaleQuantizer", f"{way}_{k}", latents="B latent H W")
     def add(b: Builder, latents: Var, chosen: Var, **static: Any) -> Any:
         """The latents with what the codes of a scale add to them, and the input of the next scale, if there is one."""
         return grown(b, latents, chosen, static)
