@@ -125,6 +125,9 @@ def with_settings(program: Any, settings: dict[str, Any]) -> Any:
         tables = [part for part in program.schedule(**settings) if isinstance(part, dict)]
     except (ValueError, ArithmeticError, IndexError, MemoryError) as error:
         raise SystemExit(f"there are no such steps ({given}): {error}") from None
+    usual = [sorted(part) for part in program.schedule() if isinstance(part, dict)]
+    if usual != [sorted(part) for part in tables]:
+        raise SystemExit(f"with {given} the steps have other coefficients: emit the project again")
     finite = all(np.all(np.isfinite(column)) for part in tables for column in part.values())
     if not finite or not any(len(part["t"]) for part in tables):
         raise SystemExit(f"there are no such steps ({given}): a coefficient is not finite, or there is none")

@@ -49,12 +49,18 @@ def compared(sampler: ArraySampler, target: Parameterization) -> bool | None:
     if script is None:
         return False
     functions = {**script.sources.functions, "f": schedule_function("f", script, "Steps")}
-    made = evaluated(script.sources.constants, functions, "f")
+    made = evaluated(plain_text(script.sources.constants, functions), "f")
     prior, *loops = (1.0, *made) if isinstance(made[0], dict) else made
     assert prior == table.prior
     for part, columns in zip(table.parts(), loops, strict=True):
         agrees(part, columns)
     return True
+
+
+def plain_text(constants: dict[str, float], functions: dict[str, str]) -> str:
+    """The text without its layout, which takes most of the time; `emit` compares the text that it writes."""
+    values = [f"{name} = {value!r}" for name, value in constants.items()]
+    return "\n".join(["Array = np.ndarray", *values, *functions.values()])
 
 
 def agrees(table: Table, columns: dict[str, Any]) -> None:

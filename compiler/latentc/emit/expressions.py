@@ -219,6 +219,8 @@ class Expressions:
 
     def expression(self, node: Node) -> Text:
         """The right-hand side of a node."""
+        if self.context.plan is not None and (part := self.context.plan.parts.get(node.outputs[0])) is not None:
+            return Text(f"{self.arg(node.inputs[0]).code}{part}")
         leaf = self.context.leaf(node, self)
         if leaf is not None:
             return leaf

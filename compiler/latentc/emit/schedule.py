@@ -11,7 +11,7 @@ import io
 import math
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,12 +61,14 @@ class Rows:
 class Plan:
     """The steps of a program: function `name` of schedule.py, and the rows that each of its loops reads.
 
-    `prior`: the constant that is the first state's scale. `settable`: other arguments give other steps.
+    `prior`: the constant that is the first state's scale. `parts` {slice of the noise: its index}: those of loops.
+    `settable`: other arguments give other steps.
     """
 
     name: str
     loops: tuple[Rows, ...]
     prior: Value | None = None
+    parts: Mapping[Value, str] = field(default_factory=dict)
     settable: bool = False
 
     @property
@@ -100,9 +102,8 @@ class Schedules:
         clash = any(self.functions.get(key, text) != text for key, text in functions.items())
         if clash or any(self.constants.get(key, value) != value for key, value in constants.items()):
             return None
-        plan = _plan(
-            name, module.functions[entry], module, evaluated(constants, functions, name), bool(script.arguments)
-        )
+        made = evaluated(schedule_text(constants, functions), name)
+        plan = _plan(name, module.functions[entry], module, made, bool(script.arguments))
         if plan is not None:
             self.functions |= functions
             self.constants |= constants
@@ -150,10 +151,10 @@ def schedule_text(constants: Mapping[str, float], functions: Mapping[str, str]) 
     return "\n".join(parts) + "\n\n" + "\n\n".join(formatted(text) for text in functions.values())
 
 
-def evaluated(constants: Mapping[str, float], functions: Mapping[str, str], name: str) -> tuple[Any, ...]:
-    """What the schedule `name` returns at its defaults."""
+def evaluated(text: str, name: str) -> tuple[Any, ...]:
+    """What the schedule `name` of a text returns at its defaults."""
     scope: dict[str, Any] = {"np": np, "math": math}
-    exec(compile(schedule_text(constants, functions), "schedule", "exec"), scope)  # printed from our own source
+    exec(compile(text, "schedule", "exec"), scope)  # printed from our own source
     return tuple(scope[name]())
 
 
@@ -226,10 +227,30 @@ def _plan(name: str, fn: Function, module: Module, made: tuple[Any, ...], settab
         at, row = (at + 1, 0) if rows.last == rows.total else (at, rows.last)
     if at < len(columns):
         return None
-    whole = len(loops) == len(columns)
-    stepped = {v for node in loops for v in node.inputs[node.attrs["invariants"] + node.attrs["carried"] :]}
-    others = [v for v in stepped if v not in constants and v.name != "noise"]
-    return Plan(name, tuple(found), prior, settable and whole and not others)
+    parts = _parts(fn, loops, found) if len(loops) == len(columns) else None
+    return Plan(name, tuple(found), prior, parts or {}, settable and parts is not None)
+
+
+def _parts(fn: Function, loops: Sequence[Node], found: Sequence[Rows]) -> dict[Value, str] | None:
+    """The parts of the noise that loops take, by their numbers of rows; None if they take other per-step inputs."""
+    slices = {node.outputs[0]: node for node in fn.nodes if node.op == "slice" and node.inputs[0] in fn.inputs}
+    parts: dict[Value, str] = {}
+    before: list[str] = []
+    row = 0
+    for node, rows in zip(loops, found, strict=True):
+        tables = node.inputs[node.attrs["invariants"] + node.attrs["carried"] :]
+        drawn = [v for v in tables if v in slices or v in fn.inputs]
+        if len(drawn) > 1 or any((slices[v].inputs[0] if v in slices else v).name != "noise" for v in drawn):
+            return None
+        for v in drawn:
+            if v in slices:
+                if (slices[v].attrs["axis"], slices[v].attrs["start"]) != (0, row):
+                    return None
+                ends = [*before, f'len({rows.name}["t"])']
+                parts[v] = f"[{' + '.join(before)}:{' + '.join(ends)}]"
+            row += rows.total
+            before.append(f'len({rows.name}["t"])')
+    return parts
 
 
 def _rows(

@@ -61,16 +61,10 @@ class Ddim(Ancestral):
     def write(self, script: Script) -> None:
         self.write_grid(script)
         script.start()
-        step = script.function(
-            ddim_step, **self.fixed_eta, noise_of_clipped=self.bound is None or self.noise_of_clipped
-        )
+        own: dict[str, Any] = {"stochastic": True} if self.eta else {"stochastic": False, "eta": 0.0}
+        step = script.function(ddim_step, **own, noise_of_clipped=self.bound is None or self.noise_of_clipped)
         eta = f", {script.argument('eta', self.eta)}" if self.eta else ""
         script.loop(f"{script.evaluation('x0')}(t[:-1])", f"{step}(alpha, sigma{eta})")
-
-    @property
-    def fixed_eta(self) -> dict[str, float]:
-        """`eta` if it is 0: the steps take no noise then."""
-        return {} if self.eta else {"eta": 0.0}
 
 
 def ddim(
@@ -86,18 +80,18 @@ def ddim(
     first-order exponential integrator.
     """
     clipped = clip is None or noise_of_clipped
-    columns = grid.evaluation(predicts, "x0") | ddim_step(grid.alpha, grid.sigma, eta, clipped)
+    columns = grid.evaluation(predicts, "x0") | ddim_step(grid.alpha, grid.sigma, eta, eta > 0.0, clipped)
     body = LINEAR if clipped else UNCLIPPED_NOISE
     return Table("ddim", body, columns, clip=clip, prior=grid.prior)
 
 
-def ddim_step(alpha: Array, sigma: Array, eta: float, noise_of_clipped: bool) -> dict[str, Array]:
+def ddim_step(alpha: Array, sigma: Array, eta: float, stochastic: bool, noise_of_clipped: bool) -> dict[str, Array]:
     """DDIM (Song et al. 2021, equation 12): coefficients of x, of the data (d) and of new noise, with `eta` of DDPM's.
 
     The noise that remains follows from x and the data: direction / sigma * (x - alpha * d).
     """
     direction = sigma[1:]
-    if eta > 0.0:
+    if stochastic:
         noise = eta * np.sqrt(posterior_terms(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])[2])
         direction = np.sqrt(np.maximum(direction**2 - noise**2, 0.0))
     columns = {"x": direction / sigma[:-1]}
@@ -106,7 +100,7 @@ def ddim_step(alpha: Array, sigma: Array, eta: float, noise_of_clipped: bool) ->
     else:
         columns["d"] = alpha[1:]
         columns["unclipped"] = -direction * alpha[:-1] / sigma[:-1]
-    if eta > 0.0:
+    if stochastic:
         columns["noise"] = noise
     return columns
 

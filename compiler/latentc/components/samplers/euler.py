@@ -28,7 +28,7 @@ class Euler(ode.Integrator):
         noisy = self.write_starts(script)
         variable = self.variable(script.target)
         if variable == ode.LEVEL and not noisy:
-            step = script.function(ddim_step, eta=0.0, noise_of_clipped=True)
+            step = script.function(ddim_step, eta=0.0, stochastic=False, noise_of_clipped=True)
             script.loop(f"{script.evaluation('x0')}(start)", f"{step}(alpha, sigma)")
             return
         more = [name for name in ("y_x", "noise") if noisy and (name == "noise" or not script.constant_alpha)]

@@ -6,6 +6,7 @@ the data, has the process's marginals (SiT, Ma et al. 2024, equation 5); w may b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.grid import Grid, evaluation
 from latentc.components.samplers.ode import drift, noisy_steps, trapezoid
 from latentc.components.samplers.script import Script
+from latentc.components.samplers.spacings.levels import OfLevels
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Table
 
@@ -70,8 +72,14 @@ class Stochastic(ArraySampler):
         elif self.timesteps is None:
             script.argument("steps", self.steps)
             script.line("steps -= 1  # besides the last step, which has no noise")
-            self.spacing_of(process).write(script, self.steps - 1, self.interval(target))
-            size = script.argument("last_size", self.last_size)
+            spacing, interval = self.spacing_of(process), self.interval(target)
+            if isinstance(spacing, OfLevels):
+                size = repr(self.last_size)  # the lowest level depends on it
+            else:
+                size = script.argument("last_size", self.last_size)
+                ends = f"{time_of_end(process)!r} {'-' if time_of_end(process) > process.first else '+'} {size}"
+                interval = replace(interval, stop_text=ends)
+            spacing.write(script, self.steps - 1, interval)
         else:
             script.alpha_sigma()
             script.line(f"t = np.array({[float(t) for t in self.timesteps]})")

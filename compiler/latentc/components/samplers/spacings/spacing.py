@@ -21,13 +21,19 @@ class Interval:
 
     `closing`: where a last step leads after the evaluation at `stop`; None: the last step ends at `stop`, where the
     network need not be evaluated. `beyond`: the sampler lays out one timestep more than it has steps and leaves out
-    the lowest, as multistep solvers on a schedule do.
+    the lowest, as multistep solvers on a schedule do. `stop_text`: `stop` as an expression of a schedule's arguments.
     """
 
     start: float
     stop: float
     closing: float | None = None
     beyond: bool = False
+    stop_text: str = ""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """`start` and `stop` as expressions."""
+        return repr(self.start), self.stop_text or repr(self.stop)
 
     def closed(self, points: Array) -> Array:
         """The points, and the closing one."""

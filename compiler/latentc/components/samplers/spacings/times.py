@@ -42,7 +42,7 @@ class Even(Spacing):
 
 
 def _even_text(interval: Interval) -> str:
-    return interval.closed_text(f"np.linspace({interval.start!r}, {interval.stop!r}, {interval.count_text})")
+    return interval.closed_text(f"np.linspace({', '.join(interval.ends)}, {interval.count_text})")
 
 
 class Uniform(Spacing):
@@ -74,11 +74,11 @@ class Quadratic(Spacing):
 
     def write(self, script: Script, steps: int, interval: Interval) -> None:
         script.alpha_sigma()
-        start, stop = interval.start, interval.stop
-        if start > stop >= 0.0:
-            text = f"np.linspace({start!r} ** 0.5, {stop!r} ** 0.5, {interval.count_text}) ** 2"
+        start, stop = interval.ends
+        if interval.start > interval.stop >= 0.0:
+            text = f"np.linspace({start} ** 0.5, ({stop}) ** 0.5, {interval.count_text}) ** 2"
         else:
-            text = f"{stop!r} + ({start!r} - {stop!r}) * np.linspace(1.0, 0.0, {interval.count_text}) ** 2"
+            text = f"{stop} + ({start} - ({stop})) * np.linspace(1.0, 0.0, {interval.count_text}) ** 2"
         script.line(f"t = {interval.closed_text(text)}")
 
 
@@ -100,10 +100,10 @@ class Shifted(Spacing):
 
     def write(self, script: Script, steps: int, interval: Interval) -> None:
         script.alpha_sigma()
-        start, stop, shift = interval.start, interval.stop, script.argument("shift", self.shift)
+        (start, stop), shift = interval.ends, script.argument("shift", self.shift)
         script.line(f"s = np.linspace(0.0, 1.0, {interval.count_text})")
         script.line(f"s = {shift} * s / (1.0 + ({shift} - 1.0) * s)")
-        script.line(f"t = {interval.closed_text(f'{start!r} + ({stop!r} - {start!r}) * s')}")
+        script.line(f"t = {interval.closed_text(f'{start} + ({stop} - {start}) * s')}")
 
 
 __all__ = ["Even", "Quadratic", "Shifted", "Uniform"]
