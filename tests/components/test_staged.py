@@ -94,3 +94,8 @@ def test_a_window_of_all_tokens_leaves_the_convolution_s_gate_unused() -> None:
     params = network_params(lowered, lowered.networks["main"])
     assert not any("depthwise" in path for path in params)
     assert params["blocks.0.adaLN.weight"].type.shape[0] == 7 * 16  # scales and gates, as with a convolution
+
+
+def test_guidance_of_a_network_without_conditions_is_refused() -> None:
+    with pytest.raises(DiagnosticError, match="network `main` takes none"):
+        lower(load_spec("diffit", None, [*DIFFIT, "backbone.conditions=[]"]))

@@ -11,6 +11,7 @@ from latentc.components.coupling import Coupling
 from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Contrast, Guide, Noise
 from latentc.components.kit import Conditions, Operands
+from latentc.components.parts import Refusal
 from latentc.components.processes.process import Kernel
 from latentc.components.samplers.guided import (
     Evaluation,
@@ -196,13 +197,15 @@ def _check(network: Network, conditions: Conditions, table: Table, guides: Seque
     for contrast in (guide.how for guide in guides if isinstance(guide.how, Contrast)):
         changed = contrast.degrade or contrast.worse or contrast.forgets
         if contrast.network is None and not changed and not nullable:
-            raise ValueError(f"guidance needs a condition that can be dropped, but network {network.name} takes none")
+            message = f"guidance needs a condition that can be dropped, but network `{network.name}` takes none"
+            raise Refusal(message, "leave out the guidance, or give the network a condition", ("guidance",))
         if contrast.channels is not None and contrast.channels > channels:
-            raise ValueError(f"{contrast.channels} channels are guided, but the data has {channels}")
+            message = f"{contrast.channels} channels are guided, but the data has {channels}"
+            raise Refusal(message, f"use at most {channels}", ("guidance",))
     if table.body.variance and output_channels(network) != 2 * channels:
-        raise ValueError(
-            f"a learned variance needs {2 * channels} output channels of the network, not {output_channels(network)}"
-        )
+        found = output_channels(network)
+        message = f"a learned variance needs {2 * channels} output channels of the network, not {found}"
+        raise Refusal(message, "let the objective train it: set `objective.variance: learned_range`")
 
 
 def _evaluation_at(
