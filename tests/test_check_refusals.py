@@ -11,10 +11,10 @@ from latentc import api
 from latentc.components import load
 from latentc.components.backbone import Backbone
 from latentc.components.parts import Problem
-from latentc.components.processes.signal import Signal
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import load_spec, rules
 from latentc.spec.schema import place_at
+from latentc.systems.rin.signal import Signal
 
 TOKENS = "data={kind: digits, as: tokens}"
 RIN = "backbone={kind: rin, data_width: 16, width: 32, latents: 6, blocks: 1, layers: 1, patch: 2, heads: 2}"

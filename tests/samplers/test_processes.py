@@ -13,7 +13,6 @@ from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import NUMPY, Numpy, Symbolic
 from latentc.components.processes.prediction import KINDS, conversion, functional
 from latentc.components.processes.process import Parameterization
-from latentc.components.processes.signal import Signal
 from latentc.components.samplers import ode
 from latentc.components.samplers.adams import deis
 from latentc.components.samplers.ddim import ddim
@@ -25,6 +24,7 @@ from latentc.components.samplers.unipc import unipc
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
+from latentc.systems.rin.signal import Signal
 
 VARIANTS = {
     "discrete": [{"schedule": name} for name in ("linear", "scaled_linear", "cosine")],

@@ -10,5 +10,7 @@ COMPONENTS = {
     "objectives": {
         "consistency_distillation": "consistency_distillation",
         "consistency_training": "consistency_training",
+        "easy_consistency_tuning": "easy_consistency_tuning",
     },
+    "samplers": {"consistency": "consistency_sampler"},
 }

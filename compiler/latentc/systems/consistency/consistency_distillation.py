@@ -10,12 +10,12 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network
 from latentc.components.kit import Conditions, Operands
-from latentc.components.objectives._consistency import ConsistencyObjective, Pairs, predicted
 from latentc.components.objectives._distillation import TEACHER, scale_condition, teacher_problems
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Array
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
+from latentc.systems.consistency.consistency_loss import ConsistencyObjective, Pairs, predicted
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

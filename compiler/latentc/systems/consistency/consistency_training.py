@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from latentc.components.contract import Network
 from latentc.components.kit import Conditions, Operands
-from latentc.components.objectives._consistency import ConsistencyObjective, Pairs
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
+from latentc.systems.consistency.consistency_loss import ConsistencyObjective, Pairs
 
 
 class ConsistencyTraining(ConsistencyObjective):

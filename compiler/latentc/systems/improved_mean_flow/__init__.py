@@ -8,6 +8,8 @@ tests/parity/imf.py.
 Rows in docs/systems.yaml: improved_mean_flow.
 """
 
+BASES = ("mean_flow",)
+
 COMPONENTS = {
     "conditions": {"setting": "setting"},
     "networks": {"context_transformer": "context_transformer"},

@@ -14,13 +14,13 @@ from latentc.components import Closed
 from latentc.components.capabilities import Role
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean
-from latentc.components.objectives._average_velocity import AverageVelocity, chosen
 from latentc.components.objectives._common import publish
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.improved_mean_flow.setting import SettingCondition
+from latentc.systems.mean_flow.average_velocity import AverageVelocity, chosen
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

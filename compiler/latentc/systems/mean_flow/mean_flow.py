@@ -23,12 +23,12 @@ from latentc.components.kit import (
     training_method,
     training_noise,
 )
-from latentc.components.objectives._average_velocity import AverageVelocity, chosen
 from latentc.components.objectives._common import publish
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.systems.mean_flow.average_velocity import AverageVelocity, chosen
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -9,4 +9,6 @@ Rows in docs/systems.yaml: pixelcnn.
 
 COMPONENTS = {
     "networks": {"convolution": "convolution", "deconvolution": "deconvolution", "pixelcnn": "pixelcnn"},
+    "objectives": {"pixel_likelihood": "pixel_likelihood"},
+    "samplers": {"pixelwise": "pixelwise"},
 }

@@ -16,9 +16,9 @@ from functools import cache
 from typing import Any
 
 from latentc.components.layers import INITS
-from latentc.components.networks._pixel_streams import pointwise, weights
 from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.systems.pixelcnn.pixel_streams import pointwise, weights
 
 
 @dataclass(frozen=True)

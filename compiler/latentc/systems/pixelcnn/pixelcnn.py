@@ -21,7 +21,6 @@ from latentc.components.condition import Entry, Form, with_operands
 from latentc.components.contract import Network
 from latentc.components.kit.pixels import Categories
 from latentc.components.kit.stacks import entry, stacked
-from latentc.components.networks._pixel_streams import embedded, log_prob_of, pixel_methods, zeros
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.ir.types import B
@@ -34,6 +33,7 @@ from latentc.systems.pixelcnn.gated_stacks import (
     row_layer,
     side_by_side,
 )
+from latentc.systems.pixelcnn.pixel_streams import embedded, log_prob_of, pixel_methods, zeros
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

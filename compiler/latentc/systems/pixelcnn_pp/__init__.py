@@ -8,6 +8,8 @@ Tests: tests/parity/pixelcnn_pp.py.
 Rows in docs/systems.yaml: pixelcnn_pp.
 """
 
+BASES = ("pixelcnn",)
+
 COMPONENTS = {
     "networks": {"pixelcnn_pp": "pixelcnn_pp"},
 }

@@ -19,7 +19,9 @@ import numpy as np
 from latentc.components.kit.pixels import LogisticMixture
 from latentc.components.kit.stacks import entry, stacked
 from latentc.components.layers import INITS
-from latentc.components.networks._pixel_streams import (
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B
+from latentc.systems.pixelcnn.pixel_streams import (
     KERNELS,
     NORMED_STD,
     cell_conv,
@@ -31,8 +33,6 @@ from latentc.components.networks._pixel_streams import (
     weights,
     zeros,
 )
-from latentc.ir.builder import Builder, Var, f32
-from latentc.ir.types import B
 from latentc.systems.pixelcnn_pp.pixel_levels import all_of, cell_level, last, length, row_level, skips_of
 
 

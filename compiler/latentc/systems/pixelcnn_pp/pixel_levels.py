@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from latentc.components.kit.stacks import entry, stacked
-from latentc.components.networks._pixel_streams import cell_block, column, map_block, row_block
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.systems.pixelcnn.pixel_streams import cell_block, column, map_block, row_block
 
 
 @cache

@@ -16,7 +16,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, with_operands
 from latentc.components.contract import Network
 from latentc.components.kit.pixels import LogisticMixture
-from latentc.components.networks._pixel_streams import (
+from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
+from latentc.systems.pixelcnn.pixel_streams import (
     embedded,
     log_prob_of,
     pixel_methods,
@@ -24,8 +26,6 @@ from latentc.components.networks._pixel_streams import (
     shifted_conv,
     weights,
 )
-from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.systems.pixelcnn_pp.pixel_draw import Drawing, upsizing
 from latentc.systems.pixelcnn_pp.pixel_levels import length, map_level, skips_of
 

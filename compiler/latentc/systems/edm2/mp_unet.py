@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.unet.layers import SHAPES, Way
-from latentc.components.blocks.unet.magnitude import MagnitudeBlock, mp_conv
 from latentc.components.condition import Entry, TimeFeatures, with_operands
 from latentc.components.layers import mp_linear
 from latentc.components.networks._levels import LevelsDenoiser, Path, scaled, whole
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.systems.edm2.magnitude import MagnitudeBlock, mp_conv
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

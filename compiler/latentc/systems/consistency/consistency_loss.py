@@ -30,11 +30,11 @@ from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Array, Symbolic
 from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Boundary, Parameterization
-from latentc.components.samplers.consistency import consistent_interval
 from latentc.components.samplers.spacings.spacing import Spacing
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
+from latentc.systems.consistency.consistency_sampler import consistent_interval
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from latentc.components import OneOfThese
-from latentc.components.conditions.span import Span
 from latentc.components.contract import Draw
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.parts import Problem
@@ -21,6 +20,7 @@ from latentc.components.processes.process import Parameterization
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
+from latentc.systems.mean_flow.span import Span
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -14,12 +14,12 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
-from latentc.components.conditions.phased_fourier import PhasedFourier
 from latentc.components.contract import Network, Port
 from latentc.components.layers import mp_linear
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
+from latentc.systems.edm2.phased_fourier import PhasedFourier
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

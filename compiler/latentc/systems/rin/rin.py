@@ -19,10 +19,10 @@ from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, wi
 from latentc.components.conditions._standardized import standardized_embedder
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
-from latentc.components.networks._rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
 from latentc.components.parts import Problem, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
+from latentc.systems.rin.rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

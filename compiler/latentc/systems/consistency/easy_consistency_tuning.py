@@ -17,7 +17,6 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, training_method, training_noise
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, step_of
-from latentc.components.objectives._consistency import problems_of_ends
 from latentc.components.objectives.denoising import Noised, data_of, noised_at
 from latentc.components.parts import Problem
 from latentc.components.processes.edm import Edm
@@ -26,6 +25,7 @@ from latentc.components.processes.process import Boundary, Parameterization
 from latentc.components.sums import Coefficient
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
+from latentc.systems.consistency.consistency_loss import problems_of_ends
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
