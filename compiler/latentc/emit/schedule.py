@@ -152,7 +152,7 @@ def schedule_text(constants: Mapping[str, float], functions: Mapping[str, str]) 
 
 
 def evaluated(text: str, name: str) -> tuple[Any, ...]:
-    """What the schedule `name` of a text returns at its defaults."""
+    """The value of the schedule `name` of a text at its defaults."""
     scope: dict[str, Any] = {"np": np, "math": math}
     exec(compile(text, "schedule", "exec"), scope)  # printed from our own source
     return tuple(scope[name]())
@@ -172,8 +172,8 @@ def formatted(text: str) -> str:
     texts = ["".join(line) for line in lines]
     (tree,) = ast.parse(text).body
     found: list[str] = []
-    told = tree.body[0] if isinstance(tree, ast.FunctionDef) and ast.get_docstring(tree) else None
-    start, stop = (told.lineno - 1, told.end_lineno or 0) if told is not None else (0, 0)
+    doc = tree.body[0] if isinstance(tree, ast.FunctionDef) and ast.get_docstring(tree) else None
+    start, stop = (doc.lineno - 1, doc.end_lineno or 0) if doc is not None else (0, 0)
     for row, line in enumerate(texts):
         indent = line[: len(line) - len(line.lstrip())]
         if start <= row < stop:
