@@ -256,7 +256,7 @@ def _training_noise(p: Printer, n: Node) -> Text:
 
 
 def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"] = "") -> Row:
-    """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how that flag is passed."""
+    """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how it is passed."""
 
     def row(p: Printer, n: Node) -> Text:
         args = [p.arg(v) for v in n.inputs] + [Text(p.training)] * (training == "last")
