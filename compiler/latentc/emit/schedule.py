@@ -102,7 +102,10 @@ class Schedules:
         clash = any(self.functions.get(key, text) != text for key, text in functions.items())
         if clash or any(self.constants.get(key, value) != value for key, value in constants.items()):
             return None
-        made = evaluated(schedule_text(constants, functions), name)
+        try:
+            made = evaluated(schedule_text(constants, functions), name)
+        except Exception:  # a component's formula may use anything, which the text may lack; its tables are right
+            return None
         plan = _plan(name, module.functions[entry], module, made, bool(script.arguments))
         if plan is not None:
             self.functions |= functions
