@@ -40,13 +40,14 @@ assert np.abs(api.sample("bundle", [1, 2, 3], given={"angle": angle + 1.0}) - sa
 
 write_random_weights(Path("variational.yaml"), Path("vae.safetensors"), 0.2)
 given = {"x": x, "noise": rng.standard_normal((3, 4, 4, 4), "f4")}
-by_oracle, by_torch = (api.loss("variational.yaml", "vae.safetensors", given, backend) for backend in ("oracle", "torch"))
+spec, weights = "variational.yaml", "vae.safetensors"
+by_oracle, by_torch = (api.loss(spec, weights, given, backend) for backend in ("oracle", "torch"))
 assert by_oracle.keys() == {"loss", "reconstruction", "divergence"}
 for name, value in by_oracle.items():
     assert abs(by_torch[name] - value) <= 1e-5 * abs(value), name
 assert abs(by_oracle["loss"] - by_oracle["reconstruction"] - by_oracle["divergence"]) < 1e-5 * by_oracle["loss"]
 assert by_oracle["reconstruction"] > 64 * np.log(0.5 * np.sqrt(2 * np.pi))  # that of no error
-api.compile("variational.yaml", "vae.safetensors", "vae")
+api.compile(spec, weights, "vae")
 samples = [api.sample("vae", count=3, backend=backend) for backend in backends]
 for other in samples[1:]:
     assert np.abs(other - samples[0]).max() <= 1e-4 * np.abs(samples[0]).max()
