@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's five components, followed to the letter in a copy of the compiler."""
+"""CONTRIBUTING.md's seven components, followed to the letter in a copy of the compiler."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ for other in samples[1:]:
     assert np.abs(other - samples[0]).max() <= 1e-4 * np.abs(samples[0]).max()
 assert np.abs(api.sample("bundle", [1, 2, 3], given={"angle": angle + 1.0}) - samples[0]).max() > 1e-3
 
+write_random_weights(Path("variational.yaml"), Path("vae.safetensors"), 0.2)
+given = {"x": x, "noise": rng.standard_normal((3, 4, 4, 4), "f4")}
+spec, weights = "variational.yaml", "vae.safetensors"
+by_oracle, by_torch = (api.loss(spec, weights, given, backend) for backend in ("oracle", "torch"))
+assert by_oracle.keys() == {"loss", "reconstruction", "divergence"}
+for name, value in by_oracle.items():
+    assert abs(by_torch[name] - value) <= 1e-5 * abs(value), name
+assert abs(by_oracle["loss"] - by_oracle["reconstruction"] - by_oracle["divergence"]) < 1e-5 * by_oracle["loss"]
+assert by_oracle["reconstruction"] > 64 * np.log(0.5 * np.sqrt(2 * np.pi))  # that of no error
+api.compile(spec, weights, "vae")
+samples = [api.sample("vae", count=3, backend=backend) for backend in backends]
+for other in samples[1:]:
+    assert np.abs(other - samples[0]).max() <= 1e-4 * np.abs(samples[0]).max()
+assert samples[0].std() > 1e-3
+
 import os, sys
 np.savez("turned.npz", x=rng.standard_normal((8, 1, 8, 8), "f4"), y=np.arange(8), angle=np.ones((8, 1), "f4"))
 api.emit("spec.yaml", "project")
@@ -64,12 +79,15 @@ def test_the_components_of_the_page_work_on_every_backend(tmp_path):
         "conditions",
         "processes",
         "samplers",
+        "objectives",
+        "samplers",
         "optimizers",
     ]
     for file, text in files:
         (tmp_path / "compiler/latentc" / file).write_text(text, encoding="utf-8")
-    (spec,) = re.findall(r"```yaml\n(latentc: 1\nname: turned.*?)```", page, flags=re.DOTALL)
-    (tmp_path / "spec.yaml").write_text(spec, encoding="utf-8")
+    for name, file in (("turned", "spec.yaml"), ("variational", "variational.yaml")):
+        (spec,) = re.findall(rf"```yaml\n(latentc: 1\nname: {name}.*?)```", page, flags=re.DOTALL)
+        (tmp_path / file).write_text(spec, encoding="utf-8")
     paths = [tmp_path / "compiler", ROOT / "runtime", ROOT / "tests"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     run = subprocess.run(

@@ -558,36 +558,6 @@ def guide(both: Tensor, scale: Tensor, channels: int | None = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Update:
-    """One optimiser step that minimises `loss` over the weights of the networks in `trained`.
-
-    Arguments of the loss: the networks in `networks`, the data's arrays in `batch`, the random inputs from
-    `draws(size, generator)`, the round number if `takes_round`, and the training step if `takes_step`.
-    It returns the value to minimise, then further metrics; `metrics` names all of them.
-    `differentiates`: the loss contains gradients with respect to network inputs. `partial`: it leaves some
-    network outputs unused, so that some weights get no gradient. The update runs from step `start` on, in
-    the first `span` of every `every` steps (one that `rests`: in all steps but these), and trains on the
-    first of every `reference` samples.
-    """
-
-    loss: Callable[..., Tensor | tuple[Tensor, ...]]
-    networks: tuple[str, ...]
-    trained: tuple[str, ...]
-    batch: tuple[str, ...]
-    draws: Callable[[int, torch.Generator], dict[str, Tensor]]
-    metrics: tuple[str, ...]
-    takes_round: bool = False
-    takes_step: bool = False
-    differentiates: bool = False
-    partial: bool = False
-    start: int = 0
-    every: int = 1
-    span: int = 1
-    rests: bool = False
-    reference: int = 1
-
-
-@dataclass(frozen=True)
 class Rollout:
     """Samples that the networks draw in training, on which all optimiser steps of a step are made.
 

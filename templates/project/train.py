@@ -101,10 +101,18 @@ def start_layers(
         batch = next(feed) if update.batch else {}
         inputs = {name: batch[name] for name in update.batch}
         inputs |= update.draws(size, generator(config["train"]["seed"], 4, turn, run.rank, 0))
+        # region round
         if update.takes_round:
             inputs["round"] = torch.tensor(0)
+        # endregion
+        # region training_step
         if update.takes_step:
             inputs["training_step"] = torch.tensor(0)
+        # endregion
+        # region renamed
+        arguments = dict(update.renamed)
+        inputs = {arguments.get(name, name): value for name, value in inputs.items()}
+        # endregion
         inputs = {name: value.to(home) for name, value in inputs.items()}
         models = [networks[name] for name in update.networks]
         given = [n for n, role in roles.items() if role.get("pretrained") or role.get("copy_of")]
@@ -252,17 +260,27 @@ def gradients(
         piece = sliced(batch, part, parts)
         key = (train["seed"], 4, step * len(UPDATES) + turn, run.rank, part)
         inputs = {**piece, **update.draws(size, generator(*key))}
+        # region round
         if update.takes_round:
             inputs["round"] = torch.tensor(of_round.number)
+        # endregion
+        # region training_step
         if update.takes_step:
             inputs["training_step"] = torch.tensor(step)
+        # endregion
+        # region renamed
+        arguments = dict(update.renamed)
+        inputs = {arguments.get(name, name): value for name, value in inputs.items()}
+        # endregion
         inputs = {k: v.to(run.device, non_blocking=True) for k, v in inputs.items()}
         last = part == parts - 1
         if run.parallel == "fsdp":
             for model in trained:
                 model.set_requires_gradient_sync(last)
+                # region differentiates
                 # Differentiated twice: the second backward pass needs the weights gathered for the first.
                 model.set_reshard_after_backward(not update.differentiates)
+                # endregion
         with ExitStack() as quiet:
             if run.parallel == "ddp" and not last:
                 for model in trained:
@@ -280,13 +298,17 @@ def gradients(
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = outputs[0] * (scaling(train) / parts)
             # endregion
+            # region partial
             if run.parallel == "ddp" and update.partial:  # DDP expects a gradient for every weight
                 loss = loss + 0 * sum(p.sum() for model in trained for p in model.parameters())
+            # endregion
             loss.backward()
+        # region differentiates
         if run.parallel == "fsdp" and update.differentiates:
             for model in trained:
                 model.set_reshard_after_backward(True)
                 reshard(model)
+        # endregion
         values = [o.detach() / parts for o in outputs]
         totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
     # region fp16
@@ -373,10 +395,14 @@ def preview(
 
 def check(config: dict[str, Any], run: Run) -> None:
     train = config["train"]
-    reference = max(update.reference for update in UPDATES)
-    share = run.world * train["accumulate"] * reference
-    if train["batch_size"] % share:
-        size, factors = train["batch_size"], "processes x accumulate" + " x reference" * (reference > 1)
+    # region reference
+    share = run.world * train["accumulate"] * max(update.reference for update in UPDATES)
+    factors = "processes x accumulate x reference"
+    # endregion
+    # region alone
+    share, factors = run.world * train["accumulate"], "processes x accumulate"
+    # endregion
+    if (size := train["batch_size"]) % share:
         raise SystemExit(f"batch_size: {size} is not divisible by {factors} = {share}")
     rounds = config.get("rounds", {}).get("count", 1)
     if train["steps"] < rounds:
@@ -504,9 +530,10 @@ def main() -> None:
             batch = fetched(saves=turn == 0) if update.batch else {}
             batch = {name: batch[name] for name in update.batch}
             # endregion
-            due = step >= update.start and step % update.every < update.span
-            if due == update.rests:
+            # region timed
+            if not update.due(step):
                 continue
+            # endregion
             metrics[update] = train_step(
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
             )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 from commands import ROOT, commands, execute
+from own_packages import fresh
 from pages import GIVEN
 
 from latentc.cli import app
@@ -16,6 +17,10 @@ from latentc.cli import app
 PAGES = [page for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]) if commands(page)]
 
 
+__all__ = ["fresh"]
+
+
+@pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forked import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_specs import CASES, lowered
@@ -21,12 +23,15 @@ from latentc.emit import names as reserved
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import imports, model_source, networks_file
+from latentc.emit.project import project_from_lowered
 from latentc.emit.text import identifier
 from latentc.ir.builder import ModuleBuilder, f32, items, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OpError
 from latentc.ir.types import B, Named, Sym
+from latentc.lower import lower
+from latentc.spec import load_spec
 
 LAYERS = (
     *(nn.Module(), nn.ModuleDict(), nn.ModuleList(), nn.Linear(1, 1), nn.Conv2d(1, 1, 1), nn.Embedding(1, 1)),
@@ -218,3 +223,24 @@ def test_the_lists_are_complete() -> None:
     assert public(LAYERS[0]) <= reserved.MODULE
     assert public(LAYERS[1]) | public(LAYERS[2]) <= reserved.MODULE | reserved.CONTAINER
     assert set().union(*map(public, LAYERS[3:])) <= reserved.MODULE | reserved.LAYER
+
+
+def test_a_project_trains_and_samples_with_conditions_of_any_name(tmp_path: Path) -> None:
+    """Arrays reach the loss and the sampler under the names of the data, which are no arguments in Python."""
+    names = ("lambda", "map", "torch", "np", "training")
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((16, 2)).astype(np.float32) for name in names}
+    np.savez(tmp_path / "train.npz", x=rng.uniform(-1, 1, (16, 1, 8, 8)).astype(np.float32), **arrays)
+    fields = ", ".join(f"{name}: {{shape: [2]}}" for name in names)
+    conditions = [f"conditioning.{name}={{kind: vector}}" for name in names]
+    sizes = ["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2", "sampler.guidance=null"]
+    data = f"data={{kind: npz, path: {tmp_path}/train.npz, shape: [1, 8, 8], fields: {{{fields}}}}}"
+    spec = load_spec("digits_dit", None, [data, "conditioning.class=null", "sampler.steps=1", *sizes, *conditions])
+    project_from_lowered(lower(spec), spec, tmp_path / "project")
+    flags = ["--steps", "1", "--batch_size", "4", "--sample_every", "null", "--workers", "0"]
+    done = python(tmp_path / "project", "train.py", *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    weights = ["--weights", "runs/train/weights.safetensors"]
+    given = [word for name in names for word in ("--given", f"{name}={tmp_path}/train.npz")]
+    done = python(tmp_path / "project", "sample.py", *weights, *given, "--count", "16", "-o", "x.npz")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -38,6 +38,10 @@ def test_golden(case: str, name: str, golden: Callable[[str, str], None]) -> Non
     golden(f"emit/{case}/{name}.txt", files_of(case)[name])
 
 
+def test_golden_schedule(golden: Callable[[str, str], None]) -> None:
+    golden("emit/digits-dit/schedule.py.txt", files_of("digits-dit")["schedule.py"])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_ruff_has_nothing_to_say(case: str, tmp_path: Path) -> None:
     for name, text in files_of(case).items():

@@ -65,6 +65,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         for name in ("silu", "softplus", "mish", "elu", "erf", "abs", "floor", "stop_gradient")
     },
     **{name: [((X,), op(name), 0.1, 3)] for name in ("log", "sqrt", "rsqrt")},
+    "acos": [((X,), op("acos"), -1, 1)],
     **{
         name: [((X, f32(4, 1)), op(name), 0.5, 2), ((IDX, i64(4)), op(name), 1, 5)]
         for name in ("add", "sub", "mul", "maximum", "minimum", "equal", "less", "less_equal", "greater")

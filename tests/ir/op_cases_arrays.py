@@ -31,6 +31,7 @@ for _name, _fn in UNARY.items():
     CASES[_name] = lambda d, fn=_fn, attrs=_attrs: Case([d.floats(*d.shape())], fn, attrs)
 for _name, _fn in POSITIVE.items():
     CASES[_name] = lambda d, fn=_fn: Case([d.floats(*d.shape(), low=0.1)], fn)
+CASES["acos"] = lambda d: Case([d.floats(*d.shape(), low=-0.9, high=0.9)], torch.acos)
 BINARY = {n: getattr(torch, n) for n in ("add", "sub", "mul", "div", "pow", "maximum", "minimum")}
 
 

@@ -14,7 +14,8 @@ from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.script import RENAMED
 from latentc.components.samplers.table import DATA, DATA_PART, GUIDES, NOT_COEFFICIENTS, Table
-from latentc.emit.schedule import evaluated, schedule_function
+from latentc.emit.schedule import Schedules, evaluated, schedule_function
+from latentc.ir.builder import ModuleBuilder
 
 PROCESSES = {name: cls for name, cls in load("processes").items() if issubclass(cls, Process)}
 SAMPLERS = {name: cls for name, cls in load("samplers").items() if issubclass(cls, ArraySampler)}
@@ -187,6 +188,34 @@ def test_options_of_processes(process: dict[str, Any]) -> None:
     target = Parameterization(made, "flow_velocity" if made.ODE == "time" else "noise")
     assert compared(SAMPLERS["ddim"](kind="ddim", steps=7), target)
     assert compared(SAMPLERS["heun"](kind="heun", steps=7, spacing="karras", over="level"), target)
+
+
+HELD = {"sigma": lambda t: 1.0 - t}
+
+
+class Held(PROCESSES["interpolant"]):  # type: ignore[name-defined,misc]
+    """A process whose formula uses what its text cannot have."""
+
+    def sigma(self, m: Any, t: Any) -> Any:
+        return HELD["sigma"](t)
+
+
+class Stray(PROCESSES["interpolant"]):  # type: ignore[name-defined,misc]
+    """A process with a formula that cannot be printed."""
+
+    def alpha(self, m: Any, t: Any) -> Any:
+        return m.exp(m.log(self.EXAMPLE and t))
+
+
+@pytest.mark.parametrize("cls", [Held, Stray])
+def test_formulas_that_cannot_be_printed_leave_the_tables(cls: type[Process]) -> None:
+    sampler = SAMPLERS["euler"](kind="euler", steps=3)
+    target = Parameterization(cls(kind="interpolant"), "flow_velocity")
+    module = ModuleBuilder()
+    module.function("f").finish()
+    script = sampler.schedule(target)
+    if script is not None:
+        assert Schedules().add("f", script, module.finish(), "f", "Steps") is None
 
 
 def test_a_changed_formula_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the verbs share."""
+"""Helpers shared by the verbs."""
 
 from __future__ import annotations
 

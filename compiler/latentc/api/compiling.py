@@ -43,11 +43,11 @@ def compile(
 
     `weights`: files, or arrays by name; None for the spec's `checkpoints`. `steps`: the step counts it can sample in,
     the default first; none for the spec's. `form` and `max_batch` override the spec's `target`. `by_reference` leaves
-    the weights where they are. `progress` is told each stage. `run`: sample once with the finished bundle, which opens
-    it with all its weights, and refuse one that fails. `check`: then also compare one evaluation with the oracle's.
-    With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine that is too
-    slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
-    to E0413 (weights), E0501 to E0503, E0512, E0513, E0703, E0708, E0801 to E0806.
+    the weights where they are. `progress` is called with each stage. `run`: sample once with the finished bundle, which
+    opens it with all its weights, and refuse one that fails. `check`: then also compare one evaluation with the
+    oracle's. With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine
+    that is too slow or too far off is refused, unless `force`. `warn` is called with every deviation from the request.
+    Raises DiagnosticError: E0401 to E0413 (weights), E0501 to E0503, E0512, E0513, E0703, E0708, E0801 to E0806.
     """
     from latentc.class_names import with_known_names
     from latentc.components.first_stage import FIRST_STAGE

@@ -1,4 +1,4 @@
-"""What a spec says and comes to, and what latentc itself has to say."""
+"""Verbs that read: checks, reports and plans of a spec, explanations of codes, the state of this machine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(
 
 
 def notes(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> tuple[str, ...]:
-    """What `extends`, a variant and `overrides` did that the author of a spec may not expect, a line each.
+    """Notes on effects of `extends`, a variant and `overrides` that the author may not expect, one line each.
 
     Nothing for standard input, which can be read once, and for what is not a spec.
     """
@@ -164,7 +164,7 @@ def why(source: Source, rule: str, variant: str | None = None, overrides: Sequen
 def show(
     source: Source, variant: str | None = None, overrides: Sequence[str] = (), svg: Path | str | None = None
 ) -> dict[str, FunctionReport]:
-    """What each network and each sampler of a spec comes to, by entry: weights, flops, memory, part by part.
+    """Costs of each network and each sampler of a spec, by entry: weights, FLOPs, memory, part by part.
 
     `svg`: a file to draw the first network into. DiagnosticError E0412.
     """
@@ -204,7 +204,7 @@ def class_names(
 
 
 def plan(source: Source, request: str, variant: str | None = None, overrides: Sequence[str] = ()) -> Plan:
-    """What training the spec takes on the accelerators of a request (`gpus=256,h100`): memory, traffic, time, limits.
+    """Costs of training the spec on the accelerators of a request (`gpus=256,h100`): memory, traffic, time, limits.
 
     DiagnosticError E0708 (no objective), E0740 (the request was not understood).
     """
@@ -225,7 +225,7 @@ def hoisting(source: Source, variant: str | None = None, overrides: Sequence[str
 
 
 def doctor() -> Health:
-    """What works on this machine."""
+    """Diagnosis of this machine."""
     from latentc.measure.doctor import diagnose
 
     return diagnose()

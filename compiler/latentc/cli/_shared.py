@@ -1,4 +1,4 @@
-"""What the verbs share: their arguments, and how they print."""
+"""Shared by the verbs: their arguments, and how they print."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def describe(bar: Any, what: str) -> None:
 
 
 def advancing(bar: Any) -> Callable[..., None]:
-    """What moves a bar: `(done, total, what)`."""
+    """A callback that moves a progress bar: `(done, total, what)`."""
 
     def progress(done: int, total: int, what: str | None = None) -> None:
         bar.total, bar.bar_format = total, None

@@ -52,7 +52,7 @@ class Sources:
 
     def expression(self, owner: Any, name: str) -> str | None:
         """A formula of a component as an expression of t; None if it is not just one."""
-        body = _Printed(self, getattr(type(owner), name), owner, {}).tree.body
+        body = _printed(self, getattr(type(owner), name), owner, {}).body
         (result,) = body[1:] if len(body) == 2 and _is_text(body[0]) else body[:1]
         if len(body) > 2 or not isinstance(result, ast.Return) or result.value is None:
             return None
@@ -78,10 +78,18 @@ class Sources:
         if self._of.setdefault(name, key) != key:
             raise NoSourceError(f"two functions are called {name}")
         if name not in self.functions:
-            tree = _Printed(self, fn, owner, static).tree
+            tree = _printed(self, fn, owner, static)
             tree.name = name
             self.functions[name] = ast.unparse(tree)
         return name
+
+
+def _printed(sources: Sources, fn: Callable[..., Any], owner: Any, static: Mapping[str, Any]) -> ast.FunctionDef:
+    """A function's definition, specialised. NoSourceError: it has no source, or uses what cannot be printed."""
+    try:
+        return _Printed(sources, fn, owner, static).tree
+    except (AssertionError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError) as error:
+        raise NoSourceError(f"`{getattr(fn, '__name__', fn)}` cannot be printed: {error}") from error
 
 
 class _Printed(ast.NodeTransformer):

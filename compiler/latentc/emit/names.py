@@ -14,7 +14,9 @@ IMPORTED = frozenset(
 IMPORTED |= frozenset(("Callable", "Mapping", "Any", "dataclass"))
 """Names that model.py, objective.py and sampler.py import."""
 
-DEFINED = frozenset(("CONSTANTS", "NETWORKS", "CONDITIONS", "SETTINGS", "PROGRAMS", "UPDATES", "ROLLOUT", "table"))
+DEFINED = frozenset(
+    ("CONSTANTS", "NETWORKS", "CONDITIONS", "SETTINGS", "PROGRAMS", "UPDATES", "ROLLOUT", "Update", "table")
+)
 """Names that these files define or take from constants.py, beside helpers."""
 
 BUILTINS = frozenset(("dict", "enumerate", "float", "int", "len", "list", "map", "range", "reversed", "super"))

@@ -256,7 +256,7 @@ def _training_noise(p: Printer, n: Node) -> Text:
 
 
 def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"] = "") -> Row:
-    """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how it is told."""
+    """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how it is passed."""
 
     def row(p: Printer, n: Node) -> Text:
         args = [p.arg(v) for v in n.inputs] + [Text(p.training)] * (training == "last")
@@ -269,7 +269,7 @@ def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"
 TORCH: dict[str, Row] = {
     **SHAPES,
     "neg": lambda p, n: Text(f"-{p.arg(n.inputs[0]).at(UNARY)}", UNARY),
-    **{f: _function(f"torch.{f}") for f in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "atan")},
+    **{f: _function(f"torch.{f}") for f in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "atan", "acos")},
     **{f: _function(f"torch.{f}") for f in ("tanh", "sigmoid", "erf")},
     **{f: _function(f"torch.{f}") for f in ("abs", "floor")},
     **{f: _function(f"F.{f}") for f in ("relu", "silu", "softplus", "mish", "elu", "linear")},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from latentc.components.optimizer import Optimizer
 from latentc.emit.model import assembled, in_support
 from latentc.emit.text import commas, docstring, layout, literal
+from latentc.emit.updates import regions_of
 from latentc.ir.core import Module, walk
 from latentc.spec.sections import PowerEma, WarmEma
 from latentc.templates import rendered, template
@@ -21,18 +22,23 @@ _PRECISIONS = 'one_of("fp32", "bf16")'
 
 
 def training_files(
-    train: Train, module: Module | None = None, rolls_out: bool = False, grown: bool = False
+    train: Train,
+    module: Module | None = None,
+    rolls_out: bool = False,
+    grown: bool = False,
+    updates: Collection[str] = (),
 ) -> dict[str, str]:
     """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, orthogonal.py, ema.py,
     reconstruct.py, batch_norm.py, weight_norm.py, rollouts.py.
 
     `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw; `grown`: the
-    decay of an average rises with time grids.
+    decay of an average rises with time grids. `updates`: the optional fields that the class Update has.
     """
     chosen = _chosen(train)
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
     extras = _extras(train)
     regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches", "grown" if grown else "even"}
+    regions |= regions_of(updates)
     regions |= {"patterns"} if {"undecayed", "first_layer"} & extras else set()
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
     undecayed = "undecayed" in extras
@@ -58,12 +64,15 @@ def training_files(
     return {"train.py": with_regions(template("project/train.py"), regions), **in_support(files)}
 
 
-_REGION = re.compile(r"^ *# region (\w+)\n(.*?)^ *# endregion\n", re.MULTILINE | re.DOTALL)
+_REGION = re.compile(r"^ *# region (\w+)\n((?:(?! *# region).*\n)*?) *# endregion\n", re.MULTILINE)  # innermost
 
 
 def with_regions(text: str, kept: Collection[str]) -> str:
     """A template with the regions `kept` (`# region NAME` to `# endregion`), without their marks and all others."""
-    return _REGION.sub(lambda found: found[2] if found[1] in kept else "", text)
+    before = ""
+    while text != before:
+        before, text = text, _REGION.sub(lambda found: found[2] if found[1] in kept else "", text)
+    return text
 
 
 def _regions(train: Train, module: Module | None) -> set[str]:

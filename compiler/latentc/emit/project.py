@@ -27,6 +27,7 @@ from latentc.emit.helpers import helper_source
 from latentc.emit.model import ModelFile, assembled, in_support, model_file, networks_file
 from latentc.emit.optimizers import optimizer_settings, training_files
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
+from latentc.emit.updates import update_class
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym
 from latentc.templates import rendered, template
@@ -131,7 +132,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     config = {**config_of(spec, lowered.updates), "model": offered_sizes(model, spec)}
     rolls_out = any(update.rollout for update in lowered.updates)
     grown = any("grids" in role for role in config.get("roles", {}).values())
-    files |= training_files(spec.train, lowered.module, rolls_out, grown)
+    files |= training_files(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
@@ -263,6 +264,7 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
     parts: list[str] = []
     listing: list[str] = []
     steps: list[str] = []
+    used: dict[str, None] = {}
     for update in lowered.updates:
         prefix = f"{update.name}_" if update.name else ""
         entry = lowered.module.entries[update.loss]
@@ -270,17 +272,9 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         parts.append(_draws(update, lowered.module.functions[entry], f"{prefix}draws"))
         words = [loss, *(literal(v).code for v in (tuple(functions.networks(entry)), update.networks, update.batch))]
         words += [f"{prefix}draws", literal(update.metrics or ("loss",)).code]
-        if any(v.name == "round" for v in lowered.module.functions[entry].inputs):
-            words.append("takes_round=True")
-        if any(v.name == "training_step" for v in lowered.module.functions[entry].inputs):
-            words.append("takes_step=True")
-        words += [f"start={update.start}"] if update.start else []
-        words += [f"every={update.every}"] if update.every > 1 else []
-        words += [f"span={update.span}"] if update.span > 1 else []
-        words += ["rests=True"] if update.rests else []
-        words += [f"reference={update.reference}"] if update.reference > 1 else []
-        words += ["differentiates=True"] if _differentiates(lowered.module, entry) else []
-        words += ["partial=True"] if update.partial or _leaves_out(lowered.module, entry) else []
+        fields = _fields_of(update, lowered.module, entry)
+        used |= dict.fromkeys(fields)
+        words += [f"{name}={literal(value).code}" for name, value in fields.items()]
         made = call("Update", words).code
         if update.name:
             listing += layout("", f"{identifier(update.name.upper())} = {made}")
@@ -288,10 +282,35 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
     listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
     rollouts = [update.rollout for update in lowered.updates if update.rollout is not None]
     listing += [line for rollout in rollouts for line in layout("", f"ROLLOUT = {_rollout(rollout)}")]
-    records = ["Update", *(["Rollout"] if rollouts else [])]
-    body = "\n\n".join([*_helpers(functions, *records), *functions.texts, *parts, "\n".join(listing) + "\n"])
+    defined = [update_class(used), *_helpers(functions, *(["Rollout"] if rollouts else []))]
+    body = "\n\n".join([*defined, *functions.texts, *parts, "\n".join(listing) + "\n"])
     head = docstring("The losses, their random inputs, and the networks that each update trains.", "")
     return assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
+
+
+def fields_used(lowered: Lowered) -> set[str]:
+    """The optional fields that some update in objective.py has."""
+    entries = lowered.module.entries
+    return {name for u in lowered.updates for name in _fields_of(u, lowered.module, entries[u.loss])}
+
+
+def _fields_of(update: Update, module: Module, entry: str) -> dict[str, Any]:
+    """The optional fields of an update in objective.py that do not have their defaults."""
+    inputs = [v.name for v in module.functions[entry].inputs]
+    renamed = tuple((name, identifier(name)) for name in inputs if identifier(name) != name)
+    fields = {
+        "renamed": renamed,
+        "takes_round": "round" in inputs,
+        "takes_step": "training_step" in inputs,
+        "start": update.start,
+        "every": update.every if update.every > 1 else None,
+        "span": update.span if update.span > 1 else None,
+        "rests": update.rests,
+        "reference": update.reference if update.reference > 1 else None,
+        "differentiates": _differentiates(module, entry),
+        "partial": update.partial or _leaves_out(module, entry),
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _differentiates(module: Module, function: str) -> bool:
@@ -326,7 +345,8 @@ def _rollout(rollout: Rollout) -> str:
 
 def _helpers(functions: Functions, *records: str) -> list[str]:
     """Definitions of the dataclasses `records` and of the helpers that the functions of this file call."""
-    return [helper_source(records), *([helper_source(functions.helpers)] if functions.helpers else [])]
+    defined = [helper_source(records)] if records else []
+    return [*defined, *([helper_source(functions.helpers)] if functions.helpers else [])]
 
 
 def _draws(update: Update, loss: Function, name: str) -> str:

@@ -102,7 +102,10 @@ class Schedules:
         clash = any(self.functions.get(key, text) != text for key, text in functions.items())
         if clash or any(self.constants.get(key, value) != value for key, value in constants.items()):
             return None
-        made = evaluated(schedule_text(constants, functions), name)
+        try:
+            made = evaluated(schedule_text(constants, functions), name)
+        except Exception:  # a component's formula may use anything, which the text may lack; its tables are right
+            return None
         plan = _plan(name, module.functions[entry], module, made, bool(script.arguments))
         if plan is not None:
             self.functions |= functions
@@ -152,7 +155,7 @@ def schedule_text(constants: Mapping[str, float], functions: Mapping[str, str]) 
 
 
 def evaluated(text: str, name: str) -> tuple[Any, ...]:
-    """What the schedule `name` of a text returns at its defaults."""
+    """The value of the schedule `name` of a text at its defaults."""
     scope: dict[str, Any] = {"np": np, "math": math}
     exec(compile(text, "schedule", "exec"), scope)  # printed from our own source
     return tuple(scope[name]())
@@ -172,8 +175,8 @@ def formatted(text: str) -> str:
     texts = ["".join(line) for line in lines]
     (tree,) = ast.parse(text).body
     found: list[str] = []
-    told = tree.body[0] if isinstance(tree, ast.FunctionDef) and ast.get_docstring(tree) else None
-    start, stop = (told.lineno - 1, told.end_lineno or 0) if told is not None else (0, 0)
+    doc = tree.body[0] if isinstance(tree, ast.FunctionDef) and ast.get_docstring(tree) else None
+    start, stop = (doc.lineno - 1, doc.end_lineno or 0) if doc is not None else (0, 0)
     for row, line in enumerate(texts):
         indent = line[: len(line) - len(line.lstrip())]
         if start <= row < stop:

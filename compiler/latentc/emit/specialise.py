@@ -1,4 +1,4 @@
-"""What a class of optional parts is for one choice of them, in a form that does not depend on how it is written."""
+"""A class of optional parts, specialised to one choice of them, in a form independent of how it is written."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _sizes(target: Target) -> tuple[tuple[int, int, int], ...]:
 
 
 def _builder(target: Target) -> Plans:
-    """What the engine's builder can do."""
+    """Capabilities of the engine's plan builder."""
     plans = ENGINES[target.engine].plans
     assert plans is not None  # see `with_profiles`
     return plans

@@ -51,7 +51,7 @@ MARKER = "latentc.json"
 
 @dataclass(frozen=True)
 class Deployment:
-    """What was written: the model that clients call, its kind, the reason for that kind, and all models."""
+    """A written repository: the model that clients call, its kind, the reason for that kind, and all models."""
 
     model: str
     kind: Literal["ensemble", "sampler"]

@@ -26,6 +26,8 @@ class Appending:
         """cosine."""
     def atan(self, x: Operand, /, *, out: str = ...) -> Var:
         """inverse tangent, from -pi / 2 to pi / 2."""
+    def acos(self, x: Operand, /, *, out: str = ...) -> Var:
+        """inverse cosine, from 0 to pi."""
     def tanh(self, x: Operand, /, *, out: str = ...) -> Var:
         """hyperbolic tangent."""
     def sigmoid(self, x: Operand, /, *, out: str = ...) -> Var:

@@ -47,7 +47,7 @@ Flags = tuple[bool, ...]
 
 @dataclass(frozen=True)
 class Saved:
-    """What one run of a function saves: bytes of values it computes, and which of its inputs and outputs."""
+    """Saved for the backward pass of one call: bytes of computed values, and which inputs and outputs."""
 
     bytes: int
     inputs: frozenset[int]
@@ -100,7 +100,7 @@ class Activations:
         return fn, self.run(fn, nothing, nothing, False, False)
 
     def run(self, fn: Function, active: Flags, low: Flags, training: bool, inside: bool) -> Saved:
-        """What `fn` saves if its inputs `active` require gradients and those in `low` are bfloat16.
+        """Values that `fn` saves if its inputs `active` require gradients and those in `low` are bfloat16.
 
         `training`: its weights get gradients; `inside`: it is part of a block that runs again.
         """

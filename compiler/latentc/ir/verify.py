@@ -64,7 +64,7 @@ def _node_types(module: Module, node: Node, calls: _Calls) -> Sequence[TensorTyp
 
 
 def _node_fault(module: Module, node: Node, calls: _Calls) -> str | None:
-    """What is wrong with a node on its own, at any stage, or None."""
+    """The fault of a node on its own, at any stage, or None."""
     if node.op not in OPS and node.op not in CONTROL:
         return f"unknown op {node.op}"
     for name, kind in (CONTROL[node.op].attrs if node.op in CONTROL else {}).items():
@@ -129,7 +129,7 @@ def _verify_function(module: Module, fn: Function, called: tuple[Function, ...])
 
 
 def _recipe_fault(param: Param) -> str:
-    """What is wrong with a param's recipe, or ""; the param may have another float dtype than the recipe."""
+    """The fault of a parameter's recipe, or ""; the parameter's float dtype may differ from the recipe's."""
     if param.recipe is None:
         return ""
     try:

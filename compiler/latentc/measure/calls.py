@@ -167,7 +167,7 @@ def with_rows(array: Array, type: TensorType, rows: Array) -> Array:
 
 
 def operands_shown(module: Module, entry: str, calls: Sequence[Call]) -> Module:
-    """`entry` with all operands of `calls`, in their order, behind its own outputs."""
+    """`entry` with all operands of `calls`, in their order, as outputs after its own."""
     work = _Showing(module)
     name = work.function(module.entries[entry], [call.path for call in calls])
     return Module(dict(work.owner.functions), {**module.entries, entry: name})
@@ -178,7 +178,7 @@ class _Showing:
         self.owner = ModuleBuilder(module)
 
     def function(self, name: str, paths: Sequence[Path]) -> str:
-        """A copy of a function that returns the operands of the calls at `paths` behind its own outputs."""
+        """A copy of a function that returns the operands of the calls at `paths` as outputs after its own."""
         fn = self.owner.functions[name]
         copy = self.owner.unique(f"{name}.shown")
         b = Rewriter(self.owner, fn.with_(name=copy, origin=None))

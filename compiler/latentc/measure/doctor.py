@@ -1,4 +1,4 @@
-"""What of latentc works on this machine: packages, devices, memory, engines, and one tiny model all the way."""
+"""Checks of this machine: packages, devices, memory, engines, and one tiny model from spec to samples."""
 
 from __future__ import annotations
 

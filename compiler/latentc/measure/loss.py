@@ -117,7 +117,7 @@ class EmittedLosses:
     def _outputs(
         self, update: Update, operands: Sequence[Array], training: bool
     ) -> tuple[Sequence[Any], dict[str, Any]]:
-        """What the loss returns, and the networks that it was given."""
+        """The result of the loss, and the networks it was called with."""
         emitted = next(u for u in self.updates if u.metrics == (update.metrics or ("loss",)))
         models = {name: self.network(name, training) for name in emitted.networks}
         inputs = self.lowered.module.entry(update.loss).inputs

@@ -109,7 +109,7 @@ class Subject:
 
     @functools.cached_property
     def backend(self) -> Backend:
-        """What runs further ONNX files: the bundle's own backend, or ONNX Runtime for a bundle of plans."""
+        """Backend for other ONNX files: the bundle's own, or ONNX Runtime for a bundle of plans."""
         own = self.pipeline.backend
         return open_backend() if isinstance(own, TensorRt) else own
 

@@ -19,7 +19,7 @@ _LAYOUT = (0, 2, 1, 3)
 
 
 def split_heads_late(module: Module) -> Module:
-    """Moves splits of [B, T, H * D] into parts that become [B, h, T, D] behind one transposition of all heads."""
+    """Moves splits of [B, T, H * D] into parts that become [B, h, T, D], after a single transposition of all heads."""
     owner = ModuleBuilder(module)
     return module.with_functions({name: _function(owner, fn) for name, fn in module.functions.items()})
 

@@ -87,7 +87,7 @@ def _carrying(
     still = [j for j in range(keep) if j not in moved]
 
     def arranged(values: tuple[Value, ...]) -> tuple[Value, ...]:
-        """Invariants, carried values and tables, with those moved behind the carried ones."""
+        """Invariants, carried values and tables, with the moved ones after the carried ones."""
         first = keep + carry
         return (*(values[j] for j in still), *values[keep:first], *(values[j] for j in moved), *values[first:])
 

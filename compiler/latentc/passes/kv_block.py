@@ -94,7 +94,7 @@ class BodyInBlock:
         return [self.recent[v] if v in self.use.grown else self.env[v] for v in self.fn.outputs]
 
     def _node(self, node: Node) -> Sequence[Var] | None:
-        """What replaces a node; None if it does not touch caches."""
+        """The replacement of a node; None if it does not touch caches."""
         if node.op == "update_slice" and node.outputs[0] in self.use.grown:
             return [self.b.update_slice(self.recent[node.inputs[0]], self.env[node.inputs[1]], self.slot, axis=2)]
         if node.outputs[0] in self.use.cast:

@@ -1,4 +1,4 @@
-"""What a function does with key-value caches: whether it only grows each by one row and attends to the rows so far.
+"""How a function uses key-value caches: whether it only appends one row to each and attends to the rows so far.
 
 Symbols: T rows of a cache.
 """

@@ -27,7 +27,7 @@ def ignored_options(path: PathKey, part: Component) -> Iterator[Problem]:
 
 
 def _applies(cls: type) -> Applies:
-    """What the class and its bases say of their options."""
+    """Options of the class and its bases."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         found |= vars(base).get("APPLIES", {})

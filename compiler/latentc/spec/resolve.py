@@ -292,7 +292,7 @@ def _set(root: Node, text: str, merging: Merging) -> Node:
 
 
 def _changes(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
-    """What `leaf` at the path `steps` changes of `node`: mappings with one key each, down to the leaf or to a list."""
+    """The change that sets `leaf` at path `steps` of `node`: nested mappings of one key, down to the leaf or a list."""
     if not steps:
         return leaf
     (name, span), rest = steps[0], steps[1:]

@@ -265,7 +265,7 @@ def _kinds_for(spec: Spec, section: str, network: str, provided: frozenset[Capab
 
 
 def _needs_of(cls: type[Component], spec: Spec) -> tuple[Need, ...]:
-    """What the example of a kind of objective or sampler would need in the spec."""
+    """Needs of the example of an objective or sampler in this spec."""
     part = cls.example()
     return part.needs(spec) if isinstance(part, Objective | Sampler) else ()
 

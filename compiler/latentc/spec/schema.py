@@ -104,7 +104,7 @@ class Spec(Closed):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What `extends`, a variant and `--set` did that the spec's author may not expect, a line each."""
+        """Notes on effects of `extends`, a variant and `--set` that the author may not expect, one line each."""
         return self._notes
 
     def span(self, *path: str | int) -> Span | None:
@@ -147,7 +147,7 @@ _OF_ANOTHER = {
 
 @dataclass(frozen=True)
 class Place:
-    """What the schema allows at a path."""
+    """The part of the schema at a path."""
 
     annotation: Any
     metadata: tuple[Any, ...] = ()
@@ -195,7 +195,7 @@ class Place:
         return sorted(name for field in fields if field for name in get_args(field.annotation))
 
     def child(self, key: str | int, data: Any) -> Place | None:
-        """What is allowed one step further down, or None where nothing is known."""
+        """The place one step further down, or None if the schema does not say."""
         if self.mark is not None and self.mark.many and isinstance(key, int):
             return Place(self.annotation, (replace(self.mark, many=False),), self.info)
         info = self.keys(data).get(str(key))
@@ -228,7 +228,7 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def place_at(path: Sequence[str | int], data: Any) -> Place | None:
-    """What the schema of a spec allows at `path`, given the (possibly wrong) data around it."""
+    """The place in a spec's schema at `path`, given the (possibly wrong) data around it."""
     place: Place | None = Place(Spec)
     for key in path:
         if place is None:

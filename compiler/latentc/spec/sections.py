@@ -265,7 +265,7 @@ class Cache(Closed):
 
 
 class Optimize(Closed):
-    """What the passes may do beyond exact rewriting."""
+    """Optimisations beyond exact rewriting."""
 
     guidance: Literal["batched", "sequential"] = Field(
         "batched", description="run both guidance branches as one call of twice the batch, or one after the other"

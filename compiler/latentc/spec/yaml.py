@@ -141,7 +141,7 @@ _SPECIAL: dict[str, Scalar] = {
 
 
 def plain_scalar(text: str) -> Scalar:
-    """What an unquoted text means in YAML 1.2's core schema; OverflowError if it does not fit in 64 bits."""
+    """Value of an unquoted scalar in YAML 1.2's core schema; OverflowError if it does not fit in 64 bits."""
     if text in _SPECIAL:
         return _SPECIAL[text]
     if _INT.fullmatch(text):

@@ -67,7 +67,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was not compared, and why."""
+    """A comparison that was skipped, and why."""
 
     what: str
     why: str

@@ -100,7 +100,7 @@ def _tree(path: Path) -> Mapping[Any, Any]:
 
 
 def _dotted(named: Mapping[str, _T]) -> Mapping[str, _T]:
-    """What has the names of tensors, by those with dots: names from JAX are nested with slashes."""
+    """`named` by dotted names: names from JAX are nested with slashes."""
     dotted = {name.replace("/", "."): one for name, one in named.items()}
     return dotted if len(dotted) == len(named) else named
 

@@ -60,7 +60,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 
 
 def parse_fill(raw: Any, sizes: Sizes, beside: bool = False) -> Made:
-    """What makes the tensor of a rule's `fill`; `beside` a tensor of theirs its shape is known. Raises ValueError."""
+    """The recipe of a rule's `fill`; `beside` another tensor, its shape is known. Raises ValueError."""
     kinds = ("value", "buffers")
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"`fill` is a mapping such as {{value: 0, shape: [1]}}, not {raw!r}")

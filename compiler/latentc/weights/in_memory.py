@@ -15,7 +15,7 @@ Weights = Files | Mapping[str, Any]
 """Files of weights, or arrays by name: one network's, or of all networks as `NETWORK.NAME` or by network."""
 
 NAME = Path("the given mapping")
-"""What messages call it in the place of a file."""
+"""The name in messages, instead of a file's."""
 
 
 def tree_from_arrays(given: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -63,7 +63,7 @@ def _kinds_of(name: str) -> list[Kind]:
 
 
 def _words(placeholder: str | None) -> Sequence[str]:
-    """What stands in a name for the text of a placeholder, or for `*` (None)."""
+    """Sample texts for a placeholder in a name, or for `*` (None)."""
     if placeholder is None or ":" not in placeholder:
         return ["0" if placeholder is not None and LETTER.search(placeholder) else _ANY]
     return placeholder.partition(":")[2].split("|")

@@ -118,7 +118,7 @@ def parse_map(raw: Sequence[RawRule], sizes: Sizes | None = None) -> list[tuple[
 
 
 def fault_of(rule: Any) -> str:
-    """What is wrong with a rule before its network is known, or "". Variants and related specs share their rules."""
+    """The fault of a rule, found before its network is known, or "". Variants and related specs share rules."""
     written = repr(rule)
     if written not in _FAULTS:
         if len(_FAULTS) == _MOST_FAULTS:

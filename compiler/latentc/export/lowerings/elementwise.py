@@ -14,6 +14,7 @@ _UNARY = (
     "sin",
     "cos",
     "atan",
+    "acos",
     "tanh",
     "sigmoid",
     "softplus",

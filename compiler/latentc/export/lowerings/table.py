@@ -1,4 +1,4 @@
-"""What a lowering is, and the table of them with its decorator."""
+"""The type of a lowering, the table of lowerings, and the decorator that adds to it."""
 
 from __future__ import annotations
 

@@ -163,6 +163,7 @@ _ROWS = [
     unary("sin", np.sin, lambda b, x, y, g: g * b.cos(x), "sine"),
     unary("cos", np.cos, lambda b, x, y, g: -(g * b.sin(x)), "cosine"),
     unary("atan", np.arctan, lambda b, x, y, g: g / (x * x + 1.0), "inverse tangent, from -pi / 2 to pi / 2"),
+    unary("acos", np.arccos, lambda b, x, y, g: -(g / b.sqrt(1.0 - x * x)), "inverse cosine, from 0 to pi"),
     unary("tanh", np.tanh, lambda b, x, y, g: g * (1.0 - y * y), "hyperbolic tangent"),
     unary("sigmoid", sigmoid, lambda b, x, y, g: g * y * (1.0 - y), "1 / (1 + e^-x)"),
     unary("relu", lambda x: np.maximum(x, 0), lambda b, x, y, g: b.where(x > 0.0, g, 0.0), "max(x, 0)"),
