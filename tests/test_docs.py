@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import api_page
 import pytest
 import systems_page
 import verified
@@ -108,3 +109,7 @@ def test_every_recorded_number_belongs_to_a_system():
     references = [row["reference"] for row in rows if row.get("reference")]
     assert all((ROOT / reference).is_file() for reference in references)
     assert [name for name in claimed if not re.search(rf"\b{re.escape(name.partition('.')[0])}\b", tests)] == []
+
+
+def test_the_api_page_is_made_from_the_code(golden):
+    golden("../../docs/api.md", api_page.page())
