@@ -133,7 +133,7 @@ def clustered(b: Builder, x: Var) -> Var:
     count = int(x.shape[1])
     pairs = []
     while count > 1:
-        first, second = b.sub("pairing", _paired, x, out="first second")
+        first, second = b.sub(f"pairing.{len(pairs)}", _paired, x, out="first second")
         pairs.append((first, second))
         x = b.mul(b.add(rows(b, x, first, "x"), rows(b, x, second, "x")), 0.5, out="x")
         count //= 2
