@@ -98,7 +98,8 @@ def _windows(x: Array, kernel: Sequence[int], g: Geometry) -> Array:
     """[B, C, *kernel, *out] strided view of the padded input."""
     if any(g.padding):
         padded = np.zeros((*x.shape[:2], *(n + 2 * p for n, p in zip(x.shape[2:], g.padding, strict=True))), x.dtype)
-        padded[(..., *(slice(p, p + n) for n, p in zip(x.shape[2:], g.padding, strict=True)))] = x
+        inside: tuple[Any, ...] = tuple(slice(p, p + n) for n, p in zip(x.shape[2:], g.padding, strict=True))
+        padded[(..., *inside)] = x
         x = padded
     spans = (d * (k - 1) + 1 for d, k in zip(g.dilation, kernel, strict=True))
     out = [(n - span) // s + 1 for n, span, s in zip(x.shape[2:], spans, g.stride, strict=True)]
