@@ -13,6 +13,7 @@ import yaml
 from safetensors.numpy import save
 
 from latentc import __version__
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered, Program, Rollout, Update
 from latentc.components.encoded_fields import encoded_fields
 from latentc.components.fields import Medium
@@ -147,6 +148,7 @@ def offered_sizes(model: ModelFile, spec: Spec) -> dict[str, dict[str, int]]:
 
     def fixed(name: str) -> tuple[str, ...]:
         network = spec.networks[name]
+        assert isinstance(network, Backbone)
         source = network.average_of or network.same_as
         return fixed(source) if source else network.fixed
 
