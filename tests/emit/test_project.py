@@ -173,6 +173,12 @@ def test_equal_sizes_keep_their_names() -> None:
     assert "channels=embedding" not in classes[0]
 
 
+def test_a_loss_that_takes_means_repeats_no_arguments() -> None:
+    text = files_of("digits-dit")["objective.py"]
+    assert "def loss(*args: Any, **inputs: Tensor) -> Tensor:" in text
+    assert "return loss_terms(*args, **inputs).mean()" in text
+
+
 def test_depth_costs_no_text() -> None:
     shallow, deep = (lower(load_spec("dit", "S/2", overrides=[f"backbone.depth={n}"])) for n in (4, 40))
     assert model_source(shallow).replace('"depth": 4', '"depth": 40') == model_source(deep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
@@ -285,7 +286,9 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
     defined = [update_class(used), *_helpers(functions, *(["Rollout"] if rollouts else []))]
     body = "\n\n".join([*defined, *functions.texts, *parts, "\n".join(listing) + "\n"])
     head = docstring("The losses, their random inputs, and the networks that each update trains.", "")
-    return assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
+    before = ["from collections.abc import Callable", "from dataclasses import dataclass"]
+    before += ["from typing import Any"] if re.search(r"\bAny\b", body) else []
+    return assembled(head, before, body)
 
 
 def fields_used(lowered: Lowered) -> set[str]:
