@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from latentc.resources import folder
 
+_REGION = re.compile(r"^ *# region (\w+)\n((?:(?! *# region).*\n)*?) *# endregion\n", re.MULTILINE)  # innermost
+
 
 def template(name: str) -> str:
     """A file as it stands."""
     return (folder("templates") / name).read_text(encoding="utf-8")
+
+
+def with_regions(text: str, kept: Collection[str]) -> str:
+    """A template with the regions `kept` (`# region NAME` to `# endregion`), without their marks and all others."""
+    before = ""
+    while text != before:
+        before, text = text, _REGION.sub(lambda found: found[2] if found[1] in kept else "", text)
+    return text
 
 
 def rendered(name: str, facts: Mapping[str, Any], trim: bool = True) -> str:

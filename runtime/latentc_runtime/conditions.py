@@ -5,24 +5,25 @@ Symbols: B batch (requested samples), L largest length of a condition with a mas
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from latentc_runtime.class_names import class_from_name, classes_from_text, shown, titles
+from latentc_runtime.class_names import class_from_name, classes_from_text, shown
 from latentc_runtime.noise import seed_words
+from latentc_runtime.request_checks import (
+    MOST_SAMPLES,
+    VALUE,
+    Read,
+    check_size,
+    described,
+    in_one_request,
+    listed,
+    numbers,
+)
 from latentc_runtime.sources import NUMPY, Array, Condition, Given, RequestError, Retriever, Setting, one_hot
-from latentc_runtime.texts import is_word, sample_from_text, tokens_from_text
-
-_VALUE, _MASK = "value", "mask"
-
-MOST_SAMPLES = 1 << 24  # of one request
-FEW = 1 << 16  # values of an array that is read whatever it is
 
 
 def checked_given(
@@ -52,7 +53,7 @@ def checked_given(
     known = {c.name: c for c in conditions}
     for name in values:
         if name not in known:
-            raise RequestError(f"no condition `{name}`", _listed("conditions", map(described, conditions)))
+            raise RequestError(f"no condition `{name}`", listed("conditions", map(described, conditions)))
     searched = [c for c in conditions if c.name in found and c.name in values]
     values |= {c.name: found[c.name].given(c, values[c.name]) for c in searched}
     missing = [c for c in conditions if c.required and c.name not in values and c.name not in found]
@@ -74,51 +75,22 @@ def checked_given(
     return Given(words, rows, masks, _settings(settings, dict(asked or {}), number))
 
 
-def described(condition: Condition) -> str:
-    """The values that a condition takes, and how to give them."""
-    name, shape, example = condition.name, ", ".join(map(str, condition.shape)), "FILE.npy"
-    axes = f" ({', '.join(condition.axes)})" if condition.axes else ""
-    match condition.form:
-        case "label":
-            soft = ", or a row of class probabilities" if condition.encoding == "one_hot" else ""
-            named = ", ".join(titles(condition.names, range(min(3, len(condition.names)))))
-            named = f", or its name ({named}{', …' if len(condition.names) > 3 else ''})" if named else ""
-            what = f"a class from 0 to {(condition.classes or 1) - 1}{named}{soft}"
-        case "tokens":
-            length = f"up to {shape}" if condition.mask else shape
-            text = "a text, or " if condition.medium == "text" else ""
-            what = f"{text}{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
-            example = "TEXT" if condition.medium == "text" else example
-        case "array" if condition.retrieved:
-            encoded = "".join(f", or `{one}`" for one in condition.queries)
-            what = f"the neighbours f32[{shape}], or with an index a query f32[{condition.shape[-1]}]{encoded},"
-        case "array" if not condition.shape:
-            return f'`{name}` takes a number per sample: `conditions={{"{name}": 0.5}}`, `--given {name}=0.5`'
-        case "array":
-            longest = ", where the first axis may be shorter" if condition.mask else ""
-            what = f"{condition.dtype}[{shape}]{axes}{longest}"
-    return f'`{name}` takes {what} per sample: `conditions={{"{name}": …}}`, `--given {name}={example}`'
-
-
 def per_sample(condition: Condition, value: Any) -> bool:
     """True if a value is one per sample, False if it is one for all samples."""
     if isinstance(value, Mapping):
-        value = value.get(_VALUE)
+        value = value.get(VALUE)
     if condition.form == "label":
         soft = condition.encoding == "one_hot" and np.asarray(value).dtype.kind == "f"
         return not isinstance(value, str) and np.ndim(value) > soft
-    return isinstance(_parts(condition, _tokens(condition, value)), list)
+    from latentc_runtime.condition_arrays import parts_of
+
+    return isinstance(parts_of(condition, value), list)
 
 
 def request_name(condition: Condition, conditions: Sequence[Condition]) -> str:
     """The name under which Triton takes a condition: `classes` for the only label."""
     labels = [c for c in conditions if c.form == "label"]
     return "classes" if labels == [condition] else condition.name
-
-
-def _listed(what: str, descriptions: Iterable[str]) -> str:
-    text = "; ".join(descriptions)
-    return text or f"this program takes no {what}: leave it out"
 
 
 # ---- conditions
@@ -141,151 +113,21 @@ def _with_classes(
         raise RequestError(f"`classes` could be any of {', '.join(labels)}", mend)
     if labels[0] in given:
         raise RequestError(f"`classes` and the condition `{labels[0]}` are the same", "give one of them")
-    if count is None and not isinstance(classes, str) and np.ndim(_numbers("classes", classes)) == 0:
+    if count is None and not isinstance(classes, str) and np.ndim(numbers("classes", classes)) == 0:
         mend = f"give one class per sample, [{classes!r}], or `count` as well"
         raise RequestError(f"`classes` must be a list of integers, not {classes!r}", mend)
     return {**given, labels[0]: classes}
-
-
-Read = tuple[Array, Array, bool]  # values [n, *shape], masks [n, L], True for one value for all samples
 
 
 def _read(condition: Condition, given: Any, most: int) -> Read:
     """The checked values of a condition, of at most `most` samples."""
     if condition.form == "label":
         soft = condition.encoding == "one_hot"
-        _check_size(condition, given, 1 + soft, most * (condition.classes or 1 if soft else 1))
-        return _labels(condition, _numbers(condition.name, _numbered(condition, given, most)), most)
-    mask = None
-    if isinstance(given, Mapping):
-        if condition.retrieved and _VALUE not in given:
-            message = f"`{condition.name}` is a query, but there is no index to search"
-            raise RequestError(message, f"write one with `latentc index`; {described(condition)}")
-        if set(given) - {_VALUE, _MASK} or _VALUE not in given:
-            raise RequestError(f"condition `{condition.name}` holds {', '.join(given)}", "give `value` and `mask`")
-        given, mask = given[_VALUE], given.get(_MASK)
-    if mask is not None and not condition.mask:
-        raise RequestError(f"condition `{condition.name}` takes no mask", described(condition))
-    _check_size(condition, given, 1 + len(condition.shape), most * math.prod(condition.shape))
-    _check_size(condition, mask, 2, most * math.prod(condition.shape[:1]))
-    tokens = _tokens(condition, given)
-    padded = tokens is given and mask is None and condition.mask and condition.form == "tokens"
-    parts = _parts(condition, tokens)
-    single = isinstance(parts, np.ndarray)
-    if not single:
-        _in_one_request(len(parts), most)
-    values = np.full((1 if single else len(parts), *condition.shape), condition.pad, NUMPY[condition.dtype])
-    masks = np.zeros((len(values), *condition.shape[:1]), np.bool_)
-    for row, part in enumerate([parts] if single else parts):
-        checked = _checked(condition, part)
-        filled = (row, slice(len(checked))) if checked.ndim else (row,)  # a number has no length
-        values[filled] = checked
-        masks[(row, slice(_words(condition, checked))) if padded else filled] = True
-    if mask is not None:
-        masks = _given_mask(condition, mask, masks, single)
-    return values, masks, single
+        check_size(condition, given, 1 + soft, most * (condition.classes or 1 if soft else 1))
+        return _labels(condition, numbers(condition.name, _numbered(condition, given, most)), most)
+    from latentc_runtime.condition_arrays import read_array  # which programs of classes alone do without
 
-
-def _check_size(condition: Condition, given: Any, rank: int, most: int) -> None:
-    """RequestError for an array with more values than a request takes, before it is read from its file.
-
-    An array of more than `rank` axes is refused as well, a small one by a check that says more.
-    """
-    shape = getattr(given, "shape", None)
-    if isinstance(shape, tuple) and math.prod(shape) > (most if len(shape) <= rank else FEW):
-        raise RequestError(f"condition `{condition.name}` has shape {list(shape)}", described(condition))
-
-
-def _words(condition: Condition, tokens: Array) -> int:
-    """How many of a sample's tokens count: those before its padding, at least one.
-
-    It does not depend on the other samples of the request. If `pad` also ends texts, the first of them counts. A token
-    that stands for characters counts, with a warning, because the request may mean either.
-    """
-    real = tokens != condition.pad
-    found = len(real) - int(np.argmax(real[::-1])) if real.any() else 0
-    found = max(1, found + (condition.pad == condition.end))
-    if found < len(tokens) and is_word(condition.pad, condition.text):
-        what = (
-            f"condition `{condition.name}` ends in the token {condition.pad}, which pads texts but is also a character"
-        )
-        warnings.warn(f"{what}: it counts; give a mask if it is padding", stacklevel=2)
-        return len(tokens)
-    return min(found, len(tokens))
-
-
-def _tokens(condition: Condition, given: Any) -> Any:
-    """Texts as tokens, or as the number that one spells for a condition of one number; anything else as it is."""
-    if isinstance(given, np.ndarray) and given.dtype.kind == "U":
-        given = given.tolist()
-    several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
-    texts = list(given) if several else [given]
-    if not texts or not all(isinstance(one, str) for one in texts):
-        return given
-    if condition.form == "array" and condition.shape in ((), (1,)) and not several:
-        with suppress(ValueError):
-            return np.full(condition.shape, float(given)) if condition.shape else float(given)
-    if condition.medium != "text":
-        said = f"condition `{condition.name}` takes numbers, not the text {texts[0]!r:.60}"
-        raise RequestError(said, described(condition))
-    convert, (length,) = tokens_from_text if condition.mask else sample_from_text, condition.shape
-    try:
-        tokens = [np.array(convert(one, condition.text, length), np.int64) for one in texts]
-    except ValueError as error:
-        raise RequestError(f"condition `{condition.name}`: {error}", described(condition)) from None
-    if empty := [one for one, made in zip(texts, tokens, strict=True) if not made.size]:
-        raise RequestError(f"condition `{condition.name}`: {empty[0]!r} has no tokens", described(condition))
-    return tokens if several else tokens[0]
-
-
-def _parts(condition: Condition, given: Any) -> Array | list[Array]:
-    """One array for all samples, or a list with one array per sample, possibly of different lengths."""
-    rank = len(condition.shape)
-    try:
-        array = np.asarray(given)
-    except ValueError:  # of different lengths
-        return [_numbers(condition.name, one) for one in given]
-    if array.dtype.kind == "O" and isinstance(given, Sequence):
-        return [_numbers(condition.name, one) for one in given]
-    if array.ndim == rank:
-        return array
-    if array.ndim == rank + 1:
-        return list(array)
-    raise RequestError(f"condition `{condition.name}` has shape {list(array.shape)}", described(condition))
-
-
-def _checked(condition: Condition, part: Array) -> Array:
-    """One sample's value: its shape (with a mask, up to the longest length), type and range."""
-    wanted, shape = condition.shape, part.shape
-    shorter = condition.mask and len(shape) == len(wanted) and shape[1:] == wanted[1:] and 1 <= shape[0] <= wanted[0]
-    if shape != wanted and not shorter:
-        raise RequestError(f"condition `{condition.name}` has shape {list(shape)}", described(condition))
-    kinds = "iu" if condition.form == "tokens" else "iufb"
-    if part.dtype.kind not in kinds:
-        raise RequestError(f"condition `{condition.name}` has type {part.dtype}", described(condition))
-    if condition.form == "tokens":
-        outside = part[(part < 0) | (part >= (condition.vocabulary or 1))]
-        if outside.size:
-            raise RequestError(f"condition `{condition.name}`: no token {outside[0]}", described(condition))
-    if condition.dtype == "f32" and part.dtype.kind == "u" and part.ndim > 1 and part.size and part.max() > 1:
-        message = f"condition `{condition.name}` holds {part.dtype} up to {part.max()}: pixels that are not scaled"
-        mend = "give floats in the range that the model was trained with, such as x / 127.5 - 1 for [-1, 1]"
-        raise RequestError(message, f"{mend}; {described(condition)}")
-    with np.errstate(over="ignore"):
-        part = part.astype(NUMPY[condition.dtype])
-    if part.dtype.kind == "f" and not np.isfinite(part).all():
-        message = f"condition `{condition.name}` holds values that are not finite numbers"
-        raise RequestError(message, described(condition))
-    return part
-
-
-def _given_mask(condition: Condition, mask: Any, real: Array, single: bool) -> Array:
-    """The caller's mask, padded like the values."""
-    rows = np.atleast_2d(_numbers(condition.name, mask)).astype(np.bool_)
-    if len(rows) != len(real) or rows.shape[1] > real.shape[1]:
-        shown = [real.shape[1]] if single else [*real.shape]
-        raise RequestError(f"the mask of `{condition.name}` has shape {[*np.shape(mask)]}", f"give one of {shown}")
-    return real & np.pad(rows, ((0, 0), (0, real.shape[1] - rows.shape[1])))
+    return read_array(condition, given, most)
 
 
 def _numbered(condition: Condition, given: Any, most: int) -> Any:
@@ -295,7 +137,7 @@ def _numbered(condition: Condition, given: Any, most: int) -> Any:
     if isinstance(given, np.ndarray) and given.dtype.kind == "U":
         given = np.atleast_1d(given).tolist()
     if isinstance(given, Sequence) and any(isinstance(one, str) for one in given):
-        _in_one_request(len(given), most)
+        in_one_request(len(given), most)
         return [_number_of(condition, one) if isinstance(one, str) else one for one in given]
     return given
 
@@ -316,7 +158,7 @@ def _labels(condition: Condition, array: Array, most: int) -> Read:
     soft = array.dtype.kind == "f" and array.ndim in (1, 2) and array.size > 0
     if soft and condition.encoding == "one_hot":
         rows = np.atleast_2d(array).astype(np.float32)
-        _in_one_request(len(rows), most)
+        in_one_request(len(rows), most)
         if rows.shape[1] != count:
             raise RequestError(f"`{name}` gives probabilities of {rows.shape[1]} classes, not {count}", mend)
         if not (rows >= 0).all() or (rows.sum(axis=1) > 1 + 1e-3).any():  # false for nan
@@ -330,7 +172,7 @@ def _labels(condition: Condition, array: Array, most: int) -> Read:
     outside = labels[(labels < 0) | (labels >= count)]
     if outside.size:
         raise RequestError(f"no class {outside[0]}", mend)
-    _in_one_request(len(labels), most)
+    in_one_request(len(labels), most)
     made = labels if condition.encoding == "index" else one_hot(labels, count)
     return made, np.ones((len(labels), 0), np.bool_), array.ndim == 0
 
@@ -348,24 +190,17 @@ def _default(condition: Condition) -> Read:
 def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None, most: int) -> int:
     """The number of requested samples."""
     if isinstance(seeds, Sequence):
-        _in_one_request(len(seeds), most)
+        in_one_request(len(seeds), most)
     if count is not None:
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
             raise RequestError(f"`count` must be a number of samples, not {count!r}", "give 0 or more")
-        return _in_one_request(int(count), most)
+        return in_one_request(int(count), most)
     several = [n for n in lengths if n != 1]
     if several:
         return several[0]
     if np.ndim(_objects(seeds)) == 1:
         return len(_objects(seeds))
     return 1
-
-
-def _in_one_request(count: int, most: int = MOST_SAMPLES) -> int:
-    """`count`, unless it is more than allowed."""
-    if count > most:
-        raise RequestError(f"{count} samples in one request; at most {most}", "split them into several requests")
-    return count
 
 
 def _objects(values: Any) -> Any:
@@ -406,7 +241,7 @@ def _settings(settings: Sequence[Setting], asked: dict[str, ArrayLike], count: i
     known = {s.name for s in settings}
     for name in asked:
         if name not in known:
-            mend = _listed("settings", (f"`{s.name}`, {_range(s)}" for s in settings))
+            mend = listed("settings", (f"`{s.name}`, {_range(s)}" for s in settings))
             raise RequestError(f"no setting `{name}`", mend)
     return {s.name: _setting(s, asked.get(s.name), count) for s in settings}
 
@@ -414,7 +249,7 @@ def _settings(settings: Sequence[Setting], asked: dict[str, ArrayLike], count: i
 def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
     name = setting.name
     mend = f"give one number for all samples, or one per sample: {_range(setting)}"
-    values = _numbers(name, setting.value if asked is None else asked)
+    values = numbers(name, setting.value if asked is None else asked)
     if values.dtype.kind not in "iuf" or values.ndim > 1:
         what = f"{values.dtype} of shape {list(values.shape)}"
         raise RequestError(f"`{name}` must be a number or a list of numbers, not {what}", mend)
@@ -440,15 +275,6 @@ def _range(setting: Setting) -> str:
     most = None if setting.high is None else f"{'to' if setting.closed else 'below'} {setting.high:g}"
     endless = "inf for none" if setting.unlimited else None
     return ", ".join(filter(None, (" ".join(filter(None, (least, most))), endless, f"default {setting.value:g}")))
-
-
-def _numbers(name: str, given: Any) -> Array:
-    if isinstance(given, Sequence):
-        _in_one_request(len(given))
-    try:
-        return np.asarray(given)
-    except (ValueError, TypeError, OverflowError):
-        raise RequestError(f"`{name}` is not an array of numbers", "give a number, a list or an array") from None
 
 
 __all__ = ["RequestError", "checked_given", "described", "per_sample", "request_name"]

@@ -7,11 +7,9 @@ parameter is one number, or one per sample (f64[B]). `torch` is the expression o
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -47,161 +45,32 @@ def draw(
     return DISTRIBUTIONS[name].draw(seeds, stream, shape, index, **parameters)
 
 
-def _column(parameter: ArrayLike, shape: Sequence[int]) -> Array:
-    """A parameter as f64 that broadcasts over [..., B, *shape]."""
-    values = np.asarray(parameter, np.float64)
-    return values.reshape(*values.shape, *[1] * len(shape)) if values.ndim else values
-
-
-def _open_uniforms(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, attempt: int = 0) -> Array:
-    """Uniforms in (0, 1) with 32 bits, float64."""
-    return (noise.words(seeds, stream, shape, index, attempt).astype(np.float64) + 0.5) * 2.0**-32
-
-
-def _truncated_normal(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, bound: ArrayLike) -> Array:
-    """Standard normals within [-bound, bound]; for an infinite bound the values of `normal`.
-
-    With u the stream's uniforms, P the normal CDF and t the bound: the inverse of P at P(-t) + u (P(t) - P(-t)), in
-    float64.
-    """
-    keys = noise.seed_words(seeds)
-    bounds = np.broadcast_to(np.asarray(bound, np.float64), keys.shape)
-    lead = np.shape(index)
-    made = np.empty((*lead, len(keys), *shape), np.float32)
-    rows = made.reshape(-1, len(keys), math.prod(shape))
-    free = np.isinf(bounds)
-    if free.any():
-        rows[:, free] = noise.normals(keys[free], stream, shape, index).reshape(len(rows), -1, rows.shape[2])
-    uniform = noise.uniforms(keys[~free], stream, shape, index).astype(np.float64).reshape(len(rows), -1, rows.shape[2])
-    curve = NormalDist()
-    for place, (sample, limit) in enumerate(zip(np.flatnonzero(~free), bounds[~free].tolist(), strict=True)):
-        low = curve.cdf(-limit)
-        places = low + uniform[:, place] * (1.0 - 2.0 * low)
-        values = np.fromiter(map(curve.inv_cdf, places.ravel().tolist()), np.float64, places.size)
-        rows[:, sample] = np.clip(values, -limit, limit).reshape(places.shape)
-    return made
-
-
-def _uniform_between(
-    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, low: ArrayLike, high: ArrayLike
-) -> Array:
-    first, last = _column(low, shape), _column(high, shape)
-    made: Array = first + (last - first) * noise.uniforms(seeds, stream, shape, index).astype(np.float64)
-    return made
-
-
-def _log_uniform(
-    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, low: ArrayLike, high: ArrayLike
-) -> Array:
-    first = _column(low, shape)
-    made: Array = first * (_column(high, shape) / first) ** noise.uniforms(seeds, stream, shape, index)
-    return made
-
-
 def _integers(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, high: ArrayLike) -> Array:
     """Integers 0..high-1, high up to 2^32: the upper half of word x high."""
-    limit = _column(high, shape).astype(np.uint64)
+    limit = np.asarray(high, np.float64).astype(np.uint64)
+    limit = limit.reshape(*limit.shape, *[1] * len(shape)) if limit.ndim else limit
     return ((noise.words(seeds, stream, shape, index) * limit) >> noise.HALF).astype(np.int64)
-
-
-def _permutation(seeds: Seeds, stream: str, shape: Sequence[int], index: Index) -> Array:
-    """The last axis holds 0..n-1 in random order, that of its words."""
-    return noise.words(seeds, stream, shape, index).argsort(axis=-1, kind="stable").astype(np.int64)
-
-
-def _gumbel(seeds: Seeds, stream: str, shape: Sequence[int], index: Index) -> Array:
-    return -np.log(-np.log(_open_uniforms(seeds, stream, shape, index)))
-
-
-def _exponential(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, rate: ArrayLike = 1.0) -> Array:
-    return -np.log(_open_uniforms(seeds, stream, shape, index)) / _column(rate, shape)
-
-
-def _scaled_normal(
-    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, mean: ArrayLike, std: ArrayLike
-) -> Array:
-    z = noise.normals(seeds, stream, shape, index).astype(np.float64)
-    return _column(mean, shape) + _column(std, shape) * z
-
-
-def _normal_between(
-    seeds: Seeds,
-    stream: str,
-    shape: Sequence[int],
-    index: Index,
-    mean: ArrayLike,
-    std: ArrayLike,
-    low: ArrayLike,
-    high: ArrayLike,
-) -> Array:
-    """Normals between their quantiles `low` and `high`, by the inverse of the CDF at the stream's uniforms."""
-    first, last = _column(low, shape), _column(high, shape)
-    places = first + (last - first) * _open_uniforms(seeds, stream, shape, index)
-    z = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])(places)
-    made: Array = _column(mean, shape) + _column(std, shape) * z
-    return made
-
-
-def _log_normal(
-    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, mean: ArrayLike, std: ArrayLike
-) -> Array:
-    return np.exp(_scaled_normal(seeds, stream, shape, index, mean, std))
-
-
-def _logit_normal(
-    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, mean: ArrayLike, std: ArrayLike
-) -> Array:
-    return 1.0 / (1.0 + np.exp(-_scaled_normal(seeds, stream, shape, index, mean, std)))
-
-
-def _beta(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, a: ArrayLike, b: ArrayLike) -> Array:
-    """A / (A + B) for gamma variables A and B, which use even and odd attempts."""
-    first = _gamma(seeds, stream, shape, index, _column(a, shape), 0)
-    second = _gamma(seeds, stream, shape, index, _column(b, shape), 1)
-    made: Array = first / (first + second)
-    return made
-
-
-def _gamma(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, alpha: Array, lane: int) -> Array:
-    """Gamma variables of shape alpha by rejection (Marsaglia and Tsang, "A Simple Method", 2000)."""
-    attempts = itertools.count(lane, 2)
-
-    def uniform() -> Array:
-        return _open_uniforms(seeds, stream, shape, index, next(attempts))
-
-    small = alpha < 1.0
-    boost = np.where(small, uniform() ** (1.0 / alpha), 1.0)
-    d = np.where(small, alpha + 1.0, alpha) - 1.0 / 3.0
-    found = np.zeros_like(boost)
-    waiting = np.ones(boost.shape, bool)
-    while waiting.any():
-        x = np.sqrt(-2.0 * np.log(uniform())) * np.cos(2.0 * math.pi * uniform())
-        v = (1.0 + x / np.sqrt(9.0 * d)) ** 3
-        positive = np.where(v > 0.0, v, 1.0)
-        fits = (v > 0.0) & (np.log(uniform()) < 0.5 * x * x + d * (1.0 - v + np.log(positive)))
-        found = np.where(waiting & fits, d * v, found)
-        waiting &= ~fits
-    made: Array = found * boost
-    return made
-
-
-def _bernoulli(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, probability: ArrayLike) -> Array:
-    made: Array = _open_uniforms(seeds, stream, shape, index) < _column(probability, shape)
-    return made
-
-
-def _categorical(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, weights: Sequence[float]) -> Array:
-    """Category k with probability weights[k] / sum(weights): the inverse of the cumulative sum at one uniform."""
-    edges = np.cumsum(np.asarray(weights, np.float64))
-    places = _open_uniforms(seeds, stream, shape, index) * edges[-1]
-    made: Array = np.minimum(np.searchsorted(edges, places, side="right"), len(edges) - 1)
-    return made
 
 
 def _from_noise(function: Callable[..., Array]) -> Callable[..., Array]:
     """The `draw` of a distribution without parameters that is a function of `noise`."""
     return lambda seeds, stream, shape, index: function(seeds, stream, shape, index)
 
+
+def _rare(name: str) -> Callable[..., Array]:
+    """The `draw` of a distribution whose module is imported when one of it is drawn."""
+
+    def drawn(*arguments: Any, **parameters: ArrayLike) -> Array:
+        from latentc_runtime import rare_distributions
+
+        made: Array = getattr(rare_distributions, name)(*arguments, **parameters)
+        return made
+
+    return drawn
+
+
+COMMON = ("normal", "uniform", "integers")
+"""The distributions that need no module beside this one."""
 
 _OPEN = "torch.rand({shape}, generator=generator).clamp(min=2**-25)"  # torch.rand can return 0
 _NORMAL = "torch.randn({shape}, generator=generator)"
@@ -211,19 +80,19 @@ _UNIT = lambda parameters: (0.0, 1.0)  # noqa: E731
 DISTRIBUTIONS: Mapping[str, Distribution] = {
     "normal": Distribution(_from_noise(noise.normals), _NORMAL),
     "truncated_normal": Distribution(
-        _truncated_normal,
+        _rare("truncated_normal"),
         f"torch.erfinv(math.erf({{bound}} / 2**0.5) * (2 * {_OPEN} - 1)) * 2**0.5",
         ("bound",),
     ),
     "uniform": Distribution(_from_noise(noise.uniforms), _OPEN, bounds=_UNIT),
     "uniform_between": Distribution(
-        _uniform_between,
+        _rare("uniform_between"),
         f"{{low}} + ({{high}} - {{low}}) * {_OPEN}",
         ("low", "high"),
         bounds=lambda parameters: (parameters["low"], parameters["high"]),
     ),
     "log_uniform": Distribution(
-        _log_uniform,
+        _rare("log_uniform"),
         f"{{low}} * ({{high}} / {{low}}) ** {_OPEN}",
         ("low", "high"),
         bounds=lambda parameters: (parameters["low"], parameters["high"]),
@@ -236,38 +105,40 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
         lambda parameters: (0, parameters["high"] - 1),
     ),
     "permutation": Distribution(
-        _permutation, "torch.rand({shape}, generator=generator).argsort(-1)", dtype="i64", bounds=_NON_NEGATIVE
+        _rare("permutation"), "torch.rand({shape}, generator=generator).argsort(-1)", dtype="i64", bounds=_NON_NEGATIVE
     ),
-    "gumbel": Distribution(_gumbel, f"-torch.log(-torch.log({_OPEN}))"),
-    "exponential": Distribution(_exponential, f"-torch.log({_OPEN}) / {{rate}}", ("rate",), bounds=_NON_NEGATIVE),
+    "gumbel": Distribution(_rare("gumbel"), f"-torch.log(-torch.log({_OPEN}))"),
+    "exponential": Distribution(
+        _rare("exponential"), f"-torch.log({_OPEN}) / {{rate}}", ("rate",), bounds=_NON_NEGATIVE
+    ),
     # Between the quantiles `low` and `high`: bounds of a truncated normal as values of its CDF.
     "normal_between": Distribution(
-        _normal_between,
+        _rare("normal_between"),
         f"{{mean}} + {{std}} * torch.special.ndtri({{low}} + ({{high}} - {{low}}) * {_OPEN})",
         ("mean", "std", "low", "high"),
     ),
     "log_normal": Distribution(
-        _log_normal, f"torch.exp({{mean}} + {{std}} * {_NORMAL})", ("mean", "std"), bounds=_NON_NEGATIVE
+        _rare("log_normal"), f"torch.exp({{mean}} + {{std}} * {_NORMAL})", ("mean", "std"), bounds=_NON_NEGATIVE
     ),
     "logit_normal": Distribution(
-        _logit_normal, f"torch.sigmoid({{mean}} + {{std}} * {_NORMAL})", ("mean", "std"), bounds=_UNIT
+        _rare("logit_normal"), f"torch.sigmoid({{mean}} + {{std}} * {_NORMAL})", ("mean", "std"), bounds=_UNIT
     ),
     # torch's beta takes no generator, so this is numpy's, seeded by the generator.
     "beta": Distribution(
-        _beta,
+        _rare("beta"),
         "torch.from_numpy(np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))"
         ".beta({a}, {b}, ({shape},))).float()",
         ("a", "b"),
         bounds=_UNIT,
     ),
     "bernoulli": Distribution(
-        _bernoulli,
+        _rare("bernoulli"),
         "(torch.rand({shape}, generator=generator) < {probability}).float()",
         ("probability",),
         bounds=_UNIT,
     ),
     "categorical": Distribution(
-        _categorical,
+        _rare("categorical"),
         "torch.multinomial(torch.tensor({weights}), math.prod(({shape},)), True, generator=generator).view({shape})",
         ("weights",),
         "i64",

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc_runtime.backends import Array
-from latentc_runtime.conditions import MOST_SAMPLES, RequestError, checked_given
+from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.program import Variables, variables_read
+from latentc_runtime.request_checks import MOST_SAMPLES
 from latentc_runtime.sources import NUMPY, Given, Input, RandomSource, Retriever, input_array
 
 # Largest number of values of a per-step input that are drawn at once: small rows several at a time, because each call

@@ -229,7 +229,7 @@ def test_a_project_trains_and_samples_with_conditions_of_any_name(tmp_path: Path
     """Arrays reach the loss and the sampler under the names of the data, which are no arguments in Python."""
     names = ("lambda", "map", "torch", "np", "training")
     rng = np.random.default_rng(0)
-    arrays = {name: rng.standard_normal((16, 2)).astype(np.float32) for name in names}
+    arrays: dict[str, Any] = {name: rng.standard_normal((16, 2)).astype(np.float32) for name in names}
     np.savez(tmp_path / "train.npz", x=rng.uniform(-1, 1, (16, 1, 8, 8)).astype(np.float32), **arrays)
     fields = ", ".join(f"{name}: {{shape: [2]}}" for name in names)
     conditions = [f"conditioning.{name}={{kind: vector}}" for name in names]

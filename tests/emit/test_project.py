@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -173,6 +173,12 @@ def test_equal_sizes_keep_their_names() -> None:
     assert "channels=embedding" not in classes[0]
 
 
+def test_a_loss_that_takes_means_repeats_no_arguments() -> None:
+    text = files_of("digits-dit")["objective.py"]
+    assert "def loss(*args: Any, **inputs: Tensor) -> Tensor:" in text
+    assert "return loss_terms(*args, **inputs).mean()" in text
+
+
 def test_depth_costs_no_text() -> None:
     shallow, deep = (lower(load_spec("dit", "S/2", overrides=[f"backbone.depth={n}"])) for n in (4, 40))
     assert model_source(shallow).replace('"depth": 4', '"depth": 40') == model_source(deep)
@@ -227,3 +233,45 @@ def test_the_readme_asks_for_what_the_default_program_needs() -> None:
     spec = load_spec("digits_deediff")
     readme = project_files(lower(spec), spec)["README.md"]
     assert "--class 0-9 -o samples.png" in readme and "--given x=" not in readme
+
+
+TOPS = ("train", "sample", "model", "objective", "sampler", "schedule")
+
+
+def modules_reached(files: Mapping[str, str | bytes]) -> set[str]:
+    """Paths of the modules that the scripts of a project import, directly or not, also when they need them only."""
+    waiting, reached = ["train.py", "sample.py", "latentc_support/data.py"], set[str]()
+    while waiting:
+        path = waiting.pop()
+        if path in reached or path not in files:
+            continue
+        reached.add(path)
+        for node in ast.walk(ast.parse(files[path])):
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                inside = node.level or str(node.module).startswith("latentc_support.")
+                waiting += [f"{'latentc_support/' if inside else ''}{str(n).rpartition('.')[2]}.py" for n in names]
+            elif isinstance(node, ast.Import):
+                waiting += [f"{alias.name.replace('.', '/')}.py" for alias in node.names]
+    return reached
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_project_has_only_the_modules_that_it_needs(case: str) -> None:
+    files = files_of(case)
+    config = yaml.safe_load(files["config.yaml"])
+    found = {path for path in files if path.endswith(".py")}
+    assert {path.removesuffix(".py") for path in found if "/" not in path} <= set(TOPS)
+    dynamic = {f"latentc_support/{config['data']['kind']}.py", "latentc_support/__init__.py"}
+    followed = modules_reached(files) | (found & dynamic)
+    for path in found & dynamic:
+        followed |= modules_reached({**files, "train.py": files[path].replace("from .", "from latentc_support.")})
+    assert found <= followed, found - followed
+
+
+def test_a_class_conditional_project_reads_no_texts() -> None:
+    files = files_of("dit")
+    absent = ("texts", "condition_arrays", "rare_distributions", "captions", "webdataset", "views", "video")
+    assert not {f"latentc_support/{name}.py" for name in absent} & set(files)
+    lines = sum(str(text).count("\n") for path, text in files.items() if path.endswith(".py"))
+    assert lines < 5_400

@@ -158,6 +158,7 @@ def test_samples_and_refusals(project: Path) -> None:
     assert np.load(project / "named.npz")["class"].tolist() == [1, 1, 0, 0]
     if project.name == "digits_biggan":
         refused(project, "sample.py", [*weights, "--guidance", "2"], "no setting `guidance`")
+        refused(project, "sample.py", [*weights, "--steps", "7"], "emit it again")
         refused(project, "sample.py", [*weights, "--truncation", "0"], "`truncation` 0 is out of range")
     if project.name != "digits_dit":
         return  # the other refusals are the same code
@@ -173,7 +174,7 @@ def test_samples_and_refusals(project: Path) -> None:
         ("train.py", ["--optimizer", "{kind: adamw}"], "optimizer.lr is missing"),
         ("train.py", ["--config"], "wants a value"),
         ("train.py", ["--config", "nowhere.yaml"], "there is no file"),
-        ("sample.py", [*weights, "--steps", "7"], "emit it again"),
+        ("sample.py", [*weights, "--steps", "5000"], "there are no 5000 different timesteps of"),
         ("sample.py", [*weights, "--class", "10"], "class 10 is out of range; classes are 0 to 9"),
         ("sample.py", [*weights, "--class", "9-0"], "the range `9-0` is empty"),
         ("sample.py", [*weights, "--class", "nout"], "no class `nout`; did you mean `zero` (0)?"),

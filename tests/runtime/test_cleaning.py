@@ -58,7 +58,7 @@ def test_projects_clean_captions() -> None:
     spec = load_spec("llamagen_t2i", "XL-256-t5", ["backbone.depth=1", "networks.text.depth=1"])
     files = {name: str(text) for name, text in project_files(lower(spec), spec).items()}
     assert "ftfy" in files["requirements.txt"] and "from .cleaning import" in files["latentc_support/texts.py"]
-    assert files["cleaning.py"].startswith('"""Captions cleaned')
+    assert files["latentc_support/cleaning.py"].startswith('"""Captions cleaned')
     lower_case = load_spec("llamagen_t2i", "XL-256-t5", ["data.fields.caption.cleaning=lower"])
     assert (cleaned_as(spec), cleaned_as(lower_case)) == ({"captions"}, {"lower"})
     with pytest.raises(DiagnosticError, match="`cleaning` applies to text"):

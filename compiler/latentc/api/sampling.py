@@ -243,7 +243,7 @@ def given_classes(
     """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
     from latentc.ranges import classes_from_text
     from latentc_runtime.class_names import class_from_name
-    from latentc_runtime.conditions import MOST_SAMPLES
+    from latentc_runtime.request_checks import MOST_SAMPLES
 
     labels = [c for c in conditions if c.form == "label" and c.name not in given]
     if classes is None and not (len(labels) == 1 and labels[0].required):

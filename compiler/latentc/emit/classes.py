@@ -26,6 +26,7 @@ from latentc.emit.leaves import (
 from latentc.emit.members import EmitError, Members
 from latentc.emit.names import MODULE, TAKEN, public
 from latentc.emit.numbered import FEWEST, families, joined, runs
+from latentc.emit.shared import Method, without_shared
 from latentc.emit.specialise import specialised
 from latentc.emit.text import Text, call, code_key, commas, docstring, free_name, identifier, layout, size_text
 from latentc.emit.variants import Condition, Joined, flattened, join
@@ -363,7 +364,7 @@ class _ClassPrinter:
         methods: dict[str, str] = {}
         seen: dict[str, str] = {}
         taken = {*self.members.heads, *MODULE} - {"forward"}
-        printed: list[tuple[str, str, list[str], bool]] = []
+        printed: list[Method] = []
         self.differ = False
         docs = {fn.doc for fn in self.functions}
         for fn in self.functions:
@@ -381,43 +382,43 @@ class _ClassPrinter:
             seen[key] = methods[fn.name] = name
             normed = norms_in_loops(self.owner.module, fn)
             self.owner.helpers |= dict.fromkeys(["normed_once"] if normed else [])
-            printed.append((name, signature, lines, normed))
+            printed.append(Method(name, signature, lines, normed))
         self.numbers: dict[str, int] = {}
-        printed = self._numbered(printed, methods, {*taken, *self.members.reserved, *self.members.constants})
+        taken |= {*self.members.reserved, *self.members.constants}
         texts = []
-        for name, signature, lines, normed in printed:
-            head = [*(["    @normed_once"] if normed else []), *layout("    ", f"def {name}{signature}:")]
-            texts.append([*head, *(f"        {x}".rstrip() for x in lines)])
+        for method in without_shared(self._numbered(printed, methods, taken), taken):
+            head = [
+                *(["    @normed_once"] if method.normed else []),
+                *layout("    ", f"def {method.name}{method.signature}:"),
+            ]
+            texts.append([*head, *(f"        {x}".rstrip() for x in method.lines)])
         return methods, texts
 
-    def _numbered(
-        self, printed: list[tuple[str, str, list[str], bool]], methods: dict[str, str], taken: set[str]
-    ) -> list[tuple[str, str, list[str], bool]]:
+    def _numbered(self, printed: list[Method], methods: dict[str, str], taken: set[str]) -> list[Method]:
         """Methods that differ only in numbers as one; updates `methods` and `numbers`."""
         called = {n.attrs["fn"] for fn in self.own for n in fn.nodes if n.op in CALLS and not n.attrs["name"]}
         internal = {methods[name] for name in called if name in methods}
-        dropped: set[int] = set()
-        result = list(printed)
-        for stem, places in families([name for name, *_ in printed]):
-            first = int(printed[places[0]][0].rpartition("_")[2])
+        result: dict[str, Method] = {method.name: method for method in printed}
+        for stem, places in families([method.name for method in printed]):
+            family = [printed[place] for place in places]
+            first = int(family[0].name.rpartition("_")[2])
             # A method of another signature or decorator is of another shape.
-            bodies = [
-                [f"{signature} {normed}", *lines] for _, signature, lines, normed in map(printed.__getitem__, places)
-            ]
-            for run in runs(bodies):
-                names = [printed[places[i]][0] for i in run]
+            for run in runs([[f"{method.signature} {method.normed}", *method.lines] for method in family]):
+                alike = [family[i] for i in run]
+                names = [method.name for method in alike]
                 if len(run) < FEWEST or f"{stem}_k" in taken or internal & set(names):
                     continue
                 taken.add(f"{stem}_k")
-                _, signature, lines, normed = printed[places[run.start]]
-                lines = joined([bodies[i][1:] for i in run], first + run.start, 8)
-                result[places[run.start]] = f"{stem}_k", signature.replace("(self", "(self, k: int", 1), lines, normed
-                dropped |= {places[i] for i in run[1:]}
+                lines = joined([method.lines for method in alike], first + run.start, 8)
+                signature = alike[0].signature.replace("(self", "(self, k: int", 1)
+                result[names[0]] = Method(f"{stem}_k", signature, lines, alike[0].normed)
+                for name in names[1:]:
+                    del result[name]
                 for function, name in list(methods.items()):
                     if name in names:
                         methods[function] = f"{stem}_k"
                         self.numbers[function] = first + run.start + names.index(name)
-        return [method for i, method in enumerate(result) if i not in dropped]
+        return list(result.values())
 
     def _method(self, fn: Function, with_doc: bool) -> tuple[str, list[str]]:
         params = {p.value: p for part in with_loops(self.owner.module, fn) for p in part.params}

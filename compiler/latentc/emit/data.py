@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latentc.components.dataset import Data
 from latentc.components.fields import Medium
-from latentc.templates import template
+from latentc.templates import template, with_regions
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
 _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
@@ -54,7 +54,8 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
     reader = f"latentc.datasets.{data.kind}"
     if stage is not None and data.holds_images:
         shared[data.kind] = reader
-        files["dataset.py"] = template("project/support/encoded.py")
+        views = {"views"} if getattr(data, "views", None) is not None else set()
+        files["dataset.py"] = with_regions(template("project/support/encoded.py"), views)
     else:
         shared["dataset"] = reader
     if searches:

@@ -13,7 +13,7 @@ from latentc.emit.outlined import outlined
 from latentc.emit.rolled import rolled
 from latentc.emit.schedule import Plan, Schedules
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
-from latentc.ir.core import CALLS, Module, Node, callees, networks_called
+from latentc.ir.core import CALLS, Function, Module, Node, callees, networks_called
 
 _RESERVED = frozenset({"model", "weights", "table", "guide", "tqdm"})
 _SHORT = 8  # elements of an integer constant that is written out
@@ -59,6 +59,9 @@ class Functions:
         while python in self._names.values() or python in self._variables:
             python += "_"
         self._names[function] = python
+        if (averaged := _averaged(fn)) and self._is_free(averaged):
+            self.texts.append(self._means(fn, python, self.add(averaged)))
+            return python
         models = [variable_of(n) for n in self.networks(function)]
         called = {self.add(c) for node in fn.nodes for c in callees(node) if node.op in CALLS and self._is_free(c)}
         context = Context(
@@ -102,6 +105,19 @@ class Functions:
         self.texts += [*functions, "\n".join(lines) + "\n"]
         return python
 
+    @staticmethod
+    def _means(fn: Function, python: str, callee: str) -> str:
+        """A function that returns the means of what another returns, given the same."""
+        several = len(fn.outputs) > 1
+        result = "tuple[Tensor, ...]" if several else "Tensor"
+        called = f"{callee}(*args, **inputs)"
+        lines = [
+            f"def {python}(*args: Any, **inputs: Tensor) -> {result}:",
+            *docstring(fn.doc, "    "),
+            f"    return tuple(term.mean() for term in {called})" if several else f"    return {called}.mean()",
+        ]
+        return "\n".join(lines) + "\n"
+
     def _is_free(self, function: str) -> bool:
         return self.module.functions[function].origin is None
 
@@ -121,6 +137,18 @@ class Functions:
             return call("torch.tensor", [literal(array.tolist())], device=Text(f"{like}.device") if like else None)
         stored = self.constants.add(identifier(name.removesuffix("_table")), array)
         return call("table", [literal(stored), *([like] if like else [])])
+
+
+def _averaged(fn: Function) -> str | None:
+    """The function whose outputs [B], given all inputs of `fn`, are returned as means and nothing else."""
+    if not fn.nodes or fn.nodes[0].op != "call" or fn.nodes[0].attrs["name"] or fn.params:
+        return None
+    called, *means = fn.nodes
+    if called.inputs != fn.inputs or len(means) != len(called.outputs) or len(means) != len(fn.outputs):
+        return None
+    rows = zip(means, called.outputs, fn.outputs, strict=True)
+    taken = all(n.op == "mean" and n.inputs == (x,) and n.outputs == (y,) and x.type.rank == 1 for n, x, y in rows)
+    return str(called.attrs["fn"]) if taken else None
 
 
 def variable_of(network: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from latentc.emit.text import commas, docstring, layout, literal
 from latentc.emit.updates import regions_of
 from latentc.ir.core import Module, walk
 from latentc.spec.sections import PowerEma, WarmEma
-from latentc.templates import rendered, template
+from latentc.templates import rendered, template, with_regions
 
 if TYPE_CHECKING:
     from latentc.spec.sections import Train
@@ -62,17 +61,6 @@ def training_files(
     ]
     files |= {name: template(f"project/support/{name}") for name in more}
     return {"train.py": with_regions(template("project/train.py"), regions), **in_support(files)}
-
-
-_REGION = re.compile(r"^ *# region (\w+)\n((?:(?! *# region).*\n)*?) *# endregion\n", re.MULTILINE)  # innermost
-
-
-def with_regions(text: str, kept: Collection[str]) -> str:
-    """A template with the regions `kept` (`# region NAME` to `# endregion`), without their marks and all others."""
-    before = ""
-    while text != before:
-        before, text = text, _REGION.sub(lambda found: found[2] if found[1] in kept else "", text)
-    return text
 
 
 def _regions(train: Train, module: Module | None) -> set[str]:

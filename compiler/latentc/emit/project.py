@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +33,9 @@ from latentc.emit.updates import update_class
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym
 from latentc.templates import rendered, template
-from latentc_runtime.distributions import DISTRIBUTIONS
+from latentc_runtime.distributions import COMMON, DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
-from latentc_runtime.sources import needed
+from latentc_runtime.sources import RandomSource, needed
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -46,7 +47,7 @@ _SUPPORT = (
     *("__init__.py", "parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
     *("data.py", "evaluate.py", "plain_errors.py"),
 )
-SHARED = ("noise", "distributions", "sources", "class_names", "texts", "conditions")
+SHARED = ("noise", "distributions", "sources", "class_names", "request_checks", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
 
 
@@ -114,17 +115,23 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         decoder = networks_file(lowered.module, {FIRST_STAGE: stage.functions}, "The autoencoder of the first stage.")
         support["autoencoder.py"] = decoder.text
         constants |= decoder.constants
+    texts = re.sub(r"\s", "", "".join(str(text) for text in (*files.values(), *support.values())))
+    codes = {name: literal(name).code for name in constants}  # some that were written as formulas are in no text
+    constants = {
+        n: constants[n] for n, code in codes.items() if f"table({code}" in texts or f"CONSTANTS[{code}]" in texts
+    }
     if constants:
         # `save` writes an array's memory as it is laid out.
         support["constants.safetensors"] = save({name: np.ascontiguousarray(a) for name, a in constants.items()})
         support["constants.py"] = template("project/support/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}
     support |= {name: template(f"project/support/{name}") for name in _SUPPORT}
-    support |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
     if cleaned_as(spec):
         support["cleaning.py"] = shared_source("latentc_runtime.cleaning")
     decoded: Medium = "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
     support |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
+    shared = _shared(lowered, spec, list(support.values()))
+    support |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in shared}
     if encoded_fields(spec):
         support["features.py"] = template("project/support/features.py")
     if isinstance(names := spec.data.class_names, tuple):
@@ -141,6 +148,21 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
+
+
+def _shared(lowered: Lowered, spec: Spec, files: Iterable[str | bytes]) -> tuple[str, ...]:
+    """Modules of the runtime of which this project has copies: those of arrays and texts only if it has such inputs.
+
+    `files` are the other modules, some of which import `texts`.
+    """
+    arrays = any(condition.form != "label" for condition in lowered.conditions) or bool(searched(spec))
+    texts = any(condition.medium == "text" for condition in lowered.conditions)
+    texts |= any(field.medium == "text" for field in spec.data.fields.values())
+    texts |= any(isinstance(text, str) and "\nfrom .texts import" in text for text in files)
+    sources = (entry.source for program in lowered.programs for entry in program.inputs(lowered.module))
+    rare = any(isinstance(source, RandomSource) and source.distribution not in COMMON for source in sources)
+    asked = {"condition_arrays": arrays, "texts": texts, "rare_distributions": rare}
+    return (*SHARED, *(name for name, needed in asked.items() if needed))
 
 
 def offered_sizes(model: ModelFile, spec: Spec) -> dict[str, dict[str, int]]:
@@ -287,7 +309,9 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
     defined = [update_class(used), *_helpers(functions, *(["Rollout"] if rollouts else []))]
     body = "\n\n".join([*defined, *functions.texts, *parts, "\n".join(listing) + "\n"])
     head = docstring("The losses, their random inputs, and the networks that each update trains.", "")
-    return assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
+    before = ["from collections.abc import Callable", "from dataclasses import dataclass"]
+    before += ["from typing import Any"] if re.search(r"\bAny\b", body) else []
+    return assembled(head, before, body)
 
 
 def fields_used(lowered: Lowered) -> set[str]:

@@ -149,8 +149,8 @@ class _Loop:
             same = len({s.comment for s in column}) == 1
             body += layout("", self._text(column, names), statement.comment if same else "", self.reserve + 4)
         later = [line for statement in self.after for line in self._later(statement)]
-        for listed, name in self.lists.items():
-            body.append(f"{name}.append({names[listed[0], 0]})")
+        for values, name in self.lists.items():
+            body.append(f"{name}.append({names[values[0], 0]})")
         header = layout("", self._header(), "", self.reserve)
         return [
             *(line for s in self.before for line in s.lines),

@@ -62,6 +62,7 @@ class Encoded:
         return self.made_of
 
 
+# region views
 class Fresh:
     """Images as they are this time, which `finished` encodes in the training process."""
 
@@ -103,6 +104,7 @@ class Fresh:
         return self.images.identity()
 
 
+# endregion
 def class_names(settings: dict[str, Any]) -> list[str]:
     """Names of the classes, if the images come with some."""
     find = getattr(importlib.import_module(f".{settings['kind']}", __package__), "class_names", None)
@@ -122,14 +124,16 @@ def views_of(images: Any, index: int, flip: bool, crops: str) -> np.ndarray:
     return np.concatenate([found, found[:, :, ::-1]]) if flip else found
 
 
-def open_dataset(settings: dict[str, Any]) -> Encoded | Fresh:
+def open_dataset(settings: dict[str, Any]) -> Any:
     """The codes of the images, encoded now if they are not cached and do not change. Raises ValueError."""
     stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
     side = stage["field"]["shape"][1]
     images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, 3)
+    # region views
     if settings["views"] is not None:
         first_stage.file_of(stage)  # or says how to write it
         return Fresh(images, settings)
+    # endregion
     flip, crops = settings["horizontal_flip"], settings["crops"]
     weights = first_stage.file_of(stage)
     status = weights.stat()

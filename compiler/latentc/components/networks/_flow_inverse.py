@@ -86,7 +86,7 @@ def _prefill(parts: Flow) -> BlockBody:
         depth: int,
         **static: Any,
     ) -> tuple[Var, ...]:
-        """Starts with the conditions and the first input: what tells the token that it predicts, and the caches."""
+        """Processes the first input; returns scale and shift of the next token, and the KV caches."""
         rotary, temperature, told = others[: 2 * parts.rotary], others[2 * parts.rotary], others[2 * parts.rotary + 1 :]
         length = parts.prefix + tokens
         shape = (static.get("kv_heads", static["heads"]), length, static.get("head_width", dim // static["heads"]))
@@ -120,7 +120,7 @@ def _decode(parts: Flow, several: bool) -> BlockBody:
         depth: int,
         **static: Any,
     ) -> tuple[Var, ...]:
-        """What tells the token that the one at hand predicts, and the grown caches."""
+        """Predicted scale and shift of the next token, and the extended KV caches."""
         told = bool(parts.entries) and not parts.prefix
         rotary, (temperature, *rest) = others[: 2 * parts.rotary], others[2 * parts.rotary :]
         c, (position, *caches) = rest[:told], rest[told:]
@@ -128,7 +128,7 @@ def _decode(parts: Flow, several: bool) -> BlockBody:
         return _step(parts, b, h, position, temperature, caches, rotary, features, dim, static, several)
 
     if several:
-        decode.body.__doc__ = "What tells the tokens that those at hand predict, and the grown caches."
+        decode.body.__doc__ = "Predicted scales and shifts of the next tokens, and the extended KV caches."
     return decode
 
 

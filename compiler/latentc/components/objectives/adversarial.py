@@ -186,7 +186,7 @@ class _Game:
         parts = weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.usual])
         parts |= {name: x for term in self.usual for name, x in term.metrics(round).items()}
         b.output(*parts.values())
-        b.finish("What the discriminator minimises, then more to log.")
+        b.finish("The discriminator's loss, then further metrics.")
         draws = {draw.name: draw for term in self.usual for draw in term.draws()}
         metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in parts)
         fields = ("x", *conditions.fields)
@@ -212,7 +212,7 @@ class _Game:
         value = term.of_discriminator(Round(b, discriminator, fake, real, self.spec.data.classes or 0))
         assert value is not None
         b.output(b.mul(value, term.weight * term.interval, out="loss"), value)
-        b.finish("What the discriminator minimises every few steps, then the term itself.")
+        b.finish("The discriminator's regulariser, applied every few steps, then its unscaled value.")
         draws = (*(self.draws if term.reads_samples else ()), *self._drawn(*seen), *term.draws())
         metrics = (f"{name}/loss", f"{name}/{term.kind}")
         update = Update(f"loss.{name}", (DISCRIMINATOR,), ("x", *conditions.fields), draws, metrics, name, steps)
@@ -228,7 +228,7 @@ class _Game:
         round = Round(b, self.networks[DISCRIMINATOR], fake, classes=self.spec.data.classes or 0)
         parts = weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
         b.output(*parts.values())
-        b.finish("What the generator minimises, then its terms." if len(parts) > 1 else "What the generator minimises.")
+        b.finish("The generator's loss, then its terms." if len(parts) > 1 else "The generator's loss.")
         metrics = tuple(f"generator/{name}" for name in parts)
         fields = conditions.fields if self.given else ()
         draws = (*self.draws, *self._drawn("samples"))

@@ -330,7 +330,7 @@ def _enter(ratio: int) -> BlockBody:
 def _output(kernel: int) -> BlockBody:
     @module_class("Output")
     def forward(b: Builder, x: Var, t: Var, *, dim: int, grid: int, channels: int) -> Var:
-        """What a branch predicts at its resolution."""
+        """The prediction of a branch at its resolution."""
         return conv(b, "conv", as_map(b, NORM.apply(b, "norm", x, t), grid), channels, kernel, "linear_default")
 
     return forward

@@ -87,7 +87,7 @@ def _forward(config: VectorTransformer) -> BlockBody:
 
     @module_class("VectorTransformer", z="B length-1 channels")
     def forward(b: Builder, z: Var, *, length: int, channels: int, width: int, depth: int, **static: Any) -> Var:
-        """The prediction of the vector behind each of z."""
+        """The predicted next vector at each position of z."""
         x = dense(b, "embed", z, width, True, config.weights, out="x")
         positions = b.param("positions", f32(1, length, width), "normal", std=0.02)
         x = x + b.slice(positions, axis=1, start=0, stop=length - 1, out="positions")

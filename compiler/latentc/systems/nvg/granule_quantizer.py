@@ -87,7 +87,7 @@ def _sequence(b: Builder, h: Var, latent: Any, positions: int, scale: float) -> 
 def _canvases(codebook: GranularityCodebook, scale: float) -> BlockBody:
     @module_class("GranuleQuantizer", "canvases", tokens="B T")
     def canvases(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
-        """The latents before each stage, and behind the last."""
+        """The latents before each stage and after the last."""
         positions, count = codebook.side**2, sum(codebook.lengths)
         contents, labels = b.split(tokens, axis=1, sizes=(count, positions), out="contents labels")
         granules = codebook.granules({"codes": codes, "latent": latent}, labels)

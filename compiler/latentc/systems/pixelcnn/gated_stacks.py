@@ -118,12 +118,12 @@ def subpixel(seen: bool, before: bool, first: bool, cell: bool) -> BlockBody:
 
     @module_class(name, *method)
     def own(b: Builder, z: Var, x: Var, y: Var, *, width: int, mixed: int, inputs: int) -> tuple[Var, Var]:
-        """One channel of the horizontal stack, told what it sees of its pixel (x) and of those before it (y)."""
+        """One channel of the horizontal stack, from the visible features of its pixel (x) and of earlier pixels (y)."""
         return _own(b, z, sized(b, x, inputs), y, width, mixed, not first)
 
     @module_class(name, *method)
     def red(b: Builder, z: Var, x: Var, *, width: int, mixed: int, inputs: int) -> tuple[Var, Var]:
-        """The first channel of the horizontal stack, told its own features."""
+        """The first channel of the horizontal stack, from its own features."""
         return _own(b, z, sized(b, x, inputs), None, width, mixed, not first)
 
     @module_class(name, *method)
@@ -217,12 +217,12 @@ def cell_layer(layer: Layer, s: int) -> BlockBody:
 
     @module_class(layer.name, f"channel_{s}")
     def later(b: Builder, z: Var, x: Var, y: Var, *, width: int) -> tuple[Var, Var]:
-        """One channel of a cell, told what it sees of its pixel (x) and of those before it (y)."""
+        """One channel of a cell, from the visible features of its pixel (x) and of earlier pixels (y)."""
         return own(b, z, (x,), (y,), width)
 
     @module_class(layer.name, f"channel_{s}")
     def red(b: Builder, z: Var, x: Var, *, width: int) -> tuple[Var, Var]:
-        """The first channel of a cell, told its own features."""
+        """The first channel of a cell, from its own features."""
         return own(b, z, (x,), (), width)
 
     @module_class(layer.name, f"channel_{s}")
@@ -240,14 +240,14 @@ def head(before: bool, cell: bool) -> BlockBody:
 
     @module_class(name, *method)
     def later(b: Builder, h: Var, inside: Var, *, width: int, values: int, inputs: int, hidden: int) -> tuple[Var, Var]:
-        """What the channels up to this one have inside, and its logits, from the features that it sees."""
+        """Hidden features up to this channel, and its logits, from the visible features."""
         own = b.relu(pointwise(b, "enter", b.relu(sized(b, h, inputs), out="h"), width), out="own")
         every = sized(b, b.concat(inside, own, axis=1, out="inside"), hidden)
         return every, pointwise(b, "leave", every, values)
 
     @module_class(name, *method)
     def red(b: Builder, h: Var, *, width: int, values: int, inputs: int, hidden: int) -> tuple[Var, Var]:
-        """What the first channel has inside, and its logits."""
+        """Hidden features of the first channel, and its logits."""
         inside = b.relu(pointwise(b, "enter", b.relu(sized(b, h, inputs), out="h"), width), out="inside")
         return inside, pointwise(b, "leave", inside, values)
 

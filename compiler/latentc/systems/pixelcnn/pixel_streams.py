@@ -167,7 +167,7 @@ def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
 def map_block(stream: str, skip: bool, told: bool, normed: bool, dropout: float) -> BlockBody:
     @module_class(_CLASSES[stream])
     def block(b: Builder, x: Var, *others: Var, width: int, beside: int = 0) -> Var:
-        """Two convolutions, of which the second is gated; `a` is what the block is told beside x."""
+        """Two convolutions, the second gated; the block is also conditioned on `a`."""
         a, c = others[:skip], others[skip : skip + told]
         h = shifted_conv(b, "conv_input.conv", doubled_elu(b, x), width, stream, normed)
         for told_beside in a:

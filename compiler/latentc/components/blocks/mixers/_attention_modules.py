@@ -167,7 +167,7 @@ def extending(config: Attention, init: str, masked: bool, plain: bool) -> BlockB
     def extend(
         b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
     ) -> tuple[Var, Var, Var]:
-        """Attention of tokens to themselves and those of the cache; returns the cache with theirs behind."""
+        """Attention of tokens to themselves and to the cache; returns the cache with theirs appended."""
         mask, rotary = (others[0], others[1:]) if masked else (None, others)
         q, k, v = config.heads_of(b, x, rotary, init, dim, heads, kv_heads)
         keys = b.concat(keys, k, axis=2, out="keys")
