@@ -481,7 +481,7 @@ class _ClassPrinter:
         if not name:  # another method of this very module
             origin = self.owner.module.functions[fn].origin
             assert origin is not None
-            return call(f"self.{self.wanted[origin.method]}", args)
+            return call(f"self.{self.wanted.get(origin.method) or self._wanted(origin.method)}", args)
         callee = self.access.get(name, "")
         base, _, variable = element.partition(" ")
         if variable and re.fullmatch(re.escape(base) + r"\.\d+", name):
