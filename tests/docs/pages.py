@@ -111,6 +111,18 @@ def training(folder: Path) -> None:
     api.emit(folder / "digits_dit", folder / "project")
 
 
+def samplers(folder: Path) -> None:
+    """The project of a tiny EDM whose sampler has churn, with weights."""
+    text = (
+        "latentc: 1\nname: edm\nextends: diffusion/edm\nbackbone: {width: 16, multipliers: [1, 1], blocks: 1}\n"
+        "data: {shape: [3, 8, 8]}\nsampler: {steps: 4, churn: {amount: 10}}\n"
+    )
+    (folder / "edm").write_text(text, encoding="utf-8")
+    api.emit(folder / "edm", folder / "project")
+    (folder / "project/runs/train").mkdir(parents=True)
+    write_random_weights(folder / "edm", folder / "project/runs/train/weights.safetensors", 0.02)
+
+
 def researcher(folder: Path) -> None:
     """The page's own block, where the registry finds it, and the spec that names it."""
     page = (ROOT / "docs/tutorials/researcher.md").read_text(encoding="utf-8")
@@ -164,6 +176,7 @@ GIVEN: dict[str, Callable[[Path], None]] = {
     "docs/evaluation.md": evaluation,
     "docs/import.md": import_page,
     "docs/quantization.md": engines,
+    "docs/samplers.md": samplers,
     "docs/samples.md": deployment,
     "docs/serving.md": serving,
     "docs/spec.md": spec,

@@ -38,6 +38,10 @@ def whole(system: str) -> dict[str, Any]:
     return {("networks" if k == "backbone" else k): ({"main": v} if k == "backbone" else v) for k, v in data.items()}
 
 
+# Faults of the compiler or its components, whatever the spec says.
+MISTAKES = {"E0901", "E0902", "E0903", "E0904"}
+
+
 def parts(data: Any, place: tuple[str, ...] = ()) -> Iterator[Part]:
     """The components of a spec outside of its training section, with their places."""
     if isinstance(data, dict):
@@ -96,7 +100,7 @@ def run(seed: int) -> str:
         optimised(lowered, spec)
     except DiagnosticError as error:
         codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
-        assert codes and set(codes) <= set(resources.codes()), changes
+        assert codes and set(codes) <= set(resources.codes()) - MISTAKES, (codes, changes)
         return " ".join(codes)
     except Exception as error:
         raise AssertionError(f"{data['name']} with {'; '.join(changes)}") from error

@@ -37,19 +37,19 @@ METHODS: Mapping[str, Mapping[str, str]] = {
     "refine": {"forward": _DENOISE, "train_forward?": _TRAIN},
     "skip_tokens": {"forward": _DENOISE, "train_forward?": _TRAIN},
     "embed_conditions": {"embed?": "condition* -> output"},
-    "denoise_stages": {"stage_#": "state time condition* -> output", "forward": "state time condition* -> output"},
+    "denoise_stages": {"stage_#?": "state time condition* -> output", "forward": "state time condition* -> output"},
     "denoise_tokens": {"forward": "state time condition* -> logits"},
     "denoise_hidden": {
         "predict": "state time condition* -> output features",
-        "predict_hidden_#": "state time condition* noise -> output features mask",
+        "predict_hidden_#?": "state time condition* noise -> output features mask",
     },
     "control": {"control": "state time condition* -> output+"},
     "exit": {"forward": "time control* condition* -> output+"},
     "next_token": {
         "forward": "state condition* -> logits",
-        "prefill": "condition* token* -> logits output* cache+",
-        "decode": "token position condition* cache+ -> logits cache+",
-        "train_forward?": "state token* condition* -> logits",
+        "prefill": "condition* token* -> logits output* token* cache+",
+        "decode": "token+ position condition* cache+ output* -> logits output* token* cache+",
+        "train_forward?": "state token* condition* -> logits token*",
     },
     "any_order": {
         "forward": "state position* mask condition* -> logits",
@@ -125,7 +125,7 @@ METHODS: Mapping[str, Mapping[str, str]] = {
     "estimate_noise": {"forward": "state condition* -> output"},
     "shift": {"shift": "noise condition* -> output log_det"},
     "adapt": {"forward": "state -> output", "inverse": "state -> output"},
-    "weigh_classes": {"score": "condition* -> output output", "weigh": "state -> output"},
+    "weigh_classes": {"score": "condition* -> output output", "weigh": "state condition* -> output"},
     "continue_rows": {"forward": "state condition* -> logits"},
     "pixels": {
         "forward": "state condition* -> output",
