@@ -314,7 +314,7 @@ def test_parquet_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     parquet(tmp_path / "set")
     settings = settings_of("parquet", tmp_path / "set")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"run `python data.py` once, before torchrun"):
+    with pytest.raises(ValueError, match=r"run `python -m latentc_support.data` once, before torchrun"):
         open_dataset(settings)
     monkeypatch.delenv("WORLD_SIZE")
     open_dataset(settings)

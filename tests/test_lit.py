@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_all_but_the_attention_is_inherited(name: str, data: str, tmp_path: Path
     spec = load_spec(name, overrides=[data, *SMALL[1:]])
     low = lower(spec)
     with emitted(low, spec, tmp_path / "project") as project:
-        import checkpoint  # of the project
+        checkpoint = importlib.import_module("latentc_support.checkpoint")  # of the project
 
         teacher, student = (project.model.NETWORKS[name]() for name in ("teacher", "main"))
         for weight in teacher.parameters():

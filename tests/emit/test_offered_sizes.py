@@ -12,6 +12,7 @@ from tiny_systems import SYSTEMS
 from torch_module import loaded, side_file
 
 from latentc.emit.model import model_file
+from latentc.emit.numbered import method_of
 from latentc.emit.project import offered_sizes
 from latentc.ir.core import Function
 from latentc.ir.sizes import evaluate
@@ -78,7 +79,7 @@ def call(network: torch.nn.Module, fn: Function, sizes: Sizes, changed: Sizes) -
         for fill in (0, 1):
             inputs = [torch.full(s, fill, dtype=DTYPES[v.type.dtype]) for s, v in zip(found, fn.inputs, strict=True)]
             try:
-                getattr(network, fn.origin.method)(*inputs)  # type: ignore[union-attr]
+                method_of(network, fn.origin.method)(*inputs)  # type: ignore[union-attr]
                 return
             except (RuntimeError, IndexError, ValueError) as error:
                 first = first or error

@@ -151,7 +151,7 @@ import torch
 from latentc_support.config import load_config
 from latentc_support.data import Order
 from sample import load_networks
-from sharded import load_shards
+from latentc_support.sharded import load_shards
 
 checkpoint = Path(sys.argv.pop())
 for kind in ("networks", "averages", "optimizers"):

@@ -59,7 +59,8 @@ class Functions:
         while python in self._names.values() or python in self._variables:
             python += "_"
         self._names[function] = python
-        if (averaged := _averaged(fn)) and self._is_free(averaged):
+        averaged = _averaged(fn)
+        if averaged and self._is_free(averaged) and _same_names(fn, self.module.functions[averaged]):
             self.texts.append(self._means(fn, python, self.add(averaged)))
             return python
         models = [variable_of(n) for n in self.networks(function)]
@@ -137,6 +138,11 @@ class Functions:
             return call("torch.tensor", [literal(array.tolist())], device=Text(f"{like}.device") if like else None)
         stored = self.constants.add(identifier(name.removesuffix("_table")), array)
         return call("table", [literal(stored), *([like] if like else [])])
+
+
+def _same_names(one: Function, other: Function) -> bool:
+    """Whether two functions take the same inputs by keyword."""
+    return [v.name for v in one.inputs] == [v.name for v in other.inputs]
 
 
 def _averaged(fn: Function) -> str | None:
