@@ -17,8 +17,8 @@ import train
 generator = train.generator
 train.generator = lambda seed, kind, step, rank, part: generator(seed, kind, step, part, rank)
 train.sliced = lambda batch, part, parts: {name: rows[part::parts] for name, rows in batch.items()}
-if importlib.util.find_spec("rollouts"):
-    import rollouts
+if importlib.util.find_spec("latentc_support.rollouts"):
+    from latentc_support import rollouts
     drawn_by = rollouts.roll_out
     def roll_out(rewards, networks, batch, config, step, run):
         made = []
