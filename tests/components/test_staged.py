@@ -96,6 +96,11 @@ def test_a_window_of_all_tokens_leaves_the_convolution_s_gate_unused() -> None:
     assert params["blocks.0.adaLN.weight"].type.shape[0] == 7 * 16  # scales and gates, as with a convolution
 
 
+def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
+    with pytest.raises(DiagnosticError, match="3 groups do not divide 8 channels"):
+        lower(load_spec("diffit_image", None, [*IMAGE[:-2], "backbone.block.condition.convolution_groups=3"]))
+
+
 def test_guidance_of_a_network_without_conditions_is_refused() -> None:
     with pytest.raises(DiagnosticError, match="network `main` takes none"):
         lower(load_spec("diffit", None, [*DIFFIT, "backbone.conditions=[]"]))

@@ -231,7 +231,7 @@ def test_a_stitched_trajectory_is_two_networks_in_a_row():
     module = ModuleBuilder()
     main = network(module, SHAPE[0])
     both = {"main": main, "small": replace(main, name="small")}
-    until = spec("diffusion noise", stitch=Stitch(network="small", until=0.5))
+    until = spec("diffusion noise", stitch=Stitch(network="small", until=0.55))
     program = sampler.build(module, both, until)
     done = verify(module.finish(), "train")
     bodies = [done.functions[n.attrs["body"]] for n in done.entry(program.entry).nodes if n.op == "loop"]

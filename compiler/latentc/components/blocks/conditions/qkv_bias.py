@@ -12,7 +12,7 @@ from pydantic import Field
 
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.layers import conv, group_norm
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm
+from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Refusal, a_divisor
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
@@ -50,6 +50,9 @@ def _block(groups: int | None, mixer: Mixer, feed_forward: FeedForward, norm: No
         feeding = {k: static[k] for k in feed_forward.static(dim)}
         shortcut = x
         if groups is not None:
+            if dim % groups:
+                message = f"{groups} groups do not divide {int(dim)} channels"
+                raise Refusal(message, a_divisor(int(dim)), ("block", "condition", "convolution_groups"))
             h = group_norm(b, "norm0", as_map(b, x, static["grid"]), groups, 1e-5, out="h")
             x = as_tokens(b, conv(b, "conv", b.silu(h, out="h"), dim, 3, init, out="h"), shortcut.shape[1])
         h = norm.apply(b, "norm1", x) if mixer.normalised else x
