@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from latentc.checkpoint import arrays, network_params, network_weights
 from latentc.components.blocks.bottlenecks.granularity_codebook import GranularityCodebook
 from latentc.components.blocks.granules import clustered
+from latentc.emit.project import project_files
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -295,3 +296,11 @@ def test_all_rows_of_the_codebook_learn_in_the_warm_up(tmp_path: Path) -> None:
             penalty.mean().backward()
             assert np.isclose(penalty.mean().item(), numbers.outputs["out.loss"], rtol=1e-5)
             assert error(model.codebook.weight.grad, numbers.outputs[wanted]) < 1e-4
+
+
+def test_the_project_with_its_decoder_is_emitted_at_the_published_size() -> None:
+    """Not only at the tests' sizes: the pairings of 256 vectors are of two classes."""
+    spec = load_spec("nvg")
+    files = project_files(lower(spec, to_emit=True), spec)
+    source = next(str(text) for name, text in files.items() if name.endswith("autoencoder.py"))
+    assert "class Clustering(" in source

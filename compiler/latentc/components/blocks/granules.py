@@ -131,9 +131,9 @@ def clustered(b: Builder, x: Var) -> Var:
     In each stage the two nearest clusters that are left become one, until none is left; its vector is their mean.
     """
     count = int(x.shape[1])
-    pairs = []
+    pairs: list[tuple[Var, Var]] = []
     while count > 1:
-        first, second = b.sub("pairing", _paired, x, out="first second")
+        first, second = b.sub(f"pairing.{len(pairs)}", _paired, x, out="first second")
         pairs.append((first, second))
         x = b.mul(b.add(rows(b, x, first, "x"), rows(b, x, second, "x")), 0.5, out="x")
         count //= 2
