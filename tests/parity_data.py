@@ -114,8 +114,9 @@ def error(actual: Any, expected: Any) -> float:
 def excess(actual: Any, expected: Any, name: str, single: Any = None) -> float:
     """How many times the rounding error of the recording `name` a float64 result is off; at most LIMIT if it is right.
 
-    Where the authors' code was not run in float64, the error is that of our own oracle in float32, `single`. Either can
-    be small by chance, so it is at least one float32 spacing at the largest value.
+    Where the authors' code was not run in float64, the error is that of our own oracle in float32, or with its
+    weights moved by their last digit: `single`. Either can be small by chance, so it is at least one float32 spacing
+    at the largest value.
     """
     expected = np.asarray(expected, np.float64)
     assert np.shape(actual) == expected.shape

@@ -40,11 +40,11 @@ def rounding_error(
     """
     single = error(run(subject.oracle_with({}, "f32"), operands), exact)
     chance = np.random.default_rng(0)
-    weights = {name: _moved(array, chance) for name, array in subject.measured.items()}
-    return max(single, error(run(subject.oracle_with(weights), [_moved(x, chance) for x in operands]), exact))
+    weights = {name: moved(array, chance) for name, array in subject.measured.items()}
+    return max(single, error(run(subject.oracle_with(weights), [moved(x, chance) for x in operands]), exact))
 
 
-def _moved(array: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:
+def moved(array: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:
     """Floats times 1 + 2^-23 or 1 - 2^-23 at random; other arrays as they are."""
     if array.dtype not in (np.float32, np.float64):
         return array
