@@ -93,10 +93,8 @@ def check_computes(
         outs = list(subject.pipeline.run(request).values())
         if any(out.dtype.kind != "f" for out in outs) or _draws(subject, program.entry):
             continue  # rounding may decide between two tokens
-        run, error = (
-            functools.partial(_run, entry=program.entry, prefix=""),
-            functools.partial(largest_error, called=None),
-        )
+        run = functools.partial(_run, entry=program.entry, prefix="")
+        error = functools.partial(largest_error, called=None)
         check(f"program `{request.entry.name}`", outs, run, subject.operands(request), error)
 
 
