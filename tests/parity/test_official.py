@@ -27,7 +27,6 @@ from latentc.lower import lower
 from latentc.measure.forward import output_names, run_method
 from latentc.measure.loss import update_called
 from latentc.spec import load_spec
-from latentc.verify.rounding import moved
 from latentc.weights import Array, Expr, ignored_names, read_safetensors, write_safetensors
 from latentc.weights.read import materialise
 from latentc_runtime.sources import ConditionSource, RandomSource
@@ -146,13 +145,8 @@ def by_name(case: Case, numbers: Numbers, spec: Any, names: list[str]) -> list[n
     return [np.asarray(given[name]) for name in names]
 
 
-Run = Callable[[str, Callable[[Any], Any]], Any]
-
-
-def check(one: Official, out: Any, wanted: np.ndarray, run: Run | None = None) -> None:
-    """`out`: an array, or several by name. `run`: computes it by the oracle with floats of a dtype from weights that a
-    function changes, if `out` is the oracle's.
-    """
+def check(one: Official, out: Any, wanted: np.ndarray, run: Callable[[str], Any] | None = None) -> None:
+    """`out`: an array, or several by name. `run`: computes it by the oracle with floats of a dtype, if `out` is its."""
 
     def given(out: Any) -> np.ndarray:
         return one.case.output(out if isinstance(out, dict) else np.asarray(out), one.numbers, one.spec)
@@ -160,14 +154,8 @@ def check(one: Official, out: Any, wanted: np.ndarray, run: Run | None = None) -
     found = error(given(out), wanted)
     assert found < one.case.tolerance, found
     if run is not None:
-        if one.case.numbers in ROUNDING:
-            times = excess(given(out), wanted, one.case.numbers)
-        else:
-            times = excess(given(out), wanted, one.case.numbers, given(run("f32", lambda array: array)))
-            if times > LIMIT:  # one run in float32 may be right by luck
-                chance = np.random.default_rng(0)
-                moved_last = given(run("f64", lambda array: moved(array, chance)))
-                times = excess(given(out), wanted, one.case.numbers, moved_last)
+        single = None if one.case.numbers in ROUNDING else given(run("f32"))
+        times = excess(given(out), wanted, one.case.numbers, single)
         assert times <= LIMIT, times
 
 
@@ -193,9 +181,8 @@ def test_forward(case: Forward, backend: str) -> None:
     outs = run_method(one.spec, one.lowered, one.weights[case.network], given, backend, case.network, case.method)
     method, own = one.lowered.networks[case.network].methods[case.method], arrays(one.weights[case.network])
 
-    def run(dtype: str, changed: Callable[[Any], Any]) -> Any:
-        weights = {name: changed(array) for name, array in own.items()}
-        outs = Interpreter(one.lowered.module, weights, dtype).run(method.function, *given.values())
+    def run(dtype: str) -> Any:
+        outs = Interpreter(one.lowered.module, own, dtype).run(method.function, *given.values())
         return dict(zip(output_names(method), outs, strict=True)) if case.every_output else outs[0]
 
     out = outs if case.every_output else next(iter(outs.values()))
@@ -258,10 +245,9 @@ def test_loss(case: Loss, backend: str) -> None:
     sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names, "update": case.update}
     found = api.loss(case.spec, one.files, given, backend, **sizes)  # type: ignore[arg-type]
 
-    def run(dtype: str, changed: Callable[[Any], Any]) -> Any:
+    def run(dtype: str) -> Any:
         operands = [given[value.name] for value in one.lowered.module.entry(update.loss).inputs]
-        weights = {name: changed(array) for name, array in one.whole.items()}
-        return Interpreter(one.lowered.module, weights, dtype).run(update.loss, *operands)[0]
+        return Interpreter(one.lowered.module, one.whole, dtype).run(update.loss, *operands)[0]
 
     wanted = case.wanted(one.numbers).mean()
     check(one, next(iter(found.values())), wanted, run if backend == "oracle" else None)
@@ -310,12 +296,11 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
     names = [value.name for value in lowered.module.entry(program.entry).inputs]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
 
-    def run(dtype: str, changed: Callable[[Any], Any]) -> Any:
-        weights = {name: changed(array) for name, array in one.whole.items()}
-        return Interpreter(lowered.module, weights, dtype).run(program.entry, *given.values())[0]
+    def run(dtype: str) -> Any:
+        return Interpreter(lowered.module, one.whole, dtype).run(program.entry, *given.values())[0]
 
     if backend == "oracle":
-        out = run("f64", lambda array: array)
+        out = run("f64")
     elif backend == "torch":
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
             made = project.sampler.PROGRAMS[program.name][program.steps]

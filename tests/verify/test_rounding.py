@@ -58,7 +58,7 @@ def test_a_flow_that_loses_digits_is_rounded(tmp_path: Path) -> None:
     assert report.ok, report.text()
     rounded = [c for c in report.comparisons if c.rounding is not None]
     assert rounded and all(c.what == "forward" and c.error > 1e-5 for c in rounded)
-    assert "rounding: the oracle in float32 is" in report.text()
+    assert "rounding: float32 itself is" in report.text()
 
 
 def test_a_mistake_of_one_percent_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
