@@ -13,6 +13,8 @@ import numpy as np
 FOLDER = Path(__file__).parent / "data" / "parity"
 ROUNDING: dict[str, float] = json.loads((FOLDER / "rounding.json").read_text(encoding="utf-8"))
 """{recording: max|a - b| of the authors' code in float32 and in float64, over all outputs}, where it was measured."""
+# Of the emitted PyTorch instead, whose float32 convolutions, as the authors', round more than our oracle's (1.2e-6).
+ROUNDING |= {"augself.D": 5.86e-6}
 LIMIT = 4.0
 """A float64 run may differ from recorded float32 numbers by this many times their rounding error. A right formula
 differs once; tanh's approximation of the GELU 14 times, though by only 5e-6 of the largest value."""

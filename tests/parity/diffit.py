@@ -24,7 +24,7 @@ def doubled(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 
 def guided(out: Array, numbers: Numbers, spec: Any) -> Array:
-    """The scale grows from 1 with the progress 1 - t / 1000 of each sample; in our samplers it is 1 - t / 999."""
+    """The scale grows from 1 with the progress 1 - t / 1000 of each sample, as in samplers."""
     guidance = spec.sampler.guidance
     assert guidance.scale == numbers.meta["scalars"]["cfg_scale"]
     weight = guidance.weights(spec.objective.process.progress(numbers.inputs["t"][:2]))

@@ -142,14 +142,21 @@ def test_schedules_and_intervals_of_several_terms() -> None:
 
 def test_one_classifier_free_term_stays_one_guided_call() -> None:
     """Which a pass batches; several evaluations are calls, each condition set evaluated once."""
-    ops = lambda guidance: [  # noqa: E731
+    ops = lambda guidance, *more: [  # noqa: E731
         node.op
-        for fn in lower(spec_with(guidance)).module.functions.values()
-        if "ddim" in fn.name
+        for fn in lower(spec_with(guidance, *more)).module.functions.values()
+        if "ddim" in fn.name or "euler" in fn.name
         for node in fn.nodes
         if node.op in ("call", "guided")
     ]
     assert ops("{interval: [0.01, 1]}") == ["call", "guided"]  # the first step is not guided
+    flow = (
+        "objective={kind: flow, process: {kind: interpolant}, predicts: velocity}",
+        "sampler.kind=euler",
+        "sampler.spacing=even",
+    )
+    assert ops("{schedule: linear}", *flow) == ["call", "guided"]  # at pure noise the scale is 1
+    assert ops("{schedule: linear}") == ["guided"]  # the last timestep is a step from pure noise
     assert ops("[{scale: 2}]") == ["guided"]
     assert ops(TEXT_AND_IMAGE) == ["call"] * 3
     assert ops("[]") == ["call"]

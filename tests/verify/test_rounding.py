@@ -38,9 +38,8 @@ def test_only_failed_comparisons_need_the_oracle_again() -> None:
         (8.1e-4, TORCH, 1e-4, False),
         (2e-5, ORACLE, 1e-7, False),
         (2e-5, ORACLE, 0.0, False),
-        (3.9 * MOST, ORACLE, 2 * MOST, True),
-        (4.1 * MOST, ORACLE, 2 * MOST, False),
-        (3.9 * MOST, ORACLE, float("inf"), True),
+        (2e-2, ORACLE, 2 * MOST, False),  # float32 says nothing there
+        (2e-2, ORACLE, float("inf"), False),
     ],
 )
 def test_a_small_multiple_of_the_oracles_own_error(error: float, reference: str, rounding: float, ok: bool) -> None:
@@ -59,7 +58,7 @@ def test_a_flow_that_loses_digits_is_rounded(tmp_path: Path) -> None:
     assert report.ok, report.text()
     rounded = [c for c in report.comparisons if c.rounding is not None]
     assert rounded and all(c.what == "forward" and c.error > 1e-5 for c in rounded)
-    assert "rounding: the oracle in float32 is" in report.text()
+    assert "rounding: float32 itself is" in report.text()
 
 
 def test_a_mistake_of_one_percent_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ class Comparison:
     `program inpaint`); `point` says where (`t=981`, `call 3 of 50`, `50 steps`). `error` is the relative error, or the
     share of tokens that differ, whose tolerance is 0. `ties` counts tokens that rounding decided: the reference was
     then drawn again, deciding alike. `agreement` of logits: the share of positions with the same likeliest token.
-    `rounding`: the oracle's own error in float32, if the usual tolerance is below what float32 reaches; `tolerance`
+    `rounding`: the oracle's own rounding error, if the usual tolerance is below what float32 reaches; `tolerance`
     then follows from it.
     """
 
@@ -111,7 +111,7 @@ class Report:
             ties = sum(c.ties for c in group)
             notes = ["ok" if worst.ok else "FAILED", *[f"{ties} tie{'s' * (ties > 1)}"] * bool(worst.ok and ties)]
             rounding = [c.rounding for c in group if c.rounding is not None]
-            notes += [f"rounding: the oracle in float32 is {max(rounding):.1e} off"] if rounding else []
+            notes += [f"rounding: float32 itself is {max(rounding):.1e} off"] if rounding else []
             shares = [c.agreement for c in group if c.agreement is not None]
             notes += [f"{min(shares):.1%} of most likely tokens the same"] if shares else []
             mark = ", ".join(notes)

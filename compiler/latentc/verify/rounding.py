@@ -24,7 +24,7 @@ FACTOR = 4.0
 """Multiple of the oracle's own rounding error that a result in float32 may have: engines sum in another order."""
 
 MOST = 1e-2
-"""Largest error of the oracle that counts: a larger one widens no further, since results then say little."""
+"""Largest rounding error that excuses anything; beyond it, float32 results say nothing."""
 
 
 def rounding_error(
@@ -34,17 +34,17 @@ def rounding_error(
     exact: Arrays,
     error: Callable[[Arrays, Arrays], float],
 ) -> float:
-    """How far the oracle's results `exact` are off for rounding alone: `error(run(oracle, operands), exact)` at most.
+    """The larger `error(run(oracle, operands), exact)` of two roundings of the subject; no unit, as `error` has none.
 
-    With the oracle in float32, and in float64 with every weight and operand moved by its last digit in float32.
+    One oracle computes in float32; the other in float64, every weight and operand moved by its last float32 digit.
     """
     single = error(run(subject.oracle_with({}, "f32"), operands), exact)
     chance = np.random.default_rng(0)
-    weights = {name: _moved(array, chance) for name, array in subject.measured.items()}
-    return max(single, error(run(subject.oracle_with(weights), [_moved(x, chance) for x in operands]), exact))
+    weights = {name: moved(array, chance) for name, array in subject.measured.items()}
+    return max(single, error(run(subject.oracle_with(weights), [moved(x, chance) for x in operands]), exact))
 
 
-def _moved(array: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:
+def moved(array: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:
     """Floats times 1 + 2^-23 or 1 - 2^-23 at random; other arrays as they are."""
     if array.dtype not in (np.float32, np.float64):
         return array
@@ -56,13 +56,13 @@ def with_rounding(compared: Sequence[Comparison], rounding: Callable[[], float])
 
     Two results that are both rounded may be twice as far apart.
     """
-    if all(c.ok for c in compared) or not (own := rounding()) > 0:
+    if all(c.ok for c in compared) or not 0 < (own := rounding()) <= MOST:
         return list(compared)
     return [c if c.ok else _again(c, own) for c in compared]
 
 
 def _again(c: Comparison, rounding: float) -> Comparison:
-    tolerance = FACTOR * min(rounding, MOST) * (1 if c.reference == ORACLE else 2)
+    tolerance = FACTOR * rounding * (1 if c.reference == ORACLE else 2)
     if tolerance <= c.tolerance:
         return c
     return replace(c, tolerance=tolerance, ok=c.error <= tolerance, rounding=rounding)

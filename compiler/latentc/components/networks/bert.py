@@ -133,14 +133,14 @@ class Bert(Backbone):
                 message = "the sampler reuses keys and values, but this mixer does not return them"
                 yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or leave out `sampler.reuse`")
 
-    def _problems_of_decoder(self, decoder: Decoder, told: Mapping[str, Condition]) -> Iterator[Problem]:
+    def _problems_of_decoder(self, decoder: Decoder, conditions: Mapping[str, Condition]) -> Iterator[Problem]:
         if decoder.width % decoder.heads:
             message = f"{decoder.heads} heads do not divide the width of {decoder.width}"
             yield Problem(("heads",), message, "change `width` or `heads`")
-        if self.embedding.first(told) == 0:
+        if self.embedding.first(conditions) == 0:
             message = "the decoder needs a token in front, whose encoder output replaces masked tokens"
             yield Problem((), message, "add a condition in front, or set `embedding.blank`")
-        if self.embedding.condition == "last" and told:
+        if conditions and self.embedding.condition == "last":
             message = "the decoder takes the condition before the tokens, not after them"
             yield Problem((), message, "set `embedding.condition: first`")
         if self.splits > 1:

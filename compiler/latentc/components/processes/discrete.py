@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-NOISIEST = 1e6
-"""Largest sigma / alpha of a timestep; the cosine schedule of 1000 steps ends at 2e4."""
+FAINTEST = 1e-6
+"""Smallest alpha of a timestep; the cosine schedule of 1000 steps ends at 5e-5."""
 
 
 class Discrete(Process):
@@ -62,10 +62,8 @@ class Discrete(Process):
             message = f"with {self.steps} steps the betas of the linear schedule exceed 1"
             yield Problem(("steps",), message, "use at least 21 steps, or give `beta_start` and `beta_end`")
             return
-        if (ratio := self.levels[-1]) > NOISIEST:
-            message = (
-                f"the last timestep's noise is {ratio:.0e} times the signal, which float32 cannot predict data from"
-            )
+        if (alpha := float(np.sqrt(self.alphas_cumprod[-1]))) < FAINTEST:
+            message = f"{alpha:.0e} of the signal is left at the last timestep, too little to predict data in float32"
             yield Problem(("beta_end",), message, "reduce `beta_end` or `steps`")
 
     @property

@@ -154,8 +154,10 @@ def _body(
         x = x if cross is None else x + dropped(b, cross(x), static)
         return added(x, feed_forward.apply(b, "mlp", x, init, dim=dim, **feeding), 2, "mlp")
     h = modulated(norms[0].apply(b, "norm1", x) if mixer.normalised else x, "msa")
+    gates, branches = ("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h)
     # A window that covers all tokens has no convolution beside it, whose gate then is not used.
-    for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h), strict=False):
+    assert len(branches) in (1, len(gates)), f"{len(branches)} branches for the gates {gates}"
+    for name, branch in zip(gates, branches, strict=False):
         x = x + gated(name, branch)
     x = x if cross is None else x + dropped(b, cross(x), static)
     h = modulated(norms[1].apply(b, "norm2", x), "mlp")
