@@ -50,8 +50,8 @@ def forward(folder: Path) -> dict[str, Any]:
 def bundle(folder: Path, name: str, by_reference: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     from latentc import api
+    from latentc.api.unchanged import unchanged  # noqa: F401
     from latentc.export.bundle import bundle_from_lowered  # noqa: F401
-    from latentc.unchanged import unchanged  # noqa: F401
 
     imported = time.perf_counter()
     how: dict[str, Any] = {"max_batch": 8, "by_reference": by_reference, "run": False}  # torch's export runs nothing

@@ -36,10 +36,10 @@ def arguments(depth: int) -> tuple[str, list[str]]:
 def compiled(folder: Path, depth: int, by_reference: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     from latentc import api
+    from latentc.api.unchanged import unchanged  # noqa: F401
     from latentc.checkpoint import network_weights  # noqa: F401
     from latentc.export.bundle import bundle_from_lowered  # noqa: F401
     from latentc.pipeline import optimised  # noqa: F401
-    from latentc.unchanged import unchanged  # noqa: F401
 
     imported = time.perf_counter()
     stages: dict[str, float] = {}

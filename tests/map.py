@@ -197,7 +197,7 @@ def systems() -> Mapping[str, str]:
 
     The names of first stages and of examples on digits come last.
     """
-    from latentc.resources import shipped_specs
+    from latentc.files.shipped import shipped_specs
 
     papers: dict[str, list[tuple[bool, int, str]]] = defaultdict(list)
     for name, path in shipped_specs().items():

@@ -168,7 +168,7 @@ def capabilities() -> tuple[Mapping[str, list[str]], Mapping[str, list[str]]]:
     Networks by their classes and as the shipped specs use them, the others as the shipped specs use them.
     """
     from latentc import components
-    from latentc.resources import shipped_specs
+    from latentc.files.shipped import shipped_specs
     from latentc.spec import load_spec
 
     given: dict[str, set[str]] = defaultdict(set)

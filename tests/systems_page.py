@@ -13,7 +13,7 @@ from test_parameter_counts import COUNTS
 from tiny_systems import SYSTEMS
 from verified import MOST, failures
 
-import latentc.resources as resources
+import latentc.files.shipped as resources
 from latentc.spec import load_spec
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_systems import SYSTEMS
 
-from latentc.class_names import with_known_names
+from latentc.api.known_names import with_known_names
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
 from latentc.lower import lower

@@ -123,7 +123,7 @@ def test_a_mistake_outside_of_building(tmp_path: Path, capsys: pytest.CaptureFix
     file.write_text(file.read_text().replace("self.PROVIDES)", "self.PROVIDES, 3)"))
     assert run(["check", "my_network", "--components", str(folder)]) == 1
     shown = capsys.readouterr().err
-    assert "E0903" in shown and "with the component `my_network`" in shown and "raised by latentc/lower.py" in shown
+    assert "E0903" in shown and "with the component `my_network`" in shown and "latentc/lower/__init__.py" in shown
 
 
 def test_every_capability_has_a_contract() -> None:

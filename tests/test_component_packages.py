@@ -214,8 +214,8 @@ def test_two_packages_that_claim_a_kind(tmp_path: Path) -> None:
 
 
 def test_a_changed_package_is_compiled_again(tmp_path: Path, spec: Path) -> None:
+    from latentc.api.unchanged import compile_key
     from latentc.spec import load_spec
-    from latentc.unchanged import compile_key
 
     folder = package(tmp_path / "mypkg")
     components.use(folder)

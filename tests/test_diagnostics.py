@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from spec_fakes import fakes as fakes
 
-import latentc.resources as resources
+import latentc.files.shipped as resources
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source, nearest, render
 from latentc.spec import load_spec
 

@@ -17,8 +17,8 @@ import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_types
 from latentc.diagnostics import DiagnosticError
+from latentc.files.shipped import folder
 from latentc.lower import lower
-from latentc.resources import folder
 from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
 

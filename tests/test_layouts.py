@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentc.layouts import Layouts
 from latentc.spec import load_spec
+from latentc.systems.taming.layouts import Layouts
 
 BOXES = [[0.0, 0.0, 0.5, 0.25], [0.6, 0.2, 0.4, 0.8], [0.9, 0.9, 0.1, 0.1]]
 

@@ -62,7 +62,7 @@ def test_only_functions_that_are_called_count():
 
     files = house.called(lambda: f32(2, 3))
     assert "ir/types.py" in files
-    assert house.called(lambda: exec(compile("class A: ...", str(house.PACKAGE / "lower.py"), "exec"))) == set()
+    assert house.called(lambda: exec(compile("class A: ...", str(house.PACKAGE / "pipeline.py"), "exec"))) == set()
 
 
 def test_each_spec_belongs_to_the_system_of_its_first_source():

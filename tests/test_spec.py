@@ -12,7 +12,7 @@ import pytest
 from spec_fakes import TINY, Scan, Transformer
 from spec_fakes import fakes as fakes
 
-import latentc.resources as resources
+import latentc.files.shipped as resources
 from latentc.diagnostics import DiagnosticError, Span
 from latentc.spec import (
     Spec,

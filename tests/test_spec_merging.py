@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import latentc.resources as resources
+import latentc.files.shipped as resources
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import Spec, data_from_spec, load_spec, spec_from_text, variant_names
 from latentc.spec.load import spec_from_resolved

@@ -14,9 +14,9 @@ from spec_fakes import TINY
 from spec_fakes import fakes as fakes
 from spec_mutations import ODD, containers, depth, mutate
 
-import latentc.resources as resources
+import latentc.files.shipped as resources
 from latentc.diagnostics import DiagnosticError
-from latentc.resources import codes
+from latentc.files.shipped import codes
 from latentc.spec import resolved_yaml, spec_from_text
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import load_yaml

@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from spec_mutations import depth, mutate
 from tiny_systems import SYSTEMS
 
-import latentc.resources as resources
+import latentc.files.shipped as resources
 from latentc import components
 from latentc.components import OneOf
 from latentc.components.parts import Mixer

@@ -19,7 +19,7 @@ from conftest import command
 from forked import python
 
 from latentc import api
-from latentc.resources import codes
+from latentc.files.shipped import codes
 
 Run = Callable[..., Any]
 

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tiny_model import write_random_weights
 
-from latentc import __version__, resources
+from latentc import __version__
+from latentc.files import shipped
+from latentc.files.shipped import codes, shipped_specs
 from latentc.ir.text import text_from_module
-from latentc.resources import codes, shipped_specs
 from latentc.spec import load_spec
 
 Run = Callable[..., Any]
@@ -52,7 +53,7 @@ def test_starting_is_fast() -> None:
 def test_specs(latentc: Run) -> None:
     assert "XL/2" in latentc("specs").out
     found = json.loads(latentc("specs", "--json").out)
-    assert {name for family in found.values() for name in family} == set(resources.shipped_specs())
+    assert {name for family in found.values() for name in family} == set(shipped.shipped_specs())
     assert "dit" in found["diffusion"]
     assert "S/2" in found["diffusion"]["dit"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from latentc import unchanged
+from latentc.api import unchanged
 from latentc.export.store import FileTensors
 from latentc_runtime.bundle import open_bundle
 from latentc_runtime.hashes import identity

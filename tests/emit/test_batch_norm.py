@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.emit.optimizers import training_files
+from latentc.files.templates import template
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.templates import template
 
 CODE = """
 import torch

@@ -24,10 +24,10 @@ from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_from_lowered
 from latentc.emit.optimizers import training_files
 from latentc.emit.project import config_of
+from latentc.files.templates import template
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.spec.sections import Train
-from latentc.templates import template
 
 KINDS = tuple(components.load("optimizers"))
 OPTIONAL = {*Optimizer.OPTIONAL}

@@ -11,9 +11,9 @@ from forked import python
 from test_train import SHORT, TINY
 
 from latentc import api
+from latentc.api.training import from_here
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import load_spec, resolved_yaml, spec_from_text
-from latentc.training import from_here
 
 SPEC = """
 latentc: 1

@@ -11,9 +11,9 @@ from tiny_systems import SYSTEMS
 
 from latentc.emit.helpers import helper_source
 from latentc.emit.optimizers import training_files
+from latentc.files.templates import template
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.templates import template
 
 CLASSES = ("weight_norm", "WeightNormed", "normed_once", "WNConv2d", "WNConvTranspose2d", "WNLinear")
 CODE = """

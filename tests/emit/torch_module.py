@@ -15,10 +15,10 @@ from latentc.components.contract import Lowered
 from latentc.emit.functions import Functions
 from latentc.emit.model import SUPPORT, model_source
 from latentc.emit.project import objective_source, sampler_source
+from latentc.files.shipped import folder
 from latentc.ir.core import Module, Param, parameters
 from latentc.ir.inits import INITS
 from latentc.ir.types import TensorType
-from latentc.resources import folder
 
 
 def loaded(text: str, dtype: torch.dtype = torch.float32, **names: Any) -> dict[str, Any]:

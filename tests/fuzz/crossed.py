@@ -16,9 +16,9 @@ from typing import Any
 import options
 from tiny_systems import SYSTEMS
 
-from latentc import resources
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
+from latentc.files import shipped
 from latentc.lower import lower
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml, spec_from_text
@@ -100,7 +100,7 @@ def run(seed: int) -> str:
         optimised(lowered, spec)
     except DiagnosticError as error:
         codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
-        assert codes and set(codes) <= set(resources.codes()) - MISTAKES, (codes, changes)
+        assert codes and set(codes) <= set(shipped.codes()) - MISTAKES, (codes, changes)
         return " ".join(codes)
     except Exception as error:
         raise AssertionError(f"{data['name']} with {'; '.join(changes)}") from error

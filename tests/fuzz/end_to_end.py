@@ -15,11 +15,12 @@ import numpy as np
 from crossed import MISTAKES, crossed
 from forked import python
 
-from latentc import api, resources
+from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
 from latentc.components.read_fields import fields_of_project
 from latentc.diagnostics import DiagnosticError
+from latentc.files import shipped
 from latentc.ir.inits import INITS
 from latentc.lower import lower
 from latentc.spec import Spec
@@ -90,7 +91,7 @@ def end_to_end(data: dict[str, Any], folder: Path) -> str:
 
 def codes(error: DiagnosticError) -> str:
     found = sorted({diagnostic.code for diagnostic in error.diagnostics})
-    assert found and set(found) <= set(resources.codes()) - MISTAKES, found
+    assert found and set(found) <= set(shipped.codes()) - MISTAKES, found
     return " ".join(found)
 
 

@@ -24,9 +24,10 @@ import numpy as np
 from bundles import TINY_DIT, tiny_bundle
 from spec_mutations import mutate
 
-from latentc import cli, resources
+from latentc import cli
 from latentc.diagnostics import DiagnosticError
-from latentc.resources import folder as resource_folder
+from latentc.files import shipped
+from latentc.files.shipped import folder as resource_folder
 from latentc.weights import Array, materialise, open_weights, write_safetensors
 from latentc_runtime import BundleError, load
 from latentc_runtime.serve.metrics import Metrics
@@ -88,7 +89,7 @@ def _weights(original: Path, chance: random.Random) -> str:
         arrays = {name: materialise(expr) for name, expr in open_weights(damaged).items()}
     except DiagnosticError as error:
         codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
-        assert codes and set(codes) <= set(resources.codes())
+        assert codes and set(codes) <= set(shipped.codes())
         return f"weights {' '.join(codes)}"
     finally:
         damaged.unlink()
@@ -118,7 +119,7 @@ def _bundle(chance: random.Random) -> str:
             return f"bundle {chance.choice(USES)(copy)}"
         sample = pipe.sample(classes=[3], seeds=[5])
     except BundleError as error:
-        assert error.code in resources.codes() and error.help
+        assert error.code in shipped.codes() and error.help
         return f"bundle {error.code}"
     finally:
         shutil.rmtree(copy)

@@ -12,9 +12,9 @@ from typing import Any
 
 from spec_mutations import ODD, containers, depth, mutate
 
-from latentc import resources
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
+from latentc.files import shipped
 from latentc.lower import lower
 from latentc.spec import spec_from_text
 from latentc.spec.resolve import resolve_file
@@ -44,7 +44,7 @@ SPLICES = [
 def spoilt(seed: int) -> tuple[str, str | None, list[str]]:
     """(text of a spec, variant, overrides) of a case."""
     chance = random.Random(seed)
-    name = chance.choice(sorted(resources.shipped_specs()))
+    name = chance.choice(sorted(shipped.shipped_specs()))
     resolved = resolve_file(name)
     data = copy.deepcopy(resolved.document.data)
     data["name"] = "spoilt"
@@ -71,7 +71,7 @@ def run(seed: int) -> str:
         files = project_files(lower(spec), spec)
     except DiagnosticError as error:
         codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
-        assert codes and set(codes) <= set(resources.codes()) and str(error).startswith("error[E")
+        assert codes and set(codes) <= set(shipped.codes()) and str(error).startswith("error[E")
         return " ".join(codes)
     for file, content in files.items():
         if file.endswith(".py"):

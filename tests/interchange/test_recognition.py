@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentc import api, resources
+from latentc import api
 from latentc.checkpoint import buffer, computed, name_map, network_params, network_types, symbols
 from latentc.diagnostics import DiagnosticError
+from latentc.files import shipped
 from latentc.interchange.checkpoints import _constants, candidates, fit_variant, name_maps, opened_variant
 from latentc.spec import load_spec, own_variant_names
 from latentc.spec.resolve import resolve_file
@@ -42,7 +43,7 @@ def official(system: str, variant: str | None, network: str, names: str) -> Read
 
 @pytest.mark.parametrize("system", MAPPED)
 def test_variants_are_recognised_by_every_map(system: str, some: Callable[[Sequence[str]], Sequence[str]]) -> None:
-    own = own_variant_names(resources.shipped_specs()[system])
+    own = own_variant_names(shipped.shipped_specs()[system])
     inherited = [variant for variant in VARIANTS[system] if variant not in own]  # DiT's sizes, tested with DiT
     parts = {name: network.kind for name, network in load_spec(system).networks.items()}
     for variant in (*some(own), *inherited[:1]) or (None,):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_bundles as tiny
 
-from latentc.resources import codes
+from latentc.files.shipped import codes
 from latentc_runtime import BundleError, bundle, load
 from latentc_runtime.bundle import open_bundle, write_manifest
 from latentc_runtime.hashes import hash_file

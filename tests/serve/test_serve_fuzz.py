@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from served import mel_bundle, served, tiny_bundles, two_step_counts
 
-from latentc.resources import codes
+from latentc.files.shipped import codes
 
 MODELS = ("host", "tokens", "mel")
 BODY = 200_000  # largest body that the server reads

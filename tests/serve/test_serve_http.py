@@ -17,7 +17,7 @@ import pytest
 from served import NAMES, Gate, events, eventually, mel_bundle, served, tiny_bundles, two_step_counts
 
 import latentc_runtime
-from latentc.resources import codes
+from latentc.files.shipped import codes
 from latentc_runtime import BundleError
 from latentc_runtime.manifest import Output
 from latentc_runtime.serve import answers, guards, sampling

@@ -17,8 +17,8 @@ import pytest
 
 from latentc.api.sampling import given_conditions
 from latentc.diagnostics import DiagnosticError
-from latentc.files import open_arrays, read_condition
-from latentc.resources import codes
+from latentc.files.named import open_arrays, read_condition
+from latentc.files.shipped import codes
 from latentc.weights import Array, Expr, Stored, materialise, open_weights, write_safetensors
 
 

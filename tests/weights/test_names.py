@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentc.diagnostics import DiagnosticError
-from latentc.resources import codes
+from latentc.files.shipped import codes
 from latentc.weights import Array, Expr, check_inverse, export_weights, import_weights, materialise, parse_map
 from latentc.weights.expr import dtype_from_name
 from latentc.weights.names import Types

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from latentc.resources import shipped_specs
+from latentc.files.shipped import shipped_specs
 
 if TYPE_CHECKING:
     from latentc.components.contract import Lowered

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import runtime_errors
+from latentc.diagnostics.faults import runtime_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +37,8 @@ def classify(
     """
     import numpy as np
 
-    from latentc.files import open_arrays, read_condition, write_arrays
-    from latentc.ranges import classes_from_text
+    from latentc.api.ranges import classes_from_text
+    from latentc.files.named import open_arrays, read_condition, write_arrays
     from latentc_runtime import load
     from latentc_runtime.classify import Round
     from latentc_runtime.classify import classify as run

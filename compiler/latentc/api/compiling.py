@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.api._common import Source, lowered_spec, with_first_stage
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import runtime_errors
+from latentc.diagnostics.faults import runtime_errors
 
 if TYPE_CHECKING:
     from latentc.quantize.calibration import Calibration
@@ -49,11 +49,11 @@ def compile(
     that is too slow or too far off is refused, unless `force`. `warn` is called with every deviation from the request.
     Raises DiagnosticError: E0401 to E0413 (weights), E0501 to E0503, E0512, E0513, E0703, E0708, E0801 to E0806.
     """
-    from latentc.class_names import with_known_names
+    from latentc.api.known_names import with_known_names
+    from latentc.api.unchanged import compile_key, unchanged, weights_as_they_are
     from latentc.components.first_stage import FIRST_STAGE
     from latentc.spec import load_spec, resolved_yaml
     from latentc.spec.paths import checkpoint_files
-    from latentc.unchanged import compile_key, unchanged, weights_as_they_are
     from latentc.weights.files import named_files
     from latentc_runtime.hashes import hash_file
 

@@ -36,8 +36,8 @@ def init_component(component: str, output: Path | str) -> Path:
     The package is called like the folder; the component `my_network` for a network. Returns the folder.
     DiagnosticError E0701 (no such component), E0902 (no name of a package), E0412.
     """
-    from latentc.files import make_folder, write_text
-    from latentc.templates import rendered
+    from latentc.files.named import make_folder, write_text
+    from latentc.files.templates import rendered
 
     if component not in FOLDERS:
         mend = did_you_mean(component, FOLDERS, f"components: {', '.join(FOLDERS)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentc.faults import runtime_errors
+from latentc.diagnostics.faults import runtime_errors
 
 if TYPE_CHECKING:
     from latentc.evaluate.results import Evaluation

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from latentc.api._common import Source, lowered_spec, with_first_stage
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import runtime_errors
+from latentc.diagnostics.faults import runtime_errors
 
 if TYPE_CHECKING:
     from latentc.interchange import Exported, Imported

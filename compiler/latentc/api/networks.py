@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.api._common import Backend, Source, check_data, lowered_spec
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import needed
+from latentc.diagnostics.faults import needed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def run_method(
 
 def forward_file(source: Source, weights: Weights | None, inputs: Path | str, output: Path | str, *args: Any) -> None:
     """`run_method` from an .npz file to an .npz file; further arguments as `run_method` takes them."""
-    from latentc.files import open_arrays, write_arrays
+    from latentc.files.named import open_arrays, write_arrays
 
     write_arrays(output, run_method(source, weights, open_arrays(inputs), *args))
 
@@ -103,7 +103,7 @@ def loss_file(
     source: Source, weights: Weights | None, inputs: Path | str, output: Path | str | None, *args: Any
 ) -> dict[str, np.ndarray]:
     """`loss` of an .npz file, written to an .npz file if one is named; further arguments as `loss` takes them."""
-    from latentc.files import open_arrays, write_arrays
+    from latentc.files.named import open_arrays, write_arrays
 
     found = loss(source, weights, open_arrays(inputs), *args)
     if output is not None:
@@ -196,7 +196,7 @@ def train(
     with an error, E0706 without torch, E0708 for a spec without objective, E0709 where the folder holds another
     project.
     """
-    from latentc.training import check_pretrained, emitted_project, from_here, run_training
+    from latentc.api.training import check_pretrained, emitted_project, from_here, run_training
 
     project, flags = Path(source), from_here(arguments)
     if not (project / "train.py").is_file():

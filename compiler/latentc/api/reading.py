@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentc import resources
 from latentc.api._common import Source, check_data, lowered_spec
 from latentc.diagnostics import Diagnostic, DiagnosticError, did_you_mean, nearest
+from latentc.files import shipped
 
 if TYPE_CHECKING:
     from latentc.ir.report import FunctionReport
@@ -25,7 +25,7 @@ def specs() -> dict[str, dict[str, tuple[str, ...]]]:
     from latentc.spec import variant_names
 
     found: dict[str, dict[str, tuple[str, ...]]] = {}
-    for name, path in resources.shipped_specs().items():
+    for name, path in shipped.shipped_specs().items():
         found.setdefault(path.parent.name, {})[name] = variant_names(name)
     for name, path in packages.specs().items():
         found.setdefault(path.parents[1].name, {})[name] = variant_names(path)
@@ -44,11 +44,11 @@ def check(
     lowered). Those it only inherits need not fit what it changes. If its data is on this machine, it must be what the
     spec says (E0419); `warn` is called if it is not here, except for shipped specs, or lacks classes.
     """
-    from latentc.data_files import problems_of_files
+    from latentc.api.data_files import problems_of_files
 
     spec, lowered = lowered_spec(source, variant, overrides)
     check_data(spec, lowered)
-    if str(source) not in resources.shipped_specs() or any(text.startswith("data") for text in overrides):
+    if str(source) not in shipped.shipped_specs() or any(text.startswith("data") for text in overrides):
         faults, warnings = problems_of_files(spec)
         if faults:
             raise DiagnosticError(*faults)
@@ -105,7 +105,7 @@ def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path
     It starts from the shipped spec `system`, in its small form for handwritten digits if there is one.
     DiagnosticError E0209, E0401, E0412.
     """
-    from latentc.files import write_text
+    from latentc.files.named import write_text
     from latentc.spec import spec_from_text
     from latentc.spec.first import first_spec
 
@@ -168,7 +168,7 @@ def show(
 
     `svg`: a file to draw the first network into. DiagnosticError E0412.
     """
-    from latentc.files import write_text
+    from latentc.files.named import write_text
     from latentc.ir.costs import flops
     from latentc.ir.draw import graph_svg
     from latentc.ir.report import report, weights_read
@@ -195,7 +195,7 @@ def class_names(
     source: Source, variant: str | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, tuple[str, ...]]:
     """The names of the classes of a spec by condition; empty for labels whose names are not known."""
-    from latentc.class_names import with_known_names
+    from latentc.api.known_names import with_known_names
     from latentc.lower import lower
     from latentc.spec import load_spec
 
@@ -233,9 +233,9 @@ def doctor() -> Health:
 
 def explain(code: str) -> str:
     """The page of a diagnostic's code (`E0204`), in Markdown. DiagnosticError E0707."""
-    page = resources.explain_page(code.upper())
+    page = shipped.explain_page(code.upper())
     if page is None:
-        close = nearest(code.upper(), resources.codes())
+        close = nearest(code.upper(), shipped.codes())
         mend = f"did you mean {close}?" if close else "codes are shown in brackets: error[E0204]"
         raise DiagnosticError.of("E0707", f"there is no error code `{code}`", help=mend)
     return page

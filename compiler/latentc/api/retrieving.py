@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from latentc.api._common import Source
 from latentc.diagnostics import DiagnosticError, mend_of_writing
-from latentc.faults import needed
+from latentc.diagnostics.faults import needed
 
 if TYPE_CHECKING:
     from latentc_runtime.retrieval import Index
@@ -32,7 +32,7 @@ def index(
     """
     from latentc.datasets import open_dataset
     from latentc.datasets.neighbours import index_of
-    from latentc.files import read_condition
+    from latentc.files.named import read_condition
     from latentc.spec import load_spec
     from latentc_runtime.retrieval import PACKAGE, with_labels, write_index
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import runtime_errors
+from latentc.diagnostics.faults import runtime_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def sample(
     the outputs as they are, by name (`samples`). Raises DiagnosticError: E0401 to E0403, E0601 to E0613, E0704, and
     E0412 if a file cannot be written.
     """
-    from latentc.files import open_arrays, write_arrays, write_files
+    from latentc.files.named import open_arrays, write_arrays, write_files
     from latentc.measure.memory import available_memory
     from latentc_runtime import load
     from latentc_runtime.media import encoded
@@ -188,7 +188,7 @@ def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
     DiagnosticError E0401 to E0403, E0408.
     """
-    from latentc.files import CONDITION_FILES, read_condition
+    from latentc.files.named import CONDITION_FILES, read_condition
 
     found = dict(given or {})
     for name, value in found.items():
@@ -241,7 +241,7 @@ def given_classes(
     indexes: Mapping[str, Index | EncodingIndex],
 ) -> list[int] | None:
     """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
-    from latentc.ranges import classes_from_text
+    from latentc.api.ranges import classes_from_text
     from latentc_runtime.class_names import class_from_name
     from latentc_runtime.request_checks import MOST_SAMPLES
 

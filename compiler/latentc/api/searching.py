@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentc.faults import runtime_errors
+from latentc.diagnostics.faults import runtime_errors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -44,8 +44,8 @@ def search(
     import numpy as np
 
     from latentc.api.sampling import check_files, given_classes, given_settings
-    from latentc.files import write_arrays, write_files
-    from latentc.functions import UserFunction
+    from latentc.files.named import write_arrays, write_files
+    from latentc.tune.user_functions import UserFunction
     from latentc_runtime import load
     from latentc_runtime.media import encoded
     from latentc_runtime.tree import search as run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from latentc.faults import needed, runtime_errors
+from latentc.diagnostics.faults import needed, runtime_errors
 
 
 def serve(

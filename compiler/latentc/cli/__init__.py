@@ -17,7 +17,7 @@ from latentc import __version__
 from latentc.cli import bundles, evaluating, exchange, models, serving
 from latentc.cli._shared import echo, with_components
 from latentc.diagnostics import Diagnostic, printable, render
-from latentc.faults import INTERRUPTED, exit_status
+from latentc.diagnostics.faults import INTERRUPTED, exit_status
 
 app = typer.Typer(
     name="latentc",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from latentc import api
+from latentc.api.ranges import numbers_from_text
 from latentc.cli._shared import (
     Batch,
     Bundle,
@@ -39,7 +40,6 @@ from latentc.cli._shared import (
     say_notes,
     warn,
 )
-from latentc.ranges import numbers_from_text
 
 
 def compile(

@@ -24,7 +24,7 @@ from latentc.cli._shared import (
     write_notes,
 )
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import data_from_diagnostics, missing_packages
+from latentc.diagnostics.faults import data_from_diagnostics, missing_packages
 
 
 def specs(as_json: Json = False) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latentc.components.dataset import Data
 from latentc.components.fields import Medium
-from latentc.templates import template, with_regions
+from latentc.files.templates import template, with_regions
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
 _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
@@ -46,7 +46,7 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
     files: dict[str, str] = {}
     if stage is not None:
         medium = decoded
-        files["first_stage.py"] = template("project/support/first_stage.py")
+        files["lower/first_stage.py"] = template("project/support/first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):
         shared["pixels"] = "latentc_runtime.media.pixels"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 
-from latentc.templates import template
+from latentc.files.templates import template
 
 
 def _definitions() -> dict[str, str]:

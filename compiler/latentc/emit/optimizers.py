@@ -9,9 +9,9 @@ from latentc.components.optimizer import Optimizer
 from latentc.emit.model import assembled, in_support
 from latentc.emit.text import commas, docstring, layout, literal
 from latentc.emit.updates import regions_of
+from latentc.files.templates import rendered, template, with_regions
 from latentc.ir.core import Module, walk
 from latentc.spec.sections import PowerEma, WarmEma
-from latentc.templates import rendered, template, with_regions
 
 if TYPE_CHECKING:
     from latentc.spec.sections import Train

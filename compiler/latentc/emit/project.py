@@ -30,9 +30,9 @@ from latentc.emit.model import ModelFile, assembled, in_support, model_file, net
 from latentc.emit.optimizers import optimizer_settings, training_files
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.emit.updates import update_class
+from latentc.files.templates import rendered, template
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym
-from latentc.templates import rendered, template
 from latentc_runtime.distributions import COMMON, DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
 from latentc_runtime.sources import RandomSource, needed

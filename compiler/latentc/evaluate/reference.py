@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from latentc import resources
 from latentc.components import OneOf, load
 from latentc.components.dataset import Data
 from latentc.diagnostics import DiagnosticError
@@ -21,7 +20,8 @@ from latentc.evaluate.extractors.contract import Extractor, Features
 from latentc.evaluate.metrics.contract import Moments, Reference, moments
 from latentc.evaluate.sources import InFiles, Real, SampleSource, field_of
 from latentc.evaluate.store import Tell, features_of
-from latentc.files import FileArray, new_file, open_arrays
+from latentc.files import shipped
+from latentc.files.named import FileArray, new_file, open_arrays
 from latentc.samples.sets import ABOUT
 from latentc.spec import load_spec
 from latentc_runtime.manifest import Output
@@ -45,7 +45,7 @@ def real_source(
         return _archive(path, most)
     if path.is_dir():
         return _folder(path, output, most), None
-    is_spec = path.is_file() or text in resources.shipped_specs()
+    is_spec = path.is_file() or text in shipped.shipped_specs()
     data = load_spec(text).data if is_spec else _data_of_kind(text)
     return source_of(data, output, text, most, held_out), None
 

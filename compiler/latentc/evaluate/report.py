@@ -17,8 +17,8 @@ from latentc.evaluate.extractors.described import resized
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.results import Evaluation, Run, figure_text
 from latentc.export.folder import new_folder
-from latentc.files import write_text
-from latentc.templates import rendered
+from latentc.files.named import write_text
+from latentc.files.templates import rendered
 from latentc_runtime.media.pixels import png
 
 MARK = "metrics.json"  # marks a folder as evaluation results, which may be replaced

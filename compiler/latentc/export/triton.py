@@ -24,7 +24,6 @@ import onnx
 from onnx import helper
 
 import latentc_runtime
-from latentc import resources
 from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
@@ -39,6 +38,7 @@ from latentc.export.triton_models import (
     ensemble_models,
     sampler_models,
 )
+from latentc.files import shipped
 from latentc_runtime.bundle import Bundle, write_manifest
 from latentc_runtime.manifest import EngineCall, FileEntry, Manifest, ProgramEntry
 from latentc_runtime.sources import Input
@@ -138,7 +138,7 @@ def _hindrance(manifest: Manifest, entry: ProgramEntry) -> str | None:
 
 def _write_python(version: Path, bundle: Bundle, role: str) -> None:
     """Writes model.py and what it imports; the sampler model gets the whole bundle, the others its manifest."""
-    templates = resources.folder("templates") / "triton"
+    templates = shipped.folder("templates") / "triton"
     shutil.copyfile(templates / f"{role}.py", version / "model.py")
     shutil.copyfile(templates / "served.py", version / "served.py")
     runtime = Path(latentc_runtime.__file__).parent

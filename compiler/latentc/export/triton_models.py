@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from latentc.engines import ENGINES
-from latentc.templates import rendered
+from latentc.files.templates import rendered
 from latentc_runtime.conditions import request_name
 from latentc_runtime.manifest import EngineCall, Manifest, Output, Plan, ProgramEntry
 from latentc_runtime.media import images

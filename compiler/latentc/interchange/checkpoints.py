@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from latentc import resources
 from latentc.checkpoint import computed, name_map, network_params, network_types, symbols
 from latentc.components.contract import Lowered
 from latentc.components.diffusers import Data
 from latentc.diagnostics import DiagnosticError, did_you_mean
+from latentc.files import shipped
 from latentc.interchange.folders import Found
 from latentc.lower import lower, lower_networks
 from latentc.spec import Spec, variant_names
@@ -46,8 +46,8 @@ class Candidate:
 
 def recognised(path: Path, system: str | None, variant: str | None, key: str | None) -> Found:
     """The shipped system of a checkpoint. DiagnosticError E0417 (none, or several), E0409 (several state dicts fit)."""
-    if system is not None and system not in resources.shipped_specs():
-        mend = did_you_mean(system, resources.shipped_specs(), "`latentc specs` lists them")
+    if system is not None and system not in shipped.shipped_specs():
+        mend = did_you_mean(system, shipped.shipped_specs(), "`latentc specs` lists them")
         raise DiagnosticError.of("E0417", f"no shipped spec `{system}`", help=mend)
     readings = file_readings(path, key)
     found = list(candidates(readings, system, variant))
@@ -94,7 +94,7 @@ def candidates(
     """
     kinds = [name_kinds(reading.tensors) for reading in readings]
     found: list[Candidate] = []
-    for name in [system] if system is not None else resources.shipped_specs():
+    for name in [system] if system is not None else shipped.shipped_specs():
         if system is None and not any(may_follow(rules, names) for rules in name_maps(name) for names in kinds):
             continue  # without building the networks, which takes longer
         opened = opened_variant(name, None)

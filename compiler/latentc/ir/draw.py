@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import networkx as nx
 
+from latentc.files.templates import rendered
 from latentc.ir.core import Function, Module, Node, Value, callees
 from latentc.ir.groups import Group, groups_of
 from latentc.ir.ops import CONTROL
@@ -22,7 +23,6 @@ from latentc.ir.ops.linear import OPS as LINEAR
 from latentc.ir.ops.norm import OPS as NORM
 from latentc.ir.ops.reduce import OPS as REDUCE
 from latentc.ir.types import TensorType
-from latentc.templates import rendered
 
 # kind -> (fill, border, text of the legend)
 COLOURS: dict[str, tuple[str, str, str]] = {

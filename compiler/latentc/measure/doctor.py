@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from latentc import resources
 from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.engines.contract import Finding, installed, package
+from latentc.files import shipped
 from latentc.measure.forward import BACKENDS, run_method
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import relative_error
@@ -131,8 +131,8 @@ def engines() -> Iterator[Finding]:
 
 def _folders() -> Iterator[Finding]:
     try:
-        count = len(resources.shipped_specs())
-        pages = len(list((resources.folder("templates") / "explain").glob("*.md")))
+        count = len(shipped.shipped_specs())
+        pages = len(list((shipped.folder("templates") / "explain").glob("*.md")))
         yield Finding("data files", "ok", f"{count} specs, {pages} pages of explanation")
     except OSError as error:
         yield Finding("data files", "fault", str(error), "install latentc again")

@@ -18,11 +18,11 @@ import numpy as np
 from latentc.components.contract import Lowered
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
+from latentc.diagnostics.faults import needed
 from latentc.emit.loops import UNFINISHED
 from latentc.emit.model import SUPPORT
 from latentc.emit.numbered import attribute_of, method_of
 from latentc.emit.project import as_bytes, project_files
-from latentc.faults import needed
 from latentc.spec import Spec
 from latentc_runtime.manifest import ProgramEntry
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from latentc.checkpoint import arrays, check_complete
 from latentc.components.contract import Lowered, Method, Network, Port
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
-from latentc.faults import needed
+from latentc.diagnostics.faults import needed
 from latentc.ir.core import Function, Value, only_entry
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import FLOATS, NUMPY, Sym

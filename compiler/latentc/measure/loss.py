@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from latentc.checkpoint import arrays, check_complete
 from latentc.components.contract import Draw, Lowered, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
-from latentc.faults import needed
+from latentc.diagnostics.faults import needed
 from latentc.ir.interpret import Interpreter
 from latentc.measure.emitted import load_arrays, project_modules
 from latentc.measure.forward import Array, checked_inputs

@@ -15,11 +15,11 @@ import numpy as np
 from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered, Program
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics.faults import needed
 from latentc.engines import ENGINES
 from latentc.export.forms import for_form
 from latentc.export.recipes import recovered
 from latentc.export.store import FOLDED
-from latentc.faults import needed
 from latentc.ir.core import Param, only_entry, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower

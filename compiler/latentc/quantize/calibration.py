@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
-from latentc.files import open_arrays, write_arrays
+from latentc.files.named import open_arrays, write_arrays
 from latentc.measure.execute import Array, Feed
 from latentc.quantize.model import Model
 from latentc.quantize.observe import Observed

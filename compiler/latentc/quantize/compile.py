@@ -12,7 +12,7 @@ from typing import Any
 
 from latentc.components.contract import Lowered
 from latentc.export.bundle import bundle_from_lowered
-from latentc.files import write_text
+from latentc.files.named import write_text
 from latentc.measure.first_run import check_runs
 from latentc.measure.tables import csv_text, finite
 from latentc.pipeline import optimised

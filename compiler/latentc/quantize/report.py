@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from latentc.files.templates import rendered
 from latentc.passes.quantize.plan import LARGEST
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice
 from latentc.quantize.scales import reach, saturated
-from latentc.templates import rendered
 
 SHOWN = 40  # largest number of units in the chart of sensitivities
 

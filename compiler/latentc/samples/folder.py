@@ -13,7 +13,7 @@ import numpy as np
 from latentc.datasets.arrays import files_below
 from latentc.datasets.image_files import SUFFIXES
 from latentc.diagnostics import DiagnosticError, mend_of_writing
-from latentc.files import write_text
+from latentc.files.named import write_text
 from latentc.samples.job import Job
 from latentc.samples.pictures import picture_from_bytes, png_from_picture, stacked
 from latentc.samples.sets import Samples, begin_folder, names_of, read_about

@@ -19,7 +19,7 @@ import numpy as np
 
 from latentc.datasets.arrays import integers
 from latentc.diagnostics import DiagnosticError
-from latentc.files import new_file
+from latentc.files.named import new_file
 from latentc.samples.job import Job
 from latentc.samples.sets import Samples, begin_folder, chosen, names_of
 from latentc_runtime.npy import DAMAGE, array_from_bytes, read_header

@@ -13,7 +13,7 @@ import numpy as np
 from latentc.datasets.arrays import files_below, integers
 from latentc.datasets.arrow import features_from_metadata, names_from_features
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import needed
+from latentc.diagnostics.faults import needed
 from latentc.samples.job import Job
 from latentc.samples.pictures import picture_from_bytes, png_from_picture, stacked
 from latentc.samples.sets import Samples, chosen, names_of, read_about

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import needed
+from latentc.diagnostics.faults import needed
 from latentc.samples.job import Array, Job, Worker
 from latentc.samples.workers import Schedule
 

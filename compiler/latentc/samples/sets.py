@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.files import write_arrays, write_text
+from latentc.files.named import write_arrays, write_text
 from latentc.samples.job import Executor, Job, about_job, given_arrays, in_process, ordered
 from latentc_runtime.bundle import MANIFEST, located, open_bundle
 from latentc_runtime.pipeline import indexes_of

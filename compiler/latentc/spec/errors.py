@@ -8,8 +8,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from latentc import resources
 from latentc.diagnostics import Diagnostic, Label, did_you_mean, nearest
+from latentc.files import shipped
 from latentc.spec.schema import Place, place_at, shown_path
 from latentc.spec.yaml import Document, PathKey
 
@@ -286,7 +286,7 @@ def _unknown_kind(fault: _Fault) -> Diagnostic:
 
 def _of_system(name: str, path: PathKey) -> str | None:
     """The kind that the shipped spec of this name has at a place, if there is such a spec."""
-    if name not in resources.shipped_specs():
+    if name not in shipped.shipped_specs():
         return None
     from latentc.spec.load import load_spec  # which imports this file
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from latentc import resources
 from latentc.diagnostics import DiagnosticError, did_you_mean
+from latentc.files import shipped as resources
 from latentc.spec.load import load_spec
 
 SMALL = "digits"  # the family of specs that train on handwritten digits in a minute or two

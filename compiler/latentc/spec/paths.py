@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentc import resources
+from latentc.files import shipped
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -72,7 +72,7 @@ def _absolute(spec: Spec, text: str, *place: str) -> str:
 
 
 def _ships(file: Path) -> bool:
-    return file.resolve().is_relative_to(resources.folder("specs").resolve())
+    return file.resolve().is_relative_to(shipped.folder("specs").resolve())
 
 
 def checkpoint_files(spec: Spec) -> dict[str, Path]:

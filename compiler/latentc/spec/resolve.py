@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import latentc.resources as resources
+import latentc.files.shipped as resources
 from latentc.components import packages
 from latentc.diagnostics import DiagnosticError, Label, Span, add_source, did_you_mean, nearest
 from latentc.spec.files import read_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from latentc.faults import needed
+from latentc.diagnostics.faults import needed
 from latentc.tune.budget import front
 from latentc.tune.report import Tuned
 

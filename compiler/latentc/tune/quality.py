@@ -14,7 +14,7 @@ from latentc.evaluate import judge as evaluate
 from latentc.evaluate.metrics import Figures, figure_named
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.sources import field_of
-from latentc.functions import UserFunction
+from latentc.tune.user_functions import UserFunction
 from latentc_runtime.manifest import Output
 
 Array = np.ndarray

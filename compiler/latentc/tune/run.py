@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from latentc import resources
 from latentc.components.samplers._masked import ListedSampler
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
@@ -29,6 +28,7 @@ from latentc.evaluate.metrics import Figures, figure_named, figures_from_text
 from latentc.evaluate.sources import labels_of
 from latentc.export.bundle import program_outputs
 from latentc.export.folder import new_folder
+from latentc.files import shipped
 from latentc.measure.metrics import mean_distance, psnr
 from latentc.spec import resolved_yaml
 from latentc.spec.schema import Spec
@@ -248,7 +248,7 @@ def _measured(
 
 def _base(spec: Spec, source: str | Path | None, folder: Path) -> str:
     """The value of `extends` for the spec `source` in a spec in `folder`; if it is not a file, one is written there."""
-    if source is not None and str(source) in resources.shipped_specs() and not Path(source).exists():
+    if source is not None and str(source) in shipped.shipped_specs() and not Path(source).exists():
         return str(source)
     if source is not None and Path(source).is_file():
         # `folder` lies next to the final one, so the relative path is the same.

@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError
 
 from latentc.components import Closed
 from latentc.diagnostics import DiagnosticError
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.extractors.contract import Array, Extractor, Features, file_identity, unusable
-from latentc.faults import needed
 
 Side = Annotated[int, Field(gt=0, le=4096)]
 Output = int | str

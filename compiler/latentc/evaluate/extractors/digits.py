@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from latentc.datasets import open_dataset
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.extractors.contract import Array, Extractor, Features
-from latentc.faults import needed
 from latentc_runtime.hashes import cache_folder, write_whole
 
 HIDDEN = (256, 64)  # layer sizes; the last one gives the features

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.extractors.contract import Array, Extractor, Features, file_identity, unusable
 from latentc.evaluate.extractors.described import BATCH, open_torchscript, torch_device, with_channels
-from latentc.faults import needed
 
 # How the sha256 of the published weights begin: torch-fidelity's state dict, NVIDIA's TorchScript.
 PUBLISHED = ("6726825d", "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from latentc.components.layers import MEAN, STD
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.extractors.contract import Array, unusable
 from latentc.evaluate.extractors.described import Described, Description, torch_device
-from latentc.faults import needed
 
 PREPARED = Description(
     title="ResNet-50 of ImageNet (torchvision)",

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric
-from latentc.faults import needed
 
 SPLITS = 10
 NEAR = 2.0  # log odds of about 7 to 1

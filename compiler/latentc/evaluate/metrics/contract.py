@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from latentc.files import FileArray
+from latentc.files.named import FileArray
 
 Array = np.ndarray
 Figures = dict[str, float]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric, lacks_features
-from latentc.faults import needed
 
 SUBSETS, SIZE = 100, 1000
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from latentc.datasets.arrays import drawn_rows
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, lacks_features
-from latentc.faults import needed
 
 MOST = 10_000  # samples per side, as in ADM's evaluation: distances of all pairs are held in memory
 NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)

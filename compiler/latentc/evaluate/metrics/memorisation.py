@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from latentc.diagnostics.faults import needed
 from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, Neighbours
-from latentc.faults import needed
 
 NEAR = 0.01  # quantile of real samples' distances below which a sample counts as a copy
 

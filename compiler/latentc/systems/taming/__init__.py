@@ -1,6 +1,6 @@
 """Taming Transformers for High-Resolution Image Synthesis (Esser et al. 2021, arXiv:2012.09841).
 
-The Gumbel codebook of its VQGAN; the transformer is a `language_model` of the core.
+The Gumbel codebook of its VQGAN and layouts of scenes as tokens; the transformer is the core's `language_model`.
 
 Specs: specs/first_stages/vqgan_segmentation.yaml, specs/first_stages/vqgan_taming.yaml, specs/tokens/taming.yaml,
 specs/tokens/taming_depth.yaml, specs/tokens/taming_scenes.yaml.

@@ -12,7 +12,7 @@ from latentc.components.objective import Objective
 from latentc.components.prior import field_of, systems
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
-from latentc.refusals import refusals
+from latentc.lower.refusals import refusals
 from latentc_runtime.sources import Setting
 
 if TYPE_CHECKING:

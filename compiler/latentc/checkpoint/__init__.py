@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from latentc.checkpoint.fitting import with_suggestion
 from latentc.components.contract import Lowered, Network
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError, did_you_mean
-from latentc.fitting import with_suggestion
 from latentc.ir.core import Param, own_parameters, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym

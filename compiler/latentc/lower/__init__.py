@@ -17,16 +17,16 @@ from latentc.components.objective import Objective
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
-from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module, Value, callees, parameters, walk
 from latentc.ir.ops.experts import EXPERTS
 from latentc.ir.verify import verify
+from latentc.lower.first_stage import add_first_stage, with_decoder
+from latentc.lower.priors import add_prior_losses, add_prior_programs, own_networks
+from latentc.lower.refusals import refusals
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.feature_cache import cache
 from latentc.passes.feature_cache_methods import CACHED, CACHING
-from latentc.priors import add_prior_losses, add_prior_programs, own_networks
-from latentc.refusals import refusals
 from latentc.spec.schema import Spec
 from latentc_runtime.sources import Setting, SettingSource
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from latentc.resources import folder
+from latentc.files.shipped import folder
 
 _REGION = re.compile(r"^ *# region (\w+)\n((?:(?! *# region).*\n)*?) *# endregion\n", re.MULTILINE)  # innermost
 

@@ -1,0 +1,1 @@
+"""Files: those that users name, those that ship with latentc, and templates."""
