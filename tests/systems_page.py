@@ -13,7 +13,7 @@ from test_parameter_counts import COUNTS
 from tiny_systems import SYSTEMS
 from verified import MOST, failures
 
-import latentc.files.shipped as resources
+from latentc.files import shipped
 from latentc.spec import load_spec
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def notes() -> dict[str, Any]:
 
 def published() -> dict[str, Path]:
     """The specs of published systems by name."""
-    return {name: path for name, path in resources.shipped_specs().items() if path.parent.name != EXAMPLES}
+    return {name: path for name, path in shipped.shipped_specs().items() if path.parent.name != EXAMPLES}
 
 
 def numbers_of(note: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from spec_fakes import fakes as fakes
 
-import latentc.files.shipped as resources
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source, nearest, render
+from latentc.files import shipped
 from latentc.spec import load_spec
 
 CASES = sorted((Path(__file__).parent / "golden" / "diagnostics").glob("*.md"))
@@ -44,7 +44,7 @@ def test_golden(
     with pytest.raises(DiagnosticError) as caught:
         load_spec("spec.yaml", variant, overrides)
     shown = render(caught.value.diagnostics)
-    assert {diagnostic.code for diagnostic in caught.value.diagnostics} <= set(resources.codes())
+    assert {diagnostic.code for diagnostic in caught.value.diagnostics} <= set(shipped.codes())
     before = text[: text.index("```text\n")]
     golden(case, f"{before}```text\n{shown}```\n")
     assert not Path("pwned").exists()
@@ -55,9 +55,9 @@ def test_every_code_has_a_page_and_every_page_a_code() -> None:
     sources = [
         path.read_text(encoding="utf-8") for part in ("compiler", "runtime") for path in (root / part).rglob("*.py")
     ]
-    assert {code for source in sources for code in re.findall(r'"(E\d{4})"', source)} == set(resources.codes())
-    for code in resources.codes():
-        page = resources.explain_page(code)
+    assert {code for source in sources for code in re.findall(r'"(E\d{4})"', source)} == set(shipped.codes())
+    for code in shipped.codes():
+        page = shipped.explain_page(code)
         assert page is not None
         assert re.match(rf"# {code}: [^\n]+\n\n", page)
         for heading in ("## Example", "## How to fix it"):
@@ -65,14 +65,14 @@ def test_every_code_has_a_page_and_every_page_a_code() -> None:
 
 
 def test_explain_page_of_nothing() -> None:
-    assert resources.explain_page("E9999") is None
-    assert resources.explain_page("../E0101") is None
+    assert shipped.explain_page("E9999") is None
+    assert shipped.explain_page("../E0101") is None
 
 
 def test_golden_cases_are_many_and_cover_the_codes_of_specs() -> None:
     shown = "".join(case.read_text(encoding="utf-8") for case in CASES)
     # E0101 needs bytes that are no text, E0206 and later are raised by other stages.
-    wanted = {code for code in resources.codes() if code.startswith(("E01", "E02", "E03"))} - {"E0101"}
+    wanted = {code for code in shipped.codes() if code.startswith(("E01", "E02", "E03"))} - {"E0101"}
     assert {code for code in wanted if f"error[{code}]" not in shown} == set()
 
 

@@ -12,8 +12,8 @@ import pytest
 from spec_fakes import TINY, Scan, Transformer
 from spec_fakes import fakes as fakes
 
-import latentc.files.shipped as resources
 from latentc.diagnostics import DiagnosticError, Span
+from latentc.files import shipped
 from latentc.spec import (
     Spec,
     data_from_spec,
@@ -138,7 +138,7 @@ def test_extends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shipped_specs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    monkeypatch.setattr(resources, "shipped_specs", lambda: {"tiny": tmp_path / "tiny.yaml"})
+    monkeypatch.setattr(shipped, "shipped_specs", lambda: {"tiny": tmp_path / "tiny.yaml"})
     expected = load_spec(tmp_path / "tiny.yaml")
     assert load_spec("tiny") == load_spec("specs/tiny.yaml") == expected
     assert load_spec(f"{tmp_path.name}/tiny") == expected

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-import latentc.files.shipped as resources
 from latentc.diagnostics import DiagnosticError
+from latentc.files import shipped
 from latentc.spec import Spec, data_from_spec, load_spec, spec_from_text, variant_names
 from latentc.spec.load import spec_from_resolved
 from latentc.spec.resolve import Resolved, resolve_file, resolve_text
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import REPLACE, Document, Node
 
-NAMES = list(resources.shipped_specs())
+NAMES = list(shipped.shipped_specs())
 NAMED = ("conditioning", "networks", "weights", "checkpoints", "train.optimizers", "data.fields")
 
 
@@ -99,7 +99,7 @@ def test_a_removed_entry_leaves_no_trace_or_a_diagnostic(name: str) -> None:
         try:
             spec = spec_from_text(extending(name, text), "own.yaml")
         except DiagnosticError as error:
-            assert all(d.span is not None and d.code in resources.codes() for d in error.diagnostics), (path, error)
+            assert all(d.span is not None and d.code in shipped.codes() for d in error.diagnostics), (path, error)
         else:
             assert not list(traces(spec, path)), path
 

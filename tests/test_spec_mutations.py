@@ -14,8 +14,8 @@ from spec_fakes import TINY
 from spec_fakes import fakes as fakes
 from spec_mutations import ODD, containers, depth, mutate
 
-import latentc.files.shipped as resources
 from latentc.diagnostics import DiagnosticError
+from latentc.files import shipped
 from latentc.files.shipped import codes
 from latentc.spec import resolved_yaml, spec_from_text
 from latentc.spec.write import yaml_from_data
@@ -86,7 +86,7 @@ def test_mutated_extensions(based: None, chance: random.Random, count: int, vari
 def based(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`base` is a shipped spec."""
     (tmp_path / "base.yaml").write_text(WHOLE)
-    monkeypatch.setattr(resources, "shipped_specs", lambda: {"base": tmp_path / "base.yaml"})
+    monkeypatch.setattr(shipped, "shipped_specs", lambda: {"base": tmp_path / "base.yaml"})
 
 
 PATHS = [

@@ -13,18 +13,18 @@ from pydantic import ConfigDict
 from spec_mutations import depth, mutate
 from tiny_systems import SYSTEMS
 
-import latentc.files.shipped as resources
 from latentc import components
 from latentc.components import OneOf
 from latentc.components.parts import Mixer
 from latentc.diagnostics import DiagnosticError
+from latentc.files import shipped
 from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names
 from latentc.spec.sections import WarmEma
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import load_yaml
 
-NAMES = list(resources.shipped_specs())
-TEXTS = {name: path.read_text(encoding="utf-8") for name, path in resources.shipped_specs().items()}
+NAMES = list(shipped.shipped_specs())
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in shipped.shipped_specs().items()}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""VFMTok (Zheng et al. 2025): the autoregressive model; its tokenizer is in components/test_region_autoencoder.py."""
+"""VFMTok (Zheng et al. 2025): the autoregressive model; its tokenizer is tested in tests/systems/vfmtok."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import systems_page
 
 import latentc
 from latentc import components, systems
@@ -40,6 +42,18 @@ def test_a_table_lists_what_the_modules_define(name: str) -> None:
     listed = [(kind, module) for kinds in table.values() for kind, module in kinds.items()]
     assert sorted(listed) == sorted(defined)
     assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_says_what_the_paper_is_and_where_to_find_the_rest_of_it(name: str) -> None:
+    text = importlib.import_module(name).__doc__ or ""
+    about, *rest = re.split(r"^(Specs|Tests|Rows?)(?: in docs/systems\.yaml)?: ", text, flags=re.MULTILINE)
+    assert re.match(r"[^\n].*\(.*\b\d{4}\b.*\)\.\n\n\S", about, re.DOTALL), "paper, authors and year; its idea"
+    assert [key.rstrip("s") for key in rest[::2]] == ["Spec", "Test", "Row"]
+    specs, tests, rows = (" ".join(value.split()).removesuffix(".") for value in rest[1::2])
+    assert [path for path in f"{specs}, {tests}".split(", ") if not (ROOT.parents[1] / path).exists()] == []
+    entries = systems_page.notes()["systems"] | systems_page.notes()["techniques"]
+    assert rows in entries or set(rows.split(", ")) <= set(entries)
 
 
 def test_every_folder_with_modules_is_a_package() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from latentc.diagnostics import DiagnosticError, did_you_mean
-from latentc.files import shipped as resources
+from latentc.files import shipped
 from latentc.spec.load import load_spec
 
 SMALL = "digits"  # the family of specs that train on handwritten digits in a minute or two
@@ -23,10 +23,10 @@ def first_spec(name: str, system: str) -> str:
     A system that has a small form for handwritten digits (`dit`: `digits_dit`) gives a copy of that; any other a spec
     that extends it, at its published size. Raises DiagnosticError E0401 if no such spec ships.
     """
-    shipped, key = resources.shipped_specs(), system.replace("-", "_")
-    path = shipped.get(f"{SMALL}_{key}") or shipped.get(key)
+    specs, key = shipped.shipped_specs(), system.replace("-", "_")
+    path = specs.get(f"{SMALL}_{key}") or specs.get(key)
     if path is None:
-        mend = did_you_mean(key, shipped, "`latentc specs` lists them")
+        mend = did_you_mean(key, specs, "`latentc specs` lists them")
         raise DiagnosticError.of("E0401", f"no spec `{system}` ships with latentc", help=mend)
     if path.parent.name != SMALL:
         return _extended(name, path.stem)

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import latentc.files.shipped as resources
 from latentc.components import packages
 from latentc.diagnostics import DiagnosticError, Label, Span, add_source, did_you_mean, nearest
+from latentc.files import shipped
 from latentc.spec.files import read_text
 from latentc.spec.merge import Merging, kept_guidance, merge, overridden, without
 from latentc.spec.yaml import MAX_DEPTH, Document, Node, PathKey, load_yaml
@@ -54,7 +54,7 @@ def find_spec(source: str, folder: Path = Path()) -> Path | None:
     except (OSError, ValueError):  # too long for a path, or contains a null byte
         return None
     *family, name = source.removeprefix("specs/").removesuffix(".yaml").split("/")
-    found = resources.shipped_specs().get(name)
+    found = shipped.shipped_specs().get(name)
     if found is not None and family in ([], [found.parent.name]):
         return found  # even if there is a folder of this name, such as a trained project
     own = packages.specs() if "/" not in source else {}
@@ -65,7 +65,7 @@ def named_spec(source: str, folder: Path, span: Span | None) -> Path:
     """The file of a spec that another spec in `folder` names at `span`. Raises DiagnosticError E0210."""
     path = find_spec(source, folder)
     if path is None or not path.is_file():
-        mend = did_you_mean(source, resources.shipped_specs(), "write a path relative to this file, or a shipped name")
+        mend = did_you_mean(source, shipped.shipped_specs(), "write a path relative to this file, or a shipped name")
         raise DiagnosticError.of("E0210", f"no spec `{source}` was found", span, help=mend)
     return path
 
@@ -80,7 +80,7 @@ def resolve_file(
     path = find_spec(source)
     if path is None:
         otherwise = "give a path, or the name of a shipped spec: `latentc specs` lists them"
-        mend = did_you_mean(source, [*resources.shipped_specs(), *packages.specs()], otherwise)
+        mend = did_you_mean(source, [*shipped.shipped_specs(), *packages.specs()], otherwise)
         raise DiagnosticError.of("E0401", f"no spec `{source}` was found", help=mend)
     return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides, option)
 

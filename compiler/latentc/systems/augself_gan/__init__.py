@@ -3,7 +3,7 @@
 The discriminator also predicts the augmentation that was applied, from an image with and without it.
 
 Specs: specs/gan/augself_gan.yaml.
-Tests: tests/components/test_augmentation_prediction.py, tests/parity/gans.py, tests/test_parameter_counts.py.
+Tests: tests/systems/augself_gan, tests/parity/gans.py, tests/test_parameter_counts.py.
 Rows in docs/systems.yaml: augself_gan.
 """
 

@@ -4,7 +4,7 @@ arXiv:2405.20324).
 Training and sampling are conditioned on a score of how well a caption fits its image.
 
 Specs: specs/diffusion/cad.yaml.
-Tests: tests/parity/cad.py.
+Tests: tests/systems/cad, tests/parity/cad.py.
 Rows in docs/systems.yaml: cad.
 """
 

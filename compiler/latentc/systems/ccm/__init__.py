@@ -3,7 +3,8 @@
 An adapter adds a control to a frozen consistency model, trained by the consistency loss.
 
 Specs: specs/digits/digits_controlled.yaml.
-Tests: tests/test_check_refusals.py, tests/test_consistency.py.
+Tests: tests/test_check_refusals.py, tests/systems/consistency/test_consistency.py.
+Row in docs/systems.yaml: CCM (consistency models and their control adapters).
 """
 
 COMPONENTS = {

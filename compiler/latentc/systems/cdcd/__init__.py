@@ -3,7 +3,7 @@
 VQ-Diffusion, which masks and replaces tokens, trained with contrastive terms.
 
 Specs: specs/digits/digits_cdcd.yaml, specs/tokens/cdcd.yaml.
-Tests: tests/parity/cdcd.py, tests/test_mask_and_replace.py.
+Tests: tests/systems/cdcd, tests/parity/cdcd.py.
 Rows in docs/systems.yaml: cdcd.
 """
 

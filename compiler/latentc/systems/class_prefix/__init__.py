@@ -3,7 +3,7 @@
 Pre-trained language models restore or continue texts that are prefixed with their class.
 
 Specs: specs/tokens/class_prefix_bart.yaml, specs/tokens/class_prefix_bert.yaml, specs/tokens/class_prefix_gpt2.yaml.
-Tests: tests/parity/class_prefix.py.
+Tests: tests/systems/class_prefix, tests/parity/class_prefix.py.
 Rows in docs/systems.yaml: class_prefix_bart, class_prefix_gpt2, class_prefix_bert.
 """
 

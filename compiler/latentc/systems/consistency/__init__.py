@@ -3,7 +3,8 @@
 Distillation of a diffusion model into a function that maps any point of a trajectory to its end.
 
 Specs: specs/digits/digits_consistency.yaml.
-Tests: tests/parity/consistency.py.
+Tests: tests/systems/consistency, tests/parity/consistency.py.
+Row in docs/systems.yaml: CCM (consistency models and their control adapters).
 """
 
 COMPONENTS = {

@@ -3,7 +3,7 @@
 Sets of continuous tokens follow one another; a small network draws each token by flow matching.
 
 Specs: specs/tokens/d_jepa_t2i.yaml.
-Tests: tests/components/test_d_jepa.py, tests/quantize/test_quantize.py, tests/verify/test_systems.py.
+Tests: tests/systems/d_jepa, tests/quantize/test_quantize.py, tests/verify/test_systems.py.
 Rows in docs/systems.yaml: d_jepa_t2i.
 """
 

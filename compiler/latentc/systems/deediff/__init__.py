@@ -4,7 +4,8 @@ arXiv:2309.17074).
 Each block has an exit with an estimate of its uncertainty, which decides where an evaluation ends.
 
 Specs: specs/digits/digits_deediff.yaml.
-Tests: tests/emit/test_project.py, tests/test_early_exits.py, tests/test_exits_of_unets.py.
+Tests: tests/systems/deediff, tests/emit/test_project.py.
+Row in docs/systems.yaml: DeeDiff (early exits by uncertainty).
 """
 
 COMPONENTS = {

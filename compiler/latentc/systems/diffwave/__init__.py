@@ -3,7 +3,7 @@
 A network of dilated convolutions denoises waveforms, as a vocoder or without a condition.
 
 Specs: specs/audio/diffwave.yaml, specs/audio/diffwave_sc09.yaml.
-Tests: tests/parity/diffwave.py, tests/samplers/test_betas.py.
+Tests: tests/systems/diffwave, tests/parity/diffwave.py.
 Rows in docs/systems.yaml: diffwave, diffwave_sc09.
 """
 

@@ -3,7 +3,7 @@
 Sampling runs in stages, each conditioned on features of the sample of the stage before.
 
 Specs: specs/diffusion/dod.yaml, specs/digits/digits_dod.yaml.
-Tests: tests/test_check_refusals.py, tests/test_staged_priors.py, tests/verify/test_systems.py.
+Tests: tests/systems/dod, tests/test_check_refusals.py, tests/verify/test_systems.py.
 Rows in docs/systems.yaml: dod.
 """
 

@@ -3,7 +3,7 @@
 A U-Net that preserves magnitudes, with forced weight normalisation, and a learned uncertainty per noise level.
 
 Specs: specs/diffusion/edm2.yaml, specs/diffusion/edm2_autoguidance.yaml.
-Tests: tests/test_edm2.py, tests/parity/edm2.py.
+Tests: tests/systems/edm2, tests/parity/edm2.py.
 Rows in docs/systems.yaml: edm2, edm2_autoguidance.
 """
 

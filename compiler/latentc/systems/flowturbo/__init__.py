@@ -3,7 +3,7 @@
 A small refiner predicts the velocity of late steps from that of the step before.
 
 Specs: specs/digits/digits_flowturbo.yaml, specs/flow/flowturbo.yaml.
-Tests: tests/parity/flowturbo.py.
+Tests: tests/systems/flowturbo, tests/parity/flowturbo.py.
 Rows in docs/systems.yaml: flowturbo.
 """
 

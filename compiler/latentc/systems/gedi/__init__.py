@@ -3,7 +3,7 @@
 A class-conditional language model guides another one by the likelihood of each class.
 
 Specs: specs/tokens/gedi.yaml.
-Tests: tests/parity/gedi.py.
+Tests: tests/systems/gedi, tests/parity/gedi.py.
 Rows in docs/systems.yaml: gedi.
 """
 

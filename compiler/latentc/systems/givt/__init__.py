@@ -4,7 +4,7 @@ Transformers over continuous tokens whose heads are Gaussian mixtures, drawn in 
 
 Specs: specs/digits/digits_givt.yaml, specs/first_stages/givt_dense_vae.yaml, specs/first_stages/givt_vae.yaml,
 specs/tokens/givt.yaml, specs/tokens/givt_dense.yaml, specs/tokens/givt_masked.yaml.
-Tests: tests/parity/givt.py.
+Tests: tests/systems/givt, tests/parity/givt.py.
 Rows in docs/systems.yaml: givt_dense_vae, givt, givt_masked, givt_vae, givt_dense.
 """
 

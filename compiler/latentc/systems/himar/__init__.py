@@ -3,7 +3,7 @@
 Tokens of a small image are drawn first and are pivots of those of the large one; a small diffusion model draws each.
 
 Specs: specs/tokens/himar.yaml, specs/digits/digits_himar.yaml.
-Tests: tests/parity/himar.py.
+Tests: tests/systems/himar, tests/parity/himar.py.
 Rows in docs/systems.yaml: himar.
 """
 

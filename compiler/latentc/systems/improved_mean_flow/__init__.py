@@ -3,8 +3,8 @@
 MeanFlow as a regression of the velocity; guidance scale and interval are conditions, given as tokens.
 
 Specs: specs/digits/digits_improved_mean_flow.yaml, specs/flow/improved_mean_flow.yaml.
-Tests: tests/emit/test_parallel.py, tests/emit/test_train_failures.py, tests/measure/test_given_inputs.py,
-tests/parity/imf.py.
+Tests: tests/systems/improved_mean_flow, tests/emit/test_parallel.py, tests/emit/test_train_failures.py,
+tests/measure/test_given_inputs.py, tests/parity/imf.py.
 Rows in docs/systems.yaml: improved_mean_flow.
 """
 

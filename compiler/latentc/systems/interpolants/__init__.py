@@ -3,7 +3,7 @@
 Flows from low-resolution or partly hidden images to images.
 
 Specs: specs/digits/digits_sr.yaml, specs/flow/interpolant_inpaint.yaml, specs/flow/interpolant_sr.yaml.
-Tests: tests/parity/interpolants.py.
+Tests: tests/systems/interpolants, tests/parity/interpolants.py.
 Rows in docs/systems.yaml: interpolant_sr, interpolant_inpaint.
 """
 

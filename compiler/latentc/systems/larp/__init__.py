@@ -3,7 +3,7 @@
 A tokenizer of learned queries, trained together with a small autoregressive prior.
 
 Specs: specs/first_stages/larp_tokenizer.yaml, specs/tokens/larp.yaml, specs/tokens/larp_fp.yaml.
-Tests: tests/parity/larp.py.
+Tests: tests/systems/larp, tests/parity/larp.py.
 Rows in docs/systems.yaml: larp_tokenizer, larp, larp_fp.
 """
 

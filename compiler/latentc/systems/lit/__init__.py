@@ -3,7 +3,7 @@
 Linear attention with a depthwise convolution, distilled from a trained diffusion transformer.
 
 Specs: specs/diffusion/lit.yaml, specs/diffusion/lit_t2i.yaml.
-Tests: tests/test_lit.py.
+Tests: tests/systems/lit.
 Rows in docs/systems.yaml: lit_t2i, lit.
 """
 

@@ -4,7 +4,7 @@ arXiv:2507.01957).
 Groups of tokens that are far apart are drawn at once, by queries of their positions.
 
 Specs: specs/digits/digits_lpd.yaml, specs/tokens/lpd.yaml.
-Tests: tests/parity/lpd.py.
+Tests: tests/systems/lpd, tests/parity/lpd.py.
 Rows in docs/systems.yaml: lpd.
 """
 

@@ -4,7 +4,7 @@ arXiv:2211.09117).
 The classifier on its encoder; the masked model itself is a `bert` of the core.
 
 Specs: specs/tokens/mage.yaml, specs/tokens/mage_classifier.yaml.
-Tests: tests/parity/mage.py.
+Tests: tests/systems/mage, tests/parity/mage.py.
 Rows in docs/systems.yaml: mage_classifier, mage.
 """
 

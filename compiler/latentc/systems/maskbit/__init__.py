@@ -3,7 +3,7 @@
 Tokens are the signs of channels (lookup-free quantisation).
 
 Specs: specs/first_stages/maskbit_tokenizer.yaml, specs/tokens/maskbit.yaml.
-Tests: tests/components/test_lookup_free.py, tests/parity/maskbit.py.
+Tests: tests/systems/maskbit, tests/parity/maskbit.py.
 Rows in docs/systems.yaml: maskbit, maskbit_tokenizer.
 """
 

@@ -3,8 +3,8 @@
 The network learns the average velocity over a span of time, by a derivative along the trajectory.
 
 Specs: specs/digits/digits_mean_flow.yaml, specs/flow/mean_flow.yaml, specs/flow/mean_flow_cifar10.yaml.
-Tests: tests/emit/test_derivatives.py, tests/emit/test_train_failures.py, tests/parity/py_meanflow.py,
-tests/test_augment.py.
+Tests: tests/systems/mean_flow, tests/emit/test_derivatives.py, tests/emit/test_train_failures.py,
+tests/parity/py_meanflow.py, tests/test_augment.py.
 Rows in docs/systems.yaml: mean_flow_cifar10, mean_flow.
 """
 

@@ -3,7 +3,7 @@
 Flows bound treatment effects under unobserved confounding, by an augmented Lagrangian.
 
 Specs: specs/normalizing_flow/neural_csa.yaml, specs/normalizing_flow/neural_csa_continuous.yaml.
-Tests: tests/parity/neural_csa.py.
+Tests: tests/systems/neural_csa, tests/parity/neural_csa.py.
 Rows in docs/systems.yaml: neural_csa_continuous, neural_csa.
 """
 

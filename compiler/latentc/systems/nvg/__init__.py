@@ -4,7 +4,8 @@ A flow splits clusters of positions, a transformer draws the clusters' codes and
 fine. The first stage quantises an image's residual at every granularity.
 
 Specs: specs/tokens/nvg.yaml, specs/first_stages/vq_multi_granularity.yaml.
-Tests: tests/systems/nvg, tests/parity/nvg.py. Rows in docs/systems.yaml: nvg, vq_multi_granularity.
+Tests: tests/systems/nvg, tests/parity/nvg.py.
+Rows in docs/systems.yaml: nvg, vq_multi_granularity.
 """
 
 COMPONENTS = {

@@ -3,7 +3,7 @@
 The process of a Poisson flow in D further dimensions, between PFGM and diffusion.
 
 Specs: specs/diffusion/pfgmpp.yaml.
-Tests: tests/parity/pfgmpp.py.
+Tests: tests/systems/pfgmpp, tests/parity/pfgmpp.py.
 Rows in docs/systems.yaml: pfgmpp.
 """
 

@@ -3,7 +3,7 @@
 Gated stacks of masked convolutions draw an image value by value, from caches.
 
 Specs: specs/tokens/pixelcnn.yaml.
-Tests: tests/components/test_gated_pixelcnn.py, tests/test_check_refusals.py, tests/test_parameter_counts.py.
+Tests: tests/systems/pixelcnn, tests/test_check_refusals.py, tests/test_parameter_counts.py.
 Rows in docs/systems.yaml: pixelcnn.
 """
 

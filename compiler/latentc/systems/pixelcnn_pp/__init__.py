@@ -4,7 +4,7 @@ arXiv:1701.05517).
 Each pixel is a mixture of logistics; drawing uses caches of rows and cells.
 
 Specs: specs/tokens/pixelcnn_pp.yaml.
-Tests: tests/parity/pixelcnn_pp.py.
+Tests: tests/systems/pixelcnn_pp, tests/parity/pixelcnn_pp.py.
 Rows in docs/systems.yaml: pixelcnn_pp.
 """
 

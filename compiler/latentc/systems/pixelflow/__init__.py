@@ -3,7 +3,7 @@
 One transformer runs a cascade of flows in pixels, each at twice the resolution of the last.
 
 Specs: specs/flow/pixelflow.yaml, specs/flow/pixelflow_t2i.yaml.
-Tests: tests/components/test_cascade.py, tests/parity/pixelflow.py.
+Tests: tests/systems/pixelflow, tests/parity/pixelflow.py.
 Rows in docs/systems.yaml: pixelflow_t2i, pixelflow.
 """
 

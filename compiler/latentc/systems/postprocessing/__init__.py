@@ -3,7 +3,8 @@
 Samples of a trained model are coupled with data, and a flow corrects them.
 
 Specs: specs/digits/digits_postprocessed.yaml.
-Tests: tests/test_postprocessing.py.
+Tests: tests/systems/postprocessing.
+Row in docs/systems.yaml: Correction of samples by a flow, and their distance from the decision boundary.
 """
 
 COMPONENTS = {

@@ -4,7 +4,7 @@ Experts for ranges of noise, distilled from classifiers or depth estimators, gui
 
 Specs: specs/diffusion/ppap.yaml, specs/diffusion/ppap_depth.yaml, specs/diffusion/ppap_expert.yaml,
 specs/diffusion/ppap_expert_deit.yaml, specs/diffusion/ppap_expert_depth.yaml.
-Tests: tests/parity/ppap.py.
+Tests: tests/systems/ppap, tests/parity/ppap.py.
 Rows in docs/systems.yaml: ppap, ppap_expert, ppap_expert_depth, ppap_depth, ppap_expert_deit.
 """
 

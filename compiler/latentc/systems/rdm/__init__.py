@@ -3,7 +3,7 @@
 Generators that attend to embeddings of the nearest neighbours in a database.
 
 Specs: specs/diffusion/rdm.yaml, specs/digits/digits_rarm.yaml, specs/digits/digits_rdm.yaml, specs/tokens/rarm.yaml.
-Tests: tests/parity/rdm.py.
+Tests: tests/systems/rdm, tests/parity/rdm.py.
 Rows in docs/systems.yaml: rdm, rarm.
 """
 

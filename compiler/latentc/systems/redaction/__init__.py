@@ -3,7 +3,8 @@
 A trained model is taught to answer some conditions with the samples of others.
 
 Specs: specs/digits/digits_redacted.yaml.
-Tests: tests/test_redaction.py.
+Tests: tests/systems/redaction.
+Rows in docs/systems.yaml: Redaction of classes, Redaction of words.
 """
 
 COMPONENTS = {

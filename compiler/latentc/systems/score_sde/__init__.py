@@ -4,7 +4,7 @@ Predictor-corrector samplers, editing of given images, and the classifier of noi
 
 Specs: specs/diffusion/score_sde.yaml, specs/diffusion/score_sde_classifier.yaml,
 specs/diffusion/score_sde_guided.yaml.
-Tests: tests/parity/score_sde.py.
+Tests: tests/systems/score_sde, tests/parity/score_sde.py.
 Rows in docs/systems.yaml: score_sde_classifier, score_sde, score_sde_guided.
 """
 

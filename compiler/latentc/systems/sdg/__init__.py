@@ -3,7 +3,7 @@
 Gradients of the likeness to a text or an image guide an unconditional diffusion model.
 
 Specs: specs/diffusion/adm_sdg.yaml, specs/image/clip_resnet_noisy.yaml.
-Tests: tests/components/test_noisy_alignment.py, tests/test_read_fields.py, tests/weights/test_shipped_maps.py.
+Tests: tests/systems/sdg, tests/test_read_fields.py, tests/weights/test_shipped_maps.py.
 Rows in docs/systems.yaml: clip_resnet_noisy, adm_sdg.
 """
 

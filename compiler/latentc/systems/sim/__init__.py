@@ -3,7 +3,8 @@
 A one-step student follows the difference of its own score and its teacher's, without data.
 
 Specs: specs/digits/digits_sim.yaml.
-Tests: tests/parity/sim.py.
+Tests: tests/systems/sim, tests/parity/sim.py.
+Row in docs/systems.yaml: Score implicit matching.
 """
 
 COMPONENTS = {

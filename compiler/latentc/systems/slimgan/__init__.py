@@ -3,7 +3,7 @@
 One generator runs at several widths, each trained against a discriminator that shares most layers.
 
 Specs: specs/gan/slimgan.yaml.
-Tests: tests/components/test_slimmable.py, tests/parity/gans.py, tests/test_parameter_counts.py.
+Tests: tests/systems/slimgan, tests/parity/gans.py, tests/test_parameter_counts.py.
 Rows in docs/systems.yaml: slimgan.
 """
 

@@ -3,7 +3,7 @@
 The network that removes the noise of its flow's samples; the flow is of the core.
 
 Specs: specs/normalizing_flow/starflow_v.yaml.
-Tests: tests/parity/starflow_v.py.
+Tests: tests/systems/starflow_v, tests/parity/starflow_v.py.
 Rows in docs/systems.yaml: starflow_v.
 """
 

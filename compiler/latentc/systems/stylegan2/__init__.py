@@ -3,7 +3,7 @@
 A generator of modulated convolutions with style mixing, and its residual discriminator.
 
 Specs: specs/gan/stylegan2.yaml.
-Tests: tests/parity/stylegan2.py.
+Tests: tests/systems/stylegan2, tests/parity/stylegan2.py.
 Rows in docs/systems.yaml: stylegan2.
 """
 

@@ -4,7 +4,7 @@ The Gumbel codebook of its VQGAN and layouts of scenes as tokens; the transforme
 
 Specs: specs/first_stages/vqgan_segmentation.yaml, specs/first_stages/vqgan_taming.yaml, specs/tokens/taming.yaml,
 specs/tokens/taming_depth.yaml, specs/tokens/taming_scenes.yaml.
-Tests: tests/components/test_gumbel_codebook.py, tests/components/test_used_rows.py, tests/parity/taming.py.
+Tests: tests/systems/taming, tests/parity/taming.py.
 Rows in docs/systems.yaml: vqgan_segmentation, taming_depth, vqgan_taming, taming, taming_scenes.
 """
 

@@ -3,7 +3,8 @@
 A network translates conditions into latents of a frozen generator, which Langevin steps then refine.
 
 Specs: specs/digits/digits_tr0n.yaml.
-Tests: tests/samplers/test_latent_langevin.py.
+Tests: tests/systems/tr0n.
+Row in docs/systems.yaml: TR0N (translators into a generator's latent).
 """
 
 COMPONENTS = {

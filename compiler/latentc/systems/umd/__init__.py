@@ -3,7 +3,7 @@
 A vision transformer denoises images and fills in hidden patches at once.
 
 Specs: specs/diffusion/umd.yaml, specs/digits/digits_umd.yaml.
-Tests: tests/parity/umd.py.
+Tests: tests/systems/umd, tests/parity/umd.py.
 Rows in docs/systems.yaml: umd.
 """
 

@@ -3,7 +3,7 @@
 Experts that are chosen by attributes of the tokens' parts.
 
 Specs: specs/diffusion/uni_perceiver_moe.yaml.
-Tests: tests/components/test_attribute_experts.py.
+Tests: tests/systems/uni_perceiver.
 Rows in docs/systems.yaml: uni_perceiver_moe.
 """
 

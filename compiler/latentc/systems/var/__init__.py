@@ -4,7 +4,7 @@ A transformer draws the code maps of a residual quantiser from coarse to fine, a
 
 Specs: specs/digits/digits_var.yaml, specs/digits/digits_vq_multi_scale.yaml, specs/first_stages/vq_multi_scale.yaml,
 specs/tokens/var.yaml.
-Tests: tests/components/test_scales_that_join.py, tests/parity/var.py.
+Tests: tests/systems/var, tests/parity/var.py.
 Rows in docs/systems.yaml: var, vq_multi_scale.
 """
 

@@ -3,7 +3,7 @@
 Features of a frozen DINOv2 become tokens of regions, decoded by deformable attention.
 
 Specs: specs/first_stages/vfmtok_tokenizer.yaml, specs/tokens/vfmtok.yaml.
-Tests: tests/components/test_region_autoencoder.py, tests/parity/vfmtok.py.
+Tests: tests/systems/vfmtok, tests/parity/vfmtok.py.
 Rows in docs/systems.yaml: vfmtok_tokenizer, vfmtok.
 """
 

@@ -22,7 +22,7 @@ from latentc.lower import lower, lower_networks
 from latentc.spec import load_spec, spec_from_text
 from latentc.weights import Array, write_safetensors
 
-sys.path.insert(0, str(Path(__file__).parent / "parity"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "parity"))
 from edm import denoised, inputs
 from edm2 import SIZES
 
