@@ -30,10 +30,10 @@ from training_tokens import TOKEN_SYSTEMS
 EULER = "sampler={kind: euler, steps: 20}"
 
 FLOW, DENOISER = Trained("digits_sit"), Trained("digits_dit")
-ROUTES = "backbone.routes=[{start: 1, end: 2, ratio: 0.5}]"
+ROUTES = ("backbone.kind=tread_transformer", "backbone.routes=[{start: 1, end: 2, ratio: 0.5}]")
 # Twelve blocks of 64 tokens, as deep as B: seven of them see half of the tokens in a step with routes.
 DEEP = ("backbone.depth=12", "backbone.width=48", "backbone.patch=1", "train.batch_size=32")
-LONG_ROUTE = "backbone.routes=[{start: 2, end: -4, ratio: 0.5}]"
+LONG_ROUTE = ("backbone.kind=tread_transformer", "backbone.routes=[{start: 2, end: -4, ratio: 0.5}]")
 GUIDED_BY = "sampler={kind: euler, steps: 20, guidance: {%s}}"
 # The authors' scales of guidance, and where it acts.
 GUIDED = "sampler={kind: euler, steps: 20, guidance: [{scale: 1.85, interval: [0.35, 1]}%s]}"
@@ -320,7 +320,7 @@ SYSTEMS: dict[str, System] = {
         ),
     ),
     "tread_guided": System(
-        {"routes": Trained("digits_sit", (ROUTES,))},
+        {"routes": Trained("digits_sit", ROUTES)},
         {
             "unguided": Drawn("routes", (EULER,)),
             "by the class": Drawn("routes", (GUIDED_BY % "scale: 1.5",)),
@@ -336,10 +336,10 @@ SYSTEMS: dict[str, System] = {
             "plain": FLOW,
             # A step with these routes takes three quarters of the work: two of four blocks see half of the tokens.
             "plain, three quarters": Trained("digits_sit", steps=1500),
-            "routes": Trained("digits_sit", (ROUTES,)),
+            "routes": Trained("digits_sit", ROUTES),
             "deep": Trained("digits_sit", DEEP, 600),
             "deep, 0.71 of the steps": Trained("digits_sit", DEEP, 426),
-            "deep, routes": Trained("digits_sit", (*DEEP, LONG_ROUTE), 600),
+            "deep, routes": Trained("digits_sit", (*DEEP, *LONG_ROUTE), 600),
         },
         {
             name: Drawn(name, (EULER,))

@@ -72,7 +72,7 @@ def test_it_starts_as_the_network_without(mixer: str) -> None:
     }
     text, more = kinds[mixer]
     plain = lower(load_spec("dit", overrides=[*CAN, "backbone.block.mixer=" + text % ""]))
-    spec = load_spec("dit", overrides=[*CAN, "backbone.block.mixer=" + text % more, "backbone.generated_patches=true"])
+    spec = load_spec("dit", overrides=[*CAN, "backbone.block.mixer=" + text % more, "backbone.kind=can_transformer"])
     can = lower(spec)
     rng = np.random.default_rng(0)
     entry = can.networks["main"].methods["forward"].function

@@ -25,6 +25,9 @@ SIZES = [DATA + "far: {shape: [16, 3]}}}", "backbone.width=16", "backbone.depth=
 SIZES += ["backbone.alignment={blocks: 1, hidden: 8, features: [6, 3]}"]
 TERMS = "objective.further=[{kind: contrast, weight: 0.1, conditional_only: true}, "
 SIZES += [TERMS + "{kind: feature_alignment, features: [near, far], weight: 0.5}]"]
+PLAIN = "backbone=!replace {kind: patch_transformer, width: 16, depth: 2, patch: 2, positions: {kind: sincos_2d}, "
+PLAIN += "block: {mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
+PLAIN += "condition: {kind: adaln_zero}}}"
 COUNT = 4
 
 
@@ -76,16 +79,10 @@ def test_contrast_of_labelled_samples_and_two_encoders(path: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["backbone.alignment=null"], "features"),
+        ([PLAIN], "features"),
         (["backbone.alignment.features=[6]"], "2 feature fields, but the network has 1 feature projections"),
         (["backbone.alignment.features=[6, 4]"], r"feature field `far`: of shape \[16, 3\]"),
         (["backbone.alignment.blocks=3"], "the alignment follows block 3"),
-        (["backbone.routes=[{start: 0, end: 1}]"], "have no features to align"),
-        (["backbone.routes=[{start: 1, end: 2}]"], "blocks 1 to 2 are not a valid route"),
-        (
-            ["backbone.routes=[{start: 1, end: 1}]", "backbone.positions={kind: rope_2d}"],
-            "assigns positions inside blocks",
-        ),
         (["train.batch_size=1"], "a contrast needs another sample"),
         (["objective.sample_weight={field: trust}"], "has no such field `trust`"),
         (["objective.sample_weight={field: near}"], r"a field of f32\[16, 6\] `near`"),

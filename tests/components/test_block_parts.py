@@ -30,7 +30,9 @@ OTHERS = {
     "query_autoencoder",
     "token_dit",  # a head
 }
-NETWORKS = {name: network for name, network in OneOf("networks").choices().items() if name not in OTHERS}
+KINDS = OneOf("networks").choices()
+# A network that extends another one has its blocks.
+NETWORKS = {name: cls for name, cls in KINDS.items() if name not in OTHERS and cls.__base__ not in KINDS.values()}
 
 
 def _plain(data: Any) -> Any:

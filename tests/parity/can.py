@@ -9,7 +9,7 @@ from cases import Array, Forward
 from parity_data import SIZES, Numbers
 
 SMALL = (*SIZES["dit"], "data.shape=[8, 8, 8]", "backbone.patch=1")
-BEHIND = (*SMALL, "backbone.block.condition.norm_after=true")
+NORM_AFTER = (*SMALL, "backbone.block.condition.norm_after=true")
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -18,5 +18,5 @@ def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 CASES = [
     Forward("efficientvit.dit", "can", SMALL, inputs, "efficientvit-XL/1"),
-    Forward("efficientvit.post_norm", "can", BEHIND, inputs, "efficientvit-XL/1"),
+    Forward("efficientvit.post_norm", "can", NORM_AFTER, inputs, "efficientvit-XL/1"),
 ]

@@ -14,7 +14,8 @@ SIZES += ("backbone.block.mixer.heads=4",)
 ROUTED = (*SIZES, "backbone.routes=[{start: 1, end: 2, ratio: 0.5}]")
 SKIPS = "sampler={kind: euler, steps: 4, guidance: {kind: skipped_tokens, scale: 1.5, share: 0.7, "
 SKIPS += "better_share: 0.3, absent: [class]}}"
-WHOLE = (*SIZES, "backbone.routes=[]")  # of numbers in evaluation mode
+# Of numbers in evaluation mode, in which no token skips a block.
+WHOLE = (*SIZES, "backbone.unused_channels=0", "objective.process.noise_time=1", "objective.process.times=logit_normal")
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -42,7 +43,7 @@ def skipping(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 CASES = [
     Forward("tread.dit", "tread", ROUTED, inputs),
     Forward("tread.dit_routed", "tread", ROUTED, inputs, method="train_forward"),
-    Loss("tread.loss_rf", "tread", WHOLE, loss_inputs),
+    Loss("tread.loss_rf", "sit", WHOLE, loss_inputs),
     Sampler("tread.sampler_rf8", "tread", (*ROUTED, "sampler={kind: euler, steps: 8, guidance: null}"), sampler_inputs),
     Sampler(
         "tread.sampler_rf6_cfg",

@@ -273,10 +273,10 @@ def test_parts_of_a_sequence_are_not_taken_apart_by_reuse() -> None:
         ),
         ("dit", "backbone.routed_by=[class]", "no block has experts that a condition chooses"),
         ("dit", "backbone.routed_by=[task]", "`task` is no condition of this network that enters as a vector"),
-        ("dit", "backbone.interleaved_mixer={kind: attention, heads: 3}", "3 heads do not divide"),
+        ("uni_perceiver_moe", "backbone.interleaved_mixer={kind: attention, heads: 7}", "7 heads do not divide"),
         (
-            "dit",
-            "backbone.interleaved_mixer={kind: windows, size: 3, mixer: {kind: attention, heads: 2}}",
+            "uni_perceiver_moe",
+            "backbone.interleaved_mixer={kind: windows, size: 3, mixer: {kind: attention, heads: 16}}",
             "do not tile",
         ),
     ],

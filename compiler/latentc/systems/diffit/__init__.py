@@ -8,5 +8,6 @@ Rows in docs/systems.yaml: diffit, diffit_image.
 """
 
 COMPONENTS = {
+    "networks": {"diffit_transformer": "diffit_transformer"},
     "blocks/conditions": {"qkv_bias": "qkv_bias"},
 }

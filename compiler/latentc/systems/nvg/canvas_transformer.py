@@ -18,7 +18,7 @@ from latentc.components.backbone import add_method
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._routes import Alignment, problems_of_training, projector
+from latentc.components.networks._alignment import Alignment, projector
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
@@ -69,7 +69,8 @@ class CanvasTransformer(GranuleNetwork):
         if self.factors is not None and len(self.factors) != self.stages + 2:
             message = f"{len(self.factors)} factors, but there are {self.stages + 2} canvases"
             yield Problem(("factors",), message, "give one for each stage, and one for the last canvas")
-        yield from problems_of_training((), self.alignment, self.depth)
+        if self.alignment is not None:
+            yield from self.alignment.problems_of_depth(self.depth)
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("features",) if self.alignment is not None else ()
