@@ -61,7 +61,7 @@ def digits(out: Path) -> list[str]:
         report(f"threshold {threshold:.3f}", judged(made.samples, labels), made.exits.mean() / BLOCKS)
     seen = exits.sample(pipe, *others, threshold=float(levels[-1]))
     plan = np.ceil(seen.exits.mean(axis=1)).astype(int).tolist()
-    api.compile("digits_deediff", weights, out / "planned", overrides=[f"sampler.exit={{after: {plan}}}"])
+    api.compile("digits_deediff", weights, out / "planned", overrides=[f"programs=[{{kind: exit, after: {plan}}}]"])
     planned, found = latentc_runtime.load(out / "planned", "cpu", threads=1), []
     for name, one in (("whole", pipe), ("plan", planned)):
         samples = one.sample(labels, np.arange(FRESH, FRESH + COUNT))
@@ -78,8 +78,9 @@ def digits(out: Path) -> list[str]:
 def unet(out: Path) -> None:
     """Trains a U-Net with exits; samples under guidance, decided at run time."""
     exit_network = f"networks.exits={{kind: early_exits, after: {list(UNET[1:-1])}}}"
-    sampler = "sampler={kind: euler, steps: 30, guidance: {scale: 1.25}, exit: {dynamic: true}}"
-    overrides = (exit_network, "objective.further=[early_exit]", sampler)
+    sampler = "sampler={kind: euler, steps: 30, guidance: {scale: 1.25}}"
+    programs = "programs=[{kind: exit, dynamic: true}]"
+    overrides = (exit_network, "objective.further=[early_exit]", sampler, programs)
     weights = trained("digits_edm", out / "digits-edm", overrides=overrides).weights
     if not (out / "unet").exists():
         api.compile("digits_edm", weights, out / "unet", overrides=[*overrides, "target.form=loop"])
@@ -106,12 +107,12 @@ def speed(out: Path) -> list[str]:
     """Processor seconds per sample of engines of a larger network, with all of its blocks and with a half."""
     sizes = ("networks.main.width=384", "networks.main.depth=12", "networks.main.block.mixer.heads=6")
     common = (*sizes, "data={kind: npz, classes: 10, shape: [4, 16, 16]}", "sampler.steps=10", *SMALL)
-    plans = {"whole": "null", "half": "{after: [3, 3, 4, 4, 5, 5, 6, 8, 10, 12]}"}
+    plans = {"whole": "[]", "half": "[{kind: exit, after: [3, 3, 4, 4, 5, 5, 6, 8, 10, 12]}]"}
     seconds = {}
     for name, plan in plans.items():
         folder = out / "full" / name
         if not folder.exists():
-            random_bundle(folder, "digits_deediff", None, (*common, f"sampler.exit={plan}"))
+            random_bundle(folder, "digits_deediff", None, (*common, f"programs={plan}"))
         pipe = latentc_runtime.load(folder, "cpu", verify=False, threads=1)
         pipe.sample([0], 0)
         seconds[name] = cpu_seconds(lambda pipe=pipe: pipe.sample([1], 0), 5)

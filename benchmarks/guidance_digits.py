@@ -29,7 +29,7 @@ STRONG = {
     "linear": "{scale: 4, schedule: linear}",
     "power-cosine": "{scale: 4, schedule: cosine, power: 2}",
 }
-ANNEALING = "{noise: 1.0, start: 0.2, stop: 0.7}"
+ANNEALING = "{kind: annealing, noise: 1.0, start: 0.2, stop: 0.7}"
 NO_CLASS = "{scale: 0}"  # u + 0 (c - u): the prediction without the class
 AWAY = {
     "self-attention": "{kind: self_attention, absent: [class], scale: 1.4, sigma: 1, kernel: 5}",
@@ -83,7 +83,7 @@ def measured(out: Path, seed: int) -> dict[str, dict[str, float]]:
     """All figures of one training."""
     weights, out = trained(SPEC, of_seed(out, SPEC, seed), seed=seed).weights, out / f"seed{seed}"
     found = {name: figures(weights, out / name, f"sampler.guidance={text}") for name, text in STRONG.items()}
-    annealed = (f"sampler.guidance={STRONG['constant']}", f"sampler.annealing={ANNEALING}")
+    annealed = (f"sampler.guidance={STRONG['constant']}", f"programs=[{ANNEALING}]")
     found["CADS"] = figures(weights, out / "cads", *annealed)
     found["no class"] = figures(weights, out / "no_class", f"sampler.guidance={NO_CLASS}", classes=False)
     for name, text in AWAY.items():
@@ -152,7 +152,7 @@ def classified(weights: Path, folder: Path) -> tuple[float, float]:
     """Accuracy on held-out digits, and evaluations of the network per sample."""
     from latentc_runtime.classify import Round, classify
 
-    api.compile(SPEC, weights, folder, overrides=["sampler.steps=2", "sampler.classify={trials: 16}"])
+    api.compile(SPEC, weights, folder, overrides=["sampler.steps=2", "programs=[{kind: classify, trials: 16}]"])
     heldout, labels = (part[:CLASSIFIED] for part in images(1))
     pipe = latentc_runtime.load(folder, "cpu")
     found = classify(pipe, heldout, [Round(1, 3), Round(4, 1)])

@@ -32,6 +32,7 @@ FOLDERS = {
     "samplers/spacings": "Spacings",
     "guidance": "Guidance",
     "guidance/scores": "Guidance scores",
+    "programs": "Programs around a sampler",
     "optimizers": "Optimisers",
 }
 """{folder: title of its page}, in the order of the index."""

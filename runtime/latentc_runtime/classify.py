@@ -120,7 +120,7 @@ def _program(pipe: Pipeline) -> tuple[ProgramEntry, str, float]:
     for name, sign in PROGRAMS.items():
         if name in held:
             return pipe.program(name), name, sign
-    mend = "compile one with `latentc compile SPEC --set sampler.classify={}`, or use a normalising flow"
+    mend = "compile one with `latentc compile SPEC --set 'programs=[{kind: classify}]'`, or use a normalising flow"
     raise BundleError("E0609", "this bundle has no program that classifies", mend)
 
 

@@ -1,7 +1,7 @@
 """Sampling that decides at run time where each evaluation leaves the network, by programs of a bundle.
 
-A bundle has them if its spec says `sampler.exit: {dynamic: true}`: `exit_1`, `exit_2`, … each run the blocks up to the
-next exit, `exit_step` makes a step of the sampler from a prediction. Symbols: n samples, N steps.
+A bundle has them if its spec has program `{kind: exit, dynamic: true}`: `exit_1`, `exit_2`, … each run the blocks up to
+the next exit, `exit_step` makes a step of the sampler from a prediction. Symbols: n samples, N steps.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _programs(pipe: Pipeline) -> tuple[list[ProgramEntry], ProgramEntry]:
     """The programs of the stages in order, and that of a step. BundleError E0609."""
     held = {entry.name for entry in pipe.manifest.programs}
     if STEP not in held:
-        mend = "compile them with `--set sampler.exit.dynamic=true`"
+        mend = "compile them with the program `{kind: exit, dynamic: true}` in the spec"
         raise BundleError("E0609", "this bundle has no programs with early exits", mend)
     names = [f"exit_{i}" for i in range(1, len(held) + 1) if f"exit_{i}" in held]
     return [pipe.program(name) for name in names], pipe.program(STEP)

@@ -20,7 +20,7 @@ CLASSES = np.arange(5)
 
 def program(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     """A row per class and trial. Either a trial's noise serves all times, or each time has a noise."""
-    noise, count = numbers.inputs["noise"], spec.sampler.classify.trials
+    noise, count = numbers.inputs["noise"], spec.programs[0].trials
     trials = 1 if len(noise) == count else len(noise)
     noise = noise[:, None] if trials == 1 else np.broadcast_to(noise, (count, *noise.shape))
     x = np.repeat(numbers.inputs["latent"], 5 * trials, axis=0)
@@ -33,7 +33,7 @@ def errors(numbers: Numbers) -> Array:
 
 
 def classified(name: str, trials: int, norm: str, wanted: Any) -> Sampler:
-    sizes, both = (*SIZES, f"sampler.classify={{trials: {trials}, norm: {norm}}}"), ("oracle", "torch")
+    sizes, both = (*SIZES, f"programs=[{{kind: classify, trials: {trials}, norm: {norm}}}]"), ("oracle", "torch")
     return Sampler(name, "dit", sizes, program, wanted=wanted, tolerance=1e-5, program="classify", backends=both)
 
 

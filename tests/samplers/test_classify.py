@@ -16,11 +16,11 @@ from latentc.api.classifying import rounds_from_text
 from latentc.checkpoint import network_params
 from latentc.cli import run
 from latentc.components.samplers.base import parameterization_of
-from latentc.components.samplers.classification import spread_out
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.diffusion_classifier.classify import spread_out
 from latentc_runtime import BundleError
 from latentc_runtime.classify import Round, classify
 from latentc_runtime.sources import Condition
@@ -56,7 +56,7 @@ DISTANCES = {
 @pytest.mark.parametrize("process", PROCESSES)
 def test_the_program_is_the_mean_error_of_its_trials(process: str, error: str, norm: str, grid: int | None) -> None:
     grids = 1 if grid is None else 3
-    classifying = f"sampler.classify={{trials: 4, error: {error}, norm: {norm}, grids: {grids}}}"
+    classifying = f"programs=[{{kind: classify, trials: 4, error: {error}, norm: {norm}, grids: {grids}}}]"
     lowered = lower(load_spec("digits_dit", None, [*TINY, *PROCESSES[process], classifying]))
     program = lowered.program("classify", 4)
     params = network_params(lowered, lowered.networks["main"])
@@ -174,7 +174,7 @@ def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     bundle = tiny_bundle(
-        "digits_dit", tmp_path / "bundle", (*TINY, "sampler.classify={trials: 2, grids: 2}"), max_batch=None
+        "digits_dit", tmp_path / "bundle", (*TINY, "programs=[{kind: classify, trials: 2, grids: 2}]"), max_batch=None
     )
     x, y = RNG.standard_normal((3, 1, 8, 8)).astype(np.float32), np.array([1, 2, 3])
     np.savez(tmp_path / "x.npz", x=x, y=y)
@@ -199,11 +199,15 @@ def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ("overrides", "words"),
     [
         (
-            ["sampler.classify={}", "conditioning={time: {kind: timestep}}", "sampler.guidance=null"],
+            ["programs=[classify]", "conditioning={time: {kind: timestep}}", "sampler.guidance=null"],
             "classification needs a network that takes the class",
         ),
         (
-            ["sampler.classify={grids: 2}", "conditioning.grid={kind: vector}", "data.fields.grid={shape: [2]}"],
+            [
+                "programs=[{kind: classify, grids: 2}]",
+                "conditioning.grid={kind: vector}",
+                "data.fields.grid={shape: [2]}",
+            ],
             "the name of the program's input",
         ),
     ],
@@ -224,6 +228,6 @@ def test_rounds_that_are_none() -> None:
 def test_nothing_else_has_the_name_of_the_input_that_numbers_grids(field: str, condition: str) -> None:
     data = f"data={{kind: npz, path: x.npz, classes: 10, shape: [1, 8, 8], fields: {{{field}: {{shape: [3]}}}}}}"
     given = [*TINY, data, f"conditioning.{condition}={{kind: vector, field: {field}}}"]
-    lower(load_spec("digits_dit", None, [*given, "sampler.classify={trials: 2}"]))
+    lower(load_spec("digits_dit", None, [*given, "programs=[{kind: classify, trials: 2}]"]))
     with pytest.raises(DiagnosticError, match="the name of the program's input that numbers its grids"):
-        load_spec("digits_dit", None, [*given, "sampler.classify={trials: 2, grids: 3}"])
+        load_spec("digits_dit", None, [*given, "programs=[{kind: classify, trials: 2, grids: 3}]"])

@@ -220,8 +220,8 @@ def test_attention_of_other_networks() -> None:
 @pytest.mark.parametrize("mix", [0.0, 0.7])
 def test_condition_annealing(sampler: str, mix: float) -> None:
     """The table of class embeddings with noisy rows, one network per sample (section 3 and appendix of CADS)."""
-    annealing = f"{{noise: 0.5, start: 0.2, stop: 0.7, mix: {mix}}}"
-    more = (f"sampler.kind={sampler}", "sampler.spacing=null", f"sampler.annealing={annealing}")
+    annealing = f"[{{kind: annealing, noise: 0.5, start: 0.2, stop: 0.7, mix: {mix}}}]"
+    more = (f"sampler.kind={sampler}", "sampler.spacing=null", f"programs={annealing}")
     system = Sampled(load_spec("digits_dit", None, [*TINY, *more]))
     table = system.weights["y_embedder.weight"]
     taken = [0, 0]
@@ -262,8 +262,8 @@ def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     terms = "[{scale: 2}, {kind: self_attention, scale: 1.5, kernel: 3}, {kind: blur, scale: 1.2, kernel: 3}]"
-    annealing = "{noise: 0.5, start: 0.2, stop: 0.7}"
-    more = (f"sampler.guidance={terms}", f"sampler.annealing={annealing}", f"target.form={form}")
+    annealing = "[{kind: annealing, noise: 0.5, start: 0.2, stop: 0.7}]"
+    more = (f"sampler.guidance={terms}", f"programs={annealing}", f"target.form={form}")
     report = verify(tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY, *more)))
     assert report.ok, report.text()
 
@@ -274,8 +274,8 @@ def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
         (["sampler.guidance={kind: blur, kernel: 4}"], "has no centre: it must be odd"),
         (["sampler.guidance={kind: blur, kernel: 17}"], "too wide to reflect at the border of an image of 8"),
         (["sampler.guidance={kind: self_attention, kernel: 3, absent: [style]}"], "no such condition: `style`"),
-        (["sampler.annealing={start: 0.5, stop: 0.5}"], "ends before it starts"),
-        (["sampler.annealing={conditions: [style]}"], "no such condition: `style`"),
+        (["programs=[{kind: annealing, start: 0.5, stop: 0.5}]"], "ends before it starts"),
+        (["programs=[{kind: annealing, conditions: [style]}]"], "no such condition: `style`"),
     ],
 )
 def test_what_is_refused(overrides: list[str], words: str) -> None:

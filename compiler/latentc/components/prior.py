@@ -49,6 +49,7 @@ class Prior(Closed):
                 "conditioning": told,
                 "objective": self.objective,
                 "sampler": self.sampler,
+                "programs": (),
                 "optimize": spec.optimize.model_copy(update={"cache": None, "stitch": None}),
             }
         )

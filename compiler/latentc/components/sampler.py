@@ -84,6 +84,9 @@ class Sampler(Part):
     COUNTS_REPEATED: ClassVar[bool] = False
     """Whether it scores texts with the tokens that a decoder repeats before them; see `next_token`."""
 
+    WRAPPABLE: ClassVar[bool] = False
+    """Whether the items of a spec's `programs` can wrap its steps; see `wrapper.Wrapper`."""
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""
         return ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
+from latentc.components import load
 from latentc.diagnostics import Diagnostic, Label, did_you_mean, nearest
 from latentc.files import shipped
 from latentc.spec.schema import Place, place_at, shown_path
@@ -193,6 +195,13 @@ def _unknown_key(fault: _Fault) -> Diagnostic:
     where = f"`{shown_path(parent)}`" if parent else "a spec"
     kind = data.get("kind") if isinstance(data, dict) else None
     of_kind = f" of kind `{kind}`" if isinstance(kind, str) else ""
+    if parent[-1:] == ("sampler",) and key in load("programs"):
+        values = fault.document.value(fault.path)
+        given = [f"{name}: {json.dumps(value)}" for name, value in values.items()] if isinstance(values, dict) else []
+        written = f"programs: [{{{', '.join([f'kind: {key}', *given])}}}]"
+        mend = "leave it out" if values is None else f"write `{written}` beside `sampler`"
+        message = f"`{key}` is not a key of samplers, but a program around one"
+        return Diagnostic("E0201", message, span, help=mend)
     labels = (Label(span, did_you_mean(str(key), legal, "unknown here")),)
     note = f"keys of {where}{of_kind}: {', '.join(legal) or 'none'}"
     return Diagnostic("E0201", f"unknown key `{key}` in {where}", span, labels, (note,))

@@ -23,6 +23,7 @@ from latentc.components.objective import Objective
 from latentc.components.parts import Part
 from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
+from latentc.components.wrapper import Wrapper
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
 from latentc.spec.engine_rules import ENGINE_RULES
 from latentc.spec.optimize_rules import OPTIMIZE_RULES
@@ -195,17 +196,19 @@ def part_fits(spec: Spec, path: PathKey, part: Part) -> Iterator[Problem]:
 
 def needs_are_met(spec: Spec) -> Iterator[Problem]:
     """The networks that the objective and the sampler need exist and provide the needed capabilities."""
-    for section in ("objective", "sampler"):
-        part = getattr(spec, section)
-        needs = part.needs(spec) if isinstance(part, Objective | Sampler) else ()
+    parts: list[tuple[PathKey, object]] = [(("objective",), spec.objective), (("sampler",), spec.sampler)]
+    parts += [(("programs", i), program) for i, program in enumerate(spec.programs)]
+    for place, part in parts:
+        needs = part.needs(spec) if isinstance(part, Objective | Sampler | Wrapper) else ()
         whole = {(need.network, need.capability) for need in needs if not need.place}
         for need in needs:
             known = need.place and (need.network, need.capability) in whole  # reported as the component's own need
-            yield from _unmet(spec, section, part, need, bool(known))
+            yield from _unmet(spec, place, part, need, bool(known))
 
 
-def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, known: bool) -> Iterator[Problem]:
-    path: PathKey = (section, *need.place)
+def _unmet(spec: Spec, place: PathKey, part: object, need: Need, known: bool) -> Iterator[Problem]:
+    assert isinstance(part, Objective | Sampler | Wrapper)
+    section, path = str(place[0]).removesuffix("s"), (*place, *need.place)
     check_need(part, need.capability)
     what = words(need.capability)
     wanted = f"{need.who or f'the {section} `{part.kind}`'} needs a network `{need.network}` that {what}"
@@ -213,7 +216,7 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, know
     provided = network.provides(spec) if isinstance(network, Backbone) else frozenset()
     if need.capability in provided:
         assert isinstance(network, Backbone)
-        yield from _missing_outputs(spec, section, need, network)
+        yield from _missing_outputs(spec, section, path, need, network)
         return
     if known:
         return
@@ -233,7 +236,7 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, know
     yield Problem("E0306", path, wanted, labels=labels, help=mend)
 
 
-def _missing_outputs(spec: Spec, section: str, need: Need, network: Backbone) -> Iterator[Problem]:
+def _missing_outputs(spec: Spec, section: str, path: PathKey, need: Need, network: Backbone) -> Iterator[Problem]:
     """Outputs that are read but that the network does not have."""
     given = network.outputs(spec)
     for name in need.outputs:
@@ -242,7 +245,7 @@ def _missing_outputs(spec: Spec, section: str, need: Need, network: Backbone) ->
             has = f"has the outputs {', '.join(given)}" if given else "has no named outputs"
             labels: tuple[tuple[PathKey, str], ...] = ((("networks", need.network), has),)
             mend = _key_that_offers(network, name, need.network)
-            yield Problem("E0306", (section, *need.place), message, labels=labels, help=mend)
+            yield Problem("E0306", path, message, labels=labels, help=mend)
 
 
 def _key_that_offers(network: Backbone, choice: str, name: str) -> str | None:
@@ -267,7 +270,7 @@ def _kinds_for(spec: Spec, section: str, network: str, provided: frozenset[Capab
 def _needs_of(cls: type[Component], spec: Spec) -> tuple[Need, ...]:
     """Needs of the example of an objective or sampler in this spec."""
     part = cls.example()
-    return part.needs(spec) if isinstance(part, Objective | Sampler) else ()
+    return part.needs(spec) if isinstance(part, Objective | Sampler | Wrapper) else ()
 
 
 def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:

@@ -43,6 +43,9 @@ class Spec(Closed):
     sampler: Annotated[Component | None, OneOf("samplers")] = Field(
         None, description="how samples are drawn; null: cannot be sampled"
     )
+    programs: tuple[Annotated[Component, OneOf("programs", named=True)], ...] = Field(
+        (), max_length=100, description="programs around the sampler, which change its steps or are compiled beside it"
+    )
     train: Train = Field(Train(), description="how the networks are trained")
     optimize: Optimize = Field(Optimize(), description="optional passes")
     target: Target = Field(Target(), description="the engine to compile for")

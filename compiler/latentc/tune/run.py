@@ -21,6 +21,7 @@ import numpy as np
 
 from latentc.components.samplers._masked import ListedSampler
 from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.components.wrapper import wrappers
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.evaluate.bounds import Bound
 from latentc.evaluate.judge import Wanted, open_judge
@@ -122,18 +123,20 @@ def _kind(spec: Spec) -> tuple[Any, Any]:
     own = spec.sampler
     refused: list[tuple[tuple[str | int, ...], str]] = []
     if isinstance(own, ArraySampler) and parameterization_of(spec.objective) is not None:
-        refused = [(path, f"guidance by `{term.kind}`") for path, term in own.terms() if term.OF_SCORE]
-        refused += [] if own.annealing is None else [(("annealing",), "condition annealing")]
+        refused = [(("sampler", *path), f"guidance by `{term.kind}`") for path, term in own.terms() if term.OF_SCORE]
+        around = [(i, wrapper) for i, wrapper in enumerate(wrappers(spec)) if wrapper.around]
+        refused += [(("programs", i), f"program `{wrapper.kind}`") for i, wrapper in around]
         if not refused:
             return Denoising, own
     elif isinstance(own, ListedSampler):
-        refused = [] if own.recalls(1 << 16) is None else [(("reuse",), "steps that reuse what another computed")]
+        if own.recalls(1 << 16) is not None:
+            refused = [(("sampler", "reuse"), "steps that reuse what another computed")]
         if not refused:
             return Masked, own
     if refused:
         path, what = refused[0]
         message = f"tuning does not support {what}"
-        raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", *path), help="remove it"))
+        raise DiagnosticError(Diagnostic("E0708", message, spec.span(*path), help="remove it"))
     message = f"the spec `{spec.name}` has no sampler that denoises in steps, or reveals masked tokens by confidence"
     mend = "tuning supports samplers of diffusion and flow, and `confidence`; other samplers draw tokens one by one"
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))

@@ -56,7 +56,7 @@ def test_the_losses_of_every_exit() -> None:
 def test_a_plan_and_decisions_at_run_time_agree(tmp_path: Path) -> None:
     """Engines: the plan [1, 3, 2] compiled into the loop, the same by the host, then by the uncertainties."""
     pytest.importorskip("onnxruntime")
-    planned = tiny_bundle("digits_deediff", tmp_path / "planned", (*TINY, "sampler.exit.after=[1, 3, 2]"))
+    planned = tiny_bundle("digits_deediff", tmp_path / "planned", (*TINY, "programs.0.after=[1, 3, 2]"))
     report = verify(planned)
     assert report.ok, report.text()
     pipe, classes, seeds = latentc_runtime.load(planned, "cpu"), np.array([3, 1, 4, 1]), np.arange(COUNT)
@@ -84,12 +84,12 @@ def test_a_plan_and_decisions_at_run_time_agree(tmp_path: Path) -> None:
     [
         (["networks.exits.network=nothing"], "`nothing` does not exist"),
         (["networks.exits.after=[1, 4]"], "exits must follow increasing blocks from 1 to 3"),
-        (["sampler.exit.network=main"], "exit"),
-        (["sampler.exit.after=[1, 2]"], "2 block numbers for 50 evaluations"),
-        (["sampler.steps=2", "networks.exits.after=[2]", "sampler.exit.after=[1, 4]"], "no exit after block 1"),
+        (["programs.0.network=main"], "exit"),
+        (["programs.0.after=[1, 2]"], "2 block numbers for 50 evaluations"),
+        (["sampler.steps=2", "networks.exits.after=[2]", "programs.0.after=[1, 4]"], "no exit after block 1"),
         (["sampler.guidance={kind: blur, scale: 2}"], "only under classifier-free guidance, not with `blur`"),
         (["sampler.guidance={scale: 2, name: step}"], "a guidance scale cannot be named `step`"),
-        (["sampler={kind: dpm_solver_pp, steps: 9, exit: {dynamic: true}}"], "first-order steps"),
+        (["sampler={kind: dpm_solver_pp, steps: 9}"], "first-order steps"),
         (["optimize.stitch={network: exits, until: 0.5}"], "cannot be combined with stitching or caching"),
     ],
 )

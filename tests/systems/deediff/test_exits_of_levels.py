@@ -31,8 +31,8 @@ def sizes_of(system: str, after: list[int], *more: str) -> tuple[str, ...]:
     return (*own, f"networks.exits={{kind: early_exits, after: {after}}}", "objective.further=[early_exit]", *more)
 
 
-def sampler(kind: str, plan: list[int], more: str = "") -> str:
-    return f"sampler={{kind: {kind}, steps: 3, {more}exit: {{dynamic: true, after: {plan}}}}}"
+def sampler(kind: str, plan: list[int], more: str = "") -> tuple[str, str]:
+    return f"sampler={{kind: {kind}, steps: 3, {more}}}", f"programs=[{{kind: exit, dynamic: true, after: {plan}}}]"
 
 
 @cache
@@ -83,7 +83,7 @@ def exits_of(low: Lowered, weights: dict[str, np.ndarray]) -> tuple[dict[str, np
 def test_tokens_of_a_lower_resolution_are_restored_on_a_rectangle() -> None:
     """DiCo on 8 x 12 latents: tokens of 4 x 6 places become 8 x 12, and first features are added."""
     data = "data={kind: npz, path: x.npz, shape: [1, 8, 12], classes: 10}"
-    low, w = lowered_with("dico", (*sizes_of("dico", [1, 3, 5]), data, sampler("ddim", [1, 3, 9], "guidance: null, ")))
+    low, w = lowered_with("dico", (*sizes_of("dico", [1, 3, 5]), data, *sampler("ddim", [1, 3, 9], "guidance: null, ")))
     given, made = exits_of(low, w)
     shapes = [given[f"features_{i}"].shape[1:] for i in range(3)]
     assert shapes == [(96, 8), (24, 16), (6, 32)] and given["stem"].shape[1:] == (96, 8)
@@ -97,7 +97,7 @@ def test_tokens_of_a_lower_resolution_are_restored_on_a_rectangle() -> None:
 
 def test_what_levels_add_to_the_output_is_restored_until_it_is_there() -> None:
     """A U-Net whose output is a sum over its levels: block 7 returns before the lower level adds to it, 8 after."""
-    low, w = lowered_with("edm", (*sizes_of("edm", [1, 6, 8]), "backbone.decoder=skip", sampler("euler", [1, 6, 10])))
+    low, w = lowered_with("edm", (*sizes_of("edm", [1, 6, 8]), "backbone.decoder=skip", *sampler("euler", [1, 6, 10])))
     given, made = exits_of(low, w)
     names = [name for name in given if name.startswith("features")]
     assert names == ["features_0", "features_1", "features_2", "features_2_1"]
@@ -121,10 +121,12 @@ def test_what_levels_add_to_the_output_is_restored_until_it_is_there() -> None:
         ("edm", [6, 8], [8, 6, 10], sampler("euler", [8, 6, 10])),
     ],
 )
-def test_engines_leave_by_a_plan(system: str, after: list[int], plan: list[int], options: str, tmp_path: Path) -> None:
+def test_engines_leave_by_a_plan(
+    system: str, after: list[int], plan: list[int], options: tuple[str, str], tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime")
     more = ("backbone.decoder=residual",) if system == "edm" else ()
-    made = tiny_bundle(SYSTEMS[system].spec, tmp_path / system, (*sizes_of(system, after, *more), options))
+    made = tiny_bundle(SYSTEMS[system].spec, tmp_path / system, (*sizes_of(system, after, *more), *options))
     report = verify(made)
     assert report.ok, report.text()
     pipe, classes, seeds = latentc_runtime.load(made, "cpu"), np.arange(COUNT), np.arange(COUNT)

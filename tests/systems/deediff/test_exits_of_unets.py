@@ -26,12 +26,12 @@ TINY = (
     "objective.further=[early_exit]",
     f"sampler={{kind: euler, timesteps: {list(SIGMAS)}}}",
     "sampler.guidance={scale: 3, interval: [0.2, 1]}",
-    "sampler.exit={after: [9, 1, 4], dynamic: true}",
+    "programs=[{kind: exit, after: [9, 1, 4], dynamic: true}]",
 )
 PLAN, COUNT, NULL = [4, 1, 2], 3, 10  # the exits of this plan: block 9 is the third, the last block the fourth
 ONE_HOT = np.eye(11)[:, :10]  # without a class: zeros
 CLASSES, SEEDS = np.array([3, 1, 4]), np.arange(COUNT)
-PLANNED = ("sampler.exit.after=[10, 1, 4]",)
+PLANNED = ("programs.0.after=[10, 1, 4]",)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_two_terms_of_guidance_combine_three_branches(tmp_path: Path) -> None:
     tiny = ("networks.main.width=16", "networks.main.depth=3", "networks.main.block.mixer.heads=2", "sampler.steps=3")
     terms = "[{without: [class], scale: 2}, {without: [low], absent: [class], scale: 3, interval: [0.5, 1]}]"
     guided = ("conditioning.low={kind: low_resolution, factor: 4, dropout: 0.1}", f"sampler.guidance={terms}")
-    made = tiny_bundle("digits_deediff", tmp_path / "three", (*tiny, *guided, "sampler.exit.after=[2, 1, 3]"))
+    made = tiny_bundle("digits_deediff", tmp_path / "three", (*tiny, *guided, "programs.0.after=[2, 1, 3]"))
     pipe = latentc_runtime.load(made, "cpu")
     assert pipe.program("exit_step").branches == ((0, 1), (0, 1), (0, 1, 2))
     asked: dict[str, Any] = {"conditions": {"low": np.random.default_rng(0).standard_normal((COUNT, 1, 2, 2))}}

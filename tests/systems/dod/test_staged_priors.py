@@ -168,7 +168,11 @@ def test_the_levels_of_digits_are_principal_components() -> None:
         ("digits_dod", ["sampler.condition=visible"], "condition `visible` does not exist"),
         ("digits_dod", ["conditioning.visual.dropout=0"], "the first stage samples without `visual`"),
         ("digits_dod", ["sampler.sampler={kind: staged, condition: visual}"], "`staged`"),
-        ("digits_dod", ["sampler.sampler.annealing={}"], "`annealing` needs a sampler of whole arrays"),
+        (
+            "digits_dod",
+            ["programs=[annealing]"],
+            "whole arrays step by step, but `staged`",
+        ),
         ("digits_dod", ["sampler.sampler={kind: probability_flow, likelihood: {}}"], "`likelihood` needs a sampler"),
         ("digits_dod", ["objective.coupling={kind: upsampled}"], "starts from noise, but with this coupling"),
         ("digits_dod", ["networks.embedder.pool=3"], "squares of 3 patches of 2 do not tile 8 by 8"),

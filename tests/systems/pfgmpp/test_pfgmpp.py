@@ -96,7 +96,7 @@ def run(low: Any, weights: dict[str, Array], given: dict[str, Array]) -> Any:
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        (["sampler.classify={trials: 2}"], "program `classify`"),
+        (["programs=[{kind: classify, trials: 2}]"], "program `classify`"),
         (["sampler={kind: probability_flow, likelihood: {}}"], "program `likelihood`"),
         (["sampler={kind: predictor_corrector, inpaint: true}"], "program `inpaint`"),
         (["sampler={kind: staged, condition: class, sampler: {kind: heun}}"], "sampler `staged`"),

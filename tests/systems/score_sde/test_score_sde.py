@@ -267,9 +267,9 @@ def test_what_is_given_stays() -> None:
 
 
 def test_conditions_are_annealed_in_edits_too() -> None:
-    sampler = "sampler={kind: predictor_corrector, steps: 3, inpaint: true, annealing: {}}"
+    sampler = "sampler={kind: predictor_corrector, steps: 3, inpaint: true}"
     sizes = ("backbone.width=8", "backbone.depth=1", "backbone.block.mixer.heads=2")
-    low = lower(load_spec("digits_sit", overrides=[*sizes, sampler]))
+    low = lower(load_spec("digits_sit", overrides=[*sizes, sampler, "programs=[annealing]"]))
     sample, inpaint = (low.program(name, 3).sources for name in ("sample", "inpaint"))
     assert "y_embedding_noise" in sample and set(sample) < set(inpaint)
 

@@ -19,6 +19,7 @@ from latentc.components.guidance.guidance import (
     settings_problems,
 )
 from latentc.components.parts import Problem
+from latentc.components.wrapper import wrappers
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ class SkippedTokens(ScheduledGuidance, GuidanceTerm):
         yield from settings_problems(self, spec)
         yield from left_out_problems(self.without, "without", spec)
         yield from left_out_problems(self.absent, "absent", spec)
-        if spec.optimize.stitch is not None or getattr(spec.sampler, "exit", None) is not None:
+        if spec.optimize.stitch is not None or any(wrapper.around for wrapper in wrappers(spec)):
             message = (
                 "this guidance skips blocks of `main`, but in some steps another network or only "
                 "part of `main` is evaluated"
             )
-            yield Problem((), message, "leave out `optimize.stitch` and `sampler.exit`, or this guidance")
+            yield Problem((), message, "leave out `optimize.stitch` and `programs`, or this guidance")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
         other = None if self.network == "main" else networks[self.network]

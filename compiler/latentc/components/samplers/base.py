@@ -12,22 +12,20 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, find, load
-from latentc.components.contract import Need, Network, Program
+from latentc.components.contract import Network, Program
 from latentc.components.formula_source import NoSourceError
-from latentc.components.guidance.annealing import Annealing, ConditionAnnealing
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, ScoreTerm
-from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.samplers.classification import PROGRAM, Classification
-from latentc.components.samplers.exits import EarlyExit
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.guided import Around, Replaced
 from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
-from latentc.components.samplers.program import Early, sample_program
+from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 from latentc.components.samplers.table import Table
+from latentc.components.wrapper import wrappers
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
@@ -44,7 +42,8 @@ class ArraySampler(GuidedSampler):
     SPACING: ClassVar[str] = "even"
     BEYOND: ClassVar[bool] = False
     # fields that add programs besides `sample`
-    PROGRAMS: ClassVar[tuple[str, ...]] = (PROGRAM,)
+    PROGRAMS: ClassVar[tuple[str, ...]] = ()
+    WRAPPABLE: ClassVar[bool] = True
     # true if it jumps to the ends of trajectories, for which networks must be trained
     JUMPS: ClassVar[bool] = False
     # true if its solution in many steps counts as exact; true for one kind
@@ -63,27 +62,6 @@ class ArraySampler(GuidedSampler):
     guidance: GuidanceTerms = Field(
         None, description="one guidance term (classifier-free by default) or a list of them; null: none"
     )
-    annealing: ConditionAnnealing | None = Field(
-        None, description="noise on the conditions in the first steps, for more diverse samples (CADS); null: none"
-    )
-
-    classify: Classification | None = Field(
-        None, description="also compile a program `classify`, for `latentc classify`; null: none"
-    )
-
-    exit: EarlyExit | None = Field(
-        None,
-        description="leave the network early through exits after some of its blocks (DeeDiff); null: run all blocks",
-    )
-
-    def model_post_init(self, context: Any) -> None:
-        """Take the number of steps from a spacing that says it."""
-        count = self.spacing.count if isinstance(self.spacing, Spacing) else None
-        if count is None or count == self.steps or self.timesteps is not None:
-            return
-        if "steps" in self.model_fields_set:
-            raise ValueError(f"`spacing` has {count} steps, not {self.steps}: leave `steps` out")
-        self.__dict__["steps"] = count  # the only place that changes a frozen model
 
     @abstractmethod
     def table(self, target: Parameterization) -> Table:
@@ -91,9 +69,6 @@ class ArraySampler(GuidedSampler):
 
         ValueError: steps, times or conversions that do not exist.
         """
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (*super().needs(spec), *(() if self.exit is None else self.exit.needs()))
 
     def shares(self, network: str) -> tuple[float, ...]:
         return tuple(dict.fromkeys(share for _, term in self.terms() for share in term.shares(network)))
@@ -116,27 +91,35 @@ class ArraySampler(GuidedSampler):
 
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         main = view = networks["main"]
-        if self.annealing is not None:
-            view = self.annealing.of(self.annealing.prepared(mb, main, spec), spec).network
+        for wrapper in wrappers(spec):
+            view = wrapper.prepared(mb, view, spec)
         return {**networks, "main": self.guided_view(mb, main, view)}
 
-    def annealing_of(self, networks: Mapping[str, Network], spec: Spec) -> Annealing | None:
-        """The annealing of conditions as a program has it."""
-        return None if self.annealing is None else self.annealing.of(networks["main"], spec)
+    def around(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> list[Around]:
+        """The changes of its evaluations by `optimize.stitch` and by the programs around it, in order."""
+        found: list[Around] = []
+        if (stitch := spec.optimize.stitch) is not None:
+            small, until = networks[stitch.network], stitch.until
+            found.append(Replaced(lambda progress: small if progress < until else None))
+        given = (wrapper.wrapped(mb, networks, spec, self) for wrapper in wrappers(spec))
+        return [*found, *(one for one in given if one is not None)]
 
     @model_validator(mode="before")
     @classmethod
-    def _steps_of_timesteps(cls, values: Any) -> Any:
+    def _with_steps(cls, values: Any) -> Any:
+        """The number of steps follows from `timesteps`, or from a spacing that has one."""
         given = values.get("timesteps") if isinstance(values, dict) else None
-        if not isinstance(given, list | tuple):
+        if isinstance(given, list | tuple):
+            if not given:
+                raise ValueError("`timesteps` is empty: leave it out, or give at least one")
+            count, says = len(given), f"`timesteps` has {len(given)} entries"
+        elif isinstance(values, dict) and (own := _count_of(values.get("spacing"))) is not None:
+            count, says = own, f"`spacing` has {own} steps"
+        else:
             return values
-        if not given:
-            raise ValueError("`timesteps` is empty: leave it out, or give at least one")
-        if values.get("steps", len(given)) != len(given):
-            raise ValueError(
-                f"`timesteps` has {len(given)} entries, but `steps` is {values['steps']}: leave `steps` out"
-            )
-        return {**values, "steps": len(given)}
+        if values.get("steps", count) != count:
+            raise ValueError(f"{says}, but `steps` is {values['steps']}: leave `steps` out")
+        return {**values, "steps": count}
 
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
@@ -233,15 +216,8 @@ class ArraySampler(GuidedSampler):
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
             else:
                 yield from self._idle(table)
-        if self.classify is not None:
-            yield from under("classify", problems=self.classify.problems(spec))
         for name in filter(self.changed, self.PROGRAMS):
             yield from under(name, problems=target.noise_problems(spec, f"program `{name}`"))
-        if self.annealing is not None:
-            yield from under("annealing", problems=self.annealing.problems(spec))
-        if self.exit is not None and not misplaced:
-            terms = [term for _, term in self.terms()]
-            yield from under("exit", problems=self.exit.problems(spec, self.table(target), terms))
         yield from self.setting_problems(spec)
 
     def _idle(self, table: Table) -> Iterator[Problem]:
@@ -261,20 +237,10 @@ class ArraySampler(GuidedSampler):
         target = parameterization_of(spec.objective)
         if target is None:
             raise ValueError(f"`{self.kind}` needs an objective that trains a denoiser")
-        early: Early | None = None
-        if (stitch := spec.optimize.stitch) is not None:
-            small = networks[stitch.network]
-
-            def early(progress: float) -> Network | None:
-                return small if progress < stitch.until else None
-
-        elif self.exit is not None:
-            early = self.exit.early(mb, networks, spec, self.table(target))
-
+        around = self.around(mb, networks, spec)
         conditions = self.conditions(spec, networks)
         guides = self.guides(mb, networks, target.process)
-        annealing = self.annealing_of(networks, spec)
-        more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing, "coupling": target.coupling}
+        more: dict[str, Any] = {"guides": guides, "around": around, "coupling": target.coupling}
         shape = networks["main"].methods["forward"].input("state").type.shape[1:]
         more["kernel"] = target.process.kernel([int(size) for size in shape])  # type: ignore[arg-type]
         program = sample_program(
@@ -283,15 +249,8 @@ class ArraySampler(GuidedSampler):
         return replace(program, schedule=partial(self.schedule, target))
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
-        found = [self.build(mb, networks, spec)]
-        target, conditions = parameterization_of(spec.objective), Conditions(spec, networks)
-        assert target is not None  # `problems` has looked
-        if self.classify is not None and f"{PROGRAM}.{self.classify.trials}" not in mb.entries:
-            found.append(self.classify.program(mb, networks["main"], conditions, target, spec))
-        if self.exit is not None and self.exit.dynamic:
-            guides = self.guides(mb, networks, target.process)
-            found += self.exit.programs(mb, networks, conditions, self.table(target), guides, spec)
-        return tuple(found)
+        own = self.build(mb, networks, spec)
+        return (own, *(p for wrapper in wrappers(spec) for p in wrapper.programs(mb, networks, spec, self)))
 
     def with_steps(self, steps: int) -> ArraySampler:
         if steps == self.steps:
@@ -309,9 +268,18 @@ class ArraySampler(GuidedSampler):
         return self.model_copy(update={**cleared, "timesteps": times, "steps": len(times)})
 
 
+def _count_of(spacing: Any) -> int | None:
+    """The number of steps that a spacing fixes, as a spec writes it; None if there is none or it is invalid."""
+    try:
+        found = OneOf("samplers/spacings", named=True).validated(spacing)
+    except ValueError:  # validation of `spacing` reports it
+        return None
+    return found.count if isinstance(found, Spacing) else None
+
+
 def inner_problems(sampler: ArraySampler, why: str) -> Iterator[Problem]:
     """Fields that have no effect in a sampler that runs inside another; paths relative to it."""
-    for name in ("annealing", *sampler.PROGRAMS):
+    for name in sampler.PROGRAMS:
         if sampler.changed(name):
             yield Problem((name,), f"`{name}` needs a sampler of whole arrays, but {why}", "leave it out")
 

@@ -5,13 +5,14 @@ Symbols: B batch, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from latentc.components.contract import Network
 from latentc.components.coupling import Coupling
-from latentc.components.guidance.guidance import Contrast, Correction, Guide, Noise, Skips, scale_at
-from latentc.components.kit import Operands, call, guided_call
+from latentc.components.guidance.guidance import Array, Contrast, Correction, Guide, Noise, Skips, scale_at
+from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.samplers.memory import Branches, names, remembered
 from latentc.components.samplers.table import DATA, DATA_PART
@@ -37,13 +38,29 @@ class Request:
     coupling: Coupling | None = None
 
 
+class Change(Protocol):
+    """A change of the conditions of an evaluation; compared by identity."""
+
+    @property
+    def noise(self) -> tuple[Noise, ...]:
+        """The random numbers that it draws."""
+
+    def columns(self, progress: Sequence[float], which: int) -> dict[str, Array]:
+        """Its coefficients in evaluation `which` of each step, by the progress of these evaluations."""
+
+    def operands(
+        self, b: Builder, operands: Operands, row: Mapping[str, Coefficient], noise: Mapping[str, Var], which: int
+    ) -> Operands:
+        """The changed operands of evaluation `which` of a step."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """The network that evaluates, the terms of guidance that apply, and the noise on conditions that are annealed."""
+    """The network that evaluates, the terms of guidance that apply, and a change of its conditions, if any."""
 
     network: Network
     guides: tuple[Guide, ...] = ()
-    annealed: tuple[Noise, ...] = ()
+    change: Change | None = None
 
     @property
     def contrasts(self) -> list[tuple[Guide, Contrast]]:
@@ -60,7 +77,8 @@ class Evaluation:
         """What it draws beside the noise of the step."""
         drawing = [guide.how for guide in self.guides if not isinstance(guide.how, Correction)]
         of_guides = (noise for how in drawing for noise in how.noise)
-        return tuple(dict.fromkeys((*self.annealed, *of_guides)))
+        own = self.change.noise if self.change is not None else ()
+        return tuple(dict.fromkeys((*own, *of_guides)))
 
     @property
     def degrades(self) -> bool:
@@ -71,6 +89,29 @@ class Evaluation:
     def slopes(self) -> list[Guide]:
         """The terms that change the score."""
         return [guide for guide in self.guides if not isinstance(guide.how, Contrast | Correction)]
+
+
+class Around:
+    """Changes the evaluations of a sampling program; by default none."""
+
+    def evaluation(self, progress: float, usual: Evaluation) -> Evaluation:
+        """The evaluation at a progress in place of the usual one."""
+        return usual
+
+    def request(self, b: Builder, conditions: Conditions, request: Request) -> Request:
+        """The request of the program, with what the evaluations need besides."""
+        return request
+
+
+@dataclass(frozen=True)
+class Replaced(Around):
+    """Another network evaluates wherever `network(progress)` returns one."""
+
+    network: Callable[[float], Network | None]
+
+    def evaluation(self, progress: float, usual: Evaluation) -> Evaluation:
+        other = self.network(progress)
+        return usual if other is None else replace(usual, network=other)
 
 
 def weight_column(guide: Guide, which: int) -> str:

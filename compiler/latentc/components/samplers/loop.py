@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Contrast, Correction, Guide
 from latentc.components.samplers._thresholds import Bound
 from latentc.components.samplers.guided import Evaluation, Request, prediction, state_channels, weight_column
@@ -48,8 +47,8 @@ class Known:
         return replace(self, noise=b.slice(self.noise, axis=0, start=first, stop=last))
 
 
-def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Annealing | None) -> dict[str, np.ndarray]:
-    """The coefficients of a loop: those of the step body, of guidance and of annealing."""
+def _columns(table: Table, evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
+    """The coefficients of a loop: those of the step body, of guidance and of changes of the conditions."""
     columns = dict(table.coefficients)
     for which, one in enumerate(evaluations):
         if one.slopes:
@@ -60,8 +59,8 @@ def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Anneali
             columns |= table.data_part(which)
         progress = [float(p) for p in table.progress[:, which]]
         columns |= {weight_column(guide, which): guide.weights(progress) for guide in one.guides}
-        if annealing is not None and one.annealed:
-            columns |= annealing.columns(progress, which)
+        if one.change is not None:
+            columns |= one.change.columns(progress, which)
     return columns
 
 
@@ -73,13 +72,12 @@ def loop(
     request: Request,
     state: tuple[Var, ...],
     noise: Var | None,
-    annealing: Annealing | None,
     kick: Mapping[str, Var],
     memory: Sequence[Var],
     known: Known | None = None,
 ) -> tuple[Var, ...]:
     """One loop over the rows of a table: its state, then the memory. `kick` is what its evaluations draw, by name."""
-    coefficients = _columns(table, evaluations, annealing)
+    coefficients = _columns(table, evaluations)
     constants = {name: value for name, column in coefficients.items() if (value := _constant(column)) is not None}
     varying = [name for name in coefficients if name not in constants]
     columns = [b.constant(coefficients[name], out=_coefficient_name(name)) for name in varying]
@@ -101,7 +99,7 @@ def loop(
         scales = dict(zip(used, kept[asks - len(used) : asks], strict=True))
         asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling)
         carried, remembered = carried[: len(state)], list(carried[len(state) :])
-        row = _Row(inner, evaluations, asked, values, annealing, kicks, remembered, table.clip)
+        row = _Row(inner, evaluations, asked, values, kicks, remembered, table.clip)
         slope = row.slope if any(one.slopes for one in evaluations) else None
         z = others[0] if noise is not None else None
         step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
@@ -149,7 +147,6 @@ class _Row:
     evaluations: tuple[Evaluation, ...]
     request: Request
     coefficients: Mapping[str, Coefficient]
-    annealing: Annealing | None
     kicks: Mapping[str, Var]
     memory: list[Var]
     clip: Bound | None
@@ -157,9 +154,9 @@ class _Row:
     def evaluate(self, x: Var, which: int) -> Var:
         """The prediction at x [B, C, ...] in evaluation `which` of the step."""
         one, request, given = self.evaluations[which], self.request, self._network_inputs(x, which)
-        if self.annealing is not None and one.annealed:
-            told = self.annealing.applied(self.b, request.operands, self.coefficients, self.kicks, which)
-            request = replace(request, operands=told)
+        if one.change is not None:
+            changed = one.change.operands(self.b, request.operands, self.coefficients, self.kicks, which)
+            request = replace(request, operands=changed)
         with branched(self.b, self.memory, bool(one.contrasts), any(e.contrasts for e in self.evaluations)) as memory:
             out = prediction(self.b, one, request, self.coefficients, *given, which, memory, self.kicks, self.clip)
         coupling = self.request.coupling

@@ -8,12 +8,12 @@ from itertools import groupby
 
 from latentc.components.contract import Network, Program
 from latentc.components.coupling import Coupling
-from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Contrast, Guide, Noise
-from latentc.components.kit import Conditions, Operands
+from latentc.components.kit import Conditions
 from latentc.components.parts import Refusal
 from latentc.components.processes.process import Kernel
 from latentc.components.samplers.guided import (
+    Around,
     Evaluation,
     Request,
     output_channels,
@@ -27,9 +27,6 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
-Early = Callable[[float], Network | None]
-"""The network that evaluates at a progress in place of the usual one, or None."""
-
 
 def sample_program(
     module: ModuleBuilder,
@@ -38,8 +35,7 @@ def sample_program(
     table: Table,
     *,
     guides: Sequence[Guide] = (),
-    early: Early | None = None,
-    annealing: Annealing | None = None,
+    around: Sequence[Around] = (),
     coupling: Coupling | None = None,
     entry: str = "sample",
     known: Callable[[Builder], Known] | None = None,
@@ -58,15 +54,15 @@ def sample_program(
     data = network.methods["forward"].input("state").type
     b = module.function(entry)
     x = b.input("x", data)
-    request = request_of(b, conditions, x, guides, annealing, coupling)
+    request = request_of(b, conditions, x, guides, around, coupling)
     x = x if coupling is None else coupling.base(b, x, request.operands)
     total = stochastic_rows(table)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
     x = x if kernel is None else kernel.apply(b, x, b.input(kernel.draw.name, f32(B)))
-    drawn = evaluation_noise(table, partial(_evaluation_at, network, guides, early, annealing))
+    drawn = evaluation_noise(table, partial(_evaluation_at, network, guides, around))
     kicks = {name: b.input(name, f32(rows, *of.type.shape)) for name, (of, rows) in drawn.items()}
     part = known(b) if known is not None else None
-    b.output(denoise(b, entry, table, network, request, x, noise, guides, early, annealing, kicks, part))
+    b.output(denoise(b, entry, table, network, request, x, noise, guides, around, kicks, part))
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
     sources = {"x": RandomSource("normal", "x"), **sources_of(conditions, guides)}
     if total:
@@ -88,8 +84,7 @@ def denoise(
     x: Var,
     noise: Var | None,
     guides: Sequence[Guide] = (),
-    early: Early | None = None,
-    annealing: Annealing | None = None,
+    around: Sequence[Around] = (),
     kicks: Mapping[str, Var] | None = None,
     known: Known | None = None,
 ) -> Var:
@@ -100,7 +95,7 @@ def denoise(
     """
     total, taken = stochastic_rows(table), 0
     rest = dict(kicks or {})  # drawn for evaluations, but not yet used by a step
-    at = partial(_evaluation_at, network, guides, early, annealing)
+    at = partial(_evaluation_at, network, guides, around)
     if table.prior != 1.0:
         x = b.mul(x, table.prior, out="x")
     if known is not None:
@@ -129,7 +124,7 @@ def denoise(
             own = known
             if known is not None and rows.rows != part.rows:
                 own = known.split(b, first, last)
-            made = loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, annealing, kick, memory, own)
+            made = loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, kick, memory, own)
             state, memory = made[: len(state)], list(made[len(state) :])
         x = state[0]
     return x
@@ -172,18 +167,18 @@ def request_of(
     conditions: Conditions,
     x: Var,
     guides: Sequence[Guide],
-    annealing: Annealing | None = None,
+    around: Sequence[Around] = (),
     coupling: Coupling | None = None,
 ) -> Request:
     """Adds the inputs of a request to a program whose first input is x."""
     operands = conditions.operands(b, conditions.inputs(b))
-    null: Callable[[Builder, Operands, tuple[str, ...]], Operands] = conditions.null
-    if annealing is not None:
-        operands, null = annealing.with_embeddings(b, conditions, operands), annealing.null(conditions)
     like = next(iter(operands.values())) if operands else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
     nullable = tuple(name for name, condition in conditions.items() if condition.nullable)
     scales = {name: b.input(name, f32(B)) for name in dict.fromkeys(guide.input for guide in guides)}
-    return Request(operands, null, nullable, like, scales, coupling)
+    request = Request(operands, conditions.null, nullable, like, scales, coupling)
+    for one in around:
+        request = one.request(b, conditions, request)
+    return request
 
 
 def sources_of(conditions: Conditions, guides: Sequence[Guide]) -> dict[str, Source]:
@@ -208,16 +203,11 @@ def _check(network: Network, conditions: Conditions, table: Table, guides: Seque
         raise Refusal(message, "let the objective train it: set `objective.variance: learned_range`")
 
 
-def _evaluation_at(
-    network: Network, guides: Sequence[Guide], early: Early | None, annealing: Annealing | None, progress: float
-) -> Evaluation:
-    acting = tuple(guide for guide in guides if guide.acts(progress))
-    if early is not None and (other := early(progress)) is not None:
-        return Evaluation(other, acting)
-    if annealing is None:
-        return Evaluation(network, acting)
-    noise = tuple(part.noise for part in annealing.parts) if annealing.how.acts(progress) else ()
-    return Evaluation(annealing.network, acting, noise)
+def _evaluation_at(network: Network, guides: Sequence[Guide], around: Sequence[Around], progress: float) -> Evaluation:
+    found = Evaluation(network, tuple(guide for guide in guides if guide.acts(progress)))
+    for one in around:
+        found = one.evaluation(progress, found)
+    return found
 
 
 def _segments(table: Table, at: Callable[[float], Evaluation]) -> list[tuple[int, int, tuple[Evaluation, ...]]]:

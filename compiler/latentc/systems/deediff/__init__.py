@@ -11,4 +11,5 @@ Row in docs/systems.yaml: DeeDiff (early exits by uncertainty).
 COMPONENTS = {
     "networks": {"early_exits": "early_exits"},
     "objectives/denoising_terms": {"early_exit": "early_exit"},
+    "programs": {"exit": "exit"},
 }

@@ -37,7 +37,7 @@ class EarlyExits(Backbone):
     its way down, in its middle and on its way up, in this order, and each place of a feature map is a token. Exits at a
     lower resolution have a linear layer that restores that of the output, to which one of the network's first features
     is added; another one stands for what levels that an exit leaves out would add to the output. The loss term
-    `early_exit` trains both; `sampler.exit` uses the exits.
+    `early_exit` trains both; program `exit` uses the exits.
     """
 
     kind: Literal["early_exits"]

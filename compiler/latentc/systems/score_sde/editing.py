@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from latentc.components.contract import Network, Program
-from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import Conditions
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Point
+from latentc.components.samplers.guided import Around
 from latentc.components.samplers.loop import Impose, Known
 from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.table import Table
@@ -64,7 +64,7 @@ def edit_program(
     imposed: Imposed,
     spec: Spec,
     guides: Sequence[Guide] = (),
-    annealing: Annealing | None = None,
+    around: Sequence[Around] = (),
 ) -> Program:
     """Entry `NAME.STEPS`: as `sample`, and `given` f32[B, C, ...]; `inpaint` takes `keep` f32[B, 1, ...], 1 where it
     stays.
@@ -97,9 +97,7 @@ def edit_program(
 
     edited = replace(table, columns={**table.columns, **imposed.columns})
     entry = f"{name}.{table.steps}"
-    program = sample_program(
-        mb, network, conditions, edited, guides=guides, annealing=annealing, entry=entry, known=known
-    )
+    program = sample_program(mb, network, conditions, edited, guides=guides, around=around, entry=entry, known=known)
     return replace(program, name=name, sources={**program.sources, **sources}, conditions=tuple(own))
 
 

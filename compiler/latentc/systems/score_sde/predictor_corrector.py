@@ -154,7 +154,7 @@ class PredictorCorrector(ArraySampler):
         if edits:
             table = self.model_copy(update={"denoise": False}).table(target)
             imposed, conditions = self._imposed(target, table.substeps), self.conditions(spec, networks)
-            more = self.guides(mb, networks, target.process), self.annealing_of(networks, spec)
+            more = self.guides(mb, networks, target.process), self.around(mb, networks, spec)
             found += [edit_program(e, mb, networks["main"], conditions, table, imposed, spec, *more) for e in edits]
         if self.likelihood is not None:
             found += self.likelihood.programs(mb, networks, spec, target)

@@ -5,21 +5,22 @@ Symbols: B batch, N trials, R grids of noise levels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components import Closed
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import Conditions, call, first_channels, per_sample_mean
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import NUMPY, Array
 from latentc.components.processes.prediction import conversion, functional
 from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.sums import Coefficient, weighted_sum
+from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
 from latentc_runtime.classify import GRID
@@ -32,7 +33,7 @@ PROGRAM = "classify"
 Norm = Literal["squared", "absolute", "huber"]
 
 
-class Classification(Closed):
+class Classify(Wrapper):
     """The diffusion classifier (Li et al. 2023, arXiv:2303.16203): the class under which noise is predicted best.
 
     One run of the program makes `trials` predictions, at noise levels that are evenly spaced where training draws them.
@@ -41,6 +42,7 @@ class Classification(Closed):
     seed decides; `latentc classify` compares them in rounds.
     """
 
+    kind: Literal["classify"]
     trials: int = Field(16, gt=0, le=4_096, description="predictions per class and run of the program (N)")
     error: Literal["noise", "prediction"] = Field(
         "noise", description="what the error is of: the noise, as in the paper, or the network's prediction"
@@ -51,12 +53,16 @@ class Classification(Closed):
     )
     grids: int = Field(1, gt=0, le=1_024, description="interleaved grids of noise levels, which runs take in turn (R)")
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        """No class to find; paths relative to this section."""
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classify", "trials": 2}
+
+    def mismatches(self, spec: Spec, sampler: ArraySampler) -> Iterator[Problem]:
+        target = parameterization_of(spec.objective)
+        assert target is not None  # otherwise the sampler has a problem
+        yield from target.noise_problems(spec, f"program `{PROGRAM}`")
         label = spec.conditions.get("class")
         if label is None:
             message = "classification needs a network that takes the class, but this one does not"
-            yield Problem((), message, "add `conditioning.class: {kind: label}`, or leave `classify` out")
+            yield Problem((), message, "add `conditioning.class: {kind: label}`, or leave this program out")
         if self.grids > 1 and GRID in (*spec.data.fields, *spec.conditions):
             what = "field of the data" if GRID in spec.data.fields else "condition"
             message = f"`{GRID}` is a {what}, and the name of the program's input that numbers its grids"
@@ -85,15 +91,17 @@ class Classification(Closed):
         spread = {name: np.broadcast_to(np.asarray(c, np.float64), count).reshape(grid) for name, c in columns.items()}
         return spread if self.grids == 1 else {name: c[:, spread_out(self.grids)] for name, c in spread.items()}
 
-    def program(
-        self, mb: ModuleBuilder, network: Network, conditions: Conditions, target: Parameterization, spec: Spec
-    ) -> Program:
+    def programs(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
+    ) -> tuple[Program, ...]:
         """Adds entry `classify.N`: x f32[B, C, ...], the conditions, noise f32[N, B, C, ...] -> mean error f32[B].
 
         With several grids it also takes the number of one for each sample, `grid` i64[B, 1].
         """
-        state = network.methods["forward"].input("state")
-        entry = f"{PROGRAM}.{self.trials}"
+        target, conditions, network = parameterization_of(spec.objective), Conditions(spec, networks), networks["main"]
+        state, entry = network.methods["forward"].input("state"), f"{PROGRAM}.{self.trials}"
+        if target is None or entry in mb.entries:  # lowering for other numbers of steps has added it
+            return ()
         b = mb.function(entry)
         x = b.input(state.name, state.type)
         told = conditions.operands(b, conditions.inputs(b))
@@ -145,9 +153,8 @@ class Classification(Closed):
             asked.append(Condition(GRID, "tokens", (1,), vocabulary=self.grids, default=[0]))
             sources[GRID] = ConditionSource(GRID)
         outputs = (OutputField("error"),)
-        return Program(
-            entry, PROGRAM, self.trials, self.trials, sources, name=PROGRAM, outputs=outputs, conditions=tuple(asked)
-        )
+        every, count = tuple(asked), self.trials
+        return (Program(entry, PROGRAM, count, count, sources, name=PROGRAM, outputs=outputs, conditions=every),)
 
 
 def _error(b: Builder, difference: Var, norm: Norm) -> Var:
@@ -186,4 +193,4 @@ def quantiles(distribution: str, parameters: dict[str, float], count: int) -> Ar
     raise ValueError(f"the quantiles of distribution {distribution!r} are unknown")
 
 
-__all__ = ["PROGRAM", "Classification", "quantiles"]
+__all__ = ["PROGRAM", "Classify", "quantiles"]

@@ -9,34 +9,37 @@ conditions: a row of `exit_1` is one branch of a sample, and `exit_step` combine
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components import Closed, Index
+from latentc.components import Index
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import Contrast, GuidanceTerm, Guide
+from latentc.components.guidance.guidance import Contrast, Guide
 from latentc.components.kit import Conditions, call, first_channels
 from latentc.components.kit.exits import Cuts, exit_methods, left, stage, with_exits
 from latentc.components.parts import Problem
-from latentc.components.samplers.guided import column, extrapolated, left_out
+from latentc.components.samplers.base import parameterization_of
+from latentc.components.samplers.guided import Replaced, column, extrapolated, left_out
 from latentc.components.samplers.table import LINEAR, Table
+from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition, ConditionSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
-    from latentc.components.samplers.program import Early
+    from latentc.components.samplers.base import ArraySampler
     from latentc.spec.schema import Spec
 
 NAME, STEP, BRANCH = "exit", "step", "branch"
 
 
-class EarlyExit(Closed):
-    """Where the denoiser is left: early exits (DeeDiff, Tang et al. 2023, arXiv:2309.17074)."""
+class Exit(Wrapper):
+    """Leaves the denoiser through exits after some of its blocks (DeeDiff, Tang et al. 2023, arXiv:2309.17074)."""
 
+    kind: Literal["exit"]
     network: str = Field("exits", description="one of `networks`, of kind `early_exits`")
     after: tuple[Index, ...] | None = Field(
         None,
@@ -47,14 +50,22 @@ class EarlyExit(Closed):
         False, description="also compile the programs with which `latentc_runtime.exits` decides at run time"
     )
 
-    def needs(self) -> tuple[Need, ...]:
-        return (Need(self.network, "exit", place=("exit", "network"), who="sampling with early exits"),)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "exit", "dynamic": True}
 
-    def problems(self, spec: Spec, table: Table, terms: Sequence[GuidanceTerm]) -> Iterator[Problem]:
-        """What does not fit; paths relative to this section."""
+    @property
+    def around(self) -> bool:
+        return self.after is not None
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need(self.network, "exit", place=("network",), who="sampling with early exits"),)
+
+    def mismatches(self, spec: Spec, sampler: ArraySampler) -> Iterator[Problem]:
+        target = parameterization_of(spec.objective)
+        assert target is not None  # otherwise the sampler has a problem
+        table, terms = sampler.table(target), [term for _, term in sampler.terms()]
         if spec.optimize.stitch is not None or spec.optimize.cache is not None:
             message = "early exits cannot be combined with stitching or caching"
-            yield Problem((), message, "keep only one of `exit`, `optimize.stitch` and `optimize.cache`")
+            yield Problem((), message, "keep only one of program `exit`, `optimize.stitch` and `optimize.cache`")
         numbers = getattr(spec.networks.get(self.network), "after", None)
         evaluations = len(table.all_progress)
         if self.after is not None and len(self.after) != evaluations:
@@ -84,24 +95,31 @@ class EarlyExit(Closed):
         assert isinstance(backbone, Backbone)
         return with_exits(mb, networks["main"], getattr(backbone, "after", None))
 
-    def early(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, table: Table) -> Early | None:
-        """The network that evaluates at a progress in place of the whole; None if each evaluation runs all blocks."""
-        if self.after is None:
+    def wrapped(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
+    ) -> Replaced | None:
+        target = parameterization_of(spec.objective)
+        if self.after is None or target is None:
             return None
+        table = sampler.table(target)
         cut, main = self._cut(mb, networks, spec), networks["main"]
         own = [number for number in dict.fromkeys(self.after) if number < len(cut.blocks)]
         views = {number: left(mb, main, networks[self.network], cut, number) for number in own}
         at = dict(zip(map(float, table.all_progress), self.after, strict=True))
-        return lambda progress: views.get(at[progress])
+        return Replaced(lambda progress: views.get(at[progress]))
 
     # ---- at run time
 
     def programs(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network], conditions: Conditions, table: Table,
-        guides: Sequence[Guide], spec: Spec,
-    ) -> list[Program]:  # fmt: skip
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
+    ) -> tuple[Program, ...]:
         """`exit_1`, …: the state (or the features after the exit before), the step f32[B] -> those after the
         next exit, its prediction and uncertainty; the last: the prediction. `exit_step`: predictions -> state."""
+        target = parameterization_of(spec.objective)
+        if not self.dynamic or target is None:
+            return ()
+        conditions, table = Conditions(spec, networks), sampler.table(target)
+        guides = sampler.guides(mb, networks, target.process)
         cut = self._cut(mb, networks, spec)
         ends = (*cut.after, len(cut.blocks))
         absent = _branches(guides, conditions)
@@ -109,7 +127,7 @@ class EarlyExit(Closed):
             self._stage(mb, networks, conditions, table, absent, cut, i, first, last)
             for i, (first, last) in enumerate(zip((0, *cut.after), ends, strict=True))
         ]
-        return [*stages, _step(mb, networks["main"], table, guides, conditions)]
+        return (*stages, _step(mb, networks["main"], table, guides, conditions))
 
     def _stage(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], conditions: Conditions, table: Table,
@@ -255,4 +273,4 @@ def _scaled(b: Builder, x: Var, column: Any, row: Var, out: str) -> Var:
     return b.mul(x, b.reshape(factor, shape=(x.shape[0], *[1] * (x.type.rank - 1))), out=out)  # type: ignore[no-any-return]
 
 
-__all__ = ["EarlyExit"]
+__all__ = ["Exit"]

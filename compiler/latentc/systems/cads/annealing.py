@@ -7,32 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components import Closed
 from latentc.components.contract import Network
 from latentc.components.guidance.guidance import Array, Noise
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.methods import embed, embedded, embedding, with_embedding
 from latentc.components.parts import Fraction, Problem
+from latentc.components.samplers.guided import Around, Evaluation, Request
 from latentc.components.sums import Coefficient, weighted_sum
+from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
+    from latentc.components.samplers.base import ArraySampler
     from latentc.spec.schema import Spec
 
 
-class ConditionAnnealing(Closed):
+class ConditionAnnealing(Wrapper):
     """CADS (Sadat et al. 2023, arXiv:2310.17347): c' = sqrt(g) c + noise sqrt(1 - g) n, with n drawn per evaluation.
 
     g grows from 0 to 1 between `start` and `stop`. c' is then scaled to the mean and deviation of c. A label's
     embedding is annealed, an array as it is. Predictions without a condition stay as they are.
     """
 
+    kind: Literal["annealing"]
     noise: float = Field(0.1, ge=0, le=100, description="scale of the noise (s)")
     start: Fraction = Field(
         0.1,
@@ -44,8 +47,13 @@ class ConditionAnnealing(Closed):
         None, min_length=1, description="the annealed conditions; null: all labels and arrays"
     )
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        """Conditions that cannot be annealed, and an empty range; paths relative to the annealing."""
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "annealing", "start": 0.0, "stop": 0.6}
+
+    @property
+    def around(self) -> bool:
+        return True
+
+    def mismatches(self, spec: Spec, sampler: ArraySampler) -> Iterator[Problem]:
         if self.start >= self.stop:
             message = f"annealing from {self.start:g} to {self.stop:g} ends before it starts"
             yield Problem(("stop",), message, "make `start` less than `stop`: 0 is noise, 1 is data")
@@ -54,7 +62,7 @@ class ConditionAnnealing(Closed):
                 known = ", ".join(spec.conditions) or "none"
                 yield Problem(("conditions", i), f"no such condition: `{name}`", f"conditions of this spec: {known}")
         if not spec.conditions:
-            yield Problem((), "there is no condition to anneal", "leave `annealing` out")
+            yield Problem((), "there is no condition to anneal", "leave this program out")
 
     def kept(self, progress: Sequence[float]) -> Array:
         """g, the share of the condition that is kept, at each progress."""
@@ -65,16 +73,21 @@ class ConditionAnnealing(Closed):
         return bool(self.kept([progress])[0] < 1.0)
 
     def prepared(self, mb: ModuleBuilder, network: Network, spec: Spec) -> Network:
-        """The network with the methods that embed its labels apart. ValueError: it embeds one in several places."""
+        """The network with the methods that embed its labels. ValueError: it embeds one in several places."""
         view = network
         for _, operand, floats in self._operands(network, spec):
             if not floats:
                 network, view = with_embedding(mb, network, view, operand)
-        return network
+        return self.of(network, spec).network
+
+    def wrapped(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
+    ) -> Annealing:
+        return self.of(networks["main"], spec)
 
     def of(self, network: Network, spec: Spec) -> Annealing:
         """The annealing in a program over a network that was `prepared`."""
-        parts = []
+        sampled, parts = network, []
         for name, operand, floats in self._operands(network, spec):
             key = operand
             if not floats:
@@ -82,7 +95,7 @@ class ConditionAnnealing(Closed):
                 key = embedding(operand)
             port = next(port for port in network.methods["forward"].inputs if port.name == key)
             parts.append(Part(name, operand, key, port.type))
-        return Annealing(self, network, tuple(parts))
+        return Annealing(self, sampled, network, tuple(parts))
 
     def _operands(self, network: Network, spec: Spec) -> list[tuple[str, str, bool]]:
         """(condition, operand, whether it is numbers) of what is annealed."""
@@ -115,16 +128,33 @@ class Part:
         return Noise(f"{self.key}_noise", self.type)
 
 
-@dataclass(frozen=True)
-class Annealing:
-    """Annealing in a sampling program. `network` is the one that samples, told embeddings in place of labels."""
+@dataclass(frozen=True, eq=False)
+class Annealing(Around):
+    """Annealing in a sampling program: `network` is `sampled` with embeddings as inputs in place of labels.
+
+    It is also the `Change` of the evaluations with noise.
+    """
 
     how: ConditionAnnealing
+    sampled: Network
     network: Network
     parts: tuple[Part, ...]
 
-    def with_embeddings(self, b: Builder, conditions: Conditions, operands: Operands) -> dict[str, Var]:
-        """The operands and the embeddings of labels, also those of none."""
+    def evaluation(self, progress: float, usual: Evaluation) -> Evaluation:
+        if usual.network is not self.sampled:
+            return usual
+        return replace(usual, network=self.network, change=self if self.how.acts(progress) else None)
+
+    @property
+    def noise(self) -> tuple[Noise, ...]:
+        return tuple(part.noise for part in self.parts)
+
+    def request(self, b: Builder, conditions: Conditions, request: Request) -> Request:
+        operands = self._with_embeddings(b, conditions, request.operands)
+        return replace(request, operands=operands, null=self._null(conditions))
+
+    def _with_embeddings(self, b: Builder, conditions: Conditions, operands: Operands) -> dict[str, Var]:
+        """The operands and the embeddings of labels, also of the null class."""
         found = dict(operands)
         nullable = {name for name, condition in conditions.items() if condition.nullable}
         for part in self.parts:
@@ -136,7 +166,7 @@ class Annealing:
                     found[out] = call(b, self.network, embed(part.operand), none, out=out)
         return found
 
-    def null(self, conditions: Conditions) -> Callable[[Builder, Operands, tuple[str, ...]], Operands]:
+    def _null(self, conditions: Conditions) -> Callable[[Builder, Operands, tuple[str, ...]], Operands]:
         """A function that leaves conditions out of operands which include embeddings."""
 
         def without(b: Builder, operands: Operands, names: tuple[str, ...]) -> Operands:
@@ -147,15 +177,13 @@ class Annealing:
         return without
 
     def columns(self, progress: Sequence[float], which: int) -> dict[str, Array]:
-        """The coefficients of condition and noise in evaluation `which` of each step."""
         kept = self.how.kept(progress)
         keep, add = (name + ("", "_2")[which] for name in ("condition", "condition_noise"))
         return {keep: np.sqrt(kept), add: self.how.noise * np.sqrt(1.0 - kept)}
 
-    def applied(
+    def operands(
         self, b: Builder, operands: Operands, row: Mapping[str, Coefficient], noise: Mapping[str, Var], which: int
     ) -> Operands:
-        """The operands of evaluation `which`, with noise on the conditions."""
         keep, add = (row[name + ("", "_2")[which]] for name in ("condition", "condition_noise"))
         made = {}
         for part in self.parts:
