@@ -3,7 +3,7 @@ arXiv:2310.17347).
 
 A program around a sampler that adds noise to the conditions in the first steps.
 
-Specs: none sets it; benchmarks/guidance_digits.py measures it.
+Specs: specs/digits/digits_dit.yaml.
 Tests: tests/samplers/test_guidance_techniques.py.
 Row in docs/systems.yaml: CADS (condition annealing).
 """

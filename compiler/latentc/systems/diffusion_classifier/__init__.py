@@ -2,9 +2,9 @@
 
 A program that measures how well a denoiser predicts the noise in a sample under a class.
 
-Specs: none sets it; tests and benchmarks/guidance_digits.py add it to others.
+Specs: specs/digits/digits_dit.yaml.
 Tests: tests/parity/diffusion_classifier.py, tests/samplers/test_classify.py.
-Row in docs/systems.yaml: diffusion classifier.
+Row in docs/systems.yaml: Diffusion classifier.
 """
 
 COMPONENTS = {
