@@ -275,9 +275,9 @@ def fields_of_specs() -> Mapping[Field, frozenset[str]]:
 
 
 @cache
-def standard(section: str) -> Mapping[str, str]:
-    """What the core keeps although hardly a spec sets it, and why: the section `kinds` or `settings` of the list."""
-    return yaml.safe_load(STANDARD.read_text(encoding="utf-8"))[section]  # type: ignore[no-any-return]
+def standard(section: str) -> Any:
+    """A section of the list of what the core keeps although hardly a spec sets it: {name: why}, or names left."""
+    return yaml.safe_load(STANDARD.read_text(encoding="utf-8"))[section]
 
 
 def unset_kinds() -> tuple[str, ...]:
@@ -300,6 +300,39 @@ def lone_fields() -> dict[str, str]:
         and cls.__module__.startswith("latentc.components")
         and f"{cls.__name__}.{field}" not in standard("settings")
     }
+
+
+def private_names() -> dict[str, list[str]]:
+    """{name: the files outside systems whose code has it}: kinds and classes of two words or more, and packages.
+
+    A single word, such as `given`, can be anything, so that of packages only counts as a whole string. Comments and
+    docstrings may name a paper as the source of a formula.
+    """
+    from latentc.components import packages
+
+    shipped = [package for package in packages.packages() if package.name.startswith("latentc.systems.")]
+    core = {path: ast.parse(path.read_text(encoding="utf-8")) for path in set(sources()) - set(sources("systems"))}
+    ours = {node.name for tree in core.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    classes = {cls.__name__ for module in component_modules() for cls in vars(module).values() if _is_of_system(cls)}
+    names = {package.name.rpartition(".")[2] for package in shipped} | {
+        name
+        for name in {kind for package in shipped for kinds in package.components.values() for kind in kinds} | classes
+        if re.search("_|[a-z][A-Z]", name) and name not in ours
+    }
+    found: dict[str, list[str]] = defaultdict(list)
+    for path, tree in sorted(core.items()):
+        nodes = list(ast.walk(tree))
+        docs = {node.value for node in nodes if isinstance(node, ast.Expr)}
+        texts = [node.value for node in nodes if isinstance(node, ast.Constant) and node not in docs]
+        words = {word for text in texts if isinstance(text, str) for word in re.findall(r"\w+", text)}
+        words = {word for word in words if not word.isalnum()} | {text for text in texts if isinstance(text, str)}
+        for name in names & (words | {node.id for node in nodes if isinstance(node, ast.Name)}):
+            found[name].append(str(path.relative_to(PACKAGE)))
+    return dict(found)
+
+
+def _is_of_system(value: Any) -> bool:
+    return isinstance(value, type) and value.__module__.startswith("latentc.systems.")
 
 
 # What a spec executes
@@ -441,6 +474,7 @@ LISTS: dict[str, Callable[[], Collection[str]]] = {
     "fields": lambda: [f"{field}: {system}" for field, system in lone_fields().items()],
     "unset": lambda: [f"{c.__name__}.{name}" for (c, name), of in fields_of_specs().items() if not of],
     "kinds": unset_kinds,
+    "private names": lambda: [f"{name}: {', '.join(files)}" for name, files in private_names().items()],
     "way": lambda: [f"{name}: {file}" for name in WAYS for file in way(name)],
     "rooms": lambda: [f"{count} {room}" for room, count in rooms().items()],
     "circles": lambda: [" > ".join(circle) for circle in circles()],
