@@ -287,18 +287,19 @@ def test_a_learned_matrix_may_resize_as_interpolation_does() -> None:
     run = {}
     few = np.array([[3, 3, 1, 0], [0, 1, 3, 3]]) / 7
     many = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
-    for by in ("resized", "mixed"):
-        lowered = lower(load_spec("givt_dense_vae", "panoptic", [*DENSE, f"backbone.tokens_by={by}"]))
+    for by in ("interpolation", "matrix"):
+        lowered = lower(load_spec("givt_dense_vae", "panoptic", [*DENSE, f"backbone.resized_by={by}"]))
         params = network_params(lowered, lowered.networks["main"])
         weights = random_weights(params, np.random.default_rng(0), 0.3)
         for name, matrix in (("to_fewer", few), ("to_more", many)):
-            if by == "mixed":
+            if by == "matrix":
                 weights[f"{name}.weight"] = np.kron(matrix, matrix).T
         run[by] = lowered.module, weights
-    own = run["resized"][1]
-    mixed = {**{n: own[n] for n in own}, **{n: a for n, a in run["mixed"][1].items() if n not in own}}
+    own = run["interpolation"][1]
+    mixed = {**{n: own[n] for n in own}, **{n: a for n, a in run["matrix"][1].items() if n not in own}}
     x = np.random.default_rng(1).standard_normal((2, 5, 16, 16))
-    found = [Interpreter(run[by][0], w).run("main.forward", x)[0] for by, w in (("resized", own), ("mixed", mixed))]
+    both = (("interpolation", own), ("matrix", mixed))
+    found = [Interpreter(run[by][0], w).run("main.forward", x)[0] for by, w in both]
     assert np.allclose(*found)
 
 
@@ -306,7 +307,6 @@ def test_a_learned_matrix_may_resize_as_interpolation_does() -> None:
     ("change", "message"),
     [
         ("backbone.tokens=5", "a square number of tokens, but there are 5 tokens"),
-        ("backbone.tokens=null", "there are as many tokens as patches"),
         ("objective.labels=[3, 3]", "3 \\+ 3 label classes do not add up to the 5 channels"),
         ("objective.reconstruction=l2", "`labels` needs `reconstruction: cross_entropy`"),
     ],

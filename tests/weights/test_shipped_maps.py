@@ -65,7 +65,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
             "backbone.fine.norm={kind: timed_layer_norm}",
         ),
     ),
-    "givt_dense_vae": (("backbone.tokens_by=mixed",),),
+    "givt_dense_vae": (("backbone.resized_by=matrix",),),
     "iwin_classifier": (("backbone.positions={kind: learned}",),),
     "larp_tokenizer": (
         (
@@ -219,10 +219,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "adm_sdg": ("patch_bias=true",),
     "diffmoe": ("interleaved=null",),
     "givt_dense": ("class_token=true",),
-    "givt_dense_vae": (
-        *(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),
-        'output="transposed_conv"',
-    ),
+    "givt_dense_vae": (*(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),),
     "givt_vae": (
         "middle_attention=true",
         "quant_conv=true",

@@ -13,7 +13,6 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.layers import batch_norm
 from latentc.components.parts import dense
 from latentc.ir.builder import Builder, Var, f32
-from latentc.ir.ops.image import resizing
 
 if TYPE_CHECKING:
     from latentc.components.networks.query_autoencoder import QueryAutoencoder
@@ -32,7 +31,7 @@ def patches_of(shape: Sequence[int], frames: int, patch: int) -> Grid:
 
 def positions_of(b: Builder, place: Place, sizes: tuple[int, ...], width: Any, config: QueryAutoencoder) -> Var:
     """f32[1, T, D]: embeddings of places of a sequence (`sizes`: T) or of a grid."""
-    learned, name = place in config.learned, place
+    learned, name = config.learns(place), place
     if place in config.stored or len(sizes) == 1:
         length = sizes[0] if len(sizes) == 1 else math.prod(sizes)
         if learned:
@@ -51,7 +50,7 @@ def positions_of(b: Builder, place: Place, sizes: tuple[int, ...], width: Any, c
             at = b.reshape(at, shape=(1, frames * side**2, width), out="at")
         else:
             at = waves(b, name, frames, side, width)
-    if place in config.typed:
+    if config.types(place):
         at = b.add(at, b.param(f"{name}_type", f32(1, 1, width), "normal", std=0.02), out="at")
     return at
 
@@ -76,18 +75,9 @@ def embedded(b: Builder, x: Var, kernel: Grid, width: Any, count: Any) -> Var:
     return b.transpose(b.reshape(x, shape=(batch, width, count)), perm=(0, 2, 1), out="x")
 
 
-def from_patches(
-    b: Builder, x: Var, channels: Any, grid: Grid, kernel: Grid, space: tuple[int, ...], output: str
-) -> Var:
-    """Tokens x f32[B, T, D], each a patch of size `kernel`, as f32[B, C, *space]; `output` as in QueryAutoencoder."""
-    batch, _, width = x.shape
-    if output == "transposed_conv":
-        fan_in = {"fan_in": channels * math.prod(kernel)}
-        weight = b.param("output.weight", f32(width, channels, *kernel), "linear_default", **fan_in)
-        bias = b.param("output.bias", f32(channels), "linear_default", **fan_in)
-        x = b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, width, *grid), out="x")
-        x = b.conv_transpose(x, weight, bias, stride=kernel, out="x")
-        return x if len(space) == 3 else b.reshape(x, shape=(batch, channels, *space), out="x")
+def from_patches(b: Builder, x: Var, channels: Any, grid: Grid, kernel: Grid, space: tuple[int, ...]) -> Var:
+    """Tokens x f32[B, T, D], each a patch of size `kernel`, as f32[B, C, *space]."""
+    batch = x.shape[0]
     x = dense(b, "output", x, math.prod(kernel) * channels, True, "zeros", out="x")
     x = b.reshape(x, shape=(batch, *grid, *kernel, channels))
     x = b.transpose(x, perm=(0, 7, 1, 4, 2, 5, 3, 6), out="x")
@@ -128,36 +118,20 @@ def shortened(b: Builder, z: Var, u: Var, lengths: Sequence[int], latent: Any, t
     return b.reshape(b.where(seen, flat, others), shape=z.shape, out="z")  # type: ignore[no-any-return]
 
 
-def filled_up(b: Builder, x: Var, frames: int, by: Literal["last", "nearest"]) -> Var:
-    """A video x [B, C, F, H, W] of `frames`; `by` as `filled_by` of QueryAutoencoder."""
+def filled_up(b: Builder, x: Var, frames: int) -> Var:
+    """A video x [B, C, F, H, W] of `frames`, the last of which repeat its own last one."""
     given = int(x.shape[2])
     if given == frames:
         return x
-    if by == "last":
-        last = b.slice(x, axis=2, start=given - 1, stop=given, out="last")
-        last = b.broadcast_to(last, x, shape=(*x.shape[:2], frames - given, *x.shape[3:]), out="last")
-        return b.concat(x, last, axis=2, out="x")  # type: ignore[no-any-return]
-    nearest = [round(i * (given - 1) / (frames - 1)) for i in range(frames)]
-    return b.take(x, b.constant(nearest, "i64", out="nearest"), axis=2, out="x")  # type: ignore[no-any-return]
-
-
-def as_many(b: Builder, name: str, x: Var, count: Any, by: Literal["resized", "mixed"]) -> Var:
-    """Tokens x [B, T, D] of a square as `count` ones [B, N, D], resized by interpolation or by a matrix."""
-    batch, tokens, width = x.shape
-    if by == "mixed":
-        matrix = b.param(f"{name}.weight", f32(tokens, count), "xavier_uniform")
-        return b.matmul(b.transpose(matrix, perm=(1, 0)), x, out="x")  # type: ignore[no-any-return]
-    side, wanted = math.isqrt(tokens), math.isqrt(count)
-    matrix = b.constant(resizing(side, wanted, "antialiased"), out="resizing")
-    x = b.matmul(matrix, b.reshape(x, shape=(batch, side, side * width)), out="rows")
-    x = b.matmul(matrix, b.reshape(x, shape=(batch, wanted, side, width)), out="cells")
-    return b.reshape(x, shape=(batch, count, width), out="x")  # type: ignore[no-any-return]
+    last = b.slice(x, axis=2, start=given - 1, stop=given, out="last")
+    last = b.broadcast_to(last, x, shape=(*x.shape[:2], frames - given, *x.shape[3:]), out="last")
+    return b.concat(x, last, axis=2, out="x")  # type: ignore[no-any-return]
 
 
 __all__ = [
+    "Grid",
     "LatentNorm",
     "Place",
-    "as_many",
     "embedded",
     "filled_up",
     "from_patches",

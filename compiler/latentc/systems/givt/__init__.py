@@ -9,7 +9,11 @@ Rows in docs/systems.yaml: givt_dense_vae, givt, givt_masked, givt_vae, givt_den
 """
 
 COMPONENTS = {
-    "networks": {"mixture_transformer": "mixture_transformer", "reversible": "reversible"},
+    "networks": {
+        "dense_autoencoder": "dense_autoencoder",
+        "mixture_transformer": "mixture_transformer",
+        "reversible": "reversible",
+    },
     "objectives": {"mixture_likelihood": "mixture_likelihood"},
     "samplers": {"mixture_autoregressive": "mixture_autoregressive", "mixture_confidence": "mixture_confidence"},
 }

@@ -8,6 +8,10 @@ Rows in docs/systems.yaml: larp_tokenizer, larp, larp_fp.
 """
 
 COMPONENTS = {
-    "networks": {"transformer_discriminator": "transformer_discriminator", "vector_transformer": "vector_transformer"},
+    "networks": {
+        "larp_autoencoder": "larp_autoencoder",
+        "transformer_discriminator": "transformer_discriminator",
+        "vector_transformer": "vector_transformer",
+    },
     "objectives": {"prior_autoencoding": "prior_autoencoding"},
 }

@@ -8,5 +8,5 @@ Rows in docs/systems.yaml: vitok, vitok_tokenizer.
 """
 
 COMPONENTS = {
-    "networks": {"vitok_transformer": "vitok_transformer"},
+    "networks": {"vitok_autoencoder": "vitok_autoencoder", "vitok_transformer": "vitok_transformer"},
 }
