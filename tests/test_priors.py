@@ -15,8 +15,8 @@ from tiny_systems import SYSTEMS
 import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_params
+from latentc.components.condition import prior_systems as systems
 from latentc.components.contract import Lowered
-from latentc.components.prior import systems
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower

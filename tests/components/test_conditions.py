@@ -158,7 +158,7 @@ def test_a_sequence_is_masked_and_padded() -> None:
     spec = load_spec_with_text()
     condition = load("conditions")["sequence"].model_validate({"kind": "sequence", "dropout": 0.1, "pad": 2})
     tokens, mask = condition.ports("text", spec)
-    assert (tokens.values, mask.type.dtype, condition.length("text", spec)) == (11, "bool", 7)
+    assert (tokens.values, mask.type.dtype, condition.token_shape("text", spec).length) == (11, "bool", 7)
     b = ModuleBuilder().function("f")
     operands = tuple(b.input(port.name, port.type) for port in (tokens, mask))
     embedded, counts = condition.tokens(b, "text_embedder", "text", operands, 4, condition.sizes("text", spec))

@@ -30,6 +30,7 @@ def index(
     for to get neighbours of each class; by default the mean of the class. Raises DiagnosticError: E0401, E0403, E0412,
     E0620 (the spec searches no neighbours, or its data cannot be read), E0706.
     """
+    from latentc.components.condition import searches
     from latentc.datasets import open_dataset
     from latentc.datasets.neighbours import index_of
     from latentc.files.named import read_condition
@@ -37,7 +38,7 @@ def index(
     from latentc_runtime.retrieval import PACKAGE, with_labels, write_index
 
     spec = load_spec(source, variant, overrides)
-    found = {n: search for n, c in spec.conditions.items() if (search := c.searched(n, spec)) is not None}
+    found = searches(spec)
     if not found or condition not in (None, *found):
         what = f"no condition `{condition}` is" if condition in spec.conditions or condition else "no condition is"
         mend = f"conditions that are: {', '.join(found)}" if found else "add `conditioning.NAME: {kind: neighbours}`"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from latentc.components.capabilities import Capability, Role
-from latentc.components.condition import Condition, Entry, Form, TimeFeatures
+from latentc.components.condition import Condition, Entry, Form, TimeFeatures, carried
 from latentc.components.contract import Method, Network, Port
 from latentc.components.first_stage import Codes
 from latentc.components.objective import Objective
@@ -121,9 +121,9 @@ class Backbone(Part):
         return not self.frozen
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        """Its capabilities. A denoiser that is told a condition of its caller's refines instead."""
-        carried = any(condition.CARRIED for condition in self.told(spec).values())
-        if not carried or "denoise" not in self.PROVIDES:
+        """Its capabilities. A denoiser with a condition that its caller computes refines instead."""
+        refines = any(carried(name, condition, spec) for name, condition in self.told(spec).items())
+        if not refines or "denoise" not in self.PROVIDES:
             return self.PROVIDES
         return self.PROVIDES - {"denoise"} | {"refine"}
 
@@ -205,13 +205,13 @@ class Backbone(Part):
 
     @property
     def attends_to_any_width(self) -> bool:
-        """Whether tokens of conditions may be of another width than its own; see `Condition.token_width`."""
+        """Whether tokens of conditions may be of another width than its own; see `Condition.token_shape`."""
         return False
 
     def _problems_of_widths(self, spec: Spec) -> Iterator[Problem]:
         """Tokens of conditions that are too wide or too narrow, or of several widths."""
         told = {name: part for name, part in self.told(spec).items() if self.form_of(part) == "tokens"}
-        widths = {name: part.token_width(name, spec) for name, part in told.items()}
+        widths = {name: part.token_shape(name, spec).width for name, part in told.items()}
         text = ", ".join(f"`{name}` {width or 'as wide as the network'}" for name, width in widths.items())
         if len(set(widths.values())) > 1:
             yield Problem(

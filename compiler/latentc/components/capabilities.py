@@ -141,7 +141,7 @@ embed_conditions `embed` (conditions) -> output f32[B, D]; built if the objectiv
 control       `control` (state, time, conditions) -> outputs, one for each leading block of the network that it adapts
 exit          `forward` (time, what the denoiser's `train_forward` returns after its output) -> outputs: the prediction
               of every exit, then the uncertainty f32[B] of each
-refine        the same, with a condition that its caller computes (`Condition.CARRIED`)
+refine        the same, with a condition that its caller computes (one without inputs)
 denoise_tokens
               `forward` (tokens as state, of which `null` is the mask; time, conditions) -> logits
 denoise_hidden

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.capabilities import Role
-from latentc.components.contract import Draw, Network, Port, Program
+from latentc.components import Closed, Component, OneOf
+from latentc.components.contract import Draw, Network, Port
 from latentc.components.parts import Init, Part, Problem, dense
-from latentc.components.prior import Prior
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import TensorType
 from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import Setting, Source
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 class TimeEmbedding(Part):
     """How networks are told the time of a noisy sample; stands under `conditioning.time`."""
-
-    ROLE: ClassVar[Role] = "time"
 
     @abstractmethod
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
@@ -73,16 +70,94 @@ Form = Literal["vector", "tokens", "map", "array"]
 array itself."""
 
 
+class Prior(Closed):
+    """A system of its own that models the data field of a condition.
+
+    Training reads the condition from the data, and trains the prior's network on the same samples. Sampling programs
+    draw the condition by the prior's sampler first, so that a request does not give it.
+    """
+
+    network: str = Field(description="one of `networks`, which models the condition")
+    objective: Annotated[Component, OneOf("objectives")] = Field(description="objective of that network")
+    sampler: Annotated[Component, OneOf("samplers")] = Field(description="sampler of the condition")
+
+    def system(self, name: str, spec: Spec) -> Spec:
+        """The prior of condition `name` as a spec: its network is `main`, and the condition's field is modelled.
+
+        Its network may take the other conditions that need no prior, and those that are drawn before this one.
+        """
+        conditions = list(spec.conditions)
+        later = conditions[conditions.index(name) :]
+        told: dict[str, Component] = {}
+        for other, part in spec.conditioning.items():
+            prior = part.prior if isinstance(part, Condition) else None
+            if other != name and (prior is None or other not in later):
+                told[other] = part if prior is None else part.model_copy(update={"prior": None})
+        encoding = {n for other, part in told.items() for n in encoders(other, part, spec)}
+        networks = {n: network for n, network in spec.networks.items() if n in encoding}
+        if self.network in spec.networks:
+            networks["main"] = spec.networks[self.network]
+        return spec.model_copy(
+            update={
+                "data": _modelling(spec, field_of(name, spec.conditions[name])),
+                "networks": networks,
+                "conditioning": told,
+                "objective": self.objective,
+                "sampler": self.sampler,
+                "programs": (),
+                "optimize": spec.optimize.model_copy(update={"cache": None, "stitch": None}),
+            }
+        )
+
+    def problems(self, name: str, spec: Spec) -> Iterator[Problem]:
+        """A network that does not exist or cannot do what the objective and the sampler need."""
+        network = spec.networks.get(self.network)
+        if network is None or self.network == "main":
+            what = (
+                f"no network `{self.network}`"
+                if network is None
+                else "`main` takes the condition, so it cannot generate it"
+            )
+            yield Problem(
+                ("prior", "network"), what, "add a network that generates the condition to `networks`, and name it"
+            )
+            return
+        system = self.system(name, spec)
+        provided = network.provides(system)  # type: ignore[attr-defined]
+        for section, part in (("objective", self.objective), ("sampler", self.sampler)):
+            for need in part.needs(system):  # type: ignore[attr-defined]
+                if need.network != "main":
+                    message = f"`{part.kind}` also needs a network `{need.network}`, but a prior has only one network"
+                    yield Problem(("prior",), message, "choose another objective or sampler")
+                elif need.capability not in provided:
+                    message = (
+                        f"`{part.kind}` needs a network for `{need.capability}`, which "
+                        f"`{network.kind}` does not provide"
+                    )
+                    yield Problem(("prior", "network"), message, "name another network")
+                elif lacking := [output for output in need.outputs if output not in network.outputs(system)]:  # type: ignore[attr-defined]
+                    message = (
+                        f"{need.who or f'`{part.kind}`'} reads the output `{lacking[0]}` of network `{self.network}`"  # type: ignore[attr-defined]
+                    )
+                    yield Problem(("prior", section, *need.place), f"{message}, which has none", "leave it out")
+
+
+@dataclass(frozen=True)
+class TokenShape:
+    """Number of embedded tokens, whether a mask marks the valid ones, and their width; None: that of the network."""
+
+    length: int = 1
+    masked: bool = False
+    width: int | None = None
+
+
 class Condition(Part):
     """What networks are told beside the sample and its time; stands under `conditioning.NAME`.
 
     Its operands go by name: that of the condition, but `y` for the class, as papers write it.
     """
 
-    ROLE: ClassVar[Role] = "condition"
     FORMS: ClassVar[tuple[Form, ...]]
-    CARRIED: ClassVar[bool] = False
-    """Whether losses and sampling programs compute it, so that neither data nor requests give it."""
 
     field: str | None = Field(None, description="data field that it is read from; null: the field of the same name")
     dropout: float = Field(
@@ -95,7 +170,7 @@ class Condition(Part):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         """What does not fit if it is the condition called `name`."""
         for given in self.inputs(name, spec):
-            if not isinstance(given, GivenInput) or given.drawn is not None:
+            if not isinstance(given, GivenInput) or given.draw is not None:
                 continue
             field = spec.data.fields.get(given.field)
             if field is None:
@@ -108,35 +183,15 @@ class Condition(Part):
         if self.prior is not None:
             yield from self.prior.problems(name, spec)
 
-    def programs(
-        self, mb: ModuleBuilder, name: str, spec: Spec, networks: Mapping[str, Network]
-    ) -> tuple[Program, ...]:
-        """Programs of its own, which prepare requests."""
-        return ()
-
-    def cached_features(self, name: str, spec: Spec) -> CachedFeatures | None:
-        """What training reads instead of encoding its field in each step; None: training encodes, or nothing does."""
-        return None
-
     @property
     def forms(self) -> tuple[Form, ...]:
         """How it can enter a network."""
         return self.FORMS
 
     @property
-    def networks(self) -> tuple[str, ...]:
-        """The networks that compute its operands."""
-        return ()
-
-    @property
-    def dropped(self) -> bool:
-        """Whether training leaves it out now and then."""
-        return self.dropout > 0
-
-    @property
     def nullable(self) -> bool:
-        """Whether networks can do without it."""
-        return self.dropped
+        """True if networks can do without it."""
+        return self.dropout > 0
 
     @abstractmethod
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
@@ -146,15 +201,6 @@ class Condition(Part):
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
 
-    def encoded_null(
-        self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network], known: Var | None = None
-    ) -> tuple[Var, ...]:
-        """What stands for none in the place of each operand, [1, ...], if a network computes it; otherwise nothing.
-
-        `known`: the features, if they were computed before.
-        """
-        return ()
-
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
         """What a loss reads from the data (or draws) and a request supplies; by default the first operand."""
         port = self.ports(name, spec)[0]
@@ -163,22 +209,6 @@ class Condition(Part):
     @abstractmethod
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         """What a request says of it."""
-
-    def searched(self, name: str, spec: Spec) -> Searched | None:
-        """What training searches for it in a database, if it does; None: the data holds it."""
-        return None
-
-    def stored(self, type: TensorType) -> TensorType:
-        """The type that the data has for an input of this type."""
-        return type
-
-    def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
-        """An input of this type, from what the data has."""
-        return value
-
-    def from_drawn(self, b: Builder, value: Var, type: TensorType) -> Var:
-        """An input of this type, from what training draws for it."""
-        return value
 
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
@@ -206,21 +236,9 @@ class Condition(Part):
         vector = self.vector(b, prefix, name, operands, width, sizes)
         return b.reshape(vector, shape=(vector.shape[0], 1, width), out="tokens"), None
 
-    def counts(self, b: Builder, mask: Var) -> Var:
-        """bool[B, L]: the mask that `tokens` returns, for methods of a network that are told the mask alone."""
-        return mask
-
-    def length(self, name: str, spec: Spec) -> int:
-        """How many tokens it enters as. For conditions whose FORMS have "tokens"."""
-        return 1
-
-    def masked(self, name: str, spec: Spec) -> bool:
-        """Whether some of its tokens may not count. For conditions whose FORMS have "tokens"."""
-        return False
-
-    def token_width(self, name: str, spec: Spec) -> int | None:
-        """Width of its tokens if that is its own, whatever the network's; None: they are embedded."""
-        return None
+    def token_shape(self, name: str, spec: Spec) -> TokenShape:
+        """The shape of its tokens. For conditions whose FORMS have "tokens"."""
+        return TokenShape()
 
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
         """It as channels beside a state of `side` by `side`: f32[B, C, side, side].
@@ -231,58 +249,55 @@ class Condition(Part):
 
 
 @dataclass(frozen=True)
-class GivenInput:
-    """An input of losses and programs that data and requests supply: its name and type, and the data field.
+class EncodedField:
+    """A field that network `network` computes from the field that it `reads`, or from `images` of the first stage.
 
-    A request gives it as `request`, of which it is the value or the mask. Where training draws it, instead of reading
-    it, `drawn` says how, and the type of what it is made of (`Condition.from_drawn`). Where programs draw it, too,
-    `random` says how.
+    `mask`: the field of valid tokens, which the network takes if it is `masked`. `empty`: the tokens of one text,
+    followed by `pad`, whose features all samples share; None: each sample has its own.
     """
 
-    name: str
-    type: TensorType
-    field: str
-    request: str
-    part: Literal["value", "mask"] = "value"
-    drawn: tuple[Draw, TensorType] | None = None
-    random: Source | None = None
+    network: str
+    reads: str
+    mask: str | None = None
+    masked: bool = False
+    empty: tuple[int, ...] | None = None
+    pad: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """The entry of config.yaml, without defaults."""
+        given = {key: value for key, value in asdict(self).items() if value not in (None, 0, False)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """Features f32[B, ...] that a frozen network encodes from a data field once, before training.
+    """Features f32[B, ...], in the field `field` of a batch, that a frozen network computes once, before training.
 
-    `field`: their name in a batch. `reads`: the field that network `network` encodes. `mask`: the field of the tokens
-    that count, which the network takes if it is `masked`. `empty`: the tokens, followed by `pad`, whose features, in
-    the field `empty_field`, stand for none; null: no features do.
+    If `encoded` has an `empty` text, the field `empty_field` has the features of its null.
     """
 
     field: str
     type: TensorType
-    network: str
-    reads: str
-    mask: str | None
-    masked: bool
-    empty: tuple[int, ...] | None
-    pad: int
+    encoded: EncodedField
 
     @property
     def empty_field(self) -> str:
         return f"empty_{self.field}"
 
     @property
-    def types(self) -> dict[str, TensorType]:
-        """The fields of a batch with their types."""
-        fields = (self.field,) if self.empty is None else (self.field, self.empty_field)
-        return dict.fromkeys(fields, self.type)
+    def fields(self) -> dict[str, EncodedField]:
+        """How the fields of a batch are computed."""
+        own = {self.field: replace(self.encoded, empty=None, pad=0)}
+        return own if self.encoded.empty is None else own | {self.empty_field: self.encoded}
 
 
 @dataclass(frozen=True)
 class Searched:
     """Neighbours that training searches for each sample, by the embedding in data field `field`.
 
-    `database`: where, null for the training data; then `itself` says whether a sample may be its own neighbour.
-    `around`: rather, one of the neighbours is the sample, given with the embedding of what they are neighbours of.
+    `database`: where, None for the training data; then `itself` says whether a sample may be its own neighbour.
+    `around`: the sample is instead one of the neighbours of the embedding that it is given with. `queries`: networks
+    that encode what a request searches for.
     """
 
     field: str
@@ -291,6 +306,38 @@ class Searched:
     metric: str
     itself: bool
     around: bool = False
+    queries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GivenInput:
+    """An input of losses and programs that data and requests supply: its name and type, and the data field.
+
+    A request gives it as `request`, of which it is the value or the mask. Training draws it if there is a `draw`, and
+    programs if there is a source `random`. What training reads or draws has the type `stored`, by default that of the
+    input, which `read` computes from it. Network `encoder` computes an operand from it, in training before the first
+    step if there are `cached` features; `null` is the input whose encoding stands for none. If it is `searched`, it is
+    a field of neighbours, which the data does not have.
+    """
+
+    name: str
+    type: TensorType
+    field: str
+    request: str
+    part: Literal["value", "mask"] = "value"
+    draw: Draw | None = None
+    random: Source | None = None
+    stored: TensorType | None = None
+    read: Callable[[Builder, Var], Var] = lambda b, value: value
+    encoder: str | None = None
+    cached: CachedFeatures | None = None
+    null: Callable[[Builder], Var] | None = None
+    searched: Searched | None = None
+
+    @property
+    def source(self) -> TensorType:
+        """The type of what training reads or draws."""
+        return self.type if self.stored is None else self.stored
 
 
 @dataclass(frozen=True)
@@ -322,9 +369,9 @@ class Entry:
         """Its embedded tokens f32[B, L, width], and which of them count; see `Condition.tokens`."""
         return self.condition.tokens(b, prefix, self.name, operands, width, sizes)
 
-    def counts(self, b: Builder, mask: Var) -> Var:
-        """bool[B, L]: which of its embedded tokens count; see `Condition.counts`."""
-        return self.condition.counts(b, mask)
+    def token_shape(self, spec: Spec) -> TokenShape:
+        """The shape of its tokens; see `Condition.token_shape`."""
+        return self.condition.token_shape(self.name, spec)
 
     def map(self, b: Builder, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
         """It as channels beside the state; see `Condition.map`."""
@@ -364,3 +411,63 @@ def embedded_sum(
 def operand_name(condition: str) -> str:
     """What papers call the operand of a condition: `y` for the class."""
     return "y" if condition == "class" else condition
+
+
+def encoders(name: str, part: Any, spec: Spec) -> tuple[str, ...]:
+    """The networks that compute operands of condition `name`."""
+    inputs = part.inputs(name, spec) if isinstance(part, Condition) else ()
+    return tuple(dict.fromkeys(i.encoder for i in inputs if isinstance(i, GivenInput) and i.encoder is not None))
+
+
+def carried(name: str, condition: Condition, spec: Spec) -> bool:
+    """True if losses and programs compute it: neither data nor requests supply it."""
+    return not condition.inputs(name, spec) and any(p.role == "condition" for p in condition.ports(name, spec))
+
+
+def searches(spec: Spec) -> dict[str, Searched]:
+    """What training searches for in a database, by condition."""
+    given = ((name, i) for name, c in spec.conditions.items() for i in c.inputs(name, spec))
+    return {name: i.searched for name, i in given if isinstance(i, GivenInput) and i.searched is not None}
+
+
+def encoded_null(
+    b: Builder, name: str, condition: Condition, spec: Spec, networks: Mapping[str, Network], known: Var | None = None
+) -> tuple[Var, ...]:
+    """What replaces each operand if the condition is dropped, [1, ...], if a network computes it; otherwise nothing.
+
+    `known`: the features, if they were computed before training.
+    """
+    nulls = [given.null for given in condition.inputs(name, spec) if isinstance(given, GivenInput) and given.null]
+    if not nulls:
+        return ()
+    made = tuple(known if i == 0 and known is not None else null(b) for i, null in enumerate(nulls))
+    return condition.operands(b, f"empty_{name}", made, networks)
+
+
+def field_of(name: str, condition: Condition) -> str:
+    """The data field that condition `name` comes from."""
+    return condition.field or operand_name(name)
+
+
+def prior_systems(spec: Spec) -> dict[str, tuple[str, Spec]]:
+    """{network of a prior: (the condition that it models, its system)}, in the order in which they are drawn."""
+    found: dict[str, tuple[str, Spec]] = {}
+    for name, condition in spec.conditions.items():
+        if isinstance(condition, Condition) and condition.prior is not None:
+            found[condition.prior.network] = (name, condition.prior.system(name, spec))
+    return found
+
+
+def _modelling(spec: Spec, field: str) -> Any:
+    """The data with `field` as what is modelled: `x`, or `tokens` if it holds several integers."""
+    data = spec.data
+    modelled = data.fields.get(field)
+    fields = {n: f for n, f in data.fields_.items() if n not in ("x", "tokens", field)}
+    changes: dict[str, Any] = {"fields_": fields, "shape": None, "tokens": None, "first_stage": None}
+    if modelled is not None:
+        discrete = modelled.classes is not None
+        changes["fields_"] = {"tokens" if discrete else "x": modelled, **fields}
+        changes["shape"] = None if discrete else modelled.shape
+    copy = data.model_copy(update=changes)
+    copy.model_post_init(None)
+    return copy

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field as Option
 
+from latentc.components.condition import searches
 from latentc.components.fields import MOST_TOKENS, AxisName, ClassNames, Field, Medium, Size, Tokens
 from latentc.components.first_stage import FIRST_STAGE, FirstStage
 from latentc.components.parts import Part, Problem
@@ -321,7 +322,7 @@ class Pictures(Images):
             message = "crops are drawn in every step, so there are no ten to encode"
             yield Problem(("crops",), message, "leave out `crops`, or `views`")
         cached = [name for name, field in self.fields_.items() if field.encoded_by is not None or field.resized]
-        cached += [name for name, c in spec.conditions.items() if c.searched(name, spec) is not None]
+        cached += [*searches(spec)]
         if cached:
             message = f"`{cached[0]}` is computed once per image, but images change in every step"
             yield Problem(("views",), message, f"leave out `views`, or `{cached[0]}`")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latentc.components.backbone import Backbone
+from latentc.components.condition import EncodedField, GivenInput
 from latentc.components.fields import Field
 from latentc.components.parts import Problem
 from latentc.ir.types import TensorType
@@ -18,27 +18,6 @@ IMAGES = "images"
 """What a network reads that encodes the images of a first stage, as no field holds these."""
 
 
-@dataclass(frozen=True)
-class EncodedField:
-    """A field that network `network` computes from what it `reads`: a data field, or `images` of the first stage.
-
-    `mask`: the field of the tokens that count, which the network takes if it is `masked`. `empty`: the tokens of one
-    text, followed by `pad`, whose features all samples have; null: those of their own.
-    """
-
-    network: str
-    reads: str
-    mask: str | None = None
-    masked: bool = False
-    empty: tuple[int, ...] | None = None
-    pad: int = 0
-
-    def settings(self) -> dict[str, Any]:
-        """It as config.yaml holds it, without what has its default."""
-        given = {key: value for key, value in asdict(self).items() if value not in (None, 0, False)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
-
-
 def encoded_fields(spec: Spec) -> dict[str, EncodedField]:
     """The fields of a batch that networks compute: fields of the data, and features of captions."""
     found = {}
@@ -47,11 +26,9 @@ def encoded_fields(spec: Spec) -> dict[str, EncodedField]:
         if isinstance(network, Backbone) and "encode" in network.PROVIDES:
             found[name] = EncodedField(field.encoded_by or "", network.encoding(spec)[0][0].name)
     for name, condition in spec.conditions.items():
-        if (features := condition.cached_features(name, spec)) is not None:
-            own = EncodedField(features.network, features.reads, features.mask, features.masked)
-            found[features.field] = own
-            if features.empty is not None:
-                found[features.empty_field] = replace(own, empty=features.empty, pad=features.pad)
+        for given in condition.inputs(name, spec):
+            if isinstance(given, GivenInput) and given.cached is not None:
+                found |= given.cached.fields
     return found
 
 
@@ -90,4 +67,4 @@ def _shape(type: TensorType) -> tuple[int, ...]:
     return tuple(int(d) for d in type.shape[1:])  # type: ignore[arg-type]
 
 
-__all__ = ["IMAGES", "EncodedField", "encoded_fields", "images_of", "problems_of_encoded"]
+__all__ = ["IMAGES", "encoded_fields", "images_of", "problems_of_encoded"]

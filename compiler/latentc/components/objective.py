@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from latentc.components.condition import encoders
 from latentc.components.contract import (
     Need,
     Network,
@@ -59,9 +60,9 @@ class Objective(Part):
     def trained(self, spec: Spec) -> tuple[str, ...]:
         """The networks it trains: `main`, its adapters, the encoders of conditions and `further_networks`, unless they
         are frozen."""
-        encoders = (name for condition in spec.conditions.values() for name in condition.networks)
+        encoding = (network for name, part in spec.conditions.items() for network in encoders(name, part, spec))
         adapters = (name for name, network in spec.networks.items() if getattr(network, "adapts", None) == "main")
-        named = ("main", *adapters, *dict.fromkeys(encoders), *self.further_networks)
+        named = ("main", *adapters, *dict.fromkeys(encoding), *self.further_networks)
         return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from latentc.components import load
-from latentc.components.condition import GivenInput
+from latentc.components.condition import GivenInput, searches
 from latentc.components.contract import Update
 from latentc.components.dataset import Data
 from latentc.components.encoded_fields import IMAGES, encoded_fields
@@ -21,9 +21,9 @@ def fields_read(spec: Spec, updates: Sequence[Update]) -> tuple[str, ...]:
 
     Not those that only requests pass, and those that networks, a search or an augmentation compute.
     """
-    searches = {name: search for name, c in spec.conditions.items() if (search := c.searched(name, spec)) is not None}
-    names = {name for update in updates for name in update.batch} - {*searches}
-    names |= {search.field for search in searches.values()}
+    found = searches(spec)
+    names = {name for update in updates for name in update.batch} - {*found}
+    names |= {search.field for search in found.values()}
     encoded = {name: of for name, of in encoded_fields(spec).items() if name in names}
     names -= {*encoded}
     for of in encoded.values():

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from latentc import __version__
 from latentc.components.backbone import Backbone
+from latentc.components.condition import searches
 from latentc.components.contract import Lowered, Program, Rollout, Update
 from latentc.components.encoded_fields import encoded_fields
 from latentc.components.fields import Medium
@@ -217,8 +218,8 @@ def config_of(spec: Spec, updates: Sequence[Update] = ()) -> dict[str, Any]:
 
 def searched(spec: Spec) -> dict[str, dict[str, Any]]:
     """{condition: what training searches for it in a database}."""
-    found = {name: condition.searched(name, spec) for name, condition in spec.conditions.items()}
-    return {name: asdict(search) for name, search in found.items() if search is not None}
+    found = {name: asdict(search) for name, search in searches(spec).items()}
+    return {name: {k: v for k, v in given.items() if k != "queries"} for name, given in found.items()}
 
 
 def _role(network: Any, spec: Spec) -> dict[str, Any]:

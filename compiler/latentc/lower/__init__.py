@@ -8,13 +8,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from latentc.components.backbone import Backbone
-from latentc.components.condition import Condition, DrawnInput
+from latentc.components.condition import Condition, DrawnInput, prior_systems
+from latentc.components.conditions._retrieved import query_programs
 from latentc.components.contract import Lowered, Method, Network, Port, Program, Update
 from latentc.components.contracts import check_built, check_network, check_programs, check_updates
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.mistakes import blamed, of_code
 from latentc.components.objective import Objective
-from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.ir.builder import ModuleBuilder
@@ -69,7 +69,7 @@ def _lowered(spec: Spec, steps: Sequence[int], to_emit: bool) -> Lowered:
         built = [replace(program, evaluations=program.evaluations + more) for program in built] if more else built
         programs = [_with_settings(program, spec, of_priors) for program in built]
         if not to_emit:  # training projects search by features
-            programs += [p for name, c in spec.conditions.items() for p in c.programs(mb, name, spec, networks)]
+            programs += query_programs(mb, spec, networks)
     if to_emit and programs and isinstance(spec.objective, Objective):
         with refusals(spec, "objective"):
             rollout = spec.objective.rollout(mb, own_networks(networks, spec), spec, programs[0])
@@ -163,7 +163,7 @@ def _with_cache(ports: tuple[Port, ...], values: tuple[Value, ...]) -> tuple[Por
 def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
     """Adds every network of the spec to the module."""
     networks: dict[str, Network] = {}
-    priors = systems(spec)
+    priors = prior_systems(spec)
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)
         system = priors[name][1] if name in priors else spec

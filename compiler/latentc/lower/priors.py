@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latentc.components.backbone import Backbone
+from latentc.components.condition import field_of, prior_systems
 from latentc.components.contract import Network, PriorProgram, Update
 from latentc.components.objective import Objective
-from latentc.components.prior import field_of, systems
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc.lower.refusals import refusals
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def own_networks(networks: Mapping[str, Network], spec: Spec) -> dict[str, Network]:
     """The networks without those of priors."""
-    others = systems(spec)
+    others = prior_systems(spec)
     return {name: network for name, network in networks.items() if name not in others}
 
 
@@ -33,7 +33,7 @@ def add_prior_losses(
     If there are several, each is called by what it trains: `main`, or the condition.
     """
     found = list(updates)
-    for network, (name, system) in systems(spec).items():
+    for network, (name, system) in prior_systems(spec).items():
         backbone = spec.networks[network]
         assert isinstance(backbone, Backbone) and isinstance(system.objective, Objective)
         if not backbone.trainable:
@@ -79,7 +79,7 @@ def _named(update: Update, name: str) -> Update:
 def add_prior_programs(mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> dict[str, Network]:
     """The networks, those of priors with the programs that draw the conditions; these are no entries."""
     found = dict(networks)
-    for network, (name, system) in systems(spec).items():
+    for network, (name, system) in prior_systems(spec).items():
         assert isinstance(system.sampler, Sampler)
         kept = dict(mb.entries)
         with refusals(spec, "conditioning", name, "prior", "sampler"):

@@ -15,13 +15,12 @@ from pydantic import BaseModel
 from latentc.components import Component, load
 from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
-from latentc.components.condition import Condition
+from latentc.components.condition import Condition, TimeEmbedding, prior_systems
 from latentc.components.contract import Need
 from latentc.components.contracts import check_need, words
 from latentc.components.dataset import Data
 from latentc.components.objective import Objective
 from latentc.components.parts import Part
-from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
 from latentc.components.wrapper import Wrapper
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
@@ -182,7 +181,7 @@ def checkpoints_are_known(spec: Spec) -> Iterator[Problem]:
 
 def part_fits(spec: Spec, path: PathKey, part: Part) -> Iterator[Problem]:
     """The mismatches that the component at `path` reports itself."""
-    priors = systems(spec)
+    priors = prior_systems(spec)
     of_conditions = dict(priors.values())
     seen = spec
     if path[:1] == ("networks",) and path[1] in priors:
@@ -276,8 +275,7 @@ def _needs_of(cls: type[Component], spec: Spec) -> tuple[Need, ...]:
 def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:
     """The time embedding is under `time`, and nothing else is."""
     for name, part in spec.conditioning.items():
-        role = getattr(part, "ROLE", None)
-        if role is not None and (role == "time") != (name == "time"):
+        if isinstance(part, Condition | TimeEmbedding) and not _fits(type(part), name):
             fitting = ", ".join(kind for kind, cls in load("conditions").items() if _fits(cls, name))
             message = f"`{part.kind}` cannot be used under `conditioning.{name}`"
             yield Problem("E0306", ("conditioning", name), message, help=f"use one of {fitting}")
@@ -288,7 +286,7 @@ def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:
 
 
 def _fits(cls: type, name: str) -> bool:
-    return (getattr(cls, "ROLE", None) == "time") == (name == "time")
+    return issubclass(cls, TimeEmbedding) == (name == "time")
 
 
 def networks_are_used(spec: Spec) -> Iterator[Problem]:
@@ -338,7 +336,7 @@ def fresh_weights_are_of_copies(spec: Spec) -> Iterator[Problem]:
 def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
     """Only networks that are trained have optimisers."""
     named = spec.objective.trained(spec) if isinstance(spec.objective, Objective) else ("main",)
-    trained = [name for name in (*named, *systems(spec)) if name in spec.networks]
+    trained = [name for name in (*named, *prior_systems(spec)) if name in spec.networks]
     for name in spec.train.optimizers:
         if name not in trained:
             mend = did_you_mean(name, trained, f"trained networks: {', '.join(trained) or 'none'}")

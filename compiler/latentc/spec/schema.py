@@ -98,7 +98,9 @@ class Spec(Closed):
     @property
     def conditions(self) -> dict[str, Any]:
         """The conditions by name (`latentc.components.condition.Condition`), in the order written, without the time."""
-        return {name: c for name, c in self.conditioning.items() if getattr(c, "ROLE", "condition") == "condition"}
+        from latentc.components.condition import TimeEmbedding
+
+        return {name: c for name, c in self.conditioning.items() if not isinstance(c, TimeEmbedding)}
 
     @property
     def time(self) -> Component | None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
-from latentc.components.condition import Condition, GivenInput
+from latentc.components.condition import Condition, GivenInput, Searched, searches
 from latentc.components.conditions._arrays import asked
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import call
@@ -93,30 +94,34 @@ class Retrieved(Condition):
             message = f"a request could not tell what `{ports[0].name}` is for"
             yield Problem(place, message, f"let `{network}` read a field that no condition and no other query is")
 
-    def programs(
-        self, mb: ModuleBuilder, name: str, spec: Spec, networks: Mapping[str, Network]
-    ) -> tuple[Program, ...]:
-        """Entries `query_FIELD`, one per network: the query f32[B, D] that it makes of a field."""
-        made = []
-        for network, encoder in ((n, e) for n in self.queries for e in _encoders(n, spec)):
-            (port,) = encoder.encoding(spec)[0]
-            if (entry := f"query_{port.name}") in mb.entries:
-                continue  # that of another condition with the same query
-            b = mb.function(entry)
-            b.output(call(b, networks[network], "encode", {}, state=b.input(port.name, port.type), out="query"))
-            mb.entries[entry] = b.finish(f"What neighbours are searched for, by `{network}`.")
-            given, sources = asked(port, spec), {port.name: ConditionSource(port.name)}
-            output = (OutputField("query"),)
-            made.append(Program(entry, "query", 1, 1, sources, name=entry, outputs=output, conditions=(given,)))
-        return tuple(made)
+    @abstractmethod
+    def search(self, field: str) -> Searched:
+        """The search in training by the embeddings in data field `field`."""
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        return (GivenInput(name, f32(B, self.requested, self.size(name, spec)), name, name),)
+        found = replace(self.search(self.field or name), queries=self.queries)
+        return (GivenInput(name, f32(B, self.requested, self.size(name, spec)), name, name, searched=found),)
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         shape = (self.requested, self.size(name, spec))
         queries = tuple(encoder.encoding(spec)[0][0].name for n in self.queries for encoder in _encoders(n, spec))
         return (Requested(name, "array", shape, "f32", ("neighbour", "feature"), retrieved=True, queries=queries),)
+
+
+def query_programs(mb: ModuleBuilder, spec: Spec, networks: Mapping[str, Network]) -> list[Program]:
+    """Entries `query_FIELD`, one per network that encodes queries: the embedding f32[B, D] of a field."""
+    made = []
+    named = dict.fromkeys(network for search in searches(spec).values() for network in search.queries)
+    for network, encoder in ((n, e) for n in named for e in _encoders(n, spec)):
+        (port,) = encoder.encoding(spec)[0]
+        entry = f"query_{port.name}"
+        b = mb.function(entry)
+        b.output(call(b, networks[network], "encode", {}, state=b.input(port.name, port.type), out="query"))
+        mb.entries[entry] = b.finish(f"The embedding by `{network}` that neighbours are searched for.")
+        given, sources = asked(port, spec), {port.name: ConditionSource(port.name)}
+        output = (OutputField("query"),)
+        made.append(Program(entry, "query", 1, 1, sources, name=entry, outputs=output, conditions=(given,)))
+    return made
 
 
 def _encoders(network: str, spec: Spec) -> list[Backbone]:
@@ -125,4 +130,4 @@ def _encoders(network: str, spec: Spec) -> list[Backbone]:
     return [encoder] if isinstance(encoder, Backbone) and "encode" in encoder.PROVIDES else []
 
 
-__all__ = ["Retrieved"]
+__all__ = ["Retrieved", "query_programs"]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
-from latentc.components.condition import Condition, Form, GivenInput
+from latentc.components.condition import Condition, Form, GivenInput, TokenShape
 from latentc.components.conditions._arrays import asked
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.parts import Problem, Refusal
-from latentc.ir.builder import Builder, Var, i64
+from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
 
@@ -42,10 +42,6 @@ class Encoded(Condition):
     @property
     def forms(self) -> tuple[Form, ...]:
         return self.FORMS if self.form is None else (self.form,)
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        return (self.network,)
 
     def _encoding(self, spec: Spec) -> tuple[tuple[Port, ...], Any] | None:
         encoder = spec.networks.get(self.network)
@@ -93,8 +89,9 @@ class Encoded(Condition):
         return (Port(name, i64(B, int(of.shape[1]) + 1), "condition", self.end + 1),)  # type: ignore[arg-type]
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        ports, _ = self._encoding(spec) or ((), None)
-        return tuple(GivenInput(port.name, port.type, port.name, port.name) for port in ports)
+        if (encoding := self._encoding(spec)) is None:  # `problems_as` says so
+            return (GivenInput(name, f32(B), name, name, encoder=self.network),)
+        return tuple(GivenInput(p.name, p.type, p.name, p.name, encoder=self.network) for p in encoding[0])
 
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
@@ -125,9 +122,9 @@ class Encoded(Condition):
         factor = int(side) // int(x.shape[2]) if x.type.rank == 4 else 1
         return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x  # type: ignore[no-any-return]
 
-    def length(self, name: str, spec: Spec) -> int:
+    def token_shape(self, name: str, spec: Spec) -> TokenShape:
         (port,) = self.ports(name, spec)
-        return int(port.type.shape[1]) if port.type.rank == 3 else 1  # type: ignore[arg-type]
+        return TokenShape(int(port.type.shape[1])) if port.type.rank == 3 else TokenShape()  # type: ignore[arg-type]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         ports, _ = self._encoding(spec) or ((), None)

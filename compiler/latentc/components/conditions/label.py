@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Condition, Form, operand_name
+from latentc.components.condition import Condition, DrawnInput, Form, GivenInput, operand_name
 from latentc.components.contract import Port
 from latentc.components.parts import Applies, Init, Problem, dense, table
 from latentc.ir.builder import Builder, Var, f32, i64
@@ -81,10 +82,14 @@ class Label(Condition):
         null = classes if self.nullable else None
         return (Port(operand_name(name), i64(B), "condition", classes + self.nullable, null),)
 
-    def stored(self, type: TensorType) -> TensorType:
-        return i64(B) if self.encoding == "one_hot" else type  # data sets hold indices
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
+        (given,) = super().inputs(name, spec)
+        assert isinstance(given, GivenInput)
+        stored = i64(B) if self.encoding == "one_hot" else None  # data sets hold indices
+        return (replace(given, stored=stored, read=lambda b, value: self.read(b, value, given.type)),)
 
-    def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
+    def read(self, b: Builder, value: Var, type: TensorType) -> Var:
+        """The operand of this type of class numbers i64[B]."""
         if self.encoding != "one_hot":
             return value
         column = b.reshape(value, shape=(value.shape[0], 1))

@@ -12,7 +12,7 @@ from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32
-from latentc.ir.types import B, TensorType
+from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
@@ -57,14 +57,13 @@ class LowResolution(Condition):
         return (Port(name, f32(B, *self.shape(spec)), "condition"),)
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        return (GivenInput(name, f32(B, *self.shape(spec)), "x", name),)
+        (channels, height, width), factor = self.shape(spec), self.factor
+        image = f32(B, channels, height * factor, width * factor)
 
-    def stored(self, type: TensorType) -> TensorType:
-        batch, channels, height, width = type.shape
-        return f32(batch, channels, int(height) * self.factor, int(width) * self.factor)  # type: ignore[arg-type]
+        def read(b: Builder, value: Var) -> Var:
+            return b.avg_pool(value, size=factor, out="low")  # type: ignore[no-any-return]
 
-    def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
-        return b.avg_pool(value, size=self.factor, out="low")  # type: ignore[no-any-return]
+        return (GivenInput(name, f32(B, channels, height, width), "x", name, stored=image, read=read),)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         return (b.scalar(0.0, operands[0]),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
-from latentc.components.condition import CachedFeatures, Form, GivenInput
+from latentc.components.condition import CachedFeatures, EncodedField, Form, GivenInput, TokenShape
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
@@ -82,10 +82,6 @@ class Sequence(ArrayCondition):
     @property
     def nullable(self) -> bool:
         return super().nullable or self.untrained_null
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        return () if self.encoder is None else (self.encoder,)
 
     @property
     def learns_null(self) -> bool:
@@ -166,8 +162,8 @@ class Sequence(ArrayCondition):
         elif self.cached and isinstance(spec.objective, Objective) and spec.objective.reward_settings:
             message = "training draws samples from the captions themselves, which the network encodes anyway"
             yield Problem(("cached",), message, "leave it out")
-        elif (features := self.cached_features(name, spec)) and (
-            taken := [key for key in features.types if key in spec.data.fields]
+        elif (features := self._cached(name, spec)) and (
+            taken := [key for key in features.fields if key in spec.data.fields]
         ):
             message = f"the features would be the field `{taken[0]}` of a batch, which the data has already"
             yield Problem(("cached",), message, "rename that field")
@@ -185,7 +181,8 @@ class Sequence(ArrayCondition):
         """The token after an empty text; a text without a mask is filled up with the token that ends it."""
         return text[-1] if text and self.padding == "none" else self.pad
 
-    def cached_features(self, name: str, spec: Spec) -> CachedFeatures | None:
+    def _cached(self, name: str, spec: Spec) -> CachedFeatures | None:
+        """The features that training reads; None: it encodes the tokens, or nothing does."""
         if not self.cached or self.encoder is None or (of := _encoding(self.encoder, spec)) is None:
             return None
         field, empty = self.field or name, None
@@ -193,10 +190,8 @@ class Sequence(ArrayCondition):
             empty = tuple(self._empty_text(name, spec))
         mask = None if self.padding == "none" else f"{field}_mask"
         masked: bool = spec.networks[self.encoder].encodes_masked  # type: ignore[attr-defined]
-        return CachedFeatures(f"{name}_features", of[1], self.encoder, field, mask, masked, empty, self._fill(empty))
-
-    def masked(self, name: str, spec: Spec) -> bool:
-        return self.padding == "masked"
+        encoded = EncodedField(self.encoder, field, mask, masked, empty, self._fill(empty))
+        return CachedFeatures(f"{name}_features", of[1], encoded)
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
@@ -211,10 +206,23 @@ class Sequence(ArrayCondition):
         field, type = self.field or name, value.type
         if self.encoder is not None:
             type = i64(B, *super().shape(name, spec))
-        masks = () if self.padding == "none" else others[:1]
+        masks, (null, null_mask) = () if self.padding == "none" else others[:1], self._empty(name, spec)
+        cached = self._cached(name, spec)
         return (
-            GivenInput(value.name, type, field, name),
-            *(GivenInput(mask.name, mask.type, f"{field}_mask", name, "mask") for mask in masks),
+            GivenInput(value.name, type, field, name, encoder=self.encoder, cached=cached, null=null),
+            *(GivenInput(m.name, m.type, f"{field}_mask", name, "mask", null=null_mask) for m in masks),
+        )
+
+    def _empty(self, name: str, spec: Spec) -> tuple[Callable[[Builder], Var] | None, ...]:
+        """The tokens of an empty text and their mask, [1, L]; two None if it is not the null."""
+        if self.encoder is None or self.null_embedding != "empty_text":
+            return None, None
+        text, shape = self._empty_text(name, spec), super().shape(name, spec)
+        length = shape[0] if shape else 1
+        tokens = [*text, *[self._fill(text)] * (length - len(text))]
+        return (
+            lambda b: b.constant([tokens], "i64", out="empty"),
+            lambda b: b.constant([[i < len(text) for i in range(length)]], out="first"),
         )
 
     def operands(
@@ -223,6 +231,12 @@ class Sequence(ArrayCondition):
         value, *mask = given
         if self.encoder is not None and value.type.dtype == "i64":  # not encoded before training
             value = _encoded(b, networks[self.encoder], value, mask, name)
+        if self.align == "end":
+            source = _turned(b, mask[0])
+            value = (
+                rows(b, value, source, name) if value.type.rank == 3 else b.take_along(value, source, axis=1, out=name)
+            )
+            mask = [b.take_along(mask[0], source, axis=1, out="counts")]
         told = (present(b, value),) if value.type.rank == 3 and self.learns_null else ()
         return (value, *mask, *told)
 
@@ -239,21 +253,10 @@ class Sequence(ArrayCondition):
             counts = b.constant([[i == 0 or whole for i in range(int(mask.shape[1]))]], out="first")
         return null, counts, *(b.scalar(0.0, g) for g in given)
 
-    def encoded_null(
-        self, b: Builder, name: str, spec: Spec, networks: Mapping[str, Network], known: Var | None = None
-    ) -> tuple[Var, ...]:
-        if self.encoder is None or self.null_embedding != "empty_text":
-            return ()
-        text, length = self._empty_text(name, spec), self.length(name, spec)
-        counts = [b.constant([[i < len(text) for i in range(length)]], out="first")] if self.padding != "none" else []
-        if known is not None:
-            return known, *counts
-        tokens = b.constant([[*text, *[self._fill(text)] * (length - len(text))]], "i64", out="empty")
-        return _encoded(b, networks[self.encoder], tokens, counts, f"empty_{name}"), *counts
-
-    def length(self, name: str, spec: Spec) -> int:
-        shape = self.shape(name, spec)
-        return shape[0] if shape else 1
+    def token_shape(self, name: str, spec: Spec) -> TokenShape:
+        shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
+        raw = self.projection == "none" and not vocabulary and len(shape) > 0
+        return TokenShape(shape[0] if shape else 1, self.padding == "masked", shape[-1] if raw else None)
 
     def sizes(self, name: str, spec: Spec) -> dict[str, int]:
         vocabulary = self.vocabulary(name, spec)
@@ -264,11 +267,6 @@ class Sequence(ArrayCondition):
     ) -> tuple[Var, Var | None]:
         x, *given = operands
         mask = None if self.padding == "none" else given.pop(0)
-        if self.align == "end":
-            assert mask is not None
-            source = _turned(b, mask)
-            x = rows(b, x, source, name) if x.type.rank == 3 else b.take_along(x, source, axis=1, out=name)
-            mask = b.take_along(mask, source, axis=1, out="counts")
         if x.type.dtype == "i64":
             table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
             return b.embedding(table, x, out=name), mask
@@ -288,13 +286,6 @@ class Sequence(ArrayCondition):
         learned = given and self.null_embedding == "learned"
         embedded = or_learned(b, f"{prefix}.null", embedded, *given) if learned else embedded
         return embedded, None if self.padding == "zeros" else mask
-
-    def token_width(self, name: str, spec: Spec) -> int | None:
-        raw, shape = self.projection == "none" and not self.vocabulary(name, spec), self.shape(name, spec)
-        return shape[-1] if raw and shape else None
-
-    def counts(self, b: Builder, mask: Var) -> Var:
-        return b.take_along(mask, _turned(b, mask), axis=1, out="counts") if self.align == "end" else mask  # type: ignore[no-any-return]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         shape, vocabulary = super().shape(name, spec), self._classes(name, spec)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Form
+from latentc.components.condition import Form, TokenShape
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
 from latentc.components.parts import Init, Problem, dense
@@ -72,9 +72,9 @@ class Vector(ArrayCondition):
         x = or_learned(b, f"{prefix}.null", x, *given) if given else x
         return b.reshape(x, shape=(x.shape[0], 1, x.shape[1]), out="tokens"), None
 
-    def token_width(self, name: str, spec: Spec) -> int | None:
+    def token_shape(self, name: str, spec: Spec) -> TokenShape:
         shape = self.shape(name, spec)
-        return shape[0] if self.embedding == "none" and shape else None
+        return TokenShape(width=shape[0] if self.embedding == "none" and shape else None)
 
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.capabilities import TRAINING, Role
-from latentc.components.condition import Condition, DrawnInput, GivenInput
+from latentc.components.condition import Condition, GivenInput, encoded_null
 from latentc.components.contract import Draw, Network, Port, PriorProgram
 from latentc.components.parts import Refusal
 from latentc.ir.builder import Builder, Var, f32, i64
@@ -30,8 +30,8 @@ _EMPTY = "empty_"
 class Conditions:
     """The conditions of a spec, as a loss or a program of it reads, drops and leaves them out.
 
-    `names`: those that matter here; by default all that a network is told. Conditions that the loss or the program
-    computes itself (`CARRIED`) are not among them.
+    `names`: those that matter here; by default all that a network is told. Conditions without inputs, which the
+    loss or the program computes, are not among them.
     """
 
     spec: Spec
@@ -49,7 +49,7 @@ class Conditions:
             return any(port.name in taken for port in condition.ports(name, self.spec))
 
         every = self.spec.conditions.items()
-        return [(name, condition) for name, condition in every if not condition.CARRIED and matters(name, condition)]
+        return [(name, one) for name, one in every if one.inputs(name, self.spec) and matters(name, one)]
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -61,12 +61,13 @@ class Conditions:
         """The types of these fields in the data."""
         found: dict[str, TensorType] = {}
         for name, condition in self.items():
-            features = condition.cached_features(name, self.spec)
             for given in condition.inputs(name, self.spec):
-                if features is not None and given.name == name:
-                    found |= features.types
-                elif isinstance(given, GivenInput) and given.drawn is None:
-                    found[given.field] = condition.stored(given.type)
+                if not isinstance(given, GivenInput) or given.draw is not None:
+                    continue
+                if given.cached is not None:
+                    found |= dict.fromkeys(given.cached.fields, given.cached.type)
+                else:
+                    found[given.field] = given.source
         return found
 
     def inputs(self, b: Builder, by_field: bool = False, sample: Var | None = None) -> dict[str, Var]:
@@ -83,24 +84,21 @@ class Conditions:
                 for key, (value, _) in self._prior_inputs(name, condition).items():
                     found[key] = b.input(key, value.type)
                 continue
-            features = condition.cached_features(name, self.spec) if by_field else None
             for given in condition.inputs(name, self.spec):
-                if features is not None and given.name == name:
+                if not by_field or not isinstance(given, GivenInput):
+                    made[given.name] = made.get(given.name) or b.input(given.name, given.type)
+                    found[given.name] = made[given.name]
+                elif given.cached is not None:
                     names = (name, _EMPTY + name)  # the features, and those of the null, if there are any
-                    for key, (field, of) in zip(names, features.types.items(), strict=False):
-                        found[key] = b.given(field) or b.input(field, of)
-                    continue
-                if by_field and isinstance(given, GivenInput) and given.drawn is not None:
-                    found[given.name] = condition.from_drawn(b, b.input(given.name, given.drawn[1]), given.type)
-                    continue
-                stored = by_field and isinstance(given, GivenInput)
-                key = given.field if stored and isinstance(given, GivenInput) else given.name
-                if key not in made:
-                    # A condition may be computed from the very sample that the loss reads.
-                    made[key] = (b.given(key) if stored else None) or b.input(
-                        key, condition.stored(given.type) if stored else given.type
-                    )
-                found[given.name] = condition.from_stored(b, made[key], given.type) if stored else made[key]
+                    for key, field in zip(names, given.cached.fields, strict=False):
+                        found[key] = b.given(field) or b.input(field, given.cached.type)
+                elif given.draw is not None:
+                    found[given.name] = given.read(b, b.input(given.name, given.source))
+                else:
+                    if given.field not in made:
+                        # A condition may be computed from the very sample that the loss reads.
+                        made[given.field] = b.given(given.field) or b.input(given.field, given.source)
+                    found[given.name] = given.read(b, made[given.field])
         return found
 
     def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
@@ -124,7 +122,7 @@ class Conditions:
     def _encoded_null(self, b: Builder, name: str, condition: Condition, known: Var | None = None) -> dict[str, Var]:
         """What networks compute, or have computed before training, to stand for none, by the names of ports."""
         ports = [port.name for port in condition.ports(name, self.spec)]
-        nulls = condition.encoded_null(b, name, self.spec, self.networks, known)
+        nulls = encoded_null(b, name, condition, self.spec, self.networks, known)
         return dict(zip(ports, nulls, strict=True)) if nulls else {}
 
     def _prior_program(self, name: str, condition: Condition) -> PriorProgram:
@@ -152,8 +150,7 @@ class Conditions:
     def drawn(self) -> tuple[Draw, ...]:
         """Random inputs that training draws for conditions without data."""
         inputs = (given for n, c in self.items() for given in c.inputs(n, self.spec))
-        draws = (given.draw if isinstance(given, DrawnInput) else given.drawn and given.drawn[0] for given in inputs)
-        return tuple(draw for draw in draws if draw is not None)
+        return tuple(given.draw for given in inputs if given.draw is not None)
 
     def draws(self, prefix: str = "") -> tuple[Draw, ...]:
         """The uniform number per sample that decides whether a condition is dropped, one for each that may be, and the
@@ -165,7 +162,7 @@ class Conditions:
                 meaning=f"condition `{name}` is dropped below {condition.dropout:g}; 1 keeps it",
             )
             for name, condition in self.items()
-            if condition.dropped
+            if condition.dropout
         )
         return *drops, *([Draw(f"{prefix}turn", "integers", {"high": len(self.turns)})] if self.turns else [])
 
@@ -183,7 +180,7 @@ class Conditions:
         found, masks, turns = dict(operands), [], self.turns
         turn = b.input(f"{prefix}turn", i64(B)) if turns else None
         for name, condition in self.items():
-            if not condition.dropped:
+            if not condition.dropout:
                 continue
             drop = b.input(prefix + ("drop" if name == "class" else f"drop_{name}"), f32(B))
             gone = b.less(drop, condition.dropout)

@@ -116,7 +116,7 @@ class LanguageModel(Backbone):
             message = "the prompts that a language_model continues must be the last conditions"
             yield Problem((), message, "name them last in `conditions`")
         for entry in entries:
-            if entry.form == "array" and entry.condition.length(entry.name, spec) != entry.ports[0].type.shape[-1]:
+            if entry.form == "array" and entry.token_shape(spec).length != entry.ports[0].type.shape[-1]:
                 message = f"condition `{entry.name}` is not a prompt that a language_model can continue"
                 yield Problem((), message, "use `{kind: prompt}`, or list other `conditions`")
             if entry.form == "array":
@@ -138,7 +138,7 @@ class LanguageModel(Backbone):
         rows, told = rows_of(self.class_tokens), 0
         for entry in entries:
             by_name = entry.form == "tokens" and rows is not None
-            told += longest(rows) if by_name and rows else entry.condition.length(entry.name, spec)
+            told += longest(rows) if by_name and rows else entry.token_shape(spec).length
         return told + (self.start is not None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

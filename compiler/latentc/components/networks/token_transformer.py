@@ -152,7 +152,7 @@ class TokenTransformer(Backbone):
         cache_type = f32(B, kv_heads, Named(seen + prefix - 1, "T"), self.width // static["heads"])
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
         told = ports_of(entries)
-        masked = any(entry.condition.masked(entry.name, spec) for entry in entries)
+        masked = any(entry.token_shape(spec).masked for entry in entries)
         masks = tuple(port for port in told if masked and port.type.dtype == "bool")
         grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
@@ -390,8 +390,7 @@ def _decode(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) 
         """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
         counts = None
         if masked:
-            (entry,), (mask, *caches) = entries, caches  # type: ignore[assignment]
-            counts = entry.counts(b, mask)
+            counts, *caches = caches  # type: ignore[assignment]
         x = _embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width, static)
         x, grown = _step(config, b, x, position, counts, list(caches), width, static)
         logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(token.shape[0], vocabulary), out="logits")

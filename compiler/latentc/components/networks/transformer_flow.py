@@ -187,7 +187,7 @@ class TransformerFlow(Backbone):
         if self.conditions_as != "prefix":
             return
         for name, condition in self.told(spec).items():
-            if condition.masked(name, spec):
+            if condition.token_shape(name, spec).masked:
                 message = f"every token of the prefix is attended to, but `{name}` has a mask of valid tokens"
                 yield Problem((), message, f"set `conditioning.{name}.padding: zeros`")
 
@@ -217,7 +217,7 @@ class TransformerFlow(Backbone):
         """L: how many tokens of conditions stand before those of the sample."""
         if self.conditions_as != "prefix":
             return 0
-        return sum(entry.condition.length(entry.name, spec) for entry in self.entries(spec))
+        return sum(entry.token_shape(spec).length for entry in self.entries(spec))
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
+from latentc.components.condition import encoded_null, encoders
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objectives._common import publish
@@ -112,8 +113,9 @@ class TextRedaction(Distillation):
         wanted = b.stop_gradient(_encoded(b, teacher, taught, taught_mask, "wanted"))
         loss = _mean(b, ours, wanted, mask)
         for name, condition in spec.conditions.items():  # the null text must not change
-            if self.network in condition.networks and condition.nullable:
-                nulls = [condition.encoded_null(b, name, spec, {self.network: net}) for net in (student, teacher)]
+            if self.network in encoders(name, condition, spec) and condition.nullable:
+                pair = ({self.network: net} for net in (student, teacher))
+                nulls = [encoded_null(b, name, condition, spec, networks) for networks in pair]
                 if all(nulls):
                     (empty, *_), (kept, *_) = nulls
                     loss = b.add(loss, _mean(b, empty, b.stop_gradient(kept), None), out="mse")

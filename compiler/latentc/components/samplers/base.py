@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, find, load
+from latentc.components.condition import GivenInput
 from latentc.components.contract import Network, Program
 from latentc.components.formula_source import NoSourceError
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, ScoreTerm
@@ -189,9 +190,8 @@ class ArraySampler(GuidedSampler):
         if isinstance(spec.objective, Part) and any(True for _ in spec.objective.problems(spec)):
             return  # the objective reports what is wrong
         for name, condition in spec.conditions.items():
-            of_sample = condition.networks and any(
-                getattr(given, "field", "") == "x" for given in condition.inputs(name, spec)
-            )
+            encoded = [i for i in condition.inputs(name, spec) if isinstance(i, GivenInput) and i.encoder is not None]
+            of_sample = any(given.field == "x" for given in encoded)
             # A staged sampler encodes the sample of the previous stage as this condition.
             if of_sample and name != getattr(spec.sampler, "condition", None):
                 message = f"condition `{name}` is encoded from the sample, which `{self.kind}` has yet to draw"

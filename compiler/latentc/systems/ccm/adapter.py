@@ -101,7 +101,7 @@ class Adapter(Backbone):
             elif name in others:
                 message = f"network `{self.network}` also takes `{name}`, and would lose it in other turns"
                 yield Problem(("in_turn", i), message, f"leave it out of `networks.{self.network}.conditions`")
-            elif not told[name].dropped:
+            elif not told[name].dropout:
                 message = f"`{name}` has no null value, because its `dropout` is 0"
                 yield Problem(("in_turn", i), message, f"set `conditioning.{name}.dropout`")
         if len(set(self.in_turn)) < len(self.in_turn) or len(self.in_turn) == 1:

@@ -83,7 +83,7 @@ class MaskedText(Condition):
         key = f"{name}_hidden"
         drawn = f32(B, length if self.shape == "words" else 1)
         source = RandomSource("uniform", key)
-        found = (given, GivenInput(key, drawn, "", name, drawn=(Draw(key, "uniform"), drawn), random=source))
+        found = (given, GivenInput(key, drawn, "", name, draw=Draw(key, "uniform"), random=source))
         if self.starts is None:
             return found
         return *found, GivenInput(f"{name}_starts", f32(B, length), self.starts, f"{name}_starts")

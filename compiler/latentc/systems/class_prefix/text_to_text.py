@@ -119,7 +119,7 @@ class TextToText(Backbone):
             if entry.form == "array":
                 count += int(entry.ports[0].type.shape[1])  # type: ignore[arg-type]
             else:
-                count += longest(rows) if rows else entry.condition.length(entry.name, spec)
+                count += longest(rows) if rows else entry.token_shape(spec).length
         return count
 
     def repeated(self, entries: tuple[Entry, ...]) -> int:

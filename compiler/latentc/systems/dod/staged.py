@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOf
+from latentc.components.condition import GivenInput, encoders
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions
 from latentc.components.parts import Problem, under
@@ -61,9 +62,10 @@ class Staged(Sampler):
         if target is not None:
             yield from target.noise_problems(spec, f"sampler `{self.kind}`")
         condition = spec.conditions.get(self.condition)
-        fields = [given.field for given in condition.inputs(self.condition, spec)] if condition else []  # type: ignore[union-attr]
-        if condition is None or not condition.networks or fields != ["x"]:
-            encoded = [n for n, c in spec.conditions.items() if c.networks]
+        given = [] if condition is None else condition.inputs(self.condition, spec)
+        read = [i.field for i in given if isinstance(i, GivenInput) and i.encoder is not None]
+        if condition is None or read != ["x"]:
+            encoded = [n for n, c in spec.conditions.items() if encoders(n, c, spec)]
             what = "is not encoded from the samples" if condition else "does not exist"
             mend = f"conditions encoded by networks: {', '.join(encoded) or 'none'}"
             yield Problem(("condition",), f"condition `{self.condition}` {what}", mend)

@@ -28,7 +28,6 @@ class Carried(Condition):
     field: None = Field(None, description="computed, not read from the data")
     dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
-    CARRIED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "carried"}
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:

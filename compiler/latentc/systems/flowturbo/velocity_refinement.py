@@ -12,6 +12,7 @@ from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.backbone import Backbone
+from latentc.components.condition import carried as is_carried
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
@@ -87,12 +88,12 @@ class VelocityRefinement(Objective):
 
 def carried(spec: Spec) -> str:
     """The name of the condition that is carried, of which there is one."""
-    return next(name for name, condition in spec.conditions.items() if condition.CARRIED)
+    return next(name for name, condition in spec.conditions.items() if is_carried(name, condition, spec))
 
 
 def carried_problems(network: str, spec: Spec) -> Iterator[Problem]:
     """More carried conditions than the one that is refined."""
-    names = [name for name, condition in spec.conditions.items() if condition.CARRIED]
+    names = [name for name, condition in spec.conditions.items() if is_carried(name, condition, spec)]
     if len(names) > 1:
         message = f"network `{network}` refines one array, but the sampler carries {', '.join(names)}"
         yield Problem((), message, f"keep `conditioning.{names[0]}`")

@@ -48,7 +48,7 @@ class ClassTokens(Objective):
             )
         network = spec.networks.get(self.network)
         for name, condition in network.told(spec).items() if isinstance(network, Backbone) else ():
-            if condition.dropped:
+            if condition.dropout:
                 message = f"class_tokens never drops a condition, but `{name}` has a dropout of {condition.dropout:g}"
                 yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
 

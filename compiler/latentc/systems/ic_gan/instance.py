@@ -63,5 +63,5 @@ class Instance(Retrieved):
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         return (b.scalar(0.0, operands[0]),)
 
-    def searched(self, name: str, spec: Spec) -> Searched:
-        return Searched(self.field or name, self.count, None, self.metric, self.itself, around=True)
+    def search(self, field: str) -> Searched:
+        return Searched(field, self.count, None, self.metric, self.itself, around=True)

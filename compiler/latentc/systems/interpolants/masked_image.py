@@ -11,7 +11,7 @@ from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Draw, Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32
-from latentc.ir.types import B, TensorType
+from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
@@ -47,16 +47,17 @@ class MaskedImage(Condition):
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
         image, mask = self.ports(name, spec)
-        tiles = Draw(mask.name, "uniform"), f32(B, 1, self.tiles, self.tiles)
+        draw, tiles = Draw(mask.name, "uniform"), f32(B, 1, self.tiles, self.tiles)
+        factor = int(mask.type.shape[2]) // self.tiles  # type: ignore[arg-type]
+
+        def read(b: Builder, value: Var) -> Var:
+            known = 1.0 - b.cast(b.less(value, self.hidden), to="f32", out="hidden")
+            return b.upsample_nearest(known, factor=factor, out="known") if factor > 1 else known  # type: ignore[no-any-return]
+
         return (
             GivenInput(image.name, image.type, "x", name),
-            GivenInput(mask.name, mask.type, "", mask.name, drawn=tiles),
+            GivenInput(mask.name, mask.type, "", mask.name, draw=draw, stored=tiles, read=read),
         )
-
-    def from_drawn(self, b: Builder, value: Var, type: TensorType) -> Var:
-        known = 1.0 - b.cast(b.less(value, self.hidden), to="f32", out="hidden")
-        factor = int(type.shape[2]) // self.tiles  # type: ignore[arg-type]
-        return b.upsample_nearest(known, factor=factor, out="known") if factor > 1 else known  # type: ignore[no-any-return]
 
     def operands(self, b: Builder, name: str, given: tuple[Var, ...], networks: Any) -> tuple[Var, ...]:
         image, mask = given

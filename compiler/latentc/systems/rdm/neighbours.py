@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Form, Searched
+from latentc.components.condition import Form, Searched, TokenShape
 from latentc.components.conditions._retrieved import Retrieved
 from latentc.components.contract import Port
 from latentc.components.parts import Problem
@@ -64,11 +64,8 @@ class Neighbours(Retrieved):
         (x,) = operands
         return (x if self.embedding == "none" else b.dense(prefix, x, width, init="normal", std=0.02, out=name)), None
 
-    def length(self, name: str, spec: Spec) -> int:
-        return self.count
+    def token_shape(self, name: str, spec: Spec) -> TokenShape:
+        return TokenShape(self.count, width=self.size(name, spec) if self.embedding == "none" else None)
 
-    def token_width(self, name: str, spec: Spec) -> int | None:
-        return self.size(name, spec) if self.embedding == "none" else None
-
-    def searched(self, name: str, spec: Spec) -> Searched:
-        return Searched(self.field or name, self.count, self.database, self.metric, self.itself)
+    def search(self, field: str) -> Searched:
+        return Searched(field, self.count, self.database, self.metric, self.itself)

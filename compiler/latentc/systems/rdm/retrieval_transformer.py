@@ -87,7 +87,7 @@ class RetrievalTransformer(Backbone):
             yield Problem((), message, "add `conditioning.neighbours: {kind: neighbours, field: …}`")
         yield from self.problems_of_conditions(spec)
         for name, told in self.told(spec).items():
-            if self.form_of(told) is not None and told.masked(name, spec):
+            if self.form_of(told) is not None and told.token_shape(name, spec).masked:
                 message = f"`{name}` has a mask of valid tokens, but a {self.kind} attends to all of them"
                 yield Problem(("conditions",), message, "leave the condition out, or use a token_transformer")
 
@@ -98,7 +98,7 @@ class RetrievalTransformer(Backbone):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens, entries = spec.data.tokens, self.entries(spec)
         assert tokens is not None
-        own = [entry.condition.token_width(entry.name, spec) for entry in entries]
+        own = [entry.token_shape(spec).width for entry in entries]
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
             "length": tokens.length,

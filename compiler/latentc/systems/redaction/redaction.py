@@ -87,7 +87,7 @@ class Redaction(Distillation):
         (port,) = label.ports("class", spec)
 
         def embedded(network: str, number: Any, out: str) -> Any:
-            given = label.from_stored(b, number, port.type)
+            given = label.read(b, number, port.type)
             if port.type.is_float and label.nullable:  # one-hot, of which the null class may only be zeros
                 none = b.reshape(b.equal(number, count), shape=(number.shape[0], 1))
                 given = b.where(none, label.null_operands(b, "class", (given,), spec)[0], given, out=port.name)

@@ -120,7 +120,7 @@ class Rin(Backbone):
         """Latents that are weights."""
         if not self.concatenate:
             return self.latents
-        told = sum(e.condition.length(e.name, spec) for e in self.entries(spec))
+        told = sum(e.token_shape(spec).length for e in self.entries(spec))
         return self.latents - 1 - told - (self.registers if told else 0)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

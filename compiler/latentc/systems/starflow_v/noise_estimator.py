@@ -100,7 +100,7 @@ class NoiseEstimator(Backbone):
 
     def prefix(self, spec: Spec) -> int:
         """L: how many tokens of conditions stand before those of the sample."""
-        return sum(entry.condition.length(entry.name, spec) for entry in self.entries(spec))
+        return sum(entry.token_shape(spec).length for entry in self.entries(spec))
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
