@@ -18,7 +18,8 @@ from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.sources import Generated
 from latentc.samples.job import Job, in_process, ordered
-from latentc.samples.workers import AHEAD, ATTEMPTS, Schedule, executor_of
+from latentc.samples.schedule import AHEAD, ATTEMPTS, Schedule
+from latentc.samples.workers import executor_of
 from latentc_runtime import BundleError, load
 from latentc_runtime.sources import Condition
 

@@ -46,7 +46,7 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
     files: dict[str, str] = {}
     if stage is not None:
         medium = decoded
-        files["lower/first_stage.py"] = template("project/support/first_stage.py")
+        files["first_stage.py"] = template("project/support/first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):
         shared["pixels"] = "latentc_runtime.media.pixels"

@@ -14,7 +14,7 @@ import numpy as np
 from latentc.diagnostics import DiagnosticError
 from latentc.diagnostics.faults import needed
 from latentc.samples.job import Array, Job, Worker
-from latentc.samples.workers import Schedule
+from latentc.samples.schedule import Schedule
 
 STORE = 256 << 20  # bytes of the object store of a cluster started here
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from latentc.components import load
 from latentc.diagnostics import Diagnostic, Label, did_you_mean, nearest
 from latentc.files import shipped
+from latentc.spec.resolve import resolve_file
 from latentc.spec.schema import Place, place_at, shown_path
 from latentc.spec.yaml import Document, PathKey
 
@@ -297,12 +298,10 @@ def _of_system(name: str, path: PathKey) -> str | None:
     """The kind that the shipped spec of this name has at a place, if there is such a spec."""
     if name not in shipped.shipped_specs():
         return None
-    from latentc.spec.load import load_spec  # which imports this file
-
-    part: Any = load_spec(name)
-    for key in ("networks", "main", *path[1:]) if path[:1] == ("backbone",) else path:
-        part = part.get(key) if isinstance(part, Mapping) else getattr(part, str(key), None)
-    kind = getattr(part, "kind", None)
+    part: Any = resolve_file(name).document.data
+    for key in path:
+        part = part.get(key) if isinstance(part, Mapping) else None
+    kind = part.get("kind") if isinstance(part, Mapping) else None
     return None if kind is None else f"the shipped spec `{name}` has kind `{kind}` here"
 
 

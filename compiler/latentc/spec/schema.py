@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -67,16 +67,15 @@ class Spec(Closed):
     # What merging did that the spec's author may not expect, a line each.
     _notes: tuple[str, ...] = PrivateAttr(())
 
-    # The spec of the data's first stage, once it is read.
+    # Reads the spec of the data's first stage; that spec, once it is read.
+    _read_stage: Callable[[Spec], Spec | None] | None = PrivateAttr(None)
     _first_stage: Spec | None = PrivateAttr(None)
 
     @property
     def first_stage(self) -> Spec | None:
         """The spec of the autoencoder that encodes the data, if there is one. DiagnosticError if it is wrong."""
-        if self._first_stage is None and self.data.first_stage is not None:
-            from latentc.spec.first_stage import load_first_stage
-
-            self._first_stage = load_first_stage(self)
+        if self._first_stage is None and self.data.first_stage is not None and self._read_stage is not None:
+            self._first_stage = self._read_stage(self)
         return self._first_stage
 
     @property

@@ -13,7 +13,7 @@ A map is a list of entries:
     {extra: NAME}                           a tensor of ours that their files lack; or a list of names
     {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; export: the first that fits
 
-Names are templates (files/templates.py), operations are listed in operations.py. A number may be an expression of the
+Names are templates (templates.py), operations are listed in operations.py. A number may be an expression of the
 network's sizes (`heads`, `3*width`).
 """
 
