@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import latentc
 import latentc_runtime
-from latentc.components import mistakes, packages
+from latentc.components import mistakes
 from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.engines.contract import versions
@@ -98,7 +98,7 @@ def _states(
 
 def _of_users(spec: Spec) -> list[str]:
     """The users' packages whose components a spec has, with the sha256 of their sources."""
-    names = {cls.__module__.partition(".")[0] for cls in packages.of_users(spec)}
+    names = {cls.__module__.partition(".")[0] for cls in mistakes.of_users(spec)}
     return [f"{name} {_sources(mistakes.USERS[name])}" for name in sorted(names)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 
-from latentc.components import Closed
+from latentc.components.component import Closed
 from latentc_runtime.class_names import LONGEST, is_name
 from latentc_runtime.cleaning import Cleaning
 

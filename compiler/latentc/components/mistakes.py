@@ -6,12 +6,15 @@ import builtins
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from pydantic import BaseModel
+
+from latentc.components.component import Component, kind_of
 from latentc.diagnostics import DiagnosticError, Span, nearest
 
 # the folders of the users' packages, by package
@@ -36,8 +39,6 @@ def blamed(spec: Any = None) -> Iterator[None]:
 
 def of_use(error: BaseException, spec: Any = None) -> DiagnosticError | None:
     """E0903 for an exception outside of the users' packages whose components a spec has; no spec: of all packages."""
-    from latentc.components.packages import of_users
-
     if isinstance(error, DiagnosticError | OSError | MemoryError) or not isinstance(error, Exception):
         return None
     frames = list(_frames(error.__traceback__))
@@ -58,10 +59,23 @@ def of_use(error: BaseException, spec: Any = None) -> DiagnosticError | None:
     return DiagnosticError.of("E0903", f"with {' and '.join(who)}: {_said(error)}", span, notes=(raised,), help=mend)
 
 
+def of_users(value: Any) -> list[type]:
+    """The classes of the users' packages whose components are in a spec, by name."""
+    found = {type(part) for part in _within(value) if type(part).__module__.partition(".")[0] in USERS}
+    return sorted(found, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
+
+
+def _within(value: Any) -> Iterator[BaseModel]:
+    """The models in a value, with those in their fields."""
+    if isinstance(value, BaseModel):
+        yield value
+        value = value.__dict__
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ():
+        yield from _within(item)
+
+
 def named(cls: type) -> str:
     """A component's class, in words."""
-    from latentc.components import Component, kind_of
-
     kind = kind_of(cls) if issubclass(cls, Component) else None
     of = f" of the package `{_root(cls)}`" if _root(cls) in USERS else ""
     return f"the component `{kind or cls.__name__}`{of}"
@@ -142,8 +156,6 @@ def _inside(file: str, folder: Path) -> bool:
 
 def _owner(frame: FrameType) -> type | None:
     """The component class whose method a frame runs."""
-    from latentc.components import Component
-
     given = frame.f_locals.get("self", frame.f_locals.get("cls"))
     owner = given if isinstance(given, type) else type(given)
     return owner if issubclass(owner, Component) else None
@@ -151,8 +163,6 @@ def _owner(frame: FrameType) -> type | None:
 
 def _component(frame: FrameType) -> str | None:
     """The component that a frame belongs to, in words."""
-    from latentc.components import Component, kind_of
-
     owner = _owner(frame)
     classes = [owner] if owner is not None else []
     module = sys.modules.get(frame.f_globals.get("__name__", ""))

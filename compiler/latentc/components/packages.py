@@ -35,8 +35,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel
-
 from latentc.components import mistakes
 from latentc.diagnostics import DiagnosticError, did_you_mean
 
@@ -286,18 +284,3 @@ def folder_of(module: str) -> Path:
     parts = module.split(".")
     package = sys.modules[".".join(parts[:3]) if module.startswith(f"{SHIPPED}.") else parts[0]]
     return Path(package.__file__ or "").resolve().parent
-
-
-def of_users(value: Any) -> list[type]:
-    """The classes of the users' packages whose components are in a spec, by name."""
-    found = {type(part) for part in _within(value) if type(part).__module__.partition(".")[0] in mistakes.USERS}
-    return sorted(found, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
-
-
-def _within(value: Any) -> Iterator[BaseModel]:
-    """The models in a value, with those in their fields."""
-    if isinstance(value, BaseModel):
-        yield value
-        value = value.__dict__
-    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ():
-        yield from _within(item)
