@@ -11,11 +11,9 @@ from pydantic import Field
 
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, TimeFeatures, carried
-from latentc.components.contract import Method, Network, Port
+from latentc.components.contract import Method, Need, Network, Port
 from latentc.components.first_stage import Codes
-from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem
-from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, ModuleBuilder
 from latentc.ir.types import Named, TensorType
 
@@ -39,11 +37,26 @@ def add_method(
     return Method(fn.name, tuple(replace(port, type=public(port.type)) for port in ports), results)
 
 
+def _needs(spec: Spec, network: str) -> Iterator[Need]:
+    """What the objective and the sampler need of a network."""
+    for part in (spec.objective, spec.sampler):
+        if part is not None:
+            yield from (need for need in part.needs(spec) if need.network == network)
+
+
 def asks(spec: Spec, network: str, capability: Capability) -> bool:
     """Whether objective or sampler need this of a network, so that a method for it alone is worth building."""
-    needs = spec.objective.needs(spec) if isinstance(spec.objective, Objective) else ()
-    needs += spec.sampler.needs(spec) if isinstance(spec.sampler, Sampler) else ()
-    return any((need.network, need.capability) == (network, capability) for need in needs)
+    return any(need.capability == capability for need in _needs(spec, network))
+
+
+def asked(spec: Spec, network: str, name: str, default: Any = None) -> Any:
+    """The parameter with which objective or sampler ask a network for what is called `name` (`Need.asks`)."""
+    return next((need.asks[name] for need in _needs(spec, network) if name in need.asks), default)
+
+
+def provided(spec: Spec, network: str) -> frozenset[Capability]:
+    """The capabilities of a network of a spec; none if there is no such network."""
+    return spec.networks[network].provides(spec) if network in spec.networks else frozenset()
 
 
 def public(type: TensorType) -> TensorType:
@@ -231,7 +244,7 @@ class Backbone(Part):
 
     def problems_of_variance(self, spec: Spec) -> Iterator[Problem]:
         """A learned variance, for networks that return as many channels as they take."""
-        if isinstance(spec.objective, Objective) and spec.objective.out_channels(1) != 1:
+        if spec.objective is not None and spec.objective.out_channels(1) != 1:
             message = f"a {self.kind} returns as many channels as it takes, so it cannot predict a variance"
             yield Problem((), message, "use a fixed `objective.variance`")
 

@@ -25,7 +25,8 @@ class Need:
     """A capability that an objective or sampler requires of `network`.
 
     `outputs` names the outputs it reads; `place` is the part of the component that requires it, and `who` the name of
-    that part in diagnostics.
+    that part in diagnostics. `asks`: what the network builds for it beyond what the capability always has, by name,
+    with a parameter (`{"averages": 0.999}`); networks read it by `asked`.
     """
 
     network: str
@@ -33,6 +34,7 @@ class Need:
     outputs: tuple[str, ...] = ()
     place: tuple[str | int, ...] = ()
     who: str | None = None
+    asks: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

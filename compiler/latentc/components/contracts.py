@@ -1,10 +1,4 @@
-"""What capabilities promise, as data, and the checks of what components are and build.
-
-A capability promises methods, and each method ports by role: `state time condition* -> output` has one input of role
-`state`, one of role `time`, any number of conditions, and one output. `?` means at most one, `+` at least one, and a
-role may be repeated. A method whose name ends in `?` may be absent; `scale_#` is `scale_0`, `scale_1` and so on.
-Networks may have further methods. `capabilities` describes what the ports hold.
-"""
+"""Checks of what components are and build, by what capabilities promise and base classes ask for."""
 
 from __future__ import annotations
 
@@ -18,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from latentc.components import mistakes, packages
-from latentc.components.capabilities import CAPABILITIES, Role
+from latentc.components.capabilities import CAPABILITIES, Capability, Role
 from latentc.components.contract import Method, Network, Port, Program, Update
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.ir.builder import ModuleBuilder
@@ -27,131 +21,32 @@ from latentc_runtime.distributions import DISTRIBUTIONS
 if TYPE_CHECKING:
     from latentc.components import Component
 
-_DENOISE = "state time time? condition* control* memory* -> output memory*"
-_TRAIN = "state time time? condition* control* noise* memory* -> output features* memory*"
-_CODES = "state -> output"
-_AVERAGES = "state state -> output output"
 
-METHODS: Mapping[str, Mapping[str, str]] = {
-    "denoise": {"forward": _DENOISE, "train_forward?": _TRAIN},
-    "refine": {"forward": _DENOISE, "train_forward?": _TRAIN},
-    "skip_tokens": {"forward": _DENOISE, "train_forward?": _TRAIN},
-    "embed_conditions": {"embed?": "condition* -> output"},
-    "denoise_stages": {"stage_#?": "state time condition* -> output", "forward": "state time condition* -> output"},
-    "denoise_tokens": {"forward": "state time condition* -> logits"},
-    "denoise_hidden": {
-        "predict": "state time condition* -> output features",
-        "predict_hidden_#?": "state time condition* noise -> output features mask",
-    },
-    "control": {"control": "state time condition* -> output+"},
-    "exit": {"forward": "time control* condition* -> output+"},
-    "next_token": {
-        "forward": "state condition* -> logits",
-        "prefill": "condition* token* -> logits output* token* cache+",
-        "decode": "token+ position condition* cache+ output* -> logits output* token* cache+",
-        "train_forward?": "state token* condition* -> logits token*",
-    },
-    "any_order": {
-        "forward": "state position* mask condition* -> logits",
-        "group_#?": "token* position+ condition* cache* -> logits cache*",
-    },
-    "next_scale": {
-        "forward": "state condition* -> logits",
-        "scale_#": "state? condition* cache* -> logits cache*",
-    },
-    "quantize_scales": {"scale_inputs": "token -> output", "add_#": "state? token -> state output"},
-    "mix_scales": {"mix_#?": "state? features -> state output?"},
-    "next_granules": {"forward": "state position position condition* -> output logits"},
-    "denoise_structure": {"forward": "state state time position condition* -> output"},
-    "quantize_granules": {"canvases": "token -> output", "add_#": "state token position -> output"},
-    "masked_tokens": {
-        "forward": "state condition* -> logits",
-        "forward_kept?": "state position condition* -> logits",
-        "remember?": "state condition* -> logits cache+",
-        "recall?": "state mask+ position condition* cache+ -> logits",
-    },
-    "masked_features": {
-        "forward": "state mask condition* -> output",
-        "forward_known?": "state mask condition* -> output",
-        "remember?": "state mask condition* -> output cache+",
-        "recall?": "state mask+ position condition* cache+ -> output",
-    },
-    "predicted_features": {"targets": "state condition* -> output", "predict": "features -> output"},
-    "next_mixture": {
-        "forward": "state condition* -> output",
-        "prefill": "condition* -> output cache+",
-        "decode": "token position cache+ -> output cache+",
-    },
-    "masked_mixtures": {"forward": "state mask condition* -> output"},
-    "hierarchical_features": {
-        "pivots": "state mask condition* -> output",
-        "forward": "state mask mask features condition* -> output",
-    },
-    "denoise_sequence": {"forward": "state time condition* -> output"},
-    "generate": {"forward": "noise condition* -> output", "train_forward?": "noise+ condition* -> output"},
-    "generate_at_widths": {"forward": "noise condition* -> output"},
-    "generate_by_style": {
-        "map": "noise condition* -> output output",
-        "synthesize": "state noise+ -> output",
-        "synthesize_const": "state -> output",
-    },
-    "translate": {"forward": "condition -> output output", "log_prob": "state condition -> output"},
-    "discriminate": {"forward": "state condition* -> output+", "averages?": _AVERAGES},
-    "discriminate_crops": {
-        "forward": "state noise* condition* -> output+",
-        "averages?": _AVERAGES,
-    },
-    "compare": {"forward": "state state -> output"},
-    "classify": {"forward": "state time? condition* -> logits"},
-    "see": {"see": "state -> output", "see_levels?": "state -> output+"},
-    "see_noisy": {"see": "state time? -> output", "see_levels?": "state time? -> output+"},
-    "uncertainty": {"forward": "time -> output"},
-    "encode": {"encode": "state+ mask? condition* -> output"},
-    "autoencode": {
-        "encode": _CODES,
-        "decode": _CODES,
-        "forward": _CODES,
-        "regularized": "state noise* position* scale* -> output penalty",
-    },
-    "code_sequence": {
-        "regularized_codes?": "state noise* position* -> output penalty features token",
-        "likeness?": "features -> logits",
-        "vectors?": "token -> output",
-    },
-    "next_vector": {"forward": "state -> output"},
-    "flow": {"forward": "state condition* -> output log_det", "inverse": "noise condition* -> output"},
-    "flow_norms": {"forward": "state condition* -> output log_det"},
-    "extend_video": {"forward": "state condition* -> output log_det", "inverse": "noise condition* -> output"},
-    "estimate_noise": {"forward": "state condition* -> output"},
-    "shift": {"shift": "noise condition* -> output log_det"},
-    "adapt": {"forward": "state -> output", "inverse": "state -> output"},
-    "weigh_classes": {"score": "condition* -> output output", "weigh": "state condition* -> output"},
-    "continue_rows": {"forward": "state condition* -> logits"},
-    "pixels": {
-        "forward": "state condition* -> output",
-        "log_prob": "state condition* -> output",
-        "draw": "noise condition* -> output",
-    },
-}
-"""The methods that each capability of the core promises, with the roles of their ports."""
+def known() -> Mapping[Capability, Mapping[str, Any]]:
+    """Every capability, of the core and of packages: its words and its methods."""
+    return {**CAPABILITIES, **packages.capabilities()}
 
 
-def known() -> dict[str, str]:
-    """Every capability, of the core and of packages, in the words of diagnostics."""
-    return {
-        **{str(name): text for name, text in CAPABILITIES.items()},
-        **{name: own["words"] for name, own in packages.capabilities().items()},
-    }
-
-
-def words(capability: str) -> str:
+def words(capability: Capability) -> str:
     """What a network of this capability does, in the words of diagnostics."""
-    return CAPABILITIES.get(capability) or known()[capability]  # type: ignore[call-overload, no-any-return]
+    return _found(capability)["words"]  # type: ignore[no-any-return]
 
 
-def promised(capability: str) -> Mapping[str, str]:
+def promised(capability: Capability) -> Mapping[str, str]:
     """The methods of a capability, with their ports. KeyError if there is no such capability."""
-    return METHODS[capability] if capability in METHODS else packages.capabilities()[capability]["methods"]
+    return _found(capability)["methods"]  # type: ignore[no-any-return]
+
+
+def _found(capability: Capability) -> Mapping[str, Any]:
+    return CAPABILITIES[capability] if _is_core(capability) else packages.capabilities()[capability]
+
+
+def _is_core(capability: Capability) -> bool:
+    return capability in CAPABILITIES  # asked first: naming a package's imports every package
+
+
+def _exists(capability: Capability) -> bool:
+    return _is_core(capability) or capability in packages.capabilities()
 
 
 def check_built(made: Any, part: Component, name: str) -> None:
@@ -171,7 +66,7 @@ def check_network(made: Network, part: Component, mb: ModuleBuilder) -> None:
     for key, method in made.methods.items():
         _check_method(cls, key, method, mb)
     for capability in sorted(made.provides):
-        if capability not in METHODS and capability not in packages.capabilities():
+        if not _exists(capability):
             raise _unknown(cls, capability)
         for wanted, ports in promised(capability).items():
             _check_promise(cls, made, capability, wanted, ports)
@@ -227,7 +122,7 @@ def _bounds(rule: str) -> tuple[Counter[str], dict[str, float]]:
 
 def check_need(part: Component, capability: str) -> None:
     """DiagnosticError E0904 if an objective or sampler needs a capability that does not exist."""
-    if capability not in METHODS and capability not in packages.capabilities():
+    if not _exists(capability):
         mend = did_you_mean(capability, known(), "`latentc.components.capabilities` lists them")
         asked = "a capability of latentc, or one that a package defines"
         raise _broken(type(part), f"it needs `{capability}`, which is no capability", asked, "needs", mend)

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from latentc.components.condition import encoders
-from latentc.components.contract import (
-    Need,
-    Network,
-    Program,
-    Rounds,
-    Update,
-)
+from latentc.components.contract import Need, Network, Program, Rounds, Update
 from latentc.components.parts import Part
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Parameterization
     from latentc.spec.schema import Spec
+
+
+def not_frozen(spec: Spec, *networks: str) -> tuple[str, ...]:
+    """Those of the networks that are trained; one that is missing is reported by the need for it."""
+    return tuple(name for name in networks if name not in spec.networks or spec.networks[name].trainable)
 
 
 @dataclass(frozen=True)
@@ -39,61 +38,18 @@ class GrowingGrids:
 class Objective(Part):
     """What is learned, and by which losses."""
 
-    DENOISES: ClassVar[bool] = False  # true if it has a parameterization
     DISTILS: ClassVar[bool] = False
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
-    AVERAGES: ClassVar[bool] = False
-    """Whether networks learn velocities averaged over a span of time, which is one of their conditions."""
-
-    CONSISTENT: ClassVar[bool] = False
-    """Whether networks learn where trajectories end, to which samplers then jump."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it trains or reads, and what they must be able to do."""
         return ()
 
-    @property
-    def further_networks(self) -> tuple[str, ...]:
-        """Networks that it trains besides `main`, its adapters and the encoders of conditions."""
-        return ()
-
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        """The networks it trains: `main`, its adapters, the encoders of conditions and `further_networks`, unless they
-        are frozen."""
+        """The networks it trains: `main`, its adapters and the encoders of conditions, unless they are frozen."""
         encoding = (network for name, part in spec.conditions.items() for network in encoders(name, part, spec))
-        adapters = (name for name, network in spec.networks.items() if getattr(network, "adapts", None) == "main")
-        named = ("main", *adapters, *dict.fromkeys(encoding), *self.further_networks)
-        return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
-
-    @property
-    def reads_features(self) -> bool:
-        """Whether it reads what the last layer of an autoencoder maps to data."""
-        return False
-
-    @property
-    def score_decay(self) -> float | None:
-        """Decay of the averages of its scores that its discriminator must keep; None: it needs none."""
-        return None
-
-    @property
-    def predicted_augmentations(self) -> tuple[tuple[str, int], ...]:
-        """(name, number of parameters) of the augmentations that its discriminator must predict by features."""
-        return ()
-
-    @property
-    def path_decay(self) -> float | None:
-        """Decay of the average length of paths that its generator must keep; None: it needs none."""
-        return None
-
-    @property
-    def weighs_norms(self) -> bool:
-        """Whether it weighs the squares of what each of several flows in a row is given."""
-        return False
-
-    @property
-    def anneals(self) -> bool:
-        """Whether entropies in an autoencoder's penalty weigh a factor that it gives, f32[]."""
-        return False
+        adapters = (name for name, network in spec.networks.items() if network.adapts == "main")
+        return not_frozen(spec, "main", *adapters, *dict.fromkeys(encoding))
 
     def parameterization(self) -> Parameterization | None:
         """The forward process and what the network predicts of it; None if it trains no denoiser."""
@@ -102,10 +58,6 @@ class Objective(Part):
     def out_channels(self, channels: int) -> int:
         """Channels a network returns for data of `channels`."""
         return channels
-
-    def most_known(self, tokens: int) -> int:
-        """How many of a sample's `tokens` its loss leaves visible at most to a network that predicts the others."""
-        return tokens
 
     def growing(self, spec: Spec) -> GrowingGrids | None:
         """Its time grids, if they get more steps in training."""

@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 
 from latentc.components import Closed, Component, OneOf
+from latentc.components.backbone import Backbone
 from latentc.components.dataset import Data
+from latentc.components.objective import Objective
+from latentc.components.sampler import Sampler
 from latentc.diagnostics import Span
 from latentc.spec.sections import Checkpoint, Identifier, Optimize, Target, Train
 from latentc.spec.yaml import Document, PathKey
@@ -31,16 +34,16 @@ class Spec(Closed):
     source: str | None = Field(None, description="where the system is published")
     extends: str | None = Field(None, description="one base spec: a path relative to this file, or a shipped spec")
     data: Annotated[Data, OneOf("data")] = Field(description="the training samples and their fields")
-    networks: dict[Identifier, Annotated[Component, OneOf("networks")]] = Field(
+    networks: dict[Identifier, Annotated[Backbone, OneOf("networks")]] = Field(
         min_length=1, description="the networks by name; `backbone: x` is shorthand for `networks: {main: x}`"
     )
     conditioning: dict[Identifier, Annotated[Component, OneOf("conditions")]] = Field(
         default_factory=dict, description="network inputs besides the sample, by name: the class, the time, ..."
     )
-    objective: Annotated[Component | None, OneOf("objectives")] = Field(
+    objective: Annotated[Objective | None, OneOf("objectives")] = Field(
         None, description="prediction target and loss; null: cannot be trained"
     )
-    sampler: Annotated[Component | None, OneOf("samplers")] = Field(
+    sampler: Annotated[Sampler | None, OneOf("samplers")] = Field(
         None, description="how samples are drawn; null: cannot be sampled"
     )
     programs: tuple[Annotated[Component, OneOf("programs", named=True)], ...] = Field(
@@ -84,13 +87,13 @@ class Spec(Closed):
         stage = self.first_stage
         if stage is None:
             return False
-        codes = stage.networks["main"].codes(stage)  # type: ignore[attr-defined]
+        codes = stage.networks["main"].codes(stage)
         field = self.data.fields.get("tokens" if codes.values else "x")
-        shape = tuple(int(d) for d in codes.type.shape[1:])
+        shape = tuple(int(d) for d in codes.type.shape[1:])  # type: ignore[arg-type]
         return field is not None and field.shape == shape and codes.values in (None, field.classes)
 
     @property
-    def backbone(self) -> Component:
+    def backbone(self) -> Backbone:
         """The network called `main`; KeyError if a spec with several networks has none."""
         return self.networks["main"]
 

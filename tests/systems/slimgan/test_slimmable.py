@@ -118,7 +118,7 @@ def test_a_narrow_width_is_the_first_channels(tmp_path: Path) -> None:
 )
 def test_what_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
-        load_spec("slimgan", None, [*SMALL, *overrides])
+        lower(load_spec("slimgan", None, [*SMALL, *overrides]))
 
 
 def test_one_width_has_neither_a_choice_nor_copies() -> None:

@@ -11,6 +11,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
+from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.systems.taming.gumbel_codebook import GumbelCodebook
 
@@ -64,5 +65,6 @@ def test_rows_are_drawn_at_a_temperature_that_falls(straight: bool, step: int, t
 
 def test_only_an_autoencoder_is_told_the_step() -> None:
     bottleneck = "{kind: gumbel_codebook, size: 16, channels: 4, final_temperature: 0.1}"
-    with pytest.raises(DiagnosticError, match="only an `autoencoder` passes on the training step"):
-        load_spec("larp_tokenizer", overrides=[f"networks.main.bottleneck={bottleneck}"])
+    overrides = [f"networks.main.bottleneck={bottleneck}", "networks.prior.channels=4"]
+    with pytest.raises(DiagnosticError, match="only an `autoencoder` does"):
+        lower(load_spec("larp_tokenizer", overrides=overrides))

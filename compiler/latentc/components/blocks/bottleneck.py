@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Port
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Part, Problem, Refusal
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B, TensorType, f32
 
@@ -85,8 +85,9 @@ class Bottleneck(Part):
         """Latents in training, through which gradients flow, and the penalty f32[B] on them."""
 
     def annealed(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], factor: Var) -> tuple[Var, Var]:
-        """As `regularized`, with entropies in the penalty that weigh `factor` f32[] times as much."""
-        return self.regularized(b, h, noise, static)
+        """As `regularized`, with the entropies in the penalty times `factor` f32[]. Refusal: the penalty has none."""
+        message = "the objective's `entropy_boost` scales the entropy terms of the bottleneck, but this one has none"
+        raise Refusal(message, "set `entropy`, or leave `entropy_boost` out", ("bottleneck",))
 
     @property
     def told_step(self) -> bool:

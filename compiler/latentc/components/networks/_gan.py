@@ -7,12 +7,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.components import layers
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.unet.layers import binomial
 from latentc.components.capabilities import Role
 from latentc.components.contract import Method, Port
 from latentc.components.layers import EPS
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 
@@ -56,7 +55,7 @@ def with_averages(
     mb: ModuleBuilder, name: str, spec: Spec, of_class: str, forward: Method, static: Mapping[str, Any]
 ) -> dict[str, Method]:
     """The methods of a discriminator: `forward`, and `averages` of its scores, if the objective asks for them."""
-    decay = spec.objective.score_decay if isinstance(spec.objective, Objective) else None
+    decay = asked(spec, name, "averages")
     if decay is None:
         return {"forward": forward}
     ports = [Port(side, forward.outputs[0].type, "state") for side in ("real", "fake")]
@@ -66,8 +65,8 @@ def with_averages(
 
 
 def predicted_augmentations(spec: Spec) -> tuple[tuple[str, int], ...]:
-    """(name, number of parameters) of the augmentations that the objective has the discriminator predict."""
-    return spec.objective.predicted_augmentations if isinstance(spec.objective, Objective) else ()
+    """(name, number of parameters) of the augmentations that the discriminator must predict."""
+    return asked(spec, "discriminator", "augmentations", ())  # type: ignore[no-any-return]
 
 
 def augmentation_heads(

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Level, OneOf, Size, layers
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
 from latentc.components.blocks.bottleneck import Bottleneck
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
 from latentc.components.first_stage import FIRST_STAGE, Codes
 from latentc.components.kit.labels import one_hot
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, TensorType
@@ -103,10 +102,6 @@ class Autoencoder(Backbone):
         None, description="data field that it encodes, for an `encoded` condition; null: the samples themselves"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
-    ANNEALS: ClassVar[bool] = True
-    """Whether an objective may weigh the entropies of its bottleneck by a factor that changes in training."""
-    TELLS_STEP: ClassVar[bool] = True
-    """Whether its bottleneck is told the step of training, if it asks for it."""
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "autoencoder",
         "width": 8,
@@ -211,8 +206,7 @@ class Autoencoder(Backbone):
         x = self._input(spec, "x")
         z = Port("z", self.bottleneck.decoded_type(h, w), "state", self.bottleneck.vocabulary)
         noise = self.bottleneck.noise_ports(h, w)
-        objective = spec.objective if isinstance(spec.objective, Objective) else None
-        anneals = objective is not None and objective.anneals
+        anneals = asked(spec, name, "entropy_factor", False)
         if anneals:
             noise = (*noise, Port("entropy_factor", f32(), "scale"))
         if self.bottleneck.told_step:
@@ -236,7 +230,7 @@ class Autoencoder(Backbone):
             methods["decode_latents"] = add_method(
                 mb, name, "decode_latents", bodies["decode_latents"], [latents], static
             )
-        if objective is not None and objective.reads_features:
+        if asked(spec, name, "features"):
             outputs: tuple[Role, ...] = ("output", "features", "penalty")
             body = bodies["regularized_features"]
             methods["regularized_features"] = add_method(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.capabilities import Capability, Role
@@ -26,7 +26,6 @@ from latentc.components.networks._masked_parts import Decoder, keys_of
 from latentc.components.networks._remembered_blocks import Recalling, Remembering, remembered_blocks
 from latentc.components.networks._stages import long_skips
 from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits, placed
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Weights, dense, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
@@ -156,7 +155,7 @@ class Bert(Backbone):
         assert tokens is not None
         base = digit_base(tokens.vocabulary, self.splits) or tokens.vocabulary
         length = tokens.length * self.splits
-        most = spec.objective.most_known(tokens.length) if isinstance(spec.objective, Objective) else tokens.length
+        most = asked(spec, name, "most_known", int)(tokens.length)
         shortens = self.decoder is not None and most < tokens.length
         recall = spec.sampler.recalls(length) if isinstance(spec.sampler, Sampler) else None
         decoder = (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import add_method
+from latentc.components.backbone import add_method, asked
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
@@ -23,7 +23,6 @@ from latentc.components.networks._feature_targets import FeaturePredictor, predi
 from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.networks._recalled_features import recalling
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem, a_divisor, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
@@ -174,7 +173,7 @@ class MaskedAutoencoder(MaskedTrunk):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
-        most = spec.objective.most_known(length) if isinstance(spec.objective, Objective) else length
+        most = asked(spec, name, "most_known", int)(length)
         shortens = most < length and self.positions is None  # rotary tables cover all tokens in order
         recall = spec.sampler.recalls(length) if isinstance(spec.sampler, Sampler) else None
         static: dict[str, Any] = {

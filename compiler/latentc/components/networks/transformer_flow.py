@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method, asks
+from latentc.components.backbone import Backbone, add_method, asked, asks
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
@@ -20,7 +20,6 @@ from latentc.components.contract import Network, Port
 from latentc.components.networks._flow_block import Flow
 from latentc.components.networks._flow_methods import METHODS, OF_NETWORK
 from latentc.components.networks._frames import Layout, layout_of
-from latentc.components.objective import Objective
 from latentc.components.parts import Positions, Problem, TokenNorm, Weights
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder, f32
@@ -109,7 +108,7 @@ class TransformerFlow(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"flow", "flow_norms"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"flow"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
     @property
@@ -252,7 +251,7 @@ class TransformerFlow(Backbone):
             behind = Port("z", f32(B, length - frames * rows * columns, channels * self.patch**2), "noise")
             signatures["extend"] = (given, behind, *told), ("output",)
             signatures["guided_extend"] = (given, behind, *told, *null, temperature, scale), ("output",)
-        if isinstance(spec.objective, Objective) and spec.objective.weighs_norms:
+        if asked(spec, name, "norms"):
             signatures[TRAINING] = signatures["forward"][0], ("output", "log_det", "penalty")
         if self.scale == "none":
             signatures["variances"] = (Port("z", latent.type, "state"),), ("output",)

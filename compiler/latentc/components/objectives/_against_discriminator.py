@@ -16,16 +16,17 @@ from latentc.components.kit import call
 from latentc.components.objectives._common import noise_inputs, step_of, told_step
 from latentc.components.objectives._reconstruction import PERCEPTUAL, PIXELS, Reconstruction
 from latentc.components.objectives.terms._score import ScoreTerm
-from latentc.components.objectives.terms._term import Round, Side, Term, mean, score_decay, weighted
+from latentc.components.objectives.terms._term import Round, Side, Term, mean, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.objectives.terms.non_saturating import NonSaturating
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 DISCRIMINATOR = "discriminator"
+"""Name of the network that plays against `main`."""
 
 
 class AgainstDiscriminator(Reconstruction):
@@ -77,14 +78,9 @@ class AgainstDiscriminator(Reconstruction):
             kind="non_saturating", label_noise=self.label_noise, label_noise_limit=self.label_noise_limit
         )
 
-    @property
-    def score_decay(self) -> float | None:
-        return score_decay(self.terms)
-
-    def opposes(self, spec: Spec) -> Need:
+    def opposes(self) -> Need:
         """What the network `discriminator` must be able to do."""
-        provided = getattr(spec.networks.get(DISCRIMINATOR), "provides", lambda _: ())(spec)
-        return Need(DISCRIMINATOR, "discriminate_crops" if "discriminate_crops" in provided else "discriminate")
+        return Need(DISCRIMINATOR, "discriminate", asks={k: v for term in self.terms for k, v in term.asks.items()})
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.label_noise and self.loss == "hinge":
@@ -96,19 +92,18 @@ class AgainstDiscriminator(Reconstruction):
             elif term.interval > 1:
                 message = f"`{term.kind}` is part of every update here"
                 yield Problem(("terms", i, "every"), message, "leave it out, or set the objective's `every`")
-            elif term.DIFFERENTIATES and self.opposes(spec).capability == "discriminate_crops":
-                message = (
-                    f"`{term.kind}` differentiates scores of whole images, but the discriminator scores random crops"
-                )
-                yield Problem(("terms", i), message, "leave `crops` out of the discriminator")
 
     def discriminator_update(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Update:
         """Adds the loss of the discriminator."""
         main, discriminator = networks["main"], networks[DISCRIMINATOR]
+        for i, term in enumerate(self.terms):
+            if term.DIFFERENTIATES:
+                whole_images(discriminator, f"`{term.kind}` differentiates scores of", ("terms", i))
         b = mb.function("loss.discriminator")
         x, noise, draws = given_samples(b, main, "regularized")
         # The penalty is not read here.
-        factor = {"scale": b.constant(1.0, "f32", out="factor")} if self.anneals else {}
+        annealed = main.methods["regularized"].inputs_of("scale")
+        factor = {"scale": b.constant(1.0, "f32", out="factor")} if annealed else {}
         factor |= told_step(b, main.methods["regularized"])
         made, _ = call(b, main, "regularized", {}, state=x, noise=noise, **factor, out="made penalty")
         real, fake = Side(x, {}), Side(b.stop_gradient(made, out="made"), {})
@@ -176,6 +171,13 @@ def given_samples(b: Builder, main: Network, method: str) -> tuple[Var, list[Var
     return b.input("x", of.input("state").type), *noise_inputs(b, of)
 
 
+def whole_images(discriminator: Network, what: str, place: tuple[str | int, ...] = ()) -> None:
+    """Refusal of a discriminator that scores random crops, if `what` is of whole images."""
+    if discriminator.methods["forward"].inputs_of("noise"):
+        message = f"{what} whole images, but the discriminator scores random crops"
+        raise Refusal(message, "leave `crops` out of the discriminator", place)
+
+
 def seen_parts(b: Builder, discriminator: Network, side: str) -> tuple[list[Var], tuple[Draw, ...]]:
     """Adds the noise of a discriminator as inputs `NAME_of_SIDE`, and how they are drawn; none of most."""
     ports = discriminator.methods["forward"].inputs_of("noise")
@@ -183,4 +185,4 @@ def seen_parts(b: Builder, discriminator: Network, side: str) -> tuple[list[Var]
     return [b.input(draw.name, port.type) for draw, port in zip(draws, ports, strict=True)], draws
 
 
-__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "AgainstDiscriminator", "given_samples", "mean", "seen_parts"]
+__all__ = ["DISCRIMINATOR", "PERCEPTUAL", "AgainstDiscriminator", "given_samples", "mean", "seen_parts", "whole_images"]

@@ -31,7 +31,6 @@ class Distillation(Objective):
     base: Annotated[DenoisingObjective, OneOfThese("objectives", classes=(Diffusion, Flow))] = Field(
         Diffusion(kind="diffusion"), description="the diffusion or flow objective that the teacher was trained with"
     )
-    DENOISES: ClassVar[bool] = True
     DISTILS: ClassVar[bool] = True
     NORMAL: ClassVar[bool] = False
     """Whether its losses draw standard normals for the noise of any process."""

@@ -16,6 +16,7 @@ from latentc.components import Closed
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.patches import patch_side, patchify
+from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import DenoisingObjective, noised
 from latentc.components.parts import Problem
@@ -43,7 +44,7 @@ class FeaturePrediction(Closed):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         network = spec.networks.get(self.target)
-        if network is not None and getattr(network, "average_of", None) != "main":
+        if network is not None and network.average_of != "main":
             message = f"network `{self.target}` must be an average of `main`, whose features it predicts"
             yield Problem(("prediction", "target"), message, f"set `networks.{self.target}: {{kind: average}}`")
 
@@ -75,7 +76,8 @@ class HiddenTokens(DenoisingObjective):
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         more = () if self.prediction is None else self.prediction.needs()
-        return (Need("main", "masked_features"), Need("head", "denoise"), *more)
+        masked = Need("main", "masked_features", asks={"most_known": self._most_known})
+        return (masked, Need("head", "denoise"), *more)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
@@ -84,10 +86,10 @@ class HiddenTokens(DenoisingObjective):
             yield from self.prediction.problems(spec)
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        heads = ("head",) if getattr(spec.networks.get("head"), "trainable", True) else ()
-        return (*super().trained(spec), *heads)
+        return (*super().trained(spec), *not_frozen(spec, "head"))
 
-    def most_known(self, tokens: int) -> int:
+    def _most_known(self, tokens: int) -> int:
+        """How many of a sample's `tokens` are visible at most."""
         return math.ceil((1 - self.least_hidden) * tokens)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

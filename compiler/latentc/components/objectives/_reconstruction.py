@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from latentc.components.backbone import provided
 from latentc.components.contract import Need, Network
 from latentc.components.kit import call
 from latentc.components.objective import Objective
@@ -37,11 +38,9 @@ class Reconstruction(Objective):
 
     def compares(self, spec: Spec) -> tuple[Need, ...]:
         """What the network `perceptual` must be able to do, if there is one."""
-        network = spec.networks.get(PERCEPTUAL)
-        if network is None:
+        if PERCEPTUAL not in spec.networks:
             return ()
-        provided = getattr(network, "provides", lambda _: ())(spec)
-        return (Need(PERCEPTUAL, "classify" if "classify" in provided else "compare"),)
+        return (Need(PERCEPTUAL, "classify" if "classify" in provided(spec, PERCEPTUAL) else "compare"),)
 
     def of_pixels(self, b: Builder, difference: Var) -> Var:
         """The error of each value, of its difference."""

@@ -17,20 +17,18 @@ from latentc.components.condition import operand_name
 from latentc.components.contract import Draw, Need, Network, Port, Update
 from latentc.components.kit import Conditions, call, training_method
 from latentc.components.objective import Objective
+from latentc.components.objectives._against_discriminator import DISCRIMINATOR, whole_images
 from latentc.components.objectives.augmentations._augmentation import Augmentation
 from latentc.components.objectives.augmentations._views import augment_side, drawn_for
-from latentc.components.objectives.terms._term import Round, Side, Term, score_decay, weighted
+from latentc.components.objectives.terms._term import Round, Side, Term, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.objectives.terms.path_lengths import DIRECTION, PathLengths, projection
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-DISCRIMINATOR = "discriminator"
-"""Name of the network that plays against `main`."""
 
 
 class Adversarial(Objective):
@@ -62,15 +60,18 @@ class Adversarial(Objective):
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         of_terms = (
-            Need(DISCRIMINATOR, "discriminate", term.READS, ("terms", i), f"the term `{term.kind}`")
+            Need(DISCRIMINATOR, "discriminate", term.READS, ("terms", i), f"the term `{term.kind}`", term.asks)
             for i, term in enumerate(self.terms)
         )
+        predicted = {}
+        if any("features" in term.READS for term in self.terms):
+            predicted = {"augmentations": tuple((part.kind, len(part.PARAMETERS)) for part in self.augment)}
         of_paths = (
-            Need("main", "generate_by_style", place=("terms", i), who=f"the term `{term.kind}`")
+            Need("main", "generate_by_style", (), ("terms", i), f"the term `{term.kind}`", {"path_average": term.decay})
             for i, term in enumerate(self.terms)
-            if term.OF_PATHS
+            if isinstance(term, PathLengths)
         )
-        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate"), *of_terms, *of_paths
+        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate", asks=predicted), *of_terms, *of_paths
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
@@ -80,41 +81,27 @@ class Adversarial(Objective):
             message = f"samples are made for the `{more[0]}` of a batch of data, which is no larger than its own size"
             yield Problem(("generator_batch",), message, "leave it out")
         read = {name for term in self.terms for name in term.READS}
-        if getattr(spec.networks.get(DISCRIMINATOR), "sliced", False) and "sliced" not in read:
+        opponent = spec.networks.get(DISCRIMINATOR)
+        if opponent is not None and "sliced" in opponent.outputs(spec) and "sliced" not in read:
             message = f"no term trains the direction of `{DISCRIMINATOR}`'s last layer"
             yield Problem(
                 ("terms",), message, f"add the term `slicing`, or set `networks.{DISCRIMINATOR}.sliced: false`"
             )
-
-        for name in ("main", DISCRIMINATOR):
-            network = spec.networks.get(name)
-            if getattr(network, "widths", ()) or getattr(network, "copies", 1) > 1:
-                message = f"network `{name}` has several widths or copies, of which it trains one"
-                yield Problem((), message, "use the objective `slimmable_adversarial`")
         for i, augmentation in enumerate(self.augment):
             if augmentation.kind in (other.kind for other in self.augment[:i]):
                 yield Problem(
                     ("augment", i), f"augmentation `{augmentation.kind}` is listed twice", "leave it out once"
                 )
 
-    @property
-    def score_decay(self) -> float | None:
-        return score_decay(self.terms)
-
-    @property
-    def predicted_augmentations(self) -> tuple[tuple[str, int], ...]:
-        if not any("features" in term.READS for term in self.terms):
-            return ()
-        return tuple((augmentation.kind, len(augmentation.PARAMETERS)) for augmentation in self.augment)
-
-    @property
-    def path_decay(self) -> float | None:
-        return next((term.path_decay for term in self.terms if term.path_decay is not None), None)
-
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        for name in ("main", DISCRIMINATOR):
+            if "forward_0" in networks[name].methods:
+                message = f"network `{name}` has several widths or copies, of which it trains one"
+                raise Refusal(message, "use the objective `slimmable_adversarial`")
+        whole_images(networks[DISCRIMINATOR], f"objective `{self.kind}` judges")
         game = _Game(self.terms, self.augment, networks, spec)
         updates = [game.of_discriminator(mb, self.discriminator_steps)]
         lazy = [(i, term) for i, term in enumerate(self.terms) if term.interval > 1]

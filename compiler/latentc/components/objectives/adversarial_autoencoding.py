@@ -5,7 +5,7 @@ Not `autoencoding`: two players, and a weight of the adversarial term that gradi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -19,7 +19,7 @@ from latentc.components.objectives._against_discriminator import (
     seen_parts,
 )
 from latentc.components.objectives._common import step_of, told_step
-from latentc.components.parts import Problem
+from latentc.components.parts import Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
@@ -49,31 +49,10 @@ class AdversarialAutoencoding(AgainstDiscriminator):
     entropy_steps: int = Field(2_000, gt=0, le=1_000_000_000, description="steps until the decay ends")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial_autoencoding"}
 
-    @property
-    def reads_features(self) -> bool:
-        return self.adaptive
-
-    @property
-    def anneals(self) -> bool:
-        return self.entropy_boost > 0
-
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "autoencode"), self.opposes(spec), *self.compares(spec))
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from super().problems(spec)
-        network = spec.networks.get("main")
-        if self.adaptive and network is not None and getattr(network, "output_kernel", None) is None:
-            message = (
-                "`adaptive` weighs the adversarial term by gradients at the last convolution, but a "
-                f"`{network.kind}` does not name one"
-            )
-            yield Problem((), message, "set `adaptive: false`, or use the network `autoencoder`")
-
-        bottleneck = getattr(network, "bottleneck", None)
-        if self.anneals and not (getattr(network, "ANNEALS", False) and getattr(bottleneck, "entropy", 0)):
-            message = "`entropy_boost` scales the entropy terms of the bottleneck, but that of `main` has none"
-            yield Problem(("entropy_boost",), message, "use the network `autoencoder` and set `bottleneck.entropy`")
+        asks = {"features": True} if self.adaptive else {}
+        asks |= {"entropy_factor": True} if self.entropy_boost else {}
+        return (Need("main", "autoencode", asks=asks), self.opposes(), *self.compares(spec))
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
@@ -85,12 +64,19 @@ class AdversarialAutoencoding(AgainstDiscriminator):
 
     def _of_autoencoder(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Update:
         main, discriminator = networks["main"], networks[DISCRIMINATOR]
+        if self.adaptive and "regularized_features" not in main.methods:
+            message = "`adaptive` weighs the adversarial term by gradients at the last convolution, which `main` lacks"
+            raise Refusal(message, "set `adaptive: false`, or use the network `autoencoder`")
+        if self.entropy_boost and not main.methods["regularized"].inputs_of("scale"):
+            message = "`entropy_boost` scales the entropy terms of the bottleneck, but that of `main` has none"
+            mend = "use the network `autoencoder` and set `bottleneck.entropy`"
+            raise Refusal(message, mend, ("entropy_boost",))
         error, score = self.error(mb, networks), self.score(mb, discriminator)
         b = mb.function("loss.autoencoder")
         x, noise, draws = given_samples(b, main, "regularized")
         drawn, of_parts = seen_parts(b, discriminator, "made")
         factor = told_step(b, main.methods["regularized"])
-        if self.anneals:
+        if self.entropy_boost:
             left = 1.0 - b.cast(step_of(b), to="f32") * (1 / self.entropy_steps)
             factor |= {"scale": b.add(1.0, b.relu(left) * self.entropy_boost, out="factor")}
         if self.adaptive:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method, training_noise
-from latentc.components.objective import Objective
+from latentc.components.objective import Objective, not_frozen
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
 from latentc.components.parts import Fraction, Problem
@@ -126,8 +126,6 @@ def _coupled(b: Builder, target: Parameterization, x0: Var, operands: Operands) 
 class DenoisingObjective(Objective):
     """Draws a time and a noise, and compares the network's prediction at x_t with the true one."""
 
-    DENOISES: ClassVar[bool] = True
-
     self_conditioning: Fraction = Field(
         0.0,
         description="fraction of samples for which a network with memory gets that of a previous evaluation, without "
@@ -146,7 +144,8 @@ class DenoisingObjective(Objective):
         raise NotImplementedError
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.self_conditioning and not getattr(spec.networks.get("main"), "MEMORY", False):
+        main = spec.networks.get("main")
+        if self.self_conditioning and not (main is not None and main.MEMORY):
             message = "the network has no memory between evaluations"
             yield Problem(("self_conditioning",), message, "leave it out, or use a network with memory, such as `rin`")
         if self.weighing is not None:
@@ -169,9 +168,9 @@ class DenoisingObjective(Objective):
             message = f"`sample_weight` needs one number per sample, but the data {has} `{name}`"
             yield Problem(("sample_weight", "field"), message, f"declare `data.fields.{name}: {{}}`")
 
-    @property
-    def further_networks(self) -> tuple[str, ...]:
-        return tuple(name for term in self.further_terms for name in term.trains)
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        further = (name for term in self.further_terms for name in term.trains)
+        return (*super().trained(spec), *not_frozen(spec, *further))
 
     @property
     def reference_batches(self) -> int:

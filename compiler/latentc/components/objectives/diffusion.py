@@ -17,6 +17,7 @@ from latentc.components import OneOf
 from latentc.components.condition import Condition
 from latentc.components.contract import Need, Network
 from latentc.components.kit import call, per_sample_mean
+from latentc.components.objective import not_frozen
 from latentc.components.objectives.denoising import DenoisingObjective, Noised, SampleWeight
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
@@ -58,9 +59,9 @@ class DiffusionLoss(DenoisingObjective):
         named = () if self.uncertainty is None else (Need(self.uncertainty, "uncertainty", place=("uncertainty",)),)
         return (*super().needs(spec), *named)
 
-    @property
-    def further_networks(self) -> tuple[str, ...]:
-        return (*super().further_networks, *(() if self.uncertainty is None else (self.uncertainty,)))
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        named = () if self.uncertainty is None else (self.uncertainty,)
+        return (*super().trained(spec), *not_frozen(spec, *named))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)

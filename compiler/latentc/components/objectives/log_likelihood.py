@@ -11,9 +11,9 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean, training_method
 from latentc.components.kit.flows import log_density, prior_variances
-from latentc.components.objective import Objective
+from latentc.components.objective import Objective, not_frozen
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
@@ -43,14 +43,10 @@ class LogLikelihood(Objective):
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
 
-    @property
-    def weighs_norms(self) -> bool:
-        return self.latent_norm > 0
-
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        norms = (Need("main", "flow_norms", place=("latent_norm",)),) if self.weighs_norms else ()
+        asks = {"norms": True} if self.latent_norm else {}
         denoiser = (Need(self.denoiser, "estimate_noise", place=("denoiser",)),) if self.denoiser else ()
-        return (Need("main", "flow"), *norms, *denoiser)
+        return (Need("main", "flow", asks=asks), *denoiser)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.denoiser is not None and (self.noise != "gaussian" or not self.std):
@@ -58,9 +54,7 @@ class LogLikelihood(Objective):
             yield Problem(("denoiser",), message, "set `noise: gaussian` and `std`, or leave the denoiser out")
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        own = spec.networks.get(self.denoiser or "")
-        learns = self.denoiser is not None and getattr(own, "trainable", True)
-        return (*super().trained(spec), *([self.denoiser] if learns and self.denoiser else []))
+        return (*super().trained(spec), *not_frozen(spec, *([self.denoiser] if self.denoiser else [])))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
@@ -75,7 +69,10 @@ class LogLikelihood(Objective):
             # Level k of n becomes a number in [k, k + 1) / n, from there in [-1, 1).
             level = (x + 1.0) * ((self.levels - 1) / 2)
             x = b.add((level + noise) * (2 / self.levels), -1.0, out="x")
-        method, names = training_method(network), "z log_det" + " penalty" * self.weighs_norms
+        method, names = training_method(network), "z log_det" + " penalty" * (self.latent_norm > 0)
+        if self.latent_norm and method == "forward":
+            message = "`latent_norm` weighs the inputs of flows in a row, but `main` is not made of such flows"
+            raise Refusal(message, "leave it out, or use the network `transformer_flow`", ("latent_norm",))
         z, log_det, *penalty = call(b, network, method, told, state=x, out=names)
         loss = b.op("sub", per_sample_mean(b, z * z) * 0.5, log_det, out="loss")
         nats = loss

@@ -70,7 +70,7 @@ class MaskedToken(Objective):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_token", "smoothing": 0.1}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "masked_tokens"),)
+        return (Need("main", "masked_tokens", asks={"most_known": self._most_known}),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.fraction.least >= self.fraction.most:
@@ -80,7 +80,8 @@ class MaskedToken(Objective):
             message = "if each token is masked independently, all may stay visible, which leaves nothing to predict"
             yield Problem(("independent",), message, "set `visible: true`")
 
-    def most_known(self, tokens: int) -> int:
+    def _most_known(self, tokens: int) -> int:
+        """How many of a sample's `tokens` are visible at most."""
         if self.schedule != "truncated_normal" or self.independent:
             return tokens
         return tokens - math.ceil(self.fraction.least * tokens)

@@ -308,6 +308,7 @@ class Parameterization:
 
     `variance`: of the reverse steps; with `learned_range` the network has twice the data's channels. `coupling`: where
     the path starts, if not from noise alone. `boundary`: what a prediction becomes where it is the end of a trajectory.
+    `averaged`: velocities are averaged over a span of time, which is a condition.
     """
 
     process: Process
@@ -315,6 +316,7 @@ class Parameterization:
     variance: Variance = "fixed_small"
     coupling: Coupling | None = None
     boundary: Boundary | None = None
+    averaged: bool = False
 
     def noise_problems(self, spec: Spec, what: str) -> Iterator[Problem]:
         """What keeps `what` from drawing standard normals where the path begins: another start, or other noise."""

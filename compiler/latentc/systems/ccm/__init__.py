@@ -10,3 +10,11 @@ Row in docs/systems.yaml: CCM (consistency models and their control adapters).
 COMPONENTS = {
     "networks": {"adapter": "adapter"},
 }
+
+CAPABILITIES = {
+    # One output for each leading block of the network that it adapts.
+    "control": {
+        "words": "adds to the blocks of another network",
+        "methods": {"control": "state time condition* -> output+"},
+    },
+}

@@ -76,7 +76,8 @@ class Adapter(Backbone):
             message = f"network `{self.network}`, which this adapts, has no weights: its `pretrained` names no file"
             yield Problem((), message, f"train it, then name its checkpoint in `networks.{self.network}.pretrained`")
         yield from self._problems_of_turns(spec, original)
-        if getattr(spec.objective, "AVERAGES", False):
+        target = spec.objective.parameterization() if spec.objective is not None else None
+        if target is not None and target.averaged:
             message = "the objective differentiates the network, but the derivative would leave out the adapter"
             yield Problem((), message, "use an objective such as `diffusion`, `flow` or `consistency_training`")
         copied = self._copied(spec)

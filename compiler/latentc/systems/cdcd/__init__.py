@@ -12,3 +12,11 @@ COMPONENTS = {
     "objectives": {"mask_and_replace": "mask_and_replace_objective"},
     "samplers": {"discrete": "discrete"},
 }
+
+CAPABILITIES = {
+    # Tokens as state; the port's `null` is the mask.
+    "denoise_tokens": {
+        "words": "predicts tokens from noisy ones and their time",
+        "methods": {"forward": "state time condition* -> logits"},
+    },
+}

@@ -13,3 +13,10 @@ COMPONENTS = {
     "objectives": {"masked_text": "masked_text_objective"},
     "samplers": {"beam_search": "beam_search", "infill": "infill"},
 }
+
+CAPABILITIES = {
+    "continue_rows": {
+        "words": "predicts the tokens of a row from its first token alone, without conditions",
+        "methods": {"forward": "state condition* -> logits"},
+    },
+}

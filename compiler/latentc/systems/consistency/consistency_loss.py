@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -121,14 +121,13 @@ class ConsistencyObjective(Objective):
     data_std: float | None = Field(
         None, gt=0, description="standard deviation of the data in the consistency function; null: the process's, 0.5"
     )
-    DENOISES: ClassVar[bool] = True
-    CONSISTENT: ClassVar[bool] = True
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         named: tuple[Need, ...] = ()
         if self.target is not None:
-            source = spec.networks.get(str(getattr(spec.networks.get(self.target), "average_of", "main")))
-            adapts = getattr(source, "adapts", None) is not None
+            averaged = spec.networks[self.target].average_of if self.target in spec.networks else None
+            source = spec.networks.get(averaged or "main")
+            adapts = source is not None and source.adapts is not None
             named = (Need(self.target, "control" if adapts else "denoise", place=("target",)),)
         if self.distance == "perceptual":
             named += (Need(PERCEPTUAL, "compare", place=("distance",)),)
@@ -172,8 +171,8 @@ class ConsistencyObjective(Objective):
         found = spec.networks.get(self.target or "")
         if found is None:
             return  # or an unmet need
-        source = getattr(found, "average_of", None)
-        if source != "main" and getattr(spec.networks.get(source or ""), "adapts", None) != "main":
+        source = spec.networks.get(found.average_of or "")
+        if found.average_of != "main" and (source is None or source.adapts != "main"):
             message = f"network `{self.target}` is not an average of `main` or of its adapter"
             yield Problem(("target",), message, f"use `networks.{self.target}: {{kind: average}}`")
 
@@ -278,7 +277,7 @@ class ConsistencyObjective(Objective):
         main = networks["main"]
         if self.target is None:
             return main
-        source = getattr(spec.networks[self.target], "average_of", None)
+        source = spec.networks[self.target].average_of
         if source == "main":
             return networks[self.target]
         adapters = (networks[self.target] if adapter.name == source else adapter for adapter in main.adapters)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler
@@ -39,7 +38,8 @@ class Consistency(ArraySampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         objective = spec.objective
-        if isinstance(objective, Objective) and objective.DENOISES and not objective.CONSISTENT:
+        target = objective.parameterization() if objective is not None else None
+        if objective is not None and target is not None and target.boundary is None:
             message = (
                 "`consistency` needs a network trained to jump to the end of a trajectory, but "
                 f"`{objective.kind}` trains none"

@@ -61,8 +61,6 @@ class EasyConsistencyTuning(Objective):
     c: float = Field(
         0.0, ge=0, description="c of the pseudo-Huber distance sqrt(|d|^2 + c^2) - c; 0: |d|, as the authors' default"
     )
-    DENOISES: ClassVar[bool] = True
-    CONSISTENT: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "easy_consistency_tuning", "stages": 2, "c": 0.06}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

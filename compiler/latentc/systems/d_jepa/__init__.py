@@ -10,3 +10,12 @@ Rows in docs/systems.yaml: d_jepa_t2i.
 COMPONENTS = {
     "objectives": {"token_flow": "token_flow"},
 }
+
+CAPABILITIES = {
+    # `targets`: tokens [B, T, C] of a sample of which nothing is hidden -> [B, T, D]; `predict`: features [B, T, D] of
+    # a partly hidden one -> their prediction of those.
+    "predicted_features": {
+        "words": "encodes a whole sample as features of each token, and predicts those of a hidden one",
+        "methods": {"targets": "state condition* -> output", "predict": "features -> output"},
+    },
+}

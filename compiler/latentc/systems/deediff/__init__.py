@@ -13,3 +13,12 @@ COMPONENTS = {
     "objectives/denoising_terms": {"early_exit": "early_exit"},
     "programs": {"exit": "exit"},
 }
+
+CAPABILITIES = {
+    # Controls are the outputs of the denoiser's `train_forward` after the first. The outputs are the prediction of
+    # every exit, then the uncertainty f32[B] of each.
+    "exit": {
+        "words": "predicts from the outputs of a denoiser's blocks, with an uncertainty",
+        "methods": {"forward": "time control* condition* -> output+"},
+    },
+}

@@ -12,3 +12,11 @@ COMPONENTS = {
     "data": {"edm_latents": "edm_latents"},
     "networks": {"mp_unet": "mp_unet", "uncertainty": "uncertainty"},
 }
+
+CAPABILITIES = {
+    # f32[B].
+    "uncertainty": {
+        "words": "estimates the log-variance of a denoiser's error at a time",
+        "methods": {"forward": "time -> output"},
+    },
+}

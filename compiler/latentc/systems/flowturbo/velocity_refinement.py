@@ -45,7 +45,6 @@ class VelocityRefinement(Objective):
     max_step: float = Field(
         0.12, gt=0, le=1, description="dt is uniform between 0 and this, in the path's time, per sample"
     )
-    DENOISES: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "velocity_refinement"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -11,3 +11,12 @@ COMPONENTS = {
     "objectives": {"class_tokens": "class_tokens"},
     "samplers": {"gedi": "gedi"},
 }
+
+CAPABILITIES = {
+    # `score` -> log-probability of the prompt f32[B] and its number of tokens f32[B]; `weigh` (state f32[B, K]) ->
+    # scores of each class.
+    "weigh_classes": {
+        "words": "scores a prompt, and classes by the scores of their sequences",
+        "methods": {"score": "condition* -> output output", "weigh": "state condition* -> output"},
+    },
+}

@@ -17,3 +17,25 @@ COMPONENTS = {
     "objectives": {"mixture_likelihood": "mixture_likelihood"},
     "samplers": {"mixture_autoregressive": "mixture_autoregressive", "mixture_confidence": "mixture_confidence"},
 }
+
+CAPABILITIES = {
+    # Tokens [B, T - 1, C] as state -> parameters of a mixture [B, T, P].
+    "next_mixture": {
+        "words": "predicts the distribution of each continuous token from those before it",
+        "methods": {
+            "forward": "state condition* -> output",
+            "prefill": "condition* -> output cache+",
+            "decode": "token position cache+ -> output cache+",
+        },
+    },
+    # Tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden -> parameters of a mixture [B, T, P].
+    "masked_mixtures": {
+        "words": "predicts the distributions of hidden continuous tokens from the others",
+        "methods": {"forward": "state mask condition* -> output"},
+    },
+    # Each method undoes the other and changes no volume.
+    "adapt": {
+        "words": "maps samples to others of the same shape and volume, and back",
+        "methods": {"forward": "state -> output", "inverse": "state -> output"},
+    },
+}

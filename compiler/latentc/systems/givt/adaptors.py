@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def adaptors(spec: Spec) -> tuple[str, ...]:
     """Names of these networks, in the order in which data goes through them."""
-    return tuple(name for name, network in spec.networks.items() if "adapt" in getattr(network, "PROVIDES", ()))
+    return tuple(name for name, network in spec.networks.items() if "adapt" in network.PROVIDES)
 
 
 def tokens_of(b: Builder, networks: Mapping[str, Network], spec: Spec, x: Var, patch: Any) -> Var:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
-from latentc.components.objective import Objective
+from latentc.components.objective import Objective, not_frozen
 from latentc.components.objectives._common import ShareSchedule, hidden_share, mean_of_counted, publish
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
@@ -44,8 +44,7 @@ class MixtureLikelihood(Objective):
         return (Need("main", "masked_mixtures" if self.masked else "next_mixture"),)
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        named = (name for name in adaptors(spec) if getattr(spec.networks[name], "trainable", True))
-        return (*super().trained(spec), *named)
+        return (*super().trained(spec), *not_frozen(spec, *adaptors(spec)))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)

@@ -14,6 +14,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.patches import patch_side, patchify
+from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import Concentration, publish, risen
 from latentc.components.objectives.denoising import noised
 from latentc.components.objectives.diffusion import DiffusionLoss
@@ -78,9 +79,8 @@ class PivotedDiffusion(DiffusionLoss):
             message = f"pivots have shape {list(wanted)}, but field `{self.pivots}` has {list(field.shape)}"
             yield Problem(("pivots",), message)
 
-    @property
-    def further_networks(self) -> tuple[str, ...]:
-        return (*super().further_networks, "pivot_head", "head")
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        return (*super().trained(spec), *not_frozen(spec, "pivot_head", "head"))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         main, conditions = networks["main"], Conditions(spec, networks)

@@ -15,3 +15,21 @@ COMPONENTS = {
     },
     "objectives": {"prior_autoencoding": "prior_autoencoding"},
 }
+
+CAPABILITIES = {
+    # As `autoencode`; built if the objective needs them: features [B, N, Z] and token [B, N] of the codes, their
+    # likeness to all codes, and the vectors [B, N - 1, Z] of tokens.
+    "code_sequence": {
+        "words": "exposes its latents to losses as a sequence",
+        "methods": {
+            "regularized_codes?": "state noise* position* -> output penalty features token",
+            "likeness?": "features -> logits",
+            "vectors?": "token -> output",
+        },
+    },
+    # [B, N - 1, Z] -> the prediction of each vector's successor.
+    "next_vector": {
+        "words": "predicts each vector of a sequence from those before it",
+        "methods": {"forward": "state -> output"},
+    },
+}

@@ -55,7 +55,7 @@ class PriorAutoencoding(AgainstDiscriminator):
         return ("main", "prior", *((DISCRIMINATOR,) if DISCRIMINATOR in spec.networks else ()))
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        opposed = (self.opposes(spec),) if DISCRIMINATOR in spec.networks else ()
+        opposed = (self.opposes(),) if DISCRIMINATOR in spec.networks else ()
         return (Need("main", "code_sequence"), Need("prior", "next_vector"), *opposed, *self.compares(spec))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

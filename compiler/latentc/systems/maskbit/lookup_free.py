@@ -63,6 +63,8 @@ class LookupFree(Bottleneck):
         return self._weighted(b, h, static, self.entropy)
 
     def annealed(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], factor: Var) -> tuple[Var, Var]:
+        if not self.entropy:
+            return super().annealed(b, h, noise, static, factor)
         return self._weighted(b, h, static, b.mul(factor, self.entropy, out="entropy"))
 
     def _weighted(self, b: Builder, h: Var, static: dict[str, Any], entropy: float | Var) -> tuple[Var, Var]:

@@ -6,7 +6,7 @@ Symbols: B batch; t a time, r the time nearer the data at which the average ends
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -45,10 +45,9 @@ class AverageVelocity(DenoisingObjective):
         1.0, ge=0, le=2, description="p of the weight (e + eps)^-p, where e is the summed squared error; 0: unweighted"
     )
     eps: float = Field(0.01, gt=0, description="added to the summed squared error in the weight")
-    AVERAGES: ClassVar[bool] = True
 
     def parameterization(self) -> Parameterization:
-        return Parameterization(self.process, "flow_velocity")
+        return Parameterization(self.process, "flow_velocity", averaged=True)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler
@@ -30,10 +29,10 @@ class FlowMap(ArraySampler):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_map", "steps": 2}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if isinstance(spec.objective, Objective) and spec.objective.DENOISES and not spec.objective.AVERAGES:
-            message = (
-                f"`flow_map` needs a network that predicts average velocities, but `{spec.objective.kind}` trains none"
-            )
+        objective = spec.objective
+        target = objective.parameterization() if objective is not None else None
+        if objective is not None and target is not None and not target.averaged:
+            message = f"`flow_map` needs a network that predicts average velocities, but `{objective.kind}` trains none"
             yield Problem(("kind",), message, "use `{kind: euler}`, or the objective `mean_flow`")
         else:
             yield from super().problems(spec)

@@ -10,7 +10,6 @@ from pydantic import Field
 from latentc.components.condition import Condition, Form, TimeFeatures
 from latentc.components.conditions.timestep import Timestep
 from latentc.components.contract import Port
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
@@ -41,8 +40,10 @@ class Span(Condition):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "span"}
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
-        if isinstance(spec.objective, Objective) and not spec.objective.AVERAGES:
-            message = f"the objective `{spec.objective.kind}` does not train a network to predict average velocities"
+        objective = spec.objective
+        target = objective.parameterization() if objective is not None else None
+        if objective is not None and (target is None or not target.averaged):
+            message = f"the objective `{objective.kind}` does not train a network to predict average velocities"
             yield Problem((), message, "use the objective `mean_flow`, or leave this condition out")
         if sum(isinstance(other, Span) for other in spec.conditions.values()) > 1:
             yield Problem((), "a spec can have only one span", "keep one")

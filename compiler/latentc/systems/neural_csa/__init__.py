@@ -12,3 +12,11 @@ COMPONENTS = {
     "objectives": {"sensitivity_bounds": "sensitivity_bounds"},
     "samplers": {"causal_bounds": "causal_bounds"},
 }
+
+CAPABILITIES = {
+    # The log-determinant f32[B] is of all dimensions.
+    "shift": {
+        "words": "maps noise to samples with a known log-determinant",
+        "methods": {"shift": "noise condition* -> output log_det"},
+    },
+}

@@ -18,3 +18,21 @@ COMPONENTS = {
     "objectives": {"next_granularity": "objective"},
     "samplers": {"next_granularity": "sampler"},
 }
+
+CAPABILITIES = {
+    # Latents as state; positions: structure, stage; output: the last latents.
+    "next_granules": {
+        "words": "predicts the codes of clusters from the latents so far",
+        "methods": {"forward": "state position position condition* -> output logits"},
+    },
+    # States: structure, latents; position: stage.
+    "denoise_structure": {
+        "words": "predicts velocities of a structure embedding from the latents so far",
+        "methods": {"forward": "state state time position condition* -> output"},
+    },
+    # `add_0`, …: latents as state, tokens, and labels as position.
+    "quantize_granules": {
+        "words": "turns codes and labels of clusters into latents",
+        "methods": {"canvases": "token -> output", "add_#": "state token position -> output"},
+    },
+}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.bottleneck import Bottleneck
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Refusal
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B, TensorType
 from latentc.systems.nvg.granules import Granules, clustered
@@ -66,10 +66,6 @@ class GranularityCodebook(Bottleneck):
         if self.size < self.side**2:
             message = f"{self.size} codes are too few: the {self.side**2} labels are tokens as well"
             yield Problem(("size",), message, f"use at least {self.side**2}")
-        networks = [n for n in spec.networks.values() if getattr(n, "bottleneck", None) == self]
-        if self.told_step and not all(getattr(network, "TELLS_STEP", False) for network in networks):
-            message = "of these networks only an `autoencoder` passes on the training step"
-            yield Problem(("warmup",), message, "leave it out")
 
     @property
     def told_step(self) -> bool:
@@ -122,6 +118,9 @@ class GranularityCodebook(Bottleneck):
         return self.granules(static, self._labels(b, h, static)).quantized(b, h)[1]
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        if self.told_step:
+            message = "the network does not pass on the training step, only an `autoencoder` does"
+            raise Refusal(message, "leave it out", ("bottleneck", "warmup"))
         return self.granules(static, self._labels(b, h, static)).regularized(b, h, self.commitment)
 
     def at_step(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], step: Var) -> tuple[Var, Var]:

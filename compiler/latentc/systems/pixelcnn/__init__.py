@@ -12,3 +12,15 @@ COMPONENTS = {
     "objectives": {"pixel_likelihood": "pixel_likelihood"},
     "samplers": {"pixelwise": "pixelwise"},
 }
+
+CAPABILITIES = {
+    # `forward` -> parameters of the distributions; `log_prob` -> f32[B] in nats; `draw` takes uniform numbers as noise.
+    "pixels": {
+        "words": "gives the distribution of each pixel from those before it",
+        "methods": {
+            "forward": "state condition* -> output",
+            "log_prob": "state condition* -> output",
+            "draw": "noise condition* -> output",
+        },
+    },
+}

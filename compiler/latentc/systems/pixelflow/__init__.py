@@ -12,3 +12,15 @@ COMPONENTS = {
     "objectives": {"cascaded_flow": "cascaded_flow"},
     "samplers": {"cascade": "cascade_sampler"},
 }
+
+CAPABILITIES = {
+    # Each stage is at twice the resolution of the one before; the last is called `forward`. The condition `side` f32[B]
+    # is the number of patches along a side.
+    "denoise_stages": {
+        "words": "predicts velocities at several resolutions",
+        "methods": {
+            "stage_#?": "state time condition* -> output",
+            "forward": "state time condition* -> output",
+        },
+    },
+}

@@ -11,3 +11,11 @@ COMPONENTS = {
     "networks": {"slimmable_generator": "slimmable_generator"},
     "objectives": {"slimmable_adversarial": "slimmable_adversarial"},
 }
+
+CAPABILITIES = {
+    # `forward_I` is `forward` at width I, of which there are `sizes["widths"]` with `forward`.
+    "generate_at_widths": {
+        "words": "turns noise into a sample at several widths",
+        "methods": {"forward": "noise condition* -> output"},
+    },
+}

@@ -15,14 +15,16 @@ from latentc.components import OneOf
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.networks._gan import width_method
+from latentc.components.networks.resnet_discriminator import ResnetDiscriminator
 from latentc.components.objective import Objective
-from latentc.components.objectives.adversarial import DISCRIMINATOR
+from latentc.components.objectives._against_discriminator import DISCRIMINATOR, whole_images
 from latentc.components.objectives.terms._score import ScoreTerm
 from latentc.components.objectives.terms._term import Round, Side, Term, mean
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
+from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -54,14 +56,15 @@ class SlimmableAdversarial(Objective):
             message = f"`{self.term.kind}` is no loss of the score"
             yield Problem(("term",), message, "use `hinge`, `non_saturating`, `least_squares` or `wasserstein`")
         main, discriminator = spec.networks.get("main"), spec.networks.get(DISCRIMINATOR)
-        widths, copies = len(getattr(main, "widths", ())), getattr(discriminator, "copies", 1)
+        widths = len(main.widths) if isinstance(main, SlimmableGenerator) else 0
+        copies = discriminator.copies if isinstance(discriminator, ResnetDiscriminator) else 1
         if widths and widths != copies:
             message = f"`main` has {widths} widths, but `{DISCRIMINATOR}` has {copies} copies"
             yield Problem((), message, f"set `networks.{DISCRIMINATOR}.copies: {widths}`")
-        if getattr(discriminator, "told", lambda _: {})(spec):
-            message = f"`{DISCRIMINATOR}` is told a condition, which `main` does not know"
+        if discriminator is not None and discriminator.told(spec):
+            message = f"`{DISCRIMINATOR}` takes a condition, but `main` takes none"
             yield Problem((), message, f"set `networks.{DISCRIMINATOR}.projection: false`")
-        if getattr(discriminator, "sliced", False):
+        if discriminator is not None and "sliced" in discriminator.outputs(spec):
             message = f"no term trains the direction of `{DISCRIMINATOR}`'s last layer"
             yield Problem((), message, f"set `networks.{DISCRIMINATOR}.sliced: false`")
 
@@ -69,6 +72,7 @@ class SlimmableAdversarial(Objective):
         return "main", DISCRIMINATOR
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        whole_images(networks[DISCRIMINATOR], f"objective `{self.kind}` judges")
         widths = _widths(networks)
         updates = (self._of_discriminator(mb, networks, widths), self._of_generator(mb, networks, widths))
         mb.entries |= {update.loss: update.loss for update in updates}

@@ -10,3 +10,16 @@ Rows in docs/systems.yaml: starflow_v.
 COMPONENTS = {
     "networks": {"noise_estimator": "noise_estimator"},
 }
+
+CAPABILITIES = {
+    "estimate_noise": {
+        "words": "estimates the noise that is in a sample",
+        "methods": {"forward": "state condition* -> output"},
+    },
+    # As a flow; `extend` and `guided_extend` are its `inverse` and `guided_inverse` of the tokens after the first
+    # frames, with these frames [B, C, K, H, W] as state -> all frames. Built if the sampler needs them.
+    "extend_video": {
+        "words": "continues a video whose first frames are given",
+        "methods": {"forward": "state condition* -> output log_det", "inverse": "noise condition* -> output"},
+    },
+}

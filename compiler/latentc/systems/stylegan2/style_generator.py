@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method, asks
+from latentc.components.backbone import Backbone, add_method, asked, asks
 from latentc.components.capabilities import TRAINING, Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import problems_told
-from latentc.components.objective import Objective
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -131,8 +130,7 @@ class StyleGenerator(Backbone):
             methods["styles"] = add_method(mb, name, "styles", bodies["styles"], (*drawn, *z[1:]), static)
             drawn = (*drawn, *noises, *z[1:])
             methods[TRAINING] = add_method(mb, name, TRAINING, bodies[TRAINING], drawn, static)
-        decay = spec.objective.path_decay if isinstance(spec.objective, Objective) else None
-        if decay is not None:
+        if (decay := asked(spec, name, "path_average")) is not None:
             lengths = (Port("lengths", f32(B), "state"),)
             methods["path_average"] = add_method(mb, name, "path_average", _path_average(decay), lengths, static)
         return Network(name, methods, self.PROVIDES, sizes={"levels": len(sides)})

@@ -16,7 +16,7 @@ from latentc.components import layers
 from latentc.components.blocks.autoencoder import INIT
 from latentc.components.blocks.bottleneck import SelectedRows
 from latentc.components.contract import Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Refusal
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 
@@ -67,10 +67,6 @@ class GumbelCodebook(SelectedRows):
         return self.final_temperature is not None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        networks = [n for n in spec.networks.values() if getattr(n, "bottleneck", None) == self]
-        if self.told_step and not all(getattr(network, "TELLS_STEP", False) for network in networks):
-            message = "of these networks only an `autoencoder` passes on the training step"
-            yield Problem(("final_temperature",), message, "leave it out")
         yield from self.problems_of_rows()
 
     def static(self) -> dict[str, Any]:
@@ -101,6 +97,9 @@ class GumbelCodebook(SelectedRows):
         return _grid(b, chosen, h.shape[2], h.shape[3])
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        if self.told_step:
+            message = "the network does not pass on the training step, only an `autoencoder` does"
+            raise Refusal(message, "leave it out", ("bottleneck", "final_temperature"))
         return self._drawn(b, h, noise, static, 1 / self.temperature)
 
     def at_step(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], step: Var) -> tuple[Var, Var]:

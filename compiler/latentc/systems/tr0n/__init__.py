@@ -12,3 +12,12 @@ COMPONENTS = {
     "objectives": {"latent_translation": "latent_translation"},
     "samplers": {"latent_langevin": "latent_langevin"},
 }
+
+CAPABILITIES = {
+    # `forward`: condition f32[B, E] -> logits f32[B, M] and means f32[B, M, Z] of a mixture of Gaussians; `log_prob`:
+    # latents f32[B, Z] as state, condition -> f32[B].
+    "translate": {
+        "words": "predicts the latent of a generator from a condition",
+        "methods": {"forward": "condition -> output output", "log_prob": "state condition -> output"},
+    },
+}

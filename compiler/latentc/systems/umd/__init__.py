@@ -11,3 +11,14 @@ COMPONENTS = {
     "networks": {"masked_denoiser": "masked_denoiser"},
     "objectives": {"masked_diffusion": "masked_diffusion"},
 }
+
+CAPABILITIES = {
+    # Outputs [B, 2 C, ...]: data and noise; features [B, D]; noise of a number per patch f32[B, T]; mask f32[B, T].
+    "denoise_hidden": {
+        "words": "predicts data and noise of partly hidden samples",
+        "methods": {
+            "predict": "state time condition* -> output features",
+            "predict_hidden_#?": "state time condition* noise -> output features mask",
+        },
+    },
+}

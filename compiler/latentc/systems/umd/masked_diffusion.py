@@ -48,8 +48,6 @@ class MaskedDiffusion(Objective):
     clean_hidden: Fraction = Field(0.75, description="fraction of the patches of a clean image that are hidden")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_diffusion"}
 
-    DENOISES: ClassVar[bool] = True
-
     @property
     def hidden_ratios(self) -> tuple[float, ...]:
         """Shares of hidden patches that the network is asked for, in the order of its methods."""

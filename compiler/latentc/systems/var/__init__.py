@@ -14,3 +14,25 @@ COMPONENTS = {
     "objectives": {"next_scale": "next_scale_objective"},
     "samplers": {"next_scale": "next_scale_sampler"},
 }
+
+CAPABILITIES = {
+    # Latents of all scales but the first as state. `scale_0` starts from the conditions; `scale_1`, … return caches but
+    # for the last.
+    "next_scale": {
+        "words": "predicts the tokens of each scale from the scales before it",
+        "methods": {
+            "forward": "state condition* -> logits",
+            "scale_#": "state? condition* cache* -> logits cache*",
+        },
+    },
+    # `add_0`, …: the latents of all scales so far, and those that the next scale begins with.
+    "quantize_scales": {
+        "words": "turns the tokens of scales into latents",
+        "methods": {"scale_inputs": "token -> output", "add_#": "state? token -> state output"},
+    },
+    # As `add_0`, …, of shares of all codes f32[B, L, V] in place of tokens; built if the sampler needs them.
+    "mix_scales": {
+        "words": "turns mixtures of codes at each scale into latents",
+        "methods": {"mix_#?": "state? features -> state output?"},
+    },
+}

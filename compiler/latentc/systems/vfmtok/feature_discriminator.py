@@ -61,7 +61,7 @@ class FeatureDiscriminator(Backbone):
         "there for a whole batch at once)",
     )
     kernel: int = Field(9, gt=0, le=255, description="kernel size of a head's second convolution, in patches, odd")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate", "discriminate_crops"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "feature_discriminator",
@@ -73,9 +73,6 @@ class FeatureDiscriminator(Backbone):
         "levels": [0],
         "kernel": 3,
     }
-
-    def provides(self, spec: Spec) -> frozenset[Capability]:
-        return self.PROVIDES - {"discriminate" if self.crops else "discriminate_crops"}
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("score",)

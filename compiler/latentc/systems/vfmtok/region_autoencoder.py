@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Closed, OneOf, Size
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.autoencoder import Blocks, Half, decoder
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.bottleneck import Bottleneck
@@ -29,7 +29,6 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
 from latentc.components.first_stage import Codes
 from latentc.components.kit.bicubic import resized_image
-from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Weights, dense, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, TensorType
@@ -217,7 +216,7 @@ class RegionAutoencoder(Backbone):
             "decode_features": ([z], ("output", "features")),
             "regularized": ([x, *noise], ("output", "penalty")),
         }
-        if isinstance(spec.objective, Objective) and spec.objective.reads_features:
+        if asked(spec, name, "features"):
             wanted["regularized_features"] = ([x, *noise], ("output", "features", "penalty"))
         methods = {
             method: add_method(mb, name, method, bodies[method], ports, static, outputs)

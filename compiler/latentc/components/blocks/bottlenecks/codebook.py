@@ -158,6 +158,8 @@ class Codebook(SelectedRows):
         return self._weighted(b, h, noise, static, self.entropy)
 
     def annealed(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], factor: Var) -> tuple[Var, Var]:
+        if not self.entropy:
+            return super().annealed(b, h, noise, static, factor)
         return self._weighted(b, h, noise, static, b.mul(factor, self.entropy, out="entropy"))
 
     def _weighted(

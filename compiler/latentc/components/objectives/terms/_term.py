@@ -5,10 +5,10 @@ Symbols: B batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -94,14 +94,9 @@ class Term(Part):
             yield Problem((), message, "add `data.classes` and `conditioning.class: {kind: label, dropout: 0}`")
 
     @property
-    def score_decay(self) -> float | None:
-        """Decay of the averages of its scores that the discriminator must keep; None: it needs none."""
-        return None
-
-    @property
-    def path_decay(self) -> float | None:
-        """Decay of the average length of paths that the generator must keep; None: it needs none."""
-        return None
+    def asks(self) -> Mapping[str, Any]:
+        """What the discriminator builds for it (`Need.asks`)."""
+        return {}
 
     def draws(self) -> tuple[Draw, ...]:
         """Its random inputs, which the loss of the discriminator takes."""
@@ -125,11 +120,6 @@ def mean(b: Builder, x: Var, out: str = "") -> Var:
     return b.mean(x, axes=tuple(range(x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
 
 
-def score_decay(terms: tuple[Term, ...]) -> float | None:
-    """The decay of the averages of scores that one of these terms needs; None if none does."""
-    return next((term.score_decay for term in terms if term.score_decay is not None), None)
-
-
 def weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[str, Var]:
     """`loss`, the weighted sum of the terms that are there, then each term by itself if there are several."""
     there = [(term, value, weight) for term, value, weight in terms if value is not None and weight]
@@ -142,4 +132,4 @@ def weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[st
     return found
 
 
-__all__ = ["Round", "Side", "Term", "mean", "score_decay", "weighted"]
+__all__ = ["Round", "Side", "Term", "mean", "weighted"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -29,8 +30,8 @@ class LeCam(Term):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lecam"}
 
     @property
-    def score_decay(self) -> float | None:
-        return self.decay
+    def asks(self) -> Mapping[str, Any]:
+        return {"averages": self.decay}
 
     def of_discriminator(self, round: Round) -> Var | None:
         assert round.real is not None

@@ -35,10 +35,6 @@ class PathLengths(Term):
     OF_PATHS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "path_lengths"}
 
-    @property
-    def path_decay(self) -> float | None:
-        return self.decay
-
     def of_paths(
         self, b: Builder, generator: Network, told: Operands, noise: list[Var], projected: str
     ) -> tuple[Var, Var]:
