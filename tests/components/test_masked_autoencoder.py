@@ -79,12 +79,12 @@ def test_dropping_hidden_tokens_changes_no_number(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("least", [0.1, 0.7, 0.75, 0.9])
 def test_no_draw_knows_more_than_are_encoded(length: int, least: float) -> None:
     """Counts as the loss counts, in float32, at the bound of the draw and beyond by its rounding."""
-    objective = TokenDiffusion.example(least_hidden=least)
+    objective, spec = TokenDiffusion.example(least_hidden=least), load_spec("digits_mar")
     for beyond in (1 - 1e-6, 1, 1 + 1e-6):
         z = np.float32((1 - least) / objective.deviation * beyond)
         most = (1 - np.abs(z) * np.float32(objective.deviation)) * np.float32(length)
         known = np.count_nonzero(np.arange(length, dtype=np.float32) >= most)
-        assert known <= objective.most_known(length) <= known + 2
+        assert known <= objective.needs(spec)[0].asks["most_known"](length) <= known + 2
 
 
 def test_only_training_bounds_the_known_tokens() -> None:

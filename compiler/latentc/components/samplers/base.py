@@ -183,7 +183,8 @@ class ArraySampler(GuidedSampler):
         target = parameterization_of(spec.objective)
         if target is None:
             what = "there is no objective" if spec.objective is None else f"`{spec.objective.kind}` trains none"
-            kinds = [kind for kind, cls in load("objectives").items() if getattr(cls, "DENOISES", False)]
+            objectives = load("objectives").items()
+            kinds = [k for k, c in objectives if c.parameterization is not Objective.parameterization]  # type: ignore[attr-defined]
             message = f"`{self.kind}` needs a denoiser, but {what}"
             yield Problem(("kind",), message, f"objectives that do: {', '.join(kinds)}")
             return
