@@ -45,4 +45,5 @@ class Autoguidance(ScheduledGuidance, GuidanceTerm):
             yield Problem(("network",), message, "name another network, or use `kind: classifier_free`")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
-        return Contrast(networks[self.network], self.without, (), self.channels)
+        without, network = frozenset(self.without), networks[self.network]
+        return Contrast(lambda e: (e(), e(without, network=network)), self.channels)

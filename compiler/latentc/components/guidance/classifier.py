@@ -13,7 +13,7 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network
 from latentc.components.guidance._experts import ExpertTerm
-from latentc.components.guidance.guidance import Array, How, Noise
+from latentc.components.guidance.guidance import Array, Effect, Slope
 from latentc.components.kit import call
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -57,7 +57,7 @@ class ClassifierGuidance(ExpertTerm):
 
     def directions(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
-    ) -> list[tuple[str, Callable[[Sequence[float]], Array], How]]:
+    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Effect]]:
         if self.experts is None:
             return super().directions(mb, networks, process)
         gradients = {name: class_gradient(mb, networks[name]) for name in dict.fromkeys(self.experts)}
@@ -78,11 +78,9 @@ def class_gradient(mb: ModuleBuilder, network: Network) -> ClassGradient:
 
 
 @dataclass(frozen=True)
-class ClassGradient:
-    """A `Slope`: the gradient by x of log p(y | x, t), which a function of the module computes."""
+class ClassGradient(Slope):
+    """The gradient by x of log p(y | x, t), which a function of the module computes."""
 
-    OF_DATA: ClassVar[bool] = False
-    noise: ClassVar[tuple[Noise, ...]] = ()
     log_probability: str
 
     def __call__(

@@ -14,6 +14,7 @@ from latentc.components.guidance.guidance import (
     ScheduledGuidance,
     guidance_problems,
     left_out_problems,
+    of_conditions,
 )
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
@@ -56,4 +57,4 @@ class ClassifierFree(ScheduledGuidance, GuidanceTerm):
                 yield Problem(("without", i), f"`{name}` is left out of both predictions", "keep it in only one list")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
-        return Contrast(None, self.without, self.absent, self.channels)
+        return of_conditions(self.without, self.absent, self.channels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ from latentc.components import Closed
 from latentc.components.contract import Need, Network
 from latentc.components.objective import Objective
 from latentc.components.parts import Applies, Fraction, Part, Problem
+from latentc.components.sums import Coefficient
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Process
+    from latentc.components.samplers.guided import Predictions
     from latentc.spec.schema import Spec
 
 Array = NDArray[np.float64]
@@ -79,16 +81,79 @@ def scale_at(b: Builder, scale: Var, weight: Var) -> Var:
     return b.add((scale - 1.0) * weight, 1.0, out="scale")  # type: ignore[no-any-return]
 
 
-class Slope(Protocol):
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers that an evaluation takes beside the state: `type` [B, ...], of this distribution."""
+
+    name: str
+    type: TensorType
+    distribution: str = "normal"
+
+    def input(self, which: int) -> str:
+        """The input of a program with the noise for evaluation `which` of each step."""
+        return self.name + ("", "_2")[which]
+
+
+class Effect:
+    """What a term of guidance does in an evaluation: a `Contrast`, a `Change` of the guided prediction or a `Slope`."""
+
+    noise: tuple[Noise, ...] = ()
+    """The random numbers that it draws."""
+
+
+class Change(Effect):
+    """A change of the prediction that all contrasts have guided."""
+
+    @abstractmethod
+    def __call__(self, e: Predictions, guided: Var, scale: Var, weight: Coefficient) -> Var:
+        """The changed prediction: `guided` [B, C, ...] by the terms before it, its `scale` [B] and its weight."""
+
+
+LeftOut = tuple[frozenset[str], frozenset[str]]
+"""The conditions left out of the better prediction of a contrast, and of the worse."""
+
+
+@dataclass(frozen=True)
+class Contrast(Effect):
+    """Guidance from a worse prediction q toward a better one p: adds (scale - 1) (p - q) to the prediction.
+
+    `pair` makes p and q; only the first `channels` are guided. `of_data`: whether it needs `Predictions.data`.
+    `method`: (conditions left out, the method) of a prediction that returns more than itself. `usual`: (conditions left
+    out, skips) of the prediction in place of the network's own, in all terms. `left_out(nullable)`: how p and q differ
+    if they are by the network that samples.
+    """
+
+    pair: Callable[[Predictions], tuple[Var, Var]]
+    channels: int | None = None
+    noise: tuple[Noise, ...] = ()
+    of_data: bool = False
+    method: tuple[frozenset[str], str] | None = None
+    usual: tuple[frozenset[str], Skips] | None = None
+    left_out: Callable[[Sequence[str]], LeftOut] | None = None
+
+
+def of_conditions(
+    without: Sequence[str] | None = None, absent: Sequence[str] = (), channels: int | None = None
+) -> Contrast:
+    """Classifier-free guidance: p lacks `absent`, q also `without` (None: all conditions that training drops)."""
+
+    def left_out(nullable: Sequence[str]) -> LeftOut:
+        return frozenset(absent), frozenset((*absent, *(nullable if without is None else without)))
+
+    def pair(e: Predictions) -> tuple[Var, Var]:
+        better, worse = left_out(e.request.nullable)
+        return e(better), e(worse)
+
+    return Contrast(pair, channels, left_out=left_out)
+
+
+class Slope(Effect):
     """A direction that guidance adds to the score."""
 
-    OF_DATA: ClassVar[bool]
+    OF_DATA: ClassVar[bool] = False
     """Whether it looks at the data that the network predicts, by `Table.data`."""
 
-    @property
-    def noise(self) -> tuple[Noise, ...]:
-        """What it draws in an evaluation."""
-
+    @abstractmethod
     def __call__(
         self,
         b: Builder,
@@ -104,72 +169,12 @@ class Slope(Protocol):
         """
 
 
-class Degrade(Protocol):
-    """What makes a worse state of the one that the better prediction p is made at."""
-
-    METHOD: ClassVar[str]
-    """The network's method that makes p; outputs behind the first are `shown`."""
-
-    def __call__(self, b: Builder, x: Var, data: Var, shown: Sequence[Var]) -> Var:
-        """The worse state: x [B, C, ...] is the network's input, `data` the part of it that p says is data."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Random numbers that an evaluation takes beside the state: `type` [B, ...], of this distribution."""
-
-    name: str
-    type: TensorType
-    distribution: str = "normal"
-
-    def input(self, which: int) -> str:
-        """The input of a program with the noise for evaluation `which` of each step."""
-        return self.name + ("", "_2")[which]
-
-
 @dataclass(frozen=True)
 class Skips:
     """A prediction by `method`, in which some tokens skip blocks: those of high scores, which are `noise`."""
 
     method: str
     noise: tuple[Noise, ...]
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Guidance from a worse prediction q toward a better one p: adds (scale - 1) (p - q) to the prediction.
-
-    p is by the network that samples; q by `network`, or the same if None. Conditions `absent` are left out of both,
-    `without` (None: all that training drops) of q as well. `channels`: guides only the first so many. With `degrade` q
-    is at another state. In q tokens skip blocks by `worse`, in every other prediction of the evaluation by `better`,
-    which also makes p what the sampler samples. A q that `forgets` has an empty memory.
-    """
-
-    network: Network | None = None
-    without: tuple[str, ...] | None = None
-    absent: tuple[str, ...] = ()
-    channels: int | None = None
-    degrade: Degrade | None = None
-    better: Skips | None = None
-    worse: Skips | None = None
-    forgets: bool = False
-
-    @property
-    def noise(self) -> tuple[Noise, ...]:
-        """What its predictions draw."""
-        return tuple(one for skips in (self.better, self.worse) if skips is not None for one in skips.noise)
-
-
-@dataclass(frozen=True)
-class Correction:
-    """A change of the guided prediction g: adds (kept - 1) g + scale m, m by `network`. `kept` None: 1 - scale."""
-
-    network: Network
-    kept: float | None = None
-
-
-How = Contrast | Correction | Slope
-"""What a term of guidance adds."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ class Guide:
     setting: str
     default: float
     weights: Callable[[Sequence[float]], Array]
-    how: How
+    how: Effect
     part: str = ""
 
     def acts(self, progress: float) -> bool:
@@ -243,14 +248,14 @@ class GuidanceTerm(Part):
 
     def directions(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
-    ) -> list[tuple[str, Callable[[Sequence[float]], Array], How]]:
+    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Effect]]:
         """What it adds where on the way through the process: (name of the part, weights, direction) each; by default
         one.
         """
         return [("", self.weights, self.direction(mb, networks))]
 
     @abstractmethod
-    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> How:
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Effect:
         """What it adds; may add functions to the module."""
 
 

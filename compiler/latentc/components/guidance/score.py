@@ -11,7 +11,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.contract import Need, Network
 from latentc.components.guidance._experts import ExpertTerm
-from latentc.components.guidance.guidance import Array, How
+from latentc.components.guidance.guidance import Array, Effect
 from latentc.components.guidance.scores._score import DataSlope, GuidingScore, StateSlope, data_slope, state_slope
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
@@ -87,7 +87,7 @@ class ScoreGuidance(ExpertTerm):
 
     def directions(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
-    ) -> list[tuple[str, Callable[[Sequence[float]], Array], How]]:
+    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Effect]]:
         if self.experts is None:
             return super().directions(mb, networks, process)
         slopes = {name: self._slope(mb, networks, score) for name, score in self.scores.items()}

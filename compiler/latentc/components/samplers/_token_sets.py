@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.components.contract import Network
-from latentc.components.guidance.guidance import Contrast, Guide, scale_at
+from latentc.components.guidance.guidance import Guide, of_conditions, scale_at
 from latentc.components.kit import Conditions, both_branches, call
 from latentc.components.kit.tokens import Schedule, hidden_fraction
 from latentc.components.parts import Problem
@@ -191,7 +191,7 @@ class TokenSets:
             kicks = b.reshape(kicks, shape=(kicks.shape[0], B * count, size), out="kicks")
         scales = {} if scale is None else {"scale": scale}
         request = Request(features, lambda b, told, names: {"z": told["null_z"]}, ("z",), features["z"], scales)
-        guides = [Guide(key, "guidance", 1.0, np.ones_like, Contrast()) for key in scales]
+        guides = [Guide(key, "guidance", 1.0, np.ones_like, of_conditions()) for key in scales]
         name = f"{self.entry}.token" + (f"_{step}" if step else "")
         made = denoise(b, name, table, self.head, request, start, kicks, guides)
         return b.reshape(made, shape=(B, count, size), out="made")  # type: ignore[no-any-return]

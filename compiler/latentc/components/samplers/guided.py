@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from latentc.components.contract import Network
 from latentc.components.coupling import Coupling
-from latentc.components.guidance.guidance import Array, Contrast, Correction, Guide, Noise, Skips, scale_at
+from latentc.components.guidance.guidance import Array, Change, Contrast, Guide, Noise, Skips, Slope, scale_at
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.samplers.memory import Branches, names, remembered
@@ -38,7 +38,7 @@ class Request:
     coupling: Coupling | None = None
 
 
-class Change(Protocol):
+class Conditioning(Protocol):
     """A change of the conditions of an evaluation; compared by identity."""
 
     @property
@@ -60,35 +60,29 @@ class Evaluation:
 
     network: Network
     guides: tuple[Guide, ...] = ()
-    change: Change | None = None
+    conditions: Conditioning | None = None
 
     @property
     def contrasts(self) -> list[tuple[Guide, Contrast]]:
-        """The terms that change the prediction."""
+        """The terms that combine predictions."""
         return [(guide, guide.how) for guide in self.guides if isinstance(guide.how, Contrast)]
 
     @property
-    def corrections(self) -> list[tuple[Guide, Correction]]:
-        """The terms that change the guided prediction."""
-        return [(guide, guide.how) for guide in self.guides if isinstance(guide.how, Correction)]
+    def of_data(self) -> bool:
+        """Whether a prediction is made at a state whose data was changed."""
+        return any(contrast.of_data for _, contrast in self.contrasts)
 
     @property
     def noise(self) -> tuple[Noise, ...]:
-        """What it draws beside the noise of the step."""
-        drawing = [guide.how for guide in self.guides if not isinstance(guide.how, Correction)]
-        of_guides = (noise for how in drawing for noise in how.noise)
-        own = self.change.noise if self.change is not None else ()
+        """The random numbers that it draws besides the noise of the step."""
+        of_guides = (noise for guide in self.guides for noise in guide.how.noise)
+        own = self.conditions.noise if self.conditions is not None else ()
         return tuple(dict.fromkeys((*own, *of_guides)))
 
     @property
-    def degrades(self) -> bool:
-        """Whether a term evaluates at another state."""
-        return any(contrast.degrade is not None for _, contrast in self.contrasts)
-
-    @property
-    def slopes(self) -> list[Guide]:
+    def slopes(self) -> list[tuple[Guide, Slope]]:
         """The terms that change the score."""
-        return [guide for guide in self.guides if not isinstance(guide.how, Contrast | Correction)]
+        return [(guide, guide.how) for guide in self.guides if isinstance(guide.how, Slope)]
 
 
 class Around:
@@ -139,120 +133,128 @@ def prediction(
 
     ValueError: a network with memory, and guidance that would need another branch, or another network.
     """
-    guided = _contrasted(b, how, request, row, x, time, which, memory, noise or {}, clip)
-    for guide, correction in how.corrections:
-        mean = call(b, correction.network, "forward", request.operands, state=x, time=time, out="mean")
-        first, scale = _first(b, guided, state_channels(how.network)), column(b, request.scales[guide.input], x)
-        if correction.kept is None:
-            change = b.mul(scale, b.op("sub", mean, first), out="correction")
-        else:
-            change = weighted_sum(b, "correction", (correction.kept - 1.0, first), (1.0, b.mul(scale, mean)))
-        change = weighted_sum(b, "correction", (row.get(weight_column(guide, which), 1.0), change))
-        guided = _with_rest(b, b.add(first, change, out="corrected"), guided)
-    return guided
-
-
-def _contrasted(
-    b: Builder,
-    how: Evaluation,
-    request: Request,
-    row: Mapping[str, Coefficient],
-    x: Var,
-    time: Var | list[Var],
-    which: int,
-    memory: list[Var] | None,
-    noise: Mapping[str, Var],
-    clip: Bound | None,
-) -> Var:
-    """The prediction under the terms that are contrasts; see `prediction`."""
-    told, contrasts = request.operands, how.contrasts
-    if not contrasts:
-        made = call(
-            b, how.network, "forward", told, state=x, time=time, memory=memory or (), out=names("output", memory)
-        )
-        return remembered(made, memory)
-    if len(contrasts) == 1 and _is_plain(contrasts[0][1]):
-        ((guide, contrast),) = contrasts
-        weight, scale = row.get(weight_column(guide, which), 1.0), request.scales[guide.input]
+    contrasts, by_role = how.contrasts, {"state": x, "time": time, "memory": memory or ()}
+    changes = [(guide, guide.how) for guide in how.guides if isinstance(guide.how, Change)]
+    (alone,) = contrasts if len(contrasts) == 1 else [None]
+    left_out = alone[1].left_out(request.nullable) if alone and alone[1].left_out else None
+    apart = bool(contrasts) and (left_out is None or bool(left_out[0]))
+    e = Predictions(b, how, request, row, x, time, which, memory if apart else None, noise or {}, clip)
+    if apart:
+        output = e(e.base)
+    elif alone and left_out:  # one `guided` call
+        guide, plain = alone
+        weight, scale = e.weight(guide), request.scales[guide.input]
         scale = scale if isinstance(weight, float) else scale_at(b, scale, weight)
-        null = request.null(b, told, tuple(sorted(left_out(contrast, request.nullable)[1])))
-        first = contrast.channels or state_channels(how.network)
-        channels = None if first == output_channels(how.network) else first
+        null = request.null(b, request.operands, tuple(sorted(left_out[1])))
+        leading = plain.channels or state_channels(how.network)
+        channels = None if leading == output_channels(how.network) else leading
         out = names("guided", memory) if memory else ""
-        by_role = {"state": x, "time": time, "memory": memory or ()}
-        return remembered(guided_call(b, how.network, "forward", told, null, scale, channels, out, **by_role), memory)
-    branches = Branches(b, how.network, memory or []) if memory else None
+        made = guided_call(b, how.network, "forward", request.operands, null, scale, channels, out, **by_role)
+        output = remembered(made, memory)
+    else:
+        made = call(b, how.network, "forward", request.operands, **by_role, out=names("output", memory))
+        output = remembered(made, memory)
+    if not apart and not changes:
+        return output
+    guided = first(b, output, state_channels(how.network))
+    for guide, contrast in contrasts if apart else []:
+        pair = contrast.pair(e)
+        gain, weight = request.scales[guide.input] - 1.0, e.weight(guide)
+        gain = column(b, gain if isinstance(weight, float) else b.mul(gain, weight, out="gain"), x, "gain")
+        guided = extrapolated(b, guided, *pair, gain, contrast.channels or state_channels(how.network))
+    for guide, change in changes:
+        guided = change(e, guided, request.scales[guide.input], e.weight(guide))
+    if memory is not None and e.branches is not None:
+        memory[:] = e.branches.left()
+    return _with_rest(b, guided, output)
 
-    known: dict[tuple[str, frozenset[str]], tuple[Var, ...]] = {}
-    asked = [(left_out(c, request.nullable)[0], c.degrade.METHOD) for _, c in contrasts if c.degrade is not None]
-    shown = {absent: method for absent, method in asked if method != "forward"}
-    sampled = next((c for _, c in contrasts if c.better is not None), Contrast())
-    usual, base = sampled.better, left_out(sampled, request.nullable)[0]
 
-    def predicted(
-        network: Network,
-        absent: frozenset[str],
-        state: Var = x,
-        mark: str = "",
+class Predictions:
+    """The predictions that the terms of guidance combine in one evaluation, each made once; see `prediction`."""
+
+    def __init__(
+        self,
+        b: Builder,
+        how: Evaluation,
+        request: Request,
+        row: Mapping[str, Coefficient],
+        x: Var,
+        time: Var | list[Var],
+        which: int,
+        memory: list[Var] | None,
+        noise: Mapping[str, Var],
+        clip: Bound | None,
+    ) -> None:
+        self.b, self.network, self.request, self.x, self.time = b, how.network, request, x, time
+        self._row, self._which, self._noise, self._clip = row, which, noise, clip
+        contrasts = [contrast for _, contrast in how.contrasts]
+        self._methods = dict(contrast.method for contrast in contrasts if contrast.method is not None)
+        given = [contrast.usual for contrast in contrasts if contrast.usual is not None]
+        self._usual: Skips | None
+        self.base, self._usual = given[0] if given else (frozenset[str](), None)
+        self.branches = Branches(b, how.network, memory) if memory else None
+        self._known: dict[tuple[str, frozenset[str]], tuple[Var, ...]] = {}
+
+    def __call__(self, absent: frozenset[str] = frozenset(), **others: Any) -> Var:
+        """The prediction without conditions `absent`; for the other arguments see `outputs`."""
+        return self.outputs(absent, **others)[0]
+
+    def outputs(
+        self,
+        absent: frozenset[str] = frozenset(),
+        network: Network | None = None,
+        state: Var | None = None,
+        at: str = "",
         skips: Skips | None = None,
         forgets: bool = False,
     ) -> tuple[Var, ...]:
-        """The prediction, then what else its method returns but the memory."""
-        own = network is how.network
-        skips = usual if own and skips is None else skips
-        marks = [mark, *["skipping"] * (skips is not usual), *["without_memory"] * forgets]
-        key = (" ".join([network.name, *marks, "" if skips is None else skips.method]), absent)
-        if key not in known:
-            operands = request.null(b, told, tuple(sorted(absent))) if absent else told
-            name = "_".join(["output", *(["by", network.name] * (not own)), *filter(None, marks)])
-            name += "".join(f"_without_{condition}" for condition in sorted(absent))
-            method = "forward" if mark or not own else shown.get(absent, "forward")
-            by_role = {"state": state, "time": time}
-            if skips is not None:
-                method, by_role["noise"] = skips.method, [noise[one.input(which)] for one in skips.noise]
-            others = [port.name for port in network.methods[method].outputs[1:]]
-            out = " ".join([name, *others])
-            if branches is None:
-                known[key] = as_tuple(call(b, network, method, operands, **by_role, out=out))
-            else:
-                known[key] = branches.call(network, method, operands, absent, forgets, out, by_role)
-        return known[key]
+        """The prediction without conditions `absent`, then what else its method returns except the memory.
 
-    output, channels = predicted(how.network, base)[0], state_channels(how.network)
-    guided = _first(b, output, channels)
-    for guide, contrast in contrasts:
-        absent, without = left_out(contrast, request.nullable)
-        better, *seen = predicted(how.network, absent)
-        if contrast.degrade is None:
-            by = contrast.network or how.network
-            worse = predicted(by, without, skips=contrast.worse, forgets=contrast.forgets)[0]
+        `network` makes it, by default the one that samples, at another `state`, which is called `at`. In it tokens skip
+        blocks by `skips`, and if it `forgets` the memory is empty.
+        """
+        own = network is None or network is self.network
+        network = self.network if network is None else network
+        skips = self._usual if own and skips is None else skips
+        marks = [*[at] * bool(at), *["skipping"] * (skips is not self._usual), *["without_memory"] * forgets]
+        key = (" ".join([network.name, *marks, "" if skips is None else skips.method]), absent)
+        if key in self._known and state is None:
+            return self._known[key]
+        operands = self.request.operands
+        operands = self.request.null(self.b, operands, tuple(sorted(absent))) if absent else operands
+        name = "_".join(["output", *(["by", network.name] * (not own)), *marks])
+        name += "".join(f"_without_{condition}" for condition in sorted(absent))
+        method = self._methods.get(absent, "forward") if own and state is None else "forward"
+        by_role: dict[str, Any] = {"state": self.x if state is None else state, "time": self.time}
+        if skips is not None:
+            method, by_role["noise"] = skips.method, [self._noise[one.input(self._which)] for one in skips.noise]
+        out = " ".join([name, *(port.name for port in network.methods[method].outputs[1:])])
+        if self.branches is None:
+            self._known[key] = as_tuple(call(self.b, network, method, operands, **by_role, out=out))
         else:
-            z_x, z_output = (row[name] for name in DATA_PART[which])
-            data = weighted_sum(b, "data", (z_x, x), (z_output, _first(b, better, channels)))
-            seen_x = x
-            if clip is not None:
-                unit = row[DATA[which][0]]
-                clipped = b.mul(bounded(b, b.div(data, unit, out="x0"), clip, "x0"), unit, out="clipped")
-                seen_x, data = b.add(x, b.op("sub", clipped, data, out="change"), out="clipped_x"), clipped
-            state = contrast.degrade(b, seen_x, data, seen)
-            worse = predicted(how.network, absent, state, guide.input.removesuffix("_scale"))[0]
-        gain, weight = request.scales[guide.input] - 1.0, row.get(weight_column(guide, which), 1.0)
-        gain = gain if isinstance(weight, float) else b.mul(gain, weight, out="gain")
-        guided = extrapolated(b, guided, better, worse, column(b, gain, x, "gain"), contrast.channels or channels)
-    if branches is not None and memory is not None:
-        memory[:] = branches.left()
-    return _with_rest(b, guided, output)
+            self._known[key] = self.branches.call(network, method, operands, absent, forgets, out, by_role)
+        return self._known[key]
+
+    def weight(self, guide: Guide) -> Coefficient:
+        """The fraction of a term that applies."""
+        return self._row.get(weight_column(guide, self._which), 1.0)
+
+    def data(self, predicted: Var) -> tuple[Var, Var]:
+        """The state, and the part of it that is data by a prediction; both as the sampler clips data."""
+        b, x = self.b, self.x
+        z_x, z_output = (self._row[name] for name in DATA_PART[self._which])
+        predicted = first(b, predicted, state_channels(self.network))
+        data = weighted_sum(b, "data", (z_x, x), (z_output, predicted))
+        if self._clip is None:
+            return x, data
+        unit = self._row[DATA[self._which][0]]
+        clipped = b.mul(bounded(b, b.div(data, unit, out="x0"), self._clip, "x0"), unit, out="clipped")
+        return b.add(x, b.op("sub", clipped, data, out="change"), out="clipped_x"), clipped
 
 
 def column(b: Builder, v: Var, like: Var, out: str = "scale") -> Var:
     """v f32[B] as [B, 1, ...], of the rank of `like`."""
     return b.reshape(v, shape=(v.shape[0], *(1,) * (like.type.rank - 1)), out=out)  # type: ignore[no-any-return]
-
-
-def _is_plain(contrast: Contrast) -> bool:
-    """Whether it is classifier-free guidance by the network that samples, which is one `guided` call."""
-    changed = contrast.absent or contrast.degrade or contrast.better or contrast.worse or contrast.forgets
-    return contrast.network is None and not changed
 
 
 def state_channels(network: Network) -> int:
@@ -267,20 +269,14 @@ def output_channels(network: Network) -> int:
     return int(network.methods["forward"].output().type.shape[1])  # type: ignore[arg-type]
 
 
-def left_out(contrast: Contrast, nullable: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
-    """The conditions left out of the better prediction, and of the worse."""
-    without = nullable if contrast.without is None else contrast.without
-    return frozenset(contrast.absent), frozenset((*contrast.absent, *without))
-
-
 def extrapolated(b: Builder, x: Var, better: Var, worse: Var, gain: Var, channels: int) -> Var:
     """x + gain * (better - worse), in the first `channels` channels."""
-    contrast = _first(b, better, channels) - _first(b, worse, channels)
-    guided = b.add(_first(b, x, channels), b.mul(gain, contrast, out="change"), out="guided")
+    contrast = first(b, better, channels) - first(b, worse, channels)
+    guided = b.add(first(b, x, channels), b.mul(gain, contrast, out="change"), out="guided")
     return _with_rest(b, guided, x)
 
 
-def _first(b: Builder, v: Var, channels: int) -> Var:
+def first(b: Builder, v: Var, channels: int) -> Var:
     """The first `channels` channels."""
     return v if v.shape[1] == channels else b.slice(v, axis=1, start=0, stop=channels)  # type: ignore[no-any-return]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latentc.components.guidance.guidance import Contrast, Correction, Guide
 from latentc.components.samplers._thresholds import Bound
 from latentc.components.samplers.guided import Evaluation, Request, prediction, state_channels, weight_column
 from latentc.components.samplers.memory import branched
@@ -53,14 +52,14 @@ def _columns(table: Table, evaluations: Sequence[Evaluation]) -> dict[str, np.nd
     for which, one in enumerate(evaluations):
         if one.slopes:
             columns |= {name: column for name, column in table.guides.items() if name[0] == "de"[which]}
-        if any(_of_data(guide) for guide in one.slopes):
+        if any(slope.OF_DATA for _, slope in one.slopes):
             columns |= table.data(which)
-        if one.degrades:
+        if one.of_data:
             columns |= table.data_part(which)
         progress = [float(p) for p in table.progress[:, which]]
         columns |= {weight_column(guide, which): guide.weights(progress) for guide in one.guides}
-        if one.change is not None:
-            columns |= one.change.columns(progress, which)
+        if one.conditions is not None:
+            columns |= one.conditions.columns(progress, which)
     return columns
 
 
@@ -121,11 +120,6 @@ def loop(
     return b.loop(name, table.rows, body, invariants=invariants, carried=carried, tables=tables, names=names)
 
 
-def _of_data(guide: Guide) -> bool:
-    """Whether a term that changes the score looks at the data that the network predicts."""
-    return not isinstance(guide.how, Contrast | Correction) and guide.how.OF_DATA
-
-
 def _constant(column: np.ndarray) -> float | None:
     """0 or 1 where a column is nothing else, to the last bits of float64; or None."""
     return next((value for value in (0.0, 1.0) if np.all(np.abs(column - value) <= 1e-12)), None)
@@ -154,8 +148,8 @@ class _Row:
     def evaluate(self, x: Var, which: int) -> Var:
         """The prediction at x [B, C, ...] in evaluation `which` of the step."""
         one, request, given = self.evaluations[which], self.request, self._network_inputs(x, which)
-        if one.change is not None:
-            changed = one.change.operands(self.b, request.operands, self.coefficients, self.kicks, which)
+        if one.conditions is not None:
+            changed = one.conditions.operands(self.b, request.operands, self.coefficients, self.kicks, which)
             request = replace(request, operands=changed)
         with branched(self.b, self.memory, bool(one.contrasts), any(e.contrasts for e in self.evaluations)) as memory:
             out = prediction(self.b, one, request, self.coefficients, *given, which, memory, self.kicks, self.clip)
@@ -166,14 +160,13 @@ class _Row:
         """What guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""
         x, (time, *_) = self._network_inputs(x, which)
         slopes = []
-        for guide in self.evaluations[which].slopes:
-            assert not isinstance(guide.how, Contrast | Correction)
+        for guide, slope in self.evaluations[which].slopes:
             scale, weight = self.request.scales[guide.input], self.coefficients[weight_column(guide, which)]
             scale = scale if isinstance(weight, float) else self.b.mul(scale, weight, out="scale")
-            names = (*DATA_PART[which], *DATA[which]) if guide.how.OF_DATA else ()
+            names = (*DATA_PART[which], *DATA[which]) if slope.OF_DATA else ()
             k = {name.removesuffix("_2"): self._scalar(self.coefficients[name]) for name in names}
-            k |= {noise.name: self.kicks[noise.input(which)] for noise in guide.how.noise}
-            slopes.append(guide.how(self.b, x, time, self.request.operands, scale, k))
+            k |= {noise.name: self.kicks[noise.input(which)] for noise in slope.noise}
+            slopes.append(slope(self.b, x, time, self.request.operands, scale, k))
         return weighted_sum(self.b, "slope", *((1.0, slope) for slope in slopes)) if len(slopes) > 1 else slopes[0]
 
     def _network_inputs(self, x: Var, which: int) -> tuple[Var, list[Var]]:

@@ -190,8 +190,7 @@ def _check(network: Network, conditions: Conditions, table: Table, guides: Seque
     channels = state_channels(network)
     nullable = any(condition.nullable for _, condition in conditions.items())
     for contrast in (guide.how for guide in guides if isinstance(guide.how, Contrast)):
-        changed = contrast.degrade or contrast.worse or contrast.forgets
-        if contrast.network is None and not changed and not nullable:
+        if contrast.left_out is not None and not nullable:
             message = f"guidance needs a condition that can be dropped, but network `{network.name}` takes none"
             raise Refusal(message, "leave out the guidance, or give the network a condition", ("guidance",))
         if contrast.channels is not None and contrast.channels > channels:

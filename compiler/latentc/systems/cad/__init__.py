@@ -10,4 +10,5 @@ Rows in docs/systems.yaml: cad.
 
 COMPONENTS = {
     "conditions": {"score": "score"},
+    "guidance": {"memory": "memory"},
 }

@@ -132,7 +132,7 @@ class Part:
 class Annealing(Around):
     """Annealing in a sampling program: `network` is `sampled` with embeddings as inputs in place of labels.
 
-    It is also the `Change` of the evaluations with noise.
+    It is also the `Conditioning` of the evaluations with noise.
     """
 
     how: ConditionAnnealing
@@ -143,7 +143,7 @@ class Annealing(Around):
     def evaluation(self, progress: float, usual: Evaluation) -> Evaluation:
         if usual.network is not self.sampled:
             return usual
-        return replace(usual, network=self.network, change=self if self.how.acts(progress) else None)
+        return replace(usual, network=self.network, conditions=self if self.how.acts(progress) else None)
 
     @property
     def noise(self) -> tuple[Noise, ...]:

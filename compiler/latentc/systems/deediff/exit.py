@@ -22,7 +22,7 @@ from latentc.components.kit import Conditions, call, first_channels
 from latentc.components.kit.exits import Cuts, exit_methods, left, stage, with_exits
 from latentc.components.parts import Problem
 from latentc.components.samplers.base import parameterization_of
-from latentc.components.samplers.guided import Replaced, column, extrapolated, left_out
+from latentc.components.samplers.guided import Replaced, column, extrapolated
 from latentc.components.samplers.table import LINEAR, Table
 from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
@@ -192,8 +192,8 @@ def _branches(guides: Sequence[Guide], conditions: Conditions) -> list[frozenset
 
 def _pair(guide: Guide, conditions: Conditions) -> tuple[frozenset[str], frozenset[str]]:
     """The conditions left out of a term's better prediction, and of its worse."""
-    assert isinstance(guide.how, Contrast)  # `problems` has looked
-    return left_out(guide.how, tuple(name for name, condition in conditions.items() if condition.nullable))
+    assert isinstance(guide.how, Contrast) and guide.how.left_out is not None  # `mismatches` has looked
+    return guide.how.left_out(tuple(name for name, condition in conditions.items() if condition.nullable))
 
 
 def _of_branch(

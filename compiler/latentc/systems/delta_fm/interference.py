@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,14 +11,17 @@ from pydantic import Field
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.guidance import (
     Array,
-    Correction,
+    Change,
     GuidanceTerm,
     Scheduled,
     interval_problems,
     within,
 )
+from latentc.components.kit import call
 from latentc.components.parts import Fraction, Problem
-from latentc.ir.builder import ModuleBuilder
+from latentc.components.samplers.guided import Predictions, column
+from latentc.components.sums import Coefficient, weighted_sum
+from latentc.ir.builder import ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -55,5 +59,23 @@ class Interference(Scheduled, GuidanceTerm):
             message = "`main` predicts each sample's target, not the mean over them"
             yield Problem(("network",), message, "name a network of `{kind: constant}`")
 
-    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Correction:
-        return Correction(networks[self.network], self.kept)
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> WithoutInterference:
+        return WithoutInterference(networks[self.network], self.kept)
+
+
+@dataclass(frozen=True)
+class WithoutInterference(Change):
+    """kept g + scale m, with m by `network`; `kept` None: 1 - scale."""
+
+    network: Network
+    kept: float | None
+
+    def __call__(self, e: Predictions, guided: Var, scale: Var, weight: Coefficient) -> Var:
+        b = e.b
+        mean = call(b, self.network, "forward", e.request.operands, state=e.x, time=e.time, out="mean")
+        scale = column(b, scale, e.x)
+        if self.kept is None:
+            change = b.mul(scale, b.op("sub", mean, guided), out="correction")
+        else:
+            change = weighted_sum(b, "correction", (self.kept - 1.0, guided), (1.0, b.mul(scale, mean)))
+        return b.add(guided, weighted_sum(b, "correction", (weight, change)), out="corrected")  # type: ignore[no-any-return]

@@ -15,7 +15,13 @@ from pydantic import Field
 
 from latentc.components import OneOf, OneOfThese
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import Contrast, Guide, ScheduledGuidance, scale_at, token_guidance_problems
+from latentc.components.guidance.guidance import (
+    Guide,
+    ScheduledGuidance,
+    of_conditions,
+    scale_at,
+    token_guidance_problems,
+)
 from latentc.components.kit import Conditions, both_branches, call
 from latentc.components.kit.patches import unpatchify
 from latentc.components.kit.tokens import Schedule
@@ -210,7 +216,7 @@ class Pivoted(Sampler):
                 cond, other = both_branches(b, main, "forward", operands, null, **given)
                 found["null_z"] = b.slice(other, axis=1, start=count, stop=count + length, out="null_z")
                 used["scale"] = scale_at(b, scales[0], row["weight"])
-                guides.append(Guide("scale", "guidance", 1.0, np.ones_like, Contrast()))
+                guides.append(Guide("scale", "guidance", 1.0, np.ones_like, of_conditions()))
             else:
                 cond = call(b, main, "forward", operands, **given)
             found = {"z": b.slice(cond, axis=1, start=count, stop=count + length, out="z"), **found}

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from latentc.components import Closed, Steps
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import Contrast, Guidance, Guide, guidance_problems
+from latentc.components.guidance.guidance import Guidance, Guide, guidance_problems, of_conditions
 from latentc.components.kit import Conditions
 from latentc.components.parts import Fraction, Problem, under
 from latentc.components.sampler import Sampler
@@ -158,7 +158,7 @@ class CascadeSampler(Sampler):
         def weights(progress: Sequence[float]) -> NDArray[np.float64]:
             return np.full(len(progress), weight)
 
-        return [Guide("scale", "guidance", self.guidance.scale, weights, Contrast())]
+        return [Guide("scale", "guidance", self.guidance.scale, weights, of_conditions())]
 
 
 def _course(cascade: Cascade, stage: int) -> Course:

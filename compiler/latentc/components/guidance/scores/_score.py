@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Noise
+from latentc.components.guidance.guidance import Noise, Slope
 from latentc.components.kit import Operands, call, first_channels
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
@@ -90,11 +90,10 @@ def data_estimate(mb: ModuleBuilder, network: Network) -> Estimate:
 
 
 @dataclass(frozen=True)
-class DataSlope:
-    """A `Slope` at the predicted data: the gradient of a score of it by the network's input, through the network."""
+class DataSlope(Slope):
+    """A slope at the predicted data: the gradient of a score of it by the network's input, through the network."""
 
     OF_DATA: ClassVar[bool] = True
-    noise: ClassVar[tuple[Noise, ...]] = ()
     given: tuple[str, ...]
     estimate: Estimate
     function: str
@@ -155,14 +154,14 @@ def data_slope(mb: ModuleBuilder, network: Network, networks: Mapping[str, Netwo
 
 
 @dataclass(frozen=True)
-class StateSlope:
-    """A `Slope` at the noisy state: the gradient of a score of it by the network's input, with noised references."""
+class StateSlope(Slope):
+    """A slope at the noisy state: the gradient of a score of it by the network's input, with noised references."""
 
     OF_DATA: ClassVar[bool] = True
     given: tuple[str, ...]
     noised: tuple[str, ...]
-    noise: tuple[Noise, ...]
     function: str
+    noise: tuple[Noise, ...] = ()
 
     def __call__(
         self,
@@ -196,4 +195,4 @@ def state_slope(
     b.output(score.build(b, x, extra, networks, time))
     function = b.finish("How well the noisy state fits, one value per sample.")
     noise = tuple(Noise(f"{name}_noise", data) for name in score.noised())
-    return StateSlope(tuple(extra), score.noised(), noise, function)
+    return StateSlope(tuple(extra), score.noised(), function, noise)

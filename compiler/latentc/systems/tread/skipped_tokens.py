@@ -20,9 +20,10 @@ from latentc.components.guidance.guidance import (
 )
 from latentc.components.parts import Problem
 from latentc.components.wrapper import wrappers
-from latentc.ir.builder import ModuleBuilder
+from latentc.ir.builder import ModuleBuilder, Var
 
 if TYPE_CHECKING:
+    from latentc.components.samplers.guided import Predictions
     from latentc.spec.schema import Spec
 
 
@@ -70,10 +71,15 @@ class SkippedTokens(ScheduledGuidance, GuidanceTerm):
             yield Problem((), message, "leave out `optimize.stitch` and `programs`, or this guidance")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
-        other = None if self.network == "main" else networks[self.network]
+        absent, other = frozenset(self.absent), None if self.network == "main" else networks[self.network]
+        without, worse = absent.union(self.without), self._skips(networks[self.network], self.share, "worse")
         better = self._skips(networks["main"], self.better_share, "better") if self.better_share else None
-        worse = self._skips(networks[self.network], self.share, "worse")
-        return Contrast(other, self.without, self.absent, self.channels, better=better, worse=worse)
+
+        def pair(e: Predictions) -> tuple[Var, Var]:
+            return e(absent), e(without, network=other, skips=worse)
+
+        noise = (*(() if better is None else better.noise), *worse.noise)
+        return Contrast(pair, self.channels, noise, usual=None if better is None else (absent, better))
 
     def _skips(self, network: Network, share: float, name: str) -> Skips:
         method = network.methods[routed_method(share)]

@@ -52,4 +52,5 @@ class MemoryGuidance(ScheduledGuidance, GuidanceTerm):
             yield Problem((), message, "use a network with memory, such as `rin`, or leave this guidance out")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
-        return Contrast(None, (), self.absent, self.channels, forgets=True)
+        absent = frozenset(self.absent)
+        return Contrast(lambda e: (e(absent), e(absent, forgets=True)), self.channels)

@@ -1,28 +1,29 @@
-"""Blurring the data in a state, for guidance away from blurred states.
+"""Blur guidance: away from the prediction at a state whose data is blurred.
 
-Symbols: B batch, C channels, H and W sides of an image, T tokens of an attention map.
+Symbols: B batch, C channels, H and W sides of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from latentc.components.contract import Network
 from latentc.components.guidance.guidance import (
+    Contrast,
     GuidanceTerm,
     ScheduledGuidance,
     left_out_problems,
     settings_problems,
 )
-from latentc.components.kit.methods import ATTENTION
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
+    from latentc.components.samplers.guided import Predictions
     from latentc.spec.schema import Spec
 
 
@@ -30,6 +31,8 @@ class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
     """Adds (scale - 1) (p - q): q is the same network's prediction where the data in the state is blurred."""
 
     OF_SCORE: ClassVar[bool] = True
+    METHOD: ClassVar[str | None] = None
+    """The network's method by which p is made; None: `forward`."""
 
     sigma: float = Field(
         1.0, gt=0, le=64, description="standard deviation of the Gaussian blur, in pixels of the state"
@@ -58,20 +61,23 @@ class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
             )
             yield Problem(("kernel",), message, f"set it to {most} or less")
 
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
+        absent, name = frozenset(self.absent), self.INPUT.removesuffix("_scale")
 
-@dataclass(frozen=True)
-class Blurred:
-    """A `Degrade`: the data in the state is blurred, everywhere."""
+        def pair(e: Predictions) -> tuple[Var, Var]:
+            better, *others = e.outputs(absent)
+            x, data = e.data(better)
+            state = e.b.add(x, self.blur(e.b, data, others), out="blurred_x")
+            return better, e(absent, state=state, at=name)
 
-    METHOD: ClassVar[str] = "forward"
-    sigma: float
-    kernel: int
+        method = None if self.METHOD is None else (absent, self.METHOD)
+        return Contrast(pair, self.channels, of_data=True, method=method)
 
-    def __call__(self, b: Builder, x: Var, data: Var, shown: Sequence[Var]) -> Var:
-        return b.add(x, self.change(b, data), out="blurred_x")  # type: ignore[no-any-return]
+    def blur(self, b: Builder, data: Var, others: Sequence[Var]) -> Var:
+        """The change of the data [B, C, H, W] by the blur: one product along the columns, one along the rows.
 
-    def change(self, b: Builder, data: Var) -> Var:
-        """What the blur adds to the data [B, C, H, W]: one product along the columns, one along the rows."""
+        `others` are the outputs of `METHOD` besides the prediction.
+        """
         rows, columns = (int(d) for d in data.shape[2:])
         down = b.constant(blur_matrix(rows, self.sigma, self.kernel), out="blur_rows")
         across = b.constant(blur_matrix(columns, self.sigma, self.kernel).T, out="blur_columns")
@@ -79,43 +85,16 @@ class Blurred:
         return b.op("sub", smooth, data, out="change")  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class BlurredWhereAttended(Blurred):
-    """A `Degrade`: the data is blurred at the tokens that get more attention than `threshold`."""
-
-    METHOD: ClassVar[str] = ATTENTION
-    threshold: float
-    softness: float
-
-    def __call__(self, b: Builder, x: Var, data: Var, shown: Sequence[Var]) -> Var:
-        (attention,) = shown
-        batch, _, height, width = data.shape
-        factor = patch_of(int(attention.shape[1]), int(height), int(width))
-        rows, columns = int(height) // factor, int(width) // factor
-        extra = int(attention.shape[1]) - rows * columns  # tokens of the time and of conditions come first
-        if extra:
-            attention = b.slice(attention, axis=1, start=extra, stop=extra + rows * columns, out="attention")
-        if self.softness:
-            mask = b.mul(attention - (self.threshold - self.softness / 2), 1.0 / self.softness, out="mask")
-            mask = b.clamp(mask, low=0.0, high=1.0, out="mask")
-        else:
-            mask = b.cast(b.greater(attention, self.threshold), to="f32", out="mask")
-        mask = b.reshape(mask, shape=(batch, 1, rows, columns), out="mask")
-        mask = b.upsample_nearest(mask, factor=factor, out="mask") if factor > 1 else mask
-        return b.add(x, b.mul(mask, self.change(b, data), out="change"), out="blurred_x")  # type: ignore[no-any-return]
-
-
-def patch_of(tokens: int, height: int, width: int) -> int:
-    """The side in pixels of what one of `tokens` sees: the least power of 2 that leaves no more patches than tokens.
-
-    ValueError: the tokens are no grid of patches of the image.
+class BlurGuidance(BlurredGuidance):
+    """Adds (scale - 1) (p - q), with q computed after blurring all of the predicted data (Hong et al. 2023,
+    arXiv:2210.00939, 4.1). It needs neither a condition nor condition dropout. The paper's s is scale - 1.
     """
-    factor = 1
-    while (height // factor) * (width // factor) > tokens and factor < min(height, width):
-        factor *= 2
-    if height % factor or width % factor or (height // factor) * (width // factor) > tokens:
-        raise ValueError(f"attention over {tokens} tokens is not a map over an image of {height} by {width}")
-    return factor
+
+    SETTING: ClassVar[str] = "blur_guidance"
+    INPUT: ClassVar[str] = "blur_scale"
+
+    kind: Literal["blur"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "blur", "scale": 1.5, "kernel": 3}
 
 
 def blur_matrix(size: int, sigma: float, kernel: int) -> np.ndarray:
