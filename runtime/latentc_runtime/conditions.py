@@ -241,14 +241,14 @@ def _settings(settings: Sequence[Setting], asked: dict[str, ArrayLike], count: i
     known = {s.name for s in settings}
     for name in asked:
         if name not in known:
-            mend = listed("settings", (f"`{s.name}`, {_range(s)}" for s in settings))
+            mend = listed("settings", (f"`{s.name}`, {s.range}" for s in settings))
             raise RequestError(f"no setting `{name}`", mend)
     return {s.name: _setting(s, asked.get(s.name), count) for s in settings}
 
 
 def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
     name = setting.name
-    mend = f"give one number for all samples, or one per sample: {_range(setting)}"
+    mend = f"give one number for all samples, or one per sample: {setting.range}"
     values = numbers(name, setting.value if asked is None else asked)
     if values.dtype.kind not in "iuf" or values.ndim > 1:
         what = f"{values.dtype} of shape {list(values.shape)}"
@@ -259,22 +259,10 @@ def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
     largest = np.inf if setting.unlimited else float(np.finfo(np.float32).max)
     if not (np.abs(values) <= largest).all():
         raise RequestError(f"`{name}` is not a finite float32 number", mend)
-    low = -np.inf if setting.low is None else setting.low
-    high = np.inf if setting.high is None else setting.high
-    fits = (low <= values) & (values <= high)
-    if not setting.closed:
-        fits &= (values != low) & ((values != high) | np.isinf(high))
+    fits = setting.allows(values)
     if not fits.all():
         raise RequestError(f"`{name}` {float(values[~fits].flat[0]):g} is out of range", mend)
     return np.broadcast_to(values, (count,))
-
-
-def _range(setting: Setting) -> str:
-    """The allowed values of a setting and its default, in words."""
-    least = None if setting.low is None else f"{'from' if setting.closed else 'above'} {setting.low:g}"
-    most = None if setting.high is None else f"{'to' if setting.closed else 'below'} {setting.high:g}"
-    endless = "inf for none" if setting.unlimited else None
-    return ", ".join(filter(None, (" ".join(filter(None, (least, most))), endless, f"default {setting.value:g}")))
 
 
 __all__ = ["RequestError", "checked_given", "described", "per_sample", "request_name"]

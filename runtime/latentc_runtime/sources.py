@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from latentc_runtime.distributions import DISTRIBUTIONS, draw
 
@@ -70,12 +70,15 @@ class RandomSource:
     rows: int | None = None
     parameters: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    # region checked
 
     def __post_init__(self) -> None:
         wanted = DISTRIBUTIONS[self.distribution].parameters if self.distribution in DISTRIBUTIONS else ()
         if self.distribution not in DISTRIBUTIONS or {*self.parameters, *self.settings} != set(wanted):
             given = ", ".join((*self.parameters, *self.settings)) or "nothing"
             raise ValueError(f"distribution `{self.distribution}` takes {', '.join(wanted) or 'nothing'}, not {given}")
+
+    # endregion
 
 
 Source = ConditionSource | SettingSource | RandomSource
@@ -105,36 +108,38 @@ class Input:
 class Condition:
     """A condition that a request gives for each sample.
 
-    form `label`: one of `classes`, as an index i64[B], or with `encoding` one_hot as f32[B, classes], possibly class
-    probabilities. `tokens`: integers below `vocabulary`, i64[B, L]. `array`: numbers [B, *shape].
-    mask: samples may be shorter than `shape[0]`; they are padded (tokens with `pad`, arrays with 0), and the program
-    takes a mask [B, L] of the real entries. Tokens `pad` at the end of a sample are padding as well, unless the request
-    gives a mask or they stand for characters.
-    axes: names of the axes of `shape`.
-    default: a number, or nested lists of `shape`; null if the condition is required.
-    names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
-    retrieved: it is the k nearest neighbours [k, D] of a query in an index, which a request may give instead.
-    queries: conditions of the bundle, each of which program `query_NAME` encodes as such a query.
-    medium: tokens of `text` may be given as text, by `tokenizer` (a file), `alphabet`, `start`, `end`, `cleaning`, as
-    `texts` says.
+    form `label`: one of `classes`, as an index i64[B]. `names` of the classes in order; a name may list synonyms
+    separated by commas. Empty if unknown.
     """
 
     name: str
     form: Literal["label", "array", "tokens"]
+    # region conditions
+    # `tokens`: integers below `vocabulary`, i64[B, L]. `array`: numbers [B, *shape].
     shape: tuple[int, ...] = ()
     dtype: Dtype = "i64"
-    axes: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()  # names of the axes of `shape`
+    # endregion
     classes: int | None = None
+    # region conditions
     vocabulary: int | None = None
-    encoding: Literal["index", "one_hot"] = "index"
+    encoding: Literal["index", "one_hot"] = "index"  # one_hot: labels as f32[B, classes], possibly probabilities
+    # Samples may be shorter than `shape[0]`; they are padded (tokens with `pad`, arrays with 0), and the program takes
+    # a mask [B, L] of the real entries. Tokens `pad` at the end of a sample are padding as well, unless the request
+    # gives a mask or they stand for characters.
     mask: bool = False
     pad: int = 0
-    default: Any = None
+    default: Any = None  # a number, or nested lists of `shape`; None if the condition is required
+    # endregion
     names: tuple[str, ...] = ()
+    # region conditions
+    # The k nearest neighbours [k, D] of a query in an index, which a request may give instead. `queries`: conditions of
+    # the bundle, each of which program `query_NAME` encodes as such a query.
     retrieved: bool = False
     queries: tuple[str, ...] = ()
+    # Tokens of `text` may be given as text, by the fields below, as `texts` says.
     medium: Literal["array", "text"] = "array"
-    tokenizer: str | None = None
+    tokenizer: str | None = None  # a file
     alphabet: str | None = None
     start: int | None = None
     end: int | None = None
@@ -146,11 +151,14 @@ class Condition:
 
     @property
     def text(self) -> dict[str, Any]:
-        """What its tokens of text are, as `texts` takes it."""
+        """How its tokens encode text, as `texts` takes it."""
         settings = {"tokenizer": self.tokenizer, "alphabet": self.alphabet, "start": self.start, "end": self.end}
         return {"classes": self.vocabulary, "cleaning": self.cleaning, "medium": self.medium, **settings}
 
+    # endregion
 
+
+# region conditions
 class Retriever(Protocol):
     """What finds neighbours for a condition; see `retrieval.Index`."""
 
@@ -159,6 +167,7 @@ class Retriever(Protocol):
     def drawn(self, condition: Condition, seeds: NDArray[np.uint64]) -> Array: ...
 
 
+# endregion
 @dataclass(frozen=True)
 class Setting:
     """A number that a request may give, for all samples or per sample; otherwise it is `default`.
@@ -178,6 +187,22 @@ class Setting:
     def value(self) -> float:
         """The default as a number."""
         return math.inf if self.default is None else self.default
+
+    def allows(self, values: ArrayLike) -> NDArray[np.bool_]:
+        """True for each value within the bounds."""
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        found = np.asarray(values, np.float64)
+        fits = (low <= found) & (found <= high) & (self.unlimited | (np.abs(found) <= np.finfo(np.float32).max))
+        return np.asarray(fits if self.closed else fits & (found != low) & ((found != high) | np.isinf(high)))
+
+    @property
+    def range(self) -> str:
+        """The allowed values and the default, in words."""
+        least = None if self.low is None else f"{'from' if self.closed else 'above'} {self.low:g}"
+        most = None if self.high is None else f"{'to' if self.closed else 'below'} {self.high:g}"
+        endless = "inf for none" if self.unlimited else None
+        return ", ".join(filter(None, (" ".join(filter(None, (least, most))), endless, f"default {self.value:g}")))
 
 
 @dataclass(frozen=True)
@@ -273,7 +298,9 @@ def default_given(
     conditions: Sequence[Condition],
     settings: Sequence[Setting],
     classes: Sequence[int] | None = None,
+    # region conditions
     indexes: Mapping[str, Retriever] | None = None,
+    # endregion
 ) -> Given:
     """A request without user input: sample i has seed `seed` + i, and settings have their defaults.
 
@@ -281,21 +308,30 @@ def default_given(
     Tokens and arrays without a default are random. For calibration, verification, timing and warm-up.
     """
     seeds = np.arange(count, dtype=np.uint64) + np.uint64(seed)
+    values, masks = {c.name: _default_value(c, seeds, classes) for c in conditions}, dict[str, Array]()
+    # region conditions
     found = indexes or {}
-    values = {
-        c.name: found[c.name].drawn(c, seeds) if c.name in found else _default_value(c, seeds, classes)
-        for c in conditions
-    }
+    values |= {c.name: found[c.name].drawn(c, seeds) for c in conditions if c.name in found}
     masks = {c.name: np.ones((count, c.shape[0]), np.bool_) for c in conditions if c.mask}
+    # endregion
     return Given(seeds, values, masks, {s.name: np.full(count, s.value) for s in settings})
 
 
 def _default_value(condition: Condition, seeds: NDArray[np.uint64], classes: Sequence[int] | None) -> Array:
+    # region conditions
+    if condition.form != "label":
+        return _default_array(condition, seeds)
+    # endregion
+    labels = np.arange(len(seeds)) % (condition.classes or 1) if classes is None else np.asarray(classes, np.int64)
+    # region conditions
+    if condition.encoding == "one_hot":
+        return one_hot(labels, condition.classes or 1)
+    # endregion
+    return labels
+
+
+def _default_array(condition: Condition, seeds: NDArray[np.uint64]) -> Array:
     shape, stream = condition.shape, f"condition {condition.name}"
-    if condition.form == "label":
-        count = condition.classes or 1
-        labels = np.arange(len(seeds)) % count if classes is None else np.asarray(classes, np.int64)
-        return labels if condition.encoding == "index" else one_hot(labels, count)
     if condition.default is not None:
         return np.broadcast_to(np.asarray(condition.default, NUMPY[condition.dtype]), (len(seeds), *shape))
     if condition.form == "tokens":

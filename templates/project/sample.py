@@ -2,8 +2,11 @@
 
     python sample.py --weights runs/train/weights.safetensors --class 0-9 --per-class 10 -o grid.png
 
-Sample i has seed `seed + i`; it depends on its own seed, conditions and settings alone. `--given NAME=VALUE`
-gives another condition than the class, for all samples or for each. `--raw out.npz` writes the arrays.
+Sample i has seed `seed + i`; it depends on its own seed, conditions and settings alone. `--raw out.npz`
+writes the arrays.
+# region conditions
+`--given NAME=VALUE` gives another condition than the class, for all samples or for each.
+# endregion
 """
 
 import latentc_support.plain_errors  # noqa: F401
@@ -14,7 +17,7 @@ import argparse
 import importlib.util
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +30,21 @@ from tqdm import tqdm
 
 from latentc_support.checkpoint import read_weights
 from latentc_support.class_names import classes_from_text, titles
-from latentc_support.conditions import RequestError, checked_given
+from latentc_support.conditions import checked_given
 from latentc_support.config import load_config
 from latentc_support.files import encoded
 from latentc_support.media import FORMATS
-from latentc_support.sources import Condition, Given, Input, Setting, default_given, input_array, needed
+from latentc_support.noise import seed_words
+from latentc_support.sources import (
+    Condition,
+    Given,
+    Input,
+    RequestError,
+    Setting,
+    default_given,
+    input_array,
+    needed,
+)
 from latentc_support.storage import load_tensors, misfit, with_counts, write_whole
 from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS
@@ -91,8 +104,10 @@ def program_of(
 
     `settings`: arguments of its schedule.
     """
+    # region unsampled
     if not PROGRAMS:
         raise SystemExit("the spec names no sampler")
+    # endregion
     name = next(iter(PROGRAMS)) if name is None else name
     if name not in PROGRAMS:
         raise SystemExit(f"--program: this project has {', '.join(PROGRAMS)}")
@@ -100,13 +115,21 @@ def program_of(
     program, settings = next(iter(held.values())), dict(settings or {})
     if steps in held:
         program = held[steps]
+    # region schedule
     elif steps is not None and "steps" in arguments_of(program):
         settings["steps"] = steps
+    # endregion
     elif steps is not None:
         raise SystemExit(f"--steps: this project has {', '.join(map(str, held))}; emit it again for {steps}")
+    # region schedule
     return with_settings(program, settings) if settings else program
+    # endregion
+    # region tables
+    return program
+    # endregion
 
 
+# region schedule
 def arguments_of(program: Any) -> dict[str, Any]:
     """The arguments of a program's schedule, and their defaults."""
     if program.schedule is None:
@@ -144,8 +167,9 @@ def with_rows(entry: Input, rows: int) -> Input:
     return replace(entry, shape=(rows, *entry.shape[1:]), source=replace(entry.source, rows=rows))
 
 
+# endregion
 def declared(program: Any, names: Sequence[str] = ()) -> tuple[list[Condition], list[Setting]]:
-    """The conditions and settings behind a program's inputs; labels get class names of matching number."""
+    """The conditions and settings that a program takes; labels get class names of matching number."""
     conditions, settings = needed(program.inputs.values())
     held = [
         replace(c, names=tuple(names)) if c.form == "label" and c.classes == len(names) else c
@@ -179,13 +203,32 @@ def draw(
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
-def preview_given(columns: int = 8, indexes: dict[str, Any] | None = None) -> Given:
-    """Inputs of training previews: rows of up to ten classes, other conditions from `default_given`."""
+def usual_given(
+    count: int,
+    labels: Sequence[int] | None = None,
+    # region conditions
+    indexes: Any = None,
+    # endregion
+) -> Given:
+    """Inputs for samples in training, by default of all classes in turn."""
     conditions, settings = declared(program_of())
-    counts = [c.classes for c in conditions if c.form == "label"]
+    return default_given(
+        count,
+        0,
+        conditions,
+        settings,
+        labels,
+        # region conditions
+        indexes,
+        # endregion
+    )
+
+
+def preview_given(usual: Callable[..., Given], columns: int = 8) -> Given:
+    """Inputs of training previews: a row for each of up to ten classes."""
+    counts = [c.classes for c in declared(program_of())[0] if c.form == "label"]
     rows = min([10, *counts])
-    labels = np.repeat(np.arange(rows), columns)
-    return default_given(rows * columns, 0, conditions, settings, labels, indexes)
+    return usual(rows * columns, np.repeat(np.arange(rows), columns))
 
 
 def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
@@ -193,8 +236,10 @@ def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
     columns = []
     for condition in (c for c in conditions if c.form == "label"):
         labels = given.conditions[condition.name]
-        numbers = labels if condition.encoding == "index" else labels.argmax(-1)
-        columns.append(titles(condition.names, numbers.tolist()))
+        # region conditions
+        labels = labels if condition.encoding == "index" else labels.argmax(-1)
+        # endregion
+        columns.append(titles(condition.names, labels.tolist()))
     return [", ".join(row) for row in zip(*columns, strict=True)]
 
 
@@ -205,9 +250,13 @@ def save(
 
     `labels`: one text per sample, shown next to the images of a .png if Pillow is installed.
     """
-    data = config["data"]
-    fields = data["fields"]
-    field = data["first_stage"]["field"] if "first_stage" in CALLED else fields.get("x") or fields["tokens"]
+    # region staged
+    field = config["data"]["first_stage"]["field"]
+    # endregion
+    # region direct
+    fields = config["data"]["fields"]
+    field = fields.get("x") or fields["tokens"]
+    # endregion
     try:
         if labels and path.suffix == ".png" and importlib.util.find_spec("PIL"):
             contents = {path: labelled(samples.numpy(), field, columns, labels)}
@@ -249,21 +298,30 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
             raise SystemExit(f"{file} belongs to another model: {why}")
         network.load_state_dict(state)
     networks = {name: network.to(device).eval() for name, network in networks.items()}
+    # region staged
     return with_first_stage(networks, config, device)
+    # endregion
+    # region direct
+    return networks
+    # endregion
 
 
+# region staged
 def with_first_stage(
     networks: dict[str, nn.Module], config: dict[str, Any], device: torch.device
 ) -> dict[str, nn.Module]:
     """Adds the first stage if programs call it. SystemExit if its weights are missing."""
-    if "first_stage" not in CALLED:
-        return networks
     from latentc_support.first_stage import load
 
     try:
         return {**networks, "first_stage": load(config["data"]["first_stage"], device)}
     except ValueError as error:
         raise SystemExit(str(error)) from None
+
+
+# endregion
+# Settings that are flags of their own, and what these mean.
+SHORT = {"guidance": "scale of classifier-free guidance", "truncation": "bound on the noise; inf: none"}
 
 
 def natural(text: str, least: int = 0) -> int:
@@ -292,6 +350,12 @@ def setting(text: str) -> tuple[str, float]:
     return name, float(value)
 
 
+def named(name: str, text: str) -> tuple[str, float]:
+    """Parses the number of a setting. ValueError if malformed."""
+    return name, float(text)
+
+
+# region conditions
 def condition_of(name: str, file: str) -> Any:
     """A condition: an .npy, an .npz (`value`, `mask` or one array), lines of a .txt, or a text as it is."""
     if not os.path.isfile(file):
@@ -331,6 +395,42 @@ def indexes_for(
     return {c.name: held[c.name] for c in searched}
 
 
+# endregion
+# region classes
+def request_of(flags: argparse.Namespace, program: Any) -> Given:
+    """The request that the flags describe. SystemExit if it is invalid."""
+    conditions, settings = declared(program, names_for(flags.weights))
+    count, given = flags.count, {}
+    if len(dict(flags.setting)) < len(flags.setting):
+        raise SystemExit("a setting is given twice")
+    if flags.classes is not None and not conditions:
+        raise SystemExit("--class: samples of this program have no class")
+    for label in conditions:
+        chosen = list(range(min(10, label.classes)))
+        if flags.classes is not None:
+            try:
+                chosen = classes_from_text(flags.classes, label.classes, label.names)
+            except RequestError as error:
+                raise SystemExit(f"--class: {error.message}; {error.help}") from None
+        rows = np.repeat(chosen, flags.per_class) if count is None else np.resize(chosen, count)
+        given[label.name], count = rows, len(rows)
+    count, known = 1 if count is None else count, {one.name: one for one in settings}
+    values = {one.name: one.value for one in settings}
+    for name, value in flags.setting:
+        if name not in known:
+            raise SystemExit(f"no setting `{name}`; the program takes {', '.join(known) or 'none'}")
+        if not known[name].allows(value):
+            raise SystemExit(f"`{name}` {value:g} is out of range: {known[name].range}")
+        values[name] = value
+    try:
+        seeds = seed_words(range(flags.seed, flags.seed + count))
+    except ValueError as error:
+        raise SystemExit(f"--seed: {error}") from None
+    return Given(seeds, given, {}, {name: np.full(count, value) for name, value in values.items()})
+
+
+# endregion
+# region conditions
 def given_of(flags: argparse.Namespace, program: Any, config: dict[str, Any]) -> Given:
     """The request that the flags describe. SystemExit if it is invalid."""
     conditions, settings = declared(program, names_for(flags.weights))
@@ -353,8 +453,7 @@ def given_of(flags: argparse.Namespace, program: Any, config: dict[str, Any]) ->
         classes = [classes[i % len(classes)] for i in range(flags.count)]
     elif classes is not None:
         classes = np.repeat(classes, flags.per_class).tolist()
-    short = {"guidance": flags.guidance, "truncation": flags.truncation}
-    asked = {name: value for name, value in short.items() if value is not None}
+    asked: dict[str, float] = {}
     for name, value in flags.setting:
         if name in asked:
             raise SystemExit(f"the setting `{name}` is given twice")
@@ -374,6 +473,7 @@ def given_of(flags: argparse.Namespace, program: Any, config: dict[str, Any]) ->
         raise SystemExit(f"{error.message}; {error.help}") from None
 
 
+# endregion
 def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
@@ -386,6 +486,7 @@ def main() -> None:
     )
     parser.add_argument("--per-class", type=positive, default=10, metavar="N", help="samples per class")
     parser.add_argument("--count", type=natural, metavar="N", help="number of samples")
+    # region conditions
     parser.add_argument(
         "--given",
         type=pair,
@@ -394,19 +495,28 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="a condition as .npy, .npz, .txt with one text per line, or a number or text itself",
     )
+    # endregion
     parser.add_argument("--seed", type=natural, default=0)
-    parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")
-    parser.add_argument("--truncation", type=float, help="bound on a generator's noise; inf: none")
     parser.add_argument(
         "--setting",
         type=setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting, such as temperature=0.9",
+        help=f"one of {', '.join(one.name for one in SETTINGS) or 'none'}",
     )
+    for one in SETTINGS:
+        if one.name in SHORT:
+            parser.add_argument(
+                f"--{one.name}",
+                type=partial(named, one.name),
+                action="append",
+                dest="setting",
+                help=f"{SHORT[one.name]}; {one.value:g} by default",
+            )
     parser.add_argument("--program", metavar="NAME", help="one of the programs in sampler.py")
     parser.add_argument("--steps", type=positive, help="number of steps")
+    # region schedule
     every = [program for held in PROGRAMS.values() for program in held.values()]
     settings = {name: value for program in every[::-1] for name, value in arguments_of(program).items()}
     for name, value in settings.items():
@@ -415,17 +525,28 @@ def main() -> None:
             parser.add_argument(
                 f"--{name}", type=type(value), dest=f"schedule.{name}", metavar="X", help=text
             )
+    # endregion
     parser.add_argument("--labels", action="store_true", help="label the images of a .png with their classes")
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--raw", type=Path, help="write outputs, conditions and seeds to this .npz")
     parser.add_argument("-o", "--output", type=Path, help=f"{', '.join(FORMATS)}; or a folder")
     flags = parser.parse_args()
+    # region schedule
     asked = {name: getattr(flags, f"schedule.{name}", None) for name in settings}
     asked = {name: value for name, value in asked.items() if value is not None}
     program = program_of(flags.program, flags.steps, asked)
+    # endregion
+    # region tables
+    program = program_of(flags.program, flags.steps)
+    # endregion
     config = load_config([])
+    # region classes
+    given = request_of(flags, program)
+    # endregion
+    # region conditions
     given = given_of(flags, program, config)
+    # endregion
     networks = load_networks(flags.weights, torch.device(flags.device), config)
     outputs = draw(networks, given, program, flags.batch)
     if flags.raw:

@@ -22,6 +22,7 @@ import os
 import time
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,11 @@ from latentc_support.evaluate import Judge
 from latentc_support.media import FORMATS
 from latentc_support.optimizers import make_optimizer
 from latentc_support.parallel import Run, averaged, reshard, shard, wrap
-from latentc_support.rounds import Round, rate, round_of, start_round
+from latentc_support.rounds import Round, rate_of, round_of, start_round
 from latentc_support.storage import inherited, sweep, write_whole
 from model import NETWORKS
 from objective import UPDATES, Update
 from sample import (
-    PROGRAMS,
     SAMPLED,
     declared,
     draw,
@@ -50,6 +50,7 @@ from sample import (
     program_of,
     save,
     titles_of,
+    usual_given,
     with_first_stage,
 )
 
@@ -61,6 +62,7 @@ def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
     return train.get("optimizers", {}).get(network, train["optimizer"])
 
 
+# region roles
 def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) -> None:
     """Loads the initial weights of networks, from a file or from the network they copy or average."""
     for name, role in roles.items():
@@ -84,18 +86,15 @@ def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) 
                 parameter.requires_grad_(False)
 
 
+# endregion
 # region weight_norm
 def start_layers(
-    networks: dict[str, nn.Module],
-    roles: dict[str, Any],
-    dataset: Any,
-    config: dict[str, Any],
-    home: torch.device,
-    run: Run,
+    networks: dict[str, nn.Module], dataset: Any, config: dict[str, Any], home: torch.device, run: Run
 ) -> None:
     """Initialises weight normalisation from the first batch, unless weights were loaded."""
     from latentc_support.weight_norm import start_from_data
 
+    roles = config.get("roles", {})
     size, feed = config["train"]["batch_size"] // run.world, batches(dataset, config, 0, run.rank, run.world)
     for turn, update in enumerate(UPDATES):
         batch = next(feed) if update.batch else {}
@@ -118,8 +117,10 @@ def start_layers(
         given = [n for n, role in roles.items() if role.get("pretrained") or role.get("copy_of")]
         fresh = [networks[name] for name in update.trained if name not in given]
         start_from_data(fresh, lambda: update.loss(*models, **inputs), run.device)  # noqa: B023
+    # region roles
     averages = {name: role for name, role in roles.items() if "average_of" in role}
     start(networks, averages, False)
+    # endregion
 
 
 # endregion
@@ -179,10 +180,13 @@ def train_step(
     train: dict[str, Any],
     step: int,
     turn: int,
+    # region rounds
     of_round: Round,
+    # endregion
+    rate: float,
     run: Run,
 ) -> list[Tensor]:
-    """One optimiser step, the `turn`-th of step `step`, of round `of_round`.
+    """One optimiser step, the `turn`-th of step `step`, at a fraction `rate` of the learning rate.
 
     Returns the metrics (over this process's samples) and the gradient norm. Only the trained networks get
     gradients and synchronise them between processes; the others are called without their wrapper.
@@ -203,7 +207,13 @@ def train_step(
     weights = [p for group in groups for p in group["params"]]
     for weight in weights:
         weight.requires_grad_(True)
-    totals = gradients(update, networks, wrapped, batch, train, step, turn, of_round, run)
+    # region rounds
+    inputs = (update, networks, wrapped, batch, train, step, turn, of_round, run)
+    # endregion
+    # region once
+    inputs = (update, networks, wrapped, batch, train, step, turn, run)
+    # endregion
+    totals = gradients(*inputs)
     # region sam
     radii = {n: radius for n in update.trained if (radius := settings_of(n, train).get("sam"))}
     if radii:  # take the gradient at a nearby point of higher loss
@@ -213,7 +223,7 @@ def train_step(
         moves = {name: climb(parameters, radii[name]) for name, parameters in climbers.items()}
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        gradients(update, networks, wrapped, batch, train, step, turn, of_round, run)
+        gradients(*inputs)
         with torch.no_grad():
             for name, parameters in climbers.items():
                 torch._foreach_sub_(parameters, moves[name])
@@ -229,7 +239,7 @@ def train_step(
     # endregion
     norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
     for group in groups:
-        group["lr"] = group["base_lr"] * rate(train["schedule"], of_round, step)
+        group["lr"] = group["base_lr"] * rate
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -247,7 +257,9 @@ def gradients(
     train: dict[str, Any],
     step: int,
     turn: int,
+    # region rounds
     of_round: Round,
+    # endregion
     run: Run,
 ) -> list[Tensor]:
     """Adds the gradients of one update's loss to its trained weights; returns the metrics."""
@@ -349,8 +361,13 @@ def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, ru
     """Samples of networks in training, without a change to the state of its random number generators."""
     train, modes = config["train"], {name: network.training for name, network in networks.items()}
     batch = train["batch_size"] // (run.world * train["accumulate"])  # which fits into memory
+    # region staged
     sampled = with_first_stage(networks, config, run.device)
     samples = next(iter(draw(sampled, given, batch=min(batch, 64)).values()))
+    # endregion
+    # region direct
+    samples = next(iter(draw(networks, given, batch=min(batch, 64)).values()))
+    # endregion
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":
@@ -358,14 +375,14 @@ def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, ru
     return samples
 
 
+# region staged
 def grid_interval(config: dict[str, Any], run: Run) -> int | None:
     """Steps between sample grids, or None.
 
-    There are none without a sampler. Without weights of the first stage, which training on cached latents
-    does not need, a warning says so. They are loaded here because that draws from torch's generator.
+    Without weights of the first stage, which training on cached latents does not need, there are none, and a
+    warning says so. They are loaded here because that draws from torch's generator.
     """
-    every = config["train"]["sample_every"] if PROGRAMS else None
-    decodes = True
+    every, decodes = config["train"]["sample_every"], True
     if every and (run.main or run.parallel == "fsdp"):
         try:
             with_first_stage({}, config, run.device)
@@ -375,11 +392,10 @@ def grid_interval(config: dict[str, Any], run: Run) -> int | None:
     return every if all(run.gathered(decodes)) else None
 
 
-def preview(
-    config: dict[str, Any], networks: dict[str, nn.Module], indexes: dict[str, Any], step: int, run: Run
-) -> None:
+# endregion
+def preview(config: dict[str, Any], networks: dict[str, nn.Module], usual: Any, step: int, run: Run) -> None:
     """Writes samples, one row per class; none if they are not finite, as those of a young network can be."""
-    given = preview_given(8, indexes)
+    given = preview_given(usual)
     samples = drawn(config, networks, given, run)
     finite = bool(torch.isfinite(samples).all())
     if run.main and not finite:
@@ -404,9 +420,10 @@ def check(config: dict[str, Any], run: Run) -> None:
     # endregion
     if (size := train["batch_size"]) % share:
         raise SystemExit(f"batch_size: {size} is not divisible by {factors} = {share}")
-    rounds = config.get("rounds", {}).get("count", 1)
-    if train["steps"] < rounds:
+    # region rounds
+    if train["steps"] < (rounds := config["rounds"]["count"]):
         raise SystemExit(f"steps: {train['steps']} is too few: each of {rounds} rounds needs a step")
+    # endregion
 
 
 def main() -> None:
@@ -434,8 +451,21 @@ def main() -> None:
     dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
     if run.main and not found:
         dataset.check(CHECKING)
+    # region staged
     grids_every = grid_interval(config, run)
-    indexes = getattr(dataset.source, "indexes", {})  # indexes of neighbours, by condition
+    # endregion
+    # region direct
+    grids_every = train["sample_every"]
+    # endregion
+    # region unsampled
+    grids_every = None
+    # endregion
+    # region classes
+    usual = usual_given
+    # endregion
+    # region conditions
+    usual = partial(usual_given, indexes=getattr(dataset.source, "indexes", {}))  # by condition
+    # endregion
 
     torch.manual_seed(train["seed"])
     # FSDP moves each block to its device when it shards it, so the whole need not fit there.
@@ -448,11 +478,16 @@ def main() -> None:
         for network in networks.values():
             synchronise(network)
     # endregion
-    roles, rounds = config.get("roles", {}), config.get("rounds")
+    # region rounds
+    rounds = config["rounds"]
+    # endregion
+    # region roles
+    roles = config["roles"]
     start(networks, roles, found)
+    # endregion
     # region weight_norm
     if not found:
-        start_layers(networks, roles, dataset, config, home, run)
+        start_layers(networks, dataset, config, home, run)
     # endregion
     averages: dict[str, nn.Module] = {}
     others: dict[str, nn.Module] = {}  # averages that only checkpoints contain
@@ -515,11 +550,17 @@ def main() -> None:
     since, logged, saved = time.perf_counter(), step, step if found else -1
     metrics = {}  # latest metrics of each update
     while step < train["steps"]:
-        of_round = round_of(step, train["steps"], rounds)
+        # region rounds
+        of_round = round_of(step, train["steps"], rounds["count"])
         if step == of_round.first > 0:
             start_round(rounds, networks, averages, optimizers)
             if run.main:
                 tqdm.write(f"round {of_round.number + 1} of {rounds['count']}")
+        rate = rate_of(train["schedule"], step - of_round.first, of_round.end - of_round.first)
+        # endregion
+        # region once
+        rate = rate_of(train["schedule"], step, train["steps"])
+        # endregion
         # region rollouts
         batch = fetched()
         batch = {name: batch[name] for name in UPDATES[0].batch}
@@ -534,17 +575,31 @@ def main() -> None:
             if not update.due(step):
                 continue
             # endregion
+            # region rounds
             metrics[update] = train_step(
-                update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
+                update, networks, wrapped, optimizers, batch, train, step, turn, of_round, rate, run
             )
+            # endregion
+            # region once
+            metrics[update] = train_step(
+                update, networks, wrapped, optimizers, batch, train, step, turn, rate, run
+            )
+            # endregion
         # region single
+        # region roles
         if averages:  # those of frozen networks do not change
             moving = {n: a for n, a in averages.items() if not roles.get(n, {}).get("frozen")}
             update_averages(moving, networks, ema_decay(train["ema"], step))
         # endregion
+        # region plain
+        if averages:
+            update_averages(averages, networks, ema_decay(train["ema"], step))
+        # endregion
+        # endregion
         # region power
         profiles.update(networks, step + 1)
         # endregion
+        # region roles
         for name, role in roles.items():
             if source := role.get("average_of"):
                 # region even
@@ -554,6 +609,7 @@ def main() -> None:
                 decay = decay_of(role, step)
                 # endregion
                 update_averages({name: networks[name]}, {name: networks[source]}, decay)
+        # endregion
         step += 1
         bar.update()
         # Checked before checkpoints too, because those of a failed run would displace good ones.
@@ -563,17 +619,17 @@ def main() -> None:
                 # `loss`, or for example `generator/loss` if there are several
                 words = [*update.metrics, update.metrics[0].replace("loss", "gradient_norm")]
                 values |= dict(zip(words, averaged(numbers, run), strict=True))
-            rate = (step - logged) * train["batch_size"] / (time.perf_counter() - since)
+            speed = (step - logged) * train["batch_size"] / (time.perf_counter() - since)
             since, logged = time.perf_counter(), step
             bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
             if bar.disable and run.main:  # no terminal: print lines instead of a bar
                 shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
-                print(f"step {step}: {shown}, {rate:.0f} samples/s", flush=True)
+                print(f"step {step}: {shown}, {speed:.0f} samples/s", flush=True)
             if writer:
                 for name, optimizer in optimizers.items():
                     label = "learning_rate" if len(optimizers) == 1 else f"{name}/learning_rate"
                     writer.add_scalar(label, optimizer.param_groups[0]["lr"], step)
-                for name, value in {**values, "samples_a_second": rate}.items():
+                for name, value in {**values, "samples_a_second": speed}.items():
                     writer.add_scalar(name, value, step)
             for name in dict.fromkeys(update.metrics[0] for update in metrics):
                 value = values[name]
@@ -590,10 +646,10 @@ def main() -> None:
         # Sharded weights are gathered by all processes together.
         sampling = grids_every and (step % grids_every == 0 or step == train["steps"])
         if sampling and (run.main or run.parallel == "fsdp"):
-            preview(config, averages or networks, indexes, step, run)
+            preview(config, averages or networks, usual, step, run)
         judging = train["evaluate_every"] and step % train["evaluate_every"] == 0
         if judging and (run.main or run.parallel == "fsdp"):
-            judge = judge or Judge(config, run.device, indexes)
+            judge = judge or Judge(config, run.device, usual(train["evaluate_samples"]))
             samples = drawn(config, averages or networks, judge.given, run)
             figures = judge(samples) if run.main else {}
             if run.main:

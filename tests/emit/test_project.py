@@ -150,12 +150,29 @@ def source_of(name: str) -> str:
 
 
 def test_noise_is_the_runtimes() -> None:
-    files = files_of("digits-dit")
+    """The definitions in a project are those of the runtime, word by word."""
+    files, compared = files_of("digits-dit"), set()
     for name in SHARED:
-        beside = str(files[f"latentc_support/{name}.py"])
+        beside = str(files.get(f"latentc_support/{name}.py", ""))
         assert "latentc_runtime" not in beside
-        beside = beside.replace("from . import", "from latentc_runtime import")
-        assert re.sub(r"from \.(\w+) import", r"from latentc_runtime.\1 import", beside) == source_of(name)
+        text = source_of(name).replace("from latentc_runtime import", "from . import")
+        own = {ast.unparse(node) for node in ast.parse(text).body}
+        for node in ast.parse(beside).body:
+            if isinstance(node, ast.FunctionDef):
+                assert ast.unparse(node) in own, node.name
+                compared.add(node.name)
+    assert {"philox", "normals", "input_array", "classes_from_text"} <= compared
+
+
+def test_a_project_defines_only_what_it_calls() -> None:
+    """Every function and class of the support code occurs in the project's text beside its definition."""
+    files = {path: str(text) for path, text in files_of("digits-dit").items() if path.endswith(".py")}
+    text = "\n".join(files.values())
+    emitted = {"model.py", "objective.py", "sampler.py", "schedule.py"}
+    for path in {*files} - emitted:
+        for node in ast.walk(ast.parse(files[path])):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("__"):
+                assert len(re.findall(rf"\b{node.name}\b", text)) > 1, (path, node.name)
 
 
 def test_equal_sizes_keep_their_names() -> None:

@@ -20,25 +20,35 @@ _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the 
 _PRECISIONS = 'one_of("fp32", "bf16")'
 
 
-def training_files(
+def training_regions(
     train: Train,
     module: Module | None = None,
     rolls_out: bool = False,
     grown: bool = False,
     updates: Collection[str] = (),
-) -> dict[str, str]:
-    """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, orthogonal.py, ema.py,
-    reconstruct.py, batch_norm.py, weight_norm.py, rollouts.py.
+) -> set[str]:
+    """The regions of the templates that a project has, as far as they depend on how it is trained.
 
     `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw; `grown`: the
     decay of an average rises with time grids. `updates`: the optional fields that the class Update has.
     """
+    extras = _extras(train)
+    regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches", "grown" if grown else "even"}
+    return regions | regions_of(updates) | ({"patterns"} if {"undecayed", "first_layer"} & extras else set())
+
+
+def training_files(
+    train: Train, module: Module | None = None, regions: Collection[str] | None = None
+) -> dict[str, str]:
+    """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, orthogonal.py, ema.py,
+    reconstruct.py, batch_norm.py, weight_norm.py, rollouts.py.
+
+    `regions` of the templates; by default those that depend on the training of the networks in `module`.
+    """
+    regions = training_regions(train, module) if regions is None else regions
     chosen = _chosen(train)
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
     extras = _extras(train)
-    regions = _regions(train, module) | extras | {"rollouts" if rolls_out else "batches", "grown" if grown else "even"}
-    regions |= regions_of(updates)
-    regions |= {"patterns"} if {"undecayed", "first_layer"} & extras else set()
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
     undecayed = "undecayed" in extras
     named = undecayed or "first_layer" in extras
@@ -54,7 +64,7 @@ def training_files(
         config = config.replace(_PRECISIONS, _PRECISIONS.replace(")", ', "fp16")'))
     files = {"optimizers.py": assembled(head, imports, body), "config.py": config}
     more = [
-        *(["rollouts.py"] if rolls_out else []),
+        *(["rollouts.py"] if "rollouts" in regions else []),
         *(f"{extra}.py" for extra in Optimizer.EXTRAS if extra in extras),
         *(["ema.py", "reconstruct.py"] if "power" in regions else []),
         *(f"{region}.py" for region in ("batch_norm", "weight_norm") if region in regions),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,14 @@ from latentc.components.read_fields import fields_of_project
 from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
-from latentc.emit.functions import Functions
+from latentc.emit.functions import Functions, networks_called
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import ModelFile, assembled, in_support, model_file, networks_file
-from latentc.emit.optimizers import optimizer_settings, training_files
+from latentc.emit.optimizers import optimizer_settings, training_files, training_regions
+from latentc.emit.reach import reached_only
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.emit.updates import update_class
-from latentc.files.templates import rendered, template
+from latentc.files.templates import rendered, template, with_regions
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym
 from latentc_runtime.distributions import COMMON, DISTRIBUTIONS
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 NAMES = "class_names.txt"
 MARK = ".latentc-project"  # marks a folder as an emitted project, which may be overwritten
 _COPIED = ("sample.py", "ruff.toml")
+_EMITTED = ("model.py", "objective.py", "sampler.py", "schedule.py")
 _SUPPORT = (
     *("__init__.py", "parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
     *("data.py", "evaluate.py", "plain_errors.py"),
@@ -141,14 +143,56 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     config = {**config_of(spec, lowered.updates), "model": offered_sizes(model, spec)}
     rolls_out = any(update.rollout for update in lowered.updates)
     grown = any("grids" in role for role in config.get("roles", {}).values())
-    files |= training_files(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
+    regions = training_regions(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
+    regions |= _regions(lowered, spec, config, "schedule.py" in files)
+    files |= training_files(spec.train, regions=regions)
+    for name in [name for name in files if name.endswith(".py") and name not in _EMITTED]:
+        files[name] = with_regions(str(files[name]), regions)
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
     facts = _facts(lowered, spec, config) | {"has_schedule": "schedule.py" in files}
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
+    files |= _reached(
+        files, spec.data.kind, _drawn(lowered) | ({"normal", "integers"} if "conditions" in regions else set())
+    )
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
+
+
+def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled: bool) -> set[str]:
+    """The regions of templates and shared modules that a project has, as far as they depend on its networks and data.
+
+    `scheduled`: schedule.py computes the steps of its samplers.
+    """
+    own = lowered.conditions
+    conditions = len(own) > 1 or any(c.form != "label" or c.encoding != "index" or not c.required for c in own)
+    sampled = bool(lowered.programs)
+    staged = any(
+        FIRST_STAGE in networks_called(lowered.module, lowered.module.entries[program.entry])
+        for program in lowered.programs
+    )
+    return {
+        "conditions" if conditions or searched(spec) else "classes",
+        "roles" if "roles" in config else "plain",
+        "rounds" if "rounds" in config else "once",
+        "schedule" if scheduled else "tables",
+        "unsampled" if not sampled else "staged" if staged else "direct",
+    }
+
+
+def _drawn(lowered: Lowered) -> set[str]:
+    """The distributions of the programs' inputs."""
+    sources = (entry.source for program in lowered.programs for entry in program.inputs(lowered.module))
+    return {source.distribution for source in sources if isinstance(source, RandomSource)}
+
+
+def _reached(files: dict[str, str | bytes], kind: str, drawn: Collection[str]) -> dict[str, str | bytes]:
+    """Removes the modules from `files`; returns those that a script loads, with the definitions that it reaches."""
+    modules = {path: str(files.pop(path)) for path in [*files] if path.endswith(".py")}
+    scripts = ["train.py", "sample.py", *in_support({"data.py": "", "reconstruct.py": ""})]
+    whole = [*_EMITTED, *in_support({"autoencoder.py": ""})]
+    return dict(reached_only(modules, scripts, whole, [kind], drawn))
 
 
 def _shared(lowered: Lowered, spec: Spec, files: Iterable[str | bytes]) -> tuple[str, ...]:
@@ -160,8 +204,7 @@ def _shared(lowered: Lowered, spec: Spec, files: Iterable[str | bytes]) -> tuple
     texts = any(condition.medium == "text" for condition in lowered.conditions)
     texts |= any(field.medium == "text" for field in spec.data.fields.values())
     texts |= any(isinstance(text, str) and "\nfrom .texts import" in text for text in files)
-    sources = (entry.source for program in lowered.programs for entry in program.inputs(lowered.module))
-    rare = any(isinstance(source, RandomSource) and source.distribution not in COMMON for source in sources)
+    rare = not _drawn(lowered) <= {*COMMON}
     asked = {"condition_arrays": arrays, "texts": texts, "rare_distributions": rare}
     return (*SHARED, *(name for name, needed in asked.items() if needed))
 

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sample import CALLED, declared, program_of
+from sample import CALLED
 
 from . import dataset
 from .arrays import drawn_rows
-from .sources import Given, default_given
+from .sources import Given
 
 REAL = 2048  # largest number of real samples
 INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # sha256 of the network of FID
@@ -39,11 +39,9 @@ BATCH = 64
 class Judge:
     """Compares samples with real ones; `given` is what to draw them from, the same at every step."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device, indexes: dict[str, Any] | None = None):
+    def __init__(self, config: dict[str, Any], device: torch.device, given: Given):
         train = config["train"]
-        self.device, self.field = device, field_of(config)
-        count = train["evaluate_samples"]
-        self.given: Given = default_given(count, 0, *declared(program_of()), indexes=indexes)
+        self.device, self.field, self.given = device, field_of(config), given
         self.network, self.frechet = None, "fd_principal"
         if train["evaluate_features"]:
             file = Path(train["evaluate_features"])

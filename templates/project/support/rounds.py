@@ -1,7 +1,4 @@
-"""Rounds: equal parts of training, each with its own learning rate schedule.
-
-In a project with `rounds` in config.yaml, the student of one round is the teacher of the next.
-"""
+"""The learning rate schedule, and rounds: equal parts of training, each with a schedule of its own."""
 
 import math
 from dataclasses import dataclass
@@ -20,19 +17,17 @@ class Round:
     end: int
 
 
-def round_of(step: int, steps: int, rounds: dict[str, Any] | None) -> Round:
-    """The round of a step of `steps`; without `rounds` there is one."""
-    count = rounds["count"] if rounds else 1
+def round_of(step: int, steps: int, count: int) -> Round:
+    """The round of a step of `steps`."""
     number = step * count // steps
     return Round(number, -(-number * steps // count), -(-(number + 1) * steps // count))
 
 
-def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
-    """The fraction of the learning rate at a step: linear warm-up, hold, then the schedule."""
-    warmup, final, at = course["warmup"], course["final"], step - of_round.first
+def rate_of(course: dict[str, Any], at: int, steps: int) -> float:
+    """The fraction of the learning rate at step `at` of `steps`: linear warm-up, hold, then the schedule."""
+    warmup, final = course["warmup"], course["final"]
     if at < warmup:
         return (at + 1) / warmup
-    steps = of_round.end - of_round.first
     held = warmup + course["hold"] * steps
     progress = max(0, at - held) / max(1, steps - held)
     match course["kind"]:
@@ -42,8 +37,10 @@ def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
             return 1 - (1 - final) * progress
         case "exponential":
             return final**progress
+        # region decay
         case "inverse_sqrt":
             return max(at / course["decay_from"], 1) ** -0.5
+        # endregion
     return 1.0
 
 
