@@ -122,7 +122,9 @@ def test_every_setting_of_training_is_checked() -> None:
     config.check(train)
     flat = {k for key, v in train.items() for k in ([f"{key}.{k}" for k in v] if isinstance(v, dict) else [key])}
     optimizer = ("kind", *config.OPTIMIZERS["adamw"])
-    assert flat == set(config.TRAIN) | {f"optimizer.{name}" for name in optimizer}
+    settings = {name.removeprefix("train.") for name in config.SETTINGS if name.startswith("train.")}
+    assert flat == settings | {f"optimizer.{name}" for name in optimizer}
+    assert "data.views" in config.SETTINGS and "data.rate" not in config.SETTINGS
     for wrong in ({"ema": "none"}, {"clip": float("nan")}, {"keep": 0}, {"resume": 1}, {"seed": True}, {"stepz": 3}):
         with pytest.raises(SystemExit, match=f"train.{next(iter(wrong))}"):
             config.check({**train, **wrong})

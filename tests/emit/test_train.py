@@ -172,7 +172,7 @@ def test_samples_and_refusals(project: Path) -> None:
         ("train.py", ["--parallel", "DDP"], "one of none, ddp, fsdp"),  # else each process would train alone
         ("train.py", ["--precision", "bf61"], "one of fp32, bf16"),
         ("train.py", ["--optimizer", "{kind: adamw}"], "optimizer.lr is missing"),
-        ("train.py", ["--config"], "wants a value"),
+        ("train.py", ["--config"], "expected one argument"),
         ("train.py", ["--config", "nowhere.yaml"], "there is no file"),
         ("sample.py", [*weights, "--steps", "5000"], "there are no 5000 different timesteps of"),
         ("sample.py", [*weights, "--class", "10"], "class 10 is out of range; classes are 0 to 9"),
@@ -181,7 +181,11 @@ def test_samples_and_refusals(project: Path) -> None:
         ("sample.py", [*weights, "--per-class", "0"], "invalid"),
         ("sample.py", [*weights, "--seed", "-1"], "invalid"),
         ("sample.py", ["--weights", "nowhere.safetensors"], "there is no file"),
-        ("sample.py", [*weights, "--truncation", "1"], "no setting `truncation`"),
+        ("sample.py", [*weights, "--setting", "truncation=1"], "no setting `truncation`"),
+        ("sample.py", [*weights, "--truncation", "1"], "unrecognized arguments: --truncation"),
+        ("sample.py", [*weights, "--guidance", "1", "--setting", "guidance=2"], "given twice"),
+        ("sample.py", [*weights, "--guidance", "1e39"], "`guidance` 1e+39 is out of range"),
+        ("sample.py", [*weights, "--seed", str(1 << 64)], "seeds must be in [0, 2^64)"),
     ):
         refused(project, script, flags, said)
     assert not (project / "runs/nan/checkpoints").exists()

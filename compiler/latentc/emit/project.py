@@ -153,9 +153,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     )
     facts = _facts(lowered, spec, config) | {"has_schedule": "schedule.py" in files}
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
-    files |= _reached(
-        files, spec.data.kind, _drawn(lowered) | ({"normal", "integers"} if "conditions" in regions else set())
-    )
+    drawn = _drawn(lowered) | ({"normal", "integers"} if "conditions" in regions else set())
+    files |= _reached(files, spec.data.kind, {"DRAWS": drawn, "SETTINGS": _described(config)})
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
 
@@ -181,18 +180,24 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
     }
 
 
+def _described(config: Mapping[str, Any], path: str = "") -> set[str]:
+    """The paths of the settings in config.yaml, and those of roles for whatever network has one."""
+    found = {path.removesuffix("."), re.sub(r"^roles\.\w+", "roles.*", path).removesuffix(".")}
+    return found.union(*(_described(v if isinstance(v, Mapping) else {}, f"{path}{k}.") for k, v in config.items()))
+
+
 def _drawn(lowered: Lowered) -> set[str]:
     """The distributions of the programs' inputs."""
     sources = (entry.source for program in lowered.programs for entry in program.inputs(lowered.module))
     return {source.distribution for source in sources if isinstance(source, RandomSource)}
 
 
-def _reached(files: dict[str, str | bytes], kind: str, drawn: Collection[str]) -> dict[str, str | bytes]:
+def _reached(files: dict[str, str | bytes], kind: str, rows: Mapping[str, Collection[str]]) -> dict[str, str | bytes]:
     """Removes the modules from `files`; returns those that a script loads, with the definitions that it reaches."""
     modules = {path: str(files.pop(path)) for path in [*files] if path.endswith(".py")}
     scripts = ["train.py", "sample.py", *in_support({"data.py": "", "reconstruct.py": ""})]
     whole = [*_EMITTED, *in_support({"autoencoder.py": ""})]
-    return dict(reached_only(modules, scripts, whole, [kind], drawn))
+    return dict(reached_only(modules, scripts, whole, [kind], rows))
 
 
 def _shared(lowered: Lowered, spec: Spec, files: Iterable[str | bytes]) -> tuple[str, ...]:

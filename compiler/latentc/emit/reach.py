@@ -14,7 +14,7 @@ from latentc.emit.model import SUPPORT
 from latentc.emit.text import HARD_WIDTH
 
 _PLAIN = {"Protocol", "ABC"}  # bases that call none of a class's methods
-_TABLES = {"DRAWS"}  # dicts of which a project needs some rows
+_TABLES = {"DRAWS", "SETTINGS"}  # dicts of which a project may need some rows only
 Key = tuple[str, str]  # path of a module, name of a definition in it
 
 
@@ -23,15 +23,15 @@ def reached_only(
     scripts: Collection[str],
     whole: Collection[str],
     found: Collection[str] = (),
-    rows: Collection[str] = (),
+    rows: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, str]:
     """The modules {path: text} that `scripts` load, each with the definitions that they reach.
 
     Modules in `whole` keep all their definitions. `found`: names of modules that settings name.
-    `rows`: keys of the rows that tables keep.
+    `rows`: keys of the rows that tables keep, by the tables' names.
     """
     modules = {path: _Module(path, text, path in scripts) for path, text in files.items()}
-    walk = _Walk(modules, whole, words={*found}, rows=rows)
+    walk = _Walk(modules, whole, words={*found}, rows=rows or {})
     for path in scripts:
         walk.load(path)
     walk.finish()
@@ -110,7 +110,7 @@ class _Walk:
     reached: set[Key] = field(default_factory=set)
     objects: set[str] = field(default_factory=set)  # modules that are read as objects
     words: set[str] = field(default_factory=set)  # attributes and texts in code that is reached
-    rows: Collection[str] = ()
+    rows: Mapping[str, Collection[str]] = field(default_factory=dict)
     finds: bool = False  # some module is imported by a name that the code computes
 
     def load(self, path: str) -> None:
@@ -200,7 +200,7 @@ class _Walk:
     def _reach_parts(self, path: str, name: str, node: ast.stmt) -> None:
         for part, (_, content) in _parts(node):
             key = (path, f"{name}.{part}")
-            kept = self.rows if isinstance(content, ast.expr) else self.words
+            kept = self.rows.get(name, (part,)) if isinstance(content, ast.expr) else self.words
             if key not in self.reached and part in kept:
                 self.reached.add(key)
                 self.scan(self.modules[path], content)

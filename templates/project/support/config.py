@@ -1,17 +1,16 @@
-"""Reads config.yaml. Settings are also flags: `--steps 10`, `--optimizer.lr 2e-4`, `--data.path images`.
+"""Reads config.yaml. Settings are also flags: `--steps 10`, `--optimizer.lr=2e-4`; `--help` lists them.
 
 Paths in config.yaml are relative to its folder, wherever a script runs; paths in flags to the current folder.
-
-`--help` lists them with their values and descriptions.
 """
 
+import argparse
 import math
 import os
 import re
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -56,157 +55,116 @@ PATTERNS: Rule = (
 )
 # endregion
 FLAG: Rule = ("true or false", lambda v: isinstance(v, bool))
-TRAIN: dict[str, Rule] = {
-    "out": ("a folder", lambda v: isinstance(v, str)),
-    "resume": FLAG,
-    "deterministic": FLAG,
-    "steps": whole(1),
-    "batch_size": whole(1),
-    "accumulate": whole(1),
-    "schedule.kind": one_of("constant", "cosine", "linear", "exponential"),
-    "schedule.warmup": whole(0),
-    "schedule.hold": number(0, 1),
-    "schedule.final": number(0, 1),
-    # region fixed
-    "ema": or_null(number(0, 1)),
-    # endregion
-    # region warm
-    "ema.decay": number(0, 1),
-    "ema.warmup": FLAG,
-    # endregion
-    # region power
-    "ema.sigma_rel": (
-        "a list of 1 to 8 different widths from 0.001 to 0.25",
-        lambda v: (
-            isinstance(v, list)
-            and all(type(w) is float and 0.001 <= w <= 0.25 for w in v)
-            and 1 <= len({f"{w:g}" for w in v}) == len(v) <= 8  # each names its stored averages
-        ),
+ANY: Rule = ("", lambda v: True)
+# region power
+WIDTHS: Rule = (
+    "a list of 1 to 8 different widths from 0.001 to 0.25",
+    lambda v: (
+        isinstance(v, list)
+        and all(type(w) is float and 0.001 <= w <= 0.25 for w in v)
+        and 1 <= len({f"{w:g}" for w in v}) == len(v) <= 8  # each names its stored averages
     ),
-    "ema.snapshot_every": whole(1),
-    "ema.target": or_null(number(0.001, 0.25)),
-    "ema.half": FLAG,
-    # endregion
-    "clip": or_null(number(0)),
-    "precision": one_of("fp32", "bf16"),
-    # region fp16
-    "loss_scaling": number(0),
-    # endregion
-    "compile": FLAG,
-    "recompute": FLAG,
-    "parallel": one_of("none", "ddp", "fsdp"),
-    "seed": whole(0),
-    "checkpoint_every": whole(1),
-    "keep": whole(1),
-    "log_every": whole(1),
-    "sample_every": or_null(whole(1)),
-    "evaluate_every": or_null(whole(1)),
-    "evaluate_samples": whole(8),
-    "evaluate_features": or_null(("a file", lambda v: isinstance(v, str))),
-    "workers": whole(0),
-}
-
-# region decay
-TRAIN["schedule.kind"] = one_of("constant", "cosine", "linear", "exponential", "inverse_sqrt")
-TRAIN["schedule.decay_from"] = whole(1)
-
+)
 # endregion
+PATH: Rule = ("a path", lambda v: isinstance(v, str))
+COURSES = (
+    *("constant", "cosine", "linear", "exponential"),
+    # region decay
+    "inverse_sqrt",
+    # endregion
+)
+
 # {kind: {setting: (rule, description)}} of the optimisers in this project
 OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}
 
-MEANINGS = {
-    "config": "settings file to use instead of config.yaml",
-    "train.out": "folder for checkpoints, samples, logs and weights",
-    "train.resume": "continue from the newest intact checkpoint in `out`",
-    "train.deterministic": "use only deterministic PyTorch algorithms, which are slower on a GPU",
-    "train.steps": "optimiser steps",
-    "train.batch_size": "samples per optimiser step, over all processes",
-    "train.accumulate": "forward passes per optimiser step",
-    "train.schedule.kind": "learning rate schedule after warm-up",
-    "train.schedule.warmup": "steps over which the learning rate rises from 0",
-    "train.schedule.hold": "fraction of all steps at the full learning rate after warm-up",
-    "train.schedule.final": "final fraction of the learning rate",
+# {setting: (rule, description)}; the other settings describe the model and its data
+SETTINGS: dict[str, tuple[Rule, str]] = {
+    "train.out": (PATH, "folder for checkpoints, samples, logs and weights"),
+    "train.resume": (FLAG, "continue from the newest intact checkpoint in `out`"),
+    "train.deterministic": (FLAG, "use only deterministic PyTorch algorithms, which are slower on a GPU"),
+    "train.steps": (whole(1), "optimiser steps"),
+    "train.batch_size": (whole(1), "samples per optimiser step, over all processes"),
+    "train.accumulate": (whole(1), "forward passes per optimiser step"),
+    "train.schedule.kind": (one_of(*COURSES), "learning rate schedule after warm-up"),
+    "train.schedule.warmup": (whole(0), "steps over which the learning rate rises from 0"),
+    "train.schedule.hold": (number(0, 1), "fraction of all steps at the full learning rate after warm-up"),
+    "train.schedule.final": (number(0, 1), "final fraction of the learning rate"),
     # region decay
-    "train.schedule.decay_from": "step from which the rate falls as 1 / sqrt(step)",
+    "train.schedule.decay_from": (whole(1), "step from which the rate falls as 1 / sqrt(step)"),
     # endregion
     # region fixed
-    "train.ema": "decay per step of the averaged weights; null: none",
+    "train.ema": (or_null(number(0, 1)), "decay per step of the averaged weights; null: none"),
     # endregion
     # region warm
-    "train.ema.decay": "decay per step of the averaged weights",
-    "train.ema.warmup": "limit the decay of step n to (1 + n) / (10 + n)",
+    "train.ema.decay": (number(0, 1), "decay per step of the averaged weights"),
+    "train.ema.warmup": (FLAG, "limit the decay of step n to (1 + n) / (10 + n)"),
     # endregion
     # region power
-    "train.ema.sigma_rel": "widths of the averages, relative to the number of steps",
-    "train.ema.snapshot_every": "steps between stored averages",
-    "train.ema.target": "width of the average reconstructed at the end; null: the first one",
-    "train.ema.half": "store averages in float16",
+    "train.ema.sigma_rel": (WIDTHS, "widths of the averages, relative to the number of steps"),
+    "train.ema.snapshot_every": (whole(1), "steps between stored averages"),
+    "train.ema.target": (
+        or_null(number(0.001, 0.25)),
+        "width of the average reconstructed at the end; null: the first one",
+    ),
+    "train.ema.half": (FLAG, "store averages in float16"),
     # endregion
-    "train.clip": "maximum gradient norm; null: no limit",
-    "train.precision": "precision of the forward pass",
+    "train.clip": (or_null(number(0)), "maximum gradient norm; null: no limit"),
+    "train.precision": (one_of("fp32", "bf16"), "precision of the forward pass"),
     # region fp16
-    "train.loss_scaling": "loss scale in fp16; gradients are divided by it",
+    "train.loss_scaling": (number(0), "loss scale in fp16; gradients are divided by it"),
     # endregion
-    "train.compile": "compile networks with torch.compile",
-    "train.recompute": "recompute blocks in the backward pass: uses less memory but more computation",
-    "train.parallel": "strategy for several processes",
-    "train.seed": "seed of the initial weights, the noise and the data order",
-    "train.checkpoint_every": "steps between checkpoints",
-    "train.keep": "number of newest checkpoints to keep",
-    "train.log_every": "steps between log lines",
-    "train.sample_every": "steps between sample grids, the last one at the end; null: none",
-    "train.evaluate_every": "steps between sample metrics (Fréchet distance, precision, recall); null: none",
-    "train.evaluate_samples": "number of samples for these metrics",
-    "train.evaluate_features": "TorchScript feature extractor; null: principal components",
-    "train.workers": "data loader processes; 0 loads in the training process",
-    "data.path": "the file or folder of the data",
-    "data.keys": "{field: name of its array in the file}, if they differ",
-    "data.part": "which part of the data",
-    "data.horizontal_flip": "mirror images at random with probability 1/2",
-    "data.augment": "probability of each geometric augmentation; 0: none",
-    "data.augmentations": "which of them",
-    "data.crops": "cached views of each image: the centre, or ten crops",
-    "data.views": "random crops, operations and mixtures of images; null: none",
-    "data.views.crop": "share of an image's area in a random crop; null: the centre square",
-    "data.views.fit": "crops larger than the image are redrawn or clamped",
-    "data.views.rand_augment": "random operations; null: none",
-    "data.views.rand_augment.operations": "random operations per image",
-    "data.views.rand_augment.magnitude": "their mean magnitude, of 10",
-    "data.views.rand_augment.deviation": "its standard deviation",
-    "data.views.rand_augment.probability": "probability that an operation is applied",
-    "data.views.mixup": "parameter of the shares in sums of two images; 0: none",
-    "data.views.cutmix": "parameter of the shares of rectangles of another image; 0: none",
-    "data.rate": "sample rate of all files, in Hz",
-    "data.split": "which split of the data",
-    "data.label": "suffix of the label file, or key in the .json",
-    "data.moments": "contents of the second half of the cached channels",
-    "data.scale": "factor of the cached latents",
-    "data.latent_mean": "mean of the cached latents per channel",
-    "data.latent_std": "standard deviation of the cached latents per channel",
-    "data.deviation": "standard deviation of the normalised latents",
-    "data.first_stage.weights": "weights of the first stage",
-    "data.first_stage.shift": "subtracted from its latents",
-    "data.first_stage.scale": "factor of its latents after that",
-    "roles.pretrained": "weights that the network starts from",
-    "roles.decay": "decay per step of the average",
+    "train.compile": (FLAG, "compile networks with torch.compile"),
+    "train.recompute": (FLAG, "recompute blocks in the backward pass: uses less memory but more computation"),
+    "train.parallel": (one_of("none", "ddp", "fsdp"), "strategy for several processes"),
+    "train.seed": (whole(0), "seed of the initial weights, the noise and the data order"),
+    "train.checkpoint_every": (whole(1), "steps between checkpoints"),
+    "train.keep": (whole(1), "number of newest checkpoints to keep"),
+    "train.log_every": (whole(1), "steps between log lines"),
+    "train.sample_every": (
+        or_null(whole(1)),
+        "steps between sample grids, the last one at the end; null: none",
+    ),
+    "train.evaluate_every": (
+        or_null(whole(1)),
+        "steps between sample metrics (Fréchet distance, precision, recall); null: none",
+    ),
+    "train.evaluate_samples": (whole(8), "number of samples for these metrics"),
+    "train.evaluate_features": (
+        or_null(PATH),
+        "TorchScript feature extractor; null: principal components",
+    ),
+    "train.workers": (whole(0), "data loader processes; 0 loads in the training process"),
+    "data.path": (ANY, "the file or folder of the data"),
+    "data.keys": (ANY, "{field: name of its array in the file}, if they differ"),
+    "data.part": (ANY, "which part of the data"),
+    "data.horizontal_flip": (ANY, "mirror images at random with probability 1/2"),
+    "data.augment": (ANY, "probability of each geometric augmentation; 0: none"),
+    "data.augmentations": (ANY, "which of them"),
+    "data.crops": (ANY, "cached views of each image: the centre, or ten crops"),
+    "data.views": (ANY, "random crops, operations and mixtures of images; null: none"),
+    "data.views.crop": (ANY, "share of an image's area in a random crop; null: the centre square"),
+    "data.views.fit": (ANY, "crops larger than the image are redrawn or clamped"),
+    "data.views.rand_augment": (ANY, "random operations; null: none"),
+    "data.views.rand_augment.operations": (ANY, "random operations per image"),
+    "data.views.rand_augment.magnitude": (ANY, "their mean magnitude, of 10"),
+    "data.views.rand_augment.deviation": (ANY, "its standard deviation"),
+    "data.views.rand_augment.probability": (ANY, "probability that an operation is applied"),
+    "data.views.mixup": (ANY, "parameter of the shares in sums of two images; 0: none"),
+    "data.views.cutmix": (ANY, "parameter of the shares of rectangles of another image; 0: none"),
+    "data.rate": (ANY, "sample rate of all files, in Hz"),
+    "data.split": (ANY, "which split of the data"),
+    "data.label": (ANY, "suffix of the label file, or key in the .json"),
+    "data.moments": (ANY, "contents of the second half of the cached channels"),
+    "data.scale": (ANY, "factor of the cached latents"),
+    "data.latent_mean": (ANY, "mean of the cached latents per channel"),
+    "data.latent_std": (ANY, "standard deviation of the cached latents per channel"),
+    "data.deviation": (ANY, "standard deviation of the normalised latents"),
+    "data.first_stage.weights": (ANY, "weights of the first stage"),
+    "data.first_stage.shift": (ANY, "subtracted from its latents"),
+    "data.first_stage.scale": (ANY, "factor of its latents after that"),
+    "roles.*.pretrained": (ANY, "weights that the network starts from"),
+    "roles.*.decay": (ANY, "decay per step of the average"),
 }
-
-
-def help_text(config: dict[str, Any]) -> str:
-    """One line per setting that has a description; the others describe the model and its data."""
-    rules, meanings = train_rules(config["train"])
-    meanings |= MEANINGS
-    lines = []
-    for path, value in {"config": "config.yaml", **flat(config)}.items():
-        section, _, rest = path.partition(".")
-        short = re.sub(r"^\w+\.", "", rest) if section == "roles" else rest
-        place = f"{section}.{short}" if rest else section
-        if place in meanings:
-            taken = f" ({rules[rest][0]})" if section == "train" else ""
-            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-            flag = path.removeprefix("train.")
-            lines.append(f"  --{flag:26} {shown!s:14} {meanings[place]}{taken}")
-    return "\n".join(lines)
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -218,31 +176,30 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def train_rules(train: dict[str, Any]) -> tuple[dict[str, Rule], dict[str, str]]:
-    """The rules of the settings in `train`, and the descriptions of those of optimisers, by path."""
-    rules, meanings = dict(TRAIN), {}
+def rules_of(train: dict[str, Any]) -> dict[str, tuple[Rule, str]]:
+    """SETTINGS with those of the optimisers that `train` names."""
+    found = dict(SETTINGS)
     places = {f"optimizers.{name}": own for name, own in train.get("optimizers", {}).items()}
     for place, own in {"optimizer": train.get("optimizer"), **places}.items():
         kind = own.get("kind") if isinstance(own, dict) else None
         words, fits = one_of(*OPTIMIZERS)
-        rules[f"{place}.kind"] = f"{words}; emit the project again for another kind", fits
-        meanings[f"train.{place}.kind"] = "the optimiser"
-        for name, (rule, meaning) in OPTIMIZERS.get(kind, {}).items():
-            rules[f"{place}.{name}"], meanings[f"train.{place}.{name}"] = rule, meaning
-    return rules, meanings
+        found[f"train.{place}.kind"] = (f"{words}; emit the project again for another", fits), "the optimiser"
+        found |= {f"train.{place}.{name}": row for name, row in OPTIMIZERS.get(kind, {}).items()}
+    return found
 
 
 def check(train: dict[str, Any]) -> None:
     """SystemExit if a setting of `train` is unknown, missing or invalid."""
-    found, (rules, _) = flat(train), train_rules(train)
+    found = flat({"train": train})
+    rules = {path: rule for path, (rule, _) in rules_of(train).items() if path.startswith("train.")}
     for path in [*found, *rules]:
         if path not in rules:
-            raise SystemExit(f"train.{path}: there is no such setting")
+            raise SystemExit(f"{path}: there is no such setting")
         if path not in found:
-            raise SystemExit(f"train.{path} is missing")
+            raise SystemExit(f"{path} is missing")
         words, fits = rules[path]
         if not fits(found[path]):
-            raise SystemExit(f"train.{path}: {found[path]!r} is not {words}")
+            raise SystemExit(f"{path}: {found[path]!r} is not {words}")
 
 
 def parsed(value: Any) -> Any:
@@ -262,12 +219,22 @@ PATHS = (
 )
 
 
+def found_in(config: dict[str, Any], path: str) -> Any:
+    """A nested setting."""
+    return reduce(getitem, path.split("."), config)
+
+
+def set_in(config: dict[str, Any], path: str, value: Any) -> None:
+    """Changes a nested setting."""
+    section, _, last = path.rpartition(".")
+    (found_in(config, section) if section else config)[last] = value
+
+
 def locate(config: dict[str, Any], folder: Path, patterns: tuple[str, ...] = PATHS) -> None:
     """Makes relative paths in the settings absolute, from a folder."""
     for path, value in flat(config).items():
         if value and isinstance(value, str) and any(fnmatchcase(path, pattern) for pattern in patterns):
-            *keys, last = path.split(".")
-            reduce(getitem, keys, config)[last] = os.path.abspath(folder / value)
+            set_in(config, path, os.path.abspath(folder / value))
 
 
 def shortened(path: str) -> str:
@@ -276,49 +243,18 @@ def shortened(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def override(config: dict[str, Any], flag: str, text: str) -> None:
-    """Sets one setting by its path, in which `train` may be omitted. SystemExit if it does not exist."""
-    path = flag.replace("-", "_").split(".")
-    if path[0] not in config:
-        path.insert(0, "train")
-    node = config
-    for key in path[:-1]:
-        node = node.get(key)
-        if not isinstance(node, dict):
-            raise SystemExit(f"--{flag}: config.yaml has no such setting")
-    if path[-1] not in node:
-        near = ", ".join(sorted(node))
-        raise SystemExit(f"--{flag}: config.yaml has no such setting; {'.'.join(path[:-1])} has {near}")
+def value_of(text: str) -> Any:
+    """The value of a flag, as YAML."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give a value, or null")
     try:
-        node[path[-1]] = parsed(yaml.safe_load(text))
+        return parsed(yaml.safe_load(text))
     except yaml.YAMLError:
-        raise SystemExit(f"--{flag}: {text!r} is not a YAML value") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a YAML value") from None
 
 
-def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
-    """The settings, with flags `--name value` applied. `--config FILE` reads another file.
-
-    SystemExit if one is invalid.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    file, flags, wants_help = Path(__file__).parents[1] / "config.yaml", [], False
-    while arguments:
-        flag, _, text = arguments.pop(0).partition("=")
-        if flag in ("-h", "--help"):
-            wants_help = True
-            continue
-        if not flag.startswith("--"):
-            raise SystemExit(f"{flag}: settings are given as --name value")
-        if not text:
-            if not arguments:
-                raise SystemExit(f"{flag} wants a value")
-            text = arguments.pop(0)
-        if not text.strip():
-            raise SystemExit(f"{flag} is empty: give a value, or null")
-        if flag == "--config":
-            file = Path(text)
-        else:
-            flags.append((flag[2:], text))
+def read(file: Path) -> dict[str, Any]:
+    """The settings in a file. SystemExit if it holds none."""
     if not file.is_file():
         raise SystemExit(f"--config: there is no file {file}")
     try:
@@ -330,14 +266,56 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
     locate(config, file.parent, (*PATHS, "train.out"))
     if isinstance(out := config["train"].get("out"), str):
         config["train"]["out"] = shortened(out)
-    for flag, text in flags:
-        override(config, flag, text)
+    return config
+
+
+def paths(config: dict[str, Any]) -> list[str]:
+    """The settings by their paths, and the sections that hold them."""
+    parts = [path.split(".") for path in flat(config)]
+    return list(dict.fromkeys(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)))
+
+
+def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
+    """The settings, with flags `--name value` applied. `--config FILE` reads another file.
+
+    SystemExit if one is invalid.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    named = [re.sub(r"^--(train\.)?([^=]+)", lambda f: f"--{f[2].replace('-', '_')}", a) for a in arguments]
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    usual = Path(__file__).parents[1] / "config.yaml"
+    first.add_argument("--config", type=Path, default=usual, metavar="FILE", help="instead of config.yaml")
+    chosen, flags = first.parse_known_args(named)
+    config = read(chosen.config)
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [--SETTING VALUE ...]",
+        description=sys.modules["__main__"].__doc__,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=45, width=150),
+        parents=[first],
+        allow_abbrev=False,
+    )
+    rules = rules_of(config["train"])
+    for path in paths(config):
+        rows = [row for pattern, row in rules.items() if fnmatchcase(path, pattern)]
+        value = yaml.safe_dump(found_in(config, path), default_flow_style=True).splitlines()[0]
+        says = [f"{meaning} ({words})" if words else meaning for (words, _), meaning in rows]
+        parser.add_argument(
+            f"--{path.removeprefix('train.')}",
+            dest=path,
+            type=value_of,
+            default=argparse.SUPPRESS,
+            metavar=value,
+            help=says[0].replace("%", "%%") if says else argparse.SUPPRESS,
+        )
+    given, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise SystemExit(f"{unknown[0]}: config.yaml has no such setting; --help lists those that it has")
+    for path, value in vars(given).items():
+        if path != "config":
+            set_in(config, path, value)
     locate(config, Path())
     check(config["train"])
     path = (config.get("data") or {}).get("path", "a path")  # some data has none
     if not path or not isinstance(path, str):
         raise SystemExit(f"data.path: {path!r} is not a file or folder")
-    if wants_help:
-        print(f"{sys.modules['__main__'].__doc__}\nSettings and their values:\n\n{help_text(config)}")
-        raise SystemExit(0)
     return config
