@@ -63,12 +63,12 @@ class Steps:
     """
 
     def __init__(self, entry: Input, given: Given, rows: np.ndarray, device: torch.device):
-        self.arguments, self.rows, self.device = (entry, given), rows, device
+        self.entry, self.given, self.rows, self.device = entry, given, rows, device
 
     def _of(self, rows: np.ndarray) -> Any:
         if rows.ndim:
-            return Steps(*self.arguments, rows, self.device)
-        return torch.from_numpy(input_array(*self.arguments, int(rows))).to(self.device)
+            return Steps(self.entry, self.given, rows, self.device)
+        return torch.from_numpy(input_array(self.entry, self.given, int(rows))).to(self.device)
 
     def __getitem__(self, index: Any) -> Any:
         return self._of(self.rows[index])

@@ -449,8 +449,10 @@ def main() -> None:
         )
     dataset = open_data(config)
     dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
+    # region files
     if run.main and not found:
         dataset.check(CHECKING)
+    # endregion
     # region staged
     grids_every = grid_interval(config, run)
     # endregion

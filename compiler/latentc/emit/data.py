@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latentc.components.dataset import Data
 from latentc.components.fields import Medium
-from latentc.files.templates import template, with_regions
+from latentc.files.templates import template
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
 _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
@@ -54,8 +54,7 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
     reader = f"latentc.datasets.{data.kind}"
     if stage is not None and data.holds_images:
         shared[data.kind] = reader
-        views = {"views"} if getattr(data, "views", None) is not None else set()
-        files["dataset.py"] = with_regions(template("project/support/encoded.py"), views)
+        files["dataset.py"] = template("project/support/encoded.py")
     else:
         shared["dataset"] = reader
     if searches:
@@ -64,3 +63,11 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
     for name in sorted(_imported(reader) - unused):
         shared[name] = f"latentc.datasets.{name}"
     return files | {f"{name}.py": shared_source(module) for name, module in shared.items()}
+
+
+def data_regions(data: Data, staged: bool) -> set[str]:
+    """The regions of the modules that read the data. `staged` as in `data_files`."""
+    views, coded = getattr(data, "views", None) is not None, staged and data.first_stage is not None
+    found = {"views"} if views else set()
+    found |= {"finished"} if views and coded else {"read"}
+    return found | ({"files"} if data.holds_images and (views or not coded) else set())

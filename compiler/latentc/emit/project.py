@@ -24,7 +24,7 @@ from latentc.components.objective import Objective
 from latentc.components.read_fields import fields_of_project
 from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.emit.classes import Classes
-from latentc.emit.data import data_files, shared_source
+from latentc.emit.data import data_files, data_regions, shared_source
 from latentc.emit.functions import Functions, networks_called
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import ModelFile, assembled, in_support, model_file, networks_file
@@ -144,7 +144,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     rolls_out = any(update.rollout for update in lowered.updates)
     grown = any("grids" in role for role in config.get("roles", {}).values())
     regions = training_regions(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
-    regions |= _regions(lowered, spec, config, "schedule.py" in files)
+    regions |= _regions(lowered, spec, config, "schedule.py" in files) | data_regions(spec.data, stage is not None)
+    regions |= {"encoded"} if {"encoded", "neighbours"} & {*config} else set()
     files |= training_files(spec.train, regions=regions)
     for name in [name for name in files if name.endswith(".py") and name not in _EMITTED]:
         files[name] = with_regions(str(files[name]), regions)

@@ -147,8 +147,9 @@ class _Walk:
     def scan(self, module: _Module, root: ast.AST, apart: Collection[ast.AST] = ()) -> None:
         """Reaches what a statement mentions, except in the nodes `apart`."""
         known: set[int] = set()  # nodes whose meaning their parent has settled
+        local = _bound(root)
         for node in _walked(root, apart):
-            if id(node) in known:
+            if id(node) in known or (isinstance(node, ast.Name) and node.id in local):
                 continue
             match node:
                 case ast.Attribute(value=ast.Name(id=name) as owner, attr=member) if self.module_of(module, name):
@@ -246,6 +247,15 @@ def _walked(root: ast.AST, apart: Collection[ast.AST]) -> Iterator[ast.AST]:
         if not any(node is one for one in apart):
             yield node
             waiting += ast.iter_child_nodes(node)
+
+
+def _bound(root: ast.AST) -> set[str]:
+    """The names that a function binds itself: arguments and variables."""
+    if not isinstance(root, ast.FunctionDef):
+        return set()
+    nodes = [*ast.walk(root)]
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {n.arg for n in nodes if isinstance(n, ast.arg)}
 
 
 def _names(root: ast.AST, apart: Collection[ast.AST]) -> Iterator[str]:

@@ -51,16 +51,21 @@ class Samples(Dataset):
             return {"error": str(error)}  # raised in the main process: a worker would add its traceback
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
+    # region finished
     def finished(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A batch of the loader with what this process computes, such as codes of images that change."""
         finish = getattr(self.source, "finished", None)
         return finish(batch) if finish else batch
 
+    # endregion
+    # region files
     def check(self, seconds: float = math.inf) -> None:
         """Reads every image once, or as many as time allows. SystemExit names those that cannot be read."""
         source = self.source
+        # region encoded
         while hasattr(source, "source"):
             source = source.source
+        # endregion
         pictures = getattr(source, "pictures", getattr(source, "images", None))
         if pictures is None:
             return
@@ -71,9 +76,13 @@ class Samples(Dataset):
             rest = "`python -m latentc_support.data` reads all"
             print(f"{read:,} of {count:,} images can be read; {rest}", flush=True)
 
+    # endregion
     def require(self, names: Iterable[str]) -> None:
         """SystemExit if samples lack a field."""
-        held = self.finished(checked(self[np.zeros(1, np.int64), 0]))
+        held = checked(self[np.zeros(1, np.int64), 0])
+        # region finished
+        held = self.finished(held)
+        # endregion
         if missing := [name for name in names if name not in held]:
             raise SystemExit(
                 f"data: samples have no field {missing[0]}, which training reads; they have "
@@ -85,6 +94,7 @@ def open_data(config: dict[str, Any]) -> Samples:
     """The data of the settings. SystemExit if it is missing or does not fit the model."""
     try:
         source = open_dataset(config["data"])
+        # region encoded
         if "encoded" in config:
             from .features import with_features
 
@@ -93,6 +103,7 @@ def open_data(config: dict[str, Any]) -> Samples:
             from .neighbours import WithNeighbours
 
             source = WithNeighbours(source, config["neighbours"], config["data"]["classes"])
+        # endregion
         return Samples(source)
     except (OSError, ValueError) as error:
         raise SystemExit(f"data: {error}") from None
@@ -134,7 +145,12 @@ def batches(
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator(),  # otherwise it would draw from dropout's generator
     )
+    # region finished
     return (samples.finished(checked(batch)) for batch in loader)
+    # endregion
+    # region read
+    return (checked(batch) for batch in loader)
+    # endregion
 
 
 def checked(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -169,5 +185,7 @@ if __name__ == "__main__":
     from .config import load_config
 
     found = open_data(load_config())
+    # region files
     found.check()
+    # endregion
     print(f"{found.size:,} samples")

@@ -142,7 +142,7 @@ def _level(blocks: Blocks, count: int, attends: bool, resampling: str) -> BlockB
 
 @cache
 def _residual(blocks: Blocks, projects: bool) -> BlockBody:
-    @module_class("ProjectedResidualBlock" if projects else "ResidualBlock", x="B channels H W")
+    @module_class("ResidualBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
         """GroupNorm, SiLU and a 3 x 3 convolution, twice, with a shortcut."""
         h = b.silu(layers.group_norm(b, "norm1", x, blocks.groups, blocks.eps))
