@@ -31,7 +31,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentc_support.changes import record
-from latentc_support.checkpoint import Checkpoints, load_weights, network_state, save_weights, seed_generators
+from latentc_support.checkpoint import (
+    Checkpoints,
+    State,
+    load_weights,
+    network_state,
+    save_weights,
+    seed_generators,
+)
 from latentc_support.config import load_config
 from latentc_support.data import batches, class_names, generator, open_data
 from latentc_support.evaluate import Judge
@@ -509,11 +516,12 @@ def main() -> None:
             shard(network, run, network is networks[name] and name in trained)
     optimizers = {name: make_optimizer(networks[name], settings_of(name, train)) for name in trained}
     wrapped = {name: wrap(networks[name], run, train) for name in trained}
+    state = State(networks, averages, others, optimizers)
     seed_generators(train["seed"], 5, run.rank)  # from here on, processes draw different numbers (dropout)
 
     step = 0
     if found:
-        step = checkpoints.resume(networks, averages, others, optimizers, config, run)
+        step = checkpoints.resume(state, config, run)
     if run.main:
         record(out, config, checkpoints.changes)
         if names := "\n".join(class_names(config)):
@@ -543,7 +551,7 @@ def main() -> None:
             return next(feed)
         except SystemExit:
             if saves and run.world == 1 and step > max(saved, 0):
-                checkpoints.save(step, networks, averages, others, optimizers, config, run)
+                checkpoints.save(step, state, config, run)
             raise
 
     hidden = None if run.main else True
@@ -639,7 +647,7 @@ def main() -> None:
                     raise SystemExit(f"the {name} is {value} at step {step}; {out} keeps the state before it")
         stop = run.should_stop(step)
         if step % train["checkpoint_every"] == 0 or step == train["steps"] or stop:
-            checkpoints.save(step, networks, averages, others, optimizers, config, run)
+            checkpoints.save(step, state, config, run)
             saved = step
         # region power
         if step % train["ema"]["snapshot_every"] == 0 or step == train["steps"]:
@@ -668,9 +676,9 @@ def main() -> None:
     if saved == step and step == train["steps"]:
         holders_of = {"weights": averages or {n: networks[n] for n in SAMPLED}, "weights_raw": networks}
         for name, holders in holders_of.items():
-            state = {n: network_state(network, run) for n, network in holders.items()}
+            states = {n: network_state(network, run) for n, network in holders.items()}
             if run.main:
-                save_weights(state, out / f"{name}.safetensors")
+                save_weights(states, out / f"{name}.safetensors")
         # region power
         if run.main and train["ema"]["target"]:
             profiles.reconstruct(out / "snapshots", out / "weights.safetensors")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,17 @@ from .storage import inherited, load_tensors, misfit, remove_whole, save_tensors
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 States = dict[str, dict[str, Tensor]]
-WEIGHTS = ("networks", "averages", "others")  # `others` are averages of other widths
+WEIGHTS = ("networks", "averages", "others")
+
+
+@dataclass
+class State:
+    """Everything in training that changes, by network; `others` are averages of other widths."""
+
+    networks: dict[str, nn.Module]
+    averages: dict[str, nn.Module]
+    others: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
 
 
 def joined(states: States) -> dict[str, Tensor]:
@@ -186,24 +197,13 @@ class Checkpoints:
     def all(self) -> list[Path]:
         return sorted(self.folder.glob("step-" + "[0-9]" * 8))
 
-    def save(
-        self,
-        step: int,
-        networks: dict[str, nn.Module],
-        averages: dict[str, nn.Module],
-        others: dict[str, nn.Module],
-        optimizers: dict[str, torch.optim.Optimizer],
-        config: dict[str, Any],
-        run: Run,
-    ) -> None:
+    def save(self, step: int, state: State, config: dict[str, Any], run: Run) -> None:
         """Writes a checkpoint; every process must call it."""
         content = {
             "step": step,  # also the position in the data, which depends only on seed and step
             "world": run.world,
-            "networks": {n: m.state_dict() for n, m in networks.items()},
-            "averages": {n: m.state_dict() for n, m in averages.items()},
-            "others": {n: m.state_dict() for n, m in others.items()},
-            "optimizers": {n: moments(networks[n], optimizer) for n, optimizer in optimizers.items()},
+            **{kind: {n: m.state_dict() for n, m in getattr(state, kind).items()} for kind in WEIGHTS},
+            "optimizers": {n: moments(state.networks[n], one) for n, one in state.optimizers.items()},
             "random": run.gathered(random_state()),
             "config": config,
             "changes": self.changes,
@@ -245,15 +245,7 @@ class Checkpoints:
                 worse.rename(worse.with_name(f"{worse.name}.damaged"))
         return path, content
 
-    def resume(
-        self,
-        networks: dict[str, nn.Module],
-        averages: dict[str, nn.Module],
-        others: dict[str, nn.Module],
-        optimizers: dict[str, torch.optim.Optimizer],
-        config: dict[str, Any],
-        run: Run,
-    ) -> int:
+    def resume(self, state: State, config: dict[str, Any], run: Run) -> int:
         """Restores the newest intact checkpoint; returns its step. SystemExit if it does not fit.
 
         It may have been written by another number of processes, or with other settings as far as changes.py
@@ -264,36 +256,34 @@ class Checkpoints:
             raise SystemExit(f"{path} was written by an older version of train.py, which has to continue it")
         said = changes(path, content["step"], content["config"], config)
         self.changes = [*content["changes"], *said]
-        if set(content["networks"]) != set(networks):
-            raise SystemExit(
-                f"{path} belongs to another model, with networks {', '.join(content['networks'])}"
-            )
+        if set(content["networks"]) != set(state.networks):
+            found = ", ".join(content["networks"])
+            raise SystemExit(f"{path} belongs to another model, with networks {found}")
 
         def stored(kind: str, likes: dict[str, Tensor]) -> dict[str, Tensor]:
             if "files" in content:
                 return load_shards(path / kind, likes)
-            return {
-                name: spread(tensor, likes.get(name)) for name, tensor in content["tensors"][kind].items()
-            }
+            return {n: spread(tensor, likes.get(n)) for n, tensor in content["tensors"][kind].items()}
 
-        for held, kind in zip((networks, averages, others), WEIGHTS, strict=True):
+        for kind in WEIGHTS:
+            held = getattr(state, kind)
             likes = {name: network.state_dict() for name, network in held.items()}
             states = parted(stored(kind, joined(likes)), list(held)) if held else {}
             for name, network in held.items():
                 if why := misfit(states[name], network):
                     raise SystemExit(f"{path} belongs to another model: in {name}, {why}")
                 network.load_state_dict(states[name])
-        weights = {n: dict(networks[n].named_parameters()) for n in optimizers}
+        weights = {n: dict(state.networks[n].named_parameters()) for n in state.optimizers}
         likes = {
             entry["tensor"]: weights[n][weight]
             for n, held in content["optimizers"].items()
-            for weight, state in held.items()
-            for entry in state.values()
+            for weight, entries in held.items()
+            for entry in entries.values()
             if isinstance(entry, dict)
         }
         restored = together(content["optimizers"], stored("optimizers", likes))
-        for n, optimizer in optimizers.items():
-            restore_moments(networks[n], optimizer, restored[n])
+        for n, optimizer in state.optimizers.items():
+            restore_moments(state.networks[n], optimizer, restored[n])
         if content["world"] == run.world:
             set_random_state(content["random"][run.rank])
         else:
