@@ -198,6 +198,14 @@ def test_a_loss_that_takes_means_repeats_no_arguments() -> None:
     assert "return loss_terms(*args, **inputs).mean()" in text
 
 
+@pytest.mark.parametrize("name", ["digits_himar", "pixelflow"])
+def test_values_without_names_get_words(name: str) -> None:
+    spec = load_spec(name)
+    files = project_files(lower(spec), spec)
+    for file in ("model.py", "objective.py", "sampler.py"):
+        assert not re.findall(r"^ +(?:[xh]_\d+|concat\w*|slice|broadcast_to) = .*", str(files[file]), re.MULTILINE)
+
+
 def test_depth_costs_no_text() -> None:
     shallow, deep = (lower(load_spec("dit", "S/2", overrides=[f"backbone.depth={n}"])) for n in (4, 40))
     assert model_source(shallow).replace('"depth": 4', '"depth": 40') == model_source(deep)

@@ -13,6 +13,11 @@ from latentc.ir.core import Node, Value
 FOREVER = 1 << 30
 # Default names of the builder; their values may be folded into their user.
 _ANONYMOUS = {"h", "x", "c", "term", "y"}
+_WORDS = {  # names of values that have none of their own, by op
+    **{"add": "total", "sub": "difference", "mul": "scaled", "div": "ratio", "neg": "negative"},
+    **{"reshape": "flat", "transpose": "transposed", "broadcast_to": "expanded", "concat": "joined", "slice": "part"},
+    **{"relu": "activated", "leaky_relu": "activated", "less": "chosen", "full": "constant", "linear": "projected"},
+}
 # These always get a line of their own.
 _NEVER_FOLDED = ("attention", "branch", "guided", "loop", "split", "unbind")
 
@@ -89,6 +94,12 @@ class Statements(Expressions):
         scope.env[value] = Text(name)
         return name
 
+    def _word(self, node: Node, i: int) -> str:
+        """A word for the value of an op if it has no name of its own, or one that is taken here; else empty."""
+        base = base_name(node.outputs[0].name)
+        unnamed = base == identifier(node.op) or (base in _ANONYMOUS and base in self._scope.held_after(i))
+        return _WORDS.get(node.op, "") if unnamed and len(node.outputs) == 1 else ""
+
     def _rows(self, node: Node, i: int) -> list[str]:
         """Numbers of a vector that are used one by one: the vector gets a name, and they are read at their indices."""
         scope = self._scope
@@ -110,7 +121,8 @@ class Statements(Expressions):
         scope = self._scope
         text = self.expression(node).code
         shapes = {tuple(v.type.shape) for v in self._leaves(node) if v not in self.params}
-        names = [self._name(out, i, targets.get(out)) if out in scope.last else "_" for out in node.outputs]
+        word = self._word(node, i)
+        names = [self._name(out, i, targets.get(out), word) if out in scope.last else "_" for out in node.outputs]
         first = node.outputs[0]
         shown = first.type.rank and tuple(first.type.shape) not in shapes and first not in self.bundles
         shown = shown and first not in self.context.unshown
