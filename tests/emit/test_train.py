@@ -157,7 +157,7 @@ def test_samples_and_refusals(project: Path) -> None:
     run(project, "sample.py", *weights[:2], *given)
     assert np.load(project / "named.npz")["class"].tolist() == [1, 1, 0, 0]
     if project.name == "digits_biggan":
-        refused(project, "sample.py", [*weights, "--guidance", "2"], "no setting `guidance`")
+        refused(project, "sample.py", [*weights, "--guidance", "2"], "unrecognized arguments: --guidance")
         refused(project, "sample.py", [*weights, "--steps", "7"], "emit it again")
         refused(project, "sample.py", [*weights, "--truncation", "0"], "`truncation` 0 is out of range")
     if project.name != "digits_dit":
