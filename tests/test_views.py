@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentc.components.read_fields import problems_of_reading
 from latentc.datasets import open_dataset
 from latentc.datasets.views import OPERATIONS, mixed_rows, rand_augmented, random_box
 from latentc.diagnostics import DiagnosticError
@@ -119,13 +121,21 @@ def test_pixels_are_seen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("{}", (), "`views` changes no image"),
         ("{crop: [0.5, 1.0]}", ("data.fields={z: {shape: [4], encoded_by: main}}",), "`z` is computed once per image"),
         ("{mixup: 0.8}", ("data.classes=0",), "mixed images need labels"),
-        ("{mixup: 0.8}", ("objective={kind: noisy_classification}",), "does not take labels of mixed images"),
     ],
 )
 def test_what_is_refused(views: str, more: tuple[str, ...], said: str) -> None:
     with pytest.raises(DiagnosticError) as refused:
         with_views(views, *more)
     assert any(said in d.message for d in refused.value.diagnostics), refused.value
+
+
+def test_an_objective_that_does_not_take_labels_of_mixed_images_is_refused() -> None:
+    spec = with_views("{mixup: 0.8}")
+    updates = lower(spec).updates
+    assert not list(problems_of_reading(spec, updates))
+    unmixed = [replace(update, batch=("x", "y")) for update in updates]
+    (problem,) = problems_of_reading(spec, unmixed)
+    assert problem.path == ("views",) and "does not take labels of mixed images" in problem.message
 
 
 def test_what_is_computed_once_is_refused() -> None:

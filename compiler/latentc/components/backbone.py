@@ -59,6 +59,11 @@ def provided(spec: Spec, network: str) -> frozenset[Capability]:
     return spec.networks[network].provides(spec) if network in spec.networks else frozenset()
 
 
+def encoding_networks(spec: Spec) -> dict[str, Backbone]:
+    """The networks that encode fields, by name."""
+    return {n: net for n, net in spec.networks.items() if isinstance(net, Backbone) and "encode" in net.PROVIDES}
+
+
 def public(type: TensorType) -> TensorType:
     """The type without the names that sizes have inside a network; capitalised ones (`T`) mean the same everywhere."""
     return type.with_shape(int(d) if isinstance(d, Named) and not d.expr.isupper() else d for d in type.shape)

@@ -103,7 +103,7 @@ class Network:
     file. `sizes` are numbers, or lists with one per level, that name maps may use besides the constructor arguments of
     its class. `drawn` maps condition names to the programs that draw them. `adapters` are the networks that compute its
     inputs of role `control`, in order. `reading` is the order of its tokens, as cell numbers of a grid counted row by
-    row; None means row by row.
+    row; None means row by row. `in_turn` are conditions of which training gives each sample one.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Network:
     drawn: Mapping[str, PriorProgram] = field(default_factory=dict)
     adapters: tuple[Network, ...] = ()
     reading: tuple[int, ...] | None = None
+    in_turn: tuple[str, ...] = ()
 
     @property
     def main_method(self) -> str:

@@ -177,8 +177,6 @@ class Data(Part):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         from latentc.components.encoded_fields import problems_of_encoded  # imported here because it imports networks
 
-        if getattr(self, "path", None) == "":
-            yield Problem(("path",), "the path of the data is empty", "name the file or folder that holds the data")
         for name, field in self.fields.items():
             if field.encoded_by is not None:
                 yield from problems_of_encoded(name, field, spec)
@@ -315,9 +313,6 @@ class Pictures(Images):
             yield Problem(("views",), message, "set one of them, or leave `views` out")
         if self.views.mixes and not self.classes:
             yield Problem(("views",), "mixed images need labels, but the data has none", "add `data.classes`")
-        elif self.views.mixes and not getattr(spec.objective, "MIXED_LABELS", False):
-            message = f"objective `{getattr(spec.objective, 'kind', None)}` does not take labels of mixed images"
-            yield Problem(("views",), message, "use `{kind: classification}`, or leave out `mixup` and `cutmix`")
         if self.first_stage is not None and self.crops != "center":
             message = "crops are drawn in every step, so there are no ten to encode"
             yield Problem(("crops",), message, "leave out `crops`, or `views`")

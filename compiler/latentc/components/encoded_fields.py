@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import encoding_networks
 from latentc.components.condition import EncodedField, GivenInput
 from latentc.components.fields import Field
 from latentc.components.parts import Problem
@@ -20,10 +20,9 @@ IMAGES = "images"
 
 def encoded_fields(spec: Spec) -> dict[str, EncodedField]:
     """The fields of a batch that networks compute: fields of the data, and features of captions."""
-    found = {}
+    found, networks = {}, encoding_networks(spec)
     for name, field in spec.data.fields.items():
-        network = spec.networks.get(field.encoded_by or "")
-        if isinstance(network, Backbone) and "encode" in network.PROVIDES:
+        if (network := networks.get(field.encoded_by or "")) is not None:
             found[name] = EncodedField(field.encoded_by or "", network.encoding(spec)[0][0].name)
     for name, condition in spec.conditions.items():
         for given in condition.inputs(name, spec):
@@ -42,10 +41,9 @@ def images_of(spec: Spec) -> tuple[int, ...]:
 def problems_of_encoded(name: str, field: Field, spec: Spec) -> Iterator[Problem]:
     """What keeps a network from computing this field."""
     place, encoder = ("fields", name, "encoded_by"), field.encoded_by
-    network = spec.networks.get(encoder or "")
-    if not isinstance(network, Backbone) or "encode" not in network.PROVIDES:
-        able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
-        what = "encodes nothing" if network is not None else "does not exist"
+    able = encoding_networks(spec)
+    if (network := able.get(encoder or "")) is None:
+        what = "encodes nothing" if encoder in spec.networks else "does not exist"
         yield Problem(place, f"network `{encoder}` {what}", f"networks that encode: {', '.join(able) or 'none'}")
         return
     ports, type = network.encoding(spec)

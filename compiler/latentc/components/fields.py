@@ -15,6 +15,15 @@ from latentc_runtime.cleaning import Cleaning
 MOST_TOKENS = 16_777_216  # of one sample
 Size = Annotated[int, pydantic.Field(gt=0, le=MOST_TOKENS)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+def _named(path: str) -> str:
+    if not path:
+        raise ValueError("the path of the data is empty: name the file or folder that holds the data")
+    return path
+
+
+DataPath = Annotated[str, pydantic.AfterValidator(_named)]
 ClassNames = tuple[str, ...] | str
 TEXT = ("tokenizer", "alphabet", "start", "end", "cleaning")  # the keys that turn tokens into text
 MOST_ELEMENTS = 2**31  # of one sample

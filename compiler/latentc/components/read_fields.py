@@ -45,8 +45,11 @@ def fields_of_project(spec: Spec, updates: Sequence[Update]) -> tuple[str, ...]:
 
 
 def problems_of_reading(spec: Spec, updates: Sequence[Update]) -> Iterator[Problem]:
-    """Fields that training reads but the data cannot hold."""
+    """Fields that training reads but the data cannot hold, and labels of mixed images that it does not read."""
     data, fields, read = spec.data, spec.data.fields, fields_read(spec, updates)
+    if "y_share" in data.drawn_fields and not any("y_share" in update.batch for update in updates):
+        message = "the objective does not take labels of mixed images"
+        yield Problem(("views",), message, "use `{kind: classification}`, or leave out `mixup` and `cutmix`")
     for name in read:
         if not _provides(type(data), name, data):
             kinds = [kind for kind, cls in load("data").items() if all(_provides(cls, n, data) for n in read)]

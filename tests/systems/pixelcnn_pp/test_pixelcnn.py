@@ -11,7 +11,6 @@ from random_weights import random_weights
 
 from latentc import api
 from latentc.checkpoint import network_params
-from latentc.components.kit.pixels import LogisticMixture
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.costs import flops
 from latentc.ir.interpret import Interpreter
@@ -19,6 +18,7 @@ from latentc.ir.types import f32
 from latentc.lower import build_networks, lower
 from latentc.passes.fuse import FOLDING, fuse
 from latentc.spec import load_spec
+from latentc.systems.pixelcnn.pixels import LogisticMixture
 from latentc.weights import Array, materialise, read_safetensors, write_safetensors
 
 SIZES = ["backbone.width=4", "backbone.blocks=1", "backbone.mixture=2"]

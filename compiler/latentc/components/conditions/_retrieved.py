@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import Backbone, encoding_networks
 from latentc.components.condition import Condition, GivenInput, Searched, searches
 from latentc.components.conditions._arrays import asked
 from latentc.components.contract import Network, OutputField, Program
@@ -70,10 +70,9 @@ class Retrieved(Condition):
 
     def _problems_of_query(self, place: tuple[Any, ...], network: str, name: str, spec: Spec) -> Iterator[Problem]:
         """What keeps a network from encoding queries."""
-        encoder, size = spec.networks.get(network), self.size(name, spec)
-        if not isinstance(encoder, Backbone) or "encode" not in encoder.PROVIDES:
+        able, size = encoding_networks(spec), self.size(name, spec)
+        if (encoder := able.get(network)) is None:
             what = "encodes nothing" if network in spec.networks else "does not exist"
-            able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
             yield Problem(place, f"network `{network}` {what}", f"networks that encode: {', '.join(able) or 'none'}")
             return
         ports, of = encoder.encoding(spec)
@@ -126,8 +125,7 @@ def query_programs(mb: ModuleBuilder, spec: Spec, networks: Mapping[str, Network
 
 def _encoders(network: str, spec: Spec) -> list[Backbone]:
     """The network if it encodes; otherwise none."""
-    encoder = spec.networks.get(network)
-    return [encoder] if isinstance(encoder, Backbone) and "encode" in encoder.PROVIDES else []
+    return [encoder for name, encoder in encoding_networks(spec).items() if name == network]
 
 
 __all__ = ["Retrieved", "query_programs"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import Backbone, encoding_networks
 from latentc.components.condition import Condition, Form, GivenInput, TokenShape
 from latentc.components.conditions._arrays import asked
 from latentc.components.contract import Network, Port
@@ -44,14 +44,13 @@ class Encoded(Condition):
         return self.FORMS if self.form is None else (self.form,)
 
     def _encoding(self, spec: Spec) -> tuple[tuple[Port, ...], Any] | None:
-        encoder = spec.networks.get(self.network)
-        provides = isinstance(encoder, Backbone) and "encode" in encoder.PROVIDES
-        return encoder.encoding(spec) if provides else None  # type: ignore[union-attr]
+        encoder = encoding_networks(spec).get(self.network)
+        return None if encoder is None else encoder.encoding(spec)
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         encoding = self._encoding(spec)
         if encoding is None:
-            able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
+            able = encoding_networks(spec)
             what = "encodes nothing" if self.network in spec.networks else "does not exist"
             mend = f"networks that encode: {', '.join(able) or 'none'}"
             yield Problem(("network",), f"network `{self.network}` {what}", mend)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import Backbone, encoding_networks
 from latentc.components.condition import CachedFeatures, EncodedField, Form, GivenInput, TokenShape
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
@@ -139,9 +139,8 @@ class Sequence(ArrayCondition):
         """What keeps a network from encoding this condition."""
         of, field = _encoding(encoder, spec), self.field or name
         if of is None:
-            able = [n for n in spec.networks if _encoding(n, spec) is not None]
             what = "encodes nothing" if encoder in spec.networks else "does not exist"
-            mend = f"networks that encode: {', '.join(able) or 'none'}"
+            mend = f"networks that encode: {', '.join(encoding_networks(spec)) or 'none'}"
             yield Problem(("encoder",), f"network `{encoder}` {what}", mend)
             return
         network = spec.networks[encoder]
@@ -302,9 +301,8 @@ class Sequence(ArrayCondition):
 
 def _encoding(encoder: str | None, spec: Spec) -> tuple[tuple[Port, ...], TensorType] | None:
     """Inputs and output of the network that encodes a condition; None if there is none, or it encodes nothing."""
-    network = spec.networks.get(encoder) if encoder is not None else None
-    able = isinstance(network, Backbone) and "encode" in network.PROVIDES
-    return network.encoding(spec) if able else None  # type: ignore[union-attr]
+    network = encoding_networks(spec).get(encoder or "")
+    return None if network is None else network.encoding(spec)
 
 
 def _encoded(b: Builder, network: Network, tokens: Var, mask: SequenceOf[Var], out: str) -> Var:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.dataset import CaptionedPictures
+from latentc.components.fields import DataPath
 from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class CaptionedImages(CaptionedPictures):
     """
 
     kind: Literal["captioned_images"]
-    path: str = Field("data/train", description="folder of images")
+    path: DataPath = Field("data/train", description="folder of images")
     captions: str = Field("data/captions.json", description="file of captions")
     keys: Columns = Field(default_factory=lambda: Columns(), description="columns of the file of captions")
     per_image: int = Field(

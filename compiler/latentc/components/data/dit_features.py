@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field as Option
 
 from latentc.components.dataset import Data
-from latentc.components.fields import Field
+from latentc.components.fields import DataPath, Field
 
 
 class DitFeatures(Data):
@@ -18,7 +18,7 @@ class DitFeatures(Data):
     """
 
     kind: Literal["dit_features"]
-    path: str = Option("data/features", description="folder that contains both folders")
+    path: DataPath = Option("data/features", description="folder that contains both folders")
     moments: Literal["none", "std", "log_variance"] = Option(
         "none", description="contents of the second half of the channels; none: the files contain latents"
     )

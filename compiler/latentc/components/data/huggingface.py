@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field as Option
 
 from latentc.components.dataset import Pictures
-from latentc.components.fields import AxisName, Field
+from latentc.components.fields import AxisName, DataPath, Field
 
 
 class HuggingFace(Pictures):
@@ -18,7 +18,7 @@ class HuggingFace(Pictures):
     """
 
     kind: Literal["huggingface"]
-    path: str = Option("data/train", description="folder written by `save_to_disk`")
+    path: DataPath = Option("data/train", description="folder written by `save_to_disk`")
     split: str = Option("train", description="split, if there are several")
     keys: dict[AxisName, str] = Option(
         default_factory=dict, description="column per field; by default `image` or `img`, and `label` or `labels`"

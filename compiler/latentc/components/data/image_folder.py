@@ -10,13 +10,14 @@ from pydantic import Field
 
 from latentc.components import fields
 from latentc.components.dataset import Pictures
+from latentc.components.fields import DataPath
 
 
 class ImageFolder(Pictures):
     """Images in one sub-folder per class, as torchvision's ImageFolder reads them; classes in sorted order."""
 
     kind: Literal["image_folder"]
-    path: str = Field("data/train", description="folder with one folder per class; any images if `classes` is 0")
+    path: DataPath = Field("data/train", description="folder with one folder per class; any images if `classes` is 0")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "image_folder", "classes": 4, "shape": [3, 16, 16]}
 
     @classmethod

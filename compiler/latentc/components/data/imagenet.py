@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.dataset import Pictures
+from latentc.components.fields import DataPath
 
 
 class ImageNet(Pictures):
@@ -17,7 +18,7 @@ class ImageNet(Pictures):
     """
 
     kind: Literal["imagenet"]
-    path: str = Field("data/imagenet", description="folder that contains `train` and `val`")
+    path: DataPath = Field("data/imagenet", description="folder that contains `train` and `val`")
     part: Literal["train", "val"] = Field("train", description="training or validation images")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "imagenet", "classes": 4, "shape": [3, 16, 16]}
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field as Option
 
 from latentc.components.dataset import Pictures
-from latentc.components.fields import AxisName, Field
+from latentc.components.fields import AxisName, DataPath, Field
 
 
 class Parquet(Pictures):
@@ -18,7 +18,7 @@ class Parquet(Pictures):
     """
 
     kind: Literal["parquet"]
-    path: str = Option("data/train", description="a .parquet file, or a folder of them")
+    path: DataPath = Option("data/train", description="a .parquet file, or a folder of them")
     keys: dict[AxisName, str] = Option(
         default_factory=dict, description="column per field; by default `image` or `img`, and `label` or `labels`"
     )

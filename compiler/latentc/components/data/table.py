@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.dataset import Data
-from latentc.components.fields import AxisName
+from latentc.components.fields import AxisName, DataPath
 from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Table(Data):
     """
 
     kind: Literal["table"]
-    path: str = Field("data/train.csv", description="the file")
+    path: DataPath = Field("data/train.csv", description="the file")
     keys: dict[AxisName, str] = Field(
         default_factory=dict, description="column names of fields that differ in the file, as {tokens: review}"
     )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.dataset import CaptionedPictures
+from latentc.components.fields import DataPath
 
 
 class WebDataset(CaptionedPictures):
@@ -16,7 +17,7 @@ class WebDataset(CaptionedPictures):
     """
 
     kind: Literal["webdataset"]
-    path: str = Field("data/train", description="a .tar file, or a folder of them")
+    path: DataPath = Field("data/train", description="a .tar file, or a folder of them")
     label: str = Field(
         "cls", pattern=r"^[A-Za-z0-9_.]{1,32}$", description="suffix of the label file, or key in the .json"
     )

@@ -168,8 +168,9 @@ class Conditions:
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """The conditions of which training tells each sample one."""
-        return tuple(name for network in self.spec.networks.values() for name in getattr(network, "in_turn", ()))
+        """The conditions of which training gives each sample one."""
+        every = (one for network in self.networks.values() for one in (network, *network.adapters))
+        return tuple(dict.fromkeys(name for network in every for name in network.in_turn))
 
     def dropped(self, b: Builder, operands: Operands, prefix: str = "") -> dict[str, Var]:
         """The operands in training: each condition is dropped with its own probability. Adds the draws as inputs."""

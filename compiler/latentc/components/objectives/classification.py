@@ -30,7 +30,6 @@ class Classification(Objective):
 
     kind: Literal["classification"]
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing: probability spread evenly over all classes")
-    MIXED_LABELS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classification"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

@@ -11,9 +11,9 @@ from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition
 from latentc.components.contract import Network
-from latentc.components.kit.controls import CONTROL, control_method, control_points, controlled
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
+from latentc.systems.ccm.controls import CONTROL, control_method, control_points, controlled
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -119,7 +119,7 @@ class Adapter(Backbone):
         forward = network.methods["forward"]
         count = self.blocks or max(len(control_points(mb.functions[forward.function])), 1)
         method = control_method(mb, name, forward.function, forward.inputs, count)
-        return Network(name, {CONTROL: method}, self.PROVIDES, network.sizes)
+        return Network(name, {CONTROL: method}, self.PROVIDES, network.sizes, in_turn=self.in_turn)
 
     def attached(
         self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network], spec: Spec

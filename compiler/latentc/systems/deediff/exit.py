@@ -19,7 +19,6 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import Contrast, Guide
 from latentc.components.kit import Conditions, call, first_channels
-from latentc.components.kit.exits import Cuts, exit_methods, left, stage, with_exits
 from latentc.components.parts import Problem
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.guided import Replaced, column, extrapolated
@@ -27,6 +26,7 @@ from latentc.components.samplers.table import LINEAR, Table
 from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B, TensorType
+from latentc.systems.deediff.cuts import Cuts, exit_methods, left, stage, with_exits
 from latentc_runtime.sources import Condition, ConditionSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field as Option
 
 from latentc.components.dataset import Data
-from latentc.components.fields import Field
+from latentc.components.fields import DataPath, Field
 from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class EdmLatents(Data):
     """
 
     kind: Literal["edm_latents"]
-    path: str = Option("data/train.zip", description="the zip or the folder")
+    path: DataPath = Option("data/train.zip", description="the zip or the folder")
     latent_mean: tuple[float, ...] = Option(
         (5.81, 3.25, 0.12, -2.15), max_length=256, description="mean of the latents per channel; the default is EDM2's"
     )

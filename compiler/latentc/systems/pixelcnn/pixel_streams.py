@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from latentc.components.backbone import add_method
 from latentc.components.condition import Entry, ports_of
 from latentc.components.contract import Method, Port
-from latentc.components.kit.pixels import Categories, LogisticMixture
 from latentc.components.layers import INITS
 from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
+from latentc.systems.pixelcnn.pixels import Categories, LogisticMixture
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

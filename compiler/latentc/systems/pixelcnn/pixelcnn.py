@@ -19,7 +19,6 @@ from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, with_operands
 from latentc.components.contract import Network
-from latentc.components.kit.pixels import Categories
 from latentc.components.kit.stacks import entry, stacked
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
@@ -34,6 +33,7 @@ from latentc.systems.pixelcnn.gated_stacks import (
     side_by_side,
 )
 from latentc.systems.pixelcnn.pixel_streams import embedded, log_prob_of, pixel_methods, zeros
+from latentc.systems.pixelcnn.pixels import Categories
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from latentc.components.kit.pixels import LogisticMixture
 from latentc.components.kit.stacks import entry, stacked
 from latentc.components.layers import INITS
 from latentc.ir.builder import Builder, Var, f32
@@ -33,6 +32,7 @@ from latentc.systems.pixelcnn.pixel_streams import (
     weights,
     zeros,
 )
+from latentc.systems.pixelcnn.pixels import LogisticMixture
 from latentc.systems.pixelcnn_pp.pixel_levels import all_of, cell_level, last, length, row_level, skips_of
 
 

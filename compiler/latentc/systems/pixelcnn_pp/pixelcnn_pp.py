@@ -15,7 +15,6 @@ from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, with_operands
 from latentc.components.contract import Network
-from latentc.components.kit.pixels import LogisticMixture
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.systems.pixelcnn.pixel_streams import (
@@ -26,6 +25,7 @@ from latentc.systems.pixelcnn.pixel_streams import (
     shifted_conv,
     weights,
 )
+from latentc.systems.pixelcnn.pixels import LogisticMixture
 from latentc.systems.pixelcnn_pp.pixel_draw import Drawing, upsizing
 from latentc.systems.pixelcnn_pp.pixel_levels import length, map_level, skips_of
 

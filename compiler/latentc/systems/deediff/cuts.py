@@ -16,7 +16,7 @@ from functools import cached_property
 from latentc.components.backbone import public
 from latentc.components.capabilities import TRAINING, Role
 from latentc.components.contract import Method, Network, Port
-from latentc.components.kit.controls import in_list, joins, leading_blocks
+from latentc.components.kit.listed_blocks import in_list, joins, leading_blocks
 from latentc.components.kit.methods import derived_method
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Function, Node, Origin, Value, live

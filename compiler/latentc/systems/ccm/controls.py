@@ -14,6 +14,7 @@ from functools import cache
 from latentc.components import layers
 from latentc.components.backbone import public
 from latentc.components.contract import Method, Network, Port
+from latentc.components.kit.listed_blocks import joins, leading_blocks
 from latentc.components.kit.methods import OtherMethod
 from latentc.ir.blocks import Item
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
@@ -42,16 +43,6 @@ def zero_conv(axes: int) -> BlockBody:
     return control
 
 
-def leading_blocks(fn: Function) -> list[Node]:
-    """The calls of blocks in lists (`blocks.0`, `blocks.1`, …) that return tokens [B, T, D], in order."""
-    return [node for node in fn.nodes if in_list(node) and node.outputs[0].type.rank == 3]
-
-
-def in_list(node: Node) -> bool:
-    """Whether it calls an item of a list, such as `blocks.0`."""
-    return node.op == "call" and bool(re.fullmatch(r".+\.\d+", node.attrs["name"])) and "count" in node.attrs
-
-
 @dataclass(frozen=True)
 class Point:
     """A value to which an adapter adds, as one node reads it, or (None) every node behind it."""
@@ -69,19 +60,6 @@ def control_points(fn: Function) -> list[Point]:
     found = joins(fn)
     skips = [Point(join.inputs[1], join) for join in reversed(found)]
     return [*skips, *(Point(join.inputs[0], join) for join in found[:1])]
-
-
-def joins(fn: Function) -> list[Node]:
-    """The nodes that concatenate channels with a skip: earlier ones, of which the first follow."""
-    before: dict[Value, set[Value]] = {}
-    found: list[Node] = []
-    for node in fn.nodes:
-        behind = set(node.inputs).union(*(before.get(v, ()) for v in node.inputs))
-        before |= dict.fromkeys(node.outputs, behind)
-        if node.op in ("concat", "mp_concat") and node.attrs["axis"] == 1 and len(node.inputs) == 2:
-            x, skip = node.inputs
-            found += [node] if skip in before.get(x, ()) else []
-    return found
 
 
 def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[Port, ...], count: int) -> Method:
@@ -186,4 +164,4 @@ def _hint(value: Value) -> str:
     return re.sub(r"_\d+$", "", value.name)
 
 
-__all__ = ["CONTROL", "control_method", "control_points", "controlled", "joins", "leading_blocks"]
+__all__ = ["CONTROL", "control_method", "control_points", "controlled"]
