@@ -105,13 +105,13 @@ class GroupRelativePolicy(Objective):
         assert isinstance(sampler, ScoringSampler)
         group, count = self.group, int(main.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
         b = mb.function("loss.terms")
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         rolled = b.input("rolled", i64(B, group, count))
         reward = b.input("reward", f32(B, group))
-        told = {name: _each(b, x, group) for name, x in told.items()}
+        cond = {name: _each(b, x, group) for name, x in cond.items()}
         tokens = b.reshape(rolled, shape=(B * group, Named(count, "T")), out="tokens")
-        null = conditions.null(b, told) if self.guided else None
-        log_p = sampler.token_log_prob(b, main, told, null, tokens)
+        null = conditions.null(b, cond) if self.guided else None
+        log_p = sampler.token_log_prob(b, main, cond, null, tokens)
         log_p = b.reshape(log_p, shape=(B, group, count), out="log_p")
         before = b.input("before", f32(B, group, count)) if self.updates > 1 else b.stop_gradient(log_p, out="before")
         advantage = b.reshape(self._advantage(b, reward), shape=(B, group, 1), out="advantage")
@@ -123,7 +123,7 @@ class GroupRelativePolicy(Objective):
         clipped = b.cast(b.less(gain, ratio * advantage), to="f32", out="clipped")
         losses, values = b.neg(gain), [clipped]
         if self.kl:
-            reference = sampler.token_log_prob(b, networks[REFERENCE], told, null, tokens)
+            reference = sampler.token_log_prob(b, networks[REFERENCE], cond, null, tokens)
             reference = b.stop_gradient(b.reshape(reference, shape=(B, group, count)), out="of_reference")
             more = b.op("sub", reference, log_p, out="more")
             divergence = b.op("sub", b.exp(more) - more, 1.0, out="divergence")
@@ -171,7 +171,7 @@ class GroupRelativePolicy(Objective):
         fn = mb.functions[mb.entries[drawn.entry]]
         b = mb.function(ROLLOUT)
         made = {v: b.input(v.name, v.type) for v in fn.inputs}
-        told = conditions.operands(b, {v.name: x for v, x in made.items()})
+        cond = conditions.operands(b, {v.name: x for v, x in made.items()})
         for node in fn.nodes:
             copied = b.copied(node, [made[v] for v in node.inputs])
             made |= dict(zip(node.outputs, copied, strict=True))
@@ -179,8 +179,8 @@ class GroupRelativePolicy(Objective):
         outputs = [OutputField("rolled")]
         b.output(tokens)
         if self.updates > 1:
-            null = conditions.null(b, told) if self.guided else None
-            log_p = sampler.token_log_prob(b, networks["main"], told, null, tokens)
+            null = conditions.null(b, cond) if self.guided else None
+            log_p = sampler.token_log_prob(b, networks["main"], cond, null, tokens)
             outputs.append(OutputField("before"))
             b.output(log_p)
         outputs.append(OutputField("samples", "tokens"))

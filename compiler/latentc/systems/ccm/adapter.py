@@ -57,7 +57,7 @@ class Adapter(Backbone):
         return found if fits else None  # type: ignore[return-value]
 
     def _copied(self, spec: Spec) -> Backbone:
-        """The other network, told the conditions of this one."""
+        """The other network, with the conditions of this one."""
         original = self.original(spec)
         assert original is not None  # `problems` has looked
         return original.model_copy(update={"conditions": self.conditions})
@@ -92,17 +92,17 @@ class Adapter(Backbone):
                 yield Problem(("blocks",), f"a {original.kind} cannot be adapted here: {error}")
 
     def _problems_of_turns(self, spec: Spec, original: Backbone) -> Iterator[Problem]:
-        """Conditions in turn that it is not told, or that the adapted network is told, too, or that have no null."""
-        told, others = self.told(spec), original.told(spec)
+        """Refuses `in_turn` conditions that it lacks, that the adapted network has as well, or that have no null."""
+        cond, others = self.told(spec), original.told(spec)
         for i, name in enumerate(self.in_turn):
-            if name not in told:
+            if name not in cond:
                 yield Problem(
-                    ("in_turn", i), f"the adapter does not take condition `{name}`", f"it takes {', '.join(told)}"
+                    ("in_turn", i), f"the adapter does not take condition `{name}`", f"it takes {', '.join(cond)}"
                 )
             elif name in others:
                 message = f"network `{self.network}` also takes `{name}`, and would lose it in other turns"
                 yield Problem(("in_turn", i), message, f"leave it out of `networks.{self.network}.conditions`")
-            elif not told[name].dropout:
+            elif not cond[name].dropout:
                 message = f"`{name}` has no null value, because its `dropout` is 0"
                 yield Problem(("in_turn", i), message, f"set `conditioning.{name}.dropout`")
         if len(set(self.in_turn)) < len(self.in_turn) or len(self.in_turn) == 1:

@@ -54,11 +54,11 @@ class Discrete(Sampler):
         return self if steps == self.steps else self.model_copy(update={"steps": steps})
 
     def times(self, total: int) -> list[tuple[int, int]]:
-        """(time that the network is told, time of the posterior) of every evaluation, of a process of `total` steps."""
+        """(time that the network takes, time of the posterior) of every evaluation, of a process of `total` steps."""
         skip = max(0, math.ceil(total / self.steps) - 1)
-        told = list(range(total - 1, -1, -1 - skip))
-        told += [0] if told[-1] != 0 else []
-        return [(t, t - skip if t > skip else t) for t in told]
+        cond = list(range(total - 1, -1, -1 - skip))
+        cond += [0] if cond[-1] != 0 else []
+        return [(t, t - skip if t > skip else t) for t in cond]
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`: the conditions, the scale of guidance, u f32[N, B, T, V + 1] -> i64[B, T]."""
@@ -68,7 +68,7 @@ class Discrete(Sampler):
         process: MaskAndReplace = spec.objective.diffusion(vocabulary)  # type: ignore[union-attr]
         times = self.times(process.steps)
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         scale = b.input("scale", f32(B)) if self.guidance else None
         u = b.input("u", f32(len(times), B, Named(length, "T"), vocabulary + 1))
         sources: dict[str, Source] = conditions.sources()
@@ -86,7 +86,7 @@ class Discrete(Sampler):
             inner: Builder, i: Var, kept: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]
         ) -> tuple[tuple[Var, ...], tuple[()]]:
             (x,), (t, s, noise) = state, rows
-            operands = dict(zip(told, kept, strict=False))
+            operands = dict(zip(cond, kept, strict=False))
             batch = inner.reshape(inner.slice(x, axis=1, start=0, stop=1), shape=(B,))
             t, s = (inner.broadcast_to(v, batch, shape=(B,), out=name) for v, name in ((t, "t"), (s, "s")))
             time = inner.cast(t, to="f32", out="time")
@@ -101,7 +101,7 @@ class Discrete(Sampler):
             log_p = process.posterior(inner, log_x0, x, s)
             return (process.drawn(inner, log_p, noise),), ()
 
-        invariants = [*told.values(), *([scale] if scale is not None else [])]
+        invariants = [*cond.values(), *([scale] if scale is not None else [])]
         names = ["tokens", "t", "s", "noise"]
         (tokens,) = b.loop(
             f"{entry}.discrete",

@@ -120,10 +120,10 @@ class MaskAndReplaceLoss(Objective):
             draws = [Draw("t", "integers", {"high": self.steps}), Draw("u", "uniform")]
             t = b.input("t", i64(B))
         u = b.input("u", f32(B, length, vocabulary + 1))
-        told = conditions.dropped(b, conditions.operands(b, given))
+        cond = conditions.dropped(b, conditions.operands(b, given))
         step = _Step(b, self, self.diffusion(vocabulary), tokens, t, u, int(length))
         time = b.cast(t, to="f32", out="time")
-        step.predict(call(b, network, "forward", told, state=step.x_t, time=time, out="logits"))
+        step.predict(call(b, network, "forward", cond, state=step.x_t, time=time, out="logits"))
         progress = b.div(time, float(self.steps), out="progress")
         bound = step.compared(step.log_x, "step")
         if self.importance:

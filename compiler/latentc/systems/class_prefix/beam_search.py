@@ -103,10 +103,10 @@ class BeamSearch(Sampler):
         length = spec.data.tokens.length
         entry = f"sample.{length}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         roles = [port.role for port in network.methods["prefill"].outputs]
         names = {"cache": "cache", "output": "log_p", "token": "repeated"}
-        logits, *caches = call(b, network, "prefill", told, out=" ".join(names.get(role, "logits") for role in roles))
+        logits, *caches = call(b, network, "prefill", cond, out=" ".join(names.get(role, "logits") for role in roles))
         prefix = caches.pop() if "token" in roles else None
         score = b.reshape(caches.pop(), shape=(B, 1), out="score") if "output" in roles else None
         caches = [repeated(b, cache, self.beams, "cache") for cache in caches]
@@ -130,7 +130,7 @@ class BeamSearch(Sampler):
             tables = [b.constant(column[1:].astype(np.float32), out=name) for name, column in rows.items()]
             shown = [port.name for port in network.methods["decode"].inputs_of("condition")]
             body = partial(self._step, network, tuple(shown), end, before)
-            invariants = [repeated(b, told[name], self.beams) for name in shown]
+            invariants = [repeated(b, cond[name], self.beams) for name in shown]
             carried = [found.over(b, self.beams), token, written, score, *found.parts, *caches]
             # After the last text is found, nothing changes any more.
             until = 0 if self.stops else None
@@ -159,8 +159,8 @@ class BeamSearch(Sampler):
         position = b.op("add", i, 1, out="position")
         names = " ".join(["logits", *["cache"] * len(caches)])
         operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
-        told = dict(zip(shown, kept, strict=True))
-        logits, *caches = call(b, network, "decode", told, out=names, **operands)
+        cond = dict(zip(shown, kept, strict=True))
+        logits, *caches = call(b, network, "decode", cond, out=names, **operands)
         row = dict(zip(("norm", "early", "late"), rows, strict=True))
         found = _Found(best, text, done)
         chosen = self._chosen(b, logits, score, written, position, row, end, found, written, before)

@@ -67,7 +67,7 @@ class Infill(Sampler):
         assert spec.data.tokens is not None and port.null is not None
         length = Named(spec.data.tokens.length, "T")
         b = mb.function("sample.1")
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         text = b.input("text", i64(B, length))
         hidden = b.equal(text, b.scalar(port.null, text), out="hidden")
         sources: dict[str, Source] = {**conditions.sources(), "text": ConditionSource("text")}
@@ -80,7 +80,7 @@ class Infill(Sampler):
         u = b.input("u", f32(B, length))
         sources["u"] = RandomSource("uniform", "token")
         seen = b.where(hidden, b.scalar(port.null, text), text, out="seen")
-        logits = call(b, network, "forward", told, state=seen, out="logits")
+        logits = call(b, network, "forward", cond, state=seen, out="logits")
         if values is not None and values < int(logits.shape[2]):
             logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
         if self.temperature != 1.0:

@@ -73,7 +73,7 @@ class MaskedText(Objective):
         given = conditions.inputs(b, by_field=True)
         starts = None if self.starts is None else b.input(self.starts, f32(B, length))
         u, v, w = (b.input(name, f32(B, length)) for name in "uvw")
-        told = conditions.dropped(b, conditions.operands(b, given))
+        cond = conditions.dropped(b, conditions.operands(b, given))
         within = inside(b, tokens, end)
         hidden = hidden_words(b, tokens, u, self.share, end, starts, beside=self.beside, most=self.most)
         count = b.sum(within, axes=(1,), keepdims=True, out="count")
@@ -82,7 +82,7 @@ class MaskedText(Objective):
         shown = b.where(b.less(v, self.kept + self.replaced), other, b.scalar(port.null, tokens))
         shown = b.where(b.less(v, self.kept), tokens, shown, out="shown")
         seen = b.where(hidden, shown, tokens, out="seen")
-        logits = call(b, network, "forward", told, state=seen, out="logits")
+        logits = call(b, network, "forward", cond, state=seen, out="logits")
         rows = B * length
         flat = b.reshape(logits, shape=(rows, logits.shape[2]))
         losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length), out="losses")

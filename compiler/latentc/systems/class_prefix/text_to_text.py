@@ -127,8 +127,8 @@ class TextToText(Backbone):
         rows = rows_of(self.class_tokens)
         if not self.repeats or rows is None:
             return 0
-        told = any(entry.form == "tokens" for entry in entries)
-        return (self.source_start is not None) + longest(rows) * told
+        cond = any(entry.form == "tokens" for entry in entries)
+        return (self.source_start is not None) + longest(rows) * cond
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens = spec.data.tokens
@@ -151,20 +151,20 @@ class TextToText(Backbone):
         kept = Port("memories", f32(B, heads, source, size), "cache")
         caches = (grown,) * (2 * self.decoder_depth) + (kept,) * (2 * self.decoder_depth)
         caches += (Port("known", f32(B, source), "cache"),)
-        told = ports_of(entries)
+        cond = ports_of(entries)
         out: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
         token, position = Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position")
         scored = bool(before) and isinstance(spec.sampler, Sampler) and spec.sampler.COUNTS_REPEATED
         begun: tuple[Role, ...] = (*out, "output", "token") if scored else out
         methods = {
-            "forward": add_method(mb, name, "forward", _forward(self, entries), (state, *told), static, ("logits",)),
-            "prefill": add_method(mb, name, "prefill", _prefill(self, entries, scored), told, static, begun),
+            "forward": add_method(mb, name, "forward", _forward(self, entries), (state, *cond), static, ("logits",)),
+            "prefill": add_method(mb, name, "prefill", _prefill(self, entries, scored), cond, static, begun),
             "decode": add_method(mb, name, "decode", _decode(self, before), (token, position, *caches), static, out),
         }
         if before:
             body = _train_forward(self, entries)
-            methods[TRAINING] = add_method(mb, name, TRAINING, body, (state, *told), static, ("logits", "token"))
+            methods[TRAINING] = add_method(mb, name, TRAINING, body, (state, *cond), static, ("logits", "token"))
         return Network(name, methods, self.PROVIDES)
 
 
@@ -253,8 +253,8 @@ def _begun(b: Builder, config: TextToText, entries: tuple[Entry, ...], operands:
     parts = [start]
     if config.source_start is not None:
         parts.append(b.full(like, shape=(1,), value=config.source_start, dtype="i64", out="start"))
-    told = with_operands(entries, operands)
-    parts += [named(b, rows, own[0])[0] for entry, own in told if entry.form == "tokens"]
+    cond = with_operands(entries, operands)
+    parts += [named(b, rows, own[0])[0] for entry, own in cond if entry.form == "tokens"]
     return b.concat(*parts, axis=1, out="begun") if len(parts) > 1 else start  # type: ignore[no-any-return]
 
 
@@ -358,9 +358,9 @@ def _prefill(config: TextToText, entries: tuple[Entry, ...], scored: bool) -> Bl
                 own = b.take_along(b.log_softmax(logits, axis=1), token, axis=1, out="log_p")
                 score = [b.add(score[0], own, out="log_p") if score else own]
             logits, caches = _step(b, config, token, b.constant(i, "i64"), caches, memories, known, static)
-        told = [b.reshape(x, shape=(x.shape[0],), out="log_p") for x in score]
-        told += [b.slice(begun, axis=1, start=1, stop=count, out="repeated")] if score else []
-        return logits, *caches, *memories, known, *told
+        cond = [b.reshape(x, shape=(x.shape[0],), out="log_p") for x in score]
+        cond += [b.slice(begun, axis=1, start=1, stop=count, out="repeated")] if score else []
+        return logits, *caches, *memories, known, *cond
 
     return prefill
 

@@ -43,14 +43,14 @@ class ConsistencyDistillation(ConsistencyObjective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         yield from teacher_problems(spec)
-        told = scale_condition(spec)
-        if told is not None and self.scale != 1.0:
+        cond = scale_condition(spec)
+        if cond is not None and self.scale != 1.0:
             yield Problem(
                 ("scale",),
-                f"`scale` is fixed, but condition `{told}` also sets the guidance scale",
+                f"`scale` is fixed, but condition `{cond}` also sets the guidance scale",
                 "keep one of the two",
             )
-        guided = told is not None or self.scale != 1.0
+        guided = cond is not None or self.scale != 1.0
         if guided and not any(condition.nullable for condition in spec.conditions.values()):
             message = (
                 "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
@@ -76,17 +76,17 @@ class ConsistencyDistillation(ConsistencyObjective):
         return found
 
     def nearer(
-        self, b: Builder, at: Pairs, networks: Mapping[str, Network], conditions: Conditions, told: Operands,
+        self, b: Builder, at: Pairs, networks: Mapping[str, Network], conditions: Conditions, cond: Operands,
         x0: Var, noise: Var, x_t: Var,
     ) -> Var:  # fmt: skip
         name = scale_condition(conditions.spec)
-        scale: Any = self.scale if name is None else at.m.column(told[name], "scale")
+        scale: Any = self.scale if name is None else at.m.column(cond[name], "scale")
 
         def taught(x: Var, mark: str, out: str) -> Var:
-            given = predicted(b, at, networks[TEACHER], told, x, mark, out)
+            given = predicted(b, at, networks[TEACHER], cond, x, mark, out)
             if isinstance(scale, float) and scale == 1.0:
                 return given
-            without = predicted(b, at, networks[TEACHER], conditions.null(b, told), x, mark, "without")
+            without = predicted(b, at, networks[TEACHER], conditions.null(b, cond), x, mark, "without")
             return b.op("add", without, scale * (given - without), out=f"guided_{out}")  # type: ignore[no-any-return]
 
         first = taught(x_t, "", "first")

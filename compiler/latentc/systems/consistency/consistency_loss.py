@@ -64,7 +64,7 @@ class Pairs:
         return float(column[0]) if np.all(column == column[0]) else self.m.row(column, self.number, name)
 
     def time(self, name: str) -> Var:
-        """f32[B]: the time that networks are told."""
+        """f32[B]: the time that networks take."""
         return self.b.take(self.b.constant(self.columns[name], out=f"{name}_table"), self.number, axis=0, out=name)  # type: ignore[no-any-return]
 
 
@@ -236,7 +236,7 @@ class ConsistencyObjective(Objective):
 
     @abstractmethod
     def nearer(
-        self, b: Builder, at: Pairs, networks: Mapping[str, Network], conditions: Conditions, told: Operands,
+        self, b: Builder, at: Pairs, networks: Mapping[str, Network], conditions: Conditions, cond: Operands,
         x0: Var, noise: Var, x_t: Var,
     ) -> Var:  # fmt: skip
         """x_s, from x_t = alpha x0 + sigma noise."""
@@ -245,19 +245,19 @@ class ConsistencyObjective(Objective):
         main, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
         x0 = b.input("x", main.methods["forward"].input("state").type)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         grids = self.grids(spec)
         number, draw = self._number(b, grids)
         noise = b.input("noise", x0.type)
         dropped = () if self.DISTILS else conditions.draws()
-        told = conditions.dropped(b, told) if dropped else told
+        cond = conditions.dropped(b, cond) if dropped else cond
         columns = [self.columns(count) for _, count in grids]
         every = {name: np.concatenate([of_grid[name] for of_grid in columns]) for name in columns[0]}
         at = Pairs(b, Symbolic(b, x0.type.rank), number, every)
         x_t = weighted_sum(b, "x_t", (at("alpha"), x0), (at("sigma"), noise))
-        x_s = self.nearer(b, at, networks, conditions, told, x0, noise, x_t)
-        wanted = b.stop_gradient(_end(b, at, self._target(networks, spec), told, x_s, "_s", "wanted"))
-        distance = self._distance(b, networks, _end(b, at, main, told, x_t, "", "f"), wanted)
+        x_s = self.nearer(b, at, networks, conditions, cond, x0, noise, x_t)
+        wanted = b.stop_gradient(_end(b, at, self._target(networks, spec), cond, x_s, "_s", "wanted"))
+        distance = self._distance(b, networks, _end(b, at, main, cond, x_t, "", "f"), wanted)
         weight = at("weight")
         weight = b.reshape(weight, shape=(weight.shape[0],), out="weight") if isinstance(weight, Var) else weight
         b.output(weighted_sum(b, "loss", (weight, distance)))
@@ -298,16 +298,16 @@ class ConsistencyObjective(Objective):
         return b.add(b.sqrt(square + c * c), -c, out="distance")  # type: ignore[no-any-return]
 
 
-def predicted(b: Builder, at: Pairs, network: Network, told: Operands, x: Var, mark: str, out: str) -> Var:
+def predicted(b: Builder, at: Pairs, network: Network, cond: Operands, x: Var, mark: str, out: str) -> Var:
     """F at x and its time, without a variance beside it."""
     scaled = weighted_sum(b, "scaled", (at(f"c_in{mark}"), x))
-    made = call(b, network, "forward", told, state=scaled, time=at.time(f"time{mark}"), out=out)
+    made = call(b, network, "forward", cond, state=scaled, time=at.time(f"time{mark}"), out=out)
     return first_channels(b, made, x)
 
 
-def _end(b: Builder, at: Pairs, network: Network, told: Operands, x: Var, mark: str, out: str) -> Var:
+def _end(b: Builder, at: Pairs, network: Network, cond: Operands, x: Var, mark: str, out: str) -> Var:
     """f at x and its time."""
-    prediction = predicted(b, at, network, told, x, mark, "prediction")
+    prediction = predicted(b, at, network, cond, x, mark, "prediction")
     return weighted_sum(b, out, (at(f"f_x{mark}"), x), (at(f"f_out{mark}"), prediction))
 
 

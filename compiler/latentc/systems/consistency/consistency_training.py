@@ -27,7 +27,7 @@ class ConsistencyTraining(ConsistencyObjective):
     }
 
     def nearer(
-        self, b: Builder, at: Pairs, networks: Mapping[str, Network], conditions: Conditions, told: Operands,
+        self, b: Builder, at: Pairs, networks: Mapping[str, Network], conditions: Conditions, cond: Operands,
         x0: Var, noise: Var, x_t: Var,
     ) -> Var:  # fmt: skip
         return weighted_sum(b, "x_s", (at("alpha_s"), x0), (at("sigma_s"), noise))

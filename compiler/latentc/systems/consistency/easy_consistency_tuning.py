@@ -86,7 +86,7 @@ class EasyConsistencyTuning(Objective):
         given = conditions.operands(b, conditions.inputs(b, by_field=True))
         draw = self.process.draw()
         u, noise = b.input(draw.name, f32(B)), b.input("noise", x0.type)
-        told = conditions.dropped(b, given)
+        cond = conditions.dropped(b, given)
         own, own_draws = training_noise(b, network)
 
         method = training_method(network)
@@ -94,7 +94,7 @@ class EasyConsistencyTuning(Objective):
 
         def end(at: Noised, out: str) -> Var:
             """D at a level, under the same conditions and noise of the network for both levels."""
-            made = call(b, network, method, told, state=at.scaled, time=at.told, noise=own, out=outs)
+            made = call(b, network, method, cond, state=at.scaled, time=at.told, noise=own, out=outs)
             return data_of(b, at, made[0] if isinstance(made, tuple) else made, out)
 
         m = Symbolic(b, x0.type.rank)

@@ -89,15 +89,15 @@ class EarlyExits(Backbone):
         b = Builder(mb, mb.unique(f"{cls}Exits.forward"), origin)
         t = b.input("t", f32(B))
         given = [[_input(b, v, i, j) for j, v in enumerate(cut.features(n))] for i, n in enumerate(cut.after)]
-        told = {v: b.input("stem" if v is cut.stem else v.name, v.type) for v in context}
-        read = [told[v] for v in context][: len(mb.functions[last].inputs) - len(cut.last)]
+        cond = {v: b.input("stem" if v is cut.stem else v.name, v.type) for v in context}
+        read = [cond[v] for v in context][: len(mb.functions[last].inputs) - len(cut.last)]
         features = spec.time.features(b, t, **spec.time.static())
         predictions, doubts = [], []
         for i, (number, own) in enumerate(zip(cut.after, given, strict=True)):
             item, held = Item("heads", i, count), dict(zip(cut.features(number), own, strict=True))
             maps = [held[v] for v in cut.sources(number)]
             if cut.restores:
-                maps = [_restored(b, i, j, x, cut, number, told) for j, x in enumerate(maps)]
+                maps = [_restored(b, i, j, x, cut, number, cond) for j, x in enumerate(maps)]
             predictions.append(b.call(last, item, *maps, *read, args=args, out="prediction"))
         for i, (number, own) in enumerate(zip(cut.after, given, strict=True)):
             item = Item("estimators", i, count)
@@ -140,7 +140,7 @@ def _maps(b: Builder, x: Var, places: Sequence[int], name: str) -> Var:
     return b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, channels, *places), out=name)  # type: ignore[no-any-return]
 
 
-def _restored(b: Builder, i: int, j: int, x: Var, cut: Cuts, number: int, told: Mapping[Value, Var]) -> Var:
+def _restored(b: Builder, i: int, j: int, x: Var, cut: Cuts, number: int, cond: Mapping[Value, Var]) -> Var:
     """The `j`-th of what the tail reads, by a layer `restored_I` or `restored_I_J` unless x has its sizes already."""
     own, read = cut.sources(number)[j], cut.last[j]
     found = j < len(cut.own(number)) if own is not read else True
@@ -151,7 +151,7 @@ def _restored(b: Builder, i: int, j: int, x: Var, cut: Cuts, number: int, told: 
     x = x if cut.is_map(own) else _maps(b, x, places, "x")
     stem: list[Var] = []
     if cut.stem is not None and cut.places(cut.stem) == cut.places(read):
-        first = told[cut.stem]
+        first = cond[cut.stem]
         stem = [first if cut.is_map(cut.stem) else _maps(b, first, cut.places(cut.stem) or (), "stem")]
     as_maps = cut.is_map(read)
     dims = {"channels": x.shape[1], "width": read.type.shape[1 if as_maps else 2]}

@@ -150,11 +150,11 @@ class Exit(Wrapper):
             given = {port.name: array(f"behind_{port.name}", port.type) for port in method.inputs}
         else:
             state = main.methods["forward"].input("state")
-            x, told = array(state.name, state.type), conditions.operands(b, conditions.inputs(b))
+            x, cond = array(state.name, state.type), conditions.operands(b, conditions.inputs(b))
             sources |= conditions.sources()
             if len(absent) > 1:
                 branch = _index(b, BRANCH, sources, settings, len(absent))
-                told = _of_branch(b, branch, absent, conditions, told)
+                cond = _of_branch(b, branch, absent, conditions, cond)
         step = _index(b, STEP, sources, settings, table.steps)
         time = b.take(b.constant(table.columns["t"], out="t_table"), step, axis=0, out="t")
         outs = " ".join(port.name for port in method.outputs)
@@ -162,7 +162,7 @@ class Exit(Wrapper):
             made = b.call(method.function, main.name, *given.values(), out=outs)
         else:
             scale = table.columns.get("c_in", np.ones(table.rows)) * _prior(table)
-            made = call(b, own, name, told, state=_scaled(b, x, scale, step, "scaled"), time=time, out=outs)
+            made = call(b, own, name, cond, state=_scaled(b, x, scale, step, "scaled"), time=time, out=outs)
         values = made if isinstance(made, tuple) else (made,)
         fields = [OutputField(f"behind_{port.name}") for port in method.outputs]
         results = list(values)
@@ -197,15 +197,15 @@ def _pair(guide: Guide, conditions: Conditions) -> tuple[frozenset[str], frozens
 
 
 def _of_branch(
-    b: Builder, branch: Var, absent: Sequence[frozenset[str]], conditions: Conditions, told: Mapping[str, Var]
+    b: Builder, branch: Var, absent: Sequence[frozenset[str]], conditions: Conditions, cond: Mapping[str, Var]
 ) -> dict[str, Var]:
     """The operands of each row's branch i64[B]."""
-    found = dict(told)
+    found = dict(cond)
     for number, names in enumerate(absent[1:], 1):
         own = b.equal(branch, number, out="own")
-        for key, null in conditions.null(b, told, sorted(names)).items():
+        for key, null in conditions.null(b, cond, sorted(names)).items():
             x = found[key]
-            if null is not told[key]:
+            if null is not cond[key]:
                 chosen = b.reshape(own, shape=(own.shape[0], *[1] * (x.type.rank - 1))) if x.type.rank > 1 else own
                 found[key] = b.where(chosen, null, x, out=key)
     return found

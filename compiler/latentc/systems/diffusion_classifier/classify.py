@@ -104,7 +104,7 @@ class Classify(Wrapper):
             return ()
         b = mb.function(entry)
         x = b.input(state.name, state.type)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         noise = b.input("noise", f32(self.trials, *state.type.shape))
         several = self.grids > 1
         grid = [b.input(GRID, i64(B, 1))] if several else []
@@ -117,7 +117,7 @@ class Classify(Wrapper):
         def body(
             inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
         ) -> tuple[Sequence[Var], Sequence[Var]]:
-            x0, operands = kept[0], dict(zip(told, kept[1:], strict=False))
+            x0, operands = kept[0], dict(zip(cond, kept[1:], strict=False))
             k: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
             z, axes = rows[-1], (1,) * (len(x0.shape) - 1)
             if several:  # each sample has a row of its own grid
@@ -139,7 +139,7 @@ class Classify(Wrapper):
             return (weighted_sum(inner, "error", (1.0, carried[0]), (1.0 / self.trials, error)),), ()
 
         names = ["error", *varying, "noise"]
-        kept = [x, *told.values(), *grid]
+        kept = [x, *cond.values(), *grid]
         (error,) = b.loop(
             f"{entry}.trial", self.trials, body, invariants=kept, carried=[zero], tables=tables, names=names
         )

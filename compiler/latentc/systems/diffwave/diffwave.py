@@ -118,13 +118,13 @@ def _network(config: Diffwave, time: TimeEmbedding, entries: tuple[Entry, ...]) 
         **static: Any,
     ) -> Var:
         """Predicts from noisy x at time t, given the conditions."""
-        told: list[Var] = []
+        cond: list[Var] = []
         for entry, operands in with_operands(entries, conditions):
             if entry.form == "array":
-                told.append(b.sub("spectrogram_upsampler", _upsampler(config.upsampling), *operands))
+                cond.append(b.sub("spectrogram_upsampler", _upsampler(config.upsampling), *operands))
             else:
                 prefix = f"{entry.ports[0].name}_embedder"
-                told.append(entry.vector(b, prefix, operands, static["vector_width"], static))
+                cond.append(entry.vector(b, prefix, operands, static["vector_width"], static))
         x = b.relu(layers.conv(b, "input_projection", x, width, 1, "kaiming_normal"), out="x")
         step = time.vector(b, "diffusion_embedding", t, time_width)
         skips = b.mul(x, 0.0, out="skips")
@@ -133,7 +133,7 @@ def _network(config: Diffwave, time: TimeEmbedding, entries: tuple[Entry, ...]) 
         sizes |= {key: static[key] for key in ("bands", "vector_width") if key in static}
         for name in items("residual_layers", depth):
             dilation = 2 ** (name.i % cycle)
-            x, skip = b.sub(name, layer, x, step, *told, out="x skip", **sizes, dilation=dilation)
+            x, skip = b.sub(name, layer, x, step, *cond, out="x skip", **sizes, dilation=dilation)
             skips = b.add(skips, skip, out="skips")
         x = layers.conv(b, "skip_projection", skips / math.sqrt(depth), width, 1, "kaiming_normal", out="x")
         return layers.conv(b, "output_projection", b.relu(x, out="x"), channels, 1, "zeros")
@@ -161,14 +161,14 @@ def _upsampler(factors: tuple[int, ...]) -> BlockBody:
 def _layer(forms: tuple[Form, ...], names: tuple[str, ...]) -> BlockBody:
     @module_class("ResidualLayer", x="B width L")
     def forward(
-        b: Builder, x: Var, step: Var, *told: Var, width: int, time_width: int, dilation: int, **static: Any
+        b: Builder, x: Var, step: Var, *cond: Var, width: int, time_width: int, dilation: int, **static: Any
     ) -> Any:
         """A gated dilated convolution of x [B, C, L]: the next layer's input, and what is skipped to the output."""
         batch = x.shape[0]
         h = b.dense("diffusion_projection", step, width, out="h")
         h = b.add(x, b.reshape(h, shape=(batch, width, 1)), out="h")
         h = layers.conv(b, "dilated_conv", h, 2 * width, 3, "kaiming_normal", dilation=dilation, out="h")
-        for form, name, condition in zip(forms, names, told, strict=True):
+        for form, name, condition in zip(forms, names, cond, strict=True):
             if form == "array":
                 local = layers.conv(b, "conditioner_projection", condition, 2 * width, 1, "kaiming_normal", out=name)
             else:

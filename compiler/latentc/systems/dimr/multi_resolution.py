@@ -228,7 +228,7 @@ def _methods(config: MultiResolution, time: TimeFeatures, entries: tuple[Entry, 
     last = len(config.branches) - 1
 
     def network(b: Builder, x: Var, t: Var, conditions: tuple[Var, ...], every: bool, static: Any) -> list[Var]:
-        told = time.features(b, t, **time.static())
+        cond = time.features(b, t, **time.static())
         size = static["size"]
         ends: list[Var] = []
         features: list[Var] = []
@@ -237,12 +237,12 @@ def _methods(config: MultiResolution, time: TimeFeatures, entries: tuple[Entry, 
             seen = entries if branch.block == "coarse" else ()
             own |= {k: static[k] for entry in seen for k in _sizes_of(entry, static)}
             body = _branch(config, i, seen)
-            made = b.sub(f"branches.{i}", body, x, told, *features, *(conditions if seen else ()), out="h", **own)
+            made = b.sub(f"branches.{i}", body, x, cond, *features, *(conditions if seen else ()), out="h", **own)
             end, *features = made if isinstance(made, tuple) else (made,)
             if every or i == last:
                 sizes = {"dim": end.shape[2], "grid": size // branch.scale, "channels": static["out_channels"]}
                 word = "out" if i == last else "coarse"
-                ends.append(b.sub(f"outputs.{i}", _output(config.output_kernel), end, told, out=word, **sizes))
+                ends.append(b.sub(f"outputs.{i}", _output(config.output_kernel), end, cond, out=word, **sizes))
         return [ends[-1], *ends[:-1]]
 
     @module_class("MultiResolution", x="B channels size size")
@@ -294,8 +294,8 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
             before += embedded.shape[1]
             x = b.concat(embedded, x, axis=1, out="x")
         sizes = {**of.static(width), "grid": grid, **({"heads": branch.heads} if branch.heads else {})}
-        told = ((t,) if condition.TAKES == "time" else ()) + joined(b, context)
-        every = long_skips(b, block, x, told, half, width, of.own(width, sizes))
+        cond = ((t,) if condition.TAKES == "time" else ()) + joined(b, context)
+        every = long_skips(b, block, x, cond, half, width, of.own(width, sizes))
         made = [every[-1]]
         if not finest:
             features = b.concat(*every, axis=2, out="features")

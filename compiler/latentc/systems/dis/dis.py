@@ -118,10 +118,10 @@ def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
             joined = (skips.pop(),) if config.skips else ()
             x, total = b.sub(name, skipping, x, *rate, total, *joined, dim=width, out="x total", **sizes)
         x = norm.apply(b, "norm", (b.drop_path(x, config.drop_path, out="x") if config.drop_path else x) + total)
-        told = tokens if entries else []
+        cond = tokens if entries else []
         x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")
         ends = {"dim": width, "grid": grid, "patch": patch, "out_channels": out_channels}
-        return b.sub("final_layer", _final_layer(), x, *_sum(b, told, width), out="x", **ends)
+        return b.sub("final_layer", _final_layer(), x, *_sum(b, cond, width), out="x", **ends)
 
     return forward
 

@@ -1,4 +1,4 @@
-"""Runs a sampler several times, each time told what a network sees in the sample before: the stages of DoD.
+"""Runs a sampler several times, each conditioned on features of the sample before: the stages of DoD.
 
 Symbols: B batch, C channels, S stages.
 """
@@ -109,12 +109,12 @@ class Staged(Sampler):
         for stage, (start, noise) in enumerate(drawn):
             if seen is None:
                 empty = b.full(start, shape=port.type.shape[1:], value=0.0, dtype="f32", out="nothing")
-                told = every.null(b, {**operands, port.name: empty}, (self.condition,))
+                cond = every.null(b, {**operands, port.name: empty}, (self.condition,))
             else:
                 made = condition.operands(b, self.condition, (seen,), networks)
-                told = {**operands, port.name: made[0]}
-            like = next(iter(told.values()))
-            request = Request(told, every.null, nullable, like, scales)
+                cond = {**operands, port.name: made[0]}
+            like = next(iter(cond.values()))
+            request = Request(cond, every.null, nullable, like, scales)
             seen = denoise(b, f"{entry}.stage_{stage}", table, network, request, start, noise, guides)
         b.output(seen)
         mb.entries[entry] = b.finish(doc=f"{self.stages} stages of {table.solver}, {table.steps} steps each")

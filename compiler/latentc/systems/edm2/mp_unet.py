@@ -108,10 +108,10 @@ class _Parts(Path):
         maps = [entry.map(b, operands, static, x.shape[-1]) for entry, operands in self.told("map")]
         one = b.full(x, shape=(1, *x.shape[2:]), value=1.0, dtype="f32", out="one")
         self.x: Var = b.concat(x, *maps, one, axis=1, out="x")
-        told = self.told("vector")
-        vectors = [operand for _, operands in told for operand in operands]
+        cond = self.told("vector")
+        vectors = [operand for _, operands in cond for operand in operands]
         size = scaled(width, max(config.multipliers) if config.embedding is None else config.embedding)
-        embedder = _embedder(config.label_balance, time, tuple(entry for entry, _ in told))
+        embedder = _embedder(config.label_balance, time, tuple(entry for entry, _ in cond))
         self.c: Var = b.sub("embedder", embedder, t, *vectors, embedding=size, out="c", **static)
 
     def enter(self) -> Var:
@@ -133,8 +133,8 @@ def _embedder(balance: float, time: TimeFeatures, entries: tuple[Entry, ...]) ->
         x = time.features(b, t, **{k: static[k] for k in time.static()})
         c = mp_linear(b, "linear", x, embedding, out="c", size=time.count(static["frequencies"]))
         for entry, own in with_operands(entries, operands):
-            told = entry.vector(b, f"{entry.ports[0].name}_embedder", own, embedding, static)
-            c = b.mp_sum(c, told, balance=balance, out="c")
+            cond = entry.vector(b, f"{entry.ports[0].name}_embedder", own, embedding, static)
+            c = b.mp_sum(c, cond, balance=balance, out="c")
         return b.mp_silu(c, out="c")
 
     return embedder

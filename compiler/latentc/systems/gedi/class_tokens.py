@@ -60,20 +60,20 @@ class ClassTokens(Objective):
         length = Named(count, "T")
         b = mb.function("loss.terms")
         tokens = b.input("tokens", i64(B, length))
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         given = b.slice(tokens, axis=1, start=0, stop=count - 1, out="given")
 
-        def log_p(told: Mapping[str, Var], out: str) -> Var:
+        def log_p(cond: Mapping[str, Var], out: str) -> Var:
             """Mean log-probability of the tokens, f32[B]."""
-            logits = call(b, network, "forward", told, state=given, out="logits")
+            logits = call(b, network, "forward", cond, state=given, out="logits")
             losses = token_losses(b, logits, tokens)
             return b.neg(mean_of_text(b, losses, tokens, spec.data.modelled.end), out=out)  # type: ignore[no-any-return]
 
-        own, classes = log_p(told, "own"), spec.data.classes
-        others = [class_behind(b, told["y"], k, classes, "other_y") for k in range(1, classes)]
-        scores = [own, *(log_p({**told, "y": y}, "other") for y in others)]
+        own, classes = log_p(cond, "own"), spec.data.classes
+        others = [class_behind(b, cond["y"], k, classes, "other_y") for k in range(1, classes)]
+        scores = [own, *(log_p({**cond, "y": y}, "other") for y in others)]
         pair = b.concat(*(b.reshape(score, shape=(B, 1)) for score in scores), axis=1, out="scores")
-        pair = call(b, network, "weigh", told, state=pair, out="scores")
+        pair = call(b, network, "weigh", cond, state=pair, out="scores")
         first = b.reshape(b.slice(pair, axis=1, start=0, stop=1), shape=(B,))
         discriminative = b.op("sub", b.logsumexp(pair, axis=1), first, out="discriminative")
         generative = b.neg(own, out="generative")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Gedi(Autoregressive):
     """Generative discriminators (Krause et al. 2020, arXiv:2009.06367).
 
-    The discriminator, told the class or another one, gives every next token a log-probability under each; with those of
+    The discriminator gives every next token a log-probability under the class and under another one; with those of
     the tokens so far, per token, they say how probable the class is if that token follows. Its logarithm, times
     `weight`, is added to the log-probabilities of the first model. Of the tokens that speak against the class most,
     which together have less than the probability `filter`, those with a class probability below `target` are out.
@@ -72,20 +72,20 @@ class Gedi(Autoregressive):
         length = int(main.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
         entry = f"sample.{length}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         weight = b.input("weight", f32(B))
         u = b.input("u", f32(length, B)) if self.temperature else None
         names = " ".join(port.role if port.role == "cache" else "logits" for port in main.methods["prefill"].outputs)
-        logits, *caches = call(b, main, "prefill", told, out=names)
+        logits, *caches = call(b, main, "prefill", cond, out=names)
         classes = spec.data.classes
-        both = self._under_each(b, told, classes)
+        both = self._under_each(b, cond, classes)
         score, count = call(b, other, "score", both, out="score count")
         names = " ".join(port.role if port.role == "cache" else "logits" for port in other.methods["prefill"].outputs)
         opinions, *others = call(b, other, "prefill", both, out=names)
         count = b.split(count, axis=0, sizes=(B,) * classes, out=" ".join(["count", *["count_2"] * (classes - 1)]))[0]
-        came = self._came(b, main, told, logits, length, spec)
+        came = self._came(b, main, cond, logits, length, spec)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
-        y = [told["y"]] if other.methods["weigh"].inputs_of("condition") else []
+        y = [cond["y"]] if other.methods["weigh"].inputs_of("condition") else []
         token, *state = self._next(b, other, classes, logits, opinions, score, count, came, (weight, *y), first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
         if length > 1:
@@ -101,10 +101,10 @@ class Gedi(Autoregressive):
             sources["u"] = RandomSource("uniform", "token", length)
         return Program(entry, self.kind, length, 2 * length, sources, (Setting("weight", self.weight),))
 
-    def _under_each(self, b: Builder, told: Operands, classes: int) -> dict[str, Var]:
+    def _under_each(self, b: Builder, cond: Operands, classes: int) -> dict[str, Var]:
         """The conditions with the class, then with each other one: a batch of K B."""
         found = {}
-        for name, x in told.items():
+        for name, x in cond.items():
             behind = [class_behind(b, x, k, classes, "other") if name == "y" else x for k in range(1, classes)]
             found[name] = b.concat(x, *behind, axis=0, out=name)
         return found
@@ -161,11 +161,11 @@ class Gedi(Autoregressive):
         each = b.split(scores, axis=0, sizes=(batch,) * classes, out=names)
         per_token = [b.div(x, b.reshape(count, shape=(batch, 1)), out="per_token") for x in each]
         stacked = b.concat(*(b.reshape(x, shape=(batch * size, 1)) for x in per_token), axis=1, out="pairs")
-        told = {}
+        cond = {}
         for c in y:
             every = b.broadcast_to(b.reshape(c, shape=(batch, 1)), shape=(batch, size), out="y")
-            told["y"] = b.reshape(every, shape=(batch * size,), out="y")
-        weighed = call(b, other, "weigh", told, state=stacked, out="weighed")
+            cond["y"] = b.reshape(every, shape=(batch * size,), out="y")
+        weighed = call(b, other, "weigh", cond, state=stacked, out="weighed")
         if self.bias:
             weighed = b.add(
                 weighed,

@@ -81,7 +81,7 @@ class MixtureAutoregressive(MixtureSampler):
         chooses = wide > 1
         entry = f"sample.{length}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
         scale = b.input("scale", f32(B)) if self.guidance else None
         rows = {
@@ -101,12 +101,12 @@ class MixtureAutoregressive(MixtureSampler):
                 "q_u": RandomSource("uniform", "accept", length),
             }
         if scale is not None:
-            null = conditions.null(b, told)
-            told = {key: b.concat(value, null[key], axis=0, out=key) for key, value in told.items()}
+            null = conditions.null(b, cond)
+            cond = {key: b.concat(value, null[key], axis=0, out=key) for key, value in cond.items()}
         elif self.beams > 1:
-            told = {key: repeated(b, value, self.beams) for key, value in told.items()}
+            cond = {key: repeated(b, value, self.beams) for key, value in cond.items()}
         names = " ".join(["mixture", *["cache"] * (len(network.methods["prefill"].outputs) - 1)])
-        raw, *caches = call(b, network, "prefill", told, out=names)
+        raw, *caches = call(b, network, "prefill", cond, out=names)
         progress = [i / max(length - 1, 1) for i in range(length)]
         weights = np.asarray(self.guidance.weights(progress)) if self.guidance else np.ones(length)
 

@@ -65,7 +65,7 @@ class MixtureConfidence(MixtureSampler):
         length, channels = main.sequence(spec.data.shape)
         entry, own = f"sample.{self.steps}", rows_of(mixture, channels)
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
         scale = b.input("scale", f32(B)) if self.guidance else None
         shapes = {"u": (length, own), "z": (length, channels), "gumbel": (length,)}
@@ -82,7 +82,7 @@ class MixtureConfidence(MixtureSampler):
             columns["weight"] = np.asarray(self.guidance.weights(list(progress)), np.float64)
         tables = [*(b.constant(v, out=k) for k, v in columns.items()), *drawn_rows.values()]
         names = [*columns, *drawn_rows]
-        invariants = [*told.values(), *([] if scale is None else [scale])]
+        invariants = [*cond.values(), *([] if scale is None else [scale])]
         like = drawn_rows["z"]
         start = b.mul(b.reshape(b.slice(like, axis=0, start=0, stop=1), shape=like.shape[1:]), 0.0, out="tokens")
         hidden = b.full(start, shape=(length,), value=1.0, dtype="f32", out="hidden")
@@ -91,7 +91,7 @@ class MixtureConfidence(MixtureSampler):
         def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
             tokens, hidden = state
             at = dict(zip(names, row, strict=True))
-            operands = dict(zip(told, fixed, strict=False))
+            operands = dict(zip(cond, fixed, strict=False))
             guided = None
             if scale is None:
                 raw = call(b, network, "forward", operands, state=tokens, mask=hidden, out="raw")

@@ -64,12 +64,12 @@ class MixtureLikelihood(Objective):
             share = hidden_share(b, self.schedule, b.mul(u, 1 - self.least_masking, out="v"))
             most = b.reshape(b.mul(share, float(length)), shape=(B, 1), out="most")
             hidden = b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out="hidden")
-        told = conditions.dropped(b, conditions.operands(b, given))
+        cond = conditions.dropped(b, conditions.operands(b, given))
         if hidden is None:
             prefix = b.slice(tokens, axis=1, start=0, stop=length - 1, out="given")
-            raw = call(b, network, "forward", told, state=prefix, out="mixtures")
+            raw = call(b, network, "forward", cond, state=prefix, out="mixtures")
         else:
-            raw = call(b, network, "forward", told, state=tokens, mask=hidden, out="mixtures")
+            raw = call(b, network, "forward", cond, state=tokens, mask=hidden, out="mixtures")
         rows = B * length
         flat = b.reshape(raw, shape=(rows, raw.shape[2]), out="raw")
         found = mixture.log_density(b, flat, b.reshape(tokens, shape=(rows, channels)))

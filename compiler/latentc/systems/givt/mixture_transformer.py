@@ -132,9 +132,9 @@ class MixtureTransformer(Backbone):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         (length, channels), entries = self.sequence(spec.data.shape), self.entries(spec)
-        told = ports_of(entries)
-        labels = next((port.values for port in told if port.values is not None), 1)
-        context = next((port.type.shape for port in told if port.values is None), None)
+        cond = ports_of(entries)
+        labels = next((port.values for port in cond if port.values is not None), 1)
+        context = next((port.type.shape for port in cond if port.values is None), None)
         static: dict[str, Any] = {
             "tokens": length,
             "channels": channels,
@@ -149,7 +149,7 @@ class MixtureTransformer(Backbone):
             ports = (
                 Port("x", f32(B, Named(length, "T"), channels), "state"),
                 Port("mask", f32(B, Named(length, "T")), "mask"),
-                *told,
+                *cond,
             )
             methods = {"forward": add_method(mb, name, "forward", _masked(self, entries), ports, static)}
             return Network(name, methods, self.provides(spec))
@@ -163,9 +163,9 @@ class MixtureTransformer(Backbone):
         token = (Port("token", f32(B, channels), "token"), Port("position", i64(), "position"), *caches)
         methods = {
             "forward": add_method(
-                mb, name, "forward", forward, (Port("x", f32(B, length - 1, channels), "state"), *told), static
+                mb, name, "forward", forward, (Port("x", f32(B, length - 1, channels), "state"), *cond), static
             ),
-            "prefill": add_method(mb, name, "prefill", prefill, told, static, grown),
+            "prefill": add_method(mb, name, "prefill", prefill, cond, static, grown),
             "decode": add_method(mb, name, "decode", decode, token, static, grown),
         }
         return Network(name, methods, self.provides(spec))
@@ -233,9 +233,9 @@ class _Shared:
         return found
 
     def step(
-        self, b: Builder, x: Var, told: tuple[Var, ...], caches: Sequence[Var], memories: Sequence[Var], sizes: Any
+        self, b: Builder, x: Var, cond: tuple[Var, ...], caches: Sequence[Var], memories: Sequence[Var], sizes: Any
     ) -> tuple[Var, list[Var]]:
-        """One token through all blocks, and the grown caches; blocks are `told` its position and a mask."""
+        """One token through all blocks, and the grown caches; blocks are `cond` its position and a mask."""
         mixer, feed_forward, norm, init = self.parts
         assert isinstance(mixer, CachedMixer)
         condition, grown = self.condition, list[Var]()
@@ -246,7 +246,7 @@ class _Shared:
             block = condition.decode_block(mixer, feed_forward, norm, init)
         for i in range(len(caches) // 2):
             pairs = (*memories[2 * i : 2 * i + 2], *caches[2 * i : 2 * i + 2])
-            x, keys, values = b.sub(f"blocks.{i}", block, x, *told, *pairs, out="x keys values", **sizes)
+            x, keys, values = b.sub(f"blocks.{i}", block, x, *cond, *pairs, out="x keys values", **sizes)
             grown += [keys, values]
         return x, grown
 
@@ -324,8 +324,8 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         here = b.take(shared.positions(b, tokens, width), position, axis=1)
         x = x + b.reshape(here, shape=(1, 1, width))
         seen = b.less_equal(b.arange(tokens), position)
-        told = (position, b.reshape(seen, shape=(1, 1, 1, tokens), out="mask"))
-        x, grown = shared.step(b, x, told, caches, memories, shared.sizes(width, static))
+        cond = (position, b.reshape(seen, shape=(1, 1, 1, tokens), out="mask"))
+        x, grown = shared.step(b, x, cond, caches, memories, shared.sizes(width, static))
         x = shared.head(b, x, static["numbers"])
         return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown, *memories
 

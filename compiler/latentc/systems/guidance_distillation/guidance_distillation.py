@@ -43,13 +43,13 @@ class GuidanceDistillation(Distillation):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        told = scale_condition(spec)
-        if (told is None) == (self.scale is None):
+        cond = scale_condition(spec)
+        if (cond is None) == (self.scale is None):
             what = "the guidance scale is neither fixed nor a condition"
-            if told is not None:
-                what = f"`scale` is fixed, but condition `{told}` also sets the guidance scale"
+            if cond is not None:
+                what = f"`scale` is fixed, but condition `{cond}` also sets the guidance scale"
             mend = "set `objective.scale`, or add `conditioning.guidance: {kind: guidance_scale}`"
-            yield Problem(("scale",), what, mend if told is None else "keep one of the two")
+            yield Problem(("scale",), what, mend if cond is None else "keep one of the two")
         if not any(condition.nullable for condition in spec.conditions.values()):
             message = (
                 "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
@@ -65,12 +65,12 @@ class GuidanceDistillation(Distillation):
         student, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
         x0 = b.input("x", student.methods["forward"].input("state").type)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         at = noised(b, self.parameterization(), x0)
         name = scale_condition(spec)
-        scale = self.scale if name is None else told[name]
-        target = b.stop_gradient(self._guided(b, networks[TEACHER], conditions, told, at.scaled, at.told, scale))
-        out = call(b, student, "forward", told, state=at.scaled, time=at.told, out="prediction")
+        scale = self.scale if name is None else cond[name]
+        target = b.stop_gradient(self._guided(b, networks[TEACHER], conditions, cond, at.scaled, at.told, scale))
+        out = call(b, student, "forward", cond, state=at.scaled, time=at.told, out="prediction")
         error = b.op("sub", out, target, out="error")
         b.output(per_sample_mean(b, error * error, out="loss"))
         b.finish("The squared difference from the teacher's guided prediction, one value per sample.")
@@ -78,11 +78,11 @@ class GuidanceDistillation(Distillation):
         return publish(mb, ("loss",), ("x", *conditions.fields), draws, self.trained(spec))
 
     def _guided(
-        self, b: Builder, teacher: Network, conditions: Conditions, told: Mapping[str, Var], x: Var, time: Var, w: Any
+        self, b: Builder, teacher: Network, conditions: Conditions, cond: Mapping[str, Var], x: Var, time: Var, w: Any
     ) -> Var:
         """The teacher's guided output; a variance beside the prediction is that under the conditions."""
-        given = call(b, teacher, "forward", told, state=x, time=time, out="given")
-        without = call(b, teacher, "forward", conditions.null(b, told), state=x, time=time, out="without")
+        given = call(b, teacher, "forward", cond, state=x, time=time, out="given")
+        without = call(b, teacher, "forward", conditions.null(b, cond), state=x, time=time, out="without")
         column = b.reshape(w, shape=(w.shape[0], *[1] * (x.type.rank - 1)), out="w") if isinstance(w, Var) else w
         count, guided = int(given.shape[1]), self.channels or int(x.shape[1])  # type: ignore[call-overload]
         rest: tuple[Var, ...] = ()

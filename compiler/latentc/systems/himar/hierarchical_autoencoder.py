@@ -113,7 +113,7 @@ class HierarchicalAutoencoder(MaskedTrunk):
             **self.condition_sizes(spec),
         }
         entries, count = self.entries(spec), self.side**2
-        told = ports_of(entries)
+        cond = ports_of(entries)
         pivots = (Port("x", f32(B, count, channels), "state"), Port("mask", f32(B, count), "mask"))
         dense_ports = (
             Port("x", f32(B, Named(length, "T"), channels), "state"),
@@ -123,8 +123,8 @@ class HierarchicalAutoencoder(MaskedTrunk):
         )
         first, forward = _methods(self, entries)
         methods = {
-            "forward": add_method(mb, name, "forward", forward, (*dense_ports, *told), static),
-            "pivots": add_method(mb, name, "pivots", first, (*pivots, *told), static),
+            "forward": add_method(mb, name, "forward", forward, (*dense_ports, *cond), static),
+            "pivots": add_method(mb, name, "pivots", first, (*pivots, *cond), static),
         }
         return Network(name, methods, self.PROVIDES)
 
@@ -199,19 +199,19 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
             counted = b.concat(counted, b.full(mask, shape=(count,), value=1.0, dtype="bool"), axis=1, out="counted")
             visible, every = b.logical_and(seen, counted, out="visible"), (keys_of(b, counted),)
         visible = keys_of(b, visible)
-        told = scales("encoder")
+        cond = scales("encoder")
         for name in items("encoder_blocks", static["depth"]):
-            x = b.sub(name, _block(config.block, config.weights, True), x, told, which, visible, dim=width, **sizes)
+            x = b.sub(name, _block(config.block, config.weights, True), x, cond, which, visible, dim=width, **sizes)
         x = linear(b, "decoder_embed", norm.apply(b, "encoder_norm", x), width)
         blank = b.full(own("mask_token", count), shape=(front, width), value=0.0, dtype="f32")
         blank = b.concat(blank, own("mask_token", count), axis=1, out="blank")
         x = b.where(b.reshape(seen, shape=(batch, total, 1)), x, blank, out="x") + own("decoder_pos", total)
-        told, depth = scales("decoder"), static["depth"]
+        cond, depth = scales("decoder"), static["depth"]
         if config.decoder is not None:
             depth, sizes = static["decoder_depth"], {**sizes, "heads": static["decoder_heads"]}
         for name in items("decoder_blocks", depth):
             block = _block(config.block, config.weights, counted is not None)
-            x = b.sub(name, block, x, told, which, *every, dim=width, **sizes)
+            x = b.sub(name, block, x, cond, which, *every, dim=width, **sizes)
         x = b.slice(norm.apply(b, "decoder_norm", x), axis=1, start=front, stop=total, out="x")
         return x + b.param("diffusion_pos", f32(1, count, width), "normal", std=0.02)
 
@@ -237,8 +237,10 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
         width, channels, count = static["width"], static["channels"], static["side"] ** 2
         blank = b.param("cond_tokens", f32(1, count, channels), "normal", std=0.02)
         gone = b.reshape(b.greater(left_out, 0.5), shape=(*left_out.shape, 1), out="gone")
-        told = b.where(gone, linear(b, "cond_proj", blank, width), linear(b, "cond_z_proj", pivots, width), out="told")
-        x = b.concat(told, linear(b, "z_proj", x, width), axis=1, out="x")
+        cond = b.where(
+            gone, linear(b, "cond_proj", blank, width), linear(b, "cond_z_proj", pivots, width), out="condition"
+        )
+        x = b.concat(cond, linear(b, "z_proj", x, width), axis=1, out="x")
         shown = b.full(mask, shape=(count,), value=0.0, dtype="f32", out="shown")
         return run(b, x, b.concat(shown, mask, axis=1, out="mask"), 1, conditions, static)
 

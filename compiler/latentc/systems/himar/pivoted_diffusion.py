@@ -118,7 +118,7 @@ class PivotedDiffusion(DiffusionLoss):
             Draw("noise", "normal"),
         ]
         operands = conditions.operands(b, given)
-        told = conditions.dropped(b, operands)
+        cond = conditions.dropped(b, operands)
         # In guidance, the branch without a class gets the features of pivots that were drawn with it.
         told_dense = conditions.dropped(b, operands, "dense_")
 
@@ -126,7 +126,7 @@ class PivotedDiffusion(DiffusionLoss):
             share = b.op("sub", 1.0, b.mul(b.abs(share), self.deviation), out="fraction")
             dense_share = b.cos(b.mul(dense_share, math.pi / 2), out="dense_fraction")
         hidden = _hidden(b, order, share, count, "hidden_pivots")
-        z = call(b, main, "pivots", told, state=pivots, mask=hidden, out="z")
+        z = call(b, main, "pivots", cond, state=pivots, mask=hidden, out="z")
         z = b.slice(z, axis=1, start=0, stop=count, out="pivot_features")
         rows = B * count
         flat = [b.reshape(v, shape=(rows, *v.shape[2:])) for v in (pivots, z, *drawn[0])]

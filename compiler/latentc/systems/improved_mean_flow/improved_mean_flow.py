@@ -81,15 +81,15 @@ class ImprovedMeanFlow(AverageVelocity):
         x_t, v = self.state(b, m, t, x0, b.input("noise", x0.type))
         if self.guidance is not None:
             given = self._over_all_times(b, self.guidance, given, matched)
-        told, dropped = conditions.dropping(b, given)
+        cond, dropped = conditions.dropping(b, given)
         v_c, guided = self._velocities(b, network, conditions, given, x_t, t, v)
         target = b.stop_gradient(chosen(b, dropped, v, guided, "target"))
 
         h, d_times = self.span(b, t, r)
         tangents: dict[Role, Any] = {"state": v_c, "time": d_times}
         operands: dict[str, Any] = {"state": x_t, "time": [t, h]}
-        u, du_dt = derivative_along(b, network, METHOD, told, tangents, out="average du_dt", **operands)
-        _, predicted = call(b, network, METHOD, told, out="average_2 predicted", **operands)
+        u, du_dt = derivative_along(b, network, METHOD, cond, tangents, out="average du_dt", **operands)
+        _, predicted = call(b, network, METHOD, cond, out="average_2 predicted", **operands)
         implied = weighted_sum(b, "implied", (1.0, u), (m.column(t - r, "step"), b.stop_gradient(du_dt)))
         squares = []
         for value in (implied, predicted):
@@ -114,8 +114,8 @@ class ImprovedMeanFlow(AverageVelocity):
     ) -> tuple[Var, Var]:
         """(the velocity that the second head predicts under the conditions, v with guidance); without gradients."""
 
-        def velocity(told: Mapping[str, Var], out: str) -> Var:
-            _, made = call(b, network, METHOD, told, state=x_t, time=t, out=f"average_{out} {out}")
+        def velocity(cond: Mapping[str, Var], out: str) -> Var:
+            _, made = call(b, network, METHOD, cond, state=x_t, time=t, out=f"average_{out} {out}")
             return b.stop_gradient(made)  # type: ignore[no-any-return]
 
         if self.guidance is None:

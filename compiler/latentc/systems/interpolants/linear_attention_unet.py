@@ -140,11 +140,11 @@ def _network(config: LinearAttentionUnet, time: TimeFeatures, entries: tuple[Ent
         **static: Any,
     ) -> Var:
         """Predicts from noisy x at time t, given the conditions."""
-        told = tuple(with_operands(entries, conditions))
-        for entry, operands in told:
+        cond = tuple(with_operands(entries, conditions))
+        for entry, operands in cond:
             if entry.form == "map":
                 x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")
-        c = _embedded(b, config, time, t, [pair for pair in told if pair[0].form == "vector"], width, static)
+        c = _embedded(b, config, time, t, [pair for pair in cond if pair[0].form == "vector"], width, static)
 
         def block(name: str, x: Var, features: Any, mixer: Mixer | None = None) -> Var:
             if mixer is None:
@@ -186,13 +186,13 @@ def _embedded(
     config: LinearAttentionUnet,
     time: TimeFeatures,
     t: Var,
-    told: list[tuple[Entry, tuple[Var, ...]]],
+    cond: list[tuple[Entry, tuple[Var, ...]]],
     width: Any,
     static: Mapping[str, Any],
 ) -> Var:
     """SiLU of the embeddings of the time and of each vector, side by side: f32[B, E]."""
-    vectors = [operand for _, operands in told for operand in operands]
-    body = _embedder(config.block.weights, time, tuple(entry for entry, _ in told))
+    vectors = [operand for _, operands in cond for operand in operands]
+    body = _embedder(config.block.weights, time, tuple(entry for entry, _ in cond))
     sizes = {"width": width, "embedding": config.embedding * width}
     return b.sub("embedder", body, t, *vectors, out="c", **sizes, **static)  # type: ignore[no-any-return]
 

@@ -49,11 +49,11 @@ class HybridDistillation(Distillation):
         x0 = b.input("x", student.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
         at = noised(b, target, x0, self.base.needs_derivatives(target))
-        told = conditions.dropped(b, conditions.operands(b, given))
-        out = call(b, student, "forward", told, state=at.scaled, time=at.told, out="prediction")
+        cond = conditions.dropped(b, conditions.operands(b, given))
+        out = call(b, student, "forward", cond, state=at.scaled, time=at.told, out="prediction")
         loss, *_ = self.base.terms(b, at, out)
         wanted = b.stop_gradient(
-            call(b, networks[TEACHER], "forward", told, state=at.scaled, time=at.told, out="taught")
+            call(b, networks[TEACHER], "forward", cond, state=at.scaled, time=at.told, out="taught")
         )
         own, count = int(x0.shape[1]), int(out.shape[1])  # type: ignore[call-overload]
         terms = [("base", loss)]

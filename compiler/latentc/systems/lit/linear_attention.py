@@ -74,11 +74,11 @@ class LinearAttention(Mixer):
         init: str,
         mask: Var | None = None,
         c: Var | None = None,
-        told: Var | None = None,
+        cond: Var | None = None,
         **static: Any,
     ) -> Var:
-        if told is not None:
-            return b.sub(name, _generated(self, init), x, told, **static)  # type: ignore[no-any-return]
+        if cond is not None:
+            return b.sub(name, _generated(self, init), x, cond, **static)  # type: ignore[no-any-return]
         return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
 
 

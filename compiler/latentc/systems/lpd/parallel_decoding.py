@@ -103,10 +103,10 @@ class ParallelDecoding(TokenSampler):
         sizes = self.sizes(length)
         entry = f"sample.{len(sizes)}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
         scale = b.input("scale", f32(B)) if self.guidance else None
-        order, of_order = self._order(b, next(iter(told.values())), sizes, length)
+        order, of_order = self._order(b, next(iter(cond.values())), sizes, length)
         u = b.input("u", f32(B, length)) if self.temperature else None
         caches: list[Var] = []
         tokens: list[Var] = []
@@ -117,7 +117,7 @@ class ParallelDecoding(TokenSampler):
             positions = places[-2:] if k else places[-1:]
             operands: dict[str, Any] = {"position": positions, "cache": caches}
             operands |= {"token": tokens[-1]} if k else {}
-            logits, caches = self._logits(b, network, conditions, told, k, start, size, length, scale, operands)
+            logits, caches = self._logits(b, network, conditions, cond, k, start, size, length, scale, operands)
             drawn = None if u is None else b.slice(u, axis=1, start=start, stop=start + size, out="drawn")
             drawn = None if drawn is None else b.reshape(drawn, shape=(B * size,), out="u")
             tokens.append(b.reshape(self.pick(b, logits, drawn), shape=(B, size), out="token"))
@@ -149,7 +149,7 @@ class ParallelDecoding(TokenSampler):
         b: Builder,
         network: Network,
         conditions: Conditions,
-        told: Mapping[str, Var],
+        cond: Mapping[str, Var],
         k: int,
         start: int,
         size: int,
@@ -160,7 +160,7 @@ class ParallelDecoding(TokenSampler):
         """Logits f32[B m, V] of a group, and the grown caches."""
         method = f"group_{k}"
         names = " ".join("cache" if port.role == "cache" else "logits" for port in network.methods[method].outputs)
-        given = told if k == 0 else {}
+        given = cond if k == 0 else {}
         if scale is None:
             made = call(b, network, method, given, out=names, **operands)
         else:
@@ -169,7 +169,7 @@ class ParallelDecoding(TokenSampler):
             column = b.reshape(scale, shape=(B, 1))
             strength = scale_at(b, column, b.constant(weights.reshape(1, size), out="weight"))
             strength = b.reshape(strength, shape=(B * size,), out="strength")
-            null = conditions.null(b, told) if k == 0 else {}
+            null = conditions.null(b, cond) if k == 0 else {}
             made = guided_call(b, network, method, given, null, strength, out=names, **operands)
         logits, *caches = made if isinstance(made, tuple) else (made,)
         return logits, caches

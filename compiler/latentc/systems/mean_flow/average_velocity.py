@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class AverageVelocity(DenoisingObjective):
-    """Learns the average velocity over a span of time. The network is told the span by the condition `span`."""
+    """Learns the average velocity over a span of time. The condition `span` gives the network the span."""
 
     process: Annotated[Interpolant, OneOfThese("processes", classes=(Interpolant,))] = Field(
         Interpolant(kind="interpolant", noise_time=1, times="logit_normal", logit_mean=-0.4),

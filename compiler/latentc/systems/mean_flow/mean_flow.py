@@ -76,7 +76,7 @@ class MeanFlow(AverageVelocity):
         m = Symbolic(b, x0.type.rank)
         t, r, _ = self.times(b, m)
         x_t, v = self.state(b, m, t, x0, b.input("noise", x0.type))
-        told, dropped = conditions.dropping(b, given)
+        cond, dropped = conditions.dropping(b, given)
         if self.guidance is not None:
             v = self._guided(b, self.guidance, network, conditions, given, dropped, x_t, t, v)
 
@@ -86,7 +86,7 @@ class MeanFlow(AverageVelocity):
         tangents: dict[Role, Any] = {"state": v, "time": d_times}
         operands: dict[str, Any] = {"state": x_t, "time": [t, h], "noise": own}
         u, du_dt = derivative_along(
-            b, network, training_method(network), told, tangents, out="average du_dt", **operands
+            b, network, training_method(network), cond, tangents, out="average du_dt", **operands
         )
         target = b.stop_gradient(weighted_sum(b, "u_target", (1.0, v), (m.column(r - t, "step"), du_dt)))
         error = b.op("sub", u, target, out="error")

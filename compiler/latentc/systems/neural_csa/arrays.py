@@ -41,4 +41,4 @@ def joined(b: Builder, entries: tuple[Entry, ...], operands: Sequence[Var]) -> V
         x if x.type.rank == 2 else b.reshape(x, shape=(x.shape[0], size_of((entry,))), out=entry.name)
         for entry, (x,) in with_operands(entries, operands)
     ]
-    return b.concat(*parts, axis=1, out="told") if len(parts) > 1 else parts[0]
+    return b.concat(*parts, axis=1, out="c") if len(parts) > 1 else parts[0]

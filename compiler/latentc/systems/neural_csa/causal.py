@@ -51,51 +51,51 @@ class Box(Closed):
         return b.op("sub", 1.0, some, out="inside")  # type: ignore[no-any-return]
 
 
-def repeated(b: Builder, told: Operands, count: int) -> dict[str, Var]:
+def repeated(b: Builder, cond: Operands, count: int) -> dict[str, Var]:
     """Conditions [B, ...] of every latent: [B n, ...]."""
     found = {}
-    for name, x in told.items():
+    for name, x in cond.items():
         wide = b.reshape(x, shape=(B, 1, *x.shape[1:]))
         wide = b.broadcast_to(wide, wide, shape=(B, count, *x.shape[1:]))
         found[name] = b.reshape(wide, shape=(B * count, *x.shape[1:]), out=name)
     return found
 
 
-def propensity(b: Builder, networks: Mapping[str, Network], told: Operands, treatment: str) -> Var | None:
+def propensity(b: Builder, networks: Mapping[str, Network], cond: Operands, treatment: str) -> Var | None:
     """f32[B]: probability of the treatment that a sample has; None: treatments are not binary."""
     if "propensity" not in networks:
         return None
-    given = told[treatment]
-    score = b.sigmoid(call(b, networks["propensity"], "embed", told, out="score"), out="score")
+    given = cond[treatment]
+    score = b.sigmoid(call(b, networks["propensity"], "embed", cond, out="score"), out="score")
     p = b.add(given * score, (1.0 - given) * (1.0 - score))
     return b.reshape(p, shape=(given.shape[0],), out="propensity")  # type: ignore[no-any-return]
 
 
 def shifted(
-    b: Builder, networks: Mapping[str, Network], shift: str, told: Operands, latents: Var, count: int
+    b: Builder, networks: Mapping[str, Network], shift: str, cond: Operands, latents: Var, count: int
 ) -> tuple[Var, Var]:
     """Outcomes f32[B, n, D] of shifted latents, and the log-ratio f32[B, n] of their density to the standard normal.
 
-    `told` and latents f32[B n, D] are of every latent.
+    `cond` and latents f32[B n, D] are of every latent.
     """
-    moved, log_ratio = moved_latents(b, networks, shift, told, latents, count)
-    outcomes = call(b, networks["main"], "inverse", told, noise=moved, out="outcomes")
+    moved, log_ratio = moved_latents(b, networks, shift, cond, latents, count)
+    outcomes = call(b, networks["main"], "inverse", cond, noise=moved, out="outcomes")
     return b.reshape(outcomes, shape=(B, count, latents.shape[1]), out="outcomes"), log_ratio
 
 
 def moved_latents(
-    b: Builder, networks: Mapping[str, Network], shift: str, told: Operands, latents: Var, count: int
+    b: Builder, networks: Mapping[str, Network], shift: str, cond: Operands, latents: Var, count: int
 ) -> tuple[Var, Var]:
     """Shifted latents f32[B n, D], and the log-ratio f32[B, n] of their density to the standard normal."""
-    moved, log_det = call(b, networks[shift], "shift", told, noise=latents, out="moved log_det")
+    moved, log_det = call(b, networks[shift], "shift", cond, noise=latents, out="moved log_det")
     squares = [b.sum(u * u, axes=(1,), keepdims=False) for u in (moved, latents)]
     log_ratio = b.op("sub", b.op("sub", *squares) * 0.5, log_det, out="log_ratio")
     return moved, b.reshape(log_ratio, shape=(B, count), out="log_ratio")
 
 
-def log_density_at(b: Builder, networks: Mapping[str, Network], shift: str, told: Operands, latents: Var) -> Var:
+def log_density_at(b: Builder, networks: Mapping[str, Network], shift: str, cond: Operands, latents: Var) -> Var:
     """f32[B n]: log-density of shifted latents at latents f32[B n, D], over that of the standard normal, in nats."""
-    z, log_det = call(b, networks[shift], "forward", told, state=latents, out="z log_det")
+    z, log_det = call(b, networks[shift], "forward", cond, state=latents, out="z log_det")
     squares = [b.sum(u * u, axes=(1,), keepdims=False) for u in (latents, z)]
     return b.add(b.op("sub", *squares) * 0.5, log_det * float(int(latents.shape[1])), out="log_ratio_at")  # type: ignore[no-any-return]
 

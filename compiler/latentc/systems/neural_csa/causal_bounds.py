@@ -61,8 +61,8 @@ class CausalBounds(Sampler):
         """Adds entry `sample.1`: the conditions, latents f32[B, n, D] -> bounds f32[B, 2, D]."""
         conditions = Conditions(spec, networks)
         b = mb.function("sample.1")
-        told = conditions.operands(b, conditions.inputs(b))
-        lower, upper = self._both(b, networks, told, self._latents(b, networks))
+        cond = conditions.operands(b, conditions.inputs(b))
+        lower, upper = self._both(b, networks, cond, self._latents(b, networks))
         doc = "The least and the largest mean outcome under the treatment."
         return self._finished(mb, b, "sample", lower, upper, conditions, doc)
 
@@ -71,12 +71,12 @@ class CausalBounds(Sampler):
         every = [name for name, _ in Conditions(spec, networks).items()]
         conditions = Conditions(spec, networks, tuple(name for name in every if name != self.treatment))
         b = mb.function("effect.1")
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         latents = self._latents(b, networks)
         bounds = []
         for treatment in (1.0, 0.0):
             given = b.full(latents, shape=(1,), value=treatment, dtype="f32", out=self.treatment)
-            bounds.append(self._both(b, networks, {**told, self.treatment: given}, latents))
+            bounds.append(self._both(b, networks, {**cond, self.treatment: given}, latents))
         (low, high), (other_low, other_high) = bounds
         lower, upper = b.op("sub", low, other_high, out="lower"), b.op("sub", high, other_low, out="upper")
         doc = "The least and the largest difference between the mean outcomes under treatments 1 and 0."
@@ -86,12 +86,12 @@ class CausalBounds(Sampler):
         size = networks["main"].methods["inverse"].input("noise").type.shape[1]
         return b.input("latents", f32(B, self.latents, size))
 
-    def _both(self, b: Builder, networks: Mapping[str, Network], told: Operands, latents: Var) -> tuple[Var, Var]:
+    def _both(self, b: Builder, networks: Mapping[str, Network], cond: Operands, latents: Var) -> tuple[Var, Var]:
         """The least and the largest mean outcome, f32[B, D] each."""
         size = latents.shape[2]
         flat = b.reshape(latents, shape=(B * self.latents, size), out="flat")
-        every = repeated(b, told, self.latents)
-        p = propensity(b, networks, told, self.treatment)
+        every = repeated(b, cond, self.latents)
+        p = propensity(b, networks, cond, self.treatment)
         observed = None
         if p is not None:
             own = call(b, networks["main"], "inverse", every, noise=flat, out="observed")

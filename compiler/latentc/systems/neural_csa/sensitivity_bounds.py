@@ -124,16 +124,16 @@ class SensitivityBounds(Objective):
         networks = {name: networks[name] for name in ("main", "propensity") if name in networks}
         b, conditions = mb.function("loss.outcomes"), Conditions(spec, networks)
         x = b.input("x", networks["main"].methods["forward"].input("state").type)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        z, log_det = call(b, networks["main"], "forward", told, state=x, out="z log_det")
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
+        z, log_det = call(b, networks["main"], "forward", cond, state=x, out="z log_det")
         size = int(x.shape[1])
         half = b.mean(z * z, axes=(1,), keepdims=False) * 0.5
         nats = b.op("sub", b.add(half, 0.5 * math.log(2 * math.pi)), log_det)
         parts = {"outcomes": b.mean(nats * float(size), axes=(0,), keepdims=False, out="outcomes")}
         trained: tuple[str, ...] = ("main",)
         if "propensity" in networks:
-            score = call(b, networks["propensity"], "embed", told, out="score")
-            entropy = b.op("sub", b.softplus(score), told[self.treatment] * score)
+            score = call(b, networks["propensity"], "embed", cond, out="score")
+            entropy = b.op("sub", b.softplus(score), cond[self.treatment] * score)
             parts["treatments"] = b.mean(entropy, axes=(0, 1), keepdims=False, out="treatments")
             trained = ("main", "propensity")
         loss = b.add(*parts.values(), out="loss") if len(parts) > 1 else parts["outcomes"]
@@ -146,15 +146,15 @@ class SensitivityBounds(Objective):
     def _bounds(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
         """The augmented Lagrangians of both shifts, and the regression of their multipliers, unless they are apart."""
         b, conditions = mb.function("loss.bounds"), Conditions(spec, networks)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         size = networks["main"].methods["inverse"].input("noise").type.shape[1]
         latents = b.input("latents", f32(B, self.latents, size))
-        every = repeated(b, told, self.latents)
+        every = repeated(b, cond, self.latents)
         flat = b.reshape(latents, shape=(B * self.latents, size), out="flat")
         weight, mu = self._weight(b, networks, every, flat), self._penalty(b)
-        p = propensity(b, networks, told, self.treatment) if weight else None
+        p = propensity(b, networks, cond, self.treatment) if weight else None
         losses, logged, apart = [], dict[str, Var](), self.multipliers_every > 1
-        for (side, sign), multiplier in zip(SIDES.items(), self._multipliers(b, networks, told), strict=True):
+        for (side, sign), multiplier in zip(SIDES.items(), self._multipliers(b, networks, cond), strict=True):
             outcomes, log_ratio = shifted(b, networks, side, every, flat, self.latents)
             mean = b.mean(outcomes, axes=(1, 2), keepdims=False, out=f"mean_{side}")
             slack, aim = self._slack(b, log_ratio), mean
@@ -182,11 +182,11 @@ class SensitivityBounds(Objective):
     def _apart(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
         """The regression of multipliers in steps of their own."""
         b, conditions = mb.function("loss.multipliers"), Conditions(spec, networks)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         size = networks["main"].methods["inverse"].input("noise").type.shape[1]
-        latents, every = b.input("latents", f32(B, self.latents, size)), repeated(b, told, self.latents)
+        latents, every = b.input("latents", f32(B, self.latents, size)), repeated(b, cond, self.latents)
         flat, mu, losses = b.reshape(latents, shape=(B * self.latents, size), out="flat"), self._penalty(b), []
-        for side, multiplier in zip(SIDES, self._multipliers(b, networks, told), strict=True):
+        for side, multiplier in zip(SIDES, self._multipliers(b, networks, cond), strict=True):
             slack = self._slack(b, moved_latents(b, networks, side, every, flat, self.latents)[1])
             grown = b.relu(b.op("sub", multiplier, slack * mu), out="grown")
             losses.append(b.mean(_regressed(b, multiplier, grown), axes=(0,), keepdims=False, out=f"loss_{side}"))
@@ -202,9 +202,9 @@ class SensitivityBounds(Objective):
         start = span if span > 1 else 0
         return replace(update, start=start, every=span * self.multipliers_every, span=span)
 
-    def _multipliers(self, b: Builder, networks: Mapping[str, Network], told: Operands) -> list[Var]:
+    def _multipliers(self, b: Builder, networks: Mapping[str, Network], cond: Operands) -> list[Var]:
         """f32[B] of both shifts."""
-        columns = b.split(call(b, networks["multipliers"], "embed", told), axis=1, sizes=(1, 1), out="lower_l upper_l")
+        columns = b.split(call(b, networks["multipliers"], "embed", cond), axis=1, sizes=(1, 1), out="lower_l upper_l")
         return [b.reshape(column, shape=(column.shape[0],), out="multiplier") for column in columns]
 
     def _penalty(self, b: Builder) -> float | Var:

@@ -54,13 +54,13 @@ class SplineFlow(Backbone):
         assert spec.data.shape is not None
         (size,) = spec.data.shape
         entries = self.entries(spec)
-        static = {"size": size, "told": size_of(entries), "width": self.width, "bins": self.bins}
-        told = ports_of(entries)
+        static = {"size": size, "conditions": size_of(entries), "width": self.width, "bins": self.bins}
+        cond = ports_of(entries)
         x, z = Port("x", f32(B, size), "state"), Port("z", f32(B, size), "noise")
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
-            "forward": ((x, *told), ("output", "log_det")),
-            "inverse": ((z, *told), ("output",)),
-            "shift": ((z, *told), ("output", "log_det")),
+            "forward": ((x, *cond), ("output", "log_det")),
+            "inverse": ((z, *cond), ("output",)),
+            "shift": ((z, *cond), ("output", "log_det")),
         }
         methods = {
             method: add_method(mb, name, method, _method(self, entries, method), ports, static, outputs)
@@ -100,7 +100,7 @@ def _method(config: SplineFlow, entries: tuple[Entry, ...], method: str) -> Bloc
         slopes: list[Var] = []
         for i, column in enumerate(columns):
             seen = b.concat(context, *latents, axis=1, out="seen") if latents else context
-            sizes = {"inputs": static["told"] + i, "width": static["width"], "bins": static["bins"]}
+            sizes = {"inputs": static["conditions"] + i, "width": static["width"], "bins": static["bins"]}
             value, slope = b.sub(f"dims.{i}", dimension, column, seen, out="value slope", **sizes)
             latents.append(value if to_latent else column)
             made.append(value)

@@ -23,7 +23,7 @@ from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 from latentc.systems.nvg.granule_blocks import angles, angles_of_class, modulated_linear
-from latentc.systems.nvg.granule_network import GranuleNetwork, run, told
+from latentc.systems.nvg.granule_network import GranuleNetwork, conditioned, run
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -122,7 +122,7 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...], alignment: A
     ) -> tuple[Var, ...]:
         """The last canvas, and logits of the codes of the stage's clusters."""
         batch = canvas.shape[0]
-        text, c = told(b, entries, conditions, stage, stages + 1, width, static)
+        text, c = conditioned(b, entries, conditions, stage, stages + 1, width, static)
         start = b.param("start", f32(positions, latent), "normal", std=1.0)
         factor = b.take(b.constant(factors[:-1], "f32", out="factors"), stage, axis=0, out="factor")
         first = b.equal(b.reshape(stage, shape=(batch, 1, 1)), 0, out="first")

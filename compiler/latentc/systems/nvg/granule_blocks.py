@@ -27,10 +27,10 @@ def angles(b: Builder, structure: Var, of_kind: int, of_space: int, kind: int) -
     batch, count, _ = structure.shape
     rows, columns = np.divmod(np.arange(int(count)), round(int(count) ** 0.5))
     space = np.concatenate([place[:, None] * _frequencies(of_space) for place in (rows, columns)], axis=1)
-    told = b.constant(kind * _frequencies(of_kind), "f32", out="told")
-    told = b.broadcast_to(told, structure, shape=(batch, count, of_kind // 2), out="told")
+    cond = b.constant(kind * _frequencies(of_kind), "f32", out="kind")
+    cond = b.broadcast_to(cond, structure, shape=(batch, count, of_kind // 2), out="kind")
     place = b.broadcast_to(b.constant(space, "f32", out="place"), structure, shape=(batch, count, of_space))
-    return b.concat(told, structure, place, axis=2, out="angles")
+    return b.concat(cond, structure, place, axis=2, out="angles")
 
 
 def angles_of_class(b: Builder, like: Var, of_kind: int, of_space: int, stages: int) -> Var:

@@ -82,7 +82,7 @@ class GranuleNetwork(Backbone):
         return {**sizes, "hidden": self.ratio * self.width, **self.condition_sizes(spec)}
 
 
-def told(
+def conditioned(
     b: Builder, entries: tuple[Entry, ...], conditions: Any, stage: Var, count: Any, width: Any, static: Any
 ) -> tuple[Var, Var]:
     """The embedded conditions f32[B, D], and with the embedding of the stage, one of `count`, added."""
@@ -103,4 +103,4 @@ def run(
     return made
 
 
-__all__ = ["GranuleNetwork", "run", "told"]
+__all__ = ["GranuleNetwork", "conditioned", "run"]

@@ -64,7 +64,7 @@ class NextGranularity(Objective):
         positions, stages = int(canvas_type.shape[1]), int(quantizer.sizes["stages"])  # type: ignore[arg-type]
         b = mb.function("loss")
         tokens = b.input("tokens", quantizer.methods["canvases"].inputs[0].type)
-        told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
+        cond = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         stage, later = b.input("stage", i64(B)), b.input("structure_stage", i64(B))
         logit, noise = b.input("logit", f32(B)), b.input("noise", f32(B, positions, stages))
         labels = b.slice(tokens, axis=1, start=2 * positions - 1, stop=3 * positions - 1, out="labels")
@@ -76,7 +76,7 @@ class NextGranularity(Objective):
         shown = structure(b, labels, stages, stage)
         method = "train_forward" if self.features else "forward"
         names = " ".join(("made", "logits", *(f"seen_{name}" for name in self.features)))
-        made, logits, *seen = call(b, main, method, told, state=canvas, position=[shown, stage], out=names)
+        made, logits, *seen = call(b, main, method, cond, state=canvas, position=[shown, stage], out=names)
         error = b.mean((made - last) * (made - last), axes=(0, 1, 2), keepdims=False, out="canvas_error")
         rows = B * positions
         target = self._target(b, tokens, labels, stage, stages, positions)
@@ -90,7 +90,7 @@ class NextGranularity(Objective):
         target_velocity = b.where(unknown, noise - whole, 0.0, out="target_velocity")
         noisy = b.add(whole, target_velocity * b.reshape(t, shape=(B, 1, 1)), out="noisy")
         velocity = call(
-            b, flow, "forward", told, state=[noisy, _canvas(b, canvases, later)], time=t, position=later, out="velocity"
+            b, flow, "forward", cond, state=[noisy, _canvas(b, canvases, later)], time=t, position=later, out="velocity"
         )
         difference = b.op("sub", velocity, target_velocity, out="difference")
         flow_error = b.mean(difference * difference, axes=(0, 1, 2), keepdims=False, out="structure_error")

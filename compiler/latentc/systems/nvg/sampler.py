@@ -93,7 +93,7 @@ class NextGranularitySampler(Sampler):
         positions = 2**stages
         entry = f"sample.{stages + 1}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
         scale = b.input("scale", f32(B)) if self.guidance else None
         of_structure = b.input("structure_scale", f32(B)) if self.structure_guidance else None
@@ -109,9 +109,9 @@ class NextGranularitySampler(Sampler):
         codes: list[Var] = []
         for k in range(stages + 1):
             if k:
-                labels = self._split(b, networks, conditions, told, k, stages, labels, canvas, x, gumbel, of_structure)
+                labels = self._split(b, networks, conditions, cond, k, stages, labels, canvas, x, gumbel, of_structure)
             drawn = b.slice(u, axis=1, start=2**k - 1, stop=2 ** (k + 1) - 1, out="drawn")
-            codes.append(self._codes(b, main, conditions, told, k, stages, labels, canvas, drawn, scale))
+            codes.append(self._codes(b, main, conditions, cond, k, stages, labels, canvas, drawn, scale))
             if k < stages:
                 canvas = call(
                     b, quantizer, f"add_{k}", {}, state=canvas, token=codes[-1], position=labels, out="canvas"
@@ -130,7 +130,7 @@ class NextGranularitySampler(Sampler):
         b: Builder,
         main: Network,
         conditions: Conditions,
-        told: Operands,
+        cond: Operands,
         k: int,
         stages: int,
         labels: Var,
@@ -145,11 +145,11 @@ class NextGranularitySampler(Sampler):
         shown = structure(b, b.op("mul", labels, 2 ** (stages - k)), stages, at)
         operands: dict[str, Any] = {"state": canvas, "position": [shown, at]}
         if scale is None or self.guidance is None:
-            _, logits = call(b, main, "forward", told, out="made logits", **operands)
+            _, logits = call(b, main, "forward", cond, out="made logits", **operands)
         else:
             strength = scale_at(b, scale, b.constant(self.guidance.weights([k / stages])[0], out="weight"))
-            null = conditions.null(b, told)
-            _, logits = guided_call(b, main, "forward", told, null, strength, out="made logits", **operands)
+            null = conditions.null(b, cond)
+            _, logits = guided_call(b, main, "forward", cond, null, strength, out="made logits", **operands)
         first = b.reshape(b.argsort(labels, out="place"), shape=(B, count, positions // count))
         first = b.reshape(b.slice(first, axis=2, start=0, stop=1), shape=(B, count), out="first")
         logits = filtered(b, rows(b, logits, first, "logits"), 0, self.nucleus(stages)[k])
@@ -160,7 +160,7 @@ class NextGranularitySampler(Sampler):
         b: Builder,
         networks: Mapping[str, Network],
         conditions: Conditions,
-        told: Operands,
+        cond: Operands,
         k: int,
         stages: int,
         labels: Var,
@@ -176,13 +176,13 @@ class NextGranularitySampler(Sampler):
             return halves(b, labels, noise, 2 ** (k - 1))
         flow, at = networks["structure"], b.full(x, shape=(), value=k, dtype="i64", out="stage")
         known = structure(b, b.op("mul", labels, 2 ** (stages - k + 1)), stages, at - 1) - 1.0
-        null = conditions.null(b, told) if scale is not None else {}
-        names, count = tuple(told), self.structure_steps
+        null = conditions.null(b, cond) if scale is not None else {}
+        names, count = tuple(cond), self.structure_steps
         strength = None
         if scale is not None and self.structure_guidance is not None:
             weight = b.constant(self.structure_guidance.weights([(k - 1) / stages])[0], out="weight")
             strength = scale_at(b, scale, weight)
-        invariants = [known, canvas, at, *told.values(), *null.values(), *([] if strength is None else [strength])]
+        invariants = [known, canvas, at, *cond.values(), *null.values(), *([] if strength is None else [strength])]
 
         def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], tables: tuple[Var, ...]) -> Any:
             (z,), (time, step) = state, tables

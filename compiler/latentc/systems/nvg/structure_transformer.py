@@ -19,7 +19,7 @@ from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 from latentc.systems.nvg.granule_blocks import angles, angles_of_class, modulated_linear
-from latentc.systems.nvg.granule_network import GranuleNetwork, run, told
+from latentc.systems.nvg.granule_network import GranuleNetwork, conditioned, run
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -88,7 +88,7 @@ def _forward(config: StructureTransformer, time: TimeEmbedding, entries: tuple[E
     ) -> Var:
         """The velocity of noisy structure at time t, given the canvas."""
         batch = canvas.shape[0]
-        text, c = told(b, entries, conditions, stage - 1, stages - 1, width, static)
+        text, c = conditioned(b, entries, conditions, stage - 1, stages - 1, width, static)
         c = b.add(c, time.vector(b, "t_embedder", t * 1000.0, width), out="c")
         x = b.concat(
             b.reshape(text, shape=(batch, 1, width)),

@@ -64,27 +64,27 @@ def gated(b: Builder, z: Var, width: Any) -> Var:
     return b.mul(b.tanh(a), b.sigmoid(gate), out="h")  # type: ignore[no-any-return]
 
 
-def _plus_told(b: Builder, stack: str, z: Var, told: Sequence[Var], features: Any) -> Var:
+def _plus_conditions(b: Builder, stack: str, z: Var, cond: Sequence[Var], features: Any) -> Var:
     """z with what is made of the conditions: a bias per feature, and one per feature and place."""
-    for x in told:
+    for x in cond:
         if x.type.rank == 4:
             bias = pointwise(b, f"{stack}_map", x, features, bias=False)
         else:
             bias = dense(b, f"{stack}_condition", x, features, False, "xavier")
-            bias = b.reshape(bias, shape=(x.shape[0], features, 1, 1), out="told")
+            bias = b.reshape(bias, shape=(x.shape[0], features, 1, 1), out="bias")
         z = b.add(z, bias, out="z")
     return z
 
 
-def _vertical(b: Builder, layer: Layer, rows: Var, told: Sequence[Var], width: Any) -> tuple[Var, ...]:
+def _vertical(b: Builder, layer: Layer, rows: Var, cond: Sequence[Var], width: Any) -> tuple[Var, ...]:
     """What the vertical stack makes of the `rows` that it sees.
 
     Its D features, unless the layer is the last, and the 2 D that it adds to the horizontal stack.
     """
     weight, bias = weights(b, "vertical", 2 * width, rows.shape[1], (layer.rows, layer.kernel))
     z = b.conv(rows, weight, bias, padding=(0, layer.reach), out="z")
-    across = _plus_told(b, "horizontal", pointwise(b, "across", z, 2 * width), told, 2 * width)
-    return (across,) if layer.last else (gated(b, _plus_told(b, "vertical", z, told, 2 * width), width), across)
+    across = _plus_conditions(b, "horizontal", pointwise(b, "across", z, 2 * width), cond, 2 * width)
+    return (across,) if layer.last else (gated(b, _plus_conditions(b, "vertical", z, cond, 2 * width), width), across)
 
 
 def _left_weights(b: Builder, layer: Layer, inputs: Any, width: Any) -> Var:
@@ -163,12 +163,12 @@ def seen_of(b: Builder, layer: Layer, h: Var, s: int, width: Any) -> list[Var]:
 @cache
 def map_layer(layer: Layer) -> BlockBody:
     @module_class(layer.name)
-    def whole(b: Builder, v: Var, h: Var, *told: Var, width: int) -> tuple[Var, ...]:
+    def whole(b: Builder, v: Var, h: Var, *cond: Var, width: int) -> tuple[Var, ...]:
         """Both stacks one layer further; of the last layer the horizontal one."""
         above = b.pad(v, axis=2, before=layer.reach, after=0, value=0.0, out="above")
         if layer.first:  # only the rows above
             above = b.slice(above, axis=2, start=0, stop=above.shape[2] - 1, out="above")
-        *vertical, across = _vertical(b, layer, above, told, width)
+        *vertical, across = _vertical(b, layer, above, cond, width)
         weight = _left_weights(b, layer, h.shape[1], width)
         beside = b.pad(h, axis=3, before=layer.reach, after=0, value=0.0)
         beside = b.slice(beside, axis=3, start=0, stop=beside.shape[3] - 1, out="beside")
@@ -189,9 +189,9 @@ def map_layer(layer: Layer) -> BlockBody:
 @cache
 def row_layer(layer: Layer) -> BlockBody:
     @module_class(layer.name, "row")
-    def row(b: Builder, rows: Var, *told: Var, width: int) -> tuple[Var, ...]:
+    def row(b: Builder, rows: Var, *cond: Var, width: int) -> tuple[Var, ...]:
         """The vertical stack of one row, given the rows it sees, and what it adds to the horizontal one."""
-        return _vertical(b, layer, rows, told, width)
+        return _vertical(b, layer, rows, cond, width)
 
     return row
 

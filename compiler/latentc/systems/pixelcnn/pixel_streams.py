@@ -157,18 +157,18 @@ def log_prob_of(b: Builder, distribution: Categories | LogisticMixture, params: 
 def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
     """What a block adds to its input: half of h, gated by the other half; c f32[B, E] is the condition."""
     for condition in c:
-        told = dense(b, "condition", condition, 2 * width, False, "xavier")
-        h = b.add(h, b.reshape(told, shape=(told.shape[0], 2 * width, *(1,) * (h.type.rank - 2))), out="h")
+        cond = dense(b, "condition", condition, 2 * width, False, "xavier")
+        h = b.add(h, b.reshape(cond, shape=(cond.shape[0], 2 * width, *(1,) * (h.type.rank - 2))), out="h")
     a, gate = b.split(h, axis=1, sizes=(width, width), out="a gate")
     return b.mul(a, b.sigmoid(gate), out="h")  # type: ignore[no-any-return]
 
 
 @cache
-def map_block(stream: str, skip: bool, told: bool, normed: bool, dropout: float) -> BlockBody:
+def map_block(stream: str, skip: bool, cond: bool, normed: bool, dropout: float) -> BlockBody:
     @module_class(_CLASSES[stream])
     def block(b: Builder, x: Var, *others: Var, width: int, beside: int = 0) -> Var:
         """Two convolutions, the second gated; the block is also conditioned on `a`."""
-        a, c = others[:skip], others[skip : skip + told]
+        a, c = others[:skip], others[skip : skip + cond]
         h = shifted_conv(b, "conv_input.conv", doubled_elu(b, x), width, stream, normed)
         for told_beside in a:
             h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
@@ -181,13 +181,13 @@ def map_block(stream: str, skip: bool, told: bool, normed: bool, dropout: float)
 
 
 @cache
-def row_block(skip: bool, told: bool, normed: bool) -> BlockBody:
+def row_block(skip: bool, cond: bool, normed: bool) -> BlockBody:
     @module_class(_CLASSES["u"], "row")
     def block(
         b: Builder, x: Var, above: Var, above_hidden: Var, *others: Var, width: int, beside: int = 0
     ) -> tuple[Var, Var]:
         """The block for one row, given the row above of x and of what is inside: the row, and what is inside."""
-        a, c = others[:skip], others[skip : skip + told]
+        a, c = others[:skip], others[skip : skip + cond]
         h = row_conv(b, "conv_input.conv", doubled_elu(b, b.concat(above, x, axis=2)), width, normed)
         for told_beside in a:
             h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
@@ -200,7 +200,7 @@ def row_block(skip: bool, told: bool, normed: bool) -> BlockBody:
 
 
 @cache
-def cell_block(skip: bool, told: bool, normed: bool) -> BlockBody:
+def cell_block(skip: bool, cond: bool, normed: bool) -> BlockBody:
     @module_class(_CLASSES["ul"], "cell")
     def block(
         b: Builder,
@@ -214,7 +214,7 @@ def cell_block(skip: bool, told: bool, normed: bool) -> BlockBody:
         beside: int = 0,
     ) -> tuple[Var, Var, Var]:
         """The block for one cell, given the cell above and the column to the left: it, and its two columns."""
-        a, c = others[:skip], others[skip : skip + told]
+        a, c = others[:skip], others[skip : skip + cond]
         own = column(b, above, x)
         h = cell_conv(b, "conv_input.conv", doubled_elu(b, patch(b, left, own)), width, normed)
         for told_beside in a:

@@ -101,7 +101,7 @@ class PixelCnn(Backbone):
         return Network(name, pixel_methods(mb, name, spec, entries, static, self.distribution, bodies), self.PROVIDES)
 
 
-def _told(
+def _embedded(
     b: Builder, entries: tuple[Entry, ...], operands: tuple[Var, ...], height: int, width: Any, sizes: dict[str, Any]
 ) -> tuple[Var, ...]:
     """The embedded conditions: a vector f32[B, D], a map f32[B, M, H, W], both, or nothing."""
@@ -113,14 +113,14 @@ def _told(
 
 @dataclass(frozen=True)
 class _Net:
-    """The sizes of a network, and the conditions it is told."""
+    """The sizes of a network, and the embedded conditions."""
 
     config: PixelCnn
     channels: int
     width: Any
     head_width: Any
     values: Any
-    told: tuple[Var, ...]
+    cond: tuple[Var, ...]
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -133,7 +133,7 @@ class _Net:
         v, h = x, x
         for k, layer in enumerate(self.layers):
             body, out = map_layer(layer), "h" if layer.last else "v h"
-            outs = b.sub(f"layers.{k}", body, v, h, *self.told, out=out, width=self.width)
+            outs = b.sub(f"layers.{k}", body, v, h, *self.cond, out=out, width=self.width)
             v, h = (v, outs) if layer.last else outs
         hidden: list[Var] = []
         logits = []
@@ -158,15 +158,15 @@ class _Net:
         count, channels = len(self.layers) - 1, self.channels
         seen = zeros(b, u, (B, channels, first.reach, wide), "seen")
         kept = zeros(b, u, (count, B, self.width, layer.reach, wide), "kept")
-        vectors = [x for x in self.told if x.type.rank == 2]
-        maps = [b.transpose(x, perm=(2, 0, 1, 3), out="map_rows") for x in self.told if x.type.rank == 4]
+        vectors = [x for x in self.cond if x.type.rank == 2]
+        maps = [b.transpose(x, perm=(2, 0, 1, 3), out="map_rows") for x in self.cond if x.type.rank == 4]
         table = b.transpose(u, perm=(1, 2, 0, 3), out="u")
 
         def row(b: Builder, i: Var, vectors: Any, state: Any, tables: Any) -> tuple[Sequence[Var], Sequence[Var]]:
             u, *places = tables
             places = [b.reshape(x, shape=(*x.shape[:2], 1, x.shape[2]), out="map_row") for x in places]
             seen, kept = state
-            seen, kept, pixels = replace(self, told=(*vectors, *places))._row(b, seen, kept, u)
+            seen, kept, pixels = replace(self, cond=(*vectors, *places))._row(b, seen, kept, u)
             return (seen, kept), (pixels,)
 
         tables = [table, *maps]
@@ -184,7 +184,7 @@ class _Net:
                 rows = b.concat(entry(b, kept, k - 1, "above"), v, axis=2, out="rows")
                 later.append(b.slice(rows, axis=2, start=1, stop=layer.rows, out="kept"))
             body, out = row_layer(layer), "across" if layer.last else "v across"
-            outs = b.sub(f"layers.{k}", body, rows, *self.told, out=out, width=self.width)
+            outs = b.sub(f"layers.{k}", body, rows, *self.cond, out=out, width=self.width)
             v, z = (v, outs) if layer.last else outs
             across.append(b.reshape(z, shape=(batch, 2 * self.width, wide), out="across"))
         columns = b.transpose(stacked(b, across, "across"), perm=(3, 0, 1, 2), out="columns")
@@ -250,8 +250,8 @@ def _forward(config: PixelCnn, entries: tuple[Entry, ...]) -> BlockBody:
         **sizes: Any,
     ) -> Var:
         """Logits of the values of each channel of x given the channels and pixels before it."""
-        told = _told(b, entries, conditions, int(x.shape[2]), width, sizes)
-        return _Net(config, int(channels), width, head_width, values, told).logits(b, x)
+        cond = _embedded(b, entries, conditions, int(x.shape[2]), width, sizes)
+        return _Net(config, int(channels), width, head_width, values, cond).logits(b, x)
 
     return forward
 
@@ -270,8 +270,8 @@ def _log_prob(config: PixelCnn, entries: tuple[Entry, ...]) -> BlockBody:
         **sizes: Any,
     ) -> Var:
         """The log-probability of x in nats."""
-        told = _told(b, entries, conditions, int(x.shape[2]), width, sizes)
-        logits = _Net(config, int(channels), width, head_width, values, told).logits(b, x)
+        cond = _embedded(b, entries, conditions, int(x.shape[2]), width, sizes)
+        logits = _Net(config, int(channels), width, head_width, values, cond).logits(b, x)
         return log_prob_of(b, config.distribution, logits, x)
 
     return log_prob
@@ -291,7 +291,7 @@ def _draw(config: PixelCnn, entries: tuple[Entry, ...]) -> BlockBody:
         **sizes: Any,
     ) -> Var:
         """Draws channel after channel, pixel after pixel."""
-        told = _told(b, entries, conditions, int(u.shape[1]), width, sizes)
-        return _Net(config, int(channels), width, head_width, values, told).draw(b, u)
+        cond = _embedded(b, entries, conditions, int(u.shape[1]), width, sizes)
+        return _Net(config, int(channels), width, head_width, values, cond).draw(b, u)
 
     return draw

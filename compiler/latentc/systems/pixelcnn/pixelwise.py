@@ -41,8 +41,8 @@ class Pixelwise(Sampler):
         entry = f"sample.{pixels}"
         b = mb.function(entry)
         u = b.input(noise.name, noise.type)
-        told = conditions.operands(b, conditions.inputs(b))
-        b.output(call(b, network, "draw", told, noise=u, out="x"))
+        cond = conditions.operands(b, conditions.inputs(b))
+        b.output(call(b, network, "draw", cond, noise=u, out="x"))
         mb.entries[entry] = b.finish(doc=f"Draws {pixels} pixels one after the other.")
         sources: dict[str, Source] = {noise.name: RandomSource("uniform", "pixels"), **conditions.sources()}
         return Program(entry, self.kind, pixels, 1, sources)
@@ -53,8 +53,8 @@ class Pixelwise(Sampler):
         state = network.methods["log_prob"].input("state")
         b = mb.function("log_likelihood")
         x = b.input(state.name, state.type)
-        told = conditions.operands(b, conditions.inputs(b, sample=x))
-        b.output(call(b, network, "log_prob", told, state=x, out="log_p"))
+        cond = conditions.operands(b, conditions.inputs(b, sample=x))
+        b.output(call(b, network, "log_prob", cond, state=x, out="log_p"))
         mb.entries["log_likelihood"] = b.finish(doc="Log-likelihood of x in nats.")
         field = spec.data.fields[state.name]
         asked = (Condition(state.name, "array", field.shape, "f32", field.axes),)

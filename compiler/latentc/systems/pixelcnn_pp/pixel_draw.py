@@ -38,7 +38,7 @@ from latentc.systems.pixelcnn_pp.pixel_levels import all_of, cell_level, last, l
 
 @dataclass(frozen=True)
 class Drawing:
-    """The sizes of a network and what it is told: `c` are embedded conditions f32[B, E], at most one."""
+    """The sizes and conditions of a network: `c` are embedded conditions f32[B, E], at most one."""
 
     width: Any
     blocks: int

@@ -1,7 +1,7 @@
 """Flows through stages of rising resolution: PixelFlow's times and the noise between its stages.
 
 A stage runs from ``start * up(down(x)) + (1 - start) * noise`` to ``end * x + (1 - end) * noise``, x at its resolution.
-Its local time goes from 0 to 1; networks are told a time that counts through all stages.
+Its local time goes from 0 to 1; networks take a time that counts through all stages.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cascade:
         return 1.0 / (math.sqrt(1.0 - 1.0 / self.correlation) * (1.0 - first) + first)
 
     def told(self, stage: int) -> tuple[float, float]:
-        """(shift, scale) of the time that networks are told: shift + scale * local time."""
+        """(shift, scale) of the time that networks take: shift + scale * local time."""
         lengths = [self.end(k) - self.start(k) for k in range(self.count)]
         total, before = sum(lengths), sum(lengths[:stage])
         last = stage == self.count - 1

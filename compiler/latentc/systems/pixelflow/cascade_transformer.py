@@ -1,6 +1,6 @@
 """A transformer over image patches at several resolutions: PixelFlow.
 
-The blocks are those of a patch_transformer; the network has a method for each resolution, and is told its size.
+The blocks are those of a patch_transformer; the network has a method per resolution and is conditioned on its size.
 Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 """
 
@@ -135,18 +135,18 @@ def _network(
         full = size // patch
         grid = full // 2**halvings if halvings else full
         embedded = [time.vector(b, "t_embedder", t, width), time.vector(b, "size_embedder", side, width)]
-        told = []
+        cond = []
         for entry, operands in with_operands(entries, conditions):
             prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "tokens":
-                told.append(entry.tokens(b, prefix, operands, width, static))
+                cond.append(entry.tokens(b, prefix, operands, width, static))
             else:
                 embedded.append(entry.vector(b, prefix, operands, width, static))
         x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", Named(grid**2, "T"))
         rotary = positions.rotary(b, width // static.get("heads", 1), full, 0)
         rotary = tuple(_corner(b, table, full, grid, part) for table, part in zip(rotary, ("cos", "sin"), strict=True))
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
-        sizes, context = config.block.own(width, static), joined(b, told)
+        sizes, context = config.block.own(width, static), joined(b, cond)
         sizes |= {"context": len(context)} if condition.takes_tokens else {}
         shared = condition.shared(b, c, width)
         for name in items("blocks", depth):

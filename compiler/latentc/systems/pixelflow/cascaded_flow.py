@@ -69,13 +69,13 @@ class CascadedFlow(Objective):
         b = mb.function("loss.terms")
         x = b.input("x", network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
-        told = conditions.dropped(b, conditions.operands(b, given))
+        cond = conditions.dropped(b, conditions.operands(b, given))
         images = [x]
         for _ in range(self.stages):
             images.insert(0, b.avg_pool(images[0], size=2, out="smaller"))
         draws, losses = [], []
         for stage in range(self.stages):
-            losses.append(self._of_stage(b, network, told, stage, images[stage], images[stage + 1]))
+            losses.append(self._of_stage(b, network, cond, stage, images[stage], images[stage + 1]))
             draws += [Draw(f"t_{stage}", "integers", {"high": self.steps}), Draw(f"noise_{stage}", "normal")]
         total = reduce(lambda a, c: b.op("add", a, c, out="total"), losses)
         b.output(b.mul(total, 1.0 / self.stages, out="loss"))
@@ -84,7 +84,7 @@ class CascadedFlow(Objective):
         return publish(mb, ("loss",), ("x", *conditions.fields), every, self.trained(spec))
 
     def _of_stage(
-        self, b: Builder, network: Network, told: Mapping[str, Var], stage: int, smaller: Var, image: Var
+        self, b: Builder, network: Network, cond: Mapping[str, Var], stage: int, smaller: Var, image: Var
     ) -> Var:
         """f32[B]: the loss of one stage. Adds its draws as inputs."""
         method = "forward" if stage == self.stages - 1 else f"stage_{stage}"
@@ -98,6 +98,6 @@ class CascadedFlow(Objective):
         x_t = b.op("add", first, column * velocity, out="x_t")
         time = b.add(local * scale, shift, out="time")
         side = b.full(time, shape=(), value=float(self.cascade.side(network, stage)), dtype="f32", out="side")
-        told = {**told, "side": side}
-        error = b.op("sub", call(b, network, method, told, state=x_t, time=time, out="prediction"), velocity)
+        cond = {**cond, "side": side}
+        error = b.op("sub", call(b, network, method, cond, state=x_t, time=time, out="prediction"), velocity)
         return per_sample_mean(b, error * error, out="loss")

@@ -96,7 +96,7 @@ class ProgressiveDistillation(Distillation):
         student, teacher, conditions = networks["main"], networks[TEACHER], Conditions(spec, networks)
         b = mb.function("loss.terms")
         x0 = b.input("x", student.methods["forward"].input("state").type)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         step, noise = b.input("step", i64(B)), b.input("noise", x0.type)
         number = b.input("round", i64())
         m = Symbolic(b, x0.type.rank)
@@ -110,7 +110,7 @@ class ProgressiveDistillation(Distillation):
         def predicted(network: Network, x: Var, which: str, out: str) -> Var:
             scaled = weighted_sum(b, "scaled", (k(f"c_in{which}"), x))
             time = b.take(b.constant(columns[f"t{which}"].reshape(-1), out=f"t{which}_table"), row, axis=0, out="time")
-            made = call(b, network, "forward", told, state=scaled, time=time, out=out)
+            made = call(b, network, "forward", cond, state=scaled, time=time, out=out)
             return first_channels(b, made, x)
 
         x_t = weighted_sum(b, "x_t", (k("alpha"), x0), (k("sigma"), noise))

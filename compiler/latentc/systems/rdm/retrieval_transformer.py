@@ -86,8 +86,8 @@ class RetrievalTransformer(Backbone):
             message = f"a {self.kind} attends to conditions, but takes none"
             yield Problem((), message, "add `conditioning.neighbours: {kind: neighbours, field: …}`")
         yield from self.problems_of_conditions(spec)
-        for name, told in self.told(spec).items():
-            if self.form_of(told) is not None and told.token_shape(name, spec).masked:
+        for name, cond in self.told(spec).items():
+            if self.form_of(cond) is not None and cond.token_shape(name, spec).masked:
                 message = f"`{name}` has a mask of valid tokens, but a {self.kind} attends to all of them"
                 yield Problem(("conditions",), message, "leave the condition out, or use a token_transformer")
 
@@ -111,13 +111,13 @@ class RetrievalTransformer(Backbone):
         heads = static["heads"]
         cache_type = f32(B, static.get("kv_heads", heads), Named(tokens.length, "T"), self.width // heads)
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
-        told = ports_of(entries)
+        cond = ports_of(entries)
         grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         token = (Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position"))
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
-            "forward": ((Port("idx", i64(B, tokens.length - 1), "state", tokens.vocabulary), *told), ("logits",)),
-            "prefill": (told, grown),
-            "decode": ((*token, *told, *caches), grown),
+            "forward": ((Port("idx", i64(B, tokens.length - 1), "state", tokens.vocabulary), *cond), ("logits",)),
+            "prefill": (cond, grown),
+            "decode": ((*token, *cond, *caches), grown),
         }
         methods = {
             method: add_method(mb, name, method, _METHODS[method](self, entries), ports, static, outputs)
@@ -149,8 +149,8 @@ class RetrievalTransformer(Backbone):
         self, b: Builder, entries: tuple[Entry, ...], operands: Sequence[Var], width: Any, sizes: dict[str, Any]
     ) -> Var:
         """f32[B, L, E]: the tokens of all conditions in a row."""
-        told = [e.tokens(b, f"{e.name}_embed", own, width, sizes) for e, own in with_operands(entries, operands)]
-        return joined(b, told)[0]
+        cond = [e.tokens(b, f"{e.name}_embed", own, width, sizes) for e, own in with_operands(entries, operands)]
+        return joined(b, cond)[0]
 
 
 @cache
@@ -200,8 +200,8 @@ def _step(
     x = x + PLACES.vector_at(b, position, length, width)
     seen = b.less_equal(b.arange(length), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
-    told, depth = (position, mask, context), len(caches) // 2
-    x, grown = cached_blocks(b, "blocks", block, depth, x, caches, told, dim=width, **sizes)
+    cond, depth = (position, mask, context), len(caches) // 2
+    x, grown = cached_blocks(b, "blocks", block, depth, x, caches, cond, dim=width, **sizes)
     return b.reshape(x, shape=(x.shape[0], width), out="x"), grown
 
 
@@ -233,7 +233,7 @@ def _prefill(config: RetrievalTransformer, entries: tuple[Entry, ...]) -> BlockB
 
 @cache
 def _decode(config: RetrievalTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    told = len(ports_of(entries))
+    cond = len(ports_of(entries))
     mixer = config.parts()[0]
     kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
@@ -251,10 +251,10 @@ def _decode(config: RetrievalTransformer, entries: tuple[Entry, ...]) -> BlockBo
         **static: Any,
     ) -> tuple[Var, ...]:
         """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
-        context = config.context(b, entries, caches[:told], width, static)
+        context = config.context(b, entries, caches[:cond], width, static)
         x = config.embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width)
         sizes = {"context_dim": context_dim, **config.block.own(width, static)}
-        x, grown = _step(config, b, x, position, context, caches[told:], length, width, sizes)
+        x, grown = _step(config, b, x, position, context, caches[cond:], length, width, sizes)
         return config.logits(b, x, vocabulary), *grown
 
     return decode

@@ -1,4 +1,4 @@
-"""Redaction: what a network is told of some classes is distilled into what it is told of another.
+"""Redaction: the conditioning of some classes is distilled into that of another.
 
 Symbols: B batch, D width, K classes.
 """
@@ -76,7 +76,7 @@ class Redaction(Distillation):
         others = tuple(name for name, _ in Conditions(spec, networks).items() if name != "class")
         conditions = Conditions(spec, networks, others)
         b = mb.function("loss.terms")
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         y = b.input("labels", i64(B))
         instead = b.scalar(count if self.instead is None else self.instead, y)
         taught, factor = y, b.constant(1.0, out="one")
@@ -91,7 +91,7 @@ class Redaction(Distillation):
             if port.type.is_float and label.nullable:  # one-hot, of which the null class may only be zeros
                 none = b.reshape(b.equal(number, count), shape=(number.shape[0], 1))
                 given = b.where(none, label.null_operands(b, "class", (given,), spec)[0], given, out=port.name)
-            operands: Operands = {**told, port.name: given}
+            operands: Operands = {**cond, port.name: given}
             return call(b, networks[network], "embed", operands, out=out)
 
         error = b.op("sub", embedded("main", y, "student"), b.stop_gradient(embedded(TEACHER, taught, "wanted")))

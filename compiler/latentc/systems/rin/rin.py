@@ -120,8 +120,8 @@ class Rin(Backbone):
         """Latents that are weights."""
         if not self.concatenate:
             return self.latents
-        told = sum(e.token_shape(spec).length for e in self.entries(spec))
-        return self.latents - 1 - told - (self.registers if told else 0)
+        cond = sum(e.token_shape(spec).length for e in self.entries(spec))
+        return self.latents - 1 - cond - (self.registers if cond else 0)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
@@ -177,10 +177,10 @@ def _network(config: Rin, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
         tokens, mask = _conditions(b, config, entries, conditions, width, static)
         learned = b.param("latents", f32(static["latents"], width), "normal", std=0.02)
         z = b.broadcast_to(learned, x, shape=(batch, *learned.shape), out="z")
-        told = b.concat(moment, *tokens, axis=1, out="told") if tokens else moment
-        z = b.concat(z, told, axis=1, out="z") if config.concatenate else b.add(z, moment, out="z")
+        cond = b.concat(moment, *tokens, axis=1, out="c") if tokens else moment
+        z = b.concat(z, cond, axis=1, out="z") if config.concatenate else b.add(z, moment, out="z")
         z = z + b.sub("previous", _previous, previous, dim=width, hidden=static["latent_hidden"])
-        attended = (told, *mask) if config.attend else ()
+        attended = (cond, *mask) if config.attend else ()
         block = rin_block(config.bias, config.attend, bool(mask), Drops(config.dropout, config.drop_path))
         names = ("data_width", "width", "inner", "layers", "heads", "compute_heads", "latent_hidden", "data_hidden")
         sizes = {name: static[name] for name in names}

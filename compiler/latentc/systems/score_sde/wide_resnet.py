@@ -1,6 +1,6 @@
 """A wide residual network that tells the classes of noisy images: Score SDEs' classifier.
 
-It stands beside `resnet_classifier` and `unet_encoder`: blocks normalise first, are told the noise level between their
+It stands beside `resnet_classifier` and `unet_encoder`: blocks normalise first, take the noise level between their
 convolutions, and shortcuts have no weights. Symbols: B batch, C channels, K classes.
 """
 
@@ -165,8 +165,8 @@ def _block(kind: Literal["first", "down", "same"]) -> BlockBody:
             h = halving_conv(b, "conv1", h, features, INIT, bias=False, out="h")
         else:
             h = conv(b, "conv1", h, features, 3, INIT, bias=False, out="h")
-        told = dense(b, "embed", c, features, True, "xavier", out="told")
-        h = b.add(h, b.reshape(told, shape=(c.shape[0], features, 1, 1)), out="h")
+        cond = dense(b, "embed", c, features, True, "xavier", out="embedding")
+        h = b.add(h, b.reshape(cond, shape=(c.shape[0], features, 1, 1)), out="h")
         h = conv(b, "conv2", _normed(b, "norm2", h), features, 3, INIT, bias=False, out="h")
         x = b.avg_pool(x, size=2, out="x") if halve else x
         if int(features) != int(channels):

@@ -78,11 +78,11 @@ class ScoreImplicitMatching(Distillation):
     def _of_online(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
         """The loss of the online network: denoising, with samples in place of data."""
         b, conditions = mb.function("loss.online"), Conditions(spec, networks)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        x0, z = self._generated(b, networks["main"], told, spec)
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
+        x0, z = self._generated(b, networks["main"], cond, spec)
         x0 = b.stop_gradient(x0, out="x0")
         at = noised(b, self.parameterization(), x0, derivatives=True)
-        out = _predicted(b, networks[ONLINE], told, at, "prediction")
+        out = _predicted(b, networks[ONLINE], cond, at, "prediction")
         u, w = functional(self.parameterization().predicts, at.point)
         error = b.op("sub", out, weighted_sum(b, "target", (u, x0), (w, at.noise)), out="error")
         b.output(b.mean(error * error, axes=tuple(range(error.type.rank)), keepdims=False, out="loss"))
@@ -95,14 +95,14 @@ class ScoreImplicitMatching(Distillation):
     def _of_generator(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
         """The loss of the generator; both denoisers are differentiated by x_t, and so by x0, but stay as they are."""
         b, conditions = mb.function("loss.generator"), Conditions(spec, networks)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        x0, z = self._generated(b, networks["main"], told, spec)
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
+        x0, z = self._generated(b, networks["main"], cond, spec)
         at = noised(b, self.parameterization(), x0, derivatives=True)
-        teacher = _predicted(b, networks[TEACHER], told, at, "of_teacher")
+        teacher = _predicted(b, networks[TEACHER], cond, at, "of_teacher")
         if self.scale != 1.0:
-            without = _predicted(b, networks[TEACHER], conditions.null(b, told), at, "without")
+            without = _predicted(b, networks[TEACHER], conditions.null(b, cond), at, "without")
             teacher = weighted_sum(b, "guided", (self.scale, teacher), (1.0 - self.scale, without))
-        online = data_of(b, at, _predicted(b, networks[ONLINE], told, at, "of_online"), "online")
+        online = data_of(b, at, _predicted(b, networks[ONLINE], cond, at, "of_online"), "online")
         y = b.op("sub", online, data_of(b, at, teacher, "teacher"), out="y")
         axes, count = tuple(range(1, y.type.rank)), prod(int(d) for d in y.shape[1:])
         length = b.sqrt(b.sum(y * y, axes=axes, keepdims=True) + self.c**2 * count, out="length")
@@ -116,7 +116,7 @@ class ScoreImplicitMatching(Distillation):
         draws, metrics = (z, *conditions.drawn(), *at.draws), ("generator/loss", "generator/distance")
         return Update("loss.generator", ("main",), conditions.fields, draws, metrics, "generator")
 
-    def _generated(self, b: Builder, generator: Network, told: Operands, spec: Spec) -> tuple[Var, Draw]:
+    def _generated(self, b: Builder, generator: Network, cond: Operands, spec: Spec) -> tuple[Var, Draw]:
         """A sample x0 of the generator, and the draw of its noise."""
         assert isinstance(spec.sampler, ArraySampler)  # `problems` has looked
         target, state = self.parameterization(), generator.methods["forward"].input("state").type
@@ -126,13 +126,13 @@ class ScoreImplicitMatching(Distillation):
         x = weighted_sum(b, "prior", (process.prior_scale(float(time[0])), z))
         scaled = weighted_sum(b, "scaled", (float(process.scale(time)[0]), x))
         t = b.full(z, shape=(), value=float(process.told(time)[0]), dtype="f32", out="first")
-        out = call(b, generator, "forward", told, state=scaled, time=t, out="output")
+        out = call(b, generator, "forward", cond, state=scaled, time=t, out="output")
         return weighted_sum(b, "x0", (float(c_skip), x), (float(c_out), first_channels(b, out, z))), Draw("z", "normal")
 
 
-def _predicted(b: Builder, network: Network, told: Operands, at: Noised, out: str) -> Var:
+def _predicted(b: Builder, network: Network, cond: Operands, at: Noised, out: str) -> Var:
     """A denoiser's prediction at x_t, without a variance beside it."""
-    return first_channels(b, call(b, network, "forward", told, state=at.scaled, time=at.told, out=out), at.x_t)
+    return first_channels(b, call(b, network, "forward", cond, state=at.scaled, time=at.told, out=out), at.x_t)
 
 
 __all__ = ["ScoreImplicitMatching"]

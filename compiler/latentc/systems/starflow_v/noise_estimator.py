@@ -1,6 +1,6 @@
 """A transformer over patches that estimates the noise in a sample.
 
-Beside patch_transformer: it is told no time, conditions are tokens before the sample, and each frame of a video sees so
+Beside patch_transformer: it takes no time, conditions are tokens before the sample, and each frame of a video sees so
 many before and behind it.
 
 Symbols: B batch, F frames, S tokens of a frame, T = F S, C channels of a token, L tokens of conditions, D width.
@@ -139,12 +139,12 @@ def _forward(config: NoiseEstimator, entries: tuple[Entry, ...], layout: Layout)
         x = patches(b, config, layout, x, rows * columns, static)
         x = b.reshape(x, shape=(B, Named(count, "T"), features), out="x")
         h = dense(b, "proj_in", x, width, True, config.weights, out="h")
-        told = [
+        cond = [
             entry.tokens(b, f"{entry.name}_embed", own, width, static)[0]
             for entry, own in with_operands(entries, conditions)
         ]
-        if told:
-            h = b.concat(*told, h, axis=1, out="h")
+        if cond:
+            h = b.concat(*cond, h, axis=1, out="h")
         tables = rotary_tables(config, b, static, layout)[1]
         seen = [_seen(b, config, layout, rows * columns, frames)] if windowed else []
         sizes = {k: v for k, v in static.items() if k not in (*OF_NETWORK, "depth")}

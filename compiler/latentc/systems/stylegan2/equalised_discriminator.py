@@ -42,7 +42,7 @@ LAST = 4
 class EqualisedDiscriminator(Backbone):
     """Scores an image with StyleGAN2's discriminator (Karras et al. 2020, arXiv:1912.04958).
 
-    Takes x f32[B, C, S, S] and y i64[B], if it is told the class; returns `score` f32[B, 1]: of a class, the product
+    Takes x f32[B, C, S, S] and y i64[B], if it is conditional; returns `score` f32[B, 1]: of a class, the product
     of features with its embedding (Karras et al. 2020, arXiv:2006.06676).
     """
 

@@ -51,14 +51,14 @@ class StyleBased(Sampler):
         synthesize = network.methods["synthesize"]
         b = mb.function("sample.1")
         z = b.input("z", network.methods["map"].input("noise").type)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         psi = b.input("psi", f32(B))
-        w, average = call(b, network, "map", told, noise=z, out="w w_avg")
+        w, average = call(b, network, "map", cond, noise=z, out="w w_avg")
         ws = self._truncated(b, w, average, psi, int(synthesize.input("state").type.shape[1]))  # type: ignore[arg-type]
         sources: dict[str, Source] = {"z": RandomSource("normal", "z"), **conditions.sources()}
         sources["psi"] = SettingSource("psi")
         if self.noise == "const":
-            x = call(b, network, "synthesize_const", told, state=ws, out="x")
+            x = call(b, network, "synthesize_const", cond, state=ws, out="x")
         else:
             noises = []
             for port in synthesize.inputs_of("noise"):
@@ -67,7 +67,7 @@ class StyleBased(Sampler):
                     sources[port.name] = RandomSource("normal", port.name)
                 else:
                     noises.append(b.full(z, shape=port.type.shape[1:], value=0.0, dtype="f32", out=port.name))
-            x = call(b, network, "synthesize", told, state=ws, noise=noises, out="x")
+            x = call(b, network, "synthesize", cond, state=ws, noise=noises, out="x")
         b.output(x)
         mb.entries["sample.1"] = b.finish(doc="Runs the generator once.")
         return Program("sample.1", self.kind, 1, 1, sources, (Setting("psi", self.psi),))

@@ -179,8 +179,8 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
     layers = 2 * len(sides)
 
     def mapped(b: Builder, z: Var, y: tuple[Var, ...], sizes: dict[str, Any]) -> tuple[Var, Var]:
-        told = {name: size for name, size in sizes.items() if name != "channels"}
-        return b.sub("mapping", mapping, z, *y, out="w w_avg", **told)  # type: ignore[no-any-return]
+        cond = {name: size for name, size in sizes.items() if name != "channels"}
+        return b.sub("mapping", mapping, z, *y, out="w w_avg", **cond)  # type: ignore[no-any-return]
 
     def synthesized(b: Builder, ws: Var, noises: tuple[Var, ...], channels: int) -> Var:
         styles = b.unbind(ws, axis=1, out=" ".join(f"w{i}" for i in range(2 * len(sides))))
@@ -231,8 +231,8 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
         if not config.mixing:
             return own
         _, z_other, mix = noise
-        told = {name: size for name, size in sizes.items() if name != "channels"}
-        other = spread(b, b.sub("mapping", alone, z_other, *y, out="w_other", **told))
+        cond = {name: size for name, size in sizes.items() if name != "channels"}
+        other = spread(b, b.sub("mapping", alone, z_other, *y, out="w_other", **cond))
         which, place = b.unbind(mix, axis=1, out="which place")
         # The last layer with the first style is floor(place (L - 1)), of 0 to L - 2.
         cutoff = b.mul(b.reshape(place, shape=(mix.shape[0], 1, 1)), float(layers - 1), out="cutoff")

@@ -1,4 +1,4 @@
-"""The objects of a scene as tokens, which a model of images is told: layouts of Taming transformers.
+"""The objects of a scene as tokens that condition a model of images: layouts of Taming transformers.
 
 Source: Esser et al. 2021, arXiv:2012.09841, section 4.3 and figure 6; options of taming/data/conditional_builder.
 
@@ -66,10 +66,9 @@ class Layouts:
     ) -> NDArray[np.int64]:
         """i64[L]: the layout of classes i64[N] and boxes f64[N, 4], of which the first `most` are used.
 
-        Objects outside the crop are left out. With `self.crop`, places are of the whole image, and the crop is told;
-        else they are of the crop. `flip`: the image is mirrored. `attributes` i64[N]: bits of what else an object is
-        (1 a group, 2 occluded, 4 a depiction, 8 an inside). `rng` shuffles the objects. ValueError: an object has no
-        token.
+        Objects outside the crop are left out. With `self.crop`, places are of the whole image, and tokens of the crop
+        follow; else places are of the crop. `flip`: the image is mirrored. `attributes` i64[N]: bits (1 a group, 2
+        occluded, 4 a depiction, 8 an inside). `rng` shuffles the objects. ValueError: an object has no token.
         """
         kinds = np.asarray(objects, np.int64).reshape(-1)[: self.most]
         found = np.asarray(boxes, np.float64).reshape(-1, 4)[: self.most]

@@ -66,9 +66,9 @@ class LatentLangevin(Sampler):
         entry = f"sample.{self.steps}"
         b = mb.function(entry)
         noise = b.input("noise", f32(self.steps, B, *means_type.shape[1:]))
-        told = conditions.operands(b, conditions.inputs(b))
-        wanted = told[port.name]
-        logits, means = call(b, translator, "forward", told, out="logits means")
+        cond = conditions.operands(b, conditions.inputs(b))
+        wanted = cond[port.name]
+        logits, means = call(b, translator, "forward", cond, out="logits means")
         column = b.reshape(logits, shape=(*logits.shape, 1))
         logits = b.broadcast_to(column, means, shape=means.shape, out="logits")  # their weights, per dimension
         zeros = b.mul(means, 0.0, out="zeros")

@@ -51,17 +51,17 @@ class LatentTranslator(Backbone):
         if latent_dim(spec) is None:
             message = "it predicts the latent of `main`, which has none"
             yield Problem((), message, "let `main` be a generator, such as a `resnet_generator`")
-        told = self.told(spec)
+        cond = self.told(spec)
         vectors = [
             name
-            for name, condition in told.items()
+            for name, condition in cond.items()
             if len(ports := condition.ports(name, spec)) == 1 and ports[0].type.is_float and ports[0].type.rank == 2
         ]
-        if len(told) != 1 or len(vectors) != 1:
-            message = f"a {self.kind} takes one vector, but is told {', '.join(told) or 'nothing'}"
+        if len(cond) != 1 or len(vectors) != 1:
+            message = f"a {self.kind} takes one vector, but the conditions are {', '.join(cond) or 'nothing'}"
             mend = "a class enters as `conditioning.class: {kind: label, encoding: one_hot, dropout: 0}`"
             yield Problem((), message, f"name a vector in `conditions`; {mend}")
-        for name, condition in told.items():
+        for name, condition in cond.items():
             if condition.nullable:
                 message = f"a {self.kind} always knows the {name}, but `conditioning.{name}` is dropped in training"
                 yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")

@@ -30,7 +30,7 @@ def observer_need(name: str, spec: Spec) -> Need:
 
 
 def observer_problems(name: str, spec: Spec) -> Iterator[Problem]:
-    """A generator or an observer that is not frozen, and one that sees something else than the translator is told."""
+    """Refuses a trained generator or observer, and an observer whose features the translator is not conditioned on."""
     for network in ("main", name):
         of = spec.networks.get(network)
         if isinstance(of, Backbone) and of.trainable:
@@ -38,18 +38,18 @@ def observer_problems(name: str, spec: Spec) -> Iterator[Problem]:
             yield Problem((), message, f"name its checkpoint in `networks.{network}.pretrained`")
     main, translator, eye = (spec.networks.get(n) for n in ("main", "translator", name))
     if isinstance(main, Backbone) and main.told(spec):
-        message = f"the translator predicts a latent alone, but `main` is told {', '.join(main.told(spec))}"
+        message = f"the translator predicts a latent alone, but `main` is conditioned on {', '.join(main.told(spec))}"
         yield Problem((), message, "set `networks.main.conditions: []`")
     if isinstance(translator, Backbone) and isinstance(eye, Backbone):
-        told = translator.told(spec).items()
-        wanted = [n for name, c in told for port in c.ports(name, spec)[:1] for n in port.type.shape[1:]]
+        cond = translator.told(spec).items()
+        wanted = [n for name, c in cond for port in c.ports(name, spec)[:1] for n in port.type.shape[1:]]
         seen: list[object] = []  # sizes of what it sees in a sample
         if "classify" in eye.PROVIDES:
             seen = [spec.data.classes]
         elif "encode" in eye.PROVIDES:
             seen = list(eye.encoding(spec)[1].shape[1:])
         if seen and wanted and seen != wanted:
-            message = f"the translator is told {wanted[0]} numbers, but `{name}` sees {seen} in a sample"
+            message = f"the translator takes {wanted[0]} numbers, but `{name}` sees {seen} in a sample"
             yield Problem((), message, "let `conditioning` have a vector of that size, or a class as `one_hot`")
 
 

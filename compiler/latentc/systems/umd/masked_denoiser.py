@@ -98,8 +98,8 @@ class MaskedDenoiser(Backbone):
         tokens = (size // self.patch) ** 2
         hidden = [ratio for ratio in getattr(spec.objective, "hidden_ratios", ()) if ratio]
         static |= {f"seen_{i}": max(1, int(tokens * (1.0 - ratio))) for i, ratio in enumerate(hidden)}
-        state, told = Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time")
-        ports = (state, told, *ports_of(entries))
+        state, cond = Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time")
+        ports = (state, cond, *ports_of(entries))
         scores = Port("scores", f32(B, Named(tokens, "T")), "noise")
         methods, by_data = {}, bool(getattr(spec.objective, "samples_data", False))
         both: tuple[Role, ...] = ("output", "features")

@@ -71,9 +71,9 @@ class MaskedDiffusion(Objective):
         given = conditions.inputs(b, by_field=True)
         at = noised(b, self.parameterization(), x0)
         operands = conditions.operands(b, given)
-        told = conditions.dropped(b, operands)
+        cond = conditions.dropped(b, operands)
         draws = [*at.draws, *conditions.drawn(), *conditions.draws()]
-        prediction, hidden, drawn = self._predicted(b, network, "noisy", 0, self.hidden, told, at.x_t, at.told)
+        prediction, hidden, drawn = self._predicted(b, network, "noisy", 0, self.hidden, cond, at.x_t, at.told)
         draws += drawn
         data, noise = b.split(prediction, axis=1, sizes=(x0.shape[1], x0.shape[1]), out="data noise_hat")
         of_noise = _error(b, noise, at.noise, None if hidden is None else b.op("sub", 1.0, hidden, out="seen"))
@@ -96,16 +96,16 @@ class MaskedDiffusion(Objective):
         return publish(mb, names, ("x", *conditions.fields), tuple(draws), self.trained(spec))
 
     def _predicted(
-        self, b: Builder, network: Network, name: str, which: int, ratio: float, told: Operands, x: Var, time: Var
+        self, b: Builder, network: Network, name: str, which: int, ratio: float, cond: Operands, x: Var, time: Var
     ) -> tuple[Var, Var | None, tuple[Draw, ...]]:
         """Data and noise f32[B, 2 C, H, W], where patches are hidden f32[B, 1, H, W], and the draws."""
         if not ratio:
-            made, _ = call(b, network, "predict", told, state=x, time=time, out="prediction representation")
+            made, _ = call(b, network, "predict", cond, state=x, time=time, out="prediction representation")
             return made, None, ()
         method = f"predict_hidden_{which}"
         scores = b.input(f"scores_{name}", network.methods[method].input("noise").type)
         names = "prediction representation mask"
-        made, _, mask = call(b, network, method, told, state=x, time=time, noise=scores, out=names)
+        made, _, mask = call(b, network, method, cond, state=x, time=time, noise=scores, out=names)
         grid = round(int(mask.shape[1]) ** 0.5)
         hidden = b.reshape(mask, shape=(B, 1, grid, grid))
         hidden = b.upsample_nearest(hidden, factor=int(x.shape[2]) // grid, out="hidden")

@@ -49,8 +49,8 @@ class AttributeExperts(FeedForward, ExpertRouter):
         return {"hidden": int(dim * self.ratio), "experts": self.experts}
 
     def apply(self, b: Builder, name: str, x: Var, init: str, c: Var | None = None, **static: Any) -> Var:
-        told = () if c is None else (c,)
-        return b.sub(name, _forward(self, init), x, *told, **static)  # type: ignore[no-any-return]
+        cond = () if c is None else (c,)
+        return b.sub(name, _forward(self, init), x, *cond, **static)  # type: ignore[no-any-return]
 
 
 @cache

@@ -93,9 +93,9 @@ class NextScale(Objective):
         length = int(network.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
         b = mb.function("loss.terms")
         tokens = b.input("tokens", i64(B, length))
-        told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
+        cond = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         inputs = call(b, quantizer, "scale_inputs", {}, token=tokens, out="inputs")
-        logits = call(b, network, "forward", told, state=inputs, out="logits")
+        logits = call(b, network, "forward", cond, state=inputs, out="logits")
         losses = token_losses(b, logits, tokens)
         if self.smoothing:
             losses = smoothed(b, losses, logits, self.smoothing)

@@ -87,7 +87,7 @@ class NextScaleSampler(TokenSampler):
         count = len(lengths)
         entry = f"sample.{count}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         scale = b.input("scale", f32(B)) if self.guidance else None
         u: Var | None
         if self.smooth:
@@ -105,11 +105,11 @@ class NextScaleSampler(TokenSampler):
             names = " ".join("cache" if port.role == "cache" else "logits" for port in method.outputs)
             operands: dict[str, Any] = {"cache": caches} | ({} if inputs is None else {"state": inputs})
             if scale is None:
-                made = call(b, network, f"scale_{k}", told, out=names, **operands)
+                made = call(b, network, f"scale_{k}", cond, out=names, **operands)
             else:
                 strength = b.add((scale - 1.0) * float(weights[k]), 1.0, out="strength")
-                null = conditions.null(b, told)
-                made = guided_call(b, network, f"scale_{k}", told, null, strength, out=names, **operands)
+                null = conditions.null(b, cond)
+                made = guided_call(b, network, f"scale_{k}", cond, null, strength, out=names, **operands)
             logits, *caches = made if isinstance(made, tuple) else (made,)
             before: dict[str, Any] = {} if latents is None else {"state": latents}
             names = "latents inputs" if k < count - 1 else "latents"

@@ -103,16 +103,16 @@ class ScaleTransformer(Backbone):
             **self.condition_sizes(spec),
         }
         entries, lengths = self.entries(spec), self.lengths
-        told = ports_of(entries)
+        cond = ports_of(entries)
         rest = Port("inputs", f32(B, sum(lengths[1:]), self.latent), "state")
         methods = {
-            "forward": add_method(mb, name, "forward", _forward(self, entries), (rest, *told), static, ("logits",))
+            "forward": add_method(mb, name, "forward", _forward(self, entries), (rest, *cond), static, ("logits",))
         }
         kv_heads, size = static.get("kv_heads", static["heads"]), self.width // static["heads"]
         for k, length in enumerate(lengths):
             before = sum(lengths[:k])
             caches = (Port("caches", f32(B, kv_heads, before, size), "cache"),) * (2 * self.depth if k else 0)
-            ports = (*((Port("inputs", f32(B, length, self.latent), "state"),) if k else ()), *told, *caches)
+            ports = (*((Port("inputs", f32(B, length, self.latent), "state"),) if k else ()), *cond, *caches)
             last = k == len(lengths) - 1
             cache_: Role = "cache"
             outputs: tuple[Role, ...] = ("logits", *(cache_,) * (0 if last else 2 * self.depth))
@@ -122,7 +122,7 @@ class ScaleTransformer(Backbone):
 
 
 class _Parts:
-    """What the methods share: c [B, D] is the sum of the embedded conditions, `shared` what blocks are told of it."""
+    """What the methods share: c [B, D] is the sum of the embedded conditions, `shared` the part that blocks take."""
 
     def __init__(
         self, config: ScaleTransformer, entries: tuple[Entry, ...], b: Builder, width: int, static: Any
@@ -209,13 +209,13 @@ def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> Bloc
     make = condition.extend_block if k else condition.begin_block
     block = make(mixer, feed_forward, norm, config.weights)
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
-    told = len(ports_of(entries))
+    cond = len(ports_of(entries))
 
     def scale(
         b: Builder, x: Var | None, others: Sequence[Var], vocabulary: int, width: int, depth: int, static: Any
     ) -> tuple[Var, ...]:
         parts = _Parts(config, entries, b, width, static)
-        conditions, caches = others[:told], others[told:]
+        conditions, caches = others[:cond], others[cond:]
         c = parts.condition(conditions)
         x = parts.placed(parts.start(c) if x is None else parts.embedded(x), k, k)
         shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
