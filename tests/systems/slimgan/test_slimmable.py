@@ -122,9 +122,9 @@ def test_what_is_refused(overrides: list[str], message: str) -> None:
 
 
 def test_one_width_has_neither_a_choice_nor_copies() -> None:
-    for option, message in (
-        ("sampler.width=0.5", "`main` has one width"),
-        ("networks.discriminator.copies=2", "a copy"),
+    for options, message in (
+        (["sampler.width=0.5"], "`main` has one width"),
+        (["networks.discriminator.kind=slimmable_discriminator"], "a copy"),
     ):
         with pytest.raises(DiagnosticError, match=message):
-            load_spec("digits_biggan", None, [option])
+            load_spec("digits_biggan", None, options)

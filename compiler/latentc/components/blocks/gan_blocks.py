@@ -1,7 +1,6 @@
 """Residual blocks of GANs: those of generators are normalised and may upsample, those of discriminators downsample.
 
-`basic` blocks have two convolutions (SNGAN, WGAN-GP, BigGAN), `bottleneck` blocks four (BigGAN-deep). Symbols: B batch,
-C channels.
+They have two convolutions (SNGAN, WGAN-GP, BigGAN). Symbols: B batch, C channels.
 """
 
 from __future__ import annotations
@@ -12,64 +11,49 @@ from typing import Any, Literal
 from latentc.components import layers
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
-BlockKind = Literal["basic", "bottleneck"]
 NormKind = Literal["linear", "table", "plain"]
 """Where the scale and shift of a batch norm come from: a linear layer of a condition vector, a table with a row per
 class, or learned values."""
 
 MOMENTUM = 0.1  # of running statistics
-RATIO = 4  # channels of a bottleneck block over those of its inner convolutions
 
 
-def _after_relu(init: str) -> str:
+def after_relu(init: str) -> str:
     """Initialisation of a convolution after a ReLU: Xavier with gain sqrt(2)."""
     return "xavier_relu" if init == "xavier" else init
 
 
+def activated(
+    b: Builder, name: str, x: Var, c: Var | None, norm: NormKind, init: str, eps: float, spectral: bool, sizes: Any
+) -> Var:
+    """ReLU of the batch norm of x f32[B, C, H, W]; c the condition vector or the class, None for a plain norm."""
+    if c is None:
+        return b.relu(layers.batch_norm(b, name, x, affine=True, eps=eps, momentum=MOMENTUM))  # type: ignore[no-any-return]
+    body = conditional_norm(norm, init, eps, spectral)
+    return b.relu(b.sub(name, body, x, c, out="h", channels=x.shape[1], **sizes))  # type: ignore[no-any-return]
+
+
 @cache
-def generator_block(
-    kind: BlockKind, norm: NormKind, upsamples: bool, init: str, eps: float, spectral: bool
-) -> BlockBody:
+def generator_block(norm: NormKind, upsamples: bool, init: str, eps: float, spectral: bool) -> BlockBody:
     """A residual block of a generator: `block(x, c)`, c the condition vector or the class; no c for a plain norm."""
     shapes = {"x": "B channels H W"} | ({"c": "B condition"} if norm == "linear" else {})
-    inside = _after_relu(init)
-
-    def activated(b: Builder, name: str, x: Var, c: Var | None, told: dict[str, Any]) -> Var:
-        if c is None:
-            return b.relu(layers.batch_norm(b, name, x, affine=True, eps=eps, momentum=MOMENTUM))  # type: ignore[no-any-return]
-        body = conditional_norm(norm, init, eps, spectral)
-        return b.relu(b.sub(name, body, x, c, out="h", channels=x.shape[1], **told))  # type: ignore[no-any-return]
+    inside = after_relu(init)
 
     def doubled(b: Builder, x: Var) -> Var:
         return b.upsample_nearest(x, factor=2) if upsamples else x  # type: ignore[no-any-return]
 
-    def basic(b: Builder, x: Var, c: Var | None = None, *, channels: int, features: int, **told: Any) -> Var:
+    @module_class("GeneratorBlock" if upsamples else "GeneratorFlatBlock", **shapes)
+    def block(b: Builder, x: Var, c: Var | None = None, *, channels: int, features: int, **sizes: Any) -> Var:
         """Two convolutions with a shortcut; x [B, channels, H, W]."""
-        h = doubled(b, activated(b, "bn1", x, c, told))
+        h = doubled(b, activated(b, "bn1", x, c, norm, init, eps, spectral, sizes))
         h = layers.conv(b, "conv1", h, features, 3, inside, spectral=spectral, out="h")
-        h = activated(b, "bn2", h, c, told)
+        h = activated(b, "bn2", h, c, norm, init, eps, spectral, sizes)
         h = layers.conv(b, "conv2", h, features, 3, inside, spectral=spectral, out="h")
         if upsamples or int(channels) != int(features):
             x = layers.conv(b, "conv_sc", doubled(b, x), features, 1, init, spectral=spectral, out="shortcut")
         return h + x  # type: ignore[no-any-return]
 
-    def bottleneck(b: Builder, x: Var, c: Var | None = None, *, channels: int, features: int, **told: Any) -> Var:
-        """Two 3 x 3 convolutions between 1 x 1 ones; the shortcut keeps the first channels of x [B, channels, H, W]."""
-        hidden = channels // RATIO
-        h = activated(b, "bn1", x, c, told)
-        h = layers.conv(b, "conv1", h, hidden, 1, inside, spectral=spectral, out="h")
-        h = doubled(b, activated(b, "bn2", h, c, told))
-        h = layers.conv(b, "conv2", h, hidden, 3, inside, spectral=spectral, out="h")
-        h = activated(b, "bn3", h, c, told)
-        h = layers.conv(b, "conv3", h, hidden, 3, inside, spectral=spectral, out="h")
-        h = activated(b, "bn4", h, c, told)
-        h = layers.conv(b, "conv4", h, features, 1, inside, spectral=spectral, out="h")
-        if int(channels) != int(features):
-            x = b.slice(x, axis=1, start=0, stop=features, out="x")
-        return h + doubled(b, x)
-
-    name = "GeneratorBlock" if upsamples else "GeneratorFlatBlock"
-    return module_class(name, **shapes)(bottleneck if kind == "bottleneck" else basic)
+    return block
 
 
 @cache
@@ -107,14 +91,15 @@ def conditional_norm(norm: NormKind, init: str, eps: float, spectral: bool) -> B
 
 
 @cache
-def discriminator_block(kind: BlockKind, first: bool, downsamples: bool, init: str, spectral: bool) -> BlockBody:
-    """A residual block of a discriminator; the first basic block (`first`) starts without a ReLU."""
-    inside = _after_relu(init)
+def discriminator_block(first: bool, downsamples: bool, init: str, spectral: bool) -> BlockBody:
+    """A residual block of a discriminator; the first one (`first`) starts without a ReLU."""
+    inside = after_relu(init)
 
     def halved(b: Builder, x: Var, out: str) -> Var:
         return b.avg_pool(x, size=2, out=out) if downsamples else x  # type: ignore[no-any-return]
 
-    def basic(b: Builder, x: Var, *, channels: int, features: int) -> Var:
+    @module_class("FirstBlock" if first else "DownBlock" if downsamples else "FlatBlock", x="B channels H W")
+    def block(b: Builder, x: Var, *, channels: int, features: int) -> Var:
         """Two convolutions with a shortcut; x [B, channels, H, W]."""
         h = x if first else b.relu(x, out="h")
         h = layers.conv(b, "conv1", h, features, 3, inside, spectral=spectral, out="h")
@@ -127,24 +112,15 @@ def discriminator_block(kind: BlockKind, first: bool, downsamples: bool, init: s
             x = halved(b, x, "x")
         return h + x  # type: ignore[no-any-return]
 
-    def bottleneck(b: Builder, x: Var, *, channels: int, features: int) -> Var:
-        """Two 3 x 3 convolutions between 1 x 1 ones; a fifth widens the shortcut of x [B, channels, H, W]."""
-        hidden = features // RATIO
-        h = layers.conv(b, "conv1", b.relu(x), hidden, 1, inside, spectral=spectral, out="h")
-        h = layers.conv(b, "conv2", b.relu(h), hidden, 3, inside, spectral=spectral, out="h")
-        h = layers.conv(b, "conv3", b.relu(h), hidden, 3, inside, spectral=spectral, out="h")
-        h = halved(b, b.relu(h), "h")
-        h = layers.conv(b, "conv4", h, features, 1, inside, spectral=spectral, out="h")
-        x = halved(b, x, "x")
-        if int(channels) != int(features):
-            more = layers.conv(b, "conv_sc", x, features - channels, 1, init, spectral=spectral, out="more")
-            x = b.concat(x, more, axis=1, out="x")
-        return h + x  # type: ignore[no-any-return]
-
-    name = "DownBlock" if downsamples else "FlatBlock"
-    if kind == "bottleneck":
-        return module_class(name, x="B channels H W")(bottleneck)
-    return module_class("FirstBlock" if first else name, x="B channels H W")(basic)
+    return block
 
 
-__all__ = ["MOMENTUM", "RATIO", "BlockKind", "NormKind", "conditional_norm", "discriminator_block", "generator_block"]
+__all__ = [
+    "MOMENTUM",
+    "NormKind",
+    "activated",
+    "after_relu",
+    "conditional_norm",
+    "discriminator_block",
+    "generator_block",
+]

@@ -1,11 +1,11 @@
-"""Convolutional discriminators of residual blocks, as SNGAN, WGAN-GP, BigGAN, BigGAN-deep and ADC-GAN have them.
+"""Convolutional discriminators of residual blocks, as SNGAN, WGAN-GP, BigGAN and ADC-GAN have them.
 
 Symbols: B batch, C channels of the image, K classes, S side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,9 +13,9 @@ from pydantic import Field
 
 from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.gan_blocks import RATIO, BlockKind, discriminator_block
+from latentc.components.blocks.gan_blocks import discriminator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
-from latentc.components.capabilities import Capability
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import (
@@ -25,7 +25,6 @@ from latentc.components.networks._gan import (
     predicted_augmentations,
     problems_told,
     sliced,
-    width_method,
     with_averages,
 )
 from latentc.components.networks.resnet_classifier import classes_of
@@ -54,15 +53,7 @@ class ResnetDiscriminator(Backbone):
     channel_multipliers: tuple[Size, ...] = Field(
         max_length=16, min_length=1, description="output channels of each level, as a multiple of `width`"
     )
-    input_multiplier: int | None = Field(
-        None,
-        gt=0,
-        le=1_024,
-        description="channels of a convolution before the blocks, as a multiple of `width`; null: no convolution",
-    )
     downsample_levels: int = Field(ge=0, le=64, description="number of leading levels that downsample by 2")
-    block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
-    blocks_per_level: int = Field(1, gt=0, le=64, description="residual blocks per level; the first one downsamples")
     attention: tuple[Size, ...] = Field(
         (), max_length=64, description="sides of feature maps followed by self-attention"
     )
@@ -74,10 +65,6 @@ class ResnetDiscriminator(Backbone):
         (), description="additional outputs: logits of auxiliary classifiers, in this order"
     )
     sliced: bool = Field(False, description=SLICED)
-    copies: int = Field(
-        1, gt=0, le=16, description="discriminators, one per width of a slimmable generator; the last is `forward`"
-    )
-    shared_levels: int = Field(0, ge=0, le=64, description="number of leading levels that all copies share")
     spectral_norm: bool = Field(True, description="spectral norm: divide all weights by their largest singular value")
     weights: Literal["orthogonal", "normal", "xavier"] = Field(
         "orthogonal", description="initialisation; normal: std 0.02; xavier: as in WGAN-GP"
@@ -108,25 +95,6 @@ class ResnetDiscriminator(Backbone):
         yield from problems_told(self, spec, vectors=1)
         yield from self._problems_of_classes(spec)
         levels = len(self.channel_multipliers)
-        if self.copies > 1 and not getattr(spec.networks.get("main"), "widths", ()):
-            message = "there is a copy per width of a slimmable generator, but `main` has one width"
-            yield Problem(("copies",), message, "leave it out")
-        if self.shared_levels and (self.copies == 1 or self.shared_levels > levels):
-            message = f"`shared_levels: {self.shared_levels}` of {levels} levels and {self.copies} copies"
-            yield Problem(("shared_levels",), message, "levels are shared between at least two `copies`")
-        if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
-            yield Problem(
-                ("width",),
-                f"bottleneck blocks need channels divisible by {RATIO}",
-                "choose another `width`",
-            )
-        widths = [self.input_multiplier or 1, *self.channel_multipliers]
-        if self.block == "bottleneck" and widths != sorted(widths):
-            message = "bottleneck blocks cannot reduce channels, so no level may have fewer than the one before"
-            yield Problem(("channel_multipliers",), message)
-        if self.block == "bottleneck" and self.input_multiplier is None:
-            message = "bottleneck blocks start with a ReLU, so a convolution must come before the first"
-            yield Problem((), message, "give `input_multiplier`")
         _, side, columns = spec.data.shape
         if side != columns:
             yield Problem((), f"a {self.kind} takes square inputs, not {side} by {columns}")
@@ -171,6 +139,22 @@ class ResnetDiscriminator(Backbone):
         """Sides of the feature maps of each level for images of this side."""
         return [side >> min(i + 1, self.downsample_levels) for i in range(len(self.channel_multipliers))]
 
+    def per_level(self) -> int:
+        """Blocks per level, of which the first one downsamples."""
+        return 1
+
+    def block(self, first: bool, downsamples: bool) -> BlockBody:
+        """A residual block; `first`: the first of all."""
+        return discriminator_block(first, downsamples, self.weights, self.spectral_norm)
+
+    def enter(self, b: Builder, x: Var, width: Any) -> Var:
+        """The input f32[B, C, S, S] of the first block."""
+        return x
+
+    def forwards(self) -> Mapping[str, Callable[[str], str]]:
+        """The methods that score images, each with the path of a parameter by its name in `forward`."""
+        return {"forward": str}
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         channels, side, _ = spec.data.shape
@@ -180,19 +164,13 @@ class ResnetDiscriminator(Backbone):
         entries = self.entries(spec)
         names = tuple("class" if entry.name == "class" else "vector" for entry in entries)
         ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(entries))
-        roles = ("output",) * len(self.outputs(spec))
+        roles: list[Role] = ["output" for _ in self.outputs(spec)]
         compared = predicted_augmentations(spec)
         made = {
-            (method := width_method(i, self.copies)): add_method(
-                mb,
-                name,
-                method,
-                _network(self, side, names, bool(compared), i),
-                ports,
-                static,
-                roles,  # type: ignore[arg-type]
+            method: add_method(
+                mb, name, method, _network(self, side, names, bool(compared), method, path), ports, static, roles
             )
-            for i in range(self.copies)
+            for method, path in self.forwards().items()
         }
         forward = made["forward"]
         methods = made | with_averages(mb, name, spec, "Discriminator", forward, static)
@@ -200,16 +178,22 @@ class ResnetDiscriminator(Backbone):
             how = {"multiplier": self.channel_multipliers[-1], "init": self.weights, "spectral": self.spectral_norm}
             heads = augmentation_heads(mb, name, "Discriminator", compared, forward.outputs[-1], static, **how)
             methods["augmentations"] = heads
-        sizes = {"levels": len(self.channel_multipliers), "per_level": self.blocks_per_level}
+        sizes = {"levels": len(self.channel_multipliers), "per_level": self.per_level()}
         sizes |= {"projects": int("class" in self.told(spec))}  # in name maps: the class is embedded
         return Network(name, methods, self.PROVIDES, sizes)
 
 
 @cache
-def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], shows: bool, copy: int = 0) -> BlockBody:
-    init, spectral, per_level = config.weights, config.spectral_norm, config.blocks_per_level
+def _network(
+    config: ResnetDiscriminator,
+    side: int,
+    names: tuple[Told, ...],
+    shows: bool,
+    method: str,
+    path: Callable[[str], str],
+) -> BlockBody:
+    init, spectral, per_level = config.weights, config.spectral_norm, config.per_level()
     attention, sides = self_attention_2d(init, spectral), config.sides(side)
-    own = f"copies.{copy}." if config.copies > 1 else ""  # where the weights are that this copy does not share
 
     def embedded(b: Builder, given: tuple[Var, ...], features: int, classes: Any) -> Var | None:
         """The embedding [B, features] of what the image is judged by, or None."""
@@ -218,60 +202,47 @@ def _network(config: ResnetDiscriminator, side: int, names: tuple[Told, ...], sh
         if "class" in told:
             parts.append(
                 layers.embedding(
-                    b, f"{own}embed", told["class"], classes, size, init, spectral=spectral, out="embedded"
+                    b, path("embed"), told["class"], classes, size, init, spectral=spectral, out="embedded"
                 )
             )
         if "vector" in told:
             parts.append(
-                layers.linear(b, f"{own}embed_vector", told["vector"], size, init, spectral=spectral, out="embedded")
+                layers.linear(b, path("embed_vector"), told["vector"], size, init, spectral=spectral, out="embedded")
             )
         return b.concat(*parts, axis=1, out="embedded") if len(parts) > 1 else parts[0] if parts else None
 
     def judged(b: Builder, h: Var, given: tuple[Var, ...], classes: Any) -> tuple[Var, ...]:
         """The score [B, 1] of pooled features, and with `sliced` what trains its direction."""
         if config.sliced:
-            weight, bias = layers.linear_params(b, f"{own}linear", h.shape[1], 1, init, spectral)
+            weight, bias = layers.linear_params(b, path("linear"), h.shape[1], 1, init, spectral)
             c = embedded(b, given, h.shape[1], classes)
             return sliced(b, h, weight if c is None else c + weight, bias)
         score = layers.linear(
-            b, f"{own}linear", h, 1, init, spectral=spectral, out="unconditional" if given else "score"
+            b, path("linear"), h, 1, init, spectral=spectral, out="unconditional" if given else "score"
         )
         c = embedded(b, given, h.shape[1], classes)
         if c is not None:
             score = b.add(score, b.sum(c * h, axes=(1,), keepdims=True, out="projection"), out="score")
         return (score,)
 
-    @module_class("Discriminator", width_method(copy, config.copies), x="B channels H W")
+    @module_class("Discriminator", method, x="B channels H W")
     def forward(b: Builder, x: Var, *given: Var, channels: int, width: int, classes: int = 0) -> Any:
         """Scores how much images x look like data."""
-        if config.input_multiplier is not None:
-            x = layers.conv(
-                b,
-                "input_conv" if config.shared_levels else f"{own}input_conv",
-                x,
-                config.input_multiplier * width,
-                3,
-                init,
-                spectral=spectral,
-            )
+        x = config.enter(b, x, width)
         for level, multiplier in enumerate(config.channel_multipliers):
             features = multiplier * width
             for place in range(per_level):
                 first, downsamples = level == place == 0, place == 0 and level < config.downsample_levels
-                block = discriminator_block(config.block, first, downsamples, init, spectral)
-                shared = level < config.shared_levels
-                number = (level - (0 if shared else config.shared_levels)) * per_level + place
-                name = f"{'' if shared else own}blocks.{number}"
-                x = b.sub(name, block, x, channels=x.shape[1], features=features)
+                name = f"blocks.{level * per_level + place}"
+                x = b.sub(path(name), config.block(first, downsamples), x, channels=x.shape[1], features=features)
             if sides[level] in config.attention:
-                x = b.sub(name.replace("blocks", "attention"), attention, x, channels=features)
+                x = b.sub(path(name.replace("blocks", "attention")), attention, x, channels=features)
         pool = b.mean if config.pooling == "mean" else b.sum
         h = pool(b.relu(x), axes=(2, 3), keepdims=False, out="features" if shows else "h")
         scores = judged(b, h, given, classes)
         sizes = {"discriminative": 2 * classes, "classes_and_fake": classes + 1}
         heads = [
-            layers.linear(b, f"{own}{n}", h, sizes.get(n, classes), init, spectral=spectral, out=n)
-            for n in config.heads
+            layers.linear(b, path(n), h, sizes.get(n, classes), init, spectral=spectral, out=n) for n in config.heads
         ]
         found = (*scores, *heads, *([h] if shows else []))
         return found if len(found) > 1 else found[0]

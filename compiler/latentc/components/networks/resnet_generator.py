@@ -1,4 +1,4 @@
-"""Convolutional generators of residual blocks, as SNGAN, WGAN-GP, BigGAN and BigGAN-deep have them.
+"""Convolutional generators of residual blocks, as SNGAN, WGAN-GP and BigGAN have them.
 
 Symbols: B batch, C channels, Z dimension of the latent z.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.gan_blocks import MOMENTUM, RATIO, BlockKind, NormKind, generator_block
+from latentc.components.blocks.gan_blocks import MOMENTUM, NormKind, generator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
@@ -45,8 +44,6 @@ class ResnetGenerator(Backbone):
         description="channels of the first feature map, then of each level's output, as a multiple of `width`",
     )
     first_side: int = Field(4, gt=0, le=1_024, description="side of the first feature map; each level doubles it")
-    block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
-    blocks_per_level: int = Field(1, gt=0, le=64, description="residual blocks per level; the last one upsamples")
     attention: tuple[Size, ...] = Field(
         (), max_length=64, description="sides of feature maps followed by self-attention"
     )
@@ -101,15 +98,6 @@ class ResnetGenerator(Backbone):
                 yield Problem(
                     ("attention", i), "self-attention needs channels divisible by 8", "choose another `width`"
                 )
-        if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
-            yield Problem(
-                ("width",),
-                f"bottleneck blocks need channels divisible by {RATIO}",
-                "choose another `width`",
-            )
-        if self.block == "bottleneck" and any(after > before for before, after in pairwise(self.channel_multipliers)):
-            message = "bottleneck blocks cannot add channels, so no level may have more than the one before"
-            yield Problem(("channel_multipliers",), message, "let channels fall, or use `block: basic`")
         parts = len(self.channel_multipliers)
         if self.latent_input == "split" and self.latent_dim % parts:
             down = self.latent_dim // parts * parts
@@ -129,6 +117,14 @@ class ResnetGenerator(Backbone):
             if condition.nullable:
                 message = f"a {self.kind} always knows the {name}, but `conditioning.{name}` is dropped in training"
                 yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
+
+    def per_level(self) -> int:
+        """Blocks per level, of which the last one upsamples."""
+        return 1
+
+    def block(self, norm: NormKind, upsamples: bool) -> BlockBody:
+        """A residual block."""
+        return generator_block(norm, upsamples, self.weights, self.eps, self.spectral_norm)
 
     def norm(self, spec: Spec) -> NormKind:
         """Source of the scale and shift of its norms."""
@@ -156,7 +152,7 @@ class ResnetGenerator(Backbone):
 @cache
 def _network(config: ResnetGenerator, norm: NormKind, names: tuple[Told, ...]) -> BlockBody:
     init, spectral, first_side = config.weights, config.spectral_norm, config.first_side
-    multipliers, per_level = config.channel_multipliers, config.blocks_per_level
+    multipliers, per_level = config.channel_multipliers, config.per_level()
     levels = len(multipliers) - 1
     attention = self_attention_2d(init, spectral)
 
@@ -192,7 +188,7 @@ def _network(config: ResnetGenerator, norm: NormKind, names: tuple[Told, ...]) -
         for level, (features, c) in enumerate(zip(outside, told, strict=True)):
             for place in range(per_level):
                 last = place == per_level - 1
-                block = generator_block(config.block, norm, last, init, config.eps, spectral)
+                block = config.block(norm, last)
                 args = {"channels": x.shape[1], "features": features if last else x.shape[1]}
                 if norm != "plain":
                     args |= {"classes": sizes["classes"]} if norm == "table" else {"condition": c.shape[1]}  # type: ignore[union-attr]

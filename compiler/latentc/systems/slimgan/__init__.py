@@ -8,7 +8,10 @@ Rows in docs/systems.yaml: slimgan.
 """
 
 COMPONENTS = {
-    "networks": {"slimmable_generator": "slimmable_generator"},
+    "networks": {
+        "slimmable_discriminator": "slimmable_discriminator",
+        "slimmable_generator": "slimmable_generator",
+    },
     "objectives": {"slimmable_adversarial": "slimmable_adversarial"},
 }
 

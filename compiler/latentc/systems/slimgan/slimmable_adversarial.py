@@ -15,7 +15,6 @@ from latentc.components import OneOf
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.networks._gan import width_method
-from latentc.components.networks.resnet_discriminator import ResnetDiscriminator
 from latentc.components.objective import Objective
 from latentc.components.objectives._against_discriminator import DISCRIMINATOR, whole_images
 from latentc.components.objectives.terms._score import ScoreTerm
@@ -24,6 +23,7 @@ from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
+from latentc.systems.slimgan.slimmable_discriminator import SlimmableDiscriminator
 from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator
 
 if TYPE_CHECKING:
@@ -57,10 +57,11 @@ class SlimmableAdversarial(Objective):
             yield Problem(("term",), message, "use `hinge`, `non_saturating`, `least_squares` or `wasserstein`")
         main, discriminator = spec.networks.get("main"), spec.networks.get(DISCRIMINATOR)
         widths = len(main.widths) if isinstance(main, SlimmableGenerator) else 0
-        copies = discriminator.copies if isinstance(discriminator, ResnetDiscriminator) else 1
+        copies = discriminator.copies if isinstance(discriminator, SlimmableDiscriminator) else 1
         if widths and widths != copies:
             message = f"`main` has {widths} widths, but `{DISCRIMINATOR}` has {copies} copies"
-            yield Problem((), message, f"set `networks.{DISCRIMINATOR}.copies: {widths}`")
+            mend = f"use `networks.{DISCRIMINATOR}: {{kind: slimmable_discriminator, copies: {widths}, …}}`"
+            yield Problem((), message, mend)
         if discriminator is not None and discriminator.told(spec):
             message = f"`{DISCRIMINATOR}` takes a condition, but `main` takes none"
             yield Problem((), message, f"set `networks.{DISCRIMINATOR}.projection: false`")
