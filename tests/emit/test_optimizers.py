@@ -326,9 +326,8 @@ def test_a_rate_falls_by_the_same_factor_each_step() -> None:
     """PixelCNN++ multiplies it by 0.999995 in each of 3000000 steps."""
     rounds = loaded(template("project/support/rounds.py"))
     course = load_spec("pixelcnn_pp").train.schedule.model_dump(mode="json")
-    whole = rounds["round_of"](0, 3_000_000, None)
     for step in (0, 1, 1000, 1_500_000, 2_999_999):
-        assert rounds["rate"](course, whole, step) == pytest.approx(0.999995**step, rel=2e-3)
+        assert rounds["rate_of"](course, step, 3_000_000) == pytest.approx(0.999995**step, rel=2e-3)
     with pytest.raises(DiagnosticError, match="`kind: exponential` needs a `final` above 0"):
         load_spec("digits_dit", None, ["train.schedule={kind: exponential}"])
 
@@ -338,11 +337,10 @@ def test_a_rate_is_held_before_it_falls() -> None:
     rounds = loaded(template("project/support/rounds.py"))
     train = load_spec("nvg").train
     course, held = train.schedule.model_dump(mode="json"), 1000 + 0.8 * train.steps
-    whole = rounds["round_of"](0, train.steps, None)
     for step in (1000, 200_000, 267_400, 300_000, train.steps - 1):
         wanted = 1 - 0.9 * max(0, step - held) / (train.steps - held)
-        assert rounds["rate"](course, whole, step) == pytest.approx(wanted)
-    assert rounds["rate"](course, whole, train.steps - 1) == pytest.approx(0.1, rel=1e-3)
+        assert rounds["rate_of"](course, step, train.steps) == pytest.approx(wanted)
+    assert rounds["rate_of"](course, train.steps - 1, train.steps) == pytest.approx(0.1, rel=1e-3)
     with pytest.raises(DiagnosticError, match="`hold` delays a fall to `final`, which `kind: constant` does not have"):
         load_spec("digits_dit", None, ["train.schedule={kind: constant, hold: 0.5}"])
 
