@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from latentc_support.config import load_config
 from latentc_support.evaluate import Judge, frechet_distance, shares
+from sample import usual_given
 
 held = np.load("features.npz")
 a, b = (torch.from_numpy(held[name]).double() for name in "ab")
 config = load_config([])
-config["train"] |= {"evaluate_samples": 16}
-plain = Judge(config, torch.device("cpu"))
+plain = Judge(config, torch.device("cpu"), usual_given(16))
 
 class Detector(torch.nn.Module):
     def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
@@ -39,7 +39,7 @@ class Detector(torch.nn.Module):
 
 torch.jit.script(Detector()).save("detector.pt")
 config["train"] |= {"evaluate_features": "detector.pt"}
-judge = Judge(config, torch.device("cpu"))
+judge = Judge(config, torch.device("cpu"), usual_given(16))
 real = torch.from_numpy(np.load("real.npy"))
 np.savez(
     "found.npz",
