@@ -62,7 +62,10 @@ def _scalar(data: Any) -> str:
         return ".nan" if math.isnan(data) else ".inf" if data > 0 else "-.inf"
     if isinstance(data, int | float):
         return repr(data)
-    return data if _is_plain(data) else '"' + "".join(map(_escaped, data)) + '"'
+    if _is_plain(data):
+        return data
+    plain = data.isprintable() and '"' not in data and "\\" not in data
+    return f'"{data}"' if plain else '"' + "".join(map(_escaped, data)) + '"'
 
 
 def _is_plain(text: str) -> bool:
