@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +29,14 @@ TEXTS = {name: path.read_text(encoding="utf-8") for name, path in shipped.shippe
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_variant_loads_and_comes_back_from_its_text(name: str) -> None:
-    for variant in (None, *variant_names(name)):
+def test_every_variant_loads_and_comes_back_from_its_text(
+    name: str, some: Callable[[Sequence[str]], Sequence[str]]
+) -> None:
+    variants = variant_names(name)
+    for variant in (None, *variants):
         spec = load_spec(name, variant)
-        assert spec_from_text(resolved_yaml(spec)) == spec
+        if variant is None or variant in some(variants):
+            assert spec_from_text(resolved_yaml(spec)) == spec
         # The default warms up; a shipped spec says what its authors' average does.
         assert spec.objective is None or not isinstance(spec.train.ema, WarmEma)
 

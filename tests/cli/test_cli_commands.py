@@ -105,7 +105,6 @@ def test_init_asks_nothing(latentc: Run) -> None:
 def test_init_from_any_system(latentc: Run, system: str) -> None:
     """Its small form for digits where there is one, the system itself with its data's path elsewhere."""
     assert latentc("init", "one", "--from", system).status == 0
-    assert latentc("check", "one.yaml").out == "one: no errors found\n"
     small = f"digits_{system}" in shipped_specs()
     assert ("extends: " + system in Path("one.yaml").read_text()) != small
     kind = load_spec("one.yaml").data.kind

@@ -28,7 +28,7 @@ SHRUNK: dict[str, tuple[str, ...]] = {
     "sit": (*_SMALL, *_IMAGES),
     "digits_llamagen": _SMALL,
     "llamagen": (*_SMALL, _TOKENS),
-    "dit_moe": (*_SMALL, *_IMAGES),
+    "dit_moe": (*_SMALL, *_IMAGES, "backbone.block.feed_forward.experts=4"),
     "t_stitch": (
         *_IMAGES,
         *(f"networks.main.{text.removeprefix('backbone.')}" for text in _SMALL),

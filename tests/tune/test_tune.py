@@ -115,7 +115,7 @@ def test_samplers_over_the_network_are_what_the_compiled_sampler_does(tmp_path: 
     assert np.max(np.abs(denoiser.samples(tried[0], given) - whole)) > 1e-2 * np.max(np.abs(whole))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["diffusion", "edm"])  # it differs by the kind of sampler alone
 def test_the_folder(tmp_path: Path, objective: str) -> None:
     spec, weights = made(tmp_path, objective)
     told: list[tuple[int, int, str]] = []
