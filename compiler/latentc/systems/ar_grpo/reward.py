@@ -15,7 +15,7 @@ class Reward(Part):
     weight: float = Field(1.0, description="weight of the reward")
 
     def settings(self) -> dict[str, Any]:
-        """What config.yaml of a training project says of it."""
+        """Its entry in the config.yaml of a training project."""
         return self.model_dump(mode="json")
 
 

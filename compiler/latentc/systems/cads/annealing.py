@@ -124,7 +124,7 @@ class Part:
 
     @property
     def noise(self) -> Noise:
-        """What it draws in each evaluation."""
+        """The draws of each evaluation."""
         return Noise(f"{self.key}_noise", self.type)
 
 

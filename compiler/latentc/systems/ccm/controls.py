@@ -45,7 +45,7 @@ def zero_conv(axes: int) -> BlockBody:
 
 @dataclass(frozen=True)
 class Point:
-    """A value to which an adapter adds, as one node reads it, or (None) every node behind it."""
+    """A value to which an adapter adds, as one node reads it, or (None) every node after it."""
 
     value: Value
     reader: Node | None = None

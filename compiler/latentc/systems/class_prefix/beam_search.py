@@ -187,7 +187,7 @@ class BeamSearch(Sampler):
 
         `score` f32[B, N] and `written` i64[B K, E + T] are the beams before, and `came` i64[B N, E + T] what they go on
         from, if that is any token. Of the `first` tokens N is 1, and the score is that of the E = `before` tokens that
-        texts stand behind, if any.
+        texts follow, if any.
         """
         beams, wide = self.beams, 2 * self.beams
         lanes = 1 if first else beams
@@ -254,7 +254,7 @@ class BeamSearch(Sampler):
     def _finished(
         self, b: Builder, values: Var, ended: Var, lane: Var, written: Var, norm: Var, found: _Found, before: int
     ) -> _Found:
-        """What is found with the texts that end here, among the first K candidates."""
+        """The found texts with those that end here, among the first K candidates."""
         beams = self.beams
         values, ended, lane = (
             b.slice(x, axis=1, start=0, stop=beams, out=out)

@@ -1,4 +1,4 @@
-"""The text itself, in part behind masks."""
+"""The text itself, partly masked."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Prediction of what is hidden in texts.
 
-Beside masked_token: a fixed share of the tokens up to the end of each text is predicted, some of them behind other
+Beside masked_token: a fixed share of the tokens up to the end of each text is predicted, some of them hidden by other
 tokens than the mask.
 """
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class TextToText(Backbone):
-    """Encodes a text behind its class, and decodes another (BART, Lewis et al. 2020, arXiv:1910.13461).
+    """Encodes a text that is prefixed with its class, and decodes another (BART, Lewis et al. 2020, arXiv:1910.13461).
 
     `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V]. `prefill`: conditions -> logits f32[B, V] of the
     first token, caches. `decode`: token i64[B], position i64[] (the number of the token that is wanted), caches ->
@@ -123,7 +123,7 @@ class TextToText(Backbone):
         return count
 
     def repeated(self, entries: tuple[Entry, ...]) -> int:
-        """E, how many tokens the decoder is given behind its first one."""
+        """E, the number of tokens that the decoder is given after its first one."""
         rows = rows_of(self.class_tokens)
         if not self.repeats or rows is None:
             return 0
@@ -185,7 +185,7 @@ def _entered(b: Builder, config: TextToText, x: Var, places: Var, side: str, sta
 def _source(
     b: Builder, config: TextToText, entries: tuple[Entry, ...], operands: Sequence[Var], static: Mapping[str, Any]
 ) -> tuple[Var, Var]:
-    """What the encoder takes: embeddings f32[B, S, D], and which of them count f32[B, S]."""
+    """Inputs of the encoder: embeddings f32[B, S, D] and their mask f32[B, S]."""
     vocabulary, width = static["vocabulary"], static["width"]
     table, rows = _table(b, vocabulary, width), rows_of(config.class_tokens)
     parts: list[tuple[Var, Var | None]] = []
@@ -298,7 +298,7 @@ def _forward(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
 def _train_forward(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("TextToText", TRAINING)
     def train_forward(b: Builder, tokens: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
-        """Logits of the repeated tokens and of those behind them, and the repeated tokens."""
+        """Logits of the repeated tokens and of those after them, and the repeated tokens."""
         x, begun = _decoded(b, config, entries, tokens, conditions, static)
         repeated = b.slice(begun, axis=1, start=1, stop=begun.shape[1], out="repeated")
         return _logits(b, config, x, static), repeated

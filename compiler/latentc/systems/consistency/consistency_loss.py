@@ -51,7 +51,7 @@ class LogNormal(Closed):
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a loss reads by the number of a pair of times: `columns` f64[N] each."""
+    """Tables that a loss indexes by the number of a pair of times: `columns` f64[N] each."""
 
     b: Builder
     m: Symbolic

@@ -1,4 +1,4 @@
-"""Early exits: the methods by which a network can be left behind some of its blocks, made by rewriting its `forward`.
+"""Early exits: the methods by which a network can be left after some of its blocks, made by rewriting its `forward`.
 
 Behind a block stands what later nodes read: its features, and what else was computed before (`frontier`). What follows
 the last block is the tail, of which every exit has one of its own. Features are tokens [B, T, D] or maps [B, C, ...],
@@ -24,7 +24,7 @@ from latentc.ir.core import Function, Node, Origin, Value, live
 
 @dataclass(frozen=True)
 class Cuts:
-    """A function that can be left behind its blocks number `after`, counted from 1."""
+    """A function that can be left after its blocks number `after`, counted from 1."""
 
     fn: Function
     after: tuple[int, ...]
@@ -45,7 +45,7 @@ class Cuts:
 
     @property
     def restores(self) -> bool:
-        """Whether layers of the exits make of their features what the tail reads: of a U-Net, whose decoder
+        """True if layers of the exits compute from their features what the tail reads: of a U-Net, whose decoder
         concatenates skips, and of a network with lists of blocks at several resolutions.
         """
         return bool(joins(self.fn)) or len(self._resolutions) > 1
@@ -67,11 +67,11 @@ class Cuts:
         return {places for node in listed if (places := self.places(node.outputs[0])) is not None}
 
     def is_map(self, value: Value) -> bool:
-        """Whether it is maps [B, C, ...], not tokens."""
+        """True for maps [B, C, ...], False for tokens."""
         return value.type.rank == self.fn.outputs[0].type.rank
 
     def places(self, value: Value) -> tuple[int, ...] | None:
-        """The sizes of maps [B, C, ...] behind the channels, or of the grid of tokens [B, T, D] of an image."""
+        """The sizes of maps [B, C, ...] after the channels, or of the grid of tokens [B, T, D] of an image."""
         space = sizes(self.fn.outputs[0])[1:]
         if self.is_map(value):
             return sizes(value)[1:]
@@ -84,16 +84,16 @@ class Cuts:
         return grid if math.prod(grid) == tokens else None
 
     def cut(self, number: int) -> int:
-        """The first node behind block `number`."""
+        """The first node after block `number`."""
         return self.fn.nodes.index(self.blocks[number - 1]) + 1
 
     @property
     def tail(self) -> tuple[Node, ...]:
-        """The nodes behind the last block."""
+        """The nodes after the last block."""
         return self.fn.nodes[self.cut(len(self.blocks)) :]
 
     def own(self, number: int) -> tuple[Value, ...]:
-        """What block `number` returns of what the tail reads of the last. ValueError: it returns less."""
+        """Outputs of block `number` in place of those of the last that the tail reads. ValueError: it returns fewer."""
         read = {v for node in live(self.tail, self.fn.outputs) for v in node.inputs}
         places = [i for i, v in enumerate(self.blocks[-1].outputs) if v in read]
         own = self.blocks[number - 1].outputs
@@ -102,13 +102,13 @@ class Cuts:
         return tuple(own[i] for i in places)
 
     def sources(self, number: int) -> tuple[Value, ...]:
-        """What an exit makes each of `last` of: what block `number` returns, and what was added up before it."""
+        """Inputs from which an exit computes each of `last`: outputs of block `number`, and sums of earlier blocks."""
         before = {v for node in self.fn.nodes[: self.cut(number)] for v in node.outputs}
         own = self.own(number)
         return *own, *(v if v in before else own[0] for v in self._added)
 
     def features(self, number: int) -> tuple[Value, ...]:
-        """The features behind block `number`: its `sources`, each once."""
+        """The features after block `number`: its `sources`, each once."""
         return tuple(dict.fromkeys(self.sources(number)))
 
     @property
@@ -118,7 +118,7 @@ class Cuts:
 
     @property
     def _added(self) -> tuple[Value, ...]:
-        """What the tail reads of blocks before the last, such as what a U-Net's levels add to its output; if exits
+        """Values of earlier blocks that the tail reads, such as what a U-Net's levels add to its output; if exits
         restore features.
         """
         known, own = self._known(), self.own(len(self.blocks))
@@ -127,7 +127,7 @@ class Cuts:
         return tuple(v for v in read if v not in known and v not in inner) if self.restores else ()
 
     def _known(self) -> set[Value]:
-        """What is known before the first block."""
+        """Values that are known before the first block."""
         before = self.fn.nodes[: self.cut(1) - 1]
         return {v for node in before for v in node.outputs} | set(self.fn.inputs) | self._fixed()
 
@@ -157,14 +157,14 @@ class Cuts:
         return ((1,) * len(pairs), smaller[0]) if len(set(smaller)) == 1 and smaller[0] else None
 
     def frontier(self, number: int) -> tuple[Value, ...]:
-        """What nodes and exits behind block `number` read of what was computed before, its features first."""
+        """Earlier values that nodes and exits after block `number` read, its features first."""
         at, own = self.cut(number), self.features(number)
         found = self._read(self.fn.nodes[:at], self.fn.nodes[at:], own)
         return *found, *(v for v in self.context if v not in found)
 
     @property
     def context(self) -> tuple[Value, ...]:
-        """What exits read beside the features. ValueError: something that depends on the last block but one."""
+        """Values that exits read beside the features. ValueError: something that depends on the last block but one."""
         before, last, known = self.fn.nodes[: self.cut(1) - 1], self.last, self._known()
         found = self._read(before, self.tail, last)[len(last) :]
         inner = {v for node in self.tail for v in node.outputs} | set(last)
@@ -188,7 +188,7 @@ class Cuts:
 
 
 def sizes(value: Value) -> tuple[int, ...]:
-    """The sizes of a value [B, ...] behind the batch."""
+    """Shape without the batch axis."""
     return tuple(int(d) for d in value.type.shape[1:])  # type: ignore[arg-type]
 
 
@@ -272,7 +272,7 @@ def stage(mb: ModuleBuilder, network: Network, cut: Cuts, first: int, last: int)
 
 
 def trained(mb: ModuleBuilder, network: Network, cut: Cuts) -> Network:
-    """The network with a method for its loss: as `forward`; behind the output the features of exits, the context."""
+    """The network with a method for its loss: `forward`, which also returns features of exits and the context."""
     forward = network.methods["forward"]
     more = (*(v for n in cut.after for v in cut.features(n)), *cut.context)
     outputs = (*cut.fn.outputs, *more)
@@ -302,7 +302,7 @@ def head(mb: ModuleBuilder, cut: Cuts, cls: str) -> str:
 
 
 def exit_methods(mb: ModuleBuilder, exits: Network, cut: Cuts, number: int) -> tuple[str, str]:
-    """Two methods of a network of exits, for the one behind block `number`.
+    """Two methods of a network of exits, for the one after block `number`.
 
     `exit_NUMBER` (features, context) -> the prediction; `uncertainty_NUMBER` (features, time) -> f32[B].
     """

@@ -1,4 +1,4 @@
-"""Exits behind blocks of a denoiser: each learns to predict, and how uncertain it is.
+"""Exits after blocks of a denoiser: each learns to predict, and how uncertain it is.
 
 Symbols: B batch; g the prediction of an exit, u its uncertainty.
 """

@@ -1,4 +1,4 @@
-"""Sampling that leaves a network behind some of its blocks: by a plan, or when a prediction is certain enough.
+"""Sampling that leaves a network after some of its blocks: by a plan, or when a prediction is certain enough.
 
 By a plan, each step of the sampler's loop evaluates as many blocks as it says. At run time the host decides: programs
 `exit_1`, `exit_2`, … each run the blocks up to the next exit, and `exit_step` makes the sampler's step
@@ -73,8 +73,8 @@ class Exit(Wrapper):
             yield Problem(("after",), message, "give one for each evaluation")
         for i, number in enumerate(self.after or ()):
             if number == 0 or (numbers is not None and number < max(numbers, default=0) and number not in numbers):
-                behind = "each" if numbers is None else ", ".join(map(str, numbers))
-                yield Problem(("after", i), f"there is no exit after block {number}", f"exits follow {behind}")
+                after = "each" if numbers is None else ", ".join(map(str, numbers))
+                yield Problem(("after", i), f"there is no exit after block {number}", f"exits follow {after}")
         plain = table.body is LINEAR and not table.history and table.tail is None and table.clip_state is None
         if self.dynamic and (table.stochastic or not plain or table.clip is not None):
             message = "exits can be chosen at run time only in first-order steps without noise"

@@ -166,7 +166,7 @@ class MultiResolution(Backbone):
             yield Problem(("branches", len(self.branches) - 1, "patch"), message, help)
 
     def _looked_at(self, entry: Entry) -> bool:
-        """Whether blocks look at its tokens, which are several, rather than that they join those of the sample."""
+        """True if blocks attend to its tokens; False if they join those of the sample."""
         return self.coarse.parts()[3].takes_tokens and (entry.ports[0].type.rank or 1) > 1
 
     def _problems_of_branch(self, i: int, branch: Branch, below: Branch | None, side: int) -> Iterator[Problem]:

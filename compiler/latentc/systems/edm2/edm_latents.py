@@ -40,7 +40,7 @@ class EdmLatents(Data):
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What is subtracted from latents per channel, and the factor after that."""
+        """The offset that is subtracted from latents per channel, and the factor after that."""
         return self.latent_mean, tuple(self.deviation / std for std in self.latent_std)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -120,7 +120,7 @@ class FlowTurbo(Sampler):
 
 
 def _splits(network: Network, channels: int | None) -> bool:
-    """Whether the branches of guidance predict different velocities, in the channels that are not guided."""
+    """True if the branches of guidance predict different velocities, in the channels that are not guided."""
     return channels is not None and channels < int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
 
 

@@ -105,8 +105,8 @@ class Gedi(Autoregressive):
         """The conditions with the class, then with each other one: a batch of K B."""
         found = {}
         for name, x in cond.items():
-            behind = [class_behind(b, x, k, classes, "other") if name == "y" else x for k in range(1, classes)]
-            found[name] = b.concat(x, *behind, axis=0, out=name)
+            others = [class_behind(b, x, k, classes, "other") if name == "y" else x for k in range(1, classes)]
+            found[name] = b.concat(x, *others, axis=0, out=name)
         return found
 
     def _step_of_all(

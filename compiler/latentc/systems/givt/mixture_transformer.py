@@ -73,7 +73,7 @@ class MixtureTransformer(Backbone):
 
     @property
     def specials(self) -> int:
-        """Rows of the table of labels behind the classes, before that of none."""
+        """Rows of the label table between those of the classes and that of no class."""
         return 0 if self.style == "causal" else 3 if self.joined_mask else 1
 
     def sequence(self, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -172,7 +172,7 @@ class MixtureTransformer(Backbone):
 
 
 class _Shared:
-    """What the methods share."""
+    """The parts that methods share."""
 
     def __init__(self, config: MixtureTransformer, entries: tuple[Entry, ...]) -> None:
         mixer, feed_forward, norm, self.condition = config.block.parts()

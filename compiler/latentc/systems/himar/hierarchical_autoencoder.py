@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class DecoderBlocks(Closed):
-    """Blocks behind the encoder that see every token, as wide as its own."""
+    """Blocks after the encoder that see every token, as wide as its own."""
 
     depth: int = Field(gt=0, le=512, description="number of blocks")
     heads: int = Field(gt=0, le=1_024, description="their attention heads")
@@ -135,7 +135,7 @@ _OFFSETS = (
     ("offset_scale_mlp", "zeros"),
     ("offset_gate_mlp", "ones"),
 )
-"""What is added to the scales and gates of a block, one row per phase, and how it starts."""
+"""Offsets of the scales and gates of a block, one row per phase, and their initialisation."""
 
 
 @cache

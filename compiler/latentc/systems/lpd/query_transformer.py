@@ -1,7 +1,7 @@
 """A transformer that predicts any tokens from any others, by a query per position: LPD.
 
 A file of its own because its sequence holds known tokens and queries of the positions to predict, which see each other
-within a group; a token_transformer predicts the token behind each.
+within a group; a token_transformer predicts the next token of each.
 
 Symbols: B batch, T tokens of a sample, n known tokens and m queries of a step, S tokens before, V vocabulary, D width,
 H_kv key heads, d channels of a head.

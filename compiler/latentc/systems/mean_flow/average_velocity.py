@@ -68,11 +68,11 @@ class AverageVelocity(DenoisingObjective):
 
     @property
     def falls(self) -> bool:
-        """Whether the time falls from noise to data."""
+        """True if the time falls from noise to data."""
         return self.process.first > self.process.last
 
     def time_draws(self) -> tuple[Draw, ...]:
-        """The draws behind both times, and the one that decides whether they are one."""
+        """The draws of both times, and the one that decides whether they are equal."""
         end = self._end_process.draw().distribution
         return self.process.draw(), Draw("u_r", end), Draw("instant", "uniform")
 

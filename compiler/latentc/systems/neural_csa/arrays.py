@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def problems_of_arrays(network: Backbone, spec: Spec) -> Iterator[Problem]:
-    """What keeps conditions from being the numbers of one vector."""
+    """Problems of conditions that cannot be concatenated to one vector."""
     yield from network.problems_of_conditions(spec)
     entries = network.entries(spec)
     if not entries:

@@ -20,7 +20,7 @@ LEAST_SHARE = 0.025  # of a bin, before or after the point between its pieces
 
 @dataclass(frozen=True)
 class _Bin:
-    """What a spline is in the bin that each number falls into; all f32[R, 1].
+    """The spline in the bin of each number; all f32[R, 1].
 
     Its left edge and size along both axes; weights of its ends and of the point between; heights of those; and how far
     along that point is.
@@ -58,12 +58,12 @@ def spline(b: Builder, x: Var, numbers: Var, bins: Any, bound: float, inverse: b
     below = b.less_equal(theta, found.share, out="below")
     first, last = b.minimum(theta, found.share, out="first"), b.maximum(theta, found.share, out="last")
     # Both pieces, each with theta clamped to where it is defined.
-    before, behind = b.op("sub", found.share, first), b.op("sub", last, found.share)
+    before, after = b.op("sub", found.share, first), b.op("sub", last, found.share)
     left_base = b.add(before, found.weight_c * first, out="left_base")
-    right_base = b.add(found.weight_c * (1.0 - last), found.weight_b * behind, out="right_base")
+    right_base = b.add(found.weight_c * (1.0 - last), found.weight_b * after, out="right_base")
     if y is None:
         left = (found.low * before + found.weight_c * found.middle * first) / left_base
-        right = (found.weight_c * found.middle * (1.0 - last) + found.weight_b * found.high * behind) / right_base
+        right = (found.weight_c * found.middle * (1.0 - last) + found.weight_b * found.high * after) / right_base
         y = b.where(below, left, right, out="y")
     left_slope = found.weight_c * found.share * b.op("sub", found.middle, found.low) / (left_base * left_base)
     rest = found.weight_b * found.weight_c * (1.0 - found.share)

@@ -94,7 +94,7 @@ class GranularityCodebook(Bottleneck):
         return {"codes": self.size}
 
     def granules(self, static: Mapping[str, Any], labels: Var | None = None, warm: Var | None = None) -> Granules:
-        """What the stages share, in the sizes of the class that it is part of."""
+        """The parts that stages share, in the sizes of the class that it is part of."""
         sides = (self.side,) * (self.stages + 1)
         sizes = (static["codes"], static["latent"], self.normalize, self.convolutions, self.share)
         return Granules(sides, *sizes, labels=labels, warm=warm)

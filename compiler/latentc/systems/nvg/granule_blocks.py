@@ -1,4 +1,4 @@
-"""What NVG's two transformers share: rotary positions of structure, and blocks of parallel branches.
+"""Shared by NVG's two transformers: rotary positions of structure, and blocks of parallel branches.
 
 Symbols: B batch, T tokens, L positions, K stages, D width, H heads, d channels of a head.
 """

@@ -94,7 +94,7 @@ def conditioned(
 def run(
     b: Builder, x: Var, c: Var, turn: Var, drop_path: float, width: Any, depth: Any, heads: Any, hidden: Any
 ) -> list[Var]:
-    """What each block makes of x f32[B, T, D] under c f32[B, D], positions turned by `turn` f32[B, T, d / 2]."""
+    """The output of each block for x f32[B, T, D] under c f32[B, D], positions turned by `turn` f32[B, T, d / 2]."""
     block = dropping(parallel_block) if drop_path else parallel_block
     made: list[Var] = []
     for name, rate in zip(items("blocks", depth), growing_rates(b, drop_path, depth), strict=True):

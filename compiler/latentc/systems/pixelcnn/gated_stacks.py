@@ -2,7 +2,7 @@
 
 The vertical stack sees the rows above a pixel, the horizontal one those and the pixels to its left. The features of the
 horizontal stack are divided among the channels of a pixel, its subpixels: those of one see what is left, and of their
-own pixel only the subpixels before (and, behind the first layer, their own). What another file masks is not built here:
+own pixel only the subpixels before (and, after the first layer, their own). What another file masks is not built here:
 each subpixel has weights for what it sees. A map is f32[B, C, H, W], a row f32[B, C, 1, W], a cell f32[B, C].
 
 Symbols: B batch, C channels, H and W sides, S subpixels, D width, Q = D / S, K side of the filter.
@@ -40,7 +40,7 @@ class Layer:
 
     @property
     def rows(self) -> int:
-        """How many rows the vertical stack sees: those above, and behind the first layer its own."""
+        """How many rows the vertical stack sees: those above, and after the first layer its own."""
         return self.reach + (not self.first)
 
     @property
@@ -49,7 +49,7 @@ class Layer:
 
 
 def side_by_side(b: Builder, values: Sequence[Var], out: str) -> Var:
-    """Features one behind the other (axis 1)."""
+    """Concatenated features (axis 1)."""
     return values[0] if len(values) == 1 else b.concat(*values, axis=1, out=out)  # type: ignore[no-any-return]
 
 
@@ -77,7 +77,7 @@ def _plus_conditions(b: Builder, stack: str, z: Var, cond: Sequence[Var], featur
 
 
 def _vertical(b: Builder, layer: Layer, rows: Var, cond: Sequence[Var], width: Any) -> tuple[Var, ...]:
-    """What the vertical stack makes of the `rows` that it sees.
+    """Output of the vertical stack for the `rows` that it sees.
 
     Its D features, unless the layer is the last, and the 2 D that it adds to the horizontal stack.
     """
@@ -151,7 +151,7 @@ def _share(b: Builder, z: Var, s: int, subpixels: int, width: Any) -> Var:
 
 
 def seen_of(b: Builder, layer: Layer, h: Var, s: int, width: Any) -> list[Var]:
-    """What subpixel s sees of its own pixel in the layer's input h: nothing, or its first features."""
+    """The part of the layer's input h at its own pixel that subpixel s sees: nothing, or the first features."""
     of = 1 if layer.first else width // layer.subpixels
     count = s if layer.first else s + 1
     if not count:

@@ -35,7 +35,7 @@ _CLASSES = {"u": "RowResnet", "ul": "CellResnet"}
 
 
 def doubled_elu(b: Builder, x: Var) -> Var:
-    """ELU of x and of -x, one behind the other: twice the channels (axis 1)."""
+    """ELU of x and of -x, concatenated: twice the channels (axis 1)."""
     return b.elu(b.concat(x, b.neg(x), axis=1), out="h")  # type: ignore[no-any-return]
 
 
@@ -155,7 +155,7 @@ def log_prob_of(b: Builder, distribution: Categories | LogisticMixture, params: 
 
 
 def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
-    """What a block adds to its input: half of h, gated by the other half; c f32[B, E] is the condition."""
+    """The residual of a block: half of h, gated by the other half; c f32[B, E] is the condition."""
     for condition in c:
         cond = dense(b, "condition", condition, 2 * width, False, "xavier")
         h = b.add(h, b.reshape(cond, shape=(cond.shape[0], 2 * width, *(1,) * (h.type.rank - 2))), out="h")

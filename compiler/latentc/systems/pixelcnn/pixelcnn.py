@@ -143,7 +143,7 @@ class _Net:
         return side_by_side(b, logits, "logits")
 
     def head(self, b: Builder, h: Var, hidden: Sequence[Var], s: int, cell: bool) -> tuple[Var, Var]:
-        """What is inside for channels up to s, and the logits of channel s, from features h of which it sees a part."""
+        """Hidden features up to channel s and the logits of channel s, from the visible part of h."""
         seen = (s + 1) * (self.width // self.channels)
         h = h if cell or s == self.channels - 1 else b.slice(h, axis=1, start=0, stop=seen, out="seen")
         inside = self.head_width // self.channels
@@ -202,7 +202,7 @@ class _Net:
         return _moved(b, seen, own, 2), stacked(b, later, "kept"), pixels
 
     def _cell(self, b: Builder, pixels_left: Var, left: Var, across: Var, u: Var) -> tuple[Var, Var, Var]:
-        """What the next cell sees to its left, and the pixel f32[B, C]."""
+        """The left context of the next cell, and the pixel f32[B, C]."""
         beside = [pixels_left, *(entry(b, left, k, "left") for k in range(len(self.layers) - 1))]
         zs = [
             b.sub(f"layers.{k}", left_layer(layer), entry(b, across, k, "across"), beside[k], out="z", width=self.width)
@@ -229,7 +229,7 @@ class _Net:
 
 
 def _moved(b: Builder, kept: Var, own: Var, axis: int) -> Var:
-    """What is kept for the next step: all along the axis but the first, and its own behind."""
+    """The cache of the next step: drops the first entry along the axis and appends the new one."""
     size = int(kept.shape[axis])
     rest = [b.slice(kept, axis=axis, start=1, stop=size)] if size > 1 else []
     own = b.reshape(own, shape=(*kept.shape[:axis], 1, *kept.shape[axis + 1 :]))

@@ -78,7 +78,7 @@ class Drawing:
         return b.transpose(x, perm=(2, 3, 0, 1), out="x")  # type: ignore[no-any-return]
 
     def top(self, level: int) -> bool:
-        """Whether it is the coarsest level."""
+        """True for the coarsest level."""
         return level == self.levels - 1
 
     def _rows(self, b: Builder, state: list[Var], u: Var, inside: Var) -> tuple[list[Var], list[Var]]:
@@ -330,7 +330,7 @@ def _joined(b: Builder, x: Var) -> Var:
 
 
 def _with_ones(b: Builder, x: Var) -> Var:
-    """Pixels with a channel of ones behind theirs, which tells them from what is outside."""
+    """Pixels with an extra channel of ones, which marks them as inside the image."""
     ones = b.fill_like(b.slice(x, axis=1, start=0, stop=1), 1.0)
     return b.concat(x, ones, axis=1, out="x")  # type: ignore[no-any-return]
 

@@ -78,7 +78,7 @@ class PixelCnnPp(Backbone):
 
     @property
     def upsized(self) -> Literal["inputs", "outputs"] | None:
-        """What has a length each in transposed convolutions."""
+        """The parts whose transposed convolutions have a length each."""
         return self.upsampling_norm if self.weight_norm else None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

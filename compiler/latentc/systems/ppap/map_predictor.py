@@ -282,7 +282,7 @@ def _conv(
 ) -> Var:
     """A convolution, depthwise or not; its kernel may have an adapter, `NAME.lora_A` and `NAME.lora_B`.
 
-    Of an even side, a stride of 2 needs one pixel less of the border before it than behind it ("same" in TensorFlow).
+    Of an even side, a stride of 2 needs one pixel less of border before it than after it ("same" in TensorFlow).
     """
     channels = 1 if depthwise else x.shape[1]
     # Of a depthwise kernel, the fan out of one channel is the fan in.

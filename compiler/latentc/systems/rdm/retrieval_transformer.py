@@ -1,4 +1,4 @@
-"""A causal transformer over tokens behind a start token, whose blocks attend to its conditions: RARM.
+"""A causal transformer over tokens after a start token, whose blocks attend to its conditions: RARM.
 
 Beside token_transformer, whose sequence begins with its conditions: here they stand outside of it, so that their number
 changes no weight.

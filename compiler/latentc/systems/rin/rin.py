@@ -238,6 +238,6 @@ def _mask(b: Builder, like: Var, masks: list[Any], count: int, extra: int) -> Va
 
 @module_class("Previous")
 def _previous(b: Builder, z: Var, *, dim: int, hidden: int) -> Var:
-    """What the latents of the evaluation before add: nothing at first, as the norm's weights start at zero."""
+    """The contribution of the previous evaluation's latents: nothing at first, as the norm's weights start at zero."""
     z = z + feed_forward(b, layer_norm(b, "norm", z, "h"), hidden)
     return layer_norm(b, "out_norm", z, init="zeros")

@@ -22,7 +22,7 @@ def layer_norm(b: Builder, name: str, x: Var, out: str = "", init: str = "ones")
 
 @dataclass(frozen=True)
 class Drops:
-    """Probabilities in training: of an element behind the GELU, and of a sample that skips a residual branch."""
+    """Dropout rates: of elements after the GELU, and of samples that skip a residual branch."""
 
     hidden: float = 0.0
     path: float = 0.0

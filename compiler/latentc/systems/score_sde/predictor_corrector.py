@@ -161,7 +161,7 @@ class PredictorCorrector(ArraySampler):
         return tuple(found)
 
     def _imposed(self, target: Parameterization, substeps: int) -> Imposed:
-        """What is known is replaced after the correctors of a time and after its predictor, at that time."""
+        """Known values are replaced after the correctors of a time and after its predictor, at that time."""
         times, point = self._times(target), _sde(target.process).point
         if substeps == 1:  # without correctors, replaced before the predictor instead
             return Imposed(point(np.append(times[1:], times[-1])), np.ones(len(times)), point(times[:1]), self.denoise)

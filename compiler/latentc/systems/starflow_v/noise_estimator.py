@@ -1,7 +1,7 @@
 """A transformer over patches that estimates the noise in a sample.
 
 Beside patch_transformer: it takes no time, conditions are tokens before the sample, and each frame of a video sees so
-many before and behind it.
+many before and after it.
 
 Symbols: B batch, F frames, S tokens of a frame, T = F S, C channels of a token, L tokens of conditions, D width.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class NoiseEstimator(Backbone):
-    """What STARFlow-V learns beside its flow, to remove the noise of samples (Gu et al. 2025, arXiv:2511.20462).
+    """STARFlow-V's denoiser of samples, trained beside its flow (Gu et al. 2025, arXiv:2511.20462).
 
     `forward`: x f32[B, C, H, W] or f32[B, C, F, H, W], conditions -> the noise that is in it, of its shape.
     """
@@ -45,7 +45,7 @@ class NoiseEstimator(Backbone):
     channels_last: bool = Field(False, description="a token is its patch as [P, P, C], rather than [C, P, P]")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="rotary positions")
     before: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees before it; null: all")
-    behind: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees behind it; null: all")
+    behind: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees after it; null: all")
     unit: float = Field(0.3, gt=0, description="what its output is multiplied by: noise of this deviation is 1 inside")
     final_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="normalises what comes out of the blocks"

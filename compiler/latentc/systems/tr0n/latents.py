@@ -1,4 +1,4 @@
-"""What a frozen network sees in samples, as a condition of the generator's latent.
+"""Features of samples by a frozen network, as a condition of the generator's latent.
 
 Symbols: B batch, E size of the condition, K classes.
 """
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def classifies(network: Network) -> bool:
-    """Whether it sees a class, rather than an encoding."""
+    """True if it predicts a class, False if it encodes."""
     return "classify" in network.provides
 
 
 def observer_need(name: str, spec: Spec) -> Need:
-    """What the network that sees samples must be able to do."""
+    """Capabilities that the observing network needs."""
     provided = getattr(spec.networks.get(name), "provides", lambda _: ())(spec)
     return Need(name, "classify" if "classify" in provided else "encode")
 
@@ -54,7 +54,7 @@ def observer_problems(name: str, spec: Spec) -> Iterator[Problem]:
 
 
 def observed(b: Builder, network: Network, images: Var, out: str) -> Var:
-    """What it sees: its encoding f32[B, E], or the class that it predicts, one-hot f32[B, K]."""
+    """Its encoding f32[B, E], or the class that it predicts, one-hot f32[B, K]."""
     if not classifies(network):
         return call(b, network, "encode", {}, state=images, out=out)  # type: ignore[no-any-return]
     logits = call(b, network, "forward", {}, state=images, out="logits")

@@ -55,7 +55,7 @@ class MaskedDiffusion(Objective):
 
     @property
     def samples_data(self) -> bool:
-        """Whether the network's `forward` returns the data that it predicts, not the noise."""
+        """True if the network's `forward` predicts the data, not the noise."""
         return self.sampling == "x0"
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

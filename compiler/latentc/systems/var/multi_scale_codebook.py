@@ -45,7 +45,7 @@ class MultiScaleCodebook(Bottleneck):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "multi_scale_codebook", "size": 16, "channels": 4, "scales": [1, 2, 4]}
 
     def of_scales(self, static: Mapping[str, Any]) -> Scales:
-        """What the scales share, in the sizes of the class that it is part of."""
+        """The parts that scales share, in the sizes of the class that it is part of."""
         return Scales(self.scales, static["codes"], static["latent"], self.normalize, self.convolutions, self.share)
 
     @property

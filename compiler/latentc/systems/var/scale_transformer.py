@@ -122,7 +122,7 @@ class ScaleTransformer(Backbone):
 
 
 class _Parts:
-    """What the methods share: c [B, D] is the sum of the embedded conditions, `shared` the part that blocks take."""
+    """Shared by the methods: c [B, D] is the sum of the embedded conditions, `shared` the part that blocks take."""
 
     def __init__(
         self, config: ScaleTransformer, entries: tuple[Entry, ...], b: Builder, width: int, static: Any

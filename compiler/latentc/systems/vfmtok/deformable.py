@@ -42,7 +42,7 @@ def read_points(
 ) -> Var:
     """f32[B, H, N, d]: the weighted sums of what maps of `sizes` (rows, columns) hold at points f32[B, N, H, P, 2].
 
-    `values` f32[B, H, S, d] are the pixels of all maps, row by row, one map behind the other; `points`, in pixels, and
+    `values` f32[B, H, S, d] are the pixels of all maps, row by row, one map after the other; `points`, in pixels, and
     `weights` f32[B, N, H, P] are of each map. Maps of one size may share an entry: with P points in each of K maps,
     both have an axis K in front of P.
     """
@@ -88,7 +88,7 @@ def deformable_attention(
 def region_block(mixer: Mixer, dropout: float = 0.0) -> BlockBody:
     """A post-norm block of queries that read feature maps, then each other by the mixer, then work alone (VFMTok).
 
-    `dropout`: of what they read, and behind both layers of the feed-forward.
+    `dropout`: of the values they read, and after both layers of the feed-forward.
     """
     norm = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
 

@@ -24,7 +24,7 @@ OFFSET = 0.1
 def feature_decoder(config: Block, registers: int, weights: Weights, both: bool) -> BlockBody:
     """f32[B, N, D] -> f32[B, D, t, t], and, if `both`, f32[B, s s, F], which other queries ask for.
 
-    In one causal sequence, the queries stand behind the regions: a class token, one query per cell, and registers,
+    In one causal sequence, the queries follow the regions: a class token, one query per cell, and registers,
     which nothing sees.
     """
     mixer, feed_forward, norm, condition = config.parts()
@@ -32,13 +32,13 @@ def feature_decoder(config: Block, registers: int, weights: Weights, both: bool)
     of_input = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
 
     def asked(b: Builder, x: Var, queries: Var, name: str, sizes: Mapping[str, Any]) -> Var:
-        """What the blocks make of the queries f32[1, s s, D] of cells behind x f32[B, N, D]: f32[B, s s, D]."""
+        """Output of the blocks for the queries f32[1, s s, D] of cells after x f32[B, N, D]: f32[B, s s, D]."""
         batch, regions, dim = x.shape
         place = b.param("cls_position", f32(1, 1, dim), "normal", std=0.02)
         before = b.add(b.param("cls_token", f32(1, 1, dim), "normal", std=0.02), place, out="cls")
-        behind = [b.param("registers", f32(1, registers, dim), "zeros")] if registers else []
+        after = [b.param("registers", f32(1, registers, dim), "zeros")] if registers else []
         cells = queries.shape[1]
-        queries = of_input.apply(b, name, b.concat(before, queries, *behind, axis=1, out="queries"))
+        queries = of_input.apply(b, name, b.concat(before, queries, *after, axis=1, out="queries"))
         queries = b.broadcast_to(queries, x, shape=(batch, queries.shape[1], dim), out="queries")
         h = b.concat(of_input.apply(b, "norm", x), queries, axis=1, out="h")
         for item in items("blocks", sizes["depth"]):

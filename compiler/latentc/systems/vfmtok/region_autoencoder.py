@@ -263,7 +263,7 @@ def _methods(config: RegionAutoencoder) -> dict[str, BlockBody]:
     )
 
     def encoded(b: Builder, x: Var, static: dict[str, Any]) -> tuple[Var, Var]:
-        """What the bottleneck takes, f32[B, Z, N, 1], and the features of the vision model's last block."""
+        """The input of the bottleneck, f32[B, Z, N, 1], and the features of the vision model's last block."""
         batch, width, tokens = x.shape[0], static["width"], static["tokens"]
         sizes = {key: static[f"vision_{key}"] for key in vision.static()}
         names = " ".join("level" for _ in range(maps))

@@ -70,7 +70,7 @@ class Vision(Closed):
         return self.seen(size) // self.patch
 
     def problems(self, size: int) -> Iterator[Problem]:
-        """What is wrong with images of this side, in pixels."""
+        """The problem with images of this side in pixels, or None."""
         size = self.seen(size)
         if size % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} pixels do not tile a side of {size}", a_divisor(size))
@@ -102,7 +102,7 @@ def vision_transformer(config: Vision) -> BlockBody:
     def forward(
         b: Builder, x: Var, *, size: int, patch: int, width: int, depth: int, heads: int, hidden: int
     ) -> tuple[Var, ...]:
-        """The patches of images x [B, 3, size, size] in [-1, 1] behind several of its blocks, [B, T, width] each."""
+        """The patches of images x [B, 3, size, size] in [-1, 1] after several of its blocks, [B, T, width] each."""
         grid, before = size // patch, 1 + config.registers
         x = embedded_patches(b, "x_embedder", standardised(b, x), width, patch, "normal", grid * grid)
         table = b.param("positions", f32(1, config.side**2, width), "normal", std=0.02)
