@@ -177,7 +177,7 @@ def check_class(cls: type[Component]) -> None:
         if not hasattr(cls, name):
             base = next(b for b in cls.__mro__ if name in getattr(b, "__annotations__", {}))
             raise _broken(cls, f"it does not set `{name}`", f"`{base.__name__}` needs it", None)
-    provides: Any = getattr(cls, "PROVIDES", frozenset())
+    provides: Any = next((vars(b)["PROVIDES"] for b in cls.__mro__ if "PROVIDES" in vars(b)), frozenset())
     if not isinstance(provides, frozenset | set):
         raise _broken(cls, f"PROVIDES is {_a(provides)}", 'a set of capabilities: frozenset({"denoise"})', None)
     for capability in sorted(map(str, provides)):
@@ -240,6 +240,6 @@ def _a(value: Any) -> str:
 def _broken(cls: type, got: str, asked: str, place: str | None, mend: str | None = None) -> DiagnosticError:
     """The diagnostic of a contract that a class does not keep, at a method of it or at its first line."""
     found: Callable[..., Any] | type = vars(cls).get(place, cls) if place else cls
-    own = getattr(found, "fget", None) or getattr(found, "__func__", found)
+    own = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
     notes = (f"asked for: {asked}",)
     return DiagnosticError.of("E0904", f"{mistakes.named(cls)}: {got}", mistakes.span_of(own), notes=notes, help=mend)

@@ -208,7 +208,7 @@ def _shown(file: str) -> str:
 def _remedy(error: BaseException, frame: FrameType) -> str | None:
     """A name like the one that does not exist."""
     names: list[str] = []
-    wanted = getattr(error, "name", None)
+    wanted = error.name if isinstance(error, AttributeError | NameError | ImportError) else None
     if isinstance(error, AttributeError):
         names = [name for name in dir(error.obj) if not name.startswith("_")]
     elif isinstance(error, NameError):

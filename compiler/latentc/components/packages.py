@@ -86,7 +86,7 @@ def _systems() -> Iterator[Package]:
     root = importlib.import_module(SHIPPED)
     for name in sorted(f"{SHIPPED}.{found.name}" for found in pkgutil.iter_modules(root.__path__) if found.ispkg):
         module = importlib.import_module(name)
-        yield Package(name, module.COMPONENTS, capabilities=getattr(module, "CAPABILITIES", {}))
+        yield Package(name, module.COMPONENTS, capabilities=vars(module).get("CAPABILITIES", {}))
 
 
 def own() -> tuple[Package, ...]:
@@ -209,7 +209,7 @@ def _imported(name: str, source: str, spec: ModuleSpec | None = None) -> ModuleT
 
 def _package(module: ModuleType, source: str) -> Package:
     """The package of an imported module; its table is checked. DiagnosticError E0902."""
-    table: Any = getattr(module, "COMPONENTS", None)
+    table: Any = vars(module).get("COMPONENTS")
     where = f"{module.__file__}: " if module.__file__ else ""
     form = 'write COMPONENTS = {"networks": {"my_kind": "my_module"}}'
     if table is None:
@@ -227,7 +227,7 @@ def _package(module: ModuleType, source: str) -> Package:
 
 def _capabilities(module: ModuleType, where: str) -> Mapping[str, Any]:
     """The capabilities that a package defines. DiagnosticError E0902."""
-    own: Any = getattr(module, "CAPABILITIES", {})
+    own: Any = vars(module).get("CAPABILITIES", {})
     if not isinstance(own, Mapping) or not all(map(_is_capability, own.values())):
         form = 'write CAPABILITIES = {"name": {"words": "does this", "methods": {"forward": "state -> output"}}}'
         raise DiagnosticError.of("E0902", f"{where}CAPABILITIES has another form", help=form)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from latentc.components.dataset import Data
 from latentc.components.fields import AxisName, DataPath
+from latentc.components.objectives.next_token import NextToken
 from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
@@ -47,6 +48,6 @@ class Table(Data):
                 "a `row` needs the field `tokens` to be text, and must contain `{text}`",
                 "for example `row: '{label}: {text}'`, with a field `tokens` of medium `text`",
             )
-        if not getattr(spec.objective, "bare", False):
+        if not (isinstance(spec.objective, NextToken) and spec.objective.bare):
             message = "rows already contain their classes, but the objective would add another token for the class"
             yield Problem(("row",), message, "use `objective: {kind: next_token, bare: true}`")

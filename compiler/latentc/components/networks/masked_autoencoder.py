@@ -23,7 +23,7 @@ from latentc.components.networks._feature_targets import FeaturePredictor, predi
 from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.networks._recalled_features import recalling
-from latentc.components.parts import Problem, a_divisor, under
+from latentc.components.parts import Positions, Problem, a_divisor, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
@@ -129,7 +129,7 @@ class MaskedAutoencoder(MaskedTrunk):
 
     def _problems_of_rotary(self, spec: Spec) -> Iterator[Problem]:
         yield from self.block.problems_of_rotary(self.width, positions=self.positions)
-        if not getattr(self.positions, "ROTARY", False):
+        if not (isinstance(self.positions, Positions) and self.positions.ROTARY):
             message = f"`{self.positions.kind}` is added to the input, but `positions` rotate queries and keys"  # type: ignore[union-attr]
             yield Problem(
                 ("positions",),

@@ -39,7 +39,7 @@ class Classification(Objective):
         if "y" not in spec.data.fields:
             yield Problem((), "a classifier needs labels, but the data has none", "add `data.classes`")
         network = spec.networks.get("main")
-        if network is not None and getattr(network, "TIME", False):
+        if network is not None and network.TIME:
             message = f"a {network.kind} takes a time, so it classifies noisy samples"
             yield Problem((), message, "use `{kind: noisy_classification}`")
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.condition import Condition
+from latentc.components.condition import Condition, GivenInput
 from latentc.components.contract import Need, Network
 from latentc.components.kit import call, per_sample_mean
 from latentc.components.objective import not_frozen
@@ -310,8 +310,11 @@ class Diffusion(DiffusionLoss):
 
 def _is_class(condition: Condition, name: str, spec: Spec) -> bool:
     """Whether a condition is one of the data's labels."""
-    fields = [spec.data.fields.get(getattr(given, "field", "")) for given in condition.inputs(name, spec)]
-    return all(field is not None and bool(field.classes) and not field.shape for field in fields)
+    inputs = condition.inputs(name, spec)
+    fields = [spec.data.fields.get(given.field) for given in inputs if isinstance(given, GivenInput)]
+    return len(fields) == len(inputs) and all(
+        field is not None and bool(field.classes) and not field.shape for field in fields
+    )
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

@@ -18,6 +18,7 @@ from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction, joined_digits, split_digits
+from latentc.components.networks.bert import Bert
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers._per_step import (
@@ -157,7 +158,8 @@ class MaskedSampler(Sampler):
         return (Need("main", "masked_tokens"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        splits = getattr(spec.networks.get("main"), "splits", 1)
+        main = spec.networks.get("main")
+        splits = main.splits if isinstance(main, Bert) else 1
         if spec.data.tokens is not None and self.steps > (most := spec.data.tokens.length * splits):
             message = f"{self.steps} steps for {most} tokens: some steps would reveal none"
             yield Problem(("steps",), message, f"use {most} steps or fewer")

@@ -19,6 +19,8 @@ from latentc.components.kit.orders import in_reading_order, row_by_row
 from latentc.components.kit.repetition import History
 from latentc.components.kit.texts import joined
 from latentc.components.networks._class_names import named, rows_of
+from latentc.components.networks.language_model import LanguageModel
+from latentc.components.networks.token_transformer import TokenTransformer
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import ScoringSampler
 from latentc.components.samplers._tokens import TokenSampler
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 def window_problems(spec: Spec) -> Iterator[Problem]:
     """A network that sees a window of the tokens keeps no keys and values for the next one."""
-    if getattr(spec.networks.get("main"), "window", None) is not None:
+    main = spec.networks.get("main")
+    if isinstance(main, TokenTransformer) and main.window is not None:
         message = "the network sees only a window of the tokens, so it has no cache to continue from"
         yield Problem((), message, "use the sampler `sliding`")
 
@@ -210,7 +213,8 @@ class Autoregressive(TokenSampler, ScoringSampler):
         texts = []
         for name in (port.name for port in network.methods["prefill"].inputs if self.penalize_prompt):
             x = told.get(name)
-            rows = rows_of(getattr(spec.networks[network.name], "class_tokens", None))
+            model = spec.networks[network.name]
+            rows = rows_of(model.class_tokens if isinstance(model, LanguageModel) else None)
             if x is not None and f"{name}_mask" in told and x.type.dtype == "i64":
                 texts.append((x, told[f"{name}_mask"]))
             elif x is not None and name == "y" and rows is not None:

@@ -45,8 +45,6 @@ class ArraySampler(GuidedSampler):
     # fields that add programs besides `sample`
     PROGRAMS: ClassVar[tuple[str, ...]] = ()
     WRAPPABLE: ClassVar[bool] = True
-    # true if it jumps to the ends of trajectories, for which networks must be trained
-    JUMPS: ClassVar[bool] = False
     # true if its solution in many steps counts as exact; true for one kind
     REFERENCE: ClassVar[bool] = False
 

@@ -105,7 +105,7 @@ class Confidence(ListedSampler):
             message = "with `reuse`, a step evaluates only the tokens of its set, but `redraw` redraws known tokens"
             yield Problem(("redraw",), message, "leave out one of them")
         network = spec.networks.get("main")
-        if network is not None and not getattr(network, "RECALLS", False):
+        if network is not None and not network.RECALLS:
             message = f"a {network.kind} cannot reuse keys and values"  # type: ignore[attr-defined]
             yield Problem(("reuse",), message, "use a `bert`, or leave `reuse` out")
 

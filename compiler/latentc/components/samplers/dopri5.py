@@ -98,7 +98,8 @@ class Dopri5(Tolerances, GuidedSampler):
                 f"`{target.process.kind}` has no velocity"
             )
             yield Problem(("rules",), message, "use `rules: scipy`, whose last step ends at the last time")
-        if getattr(spec.networks.get("main"), "MEMORY", False):
+        main = spec.networks.get("main")
+        if main is not None and main.MEMORY:
             message = "an adaptive solver may reject and repeat a step, but the network carries memory between steps"
             yield Problem(("kind",), message, "use a sampler with fixed steps, such as `heun`")
         if spec.optimize.stitch is not None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.windows import cut, sliding
+from latentc.components.networks.token_transformer import TokenTransformer
 from latentc.components.parts import Problem
 from latentc.components.samplers._tokens import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -50,7 +51,8 @@ class Sliding(TokenSampler):
         forward = network.methods["forward"]
         assert spec.data.tokens is not None
         grid, length = spec.data.tokens.grid, spec.data.tokens.length
-        window = getattr(spec.networks["main"], "window", None) or grid
+        main = spec.networks["main"]
+        window = (main.window if isinstance(main, TokenTransformer) else None) or grid
         shown, places = sliding(grid, window)
         seen, entry = shown.shape[1], f"sample.{length}"
         b = mb.function(entry)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.objectives.adversarial import Adversarial
 from latentc.components.objectives.terms._term import Round, Side, Term, mean
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
@@ -33,7 +34,7 @@ class AugmentationTerm(Term):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        if not getattr(spec.objective, "augment", ()):
+        if not (isinstance(spec.objective, Adversarial) and spec.objective.augment):
             message = "the term predicts augmentations, but there are none"
             yield Problem((), message, "add `objective.augment: [color, translation, cutout]`")
 

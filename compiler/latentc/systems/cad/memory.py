@@ -47,7 +47,8 @@ class MemoryGuidance(ScheduledGuidance, GuidanceTerm):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from settings_problems(self, spec)
         yield from left_out_problems(self.absent, "absent", spec)
-        if not getattr(spec.networks.get("main"), "MEMORY", False):
+        main = spec.networks.get("main")
+        if main is None or not main.MEMORY:
             message = "the network has no memory between evaluations"
             yield Problem((), message, "use a network with memory, such as `rin`, or leave this guidance out")
 

@@ -19,6 +19,7 @@ from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32
+from latentc.systems.cdcd.mask_and_replace_objective import MaskAndReplaceLoss
 from latentc.systems.cdcd.mask_and_replace_parts import MaskAndReplace
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
@@ -44,7 +45,7 @@ class Discrete(Sampler):
         return (Need("main", "denoise_tokens"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if getattr(spec.objective, "diffusion", None) is None:
+        if not isinstance(spec.objective, MaskAndReplaceLoss):
             message = "`discrete` reverses a diffusion of tokens, but the objective trains no network for that"
             yield Problem(("kind",), message, "use `objective: {kind: mask_and_replace}`")
         if self.guidance is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
@@ -21,6 +21,7 @@ from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
+from latentc.systems.cdcd.mask_and_replace_objective import MaskAndReplaceLoss
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -71,7 +72,7 @@ class DiscreteDenoiser(Backbone):
                 f"{tokens.length} tokens"
             )
             yield Problem(("position_grid",), message, "use at least as many positions as tokens")
-        if getattr(spec.objective, "diffusion", None) is None:
+        if not isinstance(spec.objective, MaskAndReplaceLoss):
             yield Problem(
                 (), f"a {self.kind} needs an objective that diffuses tokens in steps", "use `{kind: mask_and_replace}`"
             )
@@ -106,7 +107,7 @@ class DiscreteDenoiser(Backbone):
             *ports_of(entries),
         )
         methods = {"forward": add_method(mb, name, "forward", _network(self, entries), ports, static, ("logits",))}
-        if getattr(spec.objective, "importance", False):
+        if asked(spec, name, "importance"):
             draw, note = _of_steps()
             u, t, loss = Port("u", f32(B), "noise"), Port("t", i64(B), "time"), Port("loss", f32(B), "state")
             methods["draw_steps"] = add_method(mb, name, "draw_steps", draw, [u], static, ("output", "output"))

@@ -77,7 +77,7 @@ class MaskAndReplaceLoss(Objective):
         return MaskAndReplace(vocabulary, self.steps, self.kept, self.masked)
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise_tokens"),)
+        return (Need("main", "denoise_tokens", asks={"importance": self.importance}),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         for key, (first, last) in (("kept", self.kept), ("masked", self.masked)):

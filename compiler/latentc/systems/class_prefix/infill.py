@@ -16,6 +16,7 @@ from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.texts import hidden_words, inside, most_places, places_again
 from latentc.components.kit.tokens import draw, filtered
+from latentc.components.networks.bert import Bert
 from latentc.components.parts import Problem
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder, f32, i64
@@ -53,7 +54,8 @@ class Infill(Sampler):
         return (Need("main", "masked_tokens"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if getattr(spec.networks.get("main"), "splits", 1) > 1:
+        main = spec.networks.get("main")
+        if isinstance(main, Bert) and main.splits > 1:
             yield Problem((), "tokens of a text are whole, and the network splits them", "leave out `splits`")
 
     def with_steps(self, steps: int) -> Infill:

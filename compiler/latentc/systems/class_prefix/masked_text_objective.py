@@ -14,6 +14,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.texts import hidden_words, inside, problems_of_starts
+from latentc.components.networks.bert import Bert
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import mean_of_counted, publish
 from latentc.components.parts import Fraction, Problem
@@ -59,7 +60,8 @@ class MaskedText(Objective):
                 f"`kept` and `replaced` add up to {self.kept + self.replaced:g}",
                 "make them add up to at most 1",
             )
-        if getattr(spec.networks.get("main"), "splits", 1) > 1:
+        main = spec.networks.get("main")
+        if isinstance(main, Bert) and main.splits > 1:
             yield Problem((), "texts are masked by whole tokens, but the network splits tokens", "leave out `splits`")
         yield from problems_of_starts(self.starts, spec)
 

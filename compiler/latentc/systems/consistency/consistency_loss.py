@@ -34,7 +34,7 @@ from latentc.components.samplers.spacings.spacing import Spacing
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
-from latentc.systems.consistency.consistency_sampler import consistent_interval
+from latentc.systems.consistency.consistency_sampler import Consistency, consistent_interval
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -70,7 +70,7 @@ class Pairs:
 
 def problems_of_ends(objective: Objective, spec: Spec) -> Iterator[Problem]:
     """A sampler that does not jump to the ends of trajectories, or no network to train."""
-    if spec.sampler is not None and not getattr(spec.sampler, "JUMPS", False):
+    if spec.sampler is not None and not isinstance(spec.sampler, Consistency):
         message = (
             "the objective trains the network to jump to the end of a trajectory, but "
             f"`{spec.sampler.kind}` takes single steps"

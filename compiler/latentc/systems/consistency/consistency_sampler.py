@@ -33,7 +33,6 @@ class Consistency(ArraySampler):
         None, gt=0, description="bound of the ends of trajectories, 1 in the authors' code for images; null: none"
     )
     SPACING: ClassVar[str] = "trailing"
-    JUMPS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "consistency", "steps": 2}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from latentc.components.objectives.denoising_terms._term import Denoised, Denois
 from latentc.components.parts import Problem
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
+from latentc.systems.dimr.multi_resolution import MultiResolution
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -39,7 +40,8 @@ class MultiScale(DenoisingTerm):
         return (Need("main", "denoise", ("coarse",)),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        branches = getattr(spec.networks.get("main"), "branches", ())
+        main = spec.networks.get("main")
+        branches = main.branches if isinstance(main, MultiResolution) else ()
         if branches and len(branches) - 1 != len(self.scales):
             message = f"{len(self.scales)} factors, but the network has {len(branches) - 1} lower resolutions"
             yield Problem(("scales",), message, "give one for each, from coarse to fine")

@@ -15,6 +15,7 @@ from latentc.components.guidance.guidance import ScheduledGuidance, token_guidan
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, Var
+from latentc.systems.givt.mixture_transformer import MixtureTransformer
 from latentc.systems.givt.mixtures_parts import Mixture, log_normal, of_component
 
 if TYPE_CHECKING:
@@ -71,11 +72,12 @@ class MixtureSampler(Sampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
-        mixture = None if self.guidance is None else getattr(spec.networks.get("main"), "mixture", None)
-        if isinstance(mixture, Mixture) and mixture.per_channel and mixture.components > 1:
+        main = spec.networks.get("main")
+        mixture = main.mixture if self.guidance is not None and isinstance(main, MixtureTransformer) else None
+        if mixture is not None and mixture.per_channel and mixture.components > 1:
             message = "guidance draws one component per token, but here each channel has its own mixture"
             yield Problem(("guidance",), message, "leave guidance out, or set `per_channel: false`")
-        if isinstance(mixture, Mixture) and mixture.correlated:
+        if mixture is not None and mixture.correlated:
             message = (
                 "guidance draws each channel independently, but channels of a `correlated` mixture depend on each other"
             )

@@ -88,8 +88,8 @@ class Pivoted(Sampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from under("diffusion", problems=diffusion_problems(self.diffusion))
-        learned = getattr(spec.objective, "variance", None) == "learned_range"
-        if learned and getattr(self.diffusion, "variance", "fixed") in (None, "learned_range"):
+        learned = spec.objective is not None and spec.objective.out_channels(1) != 1
+        if learned and isinstance(self.diffusion, Ddpm) and self.diffusion.variance in (None, "learned_range"):
             message = "network `head` learns no variance"
             yield Problem(("diffusion", "variance"), message, "use fixed_large or fixed_small")
         if self.pivots.reuse is not None:  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from latentc.components.objectives.diffusion import DiffusionLoss
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
+from latentc.systems.himar.hierarchical_autoencoder import HierarchicalAutoencoder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -69,10 +70,10 @@ class PivotedDiffusion(DiffusionLoss):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
-        side, shape = getattr(spec.networks.get("main"), "side", None), spec.data.shape
-        if self.pivots is None or side is None or shape is None:
+        main, shape = spec.networks.get("main"), spec.data.shape
+        if self.pivots is None or not isinstance(main, HierarchicalAutoencoder) or shape is None:
             return
-        field, wanted = spec.data.fields.get(self.pivots), (shape[0], side, side)
+        field, wanted = spec.data.fields.get(self.pivots), (shape[0], main.side, main.side)
         if field is None:
             yield Problem(("pivots",), f"no data field `{self.pivots}`", "declare it under `data.fields`")
         elif tuple(field.shape) != wanted:

@@ -10,6 +10,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.kit.tokens import draw
+from latentc.components.networks.query_autoencoder import QueryAutoencoder
 from latentc.components.objectives._against_discriminator import (
     DISCRIMINATOR,
     AgainstDiscriminator,
@@ -20,6 +21,7 @@ from latentc.components.objectives._common import risen
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
+from latentc.systems.larp.vector_transformer import VectorTransformer
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -61,14 +63,14 @@ class PriorAutoencoding(AgainstDiscriminator):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         main, prior = spec.networks.get("main"), spec.networks.get("prior")
-        tokens, length = getattr(main, "tokens", None), getattr(prior, "length", None)
-        if tokens is not None and length is not None and tokens != length:
-            message = f"the prior models {length} vectors, but a sample has {tokens} tokens"
+        if not isinstance(main, QueryAutoencoder) or not isinstance(prior, VectorTransformer):
+            return
+        tokens, latent = main.token_count(spec), main.bottleneck.channels
+        if prior.length != tokens:
+            message = f"the prior models {prior.length} vectors, but a sample has {tokens} tokens"
             yield Problem((), message, f"set `networks.prior.length: {tokens}`")
-        latent = getattr(getattr(main, "bottleneck", None), "channels", None)
-        channels = getattr(prior, "channels", None)
-        if latent is not None and channels is not None and latent != channels:
-            message = f"the prior models vectors of {channels} channels, but latents have {latent}"
+        if prior.channels != latent:
+            message = f"the prior models vectors of {prior.channels} channels, but latents have {latent}"
             yield Problem((), message, f"set `networks.prior.channels: {latent}`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

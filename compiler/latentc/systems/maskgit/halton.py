@@ -11,6 +11,7 @@ from pydantic import Field
 
 from latentc.components.contract import Network
 from latentc.components.kit.tokens import halton_order
+from latentc.components.networks.bert import Bert
 from latentc.components.parts import Problem
 from latentc.components.samplers._masked import MaskedSampler, Step, known_counts
 from latentc.ir.builder import Builder, Var
@@ -45,7 +46,8 @@ class Halton(MaskedSampler):
                 "`sharpness` multiplies the logits, so it must be positive",
                 "use 1.0 to leave them unchanged",
             )
-        if getattr(spec.networks.get("main"), "splits", 1) > 1:
+        main = spec.networks.get("main")
+        if isinstance(main, Bert) and main.splits > 1:
             yield Problem(
                 (), "the Halton sequence orders whole tokens, but the network splits them", "use `confidence`"
             )

@@ -17,6 +17,9 @@ from latentc.components.parts import Problem, under
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc.systems.neural_csa.causal import Box, log_density_at, moved_latents, propensity, repeated, shifted
+from latentc.systems.neural_csa.causal_bounds import CausalBounds
+from latentc.systems.neural_csa.condition_mlp import ConditionMlp
+from latentc.systems.neural_csa.condition_table import ConditionTable
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -88,7 +91,7 @@ class SensitivityBounds(Objective):
             yield Problem(("multipliers_span",), message, "set `multipliers_every: 10`, say, or leave it out")
         if self.within is not None:
             yield from under("within", problems=self.within.problems(spec))
-        if getattr(spec.sampler, "within", self.within) != self.within:
+        if isinstance(spec.sampler, CausalBounds) and spec.sampler.within != self.within:
             message = "the sampler and the objective bound different regions"
             yield Problem(("within",), message, "give both the same `within`")
         treatment = spec.conditions.get(self.treatment)
@@ -100,13 +103,14 @@ class SensitivityBounds(Objective):
         if main is not None and self.treatment not in main.told(spec):  # type: ignore[attr-defined]
             message = f"network `main` models the outcome of a treatment, but is not given `{self.treatment}`"
             yield Problem((), message, f"add `{self.treatment}` to `networks.main.conditions`")
-        if getattr(spec.networks.get("multipliers"), "positive", True) is False:
+        multipliers = spec.networks.get("multipliers")
+        if isinstance(multipliers, ConditionMlp) and not multipliers.positive:
             message = "Lagrange multipliers must not be negative"
             yield Problem((), message, "set `networks.multipliers.positive: true`")
         for name, count in (("multipliers", 2), ("propensity", 1)):
-            held = getattr(spec.networks.get(name), "numbers", count)
-            if held != count:
-                message = f"network `{name}` returns {held} numbers, not {count}"
+            network = spec.networks.get(name)
+            if isinstance(network, ConditionMlp | ConditionTable) and network.numbers != count:
+                message = f"network `{name}` returns {network.numbers} numbers, not {count}"
                 yield Problem((), message, f"set `networks.{name}.numbers: {count}`")
         score = spec.networks.get("propensity")
         if score is not None and self.treatment in score.told(spec):  # type: ignore[attr-defined]

@@ -14,6 +14,8 @@ from latentc.components.objectives._alignment import feature_problems, mean_cosi
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
+from latentc.systems.nvg.granule_network import GranuleNetwork
+from latentc.systems.nvg.granule_quantizer import GranuleQuantizer
 from latentc.systems.nvg.granules import structure
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ class NextGranularity(Objective):
         )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        sides = {name: getattr(spec.networks.get(name), "side", None) for name in ("main", "structure")}
-        sides["quantizer"] = getattr(getattr(spec.networks.get("quantizer"), "codebook", None), "side", None)
-        if len({side for side in sides.values() if side is not None}) > 1:
+        sides = {name: net.side for name, net in spec.networks.items() if isinstance(net, GranuleNetwork)}
+        quantizer = spec.networks.get("quantizer")
+        if isinstance(quantizer, GranuleQuantizer):
+            sides["quantizer"] = quantizer.codebook.side
+        if len(set(sides.values())) > 1:
             words = ", ".join(f"`{name}` {side}" for name, side in sides.items())
             yield Problem((), f"the networks have different sides: {words}", "give all of them the same `side`")
         yield from feature_problems(spec, self.features)

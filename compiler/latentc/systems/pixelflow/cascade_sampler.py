@@ -28,6 +28,7 @@ from latentc.components.samplers.table import LINEAR, Table
 from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.systems.pixelflow.cascade_parts import Cascade
+from latentc.systems.pixelflow.cascaded_flow import CascadedFlow
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ class CascadeSampler(Sampler):
         return (Need("main", "denoise_stages"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        stages = getattr(spec.objective, "cascade", None)
-        if stages is None:
+        if not isinstance(spec.objective, CascadedFlow):
             message = "`cascade` needs a network trained in stages, but the objective trains none"
             yield Problem(("kind",), message, "use `objective: {kind: cascaded_flow}`")
             return
@@ -80,8 +80,8 @@ class CascadeSampler(Sampler):
                 self.guidance.weights if self.guidance else None,
             ),
         ):
-            if values is not None and len(values) != stages.count:
-                yield Problem(path, f"{len(values)} numbers for {stages.count} stages", "give one per stage")
+            if values is not None and len(values) != spec.objective.stages:
+                yield Problem(path, f"{len(values)} numbers for {spec.objective.stages} stages", "give one per stage")
         for name, value, usual_value in (("steps_per_stage", self.steps_per_stage, None), ("shift", self.shift, 1.0)):
             if self.adaptive is not None and value != usual_value:
                 yield Problem((name,), f"`adaptive` chooses the steps, so `{name}` has no effect", "leave it out")

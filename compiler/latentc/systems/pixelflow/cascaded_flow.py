@@ -21,6 +21,7 @@ from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 from latentc.systems.pixelflow.cascade_parts import Cascade
+from latentc.systems.pixelflow.cascade_transformer import CascadeTransformer
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -52,9 +53,9 @@ class CascadedFlow(Objective):
         return (Need("main", "denoise_stages"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        have = getattr(spec.networks.get("main"), "stages", self.stages)
-        if have != self.stages:
-            message = f"the network has {have} stages, but the objective has {self.stages}"
+        main = spec.networks.get("main")
+        if isinstance(main, CascadeTransformer) and main.stages != self.stages:
+            message = f"the network has {main.stages} stages, but the objective has {self.stages}"
             yield Problem(("stages",), message, f"set `networks.main.stages` to {self.stages}")
         smallest = 2**self.stages
         if spec.data.shape is not None and spec.data.shape[-1] % smallest:

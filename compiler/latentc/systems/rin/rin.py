@@ -20,6 +20,7 @@ from latentc.components.conditions._standardized import standardized_embedder
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.parts import Problem, a_divisor, dense
+from latentc.components.samplers.guided_sampler import GuidedSampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.rin.rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
@@ -107,7 +108,7 @@ class Rin(Backbone):
             yield Problem(("width",), message, f"use a multiple of {SEQUENCE_HEADS}")
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
-        terms = [term for _, term in getattr(spec.sampler, "terms", list)()]
+        terms = [term for _, term in spec.sampler.terms()] if isinstance(spec.sampler, GuidedSampler) else []
         if not all(t.MEMORY for t in terms) or len({names for t in terms for names in t.left_out(spec) if names}) > 1:
             message = "latents are carried for two branches only: with all conditions, and with some left out"
             yield Problem((), message, "keep only terms in `sampler.guidance` that leave out the same conditions")

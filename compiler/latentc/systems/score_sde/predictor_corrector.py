@@ -16,7 +16,9 @@ from pydantic import Field
 
 from latentc.components.contract import Network, Program
 from latentc.components.parts import Problem
+from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
+from latentc.components.processes.geometric import Geometric
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers._likelihood import Likelihood
 from latentc.components.samplers._reverse_diffusion import euler_maruyama, index_of, reverse_diffusion
@@ -125,7 +127,7 @@ class PredictorCorrector(ArraySampler):
             case "ancestral":
                 stepped, index = process.in_steps(count), index_of(times, count)
                 if stepped is None:
-                    own = getattr(target.process, "steps", None)
+                    own = target.process.steps if isinstance(target.process, Discrete | Geometric) else None
                     what = f"`{target.process.kind}`" + (f" of {own} steps" if own is not None else "")
                     raise ValueError(
                         f"ancestral sampling needs a process in discrete steps; {what} cannot be sampled in {count}"

@@ -17,6 +17,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
+from latentc.components.networks.resnet_generator import ResnetGenerator
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -80,7 +81,8 @@ class LatentTranslator(Backbone):
 
 def latent_dim(spec: Spec) -> int | None:
     """Z, of the generator `main`."""
-    return getattr(spec.networks.get("main"), "latent_dim", None)
+    main = spec.networks.get("main")
+    return main.latent_dim if isinstance(main, ResnetGenerator) else None
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import Backbone, provided
 from latentc.components.contract import Need, Network
 from latentc.components.kit.calls import call
 from latentc.components.parts import Problem
@@ -25,8 +25,7 @@ def classifies(network: Network) -> bool:
 
 def observer_need(name: str, spec: Spec) -> Need:
     """Capabilities that the observing network needs."""
-    provided = getattr(spec.networks.get(name), "provides", lambda _: ())(spec)
-    return Need(name, "classify" if "classify" in provided else "encode")
+    return Need(name, "classify" if "classify" in provided(spec, name) else "encode")
 
 
 def observer_problems(name: str, spec: Spec) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
@@ -96,12 +96,12 @@ class MaskedDenoiser(Backbone):
             **self.condition_sizes(spec),
         }
         tokens = (size // self.patch) ** 2
-        hidden = [ratio for ratio in getattr(spec.objective, "hidden_ratios", ()) if ratio]
+        hidden = [ratio for ratio in asked(spec, name, "hidden_ratios", ()) if ratio]
         static |= {f"seen_{i}": max(1, int(tokens * (1.0 - ratio))) for i, ratio in enumerate(hidden)}
         state, cond = Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time")
         ports = (state, cond, *ports_of(entries))
         scores = Port("scores", f32(B, Named(tokens, "T")), "noise")
-        methods, by_data = {}, bool(getattr(spec.objective, "samples_data", False))
+        methods, by_data = {}, asked(spec, name, "samples_data", False)
         both: tuple[Role, ...] = ("output", "features")
         for method in ("forward", "predict", *(f"predict_hidden_{i}" for i in range(len(hidden)))):
             own = (*ports, scores) if method.startswith("predict_") else ports

@@ -48,18 +48,11 @@ class MaskedDiffusion(Objective):
     clean_hidden: Fraction = Field(0.75, description="fraction of the patches of a clean image that are hidden")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_diffusion"}
 
-    @property
-    def hidden_ratios(self) -> tuple[float, ...]:
-        """Shares of hidden patches that the network is asked for, in the order of its methods."""
-        return (self.hidden, *((self.clean_hidden,) if self.clean else ()))
-
-    @property
-    def samples_data(self) -> bool:
-        """True if the network's `forward` predicts the data, not the noise."""
-        return self.sampling == "x0"
-
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return Need("main", "denoise"), Need("main", "denoise_hidden")
+        # The shares of hidden patches, in the order of the network's methods; and whether `forward` returns the data.
+        ratios = (self.hidden, *((self.clean_hidden,) if self.clean else ()))
+        asks = {"hidden_ratios": ratios, "samples_data": self.sampling == "x0"}
+        return Need("main", "denoise"), Need("main", "denoise_hidden", asks=asks)
 
     def parameterization(self) -> Parameterization:
         return Parameterization(self.process, self.sampling)

@@ -19,6 +19,7 @@ from latentc.components.objectives._common import publish, smoothed, step_of, to
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
+from latentc.systems.var.scale_transformer import ScaleTransformer
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -78,7 +79,7 @@ class NextScale(Objective):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         progressive, main = self.progressive, spec.networks.get("main")
-        scales = len(getattr(main, "lengths", ()))
+        scales = len(main.lengths) if isinstance(main, ScaleTransformer) else 0
         if progressive is not None and scales and progressive.first > scales - 2:
             message = f"with {scales} scales, none is left to join after scale {progressive.first}"
             yield Problem(

@@ -23,6 +23,8 @@ from latentc.components.samplers._tokens import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.ir.var import as_tuple
+from latentc.systems.var.scale_quantizer import ScaleQuantizer
+from latentc.systems.var.scale_transformer import ScaleTransformer
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
@@ -59,9 +61,9 @@ class NextScaleSampler(TokenSampler):
         return (Need("main", "next_scale"), Need("quantizer", "quantize_scales"), *mixed)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        main = getattr(spec.networks.get("main"), "lengths", None)
-        quantizer = getattr(getattr(spec.networks.get("quantizer"), "codebook", None), "lengths", None)
-        if main is not None and quantizer is not None and main != quantizer:
+        main, quantizer = spec.networks.get("main"), spec.networks.get("quantizer")
+        scales = quantizer.codebook.lengths if isinstance(quantizer, ScaleQuantizer) else None
+        if isinstance(main, ScaleTransformer) and scales is not None and main.lengths != scales:
             message = "networks `main` and `quantizer` have different scales"
             yield Problem((), message, "give both the same `scales`")
         if self.smooth and not self.temperature:
