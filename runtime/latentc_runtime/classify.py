@@ -96,10 +96,10 @@ def classify(
                 i, k = rows[start : start + CHUNK], columns[start : start + CHUNK]
                 # The run's number is in the upper bits, so that runs of neighbouring samples do not share noise.
                 seeds = (first + i.astype(np.uint64)) ^ (np.uint64(number) << np.uint64(40))
-                told = {**(conditions or {}), state.name: given[i], label.name: k}
+                values = {**(conditions or {}), state.name: given[i], label.name: k}
                 if grid is not None:
-                    told[GRID] = np.full((len(i), 1), number % (grid.vocabulary or 1))
-                request = check_request(pipe.manifest, entry, None, seeds, told, most=max(len(i), 1))
+                    values[GRID] = np.full((len(i), 1), number % (grid.vocabulary or 1))
+                request = check_request(pipe.manifest, entry, None, seeds, values, most=max(len(i), 1))
                 made = next(iter(pipe.run(request, batch).values()))
                 np.add.at(totals, (i, k), sign * made)
                 np.add.at(runs, (i, k), 1)

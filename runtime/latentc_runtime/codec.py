@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class CodecError(ValueError):
-    """What is wrong and where, such as `programs[0].steps: expected a whole number, got "ten"`."""
+    """The fault and its place, such as `programs[0].steps: expected a whole number, got "ten"`."""
 
 
 def parse(text: bytes) -> Any:

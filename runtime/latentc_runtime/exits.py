@@ -52,7 +52,7 @@ def sample(
 ) -> Exited:
     """Samples of which each evaluation leaves the network by the first exit that is at most `threshold` uncertain.
 
-    Each sample is decided by itself, so the blocks behind run for the samples that are left. Under guidance the
+    Each sample is decided by itself, so later blocks run for the samples that are left. Under guidance the
     branches of a sample, with and without conditions, leave by the same exit, the first at which all of them are
     certain enough; if `apart`, each by its own. `plan` names the exit of each step instead, from 1. Other arguments
     are those of `Pipeline.sample`. Raises BundleError E0607 to E0609.
@@ -71,7 +71,7 @@ def sample(
     most = 1 + max(max(own) for own in branches)
     exits, doubts = np.zeros((steps, n, most), np.int64), np.zeros((steps, n, most), np.float32)
 
-    def run(entry: ProgramEntry, rows: NDArray[np.int64], arrays: Arrays, **told: Any) -> Arrays:
+    def run(entry: ProgramEntry, rows: NDArray[np.int64], arrays: Arrays, **settings: Any) -> Arrays:
         """Runs a program for the samples `rows`, which may repeat."""
         own = {c.name for c in pipe.manifest.conditions_of(entry)}
         values = {name: value[rows] for name, value in given.conditions.items() if name in own}
@@ -79,7 +79,7 @@ def sample(
         masks = {name: value[rows] for name, value in given.masks.items() if name in own}
         numbers = {s.name for s in pipe.manifest.settings_of(entry)}
         scales = {name: value[rows] for name, value in given.settings.items() if name in numbers}
-        scales |= {name: np.broadcast_to(np.float64(v), len(rows)) for name, v in told.items() if name in numbers}
+        scales |= {name: np.broadcast_to(np.float64(v), len(rows)) for name, v in settings.items() if name in numbers}
         return pipe.run(Request(entry, Given(given.seeds[rows], values, masks, scales)), batch)
 
     for i, own in enumerate(branches):

@@ -195,7 +195,7 @@ _AXES = {
 
 
 def _wrong_shape(shape: Sequence[int]) -> str | None:
-    """What is wrong with the shape of one sample; None if nothing is."""
+    """The problem with the shape of one sample, or None."""
     if any(size < 1 for size in shape):
         return "expected sizes of 1 and more"
     if len(shape) > MOST_AXES or math.prod(shape) > MOST_NUMBERS:

@@ -35,12 +35,12 @@ DAMAGE = (
     tokenize.TokenError,
     zlib.error,
 )
-"""What the standard library's and NumPy's readers raise on damaged archives and arrays."""
+"""Exceptions of the standard library's and NumPy's readers on damaged archives and arrays."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an .npy file declares. `fortran`: the first axis varies fastest."""
+    """The header of an .npy file. `fortran`: the first axis varies fastest."""
 
     shape: tuple[int, ...]
     fortran: bool

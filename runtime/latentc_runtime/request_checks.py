@@ -1,4 +1,4 @@
-"""What checks of requests share: the words that describe a condition, and limits of sizes."""
+"""Shared by checks of requests: the words that describe a condition, and limits of sizes."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Condition:
 
 # region conditions
 class Retriever(Protocol):
-    """What finds neighbours for a condition; see `retrieval.Index`."""
+    """The index that finds neighbours for a condition; see `retrieval.Index`."""
 
     def given(self, condition: Condition, value: Any) -> Any: ...
 

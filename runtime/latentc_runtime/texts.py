@@ -2,7 +2,7 @@
 
 A field of medium `text` says what its tokens are: those of `tokenizer`, a tokenizer.json as Hugging Face's libraries
 write it; or characters, token i is `alphabet[i]`; or bytes of UTF-8, on which 256 and others may come. `start` is the
-token that begins a text, if there is one; `end` the token that ends it, and that fills what is behind it. `cleaning`
+token that begins a text, if there is one; `end` the token that ends it, and that fills the rest. `cleaning`
 says how texts are cleaned first. `tokenizer` needs the package tokenizers.
 """
 
@@ -23,13 +23,13 @@ def tokens_from_text(text: str, field: Field, length: int) -> list[int]:
         from latentc_runtime.cleaning import cleaned  # which other texts do without
 
         text = cleaned(text, how)
-    before, behind = ([] if field.get(key) is None else [int(field[key])] for key in ("start", "end"))
-    tokens = _tokens(text, field)[: max(0, length - len(before) - len(behind))]
+    before, after = ([] if field.get(key) is None else [int(field[key])] for key in ("start", "end"))
+    tokens = _tokens(text, field)[: max(0, length - len(before) - len(after))]
     if outside := [token for token in tokens if not 0 <= token < field["classes"]]:
         raise ValueError(
             f"token {outside[0]} is outside 0 to {field['classes'] - 1}: was it made by another tokenizer?"
         )
-    return [*before, *tokens, *behind]
+    return [*before, *tokens, *after]
 
 
 def sample_from_text(text: str, field: Field, length: int) -> list[int]:
@@ -62,7 +62,7 @@ def text_from_tokens(tokens: Sequence[int], field: Field) -> str:
 
 
 def word_starts(tokens: Sequence[int], field: Field) -> list[bool]:
-    """Whether each token begins a word: it starts with a space, or names no character. Raises ValueError.
+    """True for each token that begins a word: it starts with a space, or names no character. Raises ValueError.
 
     Of a tokenizer whose tokens do not say so, every token does.
     """
@@ -75,7 +75,7 @@ def word_starts(tokens: Sequence[int], field: Field) -> list[bool]:
 
 
 def is_word(token: int, field: Field) -> bool:
-    """Whether a token stands for characters; False of a tokenizer's special tokens, and if nothing is known of it."""
+    """True if a token stands for characters; False of a tokenizer's special tokens, and if nothing is known of it."""
     if token in (field.get("start"), field.get("end")):
         return False
     if tokenizer := field.get("tokenizer"):
@@ -91,7 +91,7 @@ def is_word(token: int, field: Field) -> bool:
 
 
 def _bytes(field: Field) -> bool:
-    """Whether tokens are bytes; if 256 starts or ends texts, those from it on stand for no byte."""
+    """True if tokens are bytes; if 256 starts or ends texts, those from it on stand for no byte."""
     return bool(field["classes"] <= 256 or 256 in (field.get("start"), field.get("end")))
 
 
@@ -126,7 +126,7 @@ def _tokenizer(file: str) -> Any:
 
 @cache
 def _starts(file: str) -> dict[int, bool]:
-    """Whether a token of a tokenizer.json begins a word, but for those that were added to it. Raises ValueError."""
+    """True if a token of a tokenizer.json begins a word, but for those that were added to it. Raises ValueError."""
     tokenizer = _tokenizer(file)
     tokens: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
     if type(tokenizer.model).__name__ == "WordPiece":

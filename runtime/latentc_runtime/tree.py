@@ -71,7 +71,7 @@ def search(
     one of the greatest upper confidence bound, weighted by `exploration`), or to a new one while a node with v visits
     has fewer than C v^a children, (C, a) = `widening`. Rewards are propagated by soft maxima. With 1 level it is
     best-of-N. Whole samplers are run, so that a rollout costs as much as a sample. `settings` are those of
-    `Pipeline.sample`; `progress` is told how many rounds of how many are done. Raises BundleError E0607 to E0609.
+    `Pipeline.sample`; `progress` gets the numbers of finished and of all rounds. Raises BundleError E0607 to E0609.
     """
     entry = pipe.program(None, steps)
     parts = _parts(entry, levels)
@@ -181,7 +181,7 @@ def _best(node: _Node) -> _Node:
 
 
 def _parts(entry: ProgramEntry, levels: int) -> list[dict[str, range | None]]:
-    """What each level of the tree decides: the inputs of the start, then rows of those per step, as even as may be."""
+    """The decisions per level of the tree: the inputs of the start, then rows of those per step, as even as may be."""
     random = [one for one in entry.inputs if isinstance(one.source, RandomSource)]
     stepwise = [one for one in random if one.rows is not None]
     if levels < 1 or (levels > 1 and not stepwise):

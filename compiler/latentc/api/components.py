@@ -84,7 +84,7 @@ def _identifier(name: str) -> str:
 
 
 def _taken(package: str, folder: Path) -> bool:
-    """Whether Python finds a package of this name that is not in `folder`."""
+    """True if Python finds a package of this name that is not in `folder`."""
     try:
         found = importlib.util.find_spec(package)
     except (ImportError, ValueError):

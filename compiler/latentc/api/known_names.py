@@ -21,7 +21,7 @@ FILE = "class_names.txt"
 def with_known_names(spec: Spec, weights: Iterable[Path], warn: Callable[[str], None] = lambda text: None) -> Spec:
     """The spec with the names of its classes, if it has a label without names and they are known.
 
-    `warn` is told of names that do not fit.
+    `warn` is called with names that do not fit.
     """
     data = spec.data
     if not data.classes or data.class_names is not None or "y" not in data.fields:

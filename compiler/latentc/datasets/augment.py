@@ -1,4 +1,4 @@
-"""Geometric augmentation of images, each described by up to nine numbers that the network is told.
+"""Geometric augmentation of images, each described by up to nine numbers that condition the network.
 
 The pipeline of EDM (Karras et al. 2022, arXiv:2206.00364, appendix F.2): each transformation is applied with
 probability `p`, mirroring always; images are resampled at twice their size with the orthogonal wavelet sym6.

@@ -87,7 +87,7 @@ def _class(label: Any, names: list[str]) -> int:
 
 
 def _cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str, Any], file: Path) -> list[Any]:
-    """What a row says of a field: of several numbers in columns of their own, NAME_0, NAME_1, …. Raises ValueError."""
+    """The value of a field in a row: several numbers are in columns NAME_0, NAME_1, …. Raises ValueError."""
     key = keys.get(name) or next((k for k in (name, *USUAL.get(name, ())) if k in row), name)
     if key in row:
         return row[key] if isinstance(row[key], list) else [row[key]]

@@ -189,7 +189,7 @@ def _interval(size: int, length: int, rng: np.random.Generator) -> tuple[int, in
 
 
 def mixes(views: Views | None) -> bool:
-    """Whether images are mixed, so that samples have the fields `y_other` and `y_share`."""
+    """True if images are mixed, so that samples have the fields `y_other` and `y_share`."""
     return views is not None and bool(views["mixup"] or views["cutmix"])
 
 

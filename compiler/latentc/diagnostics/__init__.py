@@ -93,7 +93,7 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # the line breaks PyYAM
 
 
 def add_source(file: str, text: str) -> None:
-    """Remember the text behind a span's `file`, so that `render` can show its lines."""
+    """Remember the text of a span's `file`, so that `render` can show its lines."""
     _SOURCES[file] = text
 
 
@@ -213,9 +213,9 @@ def printable(text: str, kept: str = "") -> str:
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says if a disk, a quota or a limit is full."""
+"""Error numbers of the system if a disk, a quota or a limit is full."""
 
 
 def mend_of_writing(error: OSError) -> str:
-    """What to do about an error of the system while something was written."""
+    """The remedy for an error of the system while something was written."""
     return "free some space, then run again" if error.errno in NO_ROOM else "choose another place, or make it writable"

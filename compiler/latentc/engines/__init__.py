@@ -26,7 +26,7 @@ ENGINES: dict[str, Engine] = _rows()
 """{name: engine}, sorted by file."""
 
 DEFAULT: Final = "onnxruntime"
-"""What runs a bundle if the spec does not say."""
+"""The default engine."""
 
 
 def distinct(groups: Iterable[Iterable[str]]) -> tuple[str, ...]:

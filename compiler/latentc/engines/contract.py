@@ -1,4 +1,4 @@
-"""What an engine is: the facts that the spec's rules, the passes, the exporter and the reports ask for.
+"""The contract of engines: the facts that the spec's rules, the passes, the exporter and the reports ask for.
 
 Plain data; nothing here imports an engine, so that `check` and `--help` stay quick. A fact says what the engine does,
 never which engine it is, and is read where it matters: no code outside this folder compares an engine's name.
@@ -28,7 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Unrolling:
-    """What unrolling a sampler's loop costs and gains, as `benchmarks/modes.py` measures it.
+    """Cost and gain of unrolling a sampler's loop, as `benchmarks/modes.py` measures it.
 
     `evaluations`: form `auto` unrolls loops of up to so many network evaluations. `copies`: each evaluation then holds
     its own copy of the weights. `gain`: what unrolling is worth, in words for the manifest.
@@ -83,7 +83,7 @@ class Triton:
     """NVIDIA Triton's own backend for the engine.
 
     `kind`: the instance kind, None for that of the requested device. `parameters` of the model; `threads`: the one that
-    sets the CPU threads. `precisions` the backend can be told to compute in. `why_not_ensemble`: why `--kind auto`
+    sets the CPU threads. `precisions` the backend can compute in. `why_not_ensemble`: why `--kind auto`
     prefers the sampler model. `samples_first`: it batches by sample, and so takes no per-step noise. `folder`: a model
     is a folder with the graph and its weights; otherwise they lie side by side.
     """
@@ -179,7 +179,7 @@ def versions(engine: str) -> dict[str, str]:
 
 
 def package(name: str, module: str, distributions: Sequence[str], use: str, command: str) -> Finding:
-    """Whether a module of one of these distributions can be imported; `use` is what for, `command` installs it."""
+    """True if a module of one of these distributions can be imported; `use` is what for, `command` installs it."""
     found = [f"{name} {installed(name)}" for name in distributions if installed(name)]
     if len(found) > 1:
         clash = f"{' and '.join(found)} are the same module: one hides the other"

@@ -38,7 +38,7 @@ def _doctor(gpu: Cuda | None) -> Iterator[Finding]:
 
 
 def _opens(ort: Any, provider: str) -> bool:
-    """Whether a session really gets a provider that its build has."""
+    """True if a session really gets a provider that its build has."""
     from onnx import TensorProto, helper
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")

@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX share: one API, one parser, the same kernels."""
+"""Shared by TensorRT and TensorRT-RTX: one API, one parser, the same kernels."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ SAMPLES, ELEMENTS = 2048, 1 << 27  # largest numbers of samples and values for c
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to judge by.
+    """The criteria of a judgement.
 
     `figures`: names of figures; none: every one. `features`: extractors as `extractor_from_text` reads them, the main
     one first; none: the one that suits the data. `classifier`: another extractor, for class accuracy. `reference` and
@@ -156,7 +156,7 @@ class Judge:
 
 
 def open_judge(wanted: Wanted, data: Data | None, output: Output | None, tell: Tell) -> Judge:
-    """What judges samples of `output`, which a model of `data` made.
+    """The judge of samples of `output` by a model of `data`.
 
     Reads the reference and extracts its features, or finds them in the cache. DiagnosticError E0401, E0706, E0714,
     E0720 to E0722.

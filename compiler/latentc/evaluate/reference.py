@@ -1,4 +1,4 @@
-"""What samples are compared with: real data, pictures, or statistics as ADM, EDM and pytorch-fid store them.
+"""The reference of a comparison: real data, pictures, or statistics as ADM, EDM and pytorch-fid store them.
 
 Symbols: M reference samples, F features, S spatial features.
 """

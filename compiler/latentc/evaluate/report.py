@@ -57,7 +57,7 @@ class Cell:
 
 @contextlib.contextmanager
 def report_folder(folder: Path | None) -> Iterator[Callable[[Evaluation], None]]:
-    """What writes report.html and metrics.json into `folder`, which appears whole when the block ends.
+    """Writer of report.html and metrics.json into `folder`, which appears whole when the block ends.
 
     Opened before the work begins, so that a folder of other things is refused in time; None: nothing is written.
     DiagnosticError E0501, E0502.
@@ -139,7 +139,7 @@ def _marked(
 
 
 def _charts(found: Evaluation) -> list[Chart]:
-    """What guidance trades: distances, shares of samples and reference, and one against the other."""
+    """The trade-off of guidance: distances, shares of samples and reference, and one against the other."""
     runs = [run for run in found.runs if run.guidance is not None]
     if len(runs) < 2:
         return []

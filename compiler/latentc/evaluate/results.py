@@ -50,7 +50,7 @@ class Evaluation:
         return title(self.names, label)
 
     def facts(self) -> dict[str, str]:
-        """What was compared, in words."""
+        """The compared samples, in words."""
         judge = self.judge
         reference = judge.references[judge.main]
         found = {"samples": self.runs[0].source.name, "reference": reference.name}

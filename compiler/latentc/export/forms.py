@@ -53,7 +53,7 @@ def choose_form(module: Module, program: Program, max_batch: int | None, engine:
 
 
 def ends_early(module: Module) -> bool:
-    """Whether a loop may end before all its steps."""
+    """True if a loop may end before all its steps."""
     return any("until" in node.attrs for _, node in walk(module))
 
 

@@ -104,7 +104,7 @@ class _Cutter:
             self.engine(scope, [*literals, *pending], role, wanted, named)
 
     def stays(self, node: Node, scope: _Scope) -> bool:
-        """Whether a loop inside a step is part of the step's engine: a call for each of its own steps costs more."""
+        """True if a loop inside a step is part of the step's engine: a call for each of its own steps costs more."""
         if not self.inner_loops or any(v in scope.noise for v in node.inputs):
             return False
         # If the host carries a cache, an engine may write its rows in place; a loop inside the engine copies it.

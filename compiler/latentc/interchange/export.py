@@ -34,7 +34,7 @@ _TRAINING = ("dropout", "weights", "copy_of", "pretrained", "fresh_weights", "fr
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: the pipeline (None: models alone), its files, and what differs in diffusers."""
+    """A written export: the pipeline (None: models alone), its files, and what differs in diffusers."""
 
     folder: Path
     pipeline: str | None
@@ -126,7 +126,7 @@ def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str]) -> Part:
 
 
 def _compared(spec: Spec, again: Spec, model: Model) -> Iterator[str]:
-    """What the model, imported again, does slightly differently. Raises E0418 if it is another network."""
+    """Small differences of the model if imported again. Raises E0418 if it is another network."""
     ours, theirs = ({n: tuple(t[0]) for n, t in network_types(lower(s), "main").items()} for s in (spec, again))
     if ours != theirs:
         odd = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))

@@ -25,9 +25,9 @@ _LARGEST = 1 << 24  # largest size of a JSON file, in bytes
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline of diffusers: where its network and autoencoder are, the number of steps if it is told none.
+    """A pipeline of diffusers: where its network and autoencoder are, its default number of steps.
 
-    `model`: the class of its network, which is told `conditions`. `scheduler`: the class that it converts every
+    `model`: the class of its network, which takes `conditions`. `scheduler`: the class that it converts every
     scheduler to, if it does.
     """
 
@@ -57,7 +57,7 @@ class Found:
 
 
 def is_diffusers(path: Path) -> bool:
-    """Whether a folder holds a pipeline or a model of diffusers."""
+    """True if a folder holds a pipeline or a model of diffusers."""
     return (path / INDEX).is_file() or ((path / CONFIG).is_file() and "_class_name" in _json(path / CONFIG))
 
 

@@ -28,7 +28,7 @@ MARKER = "latentc.json"
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import wrote: `system` is what was recognised, `notes` are what was taken over differently or not."""
+    """A written import: `system` is the recognised spec, `notes` list what was changed or left out."""
 
     folder: Path
     system: str
@@ -127,7 +127,7 @@ def _name(folder: Path) -> str:
 
 
 def _commands(folder: Path, spec: Spec) -> Sequence[str]:
-    """What to run next."""
+    """The commands to run next."""
     path = shlex.quote(str(folder / "spec.yaml"))
     bundle = shlex.quote(f"{folder}.latentc")
     commands = [f"latentc show {path}"]

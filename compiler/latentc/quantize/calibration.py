@@ -50,7 +50,7 @@ def weights_hash(weights: Mapping[str, Expr]) -> str:
 
 
 def identity(model: Model) -> dict[str, Any]:
-    """What a calibration depends on besides the weights: the model and its sampler, and the calibration settings."""
+    """The inputs of a calibration besides the weights: the model and its sampler, and the calibration settings."""
     settings = model.settings
     unrelated = {"train", "target", "optimize", "weights", "name"}
     text = json.dumps(model.spec.model_dump(mode="json", by_alias=True, exclude=unrelated), sort_keys=True)

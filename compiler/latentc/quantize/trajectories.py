@@ -24,7 +24,7 @@ from latentc.quantize.model import Model
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What was recorded, by method (`main.forward`).
+    """Recorded calls by method (`main.forward`).
 
     `feeds`: the inputs of each call by name; `points`: where in the program each call is (`t=981`, `call 3 of 50`).
     `samples`: the first output of the program.
@@ -76,7 +76,7 @@ def recorded(model: Model, classes: Sequence[int], seed: int, steps: int) -> Tra
 
 @dataclass(frozen=True)
 class _Sequences:
-    """What a network that draws tokens was given: the inputs of each `prefill`, and the tokens of each `decode`.
+    """Recorded calls of a network that draws tokens: the inputs of each `prefill`, and the tokens of each `decode`.
 
     Batched guidance prefills 2B rows, the conditional ones first, and passes every token twice; sequential guidance
     prefills and decodes both branches one after the other.

@@ -1,4 +1,4 @@
-"""What is to be sampled, and the process that samples it, chunk by chunk.
+"""A sampling job, and the process that samples it, chunk by chunk.
 
 Symbols: N samples of the whole set, n samples of a chunk.
 """
@@ -70,7 +70,7 @@ class Job:
 
 
 def _rows(condition: Condition, value: Any, rows: range) -> Any:
-    """What these samples are given of a condition."""
+    """The values of a condition for these samples."""
     if isinstance(value, Mapping):
         single = "value" in value and not per_sample(condition, value["value"])
         return {k: v if single or np.ndim(v) == 0 else v[rows.start : rows.stop] for k, v in value.items()}
@@ -133,7 +133,7 @@ def ordered(results: Iterable[tuple[range, Array]], first: int = 0) -> Iterator[
 
 
 def about_job(job: Job, manifest: Manifest, entry: ProgramEntry) -> dict[str, Any]:
-    """What identifies the samples of a job, as plain data; a set can only be continued by the same job."""
+    """The identity of a job's samples, as plain data; a set can only be continued by the same job."""
     output = entry.outputs[0].output
     shape, dtype = stored_type(output)
     labels = next((c for c in manifest.conditions if c.name == job.label), None)

@@ -19,7 +19,7 @@ from latentc.samples.schedule import Schedule
 
 
 def executor_of(workers: str | None) -> Executor:
-    """What `--workers` names: N processes, `ray` (a new cluster here, or that of RAY_ADDRESS), or `ray:ADDRESS`.
+    """The executor named by `--workers`: N processes, `ray` (a new cluster here, or RAY_ADDRESS), or `ray:ADDRESS`.
 
     None is this process. DiagnosticError E0741 for anything else.
     """

@@ -1,4 +1,4 @@
-"""What one training step of a spec computes and keeps, whatever the number of accelerators."""
+"""Compute and memory of one training step of a spec, whatever the number of accelerators."""
 
 from __future__ import annotations
 

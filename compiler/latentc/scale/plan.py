@@ -285,7 +285,7 @@ def _title(layout: Layout, plan: Plan) -> str:
 
 
 def _advice(plan: Plan) -> list[str]:
-    """What to change if the batch does not divide, does not fit, or is small."""
+    """Suggestions if the batch does not divide, does not fit, or is small."""
     lines = []
     chosen = plan.layouts.get(plan.parallel) or next(iter(plan.layouts.values()))
     if plan.parallel == "none" and plan.request.gpus > 1:

@@ -1,4 +1,4 @@
-"""What `latentc show --plan` asks for: `gpus=256,h100,utilisation=0.4`."""
+"""The request of `latentc show --plan`: `gpus=256,h100,utilisation=0.4`."""
 
 from __future__ import annotations
 

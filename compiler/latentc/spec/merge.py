@@ -171,13 +171,13 @@ def _outdated(base: Node, over: Node, path: Path, merging: Merging) -> Iterator[
 
 
 def _differ(base: Node, over: Node, path: Path) -> bool:
-    """Whether `over` gives a value at `path` that is another than the base's, if that gives any."""
+    """True if `over` gives a value at `path` that is another than the base's, if that gives any."""
     old, new = _at(base, path).value, _at(over, path).value
     return new is not None and old is not None and old != new
 
 
 def _same_command(one: Node, other: Node) -> bool:
-    """Whether both were given by options of one command."""
+    """True if both were given by options of one command."""
     command, number, _ = one.span.file.partition(" #")
     return bool(number) and command == other.span.file.partition(" #")[0]
 

@@ -167,7 +167,7 @@ class Place:
 
     @property
     def optional(self) -> bool:
-        """Whether null is one of its values."""
+        """True if null is one of its values."""
         return self.annotation is type(None) or type(None) in _alternatives(self.annotation)
 
     def types(self) -> Iterator[Any]:

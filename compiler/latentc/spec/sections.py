@@ -182,7 +182,7 @@ class Train(Closed):
 
     @property
     def half(self) -> bool:
-        """Whether the forward pass computes in 16 bits."""
+        """True if the forward pass computes in 16 bits."""
         return self.precision != "fp32"
 
     @property

@@ -47,7 +47,7 @@ def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], stochastic
 
 @dataclass(frozen=True)
 class Goal:
-    """What a candidate is chosen by: the budget, the quality `primary` that ranks, and those where higher is better."""
+    """Criteria of candidates: the budget, the quality `primary` that ranks, and those where higher is better."""
 
     bounds: tuple[Bound, ...]
     primary: str

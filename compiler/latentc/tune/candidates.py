@@ -66,7 +66,7 @@ class Candidate:
         return " ".join(filter(None, parts))
 
     def columns(self) -> dict[str, Any]:
-        """What distinguishes it from other candidates, as plain data."""
+        """Its differences from other candidates, as plain data."""
         s = self.sampler
         if not isinstance(s, ArraySampler):
             other = dict.fromkeys(("order", "spacing", "timesteps", "guidance_interval"))

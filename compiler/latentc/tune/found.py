@@ -1,4 +1,4 @@
-"""What searches have in common, whatever sampler they are of."""
+"""Shared by the searches of all samplers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from latentc_runtime.sources import Given
 
 @dataclass(frozen=True)
 class Task:
-    """What a search is given: the spec, its weights, `stop` (true once time has run out) and `tell` for progress."""
+    """Inputs of a search: the spec, its weights, `stop` (true once time has run out) and `tell` for progress."""
 
     spec: Spec
     weights: Mapping[str, Mapping[str, Expr]]
@@ -29,7 +29,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search tried, and the candidates to compile.
+    """Trials of a search, and the candidates to compile.
 
     `exact`: a sampler of the reference solution, and `reference_error`, how far it is from one of half as many steps;
     None if there is no such solution.

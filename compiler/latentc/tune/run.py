@@ -146,7 +146,7 @@ def _kind(spec: Spec) -> tuple[Any, Any]:
 
 
 def _judges(spec: Spec, search: Search, options: Options) -> list[Judge]:
-    """What judges samples besides the exact solution, metrics of the user last.
+    """Metrics of samples besides the error against the exact solution, those of the user last.
 
     Without `metrics` it is the Fréchet distance to the data, if these can be read here. DiagnosticError E0401, E0714,
     E0720 to E0722.
@@ -197,7 +197,7 @@ def _goal(search: Search, spec: Spec, options: Options, judges: Sequence[Judge])
 
 
 def _figure(goal: Goal, judges: Sequence[Judge]) -> Figure:
-    """What ranks candidates, as a number that is lower if they are better."""
+    """The score that ranks candidates; lower is better."""
     sign = -1.0 if goal.primary in goal.higher else 1.0
 
     def figure(samples: Array, classes: Array | None) -> float:

@@ -61,7 +61,7 @@ def import_weights(
 
 
 def can_import(theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None) -> bool:
-    """Whether names, shapes and dtypes fit for `import_weights`. DiagnosticError E0411 for faulty rules."""
+    """True if names, shapes and dtypes fit for `import_weights`. DiagnosticError E0411 for faulty rules."""
     return any(not _import(theirs, parsed, expected)[1].count() for parsed in parse_map(rules, sizes))
 
 

@@ -104,7 +104,7 @@ def template(text: Any, sizes: Sizes) -> Template:
 
 @lru_cache(maxsize=1 << 16)
 def _depends_on_sizes(text: str) -> bool:
-    """Whether an expression in a name has words other than the letter of the number."""
+    """True if an expression in a name has words other than the letter of the number."""
     inner = [text for text, _ in FIELD.findall(text) if ":" not in text and not _WORD.fullmatch(text)]
     return any(len(word) > 1 for text in inner for word in _WORD.findall(text))
 

@@ -45,9 +45,9 @@ class Backend(Protocol):
 
     device: str
     concurrent: bool
-    """Whether several threads may run its engines at once."""
+    """True if several threads may run its engines at once."""
     compiles_per_batch: bool
-    """Whether an engine is compiled for each new batch size, so that a server should use few of them."""
+    """True if an engine is compiled for each new batch size, so that a server should use few of them."""
     spent: float
     """Seconds spent in the engines' own calls so far, without the transfer of values."""
 

@@ -3,7 +3,7 @@
 Needs the extra `serve` (FastAPI, uvicorn, prometheus-client, python-multipart); the modules that use them are imported
 at the first call.
 
-    options.py    what a server is told, and the errors it answers with
+    options.py    settings of a server, and the errors it answers with
     run.py        the process: bundles, socket, signals
     app.py        routes          guards.py    what every request passes
     sampling.py   one request     wire.py, uploads.py: what came in     answers.py: what goes out

@@ -1,4 +1,4 @@
-"""What a client gets: the samples in the format that it accepts, or their parts for a page that shows them."""
+"""Answers: the samples in the format that it accepts, or their parts for a page that shows them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def preview(sample: Array, output: Output) -> dict[str, str]:
 def rows(
     request: Request, conditions: Sequence[Condition], first: int, outputs: dict[str, Array]
 ) -> list[dict[str, Any]]:
-    """What JSON says of the samples from row `first` on: what made each of them, and its content."""
+    """The samples from row `first` on as JSON: the inputs and the content of each."""
     main, *further = request.entry.outputs
     found = []
     for i, sample in enumerate(outputs[main.name]):

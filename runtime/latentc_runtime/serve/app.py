@@ -46,7 +46,7 @@ class App(FastAPI):
 
     @property
     def ready(self) -> bool:
-        """Whether every model serves requests."""
+        """True if every model serves requests."""
         return not self.draining and all(model.ready for model in self.models.values())
 
 

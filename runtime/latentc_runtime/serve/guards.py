@@ -1,4 +1,4 @@
-"""What every request passes before its handler (identity, origin, key, size), and what every answer carries."""
+"""Checks of every request before its handler (identity, origin, key, size), and headers of every answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads: requests, queues, batches and memory. Each server has a registry of its own."""
+"""Metrics for Prometheus: requests, queues, batches and memory. Each server has a registry of its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Metrics:
         self._ready.labels(model).set_function(ready)
 
     def observer(self, model: str) -> Callable[[int, float], None]:
-        """What a scheduler calls after each engine call, with its number of samples and its time."""
+        """Called by a scheduler after each engine call, with its number of samples and its time."""
         samples, engine = self.samples.labels(model), self.engine.labels(model)
         batch = self.batch.labels(model)
 

@@ -38,7 +38,7 @@ class Model:
         return self.scheduler.is_ready()
 
     def description(self, options: Options) -> dict[str, Any]:
-        """What a client has to know to ask for samples."""
+        """The description of the model that clients need for requests."""
         manifest = self.manifest
         return {
             "name": self.name,

@@ -21,7 +21,7 @@ ERROR: Schema = {
 
 
 def operation(model: Model, options: Options, method: str) -> Schema:
-    """What FastAPI cannot know of the route that samples from a model."""
+    """The part of the OpenAPI document that FastAPI cannot infer for the route that samples from a model."""
     body = request_schema(model, options)
     example = request_example(model)
     types = list(dict.fromkeys(kind for entry in model.manifest.programs for kind in types_of(entry.outputs[0].output)))

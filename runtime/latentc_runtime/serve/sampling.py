@@ -219,7 +219,7 @@ class _Visit:
             yield _event("done", {"samples": count})
 
     def _messages(self, event: Event | None) -> list[tuple[str, Any]]:
-        """What a client is told of an event."""
+        """The message of an event to the client."""
         output = self.request.entry.outputs[0]
         match event:
             case Progress(done, total):

@@ -123,7 +123,7 @@ class Scheduler:
         return self.waiting
 
     def is_ready(self) -> bool:
-        """Whether jobs are served."""
+        """True if jobs are served."""
         return self.state == "ready"
 
     def start(self) -> None:

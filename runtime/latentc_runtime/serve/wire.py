@@ -1,4 +1,4 @@
-"""What a client sends: JSON, a form with files, or a query string, all with the same fields."""
+"""Requests: JSON, a form with files, or a query string, all with the same fields."""
 
 from __future__ import annotations
 

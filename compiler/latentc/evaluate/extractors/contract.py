@@ -1,4 +1,4 @@
-"""What an extractor of features is.
+"""The contract of feature extractors.
 
 Symbols: N samples, F features, K classes, S spatial features.
 """
@@ -24,7 +24,7 @@ CODE = 1 << 26  # bytes of the code in a TorchScript file
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor finds in samples: features f32[N, F]; of a classifier also logits f32[N, K].
+    """Outputs of an extractor: features f32[N, F]; of a classifier also logits f32[N, K].
 
     `spatial`: features f32[N, S] that keep their place in the picture, for sFID.
     """
@@ -85,7 +85,7 @@ class Extractor(ABC):
             raise DiagnosticError.of("E0720", message, help=self.takes()) from error
 
     def takes(self) -> str | None:
-        """What samples it takes, in words, for messages."""
+        """The samples that it takes, in words, for messages."""
         return None
 
 

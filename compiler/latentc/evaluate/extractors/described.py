@@ -25,7 +25,7 @@ BATCH = 64  # images per network call
 
 
 class Description(Closed):
-    """What a network of features takes and gives; a YAML file of these keys describes one of the user's own."""
+    """Inputs and outputs of a feature network; a YAML file of these keys describes one of the user's own."""
 
     file: str | None = Field(None, description="the network, relative to the description: TorchScript (.pt) or .onnx")
     title: str | None = Field(None, description="display name")

@@ -1,4 +1,4 @@
-"""What a classifier says of samples: the Inception Score, by torch-fidelity, class accuracy, and how far they are from
+"""Metrics of a classifier: the Inception Score, by torch-fidelity, class accuracy, and how far they are from
 the boundary between classes.
 """
 

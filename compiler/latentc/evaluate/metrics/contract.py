@@ -1,4 +1,4 @@
-"""What a metric is, and what it compares.
+"""The contract of metrics, and the samples that they compare.
 
 Symbols: N samples, M reference samples, T training samples, F features, K classes, S spatial features.
 """
@@ -33,7 +33,7 @@ def moments(features: Array) -> Moments:
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with.
+    """The reference that samples are compared with.
 
     `features` [M, F] and `labels` i64[M] are None if only the moments are known. `spatial` are the moments for sFID.
     `name`: what it is, in words. `count`: how many samples it stands for, if that is known.
@@ -128,7 +128,7 @@ class Metric:
 
 
 def lacks_features(compared: Compared) -> str | None:
-    """What metrics lack that compare single samples of the reference."""
+    """The problem of a reference without single samples, for metrics that compare them."""
     if compared.reference.features is None:
         return "the reference holds only statistics: name images, such as an .npz with `arr_0`"
     return None
