@@ -128,7 +128,7 @@ def experts(folders: Sequence[Folder]) -> list[str]:
 
 SHORT, WHOLE = 32, 64  # tokens of a crop that is trained on, and of a whole digit
 JUDGED = 300  # digits
-KERNEL = "backbone.block.mixer.score_kernel={kind: %s}"
+KERNEL = "backbone.block.mixer={kind: kerple_attention, heads: 4, causal: true, bias: false, kernel: {kind: %s}}"
 PLACES = {
     "learned positions": ("backbone.positions={kind: learned}",),
     "kerple_log": ("backbone.positions=null", KERNEL % "kerple_log"),

@@ -57,7 +57,7 @@ WRITTEN += ("data.first_stage=null", "train.precision=fp32", *PLAIN, *under("bac
 WRITTEN += ("conditioning.caption.cached=false",)
 WRITTEN += under("networks.text", "pretrained=null", "width=32", "depth=2", "embedding=normal")
 WRITTEN += under("networks.text.block", "feed_forward.hidden=64", "mixer.heads=4")
-WRITTEN += under("networks.text.block.mixer", "head_width=8", "score_factor=2.8284271247461903")
+WRITTEN += under("networks.text.block.mixer", "head_width=8")
 
 
 def captioned(trained: dict[str, Trained], judge: str = "captioned") -> System:

@@ -28,7 +28,7 @@ networks:
     depth: 1
     relative: {buckets: 8, furthest: 4}
     block:
-      mixer: {kind: attention, heads: 2, head_width: 4, score_factor: 2, bias: false}
+      mixer: {kind: t5_attention, heads: 2, head_width: 4, bias: false}
       feed_forward: {kind: swiglu, hidden: 5, activation: gelu_tanh}
       norm: {kind: rms_norm, eps: 1e-6}
       condition: {kind: in_context}

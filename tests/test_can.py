@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latentc.components.blocks.generated import generated_depthwise, generated_linear, generated_patches
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import BlockBody, ModuleBuilder
 from latentc.ir.core import parameters
@@ -17,6 +16,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, TensorType, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.can.generated import generated_depthwise, generated_linear, generated_patches
 
 E = 5  # size of the condition
 LAYERS: dict[str, tuple[BlockBody, TensorType, dict[str, int], Any]] = {
@@ -63,16 +63,10 @@ CAN += ["backbone.width=8", "backbone.depth=2", "backbone.patch=1", "backbone.bl
 @pytest.mark.parametrize("mixer", ["attention", "linear_attention"])
 def test_it_starts_as_the_network_without(mixer: str) -> None:
     """The maps of the condition start at zero, and all other weights are those of the plain network."""
-    kinds = {
-        "attention": ("{kind: attention, heads: 2%s}", ", generated_projection: true"),
-        "linear_attention": (
-            "{kind: linear_attention, heads: 2, kernel: 3, shared_kernel: false%s}",
-            ", generated: true",
-        ),
-    }
-    text, more = kinds[mixer]
-    plain = lower(load_spec("dit", overrides=[*CAN, "backbone.block.mixer=" + text % ""]))
-    spec = load_spec("dit", overrides=[*CAN, "backbone.block.mixer=" + text % more, "backbone.kind=can_transformer"])
+    options = {"attention": "heads: 2", "linear_attention": "heads: 2, kernel: 3, shared_kernel: false"}[mixer]
+    plain, generated = (f"backbone.block.mixer={{kind: {kind}, {options}}}" for kind in (mixer, f"generated_{mixer}"))
+    plain = lower(load_spec("dit", overrides=[*CAN, plain]))
+    spec = load_spec("dit", overrides=[*CAN, generated, "backbone.kind=can_transformer"])
     can = lower(spec)
     rng = np.random.default_rng(0)
     entry = can.networks["main"].methods["forward"].function
@@ -90,5 +84,6 @@ def test_it_starts_as_the_network_without(mixer: str) -> None:
 
 
 def test_blocks_that_do_not_tell_the_mixer_are_refused() -> None:
-    with pytest.raises(DiagnosticError, match="does not pass it"):
-        load_spec("uvit", overrides=["backbone.block.mixer.generated_projection=true"])
+    with pytest.raises(DiagnosticError, match="these blocks do not pass it") as refused:
+        lower(load_spec("uvit", overrides=["backbone.block.mixer.kind=generated_attention"]))
+    assert "backbone.block.mixer.kind=generated_attention" in str(refused.value)

@@ -16,9 +16,11 @@ from tiny_systems import SYSTEMS
 
 from latentc import components
 from latentc.components import OneOf
-from latentc.components.parts import Mixer
+from latentc.components.parts import Mixer, PlainMixer
 from latentc.diagnostics import DiagnosticError
 from latentc.files import shipped
+from latentc.ir.builder import module_class
+from latentc.lower import lower
 from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names
 from latentc.spec.sections import WarmEma
 from latentc.spec.write import yaml_from_data
@@ -106,36 +108,32 @@ def test_a_component_without_one_of_its_methods(monkeypatch: pytest.MonkeyPatch)
         load_spec("digits_dit")
     fault = caught.value.diagnostics[0]
     assert fault.code == "E0209" and fault.message == (
-        "`backbone.block.mixer`: the component Unfinished does not define apply, head_count"
+        "`backbone.block.mixer`: the component Unfinished does not define apply"
     )
 
 
 @pytest.mark.parametrize("name", ["digits_llamagen", "digits_tarflow"])
-def test_a_causal_mixer_without_a_decoding_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Causal(Mixer):
+def test_a_causal_mixer_without_a_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Causal(PlainMixer):
         model_config = ConfigDict(extra="ignore")
         kind: Literal["attention"]
-
-        @property
-        def head_count(self) -> int:
-            return 1
 
         @property
         def ordered(self) -> bool:
             return True
 
         def static(self, dim: int) -> dict[str, int]:
-            return {}
+            return {"heads": 1}
 
-        def apply(self, *operands: Any, **sizes: Any) -> Any:
-            raise AssertionError
+        def body(self, init: str) -> Any:
+            return module_class("Same")(lambda b, x, **sizes: x)
 
     find = components.find
     monkeypatch.setattr(components, "find", lambda folder, kind: Causal if "mixers" in folder else find(folder, kind))
     with pytest.raises(DiagnosticError) as caught:
-        load_spec(name)
+        lower(load_spec(name))
     (fault,) = caught.value.diagnostics
-    assert fault.message.endswith("but `attention` cannot decode step by step")
+    assert fault.message.endswith("but `attention` processes whole sequences")
 
 
 def test_variants_of_a_base_are_not_those_of_a_spec_with_its_own(tmp_path: Path) -> None:

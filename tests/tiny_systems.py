@@ -386,7 +386,13 @@ SYSTEMS: dict[str, Tiny] = {
     "llamagen_t2i": Tiny("llamagen_t2i", T2I),
     "taming": Tiny("taming", TAMING),
     "taming_depth": Tiny(
-        "taming_depth", (*TAMING_DEPTH, *under("networks.main", ("reading=spiral_out", "block.mixer.unmasked=16")))
+        "taming_depth",
+        (
+            *TAMING_DEPTH,
+            *under(
+                "networks.main", ("reading=spiral_out", "block.mixer={kind: prefix_attention, heads: 2, unmasked: 16}")
+            ),
+        ),
     ),
     "taming_scenes": Tiny(
         "taming_scenes",
@@ -649,7 +655,7 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "can": Tiny(
         "can",
-        (*EXPERTS, "backbone.block.mixer={kind: linear_attention, heads: 2, kernel: 3, generated: true}"),
+        (*EXPERTS, "backbone.block.mixer={kind: generated_linear_attention, heads: 2, kernel: 3}"),
     ),
     "tread": Tiny("tread", (*DIT, "backbone.routes=[{start: 1, end: 1, ratio: 0.5}]", "sampler.steps=3")),
     "mean_flow_cifar10": Tiny(

@@ -191,14 +191,6 @@ def test_what_does_not_fit_is_said(conditioning: str, message: str, tmp_path: Pa
         lowered(tmp_path, conditioning)
 
 
-@pytest.mark.parametrize("option", ["gates: one", "gate_branches: true"])
-def test_norms_behind_branches_have_no_gates(option: str, tmp_path: Path) -> None:
-    text = SPEC.replace("{{kind: adaln_zero}}", f"{{{{kind: adaln_zero, norm_after: true, {option}}}}}")
-    (tmp_path / "told.yaml").write_text(text.format(conditioning="class: {kind: label}"))
-    with pytest.raises(DiagnosticError, match="blocks whose norms follow the branches have no gates"):
-        load_spec(tmp_path / "told.yaml")
-
-
 def test_a_token_transformer_begins_with_one_condition(tmp_path: Path) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text(

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components import OneOf
-from latentc.components.blocks.mixed_rotary import mixed_rotary
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
 from latentc.ir.builder import ModuleBuilder, f32
@@ -23,6 +22,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, Sym, TensorType
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.vitok.mixed_rotary import mixed_rotary
 from latentc.weights import Array, materialise, read_safetensors, write_safetensors
 
 SIZES = [
@@ -221,7 +221,8 @@ def test_frequencies_of_rotary_positions_may_be_learned(tmp_path: Path) -> None:
     sizes = [
         "data.shape=[3, 12, 12]",
         *(f"backbone.{size}" for size in ("width=16", "depth=2", "decoder_depth=1", "patch=4", "rotary=null")),
-        *("backbone.block.mixer.heads=2", "backbone.block.mixer.mixed_rotary=100", "backbone.bottleneck.channels=3"),
+        "backbone.block.mixer={kind: mixed_rotary_attention, heads: 2, base: 100, qkv_bias: false}",
+        "backbone.bottleneck.channels=3",
     ]
     lowered = lower(load_spec("vitok_tokenizer", None, sizes))
     weights = random_weights(network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 0.4)

@@ -9,12 +9,7 @@ import pytest
 import torch
 from parity_data import error, load
 
-from latentc.components.blocks.mixers.attention import Attention
-from latentc.components.blocks.score_kernels._kernels import distances
-from latentc.components.blocks.score_kernels.kerple_log import KerpleLog
-from latentc.components.blocks.score_kernels.kerple_power import KerplePower
-from latentc.components.decoding import DecodeState
-from latentc.components.parts import ScoreKernel
+from latentc.components.decoding import DECODE, Given
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.model import model_source
 from latentc.ir.builder import ModuleBuilder, Var, module_class
@@ -23,6 +18,10 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.measure.execute import executable
 from latentc.spec import load_spec
+from latentc.systems.kerple.kernels import ScoreKernel, distances
+from latentc.systems.kerple.kerple_attention import KerpleAttention
+from latentc.systems.kerple.kerple_log import KerpleLog
+from latentc.systems.kerple.kerple_power import KerplePower
 from latentc.weights import Array
 from latentc_runtime.backends import open_backend
 
@@ -80,11 +79,11 @@ def reference(kernel: ScoreKernel, weights: dict[str, torch.Tensor], apart: torc
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("kernel", [{"kind": "kerple_log"}, *({"kind": "kerple_power", **p} for p in POWERS)])
 def test_attention_written_out(kernel: dict[str, Any], causal: bool) -> None:
-    mixer = Attention(kind="attention", heads=HEADS, causal=causal, score_kernel=kernel)
+    mixer = KerpleAttention(kind="kerple_attention", heads=HEADS, causal=causal, kernel=kernel)
     mb = ModuleBuilder()
     b = mb.function("main")
     x = b.input("x", f32(B, TOKENS, DIM))
-    b.output(mixer.apply(b, "attn", x, (), "xavier", dim=DIM, heads=HEADS))
+    b.output(*mixer.apply(b, "attn", x, "xavier", Given(), dim=DIM, heads=HEADS))
     mb.entries["main"] = b.finish()
     module = mb.finish()
     rng = np.random.default_rng(0)
@@ -101,7 +100,7 @@ def test_attention_written_out(kernel: dict[str, Any], causal: bool) -> None:
     place = torch.arange(TOKENS, dtype=torch.float64)
     apart = place[:, None] - place
     scores = q @ k.transpose(-1, -2) / (DIM // HEADS) ** 0.5
-    scores = reference(mixer.score_kernel, w, apart.clamp(min=0) if causal else apart.abs(), scores)  # type: ignore[arg-type]
+    scores = reference(mixer.kernel, w, apart.clamp(min=0) if causal else apart.abs(), scores)  # type: ignore[arg-type]
     scores = scores.masked_fill(apart < 0, -torch.inf) if causal else scores
     mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     wanted = torch.nn.functional.linear(mixed, w["proj.weight"], w["proj.bias"]).numpy()
@@ -110,17 +109,18 @@ def test_attention_written_out(kernel: dict[str, Any], causal: bool) -> None:
 
 @pytest.mark.parametrize("kernel", [{"kind": "kerple_log"}, {"kind": "kerple_power", "factor": "scale"}])
 def test_decoding_is_the_last_row(kernel: dict[str, Any]) -> None:
-    mixer = Attention(kind="attention", heads=HEADS, causal=True, score_kernel=kernel)
+    mixer = KerpleAttention(kind="kerple_attention", heads=HEADS, causal=True, kernel=kernel)
     mb = ModuleBuilder()
     whole = mb.function("whole")
     x = whole.input("x", f32(B, TOKENS, DIM))
-    whole.output(mixer.apply(whole, "attn", x, (), "xavier", dim=DIM, heads=HEADS))
+    whole.output(*mixer.apply(whole, "attn", x, "xavier", Given(), dim=DIM, heads=HEADS))
     mb.entries["whole"] = whole.finish()
     b = mb.function("step")
     mask = f32(1, 1, 1, TOKENS).with_dtype("bool")
     caches = [f32(B, HEADS, TOKENS, DIM // HEADS)] * 2
     operands = [b.input("o", t) for t in (f32(B, 1, DIM), i64(), mask, *caches)]
-    b.output(mixer.decode(b, "attn", operands[0], DecodeState(*operands[1:]), (), "xavier", dim=DIM, heads=HEADS))
+    given = Given(DECODE, dict(zip(DECODE.operands, operands[1:], strict=True)))
+    b.output(*mixer.apply(b, "attn", operands[0], "xavier", given, dim=DIM, heads=HEADS))
     mb.entries["step"] = b.finish()
     module = mb.finish()
     rng = np.random.default_rng(0)
@@ -134,18 +134,19 @@ def test_decoding_is_the_last_row(kernel: dict[str, Any]) -> None:
         np.testing.assert_allclose(out[:, 0], wanted[:, i], rtol=1e-9)
 
 
-def test_what_a_kernel_needs_is_told() -> None:
-    mixer = "backbone.block.mixer={kind: attention, heads: 6, causal: true, %s}"
+def test_kernels_refuse_what_does_not_fit() -> None:
+    mixer = "backbone.block.mixer={kind: kerple_attention, heads: 6, causal: true, %s}"
     for more, said in (
-        ("score_kernel: {kind: kerple_power, bias: null}", "neither adds to the scores"),
-        ("kv_heads: 2, score_kernel: {kind: kerple_power, factor: scale}", "as many key heads"),
+        ("kernel: {kind: kerple_power, bias: null}", "neither adds to the scores"),
+        ("kv_heads: 2, kernel: {kind: kerple_power, factor: scale}", "as many key heads"),
     ):
         with pytest.raises(DiagnosticError, match=said):
             load_spec("llamagen", overrides=["backbone.width=96", mixer % more])
 
 
 def test_it_is_emitted() -> None:
-    overrides = ["data={kind: digits}", "backbone.block.mixer.score_kernel={kind: kerple_log}", "backbone.depth=1"]
+    mixer = "backbone.block.mixer={kind: kerple_attention, heads: 4, kernel: {kind: kerple_log}}"
+    overrides = ["data={kind: digits}", mixer, "backbone.depth=1"]
     from latentc.lower import lower
 
     text = model_source(lower(load_spec("digits_dit", overrides=overrides)), "main")

@@ -30,7 +30,8 @@ def weights(lowered):
     return {path: rng.normal(size=param.type.shape).astype(np.float32) * 0.3 for path, param in params.items()}
 
 
-KERNEL = ("backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}")
+KERPLE = "{kind: kerple_attention, heads: 2, causal: true, bias: false, kernel: {kind: kerple_log}}"
+KERNEL = ("backbone.positions=null", f"backbone.block.mixer={KERPLE}")
 OPTIONS = {"learned positions": (), "biases by distance": KERNEL, "gated": ("backbone.block.condition.gated=true",)}
 
 

@@ -16,7 +16,8 @@ from latentc.spec import load_spec
 
 SIZES = ("backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2")
 DROPS = "backbone.block.mixer.weight_dropout=0.25"
-KERNEL = "backbone.block.mixer.score_kernel={kind: kerple_power, factor: scale}"
+KERNEL = "backbone.block.mixer={kind: kerple_attention, heads: 2, weight_dropout: 0.25, kernel: {kind: kerple_power, "
+KERNEL += "factor: scale}}"
 
 
 def test_engines_know_nothing_of_it() -> None:

@@ -14,7 +14,7 @@ from latentc.spec import load_spec
 
 TINY = ["data={kind: digits}", "backbone.width=8", "backbone.depth=1", "backbone.block.mixer.heads=2"]
 TINY += ["sampler.guidance.channels=null"]
-NOISY = "{kind: attention, heads: 2, routed: {experts: 4, chosen: 2, noise: %s, noise_std: 2.0}}"
+NOISY = "{kind: routed_attention, heads: 2, routed: {experts: 4, chosen: 2, noise: %s, noise_std: 2.0}}"
 
 
 @pytest.mark.parametrize("noise", ["normal", "gumbel"])

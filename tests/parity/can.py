@@ -9,7 +9,7 @@ from cases import Array, Forward
 from parity_data import SIZES, Numbers
 
 SMALL = (*SIZES["dit"], "data.shape=[8, 8, 8]", "backbone.patch=1")
-NORM_AFTER = (*SMALL, "backbone.block.condition.norm_after=true")
+NORM_AFTER = (*SMALL, "backbone.block.condition={kind: post_norm}")
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:

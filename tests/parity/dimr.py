@@ -59,7 +59,7 @@ CASES = [
         *DATA[1:],
         "data.shape=[4, 8, 8]",
         f"backbone.branches={ROTARY}",
-        "backbone.coarse.mixer={kind: attention, heads: 2, qkv_bias: false, axial_rotary: true}",
+        "backbone.coarse.mixer={kind: axial_attention, heads: 2, qkv_bias: false}",
         "backbone.coarse.norm={kind: rms_norm, eps: 1e-16}",
         "conditioning.class=null",
         "sampler.guidance=null",

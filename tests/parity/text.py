@@ -12,7 +12,7 @@ BLOCK = "networks.main.block"
 T5 = (
     "data.fields={tokens: {shape: [20], classes: 40, medium: text, end: 1}, tokens_mask: {shape: [20], dtype: bool}}",
     *("networks.main.width=32", "networks.main.depth=2", "networks.main.relative={buckets: 8, furthest: 16}"),
-    f"{BLOCK}.mixer={{kind: attention, heads: 4, head_width: 8, score_factor: {8**0.5}, bias: false}}",
+    f"{BLOCK}.mixer={{kind: t5_attention, heads: 4, head_width: 8, bias: false}}",
 )
 GATED = (*T5, f"{BLOCK}.feed_forward.hidden=48")
 RELU = (*T5, f"{BLOCK}.feed_forward={{kind: relu_mlp, ratio: 1.5, bias: false}}")

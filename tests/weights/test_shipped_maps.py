@@ -46,7 +46,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "gedi": (("networks.discriminator.class_bias=true",),),
     "dimr": (
         (
-            "backbone.coarse.mixer={kind: attention, heads: 2, qkv_bias: false, axial_rotary: true}",
+            "backbone.coarse.mixer={kind: axial_attention, heads: 2, qkv_bias: false}",
             "backbone.branches=[{width: 32, half: 1, patch: 2, block: coarse}, {width: 16, half: 0, block: coarse}]",
             "backbone.coarse.norm={kind: rms_norm, eps: 1e-16}",
             "conditioning.class=null",
@@ -84,7 +84,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
             *("backbone.tokens=256", "backbone.lengths=[128, 256]"),
             *("backbone.unplaced=[latents]", "backbone.stored=[patches, queries, outputs]"),
         ),
-        ("backbone.rotary=null", "backbone.block.mixer.mixed_rotary=10000"),
+        ("backbone.rotary=null", "backbone.block.mixer={kind: mixed_rotary_attention, heads: 12, qkv_bias: false}"),
     ),
     "maskbit": (
         ("backbone.block.condition.norm_after=false",),

@@ -1,38 +1,89 @@
-"""What mixers are given, beside tokens, to decode one or several with a cache of those before.
+"""The forms in which blocks and mixers process tokens, and the values that come with them.
 
-Symbols: B batch, T tokens, N tokens at once, S tokens in the cache, D width, H heads, H_kv heads of keys and values.
+Symbols: B batch, T tokens, N tokens at once, S tokens in the cache, D width, E size of the condition, H_kv heads of
+keys and values, d channels of a head.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from latentc.ir.builder import Var
 
+UNSEEN = -3e4
+"""Score of a hidden token: its softmax is 0, and it fits in half precision."""
 
-@dataclass(frozen=True)
-class DecodeState:
-    """Inputs of a mixer's decoding step: the token's position, the mask of visible positions, the caches."""
-
-    position: Var  # i64[]
-    mask: Var  # bool[1 or B, 1, 1, T], true where a position is visible
-    keys: Var  # f32[B, H_kv, T, D / H]
-    values: Var
-    temperature: Var | None = None  # f32[B], divides the scores
-    plain: bool = True  # true if the block's other methods take no mask
+_OPERANDS: Mapping[str, tuple[str, ...]] = {
+    "forward": ("mask",),
+    "begin": ("mask",),
+    "extend": ("keys", "values", "mask"),
+    "decode": ("position", "mask", "keys", "values", "temperature"),
+}
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """What several tokens x [B, N, D] in a row are decoded with: the cache of the S before them, if there are any.
+class BlockForm:
+    """A method of blocks and mixers on tokens x f32[B, N, D].
 
-    `cache`: keys and values f32[B, H_kv, S, D / H] each; `mask` bool[B or 1, 1, N or 1, S + N], true for those seen;
-    None: all. `plain`: the other methods of the block take no mask.
+    `forward` processes a whole sequence. The others also return the keys and values of all tokens so far, f32[B, H_kv,
+    S, d] each: `begin` those of the first tokens, `extend` those in its cache followed by those of x, and `decode` its
+    cache of all T tokens with those of x from `position` on.
     """
 
-    cache: tuple[Var, ...] = ()
-    mask: Var | None = None
+    method: Literal["forward", "begin", "extend", "decode"] = "forward"
+    masked: bool = False
+    """Whether it takes a mask, bool[B or 1, 1, N or 1, T], true for visible tokens; `decode` always does."""
     plain: bool = False
+    """Of a method with a cache: whether `forward` of the same class takes no mask."""
+    tempered: bool = False
+    """Whether `decode` takes a temperature f32[B], which divides the scores."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether it returns keys and values."""
+        return self.method != "forward"
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Names of its operands after x."""
+        given = {"mask": self.masked or self.method == "decode", "temperature": self.tempered}
+        return tuple(name for name in _OPERANDS[self.method] if given.get(name, True))
+
+    def cls(self, name: str) -> str:
+        """The emitted class: `name`, with a prefix if its `forward` takes a mask."""
+        masked = not self.plain if self.cached else self.masked
+        return f"Masked{name}" if masked else name
 
 
-__all__ = ["Chunk", "DecodeState"]
+FORWARD, MASKED = BlockForm(), BlockForm(masked=True)
+BEGIN, EXTEND = BlockForm("begin"), BlockForm("extend")
+DECODE = BlockForm("decode", plain=True)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a block or mixer gets with its tokens: the operands of `form` by name, rotary tables and the condition."""
+
+    form: BlockForm = FORWARD
+    values: Mapping[str, Var] = field(default_factory=dict)
+    rotary: tuple[Var, ...] = ()
+    c: Var | None = None
+    """The condition f32[B, E], if the block passes it on."""
+    router: Var | None = None
+    """The vector f32[B, E] that chooses experts; None: the condition does."""
+    context: Sequence[Var] = ()
+    """Tokens of conditions f32[B, L, E] and the mask bool[B, L] of those that count, if any."""
+
+    @property
+    def mask(self) -> Var | None:
+        return self.values.get("mask")
+
+    @property
+    def operands(self) -> tuple[Var, ...]:
+        """The operands of `form`, in its order."""
+        return tuple(self.values[name] for name in self.form.operands)
+
+
+__all__ = ["BEGIN", "DECODE", "EXTEND", "FORWARD", "MASKED", "UNSEEN", "BlockForm", "Given"]

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from latentc.components import Component
-from latentc.components.decoding import Chunk, DecodeState
+from latentc.components.decoding import FORWARD, BlockForm, Given
 from latentc.components.layers import INITS, linear, mp_linear
 from latentc.ir.builder import BlockBody, Builder, Var
 from latentc.ir.types import f32
@@ -62,12 +63,14 @@ class Problem:
 class Refusal(ValueError):
     """Raised while a component is built, by the line that needs what the spec lacks.
 
-    Lowering turns it into a diagnostic at `path` below the component.
+    Lowering turns it into a diagnostic at `path` below the component, or below `part`, one of the component's parts.
     """
 
-    def __init__(self, message: str, help: str | None = None, path: tuple[str | int, ...] = ()) -> None:
+    def __init__(
+        self, message: str, help: str | None = None, path: tuple[str | int, ...] = (), part: Component | None = None
+    ) -> None:
         super().__init__(message)
-        self.problem = Problem(path, message, help)
+        self.problem, self.part = Problem(path, message, help), part
 
 
 def a_divisor(*sizes: int) -> str:
@@ -77,7 +80,7 @@ def a_divisor(*sizes: int) -> str:
 
 
 def under(*path: str | int, problems: Iterable[Problem]) -> Iterator[Problem]:
-    """The problems of what stands at `path` in a component."""
+    """The problems of a part of a component, which is at `path` in it."""
     for problem in problems:
         yield replace(problem, path=(*path, *problem.path))
 
@@ -87,7 +90,7 @@ Applies = Mapping[str, tuple[str, tuple[Any, ...] | None]]
 
 
 class Part(Component):
-    """A component that may object to the spec it stands in."""
+    """A component that may refuse the spec that it is part of."""
 
     APPLIES: ClassVar[Applies] = {}
     """Options that apply only together with another; refused if they differ from their defaults without it."""
@@ -123,195 +126,99 @@ class Mixer(Part):
     """Mixes tokens: x [B, T, D] -> [B, T, D]. `static` are the sizes its emitted class is constructed with."""
 
     @property
-    @abstractmethod
     def head_count(self) -> int:
-        """Heads that `dim` is divided among; 1 if it has none."""
-
-    @property
-    def own_head_size(self) -> bool:
-        """Whether heads have a width of their own, which not every network can handle."""
-        return False
+        """Number of heads that the width is divided among; 1 if it has none."""
+        return 1
 
     def head_size(self, width: int) -> int:
-        """Channels of a head, of tokens of this width."""
+        """Channels of a head at this width."""
         return width // self.head_count
 
     @property
-    def head_multiple(self) -> int:
-        """What the channels of a head must be a multiple of."""
-        return 1
+    def needs(self) -> tuple[str, ...]:
+        """Sizes of the sequence that `apply` takes: `grid`, the columns of a grid of tokens; `front`, the number of
+        leading tokens with weights of their own, if there are any; `lead`, that of those with attributes.
+        """
+        return ()
 
     @property
     def spatial(self) -> bool:
-        """Whether tokens must be a square, whose side `grid` it is then applied with."""
-        return False
-
-    @property
-    def rectangular(self) -> bool:
-        """Whether tokens may have more or fewer columns than rows, of which `grid` is the number; if `spatial`."""
-        return not self.spatial
+        """Whether tokens must form a grid."""
+        return "grid" in self.needs
 
     @property
     def ordered(self) -> bool:
         """Whether a token sees only itself and those before it."""
         return False
 
-    @property
-    def first_seen(self) -> int:
-        """How many of the first tokens all see, if it is `ordered`, those before them too."""
-        return 0
-
-    @property
-    def normalised(self) -> bool:
-        """Whether blocks normalise what it mixes."""
-        return True
-
-    @property
-    def takes_vector(self) -> bool:
-        """Whether `apply` may be given a vector c."""
-        return False
-
-    @property
-    def places_tokens(self) -> bool:
-        """Whether it tells tokens apart by their places, so that they need no positions."""
-        return False
-
-    @property
-    def generates(self) -> bool:
-        """Whether weights inside depend on the condition, which `apply` is then given as `told`."""
-        return False
-
-    @property
-    def separates(self) -> bool:
-        """Whether it may be applied with `front`: how many tokens in front have weights of their own."""
-        return False
-
-    @property
-    def parted(self) -> bool:
-        """Whether it must be applied with `lead`: how many tokens in front are a part of their own."""
-        return False
-
-    @property
-    def routes(self) -> bool:
-        """Whether `told` chooses experts, so that it may be another vector than the condition."""
-        return False
-
-    @property
-    def whole_only(self) -> bool:
-        """Whether only `apply` is what it says, not `extend` and `decode`."""
-        return False
-
-    @property
-    def recalls(self) -> bool:
-        """Whether tokens that `extend` takes may stand anywhere among the cached ones, not only behind them."""
-        return False
-
-    @property
-    def branches(self) -> int:
-        """How many summands `apply_branches` returns."""
-        return 1
-
-    def problems_of_grid(self, grid: int) -> Iterator[Problem]:
-        """What is wrong with a square of tokens of this side."""
-        yield from ()
-
-    @abstractmethod
-    def static(self, dim: int) -> dict[str, Any]: ...
+    def static(self, dim: int) -> dict[str, Any]:
+        return {}
 
     def own(self, dim: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of a block's sizes that it is applied with."""
-        more = *(("grid",) if self.spatial else ()), *(("front",) if "front" in sizes else ())
-        more = *more, *(("lead",) if self.parted else ())
+        """The sizes of a block that `apply` takes. Refusal: leading tokens with weights of their own, not supported."""
+        if "front" in sizes and "front" not in self.needs:
+            message = f"this `{self.kind}` has the same weights for all tokens"
+            raise Refusal(message, "use `{kind: attention}`, or leave out `front` of the condition", part=self)
+        more = (name for name in self.needs if name in sizes or name != "front")
         return {name: sizes[name] for name in (*self.static(int(dim)), *more)}
 
     @abstractmethod
-    def apply(
-        self,
-        b: Builder,
-        name: str,
-        x: Var,
-        rotary: tuple[Var, ...],
-        init: str,
-        mask: Var | None = None,
-        c: Var | None = None,
-        **static: Any,
-    ) -> Var:
-        """`mask` bool[B or 1, 1, T or 1, T] is true for the tokens that may be seen; None: all. Only a `CachedMixer` is
-        given one. `c` [B, E] is the condition. If weights depend on the condition, `told` is that, too.
-        """
+    def apply(self, b: Builder, name: str, x: Var, init: str, given: Given, **static: Any) -> tuple[Var, ...]:
+        """The mixed tokens; then, if the form of `given` has a cache, its keys and values with those of x.
 
-    def apply_branches(
-        self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any
-    ) -> tuple[Var, ...]:
-        """The summands of `apply`, for blocks that gate each by itself."""
-        return (self.apply(b, name, x, rotary, init, **static),)
+        Refusal: a form that it does not support.
+        """
 
 
 class PlainMixer(Mixer):
-    """A mixer that reads nothing but the tokens."""
+    """A mixer that reads nothing but the tokens of a whole sequence."""
 
     @abstractmethod
     def body(self, init: str) -> BlockBody:
-        """What it does to tokens x."""
+        """The module of tokens x."""
 
-    def apply(
-        self,
-        b: Builder,
-        name: str,
-        x: Var,
-        rotary: tuple[Var, ...],
-        init: str,
-        mask: Var | None = None,
-        c: Var | None = None,
-        **static: Any,
-    ) -> Var:
-        return b.sub(name, self.body(init), x, **static)  # type: ignore[no-any-return]
+    def apply(self, b: Builder, name: str, x: Var, init: str, given: Given, **static: Any) -> tuple[Var, ...]:
+        whole_sequences(self, given)
+        return (b.sub(name, self.body(init), x, **static),)
 
 
-class CachedMixer(Mixer):
-    """A mixer that heeds `mask` and takes tokens against keys and values of others."""
+def whole_sequences(mixer: Mixer, given: Given) -> None:
+    """Refusal of a mask or a cache."""
+    if given.form.masked or given.form.cached:
+        message = f"this network masks tokens or keeps a cache, but `{mixer.kind}` processes whole sequences"
+        raise Refusal(message, "use `{kind: attention}`", part=mixer)
 
-    @property
-    def looks(self) -> bool:
-        """Whether tokens may be mixed with a context too, by `look`."""
-        return False
 
-    @abstractmethod
-    def look(self, b: Builder, name: str, x: Var, context: tuple[Var, ...], init: str, dim: int, **static: Any) -> Var:
-        """x [B, T, D] mixed with itself and a context [B, L, E], behind which may be a mask bool[B, L]."""
+def condition_of(mixer: Mixer, given: Given) -> Var:
+    """The condition f32[B, E]. Refusal: the block does not pass it to the mixer."""
+    if given.c is None:
+        message = f"`{mixer.kind}` depends on the condition, but these blocks do not pass it to the mixer"
+        raise Refusal(message, "use the condition `{kind: adaln_zero}`, or another mixer", part=mixer)
+    return given.c
 
-    @abstractmethod
-    def decode(
-        self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
-    ) -> tuple[Var, Var, Var]:
-        """One token x [B, 1, D] against a cache: (output, new key cache, new value cache). For causal mixers."""
 
-    @abstractmethod
-    def extend(
-        self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
-    ) -> tuple[Var, Var, Var]:
-        """Tokens x [B, N, D] against a cache: (output, keys and values [B, H_kv, S + N, d] with those of x behind)."""
+def square_side(part: Part, tokens: Any, grid: Any) -> Any:
+    """The side of a square of so many tokens, whose `grid` has so many columns. Refusal: it is no square."""
+    if int(tokens) != int(grid) ** 2:
+        message = f"`{part.kind}` needs a square of tokens, but this network has {int(tokens)} in rows of {int(grid)}"
+        raise Refusal(message, "use another, or square inputs", part=part)
+    return grid
 
 
 class FeedForward(Part):
     """Works on each token alone: x [B, T, D] -> [B, T, D]."""
 
     GATED: ClassVar[bool] = False
-    """Whether a layer of its own gates what the last one takes."""
+    """Whether a gate layer multiplies the input of the last layer."""
 
     @property
     def takes_vector(self) -> bool:
-        """Whether `apply` is given the condition c [B, E] too."""
+        """Whether `apply` takes c f32[B, E], the condition or another vector that chooses experts."""
         return False
 
     @property
-    def routes(self) -> bool:
-        """Whether that chooses experts, so that it may be another vector."""
-        return self.takes_vector
-
-    @property
     def parted(self) -> bool:
-        """Whether it must be applied with `lead`: how many tokens in front are a part of their own."""
+        """Whether `apply` takes `lead`, the number of leading tokens with attributes of their own."""
         return False
 
     @abstractmethod
@@ -319,25 +226,6 @@ class FeedForward(Part):
 
     @abstractmethod
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var: ...
-
-
-class ScoreKernel(Part):
-    """A kernel of the distance between tokens, which changes the scores of attention."""
-
-    @abstractmethod
-    def terms(self, b: Builder, distance: Var, heads: int) -> tuple[Var | None, Var | None]:
-        """Factor and summand of the scores, f32[1, H, T_q, T] each, or None, of distances f32[1, T_q, T] (>= 0)."""
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether there is a factor."""
-        return False
-
-    def on(self, b: Builder, scores: Var, distance: Var) -> Var:
-        """Scores f32[B, H, T_q, T] with the kernel of the distances."""
-        factor, summand = self.terms(b, distance, scores.shape[1])
-        scores = scores if factor is None else b.mul(scores, factor, out="scores")
-        return scores if summand is None else b.add(scores, summand, out="scores")
 
 
 class Positions(Part):
@@ -352,7 +240,7 @@ class Positions(Part):
     FRAMES: ClassVar[bool] = False  # true if it has tables for frames, and for grids that are not square
 
     def problems_of_head(self, channels: int) -> Iterator[Problem]:
-        """What is wrong with attention heads of so many channels, for which it has tables."""
+        """Problems of rotary tables for heads of so many channels."""
         yield from ()
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
@@ -367,24 +255,22 @@ class Positions(Part):
 
 
 Told = Literal["vector", "time"] | None
-"""What a network tells its blocks: an embedding f32[B, E], the time f32[B, 1], or nothing."""
+"""What a network passes to its blocks: an embedding f32[B, E], the time f32[B, 1], or nothing."""
 
 
 class BlockCondition(Part):
     """How the condition enters a block; composes a block from its parts."""
 
     TAKES: ClassVar[Told] = "vector"
-    """What blocks take behind x: the embedded condition c [B, E], the time t [B, 1], or nothing."""
-    TELLS_MIXER: ClassVar[bool] = False
-    """Whether a mixer that `generates` weights from the condition is given it."""
-    THROUGH_MIXER: ClassVar[bool] = False
-    """Whether the mixer takes c, rather than the block around it."""
-    TELLS_FEED_FORWARD: ClassVar[bool] = False
-    """Whether a feed-forward that takes c is given it."""
+    """First operand of blocks after x: the embedded condition c [B, E], the time t [B, 1], or none."""
+    OPERANDS: ClassVar[tuple[str, ...]] = ()
+    """Names of the operands between x and those of the form."""
+    SHAPES: ClassVar[Mapping[str, str]] = {}
+    """Their declared shapes."""
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether blocks attend to tokens of conditions [B, L, E], and the mask of those that count, behind c."""
+        """Whether blocks attend to tokens of conditions [B, L, E], and the mask of those that count."""
         return False
 
     @property
@@ -394,19 +280,36 @@ class BlockCondition(Part):
 
     @property
     def spatial(self) -> bool:
-        """Whether tokens must be a square, whose side `grid` blocks are then built with."""
+        """Whether tokens must form a grid; blocks are then built with `grid`, its side or number of columns."""
         return False
 
     @property
     def separates(self) -> bool:
-        """Whether tokens in front have weights of their own; blocks are then built with `front`, how many they are."""
+        """Whether leading tokens have weights of their own; blocks are then built with `front`, their number."""
         return False
 
     @abstractmethod
-    def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody: ...
+    def names(self, mixer: Mixer, masked: bool) -> tuple[str, str]:
+        """Name and docstring of the emitted class of blocks, without or with a mask."""
+
+    @abstractmethod
+    def branches(
+        self, b: Builder, x: Var, given: Given, mix: Mix, parts: BlockParts, dim: int, static: Mapping[str, Any]
+    ) -> Var:
+        """Tokens x [B, T, D] with all branches added; `mix` applies the mixer, module `attn`, whatever the form."""
+
+    def block(
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, form: BlockForm = FORWARD
+    ) -> BlockBody:
+        """A block's method of this form: of x, `OPERANDS`, those of the form, and others.
+
+        These are the vector that chooses experts if `router`, `context` operands of conditions, and rotary tables.
+        A form with a cache returns x, keys and values.
+        """
+        return _block(self, BlockParts(mixer, feed_forward, norm, init), form)
 
     def shared(self, b: Builder, c: Var, width: Any) -> Var:
-        """What all blocks are given of the condition c [B, D]."""
+        """The operand of all blocks for the condition c [B, D]."""
         return c
 
     def final_modulation(self, b: Builder, c: Var, width: Any) -> tuple[Var, Var]:
@@ -417,24 +320,65 @@ class BlockCondition(Part):
         return shift, scale
 
 
-class CachedCondition(BlockCondition):
-    """A condition whose blocks may also hide tokens from each other, or take them in chunks against a cache."""
+class BlockParts(NamedTuple):
+    """The parts of a block beside its condition."""
 
-    @abstractmethod
-    def masked_block(self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        """The same block, behind what it is told a mask of the tokens that may be seen, bool[B or 1, 1, T or 1, T]."""
+    mixer: Mixer
+    feed_forward: FeedForward
+    norm: Norm
+    init: str
 
-    @abstractmethod
-    def extend_block(
-        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
-    ) -> BlockBody:
-        """The same block for a chunk of tokens: takes keys, values and, if `masked`, a mask behind what it is told.
+    def fed(
+        self,
+        b: Builder,
+        x: Var,
+        dim: int,
+        static: Mapping[str, Any],
+        name: str = "mlp",
+        given: Given | None = None,
+    ) -> Var:
+        """The feed-forward layer of x [B, T, D]. Refusal: it depends on the condition, which is not `given`."""
+        layer = self.feed_forward
+        own = {key: static[key] for key in (*layer.static(dim), *(("lead",) if layer.parted else ()))}
+        if layer.takes_vector:
+            if given is None or given.c is None:
+                message = f"`{layer.kind}` depends on the condition, but these blocks do not pass it on"
+                raise Refusal(message, "use the condition `{kind: adaln_zero}`", part=layer)
+            own["c"] = given.c if given.router is None else given.router
+        return layer.apply(b, name, x, self.init, dim=dim, **own)
 
-        Returns x, then the cache grown by the keys and values of x; see `Chunk`.
-        """
 
-    @abstractmethod
-    def begin_block(
-        self, mixer: CachedMixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
-    ) -> BlockBody:
-        """The same for the first chunk, which has no cache yet."""
+Mix = Callable[[Var], Var]
+"""h f32[B, N, D] -> its tokens, mixed."""
+
+_DOCS = {
+    "begin": "The block for the first tokens; also returns their keys and values.",
+    "extend": "The block for the next tokens; also returns the cached keys and values with theirs appended.",
+    "decode": "The block for one token against the cached keys and values.",
+}
+
+
+@cache
+def _block(condition: BlockCondition, parts: BlockParts, form: BlockForm) -> BlockBody:
+    names = ("x", *condition.OPERANDS, *form.operands)
+    mixer = parts.mixer
+
+    def block(b: Builder, *operands: Var, dim: int, context: int = 0, router: int = 0, **static: Any) -> Any:
+        values, rest = dict(zip(names, operands, strict=False)), operands[len(names) :]
+        chooses, rest = rest[:router], rest[router:]
+        first = chooses[0] if chooses else None
+        given = Given(form, values, rest[context:], values.get("c"), first, rest[:context])
+        cache: list[Var] = []
+
+        def mix(h: Var) -> Var:
+            h, *cache[:] = mixer.apply(b, "attn", h, parts.init, given, dim=dim, **mixer.own(dim, static))
+            return h
+
+        x = condition.branches(b, values["x"], given, mix, parts, dim, static)
+        return (x, *cache) if form.cached else x
+
+    cls, block.__doc__ = condition.names(mixer, form.masked)
+    if form.cached:
+        cls, _ = condition.names(mixer, not form.plain)
+        block.__doc__ = _DOCS[form.method]
+    return BlockBody(block, cls, form.method, condition.SHAPES, names)

@@ -11,12 +11,16 @@ from latentc.ir.types import Named
 class BlockBody:
     """A Python function that builds a method of an emitted class; see `module_class`."""
 
-    def __init__(self, body: Callable[..., Any], cls: str, method: str, shapes: Mapping[str, str]) -> None:
-        self.body, self.cls, self.method, self.shapes = body, cls, method, shapes
+    def __init__(
+        self, body: Callable[..., Any], cls: str, method: str, shapes: Mapping[str, str], names: Sequence[str] = ()
+    ) -> None:
+        self.body, self.cls, self.method, self.shapes, self.names = body, cls, method, shapes, names
         self.__doc__ = body.__doc__
 
     def operands(self, count: int, names: Sequence[str]) -> list[str]:
-        """Names of `count` operands: the body's own, then `names` for those that its `*args` receives."""
+        """Names of `count` operands: the block's own or its body's, then `names` for those that `*args` receives."""
+        if self.names:
+            return [*self.names, *names[len(self.names) : count]][:count]
         code = self.body.__code__
         own = code.co_varnames[1 : code.co_argcount][:count]
         star = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & 4 else "x"

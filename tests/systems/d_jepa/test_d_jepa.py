@@ -280,7 +280,7 @@ def test_the_sampler_of_d_jepa_t2i() -> None:
         ("networks.main.learned_positions=all", "the sum of vector conditions"),
         ("networks.main.positions={kind: sincos_2d}", "added to the input"),
         ("sampler.reuse={after: 1}", "keys with rotary positions"),
-        ("networks.main.block.mixer={kind: attention, heads: 2, key_bias: false}", "the same weights for all tokens"),
+        ("networks.main.block.mixer={kind: cosine_attention, heads: 2}", "the same weights for all tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused(override: str, words: str) -> None:

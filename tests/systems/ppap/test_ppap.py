@@ -34,7 +34,7 @@ GUIDED = (
     *("networks.expert_2=null", "networks.expert_3=null", "networks.expert_4=null"),
     *("sampler.respacing=ddim5", "sampler.guidance.experts=[expert_0, expert_1]", "sampler.guidance.scale=2"),
 )
-_BLOCK = "{mixer: {kind: attention, heads: 2, adapter: {rank: 2, alpha: 3}}, feed_forward: {kind: gelu_mlp}, "
+_BLOCK = "{mixer: {kind: adapted_attention, heads: 2, adapter: {rank: 2, alpha: 3}}, feed_forward: {kind: gelu_mlp}, "
 _BLOCK += "norm: {kind: layer_norm, affine: true}, condition: {kind: in_context}}"
 _VISION = "kind: staged_classifier, width: 8, multipliers: [1], depths: [1], patch: 4, patch_norm: false, image: 12"
 _VISION = f"{{{_VISION}, normalise: true, class_token: true, positions: {{kind: learned}}, block: {_BLOCK}}}"

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import Closed
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import FeedForward, Part, Problem
 from latentc.ir.builder import Builder, Var, f32
 
 if TYPE_CHECKING:
@@ -115,6 +115,12 @@ class ExpertRouter(Closed):
         return gates  # type: ignore[no-any-return]
 
 
+def routes(part: Part) -> bool:
+    """Whether a vector chooses experts in a part of a block."""
+    routers = [value for value in (part, *vars(part).values()) if isinstance(value, ExpertRouter)]
+    return any(not router.parts for router in routers) or (isinstance(part, FeedForward) and part.takes_vector)
+
+
 def problems_of_routed_by(names: Sequence[str], vectors: Sequence[str], routes: bool) -> Iterator[Problem]:
     """What is wrong with a network's `routed_by`, if these conditions enter as `vectors`; `routes`: any choose."""
     for i, name in enumerate(names):
@@ -165,4 +171,4 @@ def merged_linear(b: Builder, x: Var, gates: Var, weight: Var, bias: Var | None)
     return b.add(y, b.reshape(b.matmul(gates, bias), shape=(batch, 1, features)), out="y")  # type: ignore[no-any-return]
 
 
-__all__ = ["ExpertRouter", "Merged", "merged_linear", "problems_of_routed_by"]
+__all__ = ["ExpertRouter", "Merged", "merged_linear", "problems_of_routed_by", "routes"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import ports_of
+from latentc.components.decoding import BlockForm
 from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow
 from latentc.components.networks._flow_rest import Rest, stacked
@@ -47,9 +47,8 @@ def _step(
     Returns raw scale, if flows scale, and shift of the token that the last one predicts, or of `every` one, and the
     grown caches.
     """
-    mixer, feed_forward, norm, condition = parts.block.cached_parts()
-    assert isinstance(condition, InContext)
-    block = condition.decode_block(mixer, feed_forward, norm, parts.init, tempered=True)
+    mixer, feed_forward, norm, condition = parts.block.parts()
+    block = condition.block(mixer, feed_forward, norm, parts.init, BlockForm("decode", plain=True, tempered=True))
     length, count = caches[0].shape[2], h.shape[1]
     if every:
         own = b.op("add", position, b.arange(count), out="own")
@@ -62,9 +61,9 @@ def _step(
         seen = b.less_equal(b.arange(length), position)
         rows = [b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out="row") for table in rotary]
     mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
-    sizes, told, others = parts.block.own(dim, static), (position, mask), (temperature, *rows)
-    depth = len(caches) // 2
-    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, told, others, out="h", dim=dim, **sizes)
+    sizes, depth, others = parts.block.own(dim, static), len(caches) // 2, (temperature, *rows)
+    at = (position, mask)
+    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, at, others, out="h", dim=dim, **sizes)
     if int(count) > 1 and not every:
         h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
     return *parts.separate(b, parts.predictions(b, h, features), features), *grown

@@ -65,7 +65,7 @@ def rotary_tables(config: Any, b: Builder, static: Mapping[str, Any], layout: La
     if not isinstance(positions, Positions):
         return (), ()
     rows, columns = layout.grid(static)
-    size = static.get("head_width", static["width"] // static["heads"])
+    size = static.get("head_width", static["width"] // config.block.heads(static))
     if layout.frames or not layout.square:
         own = positions.rotary_of_frames(b, size, (1, rows, columns), 0, "freqs")
         frames = static["frames"] if layout.frames else 1

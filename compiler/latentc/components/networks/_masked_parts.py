@@ -16,7 +16,8 @@ from latentc.components import Closed
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, with_operands
-from latentc.components.parts import CachedMixer, FeedForward, Norm, Positions, Weights, dense
+from latentc.components.decoding import BlockForm
+from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Weights, dense
 from latentc.ir.builder import Builder, Var, f32, items
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class MaskedParts:
     """Builds the parts of a network; names of params are the same whichever method asks for them."""
 
     def __init__(self, config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> None:
-        mixer, feed_forward, self.norm, condition = config.block.cached_parts()
+        mixer, feed_forward, self.norm, condition = config.block.parts()
         assert isinstance(condition, InContext)
         self.config, self.entries = config, entries
         self.parts = mixer, feed_forward, self.norm, config.weights
@@ -105,7 +106,7 @@ class MaskedParts:
         grid = static["grid"]
         return positions.rotary(b, x.shape[2] // static["heads"], grid, x.shape[1] - grid**2)
 
-    def parts_of(self, part: str) -> tuple[CachedMixer, FeedForward, Norm, Weights]:
+    def parts_of(self, part: str) -> tuple[Mixer, FeedForward, Norm, Weights]:
         """The parts of the blocks of the encoder or the decoder."""
         mixer, feed_forward, norm, init = self.parts
         if part == "decoder" and self.config.decoder is not None:
@@ -127,7 +128,7 @@ class MaskedParts:
         condition, parts = self.condition, self.parts_of(part)
         sizes = {**sizes, "front": front} if condition.separates else sizes
         sizes = {**sizes, "lead": front} if self.config.block.parted else sizes
-        block = condition.masked_block(*parts) if mask else condition.block(*parts)
+        block = condition.block(*parts, BlockForm(masked=bool(mask)))
         for name in items(f"{part}_blocks", depth):
             x = b.sub(name, block, x, *mask, *rotary, dim=x.shape[2], **sizes)
         return x
@@ -136,7 +137,10 @@ class MaskedParts:
         self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any
     ) -> tuple[Var, list[Var]]:
         """The blocks, and the keys and values of each."""
-        block, caches = self.condition.begin_block(*self.parts_of(part), bool(mask), not mask), list[Var]()
+        block, caches = (
+            self.condition.block(*self.parts_of(part), BlockForm("begin", bool(mask), not mask)),
+            list[Var](),
+        )
         for i in range(int(depth)):
             name = f"{part}_blocks.{i}"
             x, keys, values = b.sub(name, block, x, *mask, out="x keys values", dim=x.shape[2], **sizes)
@@ -147,7 +151,7 @@ class MaskedParts:
         self, b: Builder, part: str, x: Var, mask: Var, caches: Sequence[Var], masked: bool, sizes: Any
     ) -> Var:
         """The blocks over tokens that see themselves and what is remembered."""
-        block = self.condition.extend_block(*self.parts_of(part), True, not masked)
+        block = self.condition.block(*self.parts_of(part), BlockForm("extend", True, not masked))
         for i in range(len(caches) // 2):
             cache, name = caches[2 * i : 2 * i + 2], f"{part}_blocks.{i}"
             x, *_ = b.sub(name, block, x, *cache, mask, out="x keys values", dim=x.shape[2], **sizes)

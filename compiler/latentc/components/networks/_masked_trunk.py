@@ -36,7 +36,6 @@ class MaskedTrunk(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_masks(self.kind)
         yield from self.block.problems_of_condition(self.kind, None, fronts=self.FRONTS)
         if not self.told(spec):
             yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.decoding import BlockForm
 from latentc.components.networks._stages import skip_block
-from latentc.components.parts import CachedMixer, FeedForward, Norm
+from latentc.components.parts import FeedForward, Mixer, Norm
 from latentc.ir.builder import BlockBody, Builder, Var
 
-Parts = tuple[CachedMixer, FeedForward, Norm, str]
+Parts = tuple[Mixer, FeedForward, Norm, str]
 """What a block is made of, and how its linear layers start."""
 
 
@@ -24,7 +25,7 @@ class Remembering:
         self.caches: list[Var] = []
 
     def body(self, condition: InContext, parts: Parts) -> BlockBody:
-        return condition.begin_block(*parts, False, True)
+        return condition.block(*parts, BlockForm("begin", plain=True))
 
     def run(self, b: Builder, name: str, body: BlockBody, operands: Sequence[Var], dim: Any, sizes: Any) -> Var:
         x, keys, values = b.sub(name, body, *operands, out="x keys values", dim=dim, **sizes)
@@ -39,7 +40,7 @@ class Recalling:
         self.left, self.mask = list(caches), mask
 
     def body(self, condition: InContext, parts: Parts) -> BlockBody:
-        return condition.extend_block(*parts, True, True)
+        return condition.block(*parts, BlockForm("extend", masked=True, plain=True))
 
     def run(self, b: Builder, name: str, body: BlockBody, operands: Sequence[Var], dim: Any, sizes: Any) -> Var:
         keys, values, *self.left = self.left

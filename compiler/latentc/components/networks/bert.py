@@ -20,6 +20,7 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import BlockForm
 from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import digit_base, rows
 from latentc.components.networks._masked_parts import Decoder, keys_of
@@ -128,9 +129,6 @@ class Bert(Backbone):
             if spec.data.modelled.end is not None:
                 message = "the sampler reuses keys and values of all tokens, but texts can end before the last one"
                 yield Problem((), message, "leave out `sampler.reuse`")
-            if not self.block.parts()[0].recalls:
-                message = "the sampler reuses keys and values, but this mixer does not return them"
-                yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or leave out `sampler.reuse`")
 
     def _problems_of_decoder(self, decoder: Decoder, conditions: Mapping[str, Condition]) -> Iterator[Problem]:
         if decoder.width % decoder.heads:
@@ -245,9 +243,9 @@ class _Local:
 @cache
 def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple[BlockBody, ...]:
     """`forward`, `forward_kept`, `remember` and `recall`."""
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+    mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
-    block = (condition.block if end is None else condition.masked_block)(mixer, feed_forward, norm, config.weights)
+    block = condition.block(mixer, feed_forward, norm, config.weights, BlockForm(masked=end is not None))
 
     def network(
         b: Builder,

@@ -22,6 +22,7 @@ from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import DECODE, MASKED
 from latentc.components.kit.texts import joined
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of, weigh
 from latentc.components.parts import Problem, Weights
@@ -245,9 +246,9 @@ def _blocks(
     static: Mapping[str, Any],
 ) -> tuple[Var, list[Var]]:
     """Tokens x f32[B, N, D] at cache position `position` through all blocks: features, and the grown caches."""
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+    mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
-    block = condition.decode_block(mixer, feed_forward, norm, config.weights)
+    block = condition.block(mixer, feed_forward, norm, config.weights, DECODE)
     sizes = config.block.own(width, static)
     return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), dim=width, **sizes)
 
@@ -261,8 +262,8 @@ def _logits(config: LanguageModel, b: Builder, x: Var, vocabulary: Any, width: A
 
 def _features(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
     """Features of a whole sequence x f32[B, N, D]."""
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
-    block = condition.masked_block(mixer, feed_forward, norm, config.weights)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block = condition.block(mixer, feed_forward, norm, config.weights, MASKED)
     x, mask = _placed(b, x, places(b, counts), config.context, width), visible(b, counts)
     for i in range(config.depth):
         x = b.sub(f"blocks.{i}", block, x, mask, dim=width, **config.block.own(width, static))

@@ -147,18 +147,13 @@ class MaskedAutoencoder(MaskedTrunk):
         if any(entry.form != "vector" for entry in self.entries(spec)):
             message = "the sampler reuses keys and values, but cannot do so with conditions that are sequences"
             yield Problem((), message, "leave out `sampler.reuse`")
-        mixer, _, _, condition = self.block.parts()
+        condition = self.block.parts()[3]
         if self.block.parted:
             message = "the sampler reuses keys and values, but cannot do so if leading tokens have their own attributes"
             yield Problem(("block",), message, "give one list of `attributes`, or leave out `sampler.reuse`")
         if condition.separates:
             message = "the sampler reuses keys and values, but cannot do so with separate weights for leading tokens"
             yield Problem(("block", "condition", "front"), message, "leave out `front` or `sampler.reuse`")
-        if not mixer.recalls:
-            message = "the sampler reuses keys and values, but this mixer does not return them"
-            yield Problem(
-                ("block", "mixer"), message, "use `{kind: attention}` without options, or leave out `sampler.reuse`"
-            )
 
     def decoder_sizes(self, static: Mapping[str, Any]) -> dict[str, Any]:
         """Static arguments of the decoder's blocks, of those of the network."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.merged_experts import problems_of_routed_by
+from latentc.components.blocks.merged_experts import problems_of_routed_by, routes
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Method, Network, Port
@@ -100,7 +100,7 @@ class PatchTransformer(ToldBlocks):
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
         vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
         parts = [part for block in (self.block, self.second) for part in block.parts()[:2]]
-        yield from problems_of_routed_by(self.routed_by, vectors, any(part.routes for part in parts))
+        yield from problems_of_routed_by(self.routed_by, vectors, any(routes(part) for part in parts))
 
     def _problems_of_second(self, grid: int | None) -> Iterator[Problem]:
         """What is wrong with every second block alone, at the fields that make it another."""
@@ -269,7 +269,7 @@ def _network(
     second = first
     if config.second is not config.block:
         second = condition.block(*config.second.parts()[:3], config.weights)
-        second = BlockBody(second.body, f"Interleaved{second.cls}", second.method, second.shapes)
+        second = BlockBody(second.body, f"Interleaved{second.cls}", second.method, second.shapes, second.names)
     count = len(ports_of(entries))
 
     @module_class("DiT", method, x="B channels length" if sequence else "B channels size size")

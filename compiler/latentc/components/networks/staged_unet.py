@@ -122,9 +122,6 @@ class StagedUnet(Staged):
 
     def _problems_of_rectangle(self, spec: Spec, height: int, width: int) -> Iterator[Problem]:
         """What needs a square of pixels, which these are not."""
-        if not self.block.rectangular:
-            message = f"these blocks need a square of tokens, not {height} by {width}"
-            yield Problem(("block", "mixer"), message, "use `{kind: depthwise_conv}` or a plain `{kind: attention}`")
         if width % 2**self.lowest:
             yield Problem(("multipliers",), f"a side of {width} cannot be halved {self.lowest} times")
         for entry in self.entries(spec):

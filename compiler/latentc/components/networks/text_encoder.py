@@ -16,11 +16,11 @@ from pydantic import Field, model_validator
 from latentc.components import Closed, Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.mixers._attention_scores import masked_bias
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import UNSEEN, BlockForm
 from latentc.components.kit.tokens import rows
-from latentc.components.parts import CachedCondition, CachedMixer, Init, Positions, Problem, Weights, table
+from latentc.components.parts import Init, Positions, Problem, Weights, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, TensorType
 
@@ -141,7 +141,6 @@ class TextEncoder(Backbone):
             message = f"`{self.positions.kind}` does not give each position a vector"
             yield Problem(("positions",), message, "use `{kind: learned}`, or `relative`")
         yield from self.block.problems_of_width(self.width, any_heads=True)
-        yield from self.block.problems_of_masks(self.kind)
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
 
@@ -181,10 +180,8 @@ class TextEncoder(Backbone):
 @cache
 def _encode(config: TextEncoder, end: int | None) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
-    assert isinstance(mixer, CachedMixer) and isinstance(condition, CachedCondition)
     bodies = mixer, feed_forward, norm, config.weights
-    plain = not config.masked and config.relative is None
-    block = condition.block(*bodies) if plain else condition.masked_block(*bodies)
+    block = condition.block(*bodies, BlockForm(masked=config.masked or config.relative is not None))
 
     @module_class("TextEncoder", "encode", tokens="B length")
     def encode(b: Builder, tokens: Var, *mask: Var, width: int, depth: int, **static: Any) -> Var:
@@ -195,8 +192,8 @@ def _encode(config: TextEncoder, end: int | None) -> BlockBody:
             x = config.positions.add(b, x, width, 0)
         seen = [b.reshape(each, shape=(each.shape[0], 1, 1, count), out="seen") for each in mask]
         if config.relative is not None:
-            bias = config.relative.bias(b, count, static["heads"])
-            seen = [masked_bias(b, bias, seen[0] if seen else None)]
+            bias = config.relative.bias(b, count, config.block.heads(static))
+            seen = [b.where(seen[0], bias, UNSEEN, out="bias") if seen else bias]
         for name in items("blocks", depth):
             x = b.sub(name, block, x, *seen, dim=width, **config.block.own(width, static))
         x = norm.apply(b, "norm", x)

@@ -23,8 +23,9 @@ from latentc.components.blocks.positions.learned import Learned
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import BlockForm
 from latentc.components.kit.orders import Reading, reading_order, unreadable
-from latentc.components.parts import CachedMixer, FeedForward, Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
@@ -116,8 +117,7 @@ class TokenTransformer(Backbone):
                 "`spare_tokens` adds rows for conditions, but conditions do not share the tokens' table",
                 "set `shared: true`",
             )
-        prefix = prefix_length([ports[0] for ports in told.values()])
-        yield from self.block.problems_of_decoding("a token_transformer predicts the next token", prefix)
+        yield from self.block.problems_of_decoding("a token_transformer predicts the next token")
         grid = spec.data.tokens.grid if spec.data.tokens is not None else ()
         if self.window is not None and (len(grid) != 2 or grid[0] < self.window[0] or grid[1] < self.window[1]):
             message = (
@@ -183,8 +183,8 @@ class TokenTransformer(Backbone):
         return replace(entry, ports=(replace(port, type=i64(B, seen)), *others))
 
 
-def _parts(config: TokenTransformer) -> tuple[CachedMixer, FeedForward, Norm, InContext, Positions | None]:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions | None]:
+    mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     return mixer, feed_forward, norm, condition, _positions(config)
 
@@ -259,8 +259,7 @@ def _logits(b: Builder, x: Var, norm: Norm, vocabulary: int) -> Var:
 @cache
 def _forward(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) -> BlockBody:
     mixer, feed_forward, norm, condition, positions = _parts(config)
-    build = condition.masked_block if masked else condition.block
-    block = build(mixer, feed_forward, norm, config.weights)
+    block = condition.block(mixer, feed_forward, norm, config.weights, BlockForm(masked=masked))
 
     @module_class("Transformer", idx=f"B {_size(config)}-1")
     def forward(b: Builder, idx: Var, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any) -> Var:
@@ -303,7 +302,7 @@ def _step(
     `counts` bool[B, n]: the tokens of conditions that count; None: all.
     """
     mixer, feed_forward, norm, condition, positions = _parts(config)
-    block = condition.decode_block(mixer, feed_forward, norm, config.weights, plain=counts is None)
+    block = condition.block(mixer, feed_forward, norm, config.weights, BlockForm("decode", plain=counts is None))
     length = _taken(static)
     if "prefix" in static:
         position = b.op("add", position, static["prefix"] - 1, out="place")
@@ -327,7 +326,7 @@ def _begin(
     """Tokens of conditions x [B, n, D] through all blocks: features of the last, and caches with room for the rest."""
     mixer, feed_forward, norm, condition, positions = _parts(config)
     masked = counts is not None
-    block = condition.begin_block(mixer, feed_forward, norm, config.weights, masked=masked, plain=not masked)
+    block = condition.block(mixer, feed_forward, norm, config.weights, BlockForm("begin", masked, not masked))
     seen = () if counts is None else (visible(b, counts, static["prefix"]),)
     count, length = static["prefix"], _taken(static)
     if isinstance(positions, Learned):

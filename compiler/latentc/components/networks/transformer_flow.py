@@ -175,7 +175,7 @@ class TransformerFlow(Backbone):
             message = "flows that do not scale can only be guided by their shifts"
             yield Problem((where,), message, f"set `{where}: {use}`")
         head_dim = self.head_dim
-        whole = self.last_width is None or self.block.parts()[0].own_head_size or not head_dim
+        whole = self.last_width is None or self._heads_have_a_width(self.last_width) or not head_dim
         if not whole and self.last_width % head_dim:  # type: ignore[operator]
             yield Problem(("last_width",), f"heads of {head_dim} channels do not divide a width of {self.last_width}")
         if isinstance(self.positions, Positions) and not self.positions.ROTARY:
@@ -202,6 +202,11 @@ class TransformerFlow(Backbone):
     def head_dim(self) -> int:
         """Channels of a head."""
         return self.block.parts()[0].head_size(self.width)
+
+    def _heads_have_a_width(self, width: int) -> bool:
+        """Whether the size of heads does not depend on the width of the tokens."""
+        mixer = self.block.parts()[0]
+        return mixer.head_size(width) == mixer.head_size(2 * width)
 
     def depth_of(self, flow: int) -> int:
         """Transformer blocks of a flow."""
@@ -294,7 +299,7 @@ class TransformerFlow(Backbone):
             sizes["depth"] = self.depths[i]
         if self.last_width is not None and i == self.flows - 1:
             own = self.block.static(self.last_width)
-            if not self.block.parts()[0].own_head_size:
+            if not self._heads_have_a_width(self.last_width):
                 own["heads"] = self.last_width // self.head_dim
             sizes |= {"dim": self.last_width, **own}
         return sizes

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from latentc.components.blocks.generated import generated_patches
 from latentc.components.networks.patch_transformer import PatchTransformer
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
+from latentc.systems.can.generated import generated_patches
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -21,9 +21,9 @@ from latentc.components.blocks.cross_attention import encoder_attention, look_up
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.decoding import DecodeState
+from latentc.components.decoding import DECODE, MASKED, Given
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.parts import CachedMixer, FeedForward, Norm, Problem, Weights
+from latentc.components.parts import BlockParts, FeedForward, Mixer, Norm, Problem, Weights
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
@@ -217,10 +217,10 @@ def _encoded(
     x, known = _source(b, config, entries, operands, static)
     places = b.maximum(b.op("sub", b.cumsum(known, axis=1), 1.0), 0.0, out="places")
     x = _entered(b, config, x, places, "encoder", static)
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+    mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     both_ways = mixer.model_copy(update={"causal": False})
-    block = condition.masked_block(both_ways, feed_forward, norm, config.weights)
+    block = condition.block(both_ways, feed_forward, norm, config.weights, MASKED)
     sizes = config.block.own(static["width"], static)
     for name in items("encoder", static["encoder_depth"]):
         x = b.sub(name, block, x, _seen(b, known), dim=static["width"], **sizes)
@@ -380,8 +380,8 @@ def _decode(config: TextToText, before: int) -> BlockBody:
     return decode
 
 
-def _parts(config: TextToText) -> tuple[CachedMixer, FeedForward, Norm, InContext]:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+def _parts(config: TextToText) -> tuple[Mixer, FeedForward, Norm, InContext]:
+    mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     return mixer, feed_forward, norm, condition
 
@@ -403,11 +403,11 @@ def decoder_block(config: TextToText) -> BlockBody:
         """A block that also looks at the encoder's tokens where `seen` is true."""
         own = mixer.own(dim, static)
         heads = {"dim": dim, "heads": static["heads"]}
-        x = _joined(b, norm, "norm1", x, after, lambda h: mixer.apply(b, "attn", h, (), init, dim=dim, **own))
+        x = _joined(b, norm, "norm1", x, after, lambda h: mixer.apply(b, "attn", h, init, Given(), dim=dim, **own)[0])
         x = _joined(
             b, norm, "norm_cross", x, after, lambda h: b.sub("cross", encoder_attention, h, context, seen, **heads)
         )
-        return _fed(b, feed_forward, norm, init, x, after, dim, static)
+        return _fed(b, BlockParts(mixer, feed_forward, norm, init), x, after, dim, static)
 
     return block
 
@@ -435,18 +435,17 @@ def decoder_step(config: TextToText) -> BlockBody:
         """The block for one token against the cached keys and values, its own and the encoder's."""
         own = mixer.own(dim, static)
         heads = {"dim": dim, "heads": static["heads"]}
+        given = Given(DECODE, {"position": position, "mask": mask, "keys": keys, "values": values})
         grown: list[Var] = []
 
         def mix(h: Var) -> Var:
-            h, *grown[:] = mixer.decode(
-                b, "attn", h, DecodeState(position, mask, keys, values), (), init, dim=dim, **own
-            )
+            h, *grown[:] = mixer.apply(b, "attn", h, init, given, dim=dim, **own)
             return h
 
         x = _joined(b, norm, "norm1", x, after, mix)
         looked = lambda h: b.sub("cross", look_up, h, kept_keys, kept_values, seen, **heads)  # noqa: E731
         x = _joined(b, norm, "norm_cross", x, after, looked)
-        return _fed(b, feed_forward, norm, init, x, after, dim, static), *grown  # type: ignore[return-value]
+        return _fed(b, BlockParts(mixer, feed_forward, norm, init), x, after, dim, static), *grown  # type: ignore[return-value]
 
     return decode
 
@@ -461,15 +460,5 @@ def decoder_memory(config: TextToText) -> BlockBody:
     return remember_block
 
 
-def _fed(
-    b: Builder,
-    feed_forward: FeedForward,
-    norm: Norm,
-    init: str,
-    x: Var,
-    after: bool,
-    dim: int,
-    static: Mapping[str, Any],
-) -> Var:
-    own = {k: static[k] for k in feed_forward.static(dim)}
-    return _joined(b, norm, "norm2", x, after, lambda h: feed_forward.apply(b, "mlp", h, init, dim=dim, **own))
+def _fed(b: Builder, parts: BlockParts, x: Var, after: bool, dim: int, static: Mapping[str, Any]) -> Var:
+    return _joined(b, parts.norm, "norm2", x, after, lambda h: parts.fed(b, h, dim, static))

@@ -10,4 +10,5 @@ Rows in docs/systems.yaml: diffit, diffit_image.
 COMPONENTS = {
     "networks": {"diffit_transformer": "diffit_transformer"},
     "blocks/conditions": {"qkv_bias": "qkv_bias"},
+    "blocks/mixers": {"time_attention": "time_attention"},
 }

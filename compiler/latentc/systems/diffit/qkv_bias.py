@@ -1,27 +1,26 @@
-"""The condition inside attention: it shifts queries, keys and values.
+"""Blocks whose condition enters inside attention, as a shift of queries, keys and values.
 
 Symbols: B batch, D width, E size of the condition.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.feature_map import as_map, as_tokens
+from latentc.components.blocks.mixers.windows import Windows
+from latentc.components.decoding import Given
 from latentc.components.layers import conv, group_norm
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Refusal, a_divisor
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.components.parts import BlockCondition, BlockParts, Mix, Mixer, Refusal, a_divisor
+from latentc.ir.builder import Builder, Var
+from latentc.systems.diffit.time_attention import TimeAttention
 
 
 class QkvBias(BlockCondition):
-    """Adds a linear map of the condition to queries, keys and values (DiffiT, Hatamizadeh et al. 2024).
-
-    This is their time-dependent self-attention (arXiv:2312.02139, equations 3 to 8); the block is pre-norm and
-    residual.
-    """
+    """Pre-norm residual blocks of `time_attention` (DiffiT, Hatamizadeh et al. 2024, arXiv:2312.02139)."""
 
     kind: Literal["qkv_bias"]
     convolution_groups: int | None = Field(
@@ -31,33 +30,30 @@ class QkvBias(BlockCondition):
         description="precedes the block by a 3 x 3 convolution of SiLU of a GroupNorm with this many groups, with a "
         "shortcut around both (the paper's residual cell of image-space models, equations 9 and 10); null: neither",
     )
-    THROUGH_MIXER: ClassVar[bool] = True
+    OPERANDS: ClassVar[tuple[str, ...]] = ("c",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "qkv_bias"}
 
     @property
     def spatial(self) -> bool:
         return self.convolution_groups is not None
 
-    def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _block(self.convolution_groups, mixer, feed_forward, norm, init)
+    def names(self, mixer: Mixer, masked: bool) -> tuple[str, str]:
+        doc = "A pre-norm transformer block whose queries, keys and values depend on the condition c [B, E]."
+        return "MaskedDiffiTBlock" if masked else "DiffiTBlock", doc
 
-
-@cache
-def _block(groups: int | None, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-    @module_class("DiffiTBlock")
-    def block(b: Builder, x: Var, c: Var, *rotary: Var, dim: int, **static: Any) -> Var:
-        """A pre-norm transformer block whose queries, keys and values depend on the condition c [B, E]."""
-        feeding = {k: static[k] for k in feed_forward.static(dim)}
-        shortcut = x
+    def branches(
+        self, b: Builder, x: Var, given: Given, mix: Mix, parts: BlockParts, dim: int, static: Mapping[str, Any]
+    ) -> Var:
+        groups, norm, shortcut, mixer = self.convolution_groups, parts.norm, x, parts.mixer
+        if not isinstance(mixer.mixer if isinstance(mixer, Windows) else mixer, TimeAttention):
+            message = f"`{self.kind}` adds the condition inside the mixer, but `{mixer.kind}` takes none"
+            raise Refusal(message, "use the mixer `time_attention`, or the condition `{kind: adaln_zero}`", part=self)
         if groups is not None:
             if dim % groups:
                 message = f"{groups} groups do not divide {int(dim)} channels"
-                raise Refusal(message, a_divisor(int(dim)), ("block", "condition", "convolution_groups"))
+                raise Refusal(message, a_divisor(int(dim)), ("convolution_groups",), self)
             h = group_norm(b, "norm0", as_map(b, x, static["grid"]), groups, 1e-5, out="h")
-            x = as_tokens(b, conv(b, "conv", b.silu(h, out="h"), dim, 3, init, out="h"), shortcut.shape[1])
-        h = norm.apply(b, "norm1", x) if mixer.normalised else x
-        x = x + mixer.apply(b, "attn", h, rotary, init, c=c, dim=dim, **mixer.own(dim, static))
-        x = x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+            x = as_tokens(b, conv(b, "conv", b.silu(h, out="h"), dim, 3, parts.init, out="h"), shortcut.shape[1])
+        x = x + mix(norm.apply(b, "norm1", x))
+        x = x + parts.fed(b, norm.apply(b, "norm2", x), dim, static, given=given)
         return x if groups is None else shortcut + x
-
-    return block

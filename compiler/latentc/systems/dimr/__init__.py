@@ -10,6 +10,7 @@ Rows in docs/systems.yaml: dimr.
 
 COMPONENTS = {
     "blocks/conditions": {"time_norm": "time_norm"},
+    "blocks/mixers": {"axial_attention": "axial_rotary", "convnext_conv": "convnext_conv"},
     "blocks/norms": {"timed_rms_norm": "timed_rms_norm"},
     "networks": {"multi_resolution": "multi_resolution"},
     "objectives/denoising_terms": {"multi_scale": "multi_scale"},

@@ -25,9 +25,10 @@ from latentc.components.contract import Network, Port
 from latentc.components.kit.tokens import joined
 from latentc.components.layers import conv, patch_conv
 from latentc.components.networks._stages import Heads, long_skips
-from latentc.components.parts import CachedMixer, Problem, dense
+from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
+from latentc.systems.dimr.axial_rotary import AxialAttention
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -97,7 +98,7 @@ class MultiResolution(Backbone):
             "condition": {"kind": "time_norm"},
         },
         "fine": {
-            "mixer": {"kind": "depthwise_conv", "norm": False, "linear": False, "channel_attention": False},
+            "mixer": {"kind": "convnext_conv", "kernel": 3},
             "feed_forward": {"kind": "swiglu", "ratio": 2.0},
             "norm": {"kind": "timed_rms_norm"},
             "condition": {"kind": "time_norm"},
@@ -140,18 +141,12 @@ class MultiResolution(Backbone):
         if isinstance(spec.time, TimeFeatures) and spec.time.static()["frequencies"] != 1:
             message = f"a {self.kind} takes the time as a single number"
             yield Problem((), message, "use `conditioning.time: {kind: scalar}`")
-        mixer = self.coarse.parts()[0]
-        if self.coarse.parts()[3].takes_tokens and not (isinstance(mixer, CachedMixer) and mixer.looks):
-            message = f"`{mixer.kind}` with these options cannot attend to other tokens"
-            yield Problem(
-                ("coarse", "condition", "context"), message, "use `{kind: attention}`, or leave `context` out"
-            )
         if self.coarse.spatial and any(not self._looked_at(entry) for entry in self.entries(spec)):
             message = "the tokens are a square and one per condition, but the mixer needs a square alone"
             yield Problem(
                 ("coarse", "mixer"),
                 message,
-                "use `{kind: attention}` without relative bias or rotation, or leave out the conditions",
+                "use `{kind: attention}`, or leave out the conditions",
             )
         below: Branch | None = None
         for i, branch in enumerate(self.branches):
@@ -195,9 +190,8 @@ class MultiResolution(Backbone):
                 yield Problem((branch.block, *problem.path[1:]), problem.message, problem.help)
             elif branch.heads is None:
                 yield Problem(("branches", i, "width"), problem.message, problem.help)
-        if branch.heads is not None and branch.width % (branch.heads * (multiple := block.parts()[0].head_multiple)):
+        if branch.heads is not None and branch.width % branch.heads:
             message = f"{branch.heads} heads do not divide the width of {branch.width}"
-            message += f" into multiples of {multiple} channels" if multiple > 1 else ""
             yield Problem(("branches", i, "heads"), message)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
@@ -279,7 +273,7 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
             x = b.avg_pool(x, size=branch.shrink, out="x")
         x = patch_conv(b, "x_embedder", x, width, branch.patch, "linear_default")
         x = as_tokens(b, x, tokens)
-        if not mixer.places_tokens:
+        if not isinstance(mixer, AxialAttention):
             x = x + b.param("positions", f32(1, grid**2, width), "normal", std=0.02)
         if below is not None:
             ratio = below.scale // branch.scale
@@ -294,8 +288,10 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
             before += embedded.shape[1]
             x = b.concat(embedded, x, axis=1, out="x")
         sizes = {**of.static(width), "grid": grid, **({"heads": branch.heads} if branch.heads else {})}
-        cond = ((t,) if condition.TAKES == "time" else ()) + joined(b, context)
-        every = long_skips(b, block, x, cond, half, width, of.own(width, sizes))
+        tokens_of = joined(b, context)
+        sizes = {**of.own(width, sizes), **({"context": len(tokens_of)} if tokens_of else {})}
+        operands = (*((t,) if condition.TAKES == "time" else ()), *tokens_of)
+        every = long_skips(b, block, x, operands, half, width, sizes)
         made = [every[-1]]
         if not finest:
             features = b.concat(*every, axis=2, out="features")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import BlockCondition, CachedMixer, FeedForward, Mixer, Norm, Told
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.components.decoding import Given
+from latentc.components.parts import BlockCondition, BlockParts, Mix, Mixer, Told
+from latentc.ir.builder import Builder, Var
+from latentc.systems.dimr.contextual_attention import contextual_attention
+from latentc.systems.dimr.convnext_conv import ConvNextConv
 
 
 class TimeNorm(BlockCondition):
@@ -22,6 +25,7 @@ class TimeNorm(BlockCondition):
         "a separate layer; otherwise these are joined to the tokens",
     )
     TAKES: ClassVar[Told] = "time"
+    OPERANDS: ClassVar[tuple[str, ...]] = ("t",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "time_norm"}
 
     @property
@@ -32,27 +36,22 @@ class TimeNorm(BlockCondition):
     def takes_any_width(self) -> bool:
         return self.context
 
-    def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _block(mixer, feed_forward, norm, init, self.dropout)
+    def names(self, mixer: Mixer, masked: bool) -> tuple[str, str]:
+        cls = "ConvNeXtBlock" if isinstance(mixer, ConvNextConv) else "TimeNormBlock"
+        return cls, "A pre-norm block whose norms depend on the time t [B, 1]."
 
+    def branches(
+        self, b: Builder, x: Var, given: Given, mix: Mix, parts: BlockParts, dim: int, static: Mapping[str, Any]
+    ) -> Var:
+        mixer, norm, t, grid = parts.mixer, parts.norm, given.values["t"], static.get("grid")
 
-@cache
-def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, dropout: float) -> BlockBody:
-    def dropped(b: Builder, x: Var) -> Var:
-        return b.dropout(x, p=dropout) if dropout else x
+        def dropped(x: Var) -> Var:
+            return b.dropout(x, p=self.dropout) if self.dropout else x  # type: ignore[no-any-return]
 
-    @module_class("TimeNormBlock" if mixer.normalised else "ConvNeXtBlock")
-    def block(b: Builder, x: Var, t: Var, *context: Var, dim: int, **static: Any) -> Var:
-        """A pre-norm block whose norms depend on the time t [B, 1]."""
-        feeding, grid = {k: static[k] for k in feed_forward.static(dim)}, static.get("grid")
-        h = norm.apply(b, "norm1", x, t, grid) if mixer.normalised else x
-        if context:
-            assert isinstance(mixer, CachedMixer)
-            h = mixer.look(b, "attn", h, context, init, dim=dim, **mixer.own(dim, static))
+        h = x if isinstance(mixer, ConvNextConv) else norm.apply(b, "norm1", x, t, grid)
+        if given.context:
+            own = mixer.own(dim, static)
+            x = x + dropped(contextual_attention(b, mixer, h, given.context, parts.init, dim=dim, **own))
         else:
-            h = mixer.apply(b, "attn", h, (), init, dim=dim, **mixer.own(dim, static))
-        x = x + dropped(b, h)
-        h = norm.apply(b, "norm2", x, t, grid)
-        return x + dropped(b, feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding))
-
-    return block
+            x = x + dropped(mix(h))
+        return x + dropped(parts.fed(b, norm.apply(b, "norm2", x, t, grid), dim, static))

@@ -17,6 +17,7 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.blocks.stochastic_depth import DropPath, dropped, dropping, growing_rates
 from latentc.components.condition import Entry, TimeFeatures
+from latentc.components.decoding import Given
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.networks._one_sequence import OneSequence
 from latentc.components.parts import Mixer, Norm, Problem, TokenNorm, dense
@@ -59,9 +60,6 @@ class Dis(OneSequence):
         if mixer.spatial:
             message = f"`{mixer.kind}` needs a square of tokens, but here the time and conditions are tokens too"
             yield Problem(("mixer",), message, "use another, such as `{kind: selective_scan}`")
-        if mixer.generates:
-            message = "weights of the mixer depend on the condition, but blocks of a dis do not take it"
-            yield Problem(("mixer",), message, "leave out what generates them")
         if self.width % mixer.head_count:
             yield Problem(("width",), f"{mixer.head_count} heads do not divide the width of {self.width}")
 
@@ -142,7 +140,7 @@ def _block(mixer: Mixer, norm: Norm, skips: bool) -> BlockBody:
     def mixed(b: Builder, x: Var, total: Var, dim: int, static: dict[str, Any]) -> tuple[Var, Var]:
         total = b.op("add", total, dropped(b, x, static), out="total")
         h = norm.apply(b, "norm", total)
-        return mixer.apply(b, "mixer", h, (), "linear_default", dim=dim, **mixer.own(dim, static)), total
+        return mixer.apply(b, "mixer", h, "linear_default", Given(), dim=dim, **mixer.own(dim, static))[0], total
 
     @module_class("Block")
     def block(b: Builder, x: Var, total: Var, *, dim: int, **static: Any) -> tuple[Var, Var]:

@@ -34,10 +34,6 @@ class SelectiveScan(PlainMixer):
     conv_bias: bool = Field(True, description="biases of the convolutions")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "selective_scan", "state": 4}
 
-    @property
-    def head_count(self) -> int:
-        return 1
-
     def static(self, dim: int) -> dict[str, Any]:
         rank = -(-dim // 16) if self.rank is None else self.rank
         return {"inner": int(dim * self.expand), "state": self.state, "rank": rank}

@@ -9,6 +9,7 @@ Rows in docs/systems.yaml: givt_dense_vae, givt, givt_masked, givt_vae, givt_den
 """
 
 COMPONENTS = {
+    "blocks/conditions": {"remembered_context": "remembered_context"},
     "networks": {
         "dense_autoencoder": "dense_autoencoder",
         "mixture_transformer": "mixture_transformer",

@@ -15,16 +15,16 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.conditions.cross_attention import CrossAttention
-from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.parts import CachedMixer, Problem, Weights, dense, table
+from latentc.components.decoding import DECODE
+from latentc.components.parts import Problem, Refusal, Weights, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.givt.mixtures_parts import Mixture
+from latentc.systems.givt.remembered_context import RememberedContext
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -36,7 +36,7 @@ class MixtureTransformer(Backbone):
     Causal: `forward`: x f32[B, T - 1, C], y i64[B] -> f32[B, T, P], row i for token i given the previous ones;
     `prefill`: y -> f32[B, P], caches; `decode`: token f32[B, C], position i64[], caches -> f32[B, P], caches, a pair of
     keys and values f32[B, H, T, d] per block. Masked: `forward`: x f32[B, T, C], mask f32[B, T] (1: hidden), y ->
-    f32[B, T, P]. `cross_attention` blocks also attend to an encoder's features f32[B, L, E], whose keys and values
+    f32[B, T, P]. `remembered_context` blocks also attend to an encoder's features f32[B, L, E], whose keys and values
     follow the caches; then the label is optional.
     """
 
@@ -226,27 +226,29 @@ class _Shared:
         """Keys and values of the features in every block; none without features."""
         if not context:
             return []
-        assert isinstance(self.condition, CrossAttention)  # or `problems` has said so
-        block, found = self.condition.remember_block(self.config.weights), list[Var]()
+        block, found = self.remembering().remember_block(self.config.weights), list[Var]()
         for i in range(int(depth)):
             found += b.sub(f"blocks.{i}", block, *context, out="keys values", **sizes)
         return found
 
+    def remembering(self) -> RememberedContext:
+        """The condition of blocks that attend to features. Refusal: another."""
+        if not isinstance(self.condition, RememberedContext):
+            message = (
+                f"a causal {self.config.kind} keeps keys and values of features, but `{self.condition.kind}` cannot"
+            )
+            raise Refusal(message, "use `{kind: remembered_context}`", part=self.condition)
+        return self.condition
+
     def step(
-        self, b: Builder, x: Var, cond: tuple[Var, ...], caches: Sequence[Var], memories: Sequence[Var], sizes: Any
+        self, b: Builder, x: Var, at: tuple[Var, ...], caches: Sequence[Var], memories: Sequence[Var], sizes: Any
     ) -> tuple[Var, list[Var]]:
-        """One token through all blocks, and the grown caches; blocks are `cond` its position and a mask."""
-        mixer, feed_forward, norm, init = self.parts
-        assert isinstance(mixer, CachedMixer)
-        condition, grown = self.condition, list[Var]()
-        if isinstance(condition, CrossAttention):
-            block = condition.recall_block(mixer, feed_forward, norm, init)
-        else:
-            assert isinstance(condition, InContext)
-            block = condition.decode_block(mixer, feed_forward, norm, init)
+        """One token through all blocks, and the grown caches; `at`: its position and a mask."""
+        grown = list[Var]()
+        block = self.remembering().recall_block(*self.parts) if memories else self.condition.block(*self.parts, DECODE)
         for i in range(len(caches) // 2):
-            pairs = (*memories[2 * i : 2 * i + 2], *caches[2 * i : 2 * i + 2])
-            x, keys, values = b.sub(f"blocks.{i}", block, x, *cond, *pairs, out="x keys values", **sizes)
+            operands = (*memories[2 * i : 2 * i + 2], *at, *caches[2 * i : 2 * i + 2])
+            x, keys, values = b.sub(f"blocks.{i}", block, x, *operands, out="x keys values", **sizes)
             grown += [keys, values]
         return x, grown
 
@@ -324,8 +326,8 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         here = b.take(shared.positions(b, tokens, width), position, axis=1)
         x = x + b.reshape(here, shape=(1, 1, width))
         seen = b.less_equal(b.arange(tokens), position)
-        cond = (position, b.reshape(seen, shape=(1, 1, 1, tokens), out="mask"))
-        x, grown = shared.step(b, x, cond, caches, memories, shared.sizes(width, static))
+        at = (position, b.reshape(seen, shape=(1, 1, 1, tokens), out="mask"))
+        x, grown = shared.step(b, x, at, caches, memories, shared.sizes(width, static))
         x = shared.head(b, x, static["numbers"])
         return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown, *memories
 

@@ -21,9 +21,10 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import MASKED, Given
 from latentc.components.networks._masked_parts import in_front, keys_of
 from latentc.components.networks._masked_trunk import MaskedTrunk
-from latentc.components.parts import Problem, dense, table, under
+from latentc.components.parts import BlockParts, Problem, dense, table, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -145,7 +146,6 @@ def _block(block: Block, init: str, masked: bool) -> BlockBody:
     @module_class("ScaledMaskedBlock" if masked else "ScaledBlock")
     def scaled(b: Builder, x: Var, c: Var, phase: Var, *mask: Var, dim: int, **static: Any) -> Var:
         """A transformer block whose branches are scaled and gated by what the phase has learned, c [1, 1, 4 D]."""
-        sizes = {k: static[k] for k in feed_forward.static(dim)}
         factor = b.param("adaLN_scale", f32(2, 4 * dim), "zeros")
         own = [b.param(name, f32(2, dim), start) for name, start in _OFFSETS]
         c = c * b.reshape(b.take(factor, phase, axis=0), shape=(1, 1, 4 * dim))
@@ -154,10 +154,11 @@ def _block(block: Block, init: str, masked: bool) -> BlockBody:
             b.add(part, b.reshape(b.take(offset, phase, axis=0), shape=(1, 1, dim)), out=part.value.name)
             for part, offset in zip(parts, own, strict=True)
         )
+        given = Given(MASKED, {"mask": mask[0]}) if mask else Given()
         h = norm.apply(b, "norm1", x) * (scale_msa + 1.0)
-        x = x + gate_msa * mixer.apply(b, "attn", h, (), init, *mask, dim=dim, **mixer.own(dim, static))
+        x = x + gate_msa * mixer.apply(b, "attn", h, init, given, dim=dim, **mixer.own(dim, static))[0]
         h = norm.apply(b, "norm2", x) * (scale_mlp + 1.0)
-        return x + gate_mlp * feed_forward.apply(b, "mlp", h, init, dim=dim, **sizes)
+        return x + gate_mlp * BlockParts(mixer, feed_forward, norm, init).fed(b, h, dim, static)
 
     return scaled
 

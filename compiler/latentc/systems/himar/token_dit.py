@@ -19,8 +19,9 @@ from latentc.components.blocks.positions.sincos_2d import Sincos2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeEmbedding
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import Given
 from latentc.components.networks._heads import features_of_main, problems_of_head
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import BlockParts, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -57,15 +58,6 @@ class TokenDit(Backbone):
         yield from problems_of_head(self, spec)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, "vector")
-        mixer, feed_forward, _, _ = self.block.parts()
-        for name, depends in (("mixer", mixer.generates), ("feed_forward", feed_forward.takes_vector)):
-            if depends:
-                message = (
-                    f"its weights depend on one condition per sample, but blocks of a {self.kind} have one per token"
-                )
-                yield Problem(
-                    ("block", name), message, "use another kind, or leave out the option that depends on the condition"
-                )
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
@@ -128,7 +120,6 @@ def _block(parts: Block) -> BlockBody:
     @module_class("TokenDiTBlock")
     def block(b: Builder, x: Var, c: Var, *, dim: int, **static: Any) -> Var:
         """A transformer block whose branches are scaled, shifted and gated token by token: c [B, T, D]."""
-        feeding = {k: static[k] for k in feed_forward.static(dim)}
         modulation = dense(b, "adaLN", b.silu(c), 6 * dim, True, "zeros", out="modulation")
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = b.split(
             modulation,
@@ -137,9 +128,9 @@ def _block(parts: Block) -> BlockBody:
             out="shift_msa scale_msa gate_msa shift_mlp scale_mlp gate_mlp",
         )
         h = norm.apply(b, "norm1", x) * (scale_msa + 1.0) + shift_msa
-        x = x + gate_msa * mixer.apply(b, "attn", h, (), "xavier", dim=dim, **mixer.own(dim, static))
+        x = x + gate_msa * mixer.apply(b, "attn", h, "xavier", Given(), dim=dim, **mixer.own(dim, static))[0]
         h = norm.apply(b, "norm2", x) * (scale_mlp + 1.0) + shift_mlp
-        return x + gate_mlp * feed_forward.apply(b, "mlp", h, "xavier", dim=dim, **feeding)
+        return x + gate_mlp * BlockParts(mixer, feed_forward, norm, "xavier").fed(b, h, dim, static)
 
     return block
 

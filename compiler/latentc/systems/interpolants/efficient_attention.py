@@ -37,10 +37,6 @@ class EfficientAttention(PlainMixer):
     def head_count(self) -> int:
         return self.heads
 
-    @property
-    def own_head_size(self) -> bool:
-        return self.head_width is not None
-
     def head_size(self, width: int) -> int:
         return self.head_width or super().head_size(width)
 

@@ -19,6 +19,7 @@ from latentc.components.blocks.norms.rms_norm import RmsNorm
 from latentc.components.blocks.unet.layers import SHAPES, conv, doubling_conv, linear
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.condition import Entry, TimeFeatures, with_operands
+from latentc.components.decoding import Given
 from latentc.components.networks._levels import LevelsDenoiser
 from latentc.components.parts import Mixer, Problem, TokenNorm
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
@@ -104,15 +105,15 @@ class LinearAttentionUnet(LevelsDenoiser):
             ("middle", self.middle, [*(level for level in levels if self.attends(level)), len(self.multipliers)]),
         ):
             assert isinstance(mixer, Mixer)
-            if mixer.spatial or mixer.ordered or mixer.generates:
-                message = f"`{mixer.kind}` needs a square, an order or a condition, which positions here do not have"
+            if mixer.spatial or mixer.ordered:
+                message = f"`{mixer.kind}` needs a square or an order, which positions here do not have"
                 yield Problem((name,), message, "use `{kind: attention}` or `{kind: efficient_attention}`")
             widths = [self.before(self.width, level) for level in used]
             widths += [self.features(self.width, level) for level in used if level in levels]
-            for width in () if mixer.own_head_size else widths:
-                if int(width) % mixer.head_count:
+            for width in map(int, widths):
+                if mixer.head_size(width) == width // mixer.head_count and width % mixer.head_count:
                     yield Problem(
-                        (name,), f"{mixer.head_count} heads do not divide {int(width)} channels", "set `head_width`"
+                        (name,), f"{mixer.head_count} heads do not divide {width} channels", "set `head_width`"
                     )
                     break
 
@@ -242,7 +243,7 @@ def _mixing(config: LinearAttentionUnet, mixer: Mixer, kind: str, axes: int) -> 
         positions = Named(int(product(space)), "T", "positions of x")  # type: ignore[arg-type]
         h = b.transpose(b.reshape(x, shape=(batch, features, positions)), perm=(0, 2, 1), out="h")
         h = config.norm.apply(b, "norm", h)
-        h = mixer.apply(b, "mixer", h, (), "linear_default", dim=features, **static)
+        h = mixer.apply(b, "mixer", h, "linear_default", Given(), dim=features, **static)[0]
         h = b.reshape(b.transpose(h, perm=(0, 2, 1)), shape=x.shape, out="h")
         return b.add(x, h, out="x")  # type: ignore[no-any-return]
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.feature_map import as_tokens
-from latentc.components.blocks.generated import generated_depthwise, generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
-from latentc.components.parts import Mixer, Problem, dense
-from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.components.decoding import Given
+from latentc.components.parts import Mixer, Problem, dense, square_side, whole_sequences
+from latentc.ir.builder import BlockBody, Builder, Var, f32
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -37,11 +36,11 @@ class LinearAttention(Mixer):
     )
     shared_kernel: bool = Field(True, description="all heads share one kernel, with the channels of a head")
     bias: bool = Field(False, description="biases of the query, key and value projections")
-    generated: bool = Field(
-        False,
-        description="the output projection and the kernel are learned weights plus linear maps of the condition "
-        "(CAN); each head then has its own kernel",
+    CLASS: ClassVar[tuple[str, str]] = (
+        "LinearAttention",
+        "Linear attention over H heads, and a depthwise convolution of the values.",
     )
+    """Name and docstring of the emitted class."""
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "linear_attention", "heads": 2, "kernel": 3}
 
     @property
@@ -49,12 +48,8 @@ class LinearAttention(Mixer):
         return self.heads
 
     @property
-    def spatial(self) -> bool:
-        return self.kernel > 0
-
-    @property
-    def generates(self) -> bool:
-        return self.generated
+    def needs(self) -> tuple[str, ...]:
+        return ("grid",) if self.kernel else ()
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.kernel and self.kernel % 2 == 0:
@@ -65,45 +60,44 @@ class LinearAttention(Mixer):
     def static(self, dim: int) -> dict[str, Any]:
         return {"heads": self.heads}
 
-    def apply(
-        self,
-        b: Builder,
-        name: str,
-        x: Var,
-        rotary: tuple[Var, ...],
-        init: str,
-        mask: Var | None = None,
-        c: Var | None = None,
-        cond: Var | None = None,
-        **static: Any,
-    ) -> Var:
-        if cond is not None:
-            return b.sub(name, _generated(self, init), x, cond, **static)  # type: ignore[no-any-return]
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+    def apply(self, b: Builder, name: str, x: Var, init: str, given: Given, **static: Any) -> tuple[Var, ...]:
+        whole_sequences(self, given)
+        further = self.further(given)
+        return (b.sub(name, _forward(self, init, len(further)), x, *further, **static),)
+
+    def further(self, given: Given) -> tuple[Var, ...]:
+        """Operands after x: the condition, if weights depend on it. Refusal: there is none."""
+        return ()
+
+    def convolved(self, b: Builder, v: Var, c: tuple[Var, ...], dim: int, heads: int, grid: int) -> Var:
+        """The values f32[B, H, T, d] as a square of tokens, convolved per channel: f32[B, T, D]."""
+        batch, _, tokens, head_dim = v.shape
+        channels, rows = (head_dim, batch * heads) if self.shared_kernel else (dim, batch)
+        fan_in = self.kernel**2
+        weight = b.param("dwc.weight", f32(channels, 1, self.kernel, self.kernel), "linear_default", fan_in=fan_in)
+        bias = b.param("dwc.bias", f32(channels), "linear_default", fan_in=fan_in)
+        h = b.reshape(b.transpose(v, perm=(0, 1, 3, 2)), shape=(rows, channels, grid, grid), out="h")
+        h = b.conv(h, weight, bias, padding=self.kernel // 2, groups=channels, out="h")
+        return b.transpose(b.reshape(h, shape=(batch, dim, tokens)), perm=(0, 2, 1), out="h")  # type: ignore[no-any-return]
+
+    def projected(self, b: Builder, x: Var, c: tuple[Var, ...], dim: int, init: str) -> Var:
+        """The output projection of x [B, T, D]."""
+        return dense(b, "proj", x, dim, True, init, out="x")
 
 
 @cache
-def _forward(config: LinearAttention, init: str) -> BlockBody:
-    @module_class("LinearAttention")
-    def attention(b: Builder, x: Var, *, dim: int, heads: int, grid: int = 0) -> Var:
-        """Linear attention over H heads, and a depthwise convolution of the values."""
-        return _attended(b, config, init, x, None, dim, heads, grid)
+def _forward(config: LinearAttention, init: str, further: int) -> BlockBody:
+    cls, doc = config.CLASS
 
-    return attention
-
-
-@cache
-def _generated(config: LinearAttention, init: str) -> BlockBody:
-    @module_class("GeneratedLinearAttention")
-    def attention(b: Builder, x: Var, c: Var, *, dim: int, heads: int, grid: int = 0) -> Var:
-        """Linear attention, whose output projection and convolution depend on the condition c [B, E]."""
+    def attention(b: Builder, x: Var, *c: Var, dim: int, heads: int, grid: int = 0) -> Var:
         return _attended(b, config, init, x, c, dim, heads, grid)
 
-    return attention
+    attention.__doc__ = doc
+    return BlockBody(attention, cls, "forward", {}, ("x", *("c",) * further))
 
 
 def _attended(
-    b: Builder, config: LinearAttention, init: str, x: Var, c: Var | None, dim: int, heads: int, grid: int
+    b: Builder, config: LinearAttention, init: str, x: Var, c: tuple[Var, ...], dim: int, heads: int, grid: int
 ) -> Var:
     tokens = x.shape[1]
     if config.kernel and config.shared_kernel:
@@ -119,22 +113,5 @@ def _attended(
     x = b.matmul(q, b.matmul(keys, v, out="memory")) / (b.matmul(q, total) + TINY)
     x = joined_heads(b, x, dim, out="x")
     if config.kernel:
-        x = x + _convolved(b, config, v, c, dim, heads, grid)
-    if c is not None:
-        return b.sub("proj", generated_linear(True, init), x, c, features=dim)  # type: ignore[no-any-return]
-    return dense(b, "proj", x, dim, True, init, out="x")
-
-
-def _convolved(b: Builder, config: LinearAttention, v: Var, c: Var | None, dim: int, heads: int, grid: int) -> Var:
-    """The values f32[B, H, T, d] as a square of tokens, convolved per channel: f32[B, T, D]."""
-    batch, _, tokens, head_dim = v.shape
-    if c is not None:
-        square = b.reshape(b.transpose(v, perm=(0, 1, 3, 2)), shape=(batch, dim, grid, grid), out="h")
-        return as_tokens(b, b.sub("dwc", generated_depthwise(config.kernel), square, c, channels=dim), tokens)
-    channels, rows = (head_dim, batch * heads) if config.shared_kernel else (dim, batch)
-    fan_in = config.kernel**2
-    weight = b.param("dwc.weight", f32(channels, 1, config.kernel, config.kernel), "linear_default", fan_in=fan_in)
-    bias = b.param("dwc.bias", f32(channels), "linear_default", fan_in=fan_in)
-    h = b.reshape(b.transpose(v, perm=(0, 1, 3, 2)), shape=(rows, channels, grid, grid), out="h")
-    h = b.conv(h, weight, bias, padding=config.kernel // 2, groups=channels, out="h")
-    return b.transpose(b.reshape(h, shape=(batch, dim, tokens)), perm=(0, 2, 1), out="h")  # type: ignore[no-any-return]
+        x = x + config.convolved(b, v, c, dim, heads, square_side(config, tokens, grid))
+    return config.projected(b, x, c, dim, init)

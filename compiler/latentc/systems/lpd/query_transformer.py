@@ -21,6 +21,7 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Method, Network, Port
+from latentc.components.decoding import MASKED, BlockForm
 from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named, TensorType
@@ -156,8 +157,8 @@ class _Embedding:
 
 @cache
 def _forward(config: QueryTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
-    block = condition.masked_block(mixer, feed_forward, norm, config.weights)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block = condition.block(mixer, feed_forward, norm, config.weights, MASKED)
 
     @module_class("QueryTransformer", idx="B T=length", order="B T=length", mask="B N N")
     def forward(
@@ -192,9 +193,8 @@ def _forward(config: QueryTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _group(config: QueryTransformer, entries: tuple[Entry, ...], k: int, groups: int) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
-    make = condition.extend_block if k else condition.begin_block
-    block = make(mixer, feed_forward, norm, config.weights, masked=True)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block = condition.block(mixer, feed_forward, norm, config.weights, BlockForm("extend" if k else "begin", True))
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
     def predicted(

@@ -110,7 +110,7 @@ class TokenClassifier(Backbone):
 
 @cache
 def _network(config: TokenClassifier) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+    mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     block = condition.block(mixer, feed_forward, norm, config.weights)
     block = dropping(block) if config.drop_path else block

@@ -8,6 +8,7 @@ Rows in docs/systems.yaml: pixelflow_t2i, pixelflow.
 """
 
 COMPONENTS = {
+    "blocks/conditions": {"adaln_text": "text_branch"},
     "networks": {"cascade_transformer": "cascade_transformer"},
     "objectives": {"cascaded_flow": "cascaded_flow"},
     "samplers": {"cascade": "cascade_sampler"},

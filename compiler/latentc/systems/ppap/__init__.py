@@ -9,6 +9,7 @@ Rows in docs/systems.yaml: ppap, ppap_expert, ppap_expert_depth, ppap_depth, ppa
 """
 
 COMPONENTS = {
+    "blocks/mixers": {"adapted_attention": "adapted_attention"},
     "guidance/scores": {"prediction": "prediction"},
     "networks": {"map_predictor": "map_predictor"},
     "objectives": {"noisy_distillation": "noisy_distillation"},

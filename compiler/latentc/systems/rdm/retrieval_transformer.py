@@ -24,8 +24,9 @@ from latentc.components.blocks.positions.learned import Learned
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import DECODE
 from latentc.components.kit.tokens import joined
-from latentc.components.parts import CachedMixer, FeedForward, Norm, Problem, Weights, dense
+from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
@@ -125,9 +126,9 @@ class RetrievalTransformer(Backbone):
         }
         return Network(name, methods, self.PROVIDES)
 
-    def parts(self) -> tuple[CachedMixer, FeedForward, Norm, CrossAttention]:
+    def parts(self) -> tuple[Mixer, FeedForward, Norm, CrossAttention]:
         mixer, feed_forward, norm, condition = self.block.parts()
-        assert isinstance(mixer, CachedMixer) and isinstance(condition, CrossAttention)
+        assert isinstance(condition, CrossAttention)
         return mixer, feed_forward, norm, condition
 
     def embed(self, b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
@@ -196,12 +197,12 @@ def _step(
 ) -> tuple[Var, list[Var]]:
     """One token x [B, 1, D] at `position` through all blocks: its features [B, D] and the grown caches."""
     mixer, feed_forward, norm, condition = config.parts()
-    block = condition.decode_block(mixer, feed_forward, norm, config.weights)
+    block = condition.block(mixer, feed_forward, norm, config.weights, DECODE)
     x = x + PLACES.vector_at(b, position, length, width)
     seen = b.less_equal(b.arange(length), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
-    cond, depth = (position, mask, context), len(caches) // 2
-    x, grown = cached_blocks(b, "blocks", block, depth, x, caches, cond, dim=width, **sizes)
+    first, depth = (context, position, mask), len(caches) // 2
+    x, grown = cached_blocks(b, "blocks", block, depth, x, caches, first, dim=width, **sizes)
     return b.reshape(x, shape=(x.shape[0], width), out="x"), grown
 
 

@@ -22,9 +22,10 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import BlockForm
 from latentc.components.networks._flow_methods import OF_NETWORK
 from latentc.components.networks._frames import Layout, layout_of, patches, rotary_tables, sample_of
-from latentc.components.parts import CachedMixer, Positions, Problem, TokenNorm, Weights, a_divisor, dense
+from latentc.components.parts import Positions, Problem, TokenNorm, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -90,8 +91,8 @@ class NoiseEstimator(Backbone):
             message = f"`{self.positions.kind}` has no positions for frames or for grids that are not square"
             yield Problem(("positions",), message, "use `{kind: rope_prefix}`")
         mixer = self.block.parts()[0]
-        if not isinstance(mixer, CachedMixer) or getattr(mixer, "causal", False):
-            message = f"every token of a frame sees every other, so a `{mixer.kind}` with these options cannot be used"
+        if mixer.ordered:
+            message = "every token of a frame sees every other, so its mixer must not be causal"
             yield Problem(("block", "mixer"), message, "use `{kind: attention, causal: false}`")
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.block.problems_of_width(self.width, any_heads=True)
@@ -126,8 +127,7 @@ def _forward(config: NoiseEstimator, entries: tuple[Entry, ...], layout: Layout)
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     windowed = bool(layout.frames) and (config.before is not None or config.behind is not None)
-    make: Any = condition.masked_block if windowed else condition.block
-    block = make(mixer, feed_forward, norm, config.weights)
+    block = condition.block(mixer, feed_forward, norm, config.weights, BlockForm(masked=windowed))
 
     @module_class("NoiseEstimator", x=layout.shape)
     def forward(b: Builder, x: Var, *conditions: Var, **static: Any) -> Var:

@@ -10,4 +10,5 @@ Rows in docs/systems.yaml: vqgan_segmentation, taming_depth, vqgan_taming, tamin
 
 COMPONENTS = {
     "blocks/bottlenecks": {"gumbel_codebook": "gumbel_codebook"},
+    "blocks/mixers": {"prefix_attention": "prefix_attention"},
 }

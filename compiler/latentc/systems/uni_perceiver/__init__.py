@@ -10,4 +10,5 @@ Rows in docs/systems.yaml: uni_perceiver_moe.
 COMPONENTS = {
     "networks": {"perceiver_transformer": "perceiver_transformer"},
     "blocks/feed_forwards": {"attribute_experts": "attribute_experts"},
+    "blocks/mixers": {"routed_attention": "routed_attention"},
 }

@@ -24,6 +24,7 @@ from latentc.components.blocks.stochastic_depth import DropPath, dropping, growi
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Network, Port
+from latentc.components.decoding import BEGIN, EXTEND, MASKED
 from latentc.components.parts import Norm, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -177,8 +178,8 @@ def _modulated(norm: Norm) -> BlockBody:
 
 @cache
 def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
-    block = condition.masked_block(mixer, feed_forward, norm, config.weights)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block = condition.block(mixer, feed_forward, norm, config.weights, MASKED)
     block = dropping(block) if config.drop_path else block
     scale = np.repeat(np.arange(len(config.scales)), config.lengths)
 
@@ -205,9 +206,8 @@ def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
-    make = condition.extend_block if k else condition.begin_block
-    block = make(mixer, feed_forward, norm, config.weights)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block = condition.block(mixer, feed_forward, norm, config.weights, EXTEND if k else BEGIN)
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
     cond = len(ports_of(entries))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.decoding import Given
 from latentc.components.parts import Mixer, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
@@ -115,7 +116,7 @@ def region_block(mixer: Mixer, dropout: float = 0.0) -> BlockBody:
         of_maps = {"maps": maps, "points": points, "grid": grid, "side": side}
         read = b.sub("reading", deformable_attention, x + places, values, **sizes, **of_maps, out="read")
         x = norm.apply(b, "norm1", x + dropped(b, read))
-        x = norm.apply(b, "norm2", x + mixer.apply(b, "attn", x + places, (), "xavier", **sizes))
+        x = norm.apply(b, "norm2", x + mixer.apply(b, "attn", x + places, "xavier", Given(), **sizes)[0])
         h = dropped(b, b.relu(dense(b, "fc1", x, hidden, True, "xavier"), out="h"))
         return norm.apply(b, "norm3", x + dropped(b, dense(b, "fc2", h, dim, True, "xavier")))
 

@@ -1,4 +1,4 @@
-"""A depthwise convolution in the place of attention.
+"""A depthwise convolution instead of attention.
 
 Symbols: B batch, T tokens, D width.
 """
@@ -25,46 +25,27 @@ class DepthwiseConv(PlainMixer):
     arXiv:2505.11196).
 
     Channel attention multiplies each channel by the sigmoid of a linear map of the channel means.
-    Without norm, linear layers, activation and attention, this is the convolution of ConvNeXt (Liu et al. 2022).
     """
 
     kind: Literal["depthwise_conv"]
     kernel: int = Field(3, gt=0, le=63, description="kernel size, odd")
-    linear: bool = Field(True, description="linear layers before and after the convolution")
-    activation: Literal["gelu", "none"] = Field("gelu", description="activation after the convolution")
-    channel_attention: bool = Field(
-        True, description="channel attention: scale channels by a function of their means, before the last linear layer"
-    )
-    norm: bool = Field(True, description="blocks normalise the input of the convolution")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "depthwise_conv"}
 
     @property
-    def head_count(self) -> int:
-        return 1
-
-    @property
-    def spatial(self) -> bool:
-        return True
-
-    @property
-    def rectangular(self) -> bool:
-        return True
-
-    @property
-    def normalised(self) -> bool:
-        return self.norm
+    def needs(self) -> tuple[str, ...]:
+        return ("grid",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.kernel % 2 == 0:
-            yield Problem(
-                ("kernel",), f"a kernel of side {self.kernel} has no centre: it must be odd", f"use {self.kernel + 1}"
-            )
-
-    def static(self, dim: int) -> dict[str, Any]:
-        return {}
+        yield from problems_of_kernel(self.kernel)
 
     def body(self, init: str) -> BlockBody:
         return _forward(self, init)
+
+
+def problems_of_kernel(side: int, field: str = "kernel") -> Iterator[Problem]:
+    """A kernel with an even side."""
+    if side % 2 == 0:
+        yield Problem((field,), f"a kernel of side {side} has no centre: it must be odd", f"use {side + 1}")
 
 
 @cache
@@ -73,15 +54,11 @@ def _forward(config: DepthwiseConv, init: str) -> BlockBody:
     def forward(b: Builder, x: Var, *, dim: int, grid: int) -> Var:
         """A depthwise convolution of tokens in rows."""
         tokens = x.shape[1]
-        if config.linear:
-            x = dense(b, "enter", x, dim, True, init, out="x")
+        x = dense(b, "enter", x, dim, True, init, out="x")
         x = depthwise(b, "depthwise", as_map(b, x, grid), config.kernel, init, out="x")
-        if config.activation == "gelu":
-            x = b.gelu(x, approximate="none", out="x")
-        x = as_tokens(b, x, tokens)
-        if config.channel_attention:
-            means = b.mean(x, axes=(1,), keepdims=True, out="means")
-            x = x * b.sigmoid(dense(b, "attend", means, dim, True, init), out="weights")
-        return dense(b, "leave", x, dim, True, init, out="x") if config.linear else x
+        x = as_tokens(b, b.gelu(x, approximate="none", out="x"), tokens)
+        means = b.mean(x, axes=(1,), keepdims=True, out="means")
+        x = x * b.sigmoid(dense(b, "attend", means, dim, True, init), out="weights")
+        return dense(b, "leave", x, dim, True, init, out="x")
 
     return forward

@@ -1,137 +1,111 @@
-"""Mixing within windows: squares of neighbouring tokens, or interleaved ones.
+"""Mixing within windows: squares of neighbouring tokens.
 
-Symbols: B batch, T tokens, D width, W windows of a side.
+Symbols: B batch, T tokens, D width, E size of the condition, W windows along a side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import OneOfThese
-from latentc.components.blocks.feature_map import as_map, as_tokens
+from latentc.components import OneOf
 from latentc.components.blocks.mixers.attention import Attention
-from latentc.components.layers import depthwise
-from latentc.components.parts import Mixer, Problem, a_divisor
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.components.decoding import Given
+from latentc.components.parts import Mixer, Problem, Refusal, a_divisor, square_side, whole_sequences
+from latentc.ir.builder import BlockBody, Builder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
 class Windows(Mixer):
-    """Another mixer within windows of a square of tokens (Swin Transformer, Liu et al. 2021, arXiv:2103.14030).
-
-    An interleaved window takes every W-th row and column, so its tokens come from the whole square; a parallel
-    depthwise convolution connects neighbours (Iwin Transformer, Huo and Li 2025, arXiv:2507.18405). If one window
-    covers all tokens, there is no convolution.
-    """
+    """Another mixer within windows of a square of tokens (Swin Transformer, Liu et al. 2021, arXiv:2103.14030)."""
 
     kind: Literal["windows"]
     size: int = Field(gt=0, le=1_024, description="side of a window, in tokens")
-    interleaved: bool = Field(False, description="the tokens of a window are evenly spaced instead of adjacent")
-    convolution: int | None = Field(
-        None, gt=0, le=63, description="kernel size of an added depthwise convolution; null: none"
-    )
-    mixer: Annotated[Mixer, OneOfThese("blocks/mixers", classes=(Attention,))] = Field(
+    mixer: Annotated[Attention, OneOf("blocks/mixers", base=Attention)] = Field(
         description="how tokens of a window exchange information"
     )
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "windows",
-        "size": 2,
-        "interleaved": True,
-        "convolution": 3,
-        "mixer": {"kind": "attention", "heads": 2},
-    }
-
-    @property
-    def takes_vector(self) -> bool:
-        return self.mixer.takes_vector
+    CLASS: ClassVar[str] = "Windows"
+    AXES: ClassVar[tuple[int, int]] = (1, 3)
+    """Axes of the windows when the square is split along both sides, [B, W, size, W, size, D]."""
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "windows", "size": 2, "mixer": {"kind": "attention", "heads": 2}}
 
     @property
     def head_count(self) -> int:
         return self.mixer.head_count
 
     @property
-    def spatial(self) -> bool:
-        return True
-
-    @property
-    def branches(self) -> int:
-        return 1 if self.convolution is None else 2
+    def needs(self) -> tuple[str, ...]:
+        return ("grid",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.convolution is not None and self.convolution % 2 == 0:
-            message = f"a kernel of side {self.convolution} has no centre: it must be odd"
-            yield Problem(("convolution",), message, f"use {self.convolution + 1}")
         if self.mixer.ordered:
             yield Problem(("mixer",), "tokens of a window have no causal order", "set `causal: false`")
-        if self.mixer.generates:
-            message = "weights of a window's mixer cannot depend on the condition"
-            yield Problem(("mixer",), message, "leave out `generated_projection` and `routed`")
-
-    def problems_of_grid(self, grid: int) -> Iterator[Problem]:
-        if grid > self.size and grid % self.size:
-            message = f"windows of {self.size} do not tile {grid} by {grid} tokens"
-            yield Problem(("size",), message, a_divisor(grid))
 
     def static(self, dim: int) -> dict[str, Any]:
         return {**self.mixer.static(dim), "window": self.size}
 
-    def apply(
-        self,
-        b: Builder,
-        name: str,
-        x: Var,
-        rotary: tuple[Var, ...],
-        init: str,
-        mask: Var | None = None,
-        c: Var | None = None,
-        **static: Any,
-    ) -> Var:
-        body = _forward(self, init, int(static["grid"]) <= self.size, False)
-        return b.sub(name, body, x, *(() if c is None else (c,)), **static)  # type: ignore[no-any-return]
+    def apply(self, b: Builder, name: str, x: Var, init: str, given: Given, **static: Any) -> tuple[Var, ...]:
+        whole_sequences(self, given)
+        grid = int(square_side(self, x.shape[1], static["grid"]))
+        if grid > self.size and grid % self.size:
+            message = f"windows of {self.size} do not tile {grid} by {grid} tokens"
+            raise Refusal(message, a_divisor(grid), ("size",), self)
+        further = self.mixer.further(given)
+        return (b.sub(name, windows(self, init, grid <= self.size), x, *further, **static),)
 
-    def apply_branches(
-        self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any
-    ) -> tuple[Var, ...]:
-        body = _forward(self, init, int(static["grid"]) <= self.size, True)
-        out = b.sub(name, body, x, out="mixed local" if self.convolution else "mixed", **static)
-        return out if isinstance(out, tuple) else (out,)
+    def split(self, b: Builder, x: Var, count: Any, window: Any) -> Var:
+        """x [B, T, D] as windows [B * count^2, window^2, D]."""
+        batch, _, dim = x.shape
+        sizes = [window] * 4
+        for axis in self.AXES:
+            sizes[axis - 1] = count
+        h = b.reshape(x, shape=(batch, *sizes, dim))
+        return b.reshape(  # type: ignore[no-any-return]
+            b.transpose(h, perm=self._order()), shape=(batch * count * count, window * window, dim), out="h"
+        )
+
+    def joined(self, b: Builder, h: Var, like: Var, count: Any, window: Any) -> Var:
+        """The inverse of `split`: windows as tokens f32[B, T, D]."""
+        batch, tokens, dim = like.shape
+        order = self._order()
+        h = b.reshape(h, shape=(batch, count, count, window, window, dim))
+        h = b.transpose(h, perm=tuple(order.index(axis) for axis in range(6)))
+        return b.reshape(h, shape=(batch, tokens, dim), out="h")  # type: ignore[no-any-return]
+
+    def _order(self) -> tuple[int, ...]:
+        return (0, *self.AXES, *(axis for axis in (1, 2, 3, 4) if axis not in self.AXES), 5)
+
+    def beside(self, b: Builder, x: Var, grid: Any, init: str) -> tuple[Var, ...]:
+        """Summands f32[B, T, D] that connect windows, of tokens x in several windows."""
+        return ()
 
 
 @cache
-def _forward(config: Windows, init: str, whole: bool, apart: bool) -> BlockBody:
+def windows(config: Windows, init: str, whole: bool, apart: bool = False) -> BlockBody:
+    """The module; `whole`: one window covers all tokens; `apart`: it returns the summands."""
     inner = config.mixer
 
-    @module_class("InterleavedWindows" if config.interleaved else "Windows")
     def forward(b: Builder, x: Var, *c: Var, dim: int, grid: int, window: int, **static: Any) -> Any:
-        """Mixes the tokens of each window of a square."""
-        batch, tokens, _ = x.shape
-        side = grid if whole else window
-        sizes = {**static, "window": window, "grid": side}
+        sizes = {**static, "window": window, "grid": grid if whole else window}
+        own = inner.own(dim, sizes)
+        given = Given(c=c[0] if c else None)
         if whole:
-            return inner.apply(b, "mixer", x, (), init, c=c[0] if c else None, dim=dim, **inner.own(dim, sizes))
+            return inner.apply(b, "mixer", x, init, given, dim=dim, **own)[0]
         count = grid // window
-        apart_axes = (window, count, window, count) if config.interleaved else (count, window, count, window)
-        windows, within = ((2, 4), (1, 3)) if config.interleaved else ((1, 3), (2, 4))
-        order = (0, *windows, *within, 5)
-        h = b.reshape(x, shape=(batch, *apart_axes, dim))
-        h = b.reshape(b.transpose(h, perm=order), shape=(batch * count * count, window * window, dim), out="h")
-        told = _for_each_window(b, c[0], count) if c else None
-        h = inner.apply(b, "mixer", h, (), init, c=told, dim=dim, **inner.own(dim, sizes))
-        h = b.reshape(h, shape=(batch, count, count, window, window, dim))
-        h = b.transpose(h, perm=tuple(order.index(axis) for axis in range(6)))
-        h = b.reshape(h, shape=(batch, tokens, dim), out="h")
-        if config.convolution is None:
-            return h
-        local = as_tokens(b, depthwise(b, "depthwise", as_map(b, x, grid), config.convolution, init), tokens, "local")
-        return (h, local) if apart else h + local
+        if c:
+            given = replace(given, c=_for_each_window(b, c[0], count))
+        (h,) = inner.apply(b, "mixer", config.split(b, x, count, window), init, given, dim=dim, **own)
+        parts = (config.joined(b, h, x, count, window), *config.beside(b, x, grid, init))
+        return parts if apart else sum(parts[1:], parts[0])
 
-    return forward
+    forward.__doc__ = "Mixes the tokens of each window of a square."
+    return BlockBody(forward, config.CLASS, "forward", {}, ("x",))
 
 
 def _for_each_window(b: Builder, c: Var, count: int) -> Var:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.score_kernels._kernels import LEAST, positive
-from latentc.components.parts import Problem, ScoreKernel
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
+from latentc.systems.kerple.kernels import LEAST, ScoreKernel, positive
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

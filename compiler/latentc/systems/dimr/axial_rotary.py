@@ -1,4 +1,4 @@
-"""Rotation of queries and keys by their place on a square, at learned frequencies.
+"""Attention whose queries and keys rotate by their place on a square, at learned frequencies.
 
 Symbols: B batch, H heads, T tokens of a square of side G (`grid`), d channels of a head.
 """
@@ -7,14 +7,35 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from latentc.components.blocks.mixers.attention import Attention, Call, one_key_per_query
+from latentc.components.parts import square_side
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 LEAST, MOST = math.pi, 5 * math.pi
 """Frequencies at the start, between which their logarithms are evenly spaced."""
 SCALE, LARGEST = math.log(10.0), math.log(100.0)
 """Logarithm of the scale of scores, at the start and at most."""
+
+
+class AxialAttention(Attention):
+    """Attention whose queries and keys are normalised to a learned length per head, and rotated by row and column in a
+    square of tokens at learned frequencies (HDiT, Crowson et al. 2024).
+    """
+
+    kind: Literal["axial_attention"]  # type: ignore[assignment]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "axial_attention", "heads": 2}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("grid", *super().needs)
+
+    def heads_of(self, call: Call, x: Var) -> tuple[Var, Var, Var]:
+        one_key_per_query(self, call, 4)
+        q, k, v = super().heads_of(call, x)
+        q, k = axial_rotary(call.b, q, k, square_side(self, x.shape[1], call.sizes["grid"]))
+        return q, k, v
 
 
 def axial_rotary(b: Builder, q: Var, k: Var, grid: Any) -> tuple[Var, Var]:
@@ -60,4 +81,4 @@ def _forward() -> BlockBody:
     return forward
 
 
-__all__ = ["axial_rotary"]
+__all__ = ["AxialAttention", "axial_rotary"]

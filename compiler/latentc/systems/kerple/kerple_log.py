@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from latentc.components.blocks.score_kernels._kernels import LEAST, positive
-from latentc.components.parts import ScoreKernel
 from latentc.ir.builder import Builder, Var
+from latentc.systems.kerple.kernels import LEAST, ScoreKernel, positive
 
 
 class KerpleLog(ScoreKernel):

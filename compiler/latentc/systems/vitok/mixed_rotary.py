@@ -1,6 +1,4 @@
-"""Rotation of queries and keys by row and column together, at learned frequencies.
-
-A file beside axial_rotary.py, whose pairs rotate with a row or a column, at frequencies of one direction each.
+"""Attention whose queries and keys rotate by row and column together, at learned frequencies.
 
 Symbols: B batch, H heads, T tokens of a square of side G (`grid`), d channels of a head.
 """
@@ -8,9 +6,34 @@ Symbols: B batch, H heads, T tokens of a square of side G (`grid`), d channels o
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from latentc.components.blocks.mixers.attention import Attention, Call, one_key_per_query
+from latentc.components.parts import square_side
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+
+class MixedRotaryAttention(Attention):
+    """Attention whose queries and keys rotate by row and column in a square of tokens at learned frequencies per head.
+
+    RoPE-Mixed, Heo et al. 2024, arXiv:2403.13298.
+    """
+
+    kind: Literal["mixed_rotary_attention"]  # type: ignore[assignment]
+    base: float = Field(10_000.0, gt=1, le=1e12, description="frequencies start between 1 and 1 over this")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixed_rotary_attention", "heads": 2}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("grid", *super().needs)
+
+    def heads_of(self, call: Call, x: Var) -> tuple[Var, Var, Var]:
+        one_key_per_query(self, call)
+        q, k, v = super().heads_of(call, x)
+        q, k = mixed_rotary(call.b, q, k, square_side(self, x.shape[1], call.sizes["grid"]), self.base)
+        return q, k, v
 
 
 def mixed_rotary(b: Builder, q: Var, k: Var, grid: Any, base: float) -> tuple[Var, Var]:
@@ -52,4 +75,4 @@ def _forward(base: float) -> BlockBody:
     return forward
 
 
-__all__ = ["mixed_rotary"]
+__all__ = ["MixedRotaryAttention", "mixed_rotary"]

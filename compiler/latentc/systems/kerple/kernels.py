@@ -1,11 +1,36 @@
-"""What kernels of the distance between tokens share."""
+"""Kernels of the distance between tokens.
+
+Symbols: B batch, H heads, T tokens, T_q queries.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
+from latentc.components.parts import Part
 from latentc.ir.builder import Builder, Var, f32
 
 LEAST = 1e-2
 """Least value of parameters that must be positive, as in the authors' code."""
+
+
+class ScoreKernel(Part):
+    """A kernel of the distance between tokens, which changes the scores of attention."""
+
+    @abstractmethod
+    def terms(self, b: Builder, distance: Var, heads: int) -> tuple[Var | None, Var | None]:
+        """Factor and summand of the scores, f32[1, H, T_q, T] each, or None, of distances f32[1, T_q, T] (>= 0)."""
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether there is a factor."""
+        return False
+
+    def on(self, b: Builder, scores: Var, distance: Var) -> Var:
+        """Scores f32[B, H, T_q, T] with the kernel of the distances."""
+        factor, summand = self.terms(b, distance, scores.shape[1])
+        scores = scores if factor is None else b.mul(scores, factor, out="scores")
+        return scores if summand is None else b.add(scores, summand, out="scores")
 
 
 def positive(b: Builder, name: str, heads: int, high: float) -> Var:
