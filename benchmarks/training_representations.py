@@ -26,7 +26,7 @@ RDM = Trained(
 # The digit DiT, told by its norms.
 DIT = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")
 DIT_TOLD = (*DIT, TOLD, "networks.main.conditions=[representation]")
-VECTOR = "conditioning.representation={kind: vector, dropout: 0.1, null_embedding: learned_input%s}"
+VECTOR = "conditioning.representation={kind: representation, dropout: 0.1%s}"
 PRIOR = (
     ", prior: {network: rdm, objective: {kind: diffusion, process: {kind: discrete, schedule: cosine}, predicts: x0}, "
     "sampler: {kind: ddim, steps: 50, eta: 1.0}}"

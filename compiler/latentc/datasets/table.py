@@ -3,15 +3,14 @@
 import csv
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, Arrays, integer, integers, reading
+from latentc.datasets.arrays import Array, Arrays, integers, reading
 from latentc.datasets.captions import of_text, texts_as_tokens
-from latentc_runtime.texts import tokens_from_text, word_starts
+from latentc_runtime.texts import word_starts
 
 USUAL = {"tokens": ("text",), "y": ("label",)}
 Rows = list[dict[str, Any]]
@@ -22,13 +21,11 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     file, fields = Path(settings["path"]), settings["fields"]
     rows = read_rows(file)
     names = class_names(settings)
-    if settings.get("row") is not None:
-        return Arrays(_blocks(rows, names, settings), fields)
     arrays: dict[str, Array] = {}
     for name, field in fields.items():
         if any(of_text(name, fields, *kind) for kind in (("_mask", "bool"), ("_starts", "f32"))):
             continue  # computed from the text
-        values = [_cells(row, name, settings["keys"], field, file) for row in rows]
+        values = [cells(row, name, settings["keys"], field, file) for row in rows]
         if field["medium"] == "text":
             texts = [str(value[0]) for value in values]
             arrays |= texts_as_tokens(name, texts, field, masked=f"{name}_mask" in fields)
@@ -36,7 +33,7 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
                 starts = [word_starts(tokens, field) for tokens in arrays[name].tolist()]
                 arrays[f"{name}_starts"] = np.array(starts, np.float32)
         elif name == "y" and names:
-            arrays[name] = np.array([_class(value[0], names) for value in values], np.int64)
+            arrays[name] = np.array([class_number(value[0], names) for value in values], np.int64)
         else:
             with reading(f"column `{name}` of {file}", "numbers"):
                 array = np.array(values, np.float64).reshape(len(rows), *field["shape"])
@@ -70,7 +67,7 @@ def class_names(settings: dict[str, Any]) -> list[str]:
         return []
     file = Path(settings["path"])
     field = settings["fields"]["y"]
-    labels = {str(_cells(row, "y", settings["keys"], field, file)[0]) for row in read_rows(file)}
+    labels = {str(cells(row, "y", settings["keys"], field, file)[0]) for row in read_rows(file)}
     return [] if all(map(_is_number, labels)) else sorted(labels)
 
 
@@ -82,11 +79,12 @@ def _is_number(label: str) -> bool:
         return False
 
 
-def _class(label: Any, names: list[str]) -> int:
+def class_number(label: Any, names: list[str]) -> int:
+    """The number of the class of this name."""
     return names.index(str(label))
 
 
-def _cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str, Any], file: Path) -> list[Any]:
+def cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str, Any], file: Path) -> list[Any]:
     """The value of a field in a row: several numbers are in columns NAME_0, NAME_1, …. Raises ValueError."""
     key = keys.get(name) or next((k for k in (name, *USUAL.get(name, ())) if k in row), name)
     if key in row:
@@ -97,29 +95,3 @@ def _cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str
         held = ", ".join(map(str, row))
         raise ValueError(f"keys: {file} has no column `{key}` for the field `{name}`; columns: {held}")
     return [row[column] for column in columns]
-
-
-def _blocks(rows: Rows, names: list[str], settings: dict[str, Any]) -> dict[str, Array]:
-    """Tokens [N, L] of all texts in a row, without an incomplete last block, and the class of the text it begins in."""
-    file, fields, keys = Path(settings["path"]), settings["fields"], settings["keys"]
-    field = fields["tokens"]
-    (length,) = field["shape"]
-    row: list[int] = []
-    labels: list[Any] = []
-    for line in rows:
-        (text,) = _cells(line, "tokens", keys, field, file)
-        label = _cells(line, "y", keys, fields["y"], file)[0] if "y" in fields else ""
-        piece = settings["row"].replace("{label}", str(label)).replace("{text}", str(text))
-        tokens = tokens_from_text(f" {piece}" if row else piece, field, sys.maxsize)
-        row += tokens
-        labels += [label] * len(tokens)
-    count = len(row) // length
-    if not count:
-        raise ValueError(f"path: texts of {file} have {len(row)} tokens, too few for one block of {length}")
-    arrays = {"tokens": np.array(row[: count * length], np.int64).reshape(count, length)}
-    if "y" in fields:
-        first = labels[: count * length : length]
-        arrays["y"] = np.array(
-            [_class(one, names) if names else integer(one, f"a label of {file}") for one in first], np.int64
-        )
-    return arrays

@@ -13,7 +13,7 @@ from latentc.components.conditions._arrays import asked
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.parts import Problem, Refusal
-from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
 
@@ -32,9 +32,6 @@ class Encoded(Condition):
     field: None = Field(None, description="the encoder determines the fields")
     form: Form | None = Field(
         None, description="how it enters networks: array, vector, tokens or map; null: whichever the network supports"
-    )
-    end: int | None = Field(
-        None, ge=0, le=16_777_215, description="token appended to codes that are tokens (LARP's separator); null: none"
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("array", "vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "encoded", "network": "encoder"}
@@ -60,7 +57,7 @@ class Encoded(Condition):
             mend = f"set `networks.{self.network}.masked: false`, or use `kind: sequence` with `encoder`"
             yield Problem(("network",), message, mend)
             return
-        (port,), of, state = self.ports(name, spec), encoding[1], spec.data.shape or ()
+        (port,), state = self.ports(name, spec), spec.data.shape or ()
         if self.form == "map" and not _beside(port.type, state):
             message = (
                 f"network `{self.network}` returns {list(port.type.shape[1:])} per sample, "
@@ -74,18 +71,11 @@ class Encoded(Condition):
                 message = f"network `{self.network}` returns {list(port.type.shape[1:])} per sample, but "
                 mend = "set `form: tokens`, or let the network return one vector"
                 yield Problem(("network",), f"{message}`{other}` takes one vector", mend)
-        if self.end is not None and (of.rank != 2 or of.dtype != "i64"):
-            yield Problem(("end",), f"network `{self.network}` does not encode as tokens", "leave `end` out")
         yield from super().problems_as(name, spec)
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         encoding = self._encoding(spec)
-        if encoding is None:
-            return ()
-        of = encoding[1]
-        if self.end is None or of.rank != 2 or of.dtype != "i64":
-            return (Port(name, of, "condition"),)
-        return (Port(name, i64(B, int(of.shape[1]) + 1), "condition", self.end + 1),)  # type: ignore[arg-type]
+        return () if encoding is None else (Port(name, encoding[1], "condition"),)
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
         if (encoding := self._encoding(spec)) is None:  # `problems_as` says so
@@ -95,10 +85,7 @@ class Encoded(Condition):
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
     ) -> tuple[Var, ...]:
-        codes = call(b, networks[self.network], "encode", {}, out=name, state=list(given))
-        if self.end is None:
-            return (codes,)
-        return (b.concat(codes, b.full(codes, shape=(1,), value=self.end, dtype="i64", out="end"), axis=1, out=name),)
+        return (call(b, networks[self.network], "encode", {}, out=name, state=list(given)),)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         return (b.scalar(0.0, operands[0]),)

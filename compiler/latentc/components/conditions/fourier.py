@@ -20,21 +20,16 @@ class Fourier(TimeFeatures):
     )
     scale: float = Field(16.0, gt=0, description="standard deviation of the frequencies")
     sines_first: bool = Field(False, description="sines before cosines")
-    learned: bool = Field(False, description="the frequencies are trained, starting from random ones")
-    with_time: bool = Field(False, description="t itself is an additional first feature")
     DRAWN: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "fourier"}
 
     def static(self) -> dict[str, Any]:
         return {"frequencies": self.frequencies}
 
-    def count(self, frequencies: Any) -> Any:
-        return frequencies + 1 if self.with_time else frequencies
-
     def features(self, b: Builder, t: Var, **static: Any) -> Var:
-        count, kind = f32(static["frequencies"] // 2), "weight" if self.learned else "state"
+        count, kind = f32(static["frequencies"] // 2), "state" if self.DRAWN else "weight"
         frequencies = b.param("frequencies", count, "normal", kind, std=self.scale)
         column = b.reshape(t, shape=(t.shape[0], 1))
         angles = b.mul(column, b.mul(frequencies, 2 * math.pi), out="angles")
         parts = (b.sin(angles), b.cos(angles)) if self.sines_first else (b.cos(angles), b.sin(angles))
-        return b.concat(*((column,) if self.with_time else ()), *parts, axis=1, out="x")
+        return b.concat(*parts, axis=1, out="x")

@@ -14,7 +14,6 @@ from latentc.components.condition import CachedFeatures, EncodedField, Form, Giv
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
-from latentc.components.kit.tokens import rows
 from latentc.components.objective import Objective
 from latentc.components.parts import Applies, Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, i64, module_class
@@ -44,7 +43,7 @@ class Sequence(ArrayCondition):
         "instead of encoding captions in each step",
     )
     pad: int = Field(0, ge=0, le=16_777_215, description="padding token of shorter sequences, also used as the null")
-    APPLIES: ClassVar[Applies] = {"untrained_null": ("dropout", (0,)), "bias": ("projection", ("linear", "mlp"))}
+    APPLIES: ClassVar[Applies] = {"untrained_null": ("dropout", (0,))}
     untrained_null: bool = Field(
         False,
         description="has a null although `dropout` is 0, as in LlamaGen's checkpoints",
@@ -55,20 +54,10 @@ class Sequence(ArrayCondition):
         "of the first token, such as those of an empty text, learned_features: features of the whole sequence, all of "
         "which count (PixArt), empty_text: what the `encoder` makes of a text without words",
     )
-    null_length: Literal["whole", "given"] = Field(
-        "whole",
-        description="mask of learned null features: none masked, or that of the sequence they replace (LlamaGen)",
-    )
     projection: Literal["linear", "mlp", "none"] = Field(
         "linear",
         description="projection of features to the network's width; mlp: two linear layers with GELU between them; "
         "none: unchanged, for blocks that attend to features of any width",
-    )
-    bias: bool = Field(True, description="biases of the feature projection")
-    align: Literal["start", "end"] = Field(
-        "start",
-        description="where networks place the valid entries, which are contiguous; end: directly before the tokens "
-        "that follow (LlamaGen)",
     )
     padding: Literal["masked", "zeros", "none"] = Field(
         "masked",
@@ -123,8 +112,6 @@ class Sequence(ArrayCondition):
             )
         elif self.padding == "none" and not self._classes(name, spec):
             yield Problem(("padding",), "`padding: none` is for tokens, but these are features", "leave it out")
-        elif self.padding == "none" and self.align == "end":
-            yield Problem(("align",), "without padding all tokens are valid, so `align` has no effect", "leave it out")
         elif vocabulary and self.padding == "zeros":
             yield Problem(("padding",), "`padding: zeros` is for features, but these are tokens", "leave it out")
         elif self.projection == "none" and self.null_embedding == "learned" and self.nullable:
@@ -230,12 +217,6 @@ class Sequence(ArrayCondition):
         value, *mask = given
         if self.encoder is not None and value.type.dtype == "i64":  # not encoded before training
             value = _encoded(b, networks[self.encoder], value, mask, name)
-        if self.align == "end":
-            source = _turned(b, mask[0])
-            value = (
-                rows(b, value, source, name) if value.type.rank == 3 else b.take_along(value, source, axis=1, out=name)
-            )
-            mask = [b.take_along(mask[0], source, axis=1, out="counts")]
         told = (present(b, value),) if value.type.rank == 3 and self.learns_null else ()
         return (value, *mask, *told)
 
@@ -246,10 +227,7 @@ class Sequence(ArrayCondition):
             return null, *(b.scalar(0.0, g) for g in others)
         mask, *given = others
         whole = self.null_embedding == "learned_features"
-        if whole and self.null_length == "given":
-            counts = mask
-        else:
-            counts = b.constant([[i == 0 or whole for i in range(int(mask.shape[1]))]], out="first")
+        counts = b.constant([[i == 0 or whole for i in range(int(mask.shape[1]))]], out="first")
         return null, counts, *(b.scalar(0.0, g) for g in given)
 
     def token_shape(self, name: str, spec: Spec) -> TokenShape:
@@ -276,15 +254,18 @@ class Sequence(ArrayCondition):
             x = b.where(b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], 1, 1)), x, null, out=name)
         if given and self.null_embedding == "learned_input":
             x = or_learned(b, f"{prefix}.null", x, *given)
-        if self.projection == "none":
-            embedded = x
-        elif self.projection == "mlp":
-            embedded = b.sub(prefix, _feature_embedder(self.bias), x, width=width, out=name)
-        else:
-            embedded = b.dense(prefix, x, width, bias=self.bias, init="normal", std=0.02, out=name)
+        embedded = self.projected(b, prefix, x, width, name)
         learned = given and self.null_embedding == "learned"
         embedded = or_learned(b, f"{prefix}.null", embedded, *given) if learned else embedded
         return embedded, None if self.padding == "zeros" else mask
+
+    def projected(self, b: Builder, prefix: str, x: Var, width: Any, out: str) -> Var:
+        """Features f32[B, L, D] at the width of the network, params under `prefix`."""
+        if self.projection == "none":
+            return x
+        if self.projection == "mlp":
+            return b.sub(prefix, feature_embedder(True), x, width=width, out=out)  # type: ignore[no-any-return]
+        return b.dense(prefix, x, width, init="normal", std=0.02, out=out)
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         shape, vocabulary = super().shape(name, spec), self._classes(name, spec)
@@ -311,17 +292,10 @@ def _encoded(b: Builder, network: Network, tokens: Var, mask: SequenceOf[Var], o
     return call(b, network, "encode", {}, out=out, state=tokens, mask=list(masks))  # type: ignore[no-any-return]
 
 
-def _turned(b: Builder, mask: Var) -> Var:
-    """i64[B, L]: the entry that each place has after every row is turned until its last one counts."""
-    length = int(mask.shape[1])
-    place = b.arange(length)
-    last = b.max(b.where(mask, place, -1), axes=(1,), keepdims=True, out="last")
-    source = b.op("add", place, b.op("sub", last, length - 1), out="source")
-    return b.where(b.less(source, 0), b.op("add", source, length), source, out="source")  # type: ignore[no-any-return]
-
-
 @cache
-def _feature_embedder(bias: bool) -> BlockBody:
+def feature_embedder(bias: bool) -> BlockBody:
+    """A block: features f32[B, L, C] -> f32[B, L, width]."""
+
     @module_class("FeatureEmbedder", x="B L C")
     def embed(b: Builder, x: Var, *, width: int) -> Var:
         """Two linear layers with GELU between them."""

@@ -12,6 +12,7 @@ COMPONENTS = {
     "blocks/conditions": {"time_norm": "time_norm"},
     "blocks/mixers": {"axial_attention": "axial_rotary", "convnext_conv": "convnext_conv"},
     "blocks/norms": {"timed_rms_norm": "timed_rms_norm"},
+    "conditions": {"scalar": "scalar"},
     "networks": {"multi_resolution": "multi_resolution"},
     "objectives/denoising_terms": {"multi_scale": "multi_scale"},
 }

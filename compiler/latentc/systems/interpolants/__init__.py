@@ -9,7 +9,7 @@ Rows in docs/systems.yaml: interpolant_sr, interpolant_inpaint.
 
 COMPONENTS = {
     "blocks/mixers": {"efficient_attention": "efficient_attention"},
-    "conditions": {"masked_image": "masked_image"},
+    "conditions": {"learned_fourier": "learned_fourier", "masked_image": "masked_image"},
     "couplings": {"hole": "hole", "upsampled": "upsampled"},
     "networks": {"linear_attention_unet": "linear_attention_unet"},
 }

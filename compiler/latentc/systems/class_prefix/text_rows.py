@@ -1,0 +1,43 @@
+"""Texts of a table, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.data.table import Table
+from latentc.components.objectives.next_token import NextToken
+from latentc.components.parts import Problem
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class TextRows(Table):
+    """A `table` whose texts are concatenated and cut into blocks of the sample length."""
+
+    kind: Literal["text_rows"]  # type: ignore[assignment]
+    row: str = Field(
+        description="template of a text: `{text}`, and `{label}` for its label; texts end with the field's `end` and "
+        "are separated by a space"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "text_rows",
+        "row": "{text}",
+        "fields": {"tokens": {"shape": [8], "classes": 256, "medium": "text", "end": 0}},
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        tokens = self.fields.get("tokens")
+        if tokens is None or tokens.medium != "text" or "{text}" not in self.row:
+            yield Problem(
+                ("row",),
+                "a `row` needs the field `tokens` to be text, and must contain `{text}`",
+                "for example `row: '{label}: {text}'`, with a field `tokens` of medium `text`",
+            )
+        if not isinstance(spec.objective, NextToken) or not spec.objective.bare:
+            message = "rows already contain their classes, but the objective would add another token for the class"
+            yield Problem(("row",), message, "use `objective: {kind: next_token, bare: true}`")
