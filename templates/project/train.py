@@ -50,6 +50,7 @@ from latentc_support.storage import inherited, sweep, write_whole
 from model import NETWORKS
 from objective import UPDATES, Update
 from sample import (
+    PROGRAMS,
     SAMPLED,
     declared,
     draw,
@@ -464,10 +465,7 @@ def main() -> None:
     grids_every = grid_interval(config, run)
     # endregion
     # region direct
-    grids_every = train["sample_every"]
-    # endregion
-    # region unsampled
-    grids_every = None
+    grids_every = train["sample_every"] if PROGRAMS else None
     # endregion
     # region classes
     usual = usual_given

@@ -167,7 +167,6 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
     """
     own = lowered.conditions
     conditions = len(own) > 1 or any(c.form != "label" or c.encoding != "index" or not c.required for c in own)
-    sampled = bool(lowered.programs)
     staged = any(
         FIRST_STAGE in networks_called(lowered.module, lowered.module.entries[program.entry])
         for program in lowered.programs
@@ -177,7 +176,8 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
         "roles" if "roles" in config else "plain",
         "rounds" if "rounds" in config else "once",
         "schedule" if scheduled else "tables",
-        "unsampled" if not sampled else "staged" if staged else "direct",
+        "staged" if staged else "direct",
+        "sampled" if lowered.programs else "unsampled",
     }
 
 
