@@ -1,4 +1,4 @@
-"""Dropout of attention weights: in training alone, of weights behind the softmax, and unknown to engines."""
+"""Dropout of attention weights: in training alone, of weights after the softmax, and unknown to engines."""
 
 from __future__ import annotations
 

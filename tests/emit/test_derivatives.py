@@ -31,7 +31,7 @@ def discriminator(b: Any, x: Any, y: Any, *, channels: int) -> Any:
 
 @module_class("Velocity")
 def velocity(b: Any, z: Any, r: Any, t: Any, *, width: int) -> Any:
-    """One attention over two tokens, told the times."""
+    """One attention over two tokens, conditioned on the times."""
     h = b.dense("fc", z, width) + b.reshape(b.sin(r) + t * t, shape=(z.shape[0], 1, 1))
     h = b.reshape(h, shape=(z.shape[0], 1, z.shape[1], width))
     h = b.attention(h, h, h, causal=False)

@@ -1,4 +1,4 @@
-"""A discriminator that starts late and is trained in some steps only, and a run resumed before and behind its start."""
+"""A discriminator that starts late and is trained in some steps only, and a run resumed before and after its start."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_weights_are_exempt_from_decay_by_name(kind: str, optimizers: ModuleType
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rates_fall_from_block_to_block(kind: str, optimizers: ModuleType) -> None:
-    """As in BEiT's rule: 0 is the embeddings, I + 1 is block I, and the last what stands behind them."""
+    """As in BEiT's rule: 0 is the embeddings, I + 1 is block I, and the last the layers after them."""
     net = nn.Module()
     net.tokens, net.blocks, net.head = (
         nn.Embedding(5, 8),

@@ -124,7 +124,7 @@ def test_every_setting_of_training_is_checked() -> None:
     optimizer = ("kind", *config.OPTIMIZERS["adamw"])
     settings = {name.removeprefix("train.") for name in config.SETTINGS if name.startswith("train.")}
     assert flat == settings | {f"optimizer.{name}" for name in optimizer}
-    assert "data.views" in config.SETTINGS and "data.rate" not in config.SETTINGS
+    assert "data.path" in config.SETTINGS and "data.rate" not in config.SETTINGS
     for wrong in ({"ema": "none"}, {"clip": float("nan")}, {"keep": 0}, {"resume": 1}, {"seed": True}, {"stepz": 3}):
         with pytest.raises(SystemExit, match=f"train.{next(iter(wrong))}"):
             config.check({**train, **wrong})
@@ -208,6 +208,16 @@ def test_no_name_is_missing(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "F401,F811,F821,F822", "."]
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
+    for file in tmp_path.rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            inside = isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith("latentc_support"))
+            if isinstance(node, ast.ImportFrom) and node.module and (inside or node.module in TOPS):
+                folder = tmp_path / "latentc_support" if inside else tmp_path
+                there = (folder / f"{node.module.rpartition('.')[2]}.py").read_text()
+                defined = {
+                    word for line in there.splitlines() if line[:1] not in " #" for word in re.findall(r"\w+", line)
+                }
+                assert {alias.name for alias in node.names} <= defined, (file, node.module)
 
 
 @pytest.mark.parametrize("name", ["digits_himar", "pixelflow"])

@@ -1,4 +1,4 @@
-"""What a project leaves out because nothing in it calls it."""
+"""Definitions that a project leaves out because nothing in it calls them."""
 
 from __future__ import annotations
 

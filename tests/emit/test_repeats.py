@@ -82,7 +82,7 @@ def test_values_that_travel_together_in_a_loop_of_a_class() -> None:
 
 @module_class("Kinds", x="B width")
 def kinds(b: Any, x: Any, *, width: int) -> Any:
-    """A loop that carries three values of one shape, three of another, and one behind them, scaled in each step."""
+    """A loop that carries three values of one shape, three of another, and one after them, scaled in each step."""
 
     def step(b: Any, i: Any, invariants: Any, state: Any, rows: Any) -> Any:
         (total, *caches), (row,) = state, rows

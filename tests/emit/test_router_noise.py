@@ -72,7 +72,7 @@ def test_noise_is_standard() -> None:
 
 
 def test_jitter_of_what_the_router_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uniform factors between 1 - jitter and 1 + jitter, behind the router's norm, in training alone."""
+    """Uniform factors between 1 - jitter and 1 + jitter, after the router's norm, in training alone."""
     experts = "backbone.block.feed_forward={kind: attribute_experts, experts: 4, ratio: 2, jitter: 0.25}"
     file = loaded(model_text(lower(load_spec("dit", None, [*TINY, experts]))))
     torch.manual_seed(0)

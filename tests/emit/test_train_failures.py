@@ -1,4 +1,4 @@
-"""What can go wrong around a training run: damaged checkpoints, full disks, wrong files, missing packages, kills."""
+"""Faults around a training run: damaged checkpoints, full disks, wrong files, missing packages, kills."""
 
 from __future__ import annotations
 
@@ -190,10 +190,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_resumed_run_refuses_what_it_cannot_change(project: Path, case: str) -> None:
-    flag, value, *told = REFUSED[case]
+    flag, value, *parts = REFUSED[case]
     again(project, case)
     said = refusal(project, *FLAGS, "--out", case, "--resume", "true", flag, value)
-    assert all(words in said for words in told) and "step-00000020" in said
+    assert all(words in said for words in parts) and "step-00000020" in said
     assert yaml.safe_load((project / case / "config.yaml").read_text())["train"]["steps"] == 20
 
 

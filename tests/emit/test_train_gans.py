@@ -51,7 +51,7 @@ def trained(
 
 
 def run(folder: Path, *command: str, ranks: int = 1) -> str:
-    """What Python prints for the command in a project."""
+    """Output of a Python command in a project."""
     done = python(folder, *command, ranks=ranks)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -78,7 +78,7 @@ def test_the_discriminative_classifier_learns(tmp_path: Path) -> None:
 def test_the_conditional_wgan_gp_learns_classes(tmp_path: Path) -> None:
     """A classifier of real digits finds the requested class in nearly half of the samples after 200 steps.
 
-    Were the generator told other classes than its loss, or the sign wrong, it would be a tenth.
+    If the generator got other classes than its loss, or the sign wrong, it would be a tenth.
     """
     spec = load_spec("digits_wgan_gp")
     project_from_lowered(lower(spec), spec, tmp_path)

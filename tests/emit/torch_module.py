@@ -37,7 +37,7 @@ def loaded(text: str, dtype: torch.dtype = torch.float32, **names: Any) -> dict[
 
 
 def side_file(constants: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """What model.py, objective.py and sampler.py import from a project's constants.py."""
+    """The names that model.py, objective.py and sampler.py import from a project's constants.py."""
     text = (folder("templates") / "project" / "support" / "constants.py").read_text()
     held = {name: torch.tensor(array) for name, array in constants.items()}
     scope = loaded(

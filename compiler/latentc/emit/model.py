@@ -117,7 +117,8 @@ def assembled(head: list[str], standard: list[str], body: str) -> str:
         needed.insert(0, "import numpy as np")
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
-    sources = sorted(set(re.findall(rf"(?<![\"'])\b({'|'.join(sources_module.__all__)})\b", body)))
+    classes = "|".join(name for name in sources_module.__all__ if name[0].isupper())
+    sources = sorted(set(re.findall(rf"(?<![\"'])\b({classes})\b", body)))
     local = ["import schedule"] if re.search(r"\bschedule\.", body) else []
     local += [f"from {SUPPORT}.constants import table"] if "table(" in body else []
     local += [f"from {SUPPORT}.sources import {commas(sources)}"] if sources else []

@@ -1,4 +1,4 @@
-"""What a body of straight statements and loops over constants computes, whatever it is written like."""
+"""The values that a body of straight statements and loops over constants computes, however it is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _digest(*parts: Any) -> str:
 
 
 def outcome(lines: Sequence[str], inputs: Sequence[str], functions: str = "") -> str | None:
-    """What a body returns, by the operations that compute it. Raises Unknown for statements of other kinds.
+    """The operations that compute the result of a body. Raises Unknown for statements of other kinds.
 
     `functions` is the text of functions that it calls, whose statements count in place of the calls.
     """
@@ -78,7 +78,7 @@ def _assign(target: ast.expr, value: Any, names: dict[str, Any]) -> None:
 
 
 def _items(over: ast.expr, names: dict[str, Any]) -> list[Any] | None:
-    """What a loop is over, if that is known."""
+    """The values that a loop runs over, if they are known."""
     match over:
         case ast.Tuple(parts):
             return [_value(part, names) for part in parts]

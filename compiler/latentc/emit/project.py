@@ -152,7 +152,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    facts = _facts(lowered, spec, config) | {"has_schedule": "schedule.py" in files}
+    facts = _facts(lowered, spec, config) | {"has_schedule": "schedule.py" in files, "asks": "conditions" in regions}
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
     drawn = _drawn(lowered) | ({"normal", "integers"} if "conditions" in regions else set())
     files |= _reached(files, spec.data.kind, {"DRAWS": drawn, "SETTINGS": _described(config)})

@@ -31,7 +31,7 @@ def reached_only(
     `rows`: keys of the rows that tables keep, by the tables' names.
     """
     modules = {path: _Module(path, text, path in scripts) for path, text in files.items()}
-    walk = _Walk(modules, whole, words={*found}, rows=rows or {})
+    walk = _Walk(modules, whole, found, rows or {})
     for path in scripts:
         walk.load(path)
     walk.finish()
@@ -102,15 +102,16 @@ class _Module:
 
 @dataclass
 class _Walk:
-    """What the scripts reach so far."""
+    """The definitions that the scripts reach so far."""
 
     modules: Mapping[str, _Module]
     whole: Collection[str]
+    found: Collection[str]
+    rows: Mapping[str, Collection[str]]
     loaded: set[str] = field(default_factory=set)
     reached: set[Key] = field(default_factory=set)
     objects: set[str] = field(default_factory=set)  # modules that are read as objects
     words: set[str] = field(default_factory=set)  # attributes and texts in code that is reached
-    rows: Mapping[str, Collection[str]] = field(default_factory=dict)
     finds: bool = False  # some module is imported by a name that the code computes
 
     def load(self, path: str) -> None:
@@ -186,7 +187,7 @@ class _Walk:
         while before != len(self.reached) + len(self.loaded):
             before = len(self.reached) + len(self.loaded)
             if self.finds:
-                named = {p for p in self.modules if p.removesuffix(".py").rpartition("/")[2] in self.words}
+                named = {p for p in self.modules if p.removesuffix(".py").rpartition("/")[2] in self.found}
                 for path in named - self.loaded:
                     self.load(path)
                     self.objects.add(path)

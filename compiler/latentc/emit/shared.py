@@ -119,7 +119,7 @@ def _best(methods: Sequence[Method]) -> tuple[list[_Body], int] | None:
 
 
 def _results(bodies: Sequence[_Body], length: int) -> list[str]:
-    """What the shared statements make for those after them, in the order in which it is made."""
+    """Values that the shared statements compute for those after them, in order."""
     wanted = set().union(*(body.read_after(length) for body in bodies))
     prefix = bodies[0].rest[:length]
     order = [name for s in prefix for name in sorted(s.stored, key=lambda name: " ".join(s.lines).find(name))]

@@ -15,7 +15,7 @@ FOREVER = 1 << 30
 _ANONYMOUS = {"h", "x", "c", "term", "y"}
 _WORDS = {  # names of values that have none of their own, by op
     **{"add": "total", "sub": "difference", "mul": "scaled", "div": "ratio", "neg": "negative"},
-    **{"reshape": "flat", "transpose": "transposed", "broadcast_to": "expanded", "concat": "joined", "slice": "part"},
+    **{"reshape": "flat", "transpose": "transposed", "broadcast_to": "expanded", "concat": "stacked", "slice": "part"},
     **{"relu": "activated", "leaky_relu": "activated", "less": "chosen", "full": "constant", "linear": "projected"},
 }
 # These always get a line of their own.

@@ -142,7 +142,7 @@ def real_samples(config: dict[str, Any]) -> Tensor:
 
 
 def frechet_name(file: Path) -> str:
-    """What the Fréchet distance of a network's features is called: `fid` only of the published Inception."""
+    """Name of the Fréchet distance of a network's features: `fid` only for the published Inception."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return "fid" if digest == INCEPTION else f"fd_{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}"

@@ -99,7 +99,7 @@ def cached(
     empty: list[int] | None = None,
     pad: int = 0,
 ) -> PerSample | PerToken | OfOneText:
-    """What a network makes of every sample, or of its images in every view, or of one text, `empty`.
+    """Features of a network for every sample, or of its images in every view, or of one text, `empty`.
 
     `masked`: the network takes the mask, too.
     """

@@ -58,14 +58,14 @@ class Run:
         return self.flag.item() > 0
 
     def agreed(self, value: Any) -> Any:
-        """What the first process has for a value."""
+        """The first process's value."""
         found = [value]
         if self.world > 1:
             dist.broadcast_object_list(found)
         return found[0]
 
     def gathered(self, value: Any) -> list[Any]:
-        """What each process has for a value."""
+        """The value of each process."""
         found = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(found, value)

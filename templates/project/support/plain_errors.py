@@ -19,7 +19,7 @@ ADVICE |= dict.fromkeys((errno.EEXIST, errno.EISDIR), ADVICE[errno.ENOTDIR])
 
 
 def in_words(error: BaseException) -> str | None:
-    """What a user can do about an error; None if it is one of the program."""
+    """Advice on an error that a user can fix; None for others."""
     match error:
         case ModuleNotFoundError():
             return f"the package {error.name} is missing: pip install -r requirements.txt"

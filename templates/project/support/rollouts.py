@@ -104,7 +104,7 @@ def roll_out(
     step: int,
     run: Run,
 ) -> dict[str, Tensor]:
-    """What the losses of a step take of samples: a group of them for each condition of the batch."""
+    """The samples that the losses of a step learn from: a group for each condition of the batch."""
     program, size = program_of(ROLLOUT.program), len(next(iter(batch.values())))
     each = {name: values.repeat_interleave(ROLLOUT.group, 0) for name, values in batch.items()}
     count = size * ROLLOUT.group
@@ -115,11 +115,14 @@ def roll_out(
     settings = {setting.name: np.full(count, setting.value) for setting in declared(program)[1]}
     given = Given(seeds, values, masks, settings)
     modes = {name: network.training for name, network in networks.items()}
-    found = draw(with_first_stage(networks, config, run.device), given, program)
+    # region staged
+    networks = with_first_stage(networks, config, run.device)
+    # endregion
+    found = draw(networks, given, program)
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":
             network.reshard()  # without a backward pass, the root's weights would stay gathered
-    told = {name: torch.from_numpy(values[name]).to(run.device) for name in values}
-    found["reward"] = rewarded(rewards, found.pop("samples").to(run.device), told).cpu()
+    given = {name: torch.from_numpy(values[name]).to(run.device) for name in values}
+    found["reward"] = rewarded(rewards, found.pop("samples").to(run.device), given).cpu()
     return {name: found[name].unflatten(0, (size, ROLLOUT.group)) for name in ROLLOUT.gives}
