@@ -16,7 +16,7 @@ from latentc.components.kit import call
 from latentc.components.objectives._common import noise_inputs, step_of, told_step
 from latentc.components.objectives._reconstruction import PERCEPTUAL, PIXELS, Reconstruction
 from latentc.components.objectives.terms._score import ScoreTerm
-from latentc.components.objectives.terms._term import Round, Side, Term, mean, weighted
+from latentc.components.objectives.terms._term import DISCRIMINATOR, Round, Side, Term, mean, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.objectives.terms.non_saturating import NonSaturating
 from latentc.components.parts import Problem, Refusal
@@ -24,9 +24,6 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-DISCRIMINATOR = "discriminator"
-"""Name of the network that plays against `main`."""
 
 
 class AgainstDiscriminator(Reconstruction):

@@ -22,7 +22,6 @@ from latentc.components.objectives.augmentations._augmentation import Augmentati
 from latentc.components.objectives.augmentations._views import augment_side, drawn_for
 from latentc.components.objectives.terms._term import Round, Side, Term, weighted
 from latentc.components.objectives.terms.hinge import Hinge
-from latentc.components.objectives.terms.path_lengths import DIRECTION, PathLengths, projection
 from latentc.components.parts import Problem, Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
@@ -59,19 +58,11 @@ class Adversarial(Objective):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        of_terms = (
-            Need(DISCRIMINATOR, "discriminate", term.READS, ("terms", i), f"the term `{term.kind}`", term.asks)
-            for i, term in enumerate(self.terms)
-        )
+        of_terms = (need for i, term in enumerate(self.terms) for need in term.needs(("terms", i)))
         predicted = {}
         if any("features" in term.READS for term in self.terms):
             predicted = {"augmentations": tuple((part.kind, len(part.PARAMETERS)) for part in self.augment)}
-        of_paths = (
-            Need("main", "generate_by_style", (), ("terms", i), f"the term `{term.kind}`", {"path_average": term.decay})
-            for i, term in enumerate(self.terms)
-            if isinstance(term, PathLengths)
-        )
-        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate", asks=predicted), *of_terms, *of_paths
+        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate", asks=predicted), *of_terms
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
@@ -102,19 +93,18 @@ class Adversarial(Objective):
                 message = f"network `{name}` has several widths or copies, of which it trains one"
                 raise Refusal(message, "use the objective `slimmable_adversarial`")
         whole_images(networks[DISCRIMINATOR], f"objective `{self.kind}` judges")
-        game = _Game(self.terms, self.augment, networks, spec)
+        game = Game(self.terms, self.augment, networks, spec)
         updates = [game.of_discriminator(mb, self.discriminator_steps)]
         lazy = [(i, term) for i, term in enumerate(self.terms) if term.interval > 1]
         updates += [game.of_penalty(mb, i, term, self.discriminator_steps) for i, term in lazy]
         updates.append(game.of_generator(mb, self.generator_batch))
-        paths = [(i, term) for i, term in enumerate(self.terms) if isinstance(term, PathLengths)]
-        updates += [game.of_paths(mb, i, term) for i, term in paths]
+        updates += [update for i, term in enumerate(self.terms) for update in term.updates(mb, i, game)]
         mb.entries |= {update.loss: update.loss for update in updates}
         return tuple(updates)
 
 
 @dataclass(frozen=True)
-class _Game:
+class Game:
     """The terms and players of a spec, and the losses they make."""
 
     terms: tuple[Term, ...]
@@ -221,23 +211,7 @@ class _Game:
         draws = (*self.draws, *self._drawn("samples"))
         return Update("loss.generator", ("main",), fields, draws, metrics, "generator", batch_multiple=multiple)
 
-    def of_paths(self, mb: ModuleBuilder, number: int, term: PathLengths) -> Update:
-        """The update of the generator by the lengths of paths alone."""
-        name, generator = f"{term.kind}_{number}", self.networks["main"]
-        projected = projection(mb, generator)
-        b = mb.function(f"loss.{name}")
-        conditions = self.conditions
-        of_data = conditions.operands(b, conditions.inputs(b, by_field=True)) if self.given else {}
-        noise, told = self._asked(b, of_data)
-        value, length = term.of_paths(b, generator, told, noise, projected)
-        b.output(b.mul(value, term.weight * term.every, out="loss"), value, length)
-        b.finish("What the generator minimises every few steps, then the term itself, then the mean length.")
-        metrics = (f"{name}/loss", f"{name}/{term.kind}", f"{name}/length")
-        fields = conditions.fields if self.given else ()
-        update = Update(f"loss.{name}", ("main",), fields, (*self.draws, DIRECTION), metrics, name)
-        return replace(update, every=term.every, partial=True)
-
-    def _asked(self, b: Builder, told: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:
+    def asked(self, b: Builder, told: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:
         """Noise, and the conditions that samples are made for: those of data, or drawn classes."""
         noise = [b.input(port.name, port.type) for port in self.noise]
         if not self.given:
@@ -248,7 +222,7 @@ class _Game:
     def _samples(self, b: Builder, told: Mapping[str, Var]) -> Side:
         """Samples of drawn noise z, made for these conditions of data or for drawn classes."""
         generator = self.networks["main"]
-        noise, told = self._asked(b, told)
+        noise, told = self.asked(b, told)
         images = call(b, generator, training_method(generator), told, noise=noise, out="fake")
         return Side(images, told, told.get(operand_name("class")))
 

@@ -9,6 +9,7 @@ Rows in docs/systems.yaml: stylegan2.
 
 COMPONENTS = {
     "networks": {"equalised_discriminator": "equalised_discriminator", "style_generator": "style_generator"},
+    "objectives/terms": {"path_lengths": "path_lengths"},
     "samplers": {"style_based": "style_based"},
 }
 

@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Network
+from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Operands
 from latentc.components.parts import Part, Problem
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
+    from latentc.components.objectives.adversarial import Game
     from latentc.spec.schema import Spec
+
+
+DISCRIMINATOR = "discriminator"
+"""Name of the network that plays against `main`."""
 
 
 @dataclass
@@ -70,9 +75,6 @@ class Term(Part):
     REACHES_GENERATOR: ClassVar[bool] = True
     """Whether it contributes to the generator's loss."""
 
-    OF_PATHS: ClassVar[bool] = False
-    """Whether it is an update of the generator by itself, of paths from styles to images."""
-
     @property
     def reads_samples(self) -> bool:
         """Whether it looks at samples, and not at data alone."""
@@ -97,6 +99,14 @@ class Term(Part):
     def asks(self) -> Mapping[str, Any]:
         """What the discriminator builds for it (`Need.asks`)."""
         return {}
+
+    def needs(self, place: tuple[str | int, ...]) -> tuple[Need, ...]:
+        """What it needs of networks, at its place in the objective."""
+        return (Need(DISCRIMINATOR, "discriminate", self.READS, place, f"the term `{self.kind}`", self.asks),)
+
+    def updates(self, mb: ModuleBuilder, number: int, game: Game) -> tuple[Update, ...]:
+        """Adds its losses that are updates of the generator by itself; `number` is that of the term."""
+        return ()
 
     def draws(self) -> tuple[Draw, ...]:
         """Its random inputs, which the loss of the discriminator takes."""
@@ -132,4 +142,4 @@ def weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[st
     return found
 
 
-__all__ = ["Round", "Side", "Term", "mean", "weighted"]
+__all__ = ["DISCRIMINATOR", "Round", "Side", "Term", "mean", "weighted"]

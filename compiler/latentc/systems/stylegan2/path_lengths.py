@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Network
+from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Operands, call
 from latentc.components.objectives.terms._term import Term, mean
 from latentc.components.parts import Fraction
 from latentc.ir.builder import Builder, ModuleBuilder, Var
+
+if TYPE_CHECKING:
+    from latentc.components.objectives.adversarial import Game
 
 TINY = 1e-12  # under the square root, whose derivative at 0 is infinite
 DIRECTION = Draw("direction", "normal")
@@ -32,10 +36,27 @@ class PathLengths(Term):
     decay: Fraction = Field(0.99, description="decay of the average, per update")
     READS: ClassVar[tuple[str, ...]] = ()
     REACHES_GENERATOR: ClassVar[bool] = False
-    OF_PATHS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "path_lengths"}
 
-    def of_paths(
+    def needs(self, place: tuple[str | int, ...]) -> tuple[Need, ...]:
+        asks = {"path_average": self.decay}
+        return (Need("main", "generate_by_style", (), place, f"the term `{self.kind}`", asks),)
+
+    def updates(self, mb: ModuleBuilder, number: int, game: Game) -> tuple[Update, ...]:
+        name, generator, conditions = f"{self.kind}_{number}", game.networks["main"], game.conditions
+        projected = projection(mb, generator)
+        b = mb.function(f"loss.{name}")
+        of_data = conditions.operands(b, conditions.inputs(b, by_field=True)) if game.given else {}
+        noise, told = game.asked(b, of_data)
+        value, length = self._of_paths(b, generator, told, noise, projected)
+        b.output(b.mul(value, self.weight * self.every, out="loss"), value, length)
+        b.finish("What the generator minimises every few steps, then the term itself, then the mean length.")
+        metrics = (f"{name}/loss", f"{name}/{self.kind}", f"{name}/length")
+        fields = conditions.fields if game.given else ()
+        update = Update(f"loss.{name}", ("main",), fields, (*game.draws, DIRECTION), metrics, name)
+        return (replace(update, every=self.every, partial=True),)
+
+    def _of_paths(
         self, b: Builder, generator: Network, told: Operands, noise: list[Var], projected: str
     ) -> tuple[Var, Var]:
         """The penalty f32[] and the mean length, of samples of this noise; `projected`: see `projection`."""
@@ -67,4 +88,4 @@ def projection(mb: ModuleBuilder, generator: Network) -> str:
     return b.finish("The projection of images on directions, one value per sample.")
 
 
-__all__ = ["DIRECTION", "PathLengths", "projection"]
+__all__ = ["PathLengths"]
