@@ -39,8 +39,8 @@ def main() -> None:
     shared = ["data.first_stage=null", "sampler.inpaint=false", f"sampler.steps={flags.steps}"]
     shared.append(f"target.engine={flags.engine}")
     shared.append(f"sampler.diffusion.respacing='{flags.diffusion}'")
-    forms = {"all tokens": "sampler.reuse=null", "reuse": f"sampler.reuse={reuse}"}
-    work = {name: _operations(flags.variant, [*shared, form]) for name, form in forms.items()}
+    forms = {"all tokens": [], "reuse": ["sampler.kind=recap_autoregressive", f"sampler.reuse={reuse}"]}
+    work = {name: _operations(flags.variant, [*shared, *form]) for name, form in forms.items()}
     for name, count in work.items():
         print(f"MAR-{flags.variant} in {flags.steps} sets, {name}: {count / 1e12:.2f} TFLOP a sample")
     print(f"operations of all tokens against reuse: {work['all tokens'] / work['reuse']:.2f} ×", flush=True)
@@ -50,7 +50,7 @@ def main() -> None:
         pipes = {}
         for name, form in forms.items():
             bundle = Path(folder, name)
-            random_bundle(bundle, "mar", flags.variant, [*shared, form])
+            random_bundle(bundle, "mar", flags.variant, [*shared, *form])
             pipes[name] = latentc_runtime.load(bundle, threads=1, verify=False)
             pipes[name].open_engines()
         calls = {name: lambda pipe=pipe: pipe.sample([1], seeds=0) for name, pipe in pipes.items()}

@@ -236,6 +236,7 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *(*DIGITS, *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "patch=2", "buffer=4"))),
             *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=4", "sampler.diffusion.respacing='4'"),
+            "sampler.kind=recap_autoregressive",
             "sampler.reuse={after: 1, diffusion: {kind: ddpm, respacing: '2'}}",
         ),
     ),

@@ -199,7 +199,7 @@ def test_a_decoder_of_another_depth_than_the_encoder_of_pivots() -> None:
 
 
 REUSE = (
-    "sampler={kind: masked_autoregressive, steps: 4, diffusion: {kind: ddpm, steps: 3}, reuse: {condition: CONDITION}}"
+    "sampler={kind: recap_autoregressive, steps: 4, diffusion: {kind: ddpm, steps: 3}, reuse: {condition: CONDITION}}"
 )
 
 

@@ -47,7 +47,7 @@ def test_other_numbers_of_steps_take_numbers_between_those_listed() -> None:
         ("temperature=[1, 2]", "2 numbers, but there must be one for each step: 8"),
         ("guidance.schedule=[0.5]", "1 numbers, but there must be one for each step: 8"),
         ("final_temperature=2", "already gives one for each step"),
-        ("reuse={after: 4, steps: 1}", "steps of one set share the values of the first"),
+        ("kind=recap_confidence", "steps of one set share the values of the first"),
     ],
 )
 def test_lists_that_do_not_fit(change: str, message: str) -> None:

@@ -62,7 +62,7 @@ def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     """
     order, draws = np.stack(numbers.noise[:2]), iter(numbers.noise[2:])
     x, noise = np.zeros((2, 16, 4), np.float32), np.zeros((2, 5, 16, 4), np.float32)
-    left, reuse = spec.sampler.hidden_counts(16), spec.sampler.reuse
+    left, reuse = spec.sampler.hidden_counts(16), getattr(spec.sampler, "reuse", None)
     for first, stop in reuse.sets(left, 16) if reuse else itertools.pairwise(range(len(left))):
         for i in range(first, stop):
             count, last = left[i] - left[i + 1], left[stop]
@@ -79,7 +79,7 @@ def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 REUSING = (
     *SIZES[:-1],
-    "sampler={kind: masked_autoregressive, steps: 6, diffusion: {kind: ddpm, respacing: '5'}, "
+    "sampler={kind: recap_autoregressive, steps: 6, diffusion: {kind: ddpm, respacing: '5'}, "
     "guidance: {scale: 2, schedule: linear}, reuse: {after: 1, diffusion: {kind: ddpm, respacing: '2'}}}",
 )
 

@@ -21,7 +21,7 @@ from latentc.spec import load_spec
 B, T, V, D, HEADS = 2, 16, 12, 16, 2
 SIZES = ("data.first_stage=null", f"data.tokens={{vocabulary: {V}, grid: [4, 4]}}", "data.classes=3")
 SIZES += (f"backbone.width={D}", f"backbone.block.mixer.heads={HEADS}", "sampler.steps=8")
-REUSE = "sampler.reuse={after: 2, steps: 2, temperature: 0.7}"
+REUSE = ("sampler.kind=recap_confidence", "sampler.reuse={after: 2, steps: 2, temperature: 0.7}")
 NETWORKS = {
     "recap_maskgit": ("backbone.depth=3", "sampler.guidance={scale: 1.5, schedule: linear}"),
     "maskgit_jax": ("backbone.depth=2", "backbone.embedding.labels=3"),
@@ -34,7 +34,7 @@ RNG = np.random.default_rng(0)
 
 
 def system(name: str) -> tuple[Lowered, dict[str, np.ndarray]]:
-    lowered = lower(load_spec(name, None, (*SIZES, *NETWORKS[name], REUSE)))
+    lowered = lower(load_spec(name, None, (*SIZES, *NETWORKS[name], *REUSE)))
     weights = random_weights(parameters(lowered.module, lowered.module.entries["main.forward"]), RNG, 0.3)
     return lowered, weights
 
@@ -172,8 +172,8 @@ def test_steps_that_round_to_no_token_take_theirs_from_the_last() -> None:
 
 def test_what_cannot_reuse_is_refused() -> None:
     with pytest.raises(DiagnosticError, match="cannot reuse keys and values"):
-        load_spec("maskgit", None, [f"sampler={{kind: confidence, {REUSE[8:].replace('=', ': ')}}}"])
+        load_spec("maskgit", None, ["sampler={kind: recap_confidence, reuse: {after: 2}}"])
     with pytest.raises(DiagnosticError, match="`redraw` redraws known tokens"):
         load_spec("recap_maskgit", None, ["sampler.redraw=true"])
     with pytest.raises(DiagnosticError, match="masks their digits"):
-        load_spec("maskbit", None, [REUSE])
+        load_spec("maskbit", None, list(REUSE))

@@ -279,7 +279,7 @@ def test_the_sampler_of_d_jepa_t2i() -> None:
         ("networks.main.predictor=null", "predicts those of a hidden one"),
         ("networks.main.learned_positions=all", "the sum of vector conditions"),
         ("networks.main.positions={kind: sincos_2d}", "added to the input"),
-        ("sampler.reuse={after: 1}", "keys with rotary positions"),
+        ("sampler={kind: recap_autoregressive, steps: 4, reuse: {after: 1}}", "keys with rotary positions"),
         ("networks.main.block.mixer={kind: cosine_attention, heads: 2}", "the same weights for all tokens"),
     ],
 )

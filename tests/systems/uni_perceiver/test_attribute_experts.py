@@ -233,7 +233,7 @@ BEHIND_BUFFER = (  # a transformer over latents behind tokens of the condition
 
 
 def test_a_network_whose_leading_tokens_have_attributes(tmp_path: Path) -> None:
-    sizes = [*BEHIND_BUFFER, "sampler.reuse=null"]
+    sizes = [*BEHIND_BUFFER, "sampler={kind: masked_autoregressive, steps: 4, diffusion: {kind: ddpm, respacing: '4'}}"]
     lowered, rng = lower(load_spec("mar", None, sizes)), np.random.default_rng(0)
     main = lowered.networks["main"]
     weights = random_weights(network_params(lowered, main), rng, 0.3)

@@ -125,10 +125,10 @@ class Bert(Backbone):
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(tokens.length) is not None:
             if self.splits > 1:
                 message = "the sampler reuses keys and values of whole tokens, but `splits` masks their digits"
-                yield Problem(("splits",), message, "leave out `splits` or `sampler.reuse`")
+                yield Problem(("splits",), message, "leave out `splits`, or use a sampler without `reuse`")
             if spec.data.modelled.end is not None:
                 message = "the sampler reuses keys and values of all tokens, but texts can end before the last one"
-                yield Problem((), message, "leave out `sampler.reuse`")
+                yield Problem((), message, "use a sampler without `reuse`")
 
     def _problems_of_decoder(self, decoder: Decoder, conditions: Mapping[str, Condition]) -> Iterator[Problem]:
         if decoder.width % decoder.heads:

@@ -143,17 +143,17 @@ class MaskedAutoencoder(MaskedTrunk):
     def _problems_of_recall(self, spec: Spec) -> Iterator[Problem]:
         if self.positions is not None:
             message = "the sampler reuses keys and values, but keys with rotary positions cannot be reused elsewhere"
-            yield Problem(("positions",), message, "leave out `positions` or `sampler.reuse`")
+            yield Problem(("positions",), message, "leave out `positions`, or use a sampler without `reuse`")
         if any(entry.form != "vector" for entry in self.entries(spec)):
             message = "the sampler reuses keys and values, but cannot do so with conditions that are sequences"
-            yield Problem((), message, "leave out `sampler.reuse`")
+            yield Problem((), message, "use a sampler without `reuse`")
         condition = self.block.parts()[3]
         if self.block.parted:
             message = "the sampler reuses keys and values, but cannot do so if leading tokens have their own attributes"
-            yield Problem(("block",), message, "give one list of `attributes`, or leave out `sampler.reuse`")
+            yield Problem(("block",), message, "give one list of `attributes`, or use a sampler without `reuse`")
         if condition.separates:
             message = "the sampler reuses keys and values, but cannot do so with separate weights for leading tokens"
-            yield Problem(("block", "condition", "front"), message, "leave out `front` or `sampler.reuse`")
+            yield Problem(("block", "condition", "front"), message, "leave out `front` or the sampler's `reuse`")
 
     def decoder_sizes(self, static: Mapping[str, Any]) -> dict[str, Any]:
         """Static arguments of the decoder's blocks, of those of the network."""

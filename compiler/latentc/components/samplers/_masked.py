@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -100,20 +99,6 @@ class Request:
             null = self.conditions.null(b, self.told)
             made = guided_call(b, self.network, method, self.told, null, scale, out=out, **by_role)
         return made if isinstance(made, tuple) else (made,)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Steps `first` to `stop` of a loop, one by one, or in sets of `steps`, of which `draw` draws the tokens.
-
-    `draw` takes the request, the number of steps, tokens i64[B, T] and rows of tables [steps, …] by name, and returns
-    tokens i64[B, T].
-    """
-
-    first: int
-    stop: int
-    steps: int = 1
-    draw: Callable[[Builder, Request, int, Var, Mapping[str, Var]], Var] | None = None
 
 
 class MaskedSampler(Sampler):
@@ -215,17 +200,16 @@ class MaskedSampler(Sampler):
         scale = b.input("scale", f32(B)) if self.guidance else None
         if self.guidance:
             sources["scale"] = SettingSource("guidance")
-        recall = network.methods.get("recall")
-        in_sets = recall is not None
+        by_rows = self.by_rows(network)
 
         def random(key: str, source: RandomSource, *shape: int) -> Var:
-            """A random input; the loops over sets take pieces of it, so that it is none that is drawn row by row."""
+            """A random input; one that is not taken by rows is not drawn row by row either."""
             dtype = i64 if source.distribution in ("integers", "permutation") else f32
             count = source.rows
-            sources[key] = source if not in_sets else replace(source, rows=None)
+            sources[key] = source if by_rows else replace(source, rows=None)
             if count is None:
                 return b.input(key, dtype(B, *shape))
-            if not in_sets:
+            if by_rows:
                 return b.input(key, dtype(count, B, *shape))
             return b.transpose(b.input(key, dtype(B, count, *shape)), perm=(1, 0, *range(2, 2 + len(shape))), out=key)
 
@@ -253,35 +237,7 @@ class MaskedSampler(Sampler):
             stays = left.pop(0) if kept else None
             return Request(network, conditions, operands, strength, stays, left, mask)
 
-        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
-            (tokens,), at, asked = state, dict(zip(tables, row, strict=True)), request(fixed)
-            logits = predicted = asked.logits(b, "forward", at.get("weight"), state=tokens)
-            if "sharpness" in at:
-                logits = b.mul(logits, at["sharpness"], out="logits")
-            logits = filtered(b, logits, self.top_k, 1.0)
-            drawn = draw(b, logits, at["u"], out="drawn")
-            chosen = self.choose(b, Step(tokens, drawn, logits, predicted, mask, at, asked.kept, asked.prepared))
-            return (b.where(chosen, drawn, tokens, out="tokens"),), ()
-
-        def body_of_set(b: Builder, i: Var, fixed: Any, state: Any, row: Any, run: Run) -> Any:
-            assert run.draw is not None
-            at = dict(zip(tables, row, strict=True))
-            if run.steps == 1:
-                at = {key: b.reshape(part, shape=(1, *part.shape)) for key, part in at.items()}
-            return (run.draw(b, request(fixed), run.steps, state[0], at),), ()
-
-        names, tokens = ["tokens", *tables], start
-        for run in self.runs(length):
-            columns_ = [in_rows(b, table, run.first, run.stop, run.steps) for table in tables.values()]
-            (tokens,) = b.loop(
-                f"{entry}.step" if run.steps == 1 else f"{entry}.set",
-                (run.stop - run.first) // run.steps,
-                body if run.draw is None else partial(body_of_set, run=run),
-                invariants=invariants,
-                carried=[tokens],
-                tables=columns_,
-                names=names,
-            )
+        tokens = self.loops(b, entry, start, invariants, tables, request)
         if values is None:  # the mask is a valid token, which no sample contains
             tokens = b.minimum(tokens, mask - 1, out="tokens")
         b.output(joined_digits(b, tokens, mask, digits))
@@ -299,9 +255,35 @@ class MaskedSampler(Sampler):
         """Those that only a program needs which keeps given tokens."""
         return {}
 
-    def runs(self, length: int) -> list[Run]:
-        """The loops over the steps, one after the other."""
-        return [Run(0, self.steps)]
+    def by_rows(self, network: Network) -> bool:
+        """Whether a loop takes a row of the random inputs in each step."""
+        return True
+
+    def loops(
+        self,
+        b: Builder,
+        entry: str,
+        tokens: Var,
+        invariants: Sequence[Var],
+        tables: Mapping[str, Var],
+        request: Callable[[tuple[Var, ...]], Request],
+    ) -> Var:
+        """tokens i64[B, T] after all steps: a loop over the rows of the tables; `request` is made of its invariants."""
+
+        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+            (tokens,), at, asked = state, dict(zip(tables, row, strict=True)), request(fixed)
+            logits = predicted = asked.logits(b, "forward", at.get("weight"), state=tokens)
+            if "sharpness" in at:
+                logits = b.mul(logits, at["sharpness"], out="logits")
+            logits = filtered(b, logits, self.top_k, 1.0)
+            drawn = draw(b, logits, at["u"], out="drawn")
+            chosen = self.choose(b, Step(tokens, drawn, logits, predicted, asked.mask, at, asked.kept, asked.prepared))
+            return (b.where(chosen, drawn, tokens, out="tokens"),), ()
+
+        names, rows = ["tokens", *tables], list(tables.values())
+        name = f"{entry}.step"
+        (tokens,) = b.loop(name, self.steps, body, invariants=invariants, carried=[tokens], tables=rows, names=names)
+        return tokens
 
 
 class ListedSampler(MaskedSampler):
@@ -323,13 +305,6 @@ class ListedSampler(MaskedSampler):
     @abstractmethod
     def listed(self, length: int) -> ListedSampler:
         """The sampler of `length` tokens with a number for each step in place of every schedule."""
-
-
-def in_rows(b: Builder, table: Var, first: int, stop: int, steps: int) -> Var:
-    """Rows `first` to `stop` of a table [N, …]: [stop - first, …], or with several `steps` [sets, steps, …]."""
-    rest, count = table.shape[1:], stop - first
-    part = table if count == int(table.shape[0]) else b.slice(table, axis=0, start=first, stop=stop)
-    return part if steps == 1 else b.reshape(part, shape=(count // steps, steps, *rest))  # type: ignore[no-any-return]
 
 
 def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int | None = None) -> tuple[Condition, ...]:
@@ -359,12 +334,11 @@ def known_counts(
     length: int,
     hidden: bool = False,
     double: bool = False,
-    late: bool = False,
 ) -> np.ndarray:
     """i64[N]: tokens known after each step, at least one more per step; in float32, as published code truncates it.
 
     `hidden`: the number of hidden tokens is rounded down, not that of the known ones, and all are known in the end.
-    `double`: in float64. `late`: of hidden ones, the last step draws as many less as others draw more than rounded.
+    `double`: in float64.
     """
     real = np.float64 if double else np.float32
     fraction = fraction_of(schedule, progress.astype(real), length)
@@ -372,9 +346,6 @@ def known_counts(
         counts = ((1 - fraction) * real(length)).astype(np.int64)
         return np.minimum(np.maximum(counts, np.arange(1, len(progress) + 1)), length)
     counts = length - np.floor(fraction * real(length)).astype(np.int64)
-    if late:
-        drawn = np.maximum(np.diff(counts, prepend=0), 1)
-        return np.minimum(np.append(np.cumsum(drawn[:-1]), length), length)
     known = 0
     for i, count in enumerate(counts):
         # At least one token remains for each later evaluation, until the last draws all.

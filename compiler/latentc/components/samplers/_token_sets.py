@@ -1,12 +1,12 @@
 """The steps of MAR's sampler: features of all tokens, then a diffusion of each token of a set.
 
 Symbols: B batch, T tokens of a sample, C channels of a token, D channels of its features, K tokens denoised at once,
-S noisy steps of the diffusion, G tokens of a set whose steps reuse what its first step computed of the others.
+S noisy steps of the diffusion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class TokenSets:
 
     State is tokens f32[B, T, C], and perhaps the features f32[B, T, D] that each was drawn with. `method`: that of
     `main`, which may return features of more tokens behind those. A row has the tokens hidden before a set, after each
-    of its steps, then with guidance its weight in each. `local`: the table of the diffusion in steps that reuse.
+    of its steps, then with guidance its weight in each. `tables` of the diffusion: in the first step, in the others.
     """
 
     main: Network
@@ -58,18 +58,21 @@ class TokenSets:
     conditions: Conditions
     told: tuple[str, ...]
     fixed: tuple[str, ...]
-    table: Table
-    local: Table
+    tables: tuple[Table, ...]
     entry: str
     method: str = "forward"
+
+    def body(self, steps: int) -> Callable[..., Any]:
+        """The body of a loop over sets of so many steps."""
+        return self.step
 
     def step(self, blocks: tuple[int, ...], b: Builder, i: Var, invariants: Row, state: Row, rows: Row) -> Any:
         """One set: K tokens from place `after` of the order on, of which those before `before` are hidden."""
         (tokens, *features), (before, after, *weight) = state, rows
-        told, at = self._given(invariants)
+        told, at = self.given(invariants)
         (count,) = blocks
         length = int(tokens.shape[1])
-        before, after = self._among_free(b, at, length, (before, after), ("before", "after"))
+        before, after = self.among_free(b, at, length, (before, after), ("before", "after"))
         waiting = b.less(at["ranks"], before, out="waiting")
         hidden = b.cast(waiting, to="f32", out="hidden")
         places = b.minimum(b.add(after, b.arange(count)), length - 1, out="places")
@@ -80,75 +83,22 @@ class TokenSets:
         else:
             null = self.conditions.null(b, told)
             z, null_z = both_branches(b, self.main, self.method, told, null, state=tokens, mask=hidden, out="z")
-        made = self.drawn(b, at, self.table, z, null_z, chosen, places, scale)
+        made = self.drawn(b, at, self.tables[0], z, null_z, chosen, places, scale)
         # The rank of a token of the set is its place in it.
         place = b.op("sub", at["ranks"], after, out="place")
         mine = b.logical_and(waiting, b.less_equal(after, at["ranks"]), out="mine")
         index = b.clamp(place, low=0, high=count - 1, out="index")
         column = b.reshape(mine, shape=(B, length, 1))
-        put = b.where(column, _along(b, made, index), tokens, out="tokens")
+        put = b.where(column, along(b, made, index), tokens, out="tokens")
         own = [b.where(column, b.slice(z, axis=1, start=0, stop=length), v, out="features") for v in features]
         return (put, *own), ()
 
-    def steps(self, blocks: tuple[int, ...], b: Builder, i: Var, invariants: Row, state: Row, rows: Row) -> Any:
-        """One set in several steps, its tokens in order of position; all but the first evaluate the set alone."""
-        (tokens,), (before, *rest) = state, rows
-        told, at = self._given(invariants)
-        length = int(tokens.shape[1])
-        weights, after = rest[len(blocks) :], rest[: len(blocks)]
-        names = ["before", *["after"] * len(after)]
-        before, *after = self._among_free(b, at, length, (before, *after), names)
-        recall = self.main.methods["recall"]
-        most = int(recall.input("state").type.shape[1])  # type: ignore[arg-type]
-        waiting = b.less(at["ranks"], before, out="waiting")
-        mine = b.logical_and(waiting, b.less_equal(after[-1], at["ranks"]), out="mine")
-        # Tokens of the set first, each kind in order of position; others pad it to the recalled size.
-        outside = b.op("sub", 1, b.cast(mine, to="i64"), out="outside")
-        order = b.argsort(b.add(b.arange(length), b.op("mul", outside, length), out="key"), out="by_set")
-        position = b.slice(order, axis=1, start=0, stop=most, out="position")
-        place = b.argsort(order, out="place")
-        nth = b.add(b.op("mul", position, 0), b.arange(most), out="nth")
-        made_before = [b.op("sub", before, column, out="made_before") for column in after]
-        hidden = b.cast(waiting, to="f32", out="hidden")
-        both = (lambda x: b.concat(x, x, axis=0)) if "scale" in at else (lambda x: x)
-        operands = dict(told)
-        if "scale" in at:
-            null = self.conditions.null(b, told)
-            operands = {key: b.concat(value, null[key], axis=0, out=key) for key, value in told.items()}
-        caches = len(recall.inputs_of("cache"))
-        out = " ".join(["z", *["cache"] * caches])
-        z, *remembered = call(b, self.main, "remember", operands, state=both(tokens), mask=both(hidden), out=out)
-        z = _along(b, z, both(position), "z")
-        known = b.op("sub", 1.0, hidden, out="known")
-        others = b.cast(outside, to="f32", out="others")
-        counted = b.cast(b.less(nth, made_before[-1]), to="f32", out="counted")
-        x = b.mul(_along(b, tokens, position), 0.0, out="x")
-        first: Any = 0
-        for k, count in enumerate(blocks):
-            if k:
-                unknown = b.cast(b.less_equal(first, nth), to="f32", out="unknown")
-                masks = [both(unknown), both(counted), both(known), both(others)]
-                given = {"state": both(x), "mask": masks, "position": both(position), "cache": remembered}
-                z = call(b, self.main, "recall", operands, out="z", **given)
-            chosen = b.minimum(b.add(first, b.arange(count)), most - 1, out="chosen")
-            places = b.minimum(b.add(after[-1], chosen), length - 1, out="places")
-            scale = scale_at(b, at["scale"], weights[k]) if "scale" in at else None
-            cond, null_z = (z, None) if scale is None else b.split(z, axis=0, sizes=(B, B), out="z null_z")
-            made = self.drawn(b, at, self.local if k else self.table, cond, null_z, chosen, places, scale, k)
-            drawn = b.logical_and(b.less_equal(first, nth), b.less(nth, made_before[k]), out="drawn")
-            index = b.clamp(b.op("sub", nth, first), low=0, high=count - 1, out="index")
-            x = b.where(b.reshape(drawn, shape=(B, most, 1)), _along(b, made, index), x, out="x")
-            first = made_before[k]
-        back = b.minimum(place, most - 1, out="back")
-        put = b.where(b.reshape(mine, shape=(B, length, 1)), _along(b, x, back), tokens, out="tokens")
-        return (put,), ()
-
-    def _given(self, invariants: Row) -> tuple[dict[str, Var], dict[str, Var]]:
+    def given(self, invariants: Row) -> tuple[dict[str, Var], dict[str, Var]]:
         told = dict(zip(self.told, invariants, strict=False))
         return told, dict(zip(self.fixed, invariants[len(told) :], strict=True))
 
     @staticmethod
-    def _among_free(b: Builder, at: Mapping[str, Var], length: int, columns: Row, names: Any) -> Row:
+    def among_free(b: Builder, at: Mapping[str, Var], length: int, columns: Row, names: Any) -> Row:
         """Numbers of tokens as the same fraction of those that may change, rounded up."""
         if "free" not in at:
             return columns
@@ -201,10 +151,10 @@ def _picked(b: Builder, v: Var, places: Var, out: str = "picked") -> Var:
     """Elements of v [B, T, …] at places [K], the same for all samples, or [B, K]."""
     if places.type.rank == 1:
         return b.take(v, places, axis=1, out=out)  # type: ignore[no-any-return]
-    return _along(b, v, places, out)
+    return along(b, v, places, out)
 
 
-def _along(b: Builder, v: Var, index: Var, out: str = "along") -> Var:
+def along(b: Builder, v: Var, index: Var, out: str = "along") -> Var:
     """Elements of v [B, T, …] at index [B, K]."""
     rest = v.shape[2:]
     wide = b.reshape(index, shape=(*index.shape, *[1] * len(rest))) if rest else index

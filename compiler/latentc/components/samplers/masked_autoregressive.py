@@ -20,9 +20,8 @@ from latentc.components.kit import Conditions
 from latentc.components.kit.patches import patch_side, patchify, unpatchify
 from latentc.components.kit.tokens import Schedule
 from latentc.components.parts import Problem, under
-from latentc.components.sampler import Recall, Sampler
+from latentc.components.sampler import Sampler
 from latentc.components.samplers._masked import inpainting_conditions
-from latentc.components.samplers._reuse import Reuse
 from latentc.components.samplers._token_sets import TokenSets, diffusion_problems, hidden_counts
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.ddim import Ddim
@@ -38,21 +37,10 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class TokenReuse(Reuse):
-    """Steps that reuse keys and values of the tokens that they leave as they are (ReCAP, arXiv:2505.19089).
-
-    A step over all tokens begins a set of tokens and draws the first of them, in order of position. The steps behind it
-    evaluate the tokens of the set alone, which see what that step computed of the others.
-    """
-
-    condition: bool = Field(True, description="also reuse the tokens that hold the condition")
-    diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm, Euler))] | None = Field(
-        None, description="sampler of `head` in these steps; null: as in the others"
-    )
-
-
 class MaskedAutoregressive(Sampler):
     """In each step, `main` sees the tokens so far and `head` denoises the next ones (arXiv:2406.11838)."""
+
+    SETS: ClassVar[type[TokenSets]] = TokenSets
 
     kind: Literal["masked_autoregressive"]
     steps: int = Field(64, gt=0, le=100_000, description="sets of tokens, with one evaluation of `main` each")
@@ -63,9 +51,6 @@ class MaskedAutoregressive(Sampler):
     temperature: float = Field(1.0, ge=0, description="factor of the noise in the steps of `diffusion`")
     guidance: ScheduledGuidance | None = Field(
         None, description="classifier-free guidance of `head`; its progress is the fraction of known tokens"
-    )
-    reuse: TokenReuse | None = Field(
-        None, description="steps that reuse results of the previous one; null: none (ReCAP)"
     )
     inpaint: bool = Field(True, description="add a program `inpaint`, which keeps given tokens and draws the others")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -81,8 +66,6 @@ class MaskedAutoregressive(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from under("diffusion", problems=diffusion_problems(self.diffusion))
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
-        if self.reuse is not None and self.reuse.diffusion is not None:
-            yield from under("reuse", "diffusion", problems=diffusion_problems(self.reuse.diffusion))
 
     def with_steps(self, steps: int) -> MaskedAutoregressive:
         return self.model_copy(update={"steps": steps})
@@ -91,18 +74,25 @@ class MaskedAutoregressive(Sampler):
         """Hidden tokens before the first step, and after each: at least one fewer, and none after the last."""
         return hidden_counts(self.schedule, self.steps, length)
 
-    def recalls(self, tokens: int) -> Recall | None:
-        if self.reuse is None:
-            return None
-        most = self.reuse.most(self.hidden_counts(tokens), tokens)
-        return Recall(most, self.reuse.condition) if most else None
-
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         return self._program(mb, networks, spec, "sample")
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         names = ("sample", "inpaint")[: 1 + self.inpaint]
         return tuple(self._program(mb, networks, spec, name) for name in names)
+
+    def tables(self, spec: Spec) -> tuple[Table, ...]:
+        """The tables of the diffusion: in the first step of a set, and in its others if they differ."""
+        return (self.table(spec, self.diffusion),)
+
+    def sets(self, left: Sequence[int]) -> list[tuple[int, int]]:
+        """[start, stop) of the steps of each set, of `left` hidden tokens before the first step and after each."""
+        return [(i, i + 1) for i in range(self.steps)]
+
+    def known(self, left: Sequence[int]) -> list[float]:
+        """The fraction of tokens known after each step, which guidance follows."""
+        # Published code counts one token as hidden even after the last step.
+        return [(left[0] - max(after, 1)) / left[0] for after in left[1:]]
 
     def table(self, spec: Spec, diffusion: ArraySampler) -> Table:
         target = parameterization_of(spec.objective)
@@ -118,9 +108,7 @@ class MaskedAutoregressive(Sampler):
         """
         main, head, conditions = networks["main"], networks["head"], Conditions(spec, networks)
         entry, shape = f"{name}.{self.steps}", spec.data.shape
-        table = self.table(spec, self.diffusion)
-        faster = None if self.reuse is None else self.reuse.diffusion
-        local = table if faster is None else self.table(spec, faster)
+        tables = self.tables(spec)
         _, count, channels = main.methods["forward"].input("state").type.shape
         length, size = int(count), int(channels)  # type: ignore[arg-type]
         assert shape is not None and len(shape) == 3
@@ -136,7 +124,7 @@ class MaskedAutoregressive(Sampler):
         sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
         order, x = b.input("order", i64(B, length)), b.input("x", tokens_type)
         sources |= {"order": RandomSource("permutation", "order"), "x": RandomSource("normal", "x")}
-        noisy = max(stochastic_rows(table), stochastic_rows(local))
+        noisy = max(map(stochastic_rows, tables))
         noise = b.input("noise", f32(B, noisy, length, size)) if noisy else None
         sources |= {"noise": RandomSource("normal", "step")} if noise else {}
 
@@ -156,13 +144,11 @@ class MaskedAutoregressive(Sampler):
             tokens = b.mul(x, 0.0, out="tokens")
         fixed = {"ranks": ranks, "order": order, "x": x}
         fixed |= {k: v for k, v in (("scale", scale), ("noise", noise), ("free", free)) if v is not None}
-        recall = main.methods.get("recall")
-        most = length if recall is None else int(recall.input("state").type.shape[1])  # type: ignore[arg-type]
-        sets = TokenSets(main, head, conditions, tuple(told), tuple(fixed), table, local, entry)
-        (tokens,), evaluations = self.run(b, sets, told, fixed, [tokens], length, most)
+        sets = self.SETS(main, head, conditions, tuple(told), tuple(fixed), tables, entry)
+        (tokens,), evaluations = self.run(b, sets, told, fixed, [tokens], length)
         b.output(unpatchify(b, tokens, shape))
         what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
-        mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps, each token by {table.steps} of diffusion.")
+        mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps, each token by {tables[0].steps} of diffusion.")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)
         return Program(entry, self.kind, self.steps, evaluations, sources, settings, name, outputs, own)
@@ -175,46 +161,38 @@ class MaskedAutoregressive(Sampler):
         fixed: Mapping[str, Var],
         state: Sequence[Var],
         length: int,
-        most: int,
     ) -> tuple[tuple[Var, ...], int]:
-        """The loops over all sets of `length` tokens: what becomes of the state, and the evaluations of networks.
-
-        `most`: tokens of a set whose steps reuse.
-        """
+        """The loops over all sets of `length` tokens: the state after them, and the evaluations of networks."""
         evaluations, state = 0, tuple(state)
-        for blocks, rows in self._segments(length, most):
+        for blocks, rows in self._segments(length):
             names = ["before", *_numbered("after", blocks), *(_numbered("weight", blocks) if self.guidance else ())]
             columns = [np.array(column) for column in zip(*rows, strict=True)]
             tables = [b.constant(column, out=name) for name, column in zip(names, columns, strict=False)]
             state = b.loop(
                 f"{sets.entry}.set",
                 len(rows),
-                partial(sets.step if len(blocks) == 1 else sets.steps, blocks),
+                partial(sets.body(len(blocks)), blocks),
                 invariants=[*told.values(), *fixed.values()],
                 carried=list(state),
                 tables=tables,
                 names=["tokens", *["features"] * (len(state) - 1), *names],
             )
-            of_tokens = sets.table.all_progress.size + (len(blocks) - 1) * sets.local.all_progress.size
+            of_tokens = sets.tables[0].all_progress.size + (len(blocks) - 1) * sets.tables[-1].all_progress.size
             evaluations += len(rows) * (len(blocks) + of_tokens)
         return state, evaluations
 
-    def _segments(self, length: int, most: int) -> list[tuple[tuple[int, ...], list[tuple[float, ...]]]]:
+    def _segments(self, length: int) -> list[tuple[tuple[int, ...], list[tuple[float, ...]]]]:
         """Runs of sets whose steps denoise equally many tokens: (those numbers, the rows of the runs' tables).
 
         A row has the tokens hidden before the set and after each of its steps, and the weights of the guidance in them.
         Each number is a power of two and never falls, so that there are few loops; what a step does not need is left
-        out. `most`: tokens of a set that reuses.
+        out.
         """
         left = self.hidden_counts(length)
-        # Published code counts one token as hidden even after the last step; the code with reuse does not.
-        last = 1 if self.reuse is None else 0
-        known = [(length - max(after, last)) / length for after in left[1:]]
-        weights = self.guidance.weights(known) if self.guidance else np.ones(self.steps)
-        sets = [(i, i + 1) for i in range(self.steps)] if self.reuse is None else self.reuse.sets(left, most)
+        weights = self.guidance.weights(self.known(left)) if self.guidance else np.ones(self.steps)
         block, segments = 1, list[tuple[tuple[int, ...], tuple[float, ...]]]()
         largest = max(before - after for before, after in pairwise(left))
-        for first, stop in sets:
+        for first, stop in self.sets(left):
             blocks = []
             for i in range(first, stop):
                 block = max(block, 1 << max(left[i] - left[i + 1] - 1, 0).bit_length())

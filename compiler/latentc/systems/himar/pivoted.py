@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components import OneOf, OneOfThese
+from latentc.components import OneOfThese
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import (
     Guide,
@@ -53,7 +53,7 @@ class Pivoted(Sampler):
     """
 
     kind: Literal["pivoted"]
-    pivots: Annotated[Sampler, OneOf("samplers", base=MaskedAutoregressive)] = Field(
+    pivots: Annotated[Sampler, OneOfThese("samplers", classes=(MaskedAutoregressive,))] = Field(
         MaskedAutoregressive(kind="masked_autoregressive", steps=32), description="sampler of the pivots"
     )
     steps: int = Field(4, gt=0, le=100_000, description="evaluations of `main` for the dense tokens (M)")
@@ -92,8 +92,6 @@ class Pivoted(Sampler):
         if learned and isinstance(self.diffusion, Ddpm) and self.diffusion.variance in (None, "learned_range"):
             message = "network `head` learns no variance"
             yield Problem(("diffusion", "variance"), message, "use fixed_large or fixed_small")
-        if self.pivots.reuse is not None:  # type: ignore[attr-defined]
-            yield Problem(("pivots", "reuse"), "pivots are drawn without reuse", "leave it out")
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def with_steps(self, steps: int) -> Pivoted:
@@ -157,11 +155,9 @@ class Pivoted(Sampler):
             sources["noise"] = RandomSource("normal", "step")
 
         fixed |= {"ranks": b.argsort(order, out="ranks"), "order": order, "x": x}
-        sets = TokenSets(
-            main, networks["pivot_head"], conditions, tuple(told), tuple(fixed), first, first, entry, "pivots"
-        )
+        sets = TokenSets(main, networks["pivot_head"], conditions, tuple(told), tuple(fixed), (first,), entry, "pivots")
         start = [b.mul(x, 0.0, out="pivots"), b.full(x, shape=(count, width), value=0.0, dtype="f32", out="features")]
-        (made, features), evaluations = pivots.run(b, sets, told, fixed, start, count, count)
+        (made, features), evaluations = pivots.run(b, sets, told, fixed, start, count)
         tokens = self._dense(
             b, networks, conditions, told, entry, table, enters, dense_order, features, scale, drawn, rows
         )

@@ -10,14 +10,15 @@ from latentc.components import Closed
 
 
 class Reuse(Closed):
-    """A step over all tokens begins a set of tokens and draws the first of them. The steps behind it evaluate the
-    tokens of the set alone, which see what that step computed of the others."""
+    """A step over all tokens begins a set of tokens and draws the first of them. The steps after it evaluate the
+    tokens of the set alone, which see what that step computed of the others.
+    """
 
     after: int = Field(0, ge=0, le=100_000, description="steps over all tokens before the first set")
     steps: int = Field(1, gt=0, le=64, description="steps per set that reuse the results of its first step")
 
     def sets(self, left: Sequence[int], most: int) -> list[tuple[int, int]]:
-        """(first step, the step behind the last) of each set, of at most so many tokens unless it is a single step.
+        """[start, stop) of each set; a set has at most `most` tokens, or one step.
 
         `left`: hidden tokens before the first step, and after each.
         """
