@@ -1,4 +1,4 @@
-"""What networks are told: base classes of conditions and of time embeddings, and how they enter a network."""
+"""Inputs of networks beside the sample: base classes of conditions and time embeddings, and how they enter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TimeEmbedding(Part):
-    """How networks are told the time of a noisy sample; stands under `conditioning.time`."""
+    """Embedding of the time of a noisy sample, under `conditioning.time`."""
 
     @abstractmethod
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
@@ -34,7 +34,7 @@ class TimeFeatures(TimeEmbedding):
     """A time embedding by fixed features, which networks may also take as they are."""
 
     DRAWN: ClassVar[bool] = False
-    """Whether its frequencies are drawn at random, and kept with the weights."""
+    """True if its frequencies are drawn at random and kept with the weights."""
 
     @abstractmethod
     def static(self) -> dict[str, Any]:
@@ -88,12 +88,12 @@ class Prior(Closed):
         """
         conditions = list(spec.conditions)
         later = conditions[conditions.index(name) :]
-        told: dict[str, Component] = {}
+        kept: dict[str, Component] = {}
         for other, part in spec.conditioning.items():
             prior = part.prior if isinstance(part, Condition) else None
             if other != name and (prior is None or other not in later):
-                told[other] = part if prior is None else part.model_copy(update={"prior": None})
-        encoding = {n for other, part in told.items() for n in encoders(other, part, spec)}
+                kept[other] = part if prior is None else part.model_copy(update={"prior": None})
+        encoding = {n for other, part in kept.items() for n in encoders(other, part, spec)}
         networks = {n: network for n, network in spec.networks.items() if n in encoding}
         if self.network in spec.networks:
             networks["main"] = spec.networks[self.network]
@@ -101,7 +101,7 @@ class Prior(Closed):
             update={
                 "data": _modelling(spec, field_of(name, spec.conditions[name])),
                 "networks": networks,
-                "conditioning": told,
+                "conditioning": kept,
                 "objective": self.objective,
                 "sampler": self.sampler,
                 "programs": (),
@@ -152,7 +152,7 @@ class TokenShape:
 
 
 class Condition(Part):
-    """What networks are told beside the sample and its time; stands under `conditioning.NAME`.
+    """An input of networks beside the sample and its time, under `conditioning.NAME`.
 
     Its operands go by name: that of the condition, but `y` for the class, as papers write it.
     """
@@ -168,7 +168,7 @@ class Condition(Part):
     )
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
-        """What does not fit if it is the condition called `name`."""
+        """Faults of the condition under this name."""
         for given in self.inputs(name, spec):
             if not isinstance(given, GivenInput) or given.draw is not None:
                 continue
@@ -195,20 +195,20 @@ class Condition(Part):
 
     @abstractmethod
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
-        """What a network that is told it takes."""
+        """The inputs of a network that takes it."""
 
     @abstractmethod
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
+        """The null of each operand, of a type that broadcasts to its own."""
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
-        """What a loss reads from the data (or draws) and a request supplies; by default the first operand."""
+        """The inputs that training reads or draws and a request supplies; by default the first operand."""
         port = self.ports(name, spec)[0]
         return (GivenInput(port.name, port.type, self.field or operand_name(name), name),)
 
     @abstractmethod
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        """What a request says of it."""
+        """Its entries in a request."""
 
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
@@ -409,7 +409,7 @@ def embedded_sum(
 
 
 def operand_name(condition: str) -> str:
-    """What papers call the operand of a condition: `y` for the class."""
+    """The name of a condition's operand in papers: `y` for the class."""
     return "y" if condition == "class" else condition
 
 
@@ -425,7 +425,7 @@ def carried(name: str, condition: Condition, spec: Spec) -> bool:
 
 
 def searches(spec: Spec) -> dict[str, Searched]:
-    """What training searches for in a database, by condition."""
+    """The searches in a database in training, by condition."""
     given = ((name, i) for name, c in spec.conditions.items() for i in c.inputs(name, spec))
     return {name: i.searched for name, i in given if isinstance(i, GivenInput) and i.searched is not None}
 
@@ -433,7 +433,7 @@ def searches(spec: Spec) -> dict[str, Searched]:
 def encoded_null(
     b: Builder, name: str, condition: Condition, spec: Spec, networks: Mapping[str, Network], known: Var | None = None
 ) -> tuple[Var, ...]:
-    """What replaces each operand if the condition is dropped, [1, ...], if a network computes it; otherwise nothing.
+    """The null of each operand, [1, ...], if a network computes it; otherwise nothing.
 
     `known`: the features, if they were computed before training.
     """

@@ -106,7 +106,7 @@ class Data(Part):
 
     @classmethod
     def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
-        """Whether data of this kind can hold the field `name` of a sample's `fields`.
+        """True if data of this kind can hold the field `name` of a sample's `fields`.
 
         `encoded`: a first stage encodes the images that the data holds.
         """
@@ -132,7 +132,7 @@ class Data(Part):
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What is subtracted from the latents of the first stage, and the factor after that, per channel or for all."""
+        """The shift subtracted from latents of the first stage and the factor after it, per channel or for all."""
         stage = self.first_stage
         return ((0.0,), (1.0,)) if stage is None else stage.normalisation
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 IMAGES = "images"
-"""What a network reads that encodes the images of a first stage, as no field holds these."""
+"""The name of the images of a first stage as input of a network; no field holds them."""
 
 
 def encoded_fields(spec: Spec) -> dict[str, EncodedField]:
@@ -39,7 +39,7 @@ def images_of(spec: Spec) -> tuple[int, ...]:
 
 
 def problems_of_encoded(name: str, field: Field, spec: Spec) -> Iterator[Problem]:
-    """What keeps a network from computing this field."""
+    """Reasons why a network cannot compute this field."""
     place, encoder = ("fields", name, "encoded_by"), field.encoded_by
     able = encoding_networks(spec)
     if (network := able.get(encoder or "")) is None:

@@ -132,7 +132,7 @@ class Field(Closed):
 
     @property
     def text(self) -> dict[str, Any]:
-        """What requests for tokens of text say of them, as arguments of the runtime's `Condition`."""
+        """Arguments of the runtime's `Condition` for tokens of text."""
         return {key: getattr(self, key) for key in ("medium", *TEXT)} if self.medium == "text" else {}
 
     @property

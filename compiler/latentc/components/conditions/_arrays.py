@@ -56,7 +56,7 @@ class ArrayCondition(Condition):
 
 
 def asked(port: Port, spec: Spec) -> Requested:
-    """What a request says of the data field that an encoder reads at `port`, or of images of the first stage."""
+    """The entry in a request for the data field that an encoder reads at `port`, or for images of the first stage."""
     field = spec.data.fields.get(port.name)
     shape = tuple(int(d) for d in port.type.shape[1:])  # type: ignore[arg-type]
     axes = field.axes if field is not None else ("channel", "height", "width")

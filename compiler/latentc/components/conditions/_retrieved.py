@@ -69,7 +69,7 @@ class Retrieved(Condition):
                 yield from self._problems_of_query(("queries", i), network, name, spec)
 
     def _problems_of_query(self, place: tuple[Any, ...], network: str, name: str, spec: Spec) -> Iterator[Problem]:
-        """What keeps a network from encoding queries."""
+        """Reasons why a network cannot encode queries."""
         able, size = encoding_networks(spec), self.size(name, spec)
         if (encoder := able.get(network)) is None:
             what = "encodes nothing" if network in spec.networks else "does not exist"

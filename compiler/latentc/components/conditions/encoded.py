@@ -126,7 +126,7 @@ def _numbers(name: str, codes: Var) -> Var:
 
 
 def _beside(of: TensorType, state: tuple[int, ...]) -> bool:
-    """Whether an array of this type can be channels beside a state [C, H, W], or [C, T] of as many vectors."""
+    """True if an array of this type can be channels beside a state [C, H, W], or [C, T] of as many vectors."""
     if of.rank != len(state) + 1:
         return False
     return state[1] == of.shape[2] if of.rank == 3 else of.rank == 4 and state[1] % int(of.shape[2]) == 0  # type: ignore[arg-type]

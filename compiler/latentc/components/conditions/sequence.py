@@ -74,7 +74,7 @@ class Sequence(ArrayCondition):
 
     @property
     def learns_null(self) -> bool:
-        """Whether networks have learned features for the absent condition, if it is one of features."""
+        """True if networks have learned features for the null of a condition of features."""
         return self.nullable and self.null_embedding.startswith("learned")
 
     def vocabulary(self, name: str, spec: Spec) -> int:
@@ -91,7 +91,7 @@ class Sequence(ArrayCondition):
         return super().shape(name, spec) if of is None else tuple(int(d) for d in of[1].shape[1:])  # type: ignore[arg-type]
 
     def learned(self, name: str, spec: Spec) -> bool:
-        """Whether networks have learned features for the absent condition."""
+        """True if networks have learned features for the null."""
         return self.learns_null and not self.vocabulary(name, spec)
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
@@ -123,7 +123,7 @@ class Sequence(ArrayCondition):
             )
 
     def _problems_of_encoder(self, encoder: str, name: str, spec: Spec) -> Iterator[Problem]:
-        """What keeps a network from encoding this condition."""
+        """Reasons why a network cannot encode this condition."""
         of, field = _encoding(encoder, spec), self.field or name
         if of is None:
             what = "encodes nothing" if encoder in spec.networks else "does not exist"
@@ -217,8 +217,8 @@ class Sequence(ArrayCondition):
         value, *mask = given
         if self.encoder is not None and value.type.dtype == "i64":  # not encoded before training
             value = _encoded(b, networks[self.encoder], value, mask, name)
-        told = (present(b, value),) if value.type.rank == 3 and self.learns_null else ()
-        return (value, *mask, *told)
+        given = (present(b, value),) if value.type.rank == 3 and self.learns_null else ()
+        return (value, *mask, *given)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         value, *others = operands

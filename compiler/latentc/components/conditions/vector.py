@@ -37,7 +37,7 @@ class Vector(ArrayCondition):
 
     @property
     def learned(self) -> bool:
-        """Whether networks have a learned vector for the absent condition."""
+        """True if networks have a learned vector for the null."""
         return self.nullable and self.null_embedding != "zeros"
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:

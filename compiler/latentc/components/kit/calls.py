@@ -30,7 +30,7 @@ _EMPTY = "empty_"
 class Conditions:
     """The conditions of a spec, as a loss or a program of it reads, drops and leaves them out.
 
-    `names`: those that matter here; by default all that a network is told. Conditions without inputs, which the
+    `names`: those that matter here; by default all that a network takes. Conditions without inputs, which the
     loss or the program computes, are not among them.
     """
 
@@ -120,7 +120,7 @@ class Conditions:
         return found
 
     def _encoded_null(self, b: Builder, name: str, condition: Condition, known: Var | None = None) -> dict[str, Var]:
-        """What networks compute, or have computed before training, to stand for none, by the names of ports."""
+        """Nulls that networks compute, or computed before training, by the names of ports."""
         ports = [port.name for port in condition.ports(name, self.spec)]
         nulls = encoded_null(b, name, condition, self.spec, self.networks, known)
         return dict(zip(ports, nulls, strict=True)) if nulls else {}
@@ -154,7 +154,7 @@ class Conditions:
 
     def draws(self, prefix: str = "") -> tuple[Draw, ...]:
         """The uniform number per sample that decides whether a condition is dropped, one for each that may be, and the
-        number of the one that is told in turn. Losses that drop conditions more than once tell them by `prefix`."""
+        number of the one that is kept in turn. Losses that drop conditions more than once name them by `prefix`."""
         drops = (
             Draw(
                 prefix + ("drop" if name == "class" else f"drop_{name}"),
@@ -313,7 +313,7 @@ def guided_call(
     """
     of = network.methods[method]
     made: Controls = {}
-    operands, others = (_arranged(b, network, method, told, by_role, made) for told in (conditions, null))
+    operands, others = (_arranged(b, network, method, given, by_role, made) for given in (conditions, null))
     kinds, nulls = [], []
     for port, x, other in zip(of.inputs, operands, others, strict=True):
         differs = port.role in ("condition", "control") and other is not x
@@ -330,7 +330,7 @@ def both_branches(
 ) -> tuple[Var, Var]:
     """A method's only output with `conditions` and with `null` in their place, by one call of a doubled batch."""
     of = network.methods[method]
-    given, without = (_arranged(b, network, method, told, by_role) for told in (conditions, null))
+    given, without = (_arranged(b, network, method, operands, by_role) for operands in (conditions, null))
     pairs = zip(given, without, strict=True)
     both = b.call(of.function, network.name, *(b.concat(x, other, axis=0) for x, other in pairs), out=out)
     batch = next(iter(conditions.values())).shape[0]
@@ -339,7 +339,7 @@ def both_branches(
 
 
 Controls = dict[tuple[str, tuple[int, ...]], tuple[Var, ...]]
-"""What adapters have computed, by their names and the identities of their operands."""
+"""Outputs of adapters by their names and the identities of their operands."""
 
 
 def _arranged(
@@ -384,7 +384,7 @@ def _arranged(
 
 
 def _fits(wanted: TensorType, given: TensorType) -> bool:
-    """Whether the types agree in all but the batch and sizes that are not known yet."""
+    """True if the types agree in all but the batch and sizes that are not known yet."""
     if wanted.dtype != given.dtype or wanted.rank != given.rank:
         return False
     sizes = zip(wanted.shape[1:], given.shape[1:], strict=True)
@@ -410,7 +410,7 @@ def per_sample_mean(b: Builder, x: Var, out: str = "") -> Var:
 
 
 def first_channels(b: Builder, out: Var, like: Var) -> Var:
-    """The first channels of out [B, C, ...], as many as `like` has: a prediction without the variance behind it."""
+    """The first channels of out [B, C, ...], as many as `like` has: a prediction without the variance after it."""
     if out.shape[1] == like.shape[1]:
         return out
     return b.slice(out, axis=1, start=0, stop=like.shape[1], out=out.value.name)  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ def leading_blocks(fn: Function) -> list[Node]:
 
 
 def in_list(node: Node) -> bool:
-    """Whether it calls an item of a list, such as `blocks.0`."""
+    """True if it calls an item of a list, such as `blocks.0`."""
     return node.op == "call" and bool(re.fullmatch(r".+\.\d+", node.attrs["name"])) and "count" in node.attrs
 
 
@@ -22,8 +22,8 @@ def joins(fn: Function) -> list[Node]:
     before: dict[Value, set[Value]] = {}
     found: list[Node] = []
     for node in fn.nodes:
-        behind = set(node.inputs).union(*(before.get(v, ()) for v in node.inputs))
-        before |= dict.fromkeys(node.outputs, behind)
+        earlier = set(node.inputs).union(*(before.get(v, ()) for v in node.inputs))
+        before |= dict.fromkeys(node.outputs, earlier)
         if node.op in ("concat", "mp_concat") and node.attrs["axis"] == 1 and len(node.inputs) == 2:
             x, skip = node.inputs
             found += [node] if skip in before.get(x, ()) else []

@@ -21,7 +21,7 @@ Reading = Literal["raster", "alternating", "z_curve", "subsampled", "spiral_out"
 
 
 def unreadable(reading: Reading, grid: tuple[int, ...]) -> str | None:
-    """What grid the order needs, if not this one."""
+    """The grid that the order needs, if it is not this one."""
     if reading == "raster":
         return None
     if len(grid) != 2:

@@ -14,7 +14,7 @@ from latentc.ir.builder import Builder, Var
 
 @dataclass(frozen=True)
 class History:
-    """The tokens that came, the last one behind, i64[B, P] with -1 in free places in front; and the last place of each
+    """The tokens so far, the last one at the end, i64[B, P] with -1 in free places in front; and the last place of each
     token, i64[B, V], below 0 for those that did not come.
     """
 

@@ -30,7 +30,7 @@ def counted(b: Builder, tokens: Var, end: int | None) -> Var | None:
 
 
 def joined(b: Builder, texts: Sequence[tuple[Var, Var]]) -> tuple[Var, Var]:
-    """Texts i64[B, L], each with a mask bool[B, L] of the tokens that count, one behind the other: those come first."""
+    """Texts i64[B, L], each with a mask bool[B, L] of the valid tokens, concatenated: valid tokens come first."""
     if len(texts) == 1:
         return texts[0]
     tokens = b.concat(*(text for text, _ in texts), axis=1, out="prompt")
@@ -71,7 +71,7 @@ def hidden_count(
 
 
 def problems_of_starts(starts: str | None, spec: Spec) -> Iterator[Problem]:
-    """Whether the data field `starts` can say which tokens of the sample begin a word."""
+    """True if the data field `starts` can say which tokens of the sample begin a word."""
     tokens = spec.data.tokens
     if starts is None or tokens is None:
         return
