@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recall:
-    """What a sampler asks of a network whose keys and values it reuses: see `recall` of `masked_features`.
+    """A sampler's request to a network whose keys and values it reuses: see `recall` of `masked_features`.
 
     `tokens`: how many a step evaluates anew. `condition`: the tokens that hold the condition are reused, too.
     """
@@ -42,7 +42,7 @@ class FixedPoint(Closed):
         8,
         gt=0,
         le=65_536,
-        description="evaluations per block; as many as the block has tokens, and one more behind the first frame of a "
+        description="evaluations per block; as many as the block has tokens, and one more after the first frame of a "
         "video, which first sees what the frame before saw: the exact inverse",
     )
     threshold: float = Field(
@@ -52,7 +52,7 @@ class FixedPoint(Closed):
         "relative to its own, and the next begins once those of all samples are; 0: after all `iterations`",
     )
     later: int | None = Field(
-        None, gt=1, le=65_536, description="tokens that are found at a time behind the first frame; null: as `block`"
+        None, gt=1, le=65_536, description="tokens that are found at a time after the first frame; null: as `block`"
     )
     window: int | None = Field(
         None,
@@ -96,7 +96,7 @@ class Sampler(Part):
         return ()
 
     def recalls(self, tokens: int) -> Recall | None:
-        """What its steps reuse of a network over so many tokens; None: every step evaluates all of them."""
+        """Its request to reuse keys and values of a network over so many tokens; None: steps evaluate all tokens."""
         return None
 
     def shares(self, network: str) -> tuple[float, ...]:

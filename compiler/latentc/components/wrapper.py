@@ -48,7 +48,7 @@ class Wrapper(Part):
     def wrapped(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
     ) -> Around | None:
-        """What changes the evaluations of the sampler's steps; None: nothing does."""
+        """The change of the evaluations of the sampler's steps; None: they stay."""
         return None
 
     def programs(

@@ -95,7 +95,7 @@ class Noise:
 
 
 class Effect:
-    """What a term of guidance does in an evaluation: a `Contrast`, a `Change` of the guided prediction or a `Slope`."""
+    """The effect of a term in an evaluation: a `Contrast`, a `Change` of the guided prediction or a `Slope`."""
 
     noise: tuple[Noise, ...] = ()
     """The random numbers that it draws."""
@@ -227,7 +227,7 @@ class GuidanceTerm(Part):
         return ()
 
     def reads(self) -> tuple[str, ...]:
-        """Conditions that it reads although no network may be told them."""
+        """Conditions that it reads although no network may take them."""
         return ()
 
     def prepared(self, mb: ModuleBuilder, network: Network) -> Network:
@@ -249,14 +249,14 @@ class GuidanceTerm(Part):
     def directions(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
     ) -> list[tuple[str, Callable[[Sequence[float]], Array], Effect]]:
-        """What it adds where on the way through the process: (name of the part, weights, direction) each; by default
+        """Its effects by part of the process: (name of the part, weights, direction) each; by default
         one.
         """
         return [("", self.weights, self.direction(mb, networks))]
 
     @abstractmethod
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Effect:
-        """What it adds; may add functions to the module."""
+        """Its effect; may add functions to the module."""
 
 
 class ScoreTerm(Scheduled, GuidanceTerm):
@@ -297,7 +297,7 @@ def interval_problems(interval: tuple[float, float]) -> Iterator[Problem]:
 
 
 def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
-    """What keeps the conditions from being left out, or contradicts itself; paths relative to the guidance."""
+    """Reasons why the conditions cannot be left out, and contradictions; paths relative to the guidance."""
     if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
         message = f"`{spec.objective.kind}` never trains the network without its conditions"
         yield Problem(

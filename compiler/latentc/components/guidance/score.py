@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class ScoreGuidance(ExpertTerm):
     """Adds scale times the gradient of a score to the score of the state. It is a score of the data that the network
-    predicts, or of the noisy state by a network that is told its time.
+    predicts, or of the noisy state by a network that takes its time.
 
     The gradient is backpropagated through the network, so scores need not be trained on noisy data (universal guidance,
     Bansal et al. 2023, arXiv:2302.07121). Scores of images: SDG (Liu et al. 2021, arXiv:2112.05744); of events: Finzi

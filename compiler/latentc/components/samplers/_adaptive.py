@@ -35,12 +35,12 @@ ERRORS = {
         *(-2187 / 6784 + 12231 / 42400, 11 / 84 - 649 / 6300, -1 / 60),
     ),
 }
-"""What each slope adds to the error estimate of a step."""
+"""Weights of the slopes in the error estimate of a step."""
 MIDDLE = (
     *(6025192743 / 60171106304, 0.0, 51252292925 / 130801643196, -2691868925 / 90256659456),
     *(187940372067 / 3189068634112, -1776094331 / 39487288512, 11237099 / 470086768),
 )
-"""What each slope adds to the state in the middle of a step."""
+"""Weights of the slopes in the state in the middle of a step."""
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 
 
@@ -204,7 +204,7 @@ class _Solver:
         rest: tuple[Var, ...],
         kept: tuple[Var, ...],
     ) -> list[Var]:
-        """What is carried after one try of a step; unchanged for samples at their end."""
+        """The carried values after one try of a step; unchanged for samples at their end."""
         t, h, evaluations, _, *fitted = rest
         remaining = self._remaining(b, t)
         active = b.greater(remaining, 0.0, out="active")

@@ -50,7 +50,7 @@ class Ancestral(ArraySampler):
 
     @property
     def bound(self) -> Bound | None:
-        """What bounds the estimated data."""
+        """The bound of the estimated data."""
         if self.clip is None or self.clip_quantile is None:
             return self.clip
         return Quantile(self.clip_quantile, self.clip, self.clip_per_channel)

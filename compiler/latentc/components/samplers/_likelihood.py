@@ -34,7 +34,7 @@ WEIGHTS = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
 @dataclass(frozen=True)
 class Path:
-    """What is integrated: of a network, with its conditions, the probe f32[B, C, ...] and its squared length f32[B]."""
+    """The integrand: a network with its conditions, the probe f32[B, C, ...] and its squared length f32[B]."""
 
     mb: ModuleBuilder
     network: Network

@@ -1,4 +1,4 @@
-"""What samplers of masked tokens share: the loop over the steps, guidance, and the programs `sample` and `inpaint`.
+"""The base of samplers of masked tokens: the loop over the steps, guidance, and the programs `sample` and `inpaint`.
 
 Symbols: B batch, T tokens of a sample (digits of tokens if these are split), V values drawn among, N steps.
 """
@@ -133,7 +133,7 @@ class MaskedSampler(Sampler):
 
     @abstractmethod
     def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
-        """What `choose` is given in every step."""
+        """Values that `choose` takes in every step."""
 
     @abstractmethod
     def choose(self, b: Builder, step: Step) -> Var:
@@ -308,7 +308,7 @@ class ListedSampler(MaskedSampler):
 
 
 def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int | None = None) -> tuple[Condition, ...]:
-    """What a request to inpaint says: `given`, tokens or numbers, and `keep` [length], above 0.5 where they stay."""
+    """The conditions of an inpainting request: `given`, tokens or numbers, and `keep` [length], above 0.5 if it stays."""
     if vocabulary is None:
         given = Condition("given", "array", shape, "f32")
     else:

@@ -28,7 +28,7 @@ Row = tuple[Var, ...]
 
 
 def diffusion_problems(diffusion: ArraySampler) -> Iterator[Problem]:
-    """What the diffusion of tokens cannot have of a sampler of whole arrays; paths relative to it."""
+    """Settings of a sampler of whole arrays that do not apply to tokens; paths relative to it."""
     if diffusion.guidance is not None:
         message = "the sampler sets the guidance of this diffusion, with one scale for all its steps"
         yield Problem(("guidance",), message, "leave it out, and set `sampler.guidance` instead")
@@ -49,7 +49,7 @@ class TokenSets:
     `order` i64[B, T], `x` f32[B, T, C], perhaps `scale` f32[B], `noise` f32[B, S, T, C] and `free` i64[B, 1]).
 
     State is tokens f32[B, T, C], and perhaps the features f32[B, T, D] that each was drawn with. `method`: that of
-    `main`, which may return features of more tokens behind those. A row has the tokens hidden before a set, after each
+    `main`, which may return features of more tokens after those. A row has the tokens hidden before a set, after each
     of its steps, then with guidance its weight in each. `tables` of the diffusion: in the first step, in the others.
     """
 

@@ -1,4 +1,4 @@
-"""What a search for fewer steps tries in place of a spec's sampler, and the sampler whose solution it takes as exact.
+"""The samplers that a search for fewer steps tries, and the one whose solution it takes as exact.
 
 A sampler joins the search by `variants`, and becomes the reference by `REFERENCE`; nothing else names it.
 """

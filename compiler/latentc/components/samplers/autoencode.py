@@ -1,4 +1,4 @@
-"""What an autoencoder is run for."""
+"""The programs of an autoencoder."""
 
 from __future__ import annotations
 

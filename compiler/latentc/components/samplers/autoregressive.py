@@ -235,7 +235,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
 
 
 def _shown(network: Network, told: Operands, null: Operands) -> dict[str, Var]:
-    """What decoding steps are told of the conditions, by the names of their ports; behind `null_` where it differs."""
+    """Operands of the conditions in decoding steps by port name; with the prefix `null_` if the null value differs."""
     names = [port.name for port in network.methods["decode"].inputs_of("condition")]
     differing = {f"null_{name}": null[name] for name in names if null[name] is not told[name]}
     return {name: told[name] for name in names} | differing

@@ -1,4 +1,4 @@
-"""What all denoising samplers share: steps, spacing, guidance, and how their program is built."""
+"""The base of all denoising samplers: steps, spacing, guidance, and how their program is built."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def spaced(process: Process, *spacings: str, **fields: Any) -> list[dict[str, An
 
 
 def parameterization_of(objective: object) -> Parameterization | None:
-    """What the network of an objective predicts, None for one that trains no denoiser (or none at all)."""
+    """The parameterization of an objective's network; None if the objective is None or trains no denoiser."""
     return objective.parameterization() if isinstance(objective, Objective) else None
 
 

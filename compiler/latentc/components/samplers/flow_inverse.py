@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class GivenFrames(Closed):
-    """The first frames of a video, behind which it is continued."""
+    """The first frames of a video, after which it is continued."""
 
     frames: int = Field(gt=0, le=65_536, description="how many frames of the data's are given")
     noise: float = Field(
@@ -186,7 +186,7 @@ class FlowInverse(Sampler):
             x = b.op("sub", x, noise, out="x")
         b.output(x)
         denoises = bool(self.denoise or self.denoiser)
-        doc = "Inverts the flow" + (" behind given frames" if extends else "")
+        doc = "Inverts the flow" + (" after given frames" if extends else "")
         mb.entries[entry] = b.finish(doc=doc + (", then denoises by one step." if denoises else "."))
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         name = "extend" if extends else "sample"

@@ -23,7 +23,7 @@ from latentc.ir.var import as_tuple
 
 @dataclass(frozen=True)
 class Request:
-    """What a sampler is asked for: the operands of the conditions, and the scales f32[B] of guidance by input name.
+    """A request to a sampler: the operands of the conditions, and the scales f32[B] of guidance by input name.
 
     `null(b, operands, names)` gives the operands without conditions `names`; `nullable` are those it can leave out.
     `like` [B, ...] gives the size of the batch; it does not change over the steps, so neither does what only it sizes.

@@ -1,4 +1,4 @@
-"""What samplers have whose network is evaluated under a list of terms of guidance."""
+"""Samplers whose network is evaluated under a list of guidance terms."""
 
 from __future__ import annotations
 

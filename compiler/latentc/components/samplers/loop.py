@@ -157,7 +157,7 @@ class _Row:
         return out if coupling is None else coupling.confined(self.b, out, self.request.operands)
 
     def slope(self, x: Var, which: int) -> Var:
-        """What guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""
+        """The sum of the slopes that guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""
         x, (time, *_) = self._network_inputs(x, which)
         slopes = []
         for guide, slope in self.evaluations[which].slopes:

@@ -1,4 +1,4 @@
-"""What a network carries from evaluation to evaluation, under guidance one per branch.
+"""The memory that a network carries from evaluation to evaluation, under guidance one per branch.
 
 Symbols: B batch.
 """
@@ -15,7 +15,7 @@ from latentc.ir.builder import Builder, Var
 
 
 def empty_memory(b: Builder, x: Var, network: Network) -> list[Var]:
-    """What a network with memory is given at first: zeros."""
+    """The first memory of a network: zeros."""
     types = [port.type for port in network.methods["forward"].inputs_of("memory")]
     return [b.full(x, shape=type.shape[1:], value=0.0, dtype=type.dtype, out="memory") for type in types]
 
@@ -29,7 +29,7 @@ def per_branch(b: Builder, memory: list[Var], guided: bool, x: Var) -> list[Var]
 
 @contextmanager
 def branched(b: Builder, memory: list[Var], guided: bool, doubled: bool) -> Iterator[list[Var]]:
-    """What an evaluation is given of `memory`, which becomes what it leaves there.
+    """The part of `memory` that an evaluation takes; afterwards `memory` is what the evaluation left.
 
     An evaluation without guidance in a step that is guided elsewhere (`doubled`) has one memory for both branches.
     """

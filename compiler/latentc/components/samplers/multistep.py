@@ -1,4 +1,4 @@
-"""What the multistep solvers share: where they evaluate, and their steps in log signal-to-noise.
+"""Shared by the multistep solvers: where they evaluate, and their steps in log signal-to-noise.
 
 DPM-Solver++ and UniPC integrate the probability-flow equation exactly in its linear part over lambda =
 log(alpha / sigma) and approximate the network by a polynomial through earlier estimates. A step of size h = lambda' -

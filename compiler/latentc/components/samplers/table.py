@@ -27,7 +27,7 @@ DATA = (("z_scale", "z_cov"), ("z_scale_2", "z_cov_2"))
 
 @dataclass(frozen=True)
 class Step:
-    """What a step body works on. `state` is x, then what the body carries; `z` the step's noise, if it takes any.
+    """The inputs of a step body. `state` is x, then what the body carries; `z` the step's noise, if it takes any.
 
     `evaluate(x, which)` is the network's output at x, in evaluation 0 or 1 of the step. `channels`: of x. `clip`: bound
     of an estimate, or None. `slope(x, which)`: what guidance adds to the score at x, or None.

@@ -31,7 +31,7 @@ class Estimate:
     told: tuple[str, ...]
 
     def operands(self, x: Var, time: Var, operands: Operands, coefficients: Mapping[str, Var]) -> list[Var]:
-        """What it takes, in order."""
+        """The arguments of `name`, in order."""
         return [x, time, *(operands[name] for name in self.told), *(coefficients[name] for name in COEFFICIENTS)]
 
 
@@ -54,7 +54,7 @@ class GuidingScore(Part):
         return ()
 
     def reads(self) -> tuple[str, ...]:
-        """Conditions that it reads although no network may be told them."""
+        """Conditions that it reads although no network may take them."""
         return ()
 
     def operands(self, data: TensorType, networks: Mapping[str, Network]) -> dict[str, TensorType]:
