@@ -308,7 +308,7 @@ class ListedSampler(MaskedSampler):
 
 
 def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int | None = None) -> tuple[Condition, ...]:
-    """The conditions of an inpainting request: `given`, tokens or numbers, and `keep` [length], above 0.5 if it stays."""
+    """Conditions of an inpainting request: `given`, tokens or numbers, and `keep` [length], above 0.5 if it stays."""
     if vocabulary is None:
         given = Condition("given", "array", shape, "f32")
     else:
