@@ -285,7 +285,7 @@ def test_the_sampler_of_d_jepa_t2i() -> None:
 )
 def test_what_does_not_fit_is_refused(override: str, words: str) -> None:
     with pytest.raises(DiagnosticError) as error:
-        load_spec("d_jepa_t2i", None, [*CAPTIONS, override])
+        lower(load_spec("d_jepa_t2i", None, [*CAPTIONS, override]))
     assert words in str(error.value.diagnostics), error.value.diagnostics
 
 
