@@ -39,8 +39,9 @@ PROCESSES = {
 
 @pytest.mark.parametrize("kind", ["probability_flow", "predictor_corrector"])
 def test_a_sampler_with_programs_of_its_own_has_this_one_too(kind: str) -> None:
-    sampler = f"sampler={{kind: {kind}, steps: 2, likelihood: {{steps: 2}}, classify: {{trials: 4}}}}"
-    names = [program.name for program in lower(load_spec("digits_edm", None, [sampler])).programs]
+    sampler = f"sampler={{kind: {kind}, steps: 2, likelihood: {{steps: 2}}}}"
+    spec = load_spec("digits_edm", None, [sampler, "programs=[{kind: classify}]"])
+    names = [program.name for program in lower(spec).programs]
     assert sorted(names) == ["classify", "log_likelihood", "sample"]
 
 
