@@ -323,4 +323,4 @@ def test_a_class_conditional_project_reads_no_texts() -> None:
     absent = ("texts", "condition_arrays", "rare_distributions", "captions", "webdataset", "views", "video")
     assert not {f"latentc_support/{name}.py" for name in absent} & set(files)
     lines = sum(str(text).count("\n") for path, text in files.items() if path.endswith(".py"))
-    assert lines < 5_400
+    assert lines < 3_600

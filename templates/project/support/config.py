@@ -285,6 +285,7 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     usual = Path(__file__).parents[1] / "config.yaml"
     first.add_argument("--config", type=Path, default=usual, metavar="FILE", help="instead of config.yaml")
+    first.error = sys.exit
     chosen, flags = first.parse_known_args(named)
     config = read(chosen.config)
     parser = argparse.ArgumentParser(
@@ -294,6 +295,7 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
         parents=[first],
         allow_abbrev=False,
     )
+    parser.error = sys.exit  # with one line, as for all other refusals
     rules = rules_of(config["train"])
     for path in paths(config):
         rows = [row for pattern, row in rules.items() if fnmatchcase(path, pattern)]
