@@ -36,8 +36,8 @@ GUIDED = (
 )
 _BLOCK = "{mixer: {kind: adapted_attention, heads: 2, adapter: {rank: 2, alpha: 3}}, feed_forward: {kind: gelu_mlp}, "
 _BLOCK += "norm: {kind: layer_norm, affine: true}, condition: {kind: in_context}}"
-_VISION = "kind: staged_classifier, width: 8, multipliers: [1], depths: [1], patch: 4, patch_norm: false, image: 12"
-_VISION = f"{{{_VISION}, normalise: true, class_token: true, positions: {{kind: learned}}, block: {_BLOCK}}}"
+_VISION = "kind: vision_classifier, width: 8, multipliers: [1], depths: [1], patch: 4, image: 12"
+_VISION = f"{{{_VISION}, normalise: true, positions: {{kind: learned}}, block: {_BLOCK}}}"
 _STAGES = "[{channels: 4, ratio: 1}, {channels: 6, blocks: 2, kernel: 5, ratio: 2, halve: true}]"
 _SEES = f"{{kind: map_predictor, stem: 4, stages: {_STAGES}, features: 4, head: 4, positive: false, image: 16, "
 _SEES += "normalise: true, adapter: {rank: 2, alpha: 3}}"

@@ -6,23 +6,562 @@ Symbols: B batch, F frames (1 of images), S tokens of a frame, T = F S, C channe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.capabilities import TRAINING
 from latentc.components.condition import Entry, ports_of
-from latentc.components.networks._flow_block import flow, prior_variance, variances
-from latentc.components.networks._flow_inverse import flow_inverse
-from latentc.components.networks._flow_solver import Guidance
+from latentc.components.decoding import BlockForm
+from latentc.components.kit.stacks import entry
+from latentc.components.networks._flow_block import Flow, flow, prior_variance, variances
 from latentc.components.networks._frames import Layout, Tables, patches, rotary_tables, sample_of
 from latentc.components.sampler import FixedPoint
-from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
-from latentc.ir.types import B, Named
+from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
+from latentc.ir.types import B, Named, TensorType
 from latentc.ir.var import as_tuple
 
 if TYPE_CHECKING:
     from latentc.components.networks.transformer_flow import TransformerFlow
+
+
+Guidance = Literal["none", "tempered", "linear", "density"]
+"""How a flow is inverted: under its conditions alone, the same with an attention temperature, or guided away from other
+conditions, of scale and shift (TarFlow) or of the densities they stand for (STARFlow)."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Finds the next tokens by a method of the flow with these static arguments, under guidance or not.
+
+    A branch is its attention temperature, and what steps are told of the conditions.
+    """
+
+    parts: Flow
+    static: Mapping[str, Any]
+    guidance: Guidance
+
+    def __call__(
+        self,
+        b: Builder,
+        method: BlockBody,
+        shared: Sequence[Var],
+        branches: Sequence[Sequence[Var]],
+        rest: Sequence[Var],
+        z: Var,
+        scale: Sequence[Var],
+    ) -> list[Var]:
+        """[z * scale + shift, *grown caches]; `rest` are the position and the caches, of both branches."""
+        own, *null = branches
+        operands = (*shared, *own, *rest)
+        fn = b.module.define(
+            method, [self._of_one_branch(x, z) for x in operands], self.static, [x.value.name for x in operands]
+        )
+        caches = 2 * int(self.static["depth"])
+        names = " ".join([*self.parts.outputs, *["cache"] * caches])
+        if self.guidance == "linear":
+            # Indices and position tables have no batch, so both branches share them.
+            tables = ("carried",) * (len(shared) - 1)
+            shared_kinds = ("shared", *tables)
+            kinds = (*shared_kinds, *("conditional",) * len(own), *("carried",) * len(rest))
+            guided = {name: self.parts.guides in ("both", name.rpartition("_")[2]) for name in self.parts.outputs}
+            guides = (*("guided" if each else "carried" for each in guided.values()), *("carried",) * caches)
+            found = b.guided(fn, "", operands, kinds, tuple(null[0]), scale[0], guides, out=names)
+            told = [x if each else self._own(b, x, z) for x, each in zip(found, guided.values(), strict=False)]
+        elif self.guidance == "density":
+            token, *others = shared
+            both = [b.concat(x, other, axis=0) for x, other in zip(own, null[0], strict=True)]
+            doubled = (b.concat(token, token, axis=0), *others, *both, *rest)
+            raw, shift, *grown = b.call(fn, "", *doubled, args=self.static, out=names)
+            return [self._guided(b, raw, shift, z, scale[0]), *grown]
+        else:
+            found = b.call(fn, "", *operands, args=self.static, out=names)
+            told = list(found[: len(self.parts.outputs)])
+        *raws, shift = told
+        for raw in raws:
+            z = b.mul(z, self.parts.scale(b, raw))
+        return [b.add(z, shift, out="token"), *found[len(told) :]]
+
+    def _own(self, b: Builder, x: Var, z: Var) -> Var:
+        """The half of x [2 * B, 1, C] of the branch that the conditions tell."""
+        own, _ = b.split(x, axis=0, sizes=(z.shape[0], z.shape[0]), out=f"{x.value.name} other")
+        return own  # type: ignore[no-any-return]
+
+    def _guided(self, b: Builder, raw: Var, shift: Var, z: Var, scale: Var) -> Var:
+        """The token that z means under p_c (p_c / p_u)^(scale - 1), of the normal densities of both branches.
+
+        That is a normal density again. With w = scale - 1 and s the ratio of their variances, at most 1, its mean is
+        ((1 + w) mu_c - w s mu_u) / (1 + w - w s), and its variance that of p_c over the same denominator.
+        """
+        batch = z.shape[0]
+        sigma, other_sigma = b.split(self.parts.scale(b, raw), axis=0, sizes=(batch, batch), out="sigma other_sigma")
+        mu, other_mu = b.split(shift, axis=0, sizes=(batch, batch), out="mu other_mu")
+        w = b.add(b.reshape(scale, shape=(batch, 1, 1)), -1.0, out="w")
+        ratio = b.minimum(sigma / other_sigma, 1.0, out="ratio")
+        ws = b.mul(w, ratio * ratio, out="ws")
+        total = b.op("sub", w + 1.0, ws, out="total")
+        mu = b.div(b.op("sub", (w + 1.0) * mu, ws * other_mu), total, out="mu")
+        return b.add(b.mul(z, b.div(sigma, b.sqrt(total), out="sigma")), mu, out="token")  # type: ignore[no-any-return]
+
+    def _of_one_branch(self, x: Var, z: Var) -> TensorType:
+        """Caches hold both branches; a method is of one."""
+        if x.type.rank != 4:
+            return x.type
+        heads = self.static.get("kv_heads", self.static["heads"])
+        length = self.parts.prefix + self.static["tokens"]
+        return f32(z.shape[0], heads, length, self.static.get("head_width", self.static["dim"] // self.static["heads"]))
+
+
+def _shifted(b: Builder, known: Var, block: Var) -> Var:
+    """f32[B, N, C]: the tokens before those of a block f32[B, N, C], the first of which is `known`."""
+    size = int(block.shape[1])
+    if size == 1:
+        return known
+    return b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")  # type: ignore[no-any-return]
+
+
+def stacked(b: Builder, x: Var) -> Var:
+    return b.reshape(x, shape=(1, *x.shape), out="x")  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The predicted tokens: latents z f32[T, B, 1, C], in `order`.
+
+    Input i of the network, at cache position i behind the conditions, is a start token or the token before the one that
+    it predicts.
+    """
+
+    parts: Flow
+    solve: Solver
+    decode: BlockBody
+    order: Var
+    z: Var
+    scales: Sequence[Var]
+    rotary: Sequence[Var]
+    branches: Sequence[Sequence[Var]]
+
+    @property
+    def invariants(self) -> list[Var]:
+        return [*self.rotary, *(x for branch in self.branches for x in branch)]
+
+    def apart(self, kept: Sequence[Var]) -> tuple[Sequence[Var], list[list[Var]]]:
+        """The rotary tables and the branches of `invariants`."""
+        rotary, flat = kept[: 2 * self.parts.rotary], kept[2 * self.parts.rotary :]
+        width = len(self.branches[0])
+        return rotary, [list(flat[j : j + width]) for j in range(0, len(flat), width)]
+
+    def one_by_one(self, b: Builder, token: Var, caches: Sequence[Var], done: int) -> Var:
+        """Those behind the first `done`, f32[N, B, 1, C], from the last of these and the caches."""
+        first, tokens = self.parts.first, self.z.shape[0]
+        # In step i the token before it is at `place` of the grid, or is predicted there: both have its position.
+        places = b.slice(self.order, axis=0, start=done - first, stop=tokens - first, out="place")
+        positions = b.slice(b.arange(tokens), axis=0, start=done - first, stop=tokens - first, out="position")
+        if self.parts.prefix:
+            positions = b.op("add", positions, self.parts.prefix, out="position")
+        rest = b.slice(self.z, axis=0, start=done, stop=tokens, out="z")
+        tables = [positions, places, rest]
+        tables += [
+            b.slice(scale, axis=0, start=done - first, stop=tokens - first, out="scale") for scale in self.scales
+        ]
+
+        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+            (token, *caches), (position, place, z, *scale) = state, rows
+            rotary, own = self.apart(kept)
+            token, *caches = self.solve(b, self.decode, [token, place, *rotary], own, [position, *caches], z, scale)
+            return (token, *caches), (token,)
+
+        trip = int(tokens) - done
+        *_, found = b.loop("inverse", trip, step, invariants=self.invariants, carried=[token, *caches], tables=tables)
+        return found  # type: ignore[no-any-return]
+
+    def behind_given(self, b: Builder, start: Var, caches: Sequence[Var], several: BlockBody) -> Var:
+        """All tokens f32[T, B, 1, C], one by one behind those that are given; `several` are decoded at once."""
+        given, rows = self.parts.given, self._rows(b)
+        inputs = b.concat(start, b.slice(rows, axis=1, start=0, stop=given, out="given"), axis=1, out="inputs")
+        caches = replace(self, decode=several)._remembered(b, start, given, given, inputs, caches)
+        known = b.slice(self.z, axis=0, start=0, stop=given, out="given")
+        return b.concat(known, self.one_by_one(b, entry(b, known, given - 1, "token"), caches, given), axis=0)  # type: ignore[no-any-return]
+
+    def _rows(self, b: Builder) -> Var:
+        """z f32[B, T, C]."""
+        count, batch, _, features = self.z.shape
+        return b.reshape(b.transpose(self.z, perm=(1, 0, 2, 3)), shape=(batch, count, features), out="z")  # type: ignore[no-any-return]
+
+    def by_blocks(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
+        """All of them by Jacobi iterations, from the first input. The last block begins early enough to be whole."""
+        first = self.parts.first
+        count = int(self.z.shape[0]) - first
+        size = min(by.block, count)
+        starts = np.minimum(np.arange(0, count, size), count - size) + first
+        members = starts[:, None] + np.arange(size)
+        before = np.diff(starts, prepend=starts[0] - size) - 1  # of each block's first token, in the block before
+        positions = starts - first + self.parts.prefix
+        shape = (len(starts), size, *self.z.shape[1:2], self.z.shape[3])
+        z = b.reshape(b.take(self.z, b.constant(members.reshape(-1)), axis=0), shape=shape)
+        tables = [
+            b.constant(positions, out="position"),
+            b.constant(before, out="before"),
+            b.take(self.order, b.constant(members - first, out="members"), axis=0, out="place"),
+            b.transpose(z, perm=(0, 2, 1, 3), out="z"),
+            *(b.take(scale, b.constant(starts - first, out="starts"), axis=0, out="scale") for scale in self.scales),
+        ]
+
+        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+            (block, *caches), (position, before, place, z, *scale) = state, rows
+            known = b.take(block, b.reshape(before, shape=(1,)), axis=1, out="known")
+
+            told = [known, position, place, z, *scale, *kept]
+            found = self._found(b, told, _shifted(b, known, z), caches, by)
+            return found, found[:1]
+
+        wide = b.broadcast_to(start, shape=(start.shape[0], size, start.shape[2]), out="block")
+        *_, found = b.loop(
+            "inverse", len(starts), step, invariants=self.invariants, carried=[wide, *caches], tables=tables
+        )
+        found = b.reshape(b.transpose(found, perm=(0, 2, 1, 3)), shape=(members.size, *self.z.shape[1:]), out="found")
+        if members.size > count:
+            kept = np.concatenate(
+                [np.arange(members.size - size), np.arange(members.size - 1 - before[-1], members.size)]
+            )
+            found = b.take(found, b.constant(kept), axis=0, out="found")
+        return found  # type: ignore[no-any-return]
+
+    def _solved(self, b: Builder, seen: Var, told: Sequence[Var], caches: Sequence[Var]) -> list[Var]:
+        """What the network makes of the tokens `seen` before those of a block: these, and the grown caches."""
+        position, place, z, *kept = told
+        scale, kept = kept[: len(self.scales)], kept[len(self.scales) :]
+        rotary, own = self.apart(kept)
+        return self.solve(b, self.decode, [seen, place, *rotary], own, [position, *caches], z, scale)
+
+    def by_frames(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
+        """All tokens of a video by Jacobi iterations, `later` at a time behind the first frame.
+
+        There the network first sees what it saw one frame before. Inputs f32[B, T + 1, C] of the network are carried:
+        the start token, and the tokens that are given or found, latents in place of those that are not. Behind the
+        first `window` of frames, the last `context` frames begin a new one, of which the caches are filled anew.
+        """
+        count, (batch, _, features) = int(self.z.shape[0]), start.shape
+        size, frame = min(by.block, count), self.parts.frame
+        first = count if by.window is None else min(by.window * frame, count)
+        given, later = self.parts.given, by.later or size
+        cut = given if given > frame else min(given + ((frame - given) // size + 1) * size, first)
+        inputs = b.concat(start, self._rows(b), axis=1, out="inputs")
+        if given:
+            caches = self._remembered(b, start, given, given, inputs, caches)
+        parts = [(given, cut, size, 0, 0), (cut, first, later, frame, 0)]
+        seen = by.frames_seen * frame
+        for begin in range(first, count, max(first - seen, 1)):
+            parts.append((begin, min(begin + first - seen, count), later, frame, seen - begin))
+        for start_at, stop, block, back, offset in parts:
+            if offset:
+                caches = self._remembered(b, start, start_at, seen, inputs, caches)
+            whole = (stop - start_at) // block * block + start_at
+            for begin, end, own in ((start_at, whole, block), (whole, stop, stop - whole)):
+                if begin < end:
+                    inputs, *caches = self._segment(b, begin, end, own, back, offset, inputs, caches, by)
+        found = b.slice(inputs, axis=1, start=1, stop=count + 1, out="found")
+        found = b.transpose(found, perm=(1, 0, 2), out="found")
+        return b.reshape(found, shape=(count, batch, 1, features), out="found")  # type: ignore[no-any-return]
+
+    def _remembered(
+        self, b: Builder, start: Var, stop: int, count: int, inputs: Var, caches: Sequence[Var]
+    ) -> Sequence[Var]:
+        """The caches of a window that begins with the start token and the `count` tokens before `stop`.
+
+        Those of the conditions are as before, and what stands behind the tokens at hand is never seen.
+        """
+        before = b.slice(inputs, axis=1, start=stop - count + 1, stop=stop, out="before")
+        seen = b.concat(start, before, axis=1, out="seen")
+        place = b.slice(self.order, axis=0, start=0, stop=count, out="place")
+        position = b.constant(np.int64(self.parts.prefix), out="position")
+        told = [position, place, seen, *(entry(b, scale, stop, "scale") for scale in self.scales), *self.invariants]
+        return self._solved(b, seen, told, caches)[1:]
+
+    def _segment(
+        self,
+        b: Builder,
+        start: int,
+        stop: int,
+        size: int,
+        back: int,
+        offset: int,
+        inputs: Var,
+        caches: Sequence[Var],
+        by: FixedPoint,
+    ) -> tuple[Var, ...]:
+        """`inputs` with tokens `start` to `stop`, in blocks of `size`, and the caches; see `by_frames`.
+
+        The input of token i is at place i + `offset` behind the conditions in the caches.
+        """
+        starts = np.arange(start, stop, size)
+        members = starts[:, None] + np.arange(size)
+        shape = (len(starts), size, *self.z.shape[1:2], self.z.shape[3])
+        z = b.reshape(b.take(self.z, b.constant(members.reshape(-1)), axis=0), shape=shape)
+        tables = [
+            b.constant(starts + self.parts.prefix + offset, out="position"),
+            b.constant(starts, out="begin"),
+            b.take(self.order, b.constant(members, out="members"), axis=0, out="place"),
+            b.transpose(z, perm=(0, 2, 1, 3), out="z"),
+            *(b.take(scale, b.constant(starts, out="starts"), axis=0, out="scale") for scale in self.scales),
+        ]
+
+        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+            (inputs, *caches), (position, begin, place, z, *scale) = state, rows
+            known = b.take(inputs, b.reshape(begin, shape=(1,)), axis=1, out="known")
+            seen = _shifted(b, known, z)
+            if back:
+                where = b.add(b.op("sub", begin, back), b.arange(size), out="where")
+                seen = b.take(inputs, where, axis=1, out="seen")
+            block, *caches = self._found(b, [known, position, place, z, *scale, *kept], seen, caches, by)
+            behind = b.add(begin, 1, out="behind")
+            return (b.update_slice(inputs, block, behind, axis=1, out="inputs"), *caches), ()
+
+        carried = [inputs, *caches]
+        return as_tuple(
+            b.loop("inverse", len(starts), step, invariants=self.invariants, carried=carried, tables=tables)
+        )
+
+    def _found(
+        self, b: Builder, told: Sequence[Var], seen: Var, caches: Sequence[Var], by: FixedPoint
+    ) -> tuple[Var, ...]:
+        """A block f32[B, N, C] and the caches; the network first sees `seen` before its tokens."""
+        return (self._settled if by.threshold else self._improved)(b, told, seen, caches, by)
+
+    def _of_frames(self, b: Builder, x: Var) -> Var:
+        """f32[B F]: the mean of each sample's x f32[B F] in place of those of its frames."""
+        frames, (rows,) = self.parts.apart, x.shape
+        if frames == 1:
+            return x
+        mean = b.mean(b.reshape(x, shape=(B, frames)), axes=(1,), keepdims=True)
+        return b.reshape(b.broadcast_to(mean, shape=(B, frames)), shape=(rows,), out="mean")  # type: ignore[no-any-return]
+
+    def _improved(
+        self, b: Builder, told: Sequence[Var], seen: Var, caches: Sequence[Var], by: FixedPoint
+    ) -> tuple[Var, ...]:
+        """A block f32[B, N, C] after all iterations, and the caches."""
+
+        def improve(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+            (seen, _, *caches), (known, *kept) = state, kept
+            block, *caches = self._solved(b, seen, kept, caches)
+            return (_shifted(b, known, block), block, *caches), ()
+
+        names, carried = ["seen", "block", *["cache"] * len(caches)], [seen, told[3], *caches]
+        _, *found = b.loop("jacobi", by.iterations, improve, invariants=told, carried=carried, names=names)
+        return tuple(found)
+
+    def _settled(
+        self, b: Builder, told: Sequence[Var], seen: Var, caches: Sequence[Var], by: FixedPoint
+    ) -> tuple[Var, ...]:
+        """The same, ended once every sample's block is found.
+
+        The network sees no more of what becomes of a block that is found, so that nothing changes it: a sample does not
+        depend on the others, nor on whether the loop ends.
+        """
+
+        def improve(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
+            (_, found, seen, block, *caches), (known, *kept) = state, kept
+            new, *caches = self._solved(b, seen, kept, caches)
+            change, square = (b.mean(x * x, axes=(1, 2), keepdims=False) for x in (b.op("sub", new, block), new))
+            change, square = (self._of_frames(b, x) for x in (change, square))
+            near = b.cast(b.less(change, square * by.threshold), to="f32", out="near")
+            found = b.maximum(found, near, out="found")
+            fixed = b.greater(b.reshape(found, shape=(found.shape[0], 1, 1)), 0.5, out="fixed")
+            seen = b.where(fixed, seen, _shifted(b, known, new), out="seen")
+            all_found = b.greater(b.neg(b.max(b.neg(found), axes=(0,), keepdims=False)), 0.5)
+            over = b.logical_or(all_found, b.greater(i, by.iterations - 2), out="over")
+            return (over, found, seen, new, *caches), ()
+
+        z = told[3]
+        none = b.full(z, shape=(), value=0.0, dtype="f32", out="found")
+        over = b.greater(b.max(none, axes=(0,), keepdims=False), 0.5, out="over")
+        carried = [over, none, seen, z, *caches]
+        names = ["over", "found", "seen", "block", *["cache"] * len(caches)]
+        _, _, _, *found = b.loop(
+            "jacobi", by.iterations, improve, invariants=told, carried=carried, names=names, until=0
+        )
+        return tuple(found)
+
+
+_METHODS: dict[Guidance, str] = {
+    "none": "inverse",
+    "tempered": "tempered_inverse",
+    "linear": "guided_inverse",
+    "density": "guided_inverse",
+}
+
+
+def _step(
+    parts: Flow,
+    b: Builder,
+    h: Var,
+    position: Var,
+    temperature: Var,
+    caches: Sequence[Var],
+    rotary: Sequence[Var],
+    features: int,
+    dim: int,
+    static: Mapping[str, Any],
+    every: bool = False,
+) -> tuple[Var, ...]:
+    """Embedded inputs h f32[B, N, D], the first at cache position `position`.
+
+    Returns raw scale, if flows scale, and shift of the token that the last one predicts, or of `every` one, and the
+    grown caches.
+    """
+    mixer, feed_forward, norm, condition = parts.block.parts()
+    block = condition.block(mixer, feed_forward, norm, parts.init, BlockForm("decode", plain=True, tempered=True))
+    length, count = caches[0].shape[2], h.shape[1]
+    if every:
+        own = b.op("add", position, b.arange(count), out="own")
+        seen = b.less_equal(b.arange(length), b.reshape(own, shape=(count, 1)))
+        rows = [b.take(table, own, axis=0, out="row") for table in rotary]
+    elif parts.prefix and int(count) > 1:
+        seen = b.less_equal(b.arange(length), b.reshape(b.arange(count), shape=(count, 1)))
+        rows = [b.slice(table, axis=0, start=0, stop=count, out="row") for table in rotary]
+    else:
+        seen = b.less_equal(b.arange(length), position)
+        rows = [b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out="row") for table in rotary]
+    mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
+    sizes, depth, others = parts.block.own(dim, static), len(caches) // 2, (temperature, *rows)
+    at = (position, mask)
+    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, at, others, out="h", dim=dim, **sizes)
+    if int(count) > 1 and not every:
+        h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
+    return *parts.separate(b, parts.predictions(b, h, features), features), *grown
+
+
+@cache
+def _prefill(parts: Flow) -> BlockBody:
+    context = f"B {parts.prefix} dim"
+
+    @module_class(parts.cls, "prefill", token="B 1 features", c=context if parts.prefix else "B 1 dim")
+    def prefill(
+        b: Builder,
+        token: Var,
+        place: Var,
+        *others: Var,
+        features: int,
+        tokens: int,
+        dim: int,
+        depth: int,
+        **static: Any,
+    ) -> tuple[Var, ...]:
+        """Processes the first input; returns scale and shift of the next token, and the KV caches."""
+        rotary, temperature, told = others[: 2 * parts.rotary], others[2 * parts.rotary], others[2 * parts.rotary + 1 :]
+        length = parts.prefix + tokens
+        shape = (static.get("kv_heads", static["heads"]), length, static.get("head_width", dim // static["heads"]))
+        caches = [b.full(token, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
+        h = parts.embedded(b, token, place, [] if parts.prefix else told, tokens, dim)
+        if parts.prefix:
+            h = b.concat(*told, h, axis=1, out="h")
+        position = b.constant(np.int64(0))
+        return _step(parts, b, h, position, temperature, caches, rotary, features, dim, static)
+
+    return prefill
+
+
+@cache
+def _decode(parts: Flow, several: bool) -> BlockBody:
+    own = parts.block.parts()[0].static(1)
+    heads, size = "kv_heads" if "kv_heads" in own else "heads", "head_width" if "head_width" in own else "dim//heads"
+    length = f"tokens+{parts.prefix}" if parts.prefix else "tokens"
+    token = "B K features" if several else "B 1 features"
+    shapes = {"token": token, "c": "B 1 dim", "caches": f"B {heads} {length} {size}"}
+
+    @module_class(parts.cls, "decode_block" if several else "decode", **shapes)
+    def decode(
+        b: Builder,
+        token: Var,
+        place: Var,
+        *others: Var,
+        features: int,
+        tokens: int,
+        dim: int,
+        depth: int,
+        **static: Any,
+    ) -> tuple[Var, ...]:
+        """Predicted scale and shift of the next token, and the extended KV caches."""
+        told = bool(parts.entries) and not parts.prefix
+        rotary, (temperature, *rest) = others[: 2 * parts.rotary], others[2 * parts.rotary :]
+        c, (position, *caches) = rest[:told], rest[told:]
+        h = parts.embedded(b, token, place, c, tokens, dim)
+        return _step(parts, b, h, position, temperature, caches, rotary, features, dim, static, several)
+
+    if several:
+        decode.body.__doc__ = "Predicted scales and shifts of the next tokens, and the extended KV caches."
+    return decode
+
+
+@cache
+def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) -> BlockBody:
+    """Tokens from what the flow makes of them, one after the other, or `by` blocks.
+
+    A guided one also takes the conditions of the other branch, an attention temperature f32[B] (of that branch; of both
+    for `density`), and the guidance scale of every predicted token f32[N, B]; a tempered one the temperature alone.
+    With `parts.given`, z begins with as many tokens that it finds already.
+    """
+    count = len(ports_of(parts.entries))
+    prefill, decode = _prefill(parts), _decode(parts, by is not None)
+    guided = guidance in ("linear", "density")
+
+    method = _METHODS[guidance] + "_behind" * (parts.given > 0)
+
+    @module_class(parts.cls, method, z="B tokens features", order="tokens")
+    def inverse(
+        b: Builder, z: Var, order: Var, *others: Var, features: int, tokens: int, dim: int, depth: int, **static: Any
+    ) -> Var:
+        """Finds the tokens that the flow maps to z, one after the other."""
+        sizes = {"features": features, "tokens": tokens, "dim": dim, "depth": depth, **static}
+        rotary, others = list(others[: 2 * parts.rotary]), others[2 * parts.rotary :]
+
+        def told(operands: Sequence[Var]) -> list[Var]:
+            vectors, context = parts.vectors(b, operands, dim, static), parts.prefix_tokens(b, operands, dim, static)
+            return [*vectors, *context]
+
+        given = others[-2:-1] if guided else others[-1:] if guidance == "tempered" else ()
+        tempered = given and guidance != "linear"
+        own = given[0] if tempered else b.full(z, shape=(), value=1.0, dtype="f32", out="one")
+        branches = [[own, *told(others[:count])]]
+        if guided:
+            branches.append([*given, *told(others[count : 2 * count])])
+        solve = Solver(parts, sizes, guidance)
+        scales = [others[-1]] if guided else []
+        z = b.transpose(b.take(z, order, axis=1), perm=(1, 0, 2), out="z")
+        z = b.reshape(z, shape=(tokens, z.shape[1], 1, features), out="z")
+        first = parts.first
+        known = [] if parts.start else [entry(b, z, 0, "first")]
+        weight = [entry(b, scale, 0, "weight") for scale in scales]
+        start = known[0] if known else parts.start_token(b, entry(b, z, 0, "like"), features)
+        shared = [start, entry(b, order, 0, "place"), *rotary]
+        token, *caches = solve(b, prefill, shared, branches, [], entry(b, z, first, "target"), weight)
+        if parts.prefix:  # the caches hold the conditions
+            branches = [branch[:1] for branch in branches]
+        rest = Rest(parts, solve, decode, order, z, scales, rotary, branches)
+        found = [stacked(b, x) for x in known]
+        if by is not None and parts.frame:
+            found.append(rest.by_frames(b, start, caches, by))
+        elif by is not None:
+            found.append(rest.by_blocks(b, start, caches, by))
+        elif parts.given:
+            found.append(rest.behind_given(b, start, caches, _decode(parts, several=True)))
+        elif int(tokens) > first + 1:
+            found += [stacked(b, token), rest.one_by_one(b, token, caches, first + 1)]
+        else:
+            found.append(stacked(b, token))
+        x = b.concat(*found, axis=0) if len(found) > 1 else found[0]
+        x = b.reshape(x, shape=(tokens, z.shape[1], features), out="x")
+        return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")  # type: ignore[no-any-return]
+
+    behind, blockwise = ", behind those that are given", ", block by block, by Jacobi iterations"
+    if by is not None or parts.given:
+        one_by_one = "" if by is not None else ", one after the other"
+        words = behind * (parts.given > 0) + (blockwise if by is not None else one_by_one)
+        inverse.body.__doc__ = f"Finds the tokens that the flow maps to z{words}."
+    return inverse
 
 
 Method = Callable[["TransformerFlow", tuple[Entry, ...], Layout, FixedPoint | None], BlockBody]
@@ -241,5 +780,3 @@ METHODS: dict[str, Method] = {
     "guided_extend": _extend_of(True),
     "variances": lambda *_: variances,
 }
-
-__all__ = ["METHODS", "OF_NETWORK"]

@@ -7,7 +7,7 @@ split), n tokens of the condition, V values of a token, D width, K tokens that t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -24,10 +24,9 @@ from latentc.components.decoding import BlockForm
 from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import digit_base, rows
 from latentc.components.networks._masked_parts import Decoder, keys_of
-from latentc.components.networks._remembered_blocks import Recalling, Remembering, remembered_blocks
-from latentc.components.networks._stages import long_skips
+from latentc.components.networks._stages import long_skips, skip_block
 from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits, placed
-from latentc.components.parts import Problem, Weights, dense, under
+from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Weights, dense, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
@@ -385,3 +384,66 @@ def _kept(b: Builder, x: Var, rank: Var, before: int, known: Any) -> Var:
     kept = b.slice(order, axis=1, start=tokens - known, stop=tokens, out="kept")
     front = b.slice(x, axis=1, start=0, stop=before, out="front")
     return b.concat(front, rows(b, x, kept + before, "x"), axis=1, out="x")  # type: ignore[no-any-return]
+
+
+Parts = tuple[Mixer, FeedForward, Norm, str]
+"""What a block is made of, and how its linear layers start."""
+
+
+class Remembering:
+    """Blocks on all tokens; `caches` collects the keys and values of each, f32[B, H, N, D / H]."""
+
+    def __init__(self) -> None:
+        self.caches: list[Var] = []
+
+    def body(self, condition: InContext, parts: Parts) -> BlockBody:
+        return condition.block(*parts, BlockForm("begin", plain=True))
+
+    def run(self, b: Builder, name: str, body: BlockBody, operands: Sequence[Var], dim: Any, sizes: Any) -> Var:
+        x, keys, values = b.sub(name, body, *operands, out="x keys values", dim=dim, **sizes)
+        self.caches += [keys, values]
+        return x  # type: ignore[no-any-return]
+
+
+class Recalling:
+    """Blocks on a few tokens, which see themselves and those `caches` where `mask` bool[B, 1, 1, S + N] is true."""
+
+    def __init__(self, caches: Sequence[Var], mask: Var) -> None:
+        self.left, self.mask = list(caches), mask
+
+    def body(self, condition: InContext, parts: Parts) -> BlockBody:
+        return condition.block(*parts, BlockForm("extend", masked=True, plain=True))
+
+    def run(self, b: Builder, name: str, body: BlockBody, operands: Sequence[Var], dim: Any, sizes: Any) -> Var:
+        keys, values, *self.left = self.left
+        own = (*operands, keys, values, self.mask)
+        x, *_ = b.sub(name, body, *own, out="x keys values", dim=dim, **sizes)
+        return x  # type: ignore[no-any-return]
+
+
+def remembered_blocks(
+    b: Builder,
+    how: Remembering | Recalling,
+    condition: InContext,
+    parts: Parts,
+    x: Var,
+    depth: int,
+    skips: bool,
+    dim: Any,
+    sizes: Mapping[str, Any],
+    prefix: str = "blocks",
+) -> Var:
+    """x [B, N, D] through so many blocks; with `skips` those of a U-ViT, as many before the middle one as behind it."""
+    body, kept = how.body(condition, parts), list[Var]()
+    if not skips:
+        for i in range(int(depth)):
+            x = how.run(b, f"{prefix}.{i}", body, (x,), dim, sizes)
+        return x
+    half = int(depth) // 2
+    for i in range(half):
+        x = how.run(b, f"in_blocks.{i}", body, (x,), dim, sizes)
+        kept.append(x)
+    x = how.run(b, "mid_block", body, (x,), dim, sizes)
+    for i in range(half):
+        x = how.run(b, f"out_blocks.{i}", skip_block(body), (x, kept.pop()), dim, sizes)
+    return x

@@ -13,23 +13,92 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Component, OneOf
+from latentc.components import Closed, Component, OneOf
 from latentc.components.backbone import add_method, asked
+from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.kit.tokens import rows
-from latentc.components.networks._feature_targets import FeaturePredictor, predict, targets
 from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of
+from latentc.components.networks._masked_parts import position as learned
 from latentc.components.networks._masked_trunk import MaskedTrunk
-from latentc.components.networks._recalled_features import recalling
-from latentc.components.parts import Positions, Problem, a_divisor, under
+from latentc.components.parts import Positions, Problem, a_divisor, dense, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+class FeaturePredictor(Closed):
+    """Two linear layers with GELU between them."""
+
+    ratio: float = Field(4.0, gt=0, le=64, description="hidden width as a multiple of the width")
+    norm: bool = Field(True, description="layer norm before the second layer")
+
+
+@cache
+def targets(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody:
+    parts = MaskedParts(config, entries)
+
+    @module_class("MaskedAutoencoder", "targets", x="B T=tokens channels")
+    def targets(
+        b: Builder,
+        x: Var,
+        *conditions: Var,
+        tokens: int,
+        channels: int,
+        width: int,
+        depth: int,
+        buffer: int,
+        known: int | None = None,
+        recalled: int = 0,
+        **static: Any,
+    ) -> Var:
+        """The encoder's features of every token of a sample of which nothing is hidden."""
+        c, counted = parts.told(b, conditions, x, width, buffer, static)
+        prefix = c.shape[1]
+        x = parts.normed(b, parts.joined(b, c, x, tokens))
+        total = x.shape[1]
+        # A mask that hides nothing, so that the blocks are those of encoders of partly hidden samples.
+        visible = b.full(x, shape=(tokens if counted is not None else total,), value=1.0, dtype="bool", out="every")
+        if counted is not None:
+            visible = b.concat(counted, visible, axis=1, out="visible")
+        sizes, rotary = config.block.own(width, static), parts.rotary(b, x, static)
+        x = parts.blocks(b, "encoder", x, prefix, (keys_of(b, visible),), depth, sizes, rotary)
+        x = parts.norm.apply(b, "encoder_norm", x)
+        return b.slice(x, axis=1, start=prefix, stop=total, out="x")  # type: ignore[no-any-return]
+
+    return targets
+
+
+@cache
+def predict(config: MaskedAutoencoder) -> BlockBody:
+    @module_class("MaskedAutoencoder", "predict", z="B T=tokens width")
+    def predict(b: Builder, z: Var, *, width: int, known: int | None = None, recalled: int = 0, **static: Any) -> Var:
+        """What the features z of a partly hidden sample say of its targets."""
+        assert config.predictor is not None
+        return b.sub("predictor", _predictor(config.predictor, config.weights), z, dim=width)  # type: ignore[no-any-return]
+
+    return predict
+
+
+@cache
+def _predictor(config: FeaturePredictor, init: str) -> BlockBody:
+    whole = int(config.ratio) if config.ratio == int(config.ratio) else None
+
+    @module_class("FeaturePredictor", z="B T dim")
+    def predictor(b: Builder, z: Var, *, dim: int) -> Var:
+        """Two linear layers with GELU between them."""
+        hidden = int(dim * config.ratio) if whole is None else whole * dim
+        x = b.gelu(dense(b, "fc1", z, hidden, True, init), approximate="none", out="x")
+        if config.norm:
+            x = LayerNorm(kind="layer_norm", eps=1e-6, affine=True).apply(b, "norm", x)
+        return dense(b, "fc2", x, dim, True, init)
+
+    return predictor
 
 
 class MaskedAutoencoder(MaskedTrunk):
@@ -288,3 +357,110 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         return features(b, x, mask, *conditions, **static)
 
     return forward, forward_known
+
+
+@cache
+def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: bool) -> tuple[BlockBody, BlockBody]:
+    """`remember` and `recall`; `condition`: the buffer tokens are recalled, too."""
+    parts = MaskedParts(config, entries)
+
+    @module_class("MaskedAutoencoder", "remember", **_SHAPES)
+    def remember(
+        b: Builder,
+        x: Var,
+        mask: Var,
+        *conditions: Var,
+        tokens: int,
+        channels: int,
+        width: int,
+        depth: int,
+        buffer: int,
+        recalled: int,
+        known: int | None = None,
+        **static: Any,
+    ) -> tuple[Var, ...]:
+        """As forward; and the keys and values of every attention, first of the encoder."""
+        sizes = config.block.own(width, static)
+        c, _ = parts.told(b, conditions, x, width, buffer, static)
+        x = parts.normed(b, parts.joined(b, c, x, tokens))
+        hidden = b.concat(b.full(mask, shape=(buffer,), value=0.0, dtype="f32"), mask, axis=1, out="hidden")
+        seen = b.less(hidden, 0.5, out="seen")
+        x, caches = parts.remembered(b, "encoder", x, (keys_of(b, seen),), depth, sizes)
+        x = parts.decoder_input(b, x, static.get("decoder_width"))
+        x = parts.decoder_placed(b, parts.shown(b, x, seen), tokens)
+        depth, sizes = parts.decoder_sizes(depth, sizes, static)
+        x, more = parts.remembered(b, "decoder", x, (), depth, sizes)
+        return parts.features(b, x, tokens), *caches, *more
+
+    @module_class(
+        "MaskedAutoencoder",
+        "recall",
+        x="B G=recalled channels",
+        unknown="B G=recalled",
+        counted="B G=recalled",
+        remembered="B T=tokens",
+        others="B T=tokens",
+        position="B G=recalled",
+        caches="B heads buffer+tokens width//heads",
+    )
+    def recall(
+        b: Builder,
+        x: Var,
+        unknown: Var,
+        counted: Var,
+        remembered: Var,
+        others: Var,
+        position: Var,
+        *operands: Var,
+        tokens: int,
+        channels: int,
+        width: int,
+        depth: int,
+        buffer: int,
+        recalled: int,
+        known: int | None = None,
+        **static: Any,
+    ) -> Var:
+        """Features of some tokens, from these and what is remembered of the others."""
+        sizes, everywhere = config.block.own(width, static), config.learned_positions == "all"
+        length, first = (buffer + tokens, buffer) if everywhere else (tokens, 0)
+        behind, own = parts.decoder_sizes(depth, sizes, static)
+        kept = 2 * (int(depth) + int(behind))
+        told, caches = operands[: len(operands) - kept], operands[len(operands) - kept :]
+        front = b.full(unknown, shape=(buffer,), value=float(condition), dtype="f32", out="front")
+        fresh = [] if condition else [b.full(unknown, shape=(buffer,), value=1.0, dtype="f32", out="fresh")]
+        place = b.op("add", position, buffer, out="place") if everywhere else position
+
+        def placed(name: str, count: Any, at: Var, width: Any) -> Var:
+            table = learned(b, name, count, width)
+            return b.embedding(b.reshape(table, shape=(count, width)), at, out=name)  # type: ignore[no-any-return]
+
+        def fronted(name: str, x: Var) -> Var:
+            """x with the buffer tokens before it, unless these are recalled."""
+            x = x + placed(name, length, place, x.shape[2]) if config.learned_positions != "none" else x
+            if condition:
+                return x
+            assert c is not None
+            table = learned(b, name, length, x.shape[2]) if everywhere else None
+            front = c if table is None else c + b.slice(table, axis=1, start=0, stop=first)
+            return b.concat(front, x, axis=1, out="x")  # type: ignore[no-any-return]
+
+        def visible(*parts: Var) -> Var:
+            return keys_of(b, b.greater(b.concat(*parts, axis=1), 0.5))
+
+        c = None if condition else parts.told(b, told, x, width, buffer, static)[0]
+        x = fronted("encoder_pos", parts.linear(b, "z_proj", x, width))
+        mask = visible(front, remembered, *fresh, b.op("sub", 1.0, unknown, out="shown"))
+        x = parts.recalled(b, "encoder", parts.normed(b, x), mask, caches[: 2 * int(depth)], True, sizes)
+        x, seen = parts.decoder_input(b, x, static.get("decoder_width")), b.less(unknown, 0.5, out="seen")
+        if not condition:
+            c, x = b.split(x, axis=1, sizes=(buffer, recalled), out="c x")
+        x = fronted("decoder_pos", parts.shown(b, x, seen))
+        mask = visible(front, others, *fresh, counted)
+        x = parts.recalled(b, "decoder", x, mask, caches[2 * int(depth) :], False, own)
+        if not condition:
+            x = b.slice(x, axis=1, start=buffer, stop=buffer + recalled)
+        x = parts.norm.apply(b, "decoder_norm", x)
+        return x + placed("diffusion_pos", tokens, position, x.shape[2]) if everywhere else x
+
+    return remember, recall

@@ -11,6 +11,6 @@ Rows in docs/systems.yaml: ppap, ppap_expert, ppap_expert_depth, ppap_depth, ppa
 COMPONENTS = {
     "blocks/mixers": {"adapted_attention": "adapted_attention"},
     "guidance/scores": {"prediction": "prediction"},
-    "networks": {"map_predictor": "map_predictor"},
+    "networks": {"map_predictor": "map_predictor", "vision_classifier": "vision_classifier"},
     "objectives": {"noisy_distillation": "noisy_distillation"},
 }
