@@ -144,8 +144,8 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: i
     With a `reference` it is trained on the first of the batch. The pool of samples whose class is dropped is the batch.
     """
     process = "{kind: pfgmpp, extra_dimensions: 128}" if kind == "pfgmpp" else "{kind: edm}"
-    objective = f"objective={{kind: diffusion, process: {process}, predicts: preconditioned, stable_target: true}}"
-    objective = objective.replace("stable_target: true", f"stable_target: true, reference: {reference}, pool: {pool}")
+    of_pool = f"reference: {reference}, pool: {pool}"
+    objective = f"objective={{kind: stable_target, process: {process}, predicts: preconditioned, {of_pool}}}"
     lowered = lower(load_spec("pfgmpp", None, [*TINY, objective, f"conditioning.class.dropout={dropout}"]))
     params, rng, count = network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 6
     held = {name: rng.normal(size=param.type.shape) * 0.2 for name, param in params.items()}
@@ -181,7 +181,6 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: i
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["objective.stable_target=false"], "for stable targets only"),
         (["train.batch_size=9"], "a multiple of 4 samples, but the batch has 9"),
         (
             ["train.batch_size=12", "train.accumulate=6"],
@@ -192,7 +191,7 @@ def test_stable_targets_are_posterior_means_of_the_batch(kind: str, reference: i
 )
 def test_what_a_reference_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
-        load_spec("pfgmpp", None, [*TINY, "objective.stable_target=true", "objective.reference=4", *overrides])
+        load_spec("pfgmpp", None, [*TINY, "objective.kind=stable_target", "objective.reference=4", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -200,17 +199,16 @@ def test_what_a_reference_does_not_fit_is_refused(overrides: list[str], says: st
     [
         ([], "averaged over samples of one class, but there is also condition `augment`"),
         (["conditioning.class=null", "backbone.early=[augment]"], "needs a class, but the network takes none"),
-        (["objective.stable_target=false"], "applies only to stable targets"),
     ],
 )
 def test_what_a_pool_of_one_class_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
-        load_spec("pfgmpp", None, ["objective.stable_target=true", "objective.pool=class", *overrides])
+        load_spec("pfgmpp", None, ["objective.kind=stable_target", "objective.pool=class", *overrides])
 
 
 def test_the_project_refuses_a_batch_that_the_reference_does_not_divide(tmp_path: Path) -> None:
     """Settings of a project change after the spec was checked."""
-    overrides = [*TINY, "objective.stable_target=true", "objective.reference=4"]
+    overrides = [*TINY, "objective.kind=stable_target", "objective.reference=4"]
     emit("pfgmpp", tmp_path / "project", overrides=[*overrides, "train.batch_size=8"])
     found = python(tmp_path / "project", "train.py", "--out", "run", "--batch_size", "10")
     assert "batch_size: 10 is not divisible by processes x accumulate x reference = 4" in found.stderr
