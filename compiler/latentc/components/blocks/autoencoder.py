@@ -26,7 +26,7 @@ class Blocks:
     biases: bool = True
     """Whether the convolutions of residual blocks have biases."""
     shortcut_of: Literal["input", "output"] = "input"
-    """What the shortcut of a block that changes the channels projects."""
+    """Input of the projection in the shortcut of a block that changes the channels."""
     pools: bool = False
     """Whether levels are halved by average pooling, not by a convolution."""
     repeats: bool = False

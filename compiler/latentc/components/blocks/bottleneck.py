@@ -28,7 +28,7 @@ class Bottleneck(Part):
     OWN_LOGITS: ClassVar[bool] = False
     """Whether a layer of its own gives the logits of tokens."""
     ANY_RANK: ClassVar[bool] = False
-    """Whether latents may have any axes behind the channels, f32[B, Z, ...], not rows and columns alone."""
+    """Whether latents f32[B, Z, ...] may have any axes after the channels, not only rows and columns."""
 
     def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
         """What codes are drawn with in training, of latents [Z, rows, columns]: one input of noise, or none."""
@@ -54,7 +54,7 @@ class Bottleneck(Part):
         return {}
 
     def sizes(self) -> dict[str, Any]:
-        """What name maps may need to know of it, beside its arguments."""
+        """Sizes for name maps, beside its arguments."""
         return {"own_logits": int(self.OWN_LOGITS), "signs": 0}
 
     @property
@@ -74,7 +74,7 @@ class Bottleneck(Part):
 
     @abstractmethod
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
-        """What `decode` is given as f32[B, Z, h, w]."""
+        """The input f32[B, Z, h, w] of `decode`."""
 
     @abstractmethod
     def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
@@ -142,7 +142,7 @@ class SelectedRows(TableBottleneck):
         return super().vocabulary if self.used is None else len(self.used)
 
     def problems_of_rows(self) -> Iterator[Problem]:
-        """What is wrong with the rows that are used."""
+        """Problems of the rows that are used."""
         size, used = self.static()["codes"], self.used
         if used is None:
             return

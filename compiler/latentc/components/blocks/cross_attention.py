@@ -30,7 +30,7 @@ def _kept(
 
 
 def _found(b: Builder, q: Var, k: Var, v: Var, seen: tuple[Var, ...], dim: int, init: str, bias: bool = True) -> Var:
-    """What queries find at keys and values, where `seen` is true if it is given: f32[B, T, D]."""
+    """Attention of queries to keys and values, where `seen` is true if it is given: f32[B, T, D]."""
     x = joined_heads(b, b.attention(q, k, v, *seen, causal=False, scale=None, out="x"), dim, out="x")
     return dense(b, "proj", x, dim, bias, init, out="x")
 
@@ -53,7 +53,7 @@ def context_attention(
     init: str, bias: bool, last_bias: bool, norm: Norm | None = None, masked: bool = False
 ) -> BlockBody:
     """Of a context that may be masked. `norm` normalises queries and keys, each of all heads at once; `bias` is that of
-    their layers and the values', `last_bias` that of the layer behind.
+    their layers and the values', `last_bias` that of the output projection.
     """
 
     @module_class("ContextAttention", x="B T dim", context="B L context_dim")

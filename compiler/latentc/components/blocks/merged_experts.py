@@ -58,7 +58,7 @@ class ExpertRouter(Closed):
     )
 
     def problems_of_choice(self, spec: Spec, owner: Part) -> Iterator[Problem]:
-        """What is wrong with the router of `owner`, a part of a block."""
+        """Problems of the router of `owner`, a part of a block."""
         blocks: list[Any] = [
             getattr(net, "block", None) for net in spec.networks.values() if getattr(net, "FRONTS", False)
         ]
@@ -122,7 +122,7 @@ def routes(part: Part) -> bool:
 
 
 def problems_of_routed_by(names: Sequence[str], vectors: Sequence[str], routes: bool) -> Iterator[Problem]:
-    """What is wrong with a network's `routed_by`, if these conditions enter as `vectors`; `routes`: any choose."""
+    """Problems of a network's `routed_by`, if these conditions enter as `vectors`; `routes`: any block has experts."""
     for i, name in enumerate(names):
         if name not in vectors:
             message = f"`{name}` is no condition of this network that enters as a vector"

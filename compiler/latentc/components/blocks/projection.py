@@ -1,4 +1,4 @@
-"""Linear layers behind an encoder: a single one, or a multilayer perceptron with batch norms."""
+"""Linear layers after an encoder: a single one, or a multilayer perceptron with batch norms."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): in training, samples skip residual branches now and then.
 
-A block that drops its branches takes the probability behind x, so that blocks at different depths are one function.
+A block that drops its branches takes the probability after x, so that blocks at different depths are one function.
 
 Symbols: B batch, D width.
 """
@@ -23,7 +23,7 @@ _RATE = "drop_path_rate"  # static argument from which block bodies read the pro
 
 
 def growing_rates(b: Builder, largest: float, count: int, lag: int = 0) -> list[tuple[Var, ...]]:
-    """What each of `count` branches takes behind x: probabilities from 0 to `largest` that grow linearly with depth.
+    """Operands of `count` branches after x: probabilities from 0 to `largest` that grow linearly with depth.
 
     The first `lag` are 0 as well. Nothing is taken if `largest` is 0.
     """
@@ -38,7 +38,7 @@ def growing_rates(b: Builder, largest: float, count: int, lag: int = 0) -> list[
 
 @cache
 def dropping(block: BlockBody) -> BlockBody:
-    """The same method of a block that takes the probability of skipping a branch behind x."""
+    """The same method of a block that takes the probability of skipping a branch after x."""
     return _Dropping(block)
 
 

@@ -1,4 +1,4 @@
-"""What kinds of mixtures of experts share: the experts' stacked weights and the feed-forward that all tokens use.
+"""Common parts of mixtures of experts: the experts' stacked weights and the feed-forward that all tokens use.
 
 Symbols: B batch, T tokens, D (`dim`) width, E experts, F (`hidden`) their hidden width.
 """
@@ -27,7 +27,7 @@ class CapacitySchedule(Closed):
 
 
 def problems_of_capacity(capacity: float, schedule: CapacitySchedule | None, experts: int) -> Iterator[Problem]:
-    """What is wrong with a capacity of experts per token and its schedule."""
+    """Problems of a capacity of experts per token and its schedule."""
     if capacity > experts:
         message = f"a capacity of {capacity} experts per token exceeds `experts` ({experts})"
         yield Problem(("capacity",), message, f"choose up to {experts}")

@@ -174,7 +174,7 @@ def _norms_first(b: Builder, config: ResidualBlock, x: Var, c: Var | None, featu
 
 
 def _convolutions_first(b: Builder, config: ResidualBlock, x: Var, c: Var | None, features: Any, way: Way) -> Var:
-    """The branch beside the shortcut; the embedding c enters behind or in the first norm, if there is one."""
+    """The branch beside the shortcut; the embedding c enters after or in the first norm, if there is one."""
     h = conv(b, "conv0", resampled(b, x, way, config.resample), features, 3, config.weights)
     if c is None or config.embedding == "add":
         h = config.activated(b, config.norm(b, "norm0", h))
@@ -187,7 +187,7 @@ def _convolutions_first(b: Builder, config: ResidualBlock, x: Var, c: Var | None
 
 
 def _shift(b: Builder, config: ResidualBlock, h: Var, c: Var, features: Any) -> Var:
-    """What is added to h: a linear map of the embedding c [B, E]."""
+    """The summand of h: a linear map of the embedding c [B, E]."""
     shift = linear(b, "affine", c, features, config.weights)
     return b.reshape(shift, shape=(c.shape[0], features, *(1,) * (h.type.rank - 2)), out="shift")  # type: ignore[no-any-return]
 
