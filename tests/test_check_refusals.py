@@ -23,7 +23,7 @@ VIDEO = "data={kind: npz, path: a.npz, fields: {x: {shape: [4, 3, 256, 256], med
 
 REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
     "a timed norm before the feed-forward": (
-        *("dit", None, ["backbone.block.condition.feed_forward_norm={kind: timed_rms_norm}"]),
+        *("pixelflow", None, ["backbone.block.condition.feed_forward_norm={kind: timed_rms_norm}"]),
         "`backbone.block.condition.feed_forward_norm` cannot be a `timed_rms_norm`",
     ),
     "a timed norm of queries": (
