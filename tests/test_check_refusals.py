@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
     ),
     "a mixer that cannot mask": (
         *("class_prefix_bert", None, ["networks.main.block.mixer={kind: efficient_attention, heads: 2}"]),
-        "masks tokens or keeps a cache, but `efficient_attention` cannot",
+        "masks tokens or keeps a cache, but `efficient_attention` processes whole sequences",
     ),
     "a hole in a video": ("interpolant_inpaint", None, [VIDEO], "needs images [C, H, W]"),
 }
