@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
     ),
     "a factor that does not divide": ("digits_controlled", None, ["conditioning.low.factor=5"], "does not divide"),
     "an end of codes that are numbers": (
-        *("pixelcnn", "autoencoder", ["conditioning.h.end=48"]),
+        *("pixelcnn", "autoencoder", ["conditioning.h={kind: ended_codes, network: encoder, end: 48}"]),
         "network `encoder` does not encode as tokens",
     ),
     "an encoder that encodes nothing": (
