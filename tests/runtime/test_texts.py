@@ -114,19 +114,6 @@ def test_tables_of_text_and_numbers(tmp_path: Path) -> None:
     assert rows["prompt"].tolist() == [[0, 1, 0]] and rows["prompt_mask"].tolist() == [[True, True, False]]
 
 
-def test_texts_in_a_row_are_cut_into_blocks(tmp_path: Path) -> None:
-    file = tmp_path / "train.csv"
-    file.write_text("label,text\na,b\nb,\na,bb\n")
-    settings = {**table(file, tokens=FIELD, y=LABEL), "row": "{label}{text}"}
-    data = open_dataset(settings)
-    blocks = data.rows(np.arange(data.size))
-    # "ab.", " b." and " abb.", without the last three of these tokens
-    assert blocks["tokens"].tolist() == [[0, 1, 3, 2], [1, 3, 2, 0]]
-    assert blocks["y"].tolist() == [0, 1]
-    with pytest.raises(ValueError, match="have 11 tokens, too few for one block of 16"):
-        open_dataset({**settings, "fields": {"tokens": {**FIELD, "shape": [16]}, "y": LABEL}})
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

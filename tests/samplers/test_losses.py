@@ -16,6 +16,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
 
 SHAPE = (2, 3, 3)
+SPEC = SimpleNamespace(networks={})
 RNG = np.random.default_rng(3)
 X, NOISE = RNG.standard_normal((2, 3, *SHAPE))
 
@@ -87,6 +88,6 @@ def test_a_flow_trains_on_any_process_in_continuous_time(name):
 
 def test_a_learned_variance_needs_a_schedule():
     objective = Diffusion.model_validate({"kind": "diffusion", "process": {"kind": "vp"}, "variance": "learned_range"})
-    assert [problem.path for problem in objective.problems(None)] == [("variance",)]
+    assert [problem.path for problem in objective.problems(SPEC)] == [("variance",)]
     learned = Diffusion.model_validate({"kind": "diffusion", "variance": "learned_range"})
-    assert list(learned.problems(None)) == [] and value(learned, np.array([0, 400, 900])).shape == (3,)
+    assert list(learned.problems(SPEC)) == [] and value(learned, np.array([0, 400, 900])).shape == (3,)

@@ -69,6 +69,7 @@ def spec(objective, dropout=0.1, stitch=None):
         conditions={"class": label},
         data=SimpleNamespace(shape=SHAPE, fields={"y": SimpleNamespace(classes=CLASSES)}),
         optimize=SimpleNamespace(stitch=stitch),
+        networks={},
         programs=(),
     )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from latentc.datasets import open_dataset
 from latentc.systems.class_prefix.text_rows import TextRows
@@ -18,3 +19,6 @@ def test_texts_are_cut_into_blocks(tmp_path: Path) -> None:
     assert data.size == len(text) // 4
     assert rows["tokens"].tolist() == [[*text[i : i + 4]] for i in range(0, 12, 4)]
     assert rows["y"].tolist() == [1, 1, 0]  # classes in sorted order, by the text that a block begins in
+    given["fields"] = {"tokens": {**tokens, "shape": [16]}}
+    with pytest.raises(ValueError, match="have 13 tokens, too few for one block of 16"):
+        open_dataset(TextRows.model_validate({"kind": "text_rows", **given}).settings())
