@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from emitted import emitted
 from test_distillation import column, in_float32, network, request, weights_of
 
+from latentc.components.decoding import Given
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
@@ -35,7 +36,7 @@ def test_linear_attention_is_attention_with_another_kernel() -> None:
     mb = ModuleBuilder()
     b = mb.function("main")
     x = b.input("x", f32(B, GRID * GRID, DIM))
-    b.output(mixer.apply(b, "attn", x, (), "xavier", dim=DIM, heads=HEADS, grid=GRID))
+    b.output(*mixer.apply(b, "attn", x, "xavier", Given(), dim=DIM, heads=HEADS, grid=GRID))
     mb.entries["main"] = b.finish()
     rng = np.random.default_rng(0)
     shapes = {"q.weight": (DIM, DIM), "q.bias": (DIM,), "kv.weight": (2 * DIM, DIM), "kv.bias": (2 * DIM,)}
