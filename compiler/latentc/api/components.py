@@ -7,7 +7,6 @@ import keyword
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 from latentc.diagnostics import DiagnosticError, did_you_mean
 
@@ -19,8 +18,6 @@ FOLDERS = {
     "block": "blocks/feed_forwards",
 }
 """The folder of the vocabulary that each kind of component is added to."""
-
-ComponentName = Literal["network", "condition", "objective", "sampler", "block"]
 
 
 def use_components(folder: Path | str) -> None:

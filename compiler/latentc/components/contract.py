@@ -130,11 +130,6 @@ class Network:
         return any(port.role == "logits" for port in self.main.outputs)
 
     @property
-    def recurrent(self) -> bool:
-        """Whether samplers decode with caches, so that `forward` is only for whole sequences."""
-        return any(port.role == "cache" for method in self.methods.values() for port in method.inputs)
-
-    @property
     def functions(self) -> tuple[str, ...]:
         """The functions of its methods."""
         return tuple(method.function for method in self.methods.values())
