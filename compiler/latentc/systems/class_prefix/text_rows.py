@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field as Option
 
 from latentc.components.data.table import Table
+from latentc.components.fields import Field
 from latentc.components.objectives.next_token import NextToken
 from latentc.components.parts import Problem
 
@@ -19,7 +20,7 @@ class TextRows(Table):
     """A `table` whose texts are concatenated and cut into blocks of the sample length."""
 
     kind: Literal["text_rows"]  # type: ignore[assignment]
-    row: str = Field(
+    row: str = Option(
         description="template of a text: `{text}`, and `{label}` for its label; texts end with the field's `end` and "
         "are separated by a space"
     )
@@ -28,6 +29,11 @@ class TextRows(Table):
         "row": "{text}",
         "fields": {"tokens": {"shape": [8], "classes": 256, "medium": "text", "end": 0}},
     }
+
+    @classmethod
+    def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
+        texts = "tokens" in fields and fields["tokens"].medium == "text"
+        return texts and super().provides(name, field, fields, encoded)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
