@@ -232,6 +232,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "mage_classifier": ('pooling="first"',),
     "mean_flow_cifar10": ("joined_span=false",),
     "rarm": ("final_norm=true",),
+    "vitok_tokenizer": tuple(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),
 }
 
 

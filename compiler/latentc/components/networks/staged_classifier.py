@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
@@ -19,7 +20,7 @@ from latentc.components.contract import Network, Port
 from latentc.components.layers import halving_conv, patch_conv
 from latentc.components.networks._stages import Staged
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
-from latentc.components.parts import Norm, Problem, Weights, a_divisor, dense
+from latentc.components.parts import Norm, Positions, Problem, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
 
@@ -37,6 +38,9 @@ class StagedClassifier(Staged):
     kind: Literal["staged_classifier"]
     conditions: tuple[str, ...] | None = Field((), max_length=0, description="always empty: it predicts the class")
     patch: int = Field(4, gt=0, le=1_024, description="side of a patch, in pixels of the input")
+    positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        None, description="position encoding; null: none"
+    )
     weights: Weights = Field("normal", description="initialisation of linear layers and convolutions")
     drop_path: DropPath = Field(
         0.0,
@@ -71,6 +75,9 @@ class StagedClassifier(Staged):
             yield from self.problems_of_stages(spec, side // self.patch)
         yield from problems_of_labels(self.kind, spec)
         yield from self.block.problems_of_condition(self.kind, None)
+        if isinstance(self.positions, Positions) and self.positions.ROTARY:
+            message = f"`{self.positions.kind}` turns queries and keys of one resolution"
+            yield Problem(("positions",), message, "use `{kind: learned}`, `{kind: sincos_2d}` or null")
 
     def side(self, size: int) -> int:
         """Side of the images whose patches it embeds, in pixels, of images of side `size`."""
@@ -82,7 +89,11 @@ class StagedClassifier(Staged):
 
     def embedded(self, b: Builder, x: Var, grid: Any) -> Var:
         """The first stage's tokens [B, T, D] of embedded patches [B, T, D]."""
-        return self.block.parts()[2].apply(b, "patch_norm", x)
+        return self.placed(b, self.block.parts()[2].apply(b, "patch_norm", x), grid)
+
+    def placed(self, b: Builder, x: Var, grid: Any) -> Var:
+        """The first stage's tokens [B, T, D] with their positions."""
+        return self.positions.add(b, x, x.shape[2], grid) if isinstance(self.positions, Positions) else x
 
     def pooled(self, b: Builder, x: Var) -> Var:
         """Features f32[B, D] of the last stage's tokens."""

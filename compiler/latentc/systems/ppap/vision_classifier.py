@@ -6,11 +6,10 @@ Symbols: B batch, C channels, D width, T tokens of a square.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Component, OneOf
 from latentc.components.layers import MEAN, standardised
 from latentc.components.networks.staged_classifier import StagedClassifier
 from latentc.components.parts import Positions, Problem
@@ -36,9 +35,6 @@ class VisionClassifier(StagedClassifier):
         description="first convert x from [-1, 1] to ImageNet's mean and standard deviation, as pretrained "
         "weights expect",
     )
-    positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
-        None, description="position encoding; null: none"
-    )
     IMAGE: ClassVar[str] = "B channels H W"
     EXAMPLE: ClassVar[dict[str, Any]] = {
         **StagedClassifier.EXAMPLE,
@@ -54,9 +50,7 @@ class VisionClassifier(StagedClassifier):
             message = f"ImageNet's mean has {len(MEAN)} channels, but the data has {channels}"
             yield Problem(("normalise",), message, "leave `normalise` out")
         placed = self.positions if isinstance(self.positions, Positions) else None
-        if placed is not None and placed.ROTARY:
-            yield Problem(("positions",), f"`{placed.kind}` turns queries and keys", "use `{kind: learned}` or null")
-        elif self.stages > 1 or self.block.parts()[0].spatial or (placed is not None and placed.GRIDDED):
+        if self.stages > 1 or self.block.parts()[0].spatial or (placed is not None and placed.GRIDDED):
             message = "a class token has no place in the square that later stages, the mixer or the positions need"
             mend = "use one stage, `{kind: attention}` and `positions: {kind: learned}`, or a `staged_classifier`"
             yield Problem((), message, mend)
@@ -72,7 +66,7 @@ class VisionClassifier(StagedClassifier):
         batch, _, width = x.shape
         token = b.param("cls_token", f32(1, 1, width), "normal", std=0.02)
         x = b.concat(b.broadcast_to(token, x, shape=(batch, 1, width), out="token"), x, axis=1, out="x")
-        return self.positions.add(b, x, width, grid) if isinstance(self.positions, Positions) else x
+        return self.placed(b, x, grid)
 
     def pooled(self, b: Builder, x: Var) -> Var:
         return b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(x.shape[0], x.shape[2]), out="x")  # type: ignore[no-any-return]
