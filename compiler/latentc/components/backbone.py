@@ -38,7 +38,7 @@ def add_method(
 
 
 def _needs(spec: Spec, network: str) -> Iterator[Need]:
-    """What the objective and the sampler need of a network."""
+    """The needs of the objective and the sampler that name this network."""
     for part in (spec.objective, spec.sampler):
         if part is not None:
             yield from (need for need in part.needs(spec) if need.network == network)

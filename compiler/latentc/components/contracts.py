@@ -28,7 +28,7 @@ def known() -> Mapping[Capability, Mapping[str, Any]]:
 
 
 def words(capability: Capability) -> str:
-    """What a network of this capability does, in the words of diagnostics."""
+    """Verb phrase for a network of this capability, as diagnostics print it."""
     return _found(capability)["words"]  # type: ignore[no-any-return]
 
 

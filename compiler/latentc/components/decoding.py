@@ -64,7 +64,7 @@ DECODE = BlockForm("decode", plain=True)
 
 @dataclass(frozen=True)
 class Given:
-    """What a block or mixer gets with its tokens: the operands of `form` by name, rotary tables and the condition."""
+    """Inputs of a block or mixer beside its tokens: the operands of `form` by name, rotary tables and the condition."""
 
     form: BlockForm = FORWARD
     values: Mapping[str, Var] = field(default_factory=dict)
