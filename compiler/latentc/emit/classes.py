@@ -71,7 +71,7 @@ class Classes:
     """Prints the classes that functions belong to.
 
     `networks` {name: functions that are its methods}. `texts` collects the definitions, callees before callers;
-    `constants` the arrays of the side file.
+    `constants` the arrays of the side file; `printed` the class of each function.
     """
 
     def __init__(self, module: Module, networks: Mapping[str, Iterable[str]] | None = None) -> None:
@@ -84,7 +84,7 @@ class Classes:
         self.texts: list[str] = []
         self.helpers: dict[str, None] = {}
         self.constants = Constants()
-        self._printed: dict[str, Printed] = {}
+        self.printed: dict[str, Printed] = {}
         self._by_text: dict[tuple[str, tuple[str, ...]], Printed] = {}
         self.names = {*TAKEN, *dir(builtins), "NETWORKS", *map(builder_of, networks)}  # of definitions in the file
         self._families = _families(self.module, self.groups, networks)
@@ -93,9 +93,9 @@ class Classes:
         """The class of a function, printed at first use. Raises EmitError if it has none."""
         if self.module.functions[function].origin is None:
             raise EmitError(f"function {function} belongs to no class")
-        if function not in self._printed and function in self._families:
+        if function not in self.printed and function in self._families:
             self._print_family(self._families[function])
-        if function not in self._printed:
+        if function not in self.printed:
             names = self.groups.of(function)
             printer = _ClassPrinter(self, [self.module.functions[n] for n in names])
             if (printer.differ or printer.mixed) and len(self.groups.component(function)) < len(names):
@@ -103,8 +103,8 @@ class Classes:
                 printer = _ClassPrinter(self, [self.module.functions[n] for n in names])
             if printer.mixed:
                 raise EmitError(f"the methods {', '.join(names)} share {printer.mixed}, which is of several classes")
-            self._printed |= dict.fromkeys(names, self._named(printer))
-        return self._printed[function]
+            self.printed |= dict.fromkeys(names, self._named(printer))
+        return self.printed[function]
 
     def check_used(self, builders: str) -> None:
         """Raises EmitError if neither another class nor `builders` creates one of the printed classes.
@@ -137,7 +137,7 @@ class Classes:
         printed = self._named(whole)
         for name in names:
             methods = {name: printed.methods[joined.function.name]}
-            self._printed[name] = replace(printed, methods=methods, values=joined.values[name])
+            self.printed[name] = replace(printed, methods=methods, values=joined.values[name])
 
     def _called(self, function: str) -> tuple[str, str]:
         origin = self.module.functions[function].origin
@@ -371,7 +371,7 @@ class _ClassPrinter:
             assert fn.origin is not None
             signature, lines = self._method(fn, with_doc=len(docs) > 1)
             code = [f"def {attribute_name(fn.origin.method)}{signature}:", *(f"    {line}" for line in lines)]
-            key = code_key("\n".join(code), self.named)
+            key = code_key("\n".join(code), self.named) if len(self.functions) > 1 else ""
             if key in seen:
                 methods[fn.name] = seen[key]
                 continue

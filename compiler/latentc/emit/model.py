@@ -27,13 +27,14 @@ LABELS = {"B": "batch", "T": "tokens", "D": "width", "C": "channels", "H": "head
 class ModelFile:
     """model.py: its text, its large constants, and the constructor arguments of each network.
 
-    `offered` are the arguments that can change by themselves, which config.yaml has.
+    `offered` are the arguments that can change by themselves, which config.yaml has. `classes`: how to call its methods.
     """
 
     text: str
     constants: dict[str, np.ndarray[Any, Any]]
     sizes: dict[str, dict[str, int]]
     offered: dict[str, dict[str, int]]
+    classes: Classes
 
 
 def model_source(lowered: Lowered, title: str = "") -> str:
@@ -68,7 +69,7 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
     code = bodies + "\n".join(builders) + "\n"
     needed = [line for line in imports(code) if line != "import torch" or re.search(r"\btorch\.", code)]
     text = "\n".join([*docstring(_heading(title, code), ""), "", *needed, "", ""]) + "\n" + code.rstrip() + "\n"
-    return ModelFile(text, classes.constants, sizes, offered)
+    return ModelFile(text, classes.constants, sizes, offered, classes)
 
 
 def in_support(files: Mapping[str, T]) -> dict[str, T]:

@@ -23,7 +23,6 @@ from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.components.read_fields import fields_of_project
 from latentc.diagnostics import DiagnosticError, mend_of_writing
-from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, data_regions, shared_source
 from latentc.emit.functions import Functions, networks_called
 from latentc.emit.helpers import helper_source
@@ -102,22 +101,24 @@ def _refuse_foreign(target: Path, force: bool) -> None:
 
 def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     """{path in the project: content} of its files: those to read and change at the top, the others in one package."""
-    functions = Functions(lowered.module, Classes(lowered.module))
     stage = lowered.networks.get(FIRST_STAGE)
     lowered = replace(lowered, networks={n: net for n, net in lowered.networks.items() if n != FIRST_STAGE})
     title = f"{spec.name}{f': {spec.source}' if spec.source else ''}"
     model = model_file(lowered, title)
     files: dict[str, str | bytes] = {"model.py": model.text}
-    files["objective.py"] = objective_source(lowered, functions)
-    files["sampler.py"] = sampler_source(lowered, functions)
-    if schedule := functions.schedules.source():
-        files["schedule.py"] = schedule
     support = dict[str, str | bytes]()
-    constants = model.constants | functions.constants
+    constants, classes = dict(model.constants), [model.classes]
     if stage is not None:
         decoder = networks_file(lowered.module, {FIRST_STAGE: stage.functions}, "The autoencoder of the first stage.")
         support["autoencoder.py"] = decoder.text
         constants |= decoder.constants
+        classes.append(decoder.classes)
+    functions = Functions(lowered.module, classes)
+    files["objective.py"] = objective_source(lowered, functions)
+    files["sampler.py"] = sampler_source(lowered, functions)
+    if schedule := functions.schedules.source():
+        files["schedule.py"] = schedule
+    constants |= functions.constants
     texts = re.sub(r"\s", "", "".join(str(text) for text in (*files.values(), *support.values())))
     codes = {name: literal(name).code for name in constants}  # some that were written as formulas are in no text
     constants = {

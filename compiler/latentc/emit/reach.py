@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from latentc.emit.model import SUPPORT
 from latentc.emit.text import HARD_WIDTH
@@ -30,7 +31,7 @@ def reached_only(
     Modules in `whole` keep all their definitions. `found`: names of modules that settings name.
     `rows`: keys of the rows that tables keep, by the tables' names.
     """
-    modules = {path: _Module(path, text, path in scripts) for path, text in files.items()}
+    modules = {path: _read(path, text, path in scripts, path in whole) for path, text in files.items()}
     walk = _Walk(modules, whole, found, rows or {})
     for path in scripts:
         walk.load(path)
@@ -42,6 +43,40 @@ def reached_only(
     }
 
 
+class _Mentions:
+    """What a piece of code mentions, without some of its nodes."""
+
+    def __init__(self, root: ast.AST, apart: Collection[ast.AST] = ()) -> None:
+        self.variables = _bound(root)
+        self.names: set[str] = set()  # but for its variables
+        self.members: set[tuple[str, str]] = set()  # (name, member of what the name stands for)
+        self.words: set[str] = set()  # attributes of other expressions, and identifiers in texts
+        self.imports: list[ast.Import | ast.ImportFrom] = []
+        settled: set[int] = set()  # nodes that their parent has dealt with
+        for node in _walked(root, apart):
+            if id(node) in settled:
+                continue
+            match node:
+                case ast.Attribute(value=ast.Name(id=name) as owner, attr=member):
+                    self.members.add((name, member))
+                    settled.add(id(owner))
+                case ast.Call(
+                    func=ast.Name(id="getattr" | "hasattr"),
+                    args=[ast.Name(id=name) as owner, ast.Constant(value=str(member)) as word, *_],
+                ) if member.isidentifier():
+                    self.members.add((name, member))
+                    settled |= {id(owner), id(word)}
+                case ast.Name(id=name):
+                    self.names.add(name)
+                case ast.Attribute(attr=attribute):
+                    self.words.add(attribute)
+                case ast.Constant(value=str(text)):
+                    self.words.update(part for part in text.split(".") if part.isidentifier())
+                case ast.Import() | ast.ImportFrom():
+                    self.imports.append(node)
+        self.names -= self.variables
+
+
 class _Module:
     """A parsed module: its definitions by name, what its imports bind, and the statements that run when it loads."""
 
@@ -51,6 +86,8 @@ class _Module:
         self.imported: dict[str, Key] = {}  # {name here: definition}; ("path", "") is the module itself
         self.running: list[ast.stmt] = []
         self.loads: list[str] = []
+        self._mentions: dict[tuple[int, bool], _Mentions] = {}
+        self._names: dict[int, set[str]] = {}
         lines, last = text.splitlines(), None
         for node in self.tree.body:
             names = _defined(node)
@@ -80,6 +117,22 @@ class _Module:
                 folder = f"{SUPPORT}/" if node.level else ""
                 yield name, (f"{folder}{str(node.module).replace('.', '/')}.py", alias.name)
 
+    def mentions(self, node: ast.AST, with_parts: bool) -> _Mentions:
+        """Of a definition or a part of one; without the parts that may be left out unless `with_parts`."""
+        key = id(node), with_parts
+        if key not in self._mentions:
+            apart = [] if with_parts else [one for _, part in _parts(node) for one in part]
+            self._mentions[key] = _Mentions(node, apart)
+        return self._mentions[key]
+
+    def names(self, node: ast.stmt, apart: Collection[ast.stmt | ast.expr]) -> set[str]:
+        """All names in a statement, and texts that could be names, except in the nodes `apart`."""
+        if any(one is not node and node.lineno <= one.lineno <= (node.end_lineno or 0) for one in apart):
+            return {*_names(node, apart)}
+        if id(node) not in self._names:
+            self._names[id(node)] = {*_names(node, [])}
+        return self._names[id(node)]
+
     def text_of(self, reached: Collection[Key]) -> str:
         """The text without definitions and parts that are not reached, and without imports that nothing needs."""
         gone: list[tuple[ast.stmt | ast.expr, ast.stmt | ast.expr]] = []  # (first, last)
@@ -89,7 +142,7 @@ class _Module:
             gone += [s for part, s in parts if (self.path, part) not in reached] if stays else [(n, n) for n in nodes]
         left_out = [node for span in gone for node in span]
         left = [n for n in self.tree.body if n not in left_out and not isinstance(n, ast.Import | ast.ImportFrom)]
-        used = {name for node in left for name in _names(node, left_out)}
+        used = {name for node in left for name in self.names(node, left_out)}
         lines = self.text.splitlines()
         edits = {(_first_line(first, lines), last.end_lineno or 0): list[str]() for first, last in gone}
         for node in self.tree.body:
@@ -98,6 +151,14 @@ class _Module:
         for (first, end), new in sorted(edits.items(), reverse=True):
             lines = _replaced(lines, first, end, new)
         return "\n".join(_without_empty_sections(lines)).strip("\n") + "\n"
+
+
+_shared = lru_cache(maxsize=128)(_Module)
+
+
+def _read(path: str, text: str, script: bool, own: bool) -> _Module:
+    """A module; one that is not a project's own is read once for all projects."""
+    return (_Module if own else _shared)(path, text, script)
 
 
 @dataclass
@@ -140,40 +201,29 @@ class _Walk:
         elif key not in self.reached and name in module.definitions:
             self.reached.add(key)
             for node in module.definitions[name]:
-                apart = [] if path in self.whole else [one for _, part in _parts(node) for one in part]
-                self.scan(module, node, apart)
+                self.scan(module, node, path in self.whole)
         elif name in module.imported:
             self.reach(module.imported[name])
 
-    def scan(self, module: _Module, root: ast.AST, apart: Collection[ast.AST] = ()) -> None:
-        """Reaches what a statement mentions, except in the nodes `apart`."""
-        known: set[int] = set()  # nodes whose meaning their parent has settled
-        local = _bound(root)
-        for node in _walked(root, apart):
-            if id(node) in known or (isinstance(node, ast.Name) and node.id in local):
-                continue
-            match node:
-                case ast.Attribute(value=ast.Name(id=name) as owner, attr=member) if self.module_of(module, name):
-                    self.reach((self.module_of(module, name), member))
-                    known.add(id(owner))
-                case ast.Call(
-                    func=ast.Name(id="getattr" | "hasattr"),
-                    args=[ast.Name(id=name) as owner, ast.Constant(value=str(member)) as word, *_],
-                ) if self.module_of(module, name):
-                    self.reach((self.module_of(module, name), member))
-                    known |= {id(owner), id(word)}
-                case ast.Name(id=name) if name in module.definitions:
-                    self.reach((module.path, name))
-                case ast.Name(id=name) if name in module.imported:
-                    self.reach(module.imported[name])
-                case ast.Attribute(attr=attribute):
-                    self.words.add(attribute)
-                    self.finds |= attribute == "import_module"
-                case ast.Constant(value=str(text)):
-                    self.words.update(part for part in text.split(".") if part.isidentifier())
-                case ast.Import() | ast.ImportFrom():
-                    for _, key in module.bindings(node):
-                        self.reach(key)
+    def scan(self, module: _Module, node: ast.AST, with_parts: bool = True) -> None:
+        """Reaches what a statement mentions, without the parts that may be left out unless `with_parts`."""
+        found = module.mentions(node, with_parts)
+        names, self.finds = {*found.names}, self.finds or "import_module" in {m for _, m in found.members} | found.words
+        for name, member in found.members:
+            if path := self.module_of(module, name):
+                self.reach((path, member))
+            else:
+                self.words.add(member)
+                names |= {name} - found.variables
+        self.words |= found.words
+        for name in names:
+            if name in module.definitions:
+                self.reach((module.path, name))
+            elif name in module.imported:
+                self.reach(module.imported[name])
+        for node in found.imports:
+            for _, key in module.bindings(node):
+                self.reach(key)
 
     def module_of(self, module: _Module, name: str) -> str:
         """The path of the project's module that a name in `module` stands for; empty if it is none."""
@@ -228,7 +278,7 @@ def _is_main(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and "__main__" in ast.dump(node.test)
 
 
-def _parts(node: ast.stmt) -> list[tuple[str, tuple[ast.stmt | ast.expr, ast.stmt | ast.expr]]]:
+def _parts(node: ast.AST) -> list[tuple[str, tuple[ast.stmt | ast.expr, ast.stmt | ast.expr]]]:
     """(name, first and last node) of the parts that may be left out: rows of tables, and methods of plain classes."""
     match node:
         case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys, values=values)) if name in _TABLES:
