@@ -77,11 +77,8 @@ def test_the_network_is_the_papers(name: str, backend: str, tmp_path: Path) -> N
         ("dico", ["data.shape=[4, 32, 34]"], "34 cannot be halved"),
         ("diffit_image", ["data.shape=[3, 32, 64]"], "needs a square of tokens"),
         ("maskgit", ["backbone.block.mixer.head_width=8"], "have width / `heads` channels"),
-        (
-            "mage",
-            ["backbone.embedding.condition=last", "conditioning.class={kind: label}"],
-            "the condition before the tokens",
-        ),
+        ("mage", ["backbone.embedding.condition=last", "conditioning.class={kind: label}"], "before the tokens"),
+        ("mage", ["backbone.embedding.condition=last"], "its condition or blank before the tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused(system: str, options: list[str], words: str) -> None:

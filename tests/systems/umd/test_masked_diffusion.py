@@ -96,3 +96,13 @@ def test_blocks_in_a_scan_are_read_too(tmp_path: Path) -> None:
         found.append(arrays(network_weights(spec, lowered, [f"main={tmp_path / name}"], "official")["main"]))
     assert found[0].keys() == found[1].keys()
     assert all(np.array_equal(found[0][path], found[1][path]) for path in found[0])
+
+
+def test_its_network_can_learn_average_velocities() -> None:
+    """The length of a step is a second time."""
+    block = "mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}"
+    block = f"block: {{{block}, condition: {{kind: in_context}}}}"
+    network = f"backbone={{kind: masked_denoiser, width: 16, depth: 1, decoder_depth: 1, patch: 4, {block}}}"
+    lowered = lower(load_spec("digits_mean_flow", None, [network]))
+    ports = lowered.networks["main"].methods["predict"].inputs
+    assert [port.role for port in ports] == ["state", "time", "condition", "time"]

@@ -136,8 +136,8 @@ class Bert(Backbone):
         if self.embedding.first(conditions) == 0:
             message = "the decoder needs a token in front, whose encoder output replaces masked tokens"
             yield Problem((), message, "add a condition in front, or set `embedding.blank`")
-        if conditions and self.embedding.condition == "last":
-            message = "the decoder takes the condition before the tokens, not after them"
+        if self.embedding.condition == "last":
+            message = "the decoder takes its condition or blank before the tokens, not after them"
             yield Problem((), message, "set `embedding.condition: first`")
         if self.splits > 1:
             yield Problem(

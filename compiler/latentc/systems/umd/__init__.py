@@ -17,8 +17,8 @@ CAPABILITIES = {
     "denoise_hidden": {
         "words": "predicts data and noise of partly hidden samples",
         "methods": {
-            "predict": "state time condition* -> output features",
-            "predict_hidden_#?": "state time condition* noise -> output features mask",
+            "predict": "state time time? condition* -> output features",
+            "predict_hidden_#?": "state time time? condition* noise -> output features mask",
         },
     },
 }
