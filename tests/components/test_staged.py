@@ -76,6 +76,7 @@ def test_the_network_is_the_papers(name: str, backend: str, tmp_path: Path) -> N
     [
         ("dico", ["data.shape=[4, 32, 34]"], "34 cannot be halved"),
         ("diffit_image", ["data.shape=[3, 32, 64]"], "needs a square of tokens"),
+        ("iwin", [*IWIN, "backbone.block.mixer.size=3"], "windows of 3 do not tile 8 by 8 tokens"),
         ("maskgit", ["backbone.block.mixer.head_width=8"], "have width / `heads` channels"),
         ("mage", ["backbone.embedding.condition=last", "conditioning.class={kind: label}"], "before the tokens"),
         ("mage", ["backbone.embedding.condition=last"], "its condition or blank before the tokens"),

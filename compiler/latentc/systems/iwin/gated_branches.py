@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from latentc.components.blocks.conditions.adaln_zero import AdalnZero
 from latentc.components.decoding import Given
-from latentc.components.parts import BlockParts, Mix, Mixer, Refusal, whole_sequences
+from latentc.components.parts import BlockParts, Mix, Mixer, Refusal
 from latentc.ir.builder import Builder, Var
 from latentc.systems.iwin.interleaved_windows import InterleavedWindows
 
@@ -36,7 +36,6 @@ class GatedBranches(AdalnZero):
             raise Refusal(
                 message, "use the mixer `interleaved_windows`, or the condition `{kind: adaln_zero}`", part=self
             )
-        whole_sequences(mixer, given)
-        branches = mixer.branches(b, "attn", h, parts.init, dim=dim, **mixer.own(dim, static))
+        branches = mixer.branches(b, "attn", h, parts.init, given, dim=dim, **mixer.own(dim, static))
         # A window that covers all tokens has no convolution, whose gate then is not used.
         yield from zip(("gate_msa", "gate_branch"), branches, strict=False)

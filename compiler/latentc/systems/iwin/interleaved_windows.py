@@ -13,6 +13,7 @@ from pydantic import Field
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.mixers.depthwise_conv import problems_of_kernel
 from latentc.components.blocks.mixers.windows import Windows, windows
+from latentc.components.decoding import Given
 from latentc.components.layers import depthwise
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
@@ -45,8 +46,8 @@ class InterleavedWindows(Windows):
         h = depthwise(b, "depthwise", as_map(b, x, grid), self.convolution, init)
         return (as_tokens(b, h, x.shape[1], "local"),)
 
-    def branches(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> tuple[Var, ...]:
+    def branches(self, b: Builder, name: str, x: Var, init: str, given: Given, **static: Any) -> tuple[Var, ...]:
         """The summands f32[B, T, D], of windows and convolution, if there are several windows."""
-        whole = int(static["grid"]) <= self.size
+        whole = self.covers(x, given, static["grid"])
         out = b.sub(name, windows(self, init, whole, True), x, out="mixed" if whole else "mixed local", **static)
         return (out,) if whole else out

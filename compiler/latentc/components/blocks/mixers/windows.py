@@ -51,13 +51,17 @@ class Windows(Mixer):
         return {**self.mixer.static(dim), "window": self.size}
 
     def apply(self, b: Builder, name: str, x: Var, init: str, given: Given, **static: Any) -> tuple[Var, ...]:
-        whole_sequences(self, given)
-        grid = int(square_side(self, x.shape[1], static["grid"]))
-        if grid > self.size and grid % self.size:
-            message = f"windows of {self.size} do not tile {grid} by {grid} tokens"
-            raise Refusal(message, a_divisor(grid), ("size",), self)
         further = self.mixer.further(given)
-        return (b.sub(name, windows(self, init, grid <= self.size), x, *further, **static),)
+        return (b.sub(name, windows(self, init, self.covers(x, given, static["grid"])), x, *further, **static),)
+
+    def covers(self, x: Var, given: Given, grid: Any) -> bool:
+        """True if one window holds all tokens x [B, T, D]. Refusal: windows do not tile them."""
+        whole_sequences(self, given)
+        side = int(square_side(self, x.shape[1], grid))
+        if side > self.size and side % self.size:
+            message = f"windows of {self.size} do not tile {side} by {side} tokens"
+            raise Refusal(message, a_divisor(side), ("size",), self)
+        return side <= self.size
 
     def split(self, b: Builder, x: Var, count: Any, window: Any) -> Var:
         """x [B, T, D] as windows [B * count^2, window^2, D]."""
