@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ TECHNIQUES = "systems/techniques.md"
 LONGEST = 110  # characters of a figure in the table
 
 
+@cache
 def notes() -> dict[str, Any]:
     """docs/systems.yaml."""
     return yaml.safe_load((ROOT / "docs" / "systems.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]

@@ -70,8 +70,8 @@ def test_every_system_has_one_line():
 
 
 def test_every_published_system_is_on_its_page():
-    told = systems_page.notes()["systems"]
-    assert sorted(told) == sorted(systems_page.published())
+    rows = systems_page.notes()["systems"]
+    assert sorted(rows) == sorted(systems_page.published())
 
 
 def test_what_is_verified_are_the_tiny_systems():
@@ -85,8 +85,8 @@ def test_what_is_verified_are_the_tiny_systems():
 def test_every_measurement_names_a_command_that_exists():
     targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
-    told = systems_page.notes()
-    for title, row in [*told["systems"].items(), *told["techniques"].items()]:
+    notes = systems_page.notes()
+    for title, row in [*notes["systems"].items(), *notes["techniques"].items()]:
         for figure in row.get("figures", ()):
             commands = re.findall(r"`((?:benchmarks/|tests/|make |latentc )[^`]*)`", figure)
             assert commands, f"{title}: no command repeats: {figure}"
@@ -101,8 +101,8 @@ def test_every_measurement_names_a_command_that_exists():
 
 
 def test_every_recorded_number_belongs_to_a_system():
-    told = systems_page.notes()
-    rows = [*told["systems"].values(), *told["techniques"].values()]
+    notes = systems_page.notes()
+    rows = [*notes["systems"].values(), *notes["techniques"].values()]
     claimed = {name for row in rows for name in systems_page.numbers_of(row)}
     assert claimed == {path.stem for path in systems_page.NUMBERS.glob("*.npz")}
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
