@@ -123,7 +123,7 @@ def test_what_is_refused(overrides: list[str], message: str) -> None:
 
 def test_one_width_has_neither_a_choice_nor_copies() -> None:
     for options, message in (
-        (["sampler.width=0.5"], "`main` has one width"),
+        (["sampler={kind: slimmable_pass}"], "turns noise into a sample at several widths"),
         (["networks.discriminator.kind=slimmable_discriminator"], "a copy"),
     ):
         with pytest.raises(DiagnosticError, match=message):

@@ -46,11 +46,6 @@ def problems_told(network: Backbone, spec: Spec, vectors: int = 0) -> Iterator[P
             vectors -= 1
 
 
-def width_method(number: int, widths: int) -> str:
-    """The method of a network at one of its widths: `forward` at the last, the whole width."""
-    return "forward" if number == widths - 1 else f"forward_{number}"
-
-
 def with_averages(
     mb: ModuleBuilder, name: str, spec: Spec, of_class: str, forward: Method, static: Mapping[str, Any]
 ) -> dict[str, Method]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.networks._gan import width_method
-from latentc.components.parts import Problem
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc_runtime.sources import RandomSource, Setting
@@ -30,9 +28,6 @@ class OnePass(Sampler):
     truncation: float | None = Field(
         None, gt=0, description="default bound on the noise's magnitude; null: none. Requests may override it"
     )
-    width: float | None = Field(
-        None, gt=0, le=1, description="one of the generator's `widths`, if it has several; null: the last"
-    )
     guidance: None = Field(
         None, description="always null: generators are not guided; `truncation` trades diversity for quality"
     )
@@ -41,11 +36,9 @@ class OnePass(Sampler):
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "generate"),)
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        widths = getattr(spec.networks.get("main"), "widths", ())
-        if self.width is not None and self.width not in widths:
-            has = f"the widths {', '.join(map(str, widths))}, not {self.width}" if widths else "one width"
-            yield Problem(("width",), f"`main` has {has}", "leave it out for the whole width")
+    def method(self, spec: Spec) -> str:
+        """The method of the generator that it runs."""
+        return "forward"
 
     def with_steps(self, steps: int) -> OnePass:
         return self
@@ -56,9 +49,7 @@ class OnePass(Sampler):
         b = mb.function("sample.1")
         z = b.input("z", network.methods["forward"].input("noise").type)
         told = conditions.operands(b, conditions.inputs(b))
-        widths = getattr(spec.networks["main"], "widths", ())
-        method = "forward" if self.width is None else width_method(widths.index(self.width), len(widths))
-        b.output(call(b, network, method, told, noise=z, out="x"))
+        b.output(call(b, network, self.method(spec), told, noise=z, out="x"))
         mb.entries["sample.1"] = b.finish(doc="Runs the generator once.")
         noise = RandomSource("truncated_normal", "z", settings={"bound": "truncation"})
         truncation = Setting("truncation", self.truncation, low=0.0, closed=False, unlimited=True)

@@ -13,6 +13,7 @@ COMPONENTS = {
         "slimmable_generator": "slimmable_generator",
     },
     "objectives": {"slimmable_adversarial": "slimmable_adversarial"},
+    "samplers": {"slimmable_pass": "slimmable_pass"},
 }
 
 CAPABILITIES = {

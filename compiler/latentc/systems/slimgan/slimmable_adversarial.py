@@ -14,7 +14,6 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
-from latentc.components.networks._gan import width_method
 from latentc.components.objective import Objective
 from latentc.components.objectives._against_discriminator import DISCRIMINATOR, whole_images
 from latentc.components.objectives.terms._score import ScoreTerm
@@ -24,7 +23,7 @@ from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
 from latentc.systems.slimgan.slimmable_discriminator import SlimmableDiscriminator
-from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator
+from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator, width_method
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.networks._gan import width_method
 from latentc.components.networks.resnet_discriminator import ResnetDiscriminator
 from latentc.components.parts import Problem
-from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator
+from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator, width_method
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -18,7 +18,6 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import MOMENTUM
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import width_method
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
 
 EPS, FIRST = 1e-5, 4  # of batch norms; side of the first feature map
 Width = Annotated[float, Field(gt=0, le=1)]
+
+
+def width_method(number: int, widths: int) -> str:
+    """The method of the generator at one of its widths: `forward` at the last, the whole width."""
+    return "forward" if number == widths - 1 else f"forward_{number}"
 
 
 class SlimmableGenerator(Backbone):
