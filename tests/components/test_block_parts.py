@@ -142,3 +142,9 @@ def test_blocks_that_look_at_captions_need_a_mixer_that_can() -> None:
     mixer = "{kind: attention, heads: 2, kv_heads: 1}"
     with pytest.raises(DiagnosticError, match="`attention` with these options cannot attend to other tokens"):
         lower(load_spec("dimr", "XL/2R-256-text", [f"backbone.coarse.mixer={mixer}"]))
+
+
+def test_sines_and_cosines_of_rows_and_columns_need_a_width_divisible_by_four() -> None:
+    spec = load_spec("digits_dit", overrides=["backbone.width=90", "backbone.block.mixer.heads=5"])
+    with pytest.raises(DiagnosticError, match="a width divisible by 4, not 90"):
+        lower(spec)

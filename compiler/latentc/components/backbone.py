@@ -38,19 +38,20 @@ def add_method(
 
 
 def _needs(spec: Spec, network: str) -> Iterator[Need]:
-    """The needs of the objective and the sampler that name this network."""
-    for part in (spec.objective, spec.sampler):
+    """The needs of the objective, the sampler and the programs around it that name this network."""
+    parts: tuple[Any, ...] = (spec.objective, spec.sampler, *spec.programs)
+    for part in parts:
         if part is not None:
             yield from (need for need in part.needs(spec) if need.network == network)
 
 
 def asks(spec: Spec, network: str, capability: Capability) -> bool:
-    """Whether objective or sampler need this of a network, so that a method for it alone is worth building."""
+    """Whether objective, sampler or programs need this of a network, which then builds the method for it."""
     return any(need.capability == capability for need in _needs(spec, network))
 
 
 def asked(spec: Spec, network: str, name: str, default: Any = None) -> Any:
-    """The parameter with which objective or sampler ask a network for what is called `name` (`Need.asks`)."""
+    """The parameter with which objective, sampler or programs ask a network for what is called `name` (`Need.asks`)."""
     return next((need.asks[name] for need in _needs(spec, network) if name in need.asks), default)
 
 
@@ -221,13 +222,8 @@ class Backbone(Part):
                 yield Problem((), message, "list only the conditions it takes in `conditions`")
         yield from self._problems_of_widths(spec)
 
-    @property
-    def attends_to_any_width(self) -> bool:
-        """Whether tokens of conditions may be of another width than its own; see `Condition.token_shape`."""
-        return False
-
     def _problems_of_widths(self, spec: Spec) -> Iterator[Problem]:
-        """Tokens of conditions that are too wide or too narrow, or of several widths."""
+        """Tokens of conditions that differ in width."""
         told = {name: part for name, part in self.told(spec).items() if self.form_of(part) == "tokens"}
         widths = {name: part.token_shape(name, spec).width for name, part in told.items()}
         text = ", ".join(f"`{name}` {width or 'as wide as the network'}" for name, width in widths.items())
@@ -237,9 +233,6 @@ class Backbone(Part):
                 f"tokens of conditions form one sequence, but differ in width: {text}",
                 "leave out `projection: none` and `embedding: none`",
             )
-        elif set(widths.values()) - {None, getattr(self, "width", None)} and not self.attends_to_any_width:
-            message = f"tokens of conditions join those of a {self.kind}, but have another width: {text}"
-            yield Problem((), message, "leave out `projection: none` and `embedding: none`")
 
     def problems_of_time(self, spec: Spec) -> Iterator[Problem]:
         """A time embedding without features, for networks that take those."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf
 from latentc.components.contract import Draw, Network, Port
-from latentc.components.parts import Init, Part, Problem, dense
+from latentc.components.parts import Init, Part, Problem, Refusal, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -364,10 +364,26 @@ class Entry:
         return self.condition.vector(b, prefix, self.name, operands, width, sizes)
 
     def tokens(
-        self, b: Builder, prefix: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+        self,
+        b: Builder,
+        prefix: str,
+        operands: tuple[Var, ...],
+        width: Any,
+        sizes: Mapping[str, Any],
+        any_width: bool = False,
     ) -> tuple[Var, Var | None]:
-        """Its embedded tokens f32[B, L, width], and which of them count; see `Condition.tokens`."""
-        return self.condition.tokens(b, prefix, self.name, operands, width, sizes)
+        """Its embedded tokens f32[B, L, width], and which of them count; see `Condition.tokens`.
+
+        Refusal: they have another width, unless the network takes `any_width`.
+        """
+        x, mask = self.condition.tokens(b, prefix, self.name, operands, width, sizes)
+        if int(x.shape[2]) != int(width) and not any_width:
+            message = (
+                f"tokens of condition `{self.name}` join those of the network, which have {int(width)} channels, but "
+                f"have {int(x.shape[2])}"
+            )
+            raise Refusal(message, "leave out `projection: none` and `embedding: none`")
+        return x, mask
 
     def token_shape(self, spec: Spec) -> TokenShape:
         """The shape of its tokens; see `Condition.token_shape`."""

@@ -160,7 +160,7 @@ class Mixer(Part):
             message = f"this `{self.kind}` has the same weights for all tokens"
             raise Refusal(message, "use `{kind: attention}`, or leave out `front` of the condition", part=self)
         more = (name for name in self.needs if name in sizes or name != "front")
-        return {name: sizes[name] for name in (*self.static(int(dim)), *more)}
+        return {name: size_of(self, name, sizes) for name in (*self.static(int(dim)), *more)}
 
     @abstractmethod
     def apply(self, b: Builder, name: str, x: Var, init: str, given: Given, **static: Any) -> tuple[Var, ...]:
@@ -203,6 +203,14 @@ def square_side(part: Part, tokens: Any, grid: Any) -> Any:
         message = f"`{part.kind}` needs a square of tokens, but this network has {int(tokens)} in rows of {int(grid)}"
         raise Refusal(message, "use another, or square inputs", part=part)
     return grid
+
+
+def size_of(part: Part, name: str, sizes: Mapping[str, Any]) -> Any:
+    """A size of a block. Refusal: `lead`, in a network without leading tokens."""
+    if name == "lead" and name not in sizes:
+        message = "only blocks of a `masked_autoencoder` have leading tokens, with attributes of their own"
+        raise Refusal(message, "give one list of attributes", part=part)
+    return sizes[name]
 
 
 class FeedForward(Part):
@@ -339,7 +347,7 @@ class BlockParts(NamedTuple):
     ) -> Var:
         """The feed-forward layer of x [B, T, D]. Refusal: it depends on the condition, which is not `given`."""
         layer = self.feed_forward
-        own = {key: static[key] for key in (*layer.static(dim), *(("lead",) if layer.parted else ()))}
+        own = {key: size_of(layer, key, static) for key in (*layer.static(dim), *(("lead",) if layer.parted else ()))}
         if layer.takes_vector:
             if given is None or given.c is None:
                 message = f"`{layer.kind}` depends on the condition, but these blocks do not pass it on"

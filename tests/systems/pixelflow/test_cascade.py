@@ -55,8 +55,8 @@ def test_features_that_keep_their_width_need_blocks_that_take_it() -> None:
         "text_mask: {shape: [5], dtype: bool}}}"
     )
     told = ("conditioning={text: {kind: sequence, projection: none}, time: {kind: timestep}}", "sampler.guidance=null")
-    with pytest.raises(DiagnosticError, match="join those of a patch_transformer, but have another width: `text` 8"):
-        load_spec("pixart", None, [text, "conditioning.caption=null", told[0]])
+    with pytest.raises(DiagnosticError, match="`text` join those of the network, which have 1152 channels, but have 8"):
+        lower(load_spec("pixart", None, [text, "conditioning.caption=null", *told]))
     with pytest.raises(DiagnosticError, match="but the features do not"):
         load_spec("pixelflow_t2i", None, [text, "conditioning.text.null_embedding=learned"])
 

@@ -263,7 +263,11 @@ def test_parts_of_a_sequence_are_not_taken_apart_by_reuse() -> None:
         ("dit", f"backbone.block.mixer={ROUTED.replace('chosen: 2', 'chosen: 4')}", "exceed `experts`"),
         ("dit", f"backbone.block.mixer={ROUTED.replace('chosen: 2', 'noise_std: 2.0')}", "without `noise`"),
         ("dit", f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1], [1, 0]]}}}}", "of one length, and not empty"),
-        ("dit", f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1], [0]]}}}}", "know which tokens are in front"),
+        (
+            "dit",
+            f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1], [0]]}}}}",
+            "`masked_autoencoder` have leading",
+        ),
         (
             "digits_tarflow",
             f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1]]}}, causal: true}}",

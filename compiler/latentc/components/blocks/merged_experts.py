@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,9 +16,6 @@ from pydantic import Field
 from latentc.components import Closed
 from latentc.components.parts import FeedForward, Part, Problem
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ExpertRouter(Closed):
@@ -57,16 +54,8 @@ class ExpertRouter(Closed):
         "and 1 + this (the authors' `Jitter`: 0.01)",
     )
 
-    def problems_of_choice(self, spec: Spec, owner: Part) -> Iterator[Problem]:
-        """Problems of the router of `owner`, a part of a block."""
-        blocks: list[Any] = [
-            getattr(net, "block", None) for net in spec.networks.values() if getattr(net, "FRONTS", False)
-        ]
-        if self.parts > 1 and not any(owner in block.parts() for block in blocks):
-            message = (
-                "two lists of attributes, but only blocks of a `masked_autoencoder` know which tokens are in front"
-            )
-            yield Problem(("attributes",), message, "give one list")
+    def problems_of_choice(self) -> Iterator[Problem]:
+        """Settings that contradict each other."""
         if self.chosen > self.experts:
             message = f"{self.chosen} experts per sample exceed `experts` ({self.experts})"
             yield Problem(("chosen",), message, f"choose 1 to {self.experts}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from latentc.components.diffusers.equivalent import Config, Data, asked
 from latentc.components.objective import Objective
 from latentc.components.processes.discrete import Discrete
+from latentc.components.samplers._ancestral import Ancestral
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.spacings.levels import Karras, LogSnr
 from latentc.components.samplers.spacings.times import Uniform
@@ -99,7 +100,8 @@ def of_objective(spec: Spec) -> tuple[Data, Parameterization]:
 def of_spacing(sampler: ArraySampler, target: Parameterization) -> Data:
     """The keys that a sampler's spacing gives. Raises Unequal."""
     asked(sampler.timesteps is None, "its sampler lists timesteps explicitly")
-    asked(getattr(sampler, "respacing", None) is None, "its sampler chooses timesteps by improved DDPM's `respacing`")
+    respaced = isinstance(sampler, Ancestral) and sampler.respacing is not None
+    asked(not respaced, "its sampler chooses timesteps by improved DDPM's `respacing`")
     found: Spacing = sampler.spacing_of(target.process)
     asked(
         isinstance(found, Leading | Trailing | Linspace | Uniform | Karras | LogSnr),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from latentc.components.diffusers import _schedule as shared
 from latentc.components.diffusers.equivalent import Config, Data, Scheduler, asked
 from latentc.components.samplers._ancestral import Ancestral
+from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.spacings.timesteps import Leading, Trailing
@@ -78,7 +79,7 @@ class DDIMScheduler(Scheduler):
 
     def usual(self, instead_of: object) -> Ddim:
         """A DDIM in place of another sampler, at its timesteps if they are whole ones."""
-        spacing = getattr(instead_of, "spacing", None)
+        spacing = instead_of.spacing if isinstance(instead_of, ArraySampler) else None
         whole = isinstance(spacing, Leading | Trailing)
         return Ddim(kind="ddim", spacing=spacing if whole else Leading(kind="leading"))
 

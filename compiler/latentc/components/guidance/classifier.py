@@ -47,7 +47,7 @@ class ClassifierGuidance(ExpertTerm):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         label = spec.conditions.get("class")
-        if label is None or getattr(label, "encoding", None) != "index":
+        if label is None or [port.type for port in label.ports("class", spec)] != [i64(B)]:
             message = "classifier guidance needs a class, but requests do not have one"
             mend = (
                 "add `conditioning.class: {kind: label}`, and set `conditions: []` in a backbone that does not take it"

@@ -12,7 +12,14 @@ from latentc.components import OneOf
 from latentc.components.contract import Need, Network
 from latentc.components.guidance._experts import ExpertTerm
 from latentc.components.guidance.guidance import Array, Effect
-from latentc.components.guidance.scores._score import DataSlope, GuidingScore, StateSlope, data_slope, state_slope
+from latentc.components.guidance.scores._score import (
+    DataSlope,
+    GuidingScore,
+    NetworkScore,
+    StateSlope,
+    data_slope,
+    state_slope,
+)
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
 
@@ -63,16 +70,17 @@ class ScoreGuidance(ExpertTerm):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        if self.experts is not None and "network" not in type(self.score).model_fields:
+        of_network = self.score if isinstance(self.score, NetworkScore) else None
+        if self.experts is not None and of_network is None:
             message = f"`{self.score.kind}` has no network that `experts` could replace"
             yield Problem(("experts",), message, "leave `experts` out")
-        elif self.experts is not None and getattr(self.score, "network", None) is not None:
+        elif self.experts is not None and of_network is not None and of_network.network is not None:
             message = "`experts` are used instead of the score's `network`, which has no effect"
             yield Problem(("score", "network"), message, "leave out either")
         elif self.experts is not None:
             problems = (problem for score in self.scores.values() for problem in score.problems(spec))
             yield from (replace(problem, path=("score", *problem.path)) for problem in problems)
-        elif getattr(self.score, "network", self) is None and self.score.NETWORK:
+        elif of_network is not None and of_network.network is None and of_network.REQUIRED:
             yield Problem(("score",), f"`{self.score.kind}` needs a network", "name it as `network`, or give `experts`")
         for name in self.reads():
             if name not in spec.conditions:

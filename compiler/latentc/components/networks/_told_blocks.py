@@ -16,10 +16,6 @@ class ToldBlocks(Backbone):
     depth: int = Field(gt=0, le=512, description="number of blocks")
     block: Block = Field(description="the repeated block")
 
-    @property
-    def attends_to_any_width(self) -> bool:
-        return self.block.parts()[3].takes_any_width
-
     def form_of(self, condition: Condition) -> Form | None:
         form = super().form_of(condition)
         return None if form == "tokens" and not self.block.parts()[3].takes_tokens else form

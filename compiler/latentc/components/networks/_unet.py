@@ -61,7 +61,7 @@ class Unet(Levels):
             if len(spec.data.shape) != 4:
                 message = "planes need data [C, D, H, W], but the data has " + spec.data.words
                 yield Problem(("block", "resample"), message, "use `box`")
-            if "padded" in self.resampling + getattr(self, "encoder", ""):
+            if self.pads_at_end:
                 message = "convolutions that pad only at the end halve all axes, but `planes` halves only the last two"
                 yield Problem(("block", "resample"), message, "use `box`, or another of `resampling` and `encoder`")
         if not whole(self.width, self.stem):
@@ -77,6 +77,11 @@ class Unet(Levels):
             yield Problem(("told_time",), message, "leave it out, or list `conditions` without it")
         if self.block.transformer is not None:
             yield from self._problems_of_transformer(spec)
+
+    @property
+    def pads_at_end(self) -> bool:
+        """Whether convolutions that halve the resolution pad only at the end."""
+        return self.resampling == "padded_conv"
 
     def _problems_of_span(self, spec: Spec) -> Iterator[Problem]:
         """Without a span to join, or with one that is to be added as well."""
@@ -113,10 +118,6 @@ class Unet(Levels):
             return own
         assert isinstance(spec.time, TimeFeatures)
         return {name: size for name, size in own.items() if name not in spec.time.static()}
-
-    @property
-    def attends_to_any_width(self) -> bool:
-        return True
 
     def halved_sides(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return super().halved_sides(shape)[1:] if self.block.resample == "planes" else super().halved_sides(shape)
@@ -161,7 +162,7 @@ class Parts(Path):
             x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")
         self.x = x
         sequences = [
-            entry.tokens(b, f"{entry.name}_embedder", operands, config.embedding * width, static)
+            entry.tokens(b, f"{entry.name}_embedder", operands, config.embedding * width, static, any_width=True)
             for entry, operands in self.told("tokens")
         ]
         self.context = joined(b, sequences)

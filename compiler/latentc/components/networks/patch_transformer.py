@@ -297,7 +297,7 @@ def _network(
                 vectors = chosen if entry.name in config.routed_by else embedded
                 vectors.append(entry.vector(b, prefix, operands, width, static))
             elif entry.form == "tokens":
-                told.append(entry.tokens(b, prefix, operands, width, static))
+                told.append(entry.tokens(b, prefix, operands, width, static, condition.takes_any_width))
             else:
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         if sequence:

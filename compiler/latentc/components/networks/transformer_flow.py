@@ -140,6 +140,9 @@ class TransformerFlow(Backbone):
                         message = f"for videos, {what} need a start token"
                         mend = f"set `start_token: true`, or leave out `sampler.{key}`"
                         yield Problem(("start_token",), message, mend)
+            if by is not None and by.window is not None and self.positions is None:
+                message = "the sampler's `window` moves over the frames, but a learned table has a position for each"
+                yield Problem((), message, "give it rotary `positions`, or leave out `sampler.jacobi.window`")
         yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")

@@ -34,6 +34,7 @@ from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.geometric import Geometric
 from latentc.components.processes.sde import Ve
+from latentc.components.samplers.base import ArraySampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ class UnetDenoiser(Unet, LevelsDenoiser):
 
     def attends_up(self, level: int, block: int) -> bool:
         return self.attends(level) and (self.decoder_attention == "all" or block == self.blocks)
+
+    @property
+    def pads_at_end(self) -> bool:
+        return super().pads_at_end or "padded" in self.encoder
 
     def _problems_of_skips(self) -> Iterator[Problem]:
         """Blocks on the way up that do not convolve first normalise their channels together with those of a skip."""
@@ -184,7 +189,8 @@ def _noise_levels(spec: Spec) -> Sizes:
         return {"noise_levels": levels, "discrete": int(isinstance(process, Discrete))}
     ends, steps = (50.0, 0.01), 1000
     if isinstance(process, Ve):  # their sampler has a step for each level
-        ends, steps = (process.sigma_max, process.sigma_min), getattr(spec.sampler, "steps", steps)
+        ends = process.sigma_max, process.sigma_min
+        steps = spec.sampler.steps if isinstance(spec.sampler, ArraySampler) else steps
     return {"noise_levels": tuple(map(float, np.geomspace(*ends, steps))), "discrete": 0}
 
 

@@ -55,6 +55,9 @@ class Ancestral(ArraySampler):
             return self.clip
         return Quantile(self.clip_quantile, self.clip, self.clip_per_channel)
 
+    def shared(self) -> dict[str, Any]:
+        return super().shared() | ({} if self.clip is None else {"clip": self.clip})
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if self.clip is None and self.clip_quantile is not None:

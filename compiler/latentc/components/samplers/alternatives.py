@@ -6,7 +6,6 @@ A sampler joins the search by `variants`, and becomes the reference by `REFERENC
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ def alternatives(own: ArraySampler, target: Parameterization) -> Iterator[ArrayS
 
     Where `own` clips, kinds that cannot clip are left out.
     """
-    shared = _shared(own)
+    shared = own.shared()
     for kind, cls in load("samplers").items():
         if issubclass(cls, ArraySampler) and shared.keys() <= cls.model_fields.keys():
             for fields in cls.variants(target.process):
@@ -34,16 +33,11 @@ def reference(own: ArraySampler, target: Parameterization, steps: int) -> ArrayS
     """The sampler whose solution in `steps` steps stands for the exact one, with the guidance and clipping of `own`."""
     kinds = load("samplers").items()
     kind, cls = next((k, c) for k, c in kinds if issubclass(c, ArraySampler) and c.REFERENCE)
-    sampler = cls.model_validate({"kind": kind, "steps": steps, **_shared(own)})
+    sampler = cls.model_validate({"kind": kind, "steps": steps, **own.shared()})
     assert isinstance(sampler, ArraySampler)
     interval = sampler.interval(target)
     left = (1 - np.arange(steps) / steps) ** GRADING
     return sampler.with_timesteps(target.process.spread(interval.start, interval.stop, left))
-
-
-def _shared(own: ArraySampler) -> dict[str, Any]:
-    clip = getattr(own, "clip", None)
-    return {"guidance": own.guidance} | ({} if clip is None else {"clip": clip})
 
 
 __all__ = ["alternatives", "reference"]

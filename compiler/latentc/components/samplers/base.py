@@ -19,6 +19,7 @@ from latentc.components.guidance.guidance import Guidance, GuidanceTerm, ScoreTe
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
+from latentc.components.sampler import Sampler
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.guided import Around, Replaced
 from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
@@ -125,6 +126,10 @@ class ArraySampler(GuidedSampler):
         """Fields of the deterministic variants that a search for fewer steps tries on `process`; by default none."""
         return []
 
+    def shared(self) -> dict[str, Any]:
+        """Fields that another solver needs to sample the same: by default the guidance."""
+        return {"guidance": self.guidance}
+
     def interval(self, target: Parameterization) -> Interval:
         """The part of the process that the steps cover."""
         process = target.process
@@ -188,11 +193,11 @@ class ArraySampler(GuidedSampler):
             return
         if isinstance(spec.objective, Part) and any(True for _ in spec.objective.problems(spec)):
             return  # the objective reports what is wrong
+        made = spec.sampler.makes() if isinstance(spec.sampler, Sampler) else ()
         for name, condition in spec.conditions.items():
             encoded = [i for i in condition.inputs(name, spec) if isinstance(i, GivenInput) and i.encoder is not None]
             of_sample = any(given.field == "x" for given in encoded)
-            # A staged sampler encodes the sample of the previous stage as this condition.
-            if of_sample and name != getattr(spec.sampler, "condition", None):
+            if of_sample and name not in made:
                 message = f"condition `{name}` is encoded from the sample, which `{self.kind}` has yet to draw"
                 yield Problem(("kind",), message, f"use `{{kind: staged, condition: {name}, sampler: …}}`")
                 return

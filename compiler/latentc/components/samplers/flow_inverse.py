@@ -90,13 +90,9 @@ class FlowInverse(Sampler):
         if self.jacobi is not None and self.jacobi.iterations > (most := self.jacobi.most(video)):
             message = f"{self.jacobi.iterations} iterations are too many: {most} always find all tokens of a block"
             yield Problem(("jacobi", "iterations"), message, f"set `iterations: {most}` or fewer")
-        if self.jacobi is not None and self.jacobi.window is not None:
-            if len(spec.data.shape or ()) == 3:
-                message = "`window` counts frames of a video, but the data are images"
-                yield Problem(("jacobi", "window"), message, "leave it out")
-            if getattr(spec.networks.get("main"), "positions", None) is None:
-                message = "a `window` moves over the frames, but a learned table has one position for each of them"
-                yield Problem(("jacobi", "window"), message, "leave it out, or give `main` rotary `positions`")
+        if self.jacobi is not None and self.jacobi.window is not None and len(spec.data.shape or ()) == 3:
+            message = "`window` counts frames of a video, but the data are images"
+            yield Problem(("jacobi", "window"), message, "leave it out")
         window, context = (self.jacobi.window, self.jacobi.context) if self.jacobi is not None else (None, None)
         if context is not None and context >= (window or 0):
             message = f"`context` ({context}) must be smaller than `window` ({window or 'not set'})"

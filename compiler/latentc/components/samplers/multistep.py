@@ -47,6 +47,9 @@ class Multistep(Gridded):
         None, gt=0, description="bound on the data estimate, in its units (1 for pixels in -1…1); null: none"
     )
 
+    def shared(self) -> dict[str, Any]:
+        return super().shared() | ({} if self.clip is None else {"clip": self.clip})
+
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
         return [*spaced(process, "karras", "log_snr", order=2), *spaced(process, order=3)]

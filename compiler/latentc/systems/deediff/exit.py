@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import Index
-from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import Contrast, Guide
 from latentc.components.kit import Conditions, call, first_channels
@@ -27,6 +26,7 @@ from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B, TensorType
 from latentc.systems.deediff.cuts import Cuts, exit_methods, left, stage, with_exits
+from latentc.systems.deediff.early_exits import EarlyExits
 from latentc_runtime.sources import Condition, ConditionSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class Exit(Wrapper):
         if spec.optimize.stitch is not None or spec.optimize.cache is not None:
             message = "early exits cannot be combined with stitching or caching"
             yield Problem((), message, "keep only one of program `exit`, `optimize.stitch` and `optimize.cache`")
-        numbers = getattr(spec.networks.get(self.network), "after", None)
+        exits = spec.networks.get(self.network)
+        numbers = exits.after if isinstance(exits, EarlyExits) else None
         evaluations = len(table.all_progress)
         if self.after is not None and len(self.after) != evaluations:
             message = f"{len(self.after)} block numbers for {evaluations} evaluations"
@@ -91,9 +92,9 @@ class Exit(Wrapper):
                 yield Problem(("dynamic",), message, "choose another `name` for it")
 
     def _cut(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Cuts:
-        backbone = spec.networks[self.network]
-        assert isinstance(backbone, Backbone)
-        return with_exits(mb, networks["main"], getattr(backbone, "after", None))
+        exits = spec.networks[self.network]
+        assert isinstance(exits, EarlyExits)
+        return with_exits(mb, networks["main"], exits.after)
 
     def wrapped(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler

@@ -109,10 +109,6 @@ class MultiResolution(Backbone):
     def fixed(self) -> tuple[str, ...]:
         return tuple(f"width_{i}" for i in range(len(self.branches) - 1))
 
-    @property
-    def attends_to_any_width(self) -> bool:
-        return self.coarse.parts()[3].takes_any_width
-
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("coarse",) if len(self.branches) > 1 else ()
 
@@ -281,8 +277,10 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
             others = others[1:]
         before, context = 0, list[tuple[Var, Var | None]]()
         for entry, operands in with_operands(entries, others):
-            embedded, mask = entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-            if config._looked_at(entry):
+            prefix, looked_at = f"{entry.ports[0].name}_embedder", config._looked_at(entry)
+            any_width = looked_at and condition.takes_any_width
+            embedded, mask = entry.tokens(b, prefix, operands, width, static, any_width)
+            if looked_at:
                 context.append((embedded, mask))
                 continue
             before += embedded.shape[1]

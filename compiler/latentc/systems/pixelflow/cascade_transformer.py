@@ -139,7 +139,7 @@ def _network(
         for entry, operands in with_operands(entries, conditions):
             prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "tokens":
-                cond.append(entry.tokens(b, prefix, operands, width, static))
+                cond.append(entry.tokens(b, prefix, operands, width, static, condition.takes_any_width))
             else:
                 embedded.append(entry.vector(b, prefix, operands, width, static))
         x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", Named(grid**2, "T"))

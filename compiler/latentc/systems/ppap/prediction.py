@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
-from latentc.components.capabilities import Capability
-from latentc.components.contract import Need, Network
-from latentc.components.guidance.scores._score import GuidingScore
+from latentc.components.contract import Network
+from latentc.components.guidance.scores._score import NetworkScore
 from latentc.components.kit import Operands, call, per_sample_mean
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Prediction(GuidingScore):
+class Prediction(NetworkScore):
     """Guidance by any network that maps images, as PPAP's by depth and segmentation (Go et al. 2022, arXiv:2212.05973).
 
     The network predicts a map [F, ...] from the data, or from the noisy state (PPAP's experts): a depth per position,
@@ -32,14 +31,9 @@ class Prediction(GuidingScore):
     """
 
     OF_STATES: ClassVar[bool] = True
-    NETWORK: ClassVar[bool] = True
+    REQUIRED: ClassVar[bool] = True
 
     kind: Literal["prediction"]
-    network: str | None = Field(
-        None,
-        description="one of `networks`, which provides `see`, or `see_noisy` for states: what it sees is the map; null "
-        "if the guidance has `experts`",
-    )
     reference: str = Field(description="the condition that gives the wanted map: an array of the shape of what it sees")
     match: Literal["square", "absolute", "classes"] = Field(
         "square",
@@ -47,10 +41,6 @@ class Prediction(GuidingScore):
         "wanted classes, given as probabilities (one-hot)",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prediction", "network": "eye", "reference": "depth"}
-
-    def needs(self, noisy: bool = False) -> tuple[Need, ...]:
-        sees: Capability = "see_noisy" if noisy else "see"
-        return () if self.network is None else (Need(self.network, sees, place=("network",)),)
 
     def reads(self) -> tuple[str, ...]:
         return (self.reference,)

@@ -92,10 +92,6 @@ class RetrievalTransformer(Backbone):
                 message = f"`{name}` has a mask of valid tokens, but a {self.kind} attends to all of them"
                 yield Problem(("conditions",), message, "leave the condition out, or use a token_transformer")
 
-    @property
-    def attends_to_any_width(self) -> bool:
-        return True
-
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens, entries = spec.data.tokens, self.entries(spec)
         assert tokens is not None
@@ -150,7 +146,10 @@ class RetrievalTransformer(Backbone):
         self, b: Builder, entries: tuple[Entry, ...], operands: Sequence[Var], width: Any, sizes: dict[str, Any]
     ) -> Var:
         """f32[B, L, E]: the tokens of all conditions in a row."""
-        cond = [e.tokens(b, f"{e.name}_embed", own, width, sizes) for e, own in with_operands(entries, operands)]
+        cond = [
+            entry.tokens(b, f"{entry.name}_embed", own, width, sizes, any_width=True)
+            for entry, own in with_operands(entries, operands)
+        ]
         return joined(b, cond)[0]
 
 

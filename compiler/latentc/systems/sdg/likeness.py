@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
-from latentc.components.capabilities import Capability
-from latentc.components.contract import Need, Network
-from latentc.components.guidance.scores._score import GuidingScore
+from latentc.components.contract import Network
+from latentc.components.guidance.scores._score import NetworkScore
 from latentc.components.kit import Operands, call, per_sample_mean
 from latentc.components.parts import Problem
 from latentc.components.sums import weighted_sum
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Likeness(GuidingScore):
+class Likeness(NetworkScore):
     """SDG's guidance (Liu et al. 2021, arXiv:2112.05744): the similarity of the data to a reference image or text.
 
     With a `network`, features of both are compared, without it pixels: `content` compares position by position, `style`
@@ -37,17 +36,12 @@ class Likeness(GuidingScore):
     reference: str = Field(
         description="condition that provides the reference: an array of the data's shape, or features for `meaning`"
     )
-    network: str | None = Field(None, description="one of `networks`, which provides `see`; null: compare pixels")
     match: Literal["content", "style", "meaning"] = Field("content", description="what should match")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "likeness", "reference": "sketch"}
 
     @property
     def OF_STATES(self) -> bool:  # type: ignore[override]
         return self.network is not None
-
-    def needs(self, noisy: bool = False) -> tuple[Need, ...]:
-        sees: Capability = "see_noisy" if noisy else "see"
-        return () if self.network is None else (Need(self.network, sees, place=("network",)),)
 
     def noised(self) -> tuple[str, ...]:
         return () if self.match == "meaning" else (self.reference,)

@@ -35,7 +35,7 @@ class AttributeExperts(FeedForward, ExpertRouter):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attribute_experts", "experts": 3, "ratio": 2}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from self.problems_of_choice(spec, self)
+        yield from self.problems_of_choice()
 
     @property
     def takes_vector(self) -> bool:

@@ -41,7 +41,7 @@ class RoutedAttention(Attention):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        yield from under("routed", problems=self.routed.problems_of_choice(spec, self))
+        yield from under("routed", problems=self.routed.problems_of_choice())
 
     def static(self, dim: int) -> dict[str, Any]:
         return {**super().static(dim), "attention_experts": self.routed.experts}

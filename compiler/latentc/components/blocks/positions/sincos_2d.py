@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Positions, Problem
+from latentc.components.parts import Positions, Refusal
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Sincos2d(Positions):
@@ -21,14 +17,10 @@ class Sincos2d(Positions):
     stored: bool = Field(False, description="checkpoints contain the table, which may then differ (PixArt)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sincos_2d"}
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        for network in spec.networks.values():
-            width = getattr(network, "width", 4)
-            if getattr(network, "positions", None) is self and width % 4:
-                message = f"sincos_2d needs a width divisible by 4, not {width}"
-                yield Problem((), message, f"the nearest is {max(4, round(width / 4) * 4)}")
-
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
+        if int(dim) % 4:
+            message = f"sincos_2d needs a width divisible by 4, not {int(dim)}"
+            raise Refusal(message, f"the nearest is {max(4, round(dim / 4) * 4)}", part=self)
         table = f32(1, x.shape[1], dim)
         # First operand, because a sum has its memory layout: patches come transposed from the convolution, and
         # everything after is faster on contiguous rows.

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic import Field
+
+from latentc.components.capabilities import Capability
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.guidance import Noise, Slope
 from latentc.components.kit import Operands, call, first_channels
@@ -39,9 +42,7 @@ class GuidingScore(Part):
     """How well data fits a wish: a number per sample, whose gradient guides the sampler."""
 
     OF_STATES: ClassVar[bool] = False
-    """Whether it can look at noisy states, at their time."""
-    NETWORK: ClassVar[bool] = False
-    """Whether it needs a `network`, unless guidance has experts instead."""
+    """Whether it can score noisy states, at their time."""
 
     def needs(self, noisy: bool = False) -> tuple[Need, ...]:
         """Networks that it calls, and what they must be able to do, perhaps in noisy states; places relative to the
@@ -73,6 +74,23 @@ class GuidingScore(Part):
     def statistic(self, b: Builder, data: Var) -> Var | None:
         """The number f32[B] whose uncertainty it wants to know as `variance`; None: it does not."""
         return None
+
+
+class NetworkScore(GuidingScore):
+    """A score of the features that a network computes, if one is named."""
+
+    REQUIRED: ClassVar[bool] = False
+    """Whether it needs the network, unless the guidance has experts."""
+
+    network: str | None = Field(
+        None,
+        description="one of `networks`, which provides `see`, or `see_noisy` for states; null: none, or the `experts` "
+        "of the guidance",
+    )
+
+    def needs(self, noisy: bool = False) -> tuple[Need, ...]:
+        sees: Capability = "see_noisy" if noisy else "see"
+        return () if self.network is None else (Need(self.network, sees, place=("network",)),)
 
 
 def data_estimate(mb: ModuleBuilder, network: Network) -> Estimate:
