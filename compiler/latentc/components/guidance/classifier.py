@@ -93,5 +93,4 @@ class ClassGradient(Slope):
         coefficients: Mapping[str, Var],
     ) -> Var:
         _, slope = b.gradient(self.log_probability, "", [x, time, operands["y"]], out="log_probability slope")
-        column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (x.type.rank - 1)), out="scale")
-        return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]
+        return self.scaled(b, slope, scale)

@@ -168,6 +168,12 @@ class Slope(Effect):
         `coefficients` f32[] are z_x, z_output, z_scale and z_cov, if it looks at the data; beside them is its noise.
         """
 
+    @staticmethod
+    def scaled(b: Builder, slope: Var, scale: Var) -> Var:
+        """scale f32[B] times slope [B, ...]."""
+        column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (slope.type.rank - 1)), out="scale")
+        return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]
+
 
 @dataclass(frozen=True)
 class Skips:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Decoder(Closed):
-    """Blocks behind the encoder that see every token, at a width of their own (MAGE, MAR)."""
+    """Blocks after the encoder that see every token, at a width of their own (MAGE, MAR)."""
 
     width: int = Field(gt=0, le=65_536, description="channels of a token")
     depth: int = Field(gt=0, le=512, description="number of blocks")
@@ -205,6 +205,21 @@ def in_front(
     return c, b.concat(*counts, axis=1, out="counted") if len(counts) > 1 else counts[0]
 
 
+def visibility(b: Builder, mask: Var, front: Any, counted: Var | None) -> tuple[Var, Var, Var, Var | None]:
+    """Hidden f32, seen, visible and counted tokens bool[B, P + T] of the P = `front` tokens in front and the sample's.
+
+    `mask` f32[B, T]: 1 hides a token. Visible are the seen ones that count, of those in front as `counted` bool[B, P]
+    says; None: all count.
+    """
+    hidden = b.concat(b.full(mask, shape=(front,), value=0.0, dtype="f32", out="front"), mask, axis=1, out="hidden")
+    seen = b.less(hidden, 0.5, out="seen")
+    if counted is None:
+        return hidden, seen, seen, None
+    every = b.full(mask, shape=(mask.shape[1],), value=1.0, dtype="bool", out="every")
+    counted = b.concat(counted, every, axis=1, out="counted")
+    return hidden, seen, b.logical_and(seen, counted, out="visible"), counted
+
+
 def position(b: Builder, name: str, count: Any, width: Any) -> Var:
     """f32[1, count, width]: learned vectors."""
     return b.param(name, f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
@@ -216,4 +231,4 @@ def keys_of(b: Builder, seen: Var) -> Var:
     return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")  # type: ignore[no-any-return]
 
 
-__all__ = ["Decoder", "MaskedParts", "in_front", "keys_of", "position"]
+__all__ = ["Decoder", "MaskedParts", "in_front", "keys_of", "position", "visibility"]

@@ -41,6 +41,17 @@ class MaskedTrunk(Backbone):
             yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)
 
+    def problems_of_decoder(self, width: int, heads: int) -> Iterator[Problem]:
+        """Problems of a decoder whose blocks have a width and a number of heads of their own; places relative to it."""
+        if width % heads:
+            yield Problem(("heads",), f"{heads} heads do not divide the width of {width}", "change `width` or `heads`")
+        mixer = self.block.parts()[0]
+        if set(mixer.static(width)) != {"heads"}:
+            message = (
+                f"the decoder has its own number of heads, which `{mixer.kind}` does not support with these options"
+            )
+            yield Problem((), message, "use `{kind: attention}`, or leave the decoder out")
+
     def token_features(self, spec: Spec) -> tuple[int, int] | None:
         return self.tokens(spec)[1], self.width
 

@@ -20,7 +20,7 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.kit.tokens import rows
-from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of
+from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of, visibility
 from latentc.components.networks._masked_parts import position as learned
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.parts import Positions, Problem, a_divisor, dense, under
@@ -180,15 +180,7 @@ class MaskedAutoencoder(MaskedTrunk):
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder, spec))
 
     def _problems_of_decoder(self, decoder: Decoder, spec: Spec) -> Iterator[Problem]:
-        if decoder.width % decoder.heads:
-            message = f"{decoder.heads} heads do not divide the width of {decoder.width}"
-            yield Problem(("heads",), message, "change `width` or `heads`")
-        mixer = self.block.parts()[0]
-        if set(mixer.static(decoder.width)) != {"heads"}:
-            message = (
-                f"the decoder has its own number of heads, which `{mixer.kind}` does not support with these options"
-            )
-            yield Problem((), message, "use `{kind: attention}`, or leave the decoder out")
+        yield from self.problems_of_decoder(decoder.width, decoder.heads)
         for there, what in ((self.positions, "positions"), (self.predictor, "predictor")):
             if there:
                 yield Problem((), f"with `{what}` the decoder must be as wide as the encoder", "leave out either")
@@ -259,12 +251,11 @@ class MaskedAutoencoder(MaskedTrunk):
             Port("mask", f32(B, tokens), "mask"),
             *ports_of(entries),
         )
-        forward, forward_known = _methods(self, entries)
+        forward, forward_known, remember = _methods(self, entries)
         methods = {"forward": add_method(mb, name, "forward", forward, ports, static)}
         if shortens:
             methods["forward_known"] = add_method(mb, name, "forward_known", forward_known, ports, static)
         if recall is not None:
-            bodies = recalling(self, entries, recall.condition)
             shapes = [(static.get("kv_heads", static["heads"]), self.width // static["heads"])] * 2 * self.depth
             own = self.decoder
             shapes += shapes if own is None else [(own.heads, own.width // own.heads)] * 2 * own.depth
@@ -283,8 +274,9 @@ class MaskedAutoencoder(MaskedTrunk):
                 *kept,
             )
             roles: tuple[Role, ...] = ("output", *(port.role for port in kept))
-            methods["remember"] = add_method(mb, name, "remember", bodies[0], ports, static, roles)
-            methods["recall"] = add_method(mb, name, "recall", bodies[1], some, static)
+            methods["remember"] = add_method(mb, name, "remember", remember, ports, static, roles)
+            recalls = recalling(self, entries, recall.condition)
+            methods["recall"] = add_method(mb, name, "recall", recalls, some, static)
         if self.predictor is not None:
             whole, z = (ports[0], *ports[2:]), Port("z", f32(B, tokens, self.width), "features")
             methods["targets"] = add_method(mb, name, "targets", targets(self, entries), whole, static)
@@ -296,8 +288,8 @@ _SHAPES = {"x": "B T=tokens channels", "mask": "B T=tokens"}
 
 
 @cache
-def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody]:
-    """`forward` and `forward_known`."""
+def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody, BlockBody]:
+    """`forward`, `forward_known` and `remember`."""
     parts = MaskedParts(config, entries)
 
     def features(
@@ -311,20 +303,24 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         depth: int,
         buffer: int,
         known: int | None = None,
+        caches: list[Var] | None = None,
         **static: Any,
     ) -> Var:
-        batch, sizes = x.shape[0], config.block.own(width, static)
+        """`forward`; the keys and values of every attention, first of the encoder, join `caches`."""
+        sizes = config.block.own(width, static)
         c, counted = parts.told(b, conditions, x, width, buffer, static)
         x = parts.joined(b, c, x, tokens)
         prefix = c.shape[1]
         length = x.shape[1] if known is None else prefix + known
-        front = b.full(mask, shape=(prefix,), value=0.0, dtype="f32", out="front")
-        hidden = b.concat(front, mask, axis=1, out="hidden")
-        seen = visible = b.less(hidden, 0.5, out="seen")
-        if counted is not None:
-            every = b.full(mask, shape=(tokens,), value=1.0, dtype="bool", out="every")
-            counted = b.concat(counted, every, axis=1, out="counted")
-            visible = b.logical_and(seen, counted, out="visible")
+
+        def blocks(part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: dict[str, Any]) -> Var:
+            if caches is None:
+                return parts.blocks(b, part, x, prefix, mask, depth, sizes, rotary)
+            x, kept = parts.remembered(b, part, x, mask, depth, sizes)
+            caches.extend(kept)
+            return x
+
+        hidden, seen, visible, counted = visibility(b, mask, prefix, counted)
         if known is not None:
             order = b.argsort(hidden, out="order")  # seen tokens first, each kind in its own order
             kept = b.slice(order, axis=1, start=0, stop=length, out="kept")
@@ -332,8 +328,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
             x = rows(b, x, kept, "x")
         x = parts.normed(b, x)
         rotary = parts.rotary(b, x, static)
-        visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
-        x = parts.blocks(b, "encoder", x, prefix, (visible,), depth, sizes, rotary)
+        x = blocks("encoder", x, (keys_of(b, visible),), depth, sizes)
         x = parts.decoder_input(b, x, static.get("decoder_width"))
         if known is not None:
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
@@ -341,7 +336,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         x = parts.decoder_placed(b, parts.shown(b, x, seen), tokens)
         depth, sizes = parts.decoder_sizes(depth, sizes, static)
         shown = () if counted is None else (keys_of(b, counted),)
-        x = parts.blocks(b, "decoder", x, prefix, shown, depth, sizes, rotary)
+        x = blocks("decoder", x, shown, depth, sizes)
         return parts.features(b, x, tokens)
 
     @module_class("MaskedAutoencoder", **_SHAPES)
@@ -356,41 +351,21 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         """The same features if at most `known` tokens of a sample are not hidden: the encoder takes no more of them."""
         return features(b, x, mask, *conditions, **static)
 
-    return forward, forward_known
+    @module_class("MaskedAutoencoder", "remember", **_SHAPES)
+    def remember(
+        b: Builder, x: Var, mask: Var, *conditions: Var, known: int | None = None, recalled: int = 0, **static: Any
+    ) -> tuple[Var, ...]:
+        """As forward; and the keys and values of every attention, first of the encoder."""
+        caches = list[Var]()
+        return features(b, x, mask, *conditions, caches=caches, **static), *caches
+
+    return forward, forward_known, remember
 
 
 @cache
-def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: bool) -> tuple[BlockBody, BlockBody]:
-    """`remember` and `recall`; `condition`: the buffer tokens are recalled, too."""
+def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: bool) -> BlockBody:
+    """`recall`; `condition`: the buffer tokens are recalled, too."""
     parts = MaskedParts(config, entries)
-
-    @module_class("MaskedAutoencoder", "remember", **_SHAPES)
-    def remember(
-        b: Builder,
-        x: Var,
-        mask: Var,
-        *conditions: Var,
-        tokens: int,
-        channels: int,
-        width: int,
-        depth: int,
-        buffer: int,
-        recalled: int,
-        known: int | None = None,
-        **static: Any,
-    ) -> tuple[Var, ...]:
-        """As forward; and the keys and values of every attention, first of the encoder."""
-        sizes = config.block.own(width, static)
-        c, _ = parts.told(b, conditions, x, width, buffer, static)
-        x = parts.normed(b, parts.joined(b, c, x, tokens))
-        hidden = b.concat(b.full(mask, shape=(buffer,), value=0.0, dtype="f32"), mask, axis=1, out="hidden")
-        seen = b.less(hidden, 0.5, out="seen")
-        x, caches = parts.remembered(b, "encoder", x, (keys_of(b, seen),), depth, sizes)
-        x = parts.decoder_input(b, x, static.get("decoder_width"))
-        x = parts.decoder_placed(b, parts.shown(b, x, seen), tokens)
-        depth, sizes = parts.decoder_sizes(depth, sizes, static)
-        x, more = parts.remembered(b, "decoder", x, (), depth, sizes)
-        return parts.features(b, x, tokens), *caches, *more
 
     @module_class(
         "MaskedAutoencoder",
@@ -463,4 +438,4 @@ def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: 
         x = parts.norm.apply(b, "decoder_norm", x)
         return x + placed("diffusion_pos", tokens, position, x.shape[2]) if everywhere else x
 
-    return remember, recall
+    return recall

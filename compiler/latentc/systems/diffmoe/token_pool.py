@@ -5,22 +5,18 @@ Symbols: B batch, T tokens, D (`dim`) width, E experts, F (`hidden`) their hidde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.feed_forwards import _experts
-from latentc.components.blocks.feed_forwards._experts import Activation, CapacitySchedule
-from latentc.components.parts import FeedForward, Problem, dense
+from latentc.components.blocks.feed_forwards._experts import Activation
+from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc.systems.diffmoe.capacity import CapacityExperts
 
 
-class TokenPool(FeedForward):
+class TokenPool(CapacityExperts):
     """Batch-level token pool with dynamic capacity (DiffMoE, Shi et al. 2025, arXiv:2503.14487).
 
     In training, each expert takes the B * T * capacity / E tokens (rounded down) of the batch with the highest scores.
@@ -31,20 +27,7 @@ class TokenPool(FeedForward):
     """
 
     kind: Literal["token_pool"]
-    experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
-    capacity: float = Field(1.0, gt=0, le=1_024, description="mean number of experts per token in training")
-    schedule: CapacitySchedule | None = Field(None, description="a higher capacity early in training; null: none")
-    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, as a multiple of the width")
-    shared: float = Field(
-        0.0, ge=0, description="hidden width of the shared expert, as a multiple of the width; 0: none"
-    )
-    activation: Activation = Field("gelu", description="feed-forward of a routed expert")
     shared_activation: Activation = Field("gelu", description="feed-forward of the shared expert")
-    expert_std: float | None = Field(
-        None,
-        gt=0,
-        description="standard deviation of the experts' initial weights; null: as set by the network's `weights`",
-    )
     predictor_weight: float = Field(
         0.01, ge=0, description="weight of the capacity predictor's loss, added for every block and micro-batch"
     )
@@ -56,15 +39,8 @@ class TokenPool(FeedForward):
         "schedule": {"hold": 0, "until": 2},
     }
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from _experts.problems_of_capacity(self.capacity, self.schedule, self.experts)
-
-    def static(self, dim: int) -> dict[str, Any]:
-        sizes = {"hidden": int(dim * self.ratio), "experts": self.experts}
-        return {**sizes, **({"shared": int(dim * self.shared)} if self.shared else {})}
-
-    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+    def body(self, init: str) -> BlockBody:
+        return _forward(self, init)
 
 
 @cache
@@ -79,9 +55,9 @@ def _forward(config: TokenPool, init: str) -> BlockBody:
         threshold = b.param("threshold", f32(experts), "zeros", "state")
         capacity: float | Var = config.capacity
         if config.schedule is not None:
-            capacity = _experts.scheduled_capacity(b, config.capacity, config.schedule, experts)
+            capacity = config.schedule.capacity(b, config.capacity, experts)
         gates = b.pool_choice(scores, b.sigmoid(logits), threshold, capacity, momentum=config.momentum, out="gates")
-        y = _experts.routed(b, x, gates, config.activation, hidden, init, config.capacity, config.expert_std)
+        y = config.routed(b, x, gates, hidden, init, config.capacity)
         if config.predictor_weight:
             # Cross-entropy of the predictor with the choice; a chosen token's score is above 0.
             chosen = b.cast(b.op("greater", gates, 0.0), to="f32", out="chosen")
@@ -89,6 +65,6 @@ def _forward(config: TokenPool, init: str) -> BlockBody:
             if config.predictor_weight != 1:
                 loss = b.op("mul", loss, config.predictor_weight, out="loss")
             y = b.auxiliary_loss(y, loss, out="y")
-        return y + _experts.shared(b, x, config.shared_activation, init, dim, shared) if config.shared else y
+        return config.with_shared(b, y, x, init, dim, shared)
 
     return mixture

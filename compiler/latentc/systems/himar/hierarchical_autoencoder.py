@@ -22,7 +22,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import MASKED, Given
-from latentc.components.networks._masked_parts import in_front, keys_of
+from latentc.components.networks._masked_parts import in_front, keys_of, visibility
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.parts import BlockParts, Problem, dense, table, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -87,18 +87,7 @@ class HierarchicalAutoencoder(MaskedTrunk):
                 yield Problem(("side",), message, f"choose a divisor of {height // self.patch}")
         yield from super().problems(spec)
         if self.decoder is not None:
-            yield from under("decoder", problems=self._problems_of_decoder(self.decoder))
-
-    def _problems_of_decoder(self, decoder: DecoderBlocks) -> Iterator[Problem]:
-        if self.width % decoder.heads:
-            message = f"{decoder.heads} heads do not divide the width of {self.width}"
-            yield Problem(("heads",), message, "change `width` or `heads`")
-        mixer = self.block.parts()[0]
-        if set(mixer.static(self.width)) != {"heads"}:
-            message = (
-                f"the decoder has its own number of heads, which `{mixer.kind}` does not support with these options"
-            )
-            yield Problem((), message, "use `{kind: attention}`, or leave the decoder out")
+            yield from under("decoder", problems=self.problems_of_decoder(self.width, self.decoder.heads))
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
@@ -193,12 +182,8 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
 
         x = b.concat(c, x, axis=1, out="x") + own("encoder_pos", total)
         x = input_norm.apply(b, "z_proj_ln", x)
-        shown = b.full(mask, shape=(front,), value=0.0, dtype="f32", out="front")
-        seen = visible = b.less(b.concat(shown, mask, axis=1), 0.5, out="seen")
-        every: tuple[Var, ...] = ()
-        if counted is not None:
-            counted = b.concat(counted, b.full(mask, shape=(count,), value=1.0, dtype="bool"), axis=1, out="counted")
-            visible, every = b.logical_and(seen, counted, out="visible"), (keys_of(b, counted),)
+        _, seen, visible, counted = visibility(b, mask, front, counted)
+        every = () if counted is None else (keys_of(b, counted),)
         visible = keys_of(b, visible)
         cond = scales("encoder")
         for name in items("encoder_blocks", static["depth"]):

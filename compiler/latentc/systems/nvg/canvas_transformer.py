@@ -23,7 +23,7 @@ from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 from latentc.systems.nvg.granule_blocks import angles, angles_of_class, modulated_linear
-from latentc.systems.nvg.granule_network import GranuleNetwork, conditioned, run
+from latentc.systems.nvg.granule_network import SMALL, GranuleNetwork, conditioned, run
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -49,20 +49,7 @@ class CanvasTransformer(GranuleNetwork):
     )
     alignment: Alignment | None = Field(None, description="projection heads for a feature alignment loss; null: none")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_granules"})
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "canvas_transformer",
-        "width": 32,
-        "depth": 1,
-        "heads": 2,
-        "side": 4,
-        "latent": 4,
-        "kind_channels": 4,
-        "drop_path": 0.1,
-    }
-
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        return ("stages", "width", "heads")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "canvas_transformer", **SMALL}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)

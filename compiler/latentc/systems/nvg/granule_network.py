@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
+SMALL = {"width": 32, "depth": 1, "heads": 2, "side": 4, "latent": 4, "kind_channels": 4, "drop_path": 0.1}
+"""Sizes of the examples."""
+
+
 class GranuleNetwork(Backbone):
-    """Options of NVG's two networks, and what they ask of the rest of the spec."""
+    """Options of NVG's two networks, and the requirements that they share."""
 
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
@@ -39,6 +43,10 @@ class GranuleNetwork(Backbone):
         "increasing from 0 over the blocks",
     )
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("stages", "width", "heads")
 
     @property
     def stages(self) -> int:
@@ -103,4 +111,4 @@ def run(
     return made
 
 
-__all__ = ["GranuleNetwork", "conditioned", "run"]
+__all__ = ["SMALL", "GranuleNetwork", "conditioned", "run"]

@@ -19,7 +19,7 @@ from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 from latentc.systems.nvg.granule_blocks import angles, angles_of_class, modulated_linear
-from latentc.systems.nvg.granule_network import GranuleNetwork, conditioned, run
+from latentc.systems.nvg.granule_network import SMALL, GranuleNetwork, conditioned, run
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -36,20 +36,7 @@ class StructureTransformer(GranuleNetwork):
     kind: Literal["structure_transformer"]
     TIME: ClassVar[bool] = True
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise_structure"})
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "structure_transformer",
-        "width": 32,
-        "depth": 1,
-        "heads": 2,
-        "side": 4,
-        "latent": 4,
-        "kind_channels": 4,
-        "drop_path": 0.1,
-    }
-
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        return ("stages", "width", "heads")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "structure_transformer", **SMALL}
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         positions, entries = self.side**2, self.entries(spec)

@@ -11,32 +11,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.feed_forwards import _experts
-from latentc.components.blocks.feed_forwards._experts import Activation
-from latentc.components.parts import FeedForward, Problem
+from latentc.components.blocks.feed_forwards._experts import Activation, RoutedExperts
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class MixtureOfExperts(FeedForward):
+class MixtureOfExperts(RoutedExperts):
     """Top-k routed experts with a shared expert (DeepSeekMoE, Dai et al. 2024; DiT-MoE, arXiv:2407.11633)."""
 
     kind: Literal["mixture_of_experts"]
-    experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
     per_token: int = Field(2, gt=0, le=1_024, description="experts per token (K)")
-    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, as a multiple of the width")
     shared: float = Field(
         2.0, ge=0, description="hidden width of the shared expert, as a multiple of the width; 0: none"
     )
     activation: Activation = Field("swiglu", description="feed-forward of a routed expert")
-    shared_activation: Activation = Field("swiglu", description="feed-forward of the shared expert")
-    expert_std: float | None = Field(
-        None,
-        gt=0,
-        description="standard deviation of the experts' initial weights; null: as set by the network's `weights`",
-    )
     normalise: bool = Field(False, description="normalise the gates of a token to sum to 1")
     balance: float = Field(
         0.01,
@@ -51,11 +42,10 @@ class MixtureOfExperts(FeedForward):
             yield Problem(("per_token",), message, f"choose 1 to {self.experts}")
 
     def static(self, dim: int) -> dict[str, Any]:
-        sizes = {"hidden": int(dim * self.ratio), "experts": self.experts, "per_token": self.per_token}
-        return {**sizes, **({"shared": int(dim * self.shared)} if self.shared else {})}
+        return {**super().static(dim), "per_token": self.per_token}
 
-    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+    def body(self, init: str) -> BlockBody:
+        return _forward(self, init)
 
 
 @cache
@@ -70,14 +60,12 @@ def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
         column = (*best.shape, 1)
         picked = b.equal(b.reshape(chosen, shape=column), b.arange(experts), out="picked")
         gates = b.sum(b.where(picked, b.reshape(best, shape=column), 0.0), axes=(2,), keepdims=False, out="gates")
-        y = _experts.routed(b, x, gates, config.activation, hidden, init, per_token, config.expert_std)
+        y = config.routed(b, x, gates, hidden, init, per_token)
         if config.balance:
             # Fraction of the choices that each expert gets, times its mean score (Fedus et al. 2021, equation 4).
             fraction = b.mean(b.cast(picked, to="f32"), axes=(0, 1, 2), keepdims=False, out="fraction")
             unevenness = b.sum(fraction * b.mean(scores, axes=(0, 1), keepdims=False), axes=(0,), keepdims=False)
             y = b.auxiliary_loss(y, b.op("mul", unevenness * experts, config.balance, out="balance"), out="y")
-        if not config.shared:
-            return y
-        return y + _experts.shared(b, x, config.shared_activation, init, dim, shared)
+        return config.with_shared(b, y, x, init, dim, shared)
 
     return mixture

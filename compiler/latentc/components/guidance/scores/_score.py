@@ -131,8 +131,7 @@ class DataSlope(Slope):
         if self.statistic is not None:
             extra.append(self._variance(b, given, coefficients["z_cov"]))
         _, slope = b.gradient(self.function, "", [*given, *extra], out="score slope")
-        column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (x.type.rank - 1)), out="scale")
-        return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]
+        return self.scaled(b, slope, scale)
 
     def _variance(self, b: Builder, given: list[Var], covariance: Var) -> Var:
         """f32[B]: of the statistic given the state, to first order: g' Cov[data] g, g its gradient by the data.
@@ -198,8 +197,7 @@ class StateSlope(Slope):
             parts = b.mul(alpha, given[name], out="part"), b.mul(deviation, coefficients[noise.name], out="part")
             given[name] = b.add(*parts, out="noised")
         _, slope = b.gradient(self.function, "", [x, time, *given.values()], out="score slope")
-        column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (x.type.rank - 1)), out="scale")
-        return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]
+        return self.scaled(b, slope, scale)
 
 
 def state_slope(
