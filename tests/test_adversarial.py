@@ -165,7 +165,8 @@ def test_each_player_learns_from_its_own_loss(tmp_path: Path) -> None:
             optimizers = {name: every[name] for name in update.trained}
             before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in nets.items()}
             data = batch if update.batch else {}
-            metrics = train.train_step(update, nets, nets, optimizers, data, config, 0, turn, 1.0, run)
+            state = train.State(nets, {}, optimizers)
+            metrics = train.train_step(update, state, nets, data, config, train.Turn(0, turn, 1.0), run)
             assert len(metrics) == len(update.metrics) + 1 and metrics[-1] > 0  # and the norm of the gradient
             for name, net in nets.items():
                 weights = dict(net.named_parameters())

@@ -180,8 +180,8 @@ def test_the_project_encodes_and_decodes(system: System, monkeypatch: pytest.Mon
             Image.fromarray(pixels).save(system.folder / "images" / label / f"{i}.png")
     monkeypatch.chdir(system.folder)
     overrides = [*system.overrides, f"data.first_stage.weights={system.first_stage}", "data.path=images"]
+    overrides += ["train.evaluate_every=2", "train.evaluate_samples=8"]
     flags = ["--steps", "2", "--batch_size", "4", "--workers", "0", "--sample_every", "1", "--parallel", "none"]
-    flags += ["--evaluate_every", "2", "--evaluate_samples", "8"]
     project = api.train(system.spec, "project", [*flags, "--log_every", "1"], overrides=overrides)
     (curves,) = (project / "runs/train/tensorboard").iterdir()
     assert b"evaluate/fd_principal" in curves.read_bytes()  # of decoded samples and the images themselves

@@ -162,9 +162,7 @@ def set_from_data(weight: Tensor, value: Tensor, passes: Tensor, training: bool)
     return weight
 
 
-def noted(
-    x: Tensor, history: Tensor, counts: Tensor, index: Tensor, training: bool, momentum: float
-) -> Tensor:
+def noted(x: Tensor, history: Tensor, counts: Tensor, index: Tensor, training: bool, momentum: float) -> Tensor:
     """x [B], whose squares training keeps averages of, in history [S]; counts [S] says of how many."""
     if training:
         with torch.no_grad():
@@ -531,15 +529,11 @@ def value_and_gradient(fn: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tens
     with torch.enable_grad():
         inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
         value = fn(*inputs)
-        gradients = torch.autograd.grad(
-            value.sum(), inputs, create_graph=create_graph, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(value.sum(), inputs, create_graph=create_graph, materialize_grads=True)
     return value if create_graph else value.detach(), *gradients
 
 
-def jvp(
-    fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
+def jvp(fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """fn(*inputs) and its derivative along the tangents. Fused attention has no forward mode: not used."""
     with sdpa_kernel(SDPBackend.MATH):
         return torch.func.jvp(fn, inputs, tangents)

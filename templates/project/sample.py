@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from latentc_support.checkpoint import read_weights
+from latentc_support.checkpoint import of_network, read_weights
 from latentc_support.class_names import classes_from_text, titles
 from latentc_support.conditions import checked_given
 from latentc_support.config import load_config
@@ -50,16 +50,16 @@ from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS
 
 # The networks that programs call, or all if there are no programs.
-CALLED = {
-    name for programs in PROGRAMS.values() for program in programs.values() for name in program.networks
-}
+CALLED = {name for programs in PROGRAMS.values() for program in programs.values() for name in program.networks}
 SAMPLED = [name for name in NETWORKS if name in CALLED or not CALLED]
 
 
 class Steps:
-    """A per-step input [N, B, ...] whose rows are computed only when they are read.
+    """A per-step input [N, B, ...] whose rows, with the numbers `rows`, are computed only when they are read.
+    # region reshaped
 
-    `rows` holds their numbers; it is indexed and reshaped like the leading axes of a tensor. One row is one.
+    It is indexed and reshaped like the leading axes of a tensor.
+    # endregion
     """
 
     def __init__(self, entry: Input, given: Given, rows: np.ndarray, device: torch.device):
@@ -70,6 +70,7 @@ class Steps:
             return Steps(self.entry, self.given, rows, self.device)
         return torch.from_numpy(input_array(self.entry, self.given, int(rows))).to(self.device)
 
+    # region reshaped
     def __getitem__(self, index: Any) -> Any:
         return self._of(self.rows[index])
 
@@ -82,6 +83,7 @@ class Steps:
     def squeeze(self, axis: int) -> Any:
         return self._of(np.squeeze(self.rows, axis))
 
+    # endregion
     def __iter__(self) -> Iterator[Any]:
         return map(self._of, self.rows)
 
@@ -97,9 +99,7 @@ def inputs_of(program: Any, given: Given, device: torch.device) -> dict[str, Any
     return found
 
 
-def program_of(
-    name: str | None = None, steps: int | None = None, settings: dict[str, Any] | None = None
-) -> Any:
+def program_of(name: str | None = None, steps: int | None = None, settings: dict[str, Any] | None = None) -> Any:
     """The program with that name and step count, by default the first. SystemExit if there is none.
 
     `settings`: arguments of its schedule.
@@ -155,10 +155,7 @@ def with_settings(program: Any, settings: dict[str, Any]) -> Any:
     if not finite or not any(len(part["t"]) for part in tables):
         raise SystemExit(f"there are no such steps ({given}): a coefficient is not finite, or there is none")
     rows = sum(len(part["t"]) for part in tables if "noise" in part)
-    inputs = {
-        name: entry if entry.rows is None else with_rows(entry, rows)
-        for name, entry in program.inputs.items()
-    }
+    inputs = {name: entry if entry.rows is None else with_rows(entry, rows) for name, entry in program.inputs.items()}
     return replace(program, sample=partial(program.sample, **settings), inputs=inputs)
 
 
@@ -188,9 +185,7 @@ def names_for(weights: Path) -> list[str]:
 
 
 @torch.no_grad()
-def draw(
-    networks: dict[str, nn.Module], given: Given, program: Any = None, batch: int = 64
-) -> dict[str, Tensor]:
+def draw(networks: dict[str, nn.Module], given: Given, program: Any = None, batch: int = 64) -> dict[str, Tensor]:
     """The outputs of a program by name, [B, ...] on the CPU; a sampler's first output is the samples."""
     program = program or program_of()
     models = [networks[name].eval() for name in program.networks]
@@ -203,25 +198,9 @@ def draw(
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
-def usual_given(
-    count: int,
-    labels: Sequence[int] | None = None,
-    # region conditions
-    indexes: Any = None,
-    # endregion
-) -> Given:
+def usual_given(count: int, labels: Sequence[int] | None = None, **indexes: Any) -> Given:
     """Inputs for samples in training, by default of all classes in turn."""
-    conditions, settings = declared(program_of())
-    return default_given(
-        count,
-        0,
-        conditions,
-        settings,
-        labels,
-        # region conditions
-        indexes,
-        # endregion
-    )
+    return default_given(count, 0, *declared(program_of()), labels, **indexes)
 
 
 def preview_given(usual: Callable[..., Given], columns: int = 8) -> Given:
@@ -243,9 +222,7 @@ def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
     return [", ".join(row) for row in zip(*columns, strict=True)]
 
 
-def save(
-    samples: Tensor, config: dict[str, Any], path: Path, columns: int, labels: Sequence[str] = ()
-) -> None:
+def save(samples: Tensor, config: dict[str, Any], path: Path, columns: int, labels: Sequence[str] = ()) -> None:
     """Writes samples in the format of the path's suffix; without a suffix, a folder of files.
 
     `labels`: one text per sample, shown next to the images of a .png if Pillow is installed.
@@ -286,18 +263,12 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"--weights: {error}") from None
     networks = {name: NETWORKS[name](**config["model"][name]) for name in SAMPLED}
-    states = {
-        name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-        for name in networks
-    }
-    if not any(states.values()):  # a single network has no prefix
-        states = {"main": tensors}
     for name, network in networks.items():
-        state = with_counts(states.get(name, {}), network)
+        state = with_counts(of_network(tensors, name), network)
         if why := misfit(state, network):
             raise SystemExit(f"{file} belongs to another model: {why}")
         network.load_state_dict(state)
-    networks = {name: network.to(device).eval() for name, network in networks.items()}
+        network.to(device).eval()
     # region staged
     return with_first_stage(networks, config, device)
     # endregion
@@ -344,15 +315,10 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def setting(text: str) -> tuple[str, float]:
-    """Parses `NAME=NUMBER`. ValueError if malformed."""
-    name, value = pair(text)
-    return name, float(value)
-
-
-def named(name: str, text: str) -> tuple[str, float]:
-    """Parses the number of a setting. ValueError if malformed."""
-    return name, float(text)
+def setting(text: str, name: str = "") -> tuple[str, float]:
+    """Parses `NAME=NUMBER`, or the number of the setting `name`. ValueError if malformed."""
+    name, number = (name, text) if name else pair(text)
+    return name, float(number)
 
 
 # region conditions
@@ -382,9 +348,7 @@ def condition_of(name: str, file: str) -> Any:
     return content[name if name in content else content.files[0]]
 
 
-def indexes_for(
-    conditions: Sequence[Condition], values: dict[str, Any], config: dict[str, Any]
-) -> dict[str, Any]:
+def indexes_for(conditions: Sequence[Condition], values: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Indexes for the neighbours that `values` lack. SystemExit if the data cannot be read."""
     searched = [c for c in conditions if c.retrieved and np.shape(values.get(c.name))[-2:] != c.shape]
     if not searched:
@@ -478,42 +442,21 @@ def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--weights", type=Path, required=True, help=".safetensors file, or a checkpoint")
-    parser.add_argument(
-        "--class",
-        dest="classes",
-        metavar="CLASSES",
-        help="such as 0-9 or 3,tabby; default: the first ten",
-    )
+    text = "such as 0-9 or 3,tabby; default: the first ten"
+    parser.add_argument("--class", dest="classes", metavar="CLASSES", help=text)
     parser.add_argument("--per-class", type=positive, default=10, metavar="N", help="samples per class")
     parser.add_argument("--count", type=natural, metavar="N", help="number of samples")
     # region conditions
-    parser.add_argument(
-        "--given",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a condition as .npy, .npz, .txt with one text per line, or a number or text itself",
-    )
+    text = "a condition as .npy, .npz, .txt with one text per line, or a number or text itself"
+    parser.add_argument("--given", type=pair, action="append", default=[], metavar="NAME=VALUE", help=text)
     # endregion
     parser.add_argument("--seed", type=natural, default=0)
-    parser.add_argument(
-        "--setting",
-        type=setting,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help=f"one of {', '.join(one.name for one in SETTINGS) or 'none'}",
-    )
+    text = f"one of {', '.join(one.name for one in SETTINGS) or 'none'}"
+    parser.add_argument("--setting", type=setting, action="append", default=[], metavar="NAME=VALUE", help=text)
     for one in SETTINGS:
         if one.name in SHORT:
-            parser.add_argument(
-                f"--{one.name}",
-                type=partial(named, one.name),
-                action="append",
-                dest="setting",
-                help=f"{SHORT[one.name]}; {one.value:g} by default",
-            )
+            number, text = partial(setting, name=one.name), f"{SHORT[one.name]}; {one.value:g} by default"
+            parser.add_argument(f"--{one.name}", type=number, action="append", dest="setting", help=text)
     parser.add_argument("--program", metavar="NAME", help="one of the programs in sampler.py")
     parser.add_argument("--steps", type=positive, help="number of steps")
     # region schedule
@@ -522,9 +465,7 @@ def main() -> None:
     for name, value in settings.items():
         if name != "steps":
             text = f"of the schedule in schedule.py; {value} by default"
-            parser.add_argument(
-                f"--{name}", type=type(value), dest=f"schedule.{name}", metavar="X", help=text
-            )
+            parser.add_argument(f"--{name}", type=type(value), dest=f"schedule.{name}", metavar="X", help=text)
     # endregion
     parser.add_argument("--labels", action="store_true", help="label the images of a .png with their classes")
     parser.add_argument("--batch", type=positive, default=64)

@@ -21,6 +21,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ from latentc_support.media import FORMATS
 from latentc_support.optimizers import make_optimizer
 from latentc_support.parallel import Run, averaged, reshard, shard, wrap
 from latentc_support.rounds import Round, rate_of, round_of, start_round
-from latentc_support.storage import inherited, sweep, write_whole
+from latentc_support.storage import inherited, sweep, write_text
 from model import NETWORKS
 from objective import UPDATES, Update
 from sample import (
@@ -64,6 +65,8 @@ from sample import (
 
 CHECKING = 20.0  # seconds to read images for before the first step, so that damaged ones are found early
 
+Networks = dict[str, nn.Module]
+
 
 def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
     """The settings of a network's optimiser: its own, or the default."""
@@ -71,7 +74,7 @@ def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
 
 
 # region roles
-def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) -> None:
+def start(networks: Networks, roles: dict[str, Any], resumed: bool) -> None:
     """Loads the initial weights of networks, from a file or from the network they copy or average."""
     for name, role in roles.items():
         if (file := role.get("pretrained")) and not resumed:
@@ -96,9 +99,7 @@ def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) 
 
 # endregion
 # region weight_norm
-def start_layers(
-    networks: dict[str, nn.Module], dataset: Any, config: dict[str, Any], home: torch.device, run: Run
-) -> None:
+def start_layers(networks: Networks, dataset: Any, config: dict[str, Any], home: torch.device, run: Run) -> None:
     """Initialises weight normalisation from the first batch, unless weights were loaded."""
     from latentc_support.weight_norm import start_from_data
 
@@ -133,7 +134,7 @@ def start_layers(
 
 # endregion
 @torch.no_grad()
-def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Module], decay: float) -> None:
+def update_averages(averages: Networks, networks: Networks, decay: float) -> None:
     """ema = decay * ema + (1 - decay) * weight, including running statistics."""
     for name, average in averages.items():
         torch._foreach_lerp_(list(average.parameters()), list(networks[name].parameters()), 1 - decay)
@@ -141,19 +142,22 @@ def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Modul
             kept.lerp_(buffer, 1 - decay) if kept.is_floating_point() else kept.copy_(buffer)
 
 
-# region single
-def ema_decay(ema: Any, step: int) -> float:
-    """The decay of the averaged weights in a step: a constant, or one that a warm-up limits at first."""
-    if not isinstance(ema, dict):
-        return ema
+# region warm
+def ema_decay(ema: dict[str, Any], step: int) -> float:
+    """The decay of the averaged weights in a step, which a warm-up limits at first."""
     return min(ema["decay"], (1 + step) / (10 + step)) if ema["warmup"] else ema["decay"]
 
 
+# endregion
+# region single
 def warn_of_share(train: dict[str, Any], steps: int) -> None:
     """Prints a warning if the averaged weights hold more than a tenth of the initial ones after all steps."""
-    share = (
-        ema_decay(train["ema"], 0) ** steps if train["ema"] else 0
-    )  # a warm-up starts with at most a tenth
+    # region fixed
+    share = train["ema"] ** steps if train["ema"] else 0
+    # endregion
+    # region warm
+    share = ema_decay(train["ema"], 0) ** steps  # a warm-up starts with at most a tenth
+    # endregion
     if share > 0.1:
         print(
             f"warning: after {steps} steps {share:.0%} of the averaged weights (`ema`) are the initial "
@@ -179,26 +183,33 @@ def sliced(batch: dict[str, Tensor], part: int, parts: int) -> dict[str, Tensor]
     return {k: v.chunk(parts)[part] for k, v in batch.items()}
 
 
+@dataclass(frozen=True)
+class Turn:
+    """The `number`-th optimiser step of training step `step`, at a fraction `rate` of the learning rate."""
+
+    step: int
+    number: int
+    rate: float
+    # region rounds
+    of_round: Round
+    # endregion
+
+
 def train_step(
     update: Update,
-    networks: dict[str, nn.Module],
-    wrapped: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
+    state: State,
+    wrapped: Networks,
     batch: dict[str, Tensor],
     train: dict[str, Any],
-    step: int,
-    turn: int,
-    # region rounds
-    of_round: Round,
-    # endregion
-    rate: float,
+    turn: Turn,
     run: Run,
 ) -> list[Tensor]:
-    """One optimiser step, the `turn`-th of step `step`, at a fraction `rate` of the learning rate.
+    """One optimiser step. Returns the metrics (over this process's samples) and the gradient norm.
 
-    Returns the metrics (over this process's samples) and the gradient norm. Only the trained networks get
-    gradients and synchronise them between processes; the others are called without their wrapper.
+    Only the trained networks get gradients and synchronise them between processes; the others are called
+    without their wrapper.
     """
+    networks = state.networks
     for name in update.networks:
         if run.parallel == "fsdp":  # gradients accumulate in the shards, not in gathered weights
             reshard(networks[name])
@@ -210,17 +221,12 @@ def train_step(
                 if hasattr(module, "force_norm"):
                     module.force_norm()
     # endregion
-    optimizers = {name: optimizers[name] for name in update.trained}
+    optimizers = {name: state.optimizers[name] for name in update.trained}
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     weights = [p for group in groups for p in group["params"]]
     for weight in weights:
         weight.requires_grad_(True)
-    # region rounds
-    inputs = (update, networks, wrapped, batch, train, step, turn, of_round, run)
-    # endregion
-    # region once
-    inputs = (update, networks, wrapped, batch, train, step, turn, run)
-    # endregion
+    inputs = (update, networks, wrapped, batch, train, turn, run)
     totals = gradients(*inputs)
     # region sam
     radii = {n: radius for n in update.trained if (radius := settings_of(n, train).get("sam"))}
@@ -247,7 +253,7 @@ def train_step(
     # endregion
     norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
     for group in groups:
-        group["lr"] = group["base_lr"] * rate
+        group["lr"] = group["base_lr"] * turn.rate
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -259,15 +265,11 @@ def train_step(
 
 def gradients(
     update: Update,
-    networks: dict[str, nn.Module],
-    wrapped: dict[str, nn.Module],
+    networks: Networks,
+    wrapped: Networks,
     batch: dict[str, Tensor],
     train: dict[str, Any],
-    step: int,
-    turn: int,
-    # region rounds
-    of_round: Round,
-    # endregion
+    turn: Turn,
     run: Run,
 ) -> list[Tensor]:
     """Adds the gradients of one update's loss to its trained weights; returns the metrics."""
@@ -278,15 +280,15 @@ def gradients(
     totals: list[Tensor] = []
     for part in range(parts):
         piece = sliced(batch, part, parts)
-        key = (train["seed"], 4, step * len(UPDATES) + turn, run.rank, part)
+        key = (train["seed"], 4, turn.step * len(UPDATES) + turn.number, run.rank, part)
         inputs = {**piece, **update.draws(size, generator(*key))}
         # region round
         if update.takes_round:
-            inputs["round"] = torch.tensor(of_round.number)
+            inputs["round"] = torch.tensor(turn.of_round.number)
         # endregion
         # region training_step
         if update.takes_step:
-            inputs["training_step"] = torch.tensor(step)
+            inputs["training_step"] = torch.tensor(turn.step)
         # endregion
         # region renamed
         arguments = dict(update.renamed)
@@ -333,9 +335,7 @@ def gradients(
         totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
     # region fp16
     if train["precision"] == "fp16":
-        finite(
-            [p.grad for model in trained for p in model.parameters() if p.grad is not None], scaling(train)
-        )
+        finite([p.grad for model in trained for p in model.parameters() if p.grad is not None], scaling(train))
     # endregion
     return totals
 
@@ -365,7 +365,7 @@ def tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
 
-def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, run: Run) -> Tensor:
+def drawn(config: dict[str, Any], networks: Networks, given: Any, run: Run) -> Tensor:
     """Samples of networks in training, without a change to the state of its random number generators."""
     train, modes = config["train"], {name: network.training for name, network in networks.items()}
     batch = train["batch_size"] // (run.world * train["accumulate"])  # which fits into memory
@@ -401,7 +401,7 @@ def grid_interval(config: dict[str, Any], run: Run) -> int | None:
 
 
 # endregion
-def preview(config: dict[str, Any], networks: dict[str, nn.Module], usual: Any, step: int, run: Run) -> None:
+def preview(config: dict[str, Any], networks: Networks, usual: Any, step: int, run: Run) -> None:
     """Writes samples, one row per class; none if they are not finite, as those of a young network can be."""
     given = preview_given(usual)
     samples = drawn(config, networks, given, run)
@@ -452,9 +452,7 @@ def main() -> None:
     checkpoints = Checkpoints(out, train["keep"])
     found = run.agreed(bool(checkpoints.all()))
     if found and not train["resume"]:
-        raise SystemExit(
-            f"{out} already holds checkpoints: `--resume true` continues, `--out` starts elsewhere"
-        )
+        raise SystemExit(f"{out} already holds checkpoints: `--resume true` continues, `--out` starts elsewhere")
     dataset = open_data(config)
     dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
     # region files
@@ -496,35 +494,36 @@ def main() -> None:
     if not found:
         start_layers(networks, dataset, config, home, run)
     # endregion
-    averages: dict[str, nn.Module] = {}
-    others: dict[str, nn.Module] = {}  # averages that only checkpoints contain
     # region single
-    if train["ema"]:
-        averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
+    averaging = SAMPLED if train["ema"] else []
+    averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in averaging}
+    copies = averages.items()
     # endregion
     # region power
     from latentc_support.ema import Profiles
 
     profiles = Profiles(train["ema"], {n: networks[n] for n in SAMPLED})
-    averages, others = profiles.averages, profiles.others
+    averages, copies = profiles.averages, [*profiles.averages.items(), *profiles.others.items()]
     # endregion
     trained = list(dict.fromkeys(name for update in UPDATES for name in update.trained))
     if run.parallel == "fsdp":
-        for name, network in [*networks.items(), *averages.items(), *others.items()]:
+        for name, network in [*networks.items(), *copies]:
             shard(network, run, network is networks[name] and name in trained)
     optimizers = {name: make_optimizer(networks[name], settings_of(name, train)) for name in trained}
     wrapped = {name: wrap(networks[name], run, train) for name in trained}
-    state = State(networks, averages, others, optimizers)
+    # region single
+    state = State(networks, averages, optimizers)
+    # endregion
+    # region power
+    state = State(networks, averages, optimizers, profiles.others)
+    # endregion
     seed_generators(train["seed"], 5, run.rank)  # from here on, processes draw different numbers (dropout)
 
-    step = 0
-    if found:
-        step = checkpoints.resume(state, config, run)
+    step = checkpoints.resume(state, config, run) if found else 0
     if run.main:
         record(out, config, checkpoints.changes)
         if names := "\n".join(class_names(config)):
-            write_whole(out / "class_names.txt", lambda file: file.write_text(f"{names}\n", encoding="utf-8"))
-    if run.main:
+            write_text(out / "class_names.txt", f"{names}\n")
         # region single
         warn_of_share(train, train["steps"])
         # endregion
@@ -554,7 +553,9 @@ def main() -> None:
 
     hidden = None if run.main else True
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
+    # region evaluated
     judge = None
+    # endregion
     since, logged, saved = time.perf_counter(), step, step if found else -1
     metrics = {}  # latest metrics of each update
     while step < train["steps"]:
@@ -574,9 +575,9 @@ def main() -> None:
         batch = {name: batch[name] for name in UPDATES[0].batch}
         batch |= roll_out(rewards, networks, batch, config, step, run)
         # endregion
-        for turn, update in enumerate(UPDATES):
+        for number, update in enumerate(UPDATES):
             # region batches
-            batch = fetched(saves=turn == 0) if update.batch else {}
+            batch = fetched(saves=number == 0) if update.batch else {}
             batch = {name: batch[name] for name in update.batch}
             # endregion
             # region timed
@@ -584,24 +585,27 @@ def main() -> None:
                 continue
             # endregion
             # region rounds
-            metrics[update] = train_step(
-                update, networks, wrapped, optimizers, batch, train, step, turn, of_round, rate, run
-            )
+            turn = Turn(step, number, rate, of_round)
             # endregion
             # region once
-            metrics[update] = train_step(
-                update, networks, wrapped, optimizers, batch, train, step, turn, rate, run
-            )
+            turn = Turn(step, number, rate)
             # endregion
+            metrics[update] = train_step(update, state, wrapped, batch, train, turn, run)
         # region single
+        # region fixed
+        decay = train["ema"]
+        # endregion
+        # region warm
+        decay = ema_decay(train["ema"], step)
+        # endregion
         # region roles
         if averages:  # those of frozen networks do not change
             moving = {n: a for n, a in averages.items() if not roles.get(n, {}).get("frozen")}
-            update_averages(moving, networks, ema_decay(train["ema"], step))
+            update_averages(moving, networks, decay)
         # endregion
         # region plain
         if averages:
-            update_averages(averages, networks, ema_decay(train["ema"], step))
+            update_averages(averages, networks, decay)
         # endregion
         # endregion
         # region power
@@ -655,6 +659,7 @@ def main() -> None:
         sampling = grids_every and (step % grids_every == 0 or step == train["steps"])
         if sampling and (run.main or run.parallel == "fsdp"):
             preview(config, averages or networks, usual, step, run)
+        # region evaluated
         judging = train["evaluate_every"] and step % train["evaluate_every"] == 0
         if judging and (run.main or run.parallel == "fsdp"):
             judge = judge or Judge(config, run.device, usual(train["evaluate_samples"]))
@@ -664,6 +669,7 @@ def main() -> None:
                 tqdm.write(f"step {step}: {', '.join(f'{k} {v:.4g}' for k, v in figures.items())}")
             for name, value in figures.items() if writer else ():
                 writer.add_scalar(f"evaluate/{name}", value, step)
+        # endregion
         if stop:
             if run.main:
                 print(f"\nstopped at step {step} and saved. `--resume true` continues.")

@@ -47,7 +47,7 @@ DIVERGES = ["--optimizer.lr", "1e30", "--schedule.warmup", "0", "--steps", "8", 
 @pytest.fixture(scope="module", params=TINY)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project") / request.param
-    spec = load_spec(request.param, overrides=TINY[request.param])
+    spec = load_spec(request.param, overrides=[*TINY[request.param], "train.evaluate_every=10000"])
     project_from_lowered(lower(spec), spec, folder)
     return folder
 

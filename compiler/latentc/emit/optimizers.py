@@ -81,10 +81,16 @@ def _regions(train: Train, module: Module | None) -> set[str]:
     return {
         *ema,
         "fp16" if train.precision == "fp16" else "brain",
+        *(["evaluated"] if evaluates(train) else []),
         *(["decay"] if train.schedule.decay_from is not None else []),
         *(["forced"] if "forced_norm" in ops else []),
         *({"batch_norm", "weight_norm"} & ops),
     }
+
+
+def evaluates(train: Train) -> bool:
+    """True if the spec asks for sample metrics during training: projects of others have no code for these."""
+    return train.evaluate_every is not None or train.evaluate_features is not None
 
 
 def optimizer_settings(train: Train) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -27,12 +28,12 @@ from latentc.emit.data import data_files, data_regions, shared_source
 from latentc.emit.functions import Functions, networks_called
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import ModelFile, assembled, in_support, model_file, networks_file
-from latentc.emit.optimizers import optimizer_settings, training_files, training_regions
+from latentc.emit.optimizers import evaluates, optimizer_settings, training_files, training_regions
 from latentc.emit.reach import reached_only
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.emit.updates import update_class
 from latentc.files.templates import rendered, template, with_regions
-from latentc.ir.core import Function, Module, callees, parameters
+from latentc.ir.core import Function, Module, callees, parameters, walk
 from latentc.ir.types import Sym
 from latentc_runtime.distributions import COMMON, DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
@@ -147,6 +148,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     regions = training_regions(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
     regions |= _regions(lowered, spec, config, "schedule.py" in files) | data_regions(spec.data, stage is not None)
     regions |= {"encoded"} if {"encoded", "neighbours"} & {*config} else set()
+    regions |= {"reshaped"} if _reshapes_rows(lowered, str(files["sampler.py"])) else set()
     files |= training_files(spec.train, regions=regions)
     for name in [name for name in files if name.endswith(".py") and name not in _EMITTED]:
         files[name] = with_regions(str(files[name]), regions)
@@ -172,7 +174,13 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
         FIRST_STAGE in networks_called(lowered.module, lowered.module.entries[program.entry])
         for program in lowered.programs
     )
+    module = lowered.module
+    functions = [fn for net in lowered.networks.values() for fn in net.functions]
+    weights = [p for fn in functions for p in parameters(module, fn).values() if p.kind == "weight"]
     return {
+        "methods" if _calls_methods(module) else "forward",
+        "scalars" if any(not p.type.shape for p in weights) else "dimensions",
+        "forward_derivatives" if any(node.op == "jvp" for _, node in walk(module)) else "values",
         "conditions" if conditions or searched(spec) else "classes",
         "roles" if "roles" in config else "plain",
         "rounds" if "rounds" in config else "once",
@@ -180,6 +188,22 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
         "staged" if staged else "direct",
         "sampled" if lowered.programs else "unsampled",
     }
+
+
+def _reshapes_rows(lowered: Lowered, text: str) -> bool:
+    """True if functions in the text of sampler.py do more with per-step inputs than run over their rows."""
+    inputs = [entry for program in lowered.programs for entry in program.inputs(lowered.module)]
+    names = {identifier(entry.name) for entry in inputs if entry.rows is not None}
+    nodes = [*ast.walk(ast.parse(text))]
+    zipped = {arg for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "zip" for arg in n.args}
+    return any(isinstance(n, ast.Name) and n.id in names and n not in zipped for n in nodes)
+
+
+def _calls_methods(module: Module) -> bool:
+    """True if methods other than `forward` of networks in training, or of modules in these, are called."""
+    called = (fn for _, node in walk(module) if node.attrs.get("name") != FIRST_STAGE for fn in callees(node))
+    origins = (module.functions[fn].origin for fn in called)
+    return any(origin is not None and origin.method != "forward" for origin in origins)
 
 
 def _described(config: Mapping[str, Any], path: str = "") -> set[str]:
@@ -248,6 +272,8 @@ def config_of(spec: Spec, updates: Sequence[Update] = ()) -> dict[str, Any]:
         del train["optimizers"]
     if train["precision"] != "fp16":
         del train["loss_scaling"]
+    if not evaluates(spec.train):
+        train = {name: value for name, value in train.items() if not name.startswith("evaluate_")}
     if train["schedule"]["decay_from"] is None:
         del train["schedule"]["decay_from"]
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network, spec))}
@@ -319,6 +345,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "given": _asked(lowered),
         "searches": bool(searched(spec)),
         "encodes": bool(encoded_fields(spec)),
+        "evaluates": evaluates(spec.train),
         "rolls_out": any(update.rollout for update in lowered.updates),
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",

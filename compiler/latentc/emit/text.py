@@ -19,7 +19,7 @@ from latentc.ir.sizes import evaluate
 from latentc.ir.types import Named
 
 WIDTH = 100  # a statement up to this long is folded into one line
-HARD_WIDTH = 110  # longest emitted line
+HARD_WIDTH = 120  # longest emitted line
 
 # Python's precedence, loosest first; `@` binds as `*`, but does not associate with it: a * (b @ c) is not (a * b) @ c.
 COMPARE, OR, AND, SUM, MATMUL, PRODUCT, UNARY, POWER, ATOM = range(9)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from .config import flat
-from .storage import write_whole
+from .storage import write_text
 
 REFUSED = {
     "model.*": "the weights belong to another model",
@@ -59,9 +59,7 @@ def changes(folder: Path, step: int, before: dict[str, Any], after: dict[str, An
     return said
 
 
-def refusal(
-    path: str, pair: tuple[Any, Any], step: int, before: dict[str, Any], after: dict[str, Any]
-) -> str | None:
+def refusal(path: str, pair: tuple[Any, Any], step: int, before: dict[str, Any], after: dict[str, Any]) -> str | None:
     """Why a setting must not change from one value to the other; None if it may."""
     if path == "train.steps" and pair[1] < step:
         return f"it has already taken {step} steps"
@@ -82,4 +80,4 @@ def record(out: Path, config: dict[str, Any], said: list[str]) -> None:
     """Writes the settings in force to `out`/config.yaml, below the changes since the start of the run."""
     config = {**config, "train": {**config["train"], "out": str(out.absolute())}}
     text = "".join(f"# {line}\n" for line in said) + yaml.safe_dump(config, sort_keys=False)
-    write_whole(out / "config.yaml", lambda file: file.write_text(text))
+    write_text(out / "config.yaml", text)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ class State:
 
     networks: dict[str, nn.Module]
     averages: dict[str, nn.Module]
-    others: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
+    others: dict[str, nn.Module] = field(default_factory=dict)
 
 
 def joined(states: States) -> dict[str, Tensor]:
@@ -58,9 +58,7 @@ def save_weights(states: States, path: Path) -> None:
     write_whole(path, partial(save_tensors, joined(states)))
 
 
-def load_weights(
-    network: nn.Module, name: str, path: Path, fresh: Sequence[str] = (), like: str | None = None
-) -> None:
+def load_weights(network: nn.Module, name: str, path: Path, fresh: Sequence[str] = (), like: str | None = None) -> None:
     """Loads a network from a file that holds it alone, or under its name. SystemExit if it does not fit.
 
     Weights whose names match a pattern in `fresh` stay as they were initialised. `like`: another name that it
@@ -223,9 +221,7 @@ class Checkpoints:
         damaged = []
         for path in run.agreed(self.all()[::-1]):
             if blind := [rank for rank, seen in enumerate(run.gathered(path.exists())) if not seen]:
-                raise SystemExit(
-                    f"{path} is not on the disk of process {blind[0]}: share `--out` between nodes"
-                )
+                raise SystemExit(f"{path} is not on the disk of process {blind[0]}: share `--out` between nodes")
             content, why = {}, None
             try:
                 content = read_checkpoint(path, run)
@@ -299,9 +295,7 @@ def moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, d
     return {n: dict(optimizer.state[p]) for n, p in network.named_parameters() if p in optimizer.state}
 
 
-def restore_moments(
-    network: nn.Module, optimizer: torch.optim.Optimizer, restored: dict[str, dict[str, Any]]
-) -> None:
+def restore_moments(network: nn.Module, optimizer: torch.optim.Optimizer, restored: dict[str, dict[str, Any]]) -> None:
     """The inverse of `moments`; the optimiser keeps its own settings."""
     names = {parameter: name for name, parameter in network.named_parameters()}
     order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]

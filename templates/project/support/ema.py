@@ -84,9 +84,7 @@ class Profiles:
     def __init__(self, settings: dict[str, Any], networks: dict[str, nn.Module]):
         self.settings = settings
         self.held = {
-            sigma_rel: {
-                n: copy.deepcopy(network).requires_grad_(False).eval() for n, network in networks.items()
-            }
+            sigma_rel: {n: copy.deepcopy(network).requires_grad_(False).eval() for n, network in networks.items()}
             for sigma_rel in settings["sigma_rel"]
         }
         self.averages, *others = self.held.values()
@@ -109,9 +107,7 @@ class Profiles:
             weights = joined({n: network_state(average, run) for n, average in profile.items()})
             if run.main:
                 if self.settings["half"]:
-                    weights = {
-                        n: w.half() if w.is_floating_point() and w.ndim > 1 else w for n, w in weights.items()
-                    }
+                    weights = {n: w.half() if w.is_floating_point() and w.ndim > 1 else w for n, w in weights.items()}
                 write_whole(folder / snapshot_name(step, sigma_rel), partial(save_tensors, weights))
 
     def reconstruct(self, folder: Path, path: Path) -> None:

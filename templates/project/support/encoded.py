@@ -81,9 +81,7 @@ class Fresh:
             pixels = np.stack([self.images.pixels(int(i)) for i in index])
         else:
             pixels = self.images.random_views(index, self.views, self.flip, rng)
-        found = {
-            "pixels": pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
-        }
+        found = {"pixels": pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)}
         found |= {"y": self.images.y[index]} if self.labelled else {}
         found |= {name: array[index] for name, array in self.images.arrays.items()}
         found = mixed_rows(found, "pixels", (2, 3), self.views, rng)
@@ -157,9 +155,7 @@ def open_dataset(settings: dict[str, Any]) -> Any:
         return np.load(cache, mmap_mode="r")
 
     pixels = side // fields["x"]["shape"][-1] if "x" in fields else 1
-    resized = {
-        name: codes(field["shape"][-1] * pixels) for name, field in fields.items() if field.get("resized")
-    }
+    resized = {name: codes(field["shape"][-1] * pixels) for name, field in fields.items() if field.get("resized")}
     views = partial(views_of, images, flip=flip, crops=crops)
     arrays = {**images.arrays, **({"y": images.y} if "y" in fields else {})}
     return Encoded(codes(None), picture, arrays, stage, resized, views, identity)

@@ -187,9 +187,7 @@ def views(source: Any) -> Iterator[list[torch.Tensor]]:
 
 
 @torch.no_grad()
-def encode(
-    model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, viewed: bool, path: Path
-) -> None:
+def encode(model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, viewed: bool, path: Path) -> None:
     """Writes what the network makes of all samples as an .npy file, one batch after another.
 
     `viewed`: a batch is the views of one sample.
@@ -209,9 +207,7 @@ def encode(
 
 
 @torch.no_grad()
-def write_packed(
-    cache: Path, model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, masked: bool
-) -> None:
+def write_packed(cache: Path, model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, masked: bool) -> None:
     """Writes the features of valid tokens, and the first row of each sample."""
     from tqdm import tqdm
 

@@ -93,12 +93,14 @@ class Run:
         dist.destroy_process_group()
 
 
+# region methods
 def methods_of(module: nn.Module) -> list[str]:
     """Methods other than forward that read a module's weights, such as a token model's decode."""
     own = [name for name, value in vars(type(module)).items() if isfunction(value) and name[0] != "_"]
     return [name for name in own if name not in ("forward", "reset_parameters")]
 
 
+# endregion
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """The members of its module lists; one that holds others comes before them."""
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
@@ -114,44 +116,65 @@ def recompute(network: nn.Module) -> None:
     for block in blocks_of(network):
         if block not in inner and next(block.buffers(), None) is None:
             inner.update(block.modules())
+            # region forward_derivatives
             block.forward = partial(recomputed, block.forward)
+            # endregion
+            # region values
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            # endregion
 
 
+# region forward_derivatives
 def recomputed(forward: Any, *args: Any) -> Any:
     if forward_ad._current_level >= 0:
         raise SystemExit("recompute: a loss with torch.func.jvp cannot recompute its blocks")
     return checkpoint(forward, *args, use_reentrant=False)
 
 
+# endregion
 def shard(network: nn.Module, run: Run, trained: bool) -> None:
     """FSDP2: each block of a module list, then the rest, is gathered only while in use.
 
-    After a forward pass the rest stays gathered for the backward pass, if the network is trained. Scalars
-    have no dimension to shard: they stay whole on every process, which averages their gradients itself.
+    After a forward pass the rest stays gathered for the backward pass, if the network is trained.
+    # region scalars
+    Scalars have no dimension to shard: they stay whole on every process, which averages their gradients itself.
+    # endregion
     """
+    from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    # region scalars
     scalars = {weight for weight in network.parameters() if weight.ndim == 0}
     for weight in scalars:
         weight.data = weight.data.to(run.device)
         if trained:
             weight.register_post_accumulate_grad_hook(average_gradient)
+    # endregion
     mesh = init_device_mesh(run.device.type, (run.world,))
     for module in [*reversed(blocks_of(network)), network]:  # blocks inside a block come first
+        # region methods
         methods = methods_of(module)  # before sharding, which changes the module's class
-        again = None if trained else True
-        fully_shard(module, mesh=mesh, reshard_after_forward=again, ignored_params=scalars)
+        # endregion
+        # region scalars
+        fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=None if trained else True, ignored_params=scalars)
+        # endregion
+        # region dimensions
+        fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=None if trained else True)
+        # endregion
+        # region methods
         for name in methods:
-            register_fsdp_forward_method(module, name)
+            fsdp.register_fsdp_forward_method(module, name)
+        # endregion
 
 
+# region scalars
 def average_gradient(weight: Tensor) -> None:
     """Averages a gradient over all processes; what was averaged before stays as it is."""
     dist.all_reduce(weight.grad)
     weight.grad /= dist.get_world_size()
 
 
+# endregion
 def reshard(network: nn.Module) -> None:
     """Frees the weights that FSDP has gathered."""
     for module in network.modules():
@@ -159,6 +182,7 @@ def reshard(network: nn.Module) -> None:
             module.reshard()
 
 
+# region methods
 class Ddp(DistributedDataParallel):
     """DDP for networks that a loss calls by other methods than forward, such as an encoder's encode."""
 
@@ -176,21 +200,31 @@ class Ddp(DistributedDataParallel):
             del network.forward
 
 
+# endregion
 def wrap(network: nn.Module, run: Run, train: dict[str, Any]) -> nn.Module:
     """The network as the loss calls it."""
     if train["recompute"]:
         recompute(network)
     if train["compile"]:
+        # region methods
         methods = methods_of(network)
+        # endregion
         network.compile()  # in place, so that the names of the weights stay the same
+        # region methods
         for name in methods:
             setattr(network, name, torch.compile(getattr(network, name)))
+        # endregion
     if run.parallel == "ddp":
         devices = [run.device.index] if run.device.type == "cuda" else None
         # Tables that are not in checkpoints are equal everywhere: forward passes need not send them.
         tables = {name for name, _ in network.named_buffers()} - set(network.state_dict())
-        Ddp._set_params_and_buffers_to_ignore_for_model(network, tables)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, tables)
+        # region methods
         return Ddp(network, device_ids=devices)
+        # endregion
+        # region forward
+        return DistributedDataParallel(network, device_ids=devices)
+        # endregion
     return network
 
 

@@ -21,15 +21,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--sigma-rel", type=float, required=True, help="width of the average, over the steps")
-    parser.add_argument(
-        "--step", type=int, help="the last step it covers, one of those stored; default: the last"
-    )
-    parser.add_argument(
-        "--snapshots", type=Path, default=Path("runs/train/snapshots"), help="the stored averages"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("reconstructed.safetensors"), help="the file to write"
-    )
+    parser.add_argument("--step", type=int, help="the last step it covers, one of those stored; default: the last")
+    parser.add_argument("--snapshots", type=Path, default=Path("runs/train/snapshots"), help="the stored averages")
+    parser.add_argument("--out", type=Path, default=Path("reconstructed.safetensors"), help="the file to write")
     given = parser.parse_args()
     if not 0 < given.sigma_rel <= 0.25:
         raise SystemExit(f"--sigma-rel: {given.sigma_rel} is not between 0 and 0.25")

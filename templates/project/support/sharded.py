@@ -30,9 +30,7 @@ def save_shards(tensors: dict[str, dict[str, Tensor]], folder: Path | None, run:
         # Whole tensors, such as running statistics, are taken from the first process.
         own = {name: tensor for name, tensor in held.items() if run.main or isinstance(tensor, DTensor)}
         try:
-            dcp.save(
-                own, storage_writer=dcp.HuggingFaceStorageWriter(str(folder / kind), save_distributed=True)
-            )
+            dcp.save(own, storage_writer=dcp.HuggingFaceStorageWriter(str(folder / kind), save_distributed=True))
         except CheckpointException as error:
             raise next(iter(error.failures.values()))[0] from None
     written = sorted(folder.glob(f"*/shard-{run.rank + 1:05d}-*"))

@@ -38,6 +38,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             remove(temporary)
 
 
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def flush(path: Path) -> None:
     """Returns once a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
