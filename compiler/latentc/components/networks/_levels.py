@@ -6,8 +6,9 @@ Level 0 has the resolution of the input, each further level half of it. Symbols:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -19,7 +20,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port, Sizes
 from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -176,17 +177,29 @@ def scaled(width: Any, multiplier: float) -> Any:
 class Path(ABC):
     """The ways through the levels while a method of a U-Net is built; subclasses say what blocks and joints are."""
 
+    out_channels: Any = None
+    """Channels of the prediction."""
+
     def __init__(
         self,
         b: Builder,
         config: Levels,
+        time: TimeFeatures,
+        entries: tuple[Entry, ...],
+        x: Var,
+        t: Var,
+        conditions: tuple[Var, ...],
         width: Any,
         blocks: int,
-        entries: tuple[Entry, ...],
-        conditions: tuple[Var, ...],
+        static: Mapping[str, Any],
     ) -> None:
         self.b, self.config, self.width, self.blocks = b, config, width, blocks
         self._told = tuple(with_operands(entries, conditions))
+        self.start(time, x, t, static)
+
+    @abstractmethod
+    def start(self, time: TimeFeatures, x: Var, t: Var, static: Mapping[str, Any]) -> None:
+        """Embeds time and conditions, and keeps the input."""
 
     def told(self, form: Form) -> list[tuple[Entry, tuple[Var, ...]]]:
         """The conditions that enter in this form, each with its operands."""
@@ -247,5 +260,36 @@ class Path(ABC):
             x = self.left(level, x)
         return x
 
+    def read(self, x: Var) -> Var:
+        """The prediction, from the last feature map of level 0."""
+        return x
 
-__all__ = ["Levels", "LevelsDenoiser", "Path", "scaled", "whole"]
+
+@cache
+def denoising(
+    cls: str, path: type[Path], config: Levels, time: TimeFeatures, entries: tuple[Entry, ...], axes: int
+) -> BlockBody:
+    """The method `forward` of emitted class `cls`: down and up through the levels."""
+
+    @module_class(cls, x=SHAPES[axes])
+    def forward(
+        b: Builder,
+        x: Var,
+        t: Var,
+        *conditions: Var,
+        channels: int,
+        width: int,
+        blocks: int,
+        out_channels: int,
+        **static: Any,
+    ) -> Var:
+        """Predicts from noisy x at time t, given the conditions."""
+        parts = path(b, config, time, entries, x, t, conditions, width, blocks, static)
+        parts.out_channels = out_channels
+        x, skips = parts.down()
+        return parts.read(parts.up(parts.middle(x), skips))
+
+    return forward
+
+
+__all__ = ["Levels", "LevelsDenoiser", "Path", "denoising", "scaled", "whole"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -15,9 +16,10 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
+from latentc.components.kit.patches import embedded_patches
 from latentc.components.parts import Problem, a_divisor, dense
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32
-from latentc.ir.types import B
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -35,6 +37,10 @@ class OneSequence(Backbone):
     TIME: ClassVar[bool] = True
     INIT: ClassVar[str]
     """How its linear layers start."""
+    EMITTED: ClassVar[str]
+    """The name of the emitted class."""
+    POSITIONS: ClassVar[tuple[str, Mapping[str, float]]]
+    """How the learned positions of all tokens start."""
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -66,8 +72,11 @@ class OneSequence(Backbone):
         """The sizes that emitted blocks are constructed with, beside the width."""
 
     @abstractmethod
-    def body(self, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
-        """The method `forward`."""
+    def read(self, b: Builder, x: Var, prefix: list[Var], patches: Any, sizes: Mapping[str, Any]) -> Var:
+        """The prediction, by blocks over x f32[B, N, D]: the tokens of `prefix`, then the patches.
+
+        `sizes` has the static arguments of the network.
+        """
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
@@ -85,7 +94,7 @@ class OneSequence(Backbone):
         }
         entries = self.entries(spec)
         ports = (Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time"), *ports_of(entries))
-        forward = add_method(mb, name, "forward", self.body(spec.time, entries), ports, static)
+        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
         return Network(name, {"forward": forward}, self.PROVIDES)
 
     def prefix(
@@ -111,4 +120,29 @@ class OneSequence(Backbone):
         return [*told, last]
 
 
-__all__ = ["OneSequence"]
+@cache
+def _network(config: OneSequence, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class(config.EMITTED, x="B channels size size")
+    def forward(b: Builder, x: Var, t: Var, *conditions: Var, size: int, patch: int, width: int, **static: Any) -> Var:
+        """Predicts from noisy x at time t, given the conditions."""
+        grid = size // patch
+        patches = Named(int(grid * grid), "T", "grid ** 2")
+        x = embedded_patches(b, "x_embedder", x, width, patch, "linear_default", patches)
+        prefix = config.prefix(b, time, t, entries, conditions, width, static)
+        extras = sum(token.shape[1] for token in prefix)
+        x = b.concat(*prefix, x, axis=1, out="x")
+        start, how = config.POSITIONS
+        x = x + b.param("positions", f32(1, grid**2 + extras, width), start, **how)
+        sizes = {"size": size, "patch": patch, "width": width, **static}
+        return config.read(b, x, prefix, patches, sizes)
+
+    return forward
+
+
+def without_prefix(b: Builder, x: Var, patches: Any) -> Var:
+    """f32[B, T, ...]: the last T = `patches` tokens of x."""
+    extras = x.shape[1] - patches
+    return b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")  # type: ignore[no-any-return]
+
+
+__all__ = ["OneSequence", "without_prefix"]

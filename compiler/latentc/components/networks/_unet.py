@@ -143,20 +143,8 @@ class Parts(Path):
 
     config: Unet
 
-    def __init__(
-        self,
-        b: Builder,
-        config: Unet,
-        time: TimeFeatures,
-        entries: tuple[Entry, ...],
-        x: Var,
-        t: Var,
-        conditions: tuple[Var, ...],
-        width: Any,
-        blocks: int,
-        static: Mapping[str, Any],
-    ) -> None:
-        super().__init__(b, config, width, blocks, entries, conditions)
+    def start(self, time: TimeFeatures, x: Var, t: Var, static: Mapping[str, Any]) -> None:
+        b, config, width = self.b, self.config, self.width
         self.residual = config.block
         for entry, operands in self.told("map"):
             x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ from pydantic import Field
 
 from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.unet.layers import (
-    SHAPES,
     Place,
     conv,
     doubling_conv,
@@ -27,7 +25,7 @@ from latentc.components.blocks.unet.layers import (
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeFeatures, ports_of
 from latentc.components.contract import Network, Sizes
-from latentc.components.networks._levels import LevelsDenoiser, scaled
+from latentc.components.networks._levels import LevelsDenoiser, denoising, scaled
 from latentc.components.networks._unet import Parts, Unet, embedding_of
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
@@ -35,7 +33,7 @@ from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.geometric import Geometric
 from latentc.components.processes.sde import Ve
 from latentc.components.samplers.base import ArraySampler
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
+from latentc.ir.builder import BlockBody, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -177,7 +175,7 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         return {**own, **places, "taps": tuple(tap / sum(taps) for tap in taps), **_noise_levels(spec)}
 
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
-        return _network(self, time, entries, axes)
+        return denoising("UNet", _Denoiser, self, time, entries, axes)
 
 
 def _noise_levels(spec: Spec) -> Sizes:
@@ -194,35 +192,10 @@ def _noise_levels(spec: Spec) -> Sizes:
     return {"noise_levels": tuple(map(float, np.geomspace(*ends, steps))), "discrete": 0}
 
 
-@cache
-def _network(config: UnetDenoiser, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
-    @module_class("UNet", x=SHAPES[axes])
-    def forward(
-        b: Builder,
-        x: Var,
-        t: Var,
-        *conditions: Var,
-        channels: int,
-        width: int,
-        blocks: int,
-        out_channels: int,
-        **static: Any,
-    ) -> Var:
-        """Predicts from noisy x at time t, given the conditions."""
-        parts = _Denoiser(b, config, time, entries, x, t, conditions, width, blocks, static)
-        parts.out_channels = out_channels
-        x, skips = parts.down()
-        parts.up(parts.middle(x), skips)
-        return parts.out
-
-    return forward
-
-
 class _Denoiser(Parts):
     """The parts of a U-Net with the way up. `aux` is the input as it enters further levels, `out` the output so far."""
 
     config: UnetDenoiser
-    out_channels: Any
     aux: Var
     out: Var
 
@@ -278,6 +251,9 @@ class _Denoiser(Parts):
                 own = self.b.add(resampled(self.b, self.out, "up", config.block.resample), own, out="out")
             self.out = own
         return x
+
+    def read(self, x: Var) -> Var:
+        return self.out
 
     def _read(self, x: Var, level: int, channels: Any, place: Place = "last") -> Var:
         """A norm, activation and convolution; level 0 has the plain names."""

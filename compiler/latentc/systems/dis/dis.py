@@ -8,7 +8,7 @@ Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,13 +16,11 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.stochastic_depth import DropPath, dropped, dropping, growing_rates
-from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.decoding import Given
-from latentc.components.kit.patches import embedded_patches, image
-from latentc.components.networks._one_sequence import OneSequence
+from latentc.components.kit.patches import image
+from latentc.components.networks._one_sequence import OneSequence, without_prefix
 from latentc.components.parts import Mixer, Norm, Problem, TokenNorm, dense
-from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
-from latentc.ir.types import Named
+from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
 
 
 class Dis(OneSequence):
@@ -45,6 +43,8 @@ class Dis(OneSequence):
         "from 0 over the blocks",
     )
     INIT: ClassVar[str] = "linear_default"
+    EMITTED: ClassVar[str] = "DiS"
+    POSITIONS: ClassVar[tuple[str, Mapping[str, float]]] = ("zeros", {})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "dis",
         "width": 16,
@@ -71,63 +71,31 @@ class Dis(OneSequence):
     def sizes_of_blocks(self) -> dict[str, Any]:
         return self.parts()[0].static(self.width)
 
-    def body(self, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
-        return _network(self, time, entries)
-
-
-@cache
-def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
-    mixer, norm = config.parts()
-    plain, skipping = _block(mixer, norm, False), _block(mixer, norm, config.skips)
-    if config.drop_path:
-        plain, skipping = dropping(plain), dropping(skipping)
-
-    @module_class("DiS", x="B channels size size")
-    def forward(
-        b: Builder,
-        x: Var,
-        t: Var,
-        *conditions: Var,
-        size: int,
-        patch: int,
-        channels: int,
-        width: int,
-        half: int,
-        out_channels: int,
-        **static: Any,
-    ) -> Var:
-        """Predicts from noisy x at time t, given the conditions."""
-        grid = size // patch
-        patches = Named(int(grid * grid), "T", "grid ** 2")
-        x = embedded_patches(b, "x_embedder", x, width, patch, "linear_default", patches)
-        tokens = config.prefix(b, time, t, entries, conditions, width, static)
-        extras = sum(token.shape[1] for token in tokens)
-        x = b.concat(*tokens, x, axis=1, out="x")
-        x = x + b.param("positions", f32(1, grid**2 + extras, width), "zeros")
-        sizes = {k: static[k] for k in mixer.static(int(width))}
+    def read(self, b: Builder, x: Var, prefix: list[Var], patches: Any, sizes: Mapping[str, Any]) -> Var:
+        mixer, norm = self.parts()
+        plain, skipping = _block(mixer, norm, False), _block(mixer, norm, self.skips)
+        if self.drop_path:
+            plain, skipping = dropping(plain), dropping(skipping)
+        width, half, patch = sizes["width"], sizes["half"], sizes["patch"]
+        own = {k: sizes[k] for k in mixer.static(int(width))}
         total, skips = b.fill_like(x, 0.0), []
         # A block adds the result of the previous one, so it uses the rate of the previous block.
-        rates = growing_rates(b, config.drop_path, 2 * half + 1, lag=1)
+        rates = growing_rates(b, self.drop_path, 2 * half + 1, lag=1)
         for name, rate in zip(items("in_blocks", half), rates[:half], strict=True):
-            x, total = b.sub(name, plain, x, *rate, total, dim=width, out="x total", **sizes)
+            x, total = b.sub(name, plain, x, *rate, total, dim=width, out="x total", **own)
             skips.append(x)
-        x, total = b.sub("mid_block", plain, x, *rates[half], total, dim=width, out="x total", **sizes)
+        x, total = b.sub("mid_block", plain, x, *rates[half], total, dim=width, out="x total", **own)
         for name, rate in zip(items("out_blocks", half), rates[half + 1 :], strict=True):
-            joined = (skips.pop(),) if config.skips else ()
-            x, total = b.sub(name, skipping, x, *rate, total, *joined, dim=width, out="x total", **sizes)
-        x = norm.apply(b, "norm", (b.drop_path(x, config.drop_path, out="x") if config.drop_path else x) + total)
-        cond = tokens if entries else []
-        x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")
-        ends = {"dim": width, "grid": grid, "patch": patch, "out_channels": out_channels}
-        return b.sub("final_layer", _final_layer(), x, *_sum(b, cond, width), out="x", **ends)
-
-    return forward
+            joined = (skips.pop(),) if self.skips else ()
+            x, total = b.sub(name, skipping, x, *rate, total, *joined, dim=width, out="x total", **own)
+        x = norm.apply(b, "norm", (b.drop_path(x, self.drop_path, out="x") if self.drop_path else x) + total)
+        cond = _sum(b, prefix) if len(prefix) > 1 else []  # the time alone does not modulate the last layer
+        ends = {"dim": width, "grid": sizes["size"] // patch, "patch": patch, "out_channels": sizes["out_channels"]}
+        return b.sub("final_layer", _final_layer(), without_prefix(b, x, patches), *cond, out="x", **ends)  # type: ignore[no-any-return]
 
 
-def _sum(b: Builder, tokens: list[Var], width: Any) -> list[Var]:
-    """The sum of tokens f32[B, n, D] as f32[B, D], or nothing if there are none."""
-    if not tokens:
-        return []
+def _sum(b: Builder, tokens: list[Var]) -> list[Var]:
+    """The sum of tokens f32[B, n, D] as f32[B, D]."""
     rows = [b.sum(token, axes=(1,), keepdims=False) for token in tokens]
     total = rows[0]
     for row in rows[1:]:

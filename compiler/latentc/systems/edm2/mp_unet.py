@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.unet.layers import SHAPES, Way
+from latentc.components.blocks.unet.layers import Way
 from latentc.components.condition import Entry, TimeFeatures, with_operands
 from latentc.components.layers import mp_linear
-from latentc.components.networks._levels import LevelsDenoiser, Path, scaled, whole
+from latentc.components.networks._levels import LevelsDenoiser, Path, denoising, scaled, whole
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 from latentc.systems.edm2.magnitude import MagnitudeBlock, mp_conv
@@ -60,30 +60,7 @@ class MagnitudePreservingUnet(LevelsDenoiser):
         return max(1, channels // self.block.head_channels)
 
     def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
-        return _network(self, time, entries, axes)
-
-
-@cache
-def _network(config: MagnitudePreservingUnet, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
-    @module_class("MPUNet", x=SHAPES[axes])
-    def forward(
-        b: Builder,
-        x: Var,
-        t: Var,
-        *conditions: Var,
-        channels: int,
-        width: int,
-        blocks: int,
-        out_channels: int,
-        **static: Any,
-    ) -> Var:
-        """Predicts from noisy x at time t, given the conditions."""
-        path = _Parts(b, config, time, entries, x, t, conditions, width, blocks, static)
-        x, skips = path.down()
-        x = mp_conv(b, "out_conv", path.up(path.middle(x), skips), out_channels, 3, out="x")
-        return b.mul(x, b.param("out_gain", f32(1), "zeros"))
-
-    return forward
+        return denoising("MPUNet", _Parts, self, time, entries, axes)
 
 
 class _Parts(Path):
@@ -91,20 +68,8 @@ class _Parts(Path):
 
     config: MagnitudePreservingUnet
 
-    def __init__(
-        self,
-        b: Builder,
-        config: MagnitudePreservingUnet,
-        time: TimeFeatures,
-        entries: tuple[Entry, ...],
-        x: Var,
-        t: Var,
-        conditions: tuple[Var, ...],
-        width: Any,
-        blocks: int,
-        static: Mapping[str, Any],
-    ) -> None:
-        super().__init__(b, config, width, blocks, entries, conditions)
+    def start(self, time: TimeFeatures, x: Var, t: Var, static: Mapping[str, Any]) -> None:
+        b, config, width = self.b, self.config, self.width
         maps = [entry.map(b, operands, static, x.shape[-1]) for entry, operands in self.told("map")]
         one = b.full(x, shape=(1, *x.shape[2:]), value=1.0, dtype="f32", out="one")
         self.x: Var = b.concat(x, *maps, one, axis=1, out="x")
@@ -123,6 +88,10 @@ class _Parts(Path):
 
     def joined(self, x: Var, skip: Var) -> Var:
         return self.b.mp_concat(x, skip, axis=1, balance=self.config.concat_balance, out="x")
+
+    def read(self, x: Var) -> Var:
+        x = mp_conv(self.b, "out_conv", x, self.out_channels, 3, out="x")
+        return self.b.mul(x, self.b.param("out_gain", f32(1), "zeros"))
 
 
 @cache
