@@ -5,10 +5,15 @@ Symbols: B batch, C channels, D width, H and W sides of the array, P side of a p
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from latentc.components.layers import patch_conv
+from latentc.components.parts import Problem, a_divisor
 from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.components.dataset import Dataset
 
 
 def patchify(
@@ -59,9 +64,18 @@ def _sides(patch: Any) -> tuple[Any, Any]:
     return patch if isinstance(patch, tuple) else (patch, patch)
 
 
+def problems_of_square(kind: str, data: Dataset, patch: int) -> Iterator[Problem]:
+    """Problems of a network of that kind with data that is no square array [C, H, W] or that patches do not tile."""
+    shape = data.shape
+    if shape is None or len(shape) != 3 or shape[1] != shape[2]:
+        yield Problem((), f"a {kind} takes square arrays [C, H, W], but the data has {data.words}")
+    elif shape[1] % patch:
+        yield Problem(("patch",), f"patches of {patch} do not tile a side of {shape[1]}", a_divisor(shape[1]))
+
+
 def patch_side(size: int, channels: int) -> int:
     """P of patches with `size` numbers, C P P."""
     return round((size // channels) ** 0.5)
 
 
-__all__ = ["embedded_patches", "image", "patch_side", "patchify", "unpatchify"]
+__all__ = ["embedded_patches", "image", "patch_side", "patchify", "problems_of_square", "unpatchify"]

@@ -16,8 +16,8 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.kit.patches import embedded_patches
-from latentc.components.parts import Problem, a_divisor, dense
+from latentc.components.kit.patches import embedded_patches, problems_of_square
+from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
 
@@ -43,15 +43,7 @@ class OneSequence(Backbone):
     """How the learned positions of all tokens start."""
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
-        if shape is None or len(shape) != 3:
-            yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
-            return
-        _, height, width = shape
-        if height != width:
-            yield Problem((), f"a {self.kind} takes square inputs, not {height} by {width}")
-        elif height % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}", a_divisor(height))
+        yield from problems_of_square(self.kind, spec.data, self.patch)
         yield from self.problems_of_blocks()
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Condition, Form
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class ToldBlocks(Backbone):
@@ -14,7 +19,23 @@ class ToldBlocks(Backbone):
 
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     block: Block = Field(description="the repeated block")
+
+    def static_of_square(self, spec: Spec, out_channels: int) -> dict[str, Any]:
+        """The static arguments of a network over the patches of a square array."""
+        assert spec.data.shape is not None
+        channels, size, _ = spec.data.shape
+        return {
+            "size": size,
+            "patch": self.patch,
+            "channels": channels,
+            "width": self.width,
+            "depth": self.depth,
+            **self.block.static(self.width),
+            **self.condition_sizes(spec),
+            "out_channels": out_channels,
+        }
 
     def form_of(self, condition: Condition) -> Form | None:
         form = super().form_of(condition)

@@ -19,10 +19,10 @@ from latentc.components.blocks.merged_experts import problems_of_routed_by, rout
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Method, Network, Port
-from latentc.components.kit.patches import embedded_patches, image
+from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._told_blocks import ToldBlocks
-from latentc.components.parts import BlockCondition, Norm, Positions, Problem, Weights, a_divisor, dense
+from latentc.components.parts import BlockCondition, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -39,7 +39,6 @@ class PatchTransformer(ToldBlocks):
     """
 
     kind: Literal["patch_transformer"]
-    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         description="position encoding; null: none, if convolutions or position biases suffice"
     )
@@ -85,14 +84,8 @@ class PatchTransformer(ToldBlocks):
             message = f"a patch_transformer takes arrays [C, H, W] or [C, T], but the data has {spec.data.words}"
             yield Problem((), message, "use a token_transformer")
         else:
-            _, height, width = spec.data.shape
-            if height != width:
-                yield Problem((), f"a patch_transformer takes square inputs, not {height} by {width}")
-            elif height % self.patch:
-                message = f"patches of {self.patch} do not tile a side of {height}"
-                yield Problem(("patch",), message, a_divisor(height))
-            else:
-                grid = height // self.patch
+            yield from problems_of_square(self.kind, spec.data, self.patch)
+            grid = max(spec.data.shape[1] // self.patch, 1)
         yield from self.block.problems_of_width(self.width, grid, any_heads=True)
         yield from self.block.problems_of_rotary(self.width, **self.encodings())
         yield from self._problems_of_second(grid)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.block import Block
+from latentc.components.backbone import add_method
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.kit.patches import embedded_patches, image
-from latentc.components.parts import Positions, Problem, a_divisor, dense, table
+from latentc.components.kit.patches import embedded_patches, image, problems_of_square
+from latentc.components.networks._told_blocks import ToldBlocks
+from latentc.components.parts import Positions, Problem, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ContextTransformer(Backbone):
+class ContextTransformer(ToldBlocks):
     """Transformer over the tokens of conditions and patches (improved MeanFlow, Geng et al. 2025, arXiv:2512.02012).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Each condition becomes a number
@@ -38,11 +38,7 @@ class ContextTransformer(Backbone):
     """
 
     kind: Literal["context_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks, including those of one head")
-    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="position encoding")
-    block: Block = Field(description="the repeated block")
     weights: Literal["xavier", "normal", "small_lecun"] = Field(
         "xavier",
         description="initialisation of linear layers; small_lecun: standard deviation 0.32 / sqrt(inputs), and 1 / "
@@ -53,7 +49,11 @@ class ContextTransformer(Backbone):
     )
     tells_time: bool = Field(True, description="the time is a condition; in improved MeanFlow only the span is")
     velocity_head: int | None = Field(
-        None, gt=0, le=512, description="blocks of a second head, used only in training, that predicts the velocity"
+        None,
+        gt=0,
+        le=512,
+        description="blocks of a second head, used only in training, that predicts the velocity; `depth` counts those "
+        "of one head",
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
@@ -76,14 +76,7 @@ class ContextTransformer(Backbone):
         return hash(self.model_dump_json(exclude={"tokens"}))  # a mapping cannot be hashed; == compares it
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
-        if shape is None or len(shape) != 3:
-            yield Problem((), f"a context_transformer takes arrays [C, H, W], but the data has {spec.data.words}")
-        elif shape[1] != shape[2]:
-            yield Problem((), f"a context_transformer takes square inputs, not {shape[1]} by {shape[2]}")
-        elif shape[1] % self.patch:
-            message = f"patches of {self.patch} do not tile {shape[1]} by {shape[2]}"
-            yield Problem(("patch",), message, a_divisor(shape[1]))
+        yield from problems_of_square(self.kind, spec.data, self.patch)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.block.problems_of_condition(self.kind, None)
@@ -108,16 +101,7 @@ class ContextTransformer(Backbone):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
         channels, size, _ = spec.data.shape
-        static: dict[str, Any] = {
-            "size": size,
-            "patch": self.patch,
-            "channels": channels,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
-            **self.condition_sizes(spec),
-            "out_channels": out_channels,
-        }
+        static = self.static_of_square(spec, out_channels)
         entries = self.entries(spec)
         ports = (Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time"), *ports_of(entries))
         forward, train_forward = _network(self, spec.time, entries)

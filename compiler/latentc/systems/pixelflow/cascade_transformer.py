@@ -40,7 +40,6 @@ class CascadeTransformer(ToldBlocks):
     stages: int = Field(
         4, gt=0, le=16, description="number of resolutions, each twice the previous; the last is the data's"
     )
-    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels (P)")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(
         description="position encoding, which must be rotary"
     )
@@ -86,16 +85,7 @@ class CascadeTransformer(ToldBlocks):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
         channels, size, _ = spec.data.shape
-        static: dict[str, Any] = {
-            "size": size,
-            "patch": self.patch,
-            "channels": channels,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
-            **self.condition_sizes(spec),
-            "out_channels": out_channels,
-        }
+        static = self.static_of_square(spec, out_channels)
         entries, methods = self.entries(spec), {}
         for stage in range(self.stages):
             halvings = self.stages - 1 - stage

@@ -18,8 +18,8 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.conditions._standardized import standardized_embedder
 from latentc.components.contract import Network, Port
-from latentc.components.kit.patches import embedded_patches, image
-from latentc.components.parts import Problem, a_divisor, dense
+from latentc.components.kit.patches import embedded_patches, image, problems_of_square
+from latentc.components.parts import Problem, dense
 from latentc.components.samplers.guided_sampler import GuidedSampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -92,11 +92,7 @@ class Rin(Backbone):
         return ("size",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
-        if shape is None or len(shape) != 3 or shape[1] != shape[2]:
-            yield Problem((), f"a rin takes square arrays [C, H, W], but the data has {spec.data.words}")
-        elif shape[1] % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}", a_divisor(shape[1]))
+        yield from problems_of_square(self.kind, spec.data, self.patch)
         inner = min(self.width, self.data_width)
         for key, heads, width in (("heads", self.heads, inner), ("compute_heads", self.compute_heads, self.width)):
             if width % heads:

@@ -17,9 +17,9 @@ from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.kit.patches import embedded_patches
+from latentc.components.kit.patches import embedded_patches, problems_of_square
 from latentc.components.kit.tokens import rows
-from latentc.components.parts import Problem, Weights, a_divisor, dense
+from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -69,11 +69,7 @@ class MaskedDenoiser(Backbone):
         return ("width",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
-        if shape is None or len(shape) != 3 or shape[1] != shape[2]:
-            yield Problem((), f"a {self.kind} takes square arrays [C, H, W], but the data has {spec.data.words}")
-        elif shape[1] % self.patch:
-            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}", a_divisor(shape[1]))
+        yield from problems_of_square(self.kind, spec.data, self.patch)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, "vector", None)
         yield from self.problems_of_conditions(spec)
