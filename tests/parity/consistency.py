@@ -38,8 +38,9 @@ def level(number: Array) -> Array:
 
 def network(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     sigma, process = numbers.inputs["sigmas"].astype(np.float64), spec.objective.process
-    x = process.scale(sigma)[:, None, None, None] * numbers.inputs["x_t"]
-    return {"x": x, "t": process.told(sigma), "y": numbers.inputs["y"]}
+    point = process.point(sigma)
+    x = point.scale[:, None, None, None] * numbers.inputs["x_t"]
+    return {"x": x, "t": point.time, "y": numbers.inputs["y"]}
 
 
 def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -63,8 +64,9 @@ def objective(kind: str, steps: int, *more: str) -> str:
 
 def easy(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     sigma, process = numbers.inputs["sigma"].astype(np.float64), spec.objective.parameterization().process
-    x = process.scale(sigma)[:, None, None, None] * numbers.inputs["x"]
-    return {"x": x, "t": process.told(sigma), "y": numbers.inputs["class_labels"]}
+    point = process.point(sigma)
+    x = point.scale[:, None, None, None] * numbers.inputs["x"]
+    return {"x": x, "t": point.time, "y": numbers.inputs["class_labels"]}
 
 
 def easy_loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:

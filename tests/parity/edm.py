@@ -13,6 +13,7 @@ from cases import Array, Arrays, Case, Forward, Loss, Sampler
 from parity_data import Numbers
 
 from latentc.components.processes.prediction import conversion
+from latentc.components.samplers.grid import nearest
 
 SIZES = ("data.shape=[3, 16, 16]", "data.classes=10", "backbone.width=32", "backbone.multipliers=[1, 2]")
 SIZES += ("backbone.blocks=1", "backbone.attention=[1]")
@@ -28,7 +29,7 @@ def point(numbers: Numbers, spec: Any) -> tuple[Array, Array, Array, Any]:
     process = spec.objective.process
     times = process.time_of_level(numbers.inputs["sigma"].astype(np.float64))
     at = process.point(times)
-    return at.alpha, process.scale(times), process.told(process.nearest(times)), at
+    return at.alpha, at.scale, process.point(nearest(process, times)).time, at
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:

@@ -54,8 +54,9 @@ def noisy(numbers: Numbers) -> tuple[Array, Array]:
 
 
 def score(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
-    process, (sigma, x) = spec.objective.process, noisy(numbers)
-    return {"x": process.scale(sigma)[:, None, None, None] * x, "t": process.told(sigma), "y": numbers.inputs["labels"]}
+    sigma, x = noisy(numbers)
+    point = spec.objective.process.point(sigma)
+    return {"x": point.scale[:, None, None, None] * x, "t": point.time, "y": numbers.inputs["labels"]}
 
 
 def denoised(out: Array, numbers: Numbers, spec: Any) -> Array:

@@ -53,7 +53,7 @@ def velocity(objective: str, rows: slice, scale: Any) -> Any:
 
     def rate(t: float, x: np.ndarray) -> np.ndarray:
         a, b = conversion(target.predicts, "flow_velocity", target.process.point(t))
-        seen, told = x * target.process.scale(t), float(target.process.told(t))
+        seen, told = x * target.process.point(t).scale, float(target.process.point(t).time)
         made, empty = (forward(seen, told, y, SHAPE[0]) for y in (labels, null))
         s = scale(t) if callable(scale) else scale
         return np.asarray(a * x + b * (empty + np.reshape(s, (-1, 1, 1, 1)) * (made - empty)))
@@ -178,7 +178,7 @@ def test_the_likelihood_is_integrated_beside_the_state() -> None:
     def rate(t: float, v: np.ndarray) -> np.ndarray:
         state = v[: x.size].reshape(x.shape)
         a, b = conversion(target.predicts, "flow_velocity", target.process.point(t))
-        out = forward(state, float(target.process.told(t)), Y, SHAPE[0])
+        out = forward(state, float(target.process.point(t).time), Y, SHAPE[0])
         divergence = (signs**2 * (a + b * (1 - out**2))).sum(axis=(1, 2, 3))
         return np.concatenate([(a * state + b * out).ravel(), divergence])
 

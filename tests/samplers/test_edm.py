@@ -167,8 +167,8 @@ def test_losses_are_edms_weighted_losses_of_the_denoised_sample(kind):
     noisy = X + sigma * NOISE[0]
     weight = (sigma**2 + 0.5**2) / (sigma * 0.5) ** 2 if kind == "edm" else 1 / sigma**2
     error = np.concatenate([denoised(kind, noisy[i : i + 1], float(sigma[i, 0, 0, 0])) for i in (0, 1)]) - X
-    scale = (point.alpha * process.scale(times))[:, None, None, None]
-    told = process.told(times)
+    scale = (point.alpha * point.scale)[:, None, None, None]
+    told = point.time
     out = np.concatenate([network((scale * noisy)[i : i + 1], told[i]) for i in (0, 1)])
     u, w = (
         np.broadcast_to(np.asarray(v, float), times.shape)[:, None, None, None]

@@ -30,7 +30,7 @@ def test_the_process_of_the_page(page):
     after, before, here = process.point(times + step), process.point(times - step), process.point(times)
     np.testing.assert_allclose((after.alpha - before.alpha) / (2 * step), here.d_alpha, rtol=1e-6)
     np.testing.assert_allclose((after.sigma - before.sigma) / (2 * step), here.d_sigma, rtol=1e-6)
-    np.testing.assert_allclose(process.time_of_level(process.level(times)), times)
+    np.testing.assert_allclose(process.time_of_level(process.point(times).level), times)
 
 
 @pytest.mark.parametrize("predicts", [kind for kind in KINDS if kind != "preconditioned"])

@@ -51,7 +51,7 @@ def test_noise_levels_of_a_normal_logarithm(kind, noise_time):
     process = load("processes")["interpolant"].example(path=kind, **options)
     draw = np.array([-2.0, -0.3, 0.0, 1.7])
     t = process.training_time(NUMPY, draw, "flow_velocity")
-    np.testing.assert_allclose(process.level(t), np.exp(1.2 * draw - 0.4))
+    np.testing.assert_allclose(process.point(t).level, np.exp(1.2 * draw - 0.4))
 
 
 @pytest.mark.parametrize("source", KINDS)

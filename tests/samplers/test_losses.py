@@ -61,7 +61,7 @@ def test_diffusion_is_the_squared_error_of_the_prediction(name, predicts):
     point = process.point(times)
     u, w, alpha, sigma, scale, told = (
         np.broadcast_to(np.asarray(v, float), times.shape)[:, None, None, None]
-        for v in (*functional(predicts, point), point.alpha, point.sigma, process.scale(times), process.told(times))
+        for v in (*functional(predicts, point), point.alpha, point.sigma, point.scale, point.time)
     )
     error = np.tanh(scale * (alpha * X + sigma * NOISE) + told * 0.01) - (u * X + w * NOISE)
     error = error * sigma if predicts == "score" else error
@@ -80,7 +80,7 @@ def test_a_flow_trains_on_any_process_in_continuous_time(name):
     point = process.point(times)
     alpha, sigma, d_alpha, d_sigma, scale, told = (
         np.asarray(v, float)[:, None, None, None]
-        for v in (point.alpha, point.sigma, point.d_alpha, point.d_sigma, process.scale(times), process.told(times))
+        for v in (point.alpha, point.sigma, point.d_alpha, point.d_sigma, point.scale, point.time)
     )
     error = np.tanh(scale * (alpha * X + sigma * NOISE) + told * 0.01) - (d_alpha * X + d_sigma * NOISE)
     np.testing.assert_allclose(value(objective, draw), np.mean(error**2, axis=(1, 2, 3)), rtol=1e-6)

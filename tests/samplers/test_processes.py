@@ -12,7 +12,7 @@ from latentc.components import load
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import NUMPY, Numpy, Symbolic
 from latentc.components.processes.prediction import KINDS, conversion, functional
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, time_column
 from latentc.components.samplers import ode
 from latentc.components.samplers.adams import deis
 from latentc.components.samplers.ddim import ddim
@@ -59,14 +59,18 @@ def test_formulas_are_one_text_in_numpy_and_in_the_ir(name):
     b = ModuleBuilder().function("formulas")
     m = Symbolic(b, 4)
     t = b.input("t", i64(B) if process.WHOLE else f32(B))
-    at = process.at(m, t)
-    every = {"alpha": process.alpha, "sigma": process.sigma, "c_in": process.input_scale}
+    at, scaled = time_column(process, m, t), process.preconditioning
+    every = {"alpha": process.alpha, "sigma": process.sigma}
+    pairs_of = {"d": process.derivatives}
+    if scaled is not None:
+        every["c_in"] = scaled.input_scale
+        pairs_of |= {"own": scaled.functional, "denoiser": scaled.denoiser}
     found = {key: formula(m, at) for key, formula in every.items()}
     expected = {key: formula(NUMPY, times) for key, formula in every.items()}
     found["time"], expected["time"] = process.network_time(m, t), process.network_time(NUMPY, times)
-    for key, formula in {"d": process.derivatives, "own": process.preconditioned}.items():
+    for key, formula in pairs_of.items():
         pairs = formula(m, at), formula(NUMPY, times)
-        if pairs[1] is not None and pairs[1][0] is not None:
+        if pairs[1][0] is not None:
             for i in (0, 1):
                 found[f"{key}{i}"], expected[f"{key}{i}"] = pairs[0][i], pairs[1][i]
     for key in [key for key, value in found.items() if isinstance(value, float)]:
@@ -84,11 +88,11 @@ def test_formulas_are_one_text_in_numpy_and_in_the_ir(name):
 def test_derivatives_inverse_and_ends(name):
     process = PROCESSES[name]
     times = inner_times(process)
-    np.testing.assert_allclose(process.time_of_level(process.level(times)), times, rtol=1e-9)
-    assert float(process.point(process.data).sigma) == 0.0
+    np.testing.assert_allclose(process.time_of_level(process.point(times).level), times, rtol=1e-9)
+    assert process.data is None or float(process.point(process.data).sigma) == 0.0
     begun = 1 - 999 / 1000 if isinstance(process, Discrete) else 0.0  # timestep 999 of 1000 is a step from the noise
     assert process.progress([process.first, process.last]).tolist() == [begun, 1.0]
-    assert np.all(np.diff(process.level(times)) < 0) and np.all(np.diff(process.progress(times)) > 0)
+    assert np.all(np.diff(process.point(times).level) < 0) and np.all(np.diff(process.progress(times)) > 0)
     point = process.point(times)
     if point.d_alpha is None:
         with pytest.raises(ValueError, match="needs a path"):
@@ -106,7 +110,7 @@ def test_training_times_are_the_process_s(name):
     process = PROCESSES[name]
     draws = np.array([0, 999]) if process.WHOLE else np.array([0.0, 0.3, 1.0])
     times = process.training_time(NUMPY, draws, "noise")
-    levels = process.level(np.asarray(times, float))
+    levels = process.point(np.asarray(times, float)).level
     assert np.all(levels > 0) and np.all(np.isfinite(levels))
 
 
@@ -125,12 +129,12 @@ def spread(process, t):
 def exact_network(target, times):
     """The exact network, at the times that it is told on a grid."""
     process = target.process
-    told = process.told(times)
+    told = process.point(times).time
 
     def network(x, t):
         at = times[np.argmin(np.abs(told - t))]
         point = process.point(at)
-        state = x / process.scale(at) / spread(process, at) ** 2
+        state = x / point.scale / spread(process, at) ** 2
         u, w = functional(target.predicts, point)
         return np.asarray(u * point.alpha * S**2 * state + w * point.sigma * state)
 

@@ -21,6 +21,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 from latentc.spec.sections import Stitch
+from latentc.systems.score_sde.discrete_steps import limit
 from latentc_runtime.sources import Setting
 
 SHAPE, CLASSES = (2, 3, 3), 4
@@ -148,7 +149,7 @@ IMPOSSIBLE = {
     for kind in ("euler_maruyama", "heun_sde", "predictor_corrector", "probability_flow")
     for objective in OBJECTIVES
     if objective.startswith("diffusion")
-    and (kind != "predictor_corrector" or OBJECTIVES[objective].parameterization().process.limit() is None)
+    and (kind != "predictor_corrector" or limit(OBJECTIVES[objective].parameterization().process) is None)
 } | {(kind, objective) for kind in ("flow_map", "consistency") for objective in OBJECTIVES}  # which teach neither
 
 
@@ -319,7 +320,7 @@ def test_timesteps_are_where_the_network_is_evaluated(kind, objective):
     evaluated = np.concatenate(
         [part.columns["t"][:: part.substeps] for part in sampler.table(target).parts() if part.substeps]
     )
-    np.testing.assert_array_equal(evaluated, target.process.told(times))
+    np.testing.assert_array_equal(evaluated, target.process.point(times).time)
     assert differ(sampler, objective) < 1e-9
 
 

@@ -23,7 +23,7 @@ SPACINGS = load("samplers/spacings")
 PREDICTIONS = ("noise", "x0", "velocity", "flow_velocity", "score", "scaled_score", "preconditioned")
 NO_FORMULAS = {
     *("consistency", "deis", "flow_map", "flow_turbo", "ipndm", "predictor_corrector", "probability_flow"),
-    *("dopri5", "pivoted"),
+    *("dopri5", "denoised_dopri5", "pivoted"),
 }
 """Samplers whose projects have tables."""
 NO_SPACING = {"betas", "iddpm_levels"}
@@ -79,7 +79,7 @@ def test_formulas_are_the_table(kind: str) -> None:
     for name in PROCESSES:
         process = example(name)
         for spacing in (None, *SPACINGS):
-            predicts = "flow_velocity" if process.ODE == "time" else "noise"
+            predicts = "flow_velocity" if process.DEFAULTS.over == "time" else "noise"
             try:
                 given = None if spacing is None else SPACINGS[spacing].EXAMPLE
                 sampler = SAMPLERS[kind](**fields(kind, spacing=given))
@@ -89,7 +89,7 @@ def test_formulas_are_the_table(kind: str) -> None:
             if found is None:
                 continue
             lacks = kind in NO_FORMULAS or spacing in NO_SPACING or name in NO_PROCESS
-            levels = spacing in ("karras", "log_snr", "vp_levels") or (spacing is None and process.SPACING == "karras")
+            levels = (spacing or process.DEFAULTS.spacing) in ("karras", "log_snr", "vp_levels")
             assert found != (lacks or (kind == "dpm_solver_singlestep" and levels)), (name, spacing)
             count += found
     assert count or kind in NO_FORMULAS
@@ -154,7 +154,7 @@ def test_options(kind: str) -> None:
         found = []
         for name in ("edm", "discrete", "vp", "ve", "interpolant"):
             process = example(name)
-            predicts = "flow_velocity" if process.ODE == "time" else "preconditioned" if name == "edm" else "noise"
+            predicts = {"interpolant": "flow_velocity", "edm": "preconditioned"}.get(name, "noise")
             try:
                 sampler = SAMPLERS[kind](**{"kind": kind, "steps": 7, **options})
             except ValueError as error:
@@ -185,7 +185,7 @@ def test_options(kind: str) -> None:
 )
 def test_options_of_processes(process: dict[str, Any]) -> None:
     made = PROCESSES[process["kind"]](**process)
-    target = Parameterization(made, "flow_velocity" if made.ODE == "time" else "noise")
+    target = Parameterization(made, "flow_velocity" if made.DEFAULTS.over == "time" else "noise")
     assert compared(SAMPLERS["ddim"](kind="ddim", steps=7), target)
     assert compared(SAMPLERS["heun"](kind="heun", steps=7, spacing="karras", over="level"), target)
 

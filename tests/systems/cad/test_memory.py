@@ -78,7 +78,7 @@ def test_the_loss_remembers_for_some_samples() -> None:
     process = load_spec(RIN.spec, RIN.variant, [*RIN.sizes]).objective.process  # type: ignore[union-attr]
     at, y = process.point(given["u"]), np.eye(10)[given["y"]]
     x_t = at.alpha[:, None, None, None] * given["x"] + at.sigma[:, None, None, None] * given["noise"]
-    t, none = process.told(given["u"]), np.zeros((2, 6, 16))
+    t, none = process.point(given["u"]).time, np.zeros((2, 6, 16))
     _, latents = net.run("main.forward", x_t, t, y, none)
     latents[0] = 0  # 0.2 is not above 1 - 0.75
     prediction, _ = net.run("main.forward", x_t, t, y, latents)

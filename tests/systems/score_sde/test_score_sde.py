@@ -111,7 +111,7 @@ def test_predictors_and_correctors(kind: str, predictor: str, flow: bool, correc
     x = rng.standard_normal((3, 1, 4, 4))
     z = rng.standard_normal((60, *x.shape))
     found = run(sampler.table(at), score, x, z)  # type: ignore[attr-defined]
-    wanted = reference(kind, predictor, corrector, flow, x, z, lambda t: float(at.process.told(t)))
+    wanted = reference(kind, predictor, corrector, flow, x, z, lambda t: float(at.process.point(t).time))
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
@@ -137,7 +137,7 @@ def test_a_solution_ends_with_a_step_of_reverse_diffusion_without_noise(kind: st
     fields = {"kind": "probability_flow", "steps": 4}
     plain, last = (SAMPLERS["probability_flow"].model_validate(fields | more) for more in ({}, {"denoise": 1000}))
     solved, found = (run(sampler.table(at), score, x) for sampler in (plain, last))  # type: ignore[attr-defined]
-    s, k = score(solved, float(at.process.told(0.2))), 199  # of steps 0 to 999
+    s, k = score(solved, float(at.process.point(0.2).time)), 199  # of steps 0 to 999
     beta, sigmas = np.linspace(0.1, 20, 1000)[k] / 1000, np.geomspace(0.01, 50, 1000)
     f, g = sde(kind, 0.2)
     wanted = {
@@ -155,7 +155,7 @@ def test_adaptive_steps_end_with_the_same_step() -> None:
     sampler = "sampler={kind: dopri5, rtol: 0.1, atol: 0.1, max_steps: 4}"
     plain, last = (
         lower(load_spec("score_sde", "subvp-ddpmpp", [*tiny, sampler, *more]))
-        for more in ((), ["sampler.denoise=1000"])
+        for more in ((), ["sampler.kind=denoised_dopri5"])
     )
     weights, x = weights_of(plain, 0.1), rng.standard_normal((2, 1, 8, 8))
     (solved, before), (found, after) = (
@@ -329,7 +329,7 @@ def test_times_of_even_log_snr_are_importance_sampling_for_it(kind: str) -> None
     process = load("processes")[kind].model_validate({"kind": kind, "times": "log_snr"})
     u = (np.arange(200_000) + 0.5) / 200_000
     t = process.training_time(NUMPY, u, "noise")
-    log_snr = 2 * np.log(process.level(t))
+    log_snr = 2 * np.log(process.point(t).level)
     assert np.allclose(np.diff(log_snr), np.diff(log_snr).mean(), rtol=1e-3)
     grid = np.geomspace(1e-5, 1.0, 200_000)
     weight = np.array([sde(kind, s)[1] ** 2 / marginal(kind, s)[1] ** 2 for s in grid])

@@ -30,7 +30,6 @@ from latentc.components.networks._unet import Parts, Unet, embedding_of
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
-from latentc.components.processes.geometric import Geometric
 from latentc.components.processes.sde import Ve
 from latentc.components.samplers.base import ArraySampler
 from latentc.ir.builder import BlockBody, ModuleBuilder, Var
@@ -182,8 +181,9 @@ def _noise_levels(spec: Spec) -> Sizes:
     """Levels of the process, falling; without any, those that Song et al.'s configurations list for all processes."""
     target = spec.objective.parameterization() if isinstance(spec.objective, Objective) else None
     process = None if target is None else target.process
-    if isinstance(process, Discrete | Geometric):
-        levels = tuple(sorted(map(float, process.levels), reverse=True))
+    if process is not None and process.WHOLE:
+        every = np.arange(min(process.first, process.last), max(process.first, process.last) + 1)
+        levels = tuple(sorted(map(float, process.point(every).level), reverse=True))
         return {"noise_levels": levels, "discrete": int(isinstance(process, Discrete))}
     ends, steps = (50.0, 0.01), 1000
     if isinstance(process, Ve):  # their sampler has a step for each level

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Symbolic
-from latentc.components.processes.process import Process
+from latentc.components.processes.process import Process, time_column
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B
@@ -45,7 +45,7 @@ def noised_data(b: Builder, process: Process, range: tuple[float, float], x0: Va
     drawn, noise = b.input("step", i64(B)), b.input("noise", x0.type)
     m = Symbolic(b, x0.type.rank)
     t = b.add(drawn, first, out="t") if first else drawn
-    at = process.at(m, t)
+    at = time_column(process, m, t)
     x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
     return x_t, process.network_time(m, t), last - first
 

@@ -20,7 +20,7 @@ from latentc.components.objectives.denoising_terms._term import Denoised, Denois
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import Point, functional
-from latentc.components.processes.process import Parameterization, Process
+from latentc.components.processes.process import Parameterization, Process, input_scale, time_column
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, TensorType
@@ -89,12 +89,13 @@ def noised_at(b: Builder, target: Parameterization, x0: Var, noise: Var, t: Var,
     `derivatives`: of the process, at its point.
     """
     process, m = target.process, Symbolic(b, x0.type.rank)
-    at = process.at(m, t)
+    at = time_column(process, m, t)
     alpha, sigma = process.alpha(m, at), process.sigma(m, at)
     d_alpha, d_sigma = process.derivatives(m, at) if derivatives else (None, None)
-    own = process.preconditioned(m, at) if target.predicts == "preconditioned" else None
+    scaling = process.preconditioning
+    own = scaling.functional(m, at) if scaling is not None and target.predicts == "preconditioned" else None
     x_t = weighted_sum(b, "x_t", (alpha, x0), (sigma, noise))
-    scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
+    scaled = weighted_sum(b, "scaled", (input_scale(process, m, at), x_t))
     point = Point(alpha, sigma, d_alpha, d_sigma, own)
     return Noised(target, (), x0, noise, t, point, x_t, scaled, process.network_time(m, t))
 

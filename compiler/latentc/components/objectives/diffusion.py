@@ -24,6 +24,7 @@ from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import conversion, functional
 from latentc.components.processes.process import Parameterization, Process, Variance
+from latentc.components.processes.sde import Preserving
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
 
@@ -213,7 +214,7 @@ class Diffusion(DiffusionLoss):
         if not isinstance(u, float) or u:  # as an error of the noise, of which the others' are multiples
             still = isinstance(point.alpha, float) and point.alpha == 1.0
             error = b.div(error, w - u * (point.sigma if still else point.sigma / point.alpha), out="error")
-        weight = self.process.importance
+        weight = self.process.importance if isinstance(self.process, Preserving) else None
         if weight is None:  # g^2 / sigma^2 is the growth of log(sigma^2 / alpha^2)
             growth, fading = point.d_sigma / point.sigma, point.d_alpha / point.alpha
             growth = b.op("sub", growth, fading, out="growth") if isinstance(fading, Var) else growth

@@ -21,7 +21,7 @@ from latentc.components.objectives.denoising import with_kernel
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
-from latentc.components.processes.process import Process
+from latentc.components.processes.process import Process, input_scale, time_column
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
@@ -69,9 +69,9 @@ class NoisyClassification(Objective):
         if first:
             drawn = b.add(drawn, first, out="step")
         t = process.training_time(m, drawn, "noise")
-        at = process.at(m, t)
+        at = time_column(process, m, t)
         x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
-        scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
+        scaled = weighted_sum(b, "scaled", (input_scale(process, m, at), x_t))
         told = conditions.dropped(b, conditions.operands(b, given))
         logits = call(b, network, "forward", told, state=scaled, time=process.network_time(m, t), out="logits")
         loss = b.cross_entropy(logits, y, out="loss")

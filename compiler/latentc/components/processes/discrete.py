@@ -11,12 +11,10 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.formula_source import Sources
 from latentc.components.parts import Problem
-from latentc.components.processes.formulas import Array, Maths, Symbolic
+from latentc.components.processes.formulas import Array, Maths
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Limit, Prior, Process
-from latentc.components.processes.sde import Vp
+from latentc.components.processes.process import Defaults, Prior, Process
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -52,9 +50,8 @@ class Discrete(Process):
         "standard",
         description="standard deviation at the start of sampling: 1, or that of the first level (marginal: EDM)",
     )
-    SPACING: ClassVar[str | None] = None
+    DEFAULTS: ClassVar[Defaults] = Defaults(tried=("trailing", "karras"))
     WHOLE: ClassVar[bool] = True
-    TRIED: ClassVar[tuple[str, ...]] = ("trailing", "karras")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "discrete", "schedule": "cosine", "steps": 100}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -91,30 +88,6 @@ class Discrete(Process):
         """(alpha, sigma) at times from -1, the data, to T - 1."""
         return between_timesteps(t, self.alphas_cumprod, self.interpolation)
 
-    def write_levels(self, sources: Sources, whole: bool = False) -> str:
-        lines = ["def alphas_cumprod() -> Array:", '    """alpha^2 of every timestep."""']
-        betas = f"{sources.function(BETAS[self.schedule])}({self._ends_text(sources)})"
-        lines.append(f"    return np.cumprod(1.0 - {betas}, dtype=np.float64)")
-        sources.define("alphas_cumprod", "\n".join(lines))
-        if whole:
-            found = sources.function(at_timesteps)
-        else:
-            found = sources.function(between_timesteps, interpolation=self.interpolation)
-        lines = ["def alpha_sigma(t: Array) -> tuple[Array, Array]:"]
-        lines += ['    """The process at times t: x_t = alpha * x_0 + sigma * noise. t = -1 is the data."""']
-        lines += [f"    return {found}(t, alphas_cumprod())"]
-        return sources.define("alpha_sigma", "\n".join(lines))
-
-    def _ends_text(self, sources: Sources) -> str:
-        names = [sources.constant("TIMESTEPS", self.steps)]
-        if self.schedule != "cosine":
-            start, end = _ends(self.schedule, self.steps, self.beta_start, self.beta_end)
-            names += [sources.constant("BETA_START", start), sources.constant("BETA_END", end)]
-        return ", ".join(names)
-
-    def time_text(self, sources: Sources, level: str) -> str:
-        return f"{sources.function(time_between, interpolation=self.interpolation)}({{}}, alphas_cumprod())"
-
     def network_time(self, m: Maths, t: Any) -> Any:
         return m.affine(m.real(t, out="time"), 1.0, self.time_offset, out="time")
 
@@ -140,31 +113,11 @@ class Discrete(Process):
     def time_of_level(self, level: ArrayLike) -> Array:
         return time_between(np.asarray(level, np.float64), self.alphas_cumprod, self.interpolation)
 
-    def nearest_text(self, sources: Sources, times: str) -> str:
-        return f"{sources.function(nearest_timesteps)}({times}, alphas_cumprod())"
-
-    def nearest(self, times: Array) -> Array:
-        return nearest_timesteps(times, self.alphas_cumprod)
-
-    def limit(self) -> Limit | None:
-        """As `continuous: False` in the code of Song et al. 2021 (arXiv:2011.13456)."""
-        if self.schedule != "linear":
-            return None
-        sde = Vp(kind="vp", beta_min=self.steps * float(self.betas[0]), beta_max=self.steps * float(self.betas[-1]))
-
-        def told(s: Array) -> Array:
-            return (s.astype(np.float32) * np.float32(self.steps - 1)).astype(np.float64)
-
-        return Limit(sde, lambda s: np.floor(told(s)), lambda s: told(s) + self.time_offset)
-
     def draw(self) -> Draw:
         return Draw("t", "integers", {"high": self.steps})
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         return draw
-
-    def at(self, m: Symbolic, t: Any) -> Any:
-        return t
 
 
 def linear_betas(timesteps: int, beta_start: float, beta_end: float) -> Array:
@@ -231,14 +184,7 @@ def time_between(level: Array, alphas_cumprod: Array, interpolation: str) -> Arr
     return np.interp(np.log(level), np.log(levels), timesteps)
 
 
-def nearest_timesteps(t: Array, alphas_cumprod: Array) -> Array:
-    """The timesteps whose noise levels are nearest to those at t."""
-    every = np.sqrt((1.0 - alphas_cumprod) / alphas_cumprod)
-    levels = np.exp(np.interp(t, np.arange(len(every)), np.log(every)))
-    return np.argmin(np.abs(levels[:, None] - every), axis=1).astype(np.float64)
-
-
-def _ends(schedule: str, steps: int, beta_start: float | None, beta_end: float | None) -> tuple[float, float]:
+def schedule_ends(schedule: str, steps: int, beta_start: float | None, beta_end: float | None) -> tuple[float, float]:
     """The first and the last beta."""
     usual = (1000 / steps * 1e-4, 1000 / steps * 0.02) if schedule == "linear" else (0.00085, 0.012)
     return usual[0] if beta_start is None else beta_start, usual[1] if beta_end is None else beta_end
@@ -248,7 +194,7 @@ def _ends(schedule: str, steps: int, beta_start: float | None, beta_end: float |
 def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float | None) -> Array:
     if schedule == "cosine":
         return cosine_betas(steps)
-    start, end = _ends(schedule, steps, beta_start, beta_end)
+    start, end = schedule_ends(schedule, steps, beta_start, beta_end)
     betas = BETAS[schedule](steps, start, end)
     if not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas must be between 0 and 1: they run from {start:g} to {end:g}")

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
+from latentc.components import Closed
 from latentc.components.contract import Draw
-from latentc.components.formula_source import Sources
-from latentc.components.processes.formulas import Array, Maths, Symbolic
+from latentc.components.processes.formulas import Array, Maths
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Process
+from latentc.components.processes.process import Defaults, Process
+
+
+class Scalings(Closed):
+    """EDM's preconditioning: input and training target of the network have variance 1."""
+
+    sigma_data: float
+
+    def _deviation(self, m: Maths, t: Any) -> Any:
+        return m.sqrt(t * t + self.sigma_data**2, out="deviation")
+
+    def input_scale(self, m: Maths, t: Any) -> Any:
+        return 1.0 / self._deviation(m, t)
+
+    def denoiser(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        c_skip = self.sigma_data**2 / (t * t + self.sigma_data**2)
+        return c_skip, t * self.sigma_data / self._deviation(m, t)
+
+    def functional(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        deviation = self._deviation(m, t)
+        return t / (self.sigma_data * deviation), -self.sigma_data / deviation
 
 
 class Edm(Process):
@@ -31,13 +52,8 @@ class Edm(Process):
     time_factor: float = Field(
         0.25, gt=0, description="factor of log(sigma) in the time that the network takes; 250: consistency models"
     )
-    SPACING: ClassVar[str | None] = "karras"
-    TRIED: ClassVar[tuple[str, ...]] = ("log_snr",)
+    DEFAULTS: ClassVar[Defaults] = Defaults(spacing="karras", tried=("log_snr",))
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm"}
-
-    @property
-    def data_std(self) -> float:
-        return self.sigma_data
 
     def alpha(self, m: Maths, t: Any) -> Any:
         return 1.0
@@ -48,22 +64,12 @@ class Edm(Process):
     def derivatives(self, m: Maths, t: Any) -> tuple[Any, Any]:
         return 0.0, 1.0
 
-    def _deviation(self, m: Maths, t: Any) -> Any:
-        return m.sqrt(t * t + self.sigma_data**2, out="deviation")
-
-    def preconditioned(self, m: Maths, t: Any) -> tuple[Any, Any]:
-        deviation = self._deviation(m, t)
-        return t / (self.sigma_data * deviation), -self.sigma_data / deviation
-
-    def denoiser(self, m: Maths, t: Any) -> tuple[Any, Any]:
-        c_skip = self.sigma_data**2 / (t * t + self.sigma_data**2)
-        return c_skip, t * self.sigma_data / self._deviation(m, t)
+    @property
+    def preconditioning(self) -> Scalings:
+        return Scalings(sigma_data=self.sigma_data)
 
     def network_time(self, m: Maths, t: Any) -> Any:
         return m.affine(m.log(t), self.time_factor, 0.0, out="time")
-
-    def input_scale(self, m: Maths, t: Any) -> Any:
-        return 1.0 / self._deviation(m, t)
 
     @property
     def first(self) -> float:
@@ -77,23 +83,15 @@ class Edm(Process):
     def data(self) -> float:
         return 0.0
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return math.inf, math.ulp(0.0)  # any level
+
     def prior_scale(self, t: float) -> float:
         return t
 
     def time_of_level(self, level: ArrayLike) -> Array:
         return np.array(level, np.float64)
-
-    def time_text(self, sources: Sources, level: str) -> str:
-        return "{}"
-
-    def has(self, t: float) -> bool:
-        return t > 0.0
-
-    def level_bounds(self) -> tuple[float, float]:
-        return 0.0, np.inf
-
-    def spread(self, start: float, stop: float, left: ArrayLike) -> Array:
-        return stop * (start / stop) ** np.asarray(left, np.float64)
 
     def progress(self, t: ArrayLike) -> Array:
         with np.errstate(divide="ignore"):
@@ -105,9 +103,6 @@ class Edm(Process):
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         return m.exp(m.affine(draw, self.p_std, self.p_mean), out="t")
-
-    def at(self, m: Symbolic, t: Any) -> Any:
-        return m.column(t, "sigma")
 
 
 __all__ = ["Edm"]

@@ -14,7 +14,7 @@ from latentc.components.contract import Draw
 from latentc.components.parts import Applies, Problem
 from latentc.components.processes.formulas import Maths
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Process
+from latentc.components.processes.process import Defaults, Process
 from latentc.components.processes.sde import d_log_alpha, log_alpha
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Interpolant(Process):
     )
     logit_mean: float = Field(0.0, description="mean of the normal variate")
     logit_std: float = Field(1.0, gt=0, description="standard deviation of the normal variate")
-    ODE: ClassVar[Literal["time", "level"]] = "time"
+    DEFAULTS: ClassVar[Defaults] = Defaults(over="time")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "interpolant"}
 
     def _progress(self, t: Any) -> Any:
@@ -90,11 +90,6 @@ class Interpolant(Process):
     @property
     def data(self) -> float:
         return self.last
-
-    def level_range(self) -> tuple[float, float]:
-        eps = 1e-3
-        least, greatest = self._progress(1.0 - eps), self._progress(0.0 if self.path == "vp" else eps)
-        return float(self.level(least)), float(self.level(greatest))
 
     def draw(self) -> Draw:
         return Draw("u", "uniform" if self.times == "uniform" else "normal")

@@ -37,6 +37,7 @@ class Point:
 
     `d_alpha`, `d_sigma`: derivatives by the process's time, None for a discrete schedule. `preconditioned`: (u, w) of
     the process's own prediction u * x0 + w * noise, `denoiser`: (c_skip, c_out) of x0 from it, None if it has none.
+    `time` and `scale`: the network's time input and the factor of its input x, in arrays only.
     """
 
     alpha: Any
@@ -45,6 +46,14 @@ class Point:
     d_sigma: Any = None
     preconditioned: tuple[Any, Any] | None = None
     denoiser: tuple[Any, Any] | None = None
+    time: Any = None
+    scale: Any = None
+
+    @property
+    def level(self) -> Array:
+        """f64: the noise level sigma / alpha; infinite where alpha is 0."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(self.sigma / self.alpha)
 
 
 def functional(kind: Prediction, point: Point) -> tuple[Any, Any]:

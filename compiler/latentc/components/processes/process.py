@@ -1,23 +1,22 @@
-"""The base class of forward processes, and what samplers and losses need of one.
+"""The base class of forward processes.
 
 A state is ``x_t = alpha(t) x0 + sigma(t) noise`` with x0 the data. Three scales are separate: the process's own time t
-(`first` at the noise, `data` at the data, in either direction), the time that the network is told (`network_time`),
-and the noise level sigma / alpha, in which two processes can be compared.
+(`first` at the noise, `data` at the data, in either direction), the network's time input (`network_time`), and the
+noise level sigma / alpha, in which two processes can be compared.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc.components.contract import Draw
 from latentc.components.coupling import Coupling
-from latentc.components.formula_source import Sources
 from latentc.components.parts import Part, Problem
 from latentc.components.processes.formulas import NUMPY, Array, Maths, Symbolic
 from latentc.components.processes.prediction import Point, Prediction
@@ -31,20 +30,35 @@ Prior = Literal["standard", "marginal"]
 
 
 @dataclass(frozen=True)
-class Levels:
-    """A process in `N` discrete steps, f64[N] from data to noise: x_k = keep x_(k-1) + sqrt(added) noise.
+class Defaults:
+    """How samplers treat a process unless a spec says otherwise.
 
-    `ancestral`: the standard deviation of the noise that ancestral sampling adds on the way back from step k.
+    `over`: variable of integration of Euler's and Heun's methods, the process's time or its noise level. `spacing`: of
+    a continuous process; one of whole timesteps takes the sampler's own. `tried`: further spacings that `latentc tune`
+    tries.
     """
 
-    keep: Array
-    added: Array
-    ancestral: Array
+    over: Literal["time", "level"] = "level"
+    spacing: str = "even"
+    tried: tuple[str, ...] = ()
+
+
+class Preconditioning(Protocol):
+    """Scalings of a network's input x and output F (Karras et al. 2022, table 1)."""
+
+    def input_scale(self, m: Maths, t: Any) -> Any:
+        """c_in: the network takes c_in x."""
+
+    def denoiser(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        """(c_skip, c_out) with x0 = c_skip x + c_out F."""
+
+    def functional(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        """(u, w) with F = u x0 + w noise, without the cancellation of (1 - c_skip) / c_out."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a process makes of standard normals z [B, ...]: its noise, by a further random number per sample.
+    """Noise other than standard normals: made of normals z [B, ...] and a further random number per sample.
 
     `apply(b, z, drawn)` takes the number f32[B] that `draw` declares. `extra`: the dimensions beside those of the data
     in which a Poisson flow makes this noise.
@@ -55,38 +69,12 @@ class Kernel:
     apply: Callable[[Builder, Var, Var], Var]
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The SDE whose steps a process of discrete levels is, for networks that know those levels.
-
-    At time s of the `sde` a network is told `told(s)`, and its prediction is of noise at the level's time `level(s)`.
-    """
-
-    sde: Process
-    level: Callable[[Array], Array]
-    told: Callable[[Array], Array]
-
-
 class Process(Part):
     """A forward process. Formulas take `m`, the functions to write them over, and times t of any shape."""
 
-    ODE: ClassVar[Literal["time", "level"]] = "level"
-    """Default variable of integration of Euler's and Heun's methods: the process's time or its noise level."""
-    SPACING: ClassVar[str | None] = "even"
-    """Spacing of a sampler that names none; None: the sampler's own."""
-    TRIED: ClassVar[tuple[str, ...]] = ()
-    """Further spacings that `latentc tune` tries."""
-
-    CLOSES: ClassVar[bool] = True
-    """Whether sampling ends at the data, where the network is not evaluated; else at `last`."""
-
+    DEFAULTS: ClassVar[Defaults] = Defaults()
     WHOLE: ClassVar[bool] = False
-    """Whether its times are integers, with interpolation between them."""
-
-    @property
-    def data_std(self) -> float:
-        """The standard deviation that the data is taken to have."""
-        return 0.5
+    """True if its times are integers, with interpolation between them."""
 
     # ---- formulas, in numpy and in the IR
 
@@ -102,55 +90,14 @@ class Process(Part):
         """Derivatives of alpha and sigma by t; (None, None) for a process on discrete levels."""
         return None, None
 
-    def preconditioned(self, m: Maths, t: Any) -> tuple[Any, Any] | None:
-        """(u, w) of the process's own prediction u * x0 + w * noise, or None."""
+    @property
+    def preconditioning(self) -> Preconditioning | None:
+        """Scalings of the network's input and output; None: the network takes the state itself."""
         return None
 
     def network_time(self, m: Maths, t: Any) -> Any:
-        """The time that the network is told (EDM's c_noise)."""
+        """The network's time input (EDM's c_noise)."""
         return t
-
-    def input_scale(self, m: Maths, t: Any) -> Any:
-        """Factor of the network's input x (EDM's c_in)."""
-        return 1.0
-
-    def denoiser(self, m: Maths, t: Any) -> tuple[Any, Any] | None:
-        """(c_skip, c_out) with x0 = c_skip x + c_out F for the process's own prediction F, or None."""
-        return None
-
-    # ---- formulas as text
-
-    def write_levels(self, sources: Sources, whole: bool = False) -> str:
-        """The name of a printed function (alpha, sigma) of the times t, f64; of `whole` timesteps alone."""
-        alpha, sigma = (
-            sources.expression(self, name) or f"{sources.method(self, name, f'{name}_of')}(t)"
-            for name in ("alpha", "sigma")
-        )
-        alpha = "np.ones_like(t)" if alpha == "1.0" else alpha
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            if np.any(np.asarray(self.sigma(NUMPY, np.float64(self.data))) != 0.0):
-                sigma = f"np.where(t == {self.data!r}, 0.0, {sigma})"
-        lines = ["def alpha_sigma(t: Array) -> tuple[Array, Array]:"]
-        lines += [
-            '    """The process at times t: x_t = alpha * x_0 + sigma * noise."""',
-            f"    return {alpha}, {sigma}",
-        ]
-        return sources.define("alpha_sigma", "\n".join(lines))
-
-    def time_text(self, sources: Sources, level: str) -> str:
-        """The times of noise levels sigma / alpha, as an expression; `level` is a function."""
-        found = sources.function(bisected)
-        return f"{found}({{}}, {level}, {self.first!r}, {self.last!r})"
-
-    def nearest_text(self, sources: Sources, times: str) -> str:
-        """`nearest` as an expression."""
-        return times
-
-    def prior_text(self) -> str:
-        """The standard deviation of the first state, as an expression in the times t and the levels there."""
-        if self.prior_scale(float(self.first)) == 1.0:
-            return "1.0"
-        return "sigma[0]"
 
     # ---- ends
 
@@ -166,20 +113,17 @@ class Process(Part):
 
     @property
     @abstractmethod
-    def data(self) -> float:
-        """Time of the data, where sigma is 0."""
+    def data(self) -> float | None:
+        """Time of the data, where sigma is 0 and the network is not evaluated; None: sampling ends at `last`."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Times, from noise to data, between which a sampler may ask to evaluate the network."""
+        return self.first, self.last
 
     def prior_scale(self, t: float) -> float:
-        """Standard deviation of the state that sampling starts with at time t."""
+        """Standard deviation of the state that sampling starts with at time t: 1, or sigma(t)."""
         return 1.0
-
-    def in_steps(self, count: int) -> Levels | None:
-        """The process in `count` discrete steps, as its authors write it; None if they do not, or for too few."""
-        return None
-
-    def limit(self) -> Limit | None:
-        """The SDE that it is a discretisation of; None if it has none, or is continuous itself."""
-        return None
 
     def kernel(self, shape: Sequence[int]) -> Kernel | None:
         """How the noise of samples of this shape is drawn, if not as standard normals."""
@@ -195,15 +139,6 @@ class Process(Part):
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         """Training times from `draw`."""
 
-    @property
-    def importance(self) -> float | None:
-        """Mean of g^2 / sigma^2 over its times, if training draws them in proportion to that; None: it does not."""
-        return None
-
-    def at(self, m: Symbolic, t: Any) -> Any:
-        """Training times [B] in the shape in which the formulas take them."""
-        return m.column(t, "time")
-
     # ---- in numpy
 
     def point(self, t: ArrayLike) -> Point:
@@ -211,59 +146,47 @@ class Process(Part):
         t = np.asarray(t, np.float64)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             d_alpha, d_sigma = self.derivatives(NUMPY, t)
-            own, denoiser = self.preconditioned(NUMPY, t), self.denoiser(NUMPY, t)
-            return Point(
+            scaled = self.preconditioning
+            point = Point(
                 _like(t, self.alpha(NUMPY, t)),
                 np.where(t == self.data, 0.0, _like(t, self.sigma(NUMPY, t))),  # exactly, whatever pi rounds to
                 None if d_alpha is None else _like(t, d_alpha),
                 None if d_sigma is None else _like(t, d_sigma),
-                None if own is None else (_like(t, own[0]), _like(t, own[1])),
-                None if denoiser is None else (_like(t, denoiser[0]), _like(t, denoiser[1])),
+                time=_like(t, self.network_time(NUMPY, t)),
             )
-
-    def told(self, t: ArrayLike) -> Array:
-        """f64: the network's times at times t."""
-        t = np.asarray(t, np.float64)
-        return _like(t, self.network_time(NUMPY, t))
-
-    def scale(self, t: ArrayLike) -> Array:
-        """f64: factors of the network's input at times t."""
-        t = np.asarray(t, np.float64)
-        return _like(t, self.input_scale(NUMPY, t))
-
-    def level(self, t: ArrayLike) -> Array:
-        """f64: sigma / alpha at times t; infinite where alpha is 0."""
-        point = self.point(t)
-        with np.errstate(divide="ignore"):
-            return np.asarray(point.sigma / point.alpha)
+            if scaled is None:
+                return replace(point, scale=np.ones_like(t))
+            (u, w), (skip, out) = scaled.functional(NUMPY, t), scaled.denoiser(NUMPY, t)
+            scale = _like(t, scaled.input_scale(NUMPY, t))
+            return replace(
+                point, preconditioned=(_like(t, u), _like(t, w)), denoiser=(_like(t, skip), _like(t, out)), scale=scale
+            )
 
     def time_of_level(self, level: ArrayLike) -> Array:
         """f64: the times at which sigma / alpha is `level` (within the process's ends), by bisection."""
-        return bisected(np.asarray(level, np.float64), self.level, self.first, self.last)
-
-    def level_range(self) -> tuple[float, float]:
-        """Least and greatest noise level of a grid of levels; both positive and finite."""
-        return float(self.level(self.last)), float(self.level(self.first))
-
-    def level_bounds(self) -> tuple[float, float]:
-        """Bounds of the noise levels that a sampler may ask for."""
-        return self.level_range()
-
-    def has(self, t: float) -> bool:
-        """Whether the network may be evaluated at time t."""
-        return min(self.first, self.last) <= t <= max(self.first, self.last)
-
-    def nearest(self, times: Array) -> Array:
-        """The times at which a network that knows whole timesteps only can be evaluated."""
-        return times
-
-    def spread(self, start: float, stop: float, left: ArrayLike) -> Array:
-        """f64: times from `start` (where 1 is `left` of the way) to `stop` (0), evenly in what matters to a solver."""
-        return stop + (start - stop) * np.asarray(left, np.float64)
+        return bisected(np.asarray(level, np.float64), lambda t: self.point(t).level, self.first, self.last)
 
     def progress(self, t: ArrayLike) -> Array:
         """Progress of times t from noise (0) to data (1)."""
         return np.clip((np.asarray(t, np.float64) - self.first) / ((self.last - self.first) or 1.0), 0.0, 1.0)
+
+
+def time_is_level(process: Process) -> bool:
+    """True if the process's time is the noise level, as EDM's is."""
+    ends = [process.first, process.last]
+    return bool(np.array_equal(process.point(ends).level, ends))
+
+
+def time_column(process: Process, m: Symbolic, t: Any) -> Any:
+    """Training times [B] in the shape in which the formulas take them."""
+    if process.WHOLE:
+        return t
+    return m.column(t, "sigma" if time_is_level(process) else "time")
+
+
+def input_scale(process: Process, m: Maths, t: Any) -> Any:
+    """Factor of the network's input x (EDM's c_in)."""
+    return 1.0 if process.preconditioning is None else process.preconditioning.input_scale(m, t)
 
 
 def bisected(level: Array, level_at: Callable[[Array], Array], first: float, last: float) -> Array:
@@ -319,7 +242,7 @@ class Parameterization:
     averaged: bool = False
 
     def noise_problems(self, spec: Spec, what: str) -> Iterator[Problem]:
-        """What keeps `what` from drawing standard normals where the path begins: another start, or other noise."""
+        """Problems of a program `what` that draws standard normals: a path with another start, or other noise."""
         if self.coupling is not None:
             message = f"the {what} starts from noise, but with this coupling the path starts from a condition"
             yield Problem((), message, "leave it out, or `objective.coupling`")
@@ -328,4 +251,17 @@ class Parameterization:
             yield Problem((), message, "leave it out, or use another process")
 
 
-__all__ = ["Boundary", "Kernel", "Levels", "Limit", "Parameterization", "Prior", "Process", "Variance"]
+__all__ = [
+    "Boundary",
+    "Defaults",
+    "Kernel",
+    "Parameterization",
+    "Preconditioning",
+    "Prior",
+    "Process",
+    "Variance",
+    "bisected",
+    "input_scale",
+    "time_column",
+    "time_is_level",
+]

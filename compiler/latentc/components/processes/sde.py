@@ -12,7 +12,7 @@ from pydantic import Field
 from latentc.components.contract import Draw
 from latentc.components.processes.formulas import Maths
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Levels, Prior, Process
+from latentc.components.processes.process import Defaults, Prior, Process
 
 
 def log_alpha(t: Any, beta_min: float, beta_max: float) -> Any:
@@ -88,11 +88,12 @@ class Preserving(Sde):
     @property
     def _log_levels(self) -> tuple[float, float]:
         """log(sigma / alpha) at the least and the greatest time drawn in training."""
-        low, high = np.log(self.level([self.train_eps, 1.0]))
+        low, high = np.log(self.point([self.train_eps, 1.0]).level)
         return float(low), float(high)
 
     @property
     def importance(self) -> float | None:
+        """Mean of g^2 / sigma^2 over its times, if training draws them in proportion to that; else None."""
         if self.times == "uniform":
             return None
         low, high = self._log_levels
@@ -110,7 +111,7 @@ class Vp(Preserving):
     prior: Prior = Field(
         "standard", description="standard deviation at the start of sampling: 1, or sigma(1) (marginal: EDM)"
     )
-    TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
+    DEFAULTS: ClassVar[Defaults] = Defaults(tried=("karras", "log_snr"))
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp"}
 
     def faded(self, m: Maths, level: Any) -> Any:
@@ -132,19 +133,13 @@ class Vp(Preserving):
     def prior_scale(self, t: float) -> float:
         return 1.0 if self.prior == "standard" else float(self.point(t).sigma)
 
-    def in_steps(self, count: int) -> Levels | None:
-        added = np.linspace(self.beta_min, self.beta_max, count) / count
-        if not added[-1] < 1:
-            return None  # too few steps for these noise rates
-        return Levels(np.sqrt(1.0 - added), added, np.sqrt(added))
-
 
 class SubVp(Preserving):
     """The sub-VP SDE: VP's alpha with less noise, sigma = 1 - alpha^2."""
 
     kind: Literal["sub_vp"]
     time_scale: float = Field(999.0, gt=0, description="factor of the network's time input")
-    TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
+    DEFAULTS: ClassVar[Defaults] = Defaults(tried=("karras", "log_snr"))
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sub_vp"}
 
     def faded(self, m: Maths, level: Any) -> Any:
@@ -177,7 +172,7 @@ class Ve(Sde):
     )
     eps: float = Field(0.0, ge=0, lt=0.5, description="smallest time at which sampling evaluates the network")
     train_eps: float = Field(0.0, ge=0, lt=0.5, description="smallest training time (Song et al.: 1e-5)")
-    TRIED: ClassVar[tuple[str, ...]] = ("karras",)
+    DEFAULTS: ClassVar[Defaults] = Defaults(tried=("karras",))
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ve"}
 
     def alpha(self, m: Maths, t: Any) -> Any:
@@ -205,11 +200,6 @@ class Ve(Sde):
 
     def prior_scale(self, t: float) -> float:
         return float(self.point(t).sigma)
-
-    def in_steps(self, count: int) -> Levels:
-        variance = np.geomspace(self.sigma_min, self.sigma_max, count) ** 2
-        below = np.append(0.0, variance[:-1])
-        return Levels(np.ones(count), variance - below, np.sqrt(below * (variance - below) / variance))
 
 
 __all__ = ["Preserving", "Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha", "vp_rates"]

@@ -18,13 +18,21 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import Closed
-from latentc.components.samplers.probability_flow import TABLEAUS
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
 from latentc.ir.var import as_tuple
 
 STAGES = 6
-WEIGHTS = np.array([[*row, *[0.0] * (STAGES + 1 - len(row))] for row in TABLEAUS["dopri5"]])
+TABLEAU: tuple[tuple[float, ...], ...] = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+"""Dormand and Prince's method: the share of each earlier slope in the next stage, and last in the end of the step."""
+WEIGHTS = np.array([[*row, *[0.0] * (STAGES + 1 - len(row))] for row in TABLEAU])
 """f64[6, S]: how much of each slope leads to where the next is evaluated, and at last to the end of the step."""
 PLACES = WEIGHTS.sum(axis=1)
 ERRORS = {

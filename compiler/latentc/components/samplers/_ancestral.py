@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from latentc.components.parts import Applies, Problem
+from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._thresholds import Bound, Quantile
 from latentc.components.samplers.base import ArraySampler, path_interval
@@ -106,7 +107,7 @@ class Ancestral(ArraySampler):
         if self.respacing is None or self.timesteps is not None:
             return super().grid(target)
         process = target.process
-        if process.SPACING is not None:
+        if not isinstance(process, Discrete):
             raise ValueError("`respacing` needs a discrete schedule, whose timesteps it chooses")
-        times = respaced(round(process.first) + 1, self.respacing).astype(np.float64)
+        times = respaced(process.steps, self.respacing).astype(np.float64)
         return Grid(process, np.append(times, process.data))

@@ -158,10 +158,9 @@ class Likelihood(ExactLikelihood):
         start, size = times[:-1], np.diff(times)
         columns: dict[str, np.ndarray] = {"h": size}
         for i, at in enumerate((0.0, 0.5, 1.0)):
-            points = start + at * size
-            skip, out = conversion(target.predicts, "flow_velocity", process.point(points))
-            columns |= {f"t_{i}": process.told(points), f"skip_{i}": skip, f"out_{i}": out}
-            columns[f"scale_{i}"] = process.scale(points)
+            point = process.point(start + at * size)
+            skip, out = conversion(target.predicts, "flow_velocity", point)
+            columns |= {f"t_{i}": point.time, f"skip_{i}": skip, f"out_{i}": out, f"scale_{i}": point.scale}
         tables = [b.constant(column, out=name) for name, column in columns.items()]
         zero = b.mul(path.length, 0.0, out="change")
 

@@ -17,7 +17,7 @@ from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import first_channels
 from latentc.components.processes.formulas import Array, Symbolic
 from latentc.components.processes.prediction import Point, Prediction, functional
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, input_scale
 from latentc.components.samplers._likelihood import Path
 from latentc.components.samplers.guided import Evaluation, Request, prediction, weight_column
 from latentc.components.sums import Coefficient, weighted_sum
@@ -63,12 +63,13 @@ def course_of(target: Parameterization) -> Course:
     def at(b: Builder, t: Var, rank: int) -> At:
         m = Symbolic(b, rank)
         column = m.column(t, "time")
-        own = process.preconditioned(m, column) if target.predicts == "preconditioned" else None
+        scaled = process.preconditioning
+        own = scaled.functional(m, column) if scaled is not None and target.predicts == "preconditioned" else None
         point = None
         if target.predicts != "flow_velocity":
             alpha, sigma = process.alpha(m, column), process.sigma(m, column)
             point = Point(alpha, sigma, *process.derivatives(m, column), own)
-        return At(process.network_time(m, t), process.input_scale(m, column), *_of_velocity(target.predicts, point))
+        return At(process.network_time(m, t), input_scale(process, m, column), *_of_velocity(target.predicts, point))
 
     return Course((process.first, process.last), at, process.progress)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from latentc.components import load
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, time_is_level
 from latentc.components.samplers.base import ArraySampler
 
 GRADING = 1.5
@@ -37,7 +37,10 @@ def reference(own: ArraySampler, target: Parameterization, steps: int) -> ArrayS
     assert isinstance(sampler, ArraySampler)
     interval = sampler.interval(target)
     left = (1 - np.arange(steps) / steps) ** GRADING
-    return sampler.with_timesteps(target.process.spread(interval.start, interval.stop, left))
+    start, stop = interval.start, interval.stop
+    if time_is_level(target.process):  # evenly in its logarithm
+        return sampler.with_timesteps(stop * (start / stop) ** left)
+    return sampler.with_timesteps(stop + (start - stop) * left)
 
 
 __all__ = ["alternatives", "reference"]

@@ -133,7 +133,7 @@ class ArraySampler(GuidedSampler):
     def interval(self, target: Parameterization) -> Interval:
         """The part of the process that the steps cover."""
         process = target.process
-        return Interval(process.first, process.last, process.data if process.CLOSES else None, self.BEYOND)
+        return Interval(process.first, process.last, process.data, self.BEYOND)
 
     def end(self, target: Parameterization) -> float:
         """Time at which the last step ends."""
@@ -173,7 +173,7 @@ class ArraySampler(GuidedSampler):
         """The spacing given, or the usual one."""
         if isinstance(self.spacing, Spacing):
             return self.spacing
-        kind = process.SPACING or self.SPACING
+        kind = self.SPACING if process.WHOLE else process.DEFAULTS.spacing
         usual = find("samplers/spacings", kind)
         assert usual is not None and issubclass(usual, Spacing)
         return usual(kind=kind)
@@ -290,7 +290,7 @@ def inner_problems(sampler: ArraySampler, why: str) -> Iterator[Problem]:
 
 def spaced(process: Process, *spacings: str, **fields: Any) -> list[dict[str, Any]]:
     """Variants of a sampler: `fields` with its usual spacing, and with each of `spacings` that suits the process."""
-    return [{**fields, "spacing": name} for name in (None, *spacings) if name is None or name in process.TRIED]
+    return [{**fields, "spacing": name} for name in (None, *spacings) if name is None or name in process.DEFAULTS.tried]
 
 
 def parameterization_of(objective: object) -> Parameterization | None:
@@ -300,10 +300,10 @@ def parameterization_of(objective: object) -> Parameterization | None:
 
 def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> Iterator[Problem]:
     """Timesteps outside the process, or that do not run from noise to data."""
-    rising = process.last > process.first
+    rising, (low, high) = process.last > process.first, sorted(process.bounds)
     for i, t in enumerate(timesteps):
-        if not process.has(t) or (t >= end if rising else t <= end):
-            before = f", before {end:g}" if process.has(end) else ""
+        if not low <= t <= high or (t >= end if rising else t <= end):
+            before = f", before {end:g}" if low <= end <= high else ""
             message = (
                 f"timestep {t:g} is out of range: the process runs from {process.first:g} to {process.last:g}{before}"
             )

@@ -44,7 +44,7 @@ class Ddim(Ancestral):
 
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
-        return spaced(process, "trailing") if process.ODE == "level" else []
+        return spaced(process, "trailing") if process.DEFAULTS.over == "level" else []
 
     def interval(self, target: Parameterization) -> Interval:
         covered = super().interval(target)

@@ -14,7 +14,6 @@ from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._adaptive import Tolerances, integrate
 from latentc.components.samplers._likelihood import ExactLikelihood, Path, Solution
-from latentc.components.samplers._reverse_diffusion import Denoise, denoising
 from latentc.components.samplers._velocity import course_of, velocity, velocity_and_divergence
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
@@ -48,14 +47,12 @@ class Dopri5(Tolerances, GuidedSampler):
     guidance: GuidanceTerms = Field(
         None, description="one guidance term (classifier-free by default) or a list of them; null: none"
     )
-    denoise: Denoise = None
     likelihood: ExactLikelihood | None = Field(None, description="add the program `log_likelihood`; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "dopri5",
         "rtol": 0.1,
         "atol": 0.1,
         "max_steps": 6,
-        "denoise": 1000,
         "guidance": {"scale": 2.0},
     }
 
@@ -88,10 +85,6 @@ class Dopri5(Tolerances, GuidedSampler):
         except ValueError as error:
             yield Problem(("kind",), str(error), "use a sampler such as `ddim`, `heun` or `dpm_solver_pp`")
             return
-        try:
-            self._last(target)
-        except ValueError as error:
-            yield Problem(("denoise",), str(error), "leave it out")
         if self.rules == "torchdiffeq" and not self._beyond(target):
             message = (
                 "`torchdiffeq` evaluates the network beyond the last time, where "
@@ -121,11 +114,11 @@ class Dopri5(Tolerances, GuidedSampler):
         process, ends = target.process, self.interval(target)
         times = ends.stop + (ends.stop - ends.start) * np.geomspace(1e-4, 0.1, 10)
         try:
-            conversion(target.predicts, "flow_velocity", process.point(times))
+            point = process.point(times)
+            conversion(target.predicts, "flow_velocity", point)
         except ValueError:
             return False
-        with np.errstate(invalid="ignore"):
-            return bool(np.all(np.isfinite([process.told(times), process.scale(times)])))
+        return bool(np.all(np.isfinite([point.time, point.scale])))
 
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         main = networks["main"]
@@ -153,18 +146,18 @@ class Dopri5(Tolerances, GuidedSampler):
             x = b.mul(x, prior, out="x")
         rates, kept = velocity(mb, network, course_of(target), guides, request)
         (x,), evaluations = integrate(b, entry, rates, [x], kept, (ends.start, ends.stop), self)
-        if (last := self._last(target)) is not None:
+        if (last := self.last_step(target)) is not None:
             x, evaluations = denoise(b, entry, last, network, request, x, None, guides), b.add(evaluations, 1.0)
         b.output(x, evaluations)
         mb.entries[entry] = b.finish(doc=f"Dormand and Prince's method, at most {self.max_steps} steps.")
         settings = tuple({guide.input: Setting(guide.setting, guide.default) for guide in guides}.values())
         outputs = (OutputField("samples", "x"), OutputField("evaluations", effort=True))
-        most = self.evaluations + (self.denoise is not None)
+        most = self.evaluations + (last is not None)
         return Program(entry, self.kind, self.max_steps, most, sources, settings, outputs=outputs)
 
-    def _last(self, target: Parameterization) -> Table | None:
-        """The step that denoises the solution, if there is one."""
-        return None if self.denoise is None else denoising(target, self.interval(target).stop, self.denoise)
+    def last_step(self, target: Parameterization) -> Table | None:
+        """A further step from the end of the interval; None: there is none."""
+        return None
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         found, target = self.build(mb, networks, spec), parameterization_of(spec.objective)

@@ -77,7 +77,7 @@ def singlestep_orders(evaluations: int, order: int) -> list[int]:
 
 
 def _even_in_log_snr(process: Process, ends: Array, count: int) -> Array:
-    first, last = np.log(process.level(ends))
+    first, last = np.log(process.point(ends).level)
     levels = np.exp(np.linspace(first, last, count + 1))
     return np.concatenate([ends[:1], process.time_of_level(levels[1:-1]), ends[1:]])
 

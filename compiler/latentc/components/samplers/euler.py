@@ -22,7 +22,7 @@ class Euler(ode.Integrator):
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
         # over the noise level, Euler steps are DDIM steps
-        return spaced(process) if process.ODE == "time" else []
+        return spaced(process) if process.DEFAULTS.over == "time" else []
 
     def write(self, script: Script) -> None:
         noisy = self.write_starts(script)

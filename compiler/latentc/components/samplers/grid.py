@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,9 @@ from latentc.components.samplers.table import DATA, DATA_PART
 
 LEAST_ALPHA = 1e-3
 """Where alpha is less, the data is taken from its part of the state as if it were this."""
+
+INSET = 1e-3
+"""Share of the way between a process's ends by which a grid of levels stays away from an infinite level, or from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +63,7 @@ class Grid:
     @property
     def ratio(self) -> Array:
         """f64[N + 1]: the noise level sigma / alpha; infinite where alpha is 0."""
-        with np.errstate(divide="ignore"):
-            return self.sigma / self.alpha  # type: ignore[no-any-return]
+        return self.point.level
 
     @property
     def log_snr(self) -> Array:
@@ -94,21 +97,48 @@ def evaluation(
 
     ValueError: the conversion does not exist at one of the times.
     """
-    a, b = conversion(predicts, target, process.point(times))
+    point, progress = process.point(times), process.progress(times)
+    a, b = conversion(predicts, target, point)
     if second:
-        columns = {"t_2": process.told(times), "e_x": a, "e_output": b, "progress_2": process.progress(times)}
+        columns = {"t_2": point.time, "e_x": a, "e_output": b, "progress_2": progress}
     else:
-        columns = {"t": process.told(times), "d_x": a, "d_output": b, "progress": process.progress(times)}
-    scale = process.scale(times)
+        columns = {"t": point.time, "d_x": a, "d_output": b, "progress": progress}
+    scale = point.scale
     if np.any(scale != 1.0):
         columns["c_in_2" if second else "c_in"] = scale
-    point = process.point(times)
     columns["e_guide" if second else "d_guide"] = scale * of_score(point, target)
     z_x, z_output = data_part(point, predicts)
     columns |= dict(zip(DATA_PART[second], (z_x, scale * z_output), strict=True))
     alpha = np.maximum(point.alpha, LEAST_ALPHA)
     columns |= dict(zip(DATA[second], (scale * alpha, scale * point.sigma**2 / alpha), strict=True))
     return columns
+
+
+def level_range(process: Process) -> tuple[float, float]:
+    """Least and greatest noise level of a grid of levels: those of the process, or near its ends if 0 or infinite."""
+    ends = np.array([process.last, process.first])
+    inside = ends + INSET * (ends[::-1] - ends)
+    levels = process.point(ends).level
+    low, high = np.where((levels > 0.0) & np.isfinite(levels), levels, process.point(inside).level)
+    return float(low), float(high)
+
+
+def timesteps_of(process: Process) -> int:
+    """The number of timesteps of a process whose times are whole."""
+    return round(abs(process.first - process.last)) + 1
+
+
+def nearest_timesteps(t: Array, level_at: Callable[[Array], Array], timesteps: int) -> Array:
+    """The timesteps whose noise levels are nearest to those at t."""
+    every = level_at(np.arange(float(timesteps)))
+    return np.argmin(np.abs(level_at(t)[:, None] - every), axis=1).astype(np.float64)
+
+
+def nearest(process: Process, t: Array) -> Array:
+    """The times at which a network that knows whole timesteps only can be evaluated."""
+    if not process.WHOLE:
+        return t
+    return nearest_timesteps(t, lambda times: process.point(times).level, timesteps_of(process))
 
 
 def data_part(point: Point, predicts: Prediction) -> tuple[Array, Array]:
@@ -131,4 +161,4 @@ def of_score(point: Point, target: Prediction) -> Array:
     return np.where(noise, 0.0, of_data - w * point.sigma)
 
 
-__all__ = ["Grid", "evaluation"]
+__all__ = ["Grid", "evaluation", "level_range", "nearest", "nearest_timesteps", "timesteps_of"]

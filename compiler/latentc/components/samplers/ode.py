@@ -20,7 +20,7 @@ from latentc.components.processes.process import Parameterization, Process
 from latentc.components.processes.sde import vp_rates
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import ddim
-from latentc.components.samplers.grid import Grid, evaluation
+from latentc.components.samplers.grid import Grid, evaluation, nearest
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
@@ -63,7 +63,7 @@ class Integrator(ArraySampler):
 
     def variable(self, target: Parameterization) -> Variable:
         """The form of the equation that is integrated."""
-        return Variable(self.over or target.process.ODE, self.scaling)
+        return Variable(self.over or target.process.DEFAULTS.over, self.scaling)
 
     def write_starts(self, script: Script) -> bool:
         """Writes the times at which steps start and end; true if noise is added before (`churn`)."""
@@ -83,8 +83,7 @@ class Integrator(ArraySampler):
         bounds = "(S_min <= level_of_start) & (level_of_start <= S_max)"
         script.line(f"raised = np.isfinite(level_of_start) & {bounds}")
         script.line("t_hat = " + script.times_of("np.where(raised, level_of_start * (1.0 + gamma), 1.0)"))
-        raised = script.process.nearest_text(script.sources, "t_hat") if script.rounded else "t_hat"
-        script.line(f"start, end = np.where(raised, {raised}, t[:-1]), t[1:]")
+        script.line(f"start, end = np.where(raised, {script.nearest('t_hat')}, t[:-1]), t[1:]")
         script.line(f"alpha_hat, sigma_hat = {script.alpha_sigma()}(start)")
         script.line("added = np.maximum((sigma_hat / alpha_hat) ** 2 - level_of_start**2, 0.0)")
         script.line("noise = alpha_hat * np.sqrt(np.where(raised, added, 0.0)) * S_noise")
@@ -111,7 +110,7 @@ class Integrator(ArraySampler):
         """SiT's `check_interval` for a path: `eps` from its ends, or from those where its velocity is singular."""
         if target.process.data != target.process.last:
             return super().interval(target)
-        return path_interval(target, self.eps, (self.over or target.process.ODE) == "time")
+        return path_interval(target, self.eps, (self.over or target.process.DEFAULTS.over) == "time")
 
 
 def path_interval(target: Parameterization, eps: float | None, over_time: bool = True) -> Interval:
@@ -148,13 +147,13 @@ class _Equation:
 
 def _equation(grid: Grid, times: Array, variable: Variable) -> _Equation:
     """The equation at `times`. ValueError: an infinite noise level."""
-    level = grid.process.level(times)
+    point = grid.process.point(times)
+    level = point.level
     if not np.all(np.isfinite(level)):
         raise ValueError("a solver in sigma / alpha needs 0 < alpha: start later")
     ends = grid.levels or (float(grid.ratio[-2]), float(grid.ratio[0]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        alpha = grid.process.point(times).alpha
-        return _Equation(*equation(level, alpha, variable.over, variable.scaling, ends))
+        return _Equation(*equation(level, point.alpha, variable.over, variable.scaling, ends))
 
 
 def equation(
@@ -214,10 +213,10 @@ def _steps(grid: Grid, churn: Churn | None) -> _Steps:
     raised = np.isfinite(level) & (churn.min <= level) & (level <= most)
     gain = 1.0 + min(churn.amount / grid.steps, np.sqrt(2.0) - 1.0)
     hat = process.time_of_level(np.where(raised, level * gain, 1.0))
-    hat = np.where(raised, process.nearest(hat) if grid.rounded else hat, starts)
+    hat = np.where(raised, nearest(process, hat) if grid.rounded else hat, starts)
     before, after = process.point(starts), process.point(hat)
     with np.errstate(invalid="ignore"):
-        added = np.where(raised, np.maximum(process.level(hat) ** 2 - level**2, 0.0), 0.0)
+        added = np.where(raised, np.maximum(after.level**2 - level**2, 0.0), 0.0)
     columns = {
         "y_x": np.where(raised, after.alpha / before.alpha, 1.0),
         "noise": after.alpha * np.sqrt(added) * churn.noise,
@@ -339,7 +338,7 @@ def drift(
         x, output = ("e_x", "e_output") if second else ("d_x", "d_output")
         columns[x], columns[output] = columns[x] + diffusion * a, columns[output] + diffusion * b
         guide = "e_guide" if second else "d_guide"
-        columns[guide] = columns[guide] + diffusion * process.scale(times) * (point.alpha != 0.0)  # as of_score
+        columns[guide] = columns[guide] + diffusion * point.scale * (point.alpha != 0.0)  # as of_score
     return columns
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from latentc.components.formula_source import NoSourceError, Sources
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.grid import nearest_timesteps, timesteps_of
+from latentc.components.samplers.process_text import alpha_sigma, times_of_levels
 
 RENAMED = {"d_x": "c_skip", "d_output": "c_out", "e_x": "c_skip_2", "e_output": "c_out_2"}
 """Columns of a table by their names in a schedule."""
@@ -27,6 +29,7 @@ class Script:
 
     def __init__(self, target: Parameterization) -> None:
         self.target, self.process, self.sources = target, target.process, Sources()
+        self.preconditioning = target.process.preconditioning
         self.arguments: dict[str, Any] = {}
         self.lines: list[str] = []
         self.loops: list[str] = []
@@ -53,7 +56,7 @@ class Script:
 
     def alpha_sigma(self) -> str:
         """The name of the function (alpha, sigma) of times."""
-        return self.process.write_levels(self.sources, self.whole and not self.fractional)
+        return alpha_sigma(self.process, self.sources, self.whole and not self.fractional)
 
     @property
     def constant_alpha(self) -> bool:
@@ -68,24 +71,28 @@ class Script:
 
     def times_of(self, levels: str) -> str:
         """The times of noise levels, as an expression."""
-        text = self.process.time_text(self.sources, "level")
-        if "level" in text:
-            self.level()
-        return text.format(levels)
+        return times_of_levels(self.process, self.sources, levels, self.level)
+
+    def nearest(self, times: str) -> str:
+        """The whole timesteps nearest to times, as an expression; the times themselves unless the grid is `rounded`."""
+        if not self.rounded or not self.process.WHOLE:
+            return times
+        count = self.sources.constant("TIMESTEPS", timesteps_of(self.process))
+        return f"{self.function(nearest_timesteps)}({times}, {self.level()}, {count})"
 
     def evaluation(self, estimate: Prediction, diffused: bool = False, name: str = "evaluation") -> str:
         """The name of the function that gives the columns of an evaluation at times.
 
         If `diffused`, the estimate is the velocity plus `w` times the score.
         """
-        sources, process = self.sources, self.process
+        sources, process, scaled = self.sources, self.process, self.preconditioning
         skip, out = conversion_text(self.target.predicts, estimate, self)
         if diffused:
             score_skip, score_out = conversion_text(self.target.predicts, "score", self)
             skip, out = _add(skip, _mul("w", score_skip)), _add(out, _mul("w", score_out))
         columns = {"t": sources.inline(process, "network_time")}
-        if (scale := sources.inline(process, "input_scale")) != "1.0":
-            columns["c_in"] = scale
+        if scaled is not None:
+            columns["c_in"] = sources.inline(scaled, "input_scale")
         columns |= {name: text for name, text, usual in (("c_skip", skip, "0"), ("c_out", out, "1")) if text != usual}
         text = "\n".join(columns.values())
         lines = [f"def {name}(t: Array{', w: Array' if diffused else ''}) -> dict[str, Array]:"]
@@ -98,7 +105,7 @@ class Script:
         if re.search(r"\bd_(alpha|sigma)\b", text):
             lines.append(f"    d_alpha, d_sigma = {sources.method(process, 'derivatives')}(t)")
         if "own_" in text:
-            lines.append(f"    own_skip, own_out = {sources.method(process, 'denoiser')}(t)")
+            lines.append(f"    own_skip, own_out = {sources.method(scaled, 'denoiser')}(t)")
         inside = ", ".join(f'"{name}": {text}' for name, text in columns.items())
         lines.append(f"    return {{{inside}}}")
         return sources.define(name, "\n".join(lines).replace("own_", "c_"))
@@ -106,7 +113,7 @@ class Script:
     def start(self) -> None:
         """After the line of the times `t`: the levels there, and the first state's scale."""
         self.line(f"alpha, sigma = {self.alpha_sigma()}(t)")
-        self.prior = self.process.prior_text()
+        self.prior = "1.0" if self.process.prior_scale(self.process.first) == 1.0 else "sigma[0]"
 
     # ---- the result
 

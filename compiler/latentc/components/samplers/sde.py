@@ -143,7 +143,7 @@ class Stochastic(ArraySampler):
 
 def time_of_end(process: Process) -> float:
     """The time of the data; of a process that never gets there (`ve`), that of its least noise."""
-    return process.data if np.isfinite(process.data) else process.last
+    return process.data if process.data is not None and np.isfinite(process.data) else process.last
 
 
 def diffusion_coefficient(process: Process, t: Array, form: Form, norm: float = 1.0) -> Array:

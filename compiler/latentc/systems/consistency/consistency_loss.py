@@ -27,6 +27,7 @@ from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
 from latentc.components.parts import Problem
+from latentc.components.processes.edm import Edm
 from latentc.components.processes.formulas import Array, Symbolic
 from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Boundary, Parameterization
@@ -135,9 +136,9 @@ class ConsistencyObjective(Objective):
 
     def parameterization(self) -> Parameterization:
         target = self.base.parameterization()
-        least = float(target.process.level(target.process.last)) or _LEAST
-        data_std = self.data_std or target.process.data_std
-        return replace(target, boundary=Boundary(self.least or least, data_std))
+        least = float(target.process.point(target.process.last).level) or _LEAST
+        usual = target.process.sigma_data if isinstance(target.process, Edm) else 0.5
+        return replace(target, boundary=Boundary(self.least or least, self.data_std or usual))
 
     def out_channels(self, channels: int) -> int:
         return self.base.out_channels(channels)
@@ -193,7 +194,7 @@ class ConsistencyObjective(Objective):
         target = self.parameterization()
         spacing = self.spacing
         if not isinstance(spacing, Spacing):
-            kind = target.process.SPACING or "trailing"
+            kind = "trailing" if target.process.WHOLE else target.process.DEFAULTS.spacing
             usual = find("samplers/spacings", kind)
             assert usual is not None and issubclass(usual, Spacing)
             spacing = usual(kind=kind)
@@ -212,8 +213,8 @@ class ConsistencyObjective(Objective):
             (a, b), (skip, out) = conversion(target.predicts, "x0", point), target.boundary.coefficients(point)
             found |= {f"alpha{mark}": point.alpha, f"sigma{mark}": point.sigma, f"data_x{mark}": a}
             found |= {f"data_out{mark}": b, f"f_x{mark}": skip + out * a, f"f_out{mark}": out * b}
-            found |= {f"c_in{mark}": process.scale(times), f"time{mark}": process.told(times)}
-        levels = [process.level(times) for times in pairs]
+            found |= {f"c_in{mark}": point.scale, f"time{mark}": point.time}
+        levels = [process.point(times).level for times in pairs]
         found["weight"] = np.ones_like(levels[0])
         if self.weighting == "inverse_step":
             found["weight"] = 1.0 / (levels[0] - levels[1])  # 0 if the level is infinite
@@ -227,7 +228,7 @@ class ConsistencyObjective(Objective):
             count = steps - self.stride + 1
             return np.arange(1, count + 1) / count
         with np.errstate(divide="ignore"):
-            ends = [np.log(self.parameterization().process.level(times)) for times in self.pairs(steps)]
+            ends = [np.log(self.parameterization().process.point(times).level) for times in self.pairs(steps)]
         erf = np.vectorize(math.erf)
         above, below = (erf((end - self.levels.mean) / (math.sqrt(2.0) * self.levels.std)) for end in ends)
         return np.cumsum(above - below) / np.sum(above - below)  # type: ignore[no-any-return]

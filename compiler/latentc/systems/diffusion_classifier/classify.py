@@ -81,8 +81,8 @@ class Classify(Wrapper):
         columns = {
             "alpha": point.alpha,
             "sigma": point.sigma,
-            "c_in": process.scale(times),
-            "t": process.told(times),
+            "c_in": point.scale,
+            "t": point.time,
             "of_data": u,
             "of_noise": w,
             "factor": factor,

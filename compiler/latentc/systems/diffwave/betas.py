@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.processes.process import Process
-from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.grid import Grid, level_range
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
@@ -35,14 +35,15 @@ class Betas(Spacing):
             raise ValueError(f"there are {len(self.values)} betas, but `steps` is {steps}")
         bar = np.cumprod(1.0 - np.array(self.values))
         levels = np.sqrt((1.0 - bar) / bar)
-        low, high = process.level_range()
+        low, high = level_range(process)
         for level in (levels[0], levels[-1]):
             if not low * (1 - 1e-9) <= level <= high * (1 + 1e-9):
                 message = (
                     f"the betas lead to noise level {level:g}, but the process only has levels {low:g} to {high:g}"
                 )
                 raise ValueError(f"{message}: change the first beta or use smaller ones")
-        return Grid(process, np.append(process.time_of_level(levels)[::-1], process.data))
+        end = process.last if process.data is None else process.data
+        return Grid(process, np.append(process.time_of_level(levels)[::-1], end))
 
 
 __all__ = ["Betas"]

@@ -16,7 +16,7 @@ from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.interpolant import Interpolant
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, time_column
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
@@ -97,7 +97,7 @@ class AverageVelocity(DenoisingObjective):
 
     def state(self, b: Builder, m: Symbolic, t: Var, x0: Var, noise: Var) -> tuple[Var, Var]:
         """x_t, and the velocity v of the path at t."""
-        at = self.process.at(m, t)
+        at = time_column(self.process, m, t)
         x_t = weighted_sum(b, "x_t", (self.process.alpha(m, at), x0), (self.process.sigma(m, at), noise))
         d_alpha, d_sigma = self.process.derivatives(m, at)
         return x_t, weighted_sum(b, "v", (d_alpha, x0), (d_sigma, noise))

@@ -38,7 +38,7 @@ class FlowMap(ArraySampler):
             yield from super().problems(spec)
 
     def interval(self, target: Parameterization) -> Interval:
-        return Interval(target.process.first, target.process.data)
+        return Interval(target.process.first, target.process.last)
 
     def table(self, target: Parameterization) -> Table:
         grid = self.grid(target)

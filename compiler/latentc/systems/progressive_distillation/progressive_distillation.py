@@ -145,7 +145,7 @@ class ProgressiveDistillation(Distillation):
                 f"the {count} steps of `{sampler.kind}` do not lie on every second time of its {2 * count} steps"
             )
         (x, out), (x_half, out_half) = _affine(own.table(target)), _affine(finer.table(target))
-        process, start = target.process, target.process.point(times[:-1])
+        start, middle = target.process.point(times[:-1]), target.process.point(between[1::2])
         with np.errstate(divide="ignore"):
             snr = (start.alpha / start.sigma) ** 2
         of_data = conversion(target.predicts, "x0", start)[1] ** 2  # squared error of x0 per that of the output
@@ -157,12 +157,12 @@ class ProgressiveDistillation(Distillation):
         return {
             "alpha": start.alpha,
             "sigma": start.sigma,
-            "t": process.told(times[:-1]),
-            "c_in": process.scale(times[:-1]),
+            "t": start.time,
+            "c_in": start.scale,
             "mid_x": x_half[::2],
             "mid_out": out_half[::2],
-            "t_mid": process.told(between[1::2]),
-            "c_in_mid": process.scale(between[1::2]),
+            "t_mid": middle.time,
+            "c_in_mid": middle.scale,
             "end_x": x_half[1::2],
             "end_out": out_half[1::2],
             "target_x": -x / out,

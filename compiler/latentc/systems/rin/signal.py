@@ -41,8 +41,6 @@ class Signal(Process):
     )
     ns: float = Field(0.0002, ge=0, lt=1, description="plain_cosine: shift of the time")
     ds: float = Field(0.00025, ge=0, lt=1, description="plain_cosine: stretch of the time")
-    CLOSES: ClassVar[bool] = False
-    TRIED: ClassVar[tuple[str, ...]] = ()
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "signal"}
 
     @property
@@ -73,8 +71,8 @@ class Signal(Process):
         return 0.0
 
     @property
-    def data(self) -> float:
-        return -1.0  # never reached
+    def data(self) -> None:
+        return None
 
     def gamma(self, m: Maths, t: Any) -> Any:
         """Power of the signal, in float32 as in training: near the data, 1 - gamma has only a few digits."""

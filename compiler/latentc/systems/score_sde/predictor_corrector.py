@@ -18,17 +18,18 @@ from latentc.components.contract import Network, Program
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
-from latentc.components.processes.geometric import Geometric
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers._likelihood import Likelihood
-from latentc.components.samplers._reverse_diffusion import euler_maruyama, index_of, reverse_diffusion
 from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
 from latentc.components.samplers.grid import evaluation
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.systems.score_sde.discrete_steps import in_steps, limit
 from latentc.systems.score_sde.editing import Edit, Imposed, edit_program
+from latentc.systems.score_sde.geometric import Geometric
+from latentc.systems.score_sde.reverse_diffusion import euler_maruyama, index_of, reverse_diffusion
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -69,7 +70,7 @@ class PredictorCorrector(ArraySampler):
         if self.spacing is not None:
             mend = "leave it out, or name `timesteps`"
             yield Problem(("spacing",), f"the steps of `{self.kind}` are spaced evenly in time", mend)
-        if self.timesteps is not None and target is not None and target.process.limit() is not None:
+        if self.timesteps is not None and target is not None and limit(target.process) is not None:
             message = f"the steps follow the SDE that `{target.process.kind}` discretises and are evenly spaced"
             yield Problem(("timesteps",), message, "leave it out")
         if self.probability_flow and self.predictor == "ancestral":
@@ -81,11 +82,11 @@ class PredictorCorrector(ArraySampler):
                 "with neither a predictor nor a corrector, nothing is sampled",
                 "set at least one of them",
             )
-        if self.likelihood is not None and target is not None and (limit := target.process.limit()) is not None:
+        if self.likelihood is not None and target is not None and (found := limit(target.process)) is not None:
             message = (
                 f"`{target.process.kind}` has discrete steps, so it has no flow along which to integrate a likelihood"
             )
-            mend = f"leave it out, or train with `process: {{kind: {limit.sde.kind}}}`"
+            mend = f"leave it out, or train with `process: {{kind: {found.sde.kind}}}`"
             yield Problem(("likelihood",), message, mend)
         if self.colourise and (spec.data.shape is None or spec.data.shape[0] != 3):
             yield Problem(("colourise",), "colourising needs three colour channels", "leave it out")
@@ -94,8 +95,8 @@ class PredictorCorrector(ArraySampler):
         return continuous_interval(replace(target, process=_sde(target.process)), self.kind)
 
     def end(self, target: Parameterization) -> float:
-        self.interval(target)  # tells whether there are discrete steps
-        return target.process.data
+        self.interval(target)  # or a ValueError
+        return target.process.last if target.process.data is None else target.process.data
 
     def table(self, target: Parameterization) -> Table:
         process, times = _sde(target.process), self._times(target)
@@ -125,7 +126,7 @@ class PredictorCorrector(ArraySampler):
             case "euler_maruyama":
                 keep, score, noise = euler_maruyama(process, times, count, of_score)
             case "ancestral":
-                stepped, index = process.in_steps(count), index_of(times, count)
+                stepped, index = in_steps(process, count), index_of(times, count)
                 if stepped is None:
                     own = target.process.steps if isinstance(target.process, Discrete | Geometric) else None
                     what = f"`{target.process.kind}`" + (f" of {own} steps" if own is not None else "")
@@ -139,7 +140,7 @@ class PredictorCorrector(ArraySampler):
     def _corrector(self, process: Process, times: Array) -> Array:
         """f64[N, 4]: keep, score, size and noise of a corrector's row at each time."""
         count = len(times)
-        stepped = process.in_steps(count)
+        stepped = in_steps(process, count)
         kept = np.ones(count) if stepped is None else stepped.keep[index_of(times, count)] ** 2
         size = 2 * kept * self.snr**2
         if self.corrector == "annealed":
@@ -173,16 +174,16 @@ class PredictorCorrector(ArraySampler):
 
 def _sde(process: Process) -> Process:
     """The process in continuous time, whose steps a process on discrete levels is."""
-    limit = process.limit()
-    return process if limit is None else limit.sde
+    found = limit(process)
+    return process if found is None else found.sde
 
 
 def _evaluation(target: Parameterization, times: Array) -> dict[str, Array]:
     """Columns that turn the network's output at times of the SDE into the score."""
-    limit = target.process.limit()
-    if limit is None:
+    found = limit(target.process)
+    if found is None:
         return evaluation(target.process, times, target.predicts, "score")
-    return evaluation(target.process, limit.level(times), target.predicts, "score") | {"t": limit.told(times)}
+    return evaluation(target.process, found.timestep(times), target.predicts, "score") | {"t": found.time(times)}
 
 
 def times_of(interval: Interval, count: int) -> Array:

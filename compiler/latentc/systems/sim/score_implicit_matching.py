@@ -121,11 +121,12 @@ class ScoreImplicitMatching(Distillation):
         assert isinstance(spec.sampler, ArraySampler)  # `problems` has looked
         target, state = self.parameterization(), generator.methods["forward"].input("state").type
         process, time = target.process, spec.sampler.grid(target).times[:1]
-        (c_skip,), (c_out,) = conversion(target.predicts, "x0", process.point(time))
+        start = process.point(time)
+        (c_skip,), (c_out,) = conversion(target.predicts, "x0", start)
         z = b.input("z", state)
         x = weighted_sum(b, "prior", (process.prior_scale(float(time[0])), z))
-        scaled = weighted_sum(b, "scaled", (float(process.scale(time)[0]), x))
-        t = b.full(z, shape=(), value=float(process.told(time)[0]), dtype="f32", out="first")
+        scaled = weighted_sum(b, "scaled", (float(start.scale[0]), x))
+        t = b.full(z, shape=(), value=float(start.time[0]), dtype="f32", out="first")
         out = call(b, generator, "forward", cond, state=scaled, time=t, out="output")
         return weighted_sum(b, "x0", (float(c_skip), x), (float(c_out), first_channels(b, out, z))), Draw("z", "normal")
 

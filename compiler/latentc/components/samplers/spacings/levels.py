@@ -13,7 +13,7 @@ from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Process
 from latentc.components.processes.sde import log_alpha, vp_rates
-from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.grid import Grid, level_range, nearest
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 
@@ -32,10 +32,11 @@ class OfLevels(Spacing):
         """f64[count] falling from `high` to `low`."""
 
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
-        (least, most), (low, high) = process.level_bounds(), process.level_range()
-        ends = process.level([interval.stop, interval.start])
-        low = max(low, float(ends[0])) if self.sigma_min is None else max(least, self.sigma_min)
-        high = min(high, float(ends[1])) if self.sigma_max is None else min(most, self.sigma_max)
+        most, least = process.point(process.bounds).level
+        low, high = level_range(process)
+        ends = process.point([interval.stop, interval.start]).level
+        low = max(low, float(ends[0])) if self.sigma_min is None else max(float(least), self.sigma_min)
+        high = min(high, float(ends[1])) if self.sigma_max is None else min(float(most), self.sigma_max)
         if not 0 < low < high < np.inf:
             raise ValueError(
                 f"noise levels must fall from a finite level to a lower, positive one, not from {high:g} to {low:g}"
@@ -47,7 +48,7 @@ class OfLevels(Spacing):
             times, closing = process.time_of_level(self.chosen(low, high, steps)), process.last
         else:
             times = process.time_of_level(self.chosen(low, high, steps + (closing is None)))
-        times = process.nearest(times) if self.rounded else times
+        times = nearest(process, times) if self.rounded else times
         return Grid(process, times if closing is None else np.append(times, closing), (low, high), self.rounded)
 
     def chosen_text(self, script: Script, count: str) -> str:
@@ -68,8 +69,7 @@ class OfLevels(Spacing):
             closing = process.last
         levels = self.chosen_text(script, "steps" if closing is not None else "steps + 1")
         script.line(f"levels = {levels}")
-        times = script.times_of("levels")
-        times = process.nearest_text(script.sources, times) if self.rounded else times
+        times = script.nearest(script.times_of("levels"))
         script.line(f"t = {times if closing is None else f'np.append({times}, {closing!r})'}")
 
 

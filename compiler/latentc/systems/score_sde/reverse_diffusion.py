@@ -1,5 +1,6 @@
-"""Steps of reverse diffusion (Song et al. 2021, arXiv:2011.13456, appendix E): with noise in predictor-corrector
-samplers, and one without it after the probability-flow equation is solved.
+"""Steps of reverse diffusion (Song et al. 2021, arXiv:2011.13456, appendix E).
+
+Predictor-corrector samplers take noisy steps; a solver of the probability flow ends with one without noise.
 """
 
 from __future__ import annotations
@@ -13,14 +14,11 @@ from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.grid import evaluation
 from latentc.components.samplers.table import LINEAR, Table
+from latentc.systems.score_sde.discrete_steps import in_steps
 
 Denoise = Annotated[
-    int | None,
-    Field(
-        gt=1,
-        le=100_000,
-        description="final noiseless step of reverse diffusion, as one of this many (the authors: 1000); null: none",
-    ),
+    int,
+    Field(gt=1, le=100_000, description="final noiseless step of reverse diffusion, as one of this many"),
 ]
 
 
@@ -29,7 +27,7 @@ def reverse_diffusion(process: Process, times: Array, count: int, of_score: floa
 
     `of_score`: 1 for the SDE, 1/2 for the probability flow.
     """
-    stepped = process.in_steps(count)
+    stepped = in_steps(process, count)
     if stepped is None:
         return euler_maruyama(process, times, count, of_score)
     index = index_of(times, count)
@@ -40,7 +38,8 @@ def reverse_diffusion(process: Process, times: Array, count: int, of_score: floa
 def euler_maruyama(process: Process, times: Array, count: int, of_score: float = 1.0) -> tuple[Array, Array, Array]:
     """The same of Euler and Maruyama's discretisation."""
     drift, diffusion = _sde_of(process, times)
-    size = abs(process.first - (process.data if np.isfinite(process.data) else 0.0)) / count
+    end = process.data if process.data is not None and np.isfinite(process.data) else 0.0
+    size = abs(process.first - end) / count
     return 1 - drift * size, of_score * diffusion * size, np.sqrt(diffusion * size)
 
 

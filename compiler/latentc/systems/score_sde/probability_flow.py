@@ -10,14 +10,15 @@ from pydantic import Field
 
 from latentc.components.contract import Network, Program
 from latentc.components.processes.process import Parameterization
+from latentc.components.samplers._adaptive import TABLEAU
 from latentc.components.samplers._likelihood import Likelihood
-from latentc.components.samplers._reverse_diffusion import Denoise, denoising
 from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
 from latentc.components.samplers.grid import evaluation
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.systems.score_sde.reverse_diffusion import Denoise, denoising
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -37,7 +38,7 @@ class ProbabilityFlow(ArraySampler):
         description="the classical fourth-order method, 4 evaluations per step, or Dormand–Prince of order 5, 6 "
         "per step",
     )
-    denoise: Denoise = None
+    denoise: Denoise | None = None
     likelihood: Likelihood | None = Field(None, description="add the program `log_likelihood`; null: none")
     PROGRAMS: ClassVar[tuple[str, ...]] = (*ArraySampler.PROGRAMS, "likelihood")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -76,16 +77,9 @@ class ProbabilityFlow(ArraySampler):
 
 TABLEAUS: dict[str, tuple[tuple[float, ...], ...]] = {
     "rk4": ((1 / 2,), (0, 1 / 2), (0, 0, 1), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-    "dopri5": (
-        (1 / 5,),
-        (3 / 40, 9 / 40),
-        (44 / 45, -56 / 15, 32 / 9),
-        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    ),
+    "dopri5": TABLEAU,
 }
-"""Rows of the methods' tableaus: how much of each slope so far leads to the next stage, and at last to the end."""
+"""Rows of the methods' tableaus: the share of each earlier slope in the next stage, and last in the end of the step."""
 
 
 def _runge_kutta(b: Builder, step: Step) -> tuple[Var, ...]:

@@ -1,4 +1,4 @@
-"""Noise levels that grow geometrically: NCSN's, of which the VE SDE is the limit."""
+"""NCSN's geometric noise levels, of which the VE SDE is the limit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pydantic import Field
 
 from latentc.components.contract import Draw
 from latentc.components.parts import Problem
-from latentc.components.processes.formulas import Array, Maths, Symbolic
+from latentc.components.processes.formulas import Array, Maths
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Limit, Process
-from latentc.components.processes.sde import Ve
+from latentc.components.processes.process import Process
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -24,14 +23,13 @@ class Geometric(Process):
     """T noise levels, timestep 0 (noise) to T - 1 (nearly data): NCSN's (Song and Ermon 2019, arXiv:1907.05600).
 
     As `continuous: False` with the VE SDE in the code of Song et al. 2021 (arXiv:2011.13456): the data stays, and the
-    network is told the timestep.
+    network's time input is the timestep.
     """
 
     kind: Literal["geometric"]
     steps: int = Field(1000, gt=1, le=100_000, description="number of noise levels (T)")
     sigma_min: float = Field(0.01, gt=0, description="least noise level")
     sigma_max: float = Field(50.0, gt=0, description="greatest noise level")
-    SPACING: ClassVar[str | None] = None
     WHOLE: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "geometric", "steps": 100}
 
@@ -75,25 +73,11 @@ class Geometric(Process):
         share = np.log(np.asarray(level, np.float64) / self.sigma_max) / np.log(self.sigma_min / self.sigma_max)
         return np.asarray(share * (self.steps - 1))
 
-    def nearest(self, times: Array) -> Array:
-        return np.clip(np.rint(times), 0, self.steps - 1)
-
-    def limit(self) -> Limit:
-        sde = Ve(kind="ve", sigma_min=self.sigma_min, sigma_max=self.sigma_max, eps=1e-5)
-
-        def level(s: Array) -> Array:
-            return np.rint((np.float32(1) - s.astype(np.float32)) * np.float32(self.steps - 1)).astype(np.float64)
-
-        return Limit(sde, level, level)
-
     def draw(self) -> Draw:
         return Draw("t", "integers", {"high": self.steps})
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         return draw
-
-    def at(self, m: Symbolic, t: Any) -> Any:
-        return t
 
 
 __all__ = ["Geometric"]

@@ -1,0 +1,24 @@
+"""Dormand and Prince's method with a last step of reverse diffusion, as score SDEs sample by the probability flow."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.dopri5 import Dopri5
+from latentc.components.samplers.table import Table
+from latentc.systems.score_sde.reverse_diffusion import Denoise, denoising
+
+
+class DenoisedDopri5(Dopri5):
+    """`dopri5`, then a step of reverse diffusion without noise (Song et al. 2021, arXiv:2011.13456)."""
+
+    kind: Literal["denoised_dopri5"]  # type: ignore[assignment]
+    denoise: Denoise = 1000
+    EXAMPLE: ClassVar[dict[str, Any]] = {**Dopri5.EXAMPLE, "kind": "denoised_dopri5"}
+
+    def last_step(self, target: Parameterization) -> Table:
+        return denoising(target, self.interval(target).stop, self.denoise)
+
+
+__all__ = ["DenoisedDopri5"]
