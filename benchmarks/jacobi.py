@@ -47,7 +47,13 @@ def iterations(out: Path, steps: int) -> str:
     labels, seeds = np.arange(COUNT) % 10, np.arange(COUNT)
 
     def samples(jacobi: str) -> np.ndarray:
-        options = ["target.engine=onnxruntime", "target.form=loop", f"sampler.jacobi={jacobi}", "sampler.denoise=0"]
+        options = [
+            "target.engine=onnxruntime",
+            "target.form=loop",
+            "sampler.kind=starflow_inverse",
+            f"sampler.jacobi={jacobi}",
+            "sampler.denoise=0",
+        ]
         bundle = out / "engine"
         api.compile("digits_starflow", str(weights), bundle, overrides=options, max_batch=COUNT, force=True)
         return latentc_runtime.load(bundle, device="cpu").sample(classes=labels, seeds=seeds)
@@ -66,7 +72,12 @@ def speed(out: Path) -> str:
     seconds = {}
     for name, jacobi in SAMPLERS.items():
         bundle = out / "engine"
-        random_bundle(bundle, "starflow_class", None, [*SPEED, f"sampler.jacobi={jacobi}", "sampler.denoise=0"])
+        random_bundle(
+            bundle,
+            "starflow_class",
+            None,
+            [*SPEED, "sampler.kind=starflow_inverse", f"sampler.jacobi={jacobi}", "sampler.denoise=0"],
+        )
         pipe = latentc_runtime.load(bundle, threads=1, verify=False)
         request = pipe.usual_request(1)
         seconds[name] = cpu_seconds(lambda pipe=pipe, request=request: pipe.run(request), 3)  # type: ignore[misc]

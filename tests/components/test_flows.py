@@ -79,10 +79,11 @@ def test_forward_of_inverse_is_the_identity(
 STARFLOW = ["backbone.conditions_as=prefix", "backbone.positions={kind: rope_prefix, pairs: 2}"]
 STARFLOW += ["backbone.width=16", "backbone.block.mixer.heads=2", "backbone.start_token=true"]
 STARFLOW += ["backbone.soft_clip=4", "backbone.final_norm={kind: rms_norm}", "backbone.scale=softplus"]
+WIDER = ["backbone.kind=video_flow", "backbone.last_width=24"]
 OPTIONS = {
-    "whole": [*STARFLOW, "backbone.told_flows=last", "backbone.depths=[1, 0, 2]", "backbone.last_width=24"],
+    "whole": [*STARFLOW, *WIDER, "backbone.conditioned_flows=last", "backbone.depths=[1, 0, 2]"],
     "every flow told": [*STARFLOW, "backbone.reverse_first=true", "backbone.channels_last=true"],
-    "start token, learned positions": ["backbone.start_token=true", "backbone.told_flows=last"],
+    "start token, learned positions": ["backbone.start_token=true", "backbone.conditioned_flows=last"],
     "branches normalised, halves turned": [
         *STARFLOW,
         "backbone.block.condition={kind: in_context, branch_norm: {kind: rms_norm}}",
@@ -90,7 +91,7 @@ OPTIONS = {
     ],
     "heads of a width of their own": [
         *STARFLOW,
-        *("backbone.block.mixer.head_width=12", "backbone.block.mixer.kv_heads=1", "backbone.last_width=24"),
+        *("backbone.block.mixer.head_width=12", "backbone.block.mixer.kv_heads=1", *WIDER),
     ],
     "rotary, no start token": [*STARFLOW[:4], "backbone.positions={kind: rope_2d}", "backbone.scale=softplus"],
 }
@@ -109,12 +110,12 @@ def test_options_keep_the_flow_invertible(name: str) -> None:
     assert np.abs(other - x).max() > 1e-3  # the class matters
 
 
-JACOBI = "sampler={kind: flow_inverse, guidance: {scale: 2}, jacobi: {block: 4, iterations: 3, threshold: 0.01}}"
+JACOBI = "sampler={kind: starflow_inverse, guidance: {scale: 2}, jacobi: {block: 4, iterations: 3, threshold: 0.01}}"
 GUIDED = {
     **{name: options for name, options in OPTIONS.items() if "learned" not in name},
     "linear, learned positions": OPTIONS["start token, learned positions"],
     "TarFlow's scales": ["backbone.guides=scale"],
-    "densities": [*STARFLOW, "backbone.guidance=density", "backbone.told_flows=last"],
+    "densities": [*STARFLOW, "backbone.guidance=density", "backbone.conditioned_flows=last"],
 }
 
 
@@ -126,7 +127,7 @@ def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> N
     found = {}
     for jacobi in ("null", "{block: 6, iterations: 6}", "{block: 6, iterations: 3}", "{block: 64, iterations: 9}"):
         guided = (
-            f"sampler={{kind: flow_inverse, guidance: {{scale: 2}}, annealed: false, denoise: 0, jacobi: {jacobi}}}"
+            f"sampler={{kind: starflow_inverse, guidance: {{scale: 2}}, annealed: false, denoise: 0, jacobi: {jacobi}}}"
         )
         lowered = lowered_flow(*GUIDED[name], guided)
         own = _ordered(lowered, "sample.16", given)
@@ -147,7 +148,9 @@ def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> N
 )
 def test_jacobi_iterations_that_do_not_fit(options: str, message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
-        load_spec("digits_tarflow", None, [*TINY, f"sampler={{kind: flow_inverse, guidance: {{scale: 2}}, {options}}}"])
+        load_spec(
+            "digits_tarflow", None, [*TINY, f"sampler={{kind: starflow_inverse, guidance: {{scale: 2}}, {options}}}"]
+        )
 
 
 def test_guided_densities_are_a_product_of_powers() -> None:

@@ -41,7 +41,7 @@ def loss(numbers: Numbers) -> Array:
     return np.asarray(0.5 * (numbers.outputs["out.z"] ** 2).mean() - sum(log_dets))
 
 
-def sampled(name: str, scale: float | None, options: str = "") -> Sampler:
+def sampled(name: str, scale: float | None, options: str = "", kind: str = "flow_inverse") -> Sampler:
     """The authors' guidance w is the scale 1 + w."""
 
     def given(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -49,9 +49,7 @@ def sampled(name: str, scale: float | None, options: str = "") -> Sampler:
         return {"z": z, **told(numbers), "scale": np.full(2, scale or 0, np.float32)}
 
     guidance = f", guidance: {{scale: {scale}}}" if scale else ", guidance: null"
-    return Sampler(
-        f"starflow.{name}", "starflow", (*SIZES, f"sampler={{kind: flow_inverse{guidance}{options}}}"), given
-    )
+    return Sampler(f"starflow.{name}", "starflow", (*SIZES, f"sampler={{kind: {kind}{guidance}{options}}}"), given)
 
 
 CASES = [
@@ -66,5 +64,5 @@ CASES = [
     sampled("reverse", None),
     sampled("sampler_reverse_guided2", 3),
     sampled("sampler_reverse_guided3_a", 4, ", attention_temperature: 0.9"),
-    sampled("sampler_jacobi", 3, ", jacobi: {block: 16, iterations: 3}"),
+    sampled("sampler_jacobi", 3, ", jacobi: {block: 16, iterations: 3}", "starflow_inverse"),
 ]

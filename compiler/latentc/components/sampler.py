@@ -7,9 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
-from latentc.components import Closed
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Operands
 from latentc.components.parts import Part, Problem
@@ -28,54 +25,6 @@ class Recall:
 
     tokens: int
     condition: bool
-
-
-class FixedPoint(Closed):
-    """How the inverse of an autoregressive flow finds several tokens at a time: Jacobi iterations.
-
-    Tokens in a row are evaluated at once, again and again, each time after what the last time made of those before
-    them. Every iteration makes at least one more of them what it is one after the other.
-    """
-
-    block: int = Field(16, gt=1, le=65_536, description="number of tokens solved jointly")
-    iterations: int = Field(
-        8,
-        gt=0,
-        le=65_536,
-        description="evaluations per block; as many as the block has tokens, and one more after the first frame of a "
-        "video, which first sees what the frame before saw: the exact inverse",
-    )
-    threshold: float = Field(
-        0.0,
-        ge=0,
-        description="a sample's block is found once an iteration changes it by less than this, in mean squares "
-        "relative to its own, and the next begins once those of all samples are; 0: after all `iterations`",
-    )
-    later: int | None = Field(
-        None, gt=1, le=65_536, description="tokens that are found at a time after the first frame; null: as `block`"
-    )
-    window: int | None = Field(
-        None,
-        gt=1,
-        le=65_536,
-        description="frames of a video that the flow over all frames sees at once, those of training if videos are "
-        "longer; null: all",
-    )
-    context: int | None = Field(
-        None,
-        gt=0,
-        le=65_536,
-        description="frames that begin each later `window`, encoded anew; null: all but one of it",
-    )
-
-    @property
-    def frames_seen(self) -> int:
-        """Frames that begin each later window; 0: there is one window."""
-        return 0 if self.window is None else self.context or self.window - 1
-
-    def most(self, video: bool) -> int:
-        """The iterations that always find all tokens of a block, of a `video` or an image."""
-        return max(self.block, (self.later or self.block) + 1) if video else self.block
 
 
 class Sampler(Part):
@@ -102,14 +51,6 @@ class Sampler(Part):
     def shares(self, network: str) -> tuple[float, ...]:
         """Shares of the tokens that skip blocks of a network in its evaluations; see `skip_tokens`."""
         return ()
-
-    def fixed_point(self) -> FixedPoint | None:
-        """How it finds the tokens that a flow inverts; None: one after the other."""
-        return None
-
-    def given_frames(self) -> int:
-        """How many frames at the start of a video a program of its takes; 0: there is no such program."""
-        return 0
 
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         """The networks with the methods that its programs call besides those they are built with.

@@ -58,7 +58,7 @@ def run(lowered: Lowered, entry: str, batch: dict[str, Any]) -> list[np.ndarray]
 
 def test_a_video_is_the_inverse_of_its_latent() -> None:
     """Jacobi iterations until nothing changes find it, too; a frame says nothing of those before it."""
-    lowered, batch = lowered_video("sampler={kind: flow_inverse}"), given(2)
+    lowered, batch = lowered_video("sampler={kind: starflow_inverse}"), given(2)
     main = Interpreter(lowered.module, weights_of(lowered))
     z, _ = main.run("main.forward", batch["x"], batch["text"], batch["text_mask"])
     (again,) = main.run("main.inverse", z, batch["text"], batch["text_mask"])
@@ -68,7 +68,7 @@ def test_a_video_is_the_inverse_of_its_latent() -> None:
     changed, _ = main.run("main.forward", later, batch["text"], batch["text_mask"])
     assert np.array_equal(changed[:, :12], z[:, :12]) and np.abs(changed - z)[:, 12:].max() > 0.1
     exact = lowered_video(
-        "sampler={kind: flow_inverse, jacobi: {block: 6, later: 18, iterations: 18, threshold: 1e-24}}"
+        "sampler={kind: starflow_inverse, jacobi: {block: 6, later: 18, iterations: 18, threshold: 1e-24}}"
     )
     (found,) = Interpreter(exact.module, weights_of(exact)).run("main.inverse", z, batch["text"], batch["text_mask"])
     np.testing.assert_allclose(found, batch["x"], atol=1e-9)
@@ -90,7 +90,7 @@ def test_a_sample_does_not_depend_on_others_where_iterations_end() -> None:
 def test_a_video_continues_behind_given_frames(guided: bool) -> None:
     """Without guidance its latent is that of the frames, then z; under guidance Jacobi iterations find the same."""
     guidance, batch = "{scale: 2}" if guided else "null", given(2)
-    solver = f"kind: flow_inverse, guidance: {guidance}, given: {{frames: 2, noise: 0.5}}"
+    solver = f"kind: starflow_inverse, guidance: {guidance}, given: {{frames: 2, noise: 0.5}}"
     lowered = lowered_video(f"sampler={{{solver}}}")
     batch |= {"given": batch["x"][:, :, :2], "given_noise": batch["noise"][:, :, :2], "z": batch["z"][:, 12:]}
     (found,) = run(lowered, "extend.6", batch)
@@ -111,8 +111,10 @@ def test_a_video_continues_behind_given_frames(guided: bool) -> None:
 def test_a_window_that_moves_over_the_frames() -> None:
     """Frames behind the first window are those of a video that begins with the frames before them."""
     solver = "block: 6, later: 12, iterations: 12, threshold: 0"  # exact
-    moving = lowered_video(f"sampler={{kind: flow_inverse, jacobi: {{{solver}, window: 2}}}}")
-    pair = lowered_video("data.fields.x.shape=[1, 2, 4, 6]", f"sampler={{kind: flow_inverse, jacobi: {{{solver}}}}}")
+    moving = lowered_video(f"sampler={{kind: starflow_inverse, jacobi: {{{solver}, window: 2}}}}")
+    pair = lowered_video(
+        "data.fields.x.shape=[1, 2, 4, 6]", f"sampler={{kind: starflow_inverse, jacobi: {{{solver}}}}}"
+    )
     weights, batch = weights_of(moving), given(2)
     told = batch["text"], batch["text_mask"]
     (found,) = Interpreter(moving.module, weights).run("main.inverse", batch["z"], *told)
@@ -125,7 +127,7 @@ def test_a_window_that_moves_over_the_frames() -> None:
     latents = np.concatenate([before[:, :6], batch["z"][:, 12:]], axis=1)
     (again,) = main.run("main.inverse", latents, *told)
     np.testing.assert_allclose(found[:, :, 1:], again, atol=1e-9)
-    whole = lowered_video(f"sampler={{kind: flow_inverse, jacobi: {{{solver}}}}}")
+    whole = lowered_video(f"sampler={{kind: starflow_inverse, jacobi: {{{solver}}}}}")
     (other,) = Interpreter(whole.module, weights).run("main.inverse", batch["z"], *told)
     assert np.abs(other - found)[:, :, 2].max() > 1e-3
 
@@ -133,12 +135,12 @@ def test_a_window_that_moves_over_the_frames() -> None:
 def test_blocks_behind_the_first_frame_need_one_iteration_more() -> None:
     """They first see what the frame before saw, so that their first token is found in the second iteration."""
     batch = given(2)
-    main = lowered_video("sampler={kind: flow_inverse}")
+    main = lowered_video("sampler={kind: starflow_inverse}")
     told = batch["text"], batch["text_mask"]
     (one_by_one,) = Interpreter(main.module, weights_of(main)).run("main.inverse", batch["z"], *told)
     far = []
     for iterations in (6, 7):
-        solver = f"{{kind: flow_inverse, jacobi: {{block: 6, iterations: {iterations}, threshold: 0}}}}"
+        solver = f"{{kind: starflow_inverse, jacobi: {{block: 6, iterations: {iterations}, threshold: 0}}}}"
         lowered = lowered_video(f"sampler={solver}")
         (found,) = Interpreter(lowered.module, weights_of(lowered)).run("main.inverse", batch["z"], *told)
         far.append(np.abs(found - one_by_one).max())
@@ -148,7 +150,7 @@ def test_blocks_behind_the_first_frame_need_one_iteration_more() -> None:
 def test_the_denoiser_learns_the_gradient_of_the_density() -> None:
     lowered, batch = lowered_video(), given(2)
     loss, bits, denoising = run(lowered, "loss.terms", batch)
-    plain = lowered_video("objective.denoiser=null", "train.optimizers={}")
+    plain = lowered_video("objective={kind: log_likelihood, std: 0.5}", "train.optimizers={}")
     np.testing.assert_allclose(run(plain, "loss.terms", batch), [loss - denoising, bits], rtol=1e-6)
     x = batch["x"] + 0.5 * batch["noise"]
     own = {**batch, "x": x}
@@ -180,14 +182,14 @@ def test_files_of_a_project_define_what_they_call() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("networks.main.told_flows=all", "only the last flow sees the whole video"),
+        ("networks.main.conditioned_flows=all", "only the last flow sees the whole video"),
         ("networks.main.start_token=false", "Jacobi iterations need a start token"),
         ("networks.main.positions={kind: rope_2d}", "`rope_2d` has no positions for a video"),
         ("sampler.denoise=0.5", "the sample is denoised once"),
         ("sampler.jacobi={block: 6, iterations: 8}", "8 iterations are too many: 7 always find all"),
         ("sampler.jacobi={block: 6, later: 3, iterations: 7}", "7 iterations are too many: 6 always find all"),
         ("sampler.given={frames: 3}", "3 frames are given, but videos have 3"),
-        ("sampler={kind: flow_inverse, jacobi: {window: 2}, given: {frames: 3}}", "3 frames are given, but videos"),
+        ("sampler={kind: starflow_inverse, jacobi: {window: 2}, given: {frames: 3}}", "3 frames are given, but videos"),
         ("sampler.jacobi.context=2", "`context` (2) must be smaller than `window` (not set)"),
         ("objective.noise=uniform", "a denoiser learns to remove Gaussian noise"),
         ("networks.denoiser.block.mixer.causal=true", "every token of a frame sees every other"),

@@ -39,7 +39,6 @@ class Flow:
     guides: str = "both"
     frame: int = 0  # tokens per frame, if it processes the frames of a video one after the other
     apart: int = 1  # frames of a sample, if it processes them separately
-    given: int = 0  # tokens in front that its inverse is given as they are
 
     @property
     def cls(self) -> str:

@@ -6,7 +6,7 @@ Symbols: B batch, F frames (1 of images), S tokens of a frame, T = F S, C channe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,6 @@ from latentc.components.decoding import BlockForm
 from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow, flow, prior_variance, variances
 from latentc.components.networks._frames import Layout, Tables, patches, rotary_tables, sample_of
-from latentc.components.sampler import FixedPoint
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
 from latentc.ir.var import as_tuple
@@ -115,14 +114,6 @@ class Solver:
         return f32(z.shape[0], heads, length, self.static.get("head_width", self.static["dim"] // self.static["heads"]))
 
 
-def _shifted(b: Builder, known: Var, block: Var) -> Var:
-    """f32[B, N, C]: the tokens before those of a block f32[B, N, C], the first of which is `known`."""
-    size = int(block.shape[1])
-    if size == 1:
-        return known
-    return b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")  # type: ignore[no-any-return]
-
-
 def stacked(b: Builder, x: Var) -> Var:
     return b.reshape(x, shape=(1, *x.shape), out="x")  # type: ignore[no-any-return]
 
@@ -178,212 +169,31 @@ class Rest:
         *_, found = b.loop("inverse", trip, step, invariants=self.invariants, carried=[token, *caches], tables=tables)
         return found  # type: ignore[no-any-return]
 
-    def behind_given(self, b: Builder, start: Var, caches: Sequence[Var], several: BlockBody) -> Var:
-        """All tokens f32[T, B, 1, C], one by one behind those that are given; `several` are decoded at once."""
-        given, rows = self.parts.given, self._rows(b)
-        inputs = b.concat(start, b.slice(rows, axis=1, start=0, stop=given, out="given"), axis=1, out="inputs")
-        caches = replace(self, decode=several)._remembered(b, start, given, given, inputs, caches)
-        known = b.slice(self.z, axis=0, start=0, stop=given, out="given")
-        return b.concat(known, self.one_by_one(b, entry(b, known, given - 1, "token"), caches, given), axis=0)  # type: ignore[no-any-return]
 
-    def _rows(self, b: Builder) -> Var:
-        """z f32[B, T, C]."""
-        count, batch, _, features = self.z.shape
-        return b.reshape(b.transpose(self.z, perm=(1, 0, 2, 3)), shape=(batch, count, features), out="z")  # type: ignore[no-any-return]
+@dataclass(frozen=True)
+class Inversion:
+    """How the inverse of a flow finds its tokens: one after the other."""
 
-    def by_blocks(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
-        """All of them by Jacobi iterations, from the first input. The last block begins early enough to be whole."""
-        first = self.parts.first
-        count = int(self.z.shape[0]) - first
-        size = min(by.block, count)
-        starts = np.minimum(np.arange(0, count, size), count - size) + first
-        members = starts[:, None] + np.arange(size)
-        before = np.diff(starts, prepend=starts[0] - size) - 1  # of each block's first token, in the block before
-        positions = starts - first + self.parts.prefix
-        shape = (len(starts), size, *self.z.shape[1:2], self.z.shape[3])
-        z = b.reshape(b.take(self.z, b.constant(members.reshape(-1)), axis=0), shape=shape)
-        tables = [
-            b.constant(positions, out="position"),
-            b.constant(before, out="before"),
-            b.take(self.order, b.constant(members - first, out="members"), axis=0, out="place"),
-            b.transpose(z, perm=(0, 2, 1, 3), out="z"),
-            *(b.take(scale, b.constant(starts - first, out="starts"), axis=0, out="scale") for scale in self.scales),
-        ]
+    @property
+    def suffix(self) -> str:
+        """The end of the name of a flow's method."""
+        return ""
 
-        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-            (block, *caches), (position, before, place, z, *scale) = state, rows
-            known = b.take(block, b.reshape(before, shape=(1,)), axis=1, out="known")
+    @property
+    def words(self) -> str:
+        """The end of the method's docstring."""
+        return ", one after the other"
 
-            told = [known, position, place, z, *scale, *kept]
-            found = self._found(b, told, _shifted(b, known, z), caches, by)
-            return found, found[:1]
+    def decoding(self, parts: Flow) -> BlockBody:
+        """The method of a flow that predicts tokens from caches."""
+        return _decode(parts)
 
-        wide = b.broadcast_to(start, shape=(start.shape[0], size, start.shape[2]), out="block")
-        *_, found = b.loop(
-            "inverse", len(starts), step, invariants=self.invariants, carried=[wide, *caches], tables=tables
-        )
-        found = b.reshape(b.transpose(found, perm=(0, 2, 1, 3)), shape=(members.size, *self.z.shape[1:]), out="found")
-        if members.size > count:
-            kept = np.concatenate(
-                [np.arange(members.size - size), np.arange(members.size - 1 - before[-1], members.size)]
-            )
-            found = b.take(found, b.constant(kept), axis=0, out="found")
-        return found  # type: ignore[no-any-return]
-
-    def _solved(self, b: Builder, seen: Var, told: Sequence[Var], caches: Sequence[Var]) -> list[Var]:
-        """What the network makes of the tokens `seen` before those of a block: these, and the grown caches."""
-        position, place, z, *kept = told
-        scale, kept = kept[: len(self.scales)], kept[len(self.scales) :]
-        rotary, own = self.apart(kept)
-        return self.solve(b, self.decode, [seen, place, *rotary], own, [position, *caches], z, scale)
-
-    def by_frames(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
-        """All tokens of a video by Jacobi iterations, `later` at a time behind the first frame.
-
-        There the network first sees what it saw one frame before. Inputs f32[B, T + 1, C] of the network are carried:
-        the start token, and the tokens that are given or found, latents in place of those that are not. Behind the
-        first `window` of frames, the last `context` frames begin a new one, of which the caches are filled anew.
-        """
-        count, (batch, _, features) = int(self.z.shape[0]), start.shape
-        size, frame = min(by.block, count), self.parts.frame
-        first = count if by.window is None else min(by.window * frame, count)
-        given, later = self.parts.given, by.later or size
-        cut = given if given > frame else min(given + ((frame - given) // size + 1) * size, first)
-        inputs = b.concat(start, self._rows(b), axis=1, out="inputs")
-        if given:
-            caches = self._remembered(b, start, given, given, inputs, caches)
-        parts = [(given, cut, size, 0, 0), (cut, first, later, frame, 0)]
-        seen = by.frames_seen * frame
-        for begin in range(first, count, max(first - seen, 1)):
-            parts.append((begin, min(begin + first - seen, count), later, frame, seen - begin))
-        for start_at, stop, block, back, offset in parts:
-            if offset:
-                caches = self._remembered(b, start, start_at, seen, inputs, caches)
-            whole = (stop - start_at) // block * block + start_at
-            for begin, end, own in ((start_at, whole, block), (whole, stop, stop - whole)):
-                if begin < end:
-                    inputs, *caches = self._segment(b, begin, end, own, back, offset, inputs, caches, by)
-        found = b.slice(inputs, axis=1, start=1, stop=count + 1, out="found")
-        found = b.transpose(found, perm=(1, 0, 2), out="found")
-        return b.reshape(found, shape=(count, batch, 1, features), out="found")  # type: ignore[no-any-return]
-
-    def _remembered(
-        self, b: Builder, start: Var, stop: int, count: int, inputs: Var, caches: Sequence[Var]
-    ) -> Sequence[Var]:
-        """The caches of a window that begins with the start token and the `count` tokens before `stop`.
-
-        Those of the conditions are as before, and what stands behind the tokens at hand is never seen.
-        """
-        before = b.slice(inputs, axis=1, start=stop - count + 1, stop=stop, out="before")
-        seen = b.concat(start, before, axis=1, out="seen")
-        place = b.slice(self.order, axis=0, start=0, stop=count, out="place")
-        position = b.constant(np.int64(self.parts.prefix), out="position")
-        told = [position, place, seen, *(entry(b, scale, stop, "scale") for scale in self.scales), *self.invariants]
-        return self._solved(b, seen, told, caches)[1:]
-
-    def _segment(
-        self,
-        b: Builder,
-        start: int,
-        stop: int,
-        size: int,
-        back: int,
-        offset: int,
-        inputs: Var,
-        caches: Sequence[Var],
-        by: FixedPoint,
-    ) -> tuple[Var, ...]:
-        """`inputs` with tokens `start` to `stop`, in blocks of `size`, and the caches; see `by_frames`.
-
-        The input of token i is at place i + `offset` behind the conditions in the caches.
-        """
-        starts = np.arange(start, stop, size)
-        members = starts[:, None] + np.arange(size)
-        shape = (len(starts), size, *self.z.shape[1:2], self.z.shape[3])
-        z = b.reshape(b.take(self.z, b.constant(members.reshape(-1)), axis=0), shape=shape)
-        tables = [
-            b.constant(starts + self.parts.prefix + offset, out="position"),
-            b.constant(starts, out="begin"),
-            b.take(self.order, b.constant(members, out="members"), axis=0, out="place"),
-            b.transpose(z, perm=(0, 2, 1, 3), out="z"),
-            *(b.take(scale, b.constant(starts, out="starts"), axis=0, out="scale") for scale in self.scales),
-        ]
-
-        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-            (inputs, *caches), (position, begin, place, z, *scale) = state, rows
-            known = b.take(inputs, b.reshape(begin, shape=(1,)), axis=1, out="known")
-            seen = _shifted(b, known, z)
-            if back:
-                where = b.add(b.op("sub", begin, back), b.arange(size), out="where")
-                seen = b.take(inputs, where, axis=1, out="seen")
-            block, *caches = self._found(b, [known, position, place, z, *scale, *kept], seen, caches, by)
-            behind = b.add(begin, 1, out="behind")
-            return (b.update_slice(inputs, block, behind, axis=1, out="inputs"), *caches), ()
-
-        carried = [inputs, *caches]
-        return as_tuple(
-            b.loop("inverse", len(starts), step, invariants=self.invariants, carried=carried, tables=tables)
-        )
-
-    def _found(
-        self, b: Builder, told: Sequence[Var], seen: Var, caches: Sequence[Var], by: FixedPoint
-    ) -> tuple[Var, ...]:
-        """A block f32[B, N, C] and the caches; the network first sees `seen` before its tokens."""
-        return (self._settled if by.threshold else self._improved)(b, told, seen, caches, by)
-
-    def _of_frames(self, b: Builder, x: Var) -> Var:
-        """f32[B F]: the mean of each sample's x f32[B F] in place of those of its frames."""
-        frames, (rows,) = self.parts.apart, x.shape
-        if frames == 1:
-            return x
-        mean = b.mean(b.reshape(x, shape=(B, frames)), axes=(1,), keepdims=True)
-        return b.reshape(b.broadcast_to(mean, shape=(B, frames)), shape=(rows,), out="mean")  # type: ignore[no-any-return]
-
-    def _improved(
-        self, b: Builder, told: Sequence[Var], seen: Var, caches: Sequence[Var], by: FixedPoint
-    ) -> tuple[Var, ...]:
-        """A block f32[B, N, C] after all iterations, and the caches."""
-
-        def improve(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-            (seen, _, *caches), (known, *kept) = state, kept
-            block, *caches = self._solved(b, seen, kept, caches)
-            return (_shifted(b, known, block), block, *caches), ()
-
-        names, carried = ["seen", "block", *["cache"] * len(caches)], [seen, told[3], *caches]
-        _, *found = b.loop("jacobi", by.iterations, improve, invariants=told, carried=carried, names=names)
-        return tuple(found)
-
-    def _settled(
-        self, b: Builder, told: Sequence[Var], seen: Var, caches: Sequence[Var], by: FixedPoint
-    ) -> tuple[Var, ...]:
-        """The same, ended once every sample's block is found.
-
-        The network sees no more of what becomes of a block that is found, so that nothing changes it: a sample does not
-        depend on the others, nor on whether the loop ends.
-        """
-
-        def improve(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> tuple[Sequence[Var], Sequence[Var]]:
-            (_, found, seen, block, *caches), (known, *kept) = state, kept
-            new, *caches = self._solved(b, seen, kept, caches)
-            change, square = (b.mean(x * x, axes=(1, 2), keepdims=False) for x in (b.op("sub", new, block), new))
-            change, square = (self._of_frames(b, x) for x in (change, square))
-            near = b.cast(b.less(change, square * by.threshold), to="f32", out="near")
-            found = b.maximum(found, near, out="found")
-            fixed = b.greater(b.reshape(found, shape=(found.shape[0], 1, 1)), 0.5, out="fixed")
-            seen = b.where(fixed, seen, _shifted(b, known, new), out="seen")
-            all_found = b.greater(b.neg(b.max(b.neg(found), axes=(0,), keepdims=False)), 0.5)
-            over = b.logical_or(all_found, b.greater(i, by.iterations - 2), out="over")
-            return (over, found, seen, new, *caches), ()
-
-        z = told[3]
-        none = b.full(z, shape=(), value=0.0, dtype="f32", out="found")
-        over = b.greater(b.max(none, axes=(0,), keepdims=False), 0.5, out="over")
-        carried = [over, none, seen, z, *caches]
-        names = ["over", "found", "seen", "block", *["cache"] * len(caches)]
-        _, _, _, *found = b.loop(
-            "jacobi", by.iterations, improve, invariants=told, carried=carried, names=names, until=0
-        )
-        return tuple(found)
+    def found(self, b: Builder, rest: Rest, start: Var, token: Var, caches: Sequence[Var]) -> list[Var]:
+        """Predicted tokens, each f32[N, B, 1, C]; `token` is the first, found with these caches from input `start`."""
+        first = rest.parts.first
+        if int(rest.z.shape[0]) == first + 1:
+            return [stacked(b, token)]
+        return [stacked(b, token), rest.one_by_one(b, token, caches, first + 1)]
 
 
 _METHODS: dict[Guidance, str] = {
@@ -392,6 +202,37 @@ _METHODS: dict[Guidance, str] = {
     "linear": "guided_inverse",
     "density": "guided_inverse",
 }
+
+
+def run_blocks(
+    parts: Flow,
+    b: Builder,
+    h: Var,
+    position: Var,
+    seen: Var,
+    temperature: Var,
+    caches: Sequence[Var],
+    rows: Sequence[Var],
+    features: int,
+    dim: int,
+    static: Mapping[str, Any],
+    last: bool = True,
+) -> tuple[Var, ...]:
+    """Embedded inputs h f32[B, N, D], the first at cache position `position`, attending to the cache where `seen`.
+
+    Returns raw scale, if flows scale, and shift of the tokens that they predict, or of the `last`, and the grown
+    caches. `rows`: of rotary tables.
+    """
+    mixer, feed_forward, norm, condition = parts.block.parts()
+    block = condition.block(mixer, feed_forward, norm, parts.init, BlockForm("decode", plain=True, tempered=True))
+    length, count = caches[0].shape[2], h.shape[1]
+    mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
+    sizes, depth, others = parts.block.own(dim, static), len(caches) // 2, (temperature, *rows)
+    at = (position, mask)
+    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, at, others, out="h", dim=dim, **sizes)
+    if last and int(count) > 1:
+        h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
+    return *parts.separate(b, parts.predictions(b, h, features), features), *grown
 
 
 def _step(
@@ -405,33 +246,16 @@ def _step(
     features: int,
     dim: int,
     static: Mapping[str, Any],
-    every: bool = False,
 ) -> tuple[Var, ...]:
-    """Embedded inputs h f32[B, N, D], the first at cache position `position`.
-
-    Returns raw scale, if flows scale, and shift of the token that the last one predicts, or of `every` one, and the
-    grown caches.
-    """
-    mixer, feed_forward, norm, condition = parts.block.parts()
-    block = condition.block(mixer, feed_forward, norm, parts.init, BlockForm("decode", plain=True, tempered=True))
+    """One input, or the first one after the tokens of conditions; see `run_blocks`."""
     length, count = caches[0].shape[2], h.shape[1]
-    if every:
-        own = b.op("add", position, b.arange(count), out="own")
-        seen = b.less_equal(b.arange(length), b.reshape(own, shape=(count, 1)))
-        rows = [b.take(table, own, axis=0, out="row") for table in rotary]
-    elif parts.prefix and int(count) > 1:
+    if parts.prefix and int(count) > 1:
         seen = b.less_equal(b.arange(length), b.reshape(b.arange(count), shape=(count, 1)))
         rows = [b.slice(table, axis=0, start=0, stop=count, out="row") for table in rotary]
     else:
         seen = b.less_equal(b.arange(length), position)
         rows = [b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out="row") for table in rotary]
-    mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
-    sizes, depth, others = parts.block.own(dim, static), len(caches) // 2, (temperature, *rows)
-    at = (position, mask)
-    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, at, others, out="h", dim=dim, **sizes)
-    if int(count) > 1 and not every:
-        h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
-    return *parts.separate(b, parts.predictions(b, h, features), features), *grown
+    return run_blocks(parts, b, h, position, seen, temperature, caches, rows, features, dim, static)
 
 
 @cache
@@ -464,15 +288,14 @@ def _prefill(parts: Flow) -> BlockBody:
     return prefill
 
 
-@cache
-def _decode(parts: Flow, several: bool) -> BlockBody:
+def decoding(parts: Flow, method: str, token: str, step: Callable[..., tuple[Var, ...]]) -> BlockBody:
+    """The method of a flow that predicts what follows inputs of shape `token`, by a `step` such as `_step`."""
     own = parts.block.parts()[0].static(1)
     heads, size = "kv_heads" if "kv_heads" in own else "heads", "head_width" if "head_width" in own else "dim//heads"
     length = f"tokens+{parts.prefix}" if parts.prefix else "tokens"
-    token = "B K features" if several else "B 1 features"
     shapes = {"token": token, "c": "B 1 dim", "caches": f"B {heads} {length} {size}"}
 
-    @module_class(parts.cls, "decode_block" if several else "decode", **shapes)
+    @module_class(parts.cls, method, **shapes)
     def decode(
         b: Builder,
         token: Var,
@@ -485,32 +308,32 @@ def _decode(parts: Flow, several: bool) -> BlockBody:
         **static: Any,
     ) -> tuple[Var, ...]:
         """Predicted scale and shift of the next token, and the extended KV caches."""
-        told = bool(parts.entries) and not parts.prefix
+        conditional = bool(parts.entries) and not parts.prefix
         rotary, (temperature, *rest) = others[: 2 * parts.rotary], others[2 * parts.rotary :]
-        c, (position, *caches) = rest[:told], rest[told:]
+        c, (position, *caches) = rest[:conditional], rest[conditional:]
         h = parts.embedded(b, token, place, c, tokens, dim)
-        return _step(parts, b, h, position, temperature, caches, rotary, features, dim, static, several)
+        return step(parts, b, h, position, temperature, caches, rotary, features, dim, static)
 
-    if several:
-        decode.body.__doc__ = "Predicted scales and shifts of the next tokens, and the extended KV caches."
     return decode
 
 
 @cache
-def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) -> BlockBody:
-    """Tokens from what the flow makes of them, one after the other, or `by` blocks.
+def _decode(parts: Flow) -> BlockBody:
+    return decoding(parts, "decode", "B 1 features", _step)
+
+
+@cache
+def flow_inverse(parts: Flow, guidance: Guidance, inversion: Inversion) -> BlockBody:
+    """Tokens from what the flow makes of them.
 
     A guided one also takes the conditions of the other branch, an attention temperature f32[B] (of that branch; of both
     for `density`), and the guidance scale of every predicted token f32[N, B]; a tempered one the temperature alone.
-    With `parts.given`, z begins with as many tokens that it finds already.
     """
     count = len(ports_of(parts.entries))
-    prefill, decode = _prefill(parts), _decode(parts, by is not None)
+    prefill, decode = _prefill(parts), inversion.decoding(parts)
     guided = guidance in ("linear", "density")
 
-    method = _METHODS[guidance] + "_behind" * (parts.given > 0)
-
-    @module_class(parts.cls, method, z="B tokens features", order="tokens")
+    @module_class(parts.cls, _METHODS[guidance] + inversion.suffix, z="B tokens features", order="tokens")
     def inverse(
         b: Builder, z: Var, order: Var, *others: Var, features: int, tokens: int, dim: int, depth: int, **static: Any
     ) -> Var:
@@ -542,30 +365,17 @@ def flow_inverse(parts: Flow, guidance: Guidance, by: FixedPoint | None = None) 
             branches = [branch[:1] for branch in branches]
         rest = Rest(parts, solve, decode, order, z, scales, rotary, branches)
         found = [stacked(b, x) for x in known]
-        if by is not None and parts.frame:
-            found.append(rest.by_frames(b, start, caches, by))
-        elif by is not None:
-            found.append(rest.by_blocks(b, start, caches, by))
-        elif parts.given:
-            found.append(rest.behind_given(b, start, caches, _decode(parts, several=True)))
-        elif int(tokens) > first + 1:
-            found += [stacked(b, token), rest.one_by_one(b, token, caches, first + 1)]
-        else:
-            found.append(stacked(b, token))
+        found += inversion.found(b, rest, start, token, caches)
         x = b.concat(*found, axis=0) if len(found) > 1 else found[0]
         x = b.reshape(x, shape=(tokens, z.shape[1], features), out="x")
         return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")  # type: ignore[no-any-return]
 
-    behind, blockwise = ", behind those that are given", ", block by block, by Jacobi iterations"
-    if by is not None or parts.given:
-        one_by_one = "" if by is not None else ", one after the other"
-        words = behind * (parts.given > 0) + (blockwise if by is not None else one_by_one)
-        inverse.body.__doc__ = f"Finds the tokens that the flow maps to z{words}."
+    inverse.body.__doc__ = f"Finds the tokens that the flow maps to z{inversion.words}."
     return inverse
 
 
-Method = Callable[["TransformerFlow", tuple[Entry, ...], Layout, FixedPoint | None], BlockBody]
-OF_NETWORK = ("size", "rows", "columns", "frames", "given_frames", "patch", "channels", "width", "flows")
+Method = Callable[["TransformerFlow", tuple[Entry, ...], Layout, Inversion], BlockBody]
+OF_NETWORK = ("size", "rows", "columns", "frames", "patch", "channels", "width", "flows")
 """Static arguments of the network that its flows do not have."""
 
 
@@ -585,7 +395,7 @@ def _of_sample(b: Builder, x: Var, frames: Any) -> Var:
     return b.mean(b.reshape(x, shape=(B, frames)), axes=(1,), keepdims=False, out=x.value.name)  # type: ignore[no-any-return]
 
 
-def _normalised(
+def normalised(
     b: Builder,
     config: TransformerFlow,
     entries: tuple[Entry, ...],
@@ -594,12 +404,12 @@ def _normalised(
     conditions: Sequence[Var],
     static: Mapping[str, Any],
     tables: tuple[Tables, Tables],
-    within: bool = False,
+    last: int | None = None,
     norms: bool = False,
 ) -> tuple[Var, Var, list[Var]]:
     """A sample mapped to its latent f32[B, T, C], the log-determinant and, for `norms`, mean squares of all inputs.
 
-    `within`: only by the flows within frames, to f32[B F, S, C].
+    Only by the flows before number `last`, if given; those within frames lead to f32[B F, S, C].
     """
     flows, features = static["flows"], static["channels"] * static["patch"] ** 2
     rows, columns = layout.grid(static)
@@ -612,11 +422,11 @@ def _normalised(
     total = b.full(x, shape=(), value=0.0, dtype="f32", out="log_det")
     squares: list[Var] = []
     for i, name in enumerate(items("blocks", flows)):
-        order, last = _reversed(b, order, count), bool(layout.frames) and i == config.flows - 1
+        order, whole = _reversed(b, order, count), bool(layout.frames) and i == config.flows - 1
         tokens, own = count, order
-        if last and within:
+        if i == last:
             break
-        if last:
+        if whole:
             total = _of_sample(b, total, static["frames"])
             squares = [_of_sample(b, square, static["frames"]) for square in squares]
             tokens = count * static["frames"]
@@ -633,7 +443,7 @@ def _normalised(
                 flow(parts),
                 x,
                 own,
-                *(prefixed if parts.prefix or last else rotary),
+                *(prefixed if parts.prefix or whole else rotary),
                 *(conditions if parts.entries else ()),
                 out="x log_det" if parts.scales else "x",
                 features=features,
@@ -648,12 +458,12 @@ def _normalised(
 
 def _forward_of(norms: bool) -> Method:
     @cache
-    def made(config: TransformerFlow, entries: tuple[Entry, ...], layout: Layout, _: FixedPoint | None) -> BlockBody:
+    def made(config: TransformerFlow, entries: tuple[Entry, ...], layout: Layout, _: Inversion) -> BlockBody:
         @module_class("TransformerFlow", *((TRAINING,) if norms else ()), x=layout.shape)
         def forward(b: Builder, x: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
             """The latent of x, and the log-determinant of the map per dimension."""
             tables = rotary_tables(config, b, static, layout)
-            x, total, squares = _normalised(b, config, entries, layout, x, conditions, static, tables, norms=norms)
+            x, total, squares = normalised(b, config, entries, layout, x, conditions, static, tables, norms=norms)
             if not norms:
                 return x, total
             return x, total, reduce(lambda a, s: b.add(a, s, out="penalty"), squares)
@@ -667,61 +477,33 @@ def _forward_of(norms: bool) -> Method:
 
 def _inverse_of(guided: bool) -> Method:
     @cache
-    def made(
-        config: TransformerFlow, entries: tuple[Entry, ...], layout: Layout, solve: FixedPoint | None
-    ) -> BlockBody:
+    def made(config: TransformerFlow, entries: tuple[Entry, ...], layout: Layout, inversion: Inversion) -> BlockBody:
         shapes = {"z": "B T=(size//patch)**2 C"} if layout.square and not layout.frames else {}
 
         @module_class("TransformerFlow", "guided_inverse" if guided else "inverse", **shapes)
         def inverse(b: Builder, z: Var, *others: Var, **static: Any) -> Var:
             """The sample of which z is the latent."""
             tables = rotary_tables(config, b, static, layout)
-            return _inverted(b, config, entries, layout, solve, guided, z, others, static, tables)
+            return inverted(b, config, entries, layout, (inversion, inversion), guided, z, others, static, tables)
 
         return inverse
 
     return made
 
 
-def _extend_of(guided: bool) -> Method:
-    @cache
-    def made(
-        config: TransformerFlow, entries: tuple[Entry, ...], layout: Layout, solve: FixedPoint | None
-    ) -> BlockBody:
-        @module_class("TransformerFlow", "guided_extend" if guided else "extend", given="B channels given_frames H W")
-        def extend(b: Builder, given: Var, z: Var, *others: Var, **static: Any) -> Var:
-            """The video that begins with the frames `given`; z is the latent of those behind them.
-
-            Only the flow over all frames depends on frames before, so it is given what the others make of them.
-            """
-            frames, features = static["given_frames"], static["channels"] * static["patch"] ** 2
-            tables, own = rotary_tables(config, b, static, layout), {**static, "frames": frames}
-            known, *_ = _normalised(b, config, entries, layout, given, (), own, tables, within=True)
-            count = known.shape[1]
-            known = b.reshape(known, shape=(B, count * frames, features), out="known")
-            x = b.concat(known, z, axis=1, out="x")
-            x = b.reshape(x, shape=(B, count * static["frames"], features), out="x")
-            return _inverted(b, config, entries, layout, solve, guided, x, others, static, tables, int(count * frames))
-
-        return extend
-
-    return made
-
-
-def _inverted(
+def inverted(
     b: Builder,
     config: TransformerFlow,
     entries: tuple[Entry, ...],
     layout: Layout,
-    solve: FixedPoint | None,
+    inversions: tuple[Inversion, Inversion],
     guided: bool,
     z: Var,
     others: Sequence[Var],
     static: Mapping[str, Any],
     tables: tuple[Tables, Tables],
-    given: int = 0,
 ) -> Var:
-    """The sample of which z is the latent, or, of its first `given` tokens, what the last flow makes that of."""
+    """The sample of which z is the latent. `inversions`: of flows within frames, and of the one over all frames."""
     flows, features, operands = static["flows"], static["channels"] * static["patch"] ** 2, len(ports_of(entries))
     rows, columns = layout.grid(static)
     count = rows**2 if layout.square else rows * columns
@@ -738,17 +520,15 @@ def _inverted(
         order, last = _reversed(b, order, tokens), bool(layout.frames) and i == config.flows - 1
         if config.depth_of(i):
             parts = config.flow(i, entries, layout)
-            if last:
-                parts = replace(parts, given=given)
             how: Guidance = "none"
             told = others[:operands] if parts.entries else ()
-            if guided and config.told_flow(i):
+            if guided and config.conditioned(i):
                 how, told = config.guidance, others
             elif guided and config.guidance == "density":
                 how, told = "tempered", (*told, _of_frames(b, layout, others[-2], static))
             x = b.sub(
                 name,
-                flow_inverse(parts, how, solve),
+                flow_inverse(parts, how, inversions[last]),
                 x,
                 _in_frames(b, order, static["frames"], count) if last else order,
                 *(prefixed if parts.prefix or last else rotary),
@@ -776,7 +556,5 @@ METHODS: dict[str, Method] = {
     TRAINING: _forward_of(norms=True),
     "inverse": _inverse_of(False),
     "guided_inverse": _inverse_of(True),
-    "extend": _extend_of(False),
-    "guided_extend": _extend_of(True),
     "variances": lambda *_: variances,
 }

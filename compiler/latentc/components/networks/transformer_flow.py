@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method, asked, asks
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._flow_block import Flow
-from latentc.components.networks._flow_methods import METHODS, OF_NETWORK
+from latentc.components.networks._flow_methods import METHODS, OF_NETWORK, Inversion, Method
 from latentc.components.networks._frames import Layout, layout_of
 from latentc.components.parts import Positions, Problem, TokenNorm, Weights
-from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.types import B
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 Depth = Annotated[int, Field(ge=0, le=64)]
+Signature = tuple[tuple[Port, ...], tuple[Role, ...]]
 
 
 class TransformerFlow(Backbone):
@@ -39,8 +39,8 @@ class TransformerFlow(Backbone):
     conditions, conditions of the other branch (`null_NAME`), the attention temperature of that branch f32[B] (with
     `guidance: density`, of all attention), guidance scale f32[N, B] -> x. Each flow predicts log scale and shift of
     a token from the previous tokens; without `start_token` the first token is unchanged and N is T - 1, with it N is
-    T. STARFlow (Gu et al. 2025, arXiv:2506.06276) is a choice of options: `depths`, `told_flows: last`, `positions`,
-    `conditions_as: prefix`, `start_token`, `scale`, `soft_clip`, `final_norm`, `guidance`.
+    T. STARFlow (Gu et al. 2025, arXiv:2506.06276) is a choice of options: `depths`, `conditioned_flows: last`,
+    `positions`, `conditions_as: prefix`, `start_token`, `scale`, `soft_clip`, `final_norm`, `guidance`.
 
     For a video, x is f32[B, channels, F, H, W]: every flow but the last works within each frame, the last one over all
     frames in order, and a token order is that within a frame (STARFlow-V, Gu et al. 2025, arXiv:2511.20462).
@@ -48,9 +48,6 @@ class TransformerFlow(Backbone):
 
     kind: Literal["transformer_flow"]
     width: int = Field(gt=0, le=65_536, description="channels of a token in a flow (D)")
-    last_width: int | None = Field(
-        None, gt=0, le=65_536, description="channels in the last flow, with the same head size; null: as `width`"
-    )
     flows: int = Field(gt=0, le=64, description="number of autoregressive flows")
     depth: int = Field(gt=0, le=64, description="transformer blocks per flow")
     depths: tuple[Depth, ...] | None = Field(
@@ -65,7 +62,9 @@ class TransformerFlow(Backbone):
     conditions_as: Literal["sum", "prefix"] = Field(
         "sum", description="conditions are added to every token, or are tokens in front"
     )
-    told_flows: Literal["all", "last"] = Field("all", description="which flows take the conditions and are guided")
+    conditioned_flows: Literal["all", "last"] = Field(
+        "all", description="which flows take the conditions and are guided"
+    )
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         None, description="rotary positions of every flow; null: a learned table per flow"
     )
@@ -130,19 +129,6 @@ class TransformerFlow(Backbone):
                     message = f"patches of {self.patch} do not divide a side of {side} into two or more"
                     yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
             yield from self._problems_of_layout(self.layout(spec))
-            by = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
-            if len(spec.data.shape) == 4 and not self.start_token:
-                for what, key, asked in (
-                    ("Jacobi iterations", "jacobi", by is not None),
-                    ("given frames", "given", self._given_frames(spec)),
-                ):
-                    if asked:
-                        message = f"for videos, {what} need a start token"
-                        mend = f"set `start_token: true`, or leave out `sampler.{key}`"
-                        yield Problem(("start_token",), message, mend)
-            if by is not None and by.window is not None and self.positions is None:
-                message = "the sampler's `window` moves over the frames, but a learned table has a position for each"
-                yield Problem((), message, "give it rotary `positions`, or leave out `sampler.jacobi.window`")
         yield from self.block.problems_of_width(self.width, any_heads=True)
         yield from self.block.problems_of_rotary(self.width, positions=self.positions)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
@@ -155,9 +141,9 @@ class TransformerFlow(Backbone):
         what = "a video" if layout.frames else "an array that is not square"
         if layout.square and not layout.frames:
             return
-        if layout.frames and self.told_flows != "last":
+        if layout.frames and self.conditioned_flows != "last":
             message = "only the last flow sees the whole video and takes conditions; the others take single frames"
-            yield Problem(("told_flows",), message, "set `told_flows: last`")
+            yield Problem(("conditioned_flows",), message, "set `conditioned_flows: last`")
         if isinstance(self.positions, Positions) and self.positions.ROTARY and not self.positions.FRAMES:
             message = f"`{self.positions.kind}` has no positions for {what}"
             yield Problem(("positions",), message, "use `{kind: rope_prefix}`, or leave it out")
@@ -177,10 +163,6 @@ class TransformerFlow(Backbone):
             where, use = ("guides", "both") if self.guidance == "linear" else ("guidance", "linear")
             message = "flows that do not scale can only be guided by their shifts"
             yield Problem((where,), message, f"set `{where}: {use}`")
-        head_dim = self.head_dim
-        whole = self.last_width is None or self._heads_have_a_width(self.last_width) or not head_dim
-        if not whole and self.last_width % head_dim:  # type: ignore[operator]
-            yield Problem(("last_width",), f"heads of {head_dim} channels do not divide a width of {self.last_width}")
         if isinstance(self.positions, Positions) and not self.positions.ROTARY:
             message = f"positions of a transformer_flow must be rotary, but `{self.positions.kind}` is not"
             yield Problem(("positions",), message, "leave `positions` out for a learned table per flow")
@@ -192,24 +174,6 @@ class TransformerFlow(Backbone):
             if condition.token_shape(name, spec).masked:
                 message = f"every token of the prefix is attended to, but `{name}` has a mask of valid tokens"
                 yield Problem((), message, f"set `conditioning.{name}.padding: zeros`")
-
-    def provides(self, spec: Spec) -> frozenset[Capability]:
-        video = spec.data.shape is not None and len(spec.data.shape) == 4
-        return super().provides(spec) | (frozenset({"extend_video"}) if video else frozenset())
-
-    @staticmethod
-    def _given_frames(spec: Spec) -> int:
-        return spec.sampler.given_frames() if isinstance(spec.sampler, Sampler) else 0
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.block.parts()[0].head_size(self.width)
-
-    def _heads_have_a_width(self, width: int) -> bool:
-        """Whether the size of heads does not depend on the width of the tokens."""
-        mixer = self.block.parts()[0]
-        return mixer.head_size(width) == mixer.head_size(2 * width)
 
     def depth_of(self, flow: int) -> int:
         """Transformer blocks of a flow."""
@@ -226,55 +190,61 @@ class TransformerFlow(Backbone):
             return 0
         return sum(entry.token_shape(spec).length for entry in self.entries(spec))
 
-    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+    def static(self, spec: Spec) -> dict[str, Any]:
+        """Static arguments of the network."""
         assert spec.data.shape is not None
-        channels, *_, height, width = spec.data.shape
-        layout = self.layout(spec)
-        rows, columns = height // self.patch, width // self.patch
-        static: dict[str, Any] = {
-            **layout.static(spec.data.shape, self.patch),
+        return {
+            **self.layout(spec).static(spec.data.shape, self.patch),
             "patch": self.patch,
-            "channels": channels,
+            "channels": spec.data.shape[0],
             "width": self.width,
             "flows": self.flows,
             **({} if self.depths is not None else {"depth": self.depth}),
             **self.block.static(self.width),
             **self.condition_sizes(spec),
         }
-        length = rows * columns * (layout.frames or 1)
-        entries = self.entries(spec)
-        told = ports_of(entries)
+
+    def signatures(self, spec: Spec, name: str) -> dict[str, Signature]:
+        """Inputs and roles of outputs of each method."""
+        shape, told = spec.data.shape, ports_of(self.entries(spec))
+        assert shape is not None
+        frames = self.layout(spec).frames or 1
+        length = frames * (shape[-2] // self.patch) * (shape[-1] // self.patch)
         null = tuple(Port(f"null_{p.name}", p.type, "condition", p.values, p.null) for p in told)
-        latent = Port("z", f32(B, length, channels * self.patch**2), "noise")
+        latent = Port("z", f32(B, length, shape[0] * self.patch**2), "noise")
         guided = length - (not self.start_token)
         temperature, scale = Port("temperature", f32(B), "scale"), Port("scale", f32(guided, B), "scale")
-        signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
-            "forward": ((Port("x", f32(B, *spec.data.shape), "state"), *told), ("output", "log_det")),
+        found: dict[str, Signature] = {
+            "forward": ((Port("x", f32(B, *shape), "state"), *told), ("output", "log_det")),
             "inverse": ((latent, *told), ("output",)),
             "guided_inverse": ((latent, *told, *null, temperature, scale), ("output",)),
         }
-        if (frames := self._given_frames(spec)) and asks(spec, name, "extend_video"):
-            static["given_frames"] = frames
-            given = Port("given", f32(B, channels, frames, height, width), "state")
-            behind = Port("z", f32(B, length - frames * rows * columns, channels * self.patch**2), "noise")
-            signatures["extend"] = (given, behind, *told), ("output",)
-            signatures["guided_extend"] = (given, behind, *told, *null, temperature, scale), ("output",)
         if asked(spec, name, "norms"):
-            signatures[TRAINING] = signatures["forward"][0], ("output", "log_det", "penalty")
+            found[TRAINING] = found["forward"][0], ("output", "log_det", "penalty")
         if self.scale == "none":
-            signatures["variances"] = (Port("z", latent.type, "state"),), ("output",)
-        solve = spec.sampler.fixed_point() if isinstance(spec.sampler, Sampler) else None
-        methods = {
-            method: add_method(mb, name, method, METHODS[method](self, entries, layout, solve), ports, static, outputs)
-            for method, (ports, outputs) in signatures.items()
-        }
+            found["variances"] = (Port("z", latent.type, "state"),), ("output",)
+        return found
+
+    def methods(self) -> Mapping[str, Method]:
+        """What builds each method."""
+        return METHODS
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        static, entries, layout = self.static(spec), self.entries(spec), self.layout(spec)
+        inversion = asked(spec, name, "inversion", Inversion())
+        makers, methods = self.methods(), {}
+        for method, (ports, outputs) in self.signatures(spec, name).items():
+            body = makers[method](self, entries, layout, inversion)
+            methods[method] = add_method(mb, name, method, body, ports, static, outputs)
+        height, width = spec.data.shape[-2:]
         sizes = {"rms": int(not self.block.parts()[2].CENTRED), "shifts": int(self.scale == "none")}
-        sizes |= {"prefix": self.prefix(spec), "frame_tokens": rows * columns}
+        sizes |= {"prefix": self.prefix(spec), "frame_tokens": (height // self.patch) * (width // self.patch)}
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 
     def flow(self, i: int, entries: tuple[Entry, ...], layout: Layout) -> Flow:
         """The parts of flow i."""
-        told, prefix = self.told_flow(i), layout.prefix
+        told, prefix = self.conditioned(i), layout.prefix
         final_norm = self.final_norm
         assert final_norm is None or isinstance(final_norm, TokenNorm)
         return Flow(
@@ -291,18 +261,13 @@ class TransformerFlow(Backbone):
             *((layout.frame, 1) if i == self.flows - 1 else (0, layout.frames or 1)),
         )
 
-    def told_flow(self, i: int) -> bool:
-        """Whether flow i is told the conditions."""
-        return self.told_flows == "all" or i == self.flows - 1
+    def conditioned(self, i: int) -> bool:
+        """True if flow i takes the conditions."""
+        return self.conditioned_flows == "all" or i == self.flows - 1
 
     def sizes_of(self, i: int, static: Mapping[str, Any]) -> dict[str, Any]:
         """The static arguments of flow i, of those of the network."""
         sizes = {"dim": static["width"], **{k: v for k, v in static.items() if k not in OF_NETWORK}}
         if self.depths is not None:
             sizes["depth"] = self.depths[i]
-        if self.last_width is not None and i == self.flows - 1:
-            own = self.block.static(self.last_width)
-            if not self._heads_have_a_width(self.last_width):
-                own["heads"] = self.last_width // self.head_dim
-            sizes |= {"dim": self.last_width, **own}
         return sizes

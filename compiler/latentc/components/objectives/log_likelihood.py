@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import log, log2, pi
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean, training_method
-from latentc.components.kit.flows import log_density, prior_variances
-from latentc.components.objective import Objective, not_frozen
+from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method
+from latentc.components.kit.flows import prior_variances
+from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Problem, Refusal
+from latentc.components.parts import Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
@@ -38,30 +38,23 @@ class LogLikelihood(Objective):
     latent_norm: float = Field(
         0.0, ge=0, description="weight of the mean squared input of each flow in turn (STARFlow: 1e-4)"
     )
-    denoiser: str | None = Field(
-        None, description="network that learns the noise in the data from the gradient of the log-density (STARFlow-V)"
-    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         asks = {"norms": True} if self.latent_norm else {}
-        denoiser = (Need(self.denoiser, "estimate_noise", place=("denoiser",)),) if self.denoiser else ()
-        return (Need("main", "flow", asks=asks), *denoiser)
+        return (Need("main", "flow", asks=asks),)
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.denoiser is not None and (self.noise != "gaussian" or not self.std):
-            message = "a denoiser learns to remove Gaussian noise, but none is added"
-            yield Problem(("denoiser",), message, "set `noise: gaussian` and `std`, or leave the denoiser out")
-
-    def trained(self, spec: Spec) -> tuple[str, ...]:
-        return (*super().trained(spec), *not_frozen(spec, *([self.denoiser] if self.denoiser else [])))
+    def further(
+        self, b: Builder, mb: ModuleBuilder, networks: Mapping[str, Network], cond: Operands, x: Var
+    ) -> dict[str, Var]:
+        """Terms f32[B] that are added to the loss, by the names of their metrics; x is the noisy data."""
+        return {}
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
-        density = log_density(mb, network) if self.denoiser else ""
         b = mb.function("loss.terms")
         x = b.input("x", network.methods["forward"].input("state").type)
-        told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
+        cond = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         noise = b.input("noise", x.type)
         if self.noise == "gaussian":
             x = b.add(x, noise * self.std, out="x")
@@ -73,7 +66,7 @@ class LogLikelihood(Objective):
         if self.latent_norm and method == "forward":
             message = "`latent_norm` weighs the inputs of flows in a row, but `main` is not made of such flows"
             raise Refusal(message, "leave it out, or use the network `transformer_flow`", ("latent_norm",))
-        z, log_det, *penalty = call(b, network, method, told, state=x, out=names)
+        z, log_det, *penalty = call(b, network, method, cond, state=x, out=names)
         loss = b.op("sub", per_sample_mean(b, z * z) * 0.5, log_det, out="loss")
         nats = loss
         for variances in prior_variances(b, network, z):
@@ -82,27 +75,15 @@ class LogLikelihood(Objective):
         bits = b.add((nats + 0.5 * log(2 * pi)) * (1 / log(2)), log2(self.levels / 2), out="bits")
         for norms in penalty:
             loss = b.add(loss, norms * self.latent_norm, out="loss")
-        more: list[Var] = []
-        if self.denoiser:
-            more = [self._denoising(b, density, network, networks[self.denoiser], told, x)]
-            loss = b.add(loss, more[0], out="loss")
-        b.output(loss, bits, *more)
+        more = self.further(b, mb, networks, cond, x)
+        for term in more.values():
+            loss = b.add(loss, term, out="loss")
+        b.output(loss, bits, *more.values())
         b.finish(
             "The negative log-likelihood, one value per sample: nats without the constant, and bits per dimension."
         )
         draws = (*conditions.draws(), Draw("noise", "normal" if self.noise == "gaussian" else "uniform"))
-        metrics = ("loss", "bits", *(("denoising",) if more else ()))
-        return publish(mb, metrics, ("x", *conditions.fields), draws, self.trained(spec))
+        return publish(mb, ("loss", "bits", *more), ("x", *conditions.fields), draws, self.trained(spec))
 
-    def _denoising(
-        self, b: Builder, density: str, network: Network, denoiser: Network, told: Mapping[str, Var], x: Var
-    ) -> Var:
-        """f32[B]: the mean square of what the denoiser's noise lacks to that of the flow's density, by `std`."""
-        ports = network.methods["forward"].inputs
-        given = [x if port.role == "state" else told[port.name] for port in ports]
-        at = next(i for i, port in enumerate(ports) if port.role == "state")
-        _, score = b.gradient(density, "", given, wrt=(at,), out="log_p score")
-        wanted = b.stop_gradient(score * -self.std, out="wanted")
-        noise = call(b, denoiser, "forward", told, state=x, out="noise")
-        error = b.op("sub", noise * (1 / self.std), wanted, out="error")
-        return per_sample_mean(b, error * error, out="denoising")
+
+__all__ = ["LogLikelihood"]

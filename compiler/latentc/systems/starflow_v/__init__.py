@@ -1,6 +1,7 @@
 """STARFlow-V: End-to-End Video Generative Modeling with Normalizing Flows (Gu et al. 2025, arXiv:2511.20462).
 
-The network that removes the noise of its flow's samples; the flow is of the core.
+A flow of videos whose last flow may be wider and which continues given frames, its inverse by Jacobi iterations, and a
+network that removes the noise of its samples.
 
 Specs: specs/normalizing_flow/starflow_v.yaml.
 Tests: tests/systems/starflow_v, tests/parity/starflow_v.py.
@@ -8,7 +9,9 @@ Rows in docs/systems.yaml: starflow_v.
 """
 
 COMPONENTS = {
-    "networks": {"noise_estimator": "noise_estimator"},
+    "networks": {"noise_estimator": "noise_estimator", "video_flow": "video_flow"},
+    "objectives": {"flow_and_denoiser": "flow_and_denoiser"},
+    "samplers": {"starflow_inverse": "starflow_inverse"},
 }
 
 CAPABILITIES = {
