@@ -72,6 +72,7 @@ def spec(objective, dropout=0.1, stitch=None):
         optimize=SimpleNamespace(stitch=stitch),
         networks={},
         programs=(),
+        sampler=None,
     )
 
 
