@@ -80,7 +80,7 @@ class Body(Loops):
         result = f"tuple({texts[0][1:]})" if len(texts) == 1 and texts[0].startswith("*") else commas(texts)
         if len(texts) > 1 and len(result) > WIDTH - self.context.indent:  # with parentheses it can be broken at commas
             result = f"({result})"
-        statements = [*lines, *self._layout(f"return {result}")]
+        statements = _read_only([*lines, *self._layout(f"return {result}")])
         return [*self._unpacking(statements), *statements]
 
     def _unpacking(self, statements: Sequence[str]) -> list[str]:
@@ -127,6 +127,15 @@ class Body(Loops):
 
 
 # ---- facts about a function
+
+
+def _read_only(statements: list[str]) -> list[str]:
+    """Statements without values of a local that no text reads: of some, only the shape was of use."""
+    for at, line in reversed([*enumerate(statements)]):
+        found = re.match(r"(\w+) = (?!self\b)\w+(?:\.(?:new_|squeeze)|\[)", line)
+        if found and not any(_mentions(x, found[1]) for i, x in enumerate(statements) if i != at):
+            statements = statements[:at] + statements[at + 1 :]
+    return statements
 
 
 def _mentions(line: str, name: str) -> bool:

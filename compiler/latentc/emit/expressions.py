@@ -91,6 +91,7 @@ class Expressions:
         self.star: tuple[int, int] | None = None
         self.star_name = ""
         self.pushed: set[Value] = set()  # values pushed onto the stack of skips
+        self._carried: set[Value] = set()  # the first values of what loops over modules carry
         self.stack = ""
         self.collected: dict[str, tuple[Value, ...]] = {}  # lists that loops collect, and their values
         self.vectors: dict[str, int] = {}  # vectors whose elements are read one by one, and their lengths

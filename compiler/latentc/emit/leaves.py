@@ -12,7 +12,7 @@ from typing import Any
 
 from latentc.emit.helpers import HELPERS
 from latentc.emit.ops import conv_keywords, per_axis
-from latentc.emit.text import Text, call, commas, literal
+from latentc.emit.text import Text, call, commas, layout, literal
 from latentc.ir.core import Function, Init, Module, Node, Param, Value, reachable
 from latentc.ir.types import TensorType
 
@@ -307,7 +307,7 @@ def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str
         if len(members) == 1:
             lines += [s.replace("@", members[0][0]) for s in statements]
         else:
-            lines.append(f"for layer in ({commas(access for access, _ in members)}):")
+            lines += layout("", f"for layer in ({commas(access for access, _ in members)}):", reserve=8)
             lines += [f"    {s.replace('@', 'layer')}" for s in statements]
     return lines + [line for access, param in plain for line in init_calls(param, access, size)]
 

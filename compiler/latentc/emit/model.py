@@ -64,7 +64,7 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
         builders.append(f"    return {printed.name}(**sizes)")
     classes.check_used("\n".join(builders))
     rows = [f"{literal(n).code}: {builder_of(n)}" for n in networks]
-    builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
+    builders += ["", "", *layout("", f"NETWORKS = {{{', '.join(rows)}}}")]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
     code = bodies + "\n".join(builders) + "\n"
     needed = [line for line in imports(code) if line != "import torch" or re.search(r"\btorch\.", code)]
@@ -123,5 +123,5 @@ def assembled(head: list[str], standard: list[str], body: str) -> str:
     local = ["import schedule"] if re.search(r"\bschedule\.", body) else []
     local += [f"from {SUPPORT}.constants import table"] if "table(" in body else []
     local += [f"from {SUPPORT}.sources import {commas(sources)}"] if sources else []
-    local = ["", *local] if local else []
-    return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"
+    blocks = [block for block in (standard, needed, local) if block]
+    return "\n".join([*head, *(line for block in blocks for line in ("", *block)), "", "", body.rstrip()]) + "\n"

@@ -16,7 +16,12 @@ _ANONYMOUS = {"h", "x", "c", "term", "y"}
 _WORDS = {  # names of values that have none of their own, by op
     **{"add": "total", "sub": "difference", "mul": "scaled", "div": "ratio", "neg": "negative"},
     **{"reshape": "flat", "transpose": "transposed", "broadcast_to": "expanded", "concat": "stacked", "slice": "part"},
-    **{"relu": "activated", "leaky_relu": "activated", "less": "chosen", "full": "constant", "linear": "projected"},
+    **{"less": "chosen", "full": "constant", "linear": "projected", "matmul": "product", "embedding": "embedded"},
+    **{"where": "selected", "cast": "converted", "pad": "padded", "take_along": "gathered", "max": "largest"},
+    **{"sum": "total", "avg_pool": "pooled", "max_pool": "pooled", "sqrt": "root"},
+    **dict.fromkeys(("relu", "leaky_relu", "silu", "gelu", "mish", "elu"), "activated"),
+    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "batch_norm", "pixel_norm"), "normalised"),
+    **dict.fromkeys(("resize", "upsample_nearest"), "resized"),
 }
 # These always get a line of their own.
 _NEVER_FOLDED = ("attention", "branch", "guided", "loop", "split", "unbind")
@@ -28,6 +33,7 @@ class Statements(Expressions):
     def _fold(self, items: Sequence[Node | Repeat], returned: Sequence[Value], wanted: Sequence[Value]) -> None:
         """Chooses the values that are printed inside their only user."""
         scope, limit = self._scope, WIDTH - self._reserve
+        self._carried |= {c.first for item in items if isinstance(item, Repeat) for c in item.carried}
         uses: dict[Value, int] = {}
         barred: set[Value] = set()
         for item in items:
@@ -98,6 +104,8 @@ class Statements(Expressions):
         """A word for the value of an op if it has no name of its own, or one that is taken here; else empty."""
         base = base_name(node.outputs[0].name)
         unnamed = base == identifier(node.op) or (base in _ANONYMOUS and base in self._scope.held_after(i))
+        if unnamed and node.outputs[0] in self._carried:  # a loop gives its name to what each module returns
+            return "" if base in _ANONYMOUS else "h"
         return _WORDS.get(node.op, "") if unnamed and len(node.outputs) == 1 else ""
 
     def _rows(self, node: Node, i: int) -> list[str]:

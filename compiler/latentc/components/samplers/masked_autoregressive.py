@@ -36,6 +36,9 @@ from latentc_runtime.sources import ConditionSource, RandomSource, Setting, Sett
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+Segment = tuple[tuple[int, ...], list[tuple[float, ...]]]
+"""Tokens that each step of a set denoises, and a row per set (`MaskedAutoregressive.segments`)."""
+
 
 class MaskedAutoregressive(Sampler):
     """In each step, `main` sees the tokens so far and `head` denoises the next ones (arXiv:2406.11838)."""
@@ -145,7 +148,7 @@ class MaskedAutoregressive(Sampler):
         fixed = {"ranks": ranks, "order": order, "x": x}
         fixed |= {k: v for k, v in (("scale", scale), ("noise", noise), ("free", free)) if v is not None}
         sets = self.SETS(main, head, conditions, tuple(told), tuple(fixed), tables, entry)
-        (tokens,), evaluations = self.run(b, sets, told, fixed, [tokens], length)
+        (tokens,), evaluations = self.run(b, sets, told, fixed, [tokens], self.segments(length))
         b.output(unpatchify(b, tokens, shape))
         what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
         mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps, each token by {tables[0].steps} of diffusion.")
@@ -160,11 +163,11 @@ class MaskedAutoregressive(Sampler):
         told: Mapping[str, Var],
         fixed: Mapping[str, Var],
         state: Sequence[Var],
-        length: int,
+        segments: Sequence[Segment],
     ) -> tuple[tuple[Var, ...], int]:
-        """The loops over all sets of `length` tokens: the state after them, and the evaluations of networks."""
+        """The loops over all sets: the state after them, and the evaluations of networks."""
         evaluations, state = 0, tuple(state)
-        for blocks, rows in self._segments(length):
+        for blocks, rows in segments:
             names = ["before", *_numbered("after", blocks), *(_numbered("weight", blocks) if self.guidance else ())]
             columns = [np.array(column) for column in zip(*rows, strict=True)]
             tables = [b.constant(column, out=name) for name, column in zip(names, columns, strict=False)]
@@ -181,8 +184,8 @@ class MaskedAutoregressive(Sampler):
             evaluations += len(rows) * (len(blocks) + of_tokens)
         return state, evaluations
 
-    def _segments(self, length: int) -> list[tuple[tuple[int, ...], list[tuple[float, ...]]]]:
-        """Runs of sets whose steps denoise equally many tokens: (those numbers, the rows of the runs' tables).
+    def segments(self, length: int) -> list[Segment]:
+        """Runs of sets of `length` tokens whose steps denoise equally many: (those numbers, the rows of their tables).
 
         A row has the tokens hidden before the set and after each of its steps, and the weights of the guidance in them.
         Each number is a power of two and never falls, so that there are few loops; what a step does not need is left

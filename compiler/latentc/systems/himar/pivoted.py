@@ -6,7 +6,7 @@ diffusion of a pivot, R of the dense tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -33,7 +33,7 @@ from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.guided import Request
 from latentc.components.samplers.loop import Known
-from latentc.components.samplers.masked_autoregressive import MaskedAutoregressive
+from latentc.components.samplers.masked_autoregressive import MaskedAutoregressive, Segment
 from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.components.samplers.table import Table
 from latentc.components.sums import Coefficient, weighted_sum
@@ -157,7 +157,7 @@ class Pivoted(Sampler):
         fixed |= {"ranks": b.argsort(order, out="ranks"), "order": order, "x": x}
         sets = TokenSets(main, networks["pivot_head"], conditions, tuple(told), tuple(fixed), (first,), entry, "pivots")
         start = [b.mul(x, 0.0, out="pivots"), b.full(x, shape=(count, width), value=0.0, dtype="f32", out="features")]
-        (made, features), evaluations = pivots.run(b, sets, told, fixed, start, count)
+        (made, features), evaluations = pivots.run(b, sets, told, fixed, start, _as_one(pivots.segments(count)))
         tokens = self._dense(
             b, networks, conditions, told, entry, table, enters, dense_order, features, scale, drawn, rows
         )
@@ -238,6 +238,12 @@ class Pivoted(Sampler):
             f"{entry}.dense_step", self.steps, body, invariants=fixed, carried=[start], tables=tables, names=names
         )
         return tokens  # type: ignore[no-any-return]
+
+
+def _as_one(segments: Sequence[Segment]) -> list[Segment]:
+    """One loop over all sets of pivots: `pivot_head` is small, so tokens that a step discards cost little."""
+    blocks = tuple(max(counts) for counts in zip(*(blocks for blocks, _ in segments), strict=True))
+    return [(blocks, [row for _, rows in segments for row in rows])]
 
 
 def _put_back(b: Builder, x: Var, target: Var, waiting: tuple[Var, ...], share: Coefficient = 1.0) -> Var:
