@@ -88,7 +88,7 @@ def test_sets_cover_every_token_once(length: int, steps: int) -> None:
     sampler = MaskedAutoregressive(kind="masked_autoregressive", steps=steps)
     left = sampler.hidden_counts(length)
     assert (left[0], left[-1], len(left)) == (length, 0, steps + 1)
-    segments = sampler._segments(length)
+    segments = sampler.segments(length)
     rows = [row for _, run in segments for row in run]
     assert [row[1] for row in rows[:-1]] == [row[0] for row in rows[1:]]  # each starts where the last one ended
     assert (rows[0][0], rows[-1][1]) == (length, 0)
