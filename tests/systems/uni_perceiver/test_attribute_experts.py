@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.merged_experts import ExpertRouter, merged_linear
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.diagnostics import DiagnosticError
 from latentc.export.onnx import flat_module, onnx_from_module
@@ -30,6 +29,7 @@ from latentc.ir.types import f32
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.systems.uni_perceiver.attribute_experts import AttributeExperts
+from latentc.systems.uni_perceiver.merged_experts import ExpertRouter, merged_linear
 from latentc.systems.uni_perceiver.routed_attention import RoutedAttention
 from latentc.weights import Array, write_safetensors
 
@@ -273,8 +273,11 @@ def test_parts_of_a_sequence_are_not_taken_apart_by_reuse() -> None:
             f"backbone.block.mixer={ROUTED[:-2]}, attributes: [[1]]}}, causal: true}}",
             "whole sequences",
         ),
-        ("dit", "backbone.routed_by=[class]", "no block has experts that a condition chooses"),
-        ("dit", "backbone.routed_by=[task]", "`task` is no condition of this network that enters as a vector"),
+        (
+            "uni_perceiver_moe",
+            "backbone.routed_by=[task]",
+            "no condition of this network that enters as a vector",
+        ),
         ("uni_perceiver_moe", "backbone.interleaved_mixer={kind: attention, heads: 7}", "7 heads do not divide"),
         (
             "uni_perceiver_moe",
@@ -287,6 +290,12 @@ def test_experts_that_do_not_fit_are_refused(spec: str, override: str, told: str
     sizes = [override] if spec != "dit" else [*TINY, override]
     with pytest.raises(DiagnosticError, match=told):
         lower(load_spec(spec, None, sizes))
+
+
+def test_conditions_route_nothing_without_experts() -> None:
+    plain = ["backbone.interleaved={kind: gelu_mlp}", "backbone.interleaved_mixer={kind: attention, heads: 16}"]
+    with pytest.raises(DiagnosticError, match="no block has experts that a condition chooses"):
+        load_spec("uni_perceiver_moe", None, [*plain, "backbone.routed_by=[class]"])
 
 
 def test_blocks_that_do_not_tell_the_condition_are_refused() -> None:

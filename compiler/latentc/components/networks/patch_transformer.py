@@ -15,7 +15,6 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.merged_experts import problems_of_routed_by, routes
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Method, Network, Port
@@ -52,11 +51,6 @@ class PatchTransformer(ToldBlocks):
         le=65_536,
         description="output channels that are computed and discarded (SiT keeps DiT's variance channels)",
     )
-    routed_by: tuple[str, ...] = Field(
-        (),
-        description="conditions whose embeddings choose the experts of blocks, and nothing else; empty: the sum of the "
-        "time and all vectors chooses them",
-    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_transformer",
         "width": 16,
@@ -91,9 +85,6 @@ class PatchTransformer(ToldBlocks):
         yield from self._problems_of_second(grid)
         yield from self.problems_of_conditions(spec)
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
-        vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
-        parts = [part for block in (self.block, self.second) for part in block.parts()[:2]]
-        yield from problems_of_routed_by(self.routed_by, vectors, any(routes(part) for part in parts))
 
     def _problems_of_second(self, grid: int | None) -> Iterator[Problem]:
         """What is wrong with every second block alone, at the fields that make it another."""
@@ -123,6 +114,10 @@ class PatchTransformer(ToldBlocks):
             if self.form_of(condition) == "map" and types != [("f32", *(spec.data.shape or ())[1:])]:
                 message = f"condition `{name}` is a map, but its length is not that of the sequences"
                 yield Problem((), message, "list the other conditions in `conditions`")
+
+    def chooses_experts(self, condition: str) -> bool:
+        """Whether a condition that enters as a vector chooses the experts of blocks, and nothing else."""
+        return False
 
     def encodings(self) -> dict[str, Positions | None]:
         """Its position encodings, by the fields that give them."""
@@ -287,7 +282,7 @@ def _network(
         for entry, operands in with_operands(entries, others):
             prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "vector":
-                vectors = chosen if entry.name in config.routed_by else embedded
+                vectors = chosen if config.chooses_experts(entry.name) else embedded
                 vectors.append(entry.vector(b, prefix, operands, width, static))
             elif entry.form == "tokens":
                 told.append(entry.tokens(b, prefix, operands, width, static, condition.takes_any_width))

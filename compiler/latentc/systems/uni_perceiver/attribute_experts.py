@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.merged_experts import ExpertRouter
 from latentc.components.parts import FeedForward, Problem
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.systems.uni_perceiver.merged_experts import ExpertRouter
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

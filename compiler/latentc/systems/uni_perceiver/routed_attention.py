@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.merged_experts import ExpertRouter
 from latentc.components.blocks.mixers.attention import Attention, Call
 from latentc.components.decoding import Given
 from latentc.components.parts import Problem, Refusal, condition_of, under
 from latentc.ir.builder import Var
+from latentc.systems.uni_perceiver.merged_experts import ExpertRouter
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -6,7 +6,7 @@ sample, F output features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,17 +110,6 @@ def routes(part: Part) -> bool:
     return any(not router.parts for router in routers) or (isinstance(part, FeedForward) and part.takes_vector)
 
 
-def problems_of_routed_by(names: Sequence[str], vectors: Sequence[str], routes: bool) -> Iterator[Problem]:
-    """Problems of a network's `routed_by`, if these conditions enter as `vectors`; `routes`: any block has experts."""
-    for i, name in enumerate(names):
-        if name not in vectors:
-            message = f"`{name}` is no condition of this network that enters as a vector"
-            yield Problem(("routed_by", i), message, f"such conditions: {', '.join(vectors) or 'none'}")
-    if names and not routes:
-        message = "no block has experts that a condition chooses"
-        yield Problem(("routed_by",), message, "leave it out, or use `{kind: attribute_experts}`")
-
-
 @dataclass(frozen=True)
 class Merged:
     """Linear layers of merged experts: by `gates` f32[B, E] of each sample, or f32[P, E] of the parts of a sequence, of
@@ -160,4 +149,4 @@ def merged_linear(b: Builder, x: Var, gates: Var, weight: Var, bias: Var | None)
     return b.add(y, b.reshape(b.matmul(gates, bias), shape=(batch, 1, features)), out="y")  # type: ignore[no-any-return]
 
 
-__all__ = ["ExpertRouter", "Merged", "merged_linear", "problems_of_routed_by", "routes"]
+__all__ = ["ExpertRouter", "Merged", "merged_linear", "routes"]
