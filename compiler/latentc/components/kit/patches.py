@@ -13,7 +13,7 @@ from latentc.components.parts import Problem, a_divisor
 from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:
-    from latentc.components.dataset import Dataset
+    from latentc.components.dataset import Data
 
 
 def patchify(
@@ -64,7 +64,7 @@ def _sides(patch: Any) -> tuple[Any, Any]:
     return patch if isinstance(patch, tuple) else (patch, patch)
 
 
-def problems_of_square(kind: str, data: Dataset, patch: int) -> Iterator[Problem]:
+def problems_of_square(kind: str, data: Data, patch: int) -> Iterator[Problem]:
     """Problems of a network of that kind with data that is no square array [C, H, W] or that patches do not tile."""
     shape = data.shape
     if shape is None or len(shape) != 3 or shape[1] != shape[2]:

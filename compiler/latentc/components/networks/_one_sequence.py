@@ -39,7 +39,7 @@ class OneSequence(Backbone):
     """How its linear layers start."""
     EMITTED: ClassVar[str]
     """The name of the emitted class."""
-    POSITIONS: ClassVar[tuple[str, Mapping[str, float]]]
+    POSITIONS: ClassVar[tuple[str, Mapping[str, Any]]]
     """How the learned positions of all tokens start."""
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -44,7 +44,7 @@ class Dis(OneSequence):
     )
     INIT: ClassVar[str] = "linear_default"
     EMITTED: ClassVar[str] = "DiS"
-    POSITIONS: ClassVar[tuple[str, Mapping[str, float]]] = ("zeros", {})
+    POSITIONS: ClassVar[tuple[str, Mapping[str, Any]]] = ("zeros", {})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "dis",
         "width": 16,

@@ -31,7 +31,7 @@ class Uvit(OneSequence):
     output_conv: bool = Field(True, description="ends with a 3 x 3 convolution")
     INIT: ClassVar[str] = "normal"
     EMITTED: ClassVar[str] = "UViT"
-    POSITIONS: ClassVar[tuple[str, Mapping[str, float]]] = ("normal", {"std": 0.02})
+    POSITIONS: ClassVar[tuple[str, Mapping[str, Any]]] = ("normal", {"std": 0.02})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "uvit",
         "width": 16,
