@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from latentc.weights.compare import difference_of
 from latentc.weights.expr import Array, Expr, cast, dtype_from_name, dtype_name, is_float
 from latentc.weights.read import materialise
 from latentc.weights.rules import Bindings, RawRule, Rule, parse_map
-from latentc.weights.templates import Sizes
+from latentc.weights.templates import Sizes, Template
 
 Types = Mapping[str, tuple[Sequence[int], Any]]
 """{name: (shape, dtype)}; a dtype is an IR name (`f32`) or what `np.dtype` takes."""
@@ -227,34 +228,48 @@ Owner = Callable[[str], tuple[Rule, int, Bindings] | None]
 def _owner_of_theirs(rules: Sequence[Rule]) -> Owner:
     """Maps one of their names to (its rule, its index among the rule's names, the placeholders' values)."""
 
+    candidates = _candidates(rules, lambda rule: rule.theirs)
+
+    @cache
     def owner(name: str) -> tuple[Rule, int, Bindings] | None:
-        for rule in rules:
-            for place, template in enumerate(rule.theirs):
-                bindings = template.match(name)
-                if bindings is not None and all(other.fill(bindings) is not None for other in rule.ours):
-                    return rule, place, bindings
+        for rule, place, template in candidates(name):
+            bindings = template.match(name)
+            if bindings is not None and all(other.fill(bindings) is not None for other in rule.ours):
+                return rule, place, bindings
         return None
 
     return owner
 
 
 def _owner_of_ours(rules: Sequence[Rule]) -> Owner:
-    theirs = _owner_of_theirs(rules)
+    theirs, candidates = _owner_of_theirs(rules), _candidates(rules, lambda rule: rule.ours)
 
     def owner(name: str) -> tuple[Rule, int, Bindings] | None:
-        for rule in rules:
-            for place, template in enumerate(rule.ours):
-                bindings = template.match(name)
-                if bindings is None:
-                    continue
-                # The rule applies only if each of their names maps back to it.
-                names = [target.fill(bindings) for target in rule.theirs]
-                ways = [None if target is None else theirs(target) for target in names]
-                if all(way is not None and way[0] is rule and way[2] == bindings for way in ways):
-                    return rule, place, bindings
+        for rule, place, template in candidates(name):
+            bindings = template.match(name)
+            if bindings is None:
+                continue
+            # The rule applies only if each of their names maps back to it.
+            names = [target.fill(bindings) for target in rule.theirs]
+            ways = [None if target is None else theirs(target) for target in names]
+            if all(way is not None and way[0] is rule and way[2] == bindings for way in ways):
+                return rule, place, bindings
         return None
 
     return owner
+
+
+def _candidates(
+    rules: Sequence[Rule], side: Callable[[Rule], Sequence[Template]]
+) -> Callable[[str], list[tuple[Rule, int, Template]]]:
+    """Maps a name to the templates of one side, with their rules and places, that begin as it does up to a dot."""
+    rows = [(rule, place, template) for rule in rules for place, template in enumerate(side(rule))]
+
+    @cache
+    def beginning(head: str) -> list[tuple[Rule, int, Template]]:
+        return [row for row in rows if row[2].head in (None, head)]
+
+    return lambda name: beginning(name.partition(".")[0])
 
 
 def _mapped(

@@ -78,6 +78,12 @@ class Template:
         """The compiled regex, at first use: rules are also checked where no name is matched."""
         return _compiled(self.regex)
 
+    @cached_property
+    def head(self) -> str | None:
+        """What names of this form begin with up to the first dot; None if that is not always the same."""
+        first = self.literals[0]
+        return first.partition(".")[0] if "." in first or not self.fields else None
+
     def match(self, name: str) -> dict[str, str] | None:
         """{placeholder: value} if the name has this form, else None."""
         found = self.pattern.fullmatch(name) if len(name) <= _LONGEST_NAME else None
