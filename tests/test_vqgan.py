@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_pytorch(tmp_path: Path) -> None:
 
 def test_codes_are_drawn_as_their_bottleneck_says(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC)
-    drawn = "networks.main.bottleneck={kind: codebook, size: 16, channels: 4, normalize: true, temperature: 0.1}"
+    drawn = "networks.main.bottleneck={kind: stochastic_codebook, size: 16, channels: 4, temperature: 0.1}"
     for update in lower(load_spec(str(tmp_path / "spec.yaml"), overrides=[drawn])).updates:
         assert update.draws == (Draw("u", "uniform"),)
 

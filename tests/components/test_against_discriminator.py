@@ -35,7 +35,7 @@ LARP = [
         f"networks.main.{size}"
         for size in ("tokens=6", "width=16", "depth=1", "patch=8", "frames=2", "block.mixer.heads=2")
     ),
-    "networks.main.bottleneck={kind: codebook, size: 8, channels: 4, normalize: true, temperature: 0.5}",
+    "networks.main.bottleneck={kind: stochastic_codebook, size: 8, channels: 4, temperature: 0.5}",
     f"networks.prior={{kind: vector_transformer, width: 16, depth: 1, length: 6, channels: 4, {PRIOR}}}",
     *TINY[-2:],
     *("objective.terms=[]", "objective.share_warmup=0"),
@@ -196,9 +196,11 @@ def of_maskgit(weights: dict[str, torch.Tensor], x: torch.Tensor, blur: bool) ->
     return F.linear(h, weights["score.weight"], weights["score.bias"])
 
 
-@pytest.mark.parametrize(("blur", "wide", "features"), [(4, "second", 4), (None, "first", 8)])
-def test_the_discriminator_of_maskgit(blur: int | None, wide: str, features: int) -> None:
-    small = f"{{kind: style_discriminator, channel_base: 64, channel_max: 12, blur: {blur or 'null'}, wide: {wide}}}"
+@pytest.mark.parametrize(
+    ("blur", "kind", "features"), [(4, "style_discriminator", 4), (None, "vitok_discriminator", 8)]
+)
+def test_the_discriminator_of_maskgit(blur: int | None, kind: str, features: int) -> None:
+    small = f"{{kind: {kind}, channel_base: 64, channel_max: 12, blur: {blur or 'null'}}}"
     lowered, oracle = loaded("vqgan_taming", [*TINY, f"networks.discriminator={small}", "objective.start=0"])
     weights = {n.partition(".")[2]: torch.tensor(a) for n, a in oracle.params.items() if n.startswith("discriminator.")}
     assert weights["blocks.0.conv1.weight"].shape == (features, 4, 3, 3)
@@ -209,8 +211,8 @@ def test_the_discriminator_of_maskgit(blur: int | None, wide: str, features: int
 
 
 def test_strided_blocks_have_one_blur() -> None:
-    small = "networks.discriminator={kind: style_discriminator, channel_base: 64, strided: true, blur: 3}"
-    with pytest.raises(DiagnosticError, match="`blur` does not apply to the blocks of `strided`"):
+    small = "networks.discriminator={kind: strided_discriminator, channel_base: 64, blur: 4}"
+    with pytest.raises(DiagnosticError, match="blur` is the number 4, not 3"):
         load_spec("vqgan_taming", None, [*TINY, small])
 
 

@@ -29,7 +29,7 @@ SIZES = [
     "data.fields.x.shape=[1, 4, 8, 8]",
     *(f"networks.main.{size}" for size in ("tokens=5", "width=16", "depth=1", "patch=4", "frames=2")),
     "networks.main.block.mixer.heads=2",
-    "networks.main.bottleneck={kind: codebook, size: 7, channels: 4, normalize: true, temperature: 0.5}",
+    "networks.main.bottleneck={kind: stochastic_codebook, size: 7, channels: 4, temperature: 0.5}",
     *(f"networks.prior.{size}" for size in ("width=16", "depth=2", "length=5", "channels=4", "block.mixer.heads=2")),
 ]
 

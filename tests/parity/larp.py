@@ -27,7 +27,7 @@ TOKENIZER = (
     "networks.main.frames=2",
     "networks.main.typed=[]",
     "networks.main.block.mixer.heads=4",
-    "networks.main.bottleneck={kind: codebook, size: 32, channels: 8, normalize: true, temperature: 0.03}",
+    "networks.main.bottleneck={kind: stochastic_codebook, size: 32, channels: 8, temperature: 0.03}",
     "networks.prior={kind: vector_transformer, width: 16, depth: 1, length: 8, channels: 8, block: {mixer: "
     "{kind: attention, heads: 2, causal: true}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
     "condition: {kind: in_context}}}",

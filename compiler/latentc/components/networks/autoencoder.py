@@ -75,9 +75,10 @@ class Autoencoder(Backbone):
     )
     quant_conv: bool = Field(True, description="a convolution between encoder and bottleneck")
     post_quant_conv: bool = Field(True, description="a convolution between bottleneck and decoder")
-    quant_kernel: Literal[1, 3] = Field(1, description="kernel size of these two convolutions")
     clamp: bool = Field(False, description="clamp images to [-1, 1], except in training")
     bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="type of the codes")
+    QUANT_KERNEL: ClassVar[int] = 1
+    """Kernel size of `quant_conv` and `post_quant_conv`."""
     groups: int = Field(32, gt=0, le=1_024, description="groups of each GroupNorm")
     eps: float = Field(1e-6, gt=0, description="added to the variance in GroupNorm")
     dropout: float = Field(
@@ -277,12 +278,12 @@ def _methods(config: Autoencoder, anneals: bool, labels: bool) -> dict[str, Bloc
         sizes = {"in_channels": static["in_channels"], "channels": static["width"], "outputs": made}
         x = one_hot(b, x, static["in_channels"], "x") if labels else x
         h = b.sub("encoder", encoder(inward), x, out="h", **sizes)
-        return layers.conv(b, "quant_conv", h, wanted, config.quant_kernel, INIT, out="h") if config.quant_conv else h
+        return layers.conv(b, "quant_conv", h, wanted, config.QUANT_KERNEL, INIT, out="h") if config.quant_conv else h
 
     def decoded(b: Builder, z: Var, static: dict[str, Any], features: bool = False) -> Any:
         latent = static["latent"] if config.features is None else config.features
         if config.post_quant_conv:
-            z = layers.conv(b, "post_quant_conv", z, latent, config.quant_kernel, INIT, out="z")
+            z = layers.conv(b, "post_quant_conv", z, latent, config.QUANT_KERNEL, INIT, out="z")
         sizes = {"latent": latent, "channels": static["width"], "outputs": static["in_channels"]}
         return b.sub("decoder", decoder(outward, features), z, out="x features" if features else "x", **sizes)
 

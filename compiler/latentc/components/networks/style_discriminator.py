@@ -15,7 +15,6 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.unet.layers import binomial
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
@@ -27,9 +26,8 @@ from latentc.ir.types import B
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-INIT, STRIDED_INIT, SLOPE, LAST = "xavier", "linear_default", 0.2, 4
-"""`LAST`: side of the feature map that linear layers read."""
-Wide = Literal["first", "second"]
+SLOPE, LAST = 0.2, 4
+"""Slope of the leaky ReLU, and side of the feature map that linear layers read."""
 
 
 class StyleDiscriminator(Backbone):
@@ -48,16 +46,9 @@ class StyleDiscriminator(Backbone):
     blur: Blur | None = Field(
         4, description="kernel size of the blur before downsampling; null: means of 2 x 2 pixels instead"
     )
-    wide: Wide = Field(
-        "second",
-        description="convolution of a block that increases the channels (MaskGIT: the second, ViTok: the first)",
-    )
-    strided: bool = Field(
-        False,
-        description="blocks have a third convolution, of stride 2 after a 3 x 3 blur, and shortcuts of stride 2 "
-        "without a blur (LlamaGen); `blur` and `wide` do not apply",
-    )
     sliced: bool = Field(False, description=SLICED)
+    INIT: ClassVar[str] = "xavier"
+    """How its layers start."""
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "style_discriminator", "channel_base": 64, "channel_max": 8}
@@ -75,10 +66,11 @@ class StyleDiscriminator(Backbone):
         elif self.channel_base < shape[-1]:
             message = f"`channel_base: {self.channel_base}` leaves no channels at a side of {shape[-1]}"
             yield Problem(("channel_base",), message)
-        for name, value in (("blur", 4), ("wide", "second")) if self.strided else ():
-            if getattr(self, name) != value:
-                yield Problem((name,), f"`{name}` does not apply to the blocks of `strided`", "leave out one of them")
         yield from self.problems_of_conditions(spec)
+
+    def block(self) -> BlockBody:
+        """A block f32[B, channels, H, W] -> f32[B, features, H / 2, W / 2]."""
+        return halving_block(self.blur)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
@@ -88,9 +80,7 @@ class StyleDiscriminator(Backbone):
             sides.append(sides[-1] // 2)
         channels = tuple(min(self.channel_base // side, self.channel_max) for side in sides)
         static = {"channels": spec.data.shape[0]}
-        block = _strided_block if self.strided else _block(self.blur, self.wide)
-        init = STRIDED_INIT if self.strided else INIT
-        body = _forward(channels, block, init, len(spec.data.shape) == 4, self.sliced)
+        body = _forward(channels, self.block(), self.INIT, len(spec.data.shape) == 4, self.sliced)
         roles = ("output",) * len(self.outputs(spec))
         forward = add_method(mb, name, "forward", body, [x], static, roles)  # type: ignore[arg-type]
         methods = with_averages(mb, name, spec, "StyleDiscriminator", forward, static)
@@ -117,35 +107,27 @@ def _forward(widths: tuple[int, ...], block: BlockBody, init: str, video: bool, 
 
 
 @cache
-def _block(blur: Blur | None, wide: Wide) -> BlockBody:
-    """Images f32[B, channels, H, W] -> f32[B, features, H / 2, W / 2]."""
+def halving_block(blur: Blur | None, widens_first: bool = False) -> BlockBody:
+    """Images f32[B, channels, H, W] -> f32[B, features, H / 2, W / 2].
+
+    Its second convolution widens them, or the first.
+    """
+    init = StyleDiscriminator.INIT
 
     def halved(b: Builder, x: Var, out: str) -> Var:
         return b.avg_pool(x, size=2, out=out) if blur is None else blurred(b, x, blur, out)
 
     @module_class("StyleDiscriminatorBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
-        """A residual block that halves the resolution behind a blur."""
-        first = features if wide == "first" else channels
-        h = b.leaky_relu(layers.conv(b, "conv1", x, first, 3, INIT, out="h"), slope=SLOPE, out="h")
-        h = layers.conv(b, "conv2", halved(b, h, "h"), features, 3, INIT, out="h")
+        """A residual block that halves the resolution after a blur."""
+        first = features if widens_first else channels
+        h = b.leaky_relu(layers.conv(b, "conv1", x, first, 3, init, out="h"), slope=SLOPE, out="h")
+        h = layers.conv(b, "conv2", halved(b, h, "h"), features, 3, init, out="h")
         h = b.leaky_relu(h, slope=SLOPE, out="h")
-        shortcut = layers.conv(b, "shortcut", halved(b, x, "x"), features, 1, INIT, bias=False, out="shortcut")
+        shortcut = layers.conv(b, "shortcut", halved(b, x, "x"), features, 1, init, bias=False, out="shortcut")
         return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")  # type: ignore[no-any-return]
 
     return forward
 
 
-@module_class("StyleDiscriminatorBlock", x="B channels H W")
-def _strided_block(b: Builder, x: Var, *, channels: int, features: int) -> Var:
-    """A residual block whose last convolution halves the resolution behind a blur."""
-    h = b.leaky_relu(layers.conv(b, "conv1", x, features, 3, STRIDED_INIT, out="h"), slope=SLOPE, out="h")
-    h = b.leaky_relu(layers.conv(b, "conv2", h, features, 3, STRIDED_INIT, out="h"), slope=SLOPE, out="h")
-    for axis in (2, 3):  # reflect one pixel at each edge
-        side = h.shape[axis]
-        edges = (b.slice(h, axis=axis, start=i, stop=i + 1, out="edge") for i in (1, int(side) - 2))
-        h = b.concat(next(edges), h, next(edges), axis=axis, out="padded")
-    h = b.conv(h, binomial(b, h, 1.0, 3), groups=h.shape[1], out="blurred")
-    h = layers.conv(b, "down", h, features, 3, STRIDED_INIT, stride=2, out="h")
-    shortcut = layers.conv(b, "shortcut", x, features, 1, STRIDED_INIT, stride=2, out="shortcut")
-    return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")  # type: ignore[no-any-return]
+__all__ = ["SLOPE", "StyleDiscriminator", "halving_block"]

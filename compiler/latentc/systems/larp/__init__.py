@@ -8,6 +8,7 @@ Rows in docs/systems.yaml: larp_tokenizer, larp, larp_fp.
 """
 
 COMPONENTS = {
+    "blocks/bottlenecks": {"stochastic_codebook": "stochastic_codebook"},
     "conditions": {"ended_codes": "ended_codes"},
     "networks": {
         "larp_autoencoder": "larp_autoencoder",

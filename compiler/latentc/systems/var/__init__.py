@@ -11,7 +11,11 @@ Rows in docs/systems.yaml: var, vq_multi_scale.
 COMPONENTS = {
     "blocks/bottlenecks": {"multi_scale_codebook": "multi_scale_codebook"},
     "blocks/mixers": {"cosine_attention": "cosine_attention"},
-    "networks": {"scale_quantizer": "scale_quantizer", "scale_transformer": "scale_transformer"},
+    "networks": {
+        "scale_autoencoder": "scale_autoencoder",
+        "scale_quantizer": "scale_quantizer",
+        "scale_transformer": "scale_transformer",
+    },
     "objectives": {"next_scale": "next_scale_objective"},
     "samplers": {"next_scale": "next_scale_sampler"},
 }

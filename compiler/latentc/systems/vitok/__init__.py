@@ -10,5 +10,9 @@ Rows in docs/systems.yaml: vitok, vitok_tokenizer.
 
 COMPONENTS = {
     "blocks/mixers": {"mixed_rotary_attention": "mixed_rotary"},
-    "networks": {"vitok_autoencoder": "vitok_autoencoder", "vitok_transformer": "vitok_transformer"},
+    "networks": {
+        "vitok_autoencoder": "vitok_autoencoder",
+        "vitok_discriminator": "vitok_discriminator",
+        "vitok_transformer": "vitok_transformer",
+    },
 }

@@ -9,8 +9,6 @@ from pydantic import Field
 
 from latentc.components.blocks.bottleneck import SelectedRows
 from latentc.components.blocks.scales import unit
-from latentc.components.contract import Port
-from latentc.components.kit.tokens import draw
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
@@ -52,13 +50,6 @@ class Codebook(SelectedRows):
     smoothing: float = Field(
         1e-5, gt=0, le=1, description="with `decay`: count added to that of every row's latents (Laplace smoothing)"
     )
-    temperature: float | None = Field(
-        None,
-        gt=0,
-        le=1_024,
-        description="temperature: training draws rows from the softmax of cosines divided by this, instead of taking "
-        "the nearest (Wang et al. 2024, arXiv:2410.21264); for `normalize`. null: the nearest",
-    )
     entropy: float = Field(
         0.0,
         ge=0,
@@ -71,14 +62,7 @@ class Codebook(SelectedRows):
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "codebook", "size": 16, "channels": 4}
 
-    def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
-        if self.temperature is None:
-            return ()
-        return (Port("u", f32(B, rows * columns), "noise", distribution="uniform"),)
-
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.temperature is not None and not self.normalize:
-            yield Problem(("temperature",), "rows are drawn by cosine similarity", "set `normalize: true`")
         if self.decay is not None and self.normalize:
             message = "rows that average latents have no fixed length, but `normalize` compares directions"
             yield Problem(("decay",), message, "leave out either")
@@ -134,6 +118,10 @@ class Codebook(SelectedRows):
             closeness = closeness * 2.0 - b.sum(table * table, axes=(1,), keepdims=False)
         return b.argmax(closeness, axis=1, out="index")  # type: ignore[no-any-return]
 
+    def chosen(self, b: Builder, rows: Var, table: Var, noise: Var | None) -> Var:
+        """i64[B h w]: the row of the table that training chooses for each row of latents."""
+        return self._nearest(b, rows, table)
+
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         index = self._nearest(b, self._rows(b, h, static["latent"]), self.table(b, static))
         index = self.tokens_of(b, index)
@@ -168,11 +156,7 @@ class Codebook(SelectedRows):
         averages = None if self.decay is None else self._averages(b, static)
         table = self.table(b, static) if averages is None else self._of_averages(b, *averages)
         rows = self._rows(b, h, static["latent"])
-        if noise is None or self.temperature is None:
-            index = self._nearest(b, rows, table)
-        else:
-            closeness = b.op("mul", b.linear(rows, table), 1 / self.temperature, out="closeness")
-            index = draw(b, closeness, b.reshape(noise, shape=(rows.shape[0],), out="u"), out="index")
+        index = self.chosen(b, rows, table, noise)
         if averages is not None:
             table = self._moved(b, averages, rows, index)
         chosen = b.embedding(table, index, out="chosen")
