@@ -464,6 +464,19 @@ def test_an_update_without_weights_to_train_is_refused(system: str, change: str,
         lower(load_spec(system, overrides=[change]))
 
 
+def test_forward_derivatives_of_a_network_that_its_training_changes_are_refused() -> None:
+    """In place, which torch.func.jvp cannot: the weights of EDM2's layers, which training keeps normalised."""
+    flow = "objective={kind: mean_flow, process: {kind: interpolant, path: linear}}"
+    changes = [
+        flow,
+        "sampler={kind: flow_map, steps: 1}",
+        "conditioning.span={kind: span}",
+        "networks.uncertainty=null",
+    ]
+    with pytest.raises(DiagnosticError, match=r"`main` forwards .* its `forced_norm` changes it"):
+        lower(load_spec("edm2", overrides=changes))
+
+
 @pytest.mark.parametrize("system", ["digits_mean_flow", "digits_improved_mean_flow"])
 def test_recomputing_forward_derivatives_is_refused(system: str, tmp_path: Path) -> None:
     with pytest.raises(DiagnosticError, match="blocks of that pass cannot be recomputed"):

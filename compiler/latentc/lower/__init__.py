@@ -18,7 +18,8 @@ from latentc.components.objective import Objective
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Module, Value, callees, parameters, walk
+from latentc.ir.core import Module, Value, callees, parameters, reachable, walk
+from latentc.ir.ops import OPS
 from latentc.ir.ops.experts import EXPERTS
 from latentc.ir.verify import verify
 from latentc.lower.first_stage import add_first_stage, with_decoder
@@ -246,10 +247,28 @@ def _check_training(module: Module, networks: dict[str, Network], updates: Seque
                 message = f"the objective trains network `{name}`, but none of its weights is left to train"
                 mend = f"set `networks.{name}.frozen: false`" if not backbone.trainable else "freeze fewer weights"
                 raise DiagnosticError.of("E0305", message, spec.span("networks", name, key), help=mend)
+    for update in updates:
+        _check_forward_mode(spec, module, module.entries[update.loss])
     if spec.train.recompute and any(_uses(module, module.entries[update.loss], "jvp") for update in updates):
         message = "the loss is differentiated forwards (jvp), and blocks of that pass cannot be recomputed"
         mend = "leave it out; `train.accumulate` reduces memory, too"
         raise DiagnosticError.of("E0305", message, spec.span("train", "recompute"), help=mend)
+
+
+def _check_forward_mode(spec: Spec, module: Module, loss: str) -> None:
+    """DiagnosticError E0305 if a network that the loss differentiates forwards changes its own tensors in training.
+
+    PyTorch's transform of functions refuses in-place operations on tensors that they do not take as arguments.
+    """
+    derived = (node for fn in reachable(module, (loss,)) for node in module.functions[fn].nodes if node.op == "jvp")
+    for node in derived:
+        inside = reachable(module, (node.attrs["fn"],))
+        ops = {n.op for fn in inside for n in module.functions[fn].nodes}
+        if changing := sorted(op for op in ops & OPS.keys() if OPS[op].train is not None):
+            name = node.attrs["name"]
+            message = f"the loss differentiates `{name}` forwards (jvp), but its `{changing[0]}` changes it in training"
+            mend = "use another objective, or a network without this operation"
+            raise DiagnosticError.of("E0305", message, spec.span("networks", name), help=mend)
 
 
 def _uses(module: Module, function: str, op: str) -> bool:
