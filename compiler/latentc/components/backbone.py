@@ -192,7 +192,7 @@ class Backbone(Part):
 
     @property
     def encodes_masked(self) -> bool:
-        """Whether `encode` takes, behind its inputs, a mask of the tokens that count."""
+        """Whether `encode` takes, after its inputs, a mask of the tokens that count."""
         return False
 
     def codes(self, spec: Spec) -> Codes:

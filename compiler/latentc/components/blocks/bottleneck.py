@@ -31,7 +31,7 @@ class Bottleneck(Part):
     """Whether latents f32[B, Z, ...] may have any axes after the channels, not only rows and columns."""
 
     def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
-        """What codes are drawn with in training, of latents [Z, rows, columns]: one input of noise, or none."""
+        """The noise with which training draws codes of latents [Z, rows, columns]: one input, or none."""
         return ()
 
     @property

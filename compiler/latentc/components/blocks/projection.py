@@ -22,7 +22,7 @@ class Projection(Closed):
     hidden: tuple[Size, ...] = Field((), max_length=16, description="width of each layer before the last; []: none")
     bias: bool = Field(True, description="biases")
     batch_norm: bool = Field(
-        False, description="a batch norm behind each layer, the last one without learned scale and shift (SimCLR)"
+        False, description="a batch norm after each layer, the last one without learned scale and shift (SimCLR)"
     )
 
     def apply(self, b: Builder, name: str, x: Var, init: str) -> Var:

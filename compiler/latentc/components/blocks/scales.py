@@ -23,7 +23,7 @@ EPS = 1e-12
 class Scales:
     """`sides` n of the maps, from small to large, the last h.
 
-    What a map adds to the latents is `kept` of the map itself and `share` of a convolution of it; share 0: the map.
+    A map adds to the latents `kept` times itself and `share` times a convolution of it; share 0: itself.
     There are `convolutions` of these, which neighbouring scales share; 0: one per scale.
     """
 

@@ -1,4 +1,4 @@
-"""What schedulers of diffusers share: the noise schedule, the prediction, the spacing of timesteps."""
+"""Shared by schedulers of diffusers: the noise schedule, the prediction, the spacing of timesteps."""
 
 from __future__ import annotations
 

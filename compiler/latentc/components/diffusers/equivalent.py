@@ -73,7 +73,7 @@ class Config:
         return [1]
 
     def words(self, key: str, allowed: Mapping[str, Any]) -> list[Any]:
-        """What each word of a list stands for."""
+        """The meaning of each word of a list."""
         value = self[key]
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item in allowed for item in value):
             self.refuse(key, f"only {', '.join(allowed)} have an equivalent")
@@ -97,7 +97,7 @@ class Config:
         return False
 
     def choice(self, key: str, allowed: Mapping[str, Any]) -> Any:
-        """What a word stands for; that of the first allowed one with a refusal otherwise."""
+        """The meaning of a word; that of the first allowed one with a refusal otherwise."""
         value = self[key]
         if isinstance(value, str) and value in allowed:
             return allowed[value]
@@ -127,7 +127,7 @@ class Equivalent(ABC):
 
     @abstractmethod
     def changes(self, config: Config) -> Data:
-        """What a spec that extends `Model.SPEC` changes to be this object."""
+        """The changes by which a spec that extends `Model.SPEC` describes this object."""
 
     @abstractmethod
     def config(self, spec: Spec) -> Data:

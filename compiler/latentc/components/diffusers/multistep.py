@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 STEPS = 50
-"""What pipelines take if they are not told a number of steps."""
+"""Default number of steps of pipelines."""
 
 _SHARED: Data = {
     **shared.SCHEDULE,

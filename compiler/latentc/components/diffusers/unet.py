@@ -25,7 +25,7 @@ _UP = {
     "conv": {"UpBlock2D": False, "AttnUpBlock2D": True},
 }
 _PADDED = ("padded_conv", "conv")
-"""What halves the resolution by `downsample_padding`."""
+"""Resampling by `downsample_padding`."""
 
 
 class UNet2DModel(Model):

@@ -48,7 +48,7 @@ def longest(rows: Rows) -> int:
 def problems_of_names(
     rows: Rows | None, vocabulary: int, entries: Sequence[Entry], ragged: bool = True
 ) -> Iterator[Problem]:
-    """What is wrong with the tokens of classes; names have equally many unless `ragged`."""
+    """Problems of the tokens of classes; names have equally many unless `ragged`."""
     if rows is None:
         return
     if not rows or not all(rows):
@@ -85,7 +85,7 @@ def named(b: Builder, rows: Rows, y: Var) -> tuple[Var, Var | None]:
 
 @cache
 def weigh(biased: bool) -> BlockBody:
-    """Scores f32[B, K] of a class and the K - 1 behind it, times a learned number; `biased`: plus one of each class."""
+    """Scores f32[B, K] of a class and the K - 1 after it, times a learned number; `biased`: plus one of each class."""
 
     @module_class("LanguageModel", "weigh")
     def weigh(b: Builder, scores: Var, *y: Var, **static: Any) -> Var:
@@ -106,7 +106,7 @@ def weigh(biased: bool) -> BlockBody:
 
 
 def class_behind(b: Builder, y: Var, k: int, count: int, out: str = "") -> Var:
-    """i64[B]: the class k behind y i64[B] of `count`, which go round."""
+    """i64[B]: (y + k) mod `count`, for y i64[B]."""
     if count == 2:
         return b.op("sub", 1, y, out=out)  # type: ignore[no-any-return]
     return b.take(b.constant((np.arange(count) + k) % count, out="behind"), y, axis=0, out=out)  # type: ignore[no-any-return]

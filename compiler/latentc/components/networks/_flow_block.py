@@ -21,7 +21,7 @@ _SOFTPLUS_OF_ONE = 0.541324854612918
 
 @dataclass(frozen=True)
 class Flow:
-    """What one flow is made of.
+    """The parts of one flow.
 
     `entries`: the conditions it is told. `prefix`: their tokens stand before those of the sample, this many; 0: their
     embeddings are added to every token. `rotary`: tokens know their place by rotary tables; else by a learned table.
@@ -52,7 +52,7 @@ class Flow:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the network's outputs are called, of C channels each: what scales follow from, if any, then shifts."""
+        """Names of the network's outputs of C channels each: the logarithms of scales, if any, then shifts."""
         return ("raw_scale" if self.scale_by == "softplus" else "log_scale", "shift")[not self.scales :]
 
     @property
@@ -61,7 +61,7 @@ class Flow:
         return 0 if self.start else 1
 
     def vectors(self, b: Builder, operands: Sequence[Var], dim: Any, sizes: Mapping[str, Any]) -> list[Var]:
-        """What each step is told of the conditions: [f32[B, 1, D]], the sum of their embeddings, or nothing."""
+        """The conditions that each step takes: [f32[B, 1, D]], the sum of their embeddings, or nothing."""
         if self.prefix:
             return []
         vectors = [

@@ -122,7 +122,7 @@ def stacked(b: Builder, x: Var) -> Var:
 class Rest:
     """The predicted tokens: latents z f32[T, B, 1, C], in `order`.
 
-    Input i of the network, at cache position i behind the conditions, is a start token or the token before the one that
+    Input i of the network, at cache position i after the conditions, is a start token or the token before the one that
     it predicts.
     """
 
@@ -146,7 +146,7 @@ class Rest:
         return rotary, [list(flat[j : j + width]) for j in range(0, len(flat), width)]
 
     def one_by_one(self, b: Builder, token: Var, caches: Sequence[Var], done: int) -> Var:
-        """Those behind the first `done`, f32[N, B, 1, C], from the last of these and the caches."""
+        """Those after the first `done`, f32[N, B, 1, C], from the last of these and the caches."""
         first, tokens = self.parts.first, self.z.shape[0]
         # In step i the token before it is at `place` of the grid, or is predicted there: both have its position.
         places = b.slice(self.order, axis=0, start=done - first, stop=tokens - first, out="place")

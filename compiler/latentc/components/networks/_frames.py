@@ -1,4 +1,4 @@
-"""Images and videos as tokens, frame after frame, behind tokens of conditions: sizes, patches, rotary tables.
+"""Images and videos as tokens, frame after frame, after tokens of conditions: sizes, patches, rotary tables.
 
 Symbols: B batch, F frames (1 of images), S tokens of a frame, C channels of a token, L tokens of conditions.
 """

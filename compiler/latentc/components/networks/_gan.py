@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Blur = Literal[3, 4, 5]
 """Sides of the kernels that discriminators blur by."""
 Told = Literal["class", "vector"]
-"""What a network is told: the class i64[B], a vector f32[B, D]."""
+"""A condition of a network: the class i64[B], a vector f32[B, D]."""
 SLICED = (
     "additional output `sliced`, the score as a function of the last layer's direction alone, which the term `slicing` "
     "trains (SAN)"

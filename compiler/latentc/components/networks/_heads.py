@@ -20,7 +20,7 @@ def features_of_main(spec: Spec) -> tuple[int, int] | None:
 
 
 def problems_of_head(head: Backbone, spec: Spec) -> Iterator[Problem]:
-    """What is wrong with a head of network `main`."""
+    """Problems of a head of network `main`."""
     if features_of_main(spec) is None:
         message = f"a {head.kind} denoises tokens given the features of a network such as a masked_autoencoder"
         yield Problem((), message, "make `networks.main` a masked_autoencoder, and name this one `head`")

@@ -46,7 +46,7 @@ class ImageEncoder(Backbone):
         return self.PROVIDES if self.reads is None else self.PROVIDES - {"see"}
 
     def problems_of_images(self, spec: Spec, tile: int, tiled: tuple[str | int, ...]) -> Iterator[Problem]:
-        """What keeps it from reading images whose side is a multiple of `tile`, which the field `tiled` says."""
+        """Problems of the images that it reads, whose side must be a multiple of `tile`, the field at `tiled`."""
         if self.reads is not None and self.reads not in spec.data.fields and not (self._stage and images_of(spec)):
             known, what = ", ".join(spec.data.fields) or "none", f"the data has no field `{self.reads}`"
             what = "the data has no images for a first stage to encode" if self._stage else what

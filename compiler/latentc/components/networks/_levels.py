@@ -1,4 +1,4 @@
-"""What all U-Nets share: the sizes of their levels, and the ways down and up through them.
+"""Shared by all U-Nets: the sizes of their levels, and the ways down and up through them.
 
 Level 0 has the resolution of the input, each further level half of it. Symbols: B batch, C channels.
 """
@@ -226,7 +226,7 @@ class Path(ABC):
         return self.b.concat(x, skip, axis=1, out="x")  # type: ignore[no-any-return]
 
     def left(self, level: int, x: Var) -> Var:
-        """What goes on from a level that the way up is done with."""
+        """The feature map that leaves a level on the way up."""
         return x
 
     def down(self) -> tuple[Var, list[Var]]:

@@ -1,4 +1,4 @@
-"""What the methods of a masked autoencoder share: the tokens in front, embeddings, positions, blocks.
+"""Shared by the methods of a masked autoencoder: the tokens in front, embeddings, positions, blocks.
 
 Symbols: B batch, T tokens of a sample, C channels of a token, D width, R buffer tokens, P tokens in front of the
 sample's: the buffer, and those of conditions.

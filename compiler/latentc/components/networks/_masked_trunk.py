@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MaskedTrunk(Backbone):
-    """An encoder and a decoder over the patches of an array, behind tokens that hold the condition."""
+    """An encoder and a decoder over the patches of an array, after tokens that hold the condition."""
 
     width: int = Field(gt=0, le=65_536, description="inner channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks in the encoder, and in the decoder")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from latentc.components.networks.query_autoencoder import QueryAutoencoder
 
 Place = Literal["patches", "queries", "latents", "outputs"]
-"""What has positions: patches and queries of the encoder, latents and output queries of the decoder."""
+"""Tokens that have positions: patches and queries of the encoder, latents and output queries of the decoder."""
 LatentNorm = Literal["layer", "layer_whole", "batch", "batch_whole"]
 """Norm of what the bottleneck takes: over the channels of a token, or of all tokens; by the batch, of each channel."""
 Grid = tuple[int, int, int]
@@ -85,7 +85,7 @@ def from_patches(b: Builder, x: Var, channels: Any, grid: Grid, kernel: Grid, sp
 
 
 def norm_sizes(norm: LatentNorm | None, tokens: int) -> dict[str, int]:
-    """What name maps need of it: tokens whose channels it tells apart, and whether it is a layer norm over them all."""
+    """Sizes for name maps: tokens whose channels it tells apart, and whether it is a layer norm over them all."""
     return {"norm_tokens": tokens if norm in ("layer_whole", "batch_whole") else 1, "whole": int(norm == "layer_whole")}
 
 

@@ -103,7 +103,7 @@ class Staged(Backbone):
         sizes: Any,
         rates: Sequence[tuple[Var, ...]] | None = None,
     ) -> Var:
-        """The blocks of a stage, on tokens x of a square of side `grid`; `rates` is what each takes behind x."""
+        """The blocks of a stage, on tokens x of a square of side `grid`; `rates`: the operands of each after x."""
         name, dim = self.stage(stage), x.shape[2]
         own: Mapping[str, Any] = {**self.block.static(dim), "grid": grid}
         if self.heads is not None and "heads" in own:
@@ -135,7 +135,7 @@ def long_skips(
 
 @cache
 def skip_block(block: BlockBody) -> BlockBody:
-    """The same method of a block that takes the output of its counterpart in the first half behind x."""
+    """The same method of a block that takes the output of its counterpart in the first half after x."""
 
     @module_class("SkipBlock" if block.cls == "TransformerBlock" else f"Skip{block.cls}", block.method)
     def forward(b: Builder, x: Var, skip: Var, *operands: Var, dim: int, **static: Any) -> Any:

@@ -90,7 +90,7 @@ class Embedding(Closed):
         return start + (len(told) if rows is None else longest(rows)) if self.condition == "first" else start
 
     def problems_of_text(self, vocabulary: int, entries: Sequence[Entry]) -> Iterator[Problem]:
-        """What is wrong with tokens that are named here, of `vocabulary`."""
+        """Problems of the tokens that are named here, of `vocabulary`."""
         yield from under(
             "embedding", problems=problems_of_names(rows_of(self.class_tokens), vocabulary, entries, False)
         )
@@ -124,7 +124,7 @@ class Embedding(Closed):
             yield Problem(("class_segments",), message, "leave them out")
 
     def problems_of_sizes(self, values: int, total: int) -> Iterator[Problem]:
-        """What is wrong with an embedding of `values` tokens in sequences of `total` positions."""
+        """Problems of an embedding of `values` tokens in sequences of `total` positions."""
         if self.kind == "bits" and values & (values - 1):
             message = f"{values} values are not a power of 2, so they cannot be written as bits"
             yield Problem(("embedding", "kind"), message, "use `kind: table`")

@@ -171,7 +171,7 @@ class Autoencoder(Backbone):
         return None if field is None else field.shape
 
     def _input(self, spec: Spec, name: str) -> Port:
-        """What it encodes: images, or maps of labels."""
+        """Its input: images, or maps of labels."""
         channels, rows, columns = self._image(spec)
         field = spec.data.fields.get(self.reads or "x")
         if field is not None and len(field.shape) == 2:

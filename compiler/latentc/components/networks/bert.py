@@ -227,7 +227,7 @@ class _Local:
     caches: tuple[Var, ...]
 
     def recalling(self, b: Builder, before: int, behind: Any) -> Recalling:
-        """Conditions, which stand `before` and `behind` the data, are evaluated anew."""
+        """Evaluates conditions anew: `before` tokens before those of the data, and `behind` after them."""
         sides = [
             b.full(self.others, shape=(count,), value=value, dtype="f32")
             for value in (0.0, 1.0)
@@ -387,7 +387,7 @@ def _kept(b: Builder, x: Var, rank: Var, before: int, known: Any) -> Var:
 
 
 Parts = tuple[Mixer, FeedForward, Norm, str]
-"""What a block is made of, and how its linear layers start."""
+"""The parts of a block, and the initialisation of its linear layers."""
 
 
 class Remembering:
@@ -433,7 +433,7 @@ def remembered_blocks(
     sizes: Mapping[str, Any],
     prefix: str = "blocks",
 ) -> Var:
-    """x [B, N, D] through so many blocks; with `skips` those of a U-ViT, as many before the middle one as behind it."""
+    """x [B, N, D] through so many blocks; with `skips` those of a U-ViT, as many before the middle one as after it."""
     body, kept = how.body(condition, parts), list[Var]()
     if not skips:
         for i in range(int(depth)):

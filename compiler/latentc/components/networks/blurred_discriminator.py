@@ -1,4 +1,4 @@
-"""VQGAN+'s discriminator: a score per patch of an image, whose resolution is halved behind a blur.
+"""VQGAN+'s discriminator: a score per patch of an image, whose resolution is halved after a blur.
 
 Not `patch_discriminator`: its convolutions keep the resolution, norms are over groups, and a head of its own scores.
 Symbols: B batch, C channels.
@@ -106,7 +106,7 @@ def _block(blur: Blur | None, groups: int) -> BlockBody:
 
     @module_class("BlurredBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
-        """A convolution, half the resolution behind a blur, and a norm."""
+        """A convolution, half the resolution after a blur, and a norm."""
         h = layers.conv(b, "conv", x, features, 3, INIT, out="h")
         h = b.avg_pool(h, size=2, out="h") if blur is None else blurred(b, h, blur)
         return b.leaky_relu(layers.group_norm(b, "norm", h, groups, EPS, out="h"), slope=SLOPE, out="h")  # type: ignore[no-any-return]

@@ -38,7 +38,7 @@ class ToldTime(Closed):
     """The time of a noisy image scales and shifts the channels of every batch norm (Liu et al. 2021, section 3.4)."""
 
     frequencies: int = Field(128, gt=1, le=65_536, multiple_of=2, description="sinusoids of the time")
-    width: Size = Field(512, description="width of the two layers behind them")
+    width: Size = Field(512, description="width of the two layers after them")
 
 
 class ClipResnet(ImageEncoder):
@@ -151,7 +151,7 @@ def _numbers(width: int, counts: list[int]) -> list[int]:
 
 
 class _Told:
-    """What the time says to all layers, f32[B, N], which they take in order."""
+    """The time's contributions to all layers in order, f32[B, N]."""
 
     def __init__(self, b: Builder, time: tuple[Var, ...], count: int, static: dict[str, Any]) -> None:
         x = b.timestep_embedding(time[0], dim=static["frequencies"], max_period=10000.0)

@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(Backbone):
-    """Causal transformer over tokens behind a class and a prompt, or a start token (Radford et al. 2019, GPT-2).
+    """Causal transformer over tokens after a class and a prompt, or a start token (Radford et al. 2019, GPT-2).
 
     `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V], the first from what stands before the tokens.
     `prefill`: conditions -> logits f32[B, V] of the first token, caches. `decode`: token i64[B], position i64[] (the
     number of the token that is wanted), caches -> logits f32[B, V], caches. `score`: conditions -> log-probability in
-    nats of the prompt's tokens behind the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
-    scores f32[B, K] of a class and the K - 1 behind it, times a learned number; with `class_bias` it is told the class,
+    nats of the prompt's tokens after the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
+    scores f32[B, K] of a class and the K - 1 after it, times a learned number; with `class_bias` it is told the class,
     too, and adds a number of each. `read`, if the objective asks for it: tokens i64[B, T - 1] -> logits
-    f32[B, T - 1, V] of the tokens behind each of them, which nothing precedes.
+    f32[B, T - 1, V] of the tokens after each of them, which nothing precedes.
     """
 
     kind: Literal["language_model"]
@@ -193,7 +193,7 @@ def _embedded(b: Builder, tokens: Var, vocabulary: Any, width: Any, out: str = "
 def _context(
     config: LanguageModel, b: Builder, entries: tuple[Entry, ...], operands: Sequence[Var], static: Mapping[str, Any]
 ) -> tuple[Var, Var, Var | None]:
-    """What stands before the tokens: embeddings f32[B, L, D], which of them count f32[B, L], the prompt i64[B, L']."""
+    """The prefix of the tokens: embeddings f32[B, L, D], which of them count f32[B, L], the prompt i64[B, L']."""
     vocabulary, width = static["vocabulary"], static["width"]
     parts: list[tuple[Var, Var | None]] = []
     prompt: Var | None = None
@@ -220,7 +220,7 @@ def _context(
 
 
 def _with_start(config: LanguageModel, b: Builder, x: Var, counts: Var, static: Mapping[str, Any]) -> tuple[Var, Var]:
-    """The same behind the start token, if there is one."""
+    """The same after the start token, if there is one."""
     if config.start is None:
         return x, counts
     ones = b.full(x, shape=(1,), value=1.0, dtype="f32", out="one")
@@ -294,7 +294,7 @@ def _forward(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
 def _read(config: LanguageModel) -> BlockBody:
     @module_class("LanguageModel", "read")
     def read(b: Builder, tokens: Var, **static: Any) -> Var:
-        """Logits of the token behind each of a row."""
+        """Next-token logits at every position."""
         vocabulary, width = static["vocabulary"], static["width"]
         x = _embedded(b, tokens, vocabulary, width)
         known = b.full(x, shape=(int(tokens.shape[1]),), value=1.0, dtype="f32", out="known")

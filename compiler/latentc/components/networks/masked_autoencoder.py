@@ -78,7 +78,7 @@ def targets(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody:
 def predict(config: MaskedAutoencoder) -> BlockBody:
     @module_class("MaskedAutoencoder", "predict", z="B T=tokens width")
     def predict(b: Builder, z: Var, *, width: int, known: int | None = None, recalled: int = 0, **static: Any) -> Var:
-        """What the features z of a partly hidden sample say of its targets."""
+        """Predicts the targets from the features z of a partly hidden sample."""
         assert config.predictor is not None
         return b.sub("predictor", _predictor(config.predictor, config.weights), z, dim=width)  # type: ignore[no-any-return]
 

@@ -47,7 +47,7 @@ class PatchEncoder(ImageEncoder):
     output: Literal["patches", "class", "mean"] = Field(
         "patches", description="what it returns: all patches, the class token, or the mean of the patches"
     )
-    head: Projection | None = Field(None, description="linear layers behind that; null: none")
+    head: Projection | None = Field(None, description="linear layers after that; null: none")
     standardise: bool = Field(
         False, description="each vector it returns is given mean 0 and deviation 1, over its numbers (RCG)"
     )
@@ -170,7 +170,7 @@ def _doc(config: PatchEncoder, sees: bool) -> str:
 
 
 def _read(b: Builder, config: PatchEncoder, x: Var) -> Var:
-    """What is returned of tokens x f32[B, T, D], a class token first if there is one."""
+    """The output for tokens x f32[B, T, D], a class token first if there is one."""
     batch, count, width = x.shape
     if config.output == "class":
         return b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(batch, width), out="x")  # type: ignore[no-any-return]

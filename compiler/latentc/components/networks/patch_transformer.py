@@ -87,7 +87,7 @@ class PatchTransformer(ToldBlocks):
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
 
     def _problems_of_second(self, grid: int | None) -> Iterator[Problem]:
-        """What is wrong with every second block alone, at the fields that make it another."""
+        """Problems of every second block alone, at the fields that make it another."""
         known = {problem.path for problem in self.block.problems_of_width(self.width, grid, any_heads=True)}
         parts = self.interleaved_parts()
         for problem in self.second.problems_of_width(self.width, grid, any_heads=True):
@@ -229,7 +229,7 @@ class Passage:
 
     def __init__(self, operands: tuple[Var, ...], static: Mapping[str, Any]) -> None:
         self.features: tuple[Var, ...] = ()
-        """What the method returns after the prediction."""
+        """The outputs of the method after the prediction."""
 
     def enter(self, b: Builder, block: int, x: Var) -> Var:
         """The tokens [B, T, D] that block number `block` takes."""

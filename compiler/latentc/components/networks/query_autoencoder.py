@@ -299,7 +299,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
         return at if x is None else b.add(at, x, out="x") if place == "patches" else b.add(x, at, out="x")
 
     def encoded(b: Builder, x: Var, static: dict[str, Any]) -> Var:
-        """What the bottleneck takes: f32[B, Z, N, 1], or f32[B, Z, N]."""
+        """The input of the bottleneck: f32[B, Z, N, 1], or f32[B, Z, N]."""
         batch, width, tokens = x.shape[0], static["width"], static["tokens"]
         grid = patches_of((1, *space), config.frames, config.patch)
         x = x if config.filled_to is None else config.filled_up(b, x, config.filled_to)

@@ -121,7 +121,7 @@ class StagedUnet(Staged):
         yield from self.block.problems_of_condition(self.kind, "vector")
 
     def _problems_of_rectangle(self, spec: Spec, height: int, width: int) -> Iterator[Problem]:
-        """What needs a square of pixels, which these are not."""
+        """Parts that need a square of pixels, for data that is none."""
         if width % 2**self.lowest:
             yield Problem(("multipliers",), f"a side of {width} cannot be halved {self.lowest} times")
         for entry in self.entries(spec):

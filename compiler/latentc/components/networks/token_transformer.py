@@ -1,4 +1,4 @@
-"""A causal transformer over tokens behind those of its conditions: LlamaGen, taming transformers and their kin.
+"""A causal transformer over tokens that follow those of its conditions: LlamaGen, taming transformers and their kin.
 
 Symbols: B batch, T tokens of a sample or of a window, n tokens of conditions, L = n + T - 1 tokens that it takes, V
 vocabulary, D width, H_kv key heads, d channels of a head.
@@ -406,7 +406,7 @@ _METHODS: dict[str, Callable[[TokenTransformer, tuple[Entry, ...], bool], BlockB
 
 
 def problems_of_prefix(told: Mapping[str, tuple[Port, ...]], shared: bool, vocabulary: int) -> Iterator[Problem]:
-    """What is wrong with the operands of the conditions; `shared`: they are rows of the tokens' table."""
+    """Problems of the operands of the conditions; `shared`: they are rows of the tokens' table."""
     if not told:
         message = "a token_transformer begins with a condition, but here it takes none"
         yield Problem((), message, "add `conditioning.class: {kind: label}`")
@@ -439,7 +439,7 @@ def prefix_length(ports: Sequence[Port]) -> int:
 
 
 def all_counts(b: Builder, counts: Var, tokens: Any, out: str = "") -> Var:
-    """bool[B, N]: which of N tokens count, of those of conditions bool[B, n]; those behind them all do."""
+    """bool[B, N]: which of N tokens count, of those of conditions bool[B, n]; those after them all do."""
     rest = int(tokens) - int(counts.shape[1])
     counts = b.pad(b.cast(counts, to="f32"), axis=1, before=0, after=rest, value=1.0)
     return b.greater(counts, 0.5, out=out)  # type: ignore[no-any-return]

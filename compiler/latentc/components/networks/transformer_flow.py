@@ -226,7 +226,7 @@ class TransformerFlow(Backbone):
         return found
 
     def methods(self) -> Mapping[str, Method]:
-        """What builds each method."""
+        """The builder of each method."""
         return METHODS
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

@@ -112,7 +112,7 @@ def _head(config: UnetEncoder) -> BlockBody:
 
     @module_class("Head")
     def forward(b: Builder, x: Var, *, hidden: int, classes: int) -> Var:
-        """Logits of the means [B, channels] behind all blocks."""
+        """Logits of the means [B, channels] after all blocks."""
         h = linear(b, "fc1", x, hidden, block.weights, out="h")
         if not normalised:
             return linear(b, "fc2", b.relu(h, out="h"), classes, block.weights)

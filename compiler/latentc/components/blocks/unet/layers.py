@@ -34,7 +34,7 @@ def _symmetric(by: str | tuple[float, ...]) -> str | tuple[float, ...]:
 
 
 Filter = Annotated[Literal["box", "planes", "binomial"] | tuple[float, ...], AfterValidator(_symmetric)]
-"""What changes the resolution. `box`: means and repetition. `planes`: the same along the last two of three axes (ADM).
+"""Resampling filters. `box`: means and repetition. `planes`: the same along the last two of three axes (ADM).
 `binomial`: the filter 1 3 3 1. Taps: a filter of these weights along each axis, symmetric and scaled to sum to 1."""
 Activation = Literal["silu", "relu", "leaky_relu", "elu"]
 Way = Literal["same", "down", "up"]
@@ -144,7 +144,7 @@ def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weigh
 
 
 def halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
-    """A 3-wide convolution of stride 2 that pads behind alone, as DDPM has it."""
+    """A 3-wide convolution of stride 2 that pads only at the end (DDPM)."""
     padded = x
     for axis in range(2, x.type.rank):
         padded = b.pad(padded, axis=axis, before=0, after=1, value=0.0, out="padded")

@@ -35,8 +35,8 @@ class ResidualBlock(Closed):
 
     order: Literal["norm_first", "conv_first"] = Field(
         "norm_first",
-        description="GroupNorm and activation stand before each convolution or behind it; then the embedding is added "
-        "behind the first activation, or scales and shifts the result of the first norm (Phil Wang's "
+        description="GroupNorm and activation stand before each convolution or after it; then the embedding is added "
+        "after the first activation, or scales and shifts the result of the first norm (Phil Wang's "
         "denoising-diffusion-pytorch)",
     )
     groups: int = Field(32, gt=0, le=1_024, description="maximum number of groups of a GroupNorm")
