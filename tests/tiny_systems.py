@@ -423,7 +423,7 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *(*FILE, "data.fields.x.shape=[1, 4, 8, 8]"),
             *under("networks.main", ("tokens=5", "width=16", "depth=1", "patch=4", "frames=2", "block.mixer.heads=2")),
-            "networks.main.bottleneck={kind: codebook, size: 7, channels: 4, normalize: true, temperature: 0.5}",
+            "networks.main.bottleneck={kind: stochastic_codebook, size: 7, channels: 4, temperature: 0.5}",
             *under("networks.prior", ("width=16", "depth=1", "length=5", "channels=4", "dropout=0")),
             *under("networks.prior.block", ("mixer.heads=2", "mixer.dropout=0", "feed_forward.dropout=0")),
         ),
