@@ -131,9 +131,9 @@ def _network(config: OneSequence, time: TimeFeatures, entries: tuple[Entry, ...]
     return forward
 
 
-def without_prefix(b: Builder, x: Var, patches: Any) -> Var:
-    """f32[B, T, ...]: the last T = `patches` tokens of x."""
-    extras = x.shape[1] - patches
+def without_prefix(b: Builder, x: Var, prefix: list[Var], patches: Any) -> Var:
+    """f32[B, T, ...]: the T = `patches` tokens of x after those of the prefix."""
+    extras = sum(token.shape[1] for token in prefix)
     return b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")  # type: ignore[no-any-return]
 
 

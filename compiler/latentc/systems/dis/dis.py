@@ -91,7 +91,8 @@ class Dis(OneSequence):
         x = norm.apply(b, "norm", (b.drop_path(x, self.drop_path, out="x") if self.drop_path else x) + total)
         cond = _sum(b, prefix) if len(prefix) > 1 else []  # the time alone does not modulate the last layer
         ends = {"dim": width, "grid": sizes["size"] // patch, "patch": patch, "out_channels": sizes["out_channels"]}
-        return b.sub("final_layer", _final_layer(), without_prefix(b, x, patches), *cond, out="x", **ends)  # type: ignore[no-any-return]
+        x = without_prefix(b, x, prefix, patches)
+        return b.sub("final_layer", _final_layer(), x, *cond, out="x", **ends)  # type: ignore[no-any-return]
 
 
 def _sum(b: Builder, tokens: list[Var]) -> list[Var]:

@@ -63,7 +63,7 @@ class Uvit(OneSequence):
         size, patch, out_channels = sizes["size"], sizes["patch"], sizes["out_channels"]
         x = long_skips(b, block, x, (), sizes["half"], width, self.block.own(width, sizes))[-1]
         x = dense(b, "decoder", norm.apply(b, "norm", x), patch * patch * out_channels, True, "normal", out="x")
-        x = image(b, without_prefix(b, x, patches), out_channels, size // patch, patch, size, out="x")
+        x = image(b, without_prefix(b, x, prefix, patches), out_channels, size // patch, patch, size, out="x")
         return conv(b, "output", x, out_channels, 3, "torch") if self.output_conv else x
 
 
