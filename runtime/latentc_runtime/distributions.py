@@ -94,8 +94,7 @@ _UNIT = lambda parameters: (0.0, 1.0)  # noqa: E731
 DISTRIBUTIONS: Mapping[str, Distribution] = {
     "normal": Distribution(_NORMAL),
     "truncated_normal": Distribution(
-        f"torch.erfinv(math.erf({{bound}} / 2**0.5) * (2 * {_OPEN} - 1)) * 2**0.5",
-        ("bound",),
+        f"torch.erfinv(math.erf({{bound}} / 2**0.5) * (2 * {_OPEN} - 1)) * 2**0.5", ("bound",)
     ),
     "uniform": Distribution(_OPEN, bounds=_UNIT),
     "uniform_between": Distribution(
@@ -134,9 +133,7 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
         bounds=_UNIT,
     ),
     "bernoulli": Distribution(
-        "(torch.rand({shape}, generator=generator) < {probability}).float()",
-        ("probability",),
-        bounds=_UNIT,
+        "(torch.rand({shape}, generator=generator) < {probability}).float()", ("probability",), bounds=_UNIT
     ),
     "categorical": Distribution(
         "torch.multinomial(torch.tensor({weights}), math.prod(({shape},)), True, generator=generator).view({shape})",

@@ -189,12 +189,7 @@ def running_mean(x: Tensor, mean: Tensor, training: bool, momentum: float) -> Te
 
 
 def pool_choice(
-    scores: Tensor,
-    chances: Tensor,
-    threshold: Tensor,
-    capacity: float | Tensor,
-    training: bool,
-    momentum: float,
+    scores: Tensor, chances: Tensor, threshold: Tensor, capacity: float | Tensor, training: bool, momentum: float
 ) -> Tensor:
     """Gates [..., E] of experts that choose among all tokens of the batch: the scores of the chosen, else 0.
 

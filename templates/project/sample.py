@@ -35,16 +35,7 @@ from latentc_support.config import load_config
 from latentc_support.files import encoded
 from latentc_support.media import FORMATS
 from latentc_support.noise import seed_words
-from latentc_support.sources import (
-    Condition,
-    Given,
-    Input,
-    RequestError,
-    Setting,
-    default_given,
-    input_array,
-    needed,
-)
+from latentc_support.sources import Condition, Given, Input, RequestError, Setting, default_given, input_array, needed
 from latentc_support.storage import load_tensors, misfit, with_counts, write_whole
 from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS

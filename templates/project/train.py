@@ -32,14 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentc_support.changes import record
-from latentc_support.checkpoint import (
-    Checkpoints,
-    State,
-    load_weights,
-    network_state,
-    save_weights,
-    seed_generators,
-)
+from latentc_support.checkpoint import Checkpoints, State, load_weights, network_state, save_weights, seed_generators
 from latentc_support.config import load_config
 from latentc_support.data import batches, class_names, generator, open_data
 from latentc_support.evaluate import Judge

@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latentc.datasets.arrays import reading
-from latentc.datasets.arrow import (
-    ArrowPictures,
-    ArrowRows,
-    Table,
-    names_from_features,
-    open_arrow,
-)
+from latentc.datasets.arrow import ArrowPictures, ArrowRows, Table, names_from_features, open_arrow
 from latentc.datasets.pictures import Images
 
 

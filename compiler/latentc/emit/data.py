@@ -69,5 +69,6 @@ def data_regions(data: Data, staged: bool) -> set[str]:
     """The regions of the modules that read the data. `staged` as in `data_files`."""
     views, coded = getattr(data, "views", None) is not None, staged and data.first_stage is not None
     found = {"views"} if views else set()
+    found |= {"resized"} if any(field.resized for field in data.fields.values()) else set()
     found |= {"finished"} if views and coded else {"read"}
     return found | ({"files"} if data.holds_images and (views or not coded) else set())

@@ -43,11 +43,7 @@ def images(samples: Array, output: Output) -> Pixels:
 
 
 def encoded(
-    samples: Array,
-    output: Output,
-    path: str | os.PathLike[str],
-    columns: int = 8,
-    labels: Sequence[str] | None = None,
+    samples: Array, output: Output, path: str | os.PathLike[str], columns: int = 8, labels: Sequence[str] | None = None
 ) -> dict[Path, bytes]:
     """{file: content} of samples in the format that the path's suffix names; without a suffix, a folder of files.
 

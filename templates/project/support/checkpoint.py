@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,35 +110,14 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))
 
 
-def apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """A nested value with {"tensor": path} in place of each tensor, which goes into `tensors`."""
-    match value:
-        case Tensor():
-            tensors[path] = value
-            return {"tensor": path}
-        case dict():
-            return {key: apart(inner, f"{path}/{key}", tensors) for key, inner in value.items()}
-    return value
-
-
-def together(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `apart`."""
-    match value:
-        case {"tensor": str(path)}:
-            return tensors[path]
-        case dict():
-            return {key: together(inner, tensors) for key, inner in value.items()}
-    return value
-
-
 def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> None:
     """A folder: tensors in safetensors files, all else in state.json, each with checksums.
 
     state.json also has the checksums of the other files, so files of two checkpoints do not mix. With FSDP
     all processes call it, and each writes files of its own; only the first has to know the folder.
     """
-    moments: dict[str, Tensor] = {}
-    state = {**content, "optimizers": apart(content["optimizers"], "optimizer", moments), "checksums": {}}
+    moments = {path: value for path, value in content["moments"].items() if isinstance(value, Tensor)}
+    state = {**content, "moments": content["moments"] | dict.fromkeys(moments), "checksums": {}}
     state |= {kind: list(content[kind]) for kind in WEIGHTS}
     tensors = {kind: joined(content[kind]) for kind in WEIGHTS}
     tensors = {kind: held for kind, held in tensors.items() if held} | {"optimizers": moments}
@@ -201,7 +180,7 @@ class Checkpoints:
             "step": step,  # also the position in the data, which depends only on seed and step
             "world": run.world,
             **{kind: {n: m.state_dict() for n, m in getattr(state, kind).items()} for kind in WEIGHTS},
-            "optimizers": {n: moments(state.networks[n], one) for n, one in state.optimizers.items()},
+            "moments": {p: v for n, one in state.optimizers.items() for p, v in moments(n, state.networks[n], one)},
             "random": run.gathered(random_state()),
             "config": config,
             "changes": self.changes,
@@ -248,7 +227,7 @@ class Checkpoints:
         permits, which then take effect.
         """
         path, content = self.newest_intact(run)
-        if "changes" not in content:
+        if "moments" not in content:
             raise SystemExit(f"{path} was written by an older version of train.py, which has to continue it")
         said = changes(path, content["step"], content["config"], config)
         self.changes = [*content["changes"], *said]
@@ -269,17 +248,11 @@ class Checkpoints:
                 if why := misfit(states[name], network):
                     raise SystemExit(f"{path} belongs to another model: in {name}, {why}")
                 network.load_state_dict(states[name])
-        weights = {n: dict(state.networks[n].named_parameters()) for n in state.optimizers}
-        likes = {
-            entry["tensor"]: weights[n][weight]
-            for n, held in content["optimizers"].items()
-            for weight, entries in held.items()
-            for entry in entries.values()
-            if isinstance(entry, dict)
-        }
-        restored = together(content["optimizers"], stored("optimizers", likes))
+        weights = {f"{n}/{name}": p for n in state.optimizers for name, p in state.networks[n].named_parameters()}
+        likes = {path: weights[path.rpartition("/")[0]] for path in content["moments"]}
+        restored = content["moments"] | stored("optimizers", likes)
         for n, optimizer in state.optimizers.items():
-            restore_moments(state.networks[n], optimizer, restored[n])
+            restore_moments(n, state.networks[n], optimizer, restored)
         if content["world"] == run.world:
             set_random_state(content["random"][run.rank])
         else:
@@ -290,14 +263,21 @@ class Checkpoints:
         return content["step"]
 
 
-def moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
-    """{weight: state of the optimiser}, whatever groups of settings the weights are in."""
-    return {n: dict(optimizer.state[p]) for n, p in network.named_parameters() if p in optimizer.state}
+def moments(name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:
+    """("network/weight/key", value) of an optimiser's state, whatever groups of settings the weights are in."""
+    for weight, parameter in network.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            yield f"{name}/{weight}/{key}", value
 
 
-def restore_moments(network: nn.Module, optimizer: torch.optim.Optimizer, restored: dict[str, dict[str, Any]]) -> None:
+def restore_moments(name: str, network: nn.Module, optimizer: torch.optim.Optimizer, restored: dict[str, Any]) -> None:
     """The inverse of `moments`; the optimiser keeps its own settings."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    held: dict[str, dict[str, Any]] = {}
+    for path, value in restored.items():
+        owner, weight, key = path.split("/")
+        if owner == name:
+            held.setdefault(weight, {})[key] = value
+    names = {parameter: weight for weight, parameter in network.named_parameters()}
     order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-    state = {index: restored[name] for index, name in enumerate(order) if name in restored}
+    state = {index: held[weight] for index, weight in enumerate(order) if weight in held}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -17,7 +17,13 @@ from typing import Any
 
 import yaml
 
-FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as in YAML 1.2."""
+
+
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 
 Rule = tuple[str, Callable[[Any], bool]]  # the allowed values of a setting: a description and a test
 
@@ -67,12 +73,10 @@ WIDTHS: Rule = (
 )
 # endregion
 PATH: Rule = ("a path", lambda v: isinstance(v, str))
-COURSES = (
-    *("constant", "cosine", "linear", "exponential"),
-    # region decay
-    "inverse_sqrt",
-    # endregion
-)
+COURSES = ("constant", "cosine", "linear", "exponential")
+# region decay
+COURSES += ("inverse_sqrt",)
+# endregion
 
 # {kind: {setting: (rule, description)}} of the optimisers in this project
 OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}
@@ -120,19 +124,13 @@ SETTINGS: dict[str, tuple[Rule, str]] = {
     "train.checkpoint_every": (whole(1), "steps between checkpoints"),
     "train.keep": (whole(1), "number of newest checkpoints to keep"),
     "train.log_every": (whole(1), "steps between log lines"),
-    "train.sample_every": (
-        or_null(whole(1)),
-        "steps between sample grids, the last one at the end; null: none",
-    ),
+    "train.sample_every": (or_null(whole(1)), "steps between sample grids, the last one at the end; null: none"),
     "train.evaluate_every": (
         or_null(whole(1)),
         "steps between sample metrics (Fréchet distance, precision, recall); null: none",
     ),
     "train.evaluate_samples": (whole(8), "number of samples for these metrics"),
-    "train.evaluate_features": (
-        or_null(PATH),
-        "TorchScript feature extractor; null: principal components",
-    ),
+    "train.evaluate_features": (or_null(PATH), "TorchScript feature extractor; null: principal components"),
     "train.workers": (whole(0), "data loader processes; 0 loads in the training process"),
     "data.path": (ANY, "the file or folder of the data"),
     "data.keys": (ANY, "{field: name of its array in the file}, if they differ"),
@@ -202,15 +200,6 @@ def check(train: dict[str, Any]) -> None:
             raise SystemExit(f"{path}: {found[path]!r} is not {words}")
 
 
-def parsed(value: Any) -> Any:
-    """The value with texts such as 1e-4 converted to numbers."""
-    if isinstance(value, dict):
-        return {k: parsed(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [parsed(v) for v in value]
-    return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
-
-
 # Settings that are paths: in a file relative to its folder, in a flag to the current folder.
 PATHS = (
     *("data.path", "data.captions", "data.fields.*.tokenizer", "roles.*.pretrained"),
@@ -248,7 +237,7 @@ def value_of(text: str) -> Any:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: give a value, or null")
     try:
-        return parsed(yaml.safe_load(text))
+        return yaml.load(text, Loader)
     except yaml.YAMLError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a YAML value") from None
 
@@ -258,7 +247,7 @@ def read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise SystemExit(f"--config: there is no file {file}")
     try:
-        config = parsed(yaml.safe_load(file.read_text()))
+        config = yaml.load(file.read_text(), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SystemExit(f"--config: {file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or not isinstance(config.get("train"), dict):

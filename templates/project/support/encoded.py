@@ -28,23 +28,18 @@ class Encoded:
 
     in_memory = False
 
-    def __init__(
-        self,
-        codes: np.ndarray,
-        picture: np.ndarray,
-        arrays: dict[str, np.ndarray],
-        stage: dict[str, Any],
-        resized: dict[str, np.ndarray],
-        views: Callable[[int], np.ndarray],
-        identity: list[str],
-    ):
+    def __init__(self, codes: np.ndarray, picture: np.ndarray, arrays: dict[str, np.ndarray], stage: dict[str, Any]):
         self.codes, self.picture, self.stage, self.size = codes, picture, stage, len(picture)
         self.arrays = arrays  # labels, captions: [N, ...] by field
-        self.resized = resized
-        self.views = views  # u8[views, H, W, C] of an image
-        self.made_of = identity
+        # region resized
+        self.resized: dict[str, np.ndarray] = {}
+        # endregion
+        # region encoded
+        self.views: Callable[[int], np.ndarray]  # u8[views, H, W, C] of an image
+        self.made_of: list[str]
         # By field: [N, views, ...], or [N, 1, ...], the same for all views of an image.
         self.features: dict[str, np.ndarray] = {}
+        # endregion
 
     def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Latents `x` or `tokens`, labels and captions; the first view if there is no `rng`."""
@@ -52,14 +47,21 @@ class Encoded:
         view = np.zeros_like(index) if rng is None else rng.integers(views, size=len(index))
         at = self.picture[index]  # whose codes these are
         found = first_stage.field_from_codes(self.codes[at, view], self.stage, rng)
+        # region resized
         for name, codes in self.resized.items():
             found[name] = first_stage.field_from_codes(codes[at, view], self.stage, rng)["x"]
+        # endregion
+        # region encoded
         found |= {name: each[index, view % each.shape[1]] for name, each in self.features.items()}
+        # endregion
         return found | {name: array[index] for name, array in self.arrays.items()}
 
+    # region encoded
     def identity(self) -> list[str]:
         """Texts that identify the images and their views, for names of caches."""
         return self.made_of
+
+    # endregion
 
 
 # region views
@@ -154,11 +156,16 @@ def open_dataset(settings: dict[str, Any]) -> Any:
             write_whole(cache, lambda file: encode(images, first, stage, file, flip, crops, small))
         return np.load(cache, mmap_mode="r")
 
-    pixels = side // fields["x"]["shape"][-1] if "x" in fields else 1
-    resized = {name: codes(field["shape"][-1] * pixels) for name, field in fields.items() if field.get("resized")}
-    views = partial(views_of, images, flip=flip, crops=crops)
     arrays = {**images.arrays, **({"y": images.y} if "y" in fields else {})}
-    return Encoded(codes(None), picture, arrays, stage, resized, views, identity)
+    found = Encoded(codes(None), picture, arrays, stage)
+    # region resized
+    pixels = side // fields["x"]["shape"][-1] if "x" in fields else 1
+    found.resized = {name: codes(f["shape"][-1] * pixels) for name, f in fields.items() if f.get("resized")}
+    # endregion
+    # region encoded
+    found.views, found.made_of = partial(views_of, images, flip=flip, crops=crops), identity
+    # endregion
+    return found
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
@@ -174,13 +181,7 @@ def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
 
 @torch.no_grad()
 def encode(
-    images: Any,
-    rows: np.ndarray,
-    stage: dict[str, Any],
-    path: Path,
-    flip: bool,
-    crops: str,
-    small: int | None = None,
+    images: Any, rows: np.ndarray, stage: dict[str, Any], path: Path, flip: bool, crops: str, small: int | None = None
 ) -> None:
     """Writes codes [P, views, ...] of the images of some rows as an .npy file, one image after another.
 
