@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.dopri5 import Dopri5
 from latentc.components.samplers.table import Table
-from latentc.systems.score_sde.reverse_diffusion import Denoise, denoising
+from latentc.systems.score_sde.reverse_diffusion import denoising
 
 
 class DenoisedDopri5(Dopri5):
     """`dopri5`, then a step of reverse diffusion without noise (Song et al. 2021, arXiv:2011.13456)."""
 
     kind: Literal["denoised_dopri5"]  # type: ignore[assignment]
-    denoise: Denoise = 1000
+    denoise: int = Field(
+        1000, gt=1, le=100_000, description="final noiseless step of reverse diffusion, as one of this many"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {**Dopri5.EXAMPLE, "kind": "denoised_dopri5"}
 
     def last_step(self, target: Parameterization) -> Table:

@@ -18,7 +18,7 @@ from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.systems.score_sde.reverse_diffusion import Denoise, denoising
+from latentc.systems.score_sde.reverse_diffusion import denoising
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -38,7 +38,12 @@ class ProbabilityFlow(ArraySampler):
         description="the classical fourth-order method, 4 evaluations per step, or Dormand–Prince of order 5, 6 "
         "per step",
     )
-    denoise: Denoise | None = None
+    denoise: int | None = Field(
+        None,
+        gt=1,
+        le=100_000,
+        description="final noiseless step of reverse diffusion, as one of this many (the authors: 1000); null: none",
+    )
     likelihood: Likelihood | None = Field(None, description="add the program `log_likelihood`; null: none")
     PROGRAMS: ClassVar[tuple[str, ...]] = (*ArraySampler.PROGRAMS, "likelihood")
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -5,21 +5,13 @@ Predictor-corrector samplers take noisy steps; a solver of the probability flow 
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import Field
 
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.grid import evaluation
 from latentc.components.samplers.table import LINEAR, Table
 from latentc.systems.score_sde.discrete_steps import in_steps
-
-Denoise = Annotated[
-    int,
-    Field(gt=1, le=100_000, description="final noiseless step of reverse diffusion, as one of this many"),
-]
 
 
 def reverse_diffusion(process: Process, times: Array, count: int, of_score: float = 1.0) -> tuple[Array, Array, Array]:
@@ -63,4 +55,4 @@ def _sde_of(process: Process, times: Array) -> tuple[Array, Array]:
     return drift, np.maximum(2 * point.sigma * (way * point.d_sigma - drift * point.sigma), 0.0)
 
 
-__all__ = ["Denoise", "denoising", "euler_maruyama", "index_of", "reverse_diffusion"]
+__all__ = ["denoising", "euler_maruyama", "index_of", "reverse_diffusion"]
