@@ -32,6 +32,11 @@ Guidance = Literal["none", "tempered", "linear", "density"]
 conditions, of scale and shift (TarFlow) or of the densities they stand for (STARFlow)."""
 
 
+Places = Callable[[Builder, Flow, Var, Var, Any, Sequence[Var]], tuple[Var, list[Var]]]
+_OF_FLOW = ("features", "tokens", "dim", "depth")
+"""Static arguments of a flow that its blocks do not have."""
+
+
 @dataclass(frozen=True)
 class Solver:
     """Finds the next tokens by a method of the flow with these static arguments, under guidance or not.
@@ -204,35 +209,16 @@ _METHODS: dict[Guidance, str] = {
 }
 
 
-def run_blocks(
-    parts: Flow,
-    b: Builder,
-    h: Var,
-    position: Var,
-    seen: Var,
-    temperature: Var,
-    caches: Sequence[Var],
-    rows: Sequence[Var],
-    features: int,
-    dim: int,
-    static: Mapping[str, Any],
-    last: bool = True,
-) -> tuple[Var, ...]:
-    """Embedded inputs h f32[B, N, D], the first at cache position `position`, attending to the cache where `seen`.
-
-    Returns raw scale, if flows scale, and shift of the tokens that they predict, or of the `last`, and the grown
-    caches. `rows`: of rotary tables.
-    """
-    mixer, feed_forward, norm, condition = parts.block.parts()
-    block = condition.block(mixer, feed_forward, norm, parts.init, BlockForm("decode", plain=True, tempered=True))
-    length, count = caches[0].shape[2], h.shape[1]
-    mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
-    sizes, depth, others = parts.block.own(dim, static), len(caches) // 2, (temperature, *rows)
-    at = (position, mask)
-    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, at, others, out="h", dim=dim, **sizes)
-    if last and int(count) > 1:
-        h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
-    return *parts.separate(b, parts.predictions(b, h, features), features), *grown
+def _of_one(
+    b: Builder, parts: Flow, h: Var, position: Var, length: Any, rotary: Sequence[Var]
+) -> tuple[Var, list[Var]]:
+    """What one input attends to, or the first one after the tokens of conditions, and its rows of rotary tables."""
+    count = h.shape[1]
+    if parts.prefix and int(count) > 1:
+        seen = b.less_equal(b.arange(length), b.reshape(b.arange(count), shape=(count, 1)))
+        return seen, [b.slice(table, axis=0, start=0, stop=count, out="row") for table in rotary]
+    seen = b.less_equal(b.arange(length), position)
+    return seen, [b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out="row") for table in rotary]
 
 
 def _step(
@@ -243,19 +229,26 @@ def _step(
     temperature: Var,
     caches: Sequence[Var],
     rotary: Sequence[Var],
-    features: int,
-    dim: int,
-    static: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    places: Places = _of_one,
+    last: bool = True,
 ) -> tuple[Var, ...]:
-    """One input, or the first one after the tokens of conditions; see `run_blocks`."""
-    length, count = caches[0].shape[2], h.shape[1]
-    if parts.prefix and int(count) > 1:
-        seen = b.less_equal(b.arange(length), b.reshape(b.arange(count), shape=(count, 1)))
-        rows = [b.slice(table, axis=0, start=0, stop=count, out="row") for table in rotary]
-    else:
-        seen = b.less_equal(b.arange(length), position)
-        rows = [b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out="row") for table in rotary]
-    return run_blocks(parts, b, h, position, seen, temperature, caches, rows, features, dim, static)
+    """Embedded inputs h f32[B, N, D], the first at cache position `position`; `places` says what they attend to.
+
+    Returns raw scale, if flows scale, and shift of the tokens that they predict, or of the `last`, and the grown
+    caches.
+    """
+    mixer, feed_forward, norm, condition = parts.block.parts()
+    block = condition.block(mixer, feed_forward, norm, parts.init, BlockForm("decode", plain=True, tempered=True))
+    length, count, features, dim = caches[0].shape[2], h.shape[1], sizes["features"], sizes["dim"]
+    seen, rows = places(b, parts, h, position, length, rotary)
+    mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
+    own = parts.block.own(dim, {name: size for name, size in sizes.items() if name not in _OF_FLOW})
+    at, others = (position, mask), (temperature, *rows)
+    h, grown = cached_blocks(b, "attn_blocks", block, len(caches) // 2, h, caches, at, others, out="h", dim=dim, **own)
+    if last and int(count) > 1:
+        h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
+    return *parts.separate(b, parts.predictions(b, h, features), features), *grown
 
 
 @cache
@@ -263,63 +256,44 @@ def _prefill(parts: Flow) -> BlockBody:
     context = f"B {parts.prefix} dim"
 
     @module_class(parts.cls, "prefill", token="B 1 features", c=context if parts.prefix else "B 1 dim")
-    def prefill(
-        b: Builder,
-        token: Var,
-        place: Var,
-        *others: Var,
-        features: int,
-        tokens: int,
-        dim: int,
-        depth: int,
-        **static: Any,
-    ) -> tuple[Var, ...]:
+    def prefill(b: Builder, token: Var, place: Var, *others: Var, **sizes: Any) -> tuple[Var, ...]:
         """Processes the first input; returns scale and shift of the next token, and the KV caches."""
-        rotary, temperature, told = others[: 2 * parts.rotary], others[2 * parts.rotary], others[2 * parts.rotary + 1 :]
-        length = parts.prefix + tokens
-        shape = (static.get("kv_heads", static["heads"]), length, static.get("head_width", dim // static["heads"]))
-        caches = [b.full(token, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
-        h = parts.embedded(b, token, place, [] if parts.prefix else told, tokens, dim)
+        rotary, temperature, cond = others[: 2 * parts.rotary], others[2 * parts.rotary], others[2 * parts.rotary + 1 :]
+        length, dim, heads = parts.prefix + sizes["tokens"], sizes["dim"], sizes["heads"]
+        shape = (sizes.get("kv_heads", heads), length, sizes.get("head_width", dim // heads))
+        caches = [
+            b.full(token, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(sizes["depth"]))
+        ]
+        h = parts.embedded(b, token, place, [] if parts.prefix else cond, sizes["tokens"], dim)
         if parts.prefix:
-            h = b.concat(*told, h, axis=1, out="h")
-        position = b.constant(np.int64(0))
-        return _step(parts, b, h, position, temperature, caches, rotary, features, dim, static)
+            h = b.concat(*cond, h, axis=1, out="h")
+        return _step(parts, b, h, b.constant(np.int64(0)), temperature, caches, rotary, sizes)
 
     return prefill
 
 
-def decoding(parts: Flow, method: str, token: str, step: Callable[..., tuple[Var, ...]]) -> BlockBody:
-    """The method of a flow that predicts what follows inputs of shape `token`, by a `step` such as `_step`."""
+def decoding(parts: Flow, method: str, token: str, places: Places, last: bool) -> BlockBody:
+    """The method of a flow that predicts what follows inputs of shape `token`; see `_step`."""
     own = parts.block.parts()[0].static(1)
     heads, size = "kv_heads" if "kv_heads" in own else "heads", "head_width" if "head_width" in own else "dim//heads"
     length = f"tokens+{parts.prefix}" if parts.prefix else "tokens"
     shapes = {"token": token, "c": "B 1 dim", "caches": f"B {heads} {length} {size}"}
 
     @module_class(parts.cls, method, **shapes)
-    def decode(
-        b: Builder,
-        token: Var,
-        place: Var,
-        *others: Var,
-        features: int,
-        tokens: int,
-        dim: int,
-        depth: int,
-        **static: Any,
-    ) -> tuple[Var, ...]:
+    def decode(b: Builder, token: Var, place: Var, *others: Var, **sizes: Any) -> tuple[Var, ...]:
         """Predicted scale and shift of the next token, and the extended KV caches."""
         conditional = bool(parts.entries) and not parts.prefix
         rotary, (temperature, *rest) = others[: 2 * parts.rotary], others[2 * parts.rotary :]
         c, (position, *caches) = rest[:conditional], rest[conditional:]
-        h = parts.embedded(b, token, place, c, tokens, dim)
-        return step(parts, b, h, position, temperature, caches, rotary, features, dim, static)
+        h = parts.embedded(b, token, place, c, sizes["tokens"], sizes["dim"])
+        return _step(parts, b, h, position, temperature, caches, rotary, sizes, places, last)
 
     return decode
 
 
 @cache
 def _decode(parts: Flow) -> BlockBody:
-    return decoding(parts, "decode", "B 1 features", _step)
+    return decoding(parts, "decode", "B 1 features", _of_one, last=True)
 
 
 @cache

@@ -5,7 +5,7 @@ Symbols: B batch, F frames (1 of images), T tokens, N tokens of a block, C chann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import Field
 from latentc.components import Closed
 from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow
-from latentc.components.networks._flow_methods import Inversion, Rest, decoding, run_blocks
+from latentc.components.networks._flow_methods import Inversion, Rest, decoding
 from latentc.ir.builder import BlockBody, Builder, Var
 from latentc.ir.types import B
 from latentc.ir.var import as_tuple
@@ -334,30 +334,20 @@ def _blocks(rest: Rest) -> Blocks:
     return Blocks(**vars(rest))
 
 
-def _steps(
-    parts: Flow,
-    b: Builder,
-    h: Var,
-    position: Var,
-    temperature: Var,
-    caches: Sequence[Var],
-    rotary: Sequence[Var],
-    features: int,
-    dim: int,
-    static: Mapping[str, Any],
-) -> tuple[Var, ...]:
-    """Several inputs, the first at cache position `position`; predictions of all."""
-    length, count = caches[0].shape[2], h.shape[1]
+def _of_several(
+    b: Builder, parts: Flow, h: Var, position: Var, length: Any, rotary: Sequence[Var]
+) -> tuple[Var, list[Var]]:
+    """What each of several inputs attends to, the first at cache position `position`, and rows of rotary tables."""
+    count = h.shape[1]
     own = b.op("add", position, b.arange(count), out="own")
     seen = b.less_equal(b.arange(length), b.reshape(own, shape=(count, 1)))
-    rows = [b.take(table, own, axis=0, out="row") for table in rotary]
-    return run_blocks(parts, b, h, position, seen, temperature, caches, rows, features, dim, static, last=False)
+    return seen, [b.take(table, own, axis=0, out="row") for table in rotary]
 
 
 @cache
 def decode_block(parts: Flow) -> BlockBody:
     """The method of a flow that predicts several tokens at once."""
-    decode = decoding(parts, "decode_block", "B K features", _steps)
+    decode = decoding(parts, "decode_block", "B K features", _of_several, last=False)
     decode.body.__doc__ = "Predicted scales and shifts of the next tokens, and the extended KV caches."
     return decode
 
