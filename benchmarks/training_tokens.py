@@ -140,7 +140,7 @@ TOKEN_SYSTEMS: dict[str, System] = {
         {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
         {
             f"{name}, {rule} guidance at {scale}": Drawn(
-                name, (f"backbone.guidance={rule}", "sampler.annealed=false"), given={"guidance": scale}
+                name, (f"backbone.guidance={rule}", "sampler.kind=flow_inverse"), given={"guidance": scale}
             )
             for name in ("tarflow", "starflow")
             for rule in ("linear", "density")

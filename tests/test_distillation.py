@@ -231,7 +231,6 @@ REFUSED = [
     ("digits_distilled", ["sampler={kind: heun, steps: 4, spacing: trailing}"], "of `heun` is not an affine function"),
     ("digits_distilled", ["sampler.eta=1"], "of `ddim` is not an affine function"),
     ("digits_distilled", ["sampler.clip=1"], "of `ddim` is not an affine function"),
-    ("digits_distilled", ["sampler.clip_state=1"], "of `ddim` is not an affine function"),
     ("digits_distilled", ["train.steps=3", "train.schedule.warmup=0"], "each of the 4 rounds needs a step"),
     ("digits_distilled", ["networks.teacher.conditions=[class]"], "`teacher` and `main` take different conditions"),
 ]

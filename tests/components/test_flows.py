@@ -23,7 +23,7 @@ from latentc.spec import load_spec
 from latentc.weights import Array, materialise, read_safetensors, write_safetensors
 
 TINY = ["backbone.width=8", "backbone.flows=3", "backbone.depth=1", "backbone.block.mixer.heads=2"]
-PLAIN = "sampler={kind: flow_inverse, guidance: null, annealed: false, denoise: 0}"
+PLAIN = "sampler={kind: flow_inverse, guidance: null, denoise: 0}"
 
 
 def lowered_flow(*overrides: str) -> Lowered:
@@ -126,9 +126,7 @@ def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> N
     given = {"z": rng.standard_normal((2, 16, 4)), "y": np.array([1, 7]), "scale": np.array([2.0, 1.5])}
     found = {}
     for jacobi in ("null", "{block: 6, iterations: 6}", "{block: 6, iterations: 3}", "{block: 64, iterations: 9}"):
-        guided = (
-            f"sampler={{kind: starflow_inverse, guidance: {{scale: 2}}, annealed: false, denoise: 0, jacobi: {jacobi}}}"
-        )
+        guided = f"sampler={{kind: starflow_inverse, guidance: {{scale: 2}}, denoise: 0, jacobi: {jacobi}}}"
         lowered = lowered_flow(*GUIDED[name], guided)
         own = _ordered(lowered, "sample.16", given)
         found[jacobi] = interpreter(lowered, random_weights(lowered)).run("sample.16", *own)[0]
@@ -143,7 +141,6 @@ def test_jacobi_iterations_find_what_the_sequential_inverse_does(name: str) -> N
     [
         ("jacobi: {block: 4, iterations: 5}", "5 iterations are too many: 4 always find all"),
         ("jacobi: {block: 4, iterations: 4, later: 6}", "`later` applies to the later frames of a video"),
-        ("annealed: true, jacobi: {block: 4, iterations: 4}", "guide all tokens of a block alike"),
     ],
 )
 def test_jacobi_iterations_that_do_not_fit(options: str, message: str) -> None:
@@ -340,9 +337,7 @@ def test_normalised_branches_forget_the_scale_of_their_last_layer() -> None:
 
 def test_guidance_of_a_flow_without_conditions() -> None:
     """Away from the same flow at another temperature; a scale of 1 is the flow as it is."""
-    guided = (
-        "sampler={kind: flow_inverse, guidance: {scale: 2}, attention_temperature: 1.5, annealed: false, denoise: 0}"
-    )
+    guided = "sampler={kind: flow_inverse, guidance: {scale: 2}, attention_temperature: 1.5, denoise: 0}"
     lowered = lowered_flow("backbone.conditions=[]", guided)
     weights = random_weights(lowered)
     oracle = interpreter(lowered, weights)

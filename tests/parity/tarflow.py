@@ -32,14 +32,14 @@ def loss_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {**inputs(numbers, spec), "drop": np.ones(2), "noise": np.zeros_like(numbers.inputs["x"])}
 
 
-def sampled(name: str, scale: float, options: str = "") -> Sampler:
+def sampled(name: str, scale: float, options: str = "", kind: str = "flow_inverse") -> Sampler:
     """The authors' guidance w is the scale 1 + w."""
 
     def given(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
         return {"z": numbers.inputs["x"], "y": numbers.inputs["y"], "scale": np.full(2, scale, np.float32)}
 
     guidance = f", guidance: {{scale: {scale}}}" if scale != 1 else ", guidance: null"
-    sampler = f"sampler={{kind: flow_inverse{guidance}{options}}}"
+    sampler = f"sampler={{kind: {kind}{guidance}{options}}}"
     return Sampler(f"tarflow.sampler_reverse_{name}", "tarflow", (*SIZES, sampler), given)
 
 
@@ -48,6 +48,6 @@ CASES = [
     Forward("tarflow.fwd_nolabel", "tarflow", SIZES, inputs, wanted=latent),
     Loss("tarflow.fwd", "tarflow", SIZES, loss_inputs, wanted=lambda numbers: numbers.outputs["out.loss"]),
     sampled("g0", 1),
-    sampled("g1_annealed", 2, ", annealed: true, attention_temperature: 0.9"),
+    sampled("g1_annealed", 2, ", attention_temperature: 0.9", "annealed_inverse"),
     sampled("g2", 3),
 ]

@@ -94,7 +94,7 @@ def test_stochastic_samplers_keep_the_marginal(heun):
 @pytest.mark.parametrize("kind", ["euler_maruyama", "heun_sde"])
 def test_stochastic_samplers_of_the_variance_exploding_sde_end_at_its_least_noise(kind):
     """It never reaches the data, so there is no time of the data to step to."""
-    process = Ve(kind="ve", sigma_min=0.05, sigma_max=20.0, tells="sigma")
+    process = Ve(kind="ve", sigma_min=0.05, sigma_max=20.0, time_input="sigma")
     sampler = components.load("samplers")[kind](kind=kind, steps=300, diffusion="sbdm", last_size=0.003)
     x = np.random.default_rng(0).standard_normal((10_000, 1, 1, 1))
     z = np.random.default_rng(1).standard_normal((300, *x.shape))

@@ -29,7 +29,7 @@ from latentc.systems.rin.signal import Signal
 VARIANTS = {
     "discrete": [{"schedule": name} for name in ("linear", "scaled_linear", "cosine")],
     "interpolant": [{"path": name} for name in ("linear", "gvp", "vp")],
-    "ve": [{}, {"tells": "sigma", "sigma_max": 50.0}],
+    "ve": [{}, {"time_input": "sigma", "sigma_max": 50.0}],
 }
 PROCESSES = {
     " ".join([kind, *map(str, fields.values())]): cls.model_validate({"kind": kind, **fields})

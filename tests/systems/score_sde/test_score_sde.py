@@ -103,7 +103,7 @@ def reference(kind: str, predictor: str, corrector: str, flow: bool, x: Array, z
     ],
 )
 def test_predictors_and_correctors(kind: str, predictor: str, flow: bool, corrector: str) -> None:
-    own = {"sigma_min": 0.01, "sigma_max": 50, "eps": 1e-5, "tells": "log_sigma"} if kind == "ve" else {}
+    own = {"sigma_min": 0.01, "sigma_max": 50, "eps": 1e-5, "time_input": "log_sigma"} if kind == "ve" else {}
     at = target(kind, **own)
     fields = {"predictor": predictor, "corrector": corrector, "probability_flow": flow, "steps": 30}
     sampler = SAMPLERS["predictor_corrector"].model_validate({"kind": "predictor_corrector", **fields})
@@ -132,7 +132,7 @@ def test_the_order_of_runge_kutta_methods(method: str, order: int) -> None:
 
 @pytest.mark.parametrize("kind", ["ve", "vp", "sub_vp"])
 def test_a_solution_ends_with_a_step_of_reverse_diffusion_without_noise(kind: str) -> None:
-    own = {"sigma_min": 0.01, "sigma_max": 50, "tells": "log_sigma"} if kind == "ve" else {}
+    own = {"sigma_min": 0.01, "sigma_max": 50, "time_input": "log_sigma"} if kind == "ve" else {}
     at, x = target(kind, eps=0.2, **own), np.random.default_rng(0).standard_normal((3, 1, 4, 4))
     fields = {"kind": "probability_flow", "steps": 4}
     plain, last = (SAMPLERS["probability_flow"].model_validate(fields | more) for more in ({}, {"denoise": 1000}))
@@ -293,14 +293,18 @@ def test_every_network_has_official_names(encoder: str, decoder: str, resampling
 
 # ---- likelihood weighting (Song et al. 2021, arXiv:2101.09258)
 
+WEIGHTED = "weighting: likelihood, reduction: mean"
+
 
 @pytest.mark.parametrize(
     ("kind", "predicts"),
     [("vp", "noise"), ("vp", "velocity"), ("sub_vp", "score"), ("sub_vp", "x0"), ("ve", "scaled_score")],
 )
 def test_likelihood_weighting_is_the_error_of_the_score_times_the_squared_diffusion(kind: str, predicts: str) -> None:
-    process = "{kind: ve, sigma_min: 0.01, sigma_max: 50, tells: log_sigma}" if kind == "ve" else f"{{kind: {kind}}}"
-    objective = f"objective={{kind: diffusion, process: {process}, predicts: {predicts}, weighting: likelihood}}"
+    process = (
+        "{kind: ve, sigma_min: 0.01, sigma_max: 50, time_input: log_sigma}" if kind == "ve" else f"{{kind: {kind}}}"
+    )
+    objective = f"objective={{kind: score_matching, process: {process}, predicts: {predicts}, {WEIGHTED}}}"
     lowered = lower(load_spec("score_sde", None, [*TINY, objective]))
     rng = np.random.default_rng(0)
     params = network_params(lowered, lowered.networks["main"])
@@ -340,4 +344,4 @@ def test_times_of_even_log_snr_are_importance_sampling_for_it(kind: str) -> None
 
 def test_likelihood_weighting_refuses_steps() -> None:
     with pytest.raises(DiagnosticError, match="needs a process in continuous time, but `discrete` has time steps"):
-        load_spec("digits_dit", None, ["objective.weighting=likelihood"])
+        load_spec("digits_dit", None, [f"objective={{kind: score_matching, {WEIGHTED}}}"])

@@ -37,12 +37,11 @@ def _read(config: Config, steps: int) -> tuple[Data, Data]:
     if spacing["kind"] != "leading":
         config.note("timestep_spacing", _STRIDE)
     clips, bound = config.flag("clip_sample"), config.number("clip_sample_range", 1.0)
-    return objective, {"steps": steps, "spacing": spacing, "clip": bound if clips else None, "clip_state": None}
+    return objective, {"steps": steps, "spacing": spacing, "clip": bound if clips else None}
 
 
 def _written(spec: Spec, sampler: Ancestral, defaults: Data) -> Data:
     found, target = shared.of_objective(spec)
-    asked(sampler.clip_state is None, "its sampler clips the state")
     asked(sampler.clip_quantile is None, "its sampler clips at a quantile")
     clip = {"clip_sample": sampler.clip is not None, "clip_sample_range": sampler.clip or 1.0}
     return {**defaults, **found, **shared.of_spacing(sampler, target), **clip}

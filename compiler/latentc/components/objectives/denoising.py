@@ -282,9 +282,9 @@ class DenoisingObjective(Objective):
         return (self.per_sample(b, self.cost(b, self.error(b, at, out))),)
 
     def weighed(
-        self, b: Builder, networks: Mapping[str, Network], told: Var, terms: tuple[Var, ...]
+        self, b: Builder, networks: Mapping[str, Network], time: Var, terms: tuple[Var, ...]
     ) -> tuple[Var, ...]:
-        """The terms, weighed by what another network says of the time `told` f32[B] that networks are given."""
+        """The terms, weighted by another network of the time input f32[B]."""
         return terms
 
     def per_sample(self, b: Builder, cost: Var) -> Var:

@@ -6,25 +6,22 @@ Symbols: B batch, C channels; x0 the data, x_t the data noised to time t.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.contract import Need, Network
-from latentc.components.kit import call, per_sample_mean
-from latentc.components.objective import not_frozen
+from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import DenoisingObjective, Noised, SampleWeight
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.posterior import posterior
-from latentc.components.processes.prediction import conversion, functional
+from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Parameterization, Process, Variance
-from latentc.components.processes.sde import Preserving
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
 
@@ -48,25 +45,8 @@ class DiffusionLoss(DenoisingObjective):
         "l2", description="error of the prediction: squared, or absolute (DiffWave)"
     )
 
-    uncertainty: str | None = Field(
-        None,
-        description="one of `networks`, whose estimate of the error's log-variance u makes the loss mse / exp(u) + u "
-        "(EDM2); null: none",
-    )
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        named = () if self.uncertainty is None else (Need(self.uncertainty, "uncertainty", place=("uncertainty",)),)
-        return (*super().needs(spec), *named)
-
-    def trained(self, spec: Spec) -> tuple[str, ...]:
-        named = () if self.uncertainty is None else (self.uncertainty,)
-        return (*super().trained(spec), *not_frozen(spec, *named))
-
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        if self.variance == "learned_range" and self.uncertainty is not None:
-            message = "the hybrid loss of a learned variance cannot be weighted by estimated uncertainty"
-            yield Problem(("uncertainty",), message, "leave it out, or choose another `variance`")
         if self.variance == "learned_range" and not isinstance(self.process, Discrete):
             message = f"a learned variance needs a process with discrete steps, but `{self.process.kind}` has none"
             yield Problem(("variance",), message, "use fixed_small or fixed_large")
@@ -85,8 +65,6 @@ class DiffusionLoss(DenoisingObjective):
         return 2 * channels if self.learns_variance else channels
 
     def says(self) -> str:
-        if self.uncertainty is not None:
-            return "The mean squared error over the estimated variance, plus its logarithm, one value per sample."
         if not self.learns_variance:
             error = "squared" if self.error_norm == "l2" else "absolute"
             return f"The mean {error} error of the prediction, one value per sample."
@@ -103,15 +81,6 @@ class DiffusionLoss(DenoisingObjective):
         mse = per_sample_mean(b, error * error, out="mse")
         vb = self._variational_bound(b, at, b.stop_gradient(out), fraction)
         return mse + vb, mse, vb
-
-    def weighed(
-        self, b: Builder, networks: Mapping[str, Network], told: Var, terms: tuple[Var, ...]
-    ) -> tuple[Var, ...]:
-        if self.uncertainty is None:
-            return terms
-        (mse,) = terms
-        u = call(b, networks[self.uncertainty], "forward", {}, time=told, out="u")
-        return b.add(mse * b.exp(-u), u, out="loss"), mse
 
     def _variational_bound(self, b: Builder, at: Noised, prediction: Var, fraction: Var) -> Var:
         """Bits per dimension between the true and the predicted reverse step, or at t = 0 of the data (f32[B])."""
@@ -151,16 +120,6 @@ class Diffusion(DiffusionLoss):
     """
 
     kind: Literal["diffusion"]
-    weighting: Literal["none", "likelihood"] = Field(
-        "none",
-        description="weighting of the squared error: as given by the prediction, or that of the score times g^2, "
-        "where g is the SDE's diffusion, which bounds the likelihood (Song et al. 2021, arXiv:2101.09258)",
-    )
-    reduction: Literal["mean", "half_sum"] = Field(
-        "mean",
-        description="the loss of a sample is the mean over its elements, or half their sum (`reduce_mean: False` of "
-        "Song et al. 2021)",
-    )
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
         (), max_length=16, description="additional loss terms"
     )
@@ -174,52 +133,6 @@ class Diffusion(DiffusionLoss):
     @property
     def weighing(self) -> SampleWeight | None:
         return self.sample_weight
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from super().problems(spec)
-        if self.reduction == "half_sum" and (self.learns_variance or self.uncertainty is not None):
-            message = "`reduction: half_sum` needs a plain squared or absolute error"
-            yield Problem(("reduction",), message, "leave out `variance` and `uncertainty`, or use `mean`")
-        if self.weighting == "none":
-            return
-        if self.process.point(self.process.first).d_sigma is None:
-            message = f"this weighting needs a process in continuous time, but `{self.process.kind}` has time steps"
-            yield Problem(("weighting",), message, "use the process `vp`, `sub_vp` or `ve`")
-        if self.error_norm != "l2" or self.learns_variance or self.uncertainty is not None:
-            message = "the weighted loss bounds the likelihood only for a plain squared error"
-            yield Problem(("weighting",), message, "leave out `error_norm`, `variance` and `uncertainty`")
-
-    def per_sample(self, b: Builder, cost: Var) -> Var:
-        if self.reduction == "mean":
-            return super().per_sample(b, cost)
-        return b.mul(b.sum(cost, axes=tuple(range(1, cost.type.rank)), keepdims=False), 0.5, out="loss")  # type: ignore[no-any-return]
-
-    def is_weighted(self, target: Parameterization) -> bool:
-        return self.weighting == "likelihood"
-
-    def says(self) -> str:
-        if self.weighting == "likelihood":
-            error = "mean squared error" if self.reduction == "mean" else "halved sum of squared errors"
-            return f"The {error} of the score under likelihood weighting, one value per sample."
-        if self.reduction == "half_sum":
-            error = "squared" if self.error_norm == "l2" else "absolute"
-            return f"Half the sum of the {error} errors of the prediction, one value per sample."
-        return super().says()
-
-    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
-        if self.weighting == "none":
-            return super().terms(b, at, out)
-        error, point = self.error(b, at, out), at.point
-        u, w = functional(at.target.predicts, point)
-        if not isinstance(u, float) or u:  # as an error of the noise, of which the others' are multiples
-            still = isinstance(point.alpha, float) and point.alpha == 1.0
-            error = b.div(error, w - u * (point.sigma if still else point.sigma / point.alpha), out="error")
-        weight = self.process.importance if isinstance(self.process, Preserving) else None
-        if weight is None:  # g^2 / sigma^2 is the growth of log(sigma^2 / alpha^2)
-            growth, fading = point.d_sigma / point.sigma, point.d_alpha / point.alpha
-            growth = b.op("sub", growth, fading, out="growth") if isinstance(fading, Var) else growth
-            weight = b.op("mul", 2.0, growth, out="weight")
-        return (self.per_sample(b, error * error * weight),)
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

@@ -65,7 +65,7 @@ class Preserving(Sde):
     times: Literal["uniform", "log_snr"] = Field(
         "uniform",
         description="distribution of training times: uniform, or such that log(alpha^2 / sigma^2) is uniform, which "
-        "is importance sampling for `objective.weighting: likelihood` (Song et al. 2021, arXiv:2101.09258)",
+        "is importance sampling for a likelihood weighting (Song et al. 2021, arXiv:2101.09258)",
     )
 
     def alpha(self, m: Maths, t: Any) -> Any:
@@ -105,7 +105,7 @@ class Vp(Preserving):
 
     kind: Literal["vp"]
     time_scale: float = Field(999.0, gt=0, description="factor of the network's time input")
-    tells: Literal["time", "log_snr"] = Field(
+    time_input: Literal["time", "log_snr"] = Field(
         "time", description="time input of the network: the time times `time_scale`, or log(alpha^2 / sigma^2)"
     )
     prior: Prior = Field(
@@ -125,7 +125,7 @@ class Vp(Preserving):
         return alpha * rate, -(alpha * alpha * rate / self.sigma(m, t))
 
     def network_time(self, m: Maths, t: Any) -> Any:
-        if self.tells == "log_snr":
+        if self.time_input == "log_snr":
             signal = 2.0 * log_alpha(t, self.beta_min, self.beta_max)
             return signal - m.log(1.0 - m.exp(signal), out="log_noise")
         return m.affine(t, self.time_scale, 0.0, out="time")
@@ -166,7 +166,7 @@ class Ve(Sde):
     kind: Literal["ve"]
     sigma_min: float = Field(0.02, gt=0, description="noise level at time 0 (Song et al.: 0.01)")
     sigma_max: float = Field(100.0, gt=0, description="noise level at time 1 (Song et al.: 50)")
-    tells: Literal["log_half_sigma", "log_sigma", "sigma"] = Field(
+    time_input: Literal["log_half_sigma", "log_sigma", "sigma"] = Field(
         "log_half_sigma",
         description="time input of the network: log(sigma / 2) (EDM), log(sigma) (Song et al.) or sigma",
     )
@@ -193,9 +193,9 @@ class Ve(Sde):
         return -math.inf
 
     def network_time(self, m: Maths, t: Any) -> Any:
-        if self.tells == "sigma":
+        if self.time_input == "sigma":
             return self.sigma(m, t)
-        least = self.sigma_min / 2 if self.tells == "log_half_sigma" else self.sigma_min
+        least = self.sigma_min / 2 if self.time_input == "log_half_sigma" else self.sigma_min
         return m.affine(t, self._rate, math.log(least), out="time")
 
     def prior_scale(self, t: float) -> float:

@@ -45,9 +45,6 @@ class Ancestral(ArraySampler):
         "`clip`, clamp to it and rescale to `clip` (0.995); null: none",
     )
     clip_per_channel: bool = Field(False, description="compute the quantile per channel instead of per sample")
-    clip_state: float | None = Field(
-        None, gt=0, description="bound on the state after every step, in units of the data (DiffWave: 1); null: none"
-    )
 
     @property
     def bound(self) -> Bound | None:

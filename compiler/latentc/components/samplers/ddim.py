@@ -53,10 +53,7 @@ class Ddim(Ancestral):
         return replace(covered, closing=target.process.last)
 
     def table(self, target: Parameterization) -> Table:
-        return replace(
-            ddim(self.grid(target), target.predicts, self.eta, self.bound, self.noise_of_clipped),
-            clip_state=self.clip_state,
-        )
+        return ddim(self.grid(target), target.predicts, self.eta, self.bound, self.noise_of_clipped)
 
     def write(self, script: Script) -> None:
         self.write_grid(script)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -57,8 +56,7 @@ class Ddpm(Ancestral):
         variance = self.variance or target.variance
         if variance == "learned_range" and target.variance != "learned_range":
             raise ValueError("the objective learns no variance: choose fixed_small or fixed_large")
-        table = ddpm(self.grid(target), target.predicts, variance, self.bound, self.final_noise)
-        return replace(table, clip_state=self.clip_state)
+        return ddpm(self.grid(target), target.predicts, variance, self.bound, self.final_noise)
 
     def write(self, script: Script) -> None:
         self.write_grid(script)

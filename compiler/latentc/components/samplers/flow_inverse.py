@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
@@ -46,9 +45,6 @@ class FlowInverse(Sampler):
 
     kind: Literal["flow_inverse"]
     guidance: Guidance | None = Field(None, description="guidance of log scale and shift; null: none")
-    annealed: bool = Field(
-        False, description="guidance increases from none at the first token to its scale at the last"
-    )
     attention_temperature: float = Field(
         1.0,
         gt=0,
@@ -68,10 +64,9 @@ class FlowInverse(Sampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.guidance is None:
-            for name, usual in (("annealed", False), ("attention_temperature", 1.0)):
-                if getattr(self, name) != usual:
-                    message = f"`{name}` has no effect without guidance"
-                    yield Problem((name,), message, "add `guidance: {scale: 2}`, or leave it out")
+            if self.attention_temperature != 1.0:
+                message = "`attention_temperature` has no effect without guidance"
+                yield Problem(("attention_temperature",), message, "add `guidance: {scale: 2}`, or leave it out")
             return
         if self.attention_temperature == 1.0:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))
@@ -149,14 +144,14 @@ class FlowInverse(Sampler):
         z = operands["noise"]
         guided = int(network.methods["guided_inverse"].inputs_of("scale")[1].type.shape[0])  # type: ignore[arg-type]
         scale = b.reshape(b.input("scale", f32(B)), shape=(1, B), out="scale")
-        if self.annealed:
-            ramp = b.constant(np.arange(1, guided + 1)[:, None] / guided, out="ramp")
-            weight = b.add((scale - 1.0) * ramp, 1.0, out="weight")
-        else:
-            weight = b.broadcast_to(scale, shape=(guided, B), out="weight")
+        weight = self.scales(b, scale, guided)
         temperature = b.full(z, shape=(), value=self.attention_temperature, dtype="f32", out="temperature")
         null = {f"null_{name}": x for name, x in conditions.null(b, cond).items()}
         return call(b, network, method, {**cond, **null}, **operands, scale=[temperature, weight])  # type: ignore[no-any-return]
+
+    def scales(self, b: Builder, scale: Var, count: int) -> Var:
+        """f32[N, B]: the guidance scale of each of `count` predicted tokens; `scale` f32[1, B]."""
+        return b.broadcast_to(scale, shape=(count, B), out="weight")  # type: ignore[no-any-return]
 
     def _log_likelihood(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `log_likelihood`: a sample x, conditions -> log p(x) in nats f32[B], latent."""

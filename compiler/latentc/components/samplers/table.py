@@ -96,7 +96,7 @@ class Table:
     """A sampler, all its numbers known: one row per step, one f64[N] column per coefficient.
 
     `solver`: the sampler's name, for people and manifests. `history`: how many earlier estimates a step reads. `clip`:
-    bound of an estimate of the data, or None. `clip_state`: bound of x after a step, or None. `prior`: standard
+    bound of an estimate of the data, or None. `prior`: standard
     deviation of the first state. `tail`: the table that continues from this one's last state (a final step of another
     form), or None. `substeps`: rows per step, as the sampler counts steps; 0: rows that it does not count.
 
@@ -116,7 +116,6 @@ class Table:
     columns: Mapping[str, Array]
     history: int = 0
     clip: Bound | None = None
-    clip_state: float | None = None
     prior: float = 1.0
     tail: Table | None = None
     substeps: int = 1
@@ -200,14 +199,11 @@ class Table:
     def split(self, first: int, last: int) -> Table:
         """Rows first to last - 1 as a table, without the tail."""
         rows = {name: column[first:last] for name, column in self.columns.items()}
-        return Table(self.solver, self.body, rows, self.history, self.clip, self.clip_state)
+        return Table(self.solver, self.body, rows, self.history, self.clip)
 
     def advance(self, b: Builder, step: Step) -> tuple[Var, ...]:
         """The state after a step."""
-        x, *rest = self.body.step(b, step)
-        if self.clip_state is not None:
-            x = b.clamp(x, low=-self.clip_state, high=self.clip_state, out="x")
-        return x, *rest
+        return self.body.step(b, step)
 
     def guided_by_steps(self) -> Table:
         """The table whose second evaluations are guided by the progress of the first."""

@@ -76,7 +76,7 @@ class Exit(Wrapper):
             if number == 0 or (numbers is not None and number < max(numbers, default=0) and number not in numbers):
                 after = "each" if numbers is None else ", ".join(map(str, numbers))
                 yield Problem(("after", i), f"there is no exit after block {number}", f"exits follow {after}")
-        plain = table.body is LINEAR and not table.history and table.tail is None and table.clip_state is None
+        plain = table.body is LINEAR and not table.history and table.tail is None
         if self.dynamic and (table.stochastic or not plain or table.clip is not None):
             message = "exits can be chosen at run time only in first-order steps without noise"
             yield Problem(

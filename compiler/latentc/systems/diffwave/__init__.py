@@ -10,5 +10,6 @@ Rows in docs/systems.yaml: diffwave, diffwave_sc09.
 COMPONENTS = {
     "conditions": {"step_table": "step_table"},
     "networks": {"diffwave": "diffwave"},
+    "samplers": {"clipped_ddpm": "clipped_ddpm"},
     "samplers/spacings": {"betas": "betas"},
 }

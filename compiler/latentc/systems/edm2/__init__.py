@@ -11,6 +11,7 @@ COMPONENTS = {
     "conditions": {"phased_fourier": "phased_fourier"},
     "data": {"edm_latents": "edm_latents"},
     "networks": {"mp_unet": "mp_unet", "uncertainty": "uncertainty"},
+    "objectives": {"uncertain_diffusion": "uncertain_diffusion"},
 }
 
 CAPABILITIES = {

@@ -174,7 +174,7 @@ class ProgressiveDistillation(Distillation):
 def _affine(table: Table) -> tuple[Array, Array]:
     """(a, b) of each step x' = a x + b output. ValueError: the steps are of another form."""
     plain = table.body is LINEAR and not table.history and not table.stochastic and table.tail is None
-    if not plain or table.clip is not None or table.clip_state is not None:
+    if not plain or table.clip is not None:
         raise ValueError(f"a step of `{table.solver}` is not an affine function of the state and one prediction")
     columns = table.columns
     out = columns["d"] * columns["d_output"]

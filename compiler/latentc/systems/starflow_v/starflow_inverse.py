@@ -99,12 +99,6 @@ class StarflowInverse(FlowInverse):
         if jacobi.later is not None and rank == 3:
             message = "`later` applies to the later frames of a video, but the data are images"
             yield Problem(("jacobi", "later"), message, "leave it out")
-        if self.annealed:
-            message = (
-                "Jacobi iterations guide all tokens of a block alike, but `annealed` guidance "
-                "differs from token to token"
-            )
-            yield Problem(("annealed",), message, "leave out `annealed` or `jacobi`")
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         found = super().programs(mb, networks, spec)
