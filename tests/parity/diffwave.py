@@ -12,7 +12,7 @@ from parity_data import Numbers
 SIZES = ("data.fields.x.shape=[1, 1024]", "backbone.width=16", "backbone.depth=4", "backbone.cycle=2")
 MEL = (*SIZES, "data.fields.mel.shape=[80, 4]")
 PLAIN = (*SIZES, "conditioning.time.levels=50", "objective.process.steps=50", "sampler.steps=50")
-TEN = (*MEL, "objective.process.steps=10", "conditioning.time.levels=10", "sampler={kind: ddpm, steps: 10}")
+TEN = (*MEL, "objective.process.steps=10", "conditioning.time.levels=10", "sampler={kind: clipped_ddpm, steps: 10}")
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
