@@ -125,12 +125,14 @@ SETTINGS: dict[str, tuple[Rule, str]] = {
     "train.keep": (whole(1), "number of newest checkpoints to keep"),
     "train.log_every": (whole(1), "steps between log lines"),
     "train.sample_every": (or_null(whole(1)), "steps between sample grids, the last one at the end; null: none"),
+    # region evaluated
     "train.evaluate_every": (
         or_null(whole(1)),
         "steps between sample metrics (Fréchet distance, precision, recall); null: none",
     ),
     "train.evaluate_samples": (whole(8), "number of samples for these metrics"),
     "train.evaluate_features": (or_null(PATH), "TorchScript feature extractor; null: principal components"),
+    # endregion
     "train.workers": (whole(0), "data loader processes; 0 loads in the training process"),
     "data.path": (ANY, "the file or folder of the data"),
     "data.keys": (ANY, "{field: name of its array in the file}, if they differ"),
