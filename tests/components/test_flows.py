@@ -150,6 +150,11 @@ def test_jacobi_iterations_that_do_not_fit(options: str, message: str) -> None:
         )
 
 
+def test_guidance_that_grows_needs_guidance() -> None:
+    with pytest.raises(DiagnosticError, match="nothing grows without guidance"):
+        load_spec("digits_tarflow", None, [*TINY, "sampler.guidance=null"])
+
+
 def test_guided_densities_are_a_product_of_powers() -> None:
     """One flow of two tokens: log p of what the first becomes is that of c (c / u)^w, up to its normaliser."""
     options = [*STARFLOW, "backbone.guidance=density", "backbone.flows=1", "backbone.depth=1"]

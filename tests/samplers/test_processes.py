@@ -18,7 +18,7 @@ from latentc.components.samplers.adams import deis
 from latentc.components.samplers.ddim import ddim
 from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
 from latentc.components.samplers.dpm_solver_singlestep import dpm_solver_singlestep
-from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.grid import Grid, level_range, nearest
 from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import unipc
 from latentc.ir.builder import ModuleBuilder
@@ -103,6 +103,22 @@ def test_derivatives_inverse_and_ends(name):
     after, before = process.point(times + step), process.point(times - step)
     np.testing.assert_allclose((after.alpha - before.alpha) / (2 * step), point.d_alpha, **near)
     np.testing.assert_allclose((after.sigma - before.sigma) / (2 * step), point.d_sigma, **near)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_levels_of_a_grid_are_positive_and_finite_and_timesteps_the_nearest(name):
+    process = PROCESSES[name]
+    low, high = level_range(process)
+    assert 0 < low < high < np.inf
+    times = inner_times(process) + 0.3
+    found = nearest(process, times)
+    if not process.WHOLE:
+        assert found is times
+        return
+    every = np.arange(float(process.steps))
+    apart = np.abs(process.point(times).level[:, None] - process.point(every).level)
+    np.testing.assert_array_equal(found, every[apart.argmin(axis=1)])
+    assert np.all(process.point(found).sigma > 0.0)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
