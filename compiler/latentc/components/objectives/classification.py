@@ -50,8 +50,8 @@ class Classification(Objective):
         x = b.input(field, network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
         y = given["y"] if "y" in given else b.input("y", i64(B))
-        told = conditions.dropped(b, conditions.operands(b, given))
-        logits = call(b, network, "forward", told, state=x, out="logits")
+        cond = conditions.dropped(b, conditions.operands(b, given))
+        logits = call(b, network, "forward", cond, state=x, out="logits")
         loss = b.cross_entropy(logits, y, out="loss")
         mixed = [name for name in ("y_other", "y_share") if name in spec.data.drawn_fields]
         if mixed:

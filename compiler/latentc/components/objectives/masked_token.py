@@ -96,7 +96,7 @@ class MaskedToken(Objective):
         given = conditions.inputs(b, by_field=True)
         u = b.input("u", f32(B))
         rank = b.input("v", f32(B, length)) if self.independent else b.input("rank", i64(B, length))
-        told = conditions.dropped(b, conditions.operands(b, given))
+        cond = conditions.dropped(b, conditions.operands(b, given))
         tokens = split_digits(b, tokens, port.null, length // count)
         drawn = self.schedule == "truncated_normal" or self.schedule == "beta"
         fraction = u if drawn else hidden_share(b, self.schedule, u)  # type: ignore[arg-type]
@@ -109,9 +109,9 @@ class MaskedToken(Objective):
             masked = b.less(b.cast(rank, to="f32"), b.reshape(most, shape=(B, 1)), out="masked")
         seen = b.where(masked, b.scalar(port.null, tokens), tokens, out="seen")
         if "forward_kept" in network.methods:
-            logits = call(b, network, "forward_kept", told, state=seen, position=rank, out="logits")
+            logits = call(b, network, "forward_kept", cond, state=seen, position=rank, out="logits")
         else:
-            logits = call(b, network, "forward", told, state=seen, out="logits")
+            logits = call(b, network, "forward", cond, state=seen, out="logits")
         values = network.methods["forward"].output("logits").values
         if values is not None and values < int(logits.shape[2]):
             logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")

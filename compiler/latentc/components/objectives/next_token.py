@@ -61,7 +61,7 @@ class NextToken(Objective):
         assert spec.data.tokens is not None
         b = mb.function("loss.terms")
         tokens = b.input("tokens", i64(B, Named(spec.data.tokens.length, "T")))
-        told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
+        cond = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         draws = [*conditions.drawn(), *conditions.draws()]
         if count < spec.data.tokens.length:
             # The network sees a random window of the tokens, and of conditions of the same length.
@@ -69,7 +69,7 @@ class NextToken(Objective):
             where = b.take(b.constant(crops, out="crops"), b.input("corner", i64(B)), axis=0, out="where")
             draws.append(Draw("corner", "integers", {"high": len(crops)}))
             tokens = b.take_along(tokens, where, axis=1, out="tokens")
-            told = {k: cut(forward, k, x, lambda x: b.take_along(x, where, axis=1)) for k, x in told.items()}
+            cond = {k: cut(forward, k, x, lambda x: b.take_along(x, where, axis=1)) for k, x in cond.items()}
         seen = tokens = in_reading_order(b, network, tokens)
         if self.keep < 1.0:
             v, other = b.input("v", f32(B, length)), b.input("other", i64(B, length))
@@ -79,9 +79,9 @@ class NextToken(Objective):
         prefix = b.slice(seen, axis=1, start=0, stop=count - 1, out="given")
         repeated = None
         if TRAINING in network.methods:
-            logits, repeated = call(b, network, TRAINING, told, state=prefix, out="logits repeated")
+            logits, repeated = call(b, network, TRAINING, cond, state=prefix, out="logits repeated")
         else:
-            logits = call(b, network, "forward", told, state=prefix, out="logits")
+            logits = call(b, network, "forward", cond, state=prefix, out="logits")
         counts = counted(b, tokens, spec.data.modelled.end)
         if repeated is not None:
             tokens = b.concat(repeated, tokens, axis=1, out="tokens")

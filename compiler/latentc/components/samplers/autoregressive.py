@@ -96,14 +96,14 @@ class Autoregressive(TokenSampler, ScoringSampler):
                     f"use `{name}: {all_of_them}` for training; bundles can be compiled with another value",
                 )
 
-    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands | None, tokens: Var) -> Var:
+    def token_log_prob(self, b: Builder, network: Network, cond: Operands, null: Operands | None, tokens: Var) -> Var:
         tokens = in_reading_order(b, network, tokens)
         batch, length = tokens.shape[0], int(tokens.shape[1])
         seen = b.slice(tokens, axis=1, start=0, stop=length - 1, out="seen")
         if null is None or self.guidance is None or self.guidance.scale == 1.0:
-            logits = call(b, network, "forward", told, state=seen, out="logits")
+            logits = call(b, network, "forward", cond, state=seen, out="logits")
         else:
-            doubled = {name: b.concat(x, null[name], axis=0) for name, x in told.items()}
+            doubled = {name: b.concat(x, null[name], axis=0) for name, x in cond.items()}
             both = call(b, network, "forward", doubled, state=b.concat(seen, seen, axis=0), out="both")
             given, without = b.split(both, axis=0, sizes=(batch, batch), out="given without")
             guided = self.guided_tokens(length)
@@ -131,12 +131,12 @@ class Autoregressive(TokenSampler, ScoringSampler):
         length = int(network.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
         entry = f"sample.{length}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         scale = b.input("scale", f32(B)) if self.guidance else None
         u = b.input("u", f32(length, B)) if self.temperature else None
-        null = told if scale is None else conditions.null(b, told)
-        logits, *caches = self._prefill(b, network, told, null, scale)
-        came = self._came(b, network, told, logits, length, spec)
+        null = cond if scale is None else conditions.null(b, cond)
+        logits, *caches = self._prefill(b, network, cond, null, scale)
+        came = self._came(b, network, cond, logits, length, spec)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         token, *came = self._picked(b, logits, came, first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
@@ -149,7 +149,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
                 caches = [b.split(c, axis=0, sizes=(B, B), out="cache other")[0] for c in caches]
                 scale = None
             rows = [b.slice(u, axis=0, start=start, stop=stop, out="u_rest")] if u else []
-            shown = _shown(network, told, told if scale is None else null)
+            shown = _shown(network, cond, cond if scale is None else null)
             body = partial(self._step, network, start, tuple(shown), len(came))
             invariants = [*shown.values(), *([scale] if scale is not None else [])]
             carried = [token, *came, *caches]
@@ -169,12 +169,12 @@ class Autoregressive(TokenSampler, ScoringSampler):
         return Program(entry, self.kind, length, length, sources, settings)
 
     def _prefill(
-        self, b: Builder, network: Network, told: Operands, null: Operands, scale: Var | None
+        self, b: Builder, network: Network, cond: Operands, null: Operands, scale: Var | None
     ) -> tuple[Var, ...]:
         names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
         if scale is None:
-            return call(b, network, "prefill", told, out=names)  # type: ignore[no-any-return]
-        return guided_call(b, network, "prefill", told, null, scale, out=names)  # type: ignore[no-any-return]
+            return call(b, network, "prefill", cond, out=names)  # type: ignore[no-any-return]
+        return guided_call(b, network, "prefill", cond, null, scale, out=names)  # type: ignore[no-any-return]
 
     def _step(
         self,
@@ -194,17 +194,17 @@ class Autoregressive(TokenSampler, ScoringSampler):
         position = b.op("add", i, start, out="position")
         names = " ".join(["logits", *["cache"] * len(caches)])
         operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
-        told = dict(zip(shown, kept, strict=False))
+        cond = dict(zip(shown, kept, strict=False))
         if len(kept) > len(shown):
-            null = {name: told.get(f"null_{name}", x) for name, x in told.items()}
-            logits, *caches = guided_call(b, network, "decode", told, null, kept[-1], out=names, **operands)
+            null = {name: cond.get(f"null_{name}", x) for name, x in cond.items()}
+            logits, *caches = guided_call(b, network, "decode", cond, null, kept[-1], out=names, **operands)
         else:
-            logits, *caches = call(b, network, "decode", told, out=names, **operands)
+            logits, *caches = call(b, network, "decode", cond, out=names, **operands)
         token, *came = self._picked(b, logits, came, rows[0] if rows else None)
         return (token, *came, *caches), (token,)
 
     def _came(
-        self, b: Builder, network: Network, told: Operands, logits: Var, length: int, spec: Spec
+        self, b: Builder, network: Network, cond: Operands, logits: Var, length: int, spec: Spec
     ) -> Sequence[Var]:
         """The history of the texts that the network goes on from, with places for `length` tokens; none is kept
         without a penalty."""
@@ -212,11 +212,11 @@ class Autoregressive(TokenSampler, ScoringSampler):
             return ()
         texts = []
         for name in (port.name for port in network.methods["prefill"].inputs if self.penalize_prompt):
-            x = told.get(name)
+            x = cond.get(name)
             model = spec.networks[network.name]
             rows = rows_of(model.class_tokens if isinstance(model, LanguageModel) else None)
-            if x is not None and f"{name}_mask" in told and x.type.dtype == "i64":
-                texts.append((x, told[f"{name}_mask"]))
+            if x is not None and f"{name}_mask" in cond and x.type.dtype == "i64":
+                texts.append((x, cond[f"{name}_mask"]))
             elif x is not None and name == "y" and rows is not None:
                 code, counts = named(b, rows, x)
                 counts = b.full(code, shape=code.shape[1:], value=1.0, dtype="f32") if counts is None else counts
@@ -234,8 +234,8 @@ class Autoregressive(TokenSampler, ScoringSampler):
         return [token, history.came, history.last]
 
 
-def _shown(network: Network, told: Operands, null: Operands) -> dict[str, Var]:
+def _shown(network: Network, cond: Operands, null: Operands) -> dict[str, Var]:
     """Operands of the conditions in decoding steps by port name; with the prefix `null_` if the null value differs."""
     names = [port.name for port in network.methods["decode"].inputs_of("condition")]
-    differing = {f"null_{name}": null[name] for name in names if null[name] is not told[name]}
-    return {name: told[name] for name in names} | differing
+    differing = {f"null_{name}": null[name] for name in names if null[name] is not cond[name]}
+    return {name: cond[name] for name in names} | differing

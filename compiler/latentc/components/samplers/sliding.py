@@ -56,15 +56,15 @@ class Sliding(TokenSampler):
         shown, places = sliding(grid, window)
         seen, entry = shown.shape[1], f"sample.{length}"
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        cond = conditions.operands(b, conditions.inputs(b))
         u = b.input("u", f32(length, B))
-        start = b.full(next(iter(told.values())), shape=(length,), value=0, dtype="i64", out="tokens")
+        start = b.full(next(iter(cond.values())), shape=(length,), value=0, dtype="i64", out="tokens")
         tables = [b.constant(shown, out="shown"), b.constant(places, out="place"), u]
 
         def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
             (tokens,), (here, place, u) = state, row
-            given = dict(zip(told, fixed, strict=True))
-            given = {k: cut(forward, k, x, lambda x: b.take(x, here, axis=1, out="told")) for k, x in given.items()}
+            given = dict(zip(cond, fixed, strict=True))
+            given = {k: cut(forward, k, x, lambda x: b.take(x, here, axis=1, out="cond")) for k, x in given.items()}
             before = b.slice(b.take(tokens, here, axis=1, out="near"), axis=1, start=0, stop=seen - 1, out="before")
             logits = call(b, network, "forward", given, state=before, out="logits")
             logits = b.take(logits, place, axis=1, out="logits")
@@ -74,7 +74,7 @@ class Sliding(TokenSampler):
 
         names = ["tokens", "shown", "place", "u"]
         (tokens,) = b.loop(
-            f"{entry}.step", length, body, invariants=list(told.values()), carried=[start], tables=tables, names=names
+            f"{entry}.step", length, body, invariants=list(cond.values()), carried=[start], tables=tables, names=names
         )
         b.output(tokens)
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other, each from a window of {seen}.")
