@@ -327,3 +327,19 @@ def test_a_class_conditional_project_reads_no_texts() -> None:
     assert not {f"latentc_support/{name}.py" for name in absent} & set(files)
     lines = sum(str(text).count("\n") for path, text in files.items() if path.endswith(".py"))
     assert lines < 3_600
+
+
+def test_pivots_are_drawn_in_one_loop() -> None:
+    spec = load_spec("digits_himar", overrides=["sampler.pivots.steps=6"])
+    text = str(project_files(lower(spec), spec)["sampler.py"])
+    assert text.count("for before, after, weight in") == 1
+
+
+@pytest.mark.parametrize("every", ["null", "4"])
+def test_only_specs_that_ask_for_sample_metrics_get_their_code(every: str) -> None:
+    spec = load_spec("digits_dit", overrides=[f"train.evaluate_every={every}"])
+    files = project_files(lower(spec), spec)
+    asked = every != "null"
+    assert ("latentc_support/evaluate.py" in files) == asked
+    for name in ("config.yaml", "train.py", "README.md", "latentc_support/config.py"):
+        assert ("evaluate_every" in str(files[name])) == asked, name
