@@ -16,6 +16,7 @@ from typing import Any
 import options
 from tiny_systems import SYSTEMS
 
+from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
 from latentc.files import shipped
@@ -90,12 +91,31 @@ def twin(data: dict[str, Any], chance: random.Random) -> str | None:
     return changed
 
 
+def unused_conditions(lowered: Lowered) -> set[str]:
+    """The conditions of networks, by NETWORK.NAME, on which no output of any of their methods depends."""
+    taken, used = set[str](), set[str]()
+    for name, network in lowered.networks.items():
+        for method in network.methods.values():
+            fn = lowered.module.functions[method.function]
+            needed = {*fn.outputs}
+            for node in reversed(fn.nodes):
+                if needed & {*node.outputs}:
+                    needed |= {*node.inputs}
+            own = [
+                (v, f"{name}.{p.name}") for v, p in zip(fn.inputs, method.inputs, strict=True) if p.role == "condition"
+            ]
+            taken |= {condition for _, condition in own}
+            used |= {condition for value, condition in own if value in needed}
+    return taken - used
+
+
 def run(seed: int) -> str:
     """The outcome of a case: `emitted`, or the codes of its diagnostics. Raises whatever else happens."""
     data, changes = crossed(seed)
     try:
         spec = spec_from_text(yaml_from_data(data), "crossed.yaml", None, [])
         lowered = lower(spec)
+        assert not (unused := unused_conditions(lowered)), f"conditions without any effect: {unused}"
         files = project_files(lowered, spec)
         optimised(lowered, spec)
     except DiagnosticError as error:

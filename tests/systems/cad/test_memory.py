@@ -90,6 +90,12 @@ def test_other_networks_remember_nothing() -> None:
         load_spec("dit", overrides=["objective.self_conditioning=0.5"])
 
 
+def test_conditions_that_no_latent_sees_are_refused() -> None:
+    with pytest.raises(DiagnosticError, match="no latent sees the conditions"):
+        load_spec("rin", None, [*RIN.sizes, "backbone.concatenate=false"])
+    lower(load_spec("rin", None, [*RIN.sizes, "backbone.concatenate=false", "backbone.attend=true"]))
+
+
 @pytest.mark.parametrize(
     "guidance",
     ["[{without: [text]}, {without: [coherence]}]", "[{without: [text]}, {kind: memory, absent: [coherence]}]"],

@@ -108,6 +108,9 @@ class Rin(Backbone):
         if not all(t.MEMORY for t in terms) or len({names for t in terms for names in t.left_out(spec) if names}) > 1:
             message = "latents are carried for two branches only: with all conditions, and with some left out"
             yield Problem((), message, "keep only terms in `sampler.guidance` that leave out the same conditions")
+        if self.entries(spec) and not self.concatenate and not self.attend:
+            message = "with `concatenate: false`, no latent sees the conditions unless they attend to them"
+            yield Problem(("concatenate",), message, "set `attend: true`, or leave `concatenate` out")
         if self.concatenate and self.learned(spec) < 1:
             others = self.latents - self.learned(spec)
             message = f"the time and the conditions take {others} latents, which leaves none of the {self.latents}"
