@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -43,16 +44,19 @@ class Like(Backbone):
         return frozenset() if original is None else original.provides(spec)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.original(spec) is None:
+        original = self.original(spec)
+        if original is None:
             others = [n for n, net in spec.networks.items() if isinstance(net, Backbone) and not isinstance(net, Like)]
             what = "is itself `like` another network" if self.network in spec.networks else "does not exist"
             yield Problem(("network",), f"network `{self.network}` {what}", f"name one of {', '.join(others)}")
-
         elif self.conditions is not None:
-            yield from self._built(spec).problems_of_conditions(spec)
+            known = {problem.message for problem in original.problems(spec)}
+            for problem in self._built(spec).problems(spec):
+                if problem.message not in known:
+                    yield replace(problem, path=("conditions",))
 
     def _built(self, spec: Spec) -> Backbone:
-        """The other network, told the conditions of this one."""
+        """The other network with the conditions of this one."""
         original = self.original(spec)
         assert original is not None  # `problems` has looked
         return original if self.conditions is None else original.model_copy(update={"conditions": self.conditions})

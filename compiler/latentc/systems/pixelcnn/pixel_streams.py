@@ -82,10 +82,12 @@ def shifted_conv(
     return b.conv(x, weight, bias, stride=stride, padding=(0, 1 if stream == "u" else 0), out="h")  # type: ignore[no-any-return]
 
 
-def row_conv(b: Builder, name: str, pair: Var, channels: Any, normed: bool, stride: int = 1, std: float = 1.0) -> Var:
+def row_conv(
+    b: Builder, name: str, pair: Var, channels: Any, normed: bool, stride: int = 1, std: float = 1.0, out: str = "h"
+) -> Var:
     """The same in the stream `u` for one row, given it and the one above: f32[B, C, 2, W]."""
     weight, bias = weights(b, name, channels, pair.shape[1], KERNELS["u"], normed, std)
-    return b.conv(pair, weight, bias, stride=stride, padding=(0, 1), out="h")  # type: ignore[no-any-return]
+    return b.conv(pair, weight, bias, stride=stride, padding=(0, 1), out=out)  # type: ignore[no-any-return]
 
 
 def cell_conv(b: Builder, name: str, patch: Var, channels: Any, normed: bool, std: float = 1.0) -> Var:
@@ -170,8 +172,8 @@ def map_block(stream: str, skip: bool, cond: bool, normed: bool, dropout: float)
         """Two convolutions, the second gated; the block is also conditioned on `a`."""
         a, c = others[:skip], others[skip : skip + cond]
         h = shifted_conv(b, "conv_input.conv", doubled_elu(b, x), width, stream, normed)
-        for told_beside in a:
-            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
+        for skipped in a:
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, skipped), width, normed), out="h")
         h = doubled_elu(b, h)
         h = b.dropout(h, p=dropout, out="h") if dropout else h
         h = shifted_conv(b, "conv_out.conv", h, 2 * width, stream, normed, std=GATED_STD)
@@ -189,8 +191,8 @@ def row_block(skip: bool, cond: bool, normed: bool) -> BlockBody:
         """The block for one row, given the row above of x and of what is inside: the row, and what is inside."""
         a, c = others[:skip], others[skip : skip + cond]
         h = row_conv(b, "conv_input.conv", doubled_elu(b, b.concat(above, x, axis=2)), width, normed)
-        for told_beside in a:
-            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
+        for skipped in a:
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, skipped), width, normed), out="h")
         hidden = h
         h = b.concat(above_hidden, h, axis=2)
         h = row_conv(b, "conv_out.conv", doubled_elu(b, h), 2 * width, normed, std=GATED_STD)
@@ -217,8 +219,8 @@ def cell_block(skip: bool, cond: bool, normed: bool) -> BlockBody:
         a, c = others[:skip], others[skip : skip + cond]
         own = column(b, above, x)
         h = cell_conv(b, "conv_input.conv", doubled_elu(b, patch(b, left, own)), width, normed)
-        for told_beside in a:
-            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width, normed), out="h")
+        for skipped in a:
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, skipped), width, normed), out="h")
         inside = column(b, above_hidden, h)
         h = doubled_elu(b, patch(b, left_hidden, inside))
         h = cell_conv(b, "conv_out.conv", h, 2 * width, normed, std=GATED_STD)

@@ -108,7 +108,8 @@ class Drawing:
         first: Var | None,
     ) -> dict[tuple[str, int], Var]:
         """The stream `u` of row r of a period, as cells [W, N, B, C] by ("up" or "down", level)."""
-        x = _masked(b, row_conv(b, "u_init.conv", seen, self.width, self.normed), first)
+        # What enters a level is one of its skips: under one name, so that all levels are of one class.
+        x = _masked(b, row_conv(b, "u_init.conv", seen, self.width, self.normed, out="skip"), first, "skip")
         ups: dict[int, tuple[Var, Var]] = {}
         found: dict[tuple[str, int], Var] = {}
         kept: dict[int, Var] = {}
@@ -116,7 +117,8 @@ class Drawing:
             if level:
                 above = last(b, per[level - 1][0], "above")
                 pair = b.concat(above, last(b, ups[level - 1][1], "u"), axis=2, out="pair")
-                x = row_conv(b, f"downsize_u_stream.{level - 1}.conv", pair, self.width, self.normed, stride=2)
+                name = f"downsize_u_stream.{level - 1}.conv"
+                x = row_conv(b, name, pair, self.width, self.normed, stride=2, out="skip")
             body = row_level(self.blocks, True, bool(self.c), self.normed)
             operands = (x, per[level][0], *self.c)
             outs, kept[level] = b.sub(f"up_layers.{level}", body, *operands, out="u kept", width=self.width)
@@ -306,9 +308,9 @@ def upsizing(
     return weight, b.param(f"{name}.bias", f32(width), "zeros")
 
 
-def _masked(b: Builder, x: Var, inside: Var | None) -> Var:
+def _masked(b: Builder, x: Var, inside: Var | None, out: str = "h") -> Var:
     """x, or nothing where `inside` f32[1] is 0: what is shifted in at the edge has no bias either."""
-    return x if inside is None else b.mul(x, inside, out="h")  # type: ignore[no-any-return]
+    return x if inside is None else b.mul(x, inside, out=out)  # type: ignore[no-any-return]
 
 
 def _cells(b: Builder, rows: Var) -> Var:
