@@ -234,3 +234,9 @@ def test_a_scale_that_a_network_is_told_keeps_its_name() -> None:
             None,
             ["networks.weak={kind: like}", "sampler.guidance={kind: autoguidance, network: weak}"],
         )
+
+
+def test_a_network_like_another_that_cannot_do_without_conditions_is_refused() -> None:
+    """Its own list of conditions is checked as that of the other network would be."""
+    with pytest.raises(DiagnosticError, match="begins with a condition, but here it takes none"):
+        load_spec("digits_llamagen", None, ["networks.weak={kind: like, conditions: []}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -225,7 +226,9 @@ class Builder(Appending):
 
     def sub(self, name: str, block: BlockBody, *operands: Var, out: str = "", **static: Any) -> Any:
         """Applies a block under state-dict prefix `name`, building its function at first use."""
-        fn = self.module.define(block, [x.type for x in operands], static, [x.value.name for x in operands])
+        # Without the numbers that make names unique here, so that one block reads the same wherever it is used.
+        names = [re.sub(r"_\d+$", "", x.value.name) for x in operands]
+        fn = self.module.define(block, [x.type for x in operands], static, names)
         return self.call(fn, name, *operands, args=static, out=out)
 
     def call(self, fn: str, name: str, *operands: Var, args: Mapping[str, Any] | None = None, out: str = "") -> Any:

@@ -11,6 +11,7 @@ from random_weights import random_weights
 
 from latentc import api
 from latentc.checkpoint import network_params
+from latentc.emit import model_source
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.costs import flops
 from latentc.ir.interpret import Interpreter
@@ -156,3 +157,13 @@ def test_a_pixel_has_probabilities_that_add_up_to_one(channels: int) -> None:
     oracle = Interpreter(mb.finish(), {})
     (log_p,) = oracle.run("log_prob", np.repeat(one, count, 1), values)
     assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_levels_of_all_sizes_are_of_one_class(blocks: int) -> None:
+    """Drawing treats rows of two pixels as any others, whatever the values of the levels are called."""
+    spec = load_spec(
+        "pixelcnn_pp", None, [*SIZES, f"backbone.blocks={blocks}", "backbone.levels=3", "data={kind: digits}"]
+    )
+    text = model_source(lower(spec))
+    assert text.count("class DownLevel") == 2 and text.count("class UpLevel") == 1  # the coarsest lacks a skip
