@@ -61,7 +61,8 @@ def originals() -> dict[str, Path]:
         torch.save(tensors, folder / "w.pt")
         state = {"step": 7, "networks": {"main": tensors}, "averages": {"main": tensors}, "others": {}}
         alone = SimpleNamespace(parallel="none", main=True)
-        write_checkpoint({**state, "optimizers": [{"state": {0: tensors}}]}, alone, folder / "step-00000007")
+        moments = {f"main/{name}/exp_avg": tensor for name, tensor in tensors.items()}
+        write_checkpoint({**state, "moments": moments}, alone, folder / "step-00000007")
         files |= {"w.pt": folder / "w.pt", "step-00000007": folder / "step-00000007"}
     bundle = tiny_bundle("digits_dit", folder / "bundle", [*TINY_DIT, "sampler.steps=2"])
     return {**files, "bundle": bundle}
