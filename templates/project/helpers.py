@@ -380,8 +380,8 @@ def mp_silu(x: Tensor) -> Tensor:
 
 
 def mp_sum(x: Tensor, y: Tensor, balance: float) -> Tensor:
-    """x and y in the shares 1 - balance and balance, at unit magnitude (Karras et al. 2024)."""
-    return torch.lerp(x, y, balance) / math.hypot(1 - balance, balance)
+    """x and y in the shares 1 - balance and balance, at unit magnitude (Karras et al. 2024), in the precision of x."""
+    return torch.lerp(x, y.type_as(x), balance) / math.hypot(1 - balance, balance)
 
 
 def mp_concat(x: Tensor, y: Tensor, dim: int, balance: float) -> Tensor:

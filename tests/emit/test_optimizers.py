@@ -22,6 +22,7 @@ from latentc import components
 from latentc.components.optimizer import Optimizer
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_from_lowered
+from latentc.emit.helpers import helper_source
 from latentc.emit.optimizers import training_files
 from latentc.emit.project import config_of
 from latentc.files.templates import template
@@ -149,6 +150,24 @@ def test_muon_moves_the_rest_as_adamw_does(optimizers: ModuleType) -> None:
     for name, p in ours.named_parameters():
         if p.ndim == 1 or name == "0.weight":
             torch.testing.assert_close(p, theirs.get_parameter(name), rtol=1e-5, atol=1e-7)
+
+
+def test_sam_leaves_weights_without_a_gradient() -> None:
+    sam: dict[str, Any] = {}
+    exec(template("project/support/sam.py"), sam)
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
+    used.sum().backward()
+    moves = sam["climb"]([used, unused], 0.1)
+    assert torch.equal(unused.detach(), torch.ones(3)) and not moves[1].any()
+    assert torch.allclose(moves[0].norm(), torch.tensor(0.1))
+
+
+def test_sums_of_unequal_precision_are_those_of_the_first_operand() -> None:
+    """Under autocast, layers give half precision and embeddings do not."""
+    helpers: dict[str, Any] = {}
+    exec("import math, torch\nfrom torch import Tensor\n" + helper_source(["mp_sum"]), helpers)
+    total = helpers["mp_sum"](torch.ones(2, dtype=torch.float16), torch.zeros(2), balance=0.5)
+    assert total.dtype == torch.float16 and torch.allclose(total.float(), torch.full((2,), 0.5**0.5), atol=1e-3)
 
 
 def test_sam_climbs_by_its_radius() -> None:
