@@ -208,10 +208,9 @@ def test_triton_takes_its_conditions(made: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("made", ["dp3"], indirect=True)  # the others have one network, as those of images
 def test_it_trains_on_several_processes(made: Made, tmp_path: Path) -> None:
     """DDP and FSDP give the same weights, of every network."""
-    if made.system.spec != "dp3":
-        return  # with one network, as those of images
     found = {}
     for parallel in ("ddp", "fsdp"):
         out = tmp_path / parallel

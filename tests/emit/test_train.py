@@ -111,7 +111,7 @@ JUDGED = ["--evaluate_every", "8", "--evaluate_samples", "16"]
 def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
     flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8", "--sample_every", "8", *JUDGED]
     if project.name != "digits_biggan" and parallel == "fsdp":
-        return  # of one network: tests/emit/test_sharded_checkpoints.py
+        pytest.skip("sharded checkpoints of one network: tests/emit/test_sharded_checkpoints.py")
     said = two_processes(project, *flags, "--out", f"runs/{parallel}")
     assert "step 8: fd_principal " in said and "recall" in said
     assert (project / f"runs/{parallel}/samples/00000008.png").is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -285,17 +285,7 @@ def test_gradients(case: Loss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert case.numbers not in ROUNDING or excess(gradient, wanted, case.numbers) <= LIMIT, output
 
 
-def engines_in_turn(cases: list[tuple[Any, Sequence[str]]]) -> list[tuple[Any, str]]:
-    """Every case by the oracle and PyTorch, and by one of its engines in turn: `verify` compares these for systems."""
-    chosen = []
-    for place, (case, backends) in enumerate(cases):
-        engines = [backend for backend in backends if backend not in ("oracle", "torch")]
-        left = [backend for backend in backends if backend not in engines]
-        chosen += [(case, backend) for backend in (*left, *engines[place % max(len(engines), 1) :][:1])]
-    return chosen
-
-
-SAMPLED = engines_in_turn([(case, case.backends) for case in CASES if isinstance(case, Sampler)])
+SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for backend in case.backends]
 
 
 @pytest.mark.parametrize(("case", "backend"), SAMPLED, ids=lambda value: getattr(value, "numbers", value))

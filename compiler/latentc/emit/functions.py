@@ -23,11 +23,11 @@ _SHORT = 8  # elements of an integer constant that is written out
 class Functions:
     """Prints free functions; `texts` collects the definitions of a file, `constants` the arrays of the side file.
 
-    `files`: the classes of the files that define the networks, which the functions call.
+    `classes`: those of the files that define the networks, whose methods the functions call.
     """
 
-    def __init__(self, module: Module, files: Sequence[Classes] = ()) -> None:
-        self.module, self.files = module, files or [Classes(module)]
+    def __init__(self, module: Module, classes: Sequence[Classes] = ()) -> None:
+        self.module, self.classes = module, classes or [Classes(module)]
         self.texts: list[str] = []
         self.constants = Constants()
         self.schedules = Schedules()
@@ -135,8 +135,8 @@ class Functions:
                 self.helpers["under"] = None
                 weights = [f"under(weights, {literal(name).code})"]
             return call(python, [*(variable_of(n) for n in self.networks(fn)), *weights, *args])
-        classes = next((file for file in self.files if fn in file.printed), self.files[-1])
-        return classes.of(fn).called(fn, variable_of(name), args)
+        file = next((classes for classes in self.classes if fn in classes.printed), self.classes[-1])
+        return file.of(fn).called(fn, variable_of(name), args)
 
     def _table(self, name: str, array: np.ndarray[Any, Any], like: str) -> Text:
         if array.dtype.kind != "f" and array.size <= _SHORT:

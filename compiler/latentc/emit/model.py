@@ -27,7 +27,7 @@ LABELS = {"B": "batch", "T": "tokens", "D": "width", "C": "channels", "H": "head
 class ModelFile:
     """model.py: its text, its large constants, and the constructor arguments of each network.
 
-    `offered` are the arguments that can change by themselves, which config.yaml has. `classes` has what calls need.
+    `offered` are the arguments that can change by themselves, which config.yaml has. `classes` prints calls of methods.
     """
 
     text: str

@@ -44,7 +44,7 @@ def reached_only(
 
 
 class _Mentions:
-    """What a piece of code mentions, without some of its nodes."""
+    """Names, members, other words and imports in a piece of code, without some of its nodes."""
 
     def __init__(self, root: ast.AST, apart: Collection[ast.AST] = ()) -> None:
         self.variables = _bound(root)
@@ -208,8 +208,9 @@ class _Walk:
     def scan(self, module: _Module, node: ast.AST, with_parts: bool = True) -> None:
         """Reaches what a statement mentions, without the parts that may be left out unless `with_parts`."""
         found = module.mentions(node, with_parts)
-        names, self.finds = {*found.names}, self.finds or "import_module" in {m for _, m in found.members} | found.words
+        names = {*found.names}
         for name, member in found.members:
+            self.finds |= member == "import_module"
             if path := self.module_of(module, name):
                 self.reach((path, member))
             else:
@@ -221,8 +222,8 @@ class _Walk:
                 self.reach((module.path, name))
             elif name in module.imported:
                 self.reach(module.imported[name])
-        for node in found.imports:
-            for _, key in module.bindings(node):
+        for statement in found.imports:
+            for _, key in module.bindings(statement):
                 self.reach(key)
 
     def module_of(self, module: _Module, name: str) -> str:

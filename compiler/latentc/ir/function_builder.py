@@ -224,7 +224,7 @@ class Builder(Appending):
 
     # ---- other functions
 
-    def sub(self, name: str, block: BlockBody, *operands: Var, out: str = "", **static: Any) -> Any:
+    def sub(self, name: str, block: BlockBody, /, *operands: Var, out: str = "", **static: Any) -> Any:
         """Applies a block under state-dict prefix `name`, building its function at first use."""
         # Without the numbers that make names unique here, so that one block reads the same wherever it is used.
         names = [re.sub(r"_\d+$", "", x.value.name) for x in operands]

@@ -18,7 +18,7 @@ from latentc.components.objective import Objective
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Module, Value, callees, parameters, reachable, walk
+from latentc.ir.core import Module, Node, Value, parameters, reachable, walk
 from latentc.ir.ops import OPS
 from latentc.ir.ops.experts import EXPERTS
 from latentc.ir.verify import verify
@@ -247,20 +247,20 @@ def _check_training(module: Module, networks: dict[str, Network], updates: Seque
                 message = f"the objective trains network `{name}`, but none of its weights is left to train"
                 mend = f"set `networks.{name}.frozen: false`" if not backbone.trainable else "freeze fewer weights"
                 raise DiagnosticError.of("E0305", message, spec.span("networks", name, key), help=mend)
-    for update in updates:
-        _check_forward_mode(spec, module, module.entries[update.loss])
-    if spec.train.recompute and any(_uses(module, module.entries[update.loss], "jvp") for update in updates):
+    losses = tuple(module.entries[update.loss] for update in updates)
+    derived = [n for fn in reachable(module, losses) for n in module.functions[fn].nodes if n.op == "jvp"]
+    _check_forward_mode(spec, module, derived)
+    if spec.train.recompute and derived:
         message = "the loss is differentiated forwards (jvp), and blocks of that pass cannot be recomputed"
         mend = "leave it out; `train.accumulate` reduces memory, too"
         raise DiagnosticError.of("E0305", message, spec.span("train", "recompute"), help=mend)
 
 
-def _check_forward_mode(spec: Spec, module: Module, loss: str) -> None:
-    """DiagnosticError E0305 if a network that the loss differentiates forwards changes its own tensors in training.
+def _check_forward_mode(spec: Spec, module: Module, derived: Sequence[Node]) -> None:
+    """DiagnosticError E0305 if a network that a `jvp` node differentiates changes its own tensors in training.
 
     PyTorch's transform of functions refuses in-place operations on tensors that they do not take as arguments.
     """
-    derived = (node for fn in reachable(module, (loss,)) for node in module.functions[fn].nodes if node.op == "jvp")
     for node in derived:
         inside = reachable(module, (node.attrs["fn"],))
         ops = {n.op for fn in inside for n in module.functions[fn].nodes}
@@ -269,12 +269,6 @@ def _check_forward_mode(spec: Spec, module: Module, loss: str) -> None:
             message = f"the loss differentiates `{name}` forwards (jvp), but its `{changing[0]}` changes it in training"
             mend = "use another objective, or a network without this operation"
             raise DiagnosticError.of("E0305", message, spec.span("networks", name), help=mend)
-
-
-def _uses(module: Module, function: str, op: str) -> bool:
-    """True if a function, or one it calls, has a node of this op."""
-    nodes = module.functions[function].nodes
-    return any(node.op == op or any(_uses(module, c, op) for c in callees(node)) for node in nodes)
 
 
 def _check_names(patterns: tuple[str, ...], paths: set[str], whose: str, span: Span | None) -> None:

@@ -82,7 +82,7 @@ def _mapped(expr: Stored) -> np.ndarray:
             # Reading mapped memory beyond the end of a file would be a bus error, so check first.
             if os.fstat(file.fileno()).st_size < expr.offset + expr.nbytes:
                 raise _changed(expr, "it is shorter than when it was opened")
-            # `np.memmap` does the same, but takes ten times as long, as long as reading a small tensor.
+            # `np.memmap` would resolve the path for every tensor, which takes longer than mapping it.
             pages = mmap.mmap(file.fileno(), before + expr.nbytes, access=mmap.ACCESS_READ, offset=expr.offset - before)
     except OSError as error:
         raise _changed(expr, error.strerror or str(error)) from error

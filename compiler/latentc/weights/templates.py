@@ -80,7 +80,7 @@ class Template:
 
     @cached_property
     def head(self) -> str | None:
-        """What names of this form begin with up to the first dot; None if that is not always the same."""
+        """The part before the first dot of every name of this form; None if it varies."""
         first = self.literals[0]
         return first.partition(".")[0] if "." in first or not self.fields else None
 

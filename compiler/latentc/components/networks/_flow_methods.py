@@ -212,7 +212,7 @@ _METHODS: dict[Guidance, str] = {
 def _of_one(
     b: Builder, parts: Flow, h: Var, position: Var, length: Any, rotary: Sequence[Var]
 ) -> tuple[Var, list[Var]]:
-    """What one input attends to, or the first one after the tokens of conditions, and its rows of rotary tables."""
+    """Cache positions seen by one input, or by the first with the conditions before it, and rows of rotary tables."""
     count = h.shape[1]
     if parts.prefix and int(count) > 1:
         seen = b.less_equal(b.arange(length), b.reshape(b.arange(count), shape=(count, 1)))

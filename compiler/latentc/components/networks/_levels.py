@@ -261,7 +261,7 @@ class Path(ABC):
         return x
 
     def read(self, x: Var) -> Var:
-        """The prediction, from the last feature map of level 0."""
+        """The prediction [B, C_out, ...], from the last feature map [B, C, ...] of level 0."""
         return x
 
 

@@ -226,12 +226,12 @@ class _Local:
     others: Var
     caches: tuple[Var, ...]
 
-    def recalling(self, b: Builder, before: int, behind: Any) -> Recalling:
-        """Evaluates conditions anew: `before` tokens before those of the data, and `behind` after them."""
+    def recalling(self, b: Builder, before: int, after: Any) -> Recalling:
+        """Evaluates conditions anew: `before` tokens before those of the data, and `after` after them."""
         sides = [
             b.full(self.others, shape=(count,), value=value, dtype="f32")
             for value in (0.0, 1.0)
-            for count in (before, behind)
+            for count in (before, after)
             if int(count)
         ]
         old, new = sides[: len(sides) // 2], sides[len(sides) // 2 :]

@@ -40,8 +40,8 @@ class LanguageModel(Backbone):
     `prefill`: conditions -> logits f32[B, V] of the first token, caches. `decode`: token i64[B], position i64[] (the
     number of the token that is wanted), caches -> logits f32[B, V], caches. `score`: conditions -> log-probability in
     nats of the prompt's tokens after the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
-    scores f32[B, K] of a class and the K - 1 after it, times a learned number; with `class_bias` it is told the class,
-    too, and adds a number of each. `read`, if the objective asks for it: tokens i64[B, T - 1] -> logits
+    scores f32[B, K] of a class and the K - 1 after it, times a learned number; with `class_bias` it also takes the
+    class, and adds a number of each. `read`, if the objective asks for it: tokens i64[B, T - 1] -> logits
     f32[B, T - 1, V] of the tokens after each of them, which nothing precedes.
     """
 

@@ -206,18 +206,18 @@ class TransformerFlow(Backbone):
 
     def signatures(self, spec: Spec, name: str) -> dict[str, Signature]:
         """Inputs and roles of outputs of each method."""
-        shape, told = spec.data.shape, ports_of(self.entries(spec))
+        shape, cond = spec.data.shape, ports_of(self.entries(spec))
         assert shape is not None
         frames = self.layout(spec).frames or 1
         length = frames * (shape[-2] // self.patch) * (shape[-1] // self.patch)
-        null = tuple(Port(f"null_{p.name}", p.type, "condition", p.values, p.null) for p in told)
+        null = tuple(Port(f"null_{p.name}", p.type, "condition", p.values, p.null) for p in cond)
         latent = Port("z", f32(B, length, shape[0] * self.patch**2), "noise")
         guided = length - (not self.start_token)
         temperature, scale = Port("temperature", f32(B), "scale"), Port("scale", f32(guided, B), "scale")
         found: dict[str, Signature] = {
-            "forward": ((Port("x", f32(B, *shape), "state"), *told), ("output", "log_det")),
-            "inverse": ((latent, *told), ("output",)),
-            "guided_inverse": ((latent, *told, *null, temperature, scale), ("output",)),
+            "forward": ((Port("x", f32(B, *shape), "state"), *cond), ("output", "log_det")),
+            "inverse": ((latent, *cond), ("output",)),
+            "guided_inverse": ((latent, *cond, *null, temperature, scale), ("output",)),
         }
         if asked(spec, name, "norms"):
             found[TRAINING] = found["forward"][0], ("output", "log_det", "penalty")
@@ -244,14 +244,14 @@ class TransformerFlow(Backbone):
 
     def flow(self, i: int, entries: tuple[Entry, ...], layout: Layout) -> Flow:
         """The parts of flow i."""
-        told, prefix = self.conditioned(i), layout.prefix
+        conditioned, prefix = self.conditioned(i), layout.prefix
         final_norm = self.final_norm
         assert final_norm is None or isinstance(final_norm, TokenNorm)
         return Flow(
             self.block,
             self.weights,
-            entries if told else (),
-            prefix if told else 0,
+            entries if conditioned else (),
+            prefix if conditioned else 0,
             self.positions is not None,
             self.start_token,
             self.scale,

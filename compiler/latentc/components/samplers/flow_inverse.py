@@ -122,7 +122,7 @@ class FlowInverse(Sampler):
         return self.denoise > 0
 
     def denoised(self, b: Builder, mb: ModuleBuilder, networks: Mapping[str, Network], cond: Operands, x: Var) -> Var:
-        """The sample after the last step."""
+        """The sample x [B, ...] after the last step."""
         if not self.denoise:
             return x
         network = networks["main"]

@@ -337,7 +337,7 @@ def _blocks(rest: Rest) -> Blocks:
 def _of_several(
     b: Builder, parts: Flow, h: Var, position: Var, length: Any, rotary: Sequence[Var]
 ) -> tuple[Var, list[Var]]:
-    """What each of several inputs attends to, the first at cache position `position`, and rows of rotary tables."""
+    """Cache positions seen by each of several inputs, the first at `position`, and rows of rotary tables."""
     count = h.shape[1]
     own = b.op("add", position, b.arange(count), out="own")
     seen = b.less_equal(b.arange(length), b.reshape(own, shape=(count, 1)))
