@@ -14,9 +14,9 @@ from tiny_pipelines import pipeline
 
 from latentc import api
 from latentc.cli import run
-from latentc.components.diffusers import MODELS, SCHEDULERS
 from latentc.diagnostics import DiagnosticError
 from latentc.interchange import export_diffusers
+from latentc.interchange.diffusers import MODELS, SCHEDULERS
 from latentc.spec import load_spec, spec_from_text
 
 

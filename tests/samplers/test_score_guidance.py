@@ -12,7 +12,6 @@ from bundles import tiny_bundle
 from random_weights import random_weights
 
 from latentc.checkpoint import network_params
-from latentc.components.guidance.scores.event import log_normal_cdf
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
@@ -20,6 +19,7 @@ from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
 from latentc.spec import load_spec
+from latentc.systems.event.event import log_normal_cdf
 from latentc.verify.run import verify
 
 RNG = np.random.default_rng(13)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from latentc.checkpoint import computed, name_map, network_params, network_types, symbols
 from latentc.components.contract import Lowered
-from latentc.components.diffusers import Data
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.files import shipped
+from latentc.interchange.diffusers import Data
 from latentc.interchange.folders import Found
 from latentc.lower import lower, lower_networks
 from latentc.spec import Spec, variant_names

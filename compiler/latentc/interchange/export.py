@@ -13,11 +13,11 @@ import numpy as np
 from latentc.checkpoint import check_complete, check_inverse, name_map, network_types, symbols
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered
-from latentc.components.diffusers import MODELS, SCHEDULERS, USUAL, Data, Model, Scheduler, Unequal, asked
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import DiagnosticError
 from latentc.export.folder import new_folder
+from latentc.interchange.diffusers import MODELS, SCHEDULERS, USUAL, Data, Model, Scheduler, Unequal, asked
 from latentc.interchange.folders import CONFIG, INDEX, PIPELINES, SCHEDULER_CONFIG, Pipeline, merged
 from latentc.interchange.imported import MARKER, check_free
 from latentc.lower import lower

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from latentc.components.diffusers import MODELS, SCHEDULERS, Config, Data, wrong_class
 from latentc.diagnostics import DiagnosticError
+from latentc.interchange.diffusers import MODELS, SCHEDULERS, Config, Data, wrong_class
 from latentc.spec import load_spec
 from latentc.weights import materialise, open_weights
 from latentc.weights.rules import parse_map

@@ -11,7 +11,11 @@ Rows in docs/systems.yaml: dimr.
 COMPONENTS = {
     "blocks/conditions": {"time_norm": "time_norm"},
     "blocks/mixers": {"axial_attention": "axial_rotary", "convnext_conv": "convnext_conv"},
-    "blocks/norms": {"timed_rms_norm": "timed_rms_norm"},
+    "blocks/norms": {
+        "first_token_rms_norm": "first_token_rms_norm",
+        "timed_layer_norm": "timed_norms",
+        "timed_rms_norm": "timed_norms",
+    },
     "conditions": {"scalar": "scalar"},
     "networks": {"multi_resolution": "multi_resolution"},
     "objectives/denoising_terms": {"multi_scale": "multi_scale"},

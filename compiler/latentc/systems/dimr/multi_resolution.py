@@ -18,7 +18,6 @@ from latentc.components import Closed, Component
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.feature_map import as_map, as_tokens
-from latentc.components.blocks.norms.timed_layer_norm import TimedLayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
@@ -29,6 +28,7 @@ from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.dimr.axial_rotary import AxialAttention
+from latentc.systems.dimr.timed_norms import TimedLayerNorm
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -8,6 +8,8 @@ tests/test_parameter_counts.py.
 Rows in docs/systems.yaml: dis.
 """
 
+BASES = ("uvit",)
+
 COMPONENTS = {
     "blocks/mixers": {"selective_scan": "selective_scan"},
     "networks": {"dis": "dis"},

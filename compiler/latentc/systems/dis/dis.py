@@ -18,9 +18,9 @@ from latentc.components import Component, OneOf
 from latentc.components.blocks.stochastic_depth import DropPath, dropped, dropping, growing_rates
 from latentc.components.decoding import Given
 from latentc.components.kit.patches import image
-from latentc.components.networks._one_sequence import OneSequence, without_prefix
 from latentc.components.parts import Mixer, Norm, Problem, TokenNorm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
+from latentc.systems.uvit.one_sequence import OneSequence, without_prefix
 
 
 class Dis(OneSequence):

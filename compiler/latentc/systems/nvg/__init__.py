@@ -8,6 +8,8 @@ Tests: tests/systems/nvg, tests/parity/nvg.py.
 Rows in docs/systems.yaml: nvg, vq_multi_granularity.
 """
 
+BASES = ("var",)
+
 COMPONENTS = {
     "blocks/bottlenecks": {"granularity_codebook": "granularity_codebook"},
     "networks": {

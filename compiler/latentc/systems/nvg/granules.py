@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from latentc.components.blocks.scales import (
+from latentc.components.kit.tokens import rows
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.systems.var.scales import (
     Scales,
     closeness,
     codebook_nearest,
@@ -23,8 +25,6 @@ from latentc.components.blocks.scales import (
     codebook_table,
     smoothed,
 )
-from latentc.components.kit.tokens import rows
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 TAKEN = 1e30
 """Distance of what is clustered already."""

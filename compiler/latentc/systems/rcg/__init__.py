@@ -10,4 +10,5 @@ Rows in docs/systems.yaml: rcg, rcg_ldm, rcg_mage.
 
 COMPONENTS = {
     "conditions": {"representation": "representation"},
+    "networks": {"vector_mlp": "vector_mlp"},
 }

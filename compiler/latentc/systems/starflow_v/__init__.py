@@ -8,6 +8,8 @@ Tests: tests/systems/starflow_v, tests/parity/starflow_v.py.
 Rows in docs/systems.yaml: starflow_v.
 """
 
+BASES = ("tarflow",)
+
 COMPONENTS = {
     "networks": {"noise_estimator": "noise_estimator", "video_flow": "video_flow"},
     "objectives": {"flow_and_denoiser": "flow_and_denoiser"},

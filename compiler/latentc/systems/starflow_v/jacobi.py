@@ -15,11 +15,11 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.kit.stacks import entry
-from latentc.components.networks._flow_block import Flow
-from latentc.components.networks._flow_methods import Inversion, Rest, decoding
 from latentc.ir.builder import BlockBody, Builder, Var
 from latentc.ir.types import B
 from latentc.ir.var import as_tuple
+from latentc.systems.tarflow.flow_block import Flow
+from latentc.systems.tarflow.flow_methods import Inversion, Rest, decoding
 
 
 class FixedPoint(Closed):

@@ -23,11 +23,11 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import BlockForm
-from latentc.components.networks._flow_methods import OF_NETWORK
-from latentc.components.networks._frames import Layout, layout_of, patches, rotary_tables, sample_of
 from latentc.components.parts import Positions, Problem, TokenNorm, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
+from latentc.systems.tarflow.flow_methods import OF_NETWORK
+from latentc.systems.tarflow.frames import Layout, layout_of, patches, rotary_tables, sample_of
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -15,13 +15,13 @@ from latentc.components.backbone import asked
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry
 from latentc.components.contract import Port
-from latentc.components.networks._flow_methods import METHODS, Inversion, Method, inverted, normalised
-from latentc.components.networks._frames import Layout, rotary_tables
-from latentc.components.networks.transformer_flow import Signature, TransformerFlow
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 from latentc.ir.types import B
 from latentc.systems.starflow_v.jacobi import AfterGiven, Jacobi
+from latentc.systems.tarflow.flow_methods import METHODS, Inversion, Method, inverted, normalised
+from latentc.systems.tarflow.frames import Layout, rotary_tables
+from latentc.systems.tarflow.transformer_flow import Signature, TransformerFlow
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -13,10 +13,10 @@ from pydantic import Field
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.unet.layers import conv
 from latentc.components.kit.patches import image
-from latentc.components.networks._one_sequence import OneSequence, without_prefix
 from latentc.components.networks._stages import long_skips
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import Builder, Var
+from latentc.systems.uvit.one_sequence import OneSequence, without_prefix
 
 
 class Uvit(OneSequence):

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from latentc.components import Size
 from latentc.components.blocks.bottleneck import Bottleneck
-from latentc.components.blocks.scales import Scales
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B, TensorType
+from latentc.systems.var.scales import Scales
 
 
 class MultiScaleCodebook(Bottleneck):

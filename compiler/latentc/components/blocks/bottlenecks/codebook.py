@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.bottleneck import SelectedRows
-from latentc.components.blocks.scales import unit
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 LEAST = 1e-5
 """Added to a probability whose logarithm is taken."""
+EPS = 1e-12
+"""Least length that a vector is divided by."""
 
 
 class Codebook(SelectedRows):
@@ -185,3 +186,9 @@ class Codebook(SelectedRows):
 
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         return i64(B, rows * columns)
+
+
+def unit(b: Builder, x: Var) -> Var:
+    """Rows of x f32[K, Z] divided by their length."""
+    length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
+    return b.div(x, b.maximum(length, EPS), out="unit")  # type: ignore[no-any-return]

@@ -10,9 +10,9 @@ from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.conditions.label import Label, classes_of
 from latentc.components.conditions.timestep import Timestep
-from latentc.components.diffusers.equivalent import Config, Data, Model, asked
 from latentc.components.networks.patch_transformer import PatchTransformer
 from latentc.components.objective import Objective
+from latentc.interchange.diffusers.equivalent import Config, Data, Model, asked
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

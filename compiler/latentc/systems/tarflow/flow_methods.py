@@ -17,14 +17,14 @@ from latentc.components.capabilities import TRAINING
 from latentc.components.condition import Entry, ports_of
 from latentc.components.decoding import BlockForm
 from latentc.components.kit.stacks import entry
-from latentc.components.networks._flow_block import Flow, flow, prior_variance, variances
-from latentc.components.networks._frames import Layout, Tables, patches, rotary_tables, sample_of
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
 from latentc.ir.var import as_tuple
+from latentc.systems.tarflow.flow_block import Flow, flow, prior_variance, variances
+from latentc.systems.tarflow.frames import Layout, Tables, patches, rotary_tables, sample_of
 
 if TYPE_CHECKING:
-    from latentc.components.networks.transformer_flow import TransformerFlow
+    from latentc.systems.tarflow.transformer_flow import TransformerFlow
 
 
 Guidance = Literal["none", "tempered", "linear", "density"]

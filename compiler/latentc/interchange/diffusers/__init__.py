@@ -6,9 +6,9 @@ changes to a shipped spec, and a spec into the configuration. `MODELS` and `SCHE
 
 from __future__ import annotations
 
-from latentc.components.diffusers import ancestral, autoencoders, dit, multistep, noise_levels, unet
-from latentc.components.diffusers.ancestral import USUAL
-from latentc.components.diffusers.equivalent import Config, Data, Model, Scheduler, Unequal, asked, wrong_class
+from latentc.interchange.diffusers import ancestral, autoencoders, dit, multistep, noise_levels, unet
+from latentc.interchange.diffusers.ancestral import USUAL
+from latentc.interchange.diffusers.equivalent import Config, Data, Model, Scheduler, Unequal, asked, wrong_class
 
 MODELS: dict[str, Model] = {
     name: model for file in (dit, unet, autoencoders) for model in file.MODELS for name in model.NAMES

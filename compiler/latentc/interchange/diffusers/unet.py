@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from latentc.components.conditions.label import Label
 from latentc.components.conditions.timestep import Timestep
-from latentc.components.diffusers.equivalent import Config, Data, Model, asked
 from latentc.components.networks._levels import scaled
 from latentc.components.networks.unet import UnetDenoiser
 from latentc.components.objective import Objective
+from latentc.interchange.diffusers.equivalent import Config, Data, Model, asked
 from latentc.weights.expr import Expr, reshape, transpose
 
 if TYPE_CHECKING:

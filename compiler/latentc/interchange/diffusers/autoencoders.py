@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from latentc.components.blocks.bottlenecks.codebook import Codebook
+from latentc.components.blocks.bottlenecks.codebook import EPS, Codebook
 from latentc.components.blocks.bottlenecks.gaussian import Gaussian
-from latentc.components.blocks.scales import EPS
-from latentc.components.diffusers.equivalent import Config, Data, Model, asked
 from latentc.components.networks.autoencoder import Autoencoder
+from latentc.interchange.diffusers.equivalent import Config, Data, Model, asked
 from latentc.weights.expr import Computed, Expr
 
 if TYPE_CHECKING:

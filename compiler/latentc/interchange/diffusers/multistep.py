@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from latentc.components.diffusers import _schedule as shared
-from latentc.components.diffusers.equivalent import Config, Data, Scheduler, asked
 from latentc.components.samplers.deis import Deis
 from latentc.components.samplers.dpm_solver_pp import DpmSolverPp
 from latentc.components.samplers.multistep import Gridded
 from latentc.components.samplers.unipc import Unipc
+from latentc.interchange.diffusers import _schedule as shared
+from latentc.interchange.diffusers.equivalent import Config, Data, Scheduler, asked
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

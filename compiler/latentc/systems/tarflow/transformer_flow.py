@@ -17,12 +17,12 @@ from latentc.components.blocks.block import Block
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._flow_block import Flow
-from latentc.components.networks._flow_methods import METHODS, OF_NETWORK, Inversion, Method
-from latentc.components.networks._frames import Layout, layout_of
 from latentc.components.parts import Positions, Problem, TokenNorm, Weights
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.types import B
+from latentc.systems.tarflow.flow_block import Flow
+from latentc.systems.tarflow.flow_methods import METHODS, OF_NETWORK, Inversion, Method
+from latentc.systems.tarflow.frames import Layout, layout_of
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

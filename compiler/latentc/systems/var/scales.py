@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from latentc.components import layers
+from latentc.components.blocks.bottlenecks.codebook import unit
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
-
-EPS = 1e-12
-"""Least length that a vector is divided by."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +150,6 @@ def closeness(b: Builder, x: Var, table: Var, normalize: bool) -> Var:
     return b.op("sub", product, b.sum(table * table, axes=(1,), keepdims=False), out="closeness")  # type: ignore[no-any-return]
 
 
-def unit(b: Builder, x: Var) -> Var:
-    """Rows of x f32[K, Z] divided by their length."""
-    length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
-    return b.div(x, b.maximum(length, EPS), out="unit")  # type: ignore[no-any-return]
-
-
 @cache
 def codebook_nearest(normalize: bool) -> BlockBody:
     @module_class("ScaleCodebook", "nearest", x="B latent N M")
@@ -196,7 +188,6 @@ def smoothed(kept: float, share: float) -> BlockBody:
 
 
 __all__ = [
-    "EPS",
     "Scales",
     "closeness",
     "codebook_mixtures",
@@ -204,5 +195,4 @@ __all__ = [
     "codebook_rows",
     "codebook_table",
     "smoothed",
-    "unit",
 ]

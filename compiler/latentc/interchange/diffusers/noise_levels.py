@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from latentc.components.diffusers import _schedule as shared
-from latentc.components.diffusers.equivalent import Config, Data, Scheduler, asked
 from latentc.components.processes.discrete import Discrete
 from latentc.components.samplers.euler import Euler
 from latentc.components.samplers.heun import Heun
 from latentc.components.samplers.ode import Integrator
 from latentc.components.samplers.spacings.times import Uniform
+from latentc.interchange.diffusers import _schedule as shared
+from latentc.interchange.diffusers.equivalent import Config, Data, Scheduler, asked
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentc.components.diffusers.equivalent import Config, Data, asked
 from latentc.components.objective import Objective
 from latentc.components.processes.discrete import Discrete
 from latentc.components.samplers._ancestral import Ancestral
@@ -12,6 +11,7 @@ from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.spacings.levels import Karras, LogSnr
 from latentc.components.samplers.spacings.times import Uniform
 from latentc.components.samplers.spacings.timesteps import Leading, Linspace, Trailing
+from latentc.interchange.diffusers.equivalent import Config, Data, asked
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Parameterization

@@ -1,0 +1,67 @@
+"""Norms whose parameters depend on the time: a smooth step from one learned vector to another.
+
+Symbols: B batch, D width.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import Norm
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+
+class TimedLayerNorm(Norm):
+    """LayerNorm whose scale and shift at time t are early + sigmoid(rate t + shift) (late - early) (DiMR).
+
+    Liu et al. 2024, arXiv:2406.09416; all are learned vectors.
+    """
+
+    kind: Literal["timed_layer_norm"]
+    eps: float = Field(1e-5, gt=0, description="added to the variance")
+    TIMED: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timed_layer_norm"}
+
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
+        assert t is not None
+        scale = timed(b, f"{name}_scale", t, x.shape[-1], "ones")
+        return b.layer_norm(x, eps=self.eps) * scale + timed(b, f"{name}_shift", t, x.shape[-1], "zeros")  # type: ignore[no-any-return]
+
+
+class TimedRmsNorm(Norm):
+    """RMSNorm whose scale at time t is early + sigmoid(rate t + shift) (late - early) (DiMR, Liu et al. 2024).
+
+    All four are learned vectors (arXiv:2406.09416). The eps of the authors' code is added outside the root.
+    """
+
+    kind: Literal["timed_rms_norm"]
+    eps: float = Field(1e-12, gt=0, description="added to the mean square")
+    TIMED: ClassVar[bool] = True
+    CENTRED: ClassVar[bool] = False
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timed_rms_norm"}
+
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
+        assert t is not None
+        return b.rms_norm(x, eps=self.eps) * timed(b, name, t, x.shape[-1], "ones")  # type: ignore[no-any-return]
+
+
+def timed(b: Builder, name: str, t: Var, dim: int, init: Literal["ones", "zeros"]) -> Var:
+    """A vector of `dim` numbers that starts as `init`, at time t f32[B, 1]: f32[B, 1, D]."""
+    return b.sub(name, _timed(init), t, dim=dim, out=name)  # type: ignore[no-any-return]
+
+
+@cache
+def _timed(init: str) -> BlockBody:
+    @module_class("TimedScale" if init == "ones" else "TimedShift")
+    def forward(b: Builder, t: Var, *, dim: int) -> Var:
+        """A vector that goes from `early` to `late` as t grows, each number at its own time and rate."""
+        late, early = b.param("late", f32(dim), init), b.param("early", f32(dim), init)
+        rate, shift = b.param("rate", f32(dim), "zeros"), b.param("shift", f32(dim), "zeros")
+        t = b.reshape(t, shape=(t.shape[0], 1, 1), out="t")
+        step = b.sigmoid(t * (rate + 1.0) + shift, out="step")
+        return early + step * (late - early)
+
+    return forward
