@@ -65,7 +65,7 @@ class LogLikelihood(Objective):
         method, names = training_method(network), "z log_det" + " penalty" * (self.latent_norm > 0)
         if self.latent_norm and method == "forward":
             message = "`latent_norm` weighs the inputs of flows in a row, but `main` is not made of such flows"
-            raise Refusal(message, "leave it out, or use the network `transformer_flow`", ("latent_norm",))
+            raise Refusal(message, "leave it out, or use a network of flows in a row", ("latent_norm",))
         z, log_det, *penalty = call(b, network, method, cond, state=x, out=names)
         loss = b.op("sub", per_sample_mean(b, z * z) * 0.5, log_det, out="loss")
         nats = loss
