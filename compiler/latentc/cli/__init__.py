@@ -9,7 +9,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -70,6 +71,12 @@ def _options(
     pass
 
 
+@cache
+def _command() -> Any:
+    """The parser of command lines; Typer would build it anew for each."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """The console script. Exit 0, or 1 for what the user can mend, 2 for a fault of latentc, 130 for Ctrl-C."""
     # As an exception, so that half-written files are removed on the way out.
@@ -112,7 +119,7 @@ def run(args: list[str]) -> int:
     try:
         # --debug is removed here, so that it can also follow the verb.
         args = [arg for arg in args if arg != "--debug"] or ["--help"]
-        given = app(args, prog_name="latentc", standalone_mode=False)
+        given = _command().main(args, prog_name="latentc", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         status, diagnostics = given if isinstance(given, int) else 0, ()
