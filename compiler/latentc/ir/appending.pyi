@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+from latentc.ir.builder import Var
 from latentc.ir.types import Dim
-from latentc.ir.var import Var
 
 Operand: TypeAlias = Var | float
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from latentc.ir.builder import Var
+from latentc.ir.builder import Var, as_tuple
 from latentc.ir.core import Function, Module, Node, reachable, walk
 from latentc.ir.forward import Forward
 from latentc.ir.reverse import Differentiation, Tidy, Transcript
-from latentc.ir.var import as_tuple
 
 
 def expand_derivatives(module: Module, tidy: Tidy = lambda fn: fn) -> Module:

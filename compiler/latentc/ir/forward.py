@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, Var, as_tuple
 from latentc.ir.core import Function, Module, Node, Value, live
 from latentc.ir.ops import OPS
 from latentc.ir.reverse import Differentiation, Flags, Tape, Tidy, Transcript, Walk
-from latentc.ir.var import as_tuple
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var, as_tuple
 from latentc.ir.core import Function, Module, Node, Value, live
 from latentc.ir.ops import CONTROL, OPS, OpError
 from latentc.ir.types import TensorType
-from latentc.ir.var import as_tuple
 
 Flags = tuple[bool, ...]
 # gradients of a step's outputs (None if zero) -> gradients of its inputs (None if not needed)

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from latentc.ir.types import Dim
-from latentc.ir.var import Var
+from latentc.ir.builder import Var
 
 Operand: TypeAlias = Var | float
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from latentc.ir.builder import as_tuple
 from latentc.ir.core import Function, Module, Node, Value, join
 from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.reverse import Differentiation, Tidy
 from latentc.ir.types import TensorType
-from latentc.ir.var import as_tuple
 
 
 @dataclass(frozen=True)

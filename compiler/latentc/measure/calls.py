@@ -17,11 +17,10 @@ from types import MappingProxyType
 import numpy as np
 
 from latentc.components.contract import Lowered, Port
-from latentc.ir.builder import ModuleBuilder, Rewriter, Var
+from latentc.ir.builder import ModuleBuilder, Rewriter, Var, as_tuple
 from latentc.ir.core import Function, Module, Node, Value, callees
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import Sym, TensorType, i64
-from latentc.ir.var import as_tuple
 
 Array = np.ndarray
 Path = tuple[int, ...]

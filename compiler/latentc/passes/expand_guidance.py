@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, Var, as_tuple
 from latentc.ir.core import Module, Node
-from latentc.ir.var import as_tuple
 from latentc.passes.rewrite import rewrite
 
 Mode = Literal["batched", "sequential", "off"]

@@ -14,9 +14,8 @@ from itertools import groupby, islice, pairwise
 
 import numpy as np
 
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.core import Function, Module, Node, Value, in_order
-from latentc.ir.var import as_tuple
 from latentc.passes.feature_cache_methods import CACHED, CACHING, Methods, feature_cache_methods
 from latentc.passes.rewrite import rewrite_function
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var, as_tuple
 from latentc.ir.core import Function, Node, Value
 from latentc.ir.ops.attention import attention_scale
 from latentc.ir.types import TensorType, i64
-from latentc.ir.var import as_tuple
 from latentc.passes.kv_use import CacheUse, cache_use
 
 

@@ -21,10 +21,9 @@ import ml_dtypes
 import networkx as nx
 import numpy as np
 
-from latentc.ir.builder import ModuleBuilder, Rewriter, Var
+from latentc.ir.builder import ModuleBuilder, Rewriter, Var, as_tuple
 from latentc.ir.core import Function, Module, Node, Value, callees, frozen, makers, walk
 from latentc.ir.types import FLOATS
-from latentc.ir.var import as_tuple
 
 Precision = Literal["fp32", "fp16", "bf16"]
 HALF: dict[str, str] = {"fp16": "f16", "bf16": "bf16"}

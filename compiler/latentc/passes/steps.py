@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, Var, as_tuple
 from latentc.ir.core import Node, Value
 from latentc.ir.types import Dim, Sym
-from latentc.ir.var import as_tuple
 from latentc.passes.batchwise import ELEMENTWISE, Batchwise, aligned, batched, fixed
 
 

@@ -10,10 +10,9 @@ from latentc.components.capabilities import TRAINING, Role
 from latentc.components.condition import Condition, GivenInput, encoded_null
 from latentc.components.contract import Draw, Network, Port, PriorProgram
 from latentc.components.parts import Refusal
-from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.builder import Builder, Var, as_tuple, f32, i64
 from latentc.ir.core import Value
 from latentc.ir.types import B, TensorType
-from latentc.ir.var import as_tuple
 from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource, Source
 
 if TYPE_CHECKING:

@@ -10,11 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from latentc.components.contract import Method, Network, Port
-from latentc.ir.blocks import Item
-from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var
+from latentc.ir.builder import Builder, Item, ModuleBuilder, Rewriter, Var, as_tuple
 from latentc.ir.core import Function, Node, Value, live
 from latentc.ir.types import Sym
-from latentc.ir.var import as_tuple
 
 
 def added_method(mb: ModuleBuilder, network: Network, name: str, method: Method) -> Network:

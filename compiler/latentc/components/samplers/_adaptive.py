@@ -19,8 +19,7 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.sums import weighted_sum
-from latentc.ir.builder import Builder, Var
-from latentc.ir.var import as_tuple
+from latentc.ir.builder import Builder, Var, as_tuple
 
 STAGES = 6
 TABLEAU: tuple[tuple[float, ...], ...] = (

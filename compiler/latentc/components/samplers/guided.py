@@ -17,8 +17,7 @@ from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.samplers.memory import Branches, names, remembered
 from latentc.components.samplers.table import DATA, DATA_PART
 from latentc.components.sums import Coefficient, weighted_sum
-from latentc.ir.builder import Builder, Var
-from latentc.ir.var import as_tuple
+from latentc.ir.builder import Builder, Var, as_tuple
 
 
 @dataclass(frozen=True)

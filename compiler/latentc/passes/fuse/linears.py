@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby, pairwise, product
 from types import SimpleNamespace
 
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, Var, as_tuple
 from latentc.ir.core import Node, Param, Recipe, Uses, Value
 from latentc.ir.ops.attention import attention_scale
-from latentc.ir.var import as_tuple
 from latentc.passes.fuse.engine import Rule
 from latentc.passes.fuse.pattern import Match
 

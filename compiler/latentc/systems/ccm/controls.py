@@ -16,11 +16,9 @@ from latentc.components.backbone import public
 from latentc.components.contract import Method, Network, Port
 from latentc.components.kit.listed_blocks import joins, leading_blocks
 from latentc.components.kit.methods import OtherMethod
-from latentc.ir.blocks import Item
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, Item, ModuleBuilder, Var, as_tuple, module_class
 from latentc.ir.core import Function, Node, Value, live
 from latentc.ir.types import Named
-from latentc.ir.var import as_tuple
 
 CONTROL = "control"
 """The method of an adapter that computes what it adds."""

@@ -19,8 +19,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Method, Network, Port
 from latentc.components.parts import Problem, dense
-from latentc.ir.blocks import Item
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.builder import BlockBody, Builder, Item, ModuleBuilder, Var, f32, module_class
 from latentc.ir.core import Origin, Value
 from latentc.ir.types import B, Named
 from latentc.systems.deediff.cuts import Cuts, cuts, head, sizes, trained

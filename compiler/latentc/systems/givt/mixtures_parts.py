@@ -13,8 +13,7 @@ from pydantic import Field, model_validator
 
 from latentc.components import Closed
 from latentc.components.kit.tokens import draw
-from latentc.ir.builder import Builder, Var
-from latentc.ir.var import as_tuple
+from latentc.ir.builder import Builder, Var, as_tuple
 
 
 class Mixture(Closed):

@@ -15,9 +15,8 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.kit.stacks import entry
-from latentc.ir.builder import BlockBody, Builder, Var
+from latentc.ir.builder import BlockBody, Builder, Var, as_tuple
 from latentc.ir.types import B
-from latentc.ir.var import as_tuple
 from latentc.systems.tarflow.flow_block import Flow
 from latentc.systems.tarflow.flow_methods import Inversion, Rest, decoding
 

@@ -17,9 +17,8 @@ from latentc.components.capabilities import TRAINING
 from latentc.components.condition import Entry, ports_of
 from latentc.components.decoding import BlockForm
 from latentc.components.kit.stacks import entry
-from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, as_tuple, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
-from latentc.ir.var import as_tuple
 from latentc.systems.tarflow.flow_block import Flow, flow, prior_variance, variances
 from latentc.systems.tarflow.frames import Layout, Tables, patches, rotary_tables, sample_of
 

@@ -20,9 +20,8 @@ from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.tokens import filtered
 from latentc.components.parts import Problem, under
 from latentc.components.samplers._tokens import TokenSampler
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.types import B, f32
-from latentc.ir.var import as_tuple
 from latentc.systems.var.scale_quantizer import ScaleQuantizer
 from latentc.systems.var.scale_transformer import ScaleTransformer
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
