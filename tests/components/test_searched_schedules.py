@@ -9,7 +9,7 @@ import pytest
 from random_weights import random_weights
 
 from latentc.checkpoint import network_params
-from latentc.components.samplers._per_step import at_steps, fractions_at
+from latentc.components.samplers._masked import at_steps
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -31,7 +31,7 @@ def test_hidden_fractions_may_be_listed(kind: str) -> None:
 
 def test_other_numbers_of_steps_take_numbers_between_those_listed() -> None:
     assert at_steps((1.0, 3.0), 3) == (1.0, 2.0, 3.0)
-    assert fractions_at((0.5,), 4) == (0.75, 0.5, 0.25)
+    assert at_steps((1.0, 0.5, 0.0), 5) == (1.0, 0.75, 0.5, 0.25, 0.0)
     spec: Any = load_spec("maskgit_r", "AutoNAT-L-T8", SIZES)
     for steps in (8, 5):
         sampler = spec.sampler.with_steps(steps)

@@ -11,7 +11,6 @@ import pytest
 import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_params
-from latentc.components.samplers._masked import Step
 from latentc.components.samplers.confidence import Confidence
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
@@ -81,13 +80,12 @@ def test_inpainting_without_given_tokens_is_sampling() -> None:
 def test_hidden_tokens_of_an_edit_are_a_fraction_of_those_that_are_not_given() -> None:
     """As MaskGIT counts them: rounded down in float32, one fewer in every step, and one at least before the last."""
     sampler = Confidence(kind="confidence", steps=6, progress="end", schedule="cosine")
-    column = sampler.columns_of_given(16)["fraction"]
+    column = sampler.columns(16, keeps=True)["fraction"]
     mb = ModuleBuilder()
     b = mb.function("known")
     tokens, kept = b.input("tokens", i64(B, 16)), b.input("kept", f32(B, 16))
-    row, kept = {"fraction": b.input("fraction", f32())}, b.greater(kept, 0.5)
-    step = Step(tokens, tokens, kept, kept, 9, row, kept, [])
-    b.output(sampler._known(b, step, b.equal(tokens, 9, out="hidden")))
+    row = {"fraction": b.input("fraction", f32()), "kept": b.greater(kept, 0.5)}
+    b.output(sampler.known(b, b.equal(tokens, 9, out="hidden"), row))
     mb.entries["known"] = b.finish()
     oracle = Interpreter(mb.finish())
     free = np.array([1, 2, 5, 9, 16])

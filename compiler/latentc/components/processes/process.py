@@ -133,7 +133,7 @@ class Process(Part):
 
     @abstractmethod
     def draw(self) -> Draw:
-        """The random draw behind a sample's training time."""
+        """The random draw that a sample's training time is computed from."""
 
     @abstractmethod
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:

@@ -39,17 +39,17 @@ class Path:
     mb: ModuleBuilder
     network: Network
     target: Parameterization
-    told: Mapping[str, Var]
+    operands: Mapping[str, Var]
     probe: Var
     length: Var
 
     @property
     def kept(self) -> list[Var]:
-        return [*self.told.values(), self.probe, self.length]
+        return [*self.operands.values(), self.probe, self.length]
 
     def along(self, b: Builder, kept: Sequence[Var], scaled: Var, time: Var) -> tuple[Var, Var]:
         """The network's output at its input, and probe^T J probe f32[B] of its Jacobian J; `kept` are those of b."""
-        operands, z = dict(zip(self.told, kept, strict=False)), kept[-2]
+        operands, z = dict(zip(self.operands, kept, strict=False)), kept[-2]
         output, along = derivative_along(
             b, self.network, "forward", operands, {"state": z}, "output along", state=scaled, time=time
         )
@@ -100,7 +100,7 @@ class ExactLikelihood(Closed):
         low, high = field.range or (-1.0, 1.0)
         b = mb.function("log_likelihood")
         x = b.input(state.name, state.type)
-        told = conditions.operands(b, conditions.inputs(b))
+        operands = conditions.operands(b, conditions.inputs(b))
         z = b.input("probe", state.type)
         sources: dict[str, Source] = {state.name: ConditionSource(state.name), **conditions.sources()}
         sources["probe"] = RandomSource("normal", "probe")
@@ -114,7 +114,7 @@ class ExactLikelihood(Closed):
             z = b.where(b.greater(z, 0.0), b.scalar(1.0, z), b.scalar(-1.0, z), out="probe")
         axes = tuple(range(1, x.type.rank))
         length = b.sum(z * z, axes=axes, keepdims=False, out="length")
-        latent, change, *further = solution.solve(b, x, Path(mb, network, target, told, z, length))
+        latent, change, *further = solution.solve(b, x, Path(mb, network, target, operands, z, length))
         prior = process.prior_scale(process.first)
         size_ = math.prod(field.shape)
         squared = b.sum(latent * latent, axes=axes, keepdims=False)

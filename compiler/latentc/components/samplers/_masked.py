@@ -1,110 +1,63 @@
 """The base of samplers of masked tokens: the loop over the steps, guidance, and the programs `sample` and `inpaint`.
 
-Symbols: B batch, T tokens of a sample (digits of tokens if these are split), V values drawn among, N steps.
+Settings may be a number per step, as a search finds them (AutoNAT, arXiv:2406.05478). Symbols: B batch, T tokens of a
+sample (digits of tokens if these are split), V values drawn among, N steps.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import scale_at, token_guidance_problems
-from latentc.components.kit import Conditions, call, guided_call
+from latentc.components.guidance.guidance import Array, ScheduledGuidance, scale_at, token_guidance_problems
+from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction, joined_digits, split_digits
 from latentc.components.networks.bert import Bert
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Fraction, Problem, under
 from latentc.components.sampler import Sampler
-from latentc.components.samplers._per_step import (
-    Fractions,
-    PerStep,
-    Positive,
-    PositivePerStep,
-    SteppedGuidance,
-    at_steps,
-    fractions_at,
-    problems_of,
-)
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
+from latentc.ir.var import as_tuple
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-
+MOST_STEPS = 100_000
 MaskSchedule = Literal[Schedule, "log", "exp"]
+Fractions = Annotated[tuple[Fraction, ...], Field(max_length=MOST_STEPS)]
+Positive = Annotated[float, Field(gt=0)]
+PerStep = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(max_length=MOST_STEPS)]
+PositivePerStep = Annotated[tuple[Positive, ...], Field(max_length=MOST_STEPS)]
+Values = Mapping[str, Var]
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step as `MaskedSampler.choose` sees it.
+class SteppedGuidance(ScheduledGuidance):
+    """Guidance whose part of (scale - 1) may be given for each step."""
 
-    tokens and drawn i64[B, T], logits f32[B, T, V] that they were drawn of, and as predicted, the rows of the tables by
-    name, the tokens that a request gave as bool[B, T] or None, and what the sampler prepared.
-    """
+    schedule: Literal["constant", "linear", "cosine"] | PerStep = Field(  # type: ignore[assignment]
+        "constant",
+        description="how scale - 1 grows with the progress p: constant, as q, or as (1 - cos(pi q)) / 2 with q = "
+        "p^power (power-cosine of MDT and DiffiT); or a list of factors, one per step",
+    )
 
-    tokens: Var
-    drawn: Var
-    logits: Var
-    predicted: Var
-    mask: int
-    row: Mapping[str, Var]
-    kept: Var | None
-    prepared: Sequence[Var]
-
-    def free(self, b: Builder) -> Var | None:
-        """bool[B, T]: the tokens that the request did not give; None: all."""
-        return None if self.kept is None else b.equal(b.cast(self.kept, to="i64"), 0, out="free")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a step is told: the network, operands of conditions, a scale f32[B] of the guidance or None, the tokens that
-    a request gave as bool[B, T] or None, and what the sampler prepared. `mask`: the token that stands for hidden ones.
-    """
-
-    network: Network
-    conditions: Conditions
-    told: Mapping[str, Var]
-    scale: Var | None
-    kept: Var | None
-    prepared: Sequence[Var]
-    mask: int
-
-    def logits(self, b: Builder, method: str, weight: Var | None = None, **by_role: Any) -> Var:
-        """f32[B, T, V] of a method, of the values that are drawn; `weight` f32[]: how far the guidance is."""
-        return self.drawable(b, self.evaluated(b, method, weight, **by_role)[0])
-
-    def drawable(self, b: Builder, logits: Var) -> Var:
-        """Logits of the values that are drawn, which are the first."""
-        values = self.network.methods["forward"].output("logits").values
-        if values is None or values == int(logits.shape[2]):
-            return logits
-        return b.slice(logits, axis=2, start=0, stop=values, out="logits")  # type: ignore[no-any-return]
-
-    def evaluated(self, b: Builder, method: str, weight: Var | None = None, **by_role: Any) -> tuple[Var, ...]:
-        """All logits of a method, then its caches, which hold both branches under guidance."""
-        of = self.network.methods[method]
-        scale = self.scale if self.scale is None or weight is None else scale_at(b, self.scale, weight)
-        out = " ".join(["logits", *("cache" for port in of.outputs if port.role == "cache")])
-        if scale is None:
-            made = call(b, self.network, method, self.told, out=out, **by_role)
-        else:
-            null = self.conditions.null(b, self.told)
-            made = guided_call(b, self.network, method, self.told, null, scale, out=out, **by_role)
-        return made if isinstance(made, tuple) else (made,)
+    def grown(self, progress: Sequence[float]) -> Array:
+        if isinstance(self.schedule, str):
+            return super().grown(progress)
+        return np.asarray(self.schedule, np.float64)
 
 
 class MaskedSampler(Sampler):
     """Starts from masks alone, and predicts all tokens and keeps some of them in each step."""
 
-    steps: int = Field(gt=0, le=100_000, description="evaluations of the network")
+    steps: int = Field(gt=0, le=MOST_STEPS, description="evaluations of the network")
     schedule: MaskSchedule | Fractions = Field(
         "arccos",
         description="schedule of the number of hidden tokens over the steps: arccos, cosine, cubic, linear, "
@@ -117,7 +70,7 @@ class MaskedSampler(Sampler):
 
     @abstractmethod
     def guided_progress(self) -> np.ndarray:
-        """f64[N]: how far the guidance is at each step, from 0 to 1."""
+        """f64[N]: the progress that guidance follows at each step, from 0 to 1."""
 
     @abstractmethod
     def counts(self, length: int) -> np.ndarray:
@@ -128,16 +81,24 @@ class MaskedSampler(Sampler):
         """f64[N]: the factor of the logits in each step."""
 
     @abstractmethod
-    def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
-        """Further random inputs by name, with the shape of a sample's part; those with rows are tables of the loop."""
+    def choose(self, b: Builder, mask: int, tokens: Var, drawn: Var, logits: Var, predicted: Var, at: Values) -> Var:
+        """bool[B, T]: the tokens that take the values drawn.
 
-    @abstractmethod
-    def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
-        """Values that `choose` takes in every step."""
+        tokens and drawn i64[B, T], logits f32[B, T, V] that they were drawn from, and as predicted. `at` has the step's
+        row of each table, `fixed` and, as `kept` bool[B, T], the tokens given by a request, if it gives any.
+        """
 
-    @abstractmethod
-    def choose(self, b: Builder, step: Step) -> Var:
-        """bool[B, T]: the tokens that take what was drawn."""
+    def columns(self, length: int, keeps: bool = False) -> dict[str, np.ndarray]:
+        """Further tables of numbers, one per step, for `choose`; `keeps`: of the program that keeps given tokens."""
+        return {}
+
+    def draws(self, length: int) -> dict[str, RandomSource]:
+        """Further random inputs by name: with rows a number per step and token, otherwise one per sample."""
+        return {}
+
+    def fixed(self, b: Builder, drawn: Values, length: int) -> dict[str, Var]:
+        """Values that `choose` takes in every step; `drawn` are the random inputs without rows."""
+        return {}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "masked_tokens"),)
@@ -156,8 +117,8 @@ class MaskedSampler(Sampler):
     def with_steps(self, steps: int) -> MaskedSampler:
         """Lists of numbers per step are interpolated."""
         changed: dict[str, Any] = {"steps": steps}
-        if not isinstance(self.schedule, str):
-            changed["schedule"] = fractions_at(self.schedule, steps)
+        if not isinstance(self.schedule, str):  # fractions from 1 before the first step to 0 after the last
+            changed["schedule"] = at_steps((1.0, *self.schedule, 0.0), steps + 1)[1:-1]
         if self.guidance is not None and not isinstance(self.guidance.schedule, str):
             weights = at_steps(self.guidance.schedule, steps)
             changed["guidance"] = self.guidance.model_copy(update={"schedule": weights})
@@ -175,19 +136,16 @@ class MaskedSampler(Sampler):
         `inpaint` takes `given` i64[B, T] and `keep` f32[B, T] too: tokens above 0.5 stay as given.
         """
         network, conditions, entry = networks["main"], Conditions(spec, networks), f"{name}.{self.steps}"
-        port = network.methods["forward"].input("state")
-        length, mask = int(port.type.shape[1]), int(port.null)  # type: ignore[arg-type]
+        length, mask = int(network.methods["forward"].input("state").type.shape[1]), mask_of(network)  # type: ignore[arg-type]
         assert spec.data.tokens is not None
         count = spec.data.tokens.length
         digits = length // count  # of a token, each masked and drawn separately
-        values = network.methods["forward"].output("logits").values
         b = mb.function(entry)
-        inputs = conditions.inputs(b)
-        told = conditions.operands(b, inputs)
+        operands = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
         own: tuple[Condition, ...] = ()
-        kept: list[Var] = []
         given: Var | None = None
+        kept: dict[str, Var] = {}
         if name == "inpaint":
             given, keep = b.input("given", i64(B, Named(count, "T"))), b.input("keep", f32(B, Named(count, "T")))
             own = inpainting_conditions((count,), count, spec.data.tokens.vocabulary)
@@ -196,49 +154,39 @@ class MaskedSampler(Sampler):
                 given = split_digits(b, given, mask, digits)
                 keep = b.reshape(keep, shape=(B, count, 1))
                 keep = b.reshape(b.broadcast_to(keep, keep, shape=(B, count, digits)), shape=(B, Named(length, "T")))
-            kept = [b.greater(keep, 0.5, out="kept")]
-        scale = b.input("scale", f32(B)) if self.guidance else None
+            kept["kept"] = b.greater(keep, 0.5, out="kept")
+        scale = {"scale": b.input("scale", f32(B))} if self.guidance else {}
         if self.guidance:
             sources["scale"] = SettingSource("guidance")
-        by_rows = self.by_rows(network)
+        by_rows = "recall" not in network.methods  # sets of several steps take several rows
 
-        def random(key: str, source: RandomSource, *shape: int) -> Var:
+        def random(key: str, source: RandomSource) -> Var:
             """A random input; one that is not taken by rows is not drawn row by row either."""
             dtype = i64 if source.distribution in ("integers", "permutation") else f32
-            count = source.rows
             sources[key] = source if by_rows else replace(source, rows=None)
-            if count is None:
-                return b.input(key, dtype(B, *shape))
+            if source.rows is None:
+                return b.input(key, dtype(B))
             if by_rows:
-                return b.input(key, dtype(count, B, *shape))
-            return b.transpose(b.input(key, dtype(B, count, *shape)), perm=(1, 0, *range(2, 2 + len(shape))), out=key)
+                return b.input(key, dtype(source.rows, B, length))
+            return b.transpose(b.input(key, dtype(B, source.rows, length)), perm=(1, 0, 2), out=key)
 
-        rows: dict[str, Var] = {"u": random("u", RandomSource("uniform", "token", self.steps), length)}
-        like = given or next(iter(told.values()), None)
+        rows: dict[str, Var] = {"u": random("u", RandomSource("uniform", "token", self.steps))}
+        like = given or next(iter(operands.values()), None)
         if like is None:  # a program without conditions takes its batch from the noise
             like = b.reshape(b.slice(rows["u"], axis=0, start=0, stop=1), shape=(B, length), out="u_0")
         start = b.full(like, shape=(length,), value=mask, dtype="i64", out="tokens")
-        start = start if given is None else b.where(kept[0], given, start, out="tokens")
-        extra: dict[str, Var] = {}
-        for key, (source, shape) in self.random(network).items():
-            (extra if source.rows is None else rows)[key] = random(key, source, *shape)
-        prepared = self.prepared(b, extra, length)
+        start = start if given is None else b.where(kept["kept"], given, start, out="tokens")
+        drawn: dict[str, Var] = {}
+        for key, source in self.draws(length).items():
+            (drawn if source.rows is None else rows)[key] = random(key, source)
+        fixed = {**scale, **kept, **self.fixed(b, drawn, length)}
         weights = self.guidance.weights(list(self.guided_progress())) if self.guidance else np.ones(self.steps)
         columns = {"count": self.counts(length), "sharpness": self.sharpness_of_steps(), "weight": weights}
         columns = {key: column for key, column in columns.items() if key == "count" or np.any(column != 1.0)}
-        columns |= self.columns(length) | (self.columns_of_given(length) if kept else {})
+        columns |= self.columns(length, bool(kept))
         tables = {key: b.constant(column, out=key) for key, column in columns.items()} | rows
-        invariants = [*told.values(), *([scale] if scale is not None else []), *kept, *prepared]
-
-        def request(fixed: tuple[Var, ...]) -> Request:
-            left = list(fixed)
-            operands = {key: left.pop(0) for key in told}
-            strength = left.pop(0) if scale is not None else None
-            stays = left.pop(0) if kept else None
-            return Request(network, conditions, operands, strength, stays, left, mask)
-
-        tokens = self.loops(b, entry, start, invariants, tables, request)
-        if values is None:  # the mask is a valid token, which no sample contains
+        tokens = self.run(b, entry, network, conditions, start, operands, fixed, tables)
+        if network.methods["forward"].output("logits").values is None:  # the mask is a value, which no sample has
             tokens = b.minimum(tokens, mask - 1, out="tokens")
         b.output(joined_digits(b, tokens, mask, digits))
         what = f"Draws {count} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
@@ -247,48 +195,103 @@ class MaskedSampler(Sampler):
         outputs = (OutputField("samples", "tokens"),)
         return Program(entry, self.kind, self.steps, self.steps, sources, settings, name, outputs, own)
 
-    def columns(self, length: int) -> dict[str, np.ndarray]:
-        """Further tables of numbers, one per step."""
-        return {}
-
-    def columns_of_given(self, length: int) -> dict[str, np.ndarray]:
-        """Those that only a program needs which keeps given tokens."""
-        return {}
-
-    def by_rows(self, network: Network) -> bool:
-        """Whether a loop takes a row of the random inputs in each step."""
-        return True
-
-    def loops(
+    def run(
         self,
         b: Builder,
         entry: str,
+        network: Network,
+        conditions: Conditions,
         tokens: Var,
-        invariants: Sequence[Var],
-        tables: Mapping[str, Var],
-        request: Callable[[tuple[Var, ...]], Request],
+        operands: Operands,
+        fixed: Values,
+        tables: Values,
     ) -> Var:
-        """tokens i64[B, T] after all steps: a loop over the rows of the tables; `request` is made of its invariants."""
+        """tokens i64[B, T] after all steps."""
+        step = partial(self.step, network, conditions)
+        return masked_steps(b, f"{entry}.step", self.steps, step, tokens, operands, fixed, tables)
 
-        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
-            (tokens,), at, asked = state, dict(zip(tables, row, strict=True)), request(fixed)
-            logits = predicted = asked.logits(b, "forward", at.get("weight"), state=tokens)
-            if "sharpness" in at:
-                logits = b.mul(logits, at["sharpness"], out="logits")
-            logits = filtered(b, logits, self.top_k, 1.0)
-            drawn = draw(b, logits, at["u"], out="drawn")
-            chosen = self.choose(b, Step(tokens, drawn, logits, predicted, asked.mask, at, asked.kept, asked.prepared))
-            return (b.where(chosen, drawn, tokens, out="tokens"),), ()
+    def step(
+        self,
+        network: Network,
+        conditions: Conditions,
+        b: Builder,
+        tokens: Var,
+        operands: Operands,
+        fixed: Values,
+        row: Values,
+    ) -> Var:
+        """tokens i64[B, T] after a step, which draws all and keeps those that `choose` returns."""
+        at = {**fixed, **row}
+        predicted = drawable(b, network, evaluated(b, network, conditions, "forward", operands, at, state=tokens)[0])
+        logits = b.mul(predicted, at["sharpness"], out="logits") if "sharpness" in at else predicted
+        logits = filtered(b, logits, self.top_k, 1.0)
+        drawn = draw(b, logits, at["u"], out="drawn")
+        chosen = self.choose(b, mask_of(network), tokens, drawn, logits, predicted, at)
+        return b.where(chosen, drawn, tokens, out="tokens")  # type: ignore[no-any-return]
 
-        names, rows = ["tokens", *tables], list(tables.values())
-        name = f"{entry}.step"
-        (tokens,) = b.loop(name, self.steps, body, invariants=invariants, carried=[tokens], tables=rows, names=names)
-        return tokens
+
+def masked_steps(
+    b: Builder,
+    name: str,
+    count: int,
+    step: Callable[[Builder, Var, Operands, Values, Values], Var],
+    tokens: Var,
+    operands: Operands,
+    fixed: Values,
+    tables: Values,
+) -> Var:
+    """tokens i64[B, T] after `count` steps, a loop called `name` over the rows of the tables.
+
+    `step(b, tokens, operands, fixed, row)` returns the tokens after a step. `operands` of the conditions and further
+    values `fixed` are the same in every step.
+    """
+
+    def body(b: Builder, i: Var, invariants: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+        given = dict(zip(operands, invariants, strict=False))
+        further = dict(zip(fixed, invariants[len(given) :], strict=True))
+        return (step(b, state[0], given, further, dict(zip(tables, row, strict=True))),), ()
+
+    invariants, rows, names = [*operands.values(), *fixed.values()], list(tables.values()), ["tokens", *tables]
+    (tokens,) = b.loop(name, count, body, invariants=invariants, carried=[tokens], tables=rows, names=names)
+    return tokens
+
+
+def evaluated(
+    b: Builder, network: Network, conditions: Conditions, method: str, operands: Operands, at: Values, **by_role: Any
+) -> tuple[Var, ...]:
+    """All logits f32[B, T, V or more] of a method, then its caches, which hold both branches under guidance.
+
+    `at` has the guidance's `scale` f32[B], if there is guidance, and its part in this step, `weight` f32[], if not 1.
+    """
+    out = " ".join(["logits", *("cache" for port in network.methods[method].outputs if port.role == "cache")])
+    if "scale" not in at:
+        return as_tuple(call(b, network, method, operands, out=out, **by_role))
+    scale = scale_at(b, at["scale"], at["weight"]) if "weight" in at else at["scale"]
+    null = conditions.null(b, operands)
+    return as_tuple(guided_call(b, network, method, operands, null, scale, out=out, **by_role))
+
+
+def drawable(b: Builder, network: Network, logits: Var) -> Var:
+    """Logits of the values that are drawn, which are the first."""
+    values = network.methods["forward"].output("logits").values
+    if values is None or values == int(logits.shape[2]):
+        return logits
+    return b.slice(logits, axis=2, start=0, stop=values, out="logits")  # type: ignore[no-any-return]
+
+
+def mask_of(network: Network) -> int:
+    """The token that stands for hidden ones."""
+    return int(network.methods["forward"].input("state").null)  # type: ignore[arg-type]
+
+
+def free_of(b: Builder, at: Values) -> Var | None:
+    """bool[B, T]: the tokens that the request did not give; None: all."""
+    return b.equal(b.cast(at["kept"], to="i64"), 0, out="free") if "kept" in at else None
 
 
 class ListedSampler(MaskedSampler):
-    """One whose schedules may be lists, a number per step, which `latentc tune` searches: `schedule`, those below and
-    that of `guidance`.
+    """A masked sampler whose `schedule`, settings below and `guidance` may be lists of a number per step, which
+    `latentc tune` searches.
     """
 
     temperature: Positive | PositivePerStep = Field(1.0, description="temperature of the logits, or one per step")
@@ -297,7 +300,7 @@ class ListedSampler(MaskedSampler):
     )
 
     def with_steps(self, steps: int) -> ListedSampler:
-        """The sampler in another number of steps, to which its lists are fitted."""
+        """Lists of numbers per step are interpolated."""
         lists = {name: getattr(self, name) for name in ("temperature", "randomness")}
         changed = {name: at_steps(values, steps) for name, values in lists.items() if isinstance(values, tuple)}
         return super().with_steps(steps).model_copy(update=changed)  # type: ignore[return-value]
@@ -351,3 +354,20 @@ def known_counts(
         # At least one token remains for each later evaluation, until the last draws all.
         known = counts[i] = length if i == len(counts) - 1 else min(max(known + 1, count), length - 1)
     return counts
+
+
+def numbers_of(value: float | Sequence[float], steps: int) -> Array:
+    """f64[N]: a number for all steps, or one for each."""
+    return np.broadcast_to(np.asarray(value, np.float64), (steps,)).copy()
+
+
+def problems_of(name: tuple[str, ...], value: object, wanted: int, each: str) -> Iterator[Problem]:
+    """A problem if a list does not have `wanted` numbers, one for `each`."""
+    if isinstance(value, tuple) and len(value) != wanted:
+        yield Problem(name, f"{len(value)} numbers, but there must be one for each {each}: {wanted}", "give as many")
+
+
+def at_steps(values: Sequence[float], steps: int) -> tuple[float, ...]:
+    """The numbers of a list at another number of `steps`, interpolated linearly."""
+    own = np.linspace(0.0, 1.0, len(values))
+    return tuple(np.interp(np.linspace(0.0, 1.0, steps), own, values).tolist())

@@ -45,7 +45,7 @@ def hidden_counts(schedule: Schedule, steps: int, length: int) -> list[int]:
 
 @dataclass(frozen=True)
 class TokenSets:
-    """Bodies of the loops over sets of tokens: invariants are `told`, operands of conditions, then `fixed` (`ranks` and
+    """Bodies of the loops over sets of tokens: invariants are `operands` of conditions, then `fixed` (`ranks` and
     `order` i64[B, T], `x` f32[B, T, C], perhaps `scale` f32[B], `noise` f32[B, S, T, C] and `free` i64[B, 1]).
 
     State is tokens f32[B, T, C], and perhaps the features f32[B, T, D] that each was drawn with. `method`: that of
@@ -56,7 +56,7 @@ class TokenSets:
     main: Network
     head: Network
     conditions: Conditions
-    told: tuple[str, ...]
+    operands: tuple[str, ...]
     fixed: tuple[str, ...]
     tables: tuple[Table, ...]
     entry: str
@@ -69,7 +69,7 @@ class TokenSets:
     def step(self, blocks: tuple[int, ...], b: Builder, i: Var, invariants: Row, state: Row, rows: Row) -> Any:
         """One set: K tokens from place `after` of the order on, of which those before `before` are hidden."""
         (tokens, *features), (before, after, *weight) = state, rows
-        told, at = self.given(invariants)
+        operands, at = self.given(invariants)
         (count,) = blocks
         length = int(tokens.shape[1])
         before, after = self.among_free(b, at, length, (before, after), ("before", "after"))
@@ -79,10 +79,10 @@ class TokenSets:
         chosen = _picked(b, at["order"], places, "chosen")
         scale = scale_at(b, at["scale"], weight[0]) if "scale" in at else None
         if scale is None:
-            z, null_z = call(b, self.main, self.method, told, state=tokens, mask=hidden, out="z"), None
+            z, null_z = call(b, self.main, self.method, operands, state=tokens, mask=hidden, out="z"), None
         else:
-            null = self.conditions.null(b, told)
-            z, null_z = both_branches(b, self.main, self.method, told, null, state=tokens, mask=hidden, out="z")
+            null = self.conditions.null(b, operands)
+            z, null_z = both_branches(b, self.main, self.method, operands, null, state=tokens, mask=hidden, out="z")
         made = self.drawn(b, at, self.tables[0], z, null_z, chosen, places, scale)
         # The rank of a token of the set is its place in it.
         place = b.op("sub", at["ranks"], after, out="place")
@@ -94,8 +94,8 @@ class TokenSets:
         return (put, *own), ()
 
     def given(self, invariants: Row) -> tuple[dict[str, Var], dict[str, Var]]:
-        told = dict(zip(self.told, invariants, strict=False))
-        return told, dict(zip(self.fixed, invariants[len(told) :], strict=True))
+        operands = dict(zip(self.operands, invariants, strict=False))
+        return operands, dict(zip(self.fixed, invariants[len(operands) :], strict=True))
 
     @staticmethod
     def among_free(b: Builder, at: Mapping[str, Var], length: int, columns: Row, names: Any) -> Row:
@@ -140,7 +140,7 @@ class TokenSets:
                 kicks = b.slice(kicks, axis=0, start=0, stop=noisy)
             kicks = b.reshape(kicks, shape=(kicks.shape[0], B * count, size), out="kicks")
         scales = {} if scale is None else {"scale": scale}
-        request = Request(features, lambda b, told, names: {"z": told["null_z"]}, ("z",), features["z"], scales)
+        request = Request(features, lambda b, operands, names: {"z": operands["null_z"]}, ("z",), features["z"], scales)
         guides = [Guide(key, "guidance", 1.0, np.ones_like, of_conditions()) for key in scales]
         name = f"{self.entry}.token" + (f"_{step}" if step else "")
         made = denoise(b, name, table, self.head, request, start, kicks, guides)

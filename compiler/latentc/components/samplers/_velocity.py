@@ -30,11 +30,11 @@ CELLS = 1000
 
 @dataclass(frozen=True)
 class At:
-    """What a network is given and says at times f32[B]: the time that it is told, the factor of its input, and the
-    velocity ``skip * x + gain * output``.
+    """A network at times f32[B]: its time input, the factor of its state, and the velocity that it predicts,
+    ``skip * x + gain * output``.
     """
 
-    told: Var
+    time: Var
     scale: Coefficient = 1.0
     skip: Coefficient = 0.0
     gain: Coefficient = 1.0
@@ -89,7 +89,7 @@ def velocity(
     asked = Request(operands, request.null, request.nullable, like, scales, request.coupling)
     at = course.at(b, t, x.type.rank)
     row = weights(b, guides, course, t)
-    output = prediction(b, Evaluation(network, tuple(guides)), asked, row, at.scaled(b, x), at.told, 0)
+    output = prediction(b, Evaluation(network, tuple(guides)), asked, row, at.scaled(b, x), at.time, 0)
     v = at.velocity(b, x, first_channels(b, output, x))
     b.output(v if request.coupling is None else request.coupling.confined(b, v, operands))
     return b.finish(doc="dx/dt of the flow at time t."), [*request.operands.values(), *request.scales.values()]
@@ -104,7 +104,7 @@ def velocity_and_divergence(path: Path) -> tuple[str, list[Var]]:
     b.input("change", f32(B))
     kept = [b.input(v.value.name, v.type) for v in path.kept]
     at = course_of(path.target).at(b, t, x.type.rank)
-    output, along = path.along(b, kept, at.scaled(b, x), at.told)
+    output, along = path.along(b, kept, at.scaled(b, x), at.time)
     of_output = weighted_sum(b, "of_output", (_times(_flat(b, at.gain), _flat(b, at.scale)), along))
     divergence = weighted_sum(b, "divergence", (_flat(b, at.skip), kept[-1]), (1.0, of_output))
     b.output(at.velocity(b, x, output), divergence)

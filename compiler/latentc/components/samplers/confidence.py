@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Network
 from latentc.components.kit.tokens import rank
 from latentc.components.parts import Problem
-from latentc.components.samplers._masked import ListedSampler, Step, fraction_of, known_counts
-from latentc.components.samplers._per_step import numbers_of, problems_of
+from latentc.components.samplers._masked import (
+    ListedSampler,
+    Values,
+    fraction_of,
+    free_of,
+    known_counts,
+    numbers_of,
+    problems_of,
+)
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
 
@@ -105,15 +111,14 @@ class Confidence(ListedSampler):
         last = first if self.final_temperature is None else self.final_temperature
         return 1 / (first + (last - first) * self.progress_of_steps())
 
-    def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
-        length = int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
-        return {"gumbel": (RandomSource("gumbel", "confidence", self.steps), (length,))} if self.noisy else {}
+    def draws(self, length: int) -> dict[str, RandomSource]:
+        return {"gumbel": RandomSource("gumbel", "confidence", self.steps)} if self.noisy else {}
 
     def noise_progress(self, length: int) -> np.ndarray:
         """f64[N]: progress that the noise of the confidence follows."""
         return self.progress_of_steps()
 
-    def columns(self, length: int) -> dict[str, np.ndarray]:
+    def columns(self, length: int, keeps: bool = False) -> dict[str, np.ndarray]:
         progress, found = self.noise_progress(length), dict[str, np.ndarray]()
         if self.noisy:
             listed = isinstance(self.randomness, tuple)
@@ -122,57 +127,51 @@ class Confidence(ListedSampler):
             at_random = np.arange(self.steps) < self.random_steps
             found["noise"] = np.where(at_random, 1.0, found["noise"])
             found["certainty"] = np.where(at_random, 0.0, 1.0)
+        if keeps and self.progress == "end":
+            real = np.float64 if self.double else np.float32
+            fractions = fraction_of(self.schedule, self.progress_of_steps().astype(real), length)
+            fractions[-1] = 0.0  # the last step draws all remaining tokens
+            found["fraction"] = fractions.astype(np.float32)
         return found
 
-    def columns_of_given(self, length: int) -> dict[str, np.ndarray]:
-        if self.progress == "start":
-            return {}
-        real = np.float64 if self.double else np.float32
-        fractions = fraction_of(self.schedule, self.progress_of_steps().astype(real), length)
-        fractions[-1] = 0.0  # the last step draws all remaining tokens
-        return {"fraction": fractions.astype(np.float32)}
-
-    def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
-        return []
-
-    def choose(self, b: Builder, step: Step) -> Var:
-        hidden = b.equal(step.tokens, step.mask, out="hidden")
-        judged = step.logits if self.judged == "drawn" else step.predicted
-        confidence = self.confidence(b, judged, step.drawn, step.row)
+    def choose(self, b: Builder, mask: int, tokens: Var, drawn: Var, logits: Var, predicted: Var, at: Values) -> Var:
+        hidden = b.equal(tokens, mask, out="hidden")
+        judged = logits if self.judged == "drawn" else predicted
+        confidence = self.confidence(b, judged, drawn, at)
         confidence = b.where(hidden, confidence, b.scalar(KNOWN, confidence), out="confidence")
-        count = self._known(b, step, hidden)
+        count = self.known(b, hidden, at)
         first = b.less(rank(b, b.neg(confidence)), count, out="first")
-        free = hidden if not self.redraw else step.free(b)
+        free = hidden if not self.redraw else free_of(b, at)
         return first if free is None else b.logical_and(free, first, out="chosen")  # type: ignore[no-any-return]
 
-    def _known(self, b: Builder, step: Step, hidden: Var) -> Var:
-        """i64[] or i64[B, 1]: tokens known after a step, of which `hidden` bool[B, T] are not yet."""
-        length = int(step.tokens.shape[1])
-        open_ = step.free(b)
-        if open_ is None or "fraction" not in step.row:
-            return of_free(b, step.row["count"], step.kept, length)
+    def known(self, b: Builder, hidden: Var, at: Values) -> Var:
+        """i64[] or i64[B, 1]: tokens known after a step before which `hidden` bool[B, T] are not."""
+        length = int(hidden.shape[1])
+        open_ = free_of(b, at)
+        if open_ is None or "fraction" not in at:
+            return among_free(b, at["count"], at, length)
         free = b.sum(b.cast(open_, to="f32"), axes=(1,), keepdims=True, out="free")
         left = b.sum(b.cast(hidden, to="f32"), axes=(1,), keepdims=True, out="left")
-        stay = b.minimum(b.floor(free * step.row["fraction"]), left - 1.0, out="stay")
+        stay = b.minimum(b.floor(free * at["fraction"]), left - 1.0, out="stay")
         # At least one remains for each later step, until the last draws all.
-        least = b.cast(b.greater(step.row["fraction"], 0.0), to="f32", out="least")
+        least = b.cast(b.greater(at["fraction"], 0.0), to="f32", out="least")
         stay = b.maximum(stay, least, out="stay")
         return b.cast(b.op("sub", float(length), stay), to="i64", out="count")  # type: ignore[no-any-return]
 
-    def confidence(self, b: Builder, logits: Var, drawn: Var, row: Mapping[str, Var]) -> Var:
-        """f32[B, T]: the log probability of what was drawn, with noise."""
+    def confidence(self, b: Builder, logits: Var, drawn: Var, at: Values) -> Var:
+        """f32[B, T]: the log-probability of the tokens drawn, with noise."""
         index = b.reshape(drawn, shape=(*drawn.shape, 1))
         confidence = b.take_along(b.log_softmax(logits, axis=2), index, axis=2)
         confidence = b.reshape(confidence, shape=drawn.shape, out="confidence")
-        if "certainty" in row:
-            confidence = b.mul(confidence, row["certainty"], out="confidence")
-        return b.add(confidence, row["gumbel"] * row["noise"], out="confidence") if self.noisy else confidence  # type: ignore[no-any-return]
+        if "certainty" in at:
+            confidence = b.mul(confidence, at["certainty"], out="confidence")
+        return b.add(confidence, at["gumbel"] * at["noise"], out="confidence") if self.noisy else confidence  # type: ignore[no-any-return]
 
 
-def of_free(b: Builder, count: Var, kept: Var | None, length: int) -> Var:
+def among_free(b: Builder, count: Var, at: Values, length: int) -> Var:
     """A number of known tokens; if some were given i64[B, 1], these and the same fraction of the others, rounded up."""
-    if kept is None:
+    if "kept" not in at:
         return count
-    fixed = b.sum(b.cast(kept, to="i64"), axes=(1,), keepdims=True, out="fixed")
+    fixed = b.sum(b.cast(at["kept"], to="i64"), axes=(1,), keepdims=True, out="fixed")
     wanted = (length - fixed) * count + (length - 1)
     return b.add(fixed, b.div(wanted, length), out="count")  # type: ignore[no-any-return]

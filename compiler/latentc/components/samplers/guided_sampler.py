@@ -61,10 +61,10 @@ class GuidedSampler(Sampler):
         return [term.name or name for term, name in zip(terms, usual, strict=True)]
 
     def conditions(self, spec: Spec, networks: Mapping[str, Network]) -> Conditions:
-        """What a request is asked for: the conditions that networks are told, and those that only guidance reads."""
-        told = Conditions(spec, networks)
+        """The conditions of a request: those that networks take, and those that only guidance reads."""
+        own = Conditions(spec, networks)
         also = [name for _, term in self.terms() for name in term.reads()]
-        return Conditions(spec, networks, (*(name for name, _ in told.items()), *also)) if also else told
+        return Conditions(spec, networks, (*(name for name, _ in own.items()), *also)) if also else own
 
     def guided_view(self, mb: ModuleBuilder, main: Network, view: Network) -> Network:
         """`view` of the network `main`, with the methods that the terms call."""
@@ -74,14 +74,14 @@ class GuidedSampler(Sampler):
 
     def setting_problems(self, spec: Spec) -> Iterator[Problem]:
         """Two scales, or a scale and a condition, that requests would set by one name."""
-        settings, told = self.settings(), _settings_of_conditions(spec)
+        settings, taken = self.settings(), _settings_of_conditions(spec)
         for (path, _), name in zip(self.terms(), settings, strict=True):
             if settings.count(name) > 1:
                 yield Problem(
                     (*path, "name"), f"two terms of guidance are named `{name}`", "give each term its own `name`"
                 )
-            elif name in told:
-                message = f"condition `{told[name]}` is already set by requests as `{name}`"
+            elif name in taken:
+                message = f"condition `{taken[name]}` is already set by requests as `{name}`"
                 yield Problem((*path, "name"), message, "give this guidance another `name`")
 
 

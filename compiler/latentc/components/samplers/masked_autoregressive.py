@@ -118,7 +118,7 @@ class MaskedAutoregressive(Sampler):
         tokens_type = f32(B, Named(length, "T"), size)
         b = mb.function(entry)
         inputs = conditions.inputs(b)
-        told = conditions.operands(b, inputs)
+        operands = conditions.operands(b, inputs)
         sources: dict[str, Source] = conditions.sources()
         own = inpainting_conditions(shape, length) if name == "inpaint" else ()
         given, keep = (b.input("given", f32(B, *shape)), b.input("keep", f32(B, length))) if own else (None, None)
@@ -147,8 +147,8 @@ class MaskedAutoregressive(Sampler):
             tokens = b.mul(x, 0.0, out="tokens")
         fixed = {"ranks": ranks, "order": order, "x": x}
         fixed |= {k: v for k, v in (("scale", scale), ("noise", noise), ("free", free)) if v is not None}
-        sets = self.SETS(main, head, conditions, tuple(told), tuple(fixed), tables, entry)
-        (tokens,), evaluations = self.run(b, sets, told, fixed, [tokens], self.segments(length))
+        sets = self.SETS(main, head, conditions, tuple(operands), tuple(fixed), tables, entry)
+        (tokens,), evaluations = self.run(b, sets, operands, fixed, [tokens], self.segments(length))
         b.output(unpatchify(b, tokens, shape))
         what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
         mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps, each token by {tables[0].steps} of diffusion.")
@@ -160,7 +160,7 @@ class MaskedAutoregressive(Sampler):
         self,
         b: Builder,
         sets: TokenSets,
-        told: Mapping[str, Var],
+        operands: Mapping[str, Var],
         fixed: Mapping[str, Var],
         state: Sequence[Var],
         segments: Sequence[Segment],
@@ -175,7 +175,7 @@ class MaskedAutoregressive(Sampler):
                 f"{sets.entry}.set",
                 len(rows),
                 partial(sets.body(len(blocks)), blocks),
-                invariants=[*told.values(), *fixed.values()],
+                invariants=[*operands.values(), *fixed.values()],
                 carried=list(state),
                 tables=tables,
                 names=["tokens", *["features"] * (len(state) - 1), *names],

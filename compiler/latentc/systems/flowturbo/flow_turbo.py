@@ -88,7 +88,7 @@ class FlowTurbo(Sampler):
         entry, process = f"sample.{self.steps}", target.process
         b = mb.function(entry)
         x = b.input("x", main.methods["forward"].input("state").type)
-        told = conditions.operands(b, conditions.inputs(b))
+        operands = conditions.operands(b, conditions.inputs(b))
         scale = b.input("scale", f32(B)) if self.guidance else None
         channels = self.guidance.channels if self.guidance else None
         if process.prior_scale(process.first) != 1.0:
@@ -107,7 +107,9 @@ class FlowTurbo(Sampler):
             if start >= stop:
                 continue
             stage = _Stage(evaluator, network, name, velocity, (times[-1] - times[0]) / self.steps)
-            state = stage.loop(b, entry, times[start : stop + 1], process.progress, self.guidance, told, scale, state)
+            state = stage.loop(
+                b, entry, times[start : stop + 1], process.progress, self.guidance, operands, scale, state
+            )
         b.output(state[0])
         mb.entries[entry] = b.finish(
             doc=f"FlowTurbo, {self.heun} steps of Heun, {self.pseudo} pseudo-corrector steps, {self.refined} refined"
@@ -132,14 +134,22 @@ class _Evaluator:
     channels: int | None
 
     def __call__(
-        self, b: Builder, network: Network, told: Operands, scale: Var | None, x: Var, time: Var, out: str, **given: Any
+        self,
+        b: Builder,
+        network: Network,
+        operands: Operands,
+        scale: Var | None,
+        x: Var,
+        time: Var,
+        out: str,
+        **given: Any,
     ) -> tuple[Var, ...]:
         """The prediction, and that of the branch without conditions if it differs. `given`: {condition: v of both}."""
         with_, without = ({key: branches[i] for key, branches in given.items()} for i in (0, -1))
         if scale is None:
-            return (call(b, network, "forward", {**told, **with_}, state=x, time=time, out=out),)
-        null = self.conditions.null(b, told)
-        both = {**told, **with_}, {**null, **without}
+            return (call(b, network, "forward", {**operands, **with_}, state=x, time=time, out=out),)
+        null = self.conditions.null(b, operands)
+        both = {**operands, **with_}, {**null, **without}
         cond, uncond = both_branches(b, network, "forward", *both, state=x, time=time, out=out)
         column = b.reshape(scale, shape=(scale.shape[0], *[1] * (x.type.rank - 1)), out="scale")
         if not _splits(network, self.channels):
@@ -169,7 +179,7 @@ class _Stage:
         times: np.ndarray,
         progress: Any,
         guidance: ScheduledGuidance | None,
-        told: Operands,
+        operands: Operands,
         scale: Var | None,
         state: Sequence[Var],
     ) -> tuple[Var, ...]:
@@ -179,7 +189,7 @@ class _Stage:
             weights = guidance.weights(progress(times))
             if not np.all(weights == 1.0):
                 columns |= {"weight": weights[:-1], "weight_next": weights[1:]}
-        kept = {**told, **({} if scale is None else {"scale": scale})}
+        kept = {**operands, **({} if scale is None else {"scale": scale})}
 
         def body(
             inner: Builder, i: Var, invariants: tuple[Var, ...], carry: tuple[Var, ...], rows: tuple[Var, ...]

@@ -122,7 +122,7 @@ class Pivoted(Sampler):
         width = int(main.methods["forward"].output().type.shape[2])  # type: ignore[arg-type]
         tokens_type = f32(B, Named(length, "T"), size)
         b = mb.function(entry)
-        told = conditions.operands(b, conditions.inputs(b))
+        operands = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
         fixed, settings = dict[str, Var](), list[Setting]()
         if pivots.guidance is not None:
@@ -155,11 +155,12 @@ class Pivoted(Sampler):
             sources["noise"] = RandomSource("normal", "step")
 
         fixed |= {"ranks": b.argsort(order, out="ranks"), "order": order, "x": x}
-        sets = TokenSets(main, networks["pivot_head"], conditions, tuple(told), tuple(fixed), (first,), entry, "pivots")
+        given = (tuple(operands), tuple(fixed), (first,), entry, "pivots")
+        sets = TokenSets(main, networks["pivot_head"], conditions, *given)
         start = [b.mul(x, 0.0, out="pivots"), b.full(x, shape=(count, width), value=0.0, dtype="f32", out="features")]
-        (made, features), evaluations = pivots.run(b, sets, told, fixed, start, _as_one(pivots.segments(count)))
+        (made, features), evaluations = pivots.run(b, sets, operands, fixed, start, _as_one(pivots.segments(count)))
         tokens = self._dense(
-            b, networks, conditions, told, entry, table, enters, dense_order, features, scale, drawn, rows
+            b, networks, conditions, operands, entry, table, enters, dense_order, features, scale, drawn, rows
         )
         b.output(unpatchify(b, tokens, spec.data.shape), made)  # type: ignore[arg-type]
         mb.entries[entry] = b.finish(doc=f"Draws {count} pivots, then {length} tokens in {self.steps} steps.")
@@ -172,7 +173,7 @@ class Pivoted(Sampler):
         b: Builder,
         networks: Mapping[str, Network],
         conditions: Conditions,
-        told: Mapping[str, Var],
+        operands: Mapping[str, Var],
         entry: str,
         table: Table,
         enters: tuple[float, float],
@@ -194,12 +195,12 @@ class Pivoted(Sampler):
         if self.guidance is not None:
             columns["weight"] = np.asarray(self.guidance.weights(known), np.float64)
         ranks = b.argsort(order, out="ranks")
-        fixed = [*told.values(), features, ranks, *([] if scale is None else [scale])]
+        fixed = [*operands.values(), features, ranks, *([] if scale is None else [scale])]
         tables = [*(b.constant(column, out=name) for name, column in columns.items()), *drawn]
 
         def body(b: Builder, i: Var, kept: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]) -> Any:
-            operands = dict(zip(told, kept, strict=False))
-            features, ranks, *scales = kept[len(told) :]
+            named = dict(zip(operands, kept, strict=False))
+            features, ranks, *scales = kept[len(operands) :]
             (tokens,), row = state, dict(zip([*columns, "x", "noise"], rows, strict=False))
             waiting = b.less(ranks, row["before"], out="waiting")
             hidden = b.cast(waiting, to="f32", out="hidden")
@@ -207,16 +208,16 @@ class Pivoted(Sampler):
             given: dict[str, Any] = {"state": tokens, "mask": [hidden, none], "features": features, "out": "z"}
             found, used, guides = {}, {}, []
             if scales:
-                null = conditions.null(b, operands)
+                null = conditions.null(b, named)
                 # The masks and features belong to both branches.
-                cond, other = both_branches(b, main, "forward", operands, null, **given)
+                cond, other = both_branches(b, main, "forward", named, null, **given)
                 found["null_z"] = b.slice(other, axis=1, start=count, stop=count + length, out="null_z")
                 used["scale"] = scale_at(b, scales[0], row["weight"])
                 guides.append(Guide("scale", "guidance", 1.0, np.ones_like, of_conditions()))
             else:
-                cond = call(b, main, "forward", operands, **given)
+                cond = call(b, main, "forward", named, **given)
             found = {"z": b.slice(cond, axis=1, start=count, stop=count + length, out="z"), **found}
-            request = Request(found, lambda b, told, names: {"z": told["null_z"]}, ("z",), found["z"], used)
+            request = Request(found, lambda b, operands, names: {"z": operands["null_z"]}, ("z",), found["z"], used)
             column = b.reshape(waiting, shape=(B, length, 1), out="column")
             at_first = weighted_sum(b, "target", (enters[0], tokens), (enters[1], row["x"]))
             put_back = Known(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Network
 from latentc.components.kit.tokens import halton_order
 from latentc.components.networks.bert import Bert
 from latentc.components.parts import Problem
-from latentc.components.samplers._masked import MaskedSampler, Step, known_counts
+from latentc.components.samplers._masked import MaskedSampler, Values, free_of, known_counts
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
 
@@ -66,28 +65,25 @@ class Halton(MaskedSampler):
         factors = np.linspace(*self.sharpness, self.steps)
         return np.where(np.arange(self.steps) < self.warmup, factors / 2, factors)
 
-    def columns(self, length: int) -> dict[str, np.ndarray]:
+    def columns(self, length: int, keeps: bool = False) -> dict[str, np.ndarray]:
         return {} if self.redraw else {"known": np.concatenate([[0], self.counts(length)[:-1]])}
 
-    def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
-        length = int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
+    def draws(self, length: int) -> dict[str, RandomSource]:
         rotation = RandomSource("integers", "rotation", parameters={"high": length})
-        return {"rotation": (rotation, ())} if self.rotate else {}
+        return {"rotation": rotation} if self.rotate else {}
 
-    def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
+    def fixed(self, b: Builder, drawn: Values, length: int) -> dict[str, Var]:
         """The rank of each token: i64[T], or i64[B, T] rotated by sample."""
         ranks = b.constant(np.argsort(halton_order(isqrt(length), isqrt(length))), out="ranks")
-        if not self.rotate:
-            return [ranks]
-        rotated = b.add(ranks, b.reshape(inputs["rotation"], shape=(inputs["rotation"].shape[0], 1)), out="rotated")
-        around = b.op("sub", rotated, b.mul(b.div(rotated, length), length), out="ranks")
-        return [around]
+        if self.rotate:
+            rotated = b.add(ranks, b.reshape(drawn["rotation"], shape=(drawn["rotation"].shape[0], 1)), out="rotated")
+            ranks = b.op("sub", rotated, b.mul(b.div(rotated, length), length), out="ranks")
+        return {"ranks": ranks}
 
-    def choose(self, b: Builder, step: Step) -> Var:
-        (ranks,) = step.prepared
-        revealed = b.less(ranks, step.row["count"], out="revealed")
+    def choose(self, b: Builder, mask: int, tokens: Var, drawn: Var, logits: Var, predicted: Var, at: Values) -> Var:
+        revealed = b.less(at["ranks"], at["count"], out="revealed")
         if not self.redraw:
-            new = b.less_equal(step.row["known"], ranks, out="new")
+            new = b.less_equal(at["known"], at["ranks"], out="new")
             revealed = b.logical_and(new, revealed, out="revealed")
-        free = step.free(b)
+        free = free_of(b, at)
         return revealed if free is None else b.logical_and(revealed, free, out="chosen")  # type: ignore[no-any-return]

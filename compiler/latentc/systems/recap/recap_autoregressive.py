@@ -54,7 +54,7 @@ class RecapSets(TokenSets):
     def steps(self, blocks: tuple[int, ...], b: Builder, i: Var, invariants: Row, state: Row, rows: Row) -> Any:
         """One set in several steps, its tokens in order of position; all but the first evaluate the set alone."""
         (tokens,), (before, *rest) = state, rows
-        told, at = self.given(invariants)
+        operands, at = self.given(invariants)
         length = int(tokens.shape[1])
         weights, after = rest[len(blocks) :], rest[: len(blocks)]
         names = ["before", *["after"] * len(after)]
@@ -72,13 +72,13 @@ class RecapSets(TokenSets):
         made_before = [b.op("sub", before, column, out="made_before") for column in after]
         hidden = b.cast(waiting, to="f32", out="hidden")
         both = (lambda x: b.concat(x, x, axis=0)) if "scale" in at else (lambda x: x)
-        operands = dict(told)
+        branches = dict(operands)
         if "scale" in at:
-            null = self.conditions.null(b, told)
-            operands = {key: b.concat(value, null[key], axis=0, out=key) for key, value in told.items()}
+            null = self.conditions.null(b, operands)
+            branches = {key: b.concat(value, null[key], axis=0, out=key) for key, value in operands.items()}
         caches = len(recall.inputs_of("cache"))
         out = " ".join(["z", *["cache"] * caches])
-        z, *remembered = call(b, self.main, "remember", operands, state=both(tokens), mask=both(hidden), out=out)
+        z, *remembered = call(b, self.main, "remember", branches, state=both(tokens), mask=both(hidden), out=out)
         z = along(b, z, both(position), "z")
         known = b.op("sub", 1.0, hidden, out="known")
         others = b.cast(outside, to="f32", out="others")
@@ -90,7 +90,7 @@ class RecapSets(TokenSets):
                 unknown = b.cast(b.less_equal(first, nth), to="f32", out="unknown")
                 masks = [both(unknown), both(counted), both(known), both(others)]
                 given = {"state": both(x), "mask": masks, "position": both(position), "cache": remembered}
-                z = call(b, self.main, "recall", operands, out="z", **given)
+                z = call(b, self.main, "recall", branches, out="z", **given)
             chosen = b.minimum(b.add(first, b.arange(count)), most - 1, out="chosen")
             places = b.minimum(b.add(after[-1], chosen), length - 1, out="places")
             scale = scale_at(b, at["scale"], weights[k]) if "scale" in at else None

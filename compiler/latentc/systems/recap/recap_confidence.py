@@ -5,7 +5,7 @@ Symbols: B batch, T tokens of a sample, V values drawn among, G most tokens of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,11 +14,12 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network
+from latentc.components.kit import Conditions, Operands
 from latentc.components.kit.tokens import draw, filtered, rows
 from latentc.components.parts import Problem
 from latentc.components.sampler import Recall
-from latentc.components.samplers._masked import Request, fraction_of
-from latentc.components.samplers.confidence import KNOWN, Confidence, of_free
+from latentc.components.samplers._masked import Values, drawable, evaluated, fraction_of, mask_of, masked_steps
+from latentc.components.samplers.confidence import KNOWN, Confidence, among_free
 from latentc.ir.builder import Builder, Var
 from latentc.systems.recap.reuse import Reuse
 from latentc_runtime.sources import RandomSource
@@ -73,9 +74,6 @@ class RecapConfidence(Confidence):
         most = self.reuse.most(self._left(tokens), tokens)
         return Recall(most, False) if most else None
 
-    def by_rows(self, network: Network) -> bool:
-        return "recall" not in network.methods
-
     def counts(self, length: int) -> np.ndarray:
         if self.reuse.catch_up or self.progress == "start":
             return super().counts(length)
@@ -84,75 +82,100 @@ class RecapConfidence(Confidence):
         drawn = np.maximum(np.diff(length - np.floor(fraction * real(length)).astype(np.int64), prepend=0), 1)
         return np.minimum(np.append(np.cumsum(drawn[:-1]), length), length)
 
-    def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
-        length = int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
-        return super().random(network) | {"again": (RandomSource("uniform", "set", self.steps), (length,))}
+    def draws(self, length: int) -> dict[str, RandomSource]:
+        return super().draws(length) | {"again": RandomSource("uniform", "set", self.steps)}
 
     def noise_progress(self, length: int) -> np.ndarray:
         """f64[N]: one number per set."""
         sets = self.reuse.sets(self._left(length), length)
         return np.array([i / len(sets) for i, (first, stop) in enumerate(sets, 1) for _ in range(first, stop)])
 
-    def columns(self, length: int) -> dict[str, np.ndarray]:
+    def columns(self, length: int, keeps: bool = False) -> dict[str, np.ndarray]:
         cooled = np.linspace(0.0, 1.0, self.steps) ** 0.5
         known = np.concatenate([[0], self.counts(length)[:-1]])
         return {"known": known, "cooling": 1 / (1 + (self.reuse.temperature - 1) * cooled), **super().columns(length)}
 
-    def columns_of_given(self, length: int) -> dict[str, np.ndarray]:
-        return {}
-
-    def loops(
+    def run(
         self,
         b: Builder,
         entry: str,
+        network: Network,
+        conditions: Conditions,
         tokens: Var,
-        invariants: Sequence[Var],
-        tables: Mapping[str, Var],
-        request: Callable[[tuple[Var, ...]], Request],
+        operands: Operands,
+        fixed: Values,
+        tables: Values,
     ) -> Var:
-        def body(steps: int, b: Builder, i: Var, fixed: tuple[Var, ...], state: Any, row: tuple[Var, ...]) -> Any:
-            at = dict(zip(tables, row, strict=True))
-            if steps == 1:
-                at = {key: b.reshape(part, shape=(1, *part.shape)) for key, part in at.items()}
-            return (self._draw_set(b, request(fixed), steps, state[0], at),), ()
-
         length = int(tokens.shape[-1])
         sets = self.reuse.sets(self._left(length), length)
         for steps, run in groupby(sets, lambda ends: ends[1] - ends[0]):
             (first, _), *_ = ends = list(run)
-            (tokens,) = b.loop(
-                f"{entry}.{'step' if steps == 1 else 'set'}",
-                len(ends),
-                partial(body, steps),
-                invariants=invariants,
-                carried=[tokens],
-                tables=[in_rows(b, table, first, ends[-1][1], steps) for table in tables.values()],
-                names=["tokens", *tables],
-            )
+            step = partial(self._draw_set, network, conditions, steps)
+            parts = {key: in_rows(b, table, first, ends[-1][1], steps) for key, table in tables.items()}
+            name = f"{entry}.{'step' if steps == 1 else 'set'}"
+            tokens = masked_steps(b, name, len(ends), step, tokens, operands, fixed, parts)
         return tokens
 
     def _left(self, length: int) -> list[int]:
         """Hidden tokens before the first step, and after each."""
         return [length, *(length - int(known) for known in self.counts(length))]
 
-    def _draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
-        """tokens i64[B, T] after a set; rows of tables [steps, …] by name."""
-        first = {key: nth_row(b, table, 0) for key, table in row.items()}
-        method = "forward" if steps == 1 else "remember"
-        all_, *caches = request.evaluated(b, method, first.get("weight"), state=tokens)
-        sharp = request.drawable(b, all_)
+    def _draw_set(
+        self,
+        network: Network,
+        conditions: Conditions,
+        steps: int,
+        b: Builder,
+        tokens: Var,
+        operands: Operands,
+        fixed: Values,
+        row: Values,
+    ) -> Var:
+        """tokens i64[B, T] after a set of m steps, chosen by confidence and drawn anew, the most confident first.
+
+        Rows of tables have the shape [m, …], or with one step that of its row.
+        """
+        if steps == 1:
+            row = {key: b.reshape(part, shape=(1, *part.shape)) for key, part in row.items()}
+        predict = partial(evaluated, b, network, conditions)
+        first = {**fixed, **{key: nth_row(b, table, 0) for key, table in row.items()}}
+        all_, *caches = predict("forward" if steps == 1 else "remember", operands, first, state=tokens)
+        sharp = drawable(b, network, all_)
         sharp = b.mul(sharp, first["sharpness"], out="logits") if "sharpness" in first else sharp
         drawn = draw(b, filtered(b, sharp, self.top_k, 1.0), first["u"], out="guess")
         confidence = self.confidence(b, sharp, drawn, first)
-        hidden = b.equal(tokens, request.mask, out="hidden")
+        hidden = b.equal(tokens, mask_of(network), out="hidden")
         confidence = b.where(hidden, confidence, b.scalar(-KNOWN, confidence), out="confidence")
         length = int(tokens.shape[1])
-        most = length if steps == 1 else int(request.network.methods["recall"].input("state").type.shape[1])  # type: ignore[arg-type]
-        place = chosen_set(b, confidence, most)
-        known = of_free(b, first["known"], request.kept, length)
-        counts = [of_free(b, nth_row(b, row["count"], k), request.kept, length) for k in range(steps)]
+        most = length if steps == 1 else int(network.methods["recall"].input("state").type.shape[1])  # type: ignore[arg-type]
+        order = b.argsort(b.neg(confidence), out="by_confidence")
+        position, rank = b.slice(order, axis=1, start=0, stop=most, out="position"), b.argsort(order, out="rank")
+        known = among_free(b, first["known"], fixed, length)
+        counts = [among_free(b, nth_row(b, row["count"], k), fixed, length) for k in range(steps)]
         made = [b.op("sub", count, known, out="made") for count in counts]
-        return drawn_set(b, request, tokens, all_, tuple(caches), place, made, row, self.top_k)
+        nth = b.add(b.mul(position, 0), b.arange(most), out="nth")
+        mine = b.less(rank, made[-1], out="mine")
+        others = b.op("sub", 1.0, b.cast(mine, to="f32"), out="others")
+        counted = b.cast(b.less(nth, made[-1]), to="f32", out="counted")
+        x = b.add(b.mul(position, 0), mask_of(network), out="x")
+        # In this order, because OpenVINO drops a slice along other axes before it gathers.
+        logits = drawable(b, network, rows(b, all_, position, "local"))
+        before: Any = 0
+        for k, after in enumerate(made):
+            at = {**fixed, **{key: nth_row(b, table, k) for key, table in row.items()}}
+            if k:
+                given = {"state": x, "mask": [counted, others], "position": position, "cache": caches}
+                logits = drawable(b, network, predict("recall", operands, at, **given)[0])
+            sharp = logits
+            for key in ("sharpness", "cooling"):
+                if key in at:
+                    sharp = b.mul(sharp, at[key], out="logits")
+            u = b.slice(at["again"], axis=1, start=0, stop=most, out="u")
+            drawn = draw(b, filtered(b, sharp, self.top_k, 1.0), u, out="drawn")
+            now = b.logical_and(b.less_equal(before, nth), b.less(nth, after), out="now")
+            x, before = b.where(now, drawn, x, out="x"), after
+        back = b.minimum(rank, most - 1, out="back")
+        return b.where(mine, b.take_along(x, back, axis=1), tokens, out="tokens")  # type: ignore[no-any-return]
 
 
 def in_rows(b: Builder, table: Var, first: int, stop: int, steps: int) -> Var:
@@ -160,56 +183,6 @@ def in_rows(b: Builder, table: Var, first: int, stop: int, steps: int) -> Var:
     rest, count = table.shape[1:], stop - first
     part = table if count == int(table.shape[0]) else b.slice(table, axis=0, start=first, stop=stop)
     return part if steps == 1 else b.reshape(part, shape=(count // steps, steps, *rest))  # type: ignore[no-any-return]
-
-
-def chosen_set(b: Builder, confidence: Var, most: int) -> tuple[Var, Var]:
-    """(i64[B, G] the places of the most confident tokens, i64[B, T] the rank of each token) of confidence f32[B, T]."""
-    order = b.argsort(b.neg(confidence), out="by_confidence")
-    return b.slice(order, axis=1, start=0, stop=most, out="position"), b.argsort(order, out="rank")
-
-
-def drawn_set(
-    b: Builder,
-    request: Request,
-    tokens: Var,
-    first: Var,
-    caches: tuple[Var, ...],
-    place: tuple[Var, Var],
-    made: list[Var],
-    row: Mapping[str, Var],
-    top_k: int,
-) -> Var:
-    """tokens i64[B, T] with a set of tokens drawn in m steps, the most confident first.
-
-    first f32[B, T, V or more]: all logits of the step that chose the set. place: see `chosen_set`. made: m numbers of
-    tokens of the set, i64[] or i64[B, 1], known after each step. row: tables [m, …] by name.
-    """
-    position, rank = place
-    most = int(position.shape[1])
-    nth = b.add(b.mul(position, 0), b.arange(most), out="nth")
-    mine = b.less(rank, made[-1], out="mine")
-    others = b.op("sub", 1.0, b.cast(mine, to="f32"), out="others")
-    counted = b.cast(b.less(nth, made[-1]), to="f32", out="counted")
-    x = b.add(b.mul(position, 0), request.mask, out="x")
-    # In this order, because OpenVINO drops a slice along other axes before it gathers.
-    logits = request.drawable(b, rows(b, first, position, "local"))
-    before: Any = 0
-    for k, after in enumerate(made):
-        at = {key: nth_row(b, table, k) for key, table in row.items()}
-        if k:
-            masks = [counted, others]
-            given = {"state": x, "mask": masks, "position": position, "cache": list(caches)}
-            logits = request.logits(b, "recall", at.get("weight"), **given)
-        sharp = logits
-        for key in ("sharpness", "cooling"):
-            if key in at:
-                sharp = b.mul(sharp, at[key], out="logits")
-        u = b.slice(at["again"], axis=1, start=0, stop=most, out="u")
-        drawn = draw(b, filtered(b, sharp, top_k, 1.0), u, out="drawn")
-        now = b.logical_and(b.less_equal(before, nth), b.less(nth, after), out="now")
-        x, before = b.where(now, drawn, x, out="x"), after
-    back = b.minimum(rank, most - 1, out="back")
-    return b.where(mine, b.take_along(x, back, axis=1), tokens, out="tokens")  # type: ignore[no-any-return]
 
 
 def nth_row(b: Builder, table: Var, k: int) -> Var:
