@@ -11,7 +11,7 @@ from parity_data import LIMIT, error, excess, load
 
 from latentc.checkpoint import arrays, network_weights
 from latentc.components.kit import Conditions
-from latentc.components.samplers._token_sets import TokenSets
+from latentc.components.samplers.masked_autoregressive import TokenSets
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B

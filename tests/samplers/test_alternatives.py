@@ -14,9 +14,9 @@ from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.edm import Edm
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.process import Parameterization
-from latentc.components.samplers.alternatives import alternatives, reference
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import Ddim
+from latentc.tune.alternatives import alternatives, reference
 
 TARGETS = {
     "discrete": Parameterization(Discrete(kind="discrete", schedule="cosine"), "noise"),

@@ -11,10 +11,10 @@ from latentc import components
 from latentc.components.processes.process import Parameterization
 from latentc.components.processes.sde import Ve
 from latentc.components.samplers import ode
-from latentc.components.samplers.adams import deis
 from latentc.components.samplers.ddim import ddim
+from latentc.components.samplers.deis import deis
 from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
-from latentc.components.samplers.sde import stochastic
+from latentc.components.samplers.euler_maruyama import stochastic
 from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import unipc
 

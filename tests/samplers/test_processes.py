@@ -14,8 +14,8 @@ from latentc.components.processes.formulas import NUMPY, Numpy, Symbolic
 from latentc.components.processes.prediction import KINDS, conversion, functional
 from latentc.components.processes.process import Parameterization, time_column
 from latentc.components.samplers import ode
-from latentc.components.samplers.adams import deis
 from latentc.components.samplers.ddim import ddim
+from latentc.components.samplers.deis import deis
 from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
 from latentc.components.samplers.dpm_solver_singlestep import dpm_solver_singlestep
 from latentc.components.samplers.grid import Grid, level_range, nearest

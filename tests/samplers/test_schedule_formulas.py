@@ -22,8 +22,7 @@ SAMPLERS = {name: cls for name, cls in load("samplers").items() if issubclass(cl
 SPACINGS = load("samplers/spacings")
 PREDICTIONS = ("noise", "x0", "velocity", "flow_velocity", "score", "scaled_score", "preconditioned")
 NO_FORMULAS = {
-    *("consistency", "deis", "flow_map", "flow_turbo", "ipndm", "predictor_corrector", "probability_flow"),
-    *("dopri5", "denoised_dopri5", "pivoted"),
+    *("consistency", "flow_map", "predictor_corrector", "probability_flow"),
 }
 """Samplers whose projects have tables."""
 NO_SPACING = {"betas", "iddpm_levels"}
@@ -96,7 +95,7 @@ def test_formulas_are_the_table(kind: str) -> None:
 
 
 @pytest.mark.parametrize("process", [name for name in PROCESSES if name not in NO_PROCESS])
-@pytest.mark.parametrize("kind", ["ddim", "heun", "euler_maruyama"])
+@pytest.mark.parametrize("kind", ["ddim", "deis", "heun", "euler_maruyama"])
 def test_every_prediction(process: str, kind: str) -> None:
     for predicts in PREDICTIONS:
         compared(SAMPLERS[kind](**fields(kind)), Parameterization(example(process), predicts))
@@ -136,6 +135,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"predict_x0": False, "final": "sigma_min"},
         {"corrector": False},
     ],
+    "deis": [{"order": order, "polynomial": name} for order in (1, 2, 3, 4) for name in ("rho", "log_rho")],
+    "ipndm": [{"order": order} for order in (1, 2, 3, 4)],
     "euler_maruyama": [
         *(
             {"diffusion": form}

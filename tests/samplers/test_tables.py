@@ -19,13 +19,13 @@ from diffusers import (
 from processes import discrete_grid, flow_grid, karras_grid, path, schedule, spaced
 
 from latentc.components.samplers import ode
-from latentc.components.samplers.adams import deis, ipndm
 from latentc.components.samplers.ddim import ddim
 from latentc.components.samplers.ddpm import ddpm
+from latentc.components.samplers.deis import deis, ipndm
 from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
 from latentc.components.samplers.dpm_solver_singlestep import dpm_solver_singlestep, singlestep_orders
+from latentc.components.samplers.euler_maruyama import stochastic
 from latentc.components.samplers.ode import euler, heun
-from latentc.components.samplers.sde import stochastic
 from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import unipc
 from latentc.diagnostics import DiagnosticError

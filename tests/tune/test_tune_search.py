@@ -15,12 +15,12 @@ from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.edm import Edm
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.process import Parameterization
-from latentc.components.samplers.alternatives import reference
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.dpm_solver_pp import DpmSolverPp
 from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import Unipc
 from latentc.measure.metrics import mean_distance
+from latentc.tune.alternatives import reference
 from latentc.tune.screen import FINE
 from latentc.tune.search import cheapest_path, refined, searched, step_costs, stretched, trajectory
 

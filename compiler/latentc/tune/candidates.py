@@ -9,12 +9,12 @@ from typing import Any
 
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._masked import ListedSampler
-from latentc.components.samplers.alternatives import alternatives
 from latentc.components.samplers.base import ArraySampler
 from latentc.measure.calls import evenly
 from latentc.spec import load_spec
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
+from latentc.tune.alternatives import alternatives
 
 Tunable = ArraySampler | ListedSampler
 """Samplers that can be tuned."""

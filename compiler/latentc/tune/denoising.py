@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from latentc.components.contract import Lowered
-from latentc.components.samplers.alternatives import reference
 from latentc.components.samplers.base import ArraySampler
 from latentc.measure.metrics import mean_distance
 from latentc.passes.feature_cache_methods import block_lists
+from latentc.tune.alternatives import reference
 from latentc.tune.candidates import COUNTS, reusing
 from latentc.tune.denoiser import open_denoiser
 from latentc.tune.found import Found, Task

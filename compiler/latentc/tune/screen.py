@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentc.components.samplers.alternatives import reference
 from latentc.components.samplers.base import ArraySampler
 from latentc.measure.metrics import mean_distance
+from latentc.tune.alternatives import reference
 from latentc.tune.budget import front
 from latentc.tune.candidates import Candidate, grid
 from latentc.tune.denoiser import Denoiser

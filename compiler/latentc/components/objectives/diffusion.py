@@ -19,8 +19,7 @@ from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
-from latentc.components.processes.posterior import posterior
-from latentc.components.processes.prediction import conversion
+from latentc.components.processes.prediction import conversion, posterior
 from latentc.components.processes.process import Parameterization, Process, Variance
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var

@@ -22,8 +22,7 @@ from latentc.components.networks._class_names import named, rows_of
 from latentc.components.networks.language_model import LanguageModel
 from latentc.components.networks.token_transformer import TokenTransformer
 from latentc.components.parts import Problem, under
-from latentc.components.sampler import ScoringSampler
-from latentc.components.samplers._tokens import TokenSampler
+from latentc.components.sampler import ScoringSampler, TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source

@@ -10,15 +10,13 @@ from pydantic import Field
 
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Array
-from latentc.components.processes.posterior import posterior, posterior_terms
-from latentc.components.processes.prediction import Prediction
+from latentc.components.processes.prediction import Prediction, posterior, posterior_terms
 from latentc.components.processes.process import Parameterization, Variance
-from latentc.components.samplers._ancestral import Ancestral
-from latentc.components.samplers._thresholds import Bound
 from latentc.components.samplers.base import parameterization_of
+from latentc.components.samplers.ddim import Ancestral
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.script import Script
-from latentc.components.samplers.table import LINEAR, Body, Step, Table
+from latentc.components.samplers.table import LINEAR, Body, Bound, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
 

@@ -15,8 +15,7 @@ from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._adaptive import Tolerances, integrate
 from latentc.components.samplers._likelihood import ExactLikelihood, Path, Solution
 from latentc.components.samplers._velocity import course_of, velocity, velocity_and_divergence
-from latentc.components.samplers.base import parameterization_of
-from latentc.components.samplers.guided_sampler import GuidanceTerms, GuidedSampler
+from latentc.components.samplers.base import GuidanceTerms, GuidedSampler, parameterization_of
 from latentc.components.samplers.ode import path_interval
 from latentc.components.samplers.program import denoise, request_of, sources_of
 from latentc.components.samplers.spacings.spacing import Interval

@@ -8,13 +8,24 @@ lines of its body, and the columns of each loop. Names of columns are those of `
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from latentc.components.formula_source import NoSourceError, Sources
+from latentc.components.processes.discrete import (
+    BETAS,
+    Discrete,
+    at_timesteps,
+    between_timesteps,
+    schedule_ends,
+    time_between,
+)
+from latentc.components.processes.formulas import NUMPY
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, Process, bisected, time_is_level
 from latentc.components.samplers.grid import nearest_timesteps, timesteps_of
-from latentc.components.samplers.process_text import alpha_sigma, times_of_levels
 
 RENAMED = {"d_x": "c_skip", "d_output": "c_out", "e_x": "c_skip_2", "e_output": "c_out_2"}
 """Columns of a table by their names in a schedule."""
@@ -93,6 +104,7 @@ class Script:
         columns = {"t": sources.inline(process, "network_time")}
         if scaled is not None:
             columns["c_in"] = sources.inline(scaled, "input_scale")
+        out = "np.full_like(t, -1.0)" if out == "-1" else out
         columns |= {name: text for name, text, usual in (("c_skip", skip, "0"), ("c_out", out, "1")) if text != usual}
         text = "\n".join(columns.values())
         lines = [f"def {name}(t: Array{', w: Array' if diffused else ''}) -> dict[str, Array]:"]
@@ -104,8 +116,9 @@ class Script:
             lines.append(f"    alpha, sigma = {self.alpha_sigma()}(t)")
         if re.search(r"\bd_(alpha|sigma)\b", text):
             lines.append(f"    d_alpha, d_sigma = {sources.method(process, 'derivatives')}(t)")
-        if "own_" in text:
-            lines.append(f"    own_skip, own_out = {sources.method(scaled, 'denoiser')}(t)")
+        for names, formula in (("own_skip, own_out", "denoiser"), ("own_x0, own_noise", "functional")):
+            if names.partition(",")[0] in text:
+                lines.append(f"    {names} = {sources.method(scaled, formula)}(t)")
         inside = ", ".join(f'"{name}": {text}' for name, text in columns.items())
         lines.append(f"    return {{{inside}}}")
         return sources.define(name, "\n".join(lines).replace("own_", "c_"))
@@ -154,6 +167,7 @@ def _functional(kind: Prediction) -> tuple[str, str]:
         "score": ("0", "(-1.0 / sigma)"),
         "scaled_score": ("0", "-1"),
         "flow_velocity": ("d_alpha", "d_sigma"),
+        "preconditioned": ("own_x0", "own_noise"),
     }
     if kind not in found:
         raise NoSourceError(f"`{kind}` has no formula")
@@ -198,4 +212,50 @@ def _div(a: str, b: str) -> str:
     return f"{_atom(a)} / {_atom(b)}"
 
 
-__all__ = ["RENAMED", "Script", "conversion_text"]
+def alpha_sigma(process: Process, sources: Sources, whole: bool) -> str:
+    """The name of a printed function (alpha, sigma) of the times t, f64; if `whole`, of whole timesteps only."""
+    doc = "The process at times t: x_t = alpha * x_0 + sigma * noise."
+    if isinstance(process, Discrete):
+        doc, result = f"{doc} t = -1 is the data.", _of_schedule(process, sources, whole)
+    else:
+        result = _of_formulas(process, sources)
+    lines = ["def alpha_sigma(t: Array) -> tuple[Array, Array]:", f'    """{doc}"""', f"    return {result}"]
+    return sources.define("alpha_sigma", "\n".join(lines))
+
+
+def _of_formulas(process: Process, sources: Sources) -> str:
+    alpha, sigma = (
+        sources.expression(process, name) or f"{sources.method(process, name, f'{name}_of')}(t)"
+        for name in ("alpha", "sigma")
+    )
+    alpha = "np.ones_like(t)" if alpha == "1.0" else alpha
+    if process.data is not None:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            rounded = np.any(np.asarray(process.sigma(NUMPY, np.float64(process.data))) != 0.0)
+        sigma = f"np.where(t == {process.data!r}, 0.0, {sigma})" if rounded else sigma
+    return f"{alpha}, {sigma}"
+
+
+def _of_schedule(process: Discrete, sources: Sources, whole: bool) -> str:
+    names = [sources.constant("TIMESTEPS", process.steps)]
+    if process.schedule != "cosine":
+        start, end = schedule_ends(process.schedule, process.steps, process.beta_start, process.beta_end)
+        names += [sources.constant("BETA_START", start), sources.constant("BETA_END", end)]
+    betas = f"{sources.function(BETAS[process.schedule])}({', '.join(names)})"
+    lines = ["def alphas_cumprod() -> Array:", '    """alpha^2 of every timestep."""']
+    lines.append(f"    return np.cumprod(1.0 - {betas}, dtype=np.float64)")
+    sources.define("alphas_cumprod", "\n".join(lines))
+    static = {} if whole else {"interpolation": process.interpolation}
+    return f"{sources.function(at_timesteps if whole else between_timesteps, **static)}(t, alphas_cumprod())"
+
+
+def times_of_levels(process: Process, sources: Sources, levels: str, level: Callable[[], str]) -> str:
+    """The times of noise levels as an expression; `level` writes the function of the levels at times."""
+    if isinstance(process, Discrete):
+        return f"{sources.function(time_between, interpolation=process.interpolation)}({levels}, alphas_cumprod())"
+    if time_is_level(process):
+        return levels
+    return f"{sources.function(bisected)}({levels}, {level()}, {process.first!r}, {process.last!r})"
+
+
+__all__ = ["RENAMED", "Script", "alpha_sigma", "conversion_text", "times_of_levels"]

@@ -5,6 +5,7 @@ The body is one text: over a `Builder` it becomes the loop of a sampling program
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +13,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentc.components.samplers._thresholds import Bound, bounded
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, Var
 from latentc.ir.ops import OPS
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """Dynamic thresholding (Imagen, Saharia et al. 2022, arXiv:2205.11487): values beyond the quantile of a sample's
+    magnitudes, or of a channel's, are set to it, and all are scaled by `least` over it, if it is more than that.
+    """
+
+    quantile: float
+    least: float
+    per_channel: bool = False
+
+
+Bound = float | Quantile
+
+
+def bounded(b: Builder, x: Var, bound: Bound, out: str) -> Var:
+    """x [B, C, ...] within a bound."""
+    if not isinstance(bound, Quantile):
+        return b.clamp(x, low=-bound, high=bound, out=out)  # type: ignore[no-any-return]
+    batch, channels, *space = x.shape
+    groups, own = ((batch, channels), channels) if bound.per_channel else ((batch,), 1)
+    count = math.prod(int(size) for size in (*space, *(() if bound.per_channel else (channels,))))
+    place = bound.quantile * (count - 1)  # fractional rank in ascending order
+    below = min(math.floor(place), count - 1)
+    largest, _ = b.top_k(b.reshape(b.abs(x), shape=(*groups, count)), k=count - below, out="largest order")
+
+    def nth(i: int) -> Var:
+        return b.slice(largest, axis=len(groups), start=count - 1 - i, stop=count - i)  # type: ignore[no-any-return]
+
+    level: Any = nth(below)
+    if place > below:
+        level = level + (nth(below + 1) - level) * (place - below)
+    level = b.reshape(level, shape=(batch, own, *[1] * len(space)))
+    level = b.maximum(level, bound.least, out="level")
+    x = b.minimum(b.maximum(x, b.neg(level)), level, out=out)
+    return b.div(x if bound.least == 1.0 else x * bound.least, level, out=out)  # type: ignore[no-any-return]
+
 
 Array = NDArray[np.float64]
 Row = Mapping[str, Coefficient]
@@ -267,4 +305,4 @@ def run(table: Table, network: Network, x: NDArray[Any], noise: NDArray[Any] | N
     return x
 
 
-__all__ = ["LINEAR", "Body", "Network", "Row", "Step", "Table", "run"]
+__all__ = ["LINEAR", "Body", "Bound", "Network", "Quantile", "Row", "Step", "Table", "bounded", "run"]

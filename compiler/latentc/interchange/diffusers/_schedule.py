@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from latentc.components.objective import Objective
 from latentc.components.processes.discrete import Discrete
-from latentc.components.samplers._ancestral import Ancestral
 from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.ddim import Ancestral
 from latentc.components.samplers.spacings.levels import Karras, LogSnr
 from latentc.components.samplers.spacings.times import Uniform
 from latentc.components.samplers.spacings.timesteps import Leading, Linspace, Trailing

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from latentc.components.samplers._ancestral import Ancestral
 from latentc.components.samplers.base import ArraySampler
-from latentc.components.samplers.ddim import Ddim
+from latentc.components.samplers.ddim import Ancestral, Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.spacings.timesteps import Leading, Trailing
 from latentc.interchange.diffusers import _schedule as shared

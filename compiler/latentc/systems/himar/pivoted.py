@@ -27,14 +27,18 @@ from latentc.components.kit.patches import unpatchify
 from latentc.components.kit.tokens import Schedule
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
-from latentc.components.samplers._token_sets import TokenSets, diffusion_problems, hidden_counts
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.guided import Request
-from latentc.components.samplers.loop import Known
-from latentc.components.samplers.masked_autoregressive import MaskedAutoregressive, Segment
-from latentc.components.samplers.program import denoise, stochastic_rows
+from latentc.components.samplers.masked_autoregressive import (
+    MaskedAutoregressive,
+    Segment,
+    TokenSets,
+    diffusion_problems,
+    hidden_counts,
+)
+from latentc.components.samplers.program import Known, denoise, stochastic_rows
 from latentc.components.samplers.table import Table
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var

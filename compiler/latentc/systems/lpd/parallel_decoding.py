@@ -20,7 +20,7 @@ from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, to
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.orders import group_sizes, local_orders
 from latentc.components.parts import Problem, under
-from latentc.components.samplers._tokens import TokenSampler
+from latentc.components.sampler import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source

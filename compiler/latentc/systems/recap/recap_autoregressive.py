@@ -16,12 +16,17 @@ from latentc.components.guidance.guidance import scale_at
 from latentc.components.kit import call
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Recall
-from latentc.components.samplers._token_sets import Row, TokenSets, along, diffusion_problems
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.euler import Euler
-from latentc.components.samplers.masked_autoregressive import MaskedAutoregressive
+from latentc.components.samplers.masked_autoregressive import (
+    MaskedAutoregressive,
+    Row,
+    TokenSets,
+    along,
+    diffusion_problems,
+)
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B

@@ -20,7 +20,7 @@ from latentc.components.conditions._standardized import standardized_embedder
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.parts import Problem, dense
-from latentc.components.samplers.guided_sampler import GuidedSampler
+from latentc.components.samplers.base import GuidedSampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.rin.rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block

@@ -20,8 +20,7 @@ from latentc.components.kit import Conditions
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Point
 from latentc.components.samplers.guided import Around
-from latentc.components.samplers.loop import Impose, Known
-from latentc.components.samplers.program import sample_program
+from latentc.components.samplers.program import Impose, Known, sample_program
 from latentc.components.samplers.table import Table
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32

@@ -1,6 +1,7 @@
 """Taming Transformers for High-Resolution Image Synthesis (Esser et al. 2021, arXiv:2012.09841).
 
-The Gumbel codebook of its VQGAN and layouts of scenes as tokens; the transformer is the core's `language_model`.
+The Gumbel codebook of its VQGAN, layouts of scenes as tokens, and the sampler of larger images in sliding windows; the
+transformer is the core's `language_model`.
 
 Specs: specs/first_stages/vqgan_segmentation.yaml, specs/first_stages/vqgan_taming.yaml, specs/tokens/taming.yaml,
 specs/tokens/taming_depth.yaml, specs/tokens/taming_scenes.yaml.
@@ -11,4 +12,5 @@ Rows in docs/systems.yaml: vqgan_segmentation, taming_depth, vqgan_taming, tamin
 COMPONENTS = {
     "blocks/bottlenecks": {"gumbel_codebook": "gumbel_codebook"},
     "blocks/mixers": {"prefix_attention": "prefix_attention"},
+    "samplers": {"sliding": "sliding"},
 }

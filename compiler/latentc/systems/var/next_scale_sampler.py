@@ -19,7 +19,7 @@ from latentc.components.guidance.guidance import ScheduledGuidance, token_guidan
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.tokens import filtered
 from latentc.components.parts import Problem, under
-from latentc.components.samplers._tokens import TokenSampler
+from latentc.components.sampler import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.types import B, f32
 from latentc.systems.var.scale_quantizer import ScaleQuantizer

@@ -16,7 +16,7 @@ from latentc.components.kit import Conditions, call
 from latentc.components.kit.windows import cut, sliding
 from latentc.components.networks.token_transformer import TokenTransformer
 from latentc.components.parts import Problem
-from latentc.components.samplers._tokens import TokenSampler
+from latentc.components.sampler import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Source
