@@ -22,9 +22,8 @@ from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fract
 from latentc.components.networks.bert import Bert
 from latentc.components.parts import Fraction, Problem, under
 from latentc.components.sampler import Sampler
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.types import B, Named, f32, i64
-from latentc.ir.var import as_tuple
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
