@@ -15,7 +15,7 @@ DIFFUSION = "kind: diffusion, process: {kind: discrete, schedule: cosine}, predi
 DDIM = "sampler={kind: ddim, steps: 25, spacing: trailing, guidance: {scale: 1.5}}"
 PLAIN = (f"objective={{{DIFFUSION}}}", DDIM)
 
-JEPA = (*TOLD_DIGITS, *LATENTS, "conditioning.text={kind: sequence, dropout: 0.1}", "train.optimizers={}")
+JEPA = (*TOLD_DIGITS, *LATENTS, "conditioning.text={kind: features, dropout: 0.1}", "train.optimizers={}")
 JEPA += under("networks.main", "width=64", "depth=2", "patch=2", "buffer=4", "positions.pairs=2", "positions.side=4")
 JEPA += under("networks.main.block", "mixer.heads=4", "mixer.dropout=0", "feed_forward.dropout=0")
 JEPA += ("networks.head.width=64", "networks.head.depth=3", "networks.target.decay=0.99")
@@ -24,8 +24,8 @@ JEPA += ("sampler.steps=8", "sampler.diffusion.steps=20", "sampler.guidance.scal
 PIXELFLOW = under("backbone", "width=64", "depth=4", "patch=1", "stages=2", "block.mixer.heads=4")
 PIXELFLOW += ("objective.stages=2", "sampler.steps=10", "sampler.guidance.scale=2.0")
 
-LEARNED = "null_embedding: learned_features"
-DIMR = (*TOLD_DIGITS, *LATENTS, f"conditioning.text={{kind: sequence, dropout: 0.1, projection: none, {LEARNED}}}")
+LEARNED = "null_embedding: sequence"
+DIMR = (*TOLD_DIGITS, *LATENTS, f"conditioning.text={{kind: features, dropout: 0.1, projection: none, {LEARNED}}}")
 DIMR += (
     f"objective={{{DIFFUSION}, further: [{{kind: multi_scale, scales: [0.25]}}]}}",
     "objective.process.time_offset=1",
@@ -33,7 +33,7 @@ DIMR += (
 DIMR += (DDIM, "backbone.branches=[{width: 64, half: 1, patch: 2, block: coarse}, {width: 32, half: 1}]")
 DIMR += ("backbone.coarse.mixer.heads=4",)
 
-HIMAR = (*TOLD_DIGITS, *LATENTS, f"conditioning.text={{kind: sequence, dropout: 0.1, padding: zeros, {LEARNED}}}")
+HIMAR = (*TOLD_DIGITS, *LATENTS, f"conditioning.text={{kind: features, dropout: 0.1, padding: zeros, {LEARNED}}}")
 HIMAR += under("networks.main", "width=64", "depth=2", "patch=2", "side=2", "buffer=4", "block.mixer.heads=4")
 HIMAR += under("networks.main.block", "mixer.dropout=0", "mixer.weight_dropout=0")
 HIMAR += under("networks.main.block.feed_forward", "dropout=0", "hidden_dropout=0")
@@ -43,7 +43,7 @@ HIMAR += ("objective.process.schedule=linear", "sampler.steps=4", "train.optimiz
 HIMAR += under("sampler.pivots", "steps=4", "diffusion.respacing='25'", "guidance.scale=2.0")
 HIMAR += under("sampler", "diffusion.respacing='25'", "diffusion.variance=fixed_small", "guidance.scale=2.0")
 
-TEXT = "conditioning.text={kind: sequence, dropout: 0.1}"
+TEXT = "conditioning.text={kind: features, dropout: 0.1}"
 SMALL = ("width=64", "depth=4", "patch=2")
 LINEAR = "block.mixer={kind: linear_attention, heads: 2, kernel: 5}"
 PIXART = (*TOLD_DIGITS, *LATENTS, *PLAIN, TEXT, *under("backbone", *SMALL, "block.mixer.heads=4"))

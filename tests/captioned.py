@@ -34,7 +34,7 @@ networks:
       condition: {kind: in_context}
 conditioning:
   time: {kind: timestep}
-  caption: {kind: sequence, encoder: text, dropout: 0.5, null_embedding: empty_text, pad: 3}
+  caption: {kind: encoded_text, encoder: text, dropout: 0.5, null_embedding: empty_text, pad: 3}
 objective: {kind: flow, process: {kind: interpolant}}
 sampler: {kind: euler, steps: 1, guidance: {scale: 2.0}}
 """

@@ -202,7 +202,7 @@ CAPTIONS = [
     "changes",
     [
         [],
-        ["networks.text.masked=false", "conditioning.caption.null_embedding=learned_features"],
+        ["networks.text.masked=false", "conditioning.caption.null_embedding=sequence"],
         ["networks.text.masked=false", "conditioning.caption.padding=none"],
     ],
 )
@@ -232,7 +232,7 @@ def test_features_of_captions_are_computed_again_if_the_tokenizer_changes(tmp_pa
     (tmp_path / "captioned.yaml").write_text(CAPTIONED)
     words = tmp_path / "words.json"
     field = f"{{shape: [5], classes: 28, medium: text, tokenizer: {words}, start: 0, end: 1}}"
-    null = "conditioning.caption.null_embedding=learned_features"
+    null = "conditioning.caption.null_embedding=sequence"
     options = [*CAPTIONS, f"data.fields.caption={field}", "conditioning.caption.cached=true", null]
     project, mask = tmp_path / "project", np.arange(5) < np.array([[2], [4]])
     api.emit(str(tmp_path / "captioned.yaml"), project, None, options)

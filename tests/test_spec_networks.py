@@ -32,7 +32,7 @@ name: spec
 extends: digits_dit
 data: {fields: {caption: {shape: [4], classes: 9}, caption_mask: {shape: [4], dtype: bool}}}
 networks: {text: {extends: base.yaml, variant: deep, reads: caption, width: 4}}
-conditioning: {caption: {kind: sequence, encoder: text}}
+conditioning: {caption: {kind: encoded_text, encoder: text}}
 backbone: {block: {condition: {kind: adaln_single}}}
 weights: {official: {main: [{from: "*", to: "*"}]}, other: {text: [{from: "b.*", to: "*"}]}}
 """

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentc.diagnostics import DiagnosticError, Span
-from latentc.spec.files import read_text
+from latentc.spec.resolve import read_text
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import HIDDEN, MAX_DEPTH, load_yaml, plain_scalar
 

@@ -60,7 +60,7 @@ CASES = {
     "one-hot": ("class: {kind: label, encoding: one_hot, null_embedding: zeros}", "y"),
     "one-hot mean": ("class: {kind: label, encoding: one_hot, null_embedding: mean}", "y"),
     "vector": ("style: {kind: vector, dropout: 0.2}", "style"),
-    "learned vector": ("style: {kind: vector, dropout: 0.2, null_embedding: learned}", "style"),
+    "learned vector": ("style: {kind: vector, dropout: 0.2, null_embedding: vector}", "style"),
     "image": ("sketch: {kind: map, dropout: 0.2}", "sketch"),
     "labels": ("labels: {kind: map, dropout: 0.2}", "labels"),
 }
@@ -150,13 +150,13 @@ def test_several_conditions_are_told_together(tmp_path: Path) -> None:
     assert [c.form for c in low.conditions] == ["label", "array", "array"]
 
 
-def test_a_sequence_is_masked_and_padded() -> None:
+def test_tokens_are_masked_and_padded() -> None:
     """Embedded tokens and their mask; none is the pad token alone."""
     from latentc.components import load
     from latentc.ir.builder import ModuleBuilder
 
     spec = load_spec_with_text()
-    condition = load("conditions")["sequence"].model_validate({"kind": "sequence", "dropout": 0.1, "pad": 2})
+    condition = load("conditions")["tokens"].model_validate({"kind": "tokens", "dropout": 0.1, "pad": 2})
     tokens, mask = condition.ports("text", spec)
     assert (tokens.values, mask.type.dtype, condition.token_shape("text", spec).length) == (11, "bool", 7)
     b = ModuleBuilder().function("f")
@@ -179,7 +179,7 @@ def test_a_sequence_is_masked_and_padded() -> None:
     ("conditioning", "message"),
     [
         ("mel: {kind: array}", "which the data does not have"),
-        ("text: {kind: sequence}", "condition `text` enters as tokens"),
+        ("text: {kind: tokens}", "condition `text` enters as tokens"),
         ("style: {kind: map}", "has 2 or 3 axes per sample"),
         ("style: {kind: timestep}", "cannot be used under `conditioning.style`"),
         ("style: {kind: label}", "is not a label"),
@@ -197,7 +197,7 @@ def test_a_token_transformer_begins_with_one_condition(tmp_path: Path) -> None:
         "latentc: 1\nname: told\nextends: digits_llamagen\n"
         "data: {kind: npz, path: d.npz, tokens: {vocabulary: 17, grid: [8, 8]}, classes: 10,\n"
         "  fields: {text: {shape: [7], classes: 11}, text_mask: {shape: [7], dtype: bool}}}\n"
-        "conditioning: {text: {kind: sequence}}\n"
+        "conditioning: {text: {kind: tokens}}\n"
     )
     with pytest.raises(DiagnosticError, match=r"a single condition, but takes `class`, `text`"):
         load_spec(file)

@@ -51,8 +51,8 @@ def test_captions_are_encoded_and_guidance_leads_from_the_empty_text():
 
 def test_the_vector_of_a_text_is_a_condition(tmp_path):
     """`pooled` takes the token that ends the text, for conditions of one vector."""
-    sequence = "{kind: sequence, encoder: text, dropout: 0.5, null_embedding: empty_text, pad: 3}"
-    text = SPEC.replace(sequence, "{kind: encoded, network: text, dropout: 0.1}")
+    caption = "{kind: encoded_text, encoder: text, dropout: 0.5, null_embedding: empty_text, pad: 3}"
+    text = SPEC.replace(caption, "{kind: encoded, network: text, dropout: 0.1}")
     text = text.replace("    relative: {buckets: 8, furthest: 4}\n", "    masked: false\n    pooled: end\n")
     text = text.replace("condition: {kind: adaln_single}", "condition: {kind: adaln_zero}")
     (tmp_path / "spec.yaml").write_text(text)
@@ -94,7 +94,7 @@ def test_the_vector_of_a_text_is_a_condition(tmp_path):
         (("pad: 3}", "padding: none}"), "takes a mask of valid tokens"),
         (("pad: 3}", "pad: 999}"), "token 999 is out of range: the field has tokens 0 to 27"),
         (("shape: [5], classes: 28", "shape: [1], classes: 28"), "no room for both `start` and `end`"),
-        (("encoder: text, ", ""), "an empty text cannot be encoded"),
+        (("encoder: text, ", ""), "needs the key `encoder`"),
         ((", start: 0, end: 1", ""), "an empty text has no tokens"),
         (("shape: [5], classes: 28, medium: text,", "shape: [5, 2]} #"), "takes tokens, but field `caption`"),
         (("    relative:", "    unit: true\n    relative:"), "needs a single vector"),
@@ -102,8 +102,7 @@ def test_the_vector_of_a_text_is_a_condition(tmp_path):
         (("    relative:", "    positions: {kind: rope_1d}\n    relative:"), "does not give each position a vector"),
         (("furthest: 4", "furthest: 2"), "must exceed 2, the number of distances"),
         (("pad: 3}", "pad: 3, cached: true}"), "is trained, so its features change in every step"),
-        (("encoder: text, dropout: 0.5, null_embedding: empty_text", "cached: true"), "has no `encoder`"),
-        (("{kind: sequence, encoder: text,", "{kind: encoded, network: text} #"), "takes a mask, which"),
+        (("{kind: encoded_text, encoder: text,", "{kind: encoded, network: text} #"), "takes a mask, which"),
     ],
 )
 def test_what_does_not_fit_together(change, message):

@@ -28,7 +28,7 @@ def with_first_stage(
     from latentc.components.first_stage import FIRST_STAGE
     from latentc.spec import load_spec
     from latentc.spec.load import first_stage_path
-    from latentc.spec.paths import first_stage_file
+    from latentc.spec.named import first_stage_file
 
     spec = load_spec(source, variant, overrides)
     stage = spec.data.first_stage

@@ -53,7 +53,7 @@ def compile(
     from latentc.api.unchanged import compile_key, unchanged, weights_as_they_are
     from latentc.components.first_stage import FIRST_STAGE
     from latentc.spec import load_spec, resolved_yaml
-    from latentc.spec.paths import checkpoint_files
+    from latentc.spec.named import checkpoint_files
     from latentc.weights.files import named_files
     from latentc_runtime.hashes import hash_file
 

@@ -12,7 +12,7 @@ import numpy as np
 from latentc.datasets import class_names, open_dataset
 from latentc.datasets.arrays import check_classes
 from latentc.diagnostics import Diagnostic, nearest
-from latentc.spec.paths import exists
+from latentc.spec.named import exists
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

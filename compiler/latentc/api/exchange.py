@@ -71,7 +71,7 @@ def _of_bundle(
     from latentc.checkpoint import first_stage_weights
     from latentc.components.first_stage import FIRST_STAGE
     from latentc.measure.subject import open_subject
-    from latentc.spec.paths import first_stage_file
+    from latentc.spec.named import first_stage_file
 
     if variant is not None or overrides:
         raise DiagnosticError.of(

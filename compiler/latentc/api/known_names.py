@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from latentc.datasets import class_names
 from latentc.diagnostics import DiagnosticError
-from latentc.spec.class_names import names_from_file
+from latentc.spec.named import names_from_file
 from latentc_runtime.class_names import is_name
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_files, project_from_lowered
 from latentc.emit.project import as_bytes
 from latentc.spec import Spec
-from latentc.spec.paths import exists
+from latentc.spec.named import exists
 
 
 def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from latentc.ir.core import Param, own_parameters, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym
 from latentc.lower import lower
-from latentc.spec.paths import checkpoint_files, first_stage_file
+from latentc.spec.named import checkpoint_files, first_stage_file
 from latentc.spec.schema import Spec
 from latentc.weights import (
     Array,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field as Option
 
+from latentc.components import Closed
 from latentc.components.condition import searches
 from latentc.components.fields import MOST_TOKENS, AxisName, ClassNames, Field, Medium, Size, Tokens
 from latentc.components.first_stage import FIRST_STAGE, FirstStage
-from latentc.components.parts import Part, Problem
-from latentc.components.views import Views
+from latentc.components.parts import Fraction, Part, Problem
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -175,11 +175,6 @@ class Data(Part):
             )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        from latentc.components.encoded_fields import problems_of_encoded  # imported here because it imports networks
-
-        for name, field in self.fields.items():
-            if field.encoded_by is not None:
-                yield from problems_of_encoded(name, field, spec)
         for name, numbers in zip(("shift", "scale"), self.normalisation, strict=True):
             if self.first_stage is not None and len(numbers) not in (1, *(self.shape or ())[:1]):
                 message = f"{len(numbers)} numbers, but the latents are {self.words}"
@@ -258,6 +253,48 @@ class Images(Data):
         if self.augmentations != tuple(AUGMENTATIONS) and not self.augment:
             message = "`augmentations` names which are applied, but `augment` is 0, so none is"
             yield Problem(("augmentations",), message, "set `augment` to their probability, or leave this out")
+
+
+class RandAugment(Closed):
+    """RandAugment (Cubuk et al. 2019, arXiv:1909.13719) with timm's operations that grow with the magnitude."""
+
+    operations: int = Option(2, gt=0, le=100, description="operations per image, drawn from 15")
+    magnitude: float = Option(9.0, ge=0, le=10, description="mean magnitude, of 10")
+    deviation: float = Option(0.5, ge=0, le=10, description="standard deviation of the magnitude")
+    probability: Fraction = Option(0.5, description="probability that an operation is applied")
+
+
+class Views(Closed):
+    """Random crops, operations and mixtures. A first stage encodes the images in every step, without a cache."""
+
+    crop: tuple[Fraction, Fraction] | None = Option(
+        None,
+        description="share of an image's area that a random crop has, with an aspect ratio of 3/4 to 4/3, such as "
+        "[0.2, 1.0]; null: the centre square",
+    )
+    fit: Literal["redrawn", "clamped"] = Option(
+        "redrawn", description="crops larger than the image are drawn again (timm), or cut off at its borders (MAE)"
+    )
+    rand_augment: RandAugment | None = Option(None, description="random operations on each image; null: none")
+    mixup: float = Option(
+        0.0,
+        ge=0,
+        le=100,
+        description="parameter of the beta distribution of the shares in sums of two images of a batch and of their "
+        "labels; 0: none",
+    )
+    cutmix: float = Option(
+        0.0,
+        ge=0,
+        le=100,
+        description="the same for images that contain a rectangle of another; with `mixup` each has probability 1/2; "
+        "0: none",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and labels are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class Pictures(Images):

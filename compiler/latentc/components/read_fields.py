@@ -1,4 +1,4 @@
-"""The data fields that training reads, and the kinds of data that can hold them."""
+"""The data fields that training reads, the kinds of data that can hold them, and the fields that networks compute."""
 
 from __future__ import annotations
 
@@ -6,14 +6,67 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from latentc.components import load
-from latentc.components.condition import GivenInput, searches
+from latentc.components.backbone import encoding_networks
+from latentc.components.condition import EncodedField, GivenInput, searches
 from latentc.components.contract import Update
 from latentc.components.dataset import Data
-from latentc.components.encoded_fields import IMAGES, encoded_fields
+from latentc.components.fields import Field
 from latentc.components.parts import Problem
+from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+IMAGES = "images"
+"""The name of the images of a first stage as input of a network; no field holds them."""
+
+
+def encoded_fields(spec: Spec) -> dict[str, EncodedField]:
+    """The fields of a batch that networks compute: fields of the data, and features of captions."""
+    found, networks = {}, encoding_networks(spec)
+    for name, field in spec.data.fields.items():
+        if (network := networks.get(field.encoded_by or "")) is not None:
+            found[name] = EncodedField(field.encoded_by or "", network.encoding(spec)[0][0].name)
+    for name, condition in spec.conditions.items():
+        for given in condition.inputs(name, spec):
+            if isinstance(given, GivenInput) and given.cached is not None:
+                found |= given.cached.fields
+    return found
+
+
+def images_of(spec: Spec) -> tuple[int, ...]:
+    """The shape of the images that the first stage encodes; empty if training does not see them."""
+    stage = spec.first_stage
+    seen = stage is not None and spec.data.holds_images and stage.data.shape is not None
+    return tuple(stage.data.shape) if seen else ()  # type: ignore[union-attr, arg-type]
+
+
+def problems_of_encoded(name: str, field: Field, spec: Spec) -> Iterator[Problem]:
+    """Reasons why a network cannot compute this field."""
+    place, encoder = ("fields", name, "encoded_by"), field.encoded_by
+    able = encoding_networks(spec)
+    if (network := able.get(encoder or "")) is None:
+        what = "encodes nothing" if encoder in spec.networks else "does not exist"
+        yield Problem(place, f"network `{encoder}` {what}", f"networks that encode: {', '.join(able) or 'none'}")
+        return
+    ports, type = network.encoding(spec)
+    if len(ports) != 1 or network.encodes_masked:
+        yield Problem(place, f"network `{encoder}` reads more than one field", "use one that encodes an image")
+    elif (read := spec.data.fields.get(ports[0].name)) is not None and read.encoded_by is not None:
+        yield Problem(place, f"network `{encoder}` reads `{ports[0].name}`, which is itself computed by a network")
+    elif network.trainable or network.pretrained is None:
+        message = f"this field is computed before training, but network `{encoder}` is trained"
+        yield Problem(place, message, f"set `networks.{encoder}.pretrained: FILE`, or use a condition `encoded`")
+    elif _shape(type) != field.shape:
+        message = (
+            f"network `{encoder}` returns {list(_shape(type))} per sample, but the field has shape {list(field.shape)}"
+        )
+        yield Problem(("fields", name, "shape"), message, f"write `shape: {list(_shape(type))}`")
+
+
+def _shape(type: TensorType) -> tuple[int, ...]:
+    return tuple(int(d) for d in type.shape[1:])  # type: ignore[arg-type]
 
 
 def fields_read(spec: Spec, updates: Sequence[Update]) -> tuple[str, ...]:
@@ -69,6 +122,3 @@ def _place(name: str, data: Data) -> tuple[str | int, ...]:
     """Where the field is declared, below `data`."""
     short = {"x": "shape", "tokens": "tokens", "y": "classes"}
     return ("fields", name) if name in data.fields_ else (short[name],) if name in short else ()
-
-
-__all__ = ["fields_of_project", "fields_read", "problems_of_reading"]

@@ -18,11 +18,10 @@ from latentc import __version__
 from latentc.components.backbone import Backbone
 from latentc.components.condition import searches
 from latentc.components.contract import Lowered, Program, Rollout, Update
-from latentc.components.encoded_fields import encoded_fields
 from latentc.components.fields import Medium
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
-from latentc.components.read_fields import fields_of_project
+from latentc.components.read_fields import encoded_fields, fields_of_project
 from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.emit.data import data_files, data_regions, shared_source
 from latentc.emit.functions import Functions, networks_called

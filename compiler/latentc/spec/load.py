@@ -14,12 +14,10 @@ from latentc.components.backbone import Backbone
 from latentc.components.first_stage import FirstStage
 from latentc.components.mistakes import blamed
 from latentc.diagnostics import DiagnosticError
-from latentc.spec.class_names import with_class_names, with_class_tokens
 from latentc.spec.errors import diagnostics_from_validation
-from latentc.spec.files import MAX_BYTES, text_from_bytes
 from latentc.spec.merge import without
-from latentc.spec.paths import checkpoint_files, with_paths
-from latentc.spec.resolve import Resolved, named_spec, resolve_file, resolve_text
+from latentc.spec.named import checkpoint_files, with_class_names, with_class_tokens, with_paths
+from latentc.spec.resolve import MAX_BYTES, Resolved, named_spec, resolve_file, resolve_text, text_from_bytes
 from latentc.spec.rules import check_rules
 from latentc.spec.schema import Spec, place_at
 from latentc.spec.write import yaml_from_data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -20,15 +20,13 @@ from latentc.components.contract import Need
 from latentc.components.contracts import check_need, words
 from latentc.components.dataset import Data
 from latentc.components.objective import Objective
-from latentc.components.parts import Part
+from latentc.components.parts import Applies, Part
+from latentc.components.read_fields import problems_of_encoded
 from latentc.components.sampler import Sampler
 from latentc.components.wrapper import Wrapper
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
-from latentc.spec.engine_rules import ENGINE_RULES
-from latentc.spec.optimize_rules import OPTIMIZE_RULES
-from latentc.spec.option_rules import ignored_options
-from latentc.spec.problem import Problem, Rule
 from latentc.spec.schema import Spec
+from latentc.spec.section_rules import SECTION_RULES, Problem, Rule
 from latentc.spec.yaml import Document, PathKey
 from latentc.weights.rules import fault_of
 
@@ -117,6 +115,13 @@ def first_stage_fits(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0302", _data_place(data, name), f"`{data.first_stage.spec}` makes {said}", help=mend)
 
 
+def computed_fields_fit(spec: Spec) -> Iterator[Problem]:
+    """Networks can compute the data fields that name them."""
+    for name, field in spec.data.fields.items():
+        for found in problems_of_encoded(name, field, spec) if field.encoded_by is not None else ():
+            yield Problem("E0305", ("data", *found.path), found.message, help=found.help)
+
+
 # ---- train
 
 
@@ -191,6 +196,33 @@ def part_fits(spec: Spec, path: PathKey, part: Part) -> Iterator[Problem]:
     for found in part.problems(seen):
         yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
     yield from ignored_options(path, part)
+
+
+def ignored_options(path: PathKey, part: Component) -> Iterator[Problem]:
+    """Options of a component that differ from their defaults although they apply to nothing."""
+    for name, (other, values) in _applies(type(part)).items():
+        info, chosen = type(part).model_fields[name], getattr(part, other)
+        if getattr(part, name) == info.get_default(call_default_factory=True):
+            continue
+        if bool(chosen) if values is None else chosen in values:
+            continue
+        key = info.alias or name
+        needed = f"`{other}` is set" if values is None else f"`{other}` is {_words(values)}"
+        shown = f", not {chosen}" if isinstance(chosen, str | int | float) else ""
+        message = f"`{key}` applies only if {needed}{shown}"
+        yield Problem("E0305", (*path, key), message, help=f"leave `{key}` out, or change `{other}`")
+
+
+def _applies(cls: type) -> Applies:
+    """Options of the class and its bases."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        found |= vars(base).get("APPLIES", {})
+    return found
+
+
+def _words(values: tuple[Any, ...]) -> str:
+    return " or ".join(f"{value}" for value in values)
 
 
 def needs_are_met(spec: Spec) -> Iterator[Problem]:
@@ -365,6 +397,7 @@ _PLAIN = (str, int, float, type(None))
 RULES: tuple[Rule, ...] = (
     shape_or_tokens,
     first_stage_fits,
+    computed_fields_fit,
     warmup_within_training,
     accumulation_divides_batch,
     name_maps_are_sound,
@@ -375,6 +408,5 @@ RULES: tuple[Rule, ...] = (
     copies_are_of_networks,
     fresh_weights_are_of_copies,
     optimizers_of_networks,
-    *OPTIMIZE_RULES,
-    *ENGINE_RULES,
+    *SECTION_RULES,
 )

@@ -54,11 +54,9 @@ def test_features_that_keep_their_width_need_blocks_that_take_it() -> None:
         "data={kind: npz, path: x.npz, shape: [3, 8, 8], fields: {text: {shape: [5, 8]}, "
         "text_mask: {shape: [5], dtype: bool}}}"
     )
-    told = ("conditioning={text: {kind: sequence, projection: none}, time: {kind: timestep}}", "sampler.guidance=null")
+    told = ("conditioning={text: {kind: features, projection: none}, time: {kind: timestep}}", "sampler.guidance=null")
     with pytest.raises(DiagnosticError, match="`text` join those of the network, which have 1152 channels, but have 8"):
         lower(load_spec("pixart", None, [text, "conditioning.caption=null", *told]))
-    with pytest.raises(DiagnosticError, match="but the features do not"):
-        load_spec("pixelflow_t2i", None, [text, "conditioning.text.null_embedding=learned"])
 
 
 def test_stages_that_choose_their_steps() -> None:

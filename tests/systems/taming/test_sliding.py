@@ -124,7 +124,7 @@ def test_windows_of_a_grid() -> None:
         ("taming_depth", "networks.main.shared=false", "holds token numbers"),
         ("taming", "data.fields.y.classes=20", "has 20 values, but the table has 17 rows"),
         ("taming_depth", "networks.encoder.reads=depth", "the data has no field `depth`"),
-        ("taming_scenes", "data.fields.layout={shape: [5, 3]}", "`padding: none` is for tokens"),
+        ("taming_scenes", "data.fields.layout={shape: [5, 3]}", "a `tokens` has 1 axes per sample"),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, override: str, message: str) -> None:

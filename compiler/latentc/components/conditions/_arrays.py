@@ -1,14 +1,14 @@
-"""Shared by conditions that are arrays: their field, their null value, and the default of a request."""
+"""Shared by conditions that are arrays: their field, their null, and the default of a request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.condition import Condition
-from latentc.components.contract import Port
+from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ArrayCondition(Condition):
-    """An array per sample, of the shape that its data field declares; zeros stand for none."""
+    """An array per sample, of the shape that its data field declares; its null is zeros."""
 
     default: float | None = Field(
         None, description="default value of every element if a request does not pass it; null: required"
@@ -65,13 +65,31 @@ def asked(port: Port, spec: Spec) -> Requested:
     return Requested(port.name, "array", shape, "f32", axes)
 
 
-def present(b: Builder, like: Var) -> Var:
-    """f32[B]: ones, which say that a condition with a learned null is given."""
-    return b.full(like, shape=(), value=1.0, dtype="f32", out="told")  # type: ignore[no-any-return]
+class NumbersCondition(ArrayCondition):
+    """Numbers whose null may be learned; networks then also take `NAME_given` f32[B], which is 1 if it is given."""
 
+    null_embedding: Literal["zeros", "vector", "sequence", "empty_text"]
 
-def or_learned(b: Builder, param: str, embedded: Var, given: Var) -> Var:
-    """`embedded` f32[B, ..., D] if `given` f32[B] is 1, the learned vector `param` if it is 0."""
-    column = b.reshape(given, shape=(given.shape[0], *(1,) * (embedded.type.rank - 1)), out="given")
-    null = b.param(param, f32(embedded.shape[-1]), "normal", std=0.02)
-    return b.op("add", embedded * column, null * (1.0 - column), out="embedded")  # type: ignore[no-any-return]
+    @property
+    def learns_null(self) -> bool:
+        """True if networks have a weight for the null."""
+        return self.nullable and self.null_embedding in ("vector", "sequence")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        return *super().ports(name, spec), *([Port(f"{name}_given", f32(B), "condition")] if self.learns_null else [])
+
+    def operands(
+        self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
+    ) -> tuple[Var, ...]:
+        ones = [b.full(given[0], shape=(), value=1.0, dtype="f32", out=f"{name}_given")] if self.learns_null else []
+        return *given, *ones
+
+    def or_null(self, b: Builder, prefix: str, operands: Sequence[Var], out: str) -> Var:
+        """The numbers f32[B, ...] of samples that have them; of the others the learned null, if there is one."""
+        x, *given = operands
+        if not given:
+            return x
+        shape = x.shape[-1:] if self.null_embedding == "vector" else x.shape[1:]
+        null = b.param(f"{prefix}_null", f32(*shape), "normal", std=0.02)
+        has = b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], *(1,) * (x.type.rank - 1)))
+        return b.where(has, x, null, out=out)  # type: ignore[no-any-return]

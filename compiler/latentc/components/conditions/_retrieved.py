@@ -61,7 +61,7 @@ class Retrieved(Condition):
             yield Problem(("field",), f"neighbours are found by an embedding of each sample, but {what}", mend)
         if name in spec.data.fields:
             message = f"condition `{name}` is found by search, but the data also has a field of that name"
-            yield Problem((), message, "rename the condition, or read the field with `{kind: sequence}`")
+            yield Problem((), message, "rename the condition, or read the field with `{kind: features}`")
         for i, network in enumerate(self.queries):
             if network in self.queries[:i]:
                 yield Problem(("queries", i), f"network `{network}` is named twice", "leave it out once")

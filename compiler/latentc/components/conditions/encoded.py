@@ -54,7 +54,7 @@ class Encoded(Condition):
             return
         if spec.networks[self.network].encodes_masked:  # type: ignore[attr-defined]
             message = f"network `{self.network}` takes a mask, which an encoded condition does not have"
-            mend = f"set `networks.{self.network}.masked: false`, or use `kind: sequence` with `encoder`"
+            mend = f"set `networks.{self.network}.masked: false`, or use `kind: encoded_text`"
             yield Problem(("network",), message, mend)
             return
         (port,), state = self.ports(name, spec), spec.data.shape or ()

@@ -1,14 +1,14 @@
-"""A prompt: tokens that a language model goes on from, embedded by the model's own table."""
+"""A prompt: tokens that a language model continues, embedded by the model's own table."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
 from latentc.components.condition import Form
-from latentc.components.conditions.sequence import Sequence
+from latentc.components.conditions.tokens import Tokens
 
 
-class Prompt(Sequence):
+class Prompt(Tokens):
     """Tokens i64[B, L] and a mask of the valid ones; shorter prompts are padded at the end.
 
     The data has the mask in the field `NAME_mask`. The null is a prompt of the token `pad`.
@@ -16,5 +16,4 @@ class Prompt(Sequence):
 
     kind: Literal["prompt"]  # type: ignore[assignment]
     FORMS: ClassVar[tuple[Form, ...]] = ("array",)
-    RANKS: ClassVar[tuple[int, ...]] = (1,)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prompt"}

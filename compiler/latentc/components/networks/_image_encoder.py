@@ -9,10 +9,10 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
-from latentc.components.encoded_fields import IMAGES, images_of
 from latentc.components.kit.bicubic import scaled_image
 from latentc.components.layers import STATISTICS, normalised
 from latentc.components.parts import Problem, a_divisor
+from latentc.components.read_fields import IMAGES, images_of
 from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:

@@ -9,6 +9,6 @@ Rows in docs/systems.yaml: llamagen_t2i.
 """
 
 COMPONENTS = {
-    "conditions": {"caption_prefix": "caption_prefix"},
+    "conditions": {"caption_prefix": "caption_prefix", "encoded_caption_prefix": "caption_prefix"},
     "networks": {"strided_discriminator": "strided_discriminator"},
 }

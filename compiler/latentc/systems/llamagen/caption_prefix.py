@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.conditions.sequence import Sequence, feature_embedder
+from latentc.components.conditions.encoded_text import EncodedText
+from latentc.components.conditions.features import Features, feature_embedder
 from latentc.components.contract import Network
 from latentc.components.kit.tokens import rows
 from latentc.ir.builder import Builder, Var
@@ -16,16 +17,15 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class CaptionPrefix(Sequence):
+class CaptionPrefix(Features):
     """Features f32[B, L, D] of a caption with a mask of the valid ones, which networks get at the end of the sequence,
     through two linear layers without biases. If the caption is dropped, as many learned features replace it.
     """
 
     kind: Literal["caption_prefix"]  # type: ignore[assignment]
     padding: Literal["masked"] = Field("masked", description="always masked")
-    null_embedding: Literal["learned_features"] = Field("learned_features", description="always learned features")
+    null_embedding: Literal["sequence"] = Field("sequence", description="always a learned sequence")
     projection: Literal["mlp"] = Field("mlp", description="always two linear layers")
-    RANKS: ClassVar[tuple[int, ...]] = (2,)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "caption_prefix"}
 
     def operands(
@@ -41,6 +41,13 @@ class CaptionPrefix(Sequence):
 
     def projected(self, b: Builder, prefix: str, x: Var, width: Any, out: str) -> Var:
         return b.sub(prefix, feature_embedder(False), x, width=width, out=out)  # type: ignore[no-any-return]
+
+
+class EncodedCaptionPrefix(CaptionPrefix, EncodedText):
+    """The same, of features that a network of the spec computes from tokens i64[B, L]."""
+
+    kind: Literal["encoded_caption_prefix"]  # type: ignore[assignment]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "encoded_caption_prefix", "encoder": "text"}
 
 
 def _turned(b: Builder, mask: Var) -> Var:

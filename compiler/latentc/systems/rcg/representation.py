@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.condition import Form, TokenShape
-from latentc.components.conditions._arrays import or_learned
 from latentc.components.conditions.vector import Vector
 from latentc.ir.builder import Builder, Var
 
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Representation(Vector):
-    """A vector per sample whose null is a learned input vector."""
+    """A vector per sample whose null is a learned vector."""
 
     kind: Literal["representation"]  # type: ignore[assignment]
-    null_embedding: Literal["learned"] = Field("learned", description="always a learned input vector")
+    null_embedding: Literal["vector"] = Field("vector", description="always a learned vector")
     embedding: Literal["linear", "none"] = Field(
         "linear", description="how it enters: through a linear layer, or as one token that blocks attend to"
     )
@@ -39,15 +38,5 @@ class Representation(Vector):
     ) -> tuple[Var, Var | None]:
         if self.embedding == "linear":
             return super().tokens(b, prefix, name, operands, width, sizes)
-        x = _given(b, prefix, operands)
+        x = self.or_null(b, prefix, operands, name)
         return b.reshape(x, shape=(x.shape[0], 1, x.shape[1]), out="tokens"), None
-
-    def vector(
-        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
-    ) -> Var:
-        return super().vector(b, prefix, name, (_given(b, prefix, operands),), width, sizes)
-
-
-def _given(b: Builder, prefix: str, operands: tuple[Var, ...]) -> Var:
-    x, *given = operands
-    return or_learned(b, f"{prefix}.null", x, *given) if given else x
