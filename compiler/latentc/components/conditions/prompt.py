@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from latentc.components.condition import Form
-from latentc.components.conditions.tokens import Tokens
+from latentc.components.conditions.tokens import TokenCondition
 
 
-class Prompt(Tokens):
+class Prompt(TokenCondition):
     """Tokens i64[B, L] and a mask of the valid ones; shorter prompts are padded at the end.
 
     The data has the mask in the field `NAME_mask`. The null is a prompt of the token `pad`.

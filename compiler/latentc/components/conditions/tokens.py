@@ -86,7 +86,7 @@ class Text(Sequence):
         return (replace(numbers, form="tokens", shape=shape, dtype="i64", vocabulary=known, pad=self.pad, **text),)
 
 
-class Tokens(Text):
+class TokenCondition(Text):
     """Tokens i64[B, L], embedded by a table, and a mask of the valid ones, which the data has as `NAME_mask`.
 
     The null is the token `pad`, of which only the first is valid.
