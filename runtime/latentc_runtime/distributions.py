@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from latentc_runtime import noise
@@ -46,13 +45,6 @@ def draw(
     return DRAWS[name](seeds, stream, shape, index, **parameters)
 
 
-def _integers(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, high: ArrayLike) -> Array:
-    """Integers 0..high-1, high up to 2^32: the upper half of word x high."""
-    limit = np.asarray(high, np.float64).astype(np.uint64)
-    limit = limit.reshape(*limit.shape, *[1] * len(shape)) if limit.ndim else limit
-    return ((noise.words(seeds, stream, shape, index) * limit) >> noise.HALF).astype(np.int64)
-
-
 def _rare(name: str) -> Callable[..., Array]:
     """The `draw` of a distribution whose module is imported when one of it is drawn."""
 
@@ -68,7 +60,7 @@ def _rare(name: str) -> Callable[..., Array]:
 DRAWS: Mapping[str, Callable[..., Array]] = {
     "normal": noise.normals,
     "uniform": noise.uniforms,
-    "integers": _integers,
+    "integers": noise.integers,
     "truncated_normal": _rare("truncated_normal"),
     "uniform_between": _rare("uniform_between"),
     "log_uniform": _rare("log_uniform"),
@@ -82,9 +74,6 @@ DRAWS: Mapping[str, Callable[..., Array]] = {
     "bernoulli": _rare("bernoulli"),
     "categorical": _rare("categorical"),
 }
-
-COMMON = ("normal", "uniform", "integers")
-"""The distributions that need no module beside this one."""
 
 _OPEN = "torch.rand({shape}, generator=generator).clamp(min=2**-25)"  # torch.rand can return 0
 _NORMAL = "torch.randn({shape}, generator=generator)"

@@ -13,8 +13,8 @@ and one of the ten rounds, with 64-bit products and the key raised by (W0, W1) b
     (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
 
 A stream names the purpose of the noise ("x" the initial state, "step" the noise of a step, "token" the uniform of a
-token). `index` is the step or position. `attempt` is 0 unless a distribution needs more than one word per value. All
-distributions that use these words are in distributions.py.
+token). `index` is the step or position. `attempt` is 0 unless a distribution needs more than one word per value. Other
+distributions use these words too.
 
 Sources: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011; Box and Muller, 1958.
 """
@@ -29,7 +29,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float32]
@@ -66,6 +66,15 @@ def uniforms(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Seque
 def words(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Sequence[int] = 0, attempt: int = 0) -> Words:
     """Random 32-bit words, u64[B, *shape], or u64[N, B, *shape] for N indices. Arguments and errors as `normals`."""
     return _draw(seeds, stream, shape, index, _words_as_they_are, np.uint64, attempt)
+
+
+def integers(
+    seeds: Seeds, stream: str, shape: Sequence[int], index: int | Sequence[int], high: ArrayLike
+) -> NDArray[np.int64]:
+    """Integers 0..high-1, high up to 2^32: the upper half of word x high. `high` is one number or f64[B]."""
+    limit = np.asarray(high, np.float64).astype(np.uint64)
+    limit = limit.reshape(*limit.shape, *[1] * len(shape)) if limit.ndim else limit
+    return ((words(seeds, stream, shape, index) * limit) >> HALF).astype(np.int64)
 
 
 def seed_words(seeds: Seeds) -> Words:

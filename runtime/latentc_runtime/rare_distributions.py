@@ -149,8 +149,7 @@ def _gamma(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, alpha:
 
 
 def bernoulli(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, probability: ArrayLike) -> Array:
-    made: Array = _open_uniforms(seeds, stream, shape, index) < _column(probability, shape)
-    return made
+    return (_open_uniforms(seeds, stream, shape, index) < _column(probability, shape)).astype(np.float32)
 
 
 def categorical(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, weights: Sequence[float]) -> Array:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from latentc_runtime.conditions import described, per_sample
-from latentc_runtime.distributions import draw
+from latentc_runtime.noise import integers
 from latentc_runtime.sources import Condition, RequestError
 
 Array = NDArray[Any]
@@ -121,7 +121,7 @@ class Index:
 
     def drawn(self, condition: Condition, seeds: NDArray[np.uint64]) -> Array:
         """Neighbours f32[n, k, D] of an entry per sample, which its seed draws."""
-        rows = draw("integers", seeds, f"{condition.name}.query", (), high=len(self))
+        rows = integers(seeds, f"{condition.name}.query", (), 0, len(self))
         return self._searched(np.asarray(self.vectors[rows], np.float32), condition.shape[0])
 
     def _searched(self, queries: Array, count: int) -> Array:

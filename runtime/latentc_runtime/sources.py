@@ -1,8 +1,4 @@
-"""The sources of a program's inputs, and the function `input_array` that computes them.
-
-A program's inputs are a request's conditions and settings, and random numbers from its seeds. The compiler declares
-them with these classes, the manifest stores them, and the runtime, verification, calibration, emitted projects and
-Triton all call `input_array`.
+"""Requests, and the inputs of programs: a request's conditions and settings, and random numbers from its seeds.
 
 Symbols: B batch, N rows of a per-step input, flattened over nested loops.
 """
@@ -18,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from latentc_runtime.distributions import DISTRIBUTIONS, draw
+from latentc_runtime.noise import integers, normals
 
 Array = NDArray[Any]
 Dtype = Literal["f32", "f16", "f64", "i32", "i64", "bool"]
@@ -238,7 +235,11 @@ def joined(parts: Sequence[Given]) -> Given:
 
 
 def input_array(entry: Input, given: Given, index: int | Sequence[int] | None = None) -> Array:
-    """One input of a program, [B, ...]; for a per-step input its rows `index` (default: all), [N, B, ...]."""
+    """One input of a program, [B, ...]; for a per-step input its rows `index` (default: all), [N, B, ...].
+
+    The compiler declares inputs, the manifest stores them, and the runtime, verification, calibration and Triton all
+    call this function. Emitted projects have it as code: `emit.inputs`.
+    """
     made: Array
     match entry.source:
         case ConditionSource(condition, "value"):
@@ -335,8 +336,8 @@ def _default_array(condition: Condition, seeds: NDArray[np.uint64]) -> Array:
     if condition.default is not None:
         return np.broadcast_to(np.asarray(condition.default, NUMPY[condition.dtype]), (len(seeds), *shape))
     if condition.form == "tokens":
-        return draw("integers", seeds, stream, shape, high=condition.vocabulary or 1)
-    return draw("normal", seeds, stream, shape).astype(NUMPY[condition.dtype])
+        return integers(seeds, stream, shape, 0, condition.vocabulary or 1)
+    return normals(seeds, stream, shape).astype(NUMPY[condition.dtype])
 
 
 def one_hot(classes: Array, count: int) -> Array:

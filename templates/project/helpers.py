@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sources import Input
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -563,10 +562,12 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampling function, the networks and `inputs` (by name, with sources) it takes, and its outputs."""
+    """A sampling function, the networks and inputs it takes, what its inputs read of a request, and its outputs."""
 
     sample: Callable[..., Any]
     networks: tuple[str, ...]
-    inputs: dict[str, Input]
+    inputs: Callable[..., dict[str, Any]]
+    conditions: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ("samples",)
     schedule: Callable[..., Any] | None = None

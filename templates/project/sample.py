@@ -35,7 +35,7 @@ from latentc_support.config import load_config
 from latentc_support.files import encoded
 from latentc_support.media import FORMATS
 from latentc_support.noise import seed_words
-from latentc_support.sources import Condition, Given, Input, RequestError, Setting, default_given, input_array, needed
+from latentc_support.sources import Condition, Given, RequestError, Setting, default_given
 from latentc_support.storage import load_tensors, misfit, with_counts, write_whole
 from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS
@@ -45,23 +45,19 @@ CALLED = {name for programs in PROGRAMS.values() for program in programs.values(
 SAMPLED = [name for name in NETWORKS if name in CALLED or not CALLED]
 
 
+# region reread
 class Steps:
     """A per-step input [N, B, ...] whose rows, with the numbers `rows`, are computed only when they are read.
-    # region reshaped
 
     It is indexed and reshaped like the leading axes of a tensor.
-    # endregion
     """
 
-    def __init__(self, entry: Input, given: Given, rows: np.ndarray, device: torch.device):
-        self.entry, self.given, self.rows, self.device = entry, given, rows, device
+    def __init__(self, rows: np.ndarray, row: Callable[[int], Tensor]):
+        self.rows, self.row = rows, row
 
     def _of(self, rows: np.ndarray) -> Any:
-        if rows.ndim:
-            return Steps(self.entry, self.given, rows, self.device)
-        return torch.from_numpy(input_array(self.entry, self.given, int(rows))).to(self.device)
+        return Steps(rows, self.row) if rows.ndim else self.row(int(rows))
 
-    # region reshaped
     def __getitem__(self, index: Any) -> Any:
         return self._of(self.rows[index])
 
@@ -74,20 +70,28 @@ class Steps:
     def squeeze(self, axis: int) -> Any:
         return self._of(np.squeeze(self.rows, axis))
 
-    # endregion
     def __iter__(self) -> Iterator[Any]:
         return map(self._of, self.rows)
 
 
+# endregion
 def inputs_of(program: Any, given: Given, device: torch.device) -> dict[str, Any]:
-    """The inputs of a program, by name."""
-    found: dict[str, Any] = {}
-    for name, entry in program.inputs.items():
-        if entry.rows is not None and entry.source.distribution == "normal":
-            found[name] = Steps(entry, given, np.arange(entry.rows), device)
-        else:
-            found[name] = torch.from_numpy(input_array(entry, given)).to(device)
-    return found
+    """The inputs of a program, by name; normals of each step are drawn when the step reads them."""
+
+    def tensor(array: np.ndarray) -> Tensor:
+        dtype = np.float32 if array.dtype.kind == "f" else array.dtype
+        return torch.from_numpy(np.array(array, dtype, order="C")).to(device)
+
+    def steps(count: int, row: Callable[[int], np.ndarray]) -> Any:
+        # region reread
+        return Steps(np.arange(count), lambda index: tensor(row(index)))
+        # endregion
+        # region in_turn
+        return map(tensor, map(row, range(count)))
+        # endregion
+
+    inputs = program.inputs(given)
+    return {name: steps(*value) if isinstance(value, tuple) else tensor(value) for name, value in inputs.items()}
 
 
 def program_of(name: str | None = None, steps: int | None = None, settings: dict[str, Any] | None = None) -> Any:
@@ -146,25 +150,19 @@ def with_settings(program: Any, settings: dict[str, Any]) -> Any:
     if not finite or not any(len(part["t"]) for part in tables):
         raise SystemExit(f"there are no such steps ({given}): a coefficient is not finite, or there is none")
     rows = sum(len(part["t"]) for part in tables if "noise" in part)
-    inputs = {name: entry if entry.rows is None else with_rows(entry, rows) for name, entry in program.inputs.items()}
+    inputs = partial(program.inputs, rows=rows) if rows else program.inputs
     return replace(program, sample=partial(program.sample, **settings), inputs=inputs)
-
-
-def with_rows(entry: Input, rows: int) -> Input:
-    """The per-step input with another number of rows."""
-    return replace(entry, shape=(rows, *entry.shape[1:]), source=replace(entry.source, rows=rows))
 
 
 # endregion
 def declared(program: Any, names: Sequence[str] = ()) -> tuple[list[Condition], list[Setting]]:
     """The conditions and settings that a program takes; labels get class names of matching number."""
-    conditions, settings = needed(program.inputs.values())
     held = [
         replace(c, names=tuple(names)) if c.form == "label" and c.classes == len(names) else c
         for c in CONDITIONS
-        if c.name in conditions
+        if c.name in program.conditions
     ]
-    return held, [s for s in SETTINGS if s.name in settings]
+    return held, [s for s in SETTINGS if s.name in program.settings]
 
 
 def names_for(weights: Path) -> list[str]:

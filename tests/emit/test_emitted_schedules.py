@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from latentc.emit import project_from_lowered
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc_runtime.sources import Given
 
 DIT = ["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2"]
 DIT += ["data={kind: npz, classes: 5, shape: [4, 8, 8]}", "objective.process.steps=100"]
@@ -55,15 +56,11 @@ def project_at(name: str, overrides: list[str], sampler: str) -> tuple[Any, Any]
 
 
 def inputs_of(program: Any, rows: int) -> list[torch.Tensor]:
-    rng = np.random.default_rng(0)
-    found = []
-    for entry in program.inputs.values():
-        shape = [2 if size == "B" else size for size in entry.shape]
-        if entry.rows is not None:
-            shape[0] = rows
-        made = rng.standard_normal(shape) if entry.dtype == "f32" else rng.integers(0, 5, shape)
-        found.append(torch.tensor(made, dtype=torch.float32 if entry.dtype == "f32" else torch.int64))
-    return found
+    """Inputs of two samples of class 1, the scale of guidance 2, and normals."""
+    given = Given(np.arange(2, dtype=np.uint64), {"class": np.ones(2, np.int64)}, {}, {"guidance": np.full(2, 2.0)})
+    found = program.inputs(given).values()
+    arrays = [np.stack([*map(a[1], range(rows))]) if isinstance(a, tuple) else a for a in found]
+    return [torch.tensor(a, dtype=torch.float32 if a.dtype.kind == "f" else None) for a in arrays]
 
 
 @pytest.mark.parametrize("case", CASES)

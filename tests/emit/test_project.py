@@ -164,7 +164,7 @@ def test_noise_is_the_runtimes() -> None:
             if isinstance(node, ast.FunctionDef):
                 assert ast.unparse(node) in own, node.name
                 compared.add(node.name)
-    assert {"philox", "normals", "input_array", "classes_from_text"} <= compared
+    assert {"philox", "normals", "default_given", "classes_from_text"} <= compared
 
 
 def test_a_project_defines_only_what_it_calls() -> None:

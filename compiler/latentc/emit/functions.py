@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,9 @@ class Functions:
         self._names: dict[str, str] = {}
         self._variables = {variable_of(n) for entry in module.entries.values() for n in self.networks(entry)}
 
-    def begin_file(self) -> None:
-        """Begins another file, which defines every function that it calls."""
-        self.texts, self._names = [], {}
+    def begin_file(self, imported: Iterable[str] = ()) -> None:
+        """Begins another file, which defines every function that it calls but those that it has `imported`."""
+        self.texts, self._names = [], {f"imported {name}": name for name in imported}
         self.helpers.clear()
 
     def networks(self, function: str) -> list[str]:

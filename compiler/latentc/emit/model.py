@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -107,8 +107,13 @@ def imports(code: str) -> list[str]:
     return lines
 
 
-def assembled(head: list[str], standard: list[str], body: str) -> str:
-    """A file: its docstring, the imports that `body` needs and those of `standard`, and `body`."""
+def assembled(
+    head: list[str], standard: list[str], body: str, drawing: Mapping[str, Collection[str]] | None = None
+) -> str:
+    """A file: its docstring, the imports that `body` needs and those of `standard`, and `body`.
+
+    `drawing`: {support module: functions} that it calls to draw random numbers.
+    """
     found = imports(body)
     at = found.index("import torch")
     plain = ["import math"] if "import math" in found else []
@@ -122,6 +127,9 @@ def assembled(head: list[str], standard: list[str], body: str) -> str:
     sources = sorted(set(re.findall(rf"(?<![\"'])\b({classes})\b", body)))
     local = ["import schedule"] if re.search(r"\bschedule\.", body) else []
     local += [f"from {SUPPORT}.constants import table"] if "table(" in body else []
+    local += [
+        f"from {SUPPORT}.{module} import {commas(sorted(names))}" for module, names in sorted((drawing or {}).items())
+    ]
     local += [f"from {SUPPORT}.sources import {commas(sources)}"] if sources else []
     blocks = [block for block in (standard, needed, local) if block]
     return "\n".join([*head, *(line for block in blocks for line in ("", *block)), "", "", body.rstrip()]) + "\n"

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from latentc import __version__
 from latentc.components.backbone import Backbone
 from latentc.components.condition import searches
-from latentc.components.contract import Lowered, Program, Rollout, Update
+from latentc.components.contract import Lowered, Rollout, Update
 from latentc.components.fields import Medium
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
@@ -26,6 +26,7 @@ from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.emit.data import data_files, data_regions, shared_source
 from latentc.emit.functions import Functions, networks_called
 from latentc.emit.helpers import helper_source
+from latentc.emit.inputs import draw_imports, inputs_function
 from latentc.emit.model import ModelFile, assembled, in_support, model_file, networks_file
 from latentc.emit.optimizers import evaluates, optimizer_settings, training_files, training_regions
 from latentc.emit.reach import reached_only
@@ -34,9 +35,9 @@ from latentc.emit.updates import update_class
 from latentc.files.templates import rendered, template, with_regions
 from latentc.ir.core import Function, Module, callees, parameters, walk
 from latentc.ir.types import Sym
-from latentc_runtime.distributions import COMMON, DISTRIBUTIONS
+from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
-from latentc_runtime.sources import RandomSource, needed
+from latentc_runtime.sources import needed
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -49,7 +50,7 @@ _SUPPORT = (
     *("__init__.py", "parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
     *("data.py", "evaluate.py", "plain_errors.py"),
 )
-SHARED = ("noise", "distributions", "sources", "class_names", "request_checks", "conditions")
+SHARED = ("noise", "rare_distributions", "sources", "class_names", "request_checks", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
 
 
@@ -147,7 +148,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     regions = training_regions(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
     regions |= _regions(lowered, spec, config, "schedule.py" in files) | data_regions(spec.data, stage is not None)
     regions |= {"encoded"} if {"encoded", "neighbours"} & {*config} else set()
-    regions |= {"reshaped"} if _reshapes_rows(lowered, str(files["sampler.py"])) else set()
+    regions |= {"reread" if _rereads_rows(lowered, str(files["sampler.py"])) else "in_turn"}
     files |= training_files(spec.train, regions=regions)
     for name in [name for name in files if name.endswith(".py") and name not in _EMITTED]:
         files[name] = with_regions(str(files[name]), regions)
@@ -156,8 +157,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     )
     facts = _facts(lowered, spec, config) | {"has_schedule": "schedule.py" in files, "asks": "conditions" in regions}
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
-    drawn = _drawn(lowered) | ({"normal", "integers"} if "conditions" in regions else set())
-    files |= _reached(files, spec.data.kind, {"DRAWS": drawn, "SETTINGS": _described(config)})
+    files |= _reached(files, spec.data.kind, {"SETTINGS": _described(config)})
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
 
@@ -189,13 +189,18 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
     }
 
 
-def _reshapes_rows(lowered: Lowered, text: str) -> bool:
-    """True if functions in the text of sampler.py do more with per-step inputs than run over their rows."""
+def _rereads_rows(lowered: Lowered, text: str) -> bool:
+    """True if functions in the text of sampler.py do more with per-step inputs than run over their rows once."""
     inputs = [entry for program in lowered.programs for entry in program.inputs(lowered.module)]
     names = {identifier(entry.name) for entry in inputs if entry.rows is not None}
-    nodes = [*ast.walk(ast.parse(text))]
-    zipped = {arg for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "zip" for arg in n.args}
-    return any(isinstance(n, ast.Name) and n.id in names and n not in zipped for n in nodes)
+    for fn in (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)):
+        calls = [n for loop in fn.body if isinstance(loop, ast.For) for n in ast.walk(loop.iter)]
+        zips = [n for n in calls if isinstance(n, ast.Call) and ast.unparse(n.func) == "zip"]
+        in_turn = {arg.id for call in zips for arg in call.args if isinstance(arg, ast.Name)}
+        read = [n.id for n in ast.walk(fn) if isinstance(n, ast.Name) and n.id in names]
+        if sorted(read) != sorted(in_turn & names):
+            return True
+    return False
 
 
 def _calls_methods(module: Module) -> bool:
@@ -209,12 +214,6 @@ def _described(config: Mapping[str, Any], path: str = "") -> set[str]:
     """The paths of the settings in config.yaml, and those of roles for whatever network has one."""
     found = {path.removesuffix("."), re.sub(r"^roles\.\w+", "roles.*", path).removesuffix(".")}
     return found.union(*(_described(v if isinstance(v, Mapping) else {}, f"{path}{k}.") for k, v in config.items()))
-
-
-def _drawn(lowered: Lowered) -> set[str]:
-    """The distributions of the programs' inputs."""
-    sources = (entry.source for program in lowered.programs for entry in program.inputs(lowered.module))
-    return {source.distribution for source in sources if isinstance(source, RandomSource)}
 
 
 def _reached(files: dict[str, str | bytes], kind: str, rows: Mapping[str, Collection[str]]) -> dict[str, str | bytes]:
@@ -234,8 +233,7 @@ def _shared(lowered: Lowered, spec: Spec, files: Iterable[str | bytes]) -> tuple
     texts = any(condition.medium == "text" for condition in lowered.conditions)
     texts |= any(field.medium == "text" for field in spec.data.fields.values())
     texts |= any(isinstance(text, str) and "\nfrom .texts import" in text for text in files)
-    rare = not _drawn(lowered) <= {*COMMON}
-    asked = {"condition_arrays": arrays, "texts": texts, "rare_distributions": rare}
+    asked = {"condition_arrays": arrays, "texts": texts}
     return (*SHARED, *(name for name, needed in asked.items() if needed))
 
 
@@ -477,8 +475,10 @@ def _draws(update: Update, loss: Function, name: str) -> str:
 
 
 def sampler_source(lowered: Lowered, functions: Functions) -> str:
-    """Text of `sampler.py`: a function per program, and PROGRAMS {name: {steps: Sampler}}."""
-    functions.begin_file()
+    """Text of `sampler.py`: functions of each program and of its inputs, and PROGRAMS {name: {steps: Sampler}}."""
+    inputs = {program.entry: program.inputs(lowered.module) for program in lowered.programs}
+    drawing = draw_imports(entry for entries in inputs.values() for entry in entries)
+    functions.begin_file(name for names in drawing.values() for name in names)
     programs = dict[str, list[str]]()
     for program in lowered.programs:
         entry = lowered.module.entries[program.entry]
@@ -487,11 +487,14 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
         title = lowered.module.functions[entry].doc
         plan = functions.schedules.add(name, script, lowered.module, entry, title) if script is not None else None
         name = functions.add(entry, name, progress=True, plan=plan)
-        networks = literal(tuple(functions.networks(entry))).code
-        words = [name, networks, _inputs(program, functions)]
+        settable = plan is not None and plan.settable
+        functions.texts.append(inputs_function(name, inputs[program.entry], settable))
+        words = [name, literal(tuple(functions.networks(entry))).code, f"{name}_inputs"]
+        read = zip(("conditions", "settings"), needed(inputs[program.entry]), strict=True)
+        words += [f"{part}={literal(names).code}" for part, names in read if names]
         if program.outputs:
             words.append(f"outputs={literal(tuple(o.name for o in program.outputs)).code}")
-        if plan is not None and plan.settable:
+        if plan is not None and settable:
             words.append(f"schedule=schedule.{plan.name}")
         programs.setdefault(program.name, []).append(f"{int(program.steps)}: Sampler({commas(words)})")
     settings = {s.name: s for program in lowered.programs for s in program.settings}
@@ -505,12 +508,7 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     body = "\n\n".join([*_helpers(functions, "Sampler"), *functions.texts, "\n".join(listing) + "\n"])
     head = docstring("The sampler: from noise to samples, guidance included.", "")
     before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
-    return assembled(head, before, body)
-
-
-def _inputs(program: Program, functions: Functions) -> str:
-    rows = [f"{literal(identifier(i.name)).code}: {_code(i)}" for i in program.inputs(functions.module)]
-    return f"{{{commas(rows)}}}"
+    return assembled(head, before, body, drawing)
 
 
 def _code(value: Any) -> str:

@@ -15,7 +15,7 @@ from latentc.emit.model import SUPPORT
 from latentc.emit.text import HARD_WIDTH
 
 _PLAIN = {"Protocol", "ABC"}  # bases that call none of a class's methods
-_TABLES = {"DRAWS", "SETTINGS"}  # dicts of which a project may need some rows only
+_TABLES = {"SETTINGS"}  # dicts of which a project may need some rows only
 Key = tuple[str, str]  # path of a module, name of a definition in it
 
 
