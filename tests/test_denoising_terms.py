@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from gradients import grad
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.components.objectives.denoising_terms._term import Denoised
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters
@@ -122,9 +122,7 @@ def test_a_direction_has_a_derivative_where_a_network_predicts_zeros() -> None:
 
     @module_class("Term")
     def term(b: Any, x: Any, y: Any) -> Any:
-        denoised: Any = Denoised(
-            b, spec=None, prediction=x, target=y, features=(), dropped=(), inputs={}, networks={}, time=x
-        )  # type: ignore[arg-type]
+        denoised: Any = SimpleNamespace(b=b, prediction=x, at=SimpleNamespace(truth=y))
         return Direction(kind="direction").value(denoised)
 
     mb, shape = ModuleBuilder(), (2, 4, 3, 3)

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from latentc.api import emit
 from latentc.components.contract import Lowered
-from latentc.components.objectives._growth import Growth
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower, lower_networks
 from latentc.spec import load_spec
 from latentc.systems.ccm.controls import control_points
+from latentc.systems.consistency.growth import Growth
 
 SMALL = ("networks.main.width=16", "networks.main.depth=3", "networks.main.block.mixer.heads=2")
 EDM = "objective.base={kind: diffusion, process: {kind: edm}, predicts: preconditioned}"

@@ -61,8 +61,8 @@ def scale_condition(spec: Spec) -> str | None:
 
 def unread_problems(base: DenoisingObjective, why: str) -> Iterator[Problem]:
     """Terms of a base objective of which only the process and the prediction count; paths relative to its owner."""
-    for name in ("further", "self_conditioning", "uncertainty", "sample_weight"):
-        if getattr(base, name, None):
+    for name in ("further", "self_conditioning", "sample_weight"):
+        if getattr(base, name):
             yield Problem(("base", name), f"{why}, so its `{name}` has no effect", "leave it out")
 
 

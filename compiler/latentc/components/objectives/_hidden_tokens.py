@@ -6,7 +6,6 @@ Symbols: B batch, T tokens of a sample, C channels of a token, D channels of its
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.patches import patch_side, patchify
 from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import publish
-from latentc.components.objectives.denoising import DenoisingObjective, noised
+from latentc.components.objectives.denoising import DenoisingLoss, noised
 from latentc.components.parts import Problem
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 class FeaturePrediction(Closed):
     """A smooth L1 loss between what `main` predicts of hidden tokens' features and an averaged encoder's of the whole
-    sample (D-JEPA, Chen et al. 2024, arXiv:2410.03755). The encoder is told all conditions."""
+    sample (D-JEPA, Chen et al. 2024, arXiv:2410.03755). The encoder takes all conditions, none dropped."""
 
     target: str = Field("target", description="the average of `main` whose features are predicted")
     weight: float = Field(1.0, gt=0, description="weight of the term")
@@ -61,7 +60,7 @@ class FeaturePrediction(Closed):
         return b.sum(cost * weight, axes=(1,), keepdims=False, out="prediction")  # type: ignore[no-any-return]
 
 
-class HiddenTokens(DenoisingObjective):
+class HiddenTokens(DenoisingLoss):
     """The loss of network `head` on the hidden tokens, given features of `main`.
 
     A fraction r of each sample's tokens is hidden, r normal with mean 1, truncated to [`least_hidden`, 1].
@@ -107,13 +106,13 @@ class HiddenTokens(DenoisingObjective):
         drawn = b.input(draw.name, i64(*shape) if draw.distribution == "integers" else f32(*shape))
         noise = b.input("noise", f32(*shape, size))
         whole = conditions.operands(b, given)
-        told = conditions.dropped(b, whole)
+        cond = conditions.dropped(b, whole)
         tokens = patchify(b, x, patch_side(size, spec.data.shape[0]))
         fraction = b.op("sub", 1.0, b.mul(b.abs(z), self.deviation), out="fraction")
         most = b.reshape(b.mul(fraction, float(length)), shape=(B, 1), out="most")
         hidden = b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out="hidden")
         method = "forward_known" if "forward_known" in main.methods else "forward"
-        features = call(b, main, method, told, state=tokens, mask=hidden, out="features")
+        features = call(b, main, method, cond, state=tokens, mask=hidden, out="features")
 
         def repeated(v: Any, width: int, out: str) -> Any:
             v = b.reshape(v, shape=(B, 1, length, width))
@@ -122,19 +121,20 @@ class HiddenTokens(DenoisingObjective):
         kept, width = features, int(features.shape[2])
         x0, features = repeated(tokens, size, "x0"), repeated(features, width, "features")
         drawn, noise = b.reshape(drawn, shape=(rows,), out=draw.name), b.reshape(noise, shape=(rows, size), out="noise")
-        terms = self.of_tokens(b, networks, x0, features, (drawn, noise))
-        names = ("loss", "mse", "vb")[: len(terms)]
+        at = noised(b, self.parameterization(), x0, (drawn, noise))
+        roles = {"state": at.scaled, "time": at.network_time}
+        terms = self.loss(at, call(b, networks["head"], "forward", {"z": features}, out="prediction", **roles))
         weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")
-        values = []
-        for term, name in zip(terms, names, strict=True):
+        for name, term in terms.items():
             term = b.mean(b.reshape(term, shape=shape), axes=(1,), keepdims=False)
-            values.append(b.sum(term * weight, axes=(1,), keepdims=False, out=name))
+            terms[name] = b.sum(term * weight, axes=(1,), keepdims=False, out=name)
         if self.prediction is not None:
+            base = terms.pop("loss")
             guessed = self.prediction.value(b, networks, whole, tokens, kept, weight)
-            total = weighted_sum(b, "total", (1.0, values[0]), (self.prediction.weight, guessed))
-            names, values = ("loss", "base", *names[1:], "prediction"), [total, *values, guessed]
-        b.output(*values)
-        b.finish(self.says_of_tokens())
+            total = weighted_sum(b, "total", (1.0, base), (self.prediction.weight, guessed))
+            terms = {"loss": total, "base": base, **terms, "prediction": guessed}
+        b.output(*terms.values())
+        b.finish(self.says())
         bound = {"bound": (1 - self.least_hidden) / self.deviation}
         draws = (
             Draw("fraction", "truncated_normal", bound),
@@ -143,23 +143,7 @@ class HiddenTokens(DenoisingObjective):
             Draw("noise", "normal"),
             *conditions.draws(),
         )
-        return publish(mb, names, ("x", *conditions.fields), draws, self.trained(spec))
-
-    def of_tokens(
-        self, b: Builder, networks: Mapping[str, Network], x0: Var, features: Var, draws: tuple[Var, Var]
-    ) -> tuple[Var, ...]:
-        """The loss of `head` for each of N tokens x0 f32[N, C] with features f32[N, D], and its terms, f32[N] each.
-
-        `draws`: what the time follows from, [N], and the noise f32[N, C].
-        """
-        target = self.parameterization()
-        at = noised(b, target, x0, self.needs_derivatives(target), draws)
-        out = call(b, networks["head"], "forward", {"z": features}, state=at.scaled, time=at.told, out="prediction")
-        return self.weighed(b, networks, at.told, self.terms(b, at, out))
-
-    @abstractmethod
-    def says_of_tokens(self) -> str:
-        """The docstring of the emitted loss."""
+        return publish(mb, tuple(terms), ("x", *conditions.fields), draws, self.trained(spec))
 
 
 __all__ = ["FeaturePrediction", "HiddenTokens"]

@@ -18,8 +18,7 @@ from latentc.components.contract import Draw, Need, Network, Port, Update
 from latentc.components.kit import Conditions, call, training_method
 from latentc.components.objective import Objective
 from latentc.components.objectives._against_discriminator import DISCRIMINATOR, whole_images
-from latentc.components.objectives.augmentations._augmentation import Augmentation
-from latentc.components.objectives.augmentations._views import augment_side, drawn_for
+from latentc.components.objectives.augmentations._augmentation import Augmentation, augment_side, drawn_for
 from latentc.components.objectives.terms._term import Round, Side, Term, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.parts import Problem, Refusal

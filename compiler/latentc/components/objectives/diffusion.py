@@ -14,8 +14,7 @@ from pydantic import Field
 
 from latentc.components import OneOf
 from latentc.components.kit import per_sample_mean
-from latentc.components.objectives.denoising import DenoisingObjective, Noised, SampleWeight
-from latentc.components.objectives.denoising_terms._term import DenoisingTerm
+from latentc.components.objectives.denoising import DenoisingLoss, DenoisingObjective, Noised, Terms
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class DiffusionLoss(DenoisingObjective):
+class DiffusionLoss(DenoisingLoss):
     """The loss of a denoiser on a forward process, and improved DDPM's bound if the variance is learned."""
 
     process: Annotated[Process, OneOf("processes")] = Field(
@@ -70,48 +69,21 @@ class DiffusionLoss(DenoisingObjective):
         return "Improved DDPM's hybrid loss: mean squared error plus variational bound, one value per sample each."
 
     def cost(self, b: Builder, error: Var) -> Var:
+        """Elementwise cost of an error."""
         return error * error if self.error_norm == "l2" else b.abs(error)
 
-    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
+    def loss(self, at: Noised, prediction: Var) -> Terms:
+        b, channels = at.b, at.x0.shape[1]
         if not self.learns_variance:
-            return super().terms(b, at, out)
-        out, fraction = b.split(out, axis=1, sizes=(at.x0.shape[1], at.x0.shape[1]), out="prediction fraction")
-        error = self.error(b, at, out)
+            return {"loss": per_sample_mean(b, self.cost(b, at.error(prediction)), out="loss")}
+        prediction, fraction = b.split(prediction, axis=1, sizes=(channels, channels), out="prediction fraction")
+        error = at.error(prediction)
         mse = per_sample_mean(b, error * error, out="mse")
-        vb = self._variational_bound(b, at, b.stop_gradient(out), fraction)
-        return mse + vb, mse, vb
-
-    def _variational_bound(self, b: Builder, at: Noised, prediction: Var, fraction: Var) -> Var:
-        """Bits per dimension between the true and the predicted reverse step, or at t = 0 of the data (f32[B])."""
-        x0, x_t, t = at.x0, at.x_t, at.t
-        m = Symbolic(b, x0.type.rank)
-        times = np.arange(self.process.first + 1)
-        point = self.process.point(times)
-        step = posterior(point, self.process.point(times - 1))
-        log_small = np.log(np.append(step.variance[1], step.variance[1:]))
-        coef1 = m.row(step.coef1, t, "posterior_mean_coef1")
-        coef2 = m.row(step.coef2, t, "posterior_mean_coef2")
-        true_log_variance = m.row(log_small, t, "posterior_log_variance")
-        log_beta = m.row(np.log(step.added), t, "log_beta")
-        weight = b.op("mul", fraction + 1.0, 0.5, out="weight")
-        log_variance = b.op("add", weight * log_beta, (1.0 - weight) * true_log_variance, out="log_variance")
-        a, c = conversion(self.predicts, "x0", point)
-        terms = [(m.row(column, t, name), v) for column, name, v in ((a, "c_skip", x_t), (c, "c_out", prediction))]
-        x0_hat = prediction if self.predicts == "x0" else weighted_sum(b, "x0_hat", *terms)
-        from_x_t = b.op("mul", coef2, x_t, out="from_x_t")
-        true_mean = b.op("add", coef1 * x0, from_x_t, out="true_mean")
-        mean = b.op("add", coef1 * x0_hat, from_x_t, out="mean")
-        difference = b.op("sub", true_mean, mean, out="difference")
-        ratio = b.exp(true_log_variance - log_variance, out="ratio")
-        twice = log_variance - true_log_variance - 1.0 + ratio + difference * difference * b.exp(-log_variance)
-        kl = b.op("mul", 0.5, twice, out="divergence")
-        nll = -_discretised_log_likelihood(b, x0, mean, 0.5 * log_variance)
-        bits = 1 / math.log(2)
-        kl, nll = (per_sample_mean(b, term, out=label) * bits for term, label in ((kl, "kl"), (nll, "nll")))
-        return b.where(b.equal(t, 0), nll, kl, out="vb")  # type: ignore[no-any-return]
+        vb = variational_bound(at, b.stop_gradient(prediction), fraction)
+        return {"loss": mse + vb, "mse": mse, "vb": vb}
 
 
-class Diffusion(DiffusionLoss):
+class Diffusion(DenoisingObjective, DiffusionLoss):
     """Ho et al. 2020 (arXiv:2006.11239); learned variance after Nichol and Dhariwal 2021 (arXiv:2102.09672).
 
     On the process `edm` with `predicts: preconditioned` it is the loss of Karras et al. 2022 (arXiv:2206.00364); on
@@ -119,19 +91,36 @@ class Diffusion(DiffusionLoss):
     """
 
     kind: Literal["diffusion"]
-    further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
-        (), max_length=16, description="additional loss terms"
-    )
-    sample_weight: SampleWeight | None = Field(None, description="weight samples by a data field; null: equally")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
 
-    @property
-    def further_terms(self) -> tuple[DenoisingTerm, ...]:
-        return self.further
 
-    @property
-    def weighing(self) -> SampleWeight | None:
-        return self.sample_weight
+def variational_bound(at: Noised, prediction: Var, fraction: Var) -> Var:
+    """Bits per dimension between the true and the predicted reverse step, or at t = 0 of the data (f32[B])."""
+    b, x0, x_t, t, process, predicts = at.b, at.x0, at.x_t, at.t, at.target.process, at.target.predicts
+    m, times = Symbolic(b, x0.type.rank), np.arange(process.first + 1)
+    point = process.point(times)
+    step = posterior(point, process.point(times - 1))
+    log_small = np.log(np.append(step.variance[1], step.variance[1:]))
+    coef1 = m.row(step.coef1, t, "posterior_mean_coef1")
+    coef2 = m.row(step.coef2, t, "posterior_mean_coef2")
+    true_log_variance = m.row(log_small, t, "posterior_log_variance")
+    log_beta = m.row(np.log(step.added), t, "log_beta")
+    weight = b.op("mul", fraction + 1.0, 0.5, out="weight")
+    log_variance = b.op("add", weight * log_beta, (1.0 - weight) * true_log_variance, out="log_variance")
+    a, c = conversion(predicts, "x0", point)
+    terms = [(m.row(column, t, name), v) for column, name, v in ((a, "c_skip", x_t), (c, "c_out", prediction))]
+    x0_hat = prediction if predicts == "x0" else weighted_sum(b, "x0_hat", *terms)
+    from_x_t = b.op("mul", coef2, x_t, out="from_x_t")
+    true_mean = b.op("add", coef1 * x0, from_x_t, out="true_mean")
+    mean = b.op("add", coef1 * x0_hat, from_x_t, out="mean")
+    difference = b.op("sub", true_mean, mean, out="difference")
+    ratio = b.exp(true_log_variance - log_variance, out="ratio")
+    twice = log_variance - true_log_variance - 1.0 + ratio + difference * difference * b.exp(-log_variance)
+    kl = b.op("mul", 0.5, twice, out="divergence")
+    nll = -_discretised_log_likelihood(b, x0, mean, 0.5 * log_variance)
+    bits = 1 / math.log(2)
+    kl, nll = (per_sample_mean(b, term, out=label) * bits for term, label in ((kl, "kl"), (nll, "nll")))
+    return b.where(b.equal(t, 0), nll, kl, out="vb")  # type: ignore[no-any-return]
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

@@ -14,14 +14,13 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.coupling import Coupling
 from latentc.components.kit import per_sample_mean
-from latentc.components.objectives.denoising import DenoisingObjective, Noised, SampleWeight
-from latentc.components.objectives.denoising_terms._term import DenoisingTerm
+from latentc.components.objectives.denoising import DenoisingLoss, DenoisingObjective, Noised, Terms
 from latentc.components.parts import Applies, Problem
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.base import ArraySampler
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 _PREDICTS: dict[str, Prediction] = {"velocity": "flow_velocity", "score": "score", "noise": "noise", "x0": "x0"}
 
 
-class FlowLoss(DenoisingObjective):
+class FlowLoss(DenoisingLoss):
     """The loss of a denoiser on a path from noise to data."""
 
     process: Annotated[Process, OneOf("processes")] = Field(
@@ -50,41 +49,27 @@ class FlowLoss(DenoisingObjective):
     def says(self) -> str:
         return "The weighted squared error of the prediction, one value per sample."
 
-    def is_weighted(self, target: Parameterization) -> bool:
-        return target.predicts in ("score", "noise") and self.weighting != "none"
-
-    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
-        error, point = self.error(b, at, out), at.point
+    def loss(self, at: Noised, prediction: Var) -> Terms:
+        error, point = at.error(prediction), at.point
         squared = error * error
-        if self.is_weighted(at.target):
+        if self.predicts in ("score", "noise") and self.weighting != "none":
             # The diffusion coefficient that turns a score into its contribution to the velocity.
-            growth = point.d_alpha / point.alpha
-            drift = growth * point.sigma * point.sigma - point.sigma * point.d_sigma
+            d_alpha, d_sigma = at.derivatives
+            growth = d_alpha / point.alpha
+            drift = growth * point.sigma * point.sigma - point.sigma * d_sigma
             scale = drift / point.sigma
             squared = squared * (scale * scale if self.weighting == "velocity" else scale / point.sigma)
-        return (per_sample_mean(b, squared, out="loss"),)
+        return {"loss": per_sample_mean(at.b, squared, out="loss")}
 
 
-class Flow(FlowLoss):
+class Flow(DenoisingObjective, FlowLoss):
     """Stochastic interpolants (SiT, Ma et al. 2024, arXiv:2401.08740; Lipman et al. 2022, arXiv:2210.02747)."""
 
     kind: Literal["flow"]
     coupling: Annotated[Coupling | None, OneOf("couplings")] = Field(
         None, description="source of the path, if it is not noise alone"
     )
-    further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
-        (), max_length=16, description="additional loss terms"
-    )
-    sample_weight: SampleWeight | None = Field(None, description="weight samples by a data field; null: equally")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow"}
-
-    @property
-    def further_terms(self) -> tuple[DenoisingTerm, ...]:
-        return self.further
-
-    @property
-    def weighing(self) -> SampleWeight | None:
-        return self.sample_weight
 
     def parameterization(self) -> Parameterization:
         return Parameterization(self.process, _PREDICTS[self.predicts], coupling=self.coupling)

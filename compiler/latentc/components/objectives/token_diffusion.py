@@ -22,7 +22,7 @@ class TokenDiffusion(HiddenTokens, DiffusionLoss):
         "repeats": 2,
     }
 
-    def says_of_tokens(self) -> str:
+    def says(self) -> str:
         if self.prediction is None:
             return "The diffusion loss of the hidden tokens, one value per sample each."
         return "The diffusion loss of the hidden tokens, and that of their features, one value per sample each."

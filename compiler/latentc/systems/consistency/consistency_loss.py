@@ -21,7 +21,6 @@ from latentc.components.kit import Conditions, Operands, call, first_channels, p
 from latentc.components.objective import GrowingGrids, Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import unread_problems
-from latentc.components.objectives._growth import MOST, Grids, Growth
 from latentc.components.objectives._reconstruction import PERCEPTUAL
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
@@ -36,6 +35,7 @@ from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
 from latentc.systems.consistency.consistency_sampler import Consistency, consistent_interval
+from latentc.systems.consistency.growth import MOST, Grids, Growth
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

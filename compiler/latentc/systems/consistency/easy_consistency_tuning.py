@@ -17,7 +17,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, training_method, training_noise
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, step_of
-from latentc.components.objectives.denoising import Noised, data_of, noised_at
+from latentc.components.objectives.denoising import Noised, noised_at
 from latentc.components.parts import Problem
 from latentc.components.processes.edm import Edm
 from latentc.components.processes.formulas import Symbolic
@@ -94,8 +94,8 @@ class EasyConsistencyTuning(Objective):
 
         def end(at: Noised, out: str) -> Var:
             """D at a level, under the same conditions and noise of the network for both levels."""
-            made = call(b, network, method, cond, state=at.scaled, time=at.told, noise=own, out=outs)
-            return data_of(b, at, made[0] if isinstance(made, tuple) else made, out)
+            made = call(b, network, method, cond, state=at.scaled, time=at.network_time, noise=own, out=outs)
+            return at.data(made[0] if isinstance(made, tuple) else made, out)
 
         m = Symbolic(b, x0.type.rank)
         t = self.process.training_time(m, u, target.predicts)

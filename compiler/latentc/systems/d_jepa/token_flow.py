@@ -20,6 +20,6 @@ class TokenFlow(HiddenTokens, FlowLoss):
     kind: Literal["token_flow"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_flow", "repeats": 2}
 
-    def says_of_tokens(self) -> str:
+    def says(self) -> str:
         more = "" if self.prediction is None else ", and that of their features"
         return f"The flow-matching loss of the hidden tokens{more}, one value per sample each."

@@ -40,10 +40,10 @@ class EarlyExit(DenoisingTerm):
         forward = exits.methods["forward"]
         count = len(forward.outputs) // 2
         names = " ".join([*["exit"] * count, *["uncertainty"] * count])
-        made = b.call(forward.function, exits.name, denoised.time, *denoised.features, out=names)
+        made = b.call(forward.function, exits.name, denoised.at.network_time, *denoised.features, out=names)
         total: list[Var] = []
         for prediction, u in zip(made[:count], made[count:], strict=True):
-            error = b.op("sub", first_channels(b, prediction, denoised.target), denoised.target, out="error")
+            error = b.op("sub", first_channels(b, prediction, denoised.at.truth), denoised.at.truth, out="error")
             squared = per_sample_mean(b, error * error, out="squared")
             layer = b.op("mul", 1.0 - b.stop_gradient(u), squared, out="layer")
             wanted = b.stop_gradient(per_sample_mean(b, b.tanh(b.abs(error)), out="wanted"))

@@ -62,7 +62,7 @@ class Contrast(DenoisingTerm):
         drawn = b.floor(u * others, out="drawn")
         index = b.cast(b.where(b.less(drawn, place), drawn, drawn + 1.0), to="i64", out="index")
         error = b.op(
-            "sub", denoised.prediction, b.take(denoised.target, index, axis=0, out="other_target"), out="error"
+            "sub", denoised.prediction, b.take(denoised.at.truth, index, axis=0, out="other_target"), out="error"
         )
         distance = per_sample_mean(b, error * error, out="distance")
         if self.conditional_only:
@@ -72,8 +72,8 @@ class Contrast(DenoisingTerm):
                 distance = b.op("mul", distance, kept / b.maximum(share, 1e-6), out="distance")
         if self.mean is None:
             return b.neg(distance, out="contrast")  # type: ignore[no-any-return]
-        mean, target = denoised.networks[self.mean], denoised.target
-        guess = call(b, mean, training_method(mean), {}, state=target, time=denoised.time, out="mean")
+        mean, target = denoised.networks[self.mean], denoised.at.truth
+        guess = call(b, mean, training_method(mean), {}, state=target, time=denoised.at.network_time, out="mean")
         error = b.op("sub", guess, target, out="error")
         return b.op("sub", per_sample_mean(b, error * error, out="mean_error"), distance, out="contrast")  # type: ignore[no-any-return]
 

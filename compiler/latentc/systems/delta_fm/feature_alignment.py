@@ -14,8 +14,7 @@ from latentc.components.contract import Need
 from latentc.components.objectives._alignment import feature_problems, mean_cosine
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
 from latentc.components.parts import Problem
-from latentc.ir.builder import Var, f32
-from latentc.ir.types import B
+from latentc.ir.builder import Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -49,8 +48,7 @@ class FeatureAlignment(DenoisingTerm):
         b = denoised.b
         total = None
         for name, ours in zip(self.features, denoised.features, strict=True):
-            theirs = denoised.input(name, f32(B, *denoised.spec.data.fields[name].shape))
-            cosine = mean_cosine(b, theirs, ours)
+            cosine = mean_cosine(b, denoised.inputs[name], ours)
             total = cosine if total is None else b.op("add", total, cosine, out="cosine")
         return b.op("mul", -1.0 / len(self.features), total, out="alignment")  # type: ignore[no-any-return]
 

@@ -50,7 +50,7 @@ class MultiScale(DenoisingTerm):
             yield Problem((), message, "use a fixed `objective.variance`")
 
     def value(self, denoised: Denoised) -> Var:
-        b, target = denoised.b, denoised.target
+        b, target = denoised.b, denoised.at.truth
         errors = []
         for factor, coarse in zip(self.scales, denoised.features, strict=True):
             error = b.op("sub", coarse, _shrunk(b, target, int(target.shape[-1]) // int(coarse.shape[-1])), out="error")

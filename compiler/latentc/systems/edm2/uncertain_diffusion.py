@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network
+from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import not_frozen
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -43,12 +43,12 @@ class UncertainDiffusion(Diffusion):
     def says(self) -> str:
         return "The mean squared error over the estimated variance, plus its logarithm, one value per sample."
 
-    def weighed(
-        self, b: Builder, networks: Mapping[str, Network], time: Var, terms: tuple[Var, ...]
-    ) -> tuple[Var, ...]:
-        (mse,) = terms
-        u = call(b, networks[self.uncertainty], "forward", {}, time=time, out="u")
-        return b.add(mse * b.exp(-u), u, out="loss"), mse
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        denoised = self.denoised(mb.function("loss.terms"), networks, spec)
+        b, at = denoised.b, denoised.at
+        mse = self.loss(at, denoised.prediction)["loss"]
+        u = call(b, networks[self.uncertainty], "forward", {}, time=at.network_time, out="u")
+        return self.published(mb, denoised, {"loss": b.add(mse * b.exp(-u), u, out="loss"), "mse": mse}, spec)
 
 
 __all__ = ["UncertainDiffusion"]

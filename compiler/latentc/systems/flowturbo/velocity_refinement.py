@@ -72,7 +72,7 @@ class VelocityRefinement(Objective):
         at = noised(b, self.parameterization(), x0)
         step = b.input("step", f32(B))
         dropped = conditions.dropped(b, cond)
-        v = b.stop_gradient(call(b, main, "forward", cond, state=at.x_t, time=at.told, out="v"))
+        v = b.stop_gradient(call(b, main, "forward", cond, state=at.x_t, time=at.network_time, out="v"))
         m = Symbolic(b, x0.type.rank)
         x_next = weighted_sum(b, "x_next", (1.0, at.x_t), (m.column(step, "dt"), v))
         later = b.add(at.t, step, out="t_next")

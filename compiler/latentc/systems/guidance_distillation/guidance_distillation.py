@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit import Conditions, Operands, call, per_sample_mean
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, Distillation, scale_condition
-from latentc.components.objectives.denoising import noised
+from latentc.components.objectives.denoising import Noised, noised
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -69,20 +69,19 @@ class GuidanceDistillation(Distillation):
         at = noised(b, self.parameterization(), x0)
         name = scale_condition(spec)
         scale = self.scale if name is None else cond[name]
-        target = b.stop_gradient(self._guided(b, networks[TEACHER], conditions, cond, at.scaled, at.told, scale))
-        out = call(b, student, "forward", cond, state=at.scaled, time=at.told, out="prediction")
+        target = b.stop_gradient(self._guided(at, networks[TEACHER], conditions, cond, scale))
+        out = call(b, student, "forward", cond, state=at.scaled, time=at.network_time, out="prediction")
         error = b.op("sub", out, target, out="error")
         b.output(per_sample_mean(b, error * error, out="loss"))
         b.finish("The squared difference from the teacher's guided prediction, one value per sample.")
         draws = (*at.draws, *conditions.drawn())
         return publish(mb, ("loss",), ("x", *conditions.fields), draws, self.trained(spec))
 
-    def _guided(
-        self, b: Builder, teacher: Network, conditions: Conditions, cond: Mapping[str, Var], x: Var, time: Var, w: Any
-    ) -> Var:
+    def _guided(self, at: Noised, teacher: Network, conditions: Conditions, cond: Operands, w: Any) -> Var:
         """The teacher's guided output; a variance beside the prediction is that under the conditions."""
-        given = call(b, teacher, "forward", cond, state=x, time=time, out="given")
-        without = call(b, teacher, "forward", conditions.null(b, cond), state=x, time=time, out="without")
+        b, x, roles = at.b, at.scaled, {"state": at.scaled, "time": at.network_time}
+        given = call(b, teacher, "forward", cond, out="given", **roles)
+        without = call(b, teacher, "forward", conditions.null(b, cond), out="without", **roles)
         column = b.reshape(w, shape=(w.shape[0], *[1] * (x.type.rank - 1)), out="w") if isinstance(w, Var) else w
         count, guided = int(given.shape[1]), self.channels or int(x.shape[1])  # type: ignore[call-overload]
         rest: tuple[Var, ...] = ()

@@ -16,7 +16,7 @@ from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.patches import patch_side, patchify
 from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import Concentration, publish, risen
-from latentc.components.objectives.denoising import noised
+from latentc.components.objectives.denoising import Noised, noised
 from latentc.components.objectives.diffusion import DiffusionLoss
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -121,7 +121,7 @@ class PivotedDiffusion(DiffusionLoss):
         operands = conditions.operands(b, given)
         cond = conditions.dropped(b, operands)
         # In guidance, the branch without a class gets the features of pivots that were drawn with it.
-        told_dense = conditions.dropped(b, operands, "dense_")
+        dense_cond = conditions.dropped(b, operands, "dense_")
 
         if self.beta is None:
             share = b.op("sub", 1.0, b.mul(b.abs(share), self.deviation), out="fraction")
@@ -131,20 +131,21 @@ class PivotedDiffusion(DiffusionLoss):
         z = b.slice(z, axis=1, start=0, stop=count, out="pivot_features")
         rows = B * count
         flat = [b.reshape(v, shape=(rows, *v.shape[2:])) for v in (pivots, z, *drawn[0])]
-        first = self._terms(b, networks["pivot_head"], flat[0], flat[1], (flat[2], flat[3]), self)
+        loss = self.loss(*self._predicted(b, networks["pivot_head"], flat[0], flat[1], (flat[2], flat[3])))["loss"]
         weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")
-        of_pivots = b.sum(b.reshape(first[0], shape=(B, count)) * weight, axes=(1,), keepdims=False, out="of_pivots")
+        of_pivots = b.sum(b.reshape(loss, shape=(B, count)) * weight, axes=(1,), keepdims=False, out="of_pivots")
 
         hidden_dense = _hidden(b, dense_order, dense_share, int(length), "hidden")
         gone = b.cast(b.less(without, self._dropout(b)), to="f32")
         gone = b.reshape(gone, shape=(B, 1), out="gone")
         left_out = b.maximum(b.op("sub", 1.0, hidden), gone, out="left_out")
         masks = [hidden_dense, left_out]
-        z = call(b, main, "forward", told_dense, state=tokens, mask=masks, features=b.stop_gradient(z), out="z")
+        z = call(b, main, "forward", dense_cond, state=tokens, mask=masks, features=b.stop_gradient(z), out="z")
         z = b.slice(z, axis=1, start=count, stop=count + int(length), out="dense_features")
         shown = b.reshape(hidden_dense, shape=(B, length, 1), out="shown")
-        plain = self.model_copy(update={"variance": "fixed_large"})
-        (of_dense,) = self._terms(b, networks["head"], tokens, z, drawn[1], plain, shown)
+        at, out = self._predicted(b, networks["head"], tokens, z, drawn[1])
+        error = b.mul(at.error(out), shown, out="error")
+        of_dense = per_sample_mean(b, self.cost(b, error), out="of_dense")
         weights = [b.mul(v, float(w)) for v, w in zip((of_pivots, of_dense), self.weights, strict=True)]
         b.output(b.add(*weights, out="loss"), of_pivots, of_dense)
         b.finish("The diffusion losses of the hidden pivots and of the dense tokens, one value per sample each.")
@@ -165,24 +166,10 @@ class PivotedDiffusion(DiffusionLoss):
         share = risen(b, self.pivot_warmup)
         return b.op("sub", 1.0, b.mul(share, 1 - self.pivot_dropout), out="dropout")  # type: ignore[no-any-return]
 
-    def _terms(
-        self,
-        b: Builder,
-        head: Network,
-        x0: Var,
-        z: Var,
-        drawn: tuple[Var, Var],
-        how: DiffusionLoss,
-        counted: Var | None = None,
-    ) -> tuple[Var, ...]:
-        """The loss of a head, one value per row of x0; errors count where `counted` is 1, in a mean over everything."""
-        target = how.parameterization()
-        at = noised(b, target, x0, how.needs_derivatives(target), drawn)
-        out = call(b, head, "forward", {"z": z}, state=at.scaled, time=at.told, out="prediction")
-        if counted is not None:
-            error = b.mul(how.error(b, at, out), counted, out="error")
-            return (per_sample_mean(b, how.cost(b, error), out="of_dense"),)
-        return how.terms(b, at, out)
+    def _predicted(self, b: Builder, head: Network, x0: Var, z: Var, drawn: tuple[Var, Var]) -> tuple[Noised, Var]:
+        """Noised tokens x0 and the prediction of a head, given features z."""
+        at = noised(b, self.parameterization(), x0, drawn)
+        return at, call(b, head, "forward", {"z": z}, state=at.scaled, time=at.network_time, out="prediction")
 
 
 def _hidden(b: Builder, order: Var, fraction: Var, count: int, out: str) -> Var:

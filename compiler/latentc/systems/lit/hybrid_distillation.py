@@ -44,16 +44,16 @@ class HybridDistillation(Distillation):
         yield from unread_problems(self.base, "only the loss of the base objective is used")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        student, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)
+        student, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
         x0 = b.input("x", student.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
-        at = noised(b, target, x0, self.base.needs_derivatives(target))
+        at = noised(b, self.parameterization(), x0)
         cond = conditions.dropped(b, conditions.operands(b, given))
-        out = call(b, student, "forward", cond, state=at.scaled, time=at.told, out="prediction")
-        loss, *_ = self.base.terms(b, at, out)
+        out = call(b, student, "forward", cond, state=at.scaled, time=at.network_time, out="prediction")
+        loss = self.base.loss(at, out)["loss"]
         wanted = b.stop_gradient(
-            call(b, networks[TEACHER], "forward", cond, state=at.scaled, time=at.told, out="taught")
+            call(b, networks[TEACHER], "forward", cond, state=at.scaled, time=at.network_time, out="taught")
         )
         own, count = int(x0.shape[1]), int(out.shape[1])  # type: ignore[call-overload]
         terms = [("base", loss)]

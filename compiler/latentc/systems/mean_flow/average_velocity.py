@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from latentc.components import OneOfThese
-from latentc.components.contract import Draw
-from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.contract import Draw, Need
+from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.interpolant import Interpolant
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class AverageVelocity(DenoisingObjective):
+class AverageVelocity(Objective):
     """Learns the average velocity over a span of time. The condition `span` gives the network the span."""
 
     process: Annotated[Interpolant, OneOfThese("processes", classes=(Interpolant,))] = Field(
@@ -46,11 +46,13 @@ class AverageVelocity(DenoisingObjective):
     )
     eps: float = Field(0.01, gt=0, description="added to the summed squared error in the weight")
 
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "denoise"),)
+
     def parameterization(self) -> Parameterization:
         return Parameterization(self.process, "flow_velocity", averaged=True)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from super().problems(spec)
         if self.end is not None and self.process.times != "logit_normal":
             message = f"r is the sigmoid of a normal variate, but `times` of the process is {self.process.times}"
             yield Problem(("end",), message, "set `process.times: logit_normal`, or leave `end` out")

@@ -5,17 +5,21 @@ Symbols: B batch; x0 the data, x_t the state at time t.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.condition import Condition, GivenInput
+from latentc.components.contract import Network, Update
+from latentc.components.kit import Conditions, Operands
 from latentc.components.objectives.denoising import Noised
+from latentc.components.objectives.denoising_terms._term import Denoised
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
+from latentc.ir.types import B, TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -40,10 +44,6 @@ class StableTarget(Diffusion):
         "only averaged",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "stable_target", "process": {"kind": "edm"}}
-
-    @property
-    def reference_batches(self) -> int:
-        return self.reference
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
@@ -86,7 +86,30 @@ class StableTarget(Diffusion):
                     "leave it out, or leave out `reference`",
                 )
 
-    def truth(self, b: Builder, at: Noised, x: Var, fields: Mapping[str, Var], dropped: Sequence[Var]) -> Noised:
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        b, conditions, times = mb.function("loss.terms"), Conditions(spec, networks), self.reference
+        state = networks["main"].methods["forward"].input("state").type
+        x = b.input("x", f32(times * B, *state.shape[1:]))
+        for name, kept in conditions.stored.items() if times > 1 else ():
+            if b.given(name) is None:
+                b.input(name, TensorType(kept.dtype, (times * B, *kept.shape[1:])))
+        fields = conditions.inputs(b, by_field=True)
+        given = self._trained_on(b, x), {name: self._trained_on(b, v) for name, v in fields.items()}
+        denoised = self.denoised(b, networks, spec, given)
+        denoised = replace(denoised, at=self._averaged(denoised, x, fields))
+        updates = self.published(mb, denoised, self.loss(denoised.at, denoised.prediction), spec)
+        return tuple(replace(update, reference=times) for update in updates)
+
+    def _trained_on(self, b: Builder, v: Var) -> Var:
+        """The first of `reference` equal parts of v; all of v if it was drawn for these alone."""
+        if v.shape[0] == B:
+            return v
+        sizes = (B, (self.reference - 1) * B)
+        return b.split(v, axis=0, sizes=sizes, out=f"{v.value.name} others")[0]  # type: ignore[no-any-return]
+
+    def _averaged(self, denoised: Denoised, x: Var, fields: Operands) -> Noised:
+        """The trained samples with means of x as their data; x and the fields are of the whole batch."""
+        b, at = denoised.b, denoised.at
         alpha, sigma = at.point.alpha, at.point.sigma
         still = isinstance(alpha, float) and alpha == 1.0
         kernel = at.target.process.kernel([int(size) for size in x.shape[1:]])
@@ -96,7 +119,7 @@ class StableTarget(Diffusion):
         operands = (at.x_t if still else at.x_t / alpha, x, level)
         extra = {} if kernel is None else {"extra": kernel.extra}
         mean = b.posterior_mean(*operands, *labels, **extra, out="mean")
-        for gone in dropped if labels else ():
+        for gone in denoised.dropped if labels else ():
             column = b.reshape(gone, shape=(gone.shape[0], *(1 for _ in x.shape[1:])))
             mean = b.where(column, b.posterior_mean(*operands, **extra, out="mean_of_all"), mean, out="mean")
         noise = b.div(at.x_t - (mean if still else alpha * mean), sigma, out="noise")

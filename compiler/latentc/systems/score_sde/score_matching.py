@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.objectives.denoising import Noised
+from latentc.components.kit import per_sample_mean
+from latentc.components.objectives.denoising import Noised, Terms
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.parts import Problem
-from latentc.components.processes.prediction import functional
-from latentc.components.processes.process import Parameterization
 from latentc.components.processes.sde import Preserving
 from latentc.ir.builder import Builder, Var
 
@@ -52,14 +51,6 @@ class ScoreMatching(Diffusion):
             message = "the weighted loss bounds the likelihood only for a plain squared error"
             yield Problem(("weighting",), message, "leave out `error_norm` and `variance`")
 
-    def per_sample(self, b: Builder, cost: Var) -> Var:
-        if self.reduction == "mean":
-            return super().per_sample(b, cost)
-        return b.mul(b.sum(cost, axes=tuple(range(1, cost.type.rank)), keepdims=False), 0.5, out="loss")  # type: ignore[no-any-return]
-
-    def is_weighted(self, target: Parameterization) -> bool:
-        return self.weighting == "likelihood"
-
     def says(self) -> str:
         if self.weighting == "likelihood":
             error = "mean squared error" if self.reduction == "mean" else "halved sum of squared errors"
@@ -69,20 +60,28 @@ class ScoreMatching(Diffusion):
             return f"Half the sum of the {error} errors of the prediction, one value per sample."
         return super().says()
 
-    def terms(self, b: Builder, at: Noised, out: Var) -> tuple[Var, ...]:
+    def loss(self, at: Noised, prediction: Var) -> Terms:
         if self.weighting == "none":
-            return super().terms(b, at, out)
-        error, point = self.error(b, at, out), at.point
-        u, w = functional(at.target.predicts, point)
+            if self.reduction == "mean":
+                return super().loss(at, prediction)
+            return self._reduced(at.b, self.cost(at.b, at.error(prediction)))
+        b, error, point = at.b, at.error(prediction), at.point
+        (u, w), (d_alpha, d_sigma) = at.functional, at.derivatives
         if not isinstance(u, float) or u:  # as an error of the noise, of which the others' are multiples
             still = isinstance(point.alpha, float) and point.alpha == 1.0
             error = b.div(error, w - u * (point.sigma if still else point.sigma / point.alpha), out="error")
         weight = self.process.importance if isinstance(self.process, Preserving) else None
         if weight is None:  # g^2 / sigma^2 is the growth of log(sigma^2 / alpha^2)
-            growth, fading = point.d_sigma / point.sigma, point.d_alpha / point.alpha
+            growth, fading = d_sigma / point.sigma, d_alpha / point.alpha
             growth = b.op("sub", growth, fading, out="growth") if isinstance(fading, Var) else growth
             weight = b.op("mul", 2.0, growth, out="weight")
-        return (self.per_sample(b, error * error * weight),)
+        return self._reduced(b, error * error * weight)
+
+    def _reduced(self, b: Builder, cost: Var) -> Terms:
+        if self.reduction == "mean":
+            return {"loss": per_sample_mean(b, cost, out="loss")}
+        total = b.sum(cost, axes=tuple(range(1, cost.type.rank)), keepdims=False)
+        return {"loss": b.mul(total, 0.5, out="loss")}
 
 
 __all__ = ["ScoreMatching"]

@@ -16,9 +16,9 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, first_channels, per_sample_mean
 from latentc.components.objectives._distillation import TEACHER, Distillation
-from latentc.components.objectives.denoising import Noised, data_of, noised
+from latentc.components.objectives.denoising import Noised, noised
 from latentc.components.parts import Problem
-from latentc.components.processes.prediction import conversion, functional
+from latentc.components.processes.prediction import conversion
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -81,10 +81,9 @@ class ScoreImplicitMatching(Distillation):
         cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         x0, z = self._generated(b, networks["main"], cond, spec)
         x0 = b.stop_gradient(x0, out="x0")
-        at = noised(b, self.parameterization(), x0, derivatives=True)
+        at = noised(b, self.parameterization(), x0)
         out = _predicted(b, networks[ONLINE], cond, at, "prediction")
-        u, w = functional(self.parameterization().predicts, at.point)
-        error = b.op("sub", out, weighted_sum(b, "target", (u, x0), (w, at.noise)), out="error")
+        error = b.op("sub", out, at.truth, out="error")
         b.output(b.mean(error * error, axes=tuple(range(error.type.rank)), keepdims=False, out="loss"))
         mb.entries["loss.online"] = b.finish(
             "The mean squared error of the online network on samples of the generator."
@@ -97,13 +96,13 @@ class ScoreImplicitMatching(Distillation):
         b, conditions = mb.function("loss.generator"), Conditions(spec, networks)
         cond = conditions.operands(b, conditions.inputs(b, by_field=True))
         x0, z = self._generated(b, networks["main"], cond, spec)
-        at = noised(b, self.parameterization(), x0, derivatives=True)
+        at = noised(b, self.parameterization(), x0)
         teacher = _predicted(b, networks[TEACHER], cond, at, "of_teacher")
         if self.scale != 1.0:
             without = _predicted(b, networks[TEACHER], conditions.null(b, cond), at, "without")
             teacher = weighted_sum(b, "guided", (self.scale, teacher), (1.0 - self.scale, without))
-        online = data_of(b, at, _predicted(b, networks[ONLINE], cond, at, "of_online"), "online")
-        y = b.op("sub", online, data_of(b, at, teacher, "teacher"), out="y")
+        online = at.data(_predicted(b, networks[ONLINE], cond, at, "of_online"), "online")
+        y = b.op("sub", online, at.data(teacher, "teacher"), out="y")
         axes, count = tuple(range(1, y.type.rank)), prod(int(d) for d in y.shape[1:])
         length = b.sqrt(b.sum(y * y, axes=axes, keepdims=True) + self.c**2 * count, out="length")
         product = b.op("mul", y / length, x0 - online, out="product")
@@ -133,7 +132,7 @@ class ScoreImplicitMatching(Distillation):
 
 def _predicted(b: Builder, network: Network, cond: Operands, at: Noised, out: str) -> Var:
     """A denoiser's prediction at x_t, without a variance beside it."""
-    return first_channels(b, call(b, network, "forward", cond, state=at.scaled, time=at.told, out=out), at.x_t)
+    return first_channels(b, call(b, network, "forward", cond, state=at.scaled, time=at.network_time, out=out), at.x_t)
 
 
 __all__ = ["ScoreImplicitMatching"]

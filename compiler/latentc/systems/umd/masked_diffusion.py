@@ -66,7 +66,7 @@ class MaskedDiffusion(Objective):
         operands = conditions.operands(b, given)
         cond = conditions.dropped(b, operands)
         draws = [*at.draws, *conditions.drawn(), *conditions.draws()]
-        prediction, hidden, drawn = self._predicted(b, network, "noisy", 0, self.hidden, cond, at.x_t, at.told)
+        prediction, hidden, drawn = self._predicted(b, network, "noisy", 0, self.hidden, cond, at.x_t, at.network_time)
         draws += drawn
         data, noise = b.split(prediction, axis=1, sizes=(x0.shape[1], x0.shape[1]), out="data noise_hat")
         of_noise = _error(b, noise, at.noise, None if hidden is None else b.op("sub", 1.0, hidden, out="seen"))
@@ -74,7 +74,7 @@ class MaskedDiffusion(Objective):
         loss = noisy = b.mul(of_noise + of_data, 0.5, out="noisy")
         if self.clean:
             none = conditions.null(b, operands)  # clean images are never given their class
-            zero = b.mul(at.told, 0.0, out="zero")
+            zero = b.mul(at.network_time, 0.0, out="zero")
             which = 1 if self.hidden else 0
             made, hidden, drawn = self._predicted(b, network, "clean", which, self.clean_hidden, none, x0, zero)
             draws += drawn

@@ -1,4 +1,4 @@
-"""Base class of terms that are added to the loss of a denoiser, and what they read.
+"""Base class of terms that are added to the loss of a denoiser, and the evaluation that they read.
 
 Symbols: B batch.
 """
@@ -18,27 +18,26 @@ from latentc.ir.builder import Builder, Var
 from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+    from latentc.components.objectives.denoising import Noised
 
 
 @dataclass
 class Denoised:
-    """One loss of a denoiser: what the network returned, and what it was to return.
+    """A denoiser's evaluation in training: noised data `at`, the prediction there, and further `features` f32[B, T, C].
 
-    `target` is what `prediction` is compared with. `features` f32[B, T, C] are what the network returns besides in
-    training. `time` f32[B] is what it was told, `networks` are those of the spec. `dropped` are masks bool[B] of the
-    samples without a condition, one per condition that may be dropped.
+    `dropped`: masks bool[B] of the samples without a condition, one per condition that may be dropped. `inputs` of the
+    loss are those that terms and weights read, `batch` all fields of the data that it takes, `draws` its random inputs.
     """
 
     b: Builder
-    spec: Spec
+    networks: Mapping[str, Network]
+    at: Noised
     prediction: Var
-    target: Var
     features: tuple[Var, ...]
     dropped: tuple[Var, ...]
     inputs: dict[str, Var]
-    networks: Mapping[str, Network]
-    time: Var
+    batch: tuple[str, ...]
+    draws: tuple[Draw, ...]
 
     def input(self, name: str, type: TensorType) -> Var:
         """An input of the loss, a data field or a draw; shared by all that ask for it."""
@@ -58,7 +57,7 @@ class DenoisingTerm(Part):
         return ()
 
     def needs(self) -> tuple[Need, ...]:
-        """What networks must return besides."""
+        """Further outputs that it needs of networks."""
         return ()
 
     @property
