@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentc.components.kit.tokens import draw, filtered, halton_order, hidden_fraction, rank
+from latentc.components.kit.tokens import draw, filtered, hidden_fraction, rank
 from latentc.components.samplers.autoregressive import Autoregressive
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
+from latentc.systems.maskgit.halton import halton_order
 
 
 def test_draw_is_the_inverse_of_the_cumulative_distribution() -> None:

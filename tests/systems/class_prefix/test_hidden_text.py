@@ -6,13 +6,19 @@ import numpy as np
 from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.components.kit.texts import hidden_words, most_places, places_again, without_span, without_words
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, i64
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.class_prefix.hidden_words import (
+    hidden_words,
+    most_places,
+    places_again,
+    without_span,
+    without_words,
+)
 
 END, MASK = 9, 8
 PADDING = {"source": 11, "source_mask": False}

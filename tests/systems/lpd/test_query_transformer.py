@@ -8,12 +8,12 @@ import numpy as np
 from random_weights import random_weights
 
 from latentc.checkpoint import network_params
-from latentc.components.kit.orders import group_mask, group_numbers, group_sizes, local_order
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, i64
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.systems.lpd.orders import group_mask, group_numbers, group_sizes, local_order
 
 # orders/group_sizes_lookup.json of the authors
 PUBLISHED = {

@@ -100,29 +100,6 @@ def _all_count(b: Builder, x: Var) -> Var:
     return b.greater(ones, 0.5, out="mask")  # type: ignore[no-any-return]
 
 
-def halton_order(rows: int, columns: int) -> NDArray[np.int64]:
-    """i64[T]: the cells of a grid, row by row, in the order in which the 2-D Halton sequence first visits them.
-
-    Bases 2 (rows) and 3 (columns), from the second point on (Besnier et al. 2025, arXiv:2503.17076).
-    """
-    found: dict[int, None] = {}
-    index = 1
-    while len(found) < rows * columns:
-        row, column = int(_radical_inverse(index, 2) * rows), int(_radical_inverse(index, 3) * columns)
-        found.setdefault(row * columns + column)
-        index += 1
-    return np.array(list(found), np.int64)
-
-
-def _radical_inverse(index: int, base: int) -> float:
-    """The digits of `index` mirrored at the point."""
-    numerator, denominator = 0, 1
-    while index:
-        index, digit = divmod(index, base)
-        numerator, denominator = numerator * base + digit, denominator * base
-    return numerator / denominator
-
-
 def digit_base(vocabulary: int, digits: int) -> int | None:
     """V such that every token below `vocabulary` is that many digits below V; None if there is no such number."""
     base = round(vocabulary ** (1 / digits))
@@ -172,7 +149,6 @@ __all__ = [
     "digit_base",
     "draw",
     "filtered",
-    "halton_order",
     "hidden_fraction",
     "joined",
     "joined_digits",

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.texts import hidden_words, inside, most_places, places_again
 from latentc.components.kit.tokens import draw, filtered
 from latentc.components.networks.bert import Bert
 from latentc.components.parts import Problem
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
+from latentc.systems.class_prefix.hidden_words import hidden_words, inside, most_places, places_again
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Draw, Port
-from latentc.components.kit.texts import counted, problems_of_starts, without_span, without_words
+from latentc.components.kit.texts import counted
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
+from latentc.systems.class_prefix.hidden_words import problems_of_starts, without_span, without_words
 from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import RandomSource
 

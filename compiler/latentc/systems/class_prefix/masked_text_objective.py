@@ -13,13 +13,13 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.texts import hidden_words, inside, problems_of_starts
 from latentc.components.networks.bert import Bert
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import mean_of_counted, publish
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
+from latentc.systems.class_prefix.hidden_words import hidden_words, inside, problems_of_starts
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -10,12 +10,13 @@ from pydantic import Field
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.texts import mean_of_text
+from latentc.components.kit.calls import per_sample_mean
+from latentc.components.kit.texts import counted
 from latentc.components.networks._class_names import class_behind
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
-from latentc.ir.builder import ModuleBuilder, Var, i64
+from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -82,3 +83,12 @@ class ClassTokens(Objective):
         b.finish("The loss and its parts: nats per token, and nats of the class; one value per sample.")
         names = ("loss", "generative", "discriminative")
         return publish(mb, names, ("tokens", *conditions.fields), conditions.drawn(), self.trained(spec))
+
+
+def mean_of_text(b: Builder, losses: Var, tokens: Var, end: int | None) -> Var:
+    """f32[B]: the mean of losses f32[B, T] over the tokens of each text."""
+    counts = counted(b, tokens, end)
+    if counts is None:
+        return per_sample_mean(b, losses, out="loss")
+    total = b.sum(losses * counts, axes=(1,), keepdims=False, out="total")
+    return b.div(total, b.sum(counts, axes=(1,), keepdims=False), out="loss")  # type: ignore[no-any-return]

@@ -11,12 +11,12 @@ from pydantic import Field
 from latentc.components import Steps
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
-from latentc.components.kit.orders import group_mask, group_numbers, group_sizes
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B, Named
+from latentc.systems.lpd.orders import group_mask, group_numbers, group_sizes
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -18,11 +18,11 @@ from latentc.components import Steps
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
-from latentc.components.kit.orders import group_sizes, local_orders
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
+from latentc.systems.lpd.orders import group_sizes, local_orders
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from latentc.components.kit.tokens import halton_order
 from latentc.components.networks.bert import Bert
 from latentc.components.parts import Problem
 from latentc.components.samplers._masked import MaskedSampler, Values, free_of, known_counts
@@ -87,3 +87,26 @@ class Halton(MaskedSampler):
             revealed = b.logical_and(new, revealed, out="revealed")
         free = free_of(b, at)
         return revealed if free is None else b.logical_and(revealed, free, out="chosen")  # type: ignore[no-any-return]
+
+
+def halton_order(rows: int, columns: int) -> NDArray[np.int64]:
+    """i64[T]: the cells of a grid, row by row, in the order in which the 2-D Halton sequence first visits them.
+
+    Bases 2 (rows) and 3 (columns), from the second point on (Besnier et al. 2025, arXiv:2503.17076).
+    """
+    found: dict[int, None] = {}
+    index = 1
+    while len(found) < rows * columns:
+        row, column = int(_radical_inverse(index, 2) * rows), int(_radical_inverse(index, 3) * columns)
+        found.setdefault(row * columns + column)
+        index += 1
+    return np.array(list(found), np.int64)
+
+
+def _radical_inverse(index: int, base: int) -> float:
+    """The digits of `index` mirrored at the point."""
+    numerator, denominator = 0, 1
+    while index:
+        index, digit = divmod(index, base)
+        numerator, denominator = numerator * base + digit, denominator * base
+    return numerator / denominator

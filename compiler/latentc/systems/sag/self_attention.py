@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Network
-from latentc.components.kit.methods import ATTENTION, with_attention
 from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.systems.sag.attention import ATTENTION, with_attention
 from latentc.systems.sag.blur import BlurredGuidance
 
 
