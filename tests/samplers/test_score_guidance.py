@@ -274,8 +274,9 @@ def test_calls_are_shown_within_a_gradient() -> None:
     ],
 )
 def test_what_is_refused(score: str, words: str) -> None:
+    kind = "score_experts" if "experts: " in score else "score"
     with pytest.raises(DiagnosticError) as refused:
-        load_spec("digits_dit", None, [*TINY, f"sampler.guidance={{kind: score, score: {score}}}"])
+        load_spec("digits_dit", None, [*TINY, f"sampler.guidance={{kind: {kind}, score: {score}}}"])
     assert any(words in d.message for d in refused.value.diagnostics), refused.value
 
 

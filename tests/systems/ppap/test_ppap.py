@@ -58,7 +58,8 @@ DEIT = (*(size for size in GUIDED if "expert_0." not in size), f"networks.expert
 def test_each_expert_has_its_range_of_timesteps(count: int) -> None:
     """The authors take the first range whose bounds, both included, hold the timestep."""
     names = [f"expert_{i}" for i in range(count)]
-    term: Any = load("guidance")["classifier"].model_validate({"kind": "classifier", "experts": tuple(names)})
+    kind = "classifier_experts"
+    term: Any = load("guidance")[kind].model_validate({"kind": kind, "experts": tuple(names)})
     t = np.arange(1000)
     bounds = [int(i * 1000 / count) for i in range(count + 1)]
     wanted = [next(i for i in range(count) if bounds[i] <= step <= bounds[i + 1]) for step in t]

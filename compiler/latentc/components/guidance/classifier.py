@@ -5,26 +5,24 @@ Symbols: B batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance._experts import ExpertTerm
-from latentc.components.guidance.guidance import Array, Effect, Slope
+from latentc.components.guidance.guidance import ScoreTerm, Slope
 from latentc.components.kit import call
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
-    from latentc.components.processes.process import Process
     from latentc.spec.schema import Spec
 
 
-class ClassifierGuidance(ExpertTerm):
+class ClassifierGuidance(ScoreTerm):
     """Adds scale times the gradient of log p(class | x, t) with respect to x to the score (Dhariwal and Nichol 2021,
     arXiv:2105.05233). The classifier is trained on samples of the same process and takes the same time. Predictions
     at pure noise (alpha 0), such as the first of a flow, are not guided.
@@ -38,8 +36,6 @@ class ClassifierGuidance(ExpertTerm):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier", "scale": 2.0}
 
     def needs(self) -> tuple[Need, ...]:
-        if self.experts is not None:
-            return tuple(Need(name, "classify", place=("experts", i)) for i, name in enumerate(self.experts))
         return (Need(self.network, "classify", place=("network",)),)
 
     def reads(self) -> tuple[str, ...]:
@@ -54,14 +50,6 @@ class ClassifierGuidance(ExpertTerm):
             )
             yield Problem((), message, mend)
         yield from super().problems(spec)
-
-    def directions(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
-    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Effect]]:
-        if self.experts is None:
-            return super().directions(mb, networks, process)
-        gradients = {name: class_gradient(mb, networks[name]) for name in dict.fromkeys(self.experts)}
-        return [(part, weights, gradients[name]) for part, name, weights in self.ranges(process)]
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> ClassGradient:
         return class_gradient(mb, networks[self.network])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -10,8 +10,7 @@ from pydantic import Field
 
 from latentc.components import OneOf
 from latentc.components.contract import Need, Network
-from latentc.components.guidance._experts import ExpertTerm
-from latentc.components.guidance.guidance import Array, Effect
+from latentc.components.guidance.guidance import ScoreTerm
 from latentc.components.guidance.scores._score import (
     DataSlope,
     GuidingScore,
@@ -24,11 +23,10 @@ from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
-    from latentc.components.processes.process import Process
     from latentc.spec.schema import Spec
 
 
-class ScoreGuidance(ExpertTerm):
+class ScoreGuidance(ScoreTerm):
     """Adds scale times the gradient of a score to the score of the state. It is a score of the data that the network
     predicts, or of the noisy state by a network that takes its time.
 
@@ -52,17 +50,11 @@ class ScoreGuidance(ExpertTerm):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "score", "score": {"kind": "event", "above": 0.0}, "scale": 1.0}
 
     @property
-    def scores(self) -> dict[str, GuidingScore]:
-        """The score of each expert by name; that of the score's own network, if there are none, as ``."""
-        if self.experts is None:
-            return {"": self.score}
-        return {name: self.score.model_copy(update={"network": name}) for name in self.experts}
+    def scores(self) -> tuple[GuidingScore, ...]:
+        """The scores by which it guides, one at a time."""
+        return (self.score,)
 
     def needs(self) -> tuple[Need, ...]:
-        noisy = self.at == "state"
-        if self.experts is not None:
-            found = ((i, need) for i, name in enumerate(self.experts) for need in self.scores[name].needs(noisy))
-            return tuple(replace(need, place=("experts", i)) for i, need in found)
         return tuple(replace(need, place=("score", *need.place)) for need in self.score.needs(self.at == "state"))
 
     def reads(self) -> tuple[str, ...]:
@@ -70,18 +62,8 @@ class ScoreGuidance(ExpertTerm):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        of_network = self.score if isinstance(self.score, NetworkScore) else None
-        if self.experts is not None and of_network is None:
-            message = f"`{self.score.kind}` has no network that `experts` could replace"
-            yield Problem(("experts",), message, "leave `experts` out")
-        elif self.experts is not None and of_network is not None and of_network.network is not None:
-            message = "`experts` are used instead of the score's `network`, which has no effect"
-            yield Problem(("score", "network"), message, "leave out either")
-        elif self.experts is not None:
-            problems = (problem for score in self.scores.values() for problem in score.problems(spec))
-            yield from (replace(problem, path=("score", *problem.path)) for problem in problems)
-        elif of_network is not None and of_network.network is None and of_network.REQUIRED:
-            yield Problem(("score",), f"`{self.score.kind}` needs a network", "name it as `network`, or give `experts`")
+        if any(isinstance(of, NetworkScore) and of.network is None and of.REQUIRED for of in self.scores):
+            yield Problem(("score",), f"`{self.score.kind}` needs a network", "name it as `network`")
         for name in self.reads():
             if name not in spec.conditions:
                 known = ", ".join(spec.conditions) or "none"
@@ -91,16 +73,9 @@ class ScoreGuidance(ExpertTerm):
             yield Problem(("at",), message, "leave it out, or use `kind: likeness` with a `network`")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> DataSlope | StateSlope:
-        return self._slope(mb, networks, self.score)
+        return self.slope(mb, networks, self.score)
 
-    def directions(
-        self, mb: ModuleBuilder, networks: Mapping[str, Network], process: Process
-    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Effect]]:
-        if self.experts is None:
-            return super().directions(mb, networks, process)
-        slopes = {name: self._slope(mb, networks, score) for name, score in self.scores.items()}
-        return [(part, weights, slopes[name]) for part, name, weights in self.ranges(process)]
-
-    def _slope(self, mb: ModuleBuilder, networks: Mapping[str, Network], score: GuidingScore) -> DataSlope | StateSlope:
+    def slope(self, mb: ModuleBuilder, networks: Mapping[str, Network], score: GuidingScore) -> DataSlope | StateSlope:
+        """The gradient of one of the scores."""
         slope = state_slope if self.at == "state" else data_slope
         return slope(mb, networks["main"], networks, score)

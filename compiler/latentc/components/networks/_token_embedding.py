@@ -13,10 +13,11 @@ from pydantic import Field
 from latentc.components import Closed, Component, OneOf
 from latentc.components.condition import Condition, Entry, with_operands
 from latentc.components.kit.tokens import bits_of
-from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.parts import Norm, Problem, TokenNorm, dense, under
+from latentc.components.parts import Norm, Problem, TokenNorm, dense
 from latentc.ir.builder import Builder, Var, f32
 
+Pair = tuple[Entry, tuple[Var, ...]]
+"""A condition and its operands."""
 Kind = Literal["table", "bits"]
 Read = Literal["tied", "tied_by_place", "linear"]
 
@@ -51,89 +52,56 @@ class Embedding(Closed):
         None, ge=0, le=1_000_000, description="index among the `labels` used without a condition; null: none"
     )
 
-    mask: int | None = Field(
-        None, ge=0, le=16_777_215, description="token used as the mask; null: a row of the table after all others"
-    )
-    start: int | None = Field(None, ge=0, le=16_777_215, description="start token of every sequence; null: none")
-    class_tokens: ClassTokens | None = Field(
-        None, description="name of each class as text or tokens, all of as many tokens; null: as `labels` says"
-    )
-    places: int | None = Field(
-        None, gt=0, le=1_048_576, description="rows of the position table; null: as many as there are tokens"
-    )
-    segments: int = Field(
-        0, ge=0, le=64, description="rows of the segment table, of which every token gets the first (BERT: 2)"
-    )
-
-    class_segments: bool = Field(
-        False,
-        description="the class is the segment of every token, in place of a token in front (CBERT, Wu et al. 2018, "
-        "arXiv:1812.06705)",
-    )
-
     def static(self) -> dict[str, int]:
         """The sizes that the emitted class is constructed with."""
         return {"labels": self.labels} if self.labels else {}
 
     def null(self, base: int) -> int:
         """The index that masks a token, of `base` tokens."""
-        return base + self.labels if self.mask is None else self.mask
+        return base + self.labels
 
-    def first(self, told: Mapping[str, Condition]) -> int:
-        """How many tokens stand before those of the data."""
-        start = int(self.start is not None)
-        if self.class_segments:
-            return start
-        if not told:
-            return start + int(self.blank is not None)
-        rows = rows_of(self.class_tokens)
-        return start + (len(told) if rows is None else longest(rows)) if self.condition == "first" else start
+    def rows(self, base: Any, labels: Any) -> Any:
+        """Rows of the table of `base` tokens and `labels`."""
+        return base + labels + 1
 
-    def problems_of_text(self, vocabulary: int, entries: Sequence[Entry]) -> Iterator[Problem]:
-        """Problems of the tokens that are named here, of `vocabulary`."""
-        yield from under(
-            "embedding", problems=problems_of_names(rows_of(self.class_tokens), vocabulary, entries, False)
-        )
-        if self.class_segments:
-            yield from under("embedding", problems=self._problems_of_segments(entries))
-        for name in ("mask", "start"):
-            token = getattr(self, name)
-            if token is not None and self.kind == "bits":
-                message = f"`{name}` is a row of a table of tokens, which `kind: bits` does not have"
-                yield Problem(("embedding", name), message, "leave it out")
-            elif token is not None and token >= vocabulary:
-                message = f"token {token} is out of range: the data has tokens 0 to {vocabulary - 1}"
-                yield Problem(("embedding", name), message, "use one of these, or leave it out")
-        if self.class_tokens is not None and (self.labels or self.kind == "bits"):
-            yield Problem(
-                ("embedding", "class_tokens"),
-                "`labels` or `kind: bits` already define how classes are embedded",
-                "leave `class_tokens` out",
-            )
+    def position_rows(self, total: int) -> int:
+        """Rows of the table of positions, for sequences of `total` tokens."""
+        return total
 
-    def _problems_of_segments(self, entries: Sequence[Entry]) -> Iterator[Problem]:
-        values = entries[0].ports[0].values if len(entries) == 1 else None
-        if values is None or entries[0].ports[0].type.rank != 1:
-            message = "segments are chosen by the class, so the only condition must be a class label"
-            yield Problem(("class_segments",), message, "list it in `conditions`")
-        elif values > self.segments:
-            message = f"condition `{entries[0].name}` has {values} values, but there are {self.segments} segments"
-            yield Problem(("segments",), message, f"use {values} segments")
-        if self.class_tokens is not None or self.labels:
-            message = "the class is given as a segment, so `labels` and `class_tokens` have no effect"
-            yield Problem(("class_segments",), message, "leave them out")
+    def first(self, conditions: Mapping[str, Condition]) -> int:
+        """Number of tokens before those of the data."""
+        if not conditions:
+            return int(self.blank is not None)
+        return len(conditions) if self.condition == "first" else 0
 
-    def problems_of_sizes(self, values: int, total: int) -> Iterator[Problem]:
-        """Problems of an embedding of `values` tokens in sequences of `total` positions."""
-        if self.kind == "bits" and values & (values - 1):
-            message = f"{values} values are not a power of 2, so they cannot be written as bits"
-            yield Problem(("embedding", "kind"), message, "use `kind: table`")
-        if self.places is not None and total > self.places:
-            message = f"sequences have {total} positions, but `places` is {self.places}"
-            yield Problem(("embedding", "places"), message, f"use at least {total}, or leave it out")
+    def given(self, b: Builder, idx: Var, pairs: Sequence[Pair], vocabulary: Any) -> tuple[list[Var], list[Pair]]:
+        """Rows i64[B, n] of the table beside those of the tokens, and the conditions that are embedded separately."""
+        ids, others = list[Var](), list[Pair]()
+        for entry, operands in pairs:
+            port = entry.ports[0]
+            if self.labels and self.shared and port.values is not None and port.type.rank == 1:
+                ids.append(b.reshape(operands[0] + vocabulary, shape=(idx.shape[0], 1), out=port.name))
+            else:
+                others.append((entry, operands))
+        if not pairs and self.blank is not None:
+            blank = b.full(idx, shape=(1,), value=0, dtype="i64")
+            ids.append(b.op("add", blank, vocabulary + self.blank, out="blank"))
+        return ids, others
 
-    def problems(self, splits: int, read: Read) -> Iterator[Problem]:
+    def placed(self, b: Builder, x: Var, pairs: Sequence[Pair], total: Any) -> tuple[Var, Var]:
+        """The tokens f32[B, T, D] of the data, and the positions f32[1, n + T, D] of all."""
+        return x, b.param("pos_embed", f32(1, total, x.shape[2]), "normal", std=0.02)
+
+    def problems_of_data(self, vocabulary: int, length: int, entries: Sequence[Entry]) -> Iterator[Problem]:
+        """Problems with data of so many tokens, in sequences of `length` with those of the conditions."""
+        yield from ()
+
+    def problems(self, values: int, splits: int, read: Read) -> Iterator[Problem]:
+        """Contradictions, of `splits` digits of `values` each."""
         if self.kind == "bits":
+            if values & (values - 1):
+                message = f"{values} values are not a power of 2, so they cannot be written as bits"
+                yield Problem(("embedding", "kind"), message, "use `kind: table`")
             if self.labels:
                 yield Problem(
                     ("embedding", "labels"),
@@ -144,12 +112,6 @@ class Embedding(Closed):
                 yield Problem(
                     ("readout", "kind"), "with `kind: bits` there is no table to tie logits to", "use `kind: linear`"
                 )
-        if splits > 1 and (self.mask is not None or self.start is not None or self.class_tokens is not None):
-            yield Problem(
-                ("embedding",),
-                "`splits` gives tokens several tables, but this needs a single one",
-                "leave out `mask`, `start` and `class_tokens`, or `splits`",
-            )
         if splits > 1 and self.labels:
             message = "classes are rows of the tokens' table, but `splits` gives tokens several"
             yield Problem(("embedding", "labels"), message, "leave it out")
@@ -194,35 +156,19 @@ def embedded(
     `at` i64[B, G]: the places of the tokens, if they are not all; x is f32[B, n + G, D] then.
     """
     batch, tokens, splits = idx.shape[0], static["tokens"], static.get("splits", 1)
-    vocabulary, labels = static["vocabulary"], static.get("labels", 0)
+    vocabulary = static["vocabulary"]
     digits = b.reshape(idx, shape=(batch, tokens, splits), out="digits") if int(splits) > 1 else idx
     tables: list[Var] = []
-    ids: list[Var] = []  # conditions that are rows of the table
-    told: list[Var] = []
-    segment: Var | None = None  # of all tokens of a sample
-    if config.start is not None:
-        ids.append(b.full(idx, shape=(1,), value=config.start, dtype="i64", out="start"))
-    names = rows_of(config.class_tokens)
-    for entry, operands in with_operands(entries, conditions):
-        port = entry.ports[0]
-        if config.class_segments:
-            segment = operands[0]
-        elif names is not None and port.values is not None and port.type.rank == 1:
-            ids.append(named(b, names, operands[0])[0])
-        elif config.labels and config.shared and port.values is not None and port.type.rank == 1:
-            ids.append(b.reshape(operands[0] + vocabulary, shape=(batch, 1), out=port.name))
-        else:
-            told.append(entry.tokens(b, f"{port.name}_embedder", operands, width, static)[0])
-    if not entries and config.blank is not None:
-        blank = b.full(idx, shape=(1,), value=0, dtype="i64")
-        ids.append(b.op("add", blank, vocabulary + config.blank, out="blank"))
+    pairs = list(with_operands(entries, conditions))
+    ids, others = config.given(b, idx, pairs, vocabulary)
+    cond = [entry.tokens(b, f"{entry.ports[0].name}_embedder", own, width, static)[0] for entry, own in others]
     if config.kind == "bits":
         bits = bits_of(b, digits, int(vocabulary).bit_length() - 1)
         if int(splits) > 1:
             bits = b.reshape(bits, shape=(batch, tokens, splits * bits.shape[3]), out="bits")
         x = dense(b, "tok_emb", bits, width, True, init, out="x")
     elif int(splits) == 1:
-        rows = vocabulary + labels + (1 if config.mask is None else 0)
+        rows = config.rows(vocabulary, static.get("labels", 0))
         tables.append(b.param("tok_emb.weight", f32(rows, width), "normal", std=0.02))
         digits = b.concat(*ids, digits, axis=1, out="idx") if ids and config.condition == "first" else digits
         digits = b.concat(digits, *ids, axis=1, out="idx") if ids and config.condition == "last" else digits
@@ -237,40 +183,28 @@ def embedded(
     assert x is not None
 
     def joined(x: Var) -> Var:
-        return b.concat(*((*told, x) if config.condition == "first" else (x, *told)), axis=1, out="x")  # type: ignore[no-any-return]
+        return b.concat(*((*cond, x) if config.condition == "first" else (x, *cond)), axis=1, out="x")  # type: ignore[no-any-return]
 
-    count = sum(int(t.shape[1]) for t in (*ids, *told))
+    count = sum(int(t.shape[1]) for t in (*ids, *cond))
     total = tokens + count if count else tokens
     before = count if config.condition == "first" else 0
-    if config.places is None:
-        positions = b.param("pos_embed", f32(1, total, width), "normal", std=0.02)
-    else:
-        places = b.param("pos_embed", f32(config.places, width), "normal", std=0.02)
-        positions = b.reshape(b.slice(places, axis=0, start=0, stop=total), shape=(1, total, width), out="positions")
-    if config.segments:
-        segments = b.param("segment_embed", f32(config.segments, width), "normal", std=0.02)
-        if segment is None:
-            first = b.slice(segments, axis=0, start=0, stop=1, out="segment")
-            positions = b.add(positions, b.reshape(first, shape=(1, 1, width)), out="positions")
-        else:
-            own = b.reshape(b.embedding(segments, segment), shape=(batch, 1, width), out="segment")
-            x = b.add(x, own, out="x")
+    x, positions = config.placed(b, x, pairs, total)
     table = positions
-    late = bool(told) and config.late
+    late = bool(cond) and config.late
     norm = config.norm if isinstance(config.norm, Norm) else norm
     if late:
         start = before - sum(int(t.shape[1]) for t in ids) if before else 0
         if config.condition_norm:
             own = b.slice(positions, axis=1, start=0, stop=start, out="own")
-            first = told[0] if len(told) == 1 else b.concat(*told, axis=1, out="told")
-            told = [norm.apply(b, "condition_norm", b.add(first, own, out="told"))]
+            first = cond[0] if len(cond) == 1 else b.concat(*cond, axis=1, out="cond")
+            cond = [norm.apply(b, "condition_norm", b.add(first, own, out="cond"))]
         if at is None:
             positions = b.slice(positions, axis=1, start=start, stop=start + x.shape[1], out="positions")
     else:
         start = 0
     if at is not None:
         positions = placed(b, table, at, before, tokens, start, before + tokens if late else total)
-    x = joined(x) if told and not late else x
+    x = joined(x) if cond and not late else x
     x = norm.apply(b, "embedding_norm", x + positions)
     return joined(x) if late else x, before, total, tables
 

@@ -93,10 +93,11 @@ class Bert(Backbone):
         if base is None:
             message = f"{tokens.vocabulary} tokens are not a power of {self.splits}, so they do not split into digits"
             yield Problem(("splits",), message, "change `splits` or `data.tokens.vocabulary`")
-        yield from self.embedding.problems(self.splits, self.readout.kind)
-        yield from self.embedding.problems_of_text(tokens.vocabulary, self.entries(spec))
+        yield from self.embedding.problems(base or 1, self.splits, self.readout.kind)
         total = tokens.length + self.embedding.first(self.told(spec))
-        yield from self.embedding.problems_of_sizes(base or 1, total)
+        yield from under(
+            "embedding", problems=self.embedding.problems_of_data(tokens.vocabulary, total, self.entries(spec))
+        )
         if spec.data.modelled.end is not None and (self.decoder or self.long_skips or self.splits > 1):
             message = "tokens after the end of a text can be masked only in plain blocks"
             yield Problem((), message, "leave out `decoder`, `long_skips` and `splits`, or `data.fields.tokens.end`")
@@ -174,7 +175,7 @@ class Bert(Backbone):
         }
         entries = self.entries(spec)
         null = self.embedding.null(base)
-        rows = base + self.embedding.labels + (self.embedding.mask is None)
+        rows = self.embedding.rows(base, self.embedding.labels)
         idx = Port("idx", i64(B, Named(length, "T")), "state", rows, null)
         rank = Port("rank", i64(B, Named(length, "T")), "position")
         forward, forward_kept, remember, recalled = _methods(self, entries, spec.data.modelled.end)
@@ -209,7 +210,7 @@ class Bert(Backbone):
             "half": self.depth // 2,
             "whole": int(self.splits == 1),
             "bits": int(self.embedding.kind == "bits"),
-            "places": self.embedding.places or tokens.length + self.embedding.first(self.told(spec)),
+            "places": self.embedding.position_rows(tokens.length + self.embedding.first(self.told(spec))),
         }
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 

@@ -1,12 +1,12 @@
-"""A residual network that tells classes, as torchvision has it, perhaps with low-rank adapters.
+"""A residual network that classifies, as torchvision has it.
 
-It stands beside `unet_encoder` as pretrained classifiers differ from it: told no time, with running statistics.
-Symbols: B batch, C channels, K classes, r rank.
+It stands beside `unet_encoder` as pretrained classifiers differ from it: no time input, with running statistics.
+Symbols: B batch, C channels, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,7 +14,6 @@ from pydantic import Field
 
 from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.low_rank import LowRank
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.layers import MEAN, batch_norm, standardised
@@ -29,17 +28,12 @@ MOMENTUM, EPS = 0.1, 1e-5
 
 
 class ResnetClassifier(Backbone):
-    """torchvision's ResNet (He et al. 2015, arXiv:1512.03385): logits f32[B, K] of x f32[B, C, H, W].
-
-    With `adapter`, the stem and the first two convolutions of every block have a low-rank adapter each, and only these
-    and the batch norms are trained (PPAP).
-    """
+    """torchvision's ResNet (He et al. 2015, arXiv:1512.03385): logits f32[B, K] of x f32[B, C, H, W]."""
 
     kind: Literal["resnet_classifier"]
     layers: tuple[Size, Size, Size, Size] = Field((2, 2, 2, 2), description="blocks per level")
     width: int = Field(64, gt=0, le=4_096, description="channels of the first level; doubled at each further level")
     bottleneck: bool = Field(False, description="bottleneck blocks of three convolutions, as in ResNet-50")
-    adapter: LowRank | None = Field(None, description="low-rank adapters of convolutions; null: none")
     normalise: bool = Field(
         False,
         description="first convert x from [-1, 1] to ImageNet's mean and standard deviation, as pretrained "
@@ -54,18 +48,19 @@ class ResnetClassifier(Backbone):
     )
     conditions: tuple[str, ...] | None = Field((), description="always empty: it predicts the class")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify", "see"})
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "resnet_classifier",
-        "layers": [1, 1, 1, 1],
-        "width": 4,
-        "adapter": {"rank": 2, "alpha": 2.0},
-    }
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "resnet_classifier", "layers": [1, 1, 1, 1], "width": 4}
 
     def param(self, b: Builder, name: str, type: TensorType, init: str, **args: Any) -> Var:
-        """A weight; beside adapters it is part of every checkpoint, but stays as training finds it."""
-        if self.adapter is not None:
-            return b.param(name, type, "normal", "state", std=0.02)
+        """A weight of a convolution or of the last layer."""
         return b.param(name, type, init, **args)
+
+    def kernel(self, b: Builder, name: str, weight: Var, sizes: Mapping[str, Any]) -> Var:
+        """The weight with which convolution `name` computes; for the stem and the first two of every block."""
+        return weight
+
+    def sizes_of_blocks(self) -> dict[str, Any]:
+        """Further sizes that blocks are constructed with."""
+        return {}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -85,8 +80,7 @@ class ResnetClassifier(Backbone):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         static = {"width": self.width, **{f"layers_{i}": n for i, n in enumerate(self.layers, 1)}}
-        static |= {"classes": classes_of(spec)}
-        static |= {} if self.adapter is None else {"rank": self.adapter.rank}
+        static |= {"classes": classes_of(spec), **self.sizes_of_blocks()}
         ports = (Port("x", f32(B, *spec.data.shape), "state"),)
         forward = add_method(mb, name, "forward", _network(self), ports, static, ("logits",))
         see = add_method(mb, name, "see", _network(self, sees=True), ports, static)
@@ -114,8 +108,8 @@ def _network(config: ResnetClassifier, sees: bool = False) -> BlockBody:
             x = b.resize(x, size=config.image, mode="antialiased", out="x")
         if config.normalise:
             x = standardised(b, x)
-        adapted = {"rank": static["rank"]} if config.adapter is not None else {}
-        x = _conv(b, config, "conv1", x, width, 7, 2, True, adapted)
+        own = {name: static[name] for name in config.sizes_of_blocks()}
+        x = _conv(b, config, "conv1", x, width, 7, 2, own)
         x = b.relu(batch_norm(b, "bn1", x, True, EPS, MOMENTUM), out="x")
         x = b.sub("pool", max_pool, x, out="x")
         for level in range(1, 5):
@@ -125,7 +119,7 @@ def _network(config: ResnetClassifier, sees: bool = False) -> BlockBody:
                 stride = 2 if level > 1 and i == 0 else 1
                 out = features * (4 if config.bottleneck else 1)
                 shortcut = stride != 1 or int(x.shape[1]) != int(out)
-                sizes = {"channels": x.shape[1], "features": features, **adapted}
+                sizes = {"channels": x.shape[1], "features": features, **own}
                 x = b.sub(name, _block(config, stride, shortcut), x, out="x", **sizes)
         if sees:
             return x
@@ -143,21 +137,21 @@ def _block(config: ResnetClassifier, stride: int, shortcut: bool) -> BlockBody:
     name = f"Down{name}" if stride > 1 else f"Wide{name}" if shortcut else name
 
     @module_class(name, x="B channels H W")
-    def forward(b: Builder, x: Var, *, channels: int, features: int, **adapted: Any) -> Var:
+    def forward(b: Builder, x: Var, *, channels: int, features: int, **own: Any) -> Var:
         """Convolutions with batch norms and a shortcut."""
 
         def normed(name: str, h: Var) -> Var:
             return batch_norm(b, name, h, True, EPS, MOMENTUM, out="h")
 
         if config.bottleneck:
-            h = b.relu(normed("bn1", _conv(b, config, "conv1", x, features, 1, 1, True, adapted)))
-            h = b.relu(normed("bn2", _conv(b, config, "conv2", h, features, 3, stride, True, adapted)))
-            h = normed("bn3", _conv(b, config, "conv3", h, 4 * features, 1, 1, False, adapted))
+            h = b.relu(normed("bn1", _conv(b, config, "conv1", x, features, 1, 1, own)))
+            h = b.relu(normed("bn2", _conv(b, config, "conv2", h, features, 3, stride, own)))
+            h = normed("bn3", _conv(b, config, "conv3", h, 4 * features, 1, 1))
         else:
-            h = b.relu(normed("bn1", _conv(b, config, "conv1", x, features, 3, stride, True, adapted)))
-            h = normed("bn2", _conv(b, config, "conv2", h, features, 3, 1, True, adapted))
+            h = b.relu(normed("bn1", _conv(b, config, "conv1", x, features, 3, stride, own)))
+            h = normed("bn2", _conv(b, config, "conv2", h, features, 3, 1, own))
         if shortcut:
-            x = _conv(b, config, "downsample_conv", x, h.shape[1], 1, stride, False, adapted)
+            x = _conv(b, config, "downsample_conv", x, h.shape[1], 1, stride)
             x = batch_norm(b, "downsample_norm", x, True, EPS, MOMENTUM, out="x")
         return b.relu(b.add(h, x, out="x"), out="x")
 
@@ -172,15 +166,13 @@ def _conv(
     features: Any,
     kernel: int,
     stride: int,
-    adapts: bool,
-    adapted: dict[str, Any],
+    sizes: Mapping[str, Any] | None = None,
 ) -> Var:
-    """A convolution without a bias; its kernel may have an adapter, `NAME.lora_A` and `NAME.lora_B`."""
+    """A convolution without a bias; of `sizes`, with the config's own kernel."""
     channels = x.shape[1]
     shape = f32(features, channels, kernel, kernel)
     weight = config.param(b, f"{name}.weight", shape, "kaiming_normal", mode="fan_out")
-    if config.adapter is not None and adapts:
-        weight = config.adapter.adapted(b, name, weight, adapted["rank"])
+    weight = weight if sizes is None else config.kernel(b, name, weight, sizes)
     return b.conv(x, weight, stride=stride, padding=kernel // 2, out="h")  # type: ignore[no-any-return]
 
 

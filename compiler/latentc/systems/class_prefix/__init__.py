@@ -10,7 +10,7 @@ Rows in docs/systems.yaml: class_prefix_bart, class_prefix_gpt2, class_prefix_be
 COMPONENTS = {
     "conditions": {"masked_text": "masked_text_condition"},
     "data": {"text_rows": "text_rows"},
-    "networks": {"text_to_text": "text_to_text"},
+    "networks": {"text_bert": "text_bert", "text_to_text": "text_to_text"},
     "objectives": {"masked_text": "masked_text_objective"},
     "samplers": {"beam_search": "beam_search", "infill": "infill"},
 }

@@ -81,9 +81,7 @@ class TokenClassifier(Backbone):
             yield Problem((), message, "use a staged_classifier")
             return
         yield from problems_of_labels(self.kind, spec)
-        yield from self.embedding.problems(1, "linear")
-        yield from self.embedding.problems_of_text(tokens.vocabulary, ())
-        yield from self.embedding.problems_of_sizes(tokens.vocabulary, tokens.length + self.embedding.first({}))
+        yield from self.embedding.problems(tokens.vocabulary, 1, "linear")
         yield from self.block.problems_of_width(self.width)
         if self.block.parts()[0].ordered and self.pooling == "first":
             message = "with a causal mixer the first token sees no other"
@@ -102,7 +100,7 @@ class TokenClassifier(Backbone):
             **self.block.static(self.width),
             "classes": classes_of(spec),
         }
-        rows = tokens.vocabulary + self.embedding.labels + (self.embedding.mask is None)
+        rows = self.embedding.rows(tokens.vocabulary, self.embedding.labels)
         idx = Port("idx", i64(B, Named(tokens.length, "T")), "state", rows)
         forward = add_method(mb, name, "forward", _network(self), (idx,), static, ("logits",))
         return Network(name, {"forward": forward}, self.PROVIDES)

@@ -10,7 +10,12 @@ Rows in docs/systems.yaml: ppap, ppap_expert, ppap_expert_depth, ppap_depth, ppa
 
 COMPONENTS = {
     "blocks/mixers": {"adapted_attention": "adapted_attention"},
+    "guidance": {"classifier_experts": "experts", "score_experts": "experts"},
     "guidance/scores": {"prediction": "prediction"},
-    "networks": {"map_predictor": "map_predictor", "vision_classifier": "vision_classifier"},
+    "networks": {
+        "adapted_resnet": "adapted_resnet",
+        "map_predictor": "map_predictor",
+        "vision_classifier": "vision_classifier",
+    },
     "objectives": {"noisy_distillation": "noisy_distillation"},
 }

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.low_rank import LowRank
 from latentc.components.blocks.mixers.attention import Attention, Call
 from latentc.ir.builder import Var
+from latentc.systems.ppap.low_rank import LowRank
 
 
 class AdaptedAttention(Attention):

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from latentc.components import Closed, Size
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.low_rank import LowRank
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.layers import MEAN, batch_norm, standardised
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
+from latentc.systems.ppap.low_rank import LowRank
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -80,12 +80,11 @@ class NetworkScore(GuidingScore):
     """A score of the features that a network computes, if one is named."""
 
     REQUIRED: ClassVar[bool] = False
-    """Whether it needs the network, unless the guidance has experts."""
+    """Whether it needs the network."""
 
     network: str | None = Field(
         None,
-        description="one of `networks`, which provides `see`, or `see_noisy` for states; null: none, or the `experts` "
-        "of the guidance",
+        description="one of `networks`, which provides `see`, or `see_noisy` for states; null: none",
     )
 
     def needs(self, noisy: bool = False) -> tuple[Need, ...]:
