@@ -71,7 +71,7 @@ COHERENT += ("sampler.guidance=null", "train.optimizer.lr=3e-3", "objective.proc
 
 COSINE = "objective.process={kind: discrete, schedule: cosine}"  # that of the denoiser
 RESNET = "kind: resnet_classifier, layers: [1, 1, 1, 1], width: 16"
-ADAPTED = f"{{{RESNET}, adapter: {{rank: 4, alpha: 4}}"
+ADAPTED = f"{{{RESNET.replace('resnet_classifier', 'adapted_resnet')}, adapter: {{rank: 4, alpha: 4}}"
 TEACHER = (*SETTINGS, DIGITS, f"networks.main={{{RESNET}}}", "networks.teacher=null")
 TEACHER += ("objective={kind: classification}", "weights={}", "train.ema=null")  # of 200 steps, averages lag
 EXPERT = (*SETTINGS, DIGITS, f"networks.main={ADAPTED}, copy_of: teacher}}", "train.ema=null", COSINE)
@@ -81,7 +81,7 @@ TOLD = ("networks.main.conditions=[class]", "sampler.steps=25")
 NO_CLASS = "{scale: 0}"  # u + 0 (c - u): the prediction without the class
 # Without the first step, whose state has no signal: a gradient counts 1 / alpha times there.
 GRADIENTS = "interval: [0.02, 1]"
-TOWARDS = f"sampler.guidance=[{{scale: 0}}, {{kind: classifier, experts: [%s], scale: 7.5, {GRADIENTS}}}]"
+TOWARDS = f"sampler.guidance=[{{scale: 0}}, {{kind: classifier_experts, experts: [%s], scale: 7.5, {GRADIENTS}}}]"
 ALL_NOISE = Trained("ppap_expert", (*EXPERT, "objective.range=[0, 1]"), 2500, pretrained={"teacher": "teacher"})
 SKETCH = ("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", *TOLD)
 LIKE = f"sampler.guidance=[{{scale: 0}}, {{kind: score, scale: 64, {GRADIENTS}, score: "

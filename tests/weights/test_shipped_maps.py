@@ -75,7 +75,6 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backbone.frames=1", "backbone.learned=[]", "backbone.latent_norm=batch"),
     ),
     "maskgit_r": (("backbone.long_skips=false",),),
-    "maskgit_jax": (("backbone.embedding={labels: 1000, places: 300}",),),
     "mean_flow_cifar10": (("backbone.encoder=skip", "backbone.decoder=skip"),),
     "rdm": (("backbone.resampling=block",),),
     "rin": (("conditioning.time={kind: fourier}",),),
@@ -230,7 +229,6 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "improved_mean_flow": ("tells_time=true",),
     "larp_tokenizer": ("encoder_norm=true",),
     "mage_classifier": ('pooling="first"',),
-    "mean_flow_cifar10": ("joined_span=false",),
     "rarm": ("final_norm=true",),
     "vitok_tokenizer": tuple(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),
 }

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
+Pair = tuple[Entry, tuple[Var, ...]]
+"""A condition and its operands."""
+
+
 class Unet(Levels):
     """Levels of residual blocks with GroupNorm, told an embedding of time and conditions."""
 
@@ -33,11 +37,6 @@ class Unet(Levels):
     )
     early: tuple[str, ...] = Field(
         (), description="conditions added to the timestep features; others are added to the time embedding"
-    )
-    joined_span: bool = Field(
-        False,
-        description="concatenate the features of the time and those of the span, made alike, before the linear layers "
-        "(MeanFlow's U-Net), instead of adding an embedding of the span",
     )
     told_time: bool = Field(
         True,
@@ -70,7 +69,6 @@ class Unet(Levels):
             if name not in self.told(spec):
                 known = ", ".join(self.told(spec)) or "none"
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
-        yield from self._problems_of_span(spec)
         vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
         if vectors and not self.told_time:
             message = f"without an embedding, blocks cannot take condition `{vectors[0]}`"
@@ -78,25 +76,14 @@ class Unet(Levels):
         if self.block.transformer is not None:
             yield from self._problems_of_transformer(spec)
 
+    def times(self, pairs: list[Pair]) -> tuple[list[Var], list[Pair]]:
+        """Conditions whose features, made as those of the time, are concatenated to them, and the other conditions."""
+        return [], pairs
+
     @property
     def pads_at_end(self) -> bool:
         """Whether convolutions that halve the resolution pad only at the end."""
         return self.resampling == "padded_conv"
-
-    def _problems_of_span(self, spec: Spec) -> Iterator[Problem]:
-        """Without a span to join, or with one that is to be added as well."""
-        if not self.joined_span:
-            return
-        spans = [entry.name for entry in self.entries(spec) if _is_time(entry)]
-        if not spans:
-            message = "this network is told no span whose features could join those of the time"
-            yield Problem(("joined_span",), message, "leave it out, or add `conditioning.span: {kind: span}`")
-        elif not self.told_time:
-            yield Problem(("joined_span",), "blocks that are not told the time have no embedding", "leave it out")
-        for i, name in enumerate(self.early):
-            if name in spans:
-                message = f"the features of `{name}` already stand beside those of the time"
-                yield Problem(("early", i), message, f"leave out `{name}`, or `joined_span`")
 
     def _problems_of_transformer(self, spec: Spec) -> Iterator[Problem]:
         """Without tokens to attend to, or with a norm whose groups do not fit: it has no least channels per group."""
@@ -183,11 +170,6 @@ class Parts(Path):
         return conv(b, f"down_{level}", x, x.shape[1], 3, block.weights, stride=stride, out="x")
 
 
-def _is_time(entry: Entry) -> bool:
-    """Whether a condition is a time that networks are told, the span."""
-    return any(port.role == "time" for port in entry.ports)
-
-
 @cache
 def _embedder(config: Unet, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
     block = config.block
@@ -196,12 +178,10 @@ def _embedder(config: Unet, time: TimeFeatures, entries: tuple[Entry, ...]) -> B
     def embedder(b: Builder, t: Var, *operands: Var, embedding: int, **static: Any) -> Var:
         """Embeds time and conditions."""
         own = {k: static[k] for k in time.static()}
-        c, size = time.features(b, t, **own), time.count(static["frequencies"])
-        pairs = list(with_operands(entries, operands))
-        for entry, (span, *_) in pairs if config.joined_span else ():
-            if _is_time(entry):
-                c, size = b.concat(c, time.features(b, span, **own), axis=1, out="c"), 2 * size
-        pairs = [pair for pair in pairs if not (config.joined_span and _is_time(pair[0]))]
+        size, pairs = time.count(static["frequencies"]), list(with_operands(entries, operands))
+        times, pairs = config.times(pairs)
+        parts = [time.features(b, each, **own) for each in (t, *times)]
+        c, size = (parts[0], size) if not times else (b.concat(*parts, axis=1, out="c"), len(parts) * size)
 
         def added(c: Var, width: Any, first: bool) -> Var:
             for entry, given in pairs:

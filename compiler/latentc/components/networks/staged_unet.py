@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Index
 from latentc.components.backbone import add_method
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.resampling import Resampling, downsample, upsample
-from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
@@ -26,7 +24,7 @@ from latentc.components.layers import conv
 from latentc.components.networks._stages import Staged, whole
 from latentc.components.networks.patch_transformer import modulated
 from latentc.components.parts import Norm, Problem, dense
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -42,14 +40,6 @@ class StagedUnet(Staged):
     """
 
     kind: Literal["staged_unet"]
-    convolutions: tuple[Index, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=31,
-        description="convolutional residual blocks per stage, after the other blocks in upward stages and before "
-        "them elsewhere; null: none",
-    )
-    convolution: ResidualBlock = Field(ResidualBlock(), description="the convolutional residual block")
     resampling: Resampling = Field(
         "pixel_shuffle", description="resampling between stages: space-to-depth, or strided convolutions"
     )
@@ -58,11 +48,6 @@ class StagedUnet(Staged):
         gt=0,
         le=65_536,
         description="size of the embedded time and conditions; null: one per width, of the same size",
-    )
-    output: Literal["modulated", "silu"] = Field(
-        "modulated",
-        description="before the last convolution, the features are normalised, then scaled and shifted by the "
-        "condition (DiCo) or passed through SiLU",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "staged_unet",
@@ -97,10 +82,6 @@ class StagedUnet(Staged):
         if stage == self.lowest:
             return "middle"
         return f"encoder_{stage}" if stage < self.lowest else f"decoder_{self.level(stage)}"
-
-    def per_stage(self) -> dict[str, int]:
-        own = {} if self.convolutions is None else {"convolutions": len(self.convolutions)}
-        return {**super().per_stage(), **own}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -138,24 +119,20 @@ class StagedUnet(Staged):
             if self.resampling == "pixel_shuffle" and width % 4:
                 message = f"pixel shuffling needs channels divisible by 4, not {width}"
                 yield Problem(("multipliers", stage), message, "use a multiple of 4 channels, or `resampling: conv`")
-        for stage, count in enumerate(self.convolutions or ()):
-            width = whole(self.width, self.multipliers[stage])
-            groups = min(self.convolution.groups, width // self.convolution.group_size)
-            if count and (not groups or width % groups):
-                message = f"{groups} groups do not divide the {width} channels of stage {stage}"
-                yield Problem(("convolution", "groups"), message)
+
+    def path(self, *given: Any) -> Path:
+        """The stages while the network is built."""
+        return Path(*given)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
         channels, size, columns = spec.data.shape
-        counts = {f"{self.stage(i)}_convolutions": n for i, n in enumerate(self.convolutions or ())}
         static: dict[str, Any] = {
             "size": size,
             **({} if columns == size else {"columns": columns}),
             "channels": channels,
             "width": self.width,
             **self.depth_sizes(),
-            **counts,
             **({} if self.embedding is None else {"embedding": self.embedding}),
             **self.condition_sizes(spec),
             "out_channels": out_channels,
@@ -186,14 +163,14 @@ def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...]
             if entry.form == "map":
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         pairs = [pair for pair in with_operands(entries, conditions) if pair[0].form == "vector"]
-        path = _Path(b, config, time, t, pairs, width, (size, size if square else columns), static)
+        path = config.path(b, config, time, t, pairs, width, (size, size if square else columns), static)
         x = path.through(path.enter(x))
         return path.leave(x, out_channels)
 
     return forward
 
 
-class _Path:
+class Path:
     """The stages of a network while it is built, and the embedded condition of each width."""
 
     def __init__(
@@ -230,8 +207,8 @@ class _Path:
             vectors.append(entry.vector(b, prefix, operands, size, self.static))
         return reduce(lambda total, vector: b.op("add", total, vector, out=f"c{suffix}"), vectors)
 
-    def told(self, stage: int) -> Var:
-        """The condition of a stage."""
+    def condition(self, stage: int) -> Var:
+        """The embedded condition of a stage."""
         multipliers = self.config.multipliers
         return self.c[0 if len(self.c) == 1 else list(dict.fromkeys(multipliers)).index(multipliers[stage])]
 
@@ -260,47 +237,29 @@ class _Path:
                 x = b.sub(f"up_{level}", upsample(config.resampling, config.weights), x, **sizes)
                 x = b.concat(x, skip, axis=2, out="x")
                 x = dense(b, f"merge_{level}", x, features, True, config.weights, out="x")
-            x = self._stage(stage, x, grid)
+            x = self.blocks(stage, x, grid)
         return x
 
-    def _stage(self, stage: int, x: Var, grid: Any) -> Var:
-        first = stage <= self.config.lowest
-        x = self._convolutions(stage, x, grid) if first else x
-        x = self.config.run(self.b, self.block, x, (self.told(stage),), stage, grid, self.static)
-        return x if first else self._convolutions(stage, x, grid)
-
-    def _convolutions(self, stage: int, x: Var, grid: Any) -> Var:
-        b, config, tokens, features = self.b, self.config, x.shape[1], x.shape[2]
-        name = f"{config.stage(stage)}_convolutions"
-        if not (config.convolutions and config.convolutions[stage]):
-            return x
-        x, c = as_map(b, x, grid), b.silu(self.told(stage), out="c")
-        for item in items(name, self.static[name]):
-            x = config.convolution.apply(b, item, x, c, features)
-        return as_tokens(b, x, tokens)
+    def blocks(self, stage: int, x: Var, grid: Any) -> Var:
+        """The blocks of a stage."""
+        return self.config.run(self.b, self.block, x, (self.condition(stage),), stage, grid, self.static)
 
     def leave(self, x: Var, out_channels: Any) -> Var:
-        config, last = self.config, self.config.stages - 1
-        operands = (x, self.told(last)) if config.output == "modulated" else (x,)
+        """The prediction, from the tokens of the last stage."""
+        return self.final(_final_layer(self.config, self.norm), out_channels, x, self.condition(self.config.stages - 1))
+
+    def final(self, layer: BlockBody, out_channels: Any, x: Var, *operands: Var) -> Var:
+        """The last layer, of tokens x and other operands."""
         sizes = {"dim": x.shape[2], "grid": self.size, "out_channels": out_channels}
-        return self.b.sub("final_layer", _final_layer(config, self.norm), *operands, **sizes)  # type: ignore[no-any-return]
+        return self.b.sub("final_layer", layer, x, *operands, **sizes)  # type: ignore[no-any-return]
 
 
 @cache
 def _final_layer(config: StagedUnet, norm: Norm) -> BlockBody:
     @module_class("FinalLayer")
-    def modulates(b: Builder, x: Var, c: Var, *, dim: int, grid: int, out_channels: int) -> Var:
+    def final_layer(b: Builder, x: Var, c: Var, *, dim: int, grid: int, out_channels: int) -> Var:
         """Normalises and modulates the tokens, then maps each pixel's neighbourhood to the output."""
         x = modulated(b, config.block.parts()[3], norm, x, c, dim)
         return conv(b, "conv", as_map(b, x, grid), out_channels, 3, "zeros")
 
-    @module_class("FinalLayer")
-    def activates(b: Builder, x: Var, *, dim: int, grid: int, out_channels: int) -> Var:
-        """Normalises and activates the tokens, then maps each pixel's neighbourhood to the output."""
-        x = b.silu(norm.apply(b, "norm_final", x), out="x")
-        return conv(b, "conv", as_map(b, x, grid), out_channels, 3, "zeros")
-
-    return modulates if config.output == "modulated" else activates
-
-
-__all__ = ["StagedUnet"]
+    return final_layer

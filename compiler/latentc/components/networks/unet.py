@@ -99,8 +99,8 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         return replace(network, methods={**network.methods, "embed": embed})
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        told = any(entry.form == "vector" for entry in self.entries(spec)) and not self.joined_span
-        return super().provides(spec) | (frozenset({"embed_conditions"}) if told else frozenset())
+        embeds = any(entry.form == "vector" for entry in self.entries(spec))
+        return super().provides(spec) | (frozenset({"embed_conditions"}) if embeds else frozenset())
 
     def attends_up(self, level: int, block: int) -> bool:
         return self.attends(level) and (self.decoder_attention == "all" or block == self.blocks)

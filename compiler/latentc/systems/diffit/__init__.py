@@ -8,7 +8,7 @@ Rows in docs/systems.yaml: diffit, diffit_image.
 """
 
 COMPONENTS = {
-    "networks": {"diffit_transformer": "diffit_transformer"},
+    "networks": {"diffit_transformer": "diffit_transformer", "diffit_unet": "diffit_unet"},
     "blocks/conditions": {"qkv_bias": "qkv_bias"},
     "blocks/mixers": {"time_attention": "time_attention"},
 }
